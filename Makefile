@@ -1,0 +1,57 @@
+# Everything runs from a bare clone: each target makes .venv first and skips that when nothing changed.
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+unexport VIRTUAL_ENV PYTHONHOME
+STAMP := .venv/.installed
+BENCHMARKS = $(wildcard benchmarks/*.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help install repro test test-all lint flow schedules ui bench constraints
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP) ## make .venv with the pinned packages
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; set PYTHON=/path/to/python (3.11 or newer)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old; set PYTHON=/path/to/python (3.11 or newer)" >&2; exit 2; }
+	@test -x .venv/bin/python || { rm -rf .venv && $(PYTHON) -m venv .venv; }
+	@test -x .venv/bin/uv || .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
+	.venv/bin/uv pip install -q --python .venv/bin/python -c constraints.txt -e '.[pipeline,dev]'
+	@touch $@
+
+repro: $(STAMP) ## compute the results on the embedded data, track them, show them
+	@quee run --pull
+	@quee track
+	@quee results
+
+test: $(STAMP) ## lint, types, tests
+	ruff check
+	ruff format --check
+	mypy
+	pytest -q -m "not slow"
+
+test-all: $(STAMP) ## the same with the slow tests
+	ruff check
+	ruff format --check
+	mypy
+	pytest -q
+
+flow: $(STAMP) ## the pipeline as a Prefect flow, no server needed
+	@python -m flows.pipeline
+
+schedules: $(STAMP) ## Prefect server, worker and the nightly deployment, on this machine only; Ctrl-C ends them
+	@python -m flows.schedules
+
+ui: $(STAMP) ## MLflow's pages, on this machine only; Ctrl-C ends them
+	@quee ui
+
+bench: $(STAMP) ## the benchmarks
+	@for file in $(BENCHMARKS); do echo "== $$file"; python "$$file" || exit 1; done
+
+constraints: $(STAMP) ## refresh constraints.txt from the newest releases allowed
+	uv pip compile pyproject.toml --extra pipeline --extra dev --no-header --no-annotate --no-emit-index-url --python-version 3.11 --upgrade -q -o constraints.txt

@@ -1,0 +1,22 @@
+"""Baselines: what QuEE has to beat, on the same splits and with the same cost. One file each, one registry line.
+
+A baseline takes a `Setting` and yields sweeps.
+"""
+
+from collections.abc import Callable, Iterator
+
+from quee.baselines.confidence import confidence_hull, early_exits
+from quee.baselines.random_routing import random_routing
+from quee.baselines.static import static_hull, static_paths
+from quee.evaluation.sweep import Setting, Sweep
+from quee.registry import Registry
+
+Baseline = Callable[[Setting], Iterator[Sweep]]
+
+BASELINES: Registry[Baseline] = Registry("baseline")
+BASELINES.register("static")(static_paths)
+BASELINES.register("static_hull")(static_hull)
+BASELINES.register("early_exits")(early_exits)
+BASELINES.register("confidence_hull")(confidence_hull)
+
+__all__ = ["BASELINES", "Baseline", "random_routing"]

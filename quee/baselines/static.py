@@ -1,0 +1,24 @@
+"""Static paths: every sample takes the same one."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from quee.evaluation.sweep import Setting, Sweep, hull
+
+
+def static_paths(setting: Setting) -> Iterator[Sweep]:
+    """`static_PRECISION`: the whole network at one precision."""
+    for name, nodes, references in setting.uniform():
+        cost = setting.uniform_costs(references)["static"][nodes[-1]]
+        errors = {split: setting.errors(split, references)[:, nodes[-1:]] for split in setting.splits}
+        yield Sweep.at(f"static_{name}", errors, np.array([cost]))
+
+
+def static_hull(setting: Setting) -> Iterator[Sweep]:
+    """`static_hull`: the upper convex hull of all static paths of the tree, chosen on validation."""
+    cost = setting.costs.static
+    accuracy = 1 - setting.errors("validation").mean(axis=0)
+    kept = hull(cost, accuracy)
+    errors = {split: setting.errors(split)[:, kept] for split in setting.splits}
+    yield Sweep.at("static_hull", errors, cost[kept], nodes={split: kept for split in setting.splits})

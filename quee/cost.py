@@ -1,0 +1,173 @@
+"""Cost accounting: BitFLOPs of every matrix product, by segment and precision.
+
+BitFLOPs of a product = MACs × bits of one operand × bits of the other: weights × activations for layers with weights,
+activations × activations within attention, 32 × 32 for what stays in floating point. The unit of `cost` is the static
+w8a8 backbone. See docs/cost.md for a table worked out by hand.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import log2, prod
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from quee.backbones.attention import MatMul
+from quee.backbones.base import SegmentedBackbone
+from quee.precision import Precision
+
+FLOAT_BITS = 32
+HEAD = 0
+"""Segment number under which the products of the backbone's own head are kept."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """One matrix product of the network, per sample."""
+
+    name: str
+    segment: int
+    """Segment from 1; 0 is the head."""
+    kind: str
+    """`weight`, `attention` (two activations) or `float` (never quantized)."""
+    macs: int
+    reduction: int
+    """Terms summed per output, for the Baskin formula."""
+
+    def bits(self, precision: Precision) -> tuple[int, int]:
+        """Bits of the two operands."""
+        if self.kind == "float":
+            return FLOAT_BITS, FLOAT_BITS
+        if self.kind == "attention":
+            return precision.activation_bits, precision.activation_bits
+        return precision.weight_bits, precision.activation_bits
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """Elementwise or normalising work, in floating point: elements touched per sample."""
+
+    name: str
+    segment: int
+    elements: int
+
+
+def bitflops(macs: int, bits: tuple[int, int], reduction: int = 1, formula: str = "product") -> float:
+    """`product`: MACs·b_a·b_b. `baskin` (Baskin et al., UNIQ) adds b_a + b_b + log2(reduction) per MAC for accumulation."""
+    a, b = bits
+    per_mac = a * b if formula == "product" else a * b + a + b + log2(max(reduction, 1))
+    return macs * per_mac
+
+
+class CostModel(Protocol):
+    """What policies know of cost: they never learn whether it is BitFLOPs or milliseconds."""
+
+    def cost(self, segment: int, precision: Precision, batch: int = 1) -> float:
+        """Cost per sample of a segment (0: the backbone's own head) at a precision, in units of the static w8a8 backbone."""
+        ...
+
+
+@dataclass(frozen=True)
+class BitFlops:
+    """The BitFLOPs cost model of a backbone.
+
+    `include_elementwise` adds elementwise work at 32 × 32 per element; `formula` is `product` or `baskin`.
+    """
+
+    products: tuple[Product, ...]
+    elementwise: tuple[Elementwise, ...] = ()
+    formula: str = "product"
+    include_elementwise: bool = False
+
+    def bitflops(self, segment: int, precision: Precision) -> float:
+        """BitFLOPs per sample of a segment; the head (segment 0) is executed and counted at `precision.head`."""
+        executed = precision.head if segment == HEAD else precision
+        total = sum(
+            bitflops(p.macs, p.bits(executed), p.reduction, self.formula) for p in self.products if p.segment == segment
+        )
+        if self.include_elementwise:
+            total += sum(e.elements * FLOAT_BITS**2 for e in self.elementwise if e.segment == segment)
+        return total
+
+    @property
+    def segments(self) -> int:
+        return max(p.segment for p in self.products)
+
+    @property
+    def unit(self) -> float:
+        """BitFLOPs of the static w8a8 backbone: cost 1."""
+        return self.static((Precision("w8a8"),) * self.segments)
+
+    def static(self, path: Sequence[Precision]) -> float:
+        """BitFLOPs of a full-length path with the backbone's own head."""
+        return sum(self.bitflops(j, p) for j, p in enumerate(path, 1)) + self.bitflops(HEAD, path[-1])
+
+    def cost(self, segment: int, precision: Precision, batch: int = 1) -> float:
+        return self.bitflops(segment, precision) / self.unit
+
+    @property
+    def macs(self) -> int:
+        """MACs of the whole network per sample."""
+        return sum(p.macs for p in self.products)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "elementwise": [asdict(e) for e in self.elementwise],
+            "formula": self.formula,
+            "include_elementwise": self.include_elementwise,
+            "products": [asdict(p) for p in self.products],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "BitFlops":
+        products = tuple(Product(**p) for p in value["products"])
+        elementwise = tuple(Elementwise(**e) for e in value["elementwise"])
+        return cls(products, elementwise, value["formula"], value["include_elementwise"])
+
+
+def trace_cost(backbone: SegmentedBackbone, **switches: Any) -> BitFlops:
+    """Cost model of a float backbone: the shapes its layers see on one image, and the MACs that follow from them."""
+    products: list[Product] = []
+    elementwise: list[Elementwise] = []
+
+    def see(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        segment = backbone.segment_of(name)
+        if isinstance(module, MatMul):
+            reduction = inputs[0].shape[-1]
+            products.append(Product(name, segment, module.kind, output.numel() * reduction, reduction))
+            if module.kind == "attention" and name.endswith("query_key"):
+                elementwise.append(Elementwise(f"{name}.softmax", segment, output.numel()))
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            reduction = prod(module.weight.shape[1:])
+            products.append(Product(name, segment, "weight", output.numel() * reduction, reduction))
+        elif not list(module.children()) and not isinstance(module, nn.Identity | nn.Dropout):
+            elementwise.append(Elementwise(name, segment, output.numel()))
+
+    def hook(name: str):  # type: ignore[no-untyped-def]
+        return lambda module, inputs, output: see(name, module, inputs, output)
+
+    handles = [m.register_forward_hook(hook(n)) for n, m in backbone.named_modules() if not list(m.children())]
+    image = torch.zeros(1, backbone.input.channels, backbone.input.height, backbone.input.width)
+    try:
+        with torch.inference_mode():
+            image = image.to(next(backbone.parameters()).device)
+            state = backbone.forward_to(backbone.segments, image)
+            backbone.classify(state)
+    finally:
+        for handle in handles:
+            handle.remove()
+    blocks = [(f"blocks.{i}.residual", backbone.segment_of(f"blocks.{i}")) for i in range(len(backbone.blocks))]
+    elementwise += [Elementwise(name, segment, 2 * state.numel()) for name, segment in blocks]
+    return BitFlops(tuple(products), tuple(elementwise), **switches)
+
+
+def explain(model: BitFlops, path: Sequence[Precision]) -> Iterable[tuple[str, int, str, int, str, float]]:
+    """The table behind a static path's cost: (product, segment, kind, MACs, bits, BitFLOPs), in the order of execution."""
+    for product in model.products:
+        if product.segment > len(path) or (product.segment == HEAD and len(path) < model.segments):
+            continue
+        precision = path[-1].head if product.segment == HEAD else path[product.segment - 1]
+        a, b = product.bits(precision)
+        amount = bitflops(product.macs, (a, b), product.reduction, model.formula)
+        yield product.name, product.segment, product.kind, product.macs, f"{a}×{b}", amount

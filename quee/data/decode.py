@@ -1,0 +1,69 @@
+"""Image bytes to pixels: JPEG, PNG and WebP only, and never more pixels than allowed."""
+
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from quee.errors import QueeError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 50_000_000
+"""Read from the header, before anything is decoded."""
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+
+def open_image(data: bytes, name: str) -> Image.Image:
+    """An image whose header alone has been read; raises QueeError naming it when it may not be decoded."""
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except Exception as error:  # damaged files raise many types
+        raise QueeError(f"{name}: not a readable {', '.join(FORMATS)} image ({_line(error, data)})") from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise QueeError(f"{name}: {width}×{height} pixels; at most {MAX_PIXELS:,} are decoded")
+    return image
+
+
+def decode(data: bytes, channels: int, name: str) -> Image.Image:
+    """8-bit RGB or greyscale, upright; raises QueeError naming what does not decode."""
+    image = open_image(data, name)
+    try:
+        image.load()
+        if "exif" in image.info:
+            image = ImageOps.exif_transpose(image)
+        return _converted(image, "RGB" if channels == 3 else "L")
+    except Exception as error:
+        raise QueeError(f"{name}: does not decode ({_line(error, data)})") from None
+
+
+def verify(data: bytes, name: str) -> None:
+    """Raises QueeError naming an image that does not decode. JPEGs are decoded at an eighth: read whole."""
+    image = open_image(data, name)
+    try:
+        image.draft("L", (1, 1))
+        image.load()
+    except Exception as error:
+        raise QueeError(f"{name}: does not decode ({_line(error, data)})") from None
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits per pixel
+        high = np.asarray(image).astype(np.int64) >> 8
+        image = Image.fromarray(high.clip(0, 255).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """uint8 (h, w, c)."""
+    pixels = np.asarray(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _line(error: Exception, data: bytes) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "cannot identify" in text:
+        return f"{len(data)} bytes beginning with {data[:8]!r}"
+    return text[:160]

@@ -1,0 +1,135 @@
+"""The Parquet files of a dataset: which there are, their labels, classes and encoded images. Needs no torch."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from quee.data import DATASETS, Dataset
+from quee.data.decode import open_image
+from quee.data.rowgroups import EncodedImages, open_parquet
+from quee.errors import IntegrityError, QueeError
+from quee.io import file_digest, verify_digests
+
+LABELS = ("label", "labels", "fine_label")
+IMAGES = ("image", "img")
+
+
+class DatasetFiles:
+    """All samples of a dataset: those of the training files, then those of the test files. Sample id: row number."""
+
+    def __init__(self, folder: Path, dataset: Dataset) -> None:
+        self.folder, self.dataset = folder, dataset
+        train, test = dataset_files(folder, dataset)
+        self.files = [*train, *test]
+        self._columns = [_columns(path, dataset) for path in self.files]
+        names = {image for image, _ in self._columns}
+        if len(names) > 1:
+            raise QueeError(f"{folder}: images are in columns of different names: {', '.join(sorted(names))}")
+        self.encoded = EncodedImages(self.files, names.pop())
+        counts = [open_parquet(path).metadata.num_rows for path in train]
+        self.train_samples = sum(counts)
+        """How many samples are in the official training set; the others are the official evaluation set."""
+        self.classes = _classes(self.files[0], self._columns[0][1], dataset) or tuple(
+            str(label) for label in range(int(self.labels.max(initial=-1)) + 1)
+        )
+        self._check_labels()
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(N,) int64."""
+        parts = []
+        for path, (_, label) in zip(self.files, self._columns, strict=True):
+            try:
+                with open_parquet(path) as opened:
+                    column = opened.read(columns=[label], use_threads=False).column(label)
+                    parts.append(column.cast(pa.int64()).fill_null(-1).to_numpy())
+            except (pa.ArrowException, OSError) as error:
+                raise IntegrityError(f"not a readable Parquet file: {path} ({error})") from None
+        return np.concatenate(parts)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 by file name."""
+        return {path.name: file_digest(path) for path in self.files}
+
+    def name(self, sample: int) -> str:
+        """What an error calls a sample."""
+        _, path = self.encoded[int(sample)]
+        return f"{self.folder}: sample {sample}" + (f" ({path})" if path else "")
+
+    def first_size(self) -> tuple[int, int]:
+        """Height, width of the first image, from its header."""
+        try:
+            width, height = open_image(self.encoded[0][0], "").size
+        except QueeError as error:
+            raise QueeError(self.name(0) + str(error)) from None
+        return height, width
+
+    def _check_labels(self) -> None:
+        bad = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
+        if len(bad):
+            found = f"label {self.labels[bad[0]]} of sample {bad[0]}"
+            raise QueeError(f"{self.folder}: {found} is out of range; valid: 0 to {len(self.classes) - 1}")
+
+
+def checked_dataset(folder: Path, name: str, digests: Mapping[str, str] | None) -> Dataset:
+    """The dataset called `name`, after checking that `folder` holds exactly the files recorded, unaltered."""
+    if digests is not None:
+        verify_digests(folder, dict(digests))
+    dataset = DATASETS[name]
+    if digests is not None:
+        present = {path.name for files in dataset_files(folder, dataset) for path in files}
+        if extra := sorted(present - set(digests)):
+            raise IntegrityError(f"{folder / extra[0]} is not among the recorded files")
+    return dataset
+
+
+def dataset_files(folder: Path, dataset: Dataset) -> tuple[list[Path], list[Path]]:
+    """Parquet files of the official training and evaluation set, sorted; raises IntegrityError when there are none."""
+    train = sorted(folder.glob("train-*.parquet"))
+    if not train:
+        how = f"; {dataset.source}" if dataset.source else ""
+        raise IntegrityError(f"missing file: {folder}/train-*.parquet (`quee data add {folder.name} SOURCE`{how})")
+    for beginning in dataset.evaluation:
+        if test := sorted(folder.glob(f"{beginning}-*.parquet")):
+            return train, test
+    return train, []
+
+
+def _columns(path: Path, dataset: Dataset) -> tuple[str, str]:
+    """Names of a file's image and label columns, checked for type."""
+    schema = open_parquet(path).schema_arrow
+    image = _column(path, schema, (dataset.image, *IMAGES))
+    label = _column(path, schema, (dataset.label, *LABELS))
+    kind = schema.field(image).type
+    if not (pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}):
+        raise QueeError(f"{path}: column {image!r} is {kind}; expected struct<bytes: binary, path: string>")
+    if not pa.types.is_integer(schema.field(label).type):
+        raise QueeError(f"{path}: column {label!r} is {schema.field(label).type}; expected integers")
+    return image, label
+
+
+def _column(path: Path, schema: pa.Schema, names: Sequence[str]) -> str:
+    for name in names:
+        if name in schema.names:
+            return name
+    raise QueeError(f"{path} has no column {names[0]!r}; it has {', '.join(schema.names)}")
+
+
+def _classes(path: Path, label: str, dataset: Dataset) -> tuple[str, ...]:
+    """Class names of the registry, or those in the file's metadata as the hub writes them."""
+    if dataset.classes:
+        return dataset.classes
+    metadata = open_parquet(path).metadata.metadata or {}
+    try:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
+        return tuple(map(str, names))
+    except (KeyError, TypeError, ValueError):
+        return ()

@@ -1,0 +1,33 @@
+"""Shards of datasets that come as arrays of pixels."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from quee.data.importers import Shard, shard_name
+from quee.data.png import encode_png
+from quee.data.writer import Sample, write_images
+from quee.errors import QueeError
+
+
+def array_shard(split: str, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], source: str) -> Shard:
+    """One file of uint8 images (n, h, w, c) and labels (n,), which must be indices of classes."""
+    if len(images) != len(labels):
+        raise QueeError(f"{source}: {len(images)} images and {len(labels)} labels")
+    if not len(images):
+        raise QueeError(f"{source}: no images")
+    bad = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(bad):
+        valid = f"0 to {len(classes) - 1}"
+        raise QueeError(f"{source}: label {labels[bad[0]]} of image {bad[0]} is out of range; valid: {valid}")
+    return Shard(shard_name(split, 0, 1), len(images), partial(_write, split, images, labels, classes))
+
+
+def _write(split: str, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], path: Path) -> None:
+    def samples() -> Iterator[Sample]:
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield Sample(encode_png(image), f"{split}/{index:06d}.png", int(label))
+
+    write_images(path, samples(), classes)

@@ -1,0 +1,100 @@
+"""CIFAR-10 and CIFAR-100, the python and the binary archives, packed or unpacked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quee.data import DATASETS
+from quee.data.importers import Plan
+from quee.data.importers.archive import read_members
+from quee.data.importers.arrays import array_shard
+from quee.data.importers.restricted import load_batch, texts
+from quee.errors import QueeError
+
+PIXELS = 3 * 32 * 32
+
+
+@dataclass(frozen=True)
+class _Layout:
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    meta: str
+    labels: str
+    """Key of the labels in a python batch."""
+    names: str
+    """Key of the class names in the python meta file."""
+    label_bytes: int
+    """Bytes before the pixels of a binary record; the label used is the last of them."""
+
+    @property
+    def files(self) -> set[str]:
+        return {*self.train, *self.test, self.meta}
+
+
+_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+_PYTHON = {
+    "cifar10": _Layout(_BATCHES, ("test_batch",), "batches.meta", "labels", "label_names", 0),
+    "cifar100": _Layout(("train",), ("test",), "meta", "fine_labels", "fine_label_names", 0),
+}
+_BINARY = {
+    "cifar10": _Layout(tuple(f"{b}.bin" for b in _BATCHES), ("test_batch.bin",), "batches.meta.txt", "", "", 1),
+    "cifar100": _Layout(("train.bin",), ("test.bin",), "fine_label_names.txt", "", "", 2),
+}
+
+
+def plan(name: str, source: Path) -> Plan:
+    python, binary = _PYTHON[name], _BINARY[name]
+    found = read_members(source, python.files | binary.files)
+    layout = binary if any(file in found for file in binary.train) else python
+    if missing := sorted(layout.files - set(found)):
+        raise QueeError(f"{source} has no {missing[0]}; is it an archive of {name}?")
+    read = _read_binary if layout is binary else _read_python
+    classes = DATASETS[name].classes or _classes(layout, found, source)
+    shards = []
+    for split, files in (("train", layout.train), ("test", layout.test)):
+        parts = [read(layout, found[file], f"{source}: {file}") for file in files]
+        images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+        shards.append(array_shard(split, images, labels, classes, f"{source}, {split}"))
+    return Plan(shards)
+
+
+def _classes(layout: _Layout, found: Mapping[str, bytes], source: Path) -> tuple[str, ...]:
+    if layout.label_bytes:
+        return tuple(found[layout.meta].decode("ascii", "replace").split())
+    meta = load_batch(found[layout.meta], f"{source}: {layout.meta}")
+    return texts(_entry(meta, layout.names, list, f"{source}: {layout.meta}"))
+
+
+def _read_python(layout: _Layout, content: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
+    batch = load_batch(content, source)
+    pixels = _entry(batch, "data", np.ndarray, source)
+    labels = _entry(batch, layout.labels, list, source)
+    if pixels.ndim != 2 or pixels.shape[1] != PIXELS:
+        raise QueeError(f"{source}: images of shape {pixels.shape}; expected (n, {PIXELS})")
+    if not all(type(label) is int for label in labels):
+        raise QueeError(f"{source}: labels that are not integers")
+    if len(labels) != len(pixels):
+        raise QueeError(f"{source}: {len(pixels)} images and {len(labels)} labels")
+    return _images(pixels), np.array(labels, np.int64)
+
+
+def _entry(batch: dict[str, Any], key: str, kind: type, source: str) -> Any:
+    if not isinstance(batch.get(key), kind):
+        raise QueeError(f"{source}: no {kind.__name__} under {key!r}; it has {', '.join(sorted(batch))}")
+    return batch[key]
+
+
+def _read_binary(layout: _Layout, content: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
+    record = layout.label_bytes + PIXELS
+    if not content or len(content) % record:
+        raise QueeError(f"{source}: {len(content):,} bytes, not whole records of {record}; truncated?")
+    rows = np.frombuffer(content, np.uint8).reshape(-1, record)
+    return _images(rows[:, layout.label_bytes :]), rows[:, layout.label_bytes - 1].astype(np.int64)
+
+
+def _images(pixels: np.ndarray) -> np.ndarray:
+    """Rows of red, green, blue planes (n, 3072) to (n, 32, 32, 3)."""
+    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)

@@ -1,0 +1,68 @@
+"""MNIST and Fashion-MNIST: the IDX format, plain or gzipped."""
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from quee.data import DATASETS
+from quee.data.importers import Plan
+from quee.data.importers.arrays import array_shard
+from quee.errors import QueeError, UsageError
+
+UNSIGNED_BYTE = 0x08
+MAX_BYTES = 1 << 30
+
+
+def plan(name: str, source: Path) -> Plan:
+    dataset = DATASETS[name]
+    shards = []
+    for split, beginning in (("train", "train"), ("test", "t10k")):
+        images_file = _find(source, f"{beginning}-images", "idx3-ubyte")
+        labels_file = _find(source, f"{beginning}-labels", "idx1-ubyte")
+        images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
+        if images.shape[1:] != dataset.size:
+            found, expected = ("×".join(map(str, shape)) for shape in (images.shape[1:], dataset.size))
+            raise QueeError(f"{images_file}: images of {found} pixels; expected {expected}")
+        where = f"{images_file.name} and {labels_file.name}"
+        shards.append(array_shard(split, images[..., None], labels.astype(np.int64), dataset.classes, where))
+    return Plan(shards)
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """uint8 array; raises QueeError on a wrong magic number or a size other than the header's."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _read(file, path, dimensions)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise QueeError(f"{path}: truncated or damaged ({error})") from None
+
+
+def _read(file: IO[bytes] | gzip.GzipFile, path: Path, dimensions: int) -> np.ndarray:
+    magic = file.read(4)
+    expected = bytes((0, 0, UNSIGNED_BYTE, dimensions))
+    if magic != expected:
+        raise QueeError(f"{path}: magic number {magic.hex() or 'missing'}; expected {expected.hex()}")
+    header = file.read(4 * dimensions)
+    if len(header) < 4 * dimensions:
+        raise QueeError(f"{path}: truncated in its header")
+    shape = struct.unpack(f">{dimensions}I", header)
+    size = int(np.prod(shape, dtype=object))
+    if size > MAX_BYTES:
+        raise QueeError(f"{path}: the header claims {size:,} bytes; at most {MAX_BYTES:,} are read")
+    content = file.read(size + 1)
+    if len(content) != size:
+        more = "more" if len(content) > size else f"{len(content):,}"
+        raise QueeError(f"{path}: the header claims {size:,} bytes, the file holds {more}")
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _find(folder: Path, beginning: str, ending: str) -> Path:
+    for middle in "-.":
+        for suffix in ("", ".gz"):
+            if (path := folder / f"{beginning}{middle}{ending}{suffix}").is_file():
+                return path
+    raise UsageError(f"{folder} has no {beginning}-{ending} or {beginning}-{ending}.gz")

@@ -1,0 +1,183 @@
+"""ImageNet-1k from its official archives: a tar of one tar per class, a flat tar of validation images, the devkit.
+
+Labels are positions among the sorted WordNet ids, as everywhere but in the devkit, which numbers classes its own way.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from quee.data.importers import Plan
+from quee.data.importers.archive import read_members
+from quee.data.importers.located import plan_set
+from quee.errors import QueeError, UsageError
+
+TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+DEVKITS = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar", "ILSVRC2012_devkit_t12")
+GROUND_TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+
+
+def has_tars(source: Path) -> bool:
+    return (source / TRAIN).is_file()
+
+
+@dataclass
+class TarImages:
+    """Members of an uncompressed tar by position."""
+
+    path: Path
+    names: list[str]
+    labels: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+    def read(self, order: np.ndarray) -> Iterator[bytes]:
+        with self.path.open("rb", buffering=0) as file:
+            for index in order:
+                content = os.pread(file.fileno(), int(self.sizes[index]), int(self.offsets[index]))
+                if len(content) != self.sizes[index]:
+                    raise QueeError(f"{self.path}: truncated in {self.names[index]}")
+                yield content
+
+
+def plan(source: Path, ground_truth: Path | None) -> Plan:
+    train, classes = train_images(source / TRAIN)
+    shards = plan_set("train", train, classes)
+    if (source / VALIDATION).is_file():
+        images = validation_images(source, ground_truth, classes)
+        shards += plan_set("validation", images, classes)
+    return Plan(shards, verify=True)
+
+
+def train_images(path: Path) -> tuple[TarImages, tuple[str, ...]]:
+    """Images of a tar of tars named by class; the archives within are read in place."""
+    size = path.stat().st_size
+    inner = [entry for entry in _members(path, 0, size) if entry[0].endswith(".tar")]
+    classes = tuple(sorted(PurePosixPath(name).stem for name, _, _ in inner))
+    if len(set(classes)) < len(classes) or len(classes) < 2:
+        raise QueeError(f"{path}: {len(set(classes))} different class archives of {len(classes)}; expected 2 or more")
+    names: list[str] = []
+    rows: list[tuple[int, int, int]] = []
+    for archive, start, length in inner:
+        wnid = PurePosixPath(archive).stem
+        label = classes.index(wnid)
+        for name, offset, bytes_ in _members(path, start, length):
+            names.append(f"{wnid}/{PurePosixPath(name).name}")
+            rows.append((label, offset, bytes_))
+    columns = np.array(rows, np.int64).reshape(-1, 3)
+    return TarImages(path, names, columns[:, 0], columns[:, 1], columns[:, 2]), classes
+
+
+def validation_images(source: Path, ground_truth: Path | None, classes: tuple[str, ...]) -> TarImages:
+    path = source / VALIDATION
+    members = sorted((PurePosixPath(name).name, offset, size) for name, offset, size in _members(path, 0, None))
+    names = [name for name, _, _ in members]
+    wnids = _wnids(source, ground_truth, names)
+    if len(wnids) != len(names):
+        raise QueeError(f"{path} has {len(names)} images, the ground truth {len(wnids)} labels")
+    index = {wnid: label for label, wnid in enumerate(classes)}
+    if unknown := [wnid for wnid in wnids if wnid not in index]:
+        raise QueeError(f"the ground truth names {unknown[0]}, which is no class of the training set")
+    positions = np.array([(offset, size) for _, offset, size in members], np.int64).reshape(-1, 2)
+    labels = np.array([index[wnid] for wnid in wnids], np.int64)
+    return TarImages(path, names, labels, positions[:, 0], positions[:, 1])
+
+
+def _wnids(source: Path, ground_truth: Path | None, names: list[str]) -> list[str]:
+    """WordNet ids of the validation images, in order of file names.
+
+    A ground-truth file has a line per image: the devkit's number, a WordNet id, or a file name and a WordNet id.
+    """
+    devkit = next((source / name for name in DEVKITS if (source / name).exists()), None)
+    found = read_members(devkit, {GROUND_TRUTH, META}) if devkit else {}
+    if ground_truth is not None:
+        if not ground_truth.is_file():
+            raise UsageError(f"ground truth {ground_truth} does not exist")
+        text = ground_truth.read_text(encoding="utf-8", errors="replace")
+    elif GROUND_TRUTH in found:
+        text = found[GROUND_TRUTH].decode("ascii", "replace")
+    else:
+        raise UsageError(f"{source} has neither {DEVKITS[0]} with {GROUND_TRUTH} nor was --ground-truth given")
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    if any(len(line) == 2 for line in lines):
+        return _by_name(lines, names)
+    values = [line[0] for line in lines]
+    if not all(value.isdigit() for value in values):
+        return values
+    if META not in found:
+        raise UsageError(f"the ground truth has the devkit's class numbers, whose meaning is in {DEVKITS[0]}")
+    numbers = _devkit_numbers(found[META])
+    if unknown := [value for value in values if int(value) not in numbers]:
+        raise QueeError(f"the ground truth has class number {unknown[0]}, which is not in {META}")
+    return [numbers[int(value)] for value in values]
+
+
+def _by_name(lines: list[list[str]], names: list[str]) -> list[str]:
+    given = {line[0]: line[1] for line in lines if len(line) == 2}
+    if missing := [name for name in names if name not in given]:
+        raise QueeError(f"the ground truth has no line for {missing[0]}")
+    return [given[name] for name in names]
+
+
+def _devkit_numbers(meta: bytes) -> dict[int, str]:
+    """Class number to WordNet id, for the classes without children (the others are groups of them)."""
+    from scipy.io import loadmat
+
+    try:
+        synsets = loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"]
+        rows = [row for row in np.atleast_1d(synsets) if int(row["num_children"]) == 0]
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows}
+    except Exception as error:  # damaged files raise many types
+        raise QueeError(f"{META} of the devkit is not readable ({' '.join(str(error).split())})") from None
+
+
+class _Part(io.RawIOBase):
+    """A stretch of a file as a file of its own, with reads small enough for headers."""
+
+    def __init__(self, descriptor: int, start: int, size: int) -> None:
+        self._descriptor, self._start, self._size, self._at = descriptor, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        data = os.pread(self._descriptor, min(len(view), max(self._size - self._at, 0)), self._start + self._at)
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _members(path: Path, start: int, size: int | None) -> list[tuple[str, int, int]]:
+    """Name, position in the file, and size of every regular file of a tar that begins at `start`."""
+    length = path.stat().st_size - start if size is None else size
+    found = []
+    try:
+        with path.open("rb", buffering=0) as file:
+            part = _Part(file.fileno(), start, length)
+            with tarfile.open(fileobj=part, mode="r:") as archive:
+                # tarfile keeps all members it has seen: a million of them is a gigabyte.
+                while (member := archive.next()) is not None:
+                    archive.members = []  # type: ignore[attr-defined]
+                    if member.isfile():
+                        if member.offset_data + member.size > length:
+                            raise QueeError(f"{path}: truncated in {member.name}")
+                        found.append((member.name, start + member.offset_data, member.size))
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise QueeError(f"{path}: not a whole tar archive ({error})") from None
+    return found

@@ -1,0 +1,48 @@
+"""SVHN, cropped digits: MATLAB files of version 5."""
+
+from pathlib import Path
+
+import numpy as np
+
+from quee.data import DATASETS
+from quee.data.importers import Plan
+from quee.data.importers.arrays import array_shard
+from quee.errors import QueeError, UsageError
+
+
+def plan(source: Path, extra: bool) -> Plan:
+    """`train_32x32.mat` and `test_32x32.mat` of a folder, and `extra_32x32.mat` on top of the training set if asked."""
+    classes = DATASETS["svhn"].classes
+    parts = [read_mat(_file(source, name)) for name in (["train", "extra"] if extra else ["train"])]
+    images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    train = array_shard("train", images, labels, classes, f"{source}, train")
+    images, labels = read_mat(_file(source, "test"))
+    return Plan([train, array_shard("test", images, labels, classes, f"{source}, test")])
+
+
+def _file(source: Path, name: str) -> Path:
+    path = source / f"{name}_32x32.mat"
+    if not path.is_file():
+        raise UsageError(f"{source} has no {path.name}")
+    return path
+
+
+def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, 32, 32, 3) and labels 0 to 9: the file's label 10 stands for the digit 0."""
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, variable_names=["X", "y"])
+    except Exception as error:  # damaged files raise many types
+        raise QueeError(f"{path}: not a whole MATLAB file of version 5 ({' '.join(str(error).split())})") from None
+    if missing := {"X", "y"} - set(content):
+        raise QueeError(f"{path} has no variable {min(missing)}")
+    pixels, labels = content["X"], content["y"].reshape(-1)
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[:3] != (32, 32, 3):
+        raise QueeError(f"{path}: X is {pixels.dtype} of shape {pixels.shape}; expected uint8 (32, 32, 3, n)")
+    if pixels.shape[3] != len(labels):
+        raise QueeError(f"{path}: {pixels.shape[3]} images and {len(labels)} labels")
+    bad = np.flatnonzero((labels < 1) | (labels > 10))
+    if len(bad):
+        raise QueeError(f"{path}: label {labels[bad[0]]} of image {bad[0]} is out of range; valid: 1 to 10")
+    return pixels.transpose(3, 0, 1, 2), labels.astype(np.int64) % 10

@@ -1,0 +1,141 @@
+"""Images of a dataset, from Parquet to normalised batches."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from quee.data.decode import decode, to_array
+from quee.data.files import DatasetFiles, checked_dataset
+from quee.data.pixels import cached_pixels
+from quee.data.transforms import Preprocessing, augment, draws, to_unit
+from quee.errors import QueeError
+from quee.experiment import Augmentation
+from quee.io import FORMAT
+
+WINDOW = 48 << 20
+"""Bytes of encoded images among which a stream is shuffled at a time."""
+WORKERS = min(8, os.cpu_count() or 1)
+
+
+class ImageSource(DatasetFiles):
+    """All images of a dataset: those of the training files, then those of the test files. Sample id: row number."""
+
+    def image_size(self) -> tuple[int, int] | None:
+        """Height, width when all images are small and have one size, else none."""
+        return None if self._pixels is None else self._pixels.shape[1:3]
+
+    @cached_property
+    def _pixels(self) -> np.ndarray | None:
+        """uint8 (N, h, w, c), memory-mapped, when all images have one size and that is small."""
+        return cached_pixels(self, self._decode_array)
+
+    def decode_image(self, sample: int) -> Image.Image:
+        """One image, upright, in the dataset's number of channels; raises QueeError naming one that does not decode."""
+        data, _ = self.encoded[int(sample)]
+        try:
+            return decode(data, self.dataset.channels, "")
+        except QueeError as error:
+            raise QueeError(self.name(sample) + str(error)) from None
+
+    def _decode_array(self, sample: int) -> np.ndarray:
+        return to_array(self.decode_image(sample))
+
+    def decode(self, ids: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """uint8 (n, h, w, c), or a list of (h, w, c) where sizes differ."""
+        if self._pixels is not None:
+            return np.asarray(self._pixels[ids])
+        return [self._decode_array(sample) for sample in ids]
+
+    def batch(self, ids: np.ndarray, transform: Preprocessing) -> Tensor:
+        """float32 (n, c, H, W), normalised; an image's values do not depend on the others."""
+        return transform.normalise(to_unit(self._fitted(np.asarray(ids), transform)))
+
+    def _fitted(self, ids: np.ndarray, transform: Preprocessing) -> np.ndarray:
+        """uint8 (n, H, W, c) at the backbone's size."""
+        if self._pixels is not None:
+            pixels = self._pixels[ids]
+            if transform.needs_resizing(*pixels.shape[1:3]):
+                pixels = np.stack([_fit_array(image, transform) for image in pixels]) if len(ids) else pixels
+        elif len(ids):
+            pixels = np.stack([to_array(transform.fit(self.decode_image(sample))) for sample in ids])
+        else:
+            pixels = np.zeros((0, *transform.size, self.dataset.channels), np.uint8)
+        return transform.coloured(pixels)
+
+    def batches(
+        self,
+        ids: np.ndarray,
+        transform: Preprocessing,
+        batch_size: int,
+        shuffle_seed: int | Sequence[int] | None = None,
+        augmentation: Augmentation | None = None,
+        workers: int | None = None,
+    ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """Sample ids, images and labels (int64), batch after batch, prepared ahead in threads.
+
+        `shuffle_seed`, such as (seed, epoch), sets the order and the augmentation, which for each sample depends on
+        the seed and its id alone. Without it the order is that of `ids`. Small images are shuffled as a whole, streamed
+        ones within windows.
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        seed = [0] if shuffle_seed is None else [shuffle_seed] if isinstance(shuffle_seed, int) else list(shuffle_seed)
+        if shuffle_seed is not None:
+            rng = np.random.default_rng(seed)
+            ids = rng.permutation(ids) if self._pixels is not None else self.encoded.shuffled(ids, rng, WINDOW)
+
+        def prepare(part: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
+            images = to_unit(self._fitted(part, transform))
+            if augmentation is not None:
+                images = augment(images, augmentation, draws(seed, part), transform.channel_means)
+            return part, transform.normalise(images), torch.from_numpy(self.labels[part])
+
+        parts = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
+        workers = workers or WORKERS
+        waiting: deque[Future[tuple[np.ndarray, Tensor, Tensor]]] = deque()
+        with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
+            try:
+                for part in parts:
+                    waiting.append(pool.submit(prepare, part))
+                    if len(waiting) > workers + 1:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+
+def open_dataset(folder: Path, name: str, digests: Mapping[str, str] | None = None) -> ImageSource:
+    """The images in `folder` of the dataset called `name`.
+
+    With `digests` (file name to SHA-256) every file is checked before it is parsed. Raises IntegrityError naming a file
+    that is missing, left over, truncated or altered, UsageError for an unknown dataset.
+    """
+    folder = Path(folder)
+    return ImageSource(folder, checked_dataset(folder, name, digests))
+
+
+def _fit_array(pixels: np.ndarray, transform: Preprocessing) -> np.ndarray:
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    return to_array(transform.fit(image))
+
+
+def describe(source: ImageSource, name: str) -> dict[str, object]:
+    """What `dataset.json` says of the images: classes, sizes, digests."""
+    height, width = source.image_size() or source.dataset.size
+    return {
+        "format": FORMAT,
+        "dataset": name,
+        "classes": list(source.classes),
+        "samples": len(source),
+        "image": {"height": height, "width": width, "channels": source.dataset.channels},
+        "files": source.digests,
+    }

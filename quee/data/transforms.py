@@ -1,0 +1,182 @@
+"""Preprocessing of single images and augmentation of batches."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import floor
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from quee.experiment import Augmentation
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+DRAWS = 11
+"""Uniform random numbers that the augmentation of one image takes."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an image goes through before a backbone: resize, centre crop, normalisation."""
+
+    size: tuple[int, int]
+    """Height, width that the backbone sees."""
+    crop_pct: float = 1.0
+    """Share of the resized image's side that the centre crop keeps."""
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    channels: int = 1
+
+    @classmethod
+    def from_timm(cls, config: Mapping[str, Any] | Any) -> "Preprocessing":
+        """From timm's data configuration (`input_size` (c, h, w), `crop_pct` …) or a backbone's `input`."""
+
+        def value(key: str, default: Any = None) -> Any:
+            return config.get(key, default) if isinstance(config, Mapping) else getattr(config, key, default)
+
+        shape = value("input_size")
+        if shape is None:
+            shape = (value("channels", 3), value("height"), value("width"))
+        channels = int(shape[0])
+        mean, std = tuple(map(float, value("mean"))), tuple(map(float, value("std")))
+        return cls(
+            size=(int(shape[1]), int(shape[2])),
+            crop_pct=float(value("crop_pct", 1.0)),
+            interpolation=str(value("interpolation", "bicubic")),
+            mean=mean,
+            std=std,
+            channels=channels,
+        )
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """Resize the shorter side to size / crop_pct and crop the centre; an image of that size is left as it is."""
+        height, width = self.size
+        if (image.height, image.width) == (height, width) and self.crop_pct == 1:
+            return image
+        # As torchvision's Resize and timm do: the target is rounded down, and so is the longer side.
+        target = (floor(height / self.crop_pct), floor(width / self.crop_pct))
+        scale = max(target[0] / image.height, target[1] / image.width)
+        resized = (max(int(image.width * scale + 1e-6), target[1]), max(int(image.height * scale + 1e-6), target[0]))
+        if resized != image.size:
+            image = image.resize(resized, _RESAMPLING[self.interpolation])
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+    def needs_resizing(self, height: int, width: int) -> bool:
+        return (height, width) != self.size or self.crop_pct != 1
+
+    def coloured(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 (n, h, w, c) with the backbone's number of channels."""
+        if pixels.shape[-1] == self.channels:
+            return pixels
+        if self.channels == 1:  # ITU-R 601, as in conversion from a file
+            weighted = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+            return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., None]
+        return np.repeat(pixels, self.channels, axis=-1)
+
+    @property
+    def channel_means(self) -> list[float]:
+        return _spread(self.mean, self.channels)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(n, c, h, w) in [0, 1] to zero mean and unit variance over the data the backbone was trained on."""
+        mean = torch.tensor(self.channel_means).view(1, -1, 1, 1)
+        std = torch.tensor(_spread(self.std, self.channels)).view(1, -1, 1, 1)
+        return (images - mean) / std
+
+
+def _spread(values: Sequence[float], channels: int) -> list[float]:
+    return list(values) if len(values) == channels else [sum(values) / len(values)] * channels
+
+
+def to_unit(pixels: np.ndarray) -> Tensor:
+    """uint8 (n, h, w, c) to float32 (n, c, h, w) in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float() / 255
+
+
+def draws(seed: Sequence[int], ids: np.ndarray, count: int = DRAWS) -> np.ndarray:
+    """Uniform numbers (n, count) in [0, 1) that depend on the seed and each sample's own id alone."""
+    key = np.random.default_rng(list(seed)).integers(0, 2**63, dtype=np.uint64)
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03)
+    with np.errstate(over="ignore"):
+        z = _mix(ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key)[:, None] + steps
+        return np.asarray((_mix(z) >> np.uint64(11)) * 2.0**-53)
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64: every bit of the input changes half of the output's."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)))
+
+
+def augment(images: Tensor, settings: Augmentation, u: np.ndarray, fill: Sequence[float]) -> Tensor:
+    """Random changes to images (n, c, h, w) in [0, 1], by uniform numbers u (n, DRAWS).
+
+    What moves in from outside is black; `fill` (c) is the colour of erased rectangles. Mixup is left to training.
+    """
+    if settings.rotate or settings.scale:
+        images = _affine(images, settings, u)
+    elif settings.flip or settings.crop_padding:
+        images = _moved(images, settings, u)
+    if settings.erase:
+        images = _erased(images, settings, u, fill)
+    return images
+
+
+def _moved(images: Tensor, settings: Augmentation, u: np.ndarray) -> Tensor:
+    """Flip and shift by whole pixels: exact."""
+    n, _, height, width = images.shape
+    pad = settings.crop_padding
+    padded = functional.pad(images, (pad, pad, pad, pad))
+    shift = np.floor(u[:, 1:3] * (2 * pad + 1)).astype(np.int64)
+    rows = shift[:, 0, None] + np.arange(height)
+    columns = shift[:, 1, None] + np.arange(width)
+    if settings.flip:
+        columns = np.where(u[:, :1] < 0.5, columns[:, ::-1], columns)
+    samples = torch.arange(n).view(n, 1, 1)
+    from_rows, from_columns = torch.from_numpy(rows)[:, :, None], torch.from_numpy(columns)[:, None, :]
+    moved = padded.permute(0, 2, 3, 1)[samples, from_rows, from_columns]  # (n, h, w, c)
+    return moved.permute(0, 3, 1, 2).contiguous()
+
+
+def _affine(images: Tensor, settings: Augmentation, u: np.ndarray) -> Tensor:
+    """Flip, shift, rotation and zoom in one bilinear resampling."""
+    n, _, height, width = images.shape
+    angle = np.deg2rad(settings.rotate) * (2 * u[:, 3] - 1)
+    zoom = 1 + settings.scale * (2 * u[:, 4] - 1)
+    mirror = np.where(u[:, 0] < 0.5, -1.0, 1.0) if settings.flip else np.ones(n)
+    shift = settings.crop_padding * (2 * u[:, 1:3] - 1)  # pixels: down, right
+    y = np.arange(height) - (height - 1) / 2
+    x = np.arange(width) - (width - 1) / 2
+    cos, sin = (np.cos(angle) / zoom)[:, None, None], (np.sin(angle) / zoom)[:, None, None]
+    across = x[None, None, :] * mirror[:, None, None]
+    from_x = cos * across + sin * y[None, :, None] + shift[:, 1, None, None]
+    from_y = -sin * across + cos * y[None, :, None] + shift[:, 0, None, None]
+    grid = np.stack([from_x * 2 / width, from_y * 2 / height], axis=-1).astype(np.float32)
+    return functional.grid_sample(images, torch.from_numpy(grid), padding_mode="zeros", align_corners=False)
+
+
+def _erased(images: Tensor, settings: Augmentation, u: np.ndarray, fill: Sequence[float]) -> Tensor:
+    """A rectangle of 2 % to 33 % of the area, of aspect 0.3 to 3.3, with probability `erase`."""
+    _, _, height, width = images.shape
+    area = (0.02 + 0.31 * u[:, 6]) * height * width
+    aspect = np.exp(np.log(0.3) + u[:, 7] * np.log(3.3 / 0.3))
+    tall = np.clip(np.sqrt(area * aspect), 1, height)
+    wide = np.clip(np.sqrt(area / aspect), 1, width)
+    top, left = u[:, 8] * (height - tall), u[:, 9] * (width - wide)
+    y, x = np.arange(height) + 0.5, np.arange(width) + 0.5
+    rows = (y >= top[:, None]) & (y < (top + tall)[:, None])
+    columns = (x >= left[:, None]) & (x < (left + wide)[:, None])
+    hit = (u[:, 5] < settings.erase)[:, None, None] & rows[:, :, None] & columns[:, None, :]
+    colour = torch.tensor(list(fill), dtype=images.dtype).view(1, -1, 1, 1)
+    return torch.where(torch.from_numpy(hit)[:, None], colour, images)

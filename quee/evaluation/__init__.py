@@ -1,0 +1,1 @@
+"""Evaluation from the cache: sweeps, curves, budgets, bootstrap. No network runs."""

@@ -1,0 +1,124 @@
+"""Curves, budgets and intervals from sweeps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from quee.evaluation.sweep import Sweep
+
+GRID = 200
+"""Budgets over which the area under a curve is averaged."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What can be had for nothing: always answering the most frequent class; errors (S,) by split."""
+
+    errors: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A method at a budget: a mixture of two neighbouring points chosen by validation cost."""
+
+    method: str
+    budget: float
+    lambda_low: float
+    lambda_high: float
+    weight_high: float
+    validation_cost: float
+    validation_accuracy: float
+    test_cost: float
+    test_accuracy: float
+    budget_met: bool
+
+
+def operating_point(sweep: Sweep, budget: float) -> OperatingPoint:
+    weights, met = sweep.weights(budget)
+    used = np.flatnonzero(weights)
+    low, high = used[0], used[-1]
+    if sweep.costs["validation"][:, low].mean() > sweep.costs["validation"][:, high].mean():
+        low, high = high, low
+    return OperatingPoint(
+        sweep.name,
+        budget,
+        float(sweep.values[low]),
+        float(sweep.values[high]),
+        float(weights[high]) if low != high else 0.0,
+        float((sweep.costs["validation"] @ weights).mean()),
+        float(1 - (sweep.errors["validation"] @ weights).mean()),
+        float((sweep.costs["test"] @ weights).mean()),
+        float(1 - (sweep.errors["test"] @ weights).mean()),
+        met,
+    )
+
+
+def errors_at(sweep: Sweep, budgets: np.ndarray, floor: Floor, split: str = "test") -> np.ndarray:
+    """Expected error of every sample at budgets (S, budgets).
+
+    Below a method's cheapest point it is mixed with the free floor, so that every method has an answer everywhere.
+    """
+    cheapest = sweep.validation_cost[0]
+    weights = np.stack([sweep.weights(b)[0] for b in budgets], axis=1)
+    found = sweep.errors[split] @ weights
+    share = np.minimum(budgets / cheapest, 1.0)
+    return share * found + (1 - share) * floor.errors[split][:, None]
+
+
+def budget_grid(low: float, high: float, points: int = GRID) -> np.ndarray:
+    return np.geomspace(low, high, points)
+
+
+def area(sweep: Sweep, grid: np.ndarray, floor: Floor) -> float:
+    """`auc`: mean test accuracy over log-uniform budgets."""
+    return float(1 - errors_at(sweep, grid, floor).mean())
+
+
+def resamples(samples: int, repeats: int, seed: int) -> np.ndarray:
+    """Bootstrap weights (repeats, S), rows summing to one."""
+    random = np.random.default_rng(seed)
+    return random.multinomial(samples, np.full(samples, 1 / samples), size=repeats) / samples
+
+
+def interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval over the first axis."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def simultaneous_band(errors: np.ndarray, weights: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Band (budgets,) around mean accuracies that holds at all budgets at once (max-|t| bootstrap).
+
+    `errors` (S, budgets) per sample, `weights` (repeats, S).
+    """
+    mean = 1 - errors.mean(axis=0)
+    repeated = 1 - weights @ errors
+    spread = np.maximum(repeated.std(axis=0), 1e-9)
+    critical = np.quantile(np.abs((repeated - mean) / spread).max(axis=1), level)
+    return mean - critical * spread, mean + critical * spread
+
+
+def cost_at_drop(sweep: Sweep, reference: float, drop: float) -> float | None:
+    """Least test cost at which test accuracy is within `drop` points of the reference; the points go by validation cost.
+
+    None where the method never gets there.
+    """
+    accuracy = 1 - sweep.errors["test"].mean(axis=0)[sweep.order]
+    cost = sweep.costs["test"].mean(axis=0)[sweep.order]
+    reached = np.flatnonzero(accuracy >= reference - drop / 100 - 1e-12)
+    return float(cost[reached[0]]) if len(reached) else None
+
+
+def gap_closed(auc: float, static: float, oracle: float) -> float:
+    """(auc - auc_static_hull) / (auc_oracle - auc_static_hull)"""
+    return (auc - static) / max(oracle - static, 1e-12)
+
+
+def usage(labels: np.ndarray, nodes: np.ndarray, weights: np.ndarray, classes: Sequence[str], count: int) -> np.ndarray:
+    """Expected number of samples per class and node (classes, N) at an operating point; nodes (S, P), weights (P,)."""
+    table = np.zeros((len(classes), count))
+    for point in np.flatnonzero(weights):
+        np.add.at(table, (labels, nodes[:, point]), weights[point])
+    return table

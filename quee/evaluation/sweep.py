@@ -1,0 +1,139 @@
+"""Sweeps: a method's operating points, with the error and cost of every sample at each."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from quee.cache import FeatureCache
+from quee.paths import PathTree
+from quee.policies.base import Costs
+
+
+def hull(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Indices of the upper convex hull of points (P,), by rising cost, from the cheapest to the most accurate."""
+    order = np.lexsort((-accuracy, cost))
+    kept: list[int] = []
+    for index in order:
+        if kept and accuracy[index] <= accuracy[kept[-1]]:
+            continue
+        while len(kept) > 1:
+            a, b = kept[-2], kept[-1]
+            rise = (accuracy[b] - accuracy[a]) * (cost[index] - cost[a])
+            if rise > (accuracy[index] - accuracy[a]) * (cost[b] - cost[a]):
+                break
+            kept.pop()
+        kept.append(int(index))
+    return np.array(kept)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Operating points P of one method; errors and costs by split, (S, P)."""
+
+    name: str
+    kind: str
+    """`lambda`, `threshold`, or `path` where there is nothing to turn."""
+    values: np.ndarray
+    """(P,) of λ or the threshold."""
+    errors: Mapping[str, np.ndarray]
+    """(S, P): 0 or 1, or an expectation."""
+    costs: Mapping[str, np.ndarray]
+    nodes: Mapping[str, np.ndarray] | None = None
+    """Node each sample leaves at, (S, P), where paths are the tree's."""
+
+    @classmethod
+    def at(
+        cls,
+        name: str,
+        errors: Mapping[str, np.ndarray],
+        cost: np.ndarray,
+        nodes: Mapping[str, np.ndarray] | None = None,
+    ) -> "Sweep":
+        """A method whose points cost the same for every sample."""
+        costs = {split: np.broadcast_to(cost, e.shape) for split, e in errors.items()}
+        spread = {s: np.broadcast_to(n, errors[s].shape) for s, n in nodes.items()} if nodes else None
+        return cls(name, "path", np.full(len(cost), np.nan), errors, costs, spread)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Points by rising validation cost; of those that cost the same, the more accurate on validation alone."""
+        cost, error = self.costs["validation"].mean(axis=0), self.errors["validation"].mean(axis=0)
+        order = np.lexsort((error, cost))
+        first = np.append(True, np.diff(cost[order]) > 1e-12)
+        return order[first]
+
+    @cached_property
+    def validation_cost(self) -> np.ndarray:
+        """(P',) rising mean costs of the ordered points."""
+        return self.costs["validation"].mean(axis=0)[self.order]
+
+    def weights(self, budget: float) -> tuple[np.ndarray, bool]:
+        """Weights (P,) of the points mixed to spend `budget` on validation, and whether it can be met.
+
+        Between two neighbours by cost the mixture meets the budget exactly; above the dearest point that point is
+        used; below the cheapest one it is too, and the budget is not met.
+        """
+        cost, weights = self.validation_cost, np.zeros(len(self.values))
+        right = int(np.searchsorted(cost, budget))
+        if right == 0:
+            weights[self.order[0]] = 1
+            return weights, bool(cost[0] <= budget * (1 + 1e-9))
+        if right == len(cost):
+            weights[self.order[-1]] = 1
+            return weights, True
+        share = (budget - cost[right - 1]) / (cost[right] - cost[right - 1])
+        weights[self.order[right - 1]], weights[self.order[right]] = 1 - share, share
+        return weights, True
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What methods are compared on: one cache's validation and test split, with costs."""
+
+    caches: Mapping[str, FeatureCache]
+    costs: Costs
+    points: int = 120
+    _memo: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.caches)
+
+    @property
+    def tree(self) -> PathTree:
+        return self.caches["validation"].tree
+
+    @property
+    def feature_names(self) -> list[str]:
+        names: list[str] = self.caches["validation"].description["feature_names"]
+        return names
+
+    def errors(self, split: str, references: bool = False) -> np.ndarray:
+        cache = self.caches[split]
+        return cache.reference_error if references else cache.error
+
+    def features(self, split: str, references: bool = False) -> np.ndarray:
+        cache = self.caches[split]
+        return cache.reference_features if references else cache.features
+
+    def uniform(self) -> Iterator[tuple[str, list[int], bool]]:
+        """Uniform precisions: name, nodes from the first gate to the last, and whether they index the references."""
+        description = self.caches["validation"].description
+        for precision in self.tree.precisions:
+            path = self.tree.node((precision,) * self.tree.segments)
+            yield str(precision), self.tree.lineage(path), False
+        for index, name in enumerate(description["reference_precisions"]):
+            first = index * self.tree.segments
+            yield name, list(range(first, first + self.tree.segments)), True
+
+    def uniform_costs(self, references: bool) -> dict[str, np.ndarray]:
+        """Costs `segment`, `head`, `static` by node of the tree, or of the references."""
+        if not references:
+            return {"segment": self.costs.segment, "head": self.costs.head, "static": self.costs.static}
+        if not self._memo:
+            records = self.caches["validation"].description["references"]
+            keys = {"segment": "segment_cost", "head": "head_cost", "static": "cost"}
+            self._memo["references"] = {k: np.array([r[key] for r in records]) for k, key in keys.items()}
+        return self._memo["references"]

@@ -1,0 +1,333 @@
+"""Experiments: one YAML file each, one block per stage, checked before anything runs.
+
+Schema of `experiments/NAME.yaml`. Unknown keys, wrong types and values out of range are refused with the file, the
+key, the bad value and what is valid. A comment or reformatting changes nothing.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from quee.errors import UsageError
+from quee.precision import Precision
+from quee.registry import unknown
+
+SPLITS = ("train", "predictor", "validation", "certification", "test")
+"""Disjoint splits; `calibration` is a subset of `train`."""
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _precision(name: str) -> str:
+    try:
+        return str(Precision(name))
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+PrecisionName = Annotated[str, BeforeValidator(lambda v: _precision(v) if isinstance(v, str) else v)]
+Listed = BeforeValidator(_listed)
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Block(BaseModel):
+    """One stage's settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Splits(Block):
+    """Shares of the data per split; `calibration` is a number of training samples.
+
+    A dataset with an official test set gives it whole to the held-out splits when `official` is true: then `train`
+    counts in the official training set, the others in the official evaluation set, each group summing to 1.
+    """
+
+    train: Share = 0.45
+    calibration: Annotated[int, Field(ge=16, le=1024)] = 256
+    predictor: Share = 0.25
+    validation: Share = 0.10
+    certification: Share = 0.0
+    test: Share = 0.20
+    official: bool = False
+
+    @model_validator(mode="after")
+    def _sums(self) -> "Splits":
+        held_out = self.predictor + self.validation + self.certification + self.test
+        total = held_out if self.official else held_out + self.train
+        if not 0 < total <= 1 + 1e-9:
+            raise ValueError(f"shares sum to {total:g}; they may sum to at most 1")
+        if min(self.predictor, self.validation, self.test) <= 0:
+            raise ValueError("predictor, validation and test must each be above 0")
+        return self
+
+
+class Prepare(Block):
+    dataset: str
+    splits: Splits = Splits()
+    limit: Count | None = None
+    """Use only this many samples of each official set (a seeded, stratified choice)."""
+    seed: Seed = 0
+
+
+class Augmentation(Block):
+    """Random changes to training images; all off by default."""
+
+    flip: bool = False
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    """Shift by up to this many pixels."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Degrees."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Zoom by a factor in [1 - scale, 1 + scale]."""
+    erase: Share = 0.0
+    """Probability of blanking a random rectangle."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Parameter of mixup's beta distribution; 0 is off."""
+
+
+class Backbone(Block):
+    name: str
+    kwargs: dict[str, Any] = {}
+    gates: Annotated[tuple[Count, ...], Listed] = (2, 4, 6, 8)
+    """Number of blocks done at each gate; the last is the depth of the backbone."""
+    mode: Literal["train"] = "train"
+    """`train`: from random weights on the training split."""
+    epochs: Count = 100
+    batch_size: Count = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
+    label_smoothing: Share = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of an exponential moving average of the weights; 0 is off."""
+    augmentation: Augmentation = Augmentation()
+    seed: Seed = 0
+
+    @field_validator("gates")
+    @classmethod
+    def _rising(cls, gates: tuple[int, ...]) -> tuple[int, ...]:
+        if not gates or list(gates) != sorted(set(gates)):
+            raise ValueError("gates must rise strictly, as [2, 4, 6, 8]")
+        return gates
+
+
+class Considered(Block):
+    """Which paths of the tree are considered; uniform paths always are."""
+
+    max_switches: Annotated[int, Field(ge=0)] | None = None
+    """Keep paths that change precision at most so often."""
+    monotone: Literal["up", "down"] | None = None
+    """Keep paths whose precision never falls (`up`) or never rises (`down`)."""
+    sample: Count | None = None
+    """Keep so many full-length paths, drawn at random, and their prefixes."""
+    seed: Seed = 0
+
+
+class Paths(Block):
+    precisions: Annotated[tuple[PrecisionName, ...], Listed, Field(min_length=1)] = ("w3a3", "w4a4", "w8a8")
+    references: Annotated[tuple[PrecisionName, ...], Listed] = ("fp32",)
+    """Uniform paths evaluated beside the tree."""
+    max_nodes: Count = 500
+    considered: Considered = Considered()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Paths":
+        names = self.precisions + self.references
+        if len(set(names)) < len(names):
+            raise ValueError(f"a precision is named twice among precisions and references: {', '.join(names)}")
+        return self
+
+
+class Quantize(Block):
+    weights: Literal["minmax", "mse"] = "mse"
+    """Search of the weight scales: the full range, or the least squared error."""
+    activations: Literal["minmax", "percentile", "mse"] = "mse"
+    bias_correction: bool = True
+    seed: Seed = 0
+
+
+class Exits(Block):
+    pooling: Literal["cls", "cls_mean"] = "cls_mean"
+    """What a head sees: the class token, or it and the mean patch token."""
+    draws: Count = 8
+    """Passes over the training samples, each with new augmentation and new prefix precisions."""
+    max_samples: Count | None = None
+    augment: bool = True
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+    epochs: Count = 60
+    learning_rate: Positive = 1e-2
+    embedding: Annotated[int, Field(ge=0)] = 8
+    """Principal components of the pooled state among the state features."""
+    seed: Seed = 0
+
+
+class Features(Block):
+    embedding: bool = True
+    """Whether state features include the compressed embedding."""
+
+
+class Targets(Block):
+    clusters: Annotated[int, Field(ge=1, le=1000)] = 20
+    sweep: Annotated[tuple[Count, ...], Listed] = (1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100)
+    """Numbers of clusters for which the calibration error is reported."""
+    shrinkage: Annotated[float, Field(ge=0)] = 4.0
+    """α: so many samples' worth of a path's mean error pulls each cluster's."""
+    per_node: Annotated[int, Field(ge=0)] = 64
+    """Up to so many nodes at a gate each node has its own clusters; above, the gate's nodes share them."""
+    seed: Seed = 0
+
+
+class Predictors(Block):
+    hidden: Count = 32
+    epochs: Count = 200
+    batch_size: Count = 1024
+    learning_rate: Positive = 3e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    patience: Count = 15
+    seed: Seed = 0
+
+
+class FittedQ(Block):
+    folds: Annotated[int, Field(ge=2, le=20)] = 4
+    """Parts of the predictor split for cross-fitting."""
+    knots: Annotated[int, Field(ge=2, le=64)] = 12
+    """Trade-offs λ at which the values are fitted; between them they are interpolated."""
+
+
+class Policies(Block):
+    first_step: Literal["rollout", "marginal"] = "rollout"
+    """How `plan` chooses the first precision at gate 0."""
+    fitted_q: FittedQ = FittedQ()
+    seed: Seed = 0
+
+
+class Evaluate(Block):
+    points: Annotated[int, Field(ge=100, le=10_000)] = 120
+    """Trade-offs and thresholds in a sweep."""
+    budgets: Annotated[tuple[Positive, ...], Listed, Field(min_length=1)] = (
+        0.05,
+        0.1,
+        0.15,
+        0.2,
+        0.3,
+        0.4,
+        0.6,
+        0.8,
+        1.0,
+    )
+    resplits: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Repetitions on random re-divisions of the held-out rows, targets and predictors fitted anew."""
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    seed: Seed = 0
+
+
+class Report(Block):
+    title: str = ""
+
+
+class Bundle(Block):
+    policy: Literal["plan", "fitted_q"] = "fitted_q"
+    budget: Positive = 0.2
+    """The budget the deployed classifier runs at unless told otherwise."""
+
+
+class Experiment(Block):
+    """One dataset × backbone × settings."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+    prepare: Prepare
+    backbone: Backbone
+    paths: Paths = Paths()
+    quantize: Quantize = Quantize()
+    exits: Exits = Exits()
+    features: Features = Features()
+    targets: Targets = Targets()
+    predictors: Predictors = Predictors()
+    policies: Policies = Policies()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+    bundle: Bundle = Bundle()
+
+
+BLOCKS = tuple(name for name in Experiment.model_fields if name != "name")
+
+
+def load_experiment(name: str, folder: Path = Path("experiments")) -> Experiment:
+    """The experiment of that name from `folder/name.yaml`.
+
+    Raises UsageError naming the file, the key, the bad value and the valid ones.
+    """
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        raise UsageError(unknown("experiment", name, experiment_names(folder)))
+    return parse_experiment(name, path.read_text(encoding="utf-8"), str(path))
+
+
+def experiment_names(folder: Path = Path("experiments")) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def parse_experiment(name: str, text: str, source: str) -> Experiment:
+    """Check the text of an experiment; `source` names it in errors."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{source}: expected blocks such as `prepare:`; valid: {', '.join(BLOCKS)}")
+    missing = [block for block in BLOCKS if block not in content]
+    if missing:  # a block left out would make DVC stop half-way
+        raise UsageError(f"{source}: missing block {missing[0]!r} (write `{missing[0]}: {{}}` for its defaults)")
+    strange = [key for key in content if key not in BLOCKS]
+    if strange:
+        raise UsageError(f"{source}: {unknown('block', str(strange[0]), list(BLOCKS))}")
+    empty = {block: {} for block in BLOCKS if content[block] is None}
+    try:
+        experiment = Experiment(**{**content, **empty, "name": name})
+    except ValidationError as error:
+        raise UsageError(_explain(error, source)) from None
+    _check_names(experiment, source)
+    return experiment
+
+
+def _check_names(experiment: Experiment, source: str) -> None:
+    from quee.backbones import backbone_names, is_backbone
+    from quee.data import DATASETS
+
+    if experiment.prepare.dataset not in DATASETS:
+        message = unknown("dataset", experiment.prepare.dataset, list(DATASETS))
+        raise UsageError(f"{source}: prepare.dataset: {message}")
+    if not is_backbone(experiment.backbone.name):
+        raise UsageError(f"{source}: backbone.name: {unknown('backbone', experiment.backbone.name, backbone_names())}")
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        *parents, last = fault["loc"]
+        valid = [name for name in _fields(parents) if name != "name"]
+        return f"{source}: {key}: {unknown('key', str(last), valid)}"
+    if fault["type"] == "missing":
+        return f"{source}: {key}: {message}"
+    return f"{source}: {key}: {message}; got {fault['input']!r}"
+
+
+def _fields(parents: list[Any]) -> dict[str, FieldInfo]:
+    model: type[BaseModel] = Experiment
+    for part in parents:
+        annotation = model.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return model.model_fields

@@ -1,0 +1,134 @@
+"""The one way to write and read JSON, Parquet and safetensors: deterministic bytes, whole files or none."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from quee.errors import IntegrityError
+
+FORMAT = 1
+"""Format number of every file written; readers refuse a newer one."""
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path to write to that takes the place of `path` when the block ends without error."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with atomic_path(path) as aside:
+        aside.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON with sorted keys, a final newline, floats at their shortest exact form; refuses NaN."""
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
+    write_bytes(path, (text + "\n").encode())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
+def read_json(path: Path) -> Any:
+    """Raises IntegrityError when the file is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IntegrityError(f"missing file: {path}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"not a JSON file: {path} ({error})") from None
+
+
+def write_table(path: Path, table: pa.Table, row_group_size: int = 1 << 16) -> None:
+    """Parquet whose bytes depend on the rows alone: fixed writer options, no timestamps."""
+    with atomic_path(path) as aside, table_writer(aside, table.schema) as writer:
+        writer.write_table(table, row_group_size=row_group_size)
+
+
+def table_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    schema = schema.with_metadata({"format": str(FORMAT)})
+    return pq.ParquetWriter(path, schema, compression="zstd", compression_level=3, store_schema=True)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Raises IntegrityError when the file is missing, truncated or of a newer format."""
+    if not path.is_file():
+        raise IntegrityError(f"missing file: {path}")
+    try:
+        table = pq.read_table(path, columns=columns, memory_map=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise IntegrityError(f"not a readable Parquet file: {path} ({error})") from None
+    written = int((table.schema.metadata or {}).get(b"format", b"0"))
+    if written > FORMAT:
+        raise IntegrityError(f"{path} has format {written}; this version reads up to {FORMAT}")
+    return table
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Safetensors with sorted names; `metadata` values are strings."""
+    ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
+    data = save_safetensors(ordered, metadata={"format": str(FORMAT), **(metadata or {})})
+    header, size = _header(data)
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors leaves their order to chance
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    write_bytes(path, len(text).to_bytes(8, "little") + text + data[8 + size :])
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], int]:
+    """Header of a safetensors file and its length in bytes."""
+    size = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + size]), size
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Raises IntegrityError when the file is missing, not safetensors or of a newer format."""
+    try:
+        data = path.read_bytes()
+        tensors = load_safetensors(data)
+        written = int(_header(data)[0].get("__metadata__", {}).get("format", "0"))
+    except FileNotFoundError:
+        raise IntegrityError(f"missing file: {path}") from None
+    except Exception as error:  # safetensors raises its own type per fault
+        raise IntegrityError(f"not a readable safetensors file: {path} ({error})") from None
+    if written > FORMAT:
+        raise IntegrityError(f"{path} has format {written}; this version reads up to {FORMAT}")
+    return tensors
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex, read in blocks."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise IntegrityError(f"missing file: {path}") from None
+
+
+def verify_digests(folder: Path, digests: dict[str, str]) -> None:
+    """Check named files of a folder against their SHA-256; raises IntegrityError naming the first that differs."""
+    for name, expected in sorted(digests.items()):
+        actual = file_digest(folder / name)
+        if actual != expected:
+            raise IntegrityError(f"digest of {folder / name} is {actual[:12]}…, expected {expected[:12]}…")

@@ -1,0 +1,135 @@
+"""`fitted_q` (ours): backward induction over the cached tree, so that a gate knows what the next gate will learn.
+
+The paper's plan is open loop: it values a path as if no later gate could change it. Here the value of going on at
+precision b is fitted to λ · cost + the value of deciding well at the next gate:
+
+    V_L(n) = e(n),   V_j(n; λ) = min(Q(exit), min_b Q(b)),   Q_j(b; λ) ≈ E[λ · step cost + V_{j+1}(n·b; λ) | φ]
+
+One ridge regression per gate reads the values at a grid of λ off the predictor's hidden layer; between grid points they
+are interpolated. Values passed back come from regressions that did not see the sample (cross-fitting), since a minimum
+over values fitted to the same noise is too low. Decisions average fitted values and the plan's, which steadies them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from quee.cache import FeatureCache
+from quee.cost import FLOAT_BITS, bitflops
+from quee.experiment import FittedQ as Settings
+from quee.paths import PathTree
+from quee.policies.base import EXIT
+from quee.policies.plan import Plan
+from quee.predictors import gate_inputs, rows_of
+
+LOWEST, HIGHEST = 1e-3, 50.0
+"""Range of the trade-offs at which values are fitted."""
+RIDGE = 3.0
+"""Penalty per standardised hidden unit, in samples' worth of squared error."""
+BLEND = 0.5
+"""Share of the fitted values in a decision; the rest is the plan's."""
+
+
+@dataclass
+class FittedQ:
+    """The fitted policy; `weights[gate - 1]` is (H + 1, 1 + B, knots)."""
+
+    plan: Plan
+    knots: np.ndarray
+    """(knots,) rising trade-offs."""
+    weights: list[np.ndarray]
+
+    @property
+    def tree(self) -> PathTree:
+        return self.plan.tree
+
+    def values(self, node: int, inputs: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
+        """Fitted and planned values averaged: (S, 1 + B, Λ), exit first; infinite where not considered."""
+        gate = int(self.tree.gate[node])
+        fitted = _read(self._hidden(gate, inputs), interpolate(self.weights[gate - 1], self.knots, trade_offs))
+        planned = self.plan.values(node, inputs, trade_offs)
+        return BLEND * fitted + (1 - BLEND) * planned
+
+    def step(self, node: int, inputs: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
+        return (self.values(node, inputs, trade_offs).astype(np.float32).argmin(axis=1) - 1).astype(np.int8)
+
+    def _hidden(self, gate: int, inputs: np.ndarray) -> np.ndarray:
+        return self.plan.predictors.networks[gate - 1].hidden(inputs)
+
+    def bitflops(self, gate: int) -> float:
+        """BitFLOPs of the decision at a gate: the predictor, and one column of weights per step for the λ at hand."""
+        rows, steps, _ = self.weights[gate - 1].shape
+        return self.plan.predictors.bitflops(gate) + bitflops((rows - 1) * steps, (FLOAT_BITS, FLOAT_BITS))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"knots": self.knots, **{f"gate.{gate}.weight": w for gate, w in enumerate(self.weights, 1)}}
+
+    @classmethod
+    def from_arrays(cls, plan: Plan, arrays: dict[str, np.ndarray]) -> "FittedQ":
+        return cls(plan, arrays["knots"], [arrays[f"gate.{gate}.weight"] for gate in range(1, plan.tree.segments)])
+
+
+def interpolate(weights: np.ndarray, knots: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
+    """Weights (H + 1, steps, knots) at other trade-offs (H + 1, steps, Λ), linear in λ; beyond the knots, extrapolated."""
+    right = np.clip(np.searchsorted(knots, trade_offs), 1, len(knots) - 1)
+    share = (trade_offs - knots[right - 1]) / (knots[right] - knots[right - 1])
+    return weights[..., right - 1] * (1 - share) + weights[..., right] * share
+
+
+def _read(hidden: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Hidden units (S, H), weights (H + 1, steps, Λ) → values (S, steps, Λ)."""
+    flat = hidden @ weights[:-1].reshape(hidden.shape[-1], -1) + weights[-1].ravel()
+    return flat.reshape(len(hidden), *weights.shape[1:])
+
+
+def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Weights (H + 1, outputs) of a ridge regression on (n, H), the intercept last and free."""
+    mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+    z, centre = (x - mean) / scale, y.mean(axis=0)
+    w = np.linalg.solve(z.T @ z + RIDGE * np.eye(x.shape[1]), z.T @ (y - centre)) / scale[:, None]
+    return np.concatenate([w, (centre - mean @ w)[None]])
+
+
+def fit_fitted_q(plan: Plan, cache: FeatureCache, settings: Settings, seed: int = 0) -> FittedQ:
+    """Fit on the predictor split's cache, from the last gate to the first."""
+    tree, step_cost = plan.tree, plan.costs.step
+    knots = np.concatenate([[0.0], np.geomspace(LOWEST, HIGHEST, settings.knots - 1)])
+    fold = np.random.default_rng(seed).permutation(len(cache)) % settings.folds
+    choices, samples = len(tree.precisions), len(cache)
+    weights: list[np.ndarray] = [np.zeros(0)] * (tree.segments - 1)
+    last = tree.nodes_at(tree.segments)
+    value = {int(n): np.repeat(cache.error[:, n, None].astype(float), len(knots), axis=1) for n in last}
+    for gate in range(tree.segments - 1, 0, -1):
+        nodes = tree.nodes_at(gate)
+        inputs = gate_inputs(tree, gate, cache.features)
+        hidden = plan.predictors.networks[gate - 1].hidden(inputs)  # (S, nodes, H)
+        target = np.full((samples, len(nodes), 1 + choices, len(knots)), np.nan)
+        target[:, :, 0] = cache.error[:, nodes, None]
+        for index, node in enumerate(nodes):
+            for choice in range(choices):
+                child = int(tree.children[node, choice])
+                if child >= 0:
+                    target[:, index, 1 + choice] = knots * step_cost[child] + value[child]
+
+        def fit(rows: np.ndarray, hidden: np.ndarray = hidden, target: np.ndarray = target) -> np.ndarray:
+            found = np.zeros((hidden.shape[-1] + 1, 1 + choices, len(knots)))
+            for step in range(1 + choices):
+                known = np.isfinite(target[0, :, step, 0])
+                if known.any():
+                    found[:, step] = _ridge(rows_of(hidden[rows][:, known]), rows_of(target[rows][:, known, step]))
+            return found
+
+        weights[gate - 1] = fit(np.ones(samples, bool))
+        unseen = [fit(fold != k) for k in range(settings.folds)]
+        value = {}
+        for index, node in enumerate(nodes):
+            planned = plan.values(int(node), inputs[:, index], knots)
+            q = np.empty_like(planned)
+            for k, own in enumerate(unseen):
+                rows = fold == k
+                q[rows] = BLEND * _read(hidden[rows, index], own) + (1 - BLEND) * planned[rows]
+            value[int(node)] = q.min(axis=1)
+    return FittedQ(plan, knots, weights)
+
+
+__all__ = ["EXIT", "FittedQ", "fit_fitted_q", "interpolate"]

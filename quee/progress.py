@@ -1,0 +1,61 @@
+"""Progress on anything over a few seconds: a bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_SECONDS = 15.0
+"""Where there is no terminal, a line is printed at most this often."""
+
+
+class Bar:
+    """One task's progress; `advance` after each unit of work, `note` for figures worth seeing beside it."""
+
+    def __init__(self, description: str, total: int) -> None:
+        self.description, self.total = description, total
+        self.done = 0
+        self._note = ""
+        self._start = self._last = time.monotonic()
+        self._rich: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            self._rich = Progress(*columns, *times, console=Console(stderr=True), transient=True)
+            self._task = self._rich.add_task(description, total=total, note="")
+            self._rich.start()
+
+    def advance(self, units: int = 1, note: str | None = None) -> None:
+        self.done += units
+        self._note = note or self._note
+        if self._rich:
+            self._rich.update(self._task, completed=self.done, note=self._note)
+        elif (now := time.monotonic()) - self._last >= PLAIN_SECONDS:
+            self._last = now
+            left = (now - self._start) / max(self.done, 1) * (self.total - self.done)
+            line = f"{self.description}: {self.done}/{self.total}, about {left:.0f} s left {self._note}"
+            print(line.rstrip(), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._rich:
+            self._rich.stop()
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Bar]:
+    bar = Bar(description, total)
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -1,0 +1,176 @@
+"""Quantized layers: integer products carried out exactly in float32, rescaled afterwards.
+
+Sums of integer products are exact in float32 while they stay below 2^24; where they could pass it, the reduction is
+split and the parts are added in double precision.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quee.backbones.attention import MatMul
+from quee.backbones.base import SegmentedBackbone
+from quee.errors import QueeError
+from quee.precision import Precision
+from quee.quantization.quantizers import AffineQuantizer
+
+EXACT = 2.0**24
+"""Integers up to here are exact in float32."""
+
+
+def exact_matmul(a: Tensor, b: Tensor, size: int) -> Tensor:
+    """a (…, m, k) @ b (…, k, n) of integers as float32; no sum over `size` consecutive terms may pass 2^24.
+
+    The result is the exact integer, rounded once to float32 as a conversion from int32 would.
+    """
+    if size >= a.shape[-1]:
+        return a @ b
+    total = (a[..., :size] @ b[..., :size, :]).double()
+    for start in range(size, a.shape[-1], size):
+        total += a[..., start : start + size] @ b[..., start : start + size, :]
+    return total.float()
+
+
+class _QuantizedWeight(nn.Module):
+    """What the layers with weights share: packed integers, scales, bias, an input quantizer."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor
+
+    def __init__(self, out_features: int, in_features: int, precision: Precision) -> None:
+        super().__init__()
+        self.precision = precision
+        self.input = AffineQuantizer(precision.activation_bits)
+        self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(out_features))
+        self.register_buffer("bias", torch.zeros(out_features))
+        self.finalize()
+
+    def set_weight(self, integers: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        self.weight.copy_(integers.to(torch.int8))
+        self.weight_scale.copy_(scale)
+        self.bias.copy_(torch.zeros_like(self.bias) if bias is None else bias.detach())
+
+    def finalize(self) -> None:
+        """Derive what execution needs from the stored buffers; to be called when they have changed."""
+        self.input.finalize()
+        self._transposed = self.weight.float().t().contiguous()  # (in, out)
+        self._scale = self.input.scale * self.weight_scale  # (out,)
+        self._size = self._exact_size()
+
+    def _exact_size(self) -> int:
+        """The largest size of equal parts of the reduction whose sums stay exact, whatever the input."""
+        magnitudes = self.weight.long().abs().cumsum(dim=1)
+        width = magnitudes.shape[1]
+        parts = max(1, -(-int(magnitudes[:, -1].max() * self.input.largest) // int(EXACT)))
+        while (size := -(-width // parts)) > 1:
+            ends = magnitudes[:, [*range(size - 1, width - 1, size), width - 1]]
+            if float(ends.diff(dim=1, prepend=torch.zeros_like(ends[:, :1])).max()) * self.input.largest <= EXACT:
+                break
+            parts += 1
+        return size
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        result = super()._apply(fn, recurse)
+        self.finalize()  # the derived tensors follow a move to another device
+        return result
+
+    def _product(self, x: Tensor) -> Tensor:
+        """(…, in) in floating point to (…, out): quantize, multiply integers, rescale, add the bias."""
+        return exact_matmul(self.input(x), self._transposed, self._size).mul_(self._scale).add_(self.bias)
+
+
+class QuantizedLinear(_QuantizedWeight):
+    def __init__(self, linear: nn.Linear, precision: Precision) -> None:
+        super().__init__(linear.out_features, linear.in_features, precision)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._product(x)
+
+
+class QuantizedConv2d(_QuantizedWeight):
+    """A convolution as a product over unfolded patches: exact, where convolution algorithms may not be."""
+
+    def __init__(self, conv: nn.Conv2d, precision: Precision) -> None:
+        if conv.groups != 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            raise QueeError(f"a convolution with groups={conv.groups}, padding {conv.padding!r} cannot be quantized")
+        height, width = conv.kernel_size
+        super().__init__(conv.out_channels, conv.in_channels * height * width, precision)
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
+        self.padding, self.dilation = conv.padding, conv.dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = [
+            (x.shape[2 + i] + 2 * self.padding[i] - self.dilation[i] * (self.kernel_size[i] - 1) - 1) // self.stride[i]
+            + 1
+            for i in (0, 1)
+        ]
+        patches = functional.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)  # (n, in, patches)
+        return self._product(patches.transpose(1, 2)).transpose(1, 2).unflatten(2, size)
+
+
+class QuantizedMatMul(nn.Module):
+    """Product of two quantized activations."""
+
+    def __init__(self, precision: Precision) -> None:
+        super().__init__()
+        self.precision = precision
+        self.a = AffineQuantizer(precision.activation_bits)
+        self.b = AffineQuantizer(precision.activation_bits)
+
+    def finalize(self) -> None:
+        self.a.finalize()
+        self.b.finalize()
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        size = int(EXACT // (self.a.largest * self.b.largest))
+        return exact_matmul(self.a(a), self.b(b), size).mul_(self.a.scale * self.b.scale)
+
+
+QuantizedLayer = QuantizedLinear | QuantizedConv2d | QuantizedMatMul
+QUANTIZED = (QuantizedLinear, QuantizedConv2d, QuantizedMatMul)
+
+
+def quantizable(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that quantization replaces, by name.
+
+    Raises QueeError naming a layer that has a weight matrix and that nothing handles.
+    """
+    layers: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) or (isinstance(module, MatMul) and module.kind == "attention"):
+            layers[name] = module
+        elif isinstance(weight := getattr(module, "weight", None), nn.Parameter) and weight.dim() > 1:
+            raise QueeError(f"{name}: nothing quantizes a {type(module).__name__}; valid: Linear, Conv2d, MatMul")
+    return layers
+
+
+def quantized_layer(module: nn.Module, precision: Precision) -> QuantizedLayer:
+    """The quantized counterpart of a layer, without scales or weights yet."""
+    if isinstance(module, nn.Linear):
+        return QuantizedLinear(module, precision)
+    if isinstance(module, nn.Conv2d):
+        return QuantizedConv2d(module, precision)
+    return QuantizedMatMul(precision)
+
+
+def layer_precision(model: nn.Module, name: str, precision: Precision) -> Precision:
+    """A layer's precision within a network quantized to `precision`: the head's layers take the head's."""
+    if isinstance(model, SegmentedBackbone) and model.segment_of(name) == 0:
+        return precision.head
+    return precision
+
+
+def empty_quantized(model: nn.Module, precision: Precision) -> nn.Module:
+    """Replace the layers of `model` in place by quantized ones to load a state dict into; call `finalize` after that."""
+    for name, module in quantizable(model).items():
+        model.set_submodule(name, quantized_layer(module, layer_precision(model, name, precision)))
+    return model
+
+
+def finalize(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, QUANTIZED):
+            module.finalize()
+    return model

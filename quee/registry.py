@@ -1,0 +1,55 @@
+"""Registries of named constructors: an unknown name is answered with the valid ones."""
+
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from typing import Generic, TypeVar
+
+from quee.errors import UsageError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names to entries of one kind, such as backbones or baselines.
+
+    >>> animals: Registry[type] = Registry("animal")
+    >>> @animals.register("cat")
+    ... class Cat: ...
+    >>> animals["cat"] is Cat
+    True
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        def add(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def __getitem__(self, name: str) -> T:
+        """The entry; raises UsageError naming the valid ones (closest first) when there is none."""
+        if name in self._entries:
+            return self._entries[name]
+        raise UsageError(unknown(self.kind, name, list(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def unknown(kind: str, name: str, valid: list[str]) -> str:
+    """The one message for an unknown name: what, which value, the closest, all valid ones."""
+    close = get_close_matches(name, valid, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"unknown {kind} {name!r}{hint}; valid: {', '.join(valid) or 'none'}"

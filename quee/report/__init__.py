@@ -1,0 +1,40 @@
+"""The report: figures and one page that can be read anywhere, from the tables of the other stages alone."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the stages found; rows are those of the Parquet files of the same name."""
+
+    experiment: str
+    title: str
+    dataset: dict[str, Any]
+    """`prepare/dataset.json`"""
+    backbone: dict[str, Any]
+    """`backbone/backbone.json`"""
+    metrics: dict[str, dict[str, Any]]
+    """`metrics.json` by stage: backbone, quantize, exits, targets, predictors, evaluate."""
+    curve: list[Row]
+    bands: list[Row]
+    operating_points: list[Row]
+    usage: list[Row]
+    calibration: list[Row]
+    resplits: list[Row] = field(default_factory=list)
+    """Empty where there were no repetitions."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """SHA-256 by file read."""
+
+    @property
+    def methods(self) -> list[str]:
+        """Every method, QuEE's first."""
+        names = self.metrics["evaluate"]["methods"]
+        return sorted(names, key=lambda name: (not name.startswith("quee_"), name))
+
+    def middle_budget(self, wanted: float = 0.2) -> float | None:
+        """The budget nearest to `wanted` at which usage was recorded."""
+        budgets = {row["budget"] for row in self.usage}
+        return min(budgets, key=lambda budget: (abs(budget - wanted), budget)) if budgets else None

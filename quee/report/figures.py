@@ -1,0 +1,283 @@
+"""Figures as SVG text: the same bytes for the same results, and nothing that points outside the file."""
+
+import io
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from quee.report import Results, Row
+
+# Okabe and Ito's colours: told apart by colour-blind readers; dashes differ too.
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW = (
+    "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9", "#F0E442",
+)  # fmt: skip
+GREY, BLACK = "#777777", "#222222"
+MAIN = {
+    "quee_plan": (BLUE, "-", 2.4),
+    "quee_fitted_q": (VERMILLION, "-", 2.4),
+    "static_hull": (BLACK, "--", 1.6),
+    "confidence_hull": (GREEN, "-.", 1.8),
+    "random_routing": (PURPLE, ":", 2.0),
+    "oracle": (GREY, (0, (6, 2, 1, 2, 1, 2)), 1.4),
+}
+"""Methods drawn in the first figure: colour, dashes, width."""
+CYCLE = (
+    (BLUE, "-"), (VERMILLION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, (0, (5, 1))), (BLACK, (0, (1, 1))),
+    (SKY, "-"), (GREY, "--"),
+)  # fmt: skip
+BANDED = ("quee_plan", "quee_fitted_q")
+CLASSES = 24
+"""Up to so many classes are shown one by one; of more, those that leave earliest and latest."""
+FAR = 2.0
+"""A static path dearer than so many times everything else is drawn as a line across, not as a point."""
+STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "font.size": 10,
+    "grid.alpha": 0.3,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+}
+QUALITY = {
+    "rmse": "RMSE (lower is better)",
+    "ece": "calibration error (lower is better)",
+    "auroc": "AUROC (higher is better)",
+    "aurc": "AURC (lower is better)",
+}
+
+
+def draw(results: Results) -> dict[str, str]:
+    """Every figure that the results allow, as SVG text by name."""
+    figures: dict[str, Callable[[Results], Figure | None]] = {
+        "curves": curves,
+        "others": others,
+        "usage": usage,
+        "calibration": calibration,
+        "predictors": predictors,
+    }
+    found = {}
+    for name, make in figures.items():
+        with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": f"quee.{name}"}], after_reset=True):
+            figure = make(results)
+            if figure is not None:
+                found[name] = svg(figure, name)
+    return found
+
+
+def svg(figure: Figure, name: str) -> str:
+    """SVG text without date, metadata or document type; ids carry the figure's name, so a page can hold several."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def curves(results: Results) -> Figure:
+    """Accuracy over cost of the main methods, the bands of QuEE's policies, single static precisions as points."""
+    points = _points(results.curve)
+    figure = Figure(figsize=(7.6, 5.4), layout="constrained")
+    axes = figure.subplots()
+    for method in BANDED:
+        band = sorted((row for row in results.bands if row["method"] == method), key=lambda row: row["cost"])
+        if band and method in points:
+            low, high = ([100 * row[side] for row in band] for side in ("low", "high"))
+            cost = [row["cost"] for row in band]
+            axes.fill_between(cost, low, high, color=MAIN[method][0], alpha=0.14, linewidth=0)
+    for method, (colour, dashes, width) in MAIN.items():
+        if method in points:
+            axes.plot(*points[method], linestyle=dashes, color=colour, linewidth=width, label=method)
+    shown = [points[method][0].max() for method in MAIN if method in points]
+    widest = max(shown, default=np.inf)
+    for method in _static(points):
+        cost, accuracy = points[method][0][0], points[method][1][0]
+        label = method.removeprefix("static_")
+        if cost > FAR * widest:
+            axes.axhline(accuracy, color=GREY, linewidth=1, linestyle=(0, (2, 3)))
+            text = f"static {label}, cost {cost:.3g}"
+            axes.annotate(text, (0.01, accuracy), xycoords=("axes fraction", "data"), xytext=(0, 3),
+                          textcoords="offset points", fontsize=9, color=BLACK)  # fmt: skip
+        else:
+            axes.plot([cost], [accuracy], "D", color=BLACK, markersize=5, markerfacecolor="white")
+            axes.annotate(label, (cost, accuracy), xytext=(5, -12), textcoords="offset points", fontsize=9)
+    _cost_axes(axes)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def others(results: Results) -> Figure | None:
+    """Accuracy over cost of all other methods, one panel per family, `quee_plan` in grey in each."""
+    points = _points(results.curve)
+    families: dict[str, list[str]] = defaultdict(list)
+    static = _static(points)
+    for method in sorted(set(points) - set(MAIN) - set(static)):
+        family = next((f for f in ("confidence", "entropy", "quee_plan") if method.startswith(f + "_")), "other")
+        families[family].append(method)
+    if not families and not static:
+        return None
+    titles = {"confidence": "exits by confidence", "entropy": "exits by entropy", "quee_plan": "quee_plan, restricted"}
+    rows = -(-(len(families) + bool(static)) // 2)
+    figure = Figure(figsize=(7.6, 3.7 * rows), layout="constrained")
+    panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, family in zip(panels, families, strict=False):
+        if "quee_plan" in points:
+            axes.plot(*points["quee_plan"], color="#bbbbbb", linewidth=4, label="quee_plan")
+        for method, (colour, dashes) in zip(families[family], _cycle(len(families[family])), strict=True):
+            label = method.removeprefix(f"{family}_").replace("_", " ")
+            axes.plot(*points[method], linestyle=dashes, color=colour, linewidth=1.6, label=label)
+        axes.set_title(titles.get(family, family))
+    if static:
+        axes = panels[len(families)]
+        if "quee_plan" in points:
+            axes.plot(*points["quee_plan"], color="#bbbbbb", linewidth=4, label="quee_plan")
+        for method, (colour, _), marker in zip(static, _cycle(len(static)), "oDs^vP*X" * len(static), strict=False):
+            label = method.removeprefix("static_")
+            axes.plot(*points[method], marker, color=colour, markersize=6, linestyle="", label=label)
+        axes.set_title("one precision throughout")
+    for index, axes in enumerate(panels):
+        axes.set_visible(index < len(families) + bool(static))
+        _cost_axes(axes, x=index + 2 >= len(families) + bool(static), y=index % 2 == 0)
+        axes.legend(loc="lower right", fontsize=8)
+    return figure
+
+
+def usage(results: Results, method: str = "quee_plan") -> Figure | None:
+    """By class, the share of samples leaving at each gate and the share of segments run at each precision."""
+    budget = results.middle_budget()
+    rows = [row for row in results.usage if row["method"] == method and row["budget"] == budget]
+    if not rows:
+        return None
+    names = {row["label"]: row["class"] for row in rows}
+    paths = [row["path"].split("-") for row in rows]
+    precisions = sorted({p for path in paths for p in path}, key=lambda p: [int(n) for n in re.findall(r"\d+", p)])
+    gates = len(results.backbone["gates"])
+    exits = {label: np.zeros(gates) for label in names}
+    runs = {label: np.zeros(len(precisions)) for label in names}
+    for row, path in zip(rows, paths, strict=True):
+        exits[row["label"]][len(path) - 1] += row["samples"]
+        for precision in path:
+            runs[row["label"]][precisions.index(precision)] += row["samples"]
+    labels = sorted(names)
+    if len(labels) > CLASSES:
+        by_depth = sorted(labels, key=lambda k: (exits[k] @ np.arange(gates) / exits[k].sum(), k))
+        labels = by_depth[: CLASSES // 2] + by_depth[-CLASSES // 2 :]
+    figure = Figure(figsize=(7.6, 1.6 + 0.3 * len(labels)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    text = [names[label] if len(names[label]) <= 18 else names[label][:17] + "…" for label in labels]
+    _stack(left, np.stack([exits[k] for k in labels]), [f"gate {g + 1}" for g in range(gates)], "cividis")
+    _stack(right, np.stack([runs[k] for k in labels]), precisions, "plasma")
+    left.set(title="where samples leave", yticks=range(len(labels)), yticklabels=text, ylabel="class")
+    right.set_title("precision of the segments run")
+    left.invert_yaxis()
+    return figure
+
+
+def calibration(results: Results) -> Figure | None:
+    """Calibration error of the targets over the number of clusters, a second-order polynomial through the points."""
+    if not results.calibration:
+        return None
+    grouped: dict[tuple[str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in results.calibration:
+        grouped[row["split"], row["gate"]][row["clusters"]].append(row["ece"])
+    splits = sorted({split for split, _ in grouped}, reverse=True)
+    gates = sorted({gate for _, gate in grouped})
+    figure = Figure(figsize=(7.6, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
+    for axes, split in zip(panels, splits, strict=True):
+        for gate, (colour, dashes), marker in zip(gates, _cycle(len(gates)), "osD^vPX*" * len(gates), strict=False):
+            found = grouped.get((split, gate), {})
+            clusters = np.array(sorted(found), dtype=float)
+            error = np.array([np.mean(found[int(k)]) for k in clusters])
+            axes.plot(clusters, error, marker, color=colour, markersize=5, linestyle="", label=f"gate {gate}")
+            if len(clusters) > 3:
+                fine = np.linspace(clusters[0], clusters[-1], 100)
+                fit = np.polynomial.Polynomial.fit(clusters, error, 2)
+                axes.plot(fine, fit(fine), color=colour, linestyle=dashes, linewidth=1.4)
+        chosen = results.metrics["targets"].get("clusters")
+        if chosen is not None:
+            axes.axvline(chosen, color=GREY, linewidth=1, linestyle=":")
+        axes.set(title=f"{split} split", xlabel="clusters K")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_ylabel("calibration error (ECE)")
+    panels[0].set_ylim(bottom=0)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(gates), 6))
+    return figure
+
+
+def predictors(results: Results) -> Figure | None:
+    """Quality of the predicted error probabilities on validation, by gate."""
+    gates = sorted(results.metrics["predictors"]["gates"], key=int)
+    if not gates:
+        return None
+    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+    for axes, (key, title) in zip(figure.subplots(2, 2).ravel(), QUALITY.items(), strict=True):
+        values = [results.metrics["predictors"]["gates"][gate][key] for gate in gates]
+        axes.bar(gates, values, width=0.5, color=BLUE)
+        for x, value in enumerate(values):
+            place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+            axes.annotate(f"{value:.3f}", (x, value), **place)
+        if key == "auroc":
+            axes.axhline(0.5, color=GREY, linewidth=1, linestyle="--")
+        axes.set(title=title, xlabel="gate", ylim=(0, 1.2 * max([*values, 1e-3])))
+        axes.grid(visible=False, axis="x")
+    return figure
+
+
+def _points(rows: Iterable[Row]) -> dict[str, np.ndarray]:
+    """Cost and accuracy in % on test, (2, P) by rising cost, by method; the first seed where there are several."""
+    test = [row for row in rows if row["split"] == "test"]
+    first = min((row["seed"] for row in test), default=0)
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in test:
+        if row["seed"] == first:
+            found[row["method"]].append((row["cost"], 100 * row["accuracy"]))
+    return {method: np.array(sorted(points)).T for method, points in found.items()}
+
+
+def _static(points: dict[str, np.ndarray]) -> list[str]:
+    """Methods of one precision throughout, by rising cost."""
+    names = [method for method in points if method.startswith("static_") and method not in MAIN]
+    return sorted(names, key=lambda method: (points[method][0][0], method))
+
+
+def _cycle(count: int) -> Sequence[tuple[str, str | tuple[int, tuple[int, ...]]]]:
+    return [CYCLE[index % len(CYCLE)] for index in range(count)]
+
+
+def _cost_axes(axes: Axes, x: bool = True, y: bool = True) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if x:
+        axes.set_xlabel("cost (BitFLOPs, static w8a8 = 1)")
+        axes.tick_params(labelbottom=True)
+    if y:
+        axes.set_ylabel("accuracy on test (%)")
+
+
+def _stack(axes: Axes, amounts: np.ndarray, names: Sequence[str], colours: str) -> None:
+    """Horizontal bars of shares; amounts (classes, parts)."""
+    share = 100 * amounts / np.maximum(amounts.sum(axis=1, keepdims=True), 1e-12)
+    left = np.zeros(len(share))
+    shades = matplotlib.colormaps[colours](np.linspace(0.9, 0.1, len(names)))
+    for part, name in enumerate(names):
+        axes.barh(range(len(share)), share[:, part], left=left, color=shades[part], label=name, height=0.8)
+        left += share[:, part]
+    axes.set(xlim=(0, 100), xlabel="share (%)")
+    axes.grid(visible=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5 / (0.3 * len(share))), ncols=min(len(names), 4),
+                handlelength=1, columnspacing=1)  # fmt: skip

@@ -1,0 +1,74 @@
+"""Networks on disk: a backbone with its description, and its quantized versions."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from quee.backbones import check_state_dict, create_backbone
+from quee.backbones.base import SegmentedBackbone
+from quee.errors import IntegrityError, QueeError
+from quee.execution import MultiPrecisionBackbone
+from quee.io import FORMAT, read_json, read_tensors, write_json, write_tensors
+from quee.precision import Precision
+from quee.quantization import empty_quantized, finalize
+
+
+def tensors(module: nn.Module) -> dict[str, np.ndarray]:
+    return {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
+
+
+def save_backbone(folder: Path, backbone: SegmentedBackbone, kwargs: dict[str, Any], **facts: Any) -> None:
+    """Write `model.safetensors` and `backbone.json`; `facts` join the description."""
+    write_tensors(folder / "model.safetensors", tensors(backbone))
+    description = {"format": FORMAT, "gates": list(backbone.gates), "kwargs": kwargs, "name": backbone.name, **facts}
+    write_json(folder / "backbone.json", description)
+
+
+def load_backbone(folder: Path) -> SegmentedBackbone:
+    """The float backbone of a folder; raises IntegrityError or QueeError naming what does not fit."""
+    description = read_json(folder / "backbone.json")
+    try:
+        name, kwargs, gates = description["name"], description["kwargs"], tuple(description["gates"])
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(f"{folder / 'backbone.json'} has no {error}") from None
+    backbone = create_backbone(name, gates, **kwargs)
+    state = {key: torch.from_numpy(value) for key, value in read_tensors(folder / "model.safetensors").items()}
+    check_state_dict(backbone, state, str(folder / "model.safetensors"))
+    backbone.load_state_dict(state)
+    return backbone.requires_grad_(False).eval()
+
+
+def save_quantized(folder: Path, precision: Precision, model: SegmentedBackbone) -> None:
+    write_tensors(folder / f"{precision}.safetensors", tensors(model), {"precision": str(precision)})
+
+
+def load_quantized(folder: Path, precision: Precision, backbone: SegmentedBackbone) -> SegmentedBackbone:
+    """The network of `backbone`'s architecture at an integer precision."""
+    from copy import deepcopy
+
+    path = folder / f"{precision}.safetensors"
+    state = {key: torch.from_numpy(value) for key, value in read_tensors(path).items()}
+    model = empty_quantized(deepcopy(backbone), precision)
+    assert isinstance(model, SegmentedBackbone)
+    check_state_dict(model, state, str(path))
+    model.load_state_dict(state)
+    finalize(model)
+    return model.requires_grad_(False).eval()
+
+
+def load_precisions(backbone_dir: Path, quantized_dir: Path, precisions: Iterable[Precision]) -> MultiPrecisionBackbone:
+    """A backbone at every precision named, and at those their exit heads need."""
+    wanted = {Precision("fp32"), *precisions}
+    wanted |= {precision.head for precision in wanted}
+    float_model = load_backbone(backbone_dir)
+    models = {Precision("fp32"): float_model}
+    for precision in sorted(wanted):
+        if not precision.is_float:
+            models[precision] = load_quantized(quantized_dir, precision, float_model)
+        elif precision.name not in ("fp32", "bf16", "fp16"):
+            raise QueeError(f"nothing executes {precision}")
+    return MultiPrecisionBackbone(models)

@@ -1,0 +1,106 @@
+"""Targets: error probabilities of paths, estimated by clustering state features (the paper's p̃e).
+
+K-means on the standardised state features of the predictor split, per node; where a gate has many nodes, over all of
+them at once with means kept per cluster and prefix. p̃e(k, π) = (Σe + α·ē_π) / (n_k + α): the error rate of path π over
+the samples of cluster k, shrunk toward π's mean error.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+
+from quee.cache import FeatureCache
+from quee.paths import PathTree
+
+RESTARTS = 2
+"""Initialisations of K-means; the best is kept."""
+
+
+@dataclass
+class NodeClusters:
+    """The clusters of one node."""
+
+    mean: np.ndarray
+    """(F,) of the features clustered."""
+    scale: np.ndarray
+    """(F,) standard deviations."""
+    centres: np.ndarray
+    """(K, F), standardised."""
+    probability: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    """p̃e (K, suffixes); NaN where a suffix leads out of the considered paths."""
+
+    def assign(self, features: np.ndarray) -> np.ndarray:
+        """Cluster of each sample (S,)."""
+        x = (features.astype(np.float64) - self.mean) / self.scale
+        distance = (self.centres**2).sum(axis=1) - 2 * x @ self.centres.T
+        return distance.argmin(axis=1)
+
+
+def future_errors(cache: FeatureCache, gate: int) -> np.ndarray:
+    """Errors of every continuation of every node of a gate: (S, nodes at the gate, suffixes), NaN: not considered."""
+    extensions = cache.tree.extensions(gate)
+    errors = cache.error.astype(np.float64)[:, np.maximum(extensions, 0)]
+    return np.where(extensions >= 0, errors, np.nan)
+
+
+class ClusterTargets:
+    """Estimator of p̃e; `fit` on the predictor split's cache.
+
+    Attributes after `fit`: `nodes_`, the clusters by node id.
+    """
+
+    def __init__(self, clusters: int, shrinkage: float = 4.0, per_node: int = 64, seed: int = 0) -> None:
+        self.clusters, self.shrinkage, self.per_node, self.seed = clusters, shrinkage, per_node, seed
+
+    def fit(self, cache: FeatureCache) -> "ClusterTargets":
+        self.tree: PathTree = cache.tree
+        self.nodes_: dict[int, NodeClusters] = {}
+        for gate in range(1, self.tree.segments):
+            nodes = self.tree.nodes_at(gate)
+            errors = future_errors(cache, gate)
+            pooled = None
+            if len(nodes) > self.per_node:
+                pooled = self._cluster(cache.features[:, nodes].reshape(-1, cache.features.shape[2]))
+            for index, node in enumerate(nodes):
+                own = pooled or self._cluster(cache.features[:, node])
+                clusters = NodeClusters(own.mean, own.scale, own.centres)
+                label = clusters.assign(cache.features[:, node])
+                clusters.probability = self._probability(label, errors[:, index], len(own.centres))
+                self.nodes_[int(node)] = clusters
+        return self
+
+    def _cluster(self, features: np.ndarray) -> NodeClusters:
+        x = features.astype(np.float64)
+        mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+        x = (x - mean) / scale
+        clusters = min(self.clusters, len(np.unique(x, axis=0)))
+        with threadpool_limits(1):  # the order of parallel sums would decide the last bits
+            fitted = KMeans(clusters, n_init=RESTARTS, random_state=self.seed).fit(x)
+        return NodeClusters(mean, scale, fitted.cluster_centers_)
+
+    def _probability(self, label: np.ndarray, errors: np.ndarray, clusters: int) -> np.ndarray:
+        """p̃e (K, suffixes) from each sample's cluster (S,) and errors (S, suffixes)."""
+        member = np.eye(clusters)[label]  # (S, K)
+        count = member.sum(axis=0)[:, None]
+        shrunk = member.T @ errors + self.shrinkage * errors.mean(axis=0)
+        return shrunk / np.maximum(count + self.shrinkage, 1e-12)
+
+    def predict(self, cache: FeatureCache, gate: int) -> np.ndarray:
+        """p̃e of samples at a gate: (S, nodes at the gate, suffixes)."""
+        nodes = self.tree.nodes_at(gate)
+        return np.stack(
+            [self.nodes_[int(n)].probability[self.nodes_[int(n)].assign(cache.features[:, n])] for n in nodes], axis=1
+        )
+
+
+def calibration_error(predicted: np.ndarray, realised: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error with equal-width bins; NaN entries are left out. Arrays of one shape."""
+    known = np.isfinite(predicted) & np.isfinite(realised)
+    p, e = predicted[known], realised[known]
+    if not p.size:
+        return 0.0
+    index = np.clip((p * bins).astype(int), 0, bins - 1)
+    gap = np.bincount(index, weights=p - e, minlength=bins)
+    return float(np.abs(gap).sum() / p.size)

@@ -1,0 +1,142 @@
+"""What is remembered of a result: settings, metrics, histories and curves, as flat names with numbers."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from quee.errors import IntegrityError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+HEADLINES = ("fp32_accuracy", "methods", "oracle_gap_closed")
+"""Which of `evaluate`'s metrics an experiment's run carries, unprefixed; of other stages it carries all, as STAGE/…"""
+
+STEPS = ("epoch", "step", "round")
+"""Columns of a history that count; the first found is a metric's step."""
+
+KEYS = ("gate", "node", "precision", "seed", "fold")
+"""Columns of a history that tell several series apart, beside every column of strings."""
+
+
+class Point(NamedTuple):
+    """One value of a metric that has many."""
+
+    name: str
+    step: int
+    value: float
+
+
+def settings_of(blocks: dict[str, Any]) -> dict[str, str]:
+    """Blocks of an experiment as `block.key` to text, defaults included where they were left out."""
+    return {
+        name: _text(value)
+        for block, value in sorted(blocks.items())
+        for name, value in leaves(_full(block, value), block)
+    }
+
+
+def _full(block: str, value: Any) -> Any:
+    from quee.experiment import Experiment
+
+    field = Experiment.model_fields.get(block)
+    model = field.annotation if field else None
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return value
+    try:
+        return model.model_validate(value or {}).model_dump(mode="json")
+    except ValidationError:  # settings of an earlier version
+        return value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in nested mappings; a list is one value."""
+    if isinstance(value, dict) and value:
+        for key in sorted(value, key=str):
+            yield from leaves(value[key], f"{name}.{key}" if name else str(key))
+    elif name:
+        yield name, value
+
+
+def numbers(metrics: Any) -> dict[str, float]:
+    """The finite numbers of a metrics.json by dotted name; lists by position."""
+    found: dict[str, float] = {}
+    for name, value in leaves(metrics):
+        entries = (
+            [(f"{name}.{index}", item) for index, item in enumerate(value)]
+            if isinstance(value, list)
+            else [(name, value)]
+        )
+        found |= {key: float(item) for key, item in entries if isinstance(item, int | float) and math.isfinite(item)}
+    return found
+
+
+def sectioned(name: str) -> str:
+    """A dotted name as MLflow's charts group it, by what stands before the slash: `methods/quee_plan.auc`."""
+    return re.sub(r"[^\w./ -]", "_", name).replace(".", "/", 1)
+
+
+def stage_metrics(metrics: Any) -> dict[str, float]:
+    """Metrics of one stage's run."""
+    return {sectioned(name): value for name, value in numbers(metrics).items()}
+
+
+def experiment_metrics(read: Callable[[str], Any], stages: list[str]) -> dict[str, float]:
+    """Metrics of an experiment's run; `read` gives a stage's metrics.json, or None."""
+    found: dict[str, float] = {}
+    for stage in stages:
+        metrics = read(stage)
+        if metrics is None:
+            continue
+        if stage == "evaluate":
+            found |= stage_metrics({key: metrics[key] for key in HEADLINES if key in metrics})
+        else:
+            found |= {f"{stage}/{name}": value for name, value in numbers(metrics).items()}
+    return {re.sub(r"[^\w./ -]", "_", name): value for name, value in found.items()}
+
+
+def history(table: "pa.Table") -> list[Point]:
+    """A history's numeric columns as `history/[KEY_VALUE.]COLUMN` over its counting column, or over the rows."""
+    import pyarrow.types as kinds
+
+    rows = table.to_pylist()
+    step = next((name for name in STEPS if name in table.column_names), None)
+    keys = [f.name for f in table.schema if f.name in KEYS or kinds.is_string(f.type) or kinds.is_dictionary(f.type)]
+    values = [name for name in table.column_names if name != step and name not in keys]
+    points: list[Point] = []
+    for index, row in enumerate(rows):
+        series = "".join(f"{key}_{row[key]}." for key in keys if row[key] is not None)
+        at = index if step is None or row[step] is None else int(row[step])
+        for name in values:
+            if isinstance(row[name], int | float) and math.isfinite(row[name]):
+                points.append(Point(re.sub(r"[^\w./ -]", "_", f"history/{series}{name}"), at, float(row[name])))
+    return points
+
+
+def curves(table: "pa.Table") -> list[Point]:
+    """Each method's points on test as `curve/METHOD.cost` and `.accuracy`, steps counting up from the cheapest.
+
+    Of several seeds the first is shown; the whole table goes along as an artifact.
+    """
+    needed = {"method", "split", "seed", "accuracy", "cost"}
+    if missing := needed - set(table.column_names):
+        raise IntegrityError(f"curve.parquet lacks the column {sorted(missing)[0]!r}")
+    rows = [row for row in table.to_pylist() if row["split"] == "test"]
+    first = min((row["seed"] for row in rows if row["seed"] is not None), default=None)
+    rows = [row for row in rows if row["seed"] in (first, None)]
+    rows.sort(key=lambda row: (row["method"], row["cost"], row["accuracy"]))
+    points: list[Point] = []
+    seen: dict[str, int] = {}
+    for row in rows:
+        method = row["method"]
+        step = seen[method] = seen.get(method, -1) + 1
+        points += [Point(f"curve/{method}.{name}", step, float(row[name])) for name in ("accuracy", "cost")]
+    return points

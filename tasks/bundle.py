@@ -1,0 +1,40 @@
+"""Stage `bundle`: the deployable artefact."""
+
+from quee.cache import read_cache
+from quee.errors import IntegrityError
+from quee.io import read_json, read_tensors
+from quee.policies import Costs, FittedQ, Plan
+from quee.predictors import Predictors
+from quee.runtime import load_bundle, write_bundle
+from tasks.stage import Stage, main
+
+
+def run(stage: Stage) -> None:
+    """Write the bundle, and load it again to see that it does load."""
+    settings = stage.experiment.bundle
+    cache = read_cache(stage.input("features"))
+    predictors = Predictors.from_arrays(read_tensors(stage.input("predictors") / "predictors.safetensors"))
+    spent = [predictors.bitflops(gate) for gate in range(1, cache.tree.segments)]
+    plan = Plan(cache.tree, Costs.of(cache.tree, cache.description, spent), predictors)
+    fitted = FittedQ.from_arrays(plan, read_tensors(stage.input("policies") / "fitted_q.safetensors"))
+    metrics = read_json(stage.input("evaluate") / "metrics.json")
+    if metrics["experiment"] != stage.experiment.name:
+        raise IntegrityError(f"{stage.input('evaluate')} belongs to experiment {metrics['experiment']!r}")
+    write_bundle(
+        stage.out,
+        stage.experiment.name,
+        stage.input("backbone"),
+        stage.input("quantize"),
+        stage.input("exits") / "heads.safetensors",
+        cache,
+        predictors,
+        fitted,
+        settings.policy,
+        settings.budget,
+        cache.description["classes"],
+    )
+    load_bundle(stage.out)
+
+
+if __name__ == "__main__":
+    main("bundle", run)

@@ -1,0 +1,14 @@
+"""The project verbs of `quee`, by name: where each is, and its line in `quee --help`. Imports nothing."""
+
+COMMANDS = {
+    "run": ("tasks.cli:run", "Bring experiments up to date, stage by stage; what is unchanged is skipped."),
+    "plan": ("tasks.cli:plan", "Show what a run would do, and why."),
+    "experiments": ("tasks.cli:experiments", "List, show or add experiments."),
+    "doctor": ("tasks.cli:doctor", "Check this checkout and put right what killed runs left."),
+    "track": ("tasks.tracking_cli:track", "Make MLflow hold every result exactly once."),
+    "results": ("tasks.tracking_cli:results", "Show what experiments achieved, per method and budget."),
+    "compare": ("tasks.tracking_cli:compare", "Show how two results differ in settings and metrics."),
+    "ui": ("tasks.tracking_cli:ui", "Open MLflow's pages on this machine."),
+    "data": ("tasks.data_cli:data_app", "Add, list or check data sets."),
+    "weights": ("tasks.data_cli:weights_app", "Add or list weights of pretrained backbones."),
+}

@@ -1,0 +1,156 @@
+"""Verbs `quee data` and `quee weights`: what experiments are made from, brought under version control."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quee.data import DATA, DATASETS
+from quee.errors import IntegrityError, QueeError, UsageError
+
+data_app = typer.Typer(help="Add, list and check datasets.", no_args_is_help=True)
+weights_app = typer.Typer(help="Add and list pretrained weights.", no_args_is_help=True)
+
+WEIGHTS = DATA / "weights"
+EMBEDDED = {"digits": Path("data.dvc")}
+"""Datasets whose DVC file is not beside them."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="Name of the dataset.")]
+
+
+@data_app.command("add")
+def add(
+    name: Name,
+    source: Annotated[Path | None, typer.Argument(help="Archive or folder with the public files.")] = None,
+    extra: Annotated[bool, typer.Option("--extra", help="SVHN: add the extra set to the training set.")] = False,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="ImageNet: labels of the validation images, instead of the devkit's.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Import anew what is there.")] = False,
+) -> None:
+    """Import a dataset into data/NAME as Parquet, whole or not at all, and track it with DVC.
+
+    A name other than the registered ones takes a folder of class folders or of Parquet files with images.
+    """
+    from quee.data.importers import Options, import_dataset
+
+    target = DATA / name
+    import_dataset(name, source, target, Options(extra, ground_truth), replace)
+    track(target, EMBEDDED.get(name))
+    found = summary(name)
+    classes, digest = len(found["classes"]), found["digest"][:12]
+    typer.echo(f"added {target}: {found['samples']} images, {classes} classes, digest {digest}")
+
+
+@data_app.command("list")
+def list_(json_: AsJson = False) -> None:
+    """Show the datasets that are there, with counts, classes and digest, and where the others are to be had."""
+    rows = [summary(name) for name in DATASETS]
+    if json_:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        if row["present"]:
+            counts = f"{row['train']} + {row['evaluation']} images"
+            typer.echo(f"{row['name']:16} {counts:24} {len(row['classes'])} classes  digest {row['digest'][:12]}")
+        else:
+            where = row["source"] or f"tracked by {DATA / row['name']}.dvc, not pulled"
+            typer.echo(f"{row['name']:16} not there: {where}")
+
+
+@data_app.command("check")
+def check(name: Name, json_: AsJson = False) -> None:
+    """Decode every image of a dataset and report those that do not decode, by sample id."""
+    from quee.data.check import bad_images
+    from quee.data.files import DatasetFiles
+
+    images = DatasetFiles(DATA / name, DATASETS[name])
+    faults = []
+    for fault in bad_images(images, f"checking {name}"):
+        faults.append(fault)
+        if not json_:
+            typer.echo(fault)
+    if json_:
+        typer.echo(json.dumps({"name": name, "samples": len(images), "bad": faults}, indent=1))
+    if faults:
+        raise QueeError(f"{DATA / name}: {len(faults)} of {len(images)} images do not decode")
+    if not json_:
+        typer.echo(f"{DATA / name}: {len(images)} images decode")
+
+
+@weights_app.command("add")
+def add_weights(
+    name: Annotated[str, typer.Argument(help="Name experiments use; that of the backbone unless --backbone is given.")],
+    file: Annotated[Path, typer.Argument(help="PyTorch checkpoint or safetensors file.")],
+    backbone: Annotated[str | None, typer.Option(help="Backbone the weights must fit.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace weights of that name.")] = False,
+) -> None:
+    """Check weights against a backbone, copy them to data/weights/NAME.safetensors, and track them with DVC."""
+    from quee.data.weights import import_weights
+
+    target = WEIGHTS / f"{name}.safetensors"
+    if target.exists() and not replace:
+        raise UsageError(f"{target} is there already; give --replace to replace it")
+    count = import_weights(backbone or name, file, target)
+    track(target)
+    typer.echo(f"added {target}: {count:,} parameters")
+
+
+@weights_app.command("list")
+def list_weights(json_: AsJson = False) -> None:
+    """Show the weights that are there, with size and digest."""
+    from quee.io import file_digest
+
+    files = sorted(WEIGHTS.glob("*.safetensors"))
+    rows = [{"name": file.stem, "bytes": file.stat().st_size, "digest": file_digest(file)} for file in files]
+    if json_:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        typer.echo(f"{row['name']:32} {row['bytes']:>14,} bytes  digest {str(row['digest'])[:12]}")
+    if not rows:
+        typer.echo(f"no weights under {WEIGHTS} (`quee weights add NAME FILE`)", err=True)
+
+
+def summary(name: str) -> dict[str, Any]:
+    """What `quee data list` says of a dataset; `digest` covers its files' names and contents."""
+    from quee.data.files import DatasetFiles
+
+    known: dict[str, Any] = {"name": name, "title": DATASETS[name].title, "source": DATASETS[name].source}
+    try:
+        images = DatasetFiles(DATA / name, DATASETS[name])
+    except IntegrityError as error:
+        if "missing file" not in str(error):
+            raise
+        return {**known, "present": False}
+    return {
+        **known,
+        "present": True,
+        "samples": len(images),
+        "train": images.train_samples,
+        "evaluation": len(images) - images.train_samples,
+        "classes": list(images.classes),
+        "digest": _digest(images.digests),
+    }
+
+
+def _digest(files: dict[str, str]) -> str:
+    import hashlib
+
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def track(path: Path, dvc_file: Path | None = None) -> None:
+    """Bring a file or folder under DVC, by `dvc add`, or `dvc commit` where `dvc_file` has it already."""
+    if not Path(".dvc").is_dir():
+        typer.echo(f"{path} is not tracked: there is no DVC project here", err=True)
+        return
+    from tasks.dvc import run_dvc
+
+    arguments = ["commit", "--force", str(dvc_file)] if dvc_file and dvc_file.is_file() else ["add", str(path)]
+    done = run_dvc(Path.cwd(), *arguments, "--quiet")
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise QueeError(f"{path} is there, but DVC did not take it: {reason[0] if reason else 'no reason given'}")

@@ -1,0 +1,336 @@
+"""The one place that talks to DVC: what is stale and why, and running it stage by stage.
+
+`quee run` and the Prefect flow are both a `session`: it takes the checkout's lock, puts right what killed runs left,
+and asks DVC once what is stale; `execute` then runs one stage.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from quee.errors import BusyError, IntegrityError, QueeError, UsageError
+from tasks import journal
+from tasks._dvc_plan import Step as Step
+from tasks._dvc_plan import make_plan as make_plan
+from tasks._dvc_plan import remember_folders
+from tasks._dvc_process import run_logged
+from tasks.healing import heal, keep_last_good
+from tasks.lifeline import SUPERVISED
+from tasks.locks import exclusive, say
+from tasks.partial import stage_entry
+
+LOGS = Path(".quee") / "logs"
+LAST_LINES = 15
+BUSY = re.compile(r"is busy, it is being blocked by|Unable to acquire lock", re.IGNORECASE)
+RETRY_SECONDS = 2.0
+INTERRUPTED = 130
+
+Did = Literal["ran", "restored", "unchanged"]
+
+
+class StageError(QueeError):
+    """A stage failed; its exit status is the stage's own."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.exit_status = status
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one stage."""
+
+    experiment: str
+    stage: str
+    did: Did
+    seconds: float
+    log: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}@{self.experiment}"
+
+
+@dataclass
+class Session:
+    """A run of some experiments in a checkout that it has for itself."""
+
+    root: Path
+    steps: list[Step]
+    force: bool
+    wait: bool
+    notify: Callable[[str], None]
+    show: bool
+    """Whether the stages' own output is shown while they run."""
+    _ran: bool = False
+
+    def execute(self, step: Step) -> Outcome:
+        """Bring one stage up to date. Raises StageError naming the stage and its log; earlier results stay."""
+        if step.action == "unchanged" and not self._ran:
+            return Outcome(step.experiment, step.stage, "unchanged", 0.0)
+        began, log = time.time(), _log_file(self.root, step)
+        status = self._dvc_repro(step, log)
+        record = journal.last(self.root, step.experiment, step.stage, began)
+        if status:
+            raise self._failure(step, log, record, status)
+        keep_last_good(self.root)
+        remember_folders(self.root, _code_folders(self.root, step.stage))
+        text = log.read_text(encoding="utf-8", errors="replace")
+        did: Did = "ran" if record else "restored" if "is cached - skipping run" in text else "unchanged"
+        self._ran = self._ran or did != "unchanged"
+        if did == "unchanged":
+            log.unlink()
+        return Outcome(step.experiment, step.stage, did, time.time() - began, log if did == "ran" else None)
+
+    def _dvc_repro(self, step: Step, log: Path) -> int:
+        arguments = ["repro", "--single-item", step.name, *(["--force"] if self.force else [])]
+        told = False
+        while True:
+            status = run_logged(dvc_command(*arguments), log, self.root, environment(), self.show)
+            if not status or not BUSY.search(log.read_text(encoding="utf-8", errors="replace")):
+                return status
+            if not self.wait:
+                raise BusyError(f"stage {step.name}: another DVC is at work here (see {_short(self.root, log)})")
+            if not told:
+                self.notify(f"stage {step.name}: another DVC is at work here; waiting for it to end")
+            told = True
+            time.sleep(RETRY_SECONDS)
+
+    def _failure(self, step: Step, log: Path, record: dict[str, object] | None, status: int) -> BaseException:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        restore_result(self.root, step)
+        code = record.get("exit") if record else None
+        if code == INTERRUPTED:
+            return KeyboardInterrupt()
+        if record and record.get("error"):
+            why = str(record["error"])
+        else:
+            why = f"ended without a word (status {status}), perhaps killed"
+            why = next((line for line in reversed(lines) if line.startswith("ERROR")), why)
+        tail = "" if self.show else "".join(f"\n  | {line}" for line in lines[-LAST_LINES:])
+        message = f"stage {step.name} failed: {why}\nlog: {_short(self.root, log)}{tail}"
+        return StageError(message, code if isinstance(code, int) and code else 1)
+
+
+@contextmanager
+def session(
+    root: Path,
+    experiments: list[str] | None = None,
+    *,
+    force: bool = False,
+    wait: bool = True,
+    show: bool = True,
+    notify: Callable[[str], None] = say,
+) -> Iterator[Session]:
+    """Have the checkout for a run of the experiments (all of params.yaml by default).
+
+    Every YAML is checked before anything is created: raises UsageError. Another run is waited for, or with `wait` off
+    raises BusyError.
+    """
+    names = checked(root, experiments)
+    with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
+        _wait_for(lambda: heal(root, notify), wait, notify)
+        add_experiments(root, names, notify)
+        data = ensure_data(root, names, notify)
+        steps: list[Step] = []
+        _wait_for(lambda: steps.extend(make_plan(root, names, force, data)), wait, notify)
+        yield Session(root, steps, force, wait, notify, show)
+
+
+def plan(root: Path, experiments: list[str] | None = None, force: bool = False) -> list[Step]:
+    """What a run would do; changes nothing but what a killed run left damaged."""
+    names = checked(root, experiments)
+    missing = [name for name in names if name not in listed_experiments(root)]
+    if missing:
+        raise UsageError(f"experiment {missing[0]!r} is not in params.yaml; `quee run {missing[0]}` adds it")
+    with exclusive("run", "this checkout", root=root):
+        heal(root, say)
+        return make_plan(root, names, force)
+
+
+def checked(root: Path, experiments: list[str] | None) -> list[str]:
+    """The experiments to run, after checking their files and those of every experiment in params.yaml."""
+    from quee.experiment import load_experiment
+
+    listed = listed_experiments(root)
+    names = list(dict.fromkeys(experiments or listed))
+    for name in dict.fromkeys([*names, *listed]):
+        load_experiment(name, root / "experiments")
+    return names
+
+
+def listed_experiments(root: Path) -> list[str]:
+    """The experiments in params.yaml; raises UsageError when it is not as it must be."""
+    try:
+        content = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+        names = content["experiments"]
+    except FileNotFoundError:
+        raise UsageError(f"no params.yaml in {root.resolve()}: run this in the project's folder") from None
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise UsageError("params.yaml: expected a list of names, as `experiments: [digits]`") from None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"params.yaml: experiments: expected a list of names, as [digits]; got {names!r}")
+    return names
+
+
+def add_experiments(root: Path, names: list[str], notify: Callable[[str], None]) -> None:
+    """Add to params.yaml what is not in it, comments kept, and make each experiment's link to its data."""
+    from ruamel.yaml import YAML
+
+    from quee.io import atomic_path
+
+    missing = [name for name in names if name not in listed_experiments(root)]
+    if missing:
+        editor, file = YAML(), root / "params.yaml"
+        content = editor.load(file.read_text(encoding="utf-8"))
+        content["experiments"].extend(missing)
+        with atomic_path(file) as aside:
+            editor.dump(content, aside)
+        notify(f"added {', '.join(missing)} to params.yaml")
+    for name in names:
+        link_data(root, name)
+
+
+def link_data(root: Path, experiment: str) -> None:
+    """Make `experiments/NAME.data`, the link to the data set by which stages depend on its images."""
+    link, target = root / "experiments" / f"{experiment}.data", Path("..") / data_of(root, experiment)
+    if link.is_symlink() and Path(os.readlink(link)) == target:
+        return
+    if link.exists() and not link.is_symlink():
+        raise UsageError(f"{link} must be a link to {target}; move it away")
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+def data_of(root: Path, experiment: str) -> Path:
+    from quee.experiment import load_experiment
+
+    return Path("data") / load_experiment(experiment, root / "experiments").prepare.dataset
+
+
+def ensure_data(root: Path, names: list[str], notify: Callable[[str], None]) -> dict[str, Path]:
+    """Pull the data sets that are not here; returns the folder each `.dvc` file records."""
+    pointers: dict[str, Path] = {}
+    for name in names:
+        data = data_of(root, name)
+        found = [file for file in (root / "data.dvc", root / f"{data}.dvc") if _records(file, data)]
+        if found:
+            pointers[found[0].relative_to(root).as_posix()] = data
+        elif not (root / data).is_dir():
+            raise IntegrityError(f"missing folder: {data}; `quee data add {data.name} FOLDER` adds a data set")
+    for pointer, data in pointers.items():
+        if not _has_files(root / data):
+            notify(f"pulling {data}")
+            done = run_dvc(root, "pull", "--quiet", pointer)
+            if not _has_files(root / data):
+                detail = " ".join(done.stderr.split())
+                raise IntegrityError(f"{data} is neither here nor to be pulled from a remote: {detail}")
+    return pointers
+
+
+def _records(pointer: Path, data: Path) -> bool:
+    try:
+        content = yaml.safe_load(pointer.read_text(encoding="utf-8"))
+        return any((pointer.parent / out["path"]).as_posix().endswith(data.as_posix()) for out in content["outs"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return False
+
+
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def restore_result(root: Path, step: Step) -> None:
+    """Bring back the last result of a stage that failed: DVC takes it away before it runs the stage."""
+    if not (root / "artifacts" / step.experiment / step.stage).exists() and step.bytes:
+        run_dvc(root, "checkout", "--quiet", step.name)
+
+
+def run_dvc(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        dvc_command(*arguments), cwd=root, env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+def dvc_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tasks._dvc_child", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """For processes of a run: this Python first, quiet, and tied to this process's life."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    code = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PATH": path, "PYTHONPATH": code, "DVC_NO_ANALYTICS": "1", SUPERVISED: "1"}
+
+
+def stage_names(root: Path) -> list[str]:
+    """The stages of dvc.yaml that are run per experiment, in its order."""
+    content = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))
+    return [name for name, stage in content["stages"].items() if "matrix" in stage]
+
+
+def _code_folders(root: Path, stage: str) -> list[str]:
+    content = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))
+    deps = content["stages"][stage].get("deps", [])
+    return [dep for dep in deps if "$" not in dep and (root / dep).is_dir()]
+
+
+def _log_file(root: Path, step: Step) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%S")
+    return root / LOGS / f"{stamp}-{step.experiment}-{step.stage}.log"
+
+
+def _short(root: Path, file: Path) -> Path:
+    return file.relative_to(root) if file.is_relative_to(root) else file
+
+
+def _wait_for(act: Callable[[], None], wait: bool, notify: Callable[[str], None]) -> None:
+    """Do something that another DVC may be in the way of."""
+    told = False
+    while True:
+        try:
+            return act()
+        except BusyError as error:
+            if not wait:
+                raise
+            if not told:
+                notify(f"{error}; waiting for it to end")
+            told = True
+            time.sleep(RETRY_SECONDS)
+
+
+def smoke(
+    root: Path,
+    experiments: list[str] | None,
+    limit: int,
+    *,
+    wait: bool = True,
+    notify: Callable[[str], None] = say,
+) -> Iterator[Outcome]:
+    """Run every stage on a few samples, without DVC, into `.quee/smoke/EXPERIMENT-N/`; yields each as it ends."""
+    if limit < 1:
+        raise UsageError(f"--limit {limit}: give a number of samples from 1")
+    names = checked(root, experiments)
+    with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
+        ensure_data(root, names, notify)
+        for name in names:
+            for stage in stage_names(root):
+                step = Step(name, stage, "run")
+                began, log = time.time(), _log_file(root, step)
+                words = shlex.split(stage_entry(root, stage, name)["cmd"])
+                command = [sys.executable, *words[1:], "--limit", str(limit)]
+                if status := run_logged(command, log, root, environment(), True):
+                    if status == INTERRUPTED:
+                        raise KeyboardInterrupt
+                    raise StageError(f"smoke run: stage {step.name} failed\nlog: {_short(root, log)}", status)
+                yield Outcome(name, stage, "ran", time.time() - began, log)

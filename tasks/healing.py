@@ -1,0 +1,127 @@
+"""What kills leave behind: DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place, and then refuses every command."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from quee.errors import BusyError
+from quee.io import write_bytes
+
+LAST_GOOD = Path(".quee") / "last-good" / "dvc.lock"
+DIGEST = re.compile(r"^[0-9a-f]{32}(\.dir)?$")
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def heal(root: Path, notify: Callable[[str], None]) -> None:
+    """Put right what killed runs left. The caller holds the checkout's lock. Raises BusyError when DVC is at work."""
+    _heal_rwlock(root, notify)
+    _heal_lock(root, notify)
+    keep_last_good(root)
+
+
+def keep_last_good(root: Path) -> None:
+    """Copy `dvc.lock` when it is whole; call it when DVC is not writing it."""
+    try:
+        content = (root / "dvc.lock").read_bytes()
+    except OSError:
+        return
+    copy = root / LAST_GOOD
+    if whole(content) and (not copy.is_file() or copy.read_bytes() != content):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(copy, content)
+
+
+def whole(content: bytes) -> bool:
+    """Whether the bytes are a whole `dvc.lock`."""
+    if not content.endswith(b"\n"):
+        return False
+    try:
+        stages = yaml.load(content, Loader=LOADER)["stages"]
+        entries = [entry for stage in stages.values() for entry in (*stage.get("deps", []), *stage["outs"])]
+        return all(DIGEST.match(str(entry["md5"])) for entry in entries)
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _heal_lock(root: Path, notify: Callable[[str], None]) -> None:
+    lock, copy = root / "dvc.lock", root / LAST_GOOD
+    if not lock.exists():
+        return
+    content = lock.read_bytes()
+    good = copy.read_bytes() if copy.is_file() else _committed(root)
+    cut_off = len(content) < len(good) and good.startswith(content) and whole(good)
+    if whole(content) and not cut_off:
+        return
+    state = "empty" if not content.strip() else "damaged"
+    if whole(good):
+        write_bytes(lock, good)
+        notify(f"dvc.lock was {state} (a run was killed while writing it): restored from the last good copy")
+    else:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        lock.rename(copy.with_name("dvc.lock.damaged"))
+        notify(f"dvc.lock was {state} and there is no good copy: taken away; stages are restored from the run cache")
+
+
+def _committed(root: Path) -> bytes:
+    done = subprocess.run(["git", "show", "HEAD:./dvc.lock"], cwd=root, capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else b""
+
+
+def _heal_rwlock(root: Path, notify: Callable[[str], None]) -> None:
+    file = root / ".dvc" / "tmp" / "rwlock"
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return
+    holders = _holders(content)
+    if holders == []:
+        return
+    if alive := _at_work(root, holders, file.stat().st_mtime):
+        raise BusyError(f"DVC is at work here: process {alive}; try again when it has ended")
+    file.unlink(missing_ok=True)
+    state = "damaged" if holders is None else "left by a killed run"
+    notify(f".dvc/tmp/rwlock was {state}: removed")
+
+
+def _holders(content: bytes) -> list[int] | None:
+    """Process ids that a rwlock names; None when it cannot be read."""
+    try:
+        lock: dict[str, Any] = json.loads(content)
+        writers = list(lock.get("write", {}).values())
+        readers = [reader for readers in lock.get("read", {}).values() for reader in readers]
+        return sorted({int(holder["pid"]) for holder in (*writers, *readers)})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _at_work(root: Path, holders: list[int] | None, written: float) -> int | None:
+    """A live process that holds the rwlock: one it names, or, where it cannot be read, any DVC in this checkout."""
+    import psutil
+
+    if holders is None:
+        holders = [process.pid for process in psutil.process_iter() if _is_dvc(process, root)]
+    for pid in holders:
+        try:
+            process = psutil.Process(pid)
+            # a process younger than the lock has a dead one's number
+            if process.create_time() <= written + 1 and process.status() != psutil.STATUS_ZOMBIE:
+                return pid
+        except psutil.Error:
+            continue
+    return None
+
+
+def _is_dvc(process: Any, root: Path) -> bool:
+    import psutil
+
+    try:
+        arguments = process.cmdline()
+        names = {Path(argument).name for argument in arguments[:3]}
+        return bool(names & {"dvc", "tasks._dvc_child"}) and Path(process.cwd()) == root.resolve()
+    except (psutil.Error, OSError):
+        return False

@@ -1,0 +1,24 @@
+"""Stage `policies`: the learned policies."""
+
+from quee.cache import read_cache
+from quee.io import read_tensors, write_json, write_tensors
+from quee.policies import Costs, Plan, fit_fitted_q
+from quee.predictors import Predictors
+from tasks.stage import Stage, main
+
+
+def run(stage: Stage) -> None:
+    """Fit `fitted_q` on the predictor split by backward induction over the cached tree."""
+    settings = stage.experiment.policies
+    cache = read_cache(stage.input("features"))
+    predictors = Predictors.from_arrays(read_tensors(stage.input("predictors") / "predictors.safetensors"))
+    spent = [predictors.bitflops(gate) for gate in range(1, cache.tree.segments)]
+    plan = Plan(cache.tree, Costs.of(cache.tree, cache.description, spent), predictors)
+    fitted = fit_fitted_q(plan, cache.of("predictor"), settings.fitted_q, settings.seed)
+    write_tensors(stage.out / "fitted_q.safetensors", fitted.arrays())
+    bitflops = {f"gate_{gate}": fitted.bitflops(gate) for gate in range(1, cache.tree.segments)}
+    write_json(stage.out / "metrics.json", {"fitted_q": {"bitflops": bitflops, "knots": len(fitted.knots)}})
+
+
+if __name__ == "__main__":
+    main("policies", run)

@@ -1,0 +1,58 @@
+"""Stage `report`: figures and one page that can be read anywhere."""
+
+from pathlib import Path
+from typing import Any
+
+from quee.io import file_digest, read_json, read_table, write_bytes
+from quee.report import Results
+from quee.report.figures import draw
+from quee.report.page import build_page
+from tasks.stage import Stage, main
+
+
+def run(stage: Stage) -> None:
+    """Draw the figures and write the report from the tables of the other stages."""
+    measured = {
+        "backbone": stage.input("backbone"),
+        "quantize": stage.input("quantize"),
+        "exits": stage.input("exits"),
+        "targets": stage.input("targets"),
+        "predictors": stage.input("predictors"),
+        "evaluate": stage.input("evaluate"),
+    }
+    folders = {**measured, "prepare": stage.input("prepare")}
+    digests: dict[str, str] = {}
+
+    def path(folder: str, name: str) -> Path:
+        found = folders[folder] / name
+        digests[f"{folder}/{name}"] = file_digest(found)
+        return found
+
+    def rows(folder: str, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = read_table(path(folder, f"{name}.parquet")).to_pylist()
+        return found
+
+    repeated = (folders["evaluate"] / "resplits.parquet").exists()
+    results = Results(
+        experiment=stage.experiment.name,
+        title=stage.experiment.report.title or f"QuEE: {stage.experiment.name}",
+        dataset=read_json(path("prepare", "dataset.json")),
+        backbone=read_json(path("backbone", "backbone.json")),
+        metrics={name: read_json(path(name, "metrics.json")) for name in measured},
+        curve=rows("evaluate", "curve"),
+        bands=rows("evaluate", "bands"),
+        operating_points=rows("evaluate", "operating_points"),
+        usage=rows("evaluate", "usage"),
+        calibration=rows("targets", "calibration"),
+        resplits=rows("evaluate", "resplits") if repeated else [],
+        digests=digests,
+    )
+    figures = draw(results)
+    (stage.out / "figures").mkdir()
+    for name, text in figures.items():
+        write_bytes(stage.out / "figures" / f"{name}.svg", text.encode())
+    write_bytes(stage.out / "report.html", build_page(results, figures).encode())
+
+
+if __name__ == "__main__":
+    main("report", run)

@@ -1,0 +1,188 @@
+"""What experiments achieved: method × budget with accuracy and realised cost, and how it compares with another time."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+
+from quee.errors import IntegrityError, UsageError
+from quee.registry import unknown
+from tasks._tracking_lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
+from tasks._tracking_values import numbers
+
+MAIN = ("static_hull", "confidence_hull", "quee_plan", "quee_fitted_q", "random_routing", "oracle")
+"""Methods of the short table; the others are shown on request."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a metric may be from its earlier value: absolutely, or in relation to the larger of the two."""
+
+    pattern: str
+    absolute: float
+    relative: float
+    why: str
+
+
+TOLERANCES = (
+    Tolerance(r"(^|\.)(parameters|macs|bitflops|bytes|samples|nodes)$", 0.0, 1e-9, "counted, not measured"),
+    Tolerance(r"cost_at_drop", 0.05, 0.35, "a step of the curve moves with a single test sample"),
+    Tolerance(r"gap_closed", 0.15, 0.0, "a ratio of small differences"),
+    Tolerance(r"(^|\.)(cost|[\w]*_cost)$", 0.02, 0.05, "realised by a policy fitted anew"),
+    Tolerance(r"", 0.02, 0.02, "training elsewhere changes the last bits, and these a few samples"),
+)
+"""The first whose pattern is found in a metric's name decides. Another processor gives other last bits."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric now and then; `within` tells whether they agree as far as they must."""
+
+    metric: str
+    before: float | None
+    after: float | None
+    allowed: float
+    within: bool
+
+
+@dataclass(frozen=True)
+class Results:
+    """What `evaluate` measured: its metrics, an operating point per method and budget, the report if there is one."""
+
+    experiment: str
+    metrics: dict[str, Any]
+    points: list[dict[str, Any]]
+    report: Path | None
+
+
+def load_results(root: Path, experiment: str, reference: bool = False) -> Results:
+    """Results in artifacts/, or the published ones in reference/; raises UsageError where there are none."""
+    from quee.io import read_json, read_table
+
+    base = root / ("reference" if reference else "artifacts")
+    folder = base / experiment / "evaluate"
+    if reference and not folder.is_dir():
+        folder = base / experiment
+    if not (folder / "metrics.json").is_file():
+        known = (
+            sorted({file.relative_to(base).parts[0] for file in base.glob("*/**/metrics.json")})
+            if base.is_dir()
+            else []
+        )
+        hint = "fetch them with `dvc pull reference.dvc`" if reference else f"run `quee run {experiment}`"
+        raise UsageError(f"{unknown(f'experiment with results in {base.name}/', experiment, known)}; {hint}")
+    metrics = read_json(folder / "metrics.json")
+    points = read_table(folder / "operating_points.parquet").to_pylist()
+    first = min((p["seed"] for p in points if p.get("seed") is not None), default=None)
+    points = [point for point in points if point.get("seed") in (first, None)]
+    places = (base / experiment / "report" / "report.html", folder / "report.html")
+    return Results(experiment, metrics, points, next((path for path in places if path.is_file()), None))
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    return {**asdict(results), "report": str(results.report) if results.report else None}
+
+
+def results_table(results: Results, all_methods: bool = False) -> Group:
+    """A row per method: accuracy on test in % at each budget, below it the cost realised there."""
+    budgets = sorted({point["budget"] for point in results.points})
+    names = {point["method"] for point in results.points}
+    methods = [name for name in MAIN if name in names] + (sorted(names - set(MAIN)) if all_methods else [])
+    fp32 = results.metrics.get("fp32_accuracy")
+    fp32 = results.metrics.get("fp32_accuracy")
+    title = f"[bold]{results.experiment}[/bold]: accuracy on test (%), below it the realised cost"
+    full = "" if fp32 is None else f"fp32 {100 * fp32:.2f} %. "
+    missed = any(not point["budget_met"] for point in results.points if point["method"] in methods)
+    note = f"[dim]{full}Cost 1 is static w8a8.{' * out of reach: the nearest.' if missed else ''}[/dim]"
+    table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False)
+    table.add_column("method \\ budget", no_wrap=True)
+    for budget in budgets:
+        table.add_column(f"{budget:g}", justify="right", no_wrap=True)
+    found = {(point["method"], point["budget"]): point for point in results.points}
+    for method in methods:
+        row = [found.get((method, budget)) for budget in budgets]
+        table.add_row(f"{method}\n[dim]{_summary(results.metrics, method)}[/dim]", *map(_cell, row))
+    return Group(title, table, note)
+
+
+def _summary(metrics: dict[str, Any], method: str) -> str:
+    parts = []
+    if (auc := metrics.get("methods", {}).get(method, {}).get("auc")) is not None:
+        parts.append(f"auc {100 * auc:.2f}")
+    gap = metrics.get("oracle_gap_closed", {}).get(method)
+    if isinstance(gap, int | float) and method not in ("static_hull", "oracle"):
+        parts.append(f"gap {100 * gap:+.0f} %")
+    return " ".join(parts)
+
+
+def _cell(point: dict[str, Any] | None) -> str:
+    if point is None or point["test_accuracy"] is None:
+        return "–"
+    missed = "" if point["budget_met"] else "*"
+    return f"{100 * point['test_accuracy']:.1f}\n[dim]{missed}{point['test_cost']:.2g}[/dim]"
+
+
+def metrics_of(root: Path, result: ExperimentResult, here: bool) -> dict[str, float]:
+    """Every stage's metrics as `STAGE.name`, from artifacts/ when `here`, else from DVC's cache."""
+    found: dict[str, float] = {}
+    for stage in result.stages.values():
+        if (text := read_out(root, stage, "metrics.json", here)) is not None:
+            try:
+                found |= {f"{stage.stage}.{name}": value for name, value in numbers(json.loads(text)).items()}
+            except ValueError:
+                raise IntegrityError(f"not a JSON file: metrics.json of {stage.name}") from None
+    return found
+
+
+def against(root: Path, revision: str, experiments: list[str] | None) -> dict[str, list[Change]]:
+    """Metrics in artifacts/ beside those that `dvc.lock` of a git revision stands for, by experiment."""
+    if not is_revision(root, revision):
+        raise UsageError(f"unknown git revision {revision!r}")
+    now, then = read_lock(root), read_lock(root, revision)
+    names = experiments or [name for name in default_experiments(root) or list(now) if name in now]
+    changes = {}
+    for name in names:
+        after = metrics_of(root, chosen(now, [name])[name], here=True)
+        if name not in then:
+            raise UsageError(unknown(f"experiment with results at {revision}", name, list(then)))
+        changes[name] = changes_between(metrics_of(root, then[name], here=False), after)
+    return changes
+
+
+def changes_between(before: dict[str, float], after: dict[str, float]) -> list[Change]:
+    """Metrics side by side; one that only one side has counts as within, as there is nothing to hold it against."""
+    found = []
+    for name in sorted(before | after):
+        old, new = before.get(name), after.get(name)
+        rule = next(rule for rule in TOLERANCES if re.search(rule.pattern, name))
+        allowed = max(rule.absolute, rule.relative * max(abs(old or 0.0), abs(new or 0.0)))
+        within = old is None or new is None or abs(new - old) <= allowed
+        found.append(Change(name, old, new, allowed, within))
+    return found
+
+
+def changes_table(experiment: str, changes: list[Change], revision: str, all_metrics: bool = False) -> Table:
+    """Metrics outside their tolerance, or all."""
+    table = Table(title=f"{experiment}: now against {revision}", box=None, pad_edge=False, title_justify="left")
+    for column in ("metric", revision, "now", "difference", "allowed", ""):
+        table.add_column(column, justify="left" if column in ("metric", "") else "right")
+    for change in changes:
+        if all_metrics or not change.within:
+            difference = None if change.before is None or change.after is None else change.after - change.before
+            figures = [figure(value) for value in (change.before, change.after, difference, change.allowed)]
+            table.add_row(change.metric, *figures, "" if change.within else "outside")
+    return table
+
+
+def figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.5g}"
+
+
+def print_results(console: Console, results: Results, all_methods: bool = False) -> None:
+    console.print(results_table(results, all_methods))
+    if results.report:
+        console.print(f"Report: {results.report}", soft_wrap=True)

@@ -1,0 +1,178 @@
+"""What every stage shares: `python -m tasks.STAGE EXPERIMENT [--limit N] [--debug]`.
+
+A stage writes `artifacts/EXPERIMENT/STAGE/` whole or not at all: it works in a folder aside, which takes the place of
+the previous result when it succeeds. One writer at a time, and none that outlives whoever started it.
+"""
+
+import argparse
+import ctypes
+import inspect
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quee.errors import IntegrityError, QueeError, UsageError
+from tasks import journal, partial
+from tasks.healing import keep_last_good
+from tasks.lifeline import die_with_parent
+from tasks.locks import exclusive
+
+if TYPE_CHECKING:
+    from quee.experiment import Experiment
+
+SMOKE = Path(".quee") / "smoke"
+INTERRUPTED = 130
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one experiment, at work."""
+
+    name: str
+    experiment: "Experiment"
+    out: Path
+    """An empty folder; on success it becomes `artifacts/EXPERIMENT/STAGE`."""
+    artifacts: Path
+    """Folder of the experiment's results."""
+    limit: int | None = None
+    """Smoke run: use only so many samples."""
+
+    @property
+    def data(self) -> Path:
+        """The data set's folder."""
+        return Path("data") / self.experiment.prepare.dataset
+
+    def input(self, stage: str) -> Path:
+        """Folder with the result of an earlier stage; raises IntegrityError when there is none."""
+        folder = self.artifacts / stage
+        if not folder.is_dir():
+            raise IntegrityError(f"missing folder: {folder} (the result of stage {stage!r}; `quee run` makes it)")
+        return folder
+
+    @cached_property
+    def partial(self) -> Path:
+        """Folder for resumable work: kept over kills as long as code, settings and data stay; removed on success."""
+        digest = partial.stage_digest(self.name, self.experiment.name, self.artifacts, self.limit)
+        folder = partial.PARTIAL / self.name / digest
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = None) -> None:
+    """Run a stage from its command line and exit with its status."""
+    options = _parse(name, run, arguments)
+    die_with_parent()
+    try:
+        run_stage(name, run, options.experiment, options.limit)
+        status = 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    except Exception as error:
+        if options.debug:
+            raise
+        print(explain(error), file=sys.stderr)
+        status = exit_status(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(status)
+
+
+def explain(error: BaseException) -> str:
+    """One line on an error: a QueeError's own message, or the type and message of a fault."""
+    if isinstance(error, QueeError):
+        return str(error)
+    detail = " ".join(str(error).split()) or "no message"
+    return f"failed: {type(error).__name__}: {detail} (run with --debug for the traceback)"
+
+
+def exit_status(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return error.exit_status if isinstance(error, QueeError) else 1
+
+
+def artifacts_of(experiment: str, limit: int | None = None) -> Path:
+    """Folder of an experiment's results; a smoke run with a limit has its own."""
+    return Path("artifacts") / experiment if limit is None else SMOKE / f"{experiment}-{limit}"
+
+
+def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: int | None = None) -> None:
+    """Run a stage under its lock; its result takes the place of the previous one when it succeeds.
+
+    Raises UsageError on a bad name or settings before anything is created.
+    """
+    from quee.experiment import load_experiment
+
+    loaded = load_experiment(experiment)
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: give a number of samples from 1")
+    artifacts = artifacts_of(experiment, limit)
+    with exclusive(f"{artifacts.name}.{name}", f"stage {name} of {artifacts.name}"):
+        if limit is None:
+            keep_last_good(Path())
+        record = journal.begin(experiment, name, limit)
+        pages = journal.JOURNAL if limit is None else artifacts / "journal"
+        try:
+            with _aside(artifacts / name) as out:
+                stage = Stage(name, loaded, out, artifacts, limit)
+                run(stage)
+                size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            journal.finish(pages, record, status, exit_status=exit_status(error), error=explain(error))
+            raise
+        if "partial" in stage.__dict__:
+            partial.discard(stage.partial)
+        journal.finish(pages, record, "done", bytes=size)
+
+
+@contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `target` when the block ends without error. The caller holds the lock."""
+    aside, old = (target.with_name(f".{target.name}.{role}") for role in ("aside", "old"))
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        if not any(aside.iterdir()):
+            raise IntegrityError(f"stage {target.name!r} wrote nothing")
+        _replace(aside, target, old)
+    finally:
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _replace(aside: Path, target: Path, old: Path) -> None:
+    if not target.exists():
+        aside.rename(target)
+    elif not _exchange(aside, target):  # where a kill between the two leaves `old`, the next run puts it back
+        target.rename(old)
+        aside.rename(target)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two folders in one step, where the kernel and file system can."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    return bool(renameat2(AT_FDCWD, os.fsencode(a), AT_FDCWD, os.fsencode(b), RENAME_EXCHANGE) == 0)
+
+
+def _parse(name: str, run: Callable[[Stage], None], arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m tasks.{name}", description=inspect.getdoc(run))
+    parser.add_argument("experiment", help="name of a file experiments/NAME.yaml")
+    parser.add_argument("--limit", type=int, metavar="N", help="smoke run on N samples, into .quee/smoke/EXPERIMENT-N")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    return parser.parse_args(arguments)

@@ -1,0 +1,170 @@
+"""Verbs of `quee` that remember and show results: `track`, `results`, `compare`, `ui`."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quee.errors import BusyError, QueeError
+
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="All by default.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def track(experiments: Names = None, json_: AsJson = False) -> None:
+    """Make MLflow hold each result in dvc.lock exactly once; does nothing for those it has."""
+    from tasks.tracking import track as track_results
+
+    done = track_results(Path.cwd(), experiments, notify=lambda message: typer.echo(message, err=True))
+    if json_:
+        typer.echo(json.dumps(asdict(done), indent=1))
+        return
+    for title in (*done.logged, *done.registered):
+        typer.echo(f"tracked {title}")
+    for name, reason in done.skipped.items():
+        typer.echo(f"skipped {name}: {reason}", err=True)
+    typer.echo(f"{len(done.logged)} results tracked, {done.known} were already")
+
+
+def results(
+    experiments: Names = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="REV", help="Compare metrics with those of a git revision; exit 1 if any is outside."),
+    ] = None,
+    reference: Annotated[bool, typer.Option("--reference", help="Show the published results in reference/.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Show every method, or every metric.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Show what experiments achieved: accuracy and realised cost of each method at each budget."""
+    if against is not None:
+        _results_against(against, experiments, all_, json_)
+        return
+    from rich.console import Console
+
+    from tasks._tracking_lock import default_experiments
+    from tasks.results import as_json, load_results, print_results
+
+    root = Path.cwd()
+    found = [load_results(root, name, reference) for name in experiments or default_experiments(root)]
+    if json_:
+        typer.echo(json.dumps({item.experiment: as_json(item) for item in found}, indent=1))
+        return
+    console = Console()
+    for item in found:
+        print_results(console, item, all_)
+
+
+def _results_against(revision: str, experiments: list[str] | None, all_metrics: bool, json_: bool) -> None:
+    from rich.console import Console
+
+    from tasks.results import TOLERANCES, against, changes_table
+
+    found = against(Path.cwd(), revision, experiments)
+    outside = sum(not change.within for changes in found.values() for change in changes)
+    if json_:
+        typer.echo(
+            json.dumps({name: [asdict(change) for change in changes] for name, changes in found.items()}, indent=1)
+        )
+    else:
+        console = Console()
+        for name, changes in found.items():
+            if all_metrics or any(not change.within for change in changes):
+                console.print(changes_table(name, changes, revision, all_metrics))
+            inside = sum(change.within for change in changes)
+            console.print(
+                f"{name}: {inside} of {len(changes)} metrics agree with {revision} within tolerance", soft_wrap=True
+            )
+        console.print("Tolerances (absolute or relative to the larger value, by metric):", style="dim")
+        for rule in TOLERANCES:
+            text = f"  {rule.pattern or 'others'}: {rule.absolute:g} or {rule.relative:g}; {rule.why}"
+            console.print(text, style="dim", markup=False, soft_wrap=True)
+    if outside:
+        raise typer.Exit(1)
+
+
+def compare(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="Experiment, MLflow run id, git revision, or REVISION:EXPERIMENT.")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    all_: Annotated[bool, typer.Option("--all", help="Show every metric, not the main ones.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Show how two results differ in settings and metrics."""
+    from tasks._tracking_compare import differences, side
+    from tasks.results import MAIN, figure
+
+    root = Path.cwd()
+    left, right = side(root, a, b), side(root, b, a)
+    settings, metrics = differences(left.settings, right.settings), differences(left.metrics, right.metrics)
+    if json_:
+        typer.echo(json.dumps({"a": left.label, "b": right.label, "settings": settings, "metrics": metrics}, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for kind, found in (("settings", settings), ("metrics", metrics)):
+        shown = found
+        if kind == "metrics" and not all_:
+            main = tuple(f"methods/{method}." for method in MAIN)
+            shown = {
+                name: pair for name, pair in found.items() if not name.startswith("methods/") or name.startswith(main)
+            }
+        if not found:
+            console.print(f"The {kind} are equal.")
+            continue
+        table = Table(box=None, pad_edge=False)
+        table.add_column(kind, overflow="fold")
+        table.add_column(left.label, justify="right", overflow="fold")
+        table.add_column(right.label, justify="right", overflow="fold")
+        if kind == "metrics":
+            table.add_column("difference", justify="right")
+        for name, (old, new) in shown.items():
+            if kind == "settings":
+                table.add_row(name, *("–" if value is None else str(value) for value in (old, new)))
+            else:
+                change = None if old is None or new is None else new - old
+                table.add_row(name, figure(old), figure(new), figure(change))
+        console.print(table)
+        if len(shown) < len(found):
+            console.print(f"{len(found) - len(shown)} more with --all", style="dim")
+
+
+def ui(
+    port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 5000,
+) -> None:
+    """Open MLflow's pages on this machine: runs, curves, models. Ctrl-C ends it."""
+    from tasks._tracking_index import tracking_uri
+    from tasks.tracking import ENVIRONMENT, prepare_store
+
+    root = Path.cwd()
+    uri = tracking_uri(root)
+    if uri.startswith(("http://", "https://")):
+        typer.echo(f"MLflow is at {uri}")
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise BusyError(f"port {port} is not free ({error.strerror}); choose another with --port") from None
+    prepare_store(root, uri)
+    typer.echo(f"MLflow at http://127.0.0.1:{port} shows {uri}; Ctrl-C ends it")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1", "--default-artifact-root", (root / "mlruns").as_uri()]
+    try:
+        status = subprocess.run(command, env={**ENVIRONMENT, **os.environ}, check=False).returncode
+    except KeyboardInterrupt:
+        return
+    if status:
+        raise QueeError(f"MLflow ended with status {status}")

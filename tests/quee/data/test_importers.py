@@ -1,0 +1,321 @@
+import gzip
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from image_files import encoded, noise
+from public_files import (
+    WNIDS,
+    cifar_members,
+    cifar_rows,
+    idx,
+    photo,
+    python2_pickle,
+    write_imagenet,
+    write_mnist,
+    write_svhn,
+    write_tar,
+)
+
+from quee.data import DATASETS, importers, open_dataset
+from quee.data.importers import Options, import_dataset, located
+from quee.errors import QueeError, UsageError
+
+
+def added(name, source, **options):
+    target = Path("data") / name
+    import_dataset(name, source, target, Options(**options))
+    assert not list(Path(".quee/partial/import").iterdir())
+    return open_dataset(target, name)
+
+
+def refused(name, source, reason, error=QueeError, **options):
+    with pytest.raises(error, match=reason):
+        import_dataset(name, source, Path("data") / name, Options(**options))
+    assert not Path("data").exists()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_idx_files(project, name, packed):
+    images = added(name, write_mnist(Path("files"), packed))
+    assert (len(images), images.train_samples, len(images.classes)) == (60, 40, 10)
+    assert np.array_equal(images.decode(np.arange(40))[..., 0], noise(0, 40, 28, 28))
+    assert images.labels.tolist() == [i % 10 for i in range(40)] + [i % 10 for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda content: content[:-5], "header claims 31,360 bytes, the file holds 31,355"),
+        (lambda content: content + b"x", "the file holds more"),
+        (lambda content: b"\0\0\x0d\x03" + content[4:], "magic number 00000d03; expected 00000803"),
+        (lambda content: content[:9], "truncated in its header"),
+        (lambda content: b"", "magic number missing"),
+        (lambda content: content[:4] + b"\xff" * 12 + content[16:], "at most"),
+        (lambda content: idx(noise(0, 40, 32, 32)), "images of 32×32 pixels; expected 28×28"),
+        (lambda content: idx(noise(0, 39, 28, 28)), "39 images and 40 labels"),
+    ],
+)
+def test_a_damaged_idx_file_is_refused(project, damage, reason):
+    path = write_mnist(Path("files"), packed=False) / "train-images-idx3-ubyte"
+    path.write_bytes(damage(path.read_bytes()))
+    refused("mnist", Path("files"), reason)
+
+
+def test_a_truncated_gz_file_and_a_label_out_of_range_are_refused(project):
+    path = write_mnist(Path("files"), packed=True) / "train-labels-idx1-ubyte.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-12])
+    refused("mnist", Path("files"), "truncated or damaged")
+    path.write_bytes(gzip.compress(idx(np.full(40, 11, np.uint8))))
+    refused("mnist", Path("files"), "label 11 of image 0 is out of range; valid: 0 to 9")
+    path.unlink()
+    refused("mnist", Path("files"), "has no train-labels-idx1-ubyte", UsageError)
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+@pytest.mark.parametrize("kind", ["python", "binary"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_archives(project, name, kind, unpacked):
+    members = cifar_members(name, kind)
+    source = Path("archive")
+    if unpacked:
+        for member, content in members.items():
+            (source / member).parent.mkdir(parents=True, exist_ok=True)
+            (source / member).write_bytes(content)
+    else:
+        write_tar(source, members, "w:gz")
+    images = added(name, source)
+    classes = 10 if name == "cifar10" else 100
+    batches = 5 if name == "cifar10" else 1
+    assert (len(images), images.train_samples, len(images.classes)) == (20 * batches + 20, 20 * batches, classes)
+    rows, labels = cifar_rows(0, 20, classes)
+    assert np.array_equal(images.decode(np.arange(20)), rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    assert images.labels[:20].tolist() == labels
+    assert images.classes[1] == ("automobile" if name == "cifar10" else "fine_01")
+
+
+def test_both_cifar_archives_give_the_same_dataset(project):
+    digests = []
+    for kind in ("python", "binary"):
+        archive = write_tar(Path("archive"), cifar_members("cifar10", kind), "w:gz")
+        import_dataset("cifar10", archive, Path("data") / kind)
+        digests.append(open_dataset(Path("data") / kind, "cifar10").digests)
+    assert digests[0] == digests[1]
+
+
+class Harmful:
+    def __reduce__(self):
+        return (Path.touch, (Path("harmed"),))
+
+
+def test_a_pickle_with_another_type_is_refused_and_not_executed(project):
+    members = cifar_members("cifar10", "python")
+    members["cifar-10-batches-py/data_batch_1"] = pickle.dumps({b"data": Harmful()}, protocol=2)
+    refused("cifar10", write_tar(Path("archive"), members, "w:gz"), "which is not in the format")
+    assert not Path("harmed").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not read"),
+        (pickle.dumps([1, 2], protocol=2), "holds a list"),
+        (pickle.dumps({"data": np.zeros((2, 3072))}, protocol=2), "data_batch_2: not read"),
+        (python2_pickle({b"data": noise(0, 2, 3071), b"labels": [1, 2]}), r"shape \(2, 3071\)"),
+        (python2_pickle({b"data": noise(0, 3, 3072), b"labels": [1, 2]}), "3 images and 2 labels"),
+        (python2_pickle({b"data": noise(0, 2, 3072), b"labels": [1, 10]}), "label 10 of image 21 is out of range"),
+        (python2_pickle({b"data": noise(0, 2, 3072)}), "no list under 'labels'"),
+    ],
+)
+def test_a_bad_cifar_batch_is_refused(project, content, reason):
+    members = cifar_members("cifar10", "python")
+    members["cifar-10-batches-py/data_batch_2"] = content
+    refused("cifar10", write_tar(Path("archive"), members, "w:gz"), reason)
+
+
+def test_bad_cifar_archives_are_refused(project):
+    members = cifar_members("cifar10", "binary")
+    path = write_tar(Path("archive"), members, "w:gz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused("cifar10", path, "not a whole tar archive")
+    path.write_bytes(b"no archive")
+    refused("cifar10", path, "not a whole tar archive")
+    refused("cifar100", write_tar(path, members, "w:gz"), "has no meta; is it an archive of cifar100")
+    members["cifar-10-batches-bin/test_batch.bin"] += b"x"
+    refused("cifar10", write_tar(path, members, "w:gz"), "not whole records of 3073; truncated")
+    members["elsewhere/test_batch.bin"] = b""
+    refused("cifar10", write_tar(path, members, "w:gz"), "is in it twice")
+
+
+@pytest.mark.parametrize("extra", [False, True])
+def test_svhn(project, extra):
+    images = added("svhn", write_svhn(Path("files"), train=30, test=20, extra=10), extra=extra)
+    assert (len(images), images.train_samples) == (60, 40) if extra else (50, 30)
+    assert images.labels[:12].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
+    assert np.array_equal(images.decode(np.arange(30)), noise(0, 32, 32, 3, 30).transpose(3, 0, 1, 2))
+
+
+def test_bad_svhn_files_are_refused(project):
+    from scipy.io import savemat
+
+    path = write_svhn(Path("files"), train=30, test=20) / "train_32x32.mat"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused("svhn", Path("files"), "not a whole MATLAB file")
+    for content, reason in (
+        ({"X": noise(0, 32, 32, 3, 4), "y": np.array([[1], [2], [3]])}, "4 images and 3 labels"),
+        ({"X": noise(0, 32, 32, 3, 1), "y": np.array([[11]])}, "label 11 of image 0 is out of range; valid: 1 to 10"),
+        ({"X": noise(0, 28, 28, 3, 1), "y": np.array([[1]])}, "X is uint8 of shape"),
+        ({"X": noise(0, 32, 32, 3, 1)}, "has no variable y"),
+    ):
+        savemat(path, content)
+        refused("svhn", Path("files"), reason)
+    refused("svhn", Path("files"), "has no extra_32x32.mat|has no variable", extra=True)
+
+
+def test_imagenet_from_the_official_archives(project):
+    images = added("imagenet", write_imagenet(Path("files")))
+    assert (len(images), images.train_samples, images.classes) == (33, 24, WNIDS)
+    by_path = {images.encoded[i][1]: i for i in range(33)}
+    for label, wnid in enumerate(WNIDS):
+        sample = by_path[f"{wnid}/{wnid}_5.JPEG"]
+        assert images.encoded[sample][0] == photo(1000 * label + 5)
+        assert images.labels[sample] == label
+    for i in range(9):
+        sample = by_path[f"ILSVRC2012_val_{i + 1:08d}.JPEG"]
+        assert sample >= 24
+        assert images.labels[sample] == i % 3
+        assert images.encoded[sample][0] == photo(9000 + i)
+    assert not (np.diff(images.labels[:24]) >= 0).all()
+
+
+@pytest.mark.parametrize("line", ["{wnid}", "ILSVRC2012_val_{number:08d}.JPEG {wnid}"])
+def test_imagenet_with_a_given_ground_truth(project, line):
+    source = write_imagenet(Path("files"))
+    (source / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    refused("imagenet", source, "nor was --ground-truth given", UsageError)
+    truth = Path("truth.txt")
+    truth.write_text("\n".join(line.format(wnid=WNIDS[i % 3], number=i + 1) for i in range(9)))
+    images = added("imagenet", source, ground_truth=truth)
+    labels = {images.encoded[i][1]: images.labels[i] for i in range(24, 33)}
+    assert [labels[name] for name in sorted(labels)] == [i % 3 for i in range(9)]
+
+
+def test_imagenet_from_class_folders(project):
+    for split, count in (("train", 6), ("val", 3)):
+        for label, wnid in enumerate(WNIDS):
+            folder = Path("files") / split / wnid
+            folder.mkdir(parents=True)
+            for i in range(count):
+                (folder / f"{wnid}_{i}.JPEG").write_bytes(photo(100 * label + i))
+    images = added("imagenet", Path("files"))
+    assert (len(images), images.train_samples, images.classes) == (27, 18, WNIDS)
+
+
+def test_bad_imagenet_archives_are_refused(project):
+    source = write_imagenet(Path("files"))
+    train = source / "ILSVRC2012_img_train.tar"
+    whole = train.read_bytes()
+    train.write_bytes(whole[: len(whole) // 2])
+    refused("imagenet", source, "truncated in|not a whole tar archive")
+    train.write_bytes(whole)
+    truth = Path("truth.txt")
+    for text, reason in (
+        ("1\n2\n", "9 images, the ground truth 2 labels"),
+        ("7\n" * 9, "class number 7, which is not in meta.mat"),
+        ("n999\n" * 9, "names n999, which is no class"),
+        ("ILSVRC2012_val_00000002.JPEG n01440764\n", "no line for ILSVRC2012_val_00000001.JPEG"),
+    ):
+        truth.write_text(text)
+        refused("imagenet", source, reason, ground_truth=truth)
+    twice = photo(1)
+    inner = write_tar(Path("inner.tar"), {"a/x.JPEG": twice, "b/x.JPEG": twice}).read_bytes()
+    write_tar(train, {"n01440764.tar": inner, "n01443537.tar": inner})
+    refused("imagenet", source, "n01440764/x.JPEG is there twice|no class of the training set")
+
+
+@pytest.fixture
+def folders(project):
+    for index in range(12):
+        folder = Path("files") / "train" / "abc"[index % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index}.jpg").write_bytes(photo(index))
+    return Path("files")
+
+
+def test_class_folders_under_a_new_name(folders):
+    images = added("my_birds", folders)
+    assert (len(images), images.classes) == (12, ("a", "b", "c"))
+    assert "my_birds" in DATASETS
+    for sample in range(12):
+        assert images.encoded[sample][1].startswith(images.classes[images.labels[sample]])
+
+
+@pytest.mark.parametrize("content", [b"", photo(1)[:-800], encoded(noise(0, 9, 9, 3), "GIF")])
+def test_an_image_that_does_not_decode_is_named_and_nothing_added(folders, content):
+    (folders / "train" / "b" / "bad.png").write_bytes(content)
+    refused("my_birds", folders, r"sample \d+ \(b/bad.png\): ")
+    (folders / "train" / "b" / "bad.png").unlink()
+    assert len(added("my_birds", folders)) == 12
+
+
+def test_an_import_goes_on_where_it_was_killed(folders, monkeypatch):
+    monkeypatch.setattr(located, "SHARD_BYTES", 10_000)
+    plan = importers.plan_import("my_birds", folders, Options())
+    assert len(plan.shards) > 3
+    work = importers.PARTIAL / f"my_birds-{importers._key(folders, Options(), plan)}"
+    work.mkdir(parents=True)
+    for shard in plan.shards[:2]:
+        shard.write(work / shard.name)
+    before = [(work / shard.name).stat().st_mtime_ns for shard in plan.shards[:2]]
+    images = added("my_birds", folders)
+    assert [path.stat().st_mtime_ns for path in images.files[:2]] == before
+    import_dataset("other", folders, Path("data/other"))
+    assert open_dataset(Path("data/other"), "other").digests == images.digests
+
+
+def test_hub_parquet_is_taken_as_it_is(project):
+    rows = [{"bytes": photo(i), "path": f"{i}.jpg"} for i in range(6)]
+    table = pa.table({"img": rows, "fine_label": list(range(6)), "coarse_label": [0] * 6})
+    source = Path("files/data")
+    source.mkdir(parents=True)
+    pq.write_table(table, source / "train-00000-of-00001-abc.parquet")
+    pq.write_table(table.slice(0, 2), source / "validation-00000-of-00001.parquet")
+    images = added("hub", Path("files"))
+    assert (len(images), images.train_samples) == (8, 6)
+    assert images.labels.tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
+    assert images.files[0].read_bytes() == (source / "train-00000-of-00001-abc.parquet").read_bytes()
+
+
+def test_bad_hub_parquet_is_refused(project):
+    source = Path("files/train.parquet")
+    source.parent.mkdir()
+    image = {"bytes": photo(1), "path": "a.jpg"}
+    for table, reason in (
+        (pa.table({"image": [image], "label": [-1]}), "label -1 of sample 0 is out of range"),
+        (pa.table({"image": ["a.jpg"], "label": [0]}), "expected struct<bytes: binary, path: string>"),
+        (pa.table({"image": [image], "label": ["cat"]}), "expected integers"),
+        (pa.table({"picture": [image], "label": [0]}), "has no column 'image'"),
+        (pa.table({"image": [image] * 2, "label": [0, 1], "id": [5, 5]}), "column 'id' is there twice"),
+        (pa.table({"image": [{"bytes": b"x", "path": "a.jpg"}], "label": [0]}), r"sample 0 \(a.jpg\): not a readable"),
+    ):
+        pq.write_table(table, source)
+        refused("hub", Path("files"), reason)
+    source.write_bytes(source.read_bytes()[:-9])
+    refused("hub", Path("files"), "not a readable Parquet file")
+
+
+def test_names_and_sources_are_checked_first(project):
+    refused("../x", Path(), "dataset name '../x'", UsageError)
+    refused("weights", Path(), "dataset name 'weights'", UsageError)
+    refused("cifar10", None, "needs a source", UsageError)
+    refused("cifar10", Path("nowhere"), "does not exist", UsageError)
+    import_dataset("digits", None, Path("data/digits"))
+    with pytest.raises(UsageError, match="is there already"):
+        import_dataset("digits", None, Path("data/digits"))

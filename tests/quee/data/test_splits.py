@@ -1,0 +1,80 @@
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quee.data.splits import make_splits
+from quee.errors import UsageError
+from quee.experiment import SPLITS, Splits
+
+DIGITS = Splits()
+OFFICIAL = Splits(train=0.9, predictor=0.5, validation=0.1, certification=0.2, test=0.2, official=True)
+
+
+def ids(table, split):
+    return table.filter(pc.equal(table["split"], split))["sample_id"].to_numpy()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(700, 1500), st.integers(2, 12))
+def test_splits_are_disjoint_sorted_and_stratified(seed, samples, classes):
+    labels = np.random.default_rng(seed).integers(0, classes, samples)
+    table = make_splits(labels, None, DIGITS, seed)
+    all_ids = table["sample_id"].to_numpy()
+    assert (np.diff(all_ids) > 0).all()
+    assert len(all_ids) == samples
+    for name, share in DIGITS.model_dump().items():
+        if name in SPLITS:
+            part = ids(table, name)
+            assert abs(len(part) - share * samples) <= 1
+            expected = share * np.bincount(labels, minlength=classes)
+            assert np.abs(np.bincount(labels[part], minlength=classes) - expected).max() <= 2
+
+
+def test_calibration_is_a_stratified_part_of_train():
+    labels = np.arange(1797) % 10
+    table = make_splits(labels, None, DIGITS, 0)
+    chosen = table.filter(table["calibration"])
+    assert chosen["split"].unique().to_pylist() == ["train"]
+    assert len(chosen) == 256
+    counts = np.bincount(labels[chosen["sample_id"].to_numpy()])
+    assert counts.max() - counts.min() <= 2
+
+
+def test_the_same_seed_gives_the_same_splits_and_another_seed_others():
+    labels = np.arange(1797) % 10
+    assert make_splits(labels, None, DIGITS, 3).equals(make_splits(labels, None, DIGITS, 3))
+    assert not make_splits(labels, None, DIGITS, 3).equals(make_splits(labels, None, DIGITS, 4))
+
+
+def test_official_sets_are_kept_apart():
+    table = make_splits(np.arange(1000) % 10, np.arange(500) % 10, OFFICIAL, 0)
+    assert len(ids(table, "train")) == 900
+    assert ids(table, "train").max() < 1000
+    held_out = np.concatenate([ids(table, name) for name in SPLITS if name != "train"])
+    assert len(held_out) == 500
+    assert held_out.min() >= 1000
+
+
+def test_official_without_an_evaluation_set_is_refused():
+    with pytest.raises(UsageError, match="no official evaluation set"):
+        make_splits(np.arange(1000) % 10, None, OFFICIAL, 0)
+
+
+def test_a_limit_keeps_so_many_of_each_set_and_stays_stratified():
+    labels = np.arange(4000) % 10
+    table = make_splits(labels, labels, OFFICIAL, 0, limit=100)
+    chosen = np.sort(np.concatenate([ids(table, name) for name in SPLITS]))
+    assert len(ids(table, "train")) == 90
+    assert len(chosen) == 190
+    assert table["calibration"].to_numpy().sum() == 90
+    held_out = np.bincount(labels[chosen[chosen >= 4000] - 4000])
+    assert held_out.max() - held_out.min() <= 2
+
+
+def test_too_little_data_is_refused_naming_the_split():
+    with pytest.raises(UsageError, match="calibration: 256 samples out of 45"):
+        make_splits(np.arange(100) % 10, None, DIGITS, 0)
+    with pytest.raises(UsageError, match="too few samples for split"):
+        make_splits(np.arange(3), None, DIGITS, 0, limit=3)

@@ -1,0 +1,159 @@
+"""Calibration: what it refuses, what it leaves alone, and what bias correction is for."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quee.backbones import create_backbone
+from quee.backbones.base import SegmentedBackbone
+from quee.errors import QueeError
+from quee.precision import Precision
+from quee.quantization import QuantizationConfig, QuantizedLinear, QuantizedMatMul, quantize_
+from quee.quantization.calibration import ROWS, Observer
+from quee.quantization.layers import QUANTIZED
+
+
+@pytest.fixture(scope="module")
+def original() -> SegmentedBackbone:
+    torch.manual_seed(0)
+    return create_backbone("vit_digits", embed_dim=32, depth=2, gates=(1, 2))
+
+
+@pytest.fixture
+def backbone(original: SegmentedBackbone) -> SegmentedBackbone:
+    return deepcopy(original)
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(48, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def config(name: str = "w8a8", **settings: object) -> QuantizationConfig:
+    return QuantizationConfig(Precision(name), **settings)
+
+
+NAN = torch.randn(4, 1, 8, 8)
+NAN[2, 0, 3, 3] = torch.nan
+BAD = {
+    "no batches": ([], "at least 2 samples, got 0"),
+    "one sample": ([torch.randn(1, 1, 8, 8)], "at least 2 samples, got 1"),
+    "empty batches": ([torch.randn(0, 1, 8, 8)], "at least 2 samples, got 0"),
+    "equal samples": ([torch.full((4, 1, 8, 8), 0.5)], "constant"),
+    "equal samples over batches": ([torch.zeros(4, 1, 8, 8), torch.zeros(2, 1, 8, 8)], "constant"),
+    "NaN": ([torch.randn(4, 1, 8, 8), NAN], "NaN or infinity"),
+    "infinity": ([torch.full((4, 1, 8, 8), torch.inf)], "NaN or infinity"),
+    "unequal shapes": ([torch.randn(2, 1, 8, 8), torch.randn(2, 3, 8, 8)], "differ in shape"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_calibration_data_are_refused_and_nothing_is_replaced(backbone: SegmentedBackbone, case: str) -> None:
+    batches, message = BAD[case]
+    before = deepcopy(backbone.state_dict())
+    with pytest.raises(QueeError, match=message):
+        quantize_(backbone, config(), batches)
+    assert not any(isinstance(m, QUANTIZED) for m in backbone.modules())
+    assert not any(m._forward_pre_hooks for m in backbone.modules())
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+def test_activations_that_are_not_finite_are_refused_naming_the_layer(
+    backbone: SegmentedBackbone, images: Tensor
+) -> None:
+    with torch.no_grad():
+        backbone.get_submodule("blocks.0.mlp.fc1").bias[0] = torch.inf
+    with pytest.raises(QueeError, match=r"^blocks\.0\.mlp\.fc2: calibration values contain NaN or infinity"):
+        quantize_(backbone, config(), [images])
+    assert not any(isinstance(m, QUANTIZED) for m in backbone.modules())
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_only_integer_precisions_are_quantized_to(backbone: SegmentedBackbone, images: Tensor, name: str) -> None:
+    with pytest.raises(QueeError, match=f"not {name}"):
+        quantize_(backbone, config(name), [images])
+
+
+def test_every_matrix_product_is_replaced_at_its_precision(backbone: SegmentedBackbone, images: Tensor) -> None:
+    assert quantize_(backbone, config("w3a4"), [images]) is backbone
+    replaced = {name: str(m.precision) for name, m in backbone.named_modules() if isinstance(m, QUANTIZED)}
+    block = ("attn.qkv", "attn.query_key", "attn.attention_value", "attn.proj", "mlp.fc1", "mlp.fc2")
+    expected = {f"blocks.{i}.{layer}": "w3a4" for i in (0, 1) for layer in block}
+    assert replaced == {**expected, "patch_embed.proj": "w3a4", "head": "w8a8"}
+    assert not any(isinstance(m, nn.Linear | nn.Conv2d) for m in backbone.modules())
+
+
+def test_calibration_is_deterministic(original: SegmentedBackbone, images: Tensor) -> None:
+    first, second = (quantize_(deepcopy(original), config("w4a4"), [images]).state_dict() for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("activations", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("weights", ["minmax", "mse"])
+def test_more_bits_come_closer_to_the_float_network(
+    original: SegmentedBackbone, images: Tensor, weights: str, activations: str
+) -> None:
+    with torch.inference_mode():
+        expected = original(images)
+        errors = []
+        for name in ("w3a3", "w5a5", "w8a8"):
+            settings = config(name, weights=weights, activations=activations)
+            errors.append(float((quantize_(deepcopy(original), settings, [images])(images) - expected).norm()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.05 * float(expected.norm())
+
+
+def test_mse_comes_closer_than_minmax_at_few_bits(original: SegmentedBackbone, images: Tensor) -> None:
+    with torch.inference_mode():
+        expected = original(images)
+        errors = {
+            method: float(
+                (
+                    quantize_(deepcopy(original), config("w3a3", weights=method, activations=method), [images])(images)
+                    - expected
+                ).norm()
+            )
+            for method in ("minmax", "mse")
+        }
+    assert errors["mse"] < errors["minmax"]
+
+
+def test_bias_correction_takes_the_mean_error_away() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 16))
+    x = torch.rand(64, 32)
+    with torch.inference_mode():
+        expected = model(x)
+        without = quantize_(deepcopy(model), config("w2a3", bias_correction=False), [x])(x) - expected
+        corrected = quantize_(deepcopy(model), config("w2a3"), [x])(x) - expected
+    assert float(without.mean(dim=0).abs().max()) > 1e-2
+    assert float(corrected.mean(dim=0).abs().max()) < 1e-5
+
+
+def test_a_layer_without_bias_and_products_of_two_inputs_are_calibrated(
+    original: SegmentedBackbone, images: Tensor
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 4, bias=False))
+    x = torch.randn(64, 8)
+    quantized = quantize_(deepcopy(model), config(bias_correction=False), [x])
+    assert isinstance(quantized[0], QuantizedLinear)
+    assert not quantized[0].bias.any()
+    assert torch.allclose(quantized(x), model(x), atol=0.05)
+    product = quantize_(deepcopy(original), config(), [images]).get_submodule("blocks.0.attn.attention_value")
+    assert isinstance(product, QuantizedMatMul)
+    assert (product.a.low, product.a.high) == (0.0, 255.0)  # attention is not negative
+    assert product.b.low < 0 < product.b.high
+
+
+def test_what_is_kept_of_the_inputs_is_bounded_and_spread() -> None:
+    observer = Observer(batches=2)
+    for start in (0, 100_000):
+        observer.see(0, torch.arange(start, start + 100_000.0).reshape(-1, 50, 1))
+    rows = observer.values()
+    assert rows.shape == (ROWS, 1)
+    assert rows[0] == 0
+    assert rows[-1] == 199_999
+    assert float((rows[1:] - rows[:-1]).max()) < 60

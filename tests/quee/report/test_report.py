@@ -1,0 +1,209 @@
+"""The report: the same bytes twice, nothing from elsewhere, every method, and words that fit the intervals."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import pyarrow as pa
+import pytest
+
+from quee.experiment import load_experiment
+from quee.io import file_digest, write_json, write_table
+from quee.report import Results
+from quee.report.figures import draw, usage
+from quee.report.page import build_page, verdict
+from tasks.report import run
+from tasks.stage import Stage
+
+ROOT = Path(__file__).parents[3]
+
+METHODS = (
+    "static_w3a3", "static_w8a8", "static_fp32", "static_hull", "confidence_w3a3", "entropy_w8a8", "confidence_hull",
+    "random_routing", "quee_plan", "quee_fitted_q", "quee_plan_precisions_only", "quee_plan_exits_only_w3a3", "oracle",
+)  # fmt: skip
+BUDGETS = (0.05, 0.2, 1.0)
+
+
+def interval(low: float, high: float) -> dict[str, float]:
+    return {"high": high, "low": low, "mean": (low + high) / 2}
+
+
+def example(classes: int = 3) -> Results:
+    names = [f"class <{k}>" for k in range(classes)]
+    curve, points, methods = [], [], {}
+    for index, method in enumerate(METHODS):
+        fixed = {"static_w3a3": 0.14, "static_w8a8": 1.0, "static_fp32": 16.0}
+        costs = [fixed[method]] if method in fixed else [0.03, 0.1, 0.4, 1.0]
+        for split in ("validation", "test"):
+            for cost in costs:
+                row = {"method": method, "lambda": None, "threshold": None, "split": split, "seed": 0}
+                curve.append({**row, "accuracy": 0.9 + 0.01 * cost ** (1 / (index + 2)), "cost": cost})
+        for budget in BUDGETS:
+            met = budget >= costs[0]
+            point = {
+                "method": method,
+                "budget": budget,
+                "test_cost": max(budget, costs[0]),
+                "test_accuracy": 0.9 + index / 1000,
+            }
+            points.append({**point, "low": 0.88, "high": 0.93, "budget_met": met, "seed": 0})
+        methods[method] = {"accuracy": 0.95, "auc": 0.9, "cost_at_drop_0.5": None, "cost_at_drop_1.0": 0.4}
+    paths = ("w3a3", "w3a3-w8a8", "w8a8-w8a8-w8a8")
+    used = [
+        {
+            "label": k,
+            "class": names[k],
+            "method": "quee_plan",
+            "budget": b,
+            "path": p,
+            "samples": 2.5 + k,
+            "share": 1 / 3,
+        }
+        for k in range(classes)
+        for b in BUDGETS
+        for p in paths
+    ]
+    calibration = [
+        {"clusters": k, "node": node, "gate": gate, "split": split, "ece": 0.1 / k + 0.01 * gate}
+        for k in (1, 5, 10, 20, 40)
+        for gate, node in ((1, 0), (1, 1), (2, 2))
+        for split in ("predictor", "validation")
+    ]
+    quality = {"rmse": 0.3, "ece": 0.04, "auroc": 0.8, "aurc": 0.05, "bitflops": 10}
+    quantized = {"accuracy": 0.9, "agreement": 0.95, "bitflops": 1000, "bytes": 2000, "cost": 0.5}
+    evaluate = {
+        "methods": methods,
+        "oracle_gap_closed": dict.fromkeys(METHODS, 0.5),
+        "difference_vs_static_hull": {"quee_plan": {"0.05": interval(0.01, 0.02), "0.2": interval(-0.01, 0.02)}},
+        "first_step_auc": {"rollout": 0.91, "marginal": 0.9},
+        "fp32_accuracy": 0.97,
+        "resplits": {
+            "auc.quee_plan": interval(0.9, 0.92),
+            "gain.quee_plan.static_hull": interval(0.01, 0.02),
+            "gain.quee_plan.confidence_hull": interval(-0.02, -0.01),
+            "gain.quee_plan.random_routing": interval(-0.01, 0.02),
+        },
+    }
+    return Results(
+        experiment="example",
+        title="An <example>",
+        dataset={"dataset": "digits", "samples": 9, "classes": names, "splits": {"train": 6, "test": 3}},
+        backbone={"name": "vit_digits", "gates": [2, 4, 6]},
+        metrics={
+            "backbone": {"accuracy": {"test": 0.97}, "parameters": 1000, "macs": 5, "svc_accuracy": 0.98},
+            "quantize": {"precisions": {"w3a3": quantized, "fp32": quantized}},
+            "exits": {"gates": {"1": {"w3a3": 0.6, "w8a8": 0.7}, "2": {"w3a3": 0.8, "w8a8": 0.9}}},
+            "targets": {"clusters": 20, "ece": {"gate_1": 0.1}},
+            "predictors": {"gates": {"1": quality, "2": quality}},
+            "evaluate": evaluate,
+        },
+        curve=curve,
+        bands=[
+            {"method": "quee_plan", "cost": cost, "accuracy": 0.9, "low": 0.88, "high": 0.93}
+            for cost in (0.03, 0.1, 1.0)
+        ],
+        operating_points=points,
+        usage=used,
+        calibration=calibration,
+        resplits=[{"method": "quee_plan", "resplit": seed, "auc": 0.9, "gap_closed": 0.5} for seed in range(20)],
+        digests={"evaluate/metrics.json": "ab" * 32},
+    )
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, str]:
+    return draw(example())
+
+
+@pytest.fixture(scope="module")
+def page(figures: dict[str, str]) -> str:
+    return build_page(example(), figures)
+
+
+def test_two_builds_are_the_same_bytes_whatever_the_settings_of_matplotlib(
+    figures: dict[str, str], page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 9.0)
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 30.0)
+    again = draw(example())
+    assert again == figures
+    assert build_page(example(), again) == page
+
+
+def test_the_stage_writes_the_page_and_the_figures_from_the_files_of_the_others(
+    figures: dict[str, str], tmp_path: Path
+) -> None:
+    results = example()
+    artifacts, out = tmp_path / "artifacts", tmp_path / "out"
+    for stage in ("prepare", *results.metrics):
+        (artifacts / stage).mkdir(parents=True)
+    for stage, metrics in results.metrics.items():
+        write_json(artifacts / stage / "metrics.json", metrics)
+    write_json(artifacts / "prepare" / "dataset.json", results.dataset)
+    write_json(artifacts / "backbone" / "backbone.json", results.backbone)
+    write_table(artifacts / "targets" / "calibration.parquet", pa.Table.from_pylist(results.calibration))
+    for name in ("curve", "bands", "operating_points", "usage", "resplits"):
+        write_table(artifacts / "evaluate" / f"{name}.parquet", pa.Table.from_pylist(getattr(results, name)))
+    out.mkdir()
+    run(Stage("report", load_experiment("digits", ROOT / "experiments"), out, artifacts))
+
+    drawn = {path.stem: path.read_text() for path in (out / "figures").iterdir()}
+    assert drawn == figures
+    digests = {
+        path.relative_to(artifacts).as_posix(): file_digest(path) for path in artifacts.rglob("*") if path.is_file()
+    }
+    title = "QuEE on scikit-learn's digits"
+    assert (out / "report.html").read_text() == build_page(replace(results, digests=digests, title=title), figures)
+
+
+def test_the_page_loads_nothing_from_elsewhere(page: str) -> None:
+    assert "http" not in page
+    assert not re.search(r"<(script|link|img|iframe)\b|@import|\bsrc=", page)
+    assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', page))
+
+
+def test_references_within_the_page_resolve_and_ids_are_unique(page: str) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
+
+
+def test_every_figure_and_method_appears(figures: dict[str, str], page: str) -> None:
+    assert set(figures) == {"curves", "others", "usage", "calibration", "predictors"}
+    for method in METHODS:
+        assert f"<td>{method}</td>" in page
+    assert "<title>An &lt;example&gt;</title>" in page
+    assert "class <0>" not in page
+
+
+def test_a_budget_that_is_not_met_is_marked(page: str) -> None:
+    row = next(line for line in page.split("<tr") if "<td>static_w8a8</td>" in line and "<small>" in line)
+    accuracies = re.findall(r"([\d.]+ %\*?)<small>", row)
+    assert [text.endswith("*") for text in accuracies] == [True, True, False]
+
+
+def test_intervals_are_put_into_words(page: str) -> None:
+    assert [verdict(0.1, 0.2), verdict(-0.2, -0.1), verdict(-0.1, 0.1)] == [
+        "above",
+        "below",
+        "not distinguishable from",
+    ]
+    assert "quee_plan is <strong>above</strong> static_hull: +1.50 points (+1.00 to +2.00)" in page
+    assert "quee_plan is <strong>below</strong> confidence_hull" in page
+    assert "quee_plan is <strong>not distinguishable from</strong> random_routing" in page
+
+
+def test_without_repetitions_or_recorded_usage_the_page_says_so_or_leaves_out() -> None:
+    results = example()
+    evaluate = {key: value for key, value in results.metrics["evaluate"].items() if key != "resplits"}
+    bare = replace(results, resplits=[], usage=[], calibration=[], metrics={**results.metrics, "evaluate": evaluate})
+    figures = draw(bare)
+    assert set(figures) == {"curves", "others", "predictors"}
+    assert "rest on one division" in build_page(bare, figures)
+
+
+def test_of_many_classes_only_the_extremes_are_drawn() -> None:
+    figure = usage(example(classes=200))
+    assert figure is not None
+    assert len(figure.axes[0].get_yticklabels()) == 24

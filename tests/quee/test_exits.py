@@ -1,0 +1,217 @@
+"""Exit heads and the state features of the gates."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from quee.backbones import create_backbone
+from quee.cost import trace_cost
+from quee.errors import QueeError
+from quee.execution import MultiPrecisionBackbone
+from quee.exits import ExitHeads, fit_exits, normalised
+from quee.experiment import Exits
+from quee.features import GateView, feature_names, uncertainty
+from quee.precision import Precision
+from quee.quantization import QuantizationConfig, quantize_
+
+KWARGS = {"embed_dim": 16, "depth": 3, "gates": (1, 2, 3), "num_classes": 3}
+W4A4, W8A8, FP32 = Precision("w4a4"), Precision("w8a8"), Precision("fp32")
+LABELS = torch.arange(90) % 3
+IMAGES = torch.randn(90, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 0.4
+IMAGES[:, 0, :2] += LABELS[:, None, None] - 1.0
+DRAWS = [(IMAGES[:45], LABELS[:45]), (IMAGES[45:], LABELS[45:])]
+
+
+def settings(**values: object) -> Exits:
+    return Exits.model_validate({"epochs": 100, "embedding": 4, **values})
+
+
+@pytest.fixture(scope="module")
+def backbone() -> MultiPrecisionBackbone:
+    torch.manual_seed(0)
+    models = {FP32: create_backbone("vit_digits", **KWARGS)}
+    for precision in (W4A4, W8A8):
+        copy = create_backbone("vit_digits", **KWARGS)
+        copy.load_state_dict(models[FP32].state_dict())
+        models[precision] = quantize_(copy, QuantizationConfig(precision), [IMAGES])
+    return MultiPrecisionBackbone(models)
+
+
+def fit(backbone: MultiPrecisionBackbone, **values: object) -> tuple[ExitHeads, list[dict[str, float]]]:
+    return fit_exits(backbone, [W4A4, W8A8], DRAWS, settings(**values), len(DRAWS))
+
+
+@pytest.fixture(scope="module")
+def fitted(backbone: MultiPrecisionBackbone) -> tuple[ExitHeads, list[dict[str, float]]]:
+    return fit(backbone)
+
+
+@pytest.fixture(scope="module")
+def heads(fitted: tuple[ExitHeads, list[dict[str, float]]]) -> ExitHeads:
+    return fitted[0]
+
+
+@torch.inference_mode()
+def logits(
+    heads: ExitHeads, backbone: MultiPrecisionBackbone, gate: int, precision: Precision, images: Tensor = IMAGES
+) -> tuple[Tensor, Tensor]:
+    """Logits and normalised pooled state behind a uniform path."""
+    state = backbone.run_path((precision,) * gate, images)
+    pooled = heads.pooled(backbone, state)
+    return heads.logits(backbone, gate, precision, state, pooled), pooled
+
+
+@pytest.mark.parametrize("precision", [W4A4, W8A8, FP32])
+@pytest.mark.parametrize("gate", [1, 2])
+def test_heads_learn_whatever_the_precision(
+    heads: ExitHeads, backbone: MultiPrecisionBackbone, gate: int, precision: Precision
+) -> None:
+    predicted = logits(heads, backbone, gate, precision)[0].argmax(dim=1)
+    assert float((predicted == LABELS).float().mean()) > 0.85
+
+
+def test_history_has_every_gate_before_the_last_and_the_loss_falls(
+    fitted: tuple[ExitHeads, list[dict[str, float]]],
+) -> None:
+    rows = fitted[1]
+    assert {row["gate"] for row in rows} == {1, 2}
+    assert len(rows) == 200
+    for gate in (1, 2):
+        losses = [row["loss"] for row in rows if row["gate"] == gate]
+        assert losses[-1] < 0.6 * losses[0]
+        assert losses[0] <= np.log(3) + 0.2
+
+
+def test_the_last_gate_has_the_backbones_own_head(heads: ExitHeads, backbone: MultiPrecisionBackbone) -> None:
+    for precision in (W4A4, FP32):
+        with torch.inference_mode():
+            expected = backbone.classify(precision, backbone.run_path((precision,) * 3, IMAGES))
+        assert torch.equal(logits(heads, backbone, 3, precision)[0], expected)
+
+
+def test_quantized_heads_equal_int64_arithmetic_and_come_close_to_the_float_ones(
+    heads: ExitHeads, backbone: MultiPrecisionBackbone
+) -> None:
+    for gate in (1, 2):
+        found, pooled = logits(heads, backbone, gate, W4A4)
+        head = heads.heads[gate - 1]
+        assert head.quantized is not None
+        assert head.linear is not None
+        q = head.quantized.input(pooled).long() @ head.quantized.weight.long().t()
+        scale = head.quantized.input.scale * head.quantized.weight_scale
+        assert torch.equal(found, q.float() * scale + head.quantized.bias)
+        expected = head.linear(pooled)
+        assert float((found - expected).norm()) < 0.05 * float(expected.norm())
+
+
+@pytest.mark.parametrize("precision", [W4A4, FP32])
+def test_gates_do_not_depend_on_the_batch(
+    heads: ExitHeads, backbone: MultiPrecisionBackbone, precision: Precision
+) -> None:
+    view = GateView(backbone, heads, embedding=True)
+    for gate in (1, 2, 3):
+        with torch.inference_mode():
+            state = backbone.run_path((precision,) * gate, IMAGES)
+            log_probs, features = view(gate, precision, state)
+            for rows in (slice(0, 1), slice(7, 20), slice(60, 90)):
+                part = view(gate, precision, state[rows])
+                assert np.array_equal(part[0], log_probs[rows])
+                assert np.array_equal(part[1], features[rows])
+
+
+def test_fitting_is_deterministic(heads: ExitHeads, backbone: MultiPrecisionBackbone, tmp_path: Path) -> None:
+    torch.manual_seed(123)
+    heads.save(tmp_path / "a")
+    fit(backbone)[0].save(tmp_path / "b")
+    fit(backbone, seed=1)[0].save(tmp_path / "c")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
+
+
+@pytest.mark.parametrize("pooling", ["cls", "cls_mean"])
+def test_heads_are_read_back(backbone: MultiPrecisionBackbone, pooling: str, tmp_path: Path) -> None:
+    heads, _ = fit(backbone, pooling=pooling, epochs=2)
+    heads.save(tmp_path / "heads.safetensors")
+    again = ExitHeads.load(tmp_path / "heads.safetensors")
+    assert again.pooling == pooling
+    assert again.embedding == heads.embedding == 4
+    for precision in (W4A4, FP32):
+        for gate in (1, 2, 3):
+            (a, pooled), (b, _) = (logits(h, backbone, gate, precision) for h in (heads, again))
+            assert torch.equal(a, b)
+            both = [h.heads[gate - 1].embed(pooled.numpy()) for h in (heads, again)]
+            assert np.array_equal(*both)
+    assert pooled.shape == (90, 16 if pooling == "cls" else 32)
+
+
+def test_the_embedding_has_uncorrelated_components_of_unit_variance(backbone: MultiPrecisionBackbone) -> None:
+    heads, _ = fit_exits(backbone, [W8A8], DRAWS, settings(), len(DRAWS))
+    for gate in (1, 2, 3):
+        pooled = logits(heads, backbone, gate, W8A8)[1].numpy()
+        embedded = heads.heads[gate - 1].embed(pooled)
+        assert np.allclose(np.cov(embedded.T), np.eye(4), atol=1e-3)
+        assert np.allclose(embedded.mean(axis=0), 0, atol=1e-4)
+
+
+def test_without_embedding(backbone: MultiPrecisionBackbone) -> None:
+    heads, _ = fit(backbone, embedding=0, epochs=1)
+    view = GateView(backbone, heads, embedding=True)
+    with torch.inference_mode():
+        _, features = view(1, W4A4, backbone.run_path((W4A4,), IMAGES))
+    assert features.shape == (90, 4)
+    assert view.bitflops(1) == 0
+
+
+def test_an_absent_class_is_named(backbone: MultiPrecisionBackbone) -> None:
+    kept = LABELS != 1
+    with pytest.raises(QueeError, match="no training sample of class 1 for the exit heads"):
+        fit_exits(backbone, [W8A8], [(IMAGES[kept], LABELS[kept])], settings(), 1)
+
+
+def test_cost_of_heads_and_embedding_by_hand(heads: ExitHeads, backbone: MultiPrecisionBackbone) -> None:
+    assert heads.head_bitflops(1, W4A4) == 32 * 3 * 8 * 8
+    assert heads.head_bitflops(2, FP32) == 32 * 3 * 32 * 32
+    assert GateView(backbone, heads, embedding=True).bitflops(1) == 32 * 4 * 32 * 32
+    assert GateView(backbone, heads, embedding=False).bitflops(1) == 0
+    block = trace_cost(backbone.models[FP32]).bitflops(2, W8A8)
+    assert heads.head_bitflops(1, W8A8) < 0.02 * block
+
+
+def test_each_part_of_a_pooled_state_is_normalised() -> None:
+    parts = normalised(torch.randn(5, 64) * 3 + 7, 2).unflatten(1, (2, 32))
+    assert torch.allclose(parts.mean(dim=2), torch.zeros(5, 2), atol=1e-5)
+    assert torch.allclose(parts.var(dim=2, correction=0), torch.ones(5, 2), atol=1e-3)
+
+
+def test_uncertainty_by_hand() -> None:
+    p = np.array([[0.25, 0.25, 0.5], [1.0, 0.0, 0.0]])
+    largest, entropy, margin, sharpened = uncertainty(np.log(np.maximum(p, 1e-300))).T
+    assert largest.tolist() == [0.5, 1.0]
+    assert entropy == pytest.approx([1.5 * np.log(2), 0.0])
+    assert margin == pytest.approx([0.25, 1.0])
+    squared = np.array([1, 1, 4]) / 6
+    assert sharpened == pytest.approx([-(squared * np.log(squared)).sum(), 0.0])
+
+
+def test_features_are_named_finite_and_begin_with_the_uncertainty(
+    heads: ExitHeads, backbone: MultiPrecisionBackbone
+) -> None:
+    for embedding, width in ((True, 8), (False, 4)):
+        view = GateView(backbone, heads, embedding)
+        with torch.inference_mode():
+            log_probs, features = view(1, W4A4, backbone.run_path((W4A4,), IMAGES * 1e3))
+        assert features.shape == (90, width) == (90, len(view.names))
+        assert features.dtype == np.float32
+        assert np.isfinite(features).all()
+        assert np.allclose(np.exp(log_probs).sum(axis=1), 1, atol=1e-12)
+        assert np.array_equal(features[:, 0], np.exp(log_probs).max(axis=1).astype(np.float32))
+    assert feature_names(2) == [
+        "max_probability",
+        "entropy",
+        "margin",
+        "sharpened_entropy",
+        "embedding_0",
+        "embedding_1",
+    ]

@@ -1,0 +1,159 @@
+"""Experiments are checked before anything runs, and a refusal says where, what and what is valid."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from quee.errors import UsageError
+from quee.experiment import BLOCKS, Experiment, load_experiment, parse_experiment
+
+SOURCE = "experiments/x.yaml"
+TEXT = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n" + "".join(f"{b}: {{}}\n" for b in BLOCKS[2:])
+
+
+def parse(text: str) -> Experiment:
+    return parse_experiment("x", text, SOURCE)
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(UsageError) as raised:
+        parse(text)
+    assert raised.value.exit_status == 2
+    message = str(raised.value)
+    assert message.startswith(f"{SOURCE}: ")
+    assert "\n" not in message
+    return message
+
+
+def with_block(block: str, value: str) -> str:
+    content = yaml.safe_load(TEXT)
+    content[block] = {**content[block], **yaml.safe_load(value)}
+    return yaml.safe_dump(content)
+
+
+def test_defaults() -> None:
+    experiment = parse(TEXT)
+    assert experiment.name == "x"
+    assert experiment.paths.precisions == ("w3a3", "w4a4", "w8a8")
+    assert experiment.backbone.gates == (2, 4, 6, 8)
+
+
+def test_settings_are_read() -> None:
+    text = with_block("backbone", "{gates: [1, 3], learning_rate: 1, kwargs: {depth: 3}, augmentation: {flip: true}}")
+    backbone = parse(text).backbone
+    assert backbone.gates == (1, 3)
+    assert backbone.kwargs == {"depth": 3}
+    assert backbone.learning_rate == 1.0
+    assert backbone.augmentation.flip
+
+
+def test_comments_layout_and_empty_blocks_change_nothing() -> None:
+    content = yaml.safe_load(TEXT)
+    rewritten = "# a comment\n" + yaml.safe_dump(dict(reversed(content.items())), default_flow_style=False)
+    assert parse(rewritten.replace("exits: {}", "exits:")) == parse(TEXT)
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse(TEXT).prepare.seed = 3
+
+
+WRONG = {
+    "true for an integer": ("exits", "{epochs: true}", ["exits.epochs", "integer", "True"]),
+    "true for a number": ("exits", "{learning_rate: true}", ["exits.learning_rate", "number", "True"]),
+    "a float for an integer": ("exits", "{epochs: 3.0}", ["exits.epochs", "integer", "3.0"]),
+    "text for a number": ("exits", "{epochs: many}", ["exits.epochs", "integer", "'many'"]),
+    "a number for a switch": ("exits", "{augment: 1}", ["exits.augment", "boolean", "1"]),
+    "a number for text": ("report", "{title: 1}", ["report.title", "string", "1"]),
+    "below the least": ("exits", "{epochs: 0}", ["exits.epochs", "greater than or equal to 1", "0"]),
+    "above the most": ("targets", "{clusters: 1001}", ["targets.clusters", "less than or equal to 1000", "1001"]),
+    "not a number": ("exits", "{learning_rate: .nan}", ["exits.learning_rate", "nan"]),
+    "infinite": ("exits", "{learning_rate: .inf}", ["exits.learning_rate", "finite", "inf"]),
+    "none of the choices": ("exits", "{pooling: max}", ["exits.pooling", "'cls' or 'cls_mean'", "'max'"]),
+    "unknown key": ("exits", "{epoch: 3}", ["exits.epoch", "unknown key 'epoch'", "'epochs'", "valid: pooling, draws"]),
+    "unknown inner key": (
+        "prepare",
+        "{splits: {tran: 0.4}}",
+        ["prepare.splits.tran", "unknown key 'tran'", "did you mean 'train'", "valid: train, calibration, "],
+    ),
+    "key that is not text": ("exits", "{1: 2}", ["exits.1", "strings"]),
+    "unknown precision": ("paths", "{precisions: [w4a4, w9a9]}", ["paths.precisions.1", "'w9a9'", "X in 2–8"]),
+    "number for a precision": ("paths", "{precisions: [8]}", ["paths.precisions.0", "string", "8"]),
+    "no precision": ("paths", "{precisions: []}", ["paths.precisions", "at least 1"]),
+    "precision named twice": ("paths", "{references: [w3a3]}", ["paths", "named twice", "w3a3, w4a4, w8a8, w3a3"]),
+    "unknown dataset": (
+        "prepare",
+        "{dataset: digitz}",
+        ["prepare.dataset", "'digitz'", "'digits'", "cifar10, cifar100"],
+    ),
+    "unknown backbone": (
+        "backbone",
+        "{name: vit_digitz}",
+        ["backbone.name", "'vit_digitz'", "'vit_digits'", "t2t_vit_7"],
+    ),
+    "gates that fall": ("backbone", "{gates: [4, 2]}", ["backbone.gates", "rise strictly", "[4, 2]"]),
+    "shares above 1": ("prepare", "{splits: {train: 0.9}}", ["prepare.splits", "sum to 1.45", "at most 1"]),
+    "an empty split": ("prepare", "{splits: {test: 0.0}}", ["prepare.splits", "must each be above 0"]),
+    "an unsafe seed": ("prepare", "{seed: -1}", ["prepare.seed", "-1"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_setting_is_refused_with_key_value_and_what_is_valid(case: str) -> None:
+    block, value, parts = WRONG[case]
+    message = refusal(with_block(block, value))
+    assert message.startswith(f"{SOURCE}: {parts[0]}: ")
+    for part in parts[1:]:
+        assert part in message
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_missing_block_is_named(block: str) -> None:
+    content = yaml.safe_load(TEXT)
+    del content[block]
+    assert f"missing block '{block}'" in refusal(yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize("block", ["prepare", "backbone"])
+def test_a_missing_key_is_named(block: str) -> None:
+    key = {"prepare": "prepare.dataset", "backbone": "backbone.name"}[block]
+    content = yaml.safe_load(TEXT)
+    content[block] = None
+    assert refusal(yaml.safe_dump(content)) == f"{SOURCE}: {key}: Field required"
+
+
+@pytest.mark.parametrize("line", ["exit: {}", "name: y", "1: 2", "true: {}"])
+def test_an_unknown_block_is_refused_with_the_valid_ones(line: str) -> None:
+    message = refusal(TEXT + line + "\n")
+    assert "unknown block" in message
+    assert f"valid: {', '.join(BLOCKS)}" in message
+
+
+def test_a_block_that_is_no_mapping_is_refused() -> None:
+    assert f"{SOURCE}: exits: " in refusal(TEXT.replace("exits: {}", "exits: [1]"))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text"])
+def test_a_file_without_blocks_is_refused(text: str) -> None:
+    assert "expected blocks such as `prepare:`" in refusal(text)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: !!python/object/apply:os.getcwd []", "a: b: c"])
+def test_a_file_that_is_no_safe_yaml_is_refused(text: str) -> None:
+    assert "not YAML" in refusal(text)
+
+
+def test_experiments_are_found_by_name(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(TEXT)
+    (tmp_path / "other.yaml").write_text(TEXT)
+    assert load_experiment("x", tmp_path) == parse(TEXT)
+    with pytest.raises(UsageError) as raised:
+        load_experiment("othre", tmp_path)
+    assert str(raised.value) == "unknown experiment 'othre' (did you mean 'other'?); valid: other, x"
+
+
+def test_an_error_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(TEXT.replace("exits: {}", "exits: {draws: 0}"))
+    with pytest.raises(UsageError, match=f"^{tmp_path}/x.yaml: exits.draws: "):
+        load_experiment("x", tmp_path)

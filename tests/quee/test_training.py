@@ -1,0 +1,191 @@
+"""Training: seeded, and bit-identical after a resume to a run that nothing disturbed."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from quee.backbones import create_backbone
+from quee.backbones.base import SegmentedBackbone
+from quee.experiment import Backbone
+from quee.training import (
+    History,
+    learning_rate_factor,
+    mixed,
+    parameter_groups,
+    predict_logits,
+    train_backbone,
+)
+
+SAMPLES, BATCH = 64, 16
+Batch = tuple[np.ndarray, Tensor, Tensor]
+
+
+def new_backbone(**kwargs: float) -> SegmentedBackbone:
+    torch.manual_seed(0)
+    return create_backbone("vit_digits", **{"embed_dim": 16, "depth": 2, "num_classes": 3, **kwargs}, gates=(1, 2))
+
+
+def settings(**values: object) -> Backbone:
+    base = {"name": "vit_digits", "epochs": 4, "batch_size": BATCH, "learning_rate": 3e-3, "warmup_epochs": 1.0}
+    return Backbone.model_validate({**base, **values})
+
+
+def data() -> tuple[Tensor, Tensor]:
+    """Three classes that differ in brightness."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(SAMPLES) % 3
+    return torch.randn(SAMPLES, 1, 8, 8, generator=random) * 0.5 + labels[:, None, None, None].float() - 1, labels
+
+
+def batches(epoch: int) -> Iterator[Batch]:
+    images, labels = data()
+    order = np.random.default_rng([7, epoch]).permutation(SAMPLES)
+    for rows in order.reshape(-1, BATCH):
+        yield rows, images[rows], labels[rows]
+
+
+def accuracy(backbone: SegmentedBackbone) -> float:
+    images, labels = data()
+    with torch.inference_mode():
+        return float((backbone(images).argmax(dim=1) == labels).float().mean())
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a run."""
+
+
+def killed_in(epoch: int) -> Callable[[int], Iterator[Batch]]:
+    def until(number: int) -> Iterator[Batch]:
+        for index, batch in enumerate(batches(number)):
+            if number == epoch and index == 2:
+                raise KilledError
+            yield batch
+
+    return until
+
+
+def train(
+    checkpoint: Path, chosen: Backbone, source: Callable[[int], Iterator[Batch]] = batches, **kwargs: float
+) -> tuple[SegmentedBackbone, History]:
+    backbone = new_backbone(**kwargs)
+    return backbone, train_backbone(backbone, chosen, source, SAMPLES // BATCH, accuracy, checkpoint)
+
+
+def equal(a: SegmentedBackbone, b: SegmentedBackbone) -> bool:
+    return all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
+
+
+VARIANTS = {
+    "adamw": {},
+    "sgd": {"optimizer": "sgd", "learning_rate": 0.05},
+    "everything": {"ema": 0.8, "label_smoothing": 0.1, "augmentation": {"mixup": 0.4}, "seed": 5},
+}
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 3])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_is_bit_identical_to_an_undisturbed_one(variant: str, epoch: int, tmp_path: Path) -> None:
+    chosen = settings(**VARIANTS[variant])
+    undisturbed, history = train(tmp_path / "a", chosen, drop_path_rate=0.3)
+    with pytest.raises(KilledError):
+        train(tmp_path / "b", chosen, killed_in(epoch), drop_path_rate=0.3)
+    assert (tmp_path / "b").exists() == (epoch > 0)
+    torch.manual_seed(99)  # a new process knows nothing of the old one's generator
+    resumed, resumed_history = train(tmp_path / "b", chosen, drop_path_rate=0.3)
+    assert equal(resumed, undisturbed)
+    assert resumed_history.rows == history.rows
+
+
+def test_a_run_that_was_complete_is_read_back(tmp_path: Path) -> None:
+    first, history = train(tmp_path / "a", settings(ema=0.8))
+
+    def none(epoch: int) -> Iterator[Batch]:
+        raise AssertionError(f"epoch {epoch} is run again")
+
+    again, read = train(tmp_path / "a", settings(ema=0.8), none)
+    assert equal(again, first)
+    assert read.rows == history.rows
+
+
+def test_runs_are_seeded(tmp_path: Path) -> None:
+    chosen = settings(augmentation={"mixup": 0.4})
+    first, _ = train(tmp_path / "a", chosen)
+    assert equal(first, train(tmp_path / "b", chosen)[0])
+    assert not equal(first, train(tmp_path / "c", chosen.model_copy(update={"seed": 1}))[0])
+
+
+def test_training_learns_and_tells_its_history(tmp_path: Path) -> None:
+    backbone, history = train(tmp_path / "a", settings(epochs=12, learning_rate=1e-2))
+    columns = history.columns()
+    assert sorted(columns) == ["epoch", "learning_rate", "loss", "validation_accuracy"]
+    assert columns["epoch"].tolist() == list(range(12))
+    assert columns["loss"][-1] < 0.5 * columns["loss"][0]
+    assert accuracy(backbone) == pytest.approx(columns["validation_accuracy"][-1])
+    assert accuracy(backbone) > 0.9
+    assert not backbone.training
+    assert not any(p.requires_grad for p in backbone.parameters())
+
+
+def test_an_average_over_weights_lags_behind_them(tmp_path: Path) -> None:
+    start = new_backbone().requires_grad_(False)
+    plain, averaged = train(tmp_path / "a", settings())[0], train(tmp_path / "b", settings(ema=0.99))[0]
+
+    def moved(backbone: SegmentedBackbone) -> float:
+        return sum(float((p - q).norm()) for p, q in zip(backbone.parameters(), start.parameters(), strict=True))
+
+    assert 0 < moved(averaged) < 0.5 * moved(plain)
+
+
+def test_every_weight_moves(tmp_path: Path) -> None:
+    before, after = new_backbone().state_dict(), train(tmp_path / "a", settings(epochs=2))[0].state_dict()
+    assert not [name for name in before if torch.equal(before[name], after[name])]
+
+
+def test_weight_matrices_decay_and_biases_and_normalisations_do_not() -> None:
+    backbone = new_backbone()
+    decay = {}
+    for group in parameter_groups(backbone, settings(weight_decay=0.3, learning_rate=0.01)):
+        assert group["lr"] == 0.01
+        decay.update({id(parameter): group["weight_decay"] for parameter in group["params"]})
+    assert {name: decay[id(p)] for name, p in backbone.named_parameters()} == {
+        name: 0.3 if p.dim() > 1 else 0.0 for name, p in backbone.named_parameters()
+    }
+    norms_and_biases = [p for name, p in backbone.named_parameters() if "norm" in name or name.endswith("bias")]
+    assert len(norms_and_biases) > 10
+    assert all(decay[id(parameter)] == 0.0 for parameter in norms_and_biases)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    rates = [learning_rate_factor(step, 100, 10) for step in range(101)]
+    assert rates[:10] == [(step + 1) / 11 for step in range(10)]
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert learning_rate_factor(0, 10, 0) == 1.0
+
+
+def test_mixup_blends_images_and_labels_alike() -> None:
+    labels = torch.arange(6)
+    images = torch.eye(6)[:, None, None]  # each image is its own label
+    blended, target = mixed(images, labels, 6, 0.8, np.random.default_rng(0))
+    assert torch.allclose(blended[:, 0, 0], target)
+    assert torch.allclose(target.sum(dim=1), torch.ones(6))
+    assert not torch.equal(target, torch.eye(6))
+    same, target = mixed(images, labels, 6, 0.0, np.random.default_rng(0))
+    assert torch.equal(same, images)
+    assert torch.equal(target, torch.eye(6))
+
+
+def test_logits_are_gathered_in_order() -> None:
+    backbone = new_backbone()
+    logits, labels = predict_logits(backbone, batches(0))
+    rows = np.concatenate([rows for rows, _, _ in batches(0)])
+    images, expected = data()
+    assert np.array_equal(labels, expected[rows].numpy())
+    with torch.inference_mode():
+        assert np.allclose(logits, backbone(images[rows]).numpy(), atol=1e-5)

@@ -1,0 +1,113 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from quee.backbones import create_backbone
+from quee.data.png import encode_png
+from quee.data.source import open_dataset
+from quee.errors import QueeError, UsageError
+from tasks.data_cli import data_app, weights_app
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def quee(app, *arguments):
+    """Output of a command; its error is raised, as the command line's entry point sees it."""
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def write_folders(folder, count=6):
+    for index in range(count):
+        path = folder / "train" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 256, (20, 30, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(index))
+        path.write_bytes(encode_png(pixels.numpy()))
+
+
+def test_add_list_and_check(project):
+    write_folders(Path("files"))
+    assert "added data/birds: 6 images, 2 classes" in quee(data_app, "add", "birds", "files")
+    rows = {row["name"]: row for row in json.loads(quee(data_app, "list", "--json"))}
+    assert rows["birds"]["samples"] == 6
+    assert rows["birds"]["classes"] == ["a", "b"]
+    assert len(rows["birds"]["digest"]) == 64
+    assert not rows["cifar10"]["present"]
+    assert "cifar-10-python.tar.gz" in rows["cifar10"]["source"]
+    listed = quee(data_app, "list")
+    assert "birds" in listed
+    assert "not there" in listed
+    assert quee(data_app, "check", "birds").strip() == "data/birds: 6 images decode"
+
+
+def test_check_reports_bad_images_by_id(project):
+    write_folders(Path("files"))
+    quee(data_app, "add", "birds", "files")
+    images = open_dataset(Path("data/birds"), "birds")
+    from quee.data.writer import Sample, write_images
+
+    samples = [Sample(*images.encoded[i], int(images.labels[i])) for i in range(6)]
+    samples[4] = samples[4]._replace(data=samples[4].data[:300])
+    write_images(images.files[0], samples, images.classes)
+    with pytest.raises(QueeError, match="1 of 6 images do not decode"):
+        quee(data_app, "check", "birds")
+    done = CliRunner().invoke(data_app, ["check", "birds", "--json"])
+    (fault,) = json.loads(done.stdout)["bad"]
+    assert fault.startswith(f"data/birds: sample 4 ({samples[4].path}): does not decode")
+
+
+def test_added_data_is_tracked_by_dvc_and_replaced_only_when_asked(project):
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
+    write_folders(Path("files"))
+    quee(data_app, "add", "birds", "files")
+    before = Path("data/birds.dvc").read_text()
+    assert "path: birds" in before
+    assert "/birds" in Path("data/.gitignore").read_text()
+    write_folders(Path("files"), 8)
+    with pytest.raises(UsageError, match="data/birds is there already"):
+        quee(data_app, "add", "birds", "files")
+    assert "8 images" in quee(data_app, "add", "birds", "files", "--replace")
+    assert Path("data/birds.dvc").read_text() != before
+    shutil.rmtree("data/birds")
+    rows = {row["name"]: row for row in json.loads(quee(data_app, "list", "--json"))}
+    assert not rows["birds"]["present"]
+
+
+def test_weights_are_checked_against_their_backbone(project):
+    backbone = create_backbone("vit_digits", num_classes=7)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in backbone.state_dict().items()}}, "w.pth.tar")
+    said = quee(weights_app, "add", "mine", "w.pth.tar", "--backbone", "vit_digits")
+    assert "added data/weights/mine.safetensors" in said
+    kept = load_file("data/weights/mine.safetensors")
+    assert all(torch.equal(kept[key], value) for key, value in backbone.state_dict().items())
+    (row,) = json.loads(quee(weights_app, "list", "--json"))
+    assert row["name"] == "mine"
+    assert row["bytes"] > 1000
+    with pytest.raises(UsageError, match="is there already"):
+        quee(weights_app, "add", "mine", "w.pth.tar", "--backbone", "vit_digits")
+
+
+def test_weights_that_do_not_fit_are_refused(project):
+    state = dict(create_backbone("vit_digits").state_dict())
+    removed = next(iter(state))
+    torch.save({key: value for key, value in state.items() if key != removed} | {"other": torch.zeros(1)}, "w.pth")
+    with pytest.raises(QueeError, match=f"missing keys: {removed}; left-over keys: other"):
+        quee(weights_app, "add", "vit_digits", "w.pth")
+    with pytest.raises(UsageError, match="unknown backbone 'vit_digit'"):
+        quee(weights_app, "add", "vit_digit", "w.pth")
+    assert not Path("data").exists()

@@ -1,0 +1,135 @@
+"""Every stage of dvc.yaml depends on exactly the code its module imports."""
+
+import ast
+import functools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+# Not dependencies, and what only they import is none either: errors, progress bars and locks never change a result; an
+# entry added to a registry or a key to the schema of settings would otherwise run everything again, and the settings
+# themselves are parameters. io.py fixes how results are written: whoever changes the bytes raises its format number
+# and runs with --force.
+EXEMPT = {
+    "quee/__init__.py",
+    "quee/data/__init__.py",
+    "quee/errors.py",
+    "quee/experiment.py",
+    "quee/io.py",
+    "quee/progress.py",
+    "quee/registry.py",
+    "tasks/__init__.py",
+    "tasks/journal.py",
+    "tasks/lifeline.py",
+    "tasks/locks.py",
+    "tasks/partial.py",
+    "tasks/stage.py",
+}
+
+READERS = {"targets", "predictors", "policies", "evaluate"}
+READ = {"quee/paths.py", "quee/precision.py"}
+"""These stages read the cache and run no network. Of what quee/cache.py and quee/cost.py import they need only this;
+the rest builds a cache and traces a network, which `features` does."""
+
+LAZY = {"quee.data.open_dataset": "quee/data/source.py", "quee.fit": "quee/api.py"}
+"""Names that packages import when first used."""
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+@functools.cache
+def imports(file: str) -> tuple[str, ...]:
+    """Files of quee/ and tasks/ that a file imports, inside functions too; not those for type checkers alone."""
+    return tuple(dict.fromkeys(_imports(ast.parse((ROOT / file).read_text()))))
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import):
+            yield from (file for alias in child.names for file in _files(alias.name))
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are absolute here"
+            for alias in child.names:
+                yield from _files(child.module or "")
+                yield from _files(f"{child.module}.{alias.name}")
+                if (name := f"{child.module}.{alias.name}") in LAZY:
+                    yield LAZY[name]
+        elif isinstance(child, ast.Constant) and isinstance(child.value, str):  # `module:function` of a registry
+            module, _, function = child.value.partition(":")
+            if function.isidentifier():
+                yield from _files(module)
+        yield from _imports(child)
+
+
+def _files(module: str) -> Iterator[str]:
+    parts = module.split(".")
+    if parts[0] not in ("quee", "tasks") or not all(part.isidentifier() for part in parts):
+        return
+    for length in range(1, len(parts) + 1):
+        path = "/".join(parts[:length])
+        for file in (f"{path}.py", f"{path}/__init__.py"):
+            if (ROOT / file).is_file():
+                yield file
+
+
+def used_by(stage: str) -> set[str]:
+    found: set[str] = set()
+    todo = [f"tasks/{stage}.py"]
+    while todo:
+        file = todo.pop()
+        if file not in found and file not in EXEMPT:
+            found.add(file)
+            reads = stage in READERS and file in ("quee/cache.py", "quee/cost.py")
+            todo += [other for other in imports(file) if not reads or other in READ]
+    return found
+
+
+def listed_for(stage: str) -> set[str]:
+    return {dep for dep in STAGES[stage]["deps"] if dep.startswith(("quee/", "tasks/"))}
+
+
+def covers(dep: str, file: str) -> bool:
+    return file == dep or file.startswith(f"{dep}/")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_exactly_the_code_it_uses(stage: str) -> None:
+    used, listed = used_by(stage), listed_for(stage)
+    missing = sorted(file for file in used if not any(covers(dep, file) for dep in listed))
+    superfluous = sorted(dep for dep in listed if not any(covers(dep, file) for file in used))
+    assert (missing, superfluous) == ([], []), f"dvc.yaml, stage {stage}: (missing, superfluous)"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_every_result_it_reads(stage: str) -> None:
+    prefix = "artifacts/${item.experiment}/"
+    listed = {dep.removeprefix(prefix) for dep in STAGES[stage]["deps"] if dep.startswith(prefix)}
+    read = {
+        node.args[0].value
+        for file in used_by(stage)
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "input"
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert read <= listed
+
+
+def test_a_stage_writes_its_own_folder_alone() -> None:
+    for name, stage in STAGES.items():
+        assert stage["outs"] == [f"artifacts/${{item.experiment}}/{name}"]
+        assert stage["cmd"] == f"python -m tasks.{name} ${{item.experiment}}"
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or STAGES:
+        print(chosen, *sorted(used_by(chosen)))
