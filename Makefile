@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 repro: $(STAMP) ## compute the results on the embedded data, track them, show them
-	@quee run --pull
+	@quee run
 	@quee track
 	@quee results
 

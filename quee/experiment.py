@@ -291,7 +291,7 @@ def parse_experiment(name: str, text: str, source: str) -> Experiment:
     strange = [key for key in content if key not in BLOCKS]
     if strange:
         raise UsageError(f"{source}: {unknown('block', str(strange[0]), list(BLOCKS))}")
-    empty = {block: {} for block in BLOCKS if content[block] is None}
+    empty: dict[str, Any] = {block: {} for block in BLOCKS if content[block] is None}
     try:
         experiment = Experiment(**{**content, **empty, "name": name})
     except ValidationError as error:

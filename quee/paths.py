@@ -7,6 +7,7 @@ precisions are given, so that a parent's id is below its children's.
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class PathTree:
         order = {i: rank for rank, i in enumerate(sorted(choices, key=lambda i: self.precisions[i]))}
 
         def keeps(path: tuple[int, ...]) -> bool:
-            steps = [order[b] - order[a] for a, b in zip(path, path[1:], strict=False)]
+            steps = [order[b] - order[a] for a, b in pairwise(path)]
             if rules.max_switches is not None and sum(step != 0 for step in steps) > rules.max_switches:
                 return False
             falls, rises = any(step < 0 for step in steps), any(step > 0 for step in steps)
@@ -73,7 +74,7 @@ class PathTree:
 
         kept: set[tuple[int, ...]] = {(i,) * depth for i in choices}
         if rules.sample is None:
-            level = [(i,) for i in choices]
+            level: list[tuple[int, ...]] = [(i,) for i in choices]
             everything = list(level)
             for _ in range(depth - 1):  # prune level by level: both rules are closed under prefixes
                 level = [p for prefix in level for i in choices if keeps(p := (*prefix, i))]

@@ -128,7 +128,7 @@ def curves(table: "pa.Table") -> list[Point]:
     """
     needed = {"method", "split", "seed", "accuracy", "cost"}
     if missing := needed - set(table.column_names):
-        raise IntegrityError(f"curve.parquet lacks the column {sorted(missing)[0]!r}")
+        raise IntegrityError(f"curve.parquet lacks the column {min(missing)!r}")
     rows = [row for row in table.to_pylist() if row["split"] == "test"]
     first = min((row["seed"] for row in rows if row["seed"] is not None), default=None)
     rows = [row for row in rows if row["seed"] in (first, None)]

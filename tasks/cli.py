@@ -141,7 +141,7 @@ def new(
     """Add experiments/NAME.yaml, a copy of another's to change."""
     import re
 
-    from quee.experiment import Experiment, experiment_names, load_experiment, parse_experiment
+    from quee.experiment import experiment_names, load_experiment, parse_experiment
     from quee.io import write_bytes
     from tasks.dvc import link_data
 
@@ -151,15 +151,26 @@ def new(
         raise UsageError(f"{name!r} is no name for an experiment: lower-case letters, digits and _ are valid")
     if name in experiment_names(folder):
         raise UsageError(f"{file} is there already")
-    source: Experiment = load_experiment(like, folder)
+    load_experiment(like, folder)
     text = (folder / f"{like}.yaml").read_text(encoding="utf-8")
     if dataset is not None:
-        line = rf"(^prepare:(?:\n[ #].*)*?\n +dataset: *){source.prepare.dataset}\b"
-        text = re.sub(line, rf"\g<1>{dataset}", text, flags=re.MULTILINE)
+        text = _with_dataset(text, dataset)
     parse_experiment(name, text, str(file))
     write_bytes(file, text.encode())
     link_data(Path.cwd(), name)
     typer.echo(f"wrote {file}, a copy of {like}; `quee run {name}` runs it")
+
+
+def _with_dataset(text: str, dataset: str) -> str:
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    editor, out = YAML(), StringIO()
+    content = editor.load(text)
+    content["prepare"]["dataset"] = dataset
+    editor.dump(content, out)
+    return out.getvalue()
 
 
 def _about(root: Path, name: str) -> str:

@@ -47,7 +47,7 @@ def run(stage: Stage) -> None:
                         rows.append({"clusters": k, "ece": ece, "gate": gate, "node": int(node), "split": split})
             bar.advance()
     write_table(stage.out / "calibration.parquet", pa.Table.from_pylist(rows))
-    ece = {
+    errors = {
         f"gate_{gate}": float(
             np.mean(
                 [
@@ -59,7 +59,7 @@ def run(stage: Stage) -> None:
         )
         for gate in range(1, tree.segments)
     }
-    write_json(stage.out / "metrics.json", {"clusters": settings.clusters, "ece": ece})
+    write_json(stage.out / "metrics.json", {"clusters": settings.clusters, "ece": errors})
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def _read_torch(path: Path, max_bytes: int) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise QueeError(f"{path} is not read: {_refused(error)}") from None
-    except Exception as error:  # noqa: BLE001 (damaged files raise many types)
+    except Exception as error:
         raise QueeError(f"{path} is not a readable PyTorch file: {_line(error)}") from None
 
 

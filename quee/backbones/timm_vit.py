@@ -219,6 +219,7 @@ def vit_digits(**kwargs: Any) -> TimmViT:
     size = {"patch_size": 2, "embed_dim": 64, "depth": 8, "num_heads": 4, "mlp_ratio": 2}
     backbone = _small_vit(InputConfig(8, 8, 1, (0.305,), (0.376,)), **{**size, **kwargs})
     # Wide positions: with timm's 0.02 a network this small takes twice the epochs to notice where a patch lies.
+    assert isinstance(backbone.pos_embed, Tensor)
     nn.init.normal_(backbone.pos_embed, std=0.3)
     return backbone
 

@@ -21,4 +21,4 @@ def static_hull(setting: Setting) -> Iterator[Sweep]:
     accuracy = 1 - setting.errors("validation").mean(axis=0)
     kept = hull(cost, accuracy)
     errors = {split: setting.errors(split)[:, kept] for split in setting.splits}
-    yield Sweep.at("static_hull", errors, cost[kept], nodes={split: kept for split in setting.splits})
+    yield Sweep.at("static_hull", errors, cost[kept], nodes=dict.fromkeys(setting.splits, kept))

@@ -52,6 +52,12 @@ class Observer:
         return np.concatenate(self.rows[operand])
 
 
+def unfolded(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The patches a convolution multiplies: (n, patches, in)."""
+    assert not isinstance(conv.padding, str)
+    return nn.functional.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride).transpose(1, 2)
+
+
 def observe(model: nn.Module, layers: dict[str, nn.Module], batches: list[Tensor]) -> dict[str, Observer]:
     """Run the float model on the batches and keep what enters each layer."""
     observers = {name: Observer(len(batches)) for name in layers}
@@ -60,9 +66,7 @@ def observe(model: nn.Module, layers: dict[str, nn.Module], batches: list[Tensor
         def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             for operand, x in enumerate(inputs):
                 if isinstance(module, nn.Conv2d):
-                    x = nn.functional.unfold(
-                        x, module.kernel_size, module.dilation, module.padding, module.stride
-                    ).transpose(1, 2)
+                    x = unfolded(module, x)
                 observers[name].see(operand, x)
 
         return see

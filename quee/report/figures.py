@@ -36,7 +36,7 @@ BANDED = ("quee_plan", "quee_fitted_q")
 CLASSES = 24
 """Up to so many classes are shown one by one; of more, those that leave earliest and latest."""
 FAR = 2.0
-"""A static path dearer than so many times everything else is drawn as a line across, not as a point."""
+"""A static path so many times dearer than the methods and than w8a8 is drawn as a line across, not as a point."""
 STYLE = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -88,25 +88,30 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def curves(results: Results) -> Figure:
-    """Accuracy over cost of the main methods, the bands of QuEE's policies, single static precisions as points."""
+    """Accuracy over cost of the main methods, single static precisions as points.
+
+    QuEE's policies are drawn at budgets, in their bands, with the single operating points as dots.
+    """
     points = _points(results.curve)
+    lines = dict(points)
     figure = Figure(figsize=(7.6, 5.4), layout="constrained")
     axes = figure.subplots()
     for method in BANDED:
         band = sorted((row for row in results.bands if row["method"] == method), key=lambda row: row["cost"])
         if band and method in points:
-            low, high = ([100 * row[side] for row in band] for side in ("low", "high"))
-            cost = [row["cost"] for row in band]
-            axes.fill_between(cost, low, high, color=MAIN[method][0], alpha=0.14, linewidth=0)
+            lines[method] = np.array([[row["cost"], 100 * row["accuracy"]] for row in band]).T
+            low, high = ([min(100 * row[side], 100.0) for row in band] for side in ("low", "high"))
+            axes.fill_between(lines[method][0], low, high, color=MAIN[method][0], alpha=0.14, linewidth=0)
+            axes.plot(*points[method], ".", color=MAIN[method][0], markersize=3, alpha=0.5)
     for method, (colour, dashes, width) in MAIN.items():
-        if method in points:
-            axes.plot(*points[method], linestyle=dashes, color=colour, linewidth=width, label=method)
+        if method in lines:
+            axes.plot(*lines[method], linestyle=dashes, color=colour, linewidth=width, label=method)
     shown = [points[method][0].max() for method in MAIN if method in points]
-    widest = max(shown, default=np.inf)
+    widest = max(shown, default=1.0)
     for method in _static(points):
         cost, accuracy = points[method][0][0], points[method][1][0]
         label = method.removeprefix("static_")
-        if cost > FAR * widest:
+        if cost > FAR * max(widest, 1.0):
             axes.axhline(accuracy, color=GREY, linewidth=1, linestyle=(0, (2, 3)))
             text = f"static {label}, cost {cost:.3g}"
             axes.annotate(text, (0.01, accuracy), xycoords=("axes fraction", "data"), xytext=(0, 3),
@@ -115,6 +120,7 @@ def curves(results: Results) -> Figure:
             axes.plot([cost], [accuracy], "D", color=BLACK, markersize=5, markerfacecolor="white")
             axes.annotate(label, (cost, accuracy), xytext=(5, -12), textcoords="offset points", fontsize=9)
     _cost_axes(axes)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 

@@ -15,9 +15,10 @@ CAPTIONS = {
         "Accuracy over cost",
         (
             "Each line shows how often a method is right on the test split, for the computation it spends. Higher and "
-            "further left is better. Cost 1 is the whole network at w8a8; the axis is logarithmic. The shaded bands "
-            "hold for the whole line at once with 95 % confidence. Diamonds are the whole network at one precision. "
-            "The oracle knows the errors in advance; no method can know them."
+            "further left is better. Cost 1 is the whole network at w8a8; the axis is logarithmic. QuEE's two policies "
+            "are drawn at budgets; the shaded bands hold for the whole line at once with 95 % confidence, and dots are "
+            "the single operating points. Diamonds are the whole network at one precision. The oracle knows the errors in "
+            "advance; no method can know them."
         ),
     ),
     "others": (
@@ -33,7 +34,8 @@ CAPTIONS = {
             "A target is the error probability of a path, estimated in clusters of similar samples. The figure shows "
             "how far these estimates are from the errors seen, for more and more clusters. Points are means over the "
             "nodes of a gate; lines are second-order polynomials. The dotted line marks the number of clusters used. "
-            "On the predictor split, the targets were fitted to the same samples, so the error there is too good."
+            "On the predictor split, targets meet the samples they were fitted to: what error is left there comes from "
+            "shrinking them towards the mean of a path, which weighs more in small clusters."
         ),
     ),
     "predictors": (
@@ -197,7 +199,8 @@ def _repetitions(results: Results) -> str:
     return (
         f"<h3>Over {count} random {'division' if count == 1 else 'divisions'} of the held-out samples</h3>"
         "<p>Targets, predictors and policies were fitted anew each time, the backbone was not. Compared is the "
-        "accuracy averaged over all budgets on a logarithmic scale. The intervals are for the mean at 95 %; the "
+        "accuracy averaged over all budgets on a logarithmic scale; below its cheapest point a method is mixed with "
+        "always answering the most frequent class. The intervals are for the mean at 95 %; the "
         "divisions share samples, so the true uncertainty is larger.</p>"
         f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
         + _table(["method", "mean accuracy over budgets", "low", "high"], rows)
@@ -300,7 +303,7 @@ def _parts(results: Results) -> str:
     ]
     predicted = results.metrics["predictors"]["gates"]
     quality = [
-        [f"gate {escape(gate)}", *(f"{predicted[gate][key]:.3f}" for key in ("rmse", "ece", "auroc", "aurc"))]
+        [f"gate {escape(gate)}", *(f"{predicted[gate][key]:.4f}" for key in ("rmse", "ece", "auroc", "aurc"))]
         for gate in sorted(predicted, key=int)
     ]
     return (
@@ -350,7 +353,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _percent(share: Any, digits: int = 1) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+    return "–" if share is None else f"{100 * share:.{digits}f} %".replace("-", "−")
 
 
 def _signed(points: float) -> str:

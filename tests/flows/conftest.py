@@ -14,8 +14,6 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
 
 
-
-
 @pytest.fixture(scope="session")
 def server() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness

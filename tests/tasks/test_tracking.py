@@ -23,7 +23,19 @@ from tasks.tracking import track
 CHECKOUT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
 ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)
-STAGES = "prepare backbone quantize exits features targets predictors policies evaluate report bundle".split()
+STAGES = [
+    "prepare",
+    "backbone",
+    "quantize",
+    "exits",
+    "features",
+    "targets",
+    "predictors",
+    "policies",
+    "evaluate",
+    "report",
+    "bundle",
+]
 READS = {
     "prepare": [],
     "backbone": ["prepare"],
@@ -310,7 +322,7 @@ def test_a_stage_run_carries_settings_metrics_history_data_sets_models_and_linea
 
 def test_feature_caches_are_not_copied_but_their_digests_are(project: Path) -> None:
     track(project)
-    assert not [file for file in (project / "mlruns").rglob("part-*.parquet")]
+    assert not list((project / "mlruns").rglob("part-*.parquet"))
     digest = dvc_digest(project / "artifacts/digits/features")
     assert named(project, "digits/features").data.tags["quee.out.artifacts/digits/features"] == digest
     read = {item.dataset.name: item.dataset.digest for item in named(project, "digits/targets").inputs.dataset_inputs}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 BLOCKS = (
     "prepare", "backbone", "paths", "quantize", "exits", "features", "targets", "predictors", "policies", "evaluate",

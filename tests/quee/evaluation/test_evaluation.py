@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_world import small_cache
+
+from quee.evaluation.curves import (
+    area,
+    budget_grid,
+    errors_at,
+    gap_closed,
+    operating_point,
+    resamples,
+    simultaneous_band,
+)
+from quee.evaluation.methods import all_sweeps, constant_floor
+from quee.evaluation.resplits import fit_quee, redivide, resplit
+from quee.evaluation.sweep import Setting, Sweep, hull
+from quee.experiment import Experiment
+from quee.policies import Costs
+
+SETTINGS = Experiment(
+    name="small",
+    prepare={"dataset": "digits"},
+    backbone={"name": "vit_digits"},
+    targets={"clusters": 10},
+    predictors={"epochs": 20},
+    evaluate={"points": 100},
+)
+
+
+@pytest.fixture(scope="module")
+def compared() -> tuple[Setting, dict[str, Sweep]]:
+    cache = small_cache(600)
+    plan, fitted = fit_quee(cache, SETTINGS)
+    caches = {split: cache.of(split) for split in ("validation", "test")}
+    setting = Setting(caches, Costs.of(cache.tree, cache.description), 100)
+    return setting, {s.name: s for s in all_sweeps(setting, plan, fitted, "rollout")}
+
+
+def test_every_method_of_the_design_is_there(compared) -> None:
+    expected = {"static_hull", "confidence_hull", "quee_plan", "quee_fitted_q", "quee_plan_precisions_only", "oracle"}
+    expected |= {"random_routing", *(f"{m}_{p}" for m in ("static", "confidence", "entropy") for p in ("w4a4", "w8a8"))}
+    expected |= {f"quee_plan_exits_only_{p}" for p in ("w4a4", "w8a8")}
+    assert set(compared[1]) == expected
+
+
+@pytest.mark.parametrize("budget", [0.1, 0.2, 0.4])
+def test_budgets_are_met_on_validation_by_mixing_two_points(compared, budget: float) -> None:
+    for name in ("quee_plan", "quee_fitted_q", "confidence_hull", "static_hull"):
+        point = operating_point(compared[1][name], budget)
+        dearest = compared[1][name].validation_cost[-1]
+        assert point.validation_cost == pytest.approx(min(budget, dearest), rel=0.01)
+        assert point.budget_met
+
+
+def test_an_unreachable_budget_gets_the_cheapest_point_and_says_so(compared) -> None:
+    point = operating_point(compared[1]["static_w8a8"], 0.05)
+    assert not point.budget_met
+    assert point.validation_cost == pytest.approx(1.001)
+
+
+def test_the_oracle_bounds_every_method(compared) -> None:
+    setting, sweeps = compared
+    grid, floor = budget_grid(0.1, 1.0), constant_floor(setting)
+    best = area(sweeps["oracle"], grid, floor)
+    assert all(area(sweep, grid, floor) <= best + 1e-9 for sweep in sweeps.values())
+    assert gap_closed(best, area(sweeps["static_hull"], grid, floor), best) == 1
+
+
+def test_routing_beats_random_routing_where_difficulty_shows(compared) -> None:
+    setting, sweeps = compared
+    grid, floor = budget_grid(0.15, 0.6), constant_floor(setting)
+    assert area(sweeps["quee_plan"], grid, floor) > area(sweeps["random_routing"], grid, floor) + 0.01
+
+
+def test_below_the_cheapest_point_a_method_is_mixed_with_the_free_answer(compared) -> None:
+    setting, sweeps = compared
+    floor, sweep = constant_floor(setting), sweeps["static_w8a8"]
+    errors = errors_at(sweep, np.array([1.001 / 2]), floor)[:, 0]
+    assert errors.mean() == pytest.approx((sweep.errors["test"].mean() + floor.errors["test"].mean()) / 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 1), st.floats(0, 1)), min_size=1, max_size=30))
+def test_a_hull_is_concave_and_nothing_lies_above_it(points) -> None:
+    cost, accuracy = (np.array(column) for column in zip(*points, strict=True))
+    kept = hull(cost, accuracy)
+    assert (np.diff(cost[kept]) > 0).all()
+    assert (np.diff(accuracy[kept]) > 0).all()
+    above = accuracy - np.interp(cost, cost[kept], accuracy[kept])
+    assert (above[cost >= cost[kept[0]]] <= 1e-9).all()
+
+
+def test_simultaneous_bands_hold_the_mean_and_widen_over_pointwise_ones() -> None:
+    errors = np.random.default_rng(0).integers(0, 2, (200, 10)).astype(float)
+    low, high = simultaneous_band(errors, resamples(200, 500, 0))
+    mean = 1 - errors.mean(axis=0)
+    assert ((low < mean) & (mean < high)).all()
+    assert (high - mean > 1.96 * errors.std(axis=0) / np.sqrt(200)).mean() > 0.9
+
+
+def test_resplits_keep_the_sizes_of_splits_and_differ() -> None:
+    cache = small_cache(300)
+    first, second = redivide(cache, 0), redivide(cache, 1)
+    assert sorted(first.split) == sorted(cache.split)
+    assert (first.split != second.split).any()
+    assert np.array_equal(redivide(cache, 0).split, first.split)
+
+
+def test_a_resplit_reports_every_compared_method_and_repeats() -> None:
+    cache = small_cache(300)
+    one, two = (resplit(cache, SETTINGS, 3) for _ in range(2))
+    assert one == two
+    assert {row["method"] for row in one} >= {"quee_plan", "quee_fitted_q", "static_hull", "oracle"}

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from small_world import small_cache
+
+from quee.experiment import Predictors as Settings
+from quee.predictors import Network, Predictors, fit_predictors, gate_inputs, quality
+from quee.targets import ClusterTargets, future_errors
+
+
+def fitted() -> tuple[Predictors, object]:
+    cache = small_cache(600)
+    predictor, validation = cache.of("predictor"), cache.of("validation")
+    targets = ClusterTargets(10).fit(predictor)
+    gates = range(1, cache.tree.segments)
+    errors = [future_errors(validation, gate) for gate in gates]
+    goals = [targets.predict(predictor, gate) for gate in gates]
+    predictors, _ = fit_predictors(predictor, goals, validation, errors, Settings(epochs=40))
+    return predictors, cache.of("test")
+
+
+def test_predictors_rank_errors_on_unseen_samples() -> None:
+    predictors, test = fitted()
+    for gate in (1, 2):
+        p = predictors.predict(gate, gate_inputs(test.tree, gate, test.features))
+        found = quality(p, future_errors(test, gate))
+        assert found["auroc"] > 0.85
+        assert ((p >= 0) & (p <= 1)).all()
+
+
+def test_predictions_do_not_depend_on_the_batch_and_survive_storage() -> None:
+    predictors, test = fitted()
+    x = gate_inputs(test.tree, 1, test.features)
+    whole = predictors.predict(1, x)
+    again = Predictors.from_arrays(predictors.arrays())
+    assert np.array_equal(whole, np.concatenate([again.predict(1, part) for part in np.array_split(x, 17)]))
+
+
+def test_inputs_stack_the_visited_nodes_and_name_the_prefix() -> None:
+    cache = small_cache(6)
+    tree = cache.tree
+    inputs = gate_inputs(tree, 2, cache.features)
+    node = tree.node("w8a8-w4a4")
+    row = inputs[:, list(tree.nodes_at(2)).index(node)]
+    first, second = tree.lineage(node)
+    assert np.array_equal(row[:, :5], cache.features[:, first])
+    assert np.array_equal(row[:, 5:10], cache.features[:, second])
+    assert row[0, 10:].tolist() == [0, 1, 1, 0]
+
+
+def test_cost_counts_every_product_in_floating_point() -> None:
+    network = Network(np.zeros(3), np.ones(3), np.zeros((3, 7)), np.zeros(7), np.zeros((7, 2)), np.zeros(2))
+    assert network.bitflops == (3 * 7 + 7 * 2) * 32 * 32
+
+
+def test_quality_of_a_perfect_ranking() -> None:
+    found = quality(np.array([0.1, 0.2, 0.9]), np.array([0.0, 0.0, 1.0]))
+    assert found["auroc"] == 1
+    assert found["aurc"] == pytest.approx(1 / 9)

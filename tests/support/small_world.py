@@ -1,0 +1,62 @@
+"""A small synthetic cache with known structure, for tests of what reads caches."""
+
+import numpy as np
+
+from quee.cache import FeatureCache
+from quee.paths import PathTree
+
+SPLITS = ("predictor", "validation", "test")
+
+
+def small_cache(samples: int = 240, segments: int = 3, classes: int = 4, seed: int = 0) -> FeatureCache:
+    """Two precisions; a sample's difficulty is seen in its features, and decides which nodes err."""
+    random = np.random.default_rng(seed)
+    tree = PathTree(["w4a4", "w8a8"], segments)
+    difficulty = random.uniform(size=samples)
+    strength = np.array([sum(0.2 + 0.12 * (p.weight_bits == 8) for p in path) for path in tree.paths])
+    error = difficulty[:, None] > strength + random.normal(0, 0.08, (samples, len(tree)))
+    label = random.integers(classes, size=samples).astype(np.int32)
+    prediction = np.where(error, (label[:, None] + 1) % classes, label[:, None]).astype(np.int32)
+    seen = difficulty[:, None] + random.normal(0, 0.1, (samples, len(tree)))
+    features = np.stack([1 - seen, seen, 1 - seen, seen, random.normal(size=seen.shape)], axis=2).astype(np.float32)
+    unit = {"w4a4": 0.25 / segments, "w8a8": 1.0 / segments}
+    nodes = []
+    for node, path in enumerate(tree.paths):
+        segment, gate = unit[str(path[-1])], len(path)
+        nodes.append(
+            {
+                "cost": sum(unit[str(p)] for p in path) + 0.001,
+                "gate": gate,
+                "head_cost": 0.001,
+                "node": node,
+                "parent": int(tree.parent[node]),
+                "path": tree.name(node),
+                "predictor_cost": 0.0 if gate == segments else 0.0005,
+                "segment_cost": segment,
+            }
+        )
+    description = {
+        "classes": [str(c) for c in range(classes)],
+        "feature_names": ["max_probability", "entropy", "margin", "sharpened_entropy", "embedding_0"],
+        "nodes": nodes,
+        "precisions": ["w4a4", "w8a8"],
+        "reference_precisions": [],
+        "references": [],
+        "segments": segments,
+        "unit_bitflops": 1e9,
+    }
+    none = np.zeros((samples, 0))
+    return FeatureCache(
+        tree,
+        description,
+        np.arange(samples),
+        np.array([SPLITS[i % 3] for i in range(samples)], dtype=object),
+        label,
+        prediction,
+        error,
+        np.where(error, 0.1, 0.9).astype(np.float32),
+        features,
+        none.astype(bool),
+        np.zeros((samples, 0, 5), np.float32),
+        none.astype(np.int32),
+    )
