@@ -3,11 +3,13 @@
 import contextlib
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 GRACE_SECONDS = 10.0
+ADVICE = re.compile(rb"Use `dvc push` to send your updates to remote storage\.\r?\n")
 
 
 def run_logged(command: list[str], log: Path, root: Path, environment: dict[str, str], show: bool) -> int:
@@ -25,7 +27,7 @@ def run_logged(command: list[str], log: Path, root: Path, environment: dict[str,
                 file.write(chunk)
                 file.flush()
                 if show:
-                    sys.stderr.write(chunk.decode(errors="replace"))
+                    sys.stderr.write(ADVICE.sub(b"", chunk).decode(errors="replace"))
                     sys.stderr.flush()
         return process.wait()
     except BaseException:  # Ctrl-C reaches the command too: let it end in its own way, but not for ever

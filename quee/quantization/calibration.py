@@ -144,7 +144,7 @@ def _calibrated(
     return layer
 
 
-def _thin(rows: np.ndarray, most: int = 1 << 16) -> np.ndarray:
+def _thin(rows: np.ndarray, most: int = 1 << 14) -> np.ndarray:
     """An evenly spread choice of values, and always the extremes."""
     flat = rows.ravel()
     if flat.size <= most:
