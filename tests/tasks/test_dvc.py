@@ -219,6 +219,7 @@ def test_killing_dvc_alone_leaves_no_second_writer(project: Project) -> None:
     wait_until(lambda: bool(project.computed()))
     stage = of(repro, "stages.targets")
     repro.kill()
+    repro.wait()
     wait_until(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, 3)
     project.do("dvc", "repro")
     assert sorted(set(project.computed())) == list("01234")
