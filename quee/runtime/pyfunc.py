@@ -16,7 +16,8 @@ class QueeModel(PythonModel):  # type: ignore[misc]
 
         self.classifier = load_bundle(context.artifacts["bundle"])
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    # MLflow takes type hints for a schema of its own; the signature is given when the model is registered.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         budget = (params or {}).get("budget")
         routed = self.classifier.route(np.asarray(model_input, dtype=np.uint8), budget=budget)
         labels = [self.classifier.classes[index] for index in routed.label]
