@@ -174,7 +174,9 @@ def _principal(x: np.ndarray, components: int, seed: int) -> tuple[np.ndarray, n
         return x.mean(axis=0, dtype=np.float64).astype(np.float32), np.zeros((0, x.shape[1]), np.float32)
     pca = PCA(components, svd_solver="covariance_eigh", random_state=seed).fit(x.astype(np.float64))
     scale = np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
-    return pca.mean_.astype(np.float32), (pca.components_ / scale[:, None]).astype(np.float32)
+    return pca.mean_.astype(np.float32), np.ascontiguousarray(
+        pca.components_ / scale[:, None], dtype=np.float32
+    )  # as it is read back
 
 
 def _fit_linear(x: Tensor, y: Tensor, classes: int, settings: Exits) -> tuple[nn.Linear, list[float]]:

@@ -4,7 +4,8 @@ Inputs are the state features at the nodes visited, stacked, and the prefix prec
 "exit here" first, through a sigmoid. Trained on the targets p̃e with cross-entropy and early stopping.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,18 @@ class Fit:
     seed: int
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For matrices so small that more threads cost more than they bring; nor do the last bits depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def fit_network(
     x: np.ndarray, y: np.ndarray, x_val: np.ndarray, y_val: np.ndarray, settings: Fit
 ) -> tuple[Network, list[dict[str, float]]]:
