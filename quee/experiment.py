@@ -32,7 +32,7 @@ def _precision(name: str) -> str:
 
 PrecisionName = Annotated[str, BeforeValidator(lambda v: _precision(v) if isinstance(v, str) else v)]
 Listed = BeforeValidator(_listed)
-Share = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -47,8 +47,9 @@ class Block(BaseModel):
 class Splits(Block):
     """Shares of the data per split; `calibration` is a number of training samples.
 
-    A dataset with an official test set gives it whole to the held-out splits when `official` is true: then `train`
-    counts in the official training set, the others in the official evaluation set, each group summing to 1.
+    `evaluation_set` says what an official evaluation set becomes: `pooled` with the training set, of which all shares
+    count; `held_out`: the splits other than `train`, for a backbone that has seen the official training set; or `test`
+    alone, for a backbone trained here. Shares count in the set a split is taken from and sum to at most 1 in each.
     """
 
     train: Share = 0.45
@@ -57,17 +58,24 @@ class Splits(Block):
     validation: Share = 0.10
     certification: Share = 0.0
     test: Share = 0.20
-    official: bool = False
+    evaluation_set: Literal["pooled", "held_out", "test"] = "pooled"
 
     @model_validator(mode="after")
     def _sums(self) -> "Splits":
-        held_out = self.predictor + self.validation + self.certification + self.test
-        total = held_out if self.official else held_out + self.train
-        if not 0 < total <= 1 + 1e-9:
-            raise ValueError(f"shares sum to {total:g}; they may sum to at most 1")
+        for names in self.sets():
+            total = sum(getattr(self, name) for name in names)
+            if not total <= 1 + 1e-9:
+                raise ValueError(f"shares of {', '.join(names)} sum to {total:g}; they may sum to at most 1")
         if min(self.predictor, self.validation, self.test) <= 0:
             raise ValueError("predictor, validation and test must each be above 0")
         return self
+
+    def sets(self) -> tuple[tuple[str, ...], ...]:
+        """Splits taken from the official training set, and from the evaluation set; all in one where they are pooled."""
+        if self.evaluation_set == "pooled":
+            return (SPLITS,)
+        cut = 1 if self.evaluation_set == "held_out" else len(SPLITS) - 1
+        return SPLITS[:cut], SPLITS[cut:]
 
 
 class Prepare(Block):
@@ -107,7 +115,7 @@ class Backbone(Block):
     learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
-    label_smoothing: Share = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of an exponential moving average of the weights; 0 is off."""
     augmentation: Augmentation = Augmentation()

@@ -9,32 +9,32 @@ from quee.errors import UsageError
 from quee.experiment import SPLITS, Splits
 from quee.io import read_table
 
-HELD_OUT = tuple(name for name in SPLITS if name != "train")
-
 
 def make_splits(
     labels_train: np.ndarray, labels_test: np.ndarray | None, splits: Splits, seed: int, limit: int | None = None
 ) -> pa.Table:
     """Columns sample_id (sorted), split, calibration; a sample id is a row number over training, then test files.
 
-    With `official`, `train` is drawn from the training labels and the others from the test labels; otherwise all from
-    both together. `limit` keeps so many samples of each set, and then no more calibration samples than there are.
-    Raises UsageError when a split that is needed comes out empty.
+    `splits.evaluation_set` says which splits are drawn from which labels. `limit` keeps so many samples of each set, and
+    then no more calibration samples than there are. Raises UsageError when a split that is needed comes out empty.
     """
     rng = np.random.default_rng([seed, 0x5917])
     sets = [np.asarray(labels) for labels in (labels_train, labels_test) if labels is not None]
     offsets = np.cumsum([0, *map(len, sets)])
     orders = [offset + stratified_order(labels, rng)[:limit] for offset, labels in zip(offsets, sets, strict=False)]
-    shares = splits.model_dump()
-    if splits.official:
+    if splits.evaluation_set != "pooled":
         if labels_test is None:
-            raise UsageError("prepare.splits.official: the dataset has no official evaluation set; valid: false")
-        parts = _cut(orders[0], {"train": shares["train"]}) | _cut(orders[1], {name: shares[name] for name in HELD_OUT})
+            raise UsageError(
+                f"prepare.splits.evaluation_set: {splits.evaluation_set!r}, but the dataset has no official evaluation "
+                "set; valid: 'pooled'"
+            )
     else:
         labels = np.concatenate(sets)
         pooled = np.sort(np.concatenate(orders))
-        order = pooled[stratified_order(labels[pooled], rng)]
-        parts = _cut(order, {name: shares[name] for name in SPLITS})
+        orders = [pooled[stratified_order(labels[pooled], rng)]]
+    parts: dict[str, np.ndarray] = {}
+    for drawn, wanted in zip(orders, splits.sets(), strict=True):
+        parts |= _cut(drawn, {name: getattr(splits, name) for name in wanted})
     _check(parts, splits, limit)
 
     calibration = parts["train"][: splits.calibration]

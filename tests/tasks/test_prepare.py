@@ -70,7 +70,7 @@ def test_missing_data_is_named_with_the_command_that_adds_it(project):
 
 
 def test_splits_that_cannot_be_made_are_refused(project):
-    write_experiment(splits={"official": True})
+    write_experiment(splits={"evaluation_set": "held_out"})
     with pytest.raises(UsageError, match="no official evaluation set"):
         run_stage("prepare", run, "small")
     assert not Path("artifacts/small/prepare").exists()

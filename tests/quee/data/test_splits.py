@@ -9,7 +9,7 @@ from quee.errors import UsageError
 from quee.experiment import SPLITS, Splits
 
 DIGITS = Splits()
-OFFICIAL = Splits(train=0.9, predictor=0.5, validation=0.1, certification=0.2, test=0.2, official=True)
+OFFICIAL = Splits(train=0.9, predictor=0.5, validation=0.1, certification=0.2, test=0.2, evaluation_set="held_out")
 
 
 def ids(table, split):
@@ -55,6 +55,20 @@ def test_official_sets_are_kept_apart():
     held_out = np.concatenate([ids(table, name) for name in SPLITS if name != "train"])
     assert len(held_out) == 500
     assert held_out.min() >= 1000
+
+
+def test_an_official_test_set_stays_whole_where_the_backbone_is_trained_here():
+    splits = Splits(train=0.7, predictor=0.2, validation=0.06, certification=0.04, test=1.0, evaluation_set="test")
+    table = make_splits(np.arange(1000) % 10, np.arange(500) % 10, splits, 0)
+    assert (ids(table, "test") == np.arange(1000, 1500)).all()
+    assert [len(ids(table, name)) for name in SPLITS] == [700, 200, 60, 40, 500]
+
+
+def test_shares_sum_to_at_most_one_in_each_set():
+    with pytest.raises(ValueError, match=r"predictor, validation, certification, test sum to 1\.1"):
+        Splits(train=1.0, predictor=0.5, validation=0.3, certification=0.0, test=0.3, evaluation_set="held_out")
+    with pytest.raises(ValueError, match=r"train, predictor, validation, certification sum to 1\.2"):
+        Splits(train=0.8, predictor=0.3, validation=0.1, test=1.0, evaluation_set="test")
 
 
 def test_official_without_an_evaluation_set_is_refused():
