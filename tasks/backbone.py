@@ -15,7 +15,7 @@ from quee.store import save_backbone
 from quee.training import predict_logits, seed_torch, train_backbone
 from tasks.stage import Stage, main
 
-SMALL_MACS = 50_000_000
+SMALL_MACS = 10_000_000
 SVC_LIMIT = 200_000
 """Pixels × samples up to which the support vector machine is fitted for comparison."""
 
