@@ -7,7 +7,6 @@ key, the bad value and what is valid. A comment or reformatting changes nothing.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
@@ -287,10 +286,17 @@ def experiment_names(folder: Path = Path("experiments")) -> list[str]:
 
 def parse_experiment(name: str, text: str, source: str) -> Experiment:
     """Check the text of an experiment; `source` names it in errors."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+        content = YAML(typ="safe", pure=True).load(
+            text
+        )  # YAML 1.2, as DVC reads it: 1e-3 is a number; refuses equal keys
+    except YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise UsageError(f"{source}: not YAML: {where}{' '.join(problem.split())}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{source}: expected blocks such as `prepare:`; valid: {', '.join(BLOCKS)}")
     missing = [block for block in BLOCKS if block not in content]

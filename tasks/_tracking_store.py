@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from tasks._tracking_index import BUNDLE, COMPLETE, DIGEST, PREFIX, Held, held, 
 from tasks._tracking_journal import Journal, git_tags
 from tasks._tracking_lock import ExperimentResult, StageResult, read_out, read_text
 from tasks._tracking_values import Point, curves, experiment_metrics, history, settings_of, stage_metrics
+from tasks.journal import summary_file
 
 BATCH = 100
 """Parameters or tags that MLflow takes at a time; of metrics ten times as many."""
@@ -132,7 +134,9 @@ class Store:
             first = result.stages.get("prepare")
             self.client.log_inputs(run_id, self._datasets(first) if first else [])
             for file in sorted((self.root / "artifacts" / result.experiment / "report").rglob("*")):
-                if file.is_file():
+                if file.name == "report.html":
+                    self.client.log_text(run_id, self._whole_report(result, file), "report/report.html")
+                elif file.is_file():
                     self.client.log_artifact(run_id, str(file), self._folder("report", file, "report", result))
             self.client.log_text(
                 run_id, yaml.safe_dump({"schema": "2.0", "stages": entries}, sort_keys=True), "dvc.lock"
@@ -282,6 +286,16 @@ class Store:
                     (Path(aside) / path.name).symlink_to(path.resolve())
                 self.client.log_model_artifacts(model.model_id, aside)
             self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+    def _whole_report(self, result: ExperimentResult, page: Path) -> str:
+        """The report with what each stage took, which beside the artifacts it reads from the journal."""
+        text, script = page.read_text(encoding="utf-8"), self.root / summary_file(result.experiment)
+        if not script.is_file():
+            return text
+        said = script.read_text(encoding="utf-8").replace("</", "<\\/")
+        return re.sub(
+            rf'<script src="[^"]*{re.escape(script.name)}"></script>', lambda _: f"<script>{said}</script>", text
+        )
 
     def _log_experiment_file(self, run_id: str, result: StageResult | ExperimentResult) -> None:
         """The experiment's YAML, if it still says what the result was made with."""

@@ -24,6 +24,7 @@ from tasks._dvc_plan import Step as Step
 from tasks._dvc_plan import make_plan as make_plan
 from tasks._dvc_plan import remember_folders
 from tasks._dvc_process import run_logged
+from tasks._tracking_lock import stage_names
 from tasks.healing import heal, keep_last_good
 from tasks.lifeline import SUPERVISED
 from tasks.locks import exclusive, say
@@ -271,12 +272,6 @@ def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     code = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PATH": path, "PYTHONPATH": code, "DVC_NO_ANALYTICS": "1", SUPERVISED: "1"}
-
-
-def stage_names(root: Path) -> list[str]:
-    """The stages of dvc.yaml that are run per experiment, in its order."""
-    content = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))
-    return [name for name, stage in content["stages"].items() if "matrix" in stage]
 
 
 def _code_folders(root: Path, stage: str) -> list[str]:

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from quee.io import write_json
+from quee.io import write_bytes, write_json
 
 JOURNAL = Path(".quee") / "journal"
 PACKAGES = ("quee", "numpy", "pyarrow", "scikit-learn", "scipy", "timm", "torch", "torchvision", "dvc", "prefect")
@@ -66,6 +66,27 @@ def finish(
     write_json(folder / name, {**record, **ended, **failure, **size})
 
 
+def summary_file(experiment: str) -> Path:
+    """Script by which an experiment's report shows what each stage took."""
+    return JOURNAL / f"{experiment}.js"
+
+
+def summarise(root: Path, experiment: str, stages: list[str]) -> None:
+    """Write the latest execution of each stage for the experiment's report to show."""
+    rows = []
+    for stage in stages:
+        record = last(root, experiment, stage, status="done")
+        if record is None:
+            rows.append([stage, "not run here", "", "", "", "", ""])
+            continue
+        machine = record.get("machine", {})
+        memory, size = (f"{record[key] / 1e6:,.1f}" if record.get(key) else "" for key in ("peak_bytes", "bytes"))
+        commit = str(record.get("git_commit") or "")[:7]
+        where = f"{machine.get('processor', '')}, {machine.get('cores', '?')} cores"
+        rows.append([stage, f"{record['seconds']:,.1f}", memory, size, record.get("started", ""), commit, where])
+    write_bytes(root / summary_file(experiment), f"queeStages({json.dumps(rows)});\n".encode())
+
+
 def records(root: Path, since: float = 0.0) -> list[dict[str, Any]]:
     """The executions written down, oldest first, that started at or after `since` (seconds since 1970)."""
     floor = datetime.fromtimestamp(since, UTC).strftime("%Y%m%dT%H%M%S")
@@ -82,9 +103,12 @@ def records(root: Path, since: float = 0.0) -> list[dict[str, Any]]:
     return found
 
 
-def last(root: Path, experiment: str, stage: str, since: float = 0.0) -> dict[str, Any] | None:
-    """The latest execution of a stage, however it ended."""
+def last(
+    root: Path, experiment: str, stage: str, since: float = 0.0, status: str | None = None
+) -> dict[str, Any] | None:
+    """The latest execution of a stage, however it ended or with that `status`."""
     named = [r for r in records(root, since) if (r.get("experiment"), r.get("stage")) == (experiment, stage)]
+    named = [r for r in named if status in (None, r.get("status"))]
     return named[-1] if named else None
 
 

@@ -7,6 +7,7 @@ from quee.io import file_digest, read_json, read_table, write_bytes
 from quee.report import Results
 from quee.report.figures import draw
 from quee.report.page import build_page
+from tasks import journal
 from tasks.stage import Stage, main
 
 
@@ -51,7 +52,8 @@ def run(stage: Stage) -> None:
     (stage.out / "figures").mkdir()
     for name, text in figures.items():
         write_bytes(stage.out / "figures" / f"{name}.svg", text.encode())
-    write_bytes(stage.out / "report.html", build_page(results, figures).encode())
+    records = Path("../../..") / journal.summary_file(stage.experiment.name)  # from artifacts/EXPERIMENT/report/
+    write_bytes(stage.out / "report.html", build_page(results, figures, records.as_posix()).encode())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from quee.errors import IntegrityError, QueeError, UsageError
 from tasks import journal, partial
+from tasks._tracking_lock import stage_names
 from tasks.healing import keep_last_good
 from tasks.lifeline import die_with_parent
 from tasks.locks import exclusive
@@ -132,6 +133,8 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
         if "partial" in stage.__dict__:
             partial.discard(stage.partial)
         journal.finish(pages, record, "done", bytes=size)
+        if limit is None:
+            journal.summarise(Path(), experiment, stage_names(Path()))
 
 
 @contextmanager

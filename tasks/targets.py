@@ -43,23 +43,16 @@ def run(stage: Stage) -> None:
                 for split, part in (("predictor", predictor), ("validation", validation)):
                     p, e = fitted.predict(part, gate), future_errors(part, gate)
                     for index, node in enumerate(tree.nodes_at(gate)):
-                        ece = calibration_error(p[:, index], e[:, index])
-                        rows.append({"clusters": k, "ece": ece, "gate": gate, "node": int(node), "split": split})
+                        value = calibration_error(p[:, index], e[:, index])
+                        rows.append({"clusters": k, "ece": value, "gate": gate, "node": int(node), "split": split})
             bar.advance()
     write_table(stage.out / "calibration.parquet", pa.Table.from_pylist(rows))
-    errors = {
-        f"gate_{gate}": float(
-            np.mean(
-                [
-                    r["ece"]
-                    for r in rows
-                    if (r["gate"], r["clusters"], r["split"]) == (gate, settings.clusters, "validation")
-                ]
-            )
-        )
+    ece = {
+        f"gate_{gate}": float(np.mean([r["ece"] for r in rows if (r["gate"], r["clusters"], r["split"]) == chosen]))
         for gate in range(1, tree.segments)
+        for chosen in [(gate, settings.clusters, "validation")]
     }
-    write_json(stage.out / "metrics.json", {"clusters": settings.clusters, "ece": errors})
+    write_json(stage.out / "metrics.json", {"clusters": settings.clusters, "ece": ece})
 
 
 if __name__ == "__main__":

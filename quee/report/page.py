@@ -83,8 +83,32 @@ $body
 """)
 
 
-def build_page(results: Results, figures: dict[str, str]) -> str:
-    """The page for results and their figures (SVG text by name)."""
+STAGES = Template("""<h2 id="stages">Stages</h2>
+<p id="stages-away">Run times are not part of the results: this table is filled from the run records where the pipeline
+ran, and this copy of the page is away from them.</p>
+<div class="scroll"><table id="stages-table" hidden><thead><tr><th scope="col">stage</th><th scope="col">seconds</th>
+<th scope="col">peak memory, MB</th><th scope="col">result, MB</th><th scope="col">started</th><th scope="col">commit</th>
+<th scope="col">machine</th></tr></thead><tbody></tbody></table></div>
+<script>
+function queeStages(rows) {
+  const table = document.getElementById("stages-table"), body = table.tBodies[0];
+  for (const row of rows) {
+    const line = body.insertRow();
+    for (const cell of row) line.insertCell().textContent = cell;
+  }
+  table.hidden = false;
+  document.getElementById("stages-away").textContent = "The latest execution of each stage on this checkout.";
+}
+</script>
+<script src="$records"></script>""")
+"""The page's bytes follow from the results alone; run times differ each time, so they are read when it is opened."""
+
+
+def build_page(results: Results, figures: dict[str, str], records: str | None = None) -> str:
+    """The page for results and their figures (SVG text by name).
+
+    `records` is where, relative to the page, a script calls `queeStages` with what each stage took.
+    """
     budget = results.middle_budget()
     captions = dict(CAPTIONS)
     captions["usage"] = (
@@ -99,12 +123,14 @@ def build_page(results: Results, figures: dict[str, str]) -> str:
     def figure(name: str) -> str:
         return _figure(name, figures[name], *captions[name]) if name in figures else ""
 
+    stages = STAGES.substitute(records=escape(records)) if records else ""
     body = [
         f"<h1>{escape(results.title)}</h1>",
         _introduction(results),
         (
             '<nav><a href="#findings">Findings</a><a href="#curves">Curves</a><a href="#budgets">Budgets</a>'
-            '<a href="#methods">Methods</a><a href="#parts">Parts</a><a href="#lineage">Lineage</a></nav>'
+            '<a href="#methods">Methods</a><a href="#parts">Parts</a>'
+            f'{stages and """<a href="#stages">Stages</a>"""}<a href="#lineage">Lineage</a></nav>'
         ),
         _findings(results),
         figure("curves"),
@@ -115,6 +141,7 @@ def build_page(results: Results, figures: dict[str, str]) -> str:
         figure("calibration"),
         figure("predictors"),
         _parts(results),
+        stages,
         _lineage(results),
     ]
     return PAGE.substitute(title=escape(results.title), body="\n".join(part for part in body if part))

@@ -16,8 +16,7 @@ class QueeModel(PythonModel):  # type: ignore[misc]
 
         self.classifier = load_bundle(context.artifacts["bundle"])
 
-    # MLflow takes type hints for a schema of its own; the signature is given when the model is registered.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
         budget = (params or {}).get("budget")
         routed = self.classifier.route(np.asarray(model_input, dtype=np.uint8), budget=budget)
         labels = [self.classifier.classes[index] for index in routed.label]

@@ -144,6 +144,18 @@ def test_a_file_that_is_no_safe_yaml_is_refused(text: str) -> None:
     assert "not YAML" in refusal(text)
 
 
+def test_numbers_are_read_as_dvc_reads_them() -> None:
+    assert (
+        parse(with_block("backbone", "{epochs: 3}").replace("epochs: 3", "learning_rate: 3e-3")).backbone.learning_rate
+        == 0.003
+    )
+
+
+def test_a_key_given_twice_is_refused_with_its_line() -> None:
+    assert 'line 1: found duplicate key "seed"' in refusal(TEXT.replace("{dataset", "{seed: 0, seed: 1, dataset", 1))
+    assert 'found duplicate key "exits"' in refusal(TEXT + "exits: {}\n")
+
+
 def test_experiments_are_found_by_name(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(TEXT)
     (tmp_path / "other.yaml").write_text(TEXT)

@@ -115,6 +115,17 @@ def test_the_journal_tells_how_each_execution_ended(here: Project) -> None:
     assert done["start"] <= done["end"] <= failed["end"]
 
 
+def test_the_report_can_show_what_each_stage_took(here: Project) -> None:
+    run_stage("prepare", write("12345"), "toy")
+    with pytest.raises(IntegrityError):
+        run_stage("prepare", fail, "toy")
+    text = (here.root / journal.summary_file("toy")).read_text()
+    rows = json.loads(text.removeprefix("queeStages(").removesuffix(");\n"))
+    by_stage = {row[0]: row[1:] for row in rows}
+    assert float(by_stage["prepare"][0]) >= 0
+    assert by_stage["targets"][0] == "not run here"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -115,7 +115,7 @@ def write_stage(root: Path, stage: str, seed: int = 0) -> None:
     elif stage == "report":
         (out / "figures").mkdir()
         (out / "figures" / "curve.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-        (out / "report.html").write_text("<!doctype html><title>digits</title>")
+        (out / "report.html").write_text('<!doctype html><script src="../digits.js"></script>')
     elif stage == "bundle":
         write_tensors(out / "w8a8.safetensors", tensors)
         write_json(out / "bundle.json", {"format": 1, "experiment": "digits", "budget": 0.2})
@@ -335,7 +335,13 @@ def test_the_journal_gives_times_machine_and_orchestrator(project: Path) -> None
     record |= {"prefect_run": "7d3c", "machine": {"host": "here", "cores": 2}, "versions": {"torch": "2.15.0"}}
     (project / ".quee" / "journal").mkdir(parents=True)
     write_json(project / ".quee" / "journal" / "20990101T000000-digits-targets-1.json", record)
+    (project / ".quee" / "journal" / "digits.js").write_text('queeStages([["targets", "42.0"]]);')
     track(project)
+    client = client_of(project)
+    report = client.list_artifacts(named(project, "digits").info.run_id, "report")
+    assert "report/report.html" in [file.path for file in report]
+    text = client.download_artifacts(named(project, "digits").info.run_id, "report/report.html")
+    assert '<script>queeStages([["targets", "42.0"]]);</script>' in Path(text).read_text()
     run = named(project, "digits/targets")
     assert (run.info.end_time - run.info.start_time) / 1000 == pytest.approx(42, abs=0.01)
     assert run.data.tags["prefect.flow_run_id"] == "7d3c"

@@ -154,7 +154,10 @@ def test_the_stage_writes_the_page_and_the_figures_from_the_files_of_the_others(
         path.relative_to(artifacts).as_posix(): file_digest(path) for path in artifacts.rglob("*") if path.is_file()
     }
     title = "QuEE on scikit-learn's digits"
-    assert (out / "report.html").read_text() == build_page(replace(results, digests=digests, title=title), figures)
+    records = "../../../.quee/journal/digits.js"
+    expected = build_page(replace(results, digests=digests, title=title), figures, records)
+    assert (out / "report.html").read_text() == expected
+    assert re.findall(r'\bsrc="([^"]*)"', expected) == [records]
 
 
 def test_the_page_loads_nothing_from_elsewhere(page: str) -> None:
