@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 BENCHMARKS = $(wildcard benchmarks/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-all lint flow schedules ui bench constraints
+.PHONY: help install repro test test-all lint flow schedules ui bench constraints fashion-mnist reference
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,12 @@ schedules: $(STAMP) ## Prefect server, worker and the nightly deployment, on thi
 
 ui: $(STAMP) ## MLflow's pages, on this machine only; Ctrl-C ends them
 	@quee ui
+
+fashion-mnist: $(STAMP) ## import Fashion-MNIST from Debian's package dataset-fashion-mnist, or from FASHION_MNIST=/folder
+	@sh data/fashion-mnist.sh "$(FASHION_MNIST)"
+
+reference: $(STAMP) ## publish the small results of EXPERIMENT=name in reference/ and the embedded remote
+	@python -m tasks.reference "$(EXPERIMENT)"
 
 bench: $(STAMP) ## the benchmarks
 	@for file in $(BENCHMARKS); do echo "== $$file"; python "$$file" || exit 1; done

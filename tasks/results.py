@@ -65,22 +65,20 @@ def load_results(root: Path, experiment: str, reference: bool = False) -> Result
 
     base = root / ("reference" if reference else "artifacts")
     folder = base / experiment / "evaluate"
-    if reference and not folder.is_dir():
-        folder = base / experiment
     if not (folder / "metrics.json").is_file():
         known = (
             sorted({file.relative_to(base).parts[0] for file in base.glob("*/**/metrics.json")})
             if base.is_dir()
             else []
         )
-        hint = "fetch them with `dvc pull reference.dvc`" if reference else f"run `quee run {experiment}`"
+        hint = "omit the name to see all" if reference else f"run `quee run {experiment}`"
         raise UsageError(f"{unknown(f'experiment with results in {base.name}/', experiment, known)}; {hint}")
     metrics = read_json(folder / "metrics.json")
     points = read_table(folder / "operating_points.parquet").to_pylist()
     first = min((p["seed"] for p in points if p.get("seed") is not None), default=None)
     points = [point for point in points if point.get("seed") in (first, None)]
-    places = (base / experiment / "report" / "report.html", folder / "report.html")
-    return Results(experiment, metrics, points, next((path for path in places if path.is_file()), None))
+    report = base / experiment / "report" / "report.html"
+    return Results(experiment, metrics, points, report if report.is_file() else None)
 
 
 def as_json(results: Results) -> dict[str, Any]:
@@ -92,7 +90,6 @@ def results_table(results: Results, all_methods: bool = False) -> Group:
     budgets = sorted({point["budget"] for point in results.points})
     names = {point["method"] for point in results.points}
     methods = [name for name in MAIN if name in names] + (sorted(names - set(MAIN)) if all_methods else [])
-    fp32 = results.metrics.get("fp32_accuracy")
     fp32 = results.metrics.get("fp32_accuracy")
     title = f"[bold]{results.experiment}[/bold]: accuracy on test (%), below it the realised cost"
     full = "" if fp32 is None else f"fp32 {100 * fp32:.2f} %. "

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from quee.errors import BusyError, QueeError
+from quee.errors import BusyError, QueeError, UsageError
 
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="All by default.", show_default=False)
@@ -54,7 +54,15 @@ def results(
     from tasks.results import as_json, load_results, print_results
 
     root = Path.cwd()
-    found = [load_results(root, name, reference) for name in experiments or default_experiments(root)]
+    names = experiments or default_experiments(root)
+    if reference:
+        from tasks.reference import fetch, published
+
+        fetch(root)
+        names = experiments or published(root)
+        if not names:
+            raise UsageError("no results are published here: there is neither reference/ nor reference.dvc")
+    found = [load_results(root, name, reference) for name in names]
     if json_:
         typer.echo(json.dumps({item.experiment: as_json(item) for item in found}, indent=1))
         return
