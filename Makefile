@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 BENCHMARKS = $(wildcard benchmarks/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-all lint flow schedules ui bench constraints fashion-mnist reference
+.PHONY: help install repro test test-all lint flow schedules ui bench constraints fashion-mnist reference readme
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ fashion-mnist: $(STAMP) ## import Fashion-MNIST from Debian's package dataset-fa
 
 reference: $(STAMP) ## publish the small results of EXPERIMENT=name in reference/ and the embedded remote
 	@python -m tasks.reference "$(EXPERIMENT)"
+
+readme: $(STAMP) ## write README's results from artifacts/ and reference/
+	@python -m tasks.readme
 
 bench: $(STAMP) ## the benchmarks
 	@for file in $(BENCHMARKS); do echo "== $$file"; python "$$file" || exit 1; done

@@ -31,6 +31,8 @@ from quee.progress import progress
 from tasks.stage import Stage, main
 
 REFERENCE = "static_hull"
+OURS = ("quee_plan", "quee_fitted_q")
+RIVALS = ("static_hull", "confidence_hull", "random_routing")
 BAND_POINTS = 40
 
 
@@ -84,11 +86,12 @@ def _compare(sweeps: list[Sweep], settings: Evaluate, floor: Floor, grid: np.nda
     samples = len(sweeps[0].errors["test"])
     weights = resamples(samples, settings.bootstrap, settings.seed)
     band_grid = budget_grid(grid[0], grid[-1], BAND_POINTS)
-    auc = {name: area(sweep, grid, floor) for name, sweep in by_name.items()}
     reference = by_name.get("static_fp32", by_name[REFERENCE])
     float_accuracy = float(1 - reference.errors["test"].mean(axis=0).min())
     baseline = errors_at(by_name[REFERENCE], budgets, floor)
     methods, closed, difference, points, bands = {}, {}, {}, [], []
+    over_grid = {name: errors_at(sweep, grid, floor).mean(axis=1) for name, sweep in by_name.items()}  # (S,)
+    auc = {name: float(1 - errors.mean()) for name, errors in over_grid.items()}
     for name, sweep in by_name.items():
         at = [operating_point(sweep, float(budget)) for budget in budgets]
         mixed = np.stack([sweep.errors["test"] @ sweep.weights(b)[0] for b in budgets], axis=1)
@@ -119,7 +122,22 @@ def _compare(sweeps: list[Sweep], settings: Evaluate, floor: Floor, grid: np.nda
             band_grid[reached], 1 - errors.mean(axis=0)[reached], band_low[reached], band_high[reached], strict=True
         ):
             bands.append({"accuracy": mean, "cost": cost, "high": h, "low": lo, "method": name})
-    metrics = {"difference_vs_static_hull": difference, "methods": methods, "oracle_gap_closed": closed}
+    gains = {}
+    for ours in OURS:
+        for rival in RIVALS:
+            gain = over_grid[rival] - over_grid[ours]
+            gain_low, gain_high = interval(weights @ gain)
+            gains[f"gain.{ours}.{rival}"] = {
+                "high": float(gain_high),
+                "low": float(gain_low),
+                "mean": float(gain.mean()),
+            }
+    metrics = {
+        "difference_vs_static_hull": difference,
+        "gains": gains,
+        "methods": methods,
+        "oracle_gap_closed": closed,
+    }
     return metrics, {"operating_points": points, "bands": bands}
 
 
@@ -184,8 +202,8 @@ def _summary(rows: list[dict[str, float | int | str]]) -> dict[str, dict[str, fl
         found.setdefault(str(row["method"]), np.array([]))
         found[str(row["method"])] = np.append(found[str(row["method"])], float(row["auc"]))
     result = {f"auc.{name}": _mean_interval(values) for name, values in found.items()}
-    for ours in ("quee_plan", "quee_fitted_q"):
-        for other in ("static_hull", "confidence_hull", "random_routing"):
+    for ours in OURS:
+        for other in RIVALS:
             result[f"gain.{ours}.{other}"] = _mean_interval(found[ours] - found[other])
     return result
 
