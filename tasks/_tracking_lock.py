@@ -192,7 +192,8 @@ def is_revision(root: Path, name: str) -> bool:
 
 
 def read_out(root: Path, result: StageResult, name: str, here: bool) -> bytes | None:
-    """File `name` of a stage's folder: from the working tree when `here`, else from DVC's cache or a remote in reach.
+    """File `name` of a stage's folder: from the working tree when `here`, else from DVC's cache or a remote in reach, or
+    as it was published.
 
     None when the result has no such file; raises QueeError when the result itself cannot be found.
     """
@@ -201,6 +202,8 @@ def read_out(root: Path, result: StageResult, name: str, here: bool) -> bytes | 
         return file.read_bytes() if file.is_file() else None
     listing = _cached(root, result.outs.get(result.folder, ""))
     if listing is None:
+        if (published := _published(root, result)) is not None:
+            return (published / name).read_bytes() if (published / name).is_file() else None
         raise QueeError(f"{result.title} is neither in DVC's cache nor in a remote on this machine; try `dvc fetch`")
     for record in json.loads(listing):
         if record["relpath"] == name:
@@ -209,6 +212,18 @@ def read_out(root: Path, result: StageResult, name: str, here: bool) -> bytes | 
                 raise QueeError(f"{name} of {result.title} is not in DVC's cache; try `dvc fetch`")
             return content
     return None
+
+
+def _published(root: Path, result: StageResult) -> Path | None:
+    """The stage's folder in `reference/`, if that is the result published."""
+    folder = root / "reference" / result.experiment
+    try:
+        content = yaml.load((folder / "dvc.lock").read_text(encoding="utf-8"), Loader=LOADER)
+        entry = content["stages"][f"{result.stage}@{result.experiment}"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    same = StageResult(result.experiment, result.stage, entry).outs == result.outs
+    return folder / result.stage if same else None
 
 
 def _cached(root: Path, md5: str) -> bytes | None:

@@ -13,7 +13,7 @@ import yaml
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.io import write_bytes, write_json
 from tasks import journal
-from tasks._tracking_lock import chosen, out_problem, read_lock
+from tasks._tracking_lock import chosen, default_experiments, out_problem, read_lock
 from tasks.data_cli import track
 from tasks.dvc import run_dvc
 from tasks.locks import exclusive
@@ -43,9 +43,12 @@ def publish(root: Path, experiment: str) -> Path:
     target = root / FOLDER / experiment
     aside = target.with_name(f".{experiment}.aside")
     shutil.rmtree(aside, ignore_errors=True)
+    weights = (
+        ("*.safetensors",) if experiment in default_experiments(root) else ()
+    )  # what `make repro` makes in minutes
     for stage in result.stages:
         folder = root / "artifacts" / experiment / stage
-        skipped = shutil.ignore_patterns(*LEFT_OUT.get(stage, ()))
+        skipped = shutil.ignore_patterns(*LEFT_OUT.get(stage, ()), *weights)
         shutil.copytree(folder, aside / stage, ignore=skipped)
         if not any((aside / stage).iterdir()):
             (aside / stage).rmdir()

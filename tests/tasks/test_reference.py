@@ -1,15 +1,17 @@
 """Published results: small, traceable to what made them, and there for a fresh clone."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from evaluated_project import call, evaluated_project, run
+from evaluated_project import call, evaluated_project, repro, run
 
 from quee.errors import IntegrityError
 from tasks.reference import fetch, publish, published
+from tasks.results import against
 
 
 @pytest.fixture
@@ -53,3 +55,16 @@ def test_a_result_that_is_not_the_recorded_one_is_not_published(project: Path) -
     with pytest.raises(IntegrityError, match="evaluate"):
         publish(project, "digits")
     assert (project / "reference/digits/evaluate/metrics.json").read_bytes() == before
+
+
+def test_a_clone_compares_with_results_that_were_made_elsewhere(project: Path) -> None:
+    publish(project, "digits")
+    run("git", "add", "-A")
+    run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "published")
+    repro(project, accuracy=0.9, auc=0.952)
+    shutil.rmtree(project / ".dvc" / "cache")  # as in a clone on another machine
+    changes = {change.metric: change for change in against(project, "HEAD", None)["digits"]}
+    assert (changes["evaluate.methods.quee_plan.auc"].before, changes["evaluate.methods.quee_plan.auc"].after) == (
+        0.95,
+        0.952,
+    )
