@@ -5,13 +5,14 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from quee.errors import BusyError, QueeError, UsageError
+from quee.errors import BusyError, IntegrityError, QueeError, UsageError
 
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="All by default.", show_default=False)
@@ -77,7 +78,8 @@ def _results_against(revision: str, experiments: list[str] | None, all_metrics: 
     from tasks.reference import fetch
     from tasks.results import TOLERANCES, against, changes_table
 
-    fetch(Path.cwd())  # where DVC's cache lacks the revision's results, the published ones have its metrics
+    with suppress(IntegrityError):
+        fetch(Path.cwd())  # where DVC's cache lacks the revision's results, the published ones have its metrics
     found = against(Path.cwd(), revision, experiments)
     outside = sum(not change.within for changes in found.values() for change in changes)
     if json_:
