@@ -1,7 +1,6 @@
 """`quee.fit`: the pipeline without any orchestrator."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +21,7 @@ from quee.experiment import Experiment, Splits
 from quee.features import GateView
 from quee.paths import PathTree
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, quantize_
+from quee.quantization import QuantizationConfig, quantize_paths
 from quee.runtime.bundle import load_bundle, write_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.store import save_backbone, save_quantized
@@ -69,9 +68,8 @@ def fit(
     tree = PathTree(precisions, backbone.segments, max_nodes=settings.paths.max_nodes)
     batches = list(x[torch.from_numpy(np.flatnonzero(is_calibration))].split(64))
     models: dict[Precision, SegmentedBackbone] = {Precision("fp32"): backbone}
-    for precision in {*tree.precisions, *(p.head for p in tree.precisions)}:
-        if not precision.is_float:
-            models[precision] = quantize_(deepcopy(backbone), QuantizationConfig(precision), batches)  # type: ignore[assignment]
+    configs = [QuantizationConfig(precision) for precision in tree.precisions if not precision.is_float]
+    models.update(quantize_paths(backbone, configs, batches, seed))
     multi = MultiPrecisionBackbone(models)
     train = torch.from_numpy(np.flatnonzero(split == "train"))
     draws = [(x[rows], y[rows]) for _ in range(settings.exits.draws) for rows in train.split(256)]

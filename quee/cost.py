@@ -6,7 +6,7 @@ w8a8 backbone. See docs/cost.md for a table worked out by hand.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import log2, prod
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ class Product:
     macs: int
     reduction: int
     """Terms summed per output, for the Baskin formula."""
+    part: str = "block"
+    """`stem`, `block` or `head`: the stem and the head can have a precision of their own."""
 
     def bits(self, precision: Precision) -> tuple[int, int]:
         """Bits of the two operands."""
@@ -72,19 +74,29 @@ class CostModel(Protocol):
 class BitFlops:
     """The BitFLOPs cost model of a backbone.
 
-    `include_elementwise` adds elementwise work at 32 × 32 per element; `formula` is `product` or `baskin`.
+    `include_elementwise` adds elementwise work at 32 × 32 per element; `formula` is `product` or `baskin`. `stem` and
+    `head` are the precisions of these parts in quantized networks, where they have their own.
     """
 
     products: tuple[Product, ...]
     elementwise: tuple[Elementwise, ...] = ()
     formula: str = "product"
     include_elementwise: bool = False
+    stem: str = ""
+    head: str = ""
+
+    def executed(self, product: Product, precision: Precision) -> Precision:
+        """What a product is executed and counted at where its segment runs at `precision`."""
+        if not precision.is_float and (own := {"stem": self.stem, "head": self.head}.get(product.part)):
+            return Precision(own)
+        return precision.head if product.part == "head" else precision
 
     def bitflops(self, segment: int, precision: Precision) -> float:
-        """BitFLOPs per sample of a segment; the head (segment 0) is executed and counted at `precision.head`."""
-        executed = precision.head if segment == HEAD else precision
+        """BitFLOPs per sample of a segment; 0 is the head behind a last segment of that precision."""
         total = sum(
-            bitflops(p.macs, p.bits(executed), p.reduction, self.formula) for p in self.products if p.segment == segment
+            bitflops(p.macs, p.bits(self.executed(p, precision)), p.reduction, self.formula)
+            for p in self.products
+            if p.segment == segment
         )
         if self.include_elementwise:
             total += sum(e.elements * FLOAT_BITS**2 for e in self.elementwise if e.segment == segment)
@@ -96,8 +108,8 @@ class BitFlops:
 
     @property
     def unit(self) -> float:
-        """BitFLOPs of the static w8a8 backbone: cost 1."""
-        return self.static((Precision("w8a8"),) * self.segments)
+        """BitFLOPs of the static w8a8 backbone, every part at w8a8: cost 1."""
+        return replace(self, stem="", head="").static((Precision("w8a8"),) * self.segments)
 
     def static(self, path: Sequence[Precision]) -> float:
         """BitFLOPs of a full-length path with the backbone's own head."""
@@ -115,15 +127,18 @@ class BitFlops:
         return {
             "elementwise": [asdict(e) for e in self.elementwise],
             "formula": self.formula,
+            "head": self.head,
             "include_elementwise": self.include_elementwise,
             "products": [asdict(p) for p in self.products],
+            "stem": self.stem,
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "BitFlops":
         products = tuple(Product(**p) for p in value["products"])
         elementwise = tuple(Elementwise(**e) for e in value["elementwise"])
-        return cls(products, elementwise, value["formula"], value["include_elementwise"])
+        switches = {name: value[name] for name in ("formula", "include_elementwise", "stem", "head") if name in value}
+        return cls(products, elementwise, **switches)
 
 
 def trace_cost(backbone: SegmentedBackbone, **switches: Any) -> BitFlops:
@@ -133,14 +148,15 @@ def trace_cost(backbone: SegmentedBackbone, **switches: Any) -> BitFlops:
 
     def see(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         segment = backbone.segment_of(name)
+        part = "head" if segment == HEAD else "block" if name.startswith("blocks.") else "stem"
         if isinstance(module, MatMul):
             reduction = inputs[0].shape[-1]
-            products.append(Product(name, segment, module.kind, output.numel() * reduction, reduction))
+            products.append(Product(name, segment, module.kind, output.numel() * reduction, reduction, part))
             if module.kind == "attention" and name.endswith("query_key"):
                 elementwise.append(Elementwise(f"{name}.softmax", segment, output.numel()))
         elif isinstance(module, nn.Linear | nn.Conv2d):
             reduction = prod(module.weight.shape[1:])
-            products.append(Product(name, segment, "weight", output.numel() * reduction, reduction))
+            products.append(Product(name, segment, "weight", output.numel() * reduction, reduction, part))
         elif not list(module.children()) and not isinstance(module, nn.Identity | nn.Dropout):
             elementwise.append(Elementwise(name, segment, output.numel()))
 
@@ -167,7 +183,7 @@ def explain(model: BitFlops, path: Sequence[Precision]) -> Iterable[tuple[str, i
     for product in model.products:
         if product.segment > len(path) or (product.segment == HEAD and len(path) < model.segments):
             continue
-        precision = path[-1].head if product.segment == HEAD else path[product.segment - 1]
-        a, b = product.bits(precision)
+        precision = path[-1] if product.segment == HEAD else path[product.segment - 1]
+        a, b = product.bits(model.executed(product, precision))
         amount = bitflops(product.macs, (a, b), product.reduction, model.formula)
         yield product.name, product.segment, product.kind, product.macs, f"{a}×{b}", amount

@@ -60,10 +60,10 @@ class MultiPrecisionBackbone:
 
     def classify(self, precision: Precision, state: Tensor) -> Tensor:
         """The backbone's own head behind a last segment of that precision: state to logits (n, classes), float32."""
-        model = self.model(precision.head)
-        if not precision.head.is_float:
+        model = self.model(precision)
+        if not precision.is_float:
             return model.classify(state)
-        dtype = _DTYPES[precision.head.name]
+        dtype = _DTYPES[precision.name]
         return padded(lambda part: model.classify(part.to(dtype)).float(), state)
 
     def run_path(self, path: Sequence[Precision], x: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from quee.experiment import Exits
 from quee.io import read_tensors, write_tensors
 from quee.precision import Precision
 from quee.progress import progress
-from quee.quantization import QuantizedLinear, quantize_weight
-from quee.quantization.quantizers import search_range
+from quee.quantization import AffineQuantizer, QuantizedLinear, quantize_weight
+from quee.quantization.search import search_range
 
 HEAD_PRECISION = Precision("w8a8")
 
@@ -206,7 +206,8 @@ def _fit_linear(x: Tensor, y: Tensor, classes: int, settings: Exits) -> tuple[nn
 def _quantize_head(linear: nn.Linear, x: Tensor, gate: int) -> QuantizedLinear:
     quantized = QuantizedLinear(linear, HEAD_PRECISION)
     bits = HEAD_PRECISION.activation_bits
-    quantized.input.set_range(*search_range(x[:: max(1, len(x) // 1024)].numpy(), bits, "mse", f"exit head {gate}"))
+    low, high = search_range(x[:: max(1, len(x) // 1024)].numpy(), bits, "mse", f"exit head {gate}")
+    quantized.input = AffineQuantizer(bits).set_range(low, high)
     integers, scale = quantize_weight(linear.weight, HEAD_PRECISION.weight_bits)
     quantized.set_weight(integers, scale, linear.bias)
     quantized.finalize()

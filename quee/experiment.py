@@ -156,11 +156,37 @@ class Paths(Block):
 
 
 class Quantize(Block):
-    weights: Literal["minmax", "mse"] = "mse"
+    """Each ingredient is the preset's unless it is given; `docs/quantization.md` describes them."""
+
+    preset: Literal["minmax", "percentile", "mse", "repq", "erq", "fast", "best"] = "fast"
+    weights: Literal["minmax", "mse"] | None = None
     """Search of the weight scales: the full range, or the least squared error."""
-    activations: Literal["minmax", "percentile", "mse"] = "mse"
-    bias_correction: bool = True
+    activations: Literal["minmax", "percentile", "mse"] | None = None
+    importance: Literal["none", "output"] | None = None
+    """Whether ranges are searched for the error of the values or for that of the layer's output."""
+    bias_correction: bool | None = None
+    fold_norms: bool | None = None
+    softmax: Literal["uniform", "log"] | None = None
+    gelu: Literal["uniform", "two_range", "shifted_log", "searched"] | None = None
+    ridge: bool | None = None
+    ridge_strength: Annotated[float, Field(ge=0)] | None = None
+    rounding: Literal["nearest", "compensated", "learned"] | None = None
+    propagate: bool | None = None
+    """Whether layers are calibrated behind quantized ones."""
+    target: Literal["same", "float"] | None = None
+    iterations: Count | None = None
+    """Steps per block of learned rounding."""
+    path_aware: bool = True
+    """Whether a segment is calibrated on the mixture of prefixes that paths produce."""
+    stem: PrecisionName | None = None
+    """Precision of the stem, where it is not segment 1's."""
+    head: PrecisionName | None = None
+    """Precision of the backbone's own head; w8a8 unless given."""
     seed: Seed = 0
+
+    def settings(self) -> dict[str, Any]:
+        """What the block says about ingredients, for `QuantizationConfig.of(precision, preset, **settings)`."""
+        return self.model_dump(exclude={"preset", "path_aware"}, exclude_none=True)
 
 
 class Exits(Block):

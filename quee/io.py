@@ -117,6 +117,19 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file; raises IntegrityError as `read_tensors` does."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            metadata: dict[str, str] = json.loads(file.read(size)).get("__metadata__", {})
+    except FileNotFoundError:
+        raise IntegrityError(f"missing file: {path}") from None
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise IntegrityError(f"not a readable safetensors file: {path} ({error})") from None
+    return metadata
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex, read in blocks."""
     try:

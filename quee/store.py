@@ -1,6 +1,8 @@
 """Networks on disk: a backbone with its description, and its quantized versions."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from quee.backbones import check_state_dict, create_backbone
 from quee.backbones.base import SegmentedBackbone
 from quee.errors import IntegrityError, QueeError
 from quee.execution import MultiPrecisionBackbone
-from quee.io import FORMAT, read_json, read_tensors, write_json, write_tensors
+from quee.io import FORMAT, read_json, read_metadata, read_tensors, write_json, write_tensors
 from quee.precision import Precision
-from quee.quantization import empty_quantized, finalize
+from quee.quantization import QuantizedConv2d, QuantizedLinear, empty_quantized, finalize, layout
+from quee.quantization.packing import pack, unpack
 
 
 def tensors(module: nn.Module) -> dict[str, np.ndarray]:
@@ -43,30 +46,51 @@ def load_backbone(folder: Path) -> SegmentedBackbone:
 
 
 def save_quantized(folder: Path, precision: Precision, model: SegmentedBackbone) -> None:
-    write_tensors(folder / f"{precision}.safetensors", tensors(model), {"precision": str(precision)})
+    """Write `PRECISION.safetensors`: weights packed at their bit width, and the layout of the network as metadata."""
+    state = tensors(model)
+    for name, module in _with_weights(model):
+        state[f"{name}.weight"] = pack(state[f"{name}.weight"], module.precision.weight_bits)
+    facts = {"layout": json.dumps(layout(model), sort_keys=True), "precision": str(precision)}
+    write_tensors(folder / f"{precision}.safetensors", state, facts)
 
 
 def load_quantized(folder: Path, precision: Precision, backbone: SegmentedBackbone) -> SegmentedBackbone:
-    """The network of `backbone`'s architecture at an integer precision."""
-    from copy import deepcopy
+    """The network of `backbone`'s architecture at an integer precision.
 
+    Raises IntegrityError or QueeError when the file is damaged or of another network.
+    """
     path = folder / f"{precision}.safetensors"
-    state = {key: torch.from_numpy(value) for key, value in read_tensors(path).items()}
-    model = empty_quantized(deepcopy(backbone), precision)
+    arrays, facts = read_tensors(path), read_metadata(path)
+    try:
+        parts = json.loads(facts["layout"])
+        if facts["precision"] != str(precision):
+            raise ValueError(f"it is {facts['precision']}")
+    except (KeyError, ValueError) as error:
+        raise IntegrityError(f"{path} does not describe a network at {precision}: {error}") from None
+    model = empty_quantized(deepcopy(backbone), parts)
     assert isinstance(model, SegmentedBackbone)
+    for name, module in _with_weights(model):
+        if (key := f"{name}.weight") in arrays:
+            shape = tuple(module.weight.shape)
+            arrays[key] = unpack(arrays[key], module.precision.weight_bits, shape, f"{path}: {key}")
+    state = {key: torch.from_numpy(value) for key, value in arrays.items()}
     check_state_dict(model, state, str(path))
     model.load_state_dict(state)
     finalize(model)
     return model.requires_grad_(False).eval()
 
 
+def _with_weights(model: nn.Module) -> Iterator[tuple[str, QuantizedLinear | QuantizedConv2d]]:
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear | QuantizedConv2d):
+            yield name, module
+
+
 def load_precisions(backbone_dir: Path, quantized_dir: Path, precisions: Iterable[Precision]) -> MultiPrecisionBackbone:
-    """A backbone at every precision named, and at those their exit heads need."""
-    wanted = {Precision("fp32"), *precisions}
-    wanted |= {precision.head for precision in wanted}
+    """A backbone at every precision named, and in floating point."""
     float_model = load_backbone(backbone_dir)
     models = {Precision("fp32"): float_model}
-    for precision in sorted(wanted):
+    for precision in sorted({*precisions} - set(models)):
         if not precision.is_float:
             models[precision] = load_quantized(quantized_dir, precision, float_model)
         elif precision.name not in ("fp32", "bf16", "fp16"):

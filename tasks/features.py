@@ -8,7 +8,7 @@ from multiprocessing import get_context
 import numpy as np
 
 from quee.cache import Recipe, build_cache, describe_tree, write_description
-from quee.cost import trace_cost
+from quee.cost import BitFlops
 from quee.data.splits import split_ids
 from quee.errors import UsageError
 from quee.exits import ExitHeads
@@ -53,7 +53,7 @@ def run(stage: Stage) -> None:
     with pool as executor:
         build_cache(recipe, samples[order], splits[order], stage.partial, stage.out, shard_size, executor)
     view = GateView(backbone, ExitHeads.load(stage.input("exits") / "heads.safetensors"), recipe.embedding)
-    cost = trace_cost(backbone.models[Precision("fp32")])
+    cost = BitFlops.from_json(read_json(stage.input("quantize") / "quantization.json")["cost"])
     description = describe_tree(stage.experiment.name, tree, paths.references, cost, view, dataset["classes"])
     write_description(stage.out, description)
 

@@ -1,10 +1,14 @@
 """Stage `quantize`: the backbone at every precision of the tree and of the references."""
 
+from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from quee.backbones.base import SegmentedBackbone
 from quee.cost import trace_cost
 from quee.data import open_dataset
 from quee.data.splits import split_ids
@@ -13,7 +17,7 @@ from quee.execution import MultiPrecisionBackbone
 from quee.io import FORMAT, read_json, write_json
 from quee.precision import Precision
 from quee.progress import progress
-from quee.quantization import QuantizationConfig, quantize_
+from quee.quantization import QuantizationConfig, quantize_, quantize_paths
 from quee.store import load_backbone, save_quantized
 from quee.training import predict_logits
 from tasks.stage import Stage, main
@@ -25,27 +29,22 @@ def run(stage: Stage) -> None:
     images = open_dataset(stage.data, stage.experiment.prepare.dataset, read_json(prepared / "dataset.json")["files"])
     ids = split_ids(prepared / "splits.parquet")
     backbone = load_backbone(stage.input("backbone"))
-    transform, cost = Preprocessing.from_timm(backbone.input), trace_cost(backbone)
+    transform = Preprocessing.from_timm(backbone.input)
+    cost = trace_cost(backbone, stem=settings.stem or "", head=settings.head or "")
     batches = [x for _, x, _ in images.batches(ids["calibration"], transform, 64)]
-    names = sorted({*map(Precision, paths.precisions + paths.references), Precision("w8a8")})
+    tree = sorted(map(Precision, paths.precisions))
+    names = sorted({*tree, *map(Precision, paths.references), Precision("w8a8")})
+    configs = {p: QuantizationConfig.of(p, settings.preset, **settings.settings()) for p in names if not p.is_float}
+    models = _quantized(backbone, tree, configs, batches, settings.path_aware, settings.seed)
+    for precision, model in models.items():
+        save_quantized(stage.out, precision, model)
+    multi = MultiPrecisionBackbone({Precision("fp32"): backbone, **models})
     reference, labels = predict_logits(backbone, images.batches(ids["validation"], transform, 64))
-    models, metrics, configs = {Precision("fp32"): backbone}, {}, {}
-    with progress("quantizing", len(names)) as bar:
+    metrics: dict[str, Any] = {}
+    with progress("evaluating precisions", len(names)) as bar:
         for precision in names:
             path = (precision,) * backbone.segments
-            if not precision.is_float:
-                config = QuantizationConfig(precision, settings.weights, settings.activations, settings.bias_correction)
-                models[precision] = quantize_(deepcopy(backbone), config, batches)  # type: ignore[assignment]
-                save_quantized(stage.out, precision, models[precision])
-                configs[str(precision)] = {**asdict(config), "precision": str(precision)}
-            if precision.head not in models:
-                config = QuantizationConfig(precision.head, settings.weights, settings.activations)
-                models[precision.head] = quantize_(deepcopy(backbone), config, batches)  # type: ignore[assignment]
-            multi = MultiPrecisionBackbone(models)
-            found = [
-                multi.classify(precision, multi.run_path(path, x)).numpy()
-                for _, x, _ in images.batches(ids["validation"], transform, 64)
-            ]
+            found = [_logits(multi, path)(x).numpy() for _, x, _ in images.batches(ids["validation"], transform, 64)]
             predicted = np.concatenate(found).argmax(axis=1)
             file = stage.out / f"{precision}.safetensors"
             metrics[str(precision)] = {
@@ -57,8 +56,34 @@ def run(stage: Stage) -> None:
             }
             bar.advance()
     facts = {"calibration_samples": len(ids["calibration"]), "cost": cost.to_json(), "format": FORMAT}
-    write_json(stage.out / "quantization.json", {**facts, "configs": configs})
+    described = {str(precision): config.to_json() for precision, config in configs.items()}
+    write_json(stage.out / "quantization.json", {**facts, "configs": described, "path_aware": settings.path_aware})
     write_json(stage.out / "metrics.json", {"precisions": metrics})
+
+
+def _quantized(
+    backbone: SegmentedBackbone,
+    tree: list[Precision],
+    configs: dict[Precision, QuantizationConfig],
+    batches: list[Tensor],
+    path_aware: bool,
+    seed: int,
+) -> dict[Precision, SegmentedBackbone]:
+    """The tree's precisions together, where prefixes mix; the others each behind its own."""
+    together = [configs[p] for p in tree if p in configs] if path_aware else []
+    models = quantize_paths(backbone, together, batches, seed) if together else {}
+    for precision, config in configs.items():
+        if precision not in models:
+            models[precision] = quantize_(deepcopy(backbone), config, batches)  # type: ignore[assignment]
+    return models
+
+
+def _logits(multi: MultiPrecisionBackbone, path: tuple[Precision, ...]) -> Callable[[Tensor], Tensor]:
+    def run(x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return multi.classify(path[-1], multi.run_path(path, x))
+
+    return run
 
 
 if __name__ == "__main__":

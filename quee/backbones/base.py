@@ -86,8 +86,12 @@ class SegmentedBackbone(nn.Module, ABC):
         if segment == 1:
             state = self.embed(state)
         for index in self.segment_blocks(segment):
-            state = self.blocks[index](state)
+            state = self.run_block(index, state)
         return state
+
+    def run_block(self, index: int, state: Tensor) -> Tensor:
+        """Run one block, counted from 0, on the state before it."""
+        return self.blocks[index](state)
 
     def forward_to(self, gate: int, x: Tensor) -> Tensor:
         """Images to the state at a gate (gate 0: the images)."""

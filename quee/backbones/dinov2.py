@@ -49,17 +49,13 @@ class DinoV2(TimmViT):
         self._tokens = self.prefix_tokens + self.grid[0] * self.grid[1]
         self._kept_from = depth - layers  # the first block whose class token the head reads
 
-    def run_segment(self, segment: int, state: Tensor) -> Tensor:
+    def run_block(self, index: int, state: Tensor) -> Tensor:
         """As of any backbone; the class tokens that the head needs later follow the patch tokens."""
         if self.layers == 1:
-            return super().run_segment(segment, state)
-        if segment == 1:
-            state = self.embed(state)
-        for index in self.segment_blocks(segment):
-            tokens = self.blocks[index](state[:, : self._tokens])
-            kept = [tokens[:, :1]] if self._kept_from <= index < len(self.blocks) - 1 else []
-            state = torch.cat([tokens, state[:, self._tokens :], *kept], dim=1)
-        return state
+            return super().run_block(index, state)
+        tokens = self.blocks[index](state[:, : self._tokens])
+        kept = [tokens[:, :1]] if self._kept_from <= index < len(self.blocks) - 1 else []
+        return torch.cat([tokens, state[:, self._tokens :], *kept], dim=1)
 
     def classify(self, state: Tensor) -> Tensor:
         state = self.norm(state)

@@ -1,27 +1,35 @@
 """Post-training quantization: `quantize_(model, config, calibration_batches)`.
 
-Uniform grids, executed exactly: products of integer-valued float32 operands, so that emulation equals integer
+Everything is executed exactly: products of integer-valued float32 operands, so that emulation equals integer
 arithmetic whatever the batch or the number of threads.
 """
 
-from quee.quantization.calibration import QuantizationConfig, quantize_
+from quee.quantization.calibration import quantize_, quantize_paths
+from quee.quantization.config import INGREDIENTS, PRESETS, QuantizationConfig
 from quee.quantization.layers import (
     QuantizedConv2d,
     QuantizedLinear,
     QuantizedMatMul,
     empty_quantized,
     finalize,
+    layout,
 )
-from quee.quantization.quantizers import AffineQuantizer, quantize_weight
+from quee.quantization.quantizers import AffineQuantizer, CodebookQuantizer
+from quee.quantization.weights import quantize_weight
 
 __all__ = [
+    "INGREDIENTS",
+    "PRESETS",
     "AffineQuantizer",
+    "CodebookQuantizer",
     "QuantizationConfig",
     "QuantizedConv2d",
     "QuantizedLinear",
     "QuantizedMatMul",
     "empty_quantized",
     "finalize",
+    "layout",
     "quantize_",
+    "quantize_paths",
     "quantize_weight",
 ]

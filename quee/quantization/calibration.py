@@ -1,85 +1,150 @@
-"""`quantize_`: observe a float model on calibration batches, choose scales, replace its layers."""
+"""`quantize_`: observe a float model on calibration batches, choose grids, replace its layers.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+Units (stem, blocks, head) are calibrated in the order of execution, and within a unit its layers, each on what the
+quantized layers before it give.
+"""
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quee.backbones.base import SegmentedBackbone
 from quee.errors import QueeError
 from quee.precision import Precision
-from quee.quantization.layers import (
-    QuantizedConv2d,
-    QuantizedMatMul,
-    layer_precision,
-    quantizable,
-    quantized_layer,
-)
-from quee.quantization.quantizers import quantize_weight, search_range
+from quee.progress import progress
+from quee.quantization.config import QuantizationConfig
+from quee.quantization.folding import channel_affine, fold, unfold_weight
+from quee.quantization.layers import QUANTIZED, QuantizedLayer, QuantizedMatMul, quantized_layer
+from quee.quantization.search import search_quantizer, thinned
+from quee.quantization.units import Sources, Unit, observe, run_unit, sources, units_of
+from quee.quantization.weights import quantize_weight, ridge, round_compensated
 
-ROWS = 4096
-"""Rows of each layer's input kept for the searches: the buffer that bounds calibration's memory."""
-
-
-@dataclass(frozen=True)
-class QuantizationConfig:
-    """How a network is quantized to one precision."""
-
-    precision: Precision
-    weights: str = "mse"
-    """Search of weight scales: `minmax` or `mse`."""
-    activations: str = "mse"
-    """Search of activation ranges: `minmax`, `percentile` or `mse`."""
-    bias_correction: bool = True
-    """Absorb the mean error of each layer's output in its bias."""
+PLAIN_BITS = 8
+"""From so many activation bits on, only grids that engines execute are used."""
 
 
-class Observer:
-    """Keeps a bounded, evenly spread choice of the rows of each operand of one layer."""
+class Calibrator:
+    """Quantizes a copy of a float network unit by unit; `network` is the copy."""
 
-    def __init__(self, batches: int) -> None:
-        self.per_batch = max(1, ROWS // batches)
-        self.rows: list[list[np.ndarray]] = [[], []]
+    def __init__(self, model: nn.Module, config: QuantizationConfig) -> None:
+        if config.precision.is_float:
+            raise QueeError(f"quantize_ makes integer precisions such as w8a8, not {config.precision}")
+        self.float, self.config = model, config
+        self.network = deepcopy(model)
+        self.units = units_of(model)
+        self.folded: list[str] = []
 
-    def see(self, operand: int, x: Tensor) -> None:
-        rows = x.detach().flatten(0, -2)
-        picked = np.unique(np.linspace(0, len(rows) - 1, min(self.per_batch, len(rows))).astype(np.int64))
-        self.rows[operand].append(rows[torch.from_numpy(picked)].float().cpu().numpy())
+    def precision(self, unit: Unit) -> Precision:
+        """Precision at which a unit's layers are executed."""
+        own = {"stem": self.config.stem, "head": self.config.head or self.config.precision.head}
+        return own.get(unit.name) or self.config.precision
 
-    def values(self, operand: int = 0) -> np.ndarray:
-        """(rows, features)"""
-        return np.concatenate(self.rows[operand])
+    def segment(self, segment: int, x: Tensor, reference: Tensor) -> Tensor:
+        """Quantize the units of a segment (0: the head), entered by states x where the float network has `reference`.
+
+        Returns the quantized segment's output on x.
+        """
+        config = self.config
+        for unit in self.units:
+            if unit.segment != segment:
+                continue
+            self._unit(unit, x if config.propagate else reference, reference)
+            x = run_unit(self.network, unit, x)
+            reference = run_unit(self.float, unit, reference)
+        return x
+
+    def _unit(self, unit: Unit, x: Tensor, reference: Tensor) -> None:
+        config = self.config
+        found = sources(self.float, unit, reference[:2])
+        to_float = config.propagate and config.target == "float"
+        wanted: dict[str, np.ndarray] = {}
+        if to_float:
+            seen = observe(self.float, unit, reference, found.order, config.rows)
+            wanted = {name: observer.values() for name, observer in seen.items()}
+        if not config.propagate:
+            inputs = observe(self.float, unit, x, found.order, config.rows)
+        for name in found.order:
+            observer = (
+                inputs[name] if not config.propagate else observe(self.network, unit, x, [name], config.rows)[name]
+            )
+            module = self.network.get_submodule(name)
+            layer = quantized_layer(module, self.precision(unit))
+            if isinstance(layer, QuantizedMatMul):
+                self._product(name, layer, observer.values(0), observer.values(1))
+            else:
+                self._weighted(name, module, layer, observer.values(), wanted.get(name), found)
+            layer.finalize()
+            self.network.set_submodule(name, layer)
+
+    def _product(self, name: str, layer: QuantizedMatMul, a: np.ndarray, b: np.ndarray) -> None:
+        bits = layer.precision.activation_bits
+        powers = name.endswith("attention_value") and self.config.softmax == "log" and bits < PLAIN_BITS
+        method = self.config.activations
+        layer.a = search_quantizer(thinned(a), bits, method, name, families=("log",) if powers else ())
+        layer.b = search_quantizer(thinned(b), bits, method, name)
+
+    def _weighted(
+        self,
+        name: str,
+        module: nn.Module,
+        layer: QuantizedLayer,
+        rows: np.ndarray,
+        wanted: np.ndarray | None,
+        found: Sources,
+    ) -> None:
+        """Calibrate a layer with weights on the rows that enter it; `wanted` are the float network's."""
+        assert not isinstance(layer, QuantizedMatMul)
+        config, precision = self.config, layer.precision
+        weight, bias = _parameters(name, module)  # (out, in), (out,)
+        target = (rows if wanted is None else wanted).astype(np.float64) @ weight.T + bias
+        few = precision.activation_bits < PLAIN_BITS
+        if few and config.fold_norms and (norm := found.norm.get(name)):
+            shift, ratio = channel_affine(_finite(name, rows), precision.activation_bits)
+            fold(self.network.get_submodule(norm), shift, ratio)  # type: ignore[arg-type]
+            self.folded.append(norm)
+            rows = (rows - shift) / ratio
+            weight, bias = unfold_weight(weight, bias, shift, ratio)
+        families: tuple[str, ...] = ()
+        if few and name in found.gelu:
+            families = {"uniform": (), "searched": ("two_range", "shifted_log")}.get(config.gelu, (config.gelu,))
+        importance = np.square(weight).sum(axis=0) if config.importance == "output" else None
+        bits = precision.activation_bits
+        layer.input = search_quantizer(thinned(rows), bits, config.activations, name, importance, families)
+        seen = (layer.input(torch.from_numpy(rows).float()) * layer.input.scale).double().numpy()
+        fitted = ridge(weight, seen, target, config.ridge_strength) if config.ridge else weight
+        moments = seen.T @ seen / len(seen)
+        limit = 2 ** (precision.weight_bits - 1) - 1
+        integers, scale = quantize_weight(
+            torch.from_numpy(fitted), precision.weight_bits, config.weights, torch.from_numpy(np.diag(moments).copy())
+        )
+        if config.rounding != "nearest":
+            mean = seen.mean(axis=0)
+            moments = moments - np.outer(mean, mean) if config.bias_correction else moments
+            integers = torch.from_numpy(round_compensated(fitted, scale.double().numpy(), limit, moments))
+        if config.bias_correction:
+            kernel = integers.double().numpy() * scale.double().numpy()[:, None]
+            bias = target.mean(axis=0) - kernel @ seen.mean(axis=0)
+        layer.set_weight(integers, scale, torch.from_numpy(bias).float())
 
 
-def unfolded(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The patches a convolution multiplies: (n, patches, in)."""
-    assert not isinstance(conv.padding, str)
-    return nn.functional.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride).transpose(1, 2)
+def _parameters(name: str, module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (out, in) and bias (out,) of a float layer in double precision."""
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    flat = weight.detach().double().flatten(1).cpu().numpy()
+    own = bias.detach().double().cpu().numpy() if isinstance(bias, Tensor) else np.zeros(len(flat))
+    if not (np.isfinite(flat).all() and np.isfinite(own).all()):
+        raise QueeError(f"{name}: the float weights contain NaN or infinity")
+    return flat, own
 
 
-def observe(model: nn.Module, layers: dict[str, nn.Module], batches: list[Tensor]) -> dict[str, Observer]:
-    """Run the float model on the batches and keep what enters each layer."""
-    observers = {name: Observer(len(batches)) for name in layers}
-
-    def hook(name: str, module: nn.Module):  # type: ignore[no-untyped-def]
-        def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            for operand, x in enumerate(inputs):
-                if isinstance(module, nn.Conv2d):
-                    x = unfolded(module, x)
-                observers[name].see(operand, x)
-
-        return see
-
-    handles = [module.register_forward_pre_hook(hook(name, module)) for name, module in layers.items()]
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return observers
+def _finite(name: str, rows: np.ndarray) -> np.ndarray:
+    if not np.isfinite(rows).all():
+        raise QueeError(f"{name}: calibration values contain NaN or infinity")
+    return rows
 
 
 def quantize_(model: nn.Module, config: QuantizationConfig, calibration_batches: Iterable[Tensor]) -> nn.Module:
@@ -88,66 +153,84 @@ def quantize_(model: nn.Module, config: QuantizationConfig, calibration_batches:
     `calibration_batches` are image tensors (n, c, h, w). Nothing is replaced when an error is raised: QueeError for
     absent, constant or non-finite calibration data, naming the layer, or for a layer that nothing quantizes.
     """
-    precision = config.precision
-    if precision.is_float:
-        raise QueeError(f"quantize_ makes integer precisions such as w8a8, not {precision}")
-    layers = quantizable(model)
-    batches = _checked(calibration_batches)
-    observers = observe(model, layers, batches)
-    replacements = {
-        name: _calibrated(name, module, layer_precision(model, name, precision), config, observers[name])
-        for name, module in layers.items()
-    }
-    for name, layer in replacements.items():
-        model.set_submodule(name, layer)
+    calibrator = Calibrator(model, config)
+    images = checked(calibration_batches, config.samples)
+    x, reference = images, images
+    for segment in _segments(model):
+        x = calibrator.segment(segment, x, reference)
+        reference = _float_segment(calibrator, segment, reference)
+    return install(model, calibrator)
+
+
+def quantize_paths(
+    model: SegmentedBackbone,
+    configs: Sequence[QuantizationConfig],
+    calibration_batches: Iterable[Tensor],
+    seed: int = 0,
+) -> dict[Precision, SegmentedBackbone]:
+    """Copies of a float backbone at several precisions, each segment calibrated on the prefixes that paths produce.
+
+    A segment is entered by states that segments of any of the precisions have made: each calibration sample draws a
+    precision per segment, uniformly. Raises QueeError as `quantize_` does.
+    """
+    calibrators = [Calibrator(model, config) for config in configs]
+    images = checked(calibration_batches, max(config.samples for config in configs))
+    random = np.random.default_rng(seed)
+    x, reference = images, images
+    segments = _segments(model)
+    with progress("quantizing segments", len(segments) * len(calibrators)) as bar:
+        for segment in segments:
+            outputs = []
+            for calibrator in calibrators:
+                outputs.append(calibrator.segment(segment, x, reference))
+                bar.advance()
+            choice = torch.from_numpy(random.integers(len(calibrators), size=len(images)))
+            reference = _float_segment(calibrators[0], segment, reference)
+            x = torch.stack(outputs)[choice, torch.arange(len(images))]
+    return {c.config.precision: install(deepcopy(model), c) for c in calibrators}  # type: ignore[misc]
+
+
+def _segments(model: nn.Module) -> list[int]:
+    """Segments in the order of execution, the head (0) last."""
+    return [*range(1, model.segments + 1), 0] if isinstance(model, SegmentedBackbone) else [1]
+
+
+def _float_segment(calibrator: Calibrator, segment: int, reference: Tensor) -> Tensor:
+    for unit in calibrator.units:
+        if unit.segment == segment:
+            reference = run_unit(calibrator.float, unit, reference)
+    return reference
+
+
+def install(model: nn.Module, calibrator: Calibrator) -> nn.Module:
+    """Put what was calibrated into the float model."""
+    for name, module in list(calibrator.network.named_modules()):
+        if isinstance(module, QUANTIZED):
+            model.set_submodule(name, module)
+    for name in calibrator.folded:
+        model.get_submodule(name).load_state_dict(calibrator.network.get_submodule(name).state_dict())
     return model
 
 
-def _checked(batches: Iterable[Tensor]) -> list[Tensor]:
-    listed = list(batches)
-    samples = sum(len(batch) for batch in listed)
-    if samples < 2:
-        raise QueeError(f"calibration needs at least 2 samples, got {samples}")
+def checked(batches: Iterable[Tensor], samples: int) -> Tensor:
+    """The first `samples` calibration samples as one tensor (n, …).
+
+    Raises QueeError for data that are absent, too few, constant, not finite or of several shapes.
+    """
+    listed: list[Tensor] = []
+    for batch in batches:
+        listed.append(batch[: samples - sum(map(len, listed))])
+        if sum(map(len, listed)) >= samples:
+            break
+    found = sum(map(len, listed))
+    if found < 2:
+        raise QueeError(f"calibration needs at least 2 samples, got {found}")
     shapes = {tuple(batch.shape[1:]) for batch in listed}
     if len(shapes) > 1:
         raise QueeError(f"calibration batches differ in shape: {sorted(shapes)}")
-    if not all(bool(torch.isfinite(batch).all()) for batch in listed):
+    images = torch.cat(listed)
+    if not bool(torch.isfinite(images).all()):
         raise QueeError("calibration data contain NaN or infinity")
-    if all(bool((batch == listed[0][:1]).all()) for batch in listed):
+    if bool((images == images[:1]).all()):
         raise QueeError("calibration data are constant: all samples are equal")
-    return listed
-
-
-def _calibrated(
-    name: str, module: nn.Module, precision: Precision, config: QuantizationConfig, observer: Observer
-) -> nn.Module:
-    layer = quantized_layer(module, precision)
-    bits = precision.activation_bits
-    if isinstance(layer, QuantizedMatMul):
-        for operand, quantizer in enumerate((layer.a, layer.b)):
-            quantizer.set_range(*search_range(_thin(observer.values(operand)), bits, config.activations, name))
-        return layer
-    rows = observer.values()
-    layer.input.set_range(*search_range(_thin(rows), bits, config.activations, name))
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
-    x = torch.from_numpy(rows)
-    seen = layer.input(x) * layer.input.scale
-    integers, scale = quantize_weight(weight, precision.weight_bits, config.weights, seen.double().square().mean(dim=0))
-    layer.set_weight(integers, scale, bias if isinstance(bias, Tensor) else None)
-    if config.bias_correction:
-        float_output = x.double() @ weight.detach().double().flatten(1).t()
-        output = seen.double() @ (integers * scale[:, None]).double().t()
-        layer.bias.add_((float_output - output).mean(dim=0).float())
-    layer.finalize()
-    assert not isinstance(layer, QuantizedConv2d) or layer.weight.shape[1] == rows.shape[1]
-    return layer
-
-
-def _thin(rows: np.ndarray, most: int = 1 << 14) -> np.ndarray:
-    """An evenly spread choice of values, and always the extremes."""
-    flat = rows.ravel()
-    if flat.size <= most:
-        return flat
-    step = flat.size // most | 1  # odd, so that no column of an even width is left out
-    return np.concatenate([flat[::step], [flat.min(), flat.max()]])
+    return images

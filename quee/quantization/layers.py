@@ -4,15 +4,16 @@ Sums of integer products are exact in float32 while they stay below 2^24; where 
 split and the parts are added in double precision.
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from quee.backbones.attention import MatMul
-from quee.backbones.base import SegmentedBackbone
 from quee.errors import QueeError
 from quee.precision import Precision
-from quee.quantization.quantizers import AffineQuantizer
+from quee.quantization.quantizers import QUANTIZERS, Quantizer, make_quantizer
 
 EXACT = 2.0**24
 """Integers up to here are exact in float32."""
@@ -38,10 +39,12 @@ class _QuantizedWeight(nn.Module):
     weight_scale: Tensor
     bias: Tensor
 
-    def __init__(self, out_features: int, in_features: int, precision: Precision) -> None:
+    input: Quantizer
+
+    def __init__(self, out_features: int, in_features: int, precision: Precision, kind: str = "affine") -> None:
         super().__init__()
         self.precision = precision
-        self.input = AffineQuantizer(precision.activation_bits)
+        self.input = make_quantizer(kind, precision.activation_bits)
         self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(out_features))
         self.register_buffer("bias", torch.zeros(out_features))
@@ -82,8 +85,8 @@ class _QuantizedWeight(nn.Module):
 
 
 class QuantizedLinear(_QuantizedWeight):
-    def __init__(self, linear: nn.Linear, precision: Precision) -> None:
-        super().__init__(linear.out_features, linear.in_features, precision)
+    def __init__(self, linear: nn.Linear, precision: Precision, kind: str = "affine") -> None:
+        super().__init__(linear.out_features, linear.in_features, precision, kind)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._product(x)
@@ -92,11 +95,11 @@ class QuantizedLinear(_QuantizedWeight):
 class QuantizedConv2d(_QuantizedWeight):
     """A convolution as a product over unfolded patches: exact, where convolution algorithms may not be."""
 
-    def __init__(self, conv: nn.Conv2d, precision: Precision) -> None:
+    def __init__(self, conv: nn.Conv2d, precision: Precision, kind: str = "affine") -> None:
         if conv.groups != 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise QueeError(f"a convolution with groups={conv.groups}, padding {conv.padding!r} cannot be quantized")
         height, width = conv.kernel_size
-        super().__init__(conv.out_channels, conv.in_channels * height * width, precision)
+        super().__init__(conv.out_channels, conv.in_channels * height * width, precision, kind)
         self.kernel_size, self.stride = conv.kernel_size, conv.stride
         self.padding, self.dilation = conv.padding, conv.dilation
 
@@ -113,23 +116,33 @@ class QuantizedConv2d(_QuantizedWeight):
 class QuantizedMatMul(nn.Module):
     """Product of two quantized activations."""
 
-    def __init__(self, precision: Precision) -> None:
+    a: Quantizer
+    b: Quantizer
+
+    def __init__(self, precision: Precision, kinds: Sequence[str] = ("affine", "affine")) -> None:
         super().__init__()
         self.precision = precision
-        self.a = AffineQuantizer(precision.activation_bits)
-        self.b = AffineQuantizer(precision.activation_bits)
+        self.a, self.b = (make_quantizer(kind, precision.activation_bits) for kind in kinds)
 
     def finalize(self) -> None:
         self.a.finalize()
         self.b.finalize()
 
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        result = super()._apply(fn, recurse)
+        self.finalize()
+        return result
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        size = int(EXACT // (self.a.largest * self.b.largest))
+        size = int(EXACT // max(self.a.largest * self.b.largest, 1.0))
         return exact_matmul(self.a(a), self.b(b), size).mul_(self.a.scale * self.b.scale)
 
 
 QuantizedLayer = QuantizedLinear | QuantizedConv2d | QuantizedMatMul
 QUANTIZED = (QuantizedLinear, QuantizedConv2d, QuantizedMatMul)
+
+Layout = Mapping[str, Sequence[str]]
+"""What a quantized network is made of: layer name to its precision and the kinds of its quantizers."""
 
 
 def quantizable(model: nn.Module) -> dict[str, nn.Module]:
@@ -146,26 +159,40 @@ def quantizable(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def quantized_layer(module: nn.Module, precision: Precision) -> QuantizedLayer:
+def quantized_layer(module: nn.Module, precision: Precision, kinds: Sequence[str] | None = None) -> QuantizedLayer:
     """The quantized counterpart of a layer, without scales or weights yet."""
     if isinstance(module, nn.Linear):
-        return QuantizedLinear(module, precision)
+        return QuantizedLinear(module, precision, *(kinds or ()))
     if isinstance(module, nn.Conv2d):
-        return QuantizedConv2d(module, precision)
-    return QuantizedMatMul(precision)
+        return QuantizedConv2d(module, precision, *(kinds or ()))
+    return QuantizedMatMul(precision, kinds or ("affine", "affine"))
 
 
-def layer_precision(model: nn.Module, name: str, precision: Precision) -> Precision:
-    """A layer's precision within a network quantized to `precision`: the head's layers take the head's."""
-    if isinstance(model, SegmentedBackbone) and model.segment_of(name) == 0:
-        return precision.head
-    return precision
+def layout(model: nn.Module) -> dict[str, list[str]]:
+    """The layout of a quantized network."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedMatMul):
+            found[name] = [str(module.precision), module.a.kind, module.b.kind]
+        elif isinstance(module, QuantizedLinear | QuantizedConv2d):
+            found[name] = [str(module.precision), module.input.kind]
+    return found
 
 
-def empty_quantized(model: nn.Module, precision: Precision) -> nn.Module:
-    """Replace the layers of `model` in place by quantized ones to load a state dict into; call `finalize` after that."""
-    for name, module in quantizable(model).items():
-        model.set_submodule(name, quantized_layer(module, layer_precision(model, name, precision)))
+def empty_quantized(model: nn.Module, layout: Layout) -> nn.Module:
+    """Replace the layers of `model` in place by quantized ones to load a state dict into; call `finalize` after that.
+
+    Raises QueeError when the layout is not one of this model.
+    """
+    layers = quantizable(model)
+    if set(layers) != set(layout):
+        odd = min(set(layers) ^ set(layout))
+        raise QueeError(f"the quantized network and the backbone differ in layer {odd}")
+    for name, module in layers.items():
+        precision, *kinds = layout[name]
+        if not set(kinds) <= set(QUANTIZERS):
+            raise QueeError(f"{name}: unknown quantizer {kinds!r}; valid: {', '.join(QUANTIZERS)}")
+        model.set_submodule(name, quantized_layer(module, Precision(precision), kinds))
     return model
 
 

@@ -70,7 +70,7 @@ def write_bundle(
     costs = policy_costs(tree, description, chosen)
     setting = Setting({"validation": cache.of("validation")}, Costs.of(tree, description))
     points = operating_points(routed_sweep(policy, setting, chosen, costs), tree)
-    needed = {*tree.precisions, *(p.head for p in tree.precisions)}
+    needed = set(tree.precisions)
     files = [(backbone / "model.safetensors", "model.safetensors"), (heads, "heads.safetensors")]
     files += [(quantized / f"{p}.safetensors", f"{p}.safetensors") for p in sorted(needed) if not p.is_float]
     for source, target in files:

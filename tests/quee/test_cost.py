@@ -121,6 +121,18 @@ def test_cost_rises_with_both_widths(cost: BitFlops, a: Precision, b: Precision,
         assert cost.cost(segment, a) <= cost.cost(segment, b)
 
 
+def test_stem_and_head_count_at_their_own_precision_in_quantized_networks(backbone: SegmentedBackbone) -> None:
+    plain, own = trace_cost(backbone), trace_cost(backbone, stem="w8a8", head="w4a4")
+    w3a3, fp32 = Precision("w3a3"), Precision("fp32")
+    assert own.bitflops(1, w3a3) == plain.bitflops(1, w3a3) + PATCHES * (64 - 9)
+    assert own.bitflops(HEAD, w3a3) == OWN_HEAD * 16
+    assert own.static(path("fp32")) == plain.static(path("fp32"))
+    assert own.bitflops(1, fp32) == plain.bitflops(1, fp32)
+    assert own.unit == plain.unit
+    assert sum(row[-1] for row in explain(own, path("w3a3"))) == own.static(path("w3a3"))
+    assert BitFlops.from_json(json.loads(json.dumps(own.to_json()))) == own
+
+
 def test_segments_partition_the_network(backbone: SegmentedBackbone, cost: BitFlops) -> None:
     whole = trace_cost(create_backbone("vit_digits", gates=(8,)))
     for name in ("w3a3", "fp32"):

@@ -83,10 +83,13 @@ def test_fp32_is_the_float_backbone(backbone: MultiPrecisionBackbone, images: Te
         assert torch.allclose(logits, model(images), atol=1e-5)
 
 
-def test_the_head_behind_quantized_segments_is_that_of_w8a8(backbone: MultiPrecisionBackbone, images: Tensor) -> None:
+def test_the_head_behind_a_segment_is_that_of_its_precision_at_w8a8(
+    backbone: MultiPrecisionBackbone, images: Tensor
+) -> None:
     with torch.inference_mode():
         state = backbone.run_path((W4A4,) * 3, images[:4])
-        assert torch.equal(backbone.classify(W4A4, state), backbone.models[W8A8].classify(state))
+        assert torch.equal(backbone.classify(W4A4, state), backbone.models[W4A4].classify(state))
+    assert backbone.models[W4A4].get_submodule("head").precision == W8A8
 
 
 @pytest.mark.parametrize("size", [1, MICRO_BATCH - 1, MICRO_BATCH, MICRO_BATCH + 1, 3 * MICRO_BATCH])

@@ -1,5 +1,6 @@
 """Calibration: what it refuses, what it leaves alone, and what bias correction is for."""
 
+from collections.abc import Iterator
 from copy import deepcopy
 
 import pytest
@@ -10,9 +11,9 @@ from quee.backbones import create_backbone
 from quee.backbones.base import SegmentedBackbone
 from quee.errors import QueeError
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, QuantizedLinear, QuantizedMatMul, quantize_
-from quee.quantization.calibration import ROWS, Observer
+from quee.quantization import QuantizationConfig, QuantizedLinear, QuantizedMatMul, layout, quantize_, quantize_paths
 from quee.quantization.layers import QUANTIZED
+from quee.quantization.units import Observer
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +61,10 @@ def test_bad_calibration_data_are_refused_and_nothing_is_replaced(backbone: Segm
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
-def test_activations_that_are_not_finite_are_refused_naming_the_layer(
-    backbone: SegmentedBackbone, images: Tensor
-) -> None:
+def test_weights_that_are_not_finite_are_refused_naming_the_layer(backbone: SegmentedBackbone, images: Tensor) -> None:
     with torch.no_grad():
         backbone.get_submodule("blocks.0.mlp.fc1").bias[0] = torch.inf
-    with pytest.raises(QueeError, match=r"^blocks\.0\.mlp\.fc2: calibration values contain NaN or infinity"):
+    with pytest.raises(QueeError, match=r"^blocks\.0\.mlp\.fc1: the float weights contain NaN or infinity"):
         quantize_(backbone, config(), [images])
     assert not any(isinstance(m, QUANTIZED) for m in backbone.modules())
 
@@ -99,7 +98,7 @@ def test_more_bits_come_closer_to_the_float_network(
         expected = original(images)
         errors = []
         for name in ("w3a3", "w5a5", "w8a8"):
-            settings = config(name, weights=weights, activations=activations)
+            settings = QuantizationConfig.of(name, "mse", weights=weights, activations=activations)
             errors.append(float((quantize_(deepcopy(original), settings, [images])(images) - expected).norm()))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.05 * float(expected.norm())
@@ -149,11 +148,81 @@ def test_a_layer_without_bias_and_products_of_two_inputs_are_calibrated(
 
 
 def test_what_is_kept_of_the_inputs_is_bounded_and_spread() -> None:
-    observer = Observer(batches=2)
+    observer = Observer(batches=2, rows=4096)
     for start in (0, 100_000):
         observer.see(0, torch.arange(start, start + 100_000.0).reshape(-1, 50, 1))
     rows = observer.values()
-    assert rows.shape == (ROWS, 1)
+    assert rows.shape == (4096, 1)
     assert rows[0] == 0
     assert rows[-1] == 199_999
     assert float((rows[1:] - rows[:-1]).max()) < 60
+
+
+def test_below_8_activation_bits_alone_norms_are_folded_and_grids_are_not_uniform(
+    original: SegmentedBackbone, images: Tensor
+) -> None:
+    original = deepcopy(original)
+    with torch.no_grad():
+        original.get_submodule("blocks.0.attn.qkv").weight.mul_(30)  # attention that is not even
+    for name, folded in (("w4a4", True), ("w4a8", False), ("w8a8", False)):
+        quantized = quantize_(deepcopy(original), config(name), [images])
+        norm = quantized.get_submodule("blocks.0.norm1")
+        changed = not torch.equal(norm.weight, original.get_submodule("blocks.0.norm1").weight)
+        assert changed == folded
+        kinds = {kind for _, *kinds in layout(quantized).values() for kind in kinds}
+        assert ("codebook" in kinds) == folded
+        assert torch.equal(quantized.get_submodule("norm").weight, original.get_submodule("norm").weight)
+
+
+def test_stem_and_head_have_their_own_precision_where_it_is_asked_for(
+    original: SegmentedBackbone, images: Tensor
+) -> None:
+    parts = layout(quantize_(deepcopy(original), config("w3a3", stem="w8a8", head="w4a4"), [images]))
+    assert parts["patch_embed.proj"][0] == "w8a8"
+    assert parts["head"][0] == "w4a4"
+    assert {parts[name][0] for name in parts if name.startswith("blocks.")} == {"w3a3"}
+
+
+def test_segments_calibrated_together_are_entered_by_mixed_prefixes(
+    original: SegmentedBackbone, images: Tensor
+) -> None:
+    configs = [config("w3a3"), config("w8a8")]
+    together = quantize_paths(original, configs, [images])
+    assert not any(isinstance(m, QUANTIZED) for m in original.modules())
+    for one in configs:
+        alone = quantize_(deepcopy(original), one, [images])
+        own = together[one.precision]
+        same = {
+            name: torch.equal(value, own.state_dict()[name])
+            for name, value in alone.state_dict().items()
+            if name.endswith(".weight") and value.dtype == torch.int8
+        }
+        assert all(equal for name, equal in same.items() if original.segment_of(name) == 1)
+        assert not all(equal for name, equal in same.items() if original.segment_of(name) == 2)
+    again = quantize_paths(original, configs, [images])
+    assert all(
+        torch.equal(value, again[p].state_dict()[name])
+        for p, model in together.items()
+        for name, value in model.state_dict().items()
+    )
+    other = quantize_paths(original, configs, [images], seed=1)[Precision("w8a8")].state_dict()
+    assert any(not torch.equal(v, other[n]) for n, v in together[Precision("w8a8")].state_dict().items())
+
+
+def test_calibration_reads_no_more_samples_than_it_is_told(original: SegmentedBackbone, images: Tensor) -> None:
+    def batches() -> Iterator[Tensor]:
+        yield images[:20]
+        yield images[20:40]
+        raise AssertionError("read beyond the buffer")
+
+    quantized = quantize_(deepcopy(original), config(samples=32), batches())
+    expected = quantize_(deepcopy(original), config(), [images[:20], images[20:32]])
+    assert torch.equal(quantized(images), expected(images))
+
+
+def test_folding_alone_leaves_the_network_at_many_bits_as_it_was(original: SegmentedBackbone, images: Tensor) -> None:
+    plain = quantize_(deepcopy(original), QuantizationConfig.of("w8a7", "mse"), [images])
+    folded = quantize_(deepcopy(original), QuantizationConfig.of("w8a7", "mse", fold_norms=True), [images])
+    with torch.inference_mode():
+        expected = original(images)
+        assert (folded(images) - expected).norm() < 1.2 * (plain(images) - expected).norm()

@@ -21,6 +21,7 @@ from quee.quantization import (
     QuantizedMatMul,
     empty_quantized,
     finalize,
+    layout,
     quantize_,
 )
 from quee.quantization.layers import quantizable
@@ -177,8 +178,7 @@ def test_quantized_segments_do_not_depend_on_threads(backbone: SegmentedBackbone
 
 
 def test_a_stored_network_executes_as_the_one_that_was_stored(backbone: SegmentedBackbone, images: Tensor) -> None:
-    precision = next(m.precision for n, m in backbone.named_modules() if n == "blocks.0.attn.qkv")
-    loaded = empty_quantized(create_backbone("vit_digits", embed_dim=32, depth=4), precision)
+    loaded = empty_quantized(create_backbone("vit_digits", embed_dim=32, depth=4), layout(backbone))
     loaded.load_state_dict(backbone.state_dict())
     finalize(loaded)
     assert torch.equal(states(loaded, images[:5])[-1], states(backbone, images[:5])[-1])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from quee.errors import QueeError
 from quee.quantization import AffineQuantizer, quantize_weight
-from quee.quantization.quantizers import search_range
+from quee.quantization.search import search_range
 
 METHODS = ("minmax", "percentile", "mse")
 bits = st.integers(2, 8)

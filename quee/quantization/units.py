@@ -1,0 +1,167 @@
+"""A network in the order in which it is calibrated: stem, blocks, head; and what enters their layers."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quee.backbones.base import SegmentedBackbone
+from quee.quantization.layers import quantizable
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of a network that is calibrated at once, on the state before it."""
+
+    name: str
+    segment: int
+    """Segment it belongs to, from 1; 0 for the head."""
+    run: Callable[[nn.Module, Tensor], Tensor]
+    """Runs this part of a network: (network, state) to the state behind it."""
+    layers: tuple[str, ...]
+
+
+def units_of(model: nn.Module) -> list[Unit]:
+    """The units of a network in the order of execution; one that is not segmented is a single unit."""
+    names = tuple(quantizable(model))
+    if not isinstance(model, SegmentedBackbone):
+        return [Unit("network", 1, lambda network, x: network(x), names)]
+
+    def block(index: int) -> Callable[[nn.Module, Tensor], Tensor]:
+        return lambda network, state: network.run_block(index, state)  # type: ignore[operator]
+
+    def within(prefix: str) -> tuple[str, ...]:
+        return tuple(name for name in names if name.startswith(prefix))
+
+    head = tuple(name for name in names if model.segment_of(name) == 0)
+    stem = tuple(name for name in names if name not in head and not name.startswith("blocks."))
+    units = [Unit("stem", 1, lambda network, x: network.embed(x), stem)]  # type: ignore[operator]
+    for index in range(len(model.blocks)):
+        name = f"blocks.{index}"
+        units.append(Unit(name, model.segment_of(name), block(index), within(f"{name}.")))
+    return [*units, Unit("head", 0, lambda network, state: network.classify(state), head)]  # type: ignore[operator]
+
+
+def run_unit(model: nn.Module, unit: Unit, x: Tensor) -> Tensor:
+    """A unit's output on all samples, in batches."""
+    with torch.inference_mode():
+        return torch.cat([unit.run(model, part) for part in x.split(BATCH)])
+
+
+@dataclass
+class Sources:
+    """Where the inputs of a unit's layers come from."""
+
+    order: list[str] = field(default_factory=list)
+    """Layers in the order of execution."""
+    norm: dict[str, str] = field(default_factory=dict)
+    """Layer to the LayerNorm whose output it alone takes."""
+    gelu: set[str] = field(default_factory=set)
+    """Layers behind a GELU."""
+
+
+def sources(model: nn.Module, unit: Unit, x: Tensor) -> Sources:
+    """Run a unit of a float network on a few samples and see which tensor goes where."""
+    found = Sources()
+    behind: dict[tuple[int, torch.Size], tuple[str, str]] = {}
+    takers: dict[str, list[str]] = {}
+    alive = []  # no address is used twice while its tensor lives
+
+    def made(name: str, kind: str) -> Callable[..., None]:
+        def see(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            alive.append(output)
+            behind[output.data_ptr(), output.shape] = (kind, name)
+
+        return see
+
+    def taken(name: str, layer: bool) -> Callable[..., None]:
+        def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if layer:
+                found.order.append(name)
+            kind, source = behind.get((inputs[0].data_ptr(), inputs[0].shape), ("", ""))
+            if kind == "norm":
+                takers.setdefault(source, []).append(name if layer and len(inputs) == 1 else "")
+            elif kind == "gelu" and isinstance(module, nn.Linear):
+                found.gelu.add(name)
+
+        return see
+
+    handles = []
+    for name, module in model.named_modules():
+        if name in unit.layers:
+            handles.append(module.register_forward_pre_hook(taken(name, True)))
+        elif isinstance(module, nn.LayerNorm):
+            if module.weight is not None and module.bias is not None:
+                handles.append(module.register_forward_hook(made(name, "norm")))
+        elif "GELU" in type(module).__name__:
+            handles.append(module.register_forward_hook(made(name, "gelu")))
+        elif not list(module.children()) and not isinstance(module, nn.Identity | nn.Dropout):
+            handles.append(module.register_forward_pre_hook(taken(name, False)))
+    try:
+        with torch.inference_mode():
+            unit.run(model, x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found.norm = {by[0]: norm for norm, by in takers.items() if len(by) == 1 and by[0]}
+    return found
+
+
+class Observer:
+    """Keeps a bounded, evenly spread choice of the rows of each operand of one layer."""
+
+    def __init__(self, batches: int, rows: int) -> None:
+        self.per_batch = max(1, rows // batches)
+        self.rows: list[list[np.ndarray]] = [[], []]
+
+    def see(self, operand: int, x: Tensor) -> None:
+        rows = x.detach().flatten(0, -2)
+        picked = np.unique(np.linspace(0, len(rows) - 1, min(self.per_batch, len(rows))).astype(np.int64))
+        self.rows[operand].append(rows[torch.from_numpy(picked)].float().cpu().numpy())
+
+    def values(self, operand: int = 0) -> np.ndarray:
+        """(rows, features)"""
+        return np.concatenate(self.rows[operand])
+
+
+class _Done(Exception):  # noqa: N818 - a signal, not a fault
+    """Everything asked for has been seen: the rest of the unit need not run."""
+
+
+def unfolded(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The patches a convolution multiplies: (n, patches, in)."""
+    assert not isinstance(conv.padding, str)
+    return nn.functional.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride).transpose(1, 2)
+
+
+def observe(model: nn.Module, unit: Unit, x: Tensor, names: Iterable[str], rows: int) -> dict[str, Observer]:
+    """Run a unit on states x and keep what enters the layers named, at most so many rows of each."""
+    parts = x.split(BATCH)
+    observers = {name: Observer(len(parts), rows) for name in names}
+    alone = len(observers) == 1
+
+    def hook(name: str) -> Callable[..., None]:
+        def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            for operand, value in enumerate(inputs):
+                observers[name].see(operand, unfolded(module, value) if isinstance(module, nn.Conv2d) else value)
+            if alone:
+                raise _Done
+
+        return see
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in observers]
+    try:
+        with torch.inference_mode():
+            for part in parts:
+                try:
+                    unit.run(model, part)
+                except _Done:
+                    continue
+    finally:
+        for handle in handles:
+            handle.remove()
+    return observers
