@@ -21,11 +21,14 @@ PLAIN_SECONDS = 15.0
 
 
 class Bar:
-    """One task's progress; `advance` after each unit of work, `note` for figures worth seeing beside it."""
+    """One task's progress; `advance` after each unit of work, `note` for figures worth seeing beside it.
 
-    def __init__(self, description: str, total: int) -> None:
+    `done` units were done before: the time remaining is reckoned from the others alone.
+    """
+
+    def __init__(self, description: str, total: int, done: int = 0) -> None:
         self.description, self.total = description, total
-        self.done = 0
+        self.done = self._before = done
         self._note = ""
         self._start = self._last = time.monotonic()
         self._rich: Progress | None = None
@@ -33,7 +36,7 @@ class Bar:
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
             self._rich = Progress(*columns, *times, console=Console(stderr=True), transient=True)
-            self._task = self._rich.add_task(description, total=total, note="")
+            self._task = self._rich.add_task(description, total=total, completed=done, note="")
             self._rich.start()
 
     def advance(self, units: int = 1, note: str | None = None) -> None:
@@ -43,7 +46,7 @@ class Bar:
             self._rich.update(self._task, completed=self.done, note=self._note)
         elif (now := time.monotonic()) - self._last >= PLAIN_SECONDS:
             self._last = now
-            left = (now - self._start) / max(self.done, 1) * (self.total - self.done)
+            left = (now - self._start) / max(self.done - self._before, 1) * (self.total - self.done)
             line = f"{self.description}: {self.done}/{self.total}, about {left:.0f} s left {self._note}"
             print(line.rstrip(), file=sys.stderr, flush=True)
 
@@ -53,8 +56,8 @@ class Bar:
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Bar]:
-    bar = Bar(description, total)
+def progress(description: str, total: int, done: int = 0) -> Iterator[Bar]:
+    bar = Bar(description, total, done)
     try:
         yield bar
     finally:

@@ -85,7 +85,7 @@ def _check_data(root: Path, repo: "Repo", pointer: str, folder: Path) -> None:
     out = next(outs, None)
     if out is None or not out.workspace_status():
         return
-    tree = out.get_obj()
+    tree = out.get_obj() if out.hash_info.isdir else None
     recorded = {} if tree is None else {"/".join(key): digest.value for key, _, digest in tree}
     here = listing(root / folder)
     differing = sorted(name for name in {*recorded, *here} if recorded.get(name) != here.get(name))

@@ -1,18 +1,28 @@
-"""Stage `backbone`: the float backbone, trained here or taken as it is."""
+"""Stage `backbone`: the float backbone, trained here, taken over and trained on, probed, or taken as it is."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from sklearn.svm import SVC
+from torch import Tensor
 
 from quee.backbones import create_backbone
+from quee.backbones.base import SegmentedBackbone
 from quee.cost import trace_cost
 from quee.data import open_dataset
+from quee.data.source import ImageSource
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
-from quee.io import read_json, write_json, write_table
+from quee.data.weights import has_seen, head_classes, load_weights, refuse_overlap, weights_facts, weights_path
+from quee.errors import UsageError
+from quee.experiment import Backbone
+from quee.io import file_digest, read_json, write_json, write_table
+from quee.probe import fit_probe
 from quee.store import save_backbone
-from quee.training import predict_logits, seed_torch, train_backbone
+from quee.training import History, device, freeze, predict_logits, seed_torch, train_backbone
 from tasks.stage import Stage, main
 
 SMALL_MACS = 10_000_000
@@ -21,40 +31,30 @@ SVC_LIMIT = 200_000
 
 
 def run(stage: Stage) -> None:
-    """Train the backbone on the training split and record its accuracy beside that of an RBF support vector machine."""
+    """Make the backbone and record its accuracy, on small data beside that of an RBF support vector machine."""
     settings, prepared = stage.experiment.backbone, stage.input("prepare")
-    images = open_dataset(stage.data, stage.experiment.prepare.dataset, read_json(prepared / "dataset.json")["files"])
+    described = read_json(prepared / "dataset.json")
+    images = open_dataset(stage.data, stage.experiment.prepare.dataset, described["files"])
     ids = split_ids(prepared / "splits.parquet")
+    facts: dict[str, Any] = {"fitted_on": ids["train"].tolist(), "mode": settings.mode}
+    if settings.weights is not None:
+        facts |= weights_record(stage)
     seed_torch(settings.seed)
-    backbone = create_backbone(settings.name, settings.gates, **settings.kwargs)
-    if trace_cost(backbone).macs < SMALL_MACS:  # as fast on one thread, and then the bits do not depend on the cores
+    backbone, kwargs = build(settings, len(described["classes"]))
+    macs = trace_cost(backbone).macs
+    if macs < SMALL_MACS:  # as fast on one thread, and then the bits do not depend on the cores
         torch.set_num_threads(1)
-    transform = Preprocessing.from_timm(backbone.input)
-
-    def accuracy(split: str, model=backbone) -> float:  # type: ignore[no-untyped-def]
-        logits, labels = predict_logits(model, images.batches(ids[split], transform, 256))
-        return float((logits.argmax(axis=1) == labels).mean())
-
-    steps = -(-len(ids["train"]) // settings.batch_size)
-    history = train_backbone(
-        backbone,
-        settings,
-        lambda epoch: images.batches(
-            ids["train"], transform, settings.batch_size, (settings.seed, epoch), settings.augmentation
-        ),
-        steps,
-        lambda model: accuracy("validation", model),
-        stage.partial / "checkpoint.pt",
-    )
-    save_backbone(stage.out, backbone, settings.kwargs, fitted_on=ids["train"].tolist(), mode=settings.mode)
+    history = fit(stage, backbone, images, ids)
+    save_backbone(stage.out, backbone, kwargs, **facts)
     write_table(stage.out / "history.parquet", pa.table(history.columns()))
+    accuracy = measure(backbone.to(device()), images, ids)
     metrics = {
         "accuracy": {split: accuracy(split) for split in ("train", "validation", "test") if len(ids[split])},
-        "macs": trace_cost(backbone).macs,
+        "macs": macs,
         "parameters": sum(p.numel() for p in backbone.parameters()),
     }
     height, width = backbone.input.height, backbone.input.width
-    if len(ids["train"]) * height * width <= SVC_LIMIT:
+    if settings.mode == "train" and len(ids["train"]) * height * width <= SVC_LIMIT:
         x = {
             split: np.asarray(images.decode(ids[split])).reshape(len(ids[split]), -1) / 255
             for split in ("train", "test")
@@ -62,6 +62,90 @@ def run(stage: Stage) -> None:
         svc = SVC().fit(x["train"], images.labels[ids["train"]])
         metrics["svc_accuracy"] = float(svc.score(x["test"], images.labels[ids["test"]]))
     write_json(stage.out / "metrics.json", metrics)
+
+
+def weights_record(stage: Stage) -> dict[str, Any]:
+    """What `backbone.json` says of pretrained weights. Raises UsageError where they saw what is held out."""
+    settings, dataset = stage.experiment.backbone, stage.experiment.prepare.dataset
+    assert settings.weights is not None
+    path = weights_path(settings.weights)
+    known = weights_facts(path)
+    refuse_overlap(stage.experiment, known)
+    record: dict[str, Any] = {
+        "weights": {
+            "name": settings.weights,
+            "sha256": file_digest(path),
+            "trained_on": None if known.trained_on is None else list(known.trained_on),
+        }
+    }
+    if has_seen(known, dataset, settings.mode):
+        record["fitted_on"] = "official training set"
+    elif settings.mode == "pretrained":
+        record["fitted_on"] = []
+    return record
+
+
+def build(settings: Backbone, classes: int) -> tuple[SegmentedBackbone, dict[str, Any]]:
+    """The backbone with its starting weights and a head for so many classes, and the kwargs that build it again.
+
+    Raises UsageError when kwargs or the weights' own head are for another number of classes.
+    """
+    kwargs = dict(settings.kwargs)
+    path = None if settings.weights is None else weights_path(settings.weights)
+    backbone = create_backbone(settings.name, settings.gates, **kwargs)
+    if backbone.num_classes != classes:
+        if "num_classes" in kwargs:
+            given = kwargs["num_classes"]
+            raise UsageError(f"backbone.kwargs.num_classes: {given}; the data set has {classes} classes")
+        kwargs["num_classes"] = classes
+        seed_torch(settings.seed)
+        backbone = create_backbone(settings.name, settings.gates, **kwargs)
+    if path is not None:
+        own = head_classes(path)
+        if settings.mode == "pretrained" and own != classes:
+            found = "no head" if own is None else f"a head for {own} classes"
+            raise UsageError(
+                f"backbone.mode pretrained: {settings.weights!r} has {found}, the data set {classes} classes; "
+                "valid: finetune, linear_probe"
+            )
+        load_weights(backbone, path, new_head=settings.mode == "linear_probe" or own != classes)
+    return backbone, kwargs
+
+
+def fit(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: dict[str, np.ndarray]) -> History:
+    """Train the backbone in place as its mode says."""
+    settings = stage.experiment.backbone
+    transform = Preprocessing.from_timm(backbone.input)
+    if settings.mode == "pretrained":
+        return History()
+    if settings.mode == "linear_probe":
+
+        def chosen(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+            return images.batches(rows, transform, 64)
+
+        return fit_probe(backbone, settings, ids, chosen, stage.partial)
+    freeze(backbone, settings.trained_blocks)
+    return train_backbone(
+        backbone,
+        settings,
+        lambda epoch: images.batches(
+            ids["train"], transform, settings.batch_size, (settings.seed, epoch), settings.augmentation
+        ),
+        -(-len(ids["train"]) // settings.batch_size),
+        lambda model: measure(model, images, ids)("validation"),
+        stage.partial / "checkpoint.pt",
+    )
+
+
+def measure(backbone: SegmentedBackbone, images: ImageSource, ids: dict[str, np.ndarray]) -> Callable[[str], float]:
+    """The backbone's accuracy by split."""
+    transform = Preprocessing.from_timm(backbone.input)
+
+    def accuracy(split: str) -> float:
+        logits, labels = predict_logits(backbone, images.batches(ids[split], transform, 256))
+        return float((logits.argmax(axis=1) == labels).mean())
+
+    return accuracy
 
 
 if __name__ == "__main__":

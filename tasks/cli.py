@@ -143,7 +143,7 @@ def new(
 
     from quee.experiment import experiment_names, load_experiment, parse_experiment
     from quee.io import write_bytes
-    from tasks.dvc import link_data
+    from tasks.inputs import link_inputs
 
     folder = Path("experiments")
     file = folder / f"{name}.yaml"
@@ -157,7 +157,7 @@ def new(
         text = _with_dataset(text, dataset)
     parse_experiment(name, text, str(file))
     write_bytes(file, text.encode())
-    link_data(Path.cwd(), name)
+    link_inputs(Path.cwd(), name)
     typer.echo(f"wrote {file}, a copy of {like}; `quee run {name}` runs it")
 
 

@@ -12,7 +12,6 @@ from quee.errors import IntegrityError, QueeError, UsageError
 data_app = typer.Typer(help="Add, list and check datasets.", no_args_is_help=True)
 weights_app = typer.Typer(help="Add and list pretrained weights.", no_args_is_help=True)
 
-WEIGHTS = DATA / "weights"
 EMBEDDED = {"digits": Path("data.dvc")}
 """Datasets whose DVC file is not beside them."""
 
@@ -85,33 +84,65 @@ def add_weights(
     name: Annotated[str, typer.Argument(help="Name experiments use; that of the backbone unless --backbone is given.")],
     file: Annotated[Path, typer.Argument(help="PyTorch checkpoint or safetensors file.")],
     backbone: Annotated[str | None, typer.Option(help="Backbone the weights must fit.")] = None,
+    head: Annotated[Path | None, typer.Option(help="DINOv2: file of the published linear head, to join.")] = None,
+    trained_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASETS",
+            help="Data sets whose official training sets they have seen, as imagenet,cifar10; or none.",
+        ),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace weights of that name.")] = False,
 ) -> None:
-    """Check weights against a backbone, copy them to data/weights/NAME.safetensors, and track them with DVC."""
-    from quee.data.weights import import_weights
+    """Check weights against a backbone, copy them to data/weights/NAME.safetensors, and track them with DVC.
 
-    target = WEIGHTS / f"{name}.safetensors"
+    For published weights of the names that `quee weights list` shows, backbone and what they were trained on are known.
+    """
+    from quee.data.weights import NAME, PUBLISHED, import_weights, weights_path
+
+    if not NAME.fullmatch(name):
+        raise UsageError(f"weights name {name!r}; valid: letters, digits, _ . and -")
+    known, target = PUBLISHED.get(name), weights_path(name)
     if target.exists() and not replace:
         raise UsageError(f"{target} is there already; give --replace to replace it")
-    count = import_weights(backbone or name, file, target)
-    track(target)
-    typer.echo(f"added {target}: {count:,} parameters")
+    seen = known.trained_on if known else None
+    if trained_on is not None:
+        seen = () if trained_on == "none" else tuple(part.strip() for part in trained_on.split(","))
+        if not all(seen if trained_on != "none" else ("none",)):
+            raise UsageError(f"--trained-on {trained_on!r}: give names of data sets, as imagenet,cifar10, or none")
+    chosen = backbone or (known.backbone if known else name)
+    count = import_weights(chosen, file, target, head, seen)
+    track_as(target, target.with_name(f"{name}.dvc"))
+    typer.echo(f"added {target}: {count:,} parameters of {chosen}, {_seen(seen)}")
 
 
 @weights_app.command("list")
 def list_weights(json_: AsJson = False) -> None:
-    """Show the weights that are there, with size and digest."""
+    """Show the weights that are there, with what they are for, and where the published ones are to be had."""
+    from quee.data.weights import PUBLISHED, WEIGHTS, how_to_add_weights, weights_facts
     from quee.io import file_digest
 
-    files = sorted(WEIGHTS.glob("*.safetensors"))
-    rows = [{"name": file.stem, "bytes": file.stat().st_size, "digest": file_digest(file)} for file in files]
+    rows: list[dict[str, Any]] = []
+    for file in sorted(WEIGHTS.glob("*.safetensors")):
+        facts = weights_facts(file)
+        digest = file_digest(file)
+        known = {"backbone": facts.backbone, "trained_on": facts.trained_on and list(facts.trained_on)}
+        rows.append({"name": file.stem, "bytes": file.stat().st_size, "digest": digest, **known})
     if json_:
         typer.echo(json.dumps(rows, indent=1))
         return
     for row in rows:
-        typer.echo(f"{row['name']:32} {row['bytes']:>14,} bytes  digest {str(row['digest'])[:12]}")
-    if not rows:
-        typer.echo(f"no weights under {WEIGHTS} (`quee weights add NAME FILE`)", err=True)
+        about = f"{row['backbone']}, {_seen(row['trained_on'])}"
+        typer.echo(f"{row['name']:24} {row['bytes']:>14,} bytes  digest {str(row['digest'])[:12]}  {about}")
+    for name in PUBLISHED:
+        if name not in [row["name"] for row in rows]:
+            typer.echo(f"{name:24} not there: {how_to_add_weights(name)}")
+
+
+def _seen(names: Any) -> str:
+    if names is None:
+        return "trained on unknown data"
+    return f"trained on {', '.join(names) or 'nothing registered here'}"
 
 
 def summary(name: str) -> dict[str, Any]:
@@ -154,3 +185,11 @@ def track(path: Path, dvc_file: Path | None = None) -> None:
     if done.returncode:
         reason = (done.stderr.strip() or done.stdout.strip()).splitlines()
         raise QueeError(f"{path} is there, but DVC did not take it: {reason[0] if reason else 'no reason given'}")
+
+
+def track_as(path: Path, dvc_file: Path) -> None:
+    """As `track`, in a DVC file of another name than DVC would give it."""
+    track(path, dvc_file)
+    made = path.with_name(f"{path.name}.dvc")
+    if made.is_file():
+        made.rename(dvc_file)

@@ -88,11 +88,12 @@ def _locks(root: Path) -> str:
 
 
 def _data(root: Path) -> str:
-    from tasks.dvc import checked, ensure_data, make_plan
+    from tasks.dvc import checked, make_plan
+    from tasks.inputs import ensure_inputs
 
     told: list[str] = []
     names = checked(root, None)
-    make_plan(root, names, data=ensure_data(root, names, told.append))
+    make_plan(root, names, data=ensure_inputs(root, names, told.append))
     return "; ".join(told) or f"as recorded, for {', '.join(names)}"
 
 

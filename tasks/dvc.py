@@ -18,7 +18,7 @@ from typing import Literal
 
 import yaml
 
-from quee.errors import BusyError, IntegrityError, QueeError, UsageError
+from quee.errors import BusyError, QueeError, UsageError
 from tasks import journal
 from tasks._dvc_plan import Step as Step
 from tasks._dvc_plan import make_plan as make_plan
@@ -26,6 +26,7 @@ from tasks._dvc_plan import remember_folders
 from tasks._dvc_process import run_logged
 from tasks._tracking_lock import stage_names
 from tasks.healing import heal, keep_last_good
+from tasks.inputs import ensure_inputs, link_inputs, refuse_missing
 from tasks.lifeline import SUPERVISED
 from tasks.locks import exclusive, say
 from tasks.partial import stage_entry
@@ -135,14 +136,14 @@ def session(
 ) -> Iterator[Session]:
     """Have the checkout for a run of the experiments (all of params.yaml by default).
 
-    Every YAML is checked before anything is created: raises UsageError. Another run is waited for, or with `wait` off
-    raises BusyError.
+    Every YAML, data set and file of weights is checked before anything is created: raises UsageError, or IntegrityError
+    saying which files to get. Another run is waited for, or with `wait` off raises BusyError.
     """
     names = checked(root, experiments)
     with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
         _wait_for(lambda: heal(root, notify), wait, notify)
+        data = ensure_inputs(root, names, notify)
         add_experiments(root, names, notify)
-        data = ensure_data(root, names, notify)
         steps: list[Step] = []
         _wait_for(lambda: steps.extend(make_plan(root, names, force, data)), wait, notify)
         yield Session(root, steps, force, wait, notify, show)
@@ -154,6 +155,7 @@ def plan(root: Path, experiments: list[str] | None = None, force: bool = False) 
     missing = [name for name in names if name not in listed_experiments(root)]
     if missing:
         raise UsageError(f"experiment {missing[0]!r} is not in params.yaml; `quee run {missing[0]}` adds it")
+    refuse_missing(root, names)
     with exclusive("run", "this checkout", root=root):
         heal(root, say)
         return make_plan(root, names, force)
@@ -185,7 +187,7 @@ def listed_experiments(root: Path) -> list[str]:
 
 
 def add_experiments(root: Path, names: list[str], notify: Callable[[str], None]) -> None:
-    """Add to params.yaml what is not in it, comments kept, and make each experiment's link to its data."""
+    """Add to params.yaml what is not in it, comments kept, and make each experiment's links to data and weights."""
     from ruamel.yaml import YAML
 
     from quee.io import atomic_path
@@ -199,56 +201,7 @@ def add_experiments(root: Path, names: list[str], notify: Callable[[str], None])
             editor.dump(content, aside)
         notify(f"added {', '.join(missing)} to params.yaml")
     for name in names:
-        link_data(root, name)
-
-
-def link_data(root: Path, experiment: str) -> None:
-    """Make `experiments/NAME.data`, the link to the data set by which stages depend on its images."""
-    link, target = root / "experiments" / f"{experiment}.data", Path("..") / data_of(root, experiment)
-    if link.is_symlink() and Path(os.readlink(link)) == target:
-        return
-    if link.exists() and not link.is_symlink():
-        raise UsageError(f"{link} must be a link to {target}; move it away")
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
-
-
-def data_of(root: Path, experiment: str) -> Path:
-    from quee.experiment import load_experiment
-
-    return Path("data") / load_experiment(experiment, root / "experiments").prepare.dataset
-
-
-def ensure_data(root: Path, names: list[str], notify: Callable[[str], None]) -> dict[str, Path]:
-    """Pull the data sets that are not here; returns the folder each `.dvc` file records."""
-    pointers: dict[str, Path] = {}
-    for name in names:
-        data = data_of(root, name)
-        found = [file for file in (root / "data.dvc", root / f"{data}.dvc") if _records(file, data)]
-        if found:
-            pointers[found[0].relative_to(root).as_posix()] = data
-        elif not (root / data).is_dir():
-            raise IntegrityError(f"missing folder: {data}; `quee data add {data.name} FOLDER` adds a data set")
-    for pointer, data in pointers.items():
-        if not _has_files(root / data):
-            notify(f"pulling {data}")
-            done = run_dvc(root, "pull", "--quiet", pointer)
-            if not _has_files(root / data):
-                detail = " ".join(done.stderr.split())
-                raise IntegrityError(f"{data} is neither here nor to be pulled from a remote: {detail}")
-    return pointers
-
-
-def _records(pointer: Path, data: Path) -> bool:
-    try:
-        content = yaml.safe_load(pointer.read_text(encoding="utf-8"))
-        return any((pointer.parent / out["path"]).as_posix().endswith(data.as_posix()) for out in content["outs"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return False
-
-
-def _has_files(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+        link_inputs(root, name)
 
 
 def restore_result(root: Path, step: Step) -> None:
@@ -317,7 +270,7 @@ def smoke(
         raise UsageError(f"--limit {limit}: give a number of samples from 1")
     names = checked(root, experiments)
     with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
-        ensure_data(root, names, notify)
+        ensure_inputs(root, names, notify)
         for name in names:
             for stage in stage_names(root):
                 step = Step(name, stage, "run")

@@ -5,6 +5,7 @@ performer's random features, their products and the division are of kind `float`
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from math import sqrt
 from typing import Any
@@ -53,7 +54,11 @@ class TokenPerformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         k, q, v = self.kqv(self.norm1(x)).chunk(3, dim=-1)  # (n, tokens, 64) each, in this order
-        y = self._attend(k.float(), q.float(), v.float()).to(v.dtype)  # exponentials overflow in half precision
+        # Exponentials overflow in half precision; in bf16 their arguments would be off by per cents.
+        kind = x.device.type
+        exact = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+        with exact:
+            y = self._attend(k.float(), q.float(), v.float()).to(v.dtype)
         x = v + self.drop(self.proj(y))  # the skip is from the values: the input has another width
         return x + self.mlp(self.norm2(x))
 

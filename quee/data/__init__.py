@@ -35,6 +35,8 @@ class Dataset:
     """Beginnings of the names of the official evaluation set's files; the first one present counts."""
     source: str = ""
     """Where its files are to be had, and what `quee data add` takes."""
+    argument: str = "FOLDER"
+    """What stands for them in that command."""
 
 
 def unregistered(name: str) -> Dataset:
@@ -69,10 +71,12 @@ _OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 _CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 DATASETS.register("digits")(
-    Dataset("Optical digits of scikit-learn", (8, 8), 1, _DIGITS, source="comes with scikit-learn; no source is needed")
+    Dataset(
+        "Optical digits of scikit-learn", (8, 8), 1, _DIGITS, source="nothing (it comes with scikit-learn)", argument=""
+    )
 )
 DATASETS.register("mnist")(
-    Dataset("MNIST", (28, 28), 1, _DIGITS, source="folder with the four IDX files, plain or .gz")
+    Dataset("MNIST", (28, 28), 1, _DIGITS, source="a folder with the four IDX files, plain or .gz")
 )
 DATASETS.register("fashion_mnist")(
     Dataset(
@@ -80,7 +84,7 @@ DATASETS.register("fashion_mnist")(
         (28, 28),
         1,
         _CLOTHES,
-        source="folder with the four IDX files, plain or .gz (github.com/zalandoresearch/fashion-mnist, "
+        source="a folder with the four IDX files, plain or .gz (github.com/zalandoresearch/fashion-mnist, "
         "or Debian's package dataset-fashion-mnist)",
     )
 )
@@ -92,6 +96,7 @@ DATASETS.register("cifar10")(
         _OBJECTS,
         image="img",
         source="cifar-10-python.tar.gz or cifar-10-binary.tar.gz from www.cs.toronto.edu/~kriz/cifar.html",
+        argument="cifar-10-python.tar.gz",
     )
 )
 DATASETS.register("cifar100")(
@@ -102,6 +107,7 @@ DATASETS.register("cifar100")(
         image="img",
         label="fine_label",
         source="cifar-100-python.tar.gz or cifar-100-binary.tar.gz from www.cs.toronto.edu/~kriz/cifar.html",
+        argument="cifar-100-python.tar.gz",
     )
 )
 DATASETS.register("svhn")(
@@ -110,7 +116,7 @@ DATASETS.register("svhn")(
         (32, 32),
         3,
         _DIGITS,
-        source="folder with train_32x32.mat and test_32x32.mat from ufldl.stanford.edu/housenumbers",
+        source="a folder with train_32x32.mat and test_32x32.mat from ufldl.stanford.edu/housenumbers",
     )
 )
 DATASETS.register("imagenet")(
@@ -119,7 +125,7 @@ DATASETS.register("imagenet")(
         (224, 224),
         3,
         evaluation=("validation", "test"),
-        source="folder with ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from "
+        source="a folder with ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from "
         "image-net.org, or with train/ and val/ class folders, or with the hub's Parquet files",
     )
 )
