@@ -48,8 +48,9 @@ def run(stage: Stage) -> None:
     save_backbone(stage.out, backbone, kwargs, **facts)
     write_table(stage.out / "history.parquet", pa.table(history.columns()))
     accuracy = measure(backbone.to(device()), images, ids)
+    told = ("validation", "test") if settings.mode == "pretrained" else ("train", "validation", "test")
     metrics = {
-        "accuracy": {split: accuracy(split) for split in ("train", "validation", "test") if len(ids[split])},
+        "accuracy": {split: accuracy(split) for split in told if len(ids[split])},
         "macs": macs,
         "parameters": sum(p.numel() for p in backbone.parameters()),
     }

@@ -10,7 +10,7 @@ from quee.errors import QueeError
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
 """Read from the header, before anything is decoded."""
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+Image.MAX_IMAGE_PIXELS = None  # checked below, where Pillow would only warn up to twice as many
 
 
 def open_image(data: bytes, name: str) -> Image.Image:

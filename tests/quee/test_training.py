@@ -10,9 +10,13 @@ from torch import Tensor
 
 from quee.backbones import create_backbone
 from quee.backbones.base import SegmentedBackbone
+from quee.errors import UsageError
 from quee.experiment import Backbone
+from quee.progress import Bar
 from quee.training import (
     History,
+    forward_function,
+    freeze,
     learning_rate_factor,
     mixed,
     parameter_groups,
@@ -189,3 +193,106 @@ def test_logits_are_gathered_in_order() -> None:
     assert np.array_equal(labels, expected[rows].numpy())
     with torch.inference_mode():
         assert np.allclose(logits, backbone(images[rows]).numpy(), atol=1e-5)
+
+
+FINETUNE = {
+    "mode": "finetune",
+    "weights": "mine",
+    "optimizer": "sgd",
+    "learning_rate": 0.05,
+    "transfer_ratio": 0.1,
+    "min_learning_rate": 0.002,
+    "warmup_epochs": 0.0,
+    "epochs": 3,
+}
+
+
+def test_weights_taken_over_learn_at_a_fraction_of_the_heads_rate() -> None:
+    backbone = new_backbone()
+    rate = {}
+    for group in parameter_groups(backbone, settings(**FINETUNE)):
+        rate.update({id(parameter): group["lr"] for parameter in group["params"]})
+    for name, parameter in backbone.named_parameters():
+        assert rate[id(parameter)] == pytest.approx(0.05 if name.startswith("head") else 0.005)
+
+
+@pytest.mark.parametrize("mixed_precision", ["none", "bf16"])
+def test_finetuning_of_last_blocks_resumes_bit_identical_and_leaves_the_others(
+    mixed_precision: str, tmp_path: Path
+) -> None:
+    chosen = settings(**FINETUNE, trained_blocks=1, mixed_precision=mixed_precision)
+
+    def finetuned(checkpoint: Path, source: Callable[[int], Iterator[Batch]]) -> tuple[SegmentedBackbone, History]:
+        backbone = new_backbone(drop_path_rate=0.3, proj_drop_rate=0.0)
+        freeze(backbone, chosen.trained_blocks)
+        return backbone, train_backbone(backbone, chosen, source, SAMPLES // BATCH, accuracy, checkpoint)
+
+    undisturbed, history = finetuned(tmp_path / "a", batches)
+    with pytest.raises(KilledError):
+        finetuned(tmp_path / "b", killed_in(2))
+    resumed, resumed_history = finetuned(tmp_path / "b", batches)
+    assert equal(resumed, undisturbed)
+    assert resumed_history.rows == history.rows
+    before, after = new_backbone().state_dict(), undisturbed.state_dict()
+    moved = {
+        name.partition(".")[0] + "." + name.split(".")[1] for name in before if not equal_tensors(before, after, name)
+    }
+    assert moved == {"blocks.1", "norm.weight", "norm.bias", "head.weight", "head.bias"}
+    rates = [row["learning_rate"] for row in history.rows]
+    assert rates == sorted(rates, reverse=True)
+    assert 0.002 < rates[-1] < 0.006
+
+
+def equal_tensors(a: dict[str, Tensor], b: dict[str, Tensor], name: str) -> bool:
+    return torch.equal(a[name], b[name])
+
+
+def test_more_blocks_than_there_are_cannot_be_trained() -> None:
+    with pytest.raises(UsageError, match=r"backbone.trained_blocks: 3; vit_digits has 2 blocks"):
+        freeze(new_backbone(), 3)
+
+
+def test_fixed_position_tables_and_random_features_stay_fixed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    kwargs = {"dim": 16, "heads": 2, "depth": 1, "img_size": 16, "num_classes": 3, "in_chans": 1}
+    backbone = create_backbone("t2t_vit_7", **kwargs)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+
+    def images(epoch: int) -> Iterator[Batch]:
+        for rows, x, y in batches(epoch):
+            yield rows, x.repeat(1, 1, 2, 2), y
+
+    train_backbone(backbone, settings(epochs=1), images, SAMPLES // BATCH, lambda _: 0.0, tmp_path / "a")
+    still = [name for name, value in backbone.state_dict().items() if torch.equal(value, before[name])]
+    assert still == ["pos_embed", "tokens_to_token.attention1.w", "tokens_to_token.attention2.w"]
+
+
+def test_bf16_is_near_full_precision_and_spares_the_performers_exponentials() -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone("t2t_vit_7", depth=1, img_size=32, num_classes=10)
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    seen = []
+    performer = backbone.get_submodule("tokens_to_token.attention1.key_features")
+    performer.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    with torch.inference_mode():
+        exact = forward_function(backbone, "none")(images)
+        fast = forward_function(backbone, "bf16")(images)
+    assert seen == [torch.float32, torch.float32]
+    assert fast.dtype == torch.float32
+    assert 0 < (fast - exact).norm() < 0.05 * exact.norm()
+
+
+def test_progress_reckons_from_what_this_run_did_and_shows_the_speed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quee.progress.PLAIN_SECONDS", 0.0)
+    train(tmp_path / "a", settings())
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("training vit_digits: 1/16, about ")
+    assert "s left epoch 0 loss" in said[0]
+    assert said[-1].endswith("images/s")
+    assert "accuracy" in said[-1]
+    bar = Bar("resumed", total=100, done=90)
+    bar._start -= 10
+    bar.advance(5)
+    assert capsys.readouterr().err.startswith("resumed: 95/100, about 10 s left")

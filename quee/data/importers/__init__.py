@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quee.data import DATASETS, unregistered
-from quee.errors import QueeError, UsageError
+from quee.errors import IntegrityError, QueeError, UsageError
 from quee.progress import progress
 
 PARTIAL = Path(".quee") / "partial" / "import"
@@ -83,6 +83,13 @@ def import_dataset(
 
     Raises QueeError naming what is wrong with the source, UsageError for a bad name or a target that is there.
     """
+    try:
+        _import(name, source, target, options, replace)
+    except IntegrityError as error:  # what is damaged is the source, nothing of the project
+        raise QueeError(str(error)) from None
+
+
+def _import(name: str, source: Path | None, target: Path, options: Options, replace: bool) -> None:
     if not NAME.fullmatch(name) or name == "weights":
         raise UsageError(f"dataset name {name!r}; valid: lower-case letters, digits and _, and not 'weights'")
     if target.exists() and any(target.iterdir()) and not replace:

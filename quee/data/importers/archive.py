@@ -34,7 +34,8 @@ def read_members(source: Path, wanted: set[str]) -> dict[str, bytes]:
                     raise QueeError(f"{source}: truncated in {name}")
                 found[name] = content
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise QueeError(f"{source}: not a whole tar archive ({error})") from None
+        why = "none of gz, bz2, xz, tar" if "not be opened successfully" in str(error) else " ".join(str(error).split())
+        raise QueeError(f"{source}: not a whole tar archive ({why})") from None
     return found
 
 

@@ -1,5 +1,6 @@
 """What every backbone must do, whatever it is."""
 
+import itertools
 from copy import deepcopy
 from typing import Any
 
@@ -12,6 +13,7 @@ from quee.backbones import BACKBONES, check_state_dict, create_backbone
 from quee.backbones.base import SegmentedBackbone
 from quee.cost import trace_cost
 from quee.errors import QueeError, UsageError
+from quee.execution import MultiPrecisionBackbone
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_
 
@@ -94,6 +96,29 @@ def test_cost_accounting_sees_every_product(name: str, kwargs: dict[str, Any]) -
     assert trace_cost(backbone).macs * 2 == counter.get_total_flops()
 
 
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED)
+@torch.inference_mode()
+def test_all_precisions_of_the_experiments_run_segment_by_segment(name: str, kwargs: dict[str, Any]) -> None:
+    backbone = build(name, {**kwargs, "depth": 4})
+    x = images(backbone, 4)
+    expected = backbone(x)
+    names = [Precision(name) for name in ("w2a4", "w3a3", "w4a4", "w6a6", "w8a8", "bf16", "fp16", "fp32")]
+    models = {Precision("fp32"): backbone}
+    for precision in names:
+        if not precision.is_float:
+            config = QuantizationConfig(precision, weights="minmax", activations="minmax")
+            models[precision] = quantize_(deepcopy(backbone), config, [x])  # type: ignore[assignment]
+    multi = MultiPrecisionBackbone(models)
+    for first, last in itertools.pairwise([*names, names[0]]):  # each before and behind another
+        path = (first,) * 3 + (last,)
+        logits = multi.classify(last, multi.run_path(path, x))
+        assert logits.dtype == torch.float32
+        assert logits.shape == expected.shape
+        assert logits.isfinite().all()
+        alone = multi.classify(last, multi.run_path(path, x[2:3]))
+        assert torch.equal(alone[0], logits[2])  # whoever shares the batch
+
+
 @pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
 @torch.inference_mode()
 def test_every_precision_runs_on_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
@@ -115,7 +140,7 @@ def test_every_precision_runs_on_every_backbone(name: str, kwargs: dict[str, Any
     assert (half.float() - expected).norm() < 0.1 * expected.norm()
 
 
-@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX)
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
 def test_cost_is_additive_over_segments(name: str, kwargs: dict[str, Any]) -> None:
     backbone = build(name, kwargs)
     depth = len(backbone.blocks)

@@ -90,7 +90,6 @@ def bomb(width, height):
 
 
 @pytest.mark.parametrize("side", [8_000, 30_000, 2_000_000])
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_the_pixel_limit_is_read_from_the_header(side):
     assert side**2 > MAX_PIXELS
     with pytest.raises(QueeError, match=r"sample 3: .*pixels"):

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from image_files import encoded, noise
+from PIL import Image
 from public_files import (
     WNIDS,
     cifar_members,
@@ -22,6 +23,7 @@ from public_files import (
 
 from quee.data import DATASETS, importers, open_dataset
 from quee.data.importers import Options, import_dataset, located
+from quee.data.transforms import Preprocessing
 from quee.errors import QueeError, UsageError
 
 
@@ -33,8 +35,10 @@ def added(name, source, **options):
 
 
 def refused(name, source, reason, error=QueeError, **options):
-    with pytest.raises(error, match=reason):
+    with pytest.raises(error, match=reason) as raised:
         import_dataset(name, source, Path("data") / name, Options(**options))
+    assert raised.value.exit_status == (1 if error is QueeError else 2)
+    assert "\n" not in str(raised.value)
     assert not Path("data").exists()
 
 
@@ -263,6 +267,37 @@ def test_an_image_that_does_not_decode_is_named_and_nothing_added(folders, conte
     refused("my_birds", folders, r"sample \d+ \(b/bad.png\): ")
     (folders / "train" / "b" / "bad.png").unlink()
     assert len(added("my_birds", folders)) == 12
+
+
+def test_images_of_other_sizes_and_modes_are_taken_and_converted(folders):
+    pixels = Image.fromarray(np.kron(noise(5, 6, 9, 3), np.ones((8, 8, 1), np.uint8)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sixteen = Image.fromarray(np.asarray(pixels.convert("L")).astype(np.uint16) * 257)
+    for name, image, options in (
+        ("grey.jpg", pixels.convert("L"), {}),
+        ("cmyk.jpg", pixels.convert("CMYK"), {}),
+        ("palette.png", pixels.convert("P"), {}),
+        ("alpha.png", pixels.convert("RGBA"), {}),
+        ("sixteen.png", sixteen, {}),
+        ("rotated.jpg", pixels, {"exif": exif}),
+        ("lossless.webp", pixels, {"lossless": True}),
+    ):
+        image.save(folders / "train" / "a" / name, **options)
+    images = added("my_birds", folders)
+    assert len(images) == 19
+    shapes = {Path(images.encoded[i][1]).name: images.decode(np.array([i]))[0].shape for i in range(19)}
+    assert shapes.pop("rotated.jpg") == (72, 48, 3)
+    ours = ("grey.jpg", "cmyk.jpg", "palette.png", "alpha.png", "sixteen.png", "lossless.webp")
+    assert {shapes[name] for name in ours} == {(48, 72, 3)}
+    batch = images.batch(np.arange(19), Preprocessing((24, 24), 0.9, "bicubic", (0.5,) * 3, (0.5,) * 3, 3))
+    assert batch.shape == (19, 3, 24, 24)
+    assert batch.isfinite().all()
+
+
+def test_an_image_above_the_pixel_limit_is_named_and_nothing_added(folders):
+    Image.new("1", (8_000, 8_000)).save(folders / "train" / "c" / "huge.png")
+    refused("my_birds", folders, r"sample \d+ \(c/huge.png\): 8000×8000 pixels; at most 50,000,000 are decoded")
 
 
 def test_an_import_goes_on_where_it_was_killed(folders, monkeypatch):

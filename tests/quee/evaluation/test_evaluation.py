@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -106,6 +108,9 @@ def test_resplits_keep_the_sizes_of_splits_and_differ() -> None:
     assert sorted(first.split) == sorted(cache.split)
     assert (first.split != second.split).any()
     assert np.array_equal(redivide(cache, 0).split, first.split)
+    kept = cache.split.copy()
+    kept[::5] = "certification"
+    assert np.array_equal(redivide(replace(cache, split=kept), 0).split == "certification", kept == "certification")
 
 
 def test_a_resplit_reports_every_compared_method_and_repeats() -> None:

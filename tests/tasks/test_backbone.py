@@ -1,0 +1,135 @@
+"""Stage `backbone` in each of its modes, on scikit-learn's digits cut into an official training and evaluation set."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from quee.backbones import create_backbone
+from quee.data.importers import import_dataset
+from quee.data.weights import import_weights, weights_path
+from quee.errors import UsageError
+from quee.experiment import BLOCKS
+from quee.io import file_digest, read_json, read_table
+from quee.store import load_backbone
+from tasks import backbone, prepare
+from tasks.stage import run_stage
+
+ROOT = Path(__file__).parents[2]
+OUT = Path("artifacts/small/backbone")
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    import_dataset("digits", None, Path("data/digits"))
+    (file,) = Path("data/digits").iterdir()
+    table = pq.read_table(file)
+    pq.write_table(table.slice(0, 300), file)
+    pq.write_table(table.slice(300, 200), Path("data/digits/test-00000-of-00001.parquet"))
+    Path("dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+
+
+def weigh(classes: int = 10, trained_on: tuple[str, ...] | None = ("digits",), name: str = "mine") -> dict[str, Any]:
+    """Weights of the full-size backbone, so that they can be imported."""
+    torch.manual_seed(7)
+    state = create_backbone("vit_digits", num_classes=classes).state_dict()
+    torch.save(state, "w.pth")
+    import_weights("vit_digits", Path("w.pth"), weights_path(name), trained_on=trained_on)
+    return state
+
+
+def run(evaluation_set: str = "held_out", limit: int | None = None, **settings: Any) -> dict[str, Any]:
+    content: dict[str, Any] = {block: {} for block in BLOCKS}
+    splits = {"train": 0.5, "calibration": 16, "predictor": 0.2, "validation": 0.1, "test": 0.2}
+    splits |= {"test": 1.0} if evaluation_set == "test" else {}
+    content["prepare"] = {"dataset": "digits", "splits": {**splits, "evaluation_set": evaluation_set}}
+    content["backbone"] = {"name": "vit_digits", "epochs": 2, "batch_size": 64, "weights": "mine", **settings}
+    Path("experiments").mkdir(exist_ok=True)
+    Path("experiments/small.yaml").write_text(yaml.safe_dump(content))
+    run_stage("prepare", prepare.run, "small")
+    run_stage("backbone", backbone.run, "small")
+    described: dict[str, Any] = read_json(OUT / "backbone.json")
+    return described
+
+
+def test_pretrained_weights_are_used_as_they_are() -> None:
+    state = weigh()
+    described = run(mode="pretrained")
+    assert described["fitted_on"] == "official training set"
+    assert described["mode"] == "pretrained"
+    assert described["weights"] == {
+        "name": "mine",
+        "sha256": file_digest(weights_path("mine")),
+        "trained_on": ["digits"],
+    }
+    loaded = load_backbone(OUT).state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
+    history = read_table(OUT / "history.parquet")
+    assert history.num_rows == 0
+    assert "validation_accuracy" in history.column_names
+    assert set(read_json(OUT / "metrics.json")["accuracy"]) == {"validation", "test"}
+
+
+def test_pretrained_weights_that_have_seen_none_of_it_were_fitted_on_nothing_here() -> None:
+    weigh(trained_on=("mnist",))
+    assert run("pooled", mode="pretrained")["fitted_on"] == []
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_finetuning_starts_from_the_weights_with_a_new_head_for_other_classes(classes: int) -> None:
+    state = weigh(classes, trained_on=())
+    described = run("test", mode="finetune", trained_blocks=1, learning_rate=1e-4, warmup_epochs=0.0)
+    splits = read_table(Path("artifacts/small/prepare/splits.parquet"))
+    train = np.array(splits["split"].to_pylist()) == "train"
+    assert described["fitted_on"] == splits["sample_id"].to_numpy()[train].tolist()
+    assert max(described["fitted_on"]) < 300
+    loaded = load_backbone(OUT)
+    assert loaded.num_classes == 10
+    for name, value in loaded.state_dict().items():
+        if not name.startswith(("blocks.7", "norm", "head")):
+            assert torch.equal(value, state[name])
+    assert not torch.equal(loaded.state_dict()["blocks.7.mlp.fc1.weight"], state["blocks.7.mlp.fc1.weight"])
+    near = classes == 10 and torch.allclose(loaded.state_dict()["head.weight"], state["head.weight"], atol=0.01)
+    assert near == (classes == 10)
+    assert read_table(OUT / "history.parquet").num_rows == 2
+
+
+def test_a_linear_probe_is_the_same_each_time_and_changes_the_head_alone() -> None:
+    state = weigh(trained_on=())
+    digests = []
+    for _ in range(2):
+        run("test", mode="linear_probe", learning_rate=0.01, warmup_epochs=0.0)
+        digests.append([file_digest(path) for path in sorted(OUT.iterdir())])
+    assert digests[0] == digests[1]
+    loaded = load_backbone(OUT).state_dict()
+    assert [name for name, value in loaded.items() if not torch.equal(value, state[name])] == [
+        "head.weight",
+        "head.bias",
+    ]
+
+
+def test_wrong_settings_are_refused_in_one_line() -> None:
+    weigh(trained_on=("digits",))
+    for settings, reason in (
+        ({"evaluation_set": "test", "mode": "finetune"}, "have seen the official training set of digits"),
+        ({"evaluation_set": "pooled", "mode": "pretrained"}, "evaluation_set must be 'held_out'; got 'pooled'"),
+        ({"mode": "train"}, "weights are for modes pretrained, finetune, linear_probe"),
+        ({"mode": "finetune", "weights": None}, "mode finetune needs weights"),
+        ({"mode": "pretrained", "trained_blocks": 1}, "trained_blocks is for mode finetune"),
+        ({"mode": "finetune", "trained_blocks": 9}, "backbone.trained_blocks: 9; vit_digits has 8 blocks"),
+        ({"mode": "finetune", "kwargs": {"num_classes": 7}}, "num_classes: 7; the data set has 10 classes"),
+    ):
+        with pytest.raises(UsageError, match=reason) as raised:
+            run(**settings)
+        assert "\n" not in str(raised.value)
+    weigh(1000)
+    with pytest.raises(
+        UsageError, match="'mine' has a head for 1000 classes, the data set 10 classes; valid: finetune"
+    ):
+        run(mode="pretrained")
+    assert not OUT.exists()
