@@ -1,7 +1,8 @@
 """Exit heads: a classifier on the state at every gate before the last, where the backbone's own head stands.
 
 A head sees the pooled state: class token and mean patch token, each normalised to zero mean and unit variance, then
-one linear layer, executed and counted at w8a8 behind quantized segments. The backbone stays as it is. (JEI-DNN puts
+one linear layer, executed and counted at w8a8 behind quantized segments; so is the projection to the compressed
+embedding among the state features, everywhere. The backbone stays as it is. (JEI-DNN puts
 Linear(D, classes) on the class token behind the backbone's shared final LayerNorm; `pooling: cls` is closest to it.)
 """
 
@@ -15,15 +16,14 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quee.cost import FLOAT_BITS, bitflops
+from quee.cost import bitflops
 from quee.errors import QueeError
 from quee.execution import MultiPrecisionBackbone, draw_prefixes, padded
 from quee.experiment import Exits
 from quee.io import read_tensors, write_tensors
 from quee.precision import Precision
 from quee.progress import progress
-from quee.quantization import AffineQuantizer, QuantizedLinear, quantize_weight
-from quee.quantization.search import search_range
+from quee.quantization import QuantizedLinear, quantize_linear
 
 HEAD_PRECISION = Precision("w8a8")
 
@@ -36,19 +36,20 @@ def normalised(pooled: Tensor, parts: int) -> Tensor:
 
 @dataclass
 class ExitHead:
-    """The head of one gate: linear in floating point and at w8a8, and the projection of the compressed embedding."""
+    """The head of one gate: linear in floating point and at w8a8, and the projection to the compressed embedding."""
 
     linear: nn.Linear | None
     """None at the last gate."""
     quantized: QuantizedLinear | None
-    mean: np.ndarray
-    """(D,) of the normalised pooled states."""
-    components: np.ndarray
-    """(embedding, D), scaled so that each component has unit variance."""
+    projection: QuantizedLinear | None
+    """Whitened principal components of the normalised pooled state; None where no embedding is asked for."""
 
-    def embed(self, pooled: np.ndarray) -> np.ndarray:
-        """Normalised pooled states (n, D) to the compressed embedding (n, embedding)."""
-        return (pooled.astype(np.float64) - self.mean) @ self.components.astype(np.float64).T
+    def embed(self, pooled: Tensor) -> np.ndarray:
+        """Normalised pooled states (n, D) to the compressed embedding (n, embedding), float32."""
+        if self.projection is None:
+            return np.zeros((len(pooled), 0), np.float32)
+        found: np.ndarray = self.projection(pooled).numpy()
+        return found
 
 
 class ExitHeads:
@@ -63,7 +64,8 @@ class ExitHeads:
 
     @property
     def embedding(self) -> int:
-        return len(self.heads[0].components)
+        projection = self.heads[0].projection
+        return 0 if projection is None else len(projection.weight)
 
     def pooled(self, backbone: MultiPrecisionBackbone, state: Tensor) -> Tensor:
         """Normalised pooled state (n, D)."""
@@ -86,45 +88,52 @@ class ExitHeads:
         return bitflops(linear.in_features * linear.out_features, bits)
 
     def embedding_bitflops(self, gate: int) -> float:
-        """BitFLOPs of the projection to the compressed embedding, in floating point."""
-        return bitflops(self.heads[gate - 1].components.size, (FLOAT_BITS, FLOAT_BITS))
+        """BitFLOPs of the projection to the compressed embedding."""
+        projection = self.heads[gate - 1].projection
+        bits = (HEAD_PRECISION.weight_bits, HEAD_PRECISION.activation_bits)
+        return 0.0 if projection is None else bitflops(projection.weight.numel(), bits)
 
     def save(self, path: Path) -> None:
         arrays: dict[str, np.ndarray] = {}
         for gate, head in enumerate(self.heads, 1):
-            arrays[f"gate.{gate}.mean"], arrays[f"gate.{gate}.components"] = head.mean, head.components
-            if head.linear is not None and head.quantized is not None:
-                for kind, module in (("linear", head.linear), ("quantized", head.quantized)):
-                    for name, value in module.state_dict().items():
-                        arrays[f"gate.{gate}.{kind}.{name}"] = value.numpy()
-        write_tensors(path, arrays, {"pooling": self.pooling})
+            for kind in ("linear", "quantized", "projection"):
+                module: nn.Module | None = getattr(head, kind)
+                for name, value in module.state_dict().items() if module is not None else ():
+                    arrays[f"gate.{gate}.{kind}.{name}"] = value.numpy()
+        write_tensors(path, arrays, {"gates": str(len(self.heads)), "pooling": self.pooling})
 
     @classmethod
     def load(cls, path: Path) -> "ExitHeads":
-        arrays = read_tensors(path)
-        gates = max(int(name.split(".")[1]) for name in arrays)
-        heads, width = [], 1
-        for gate in range(1, gates + 1):
-            own = {n.removeprefix(f"gate.{gate}."): v for n, v in arrays.items() if n.startswith(f"gate.{gate}.")}
-            linear = quantized = None
-            if "linear.weight" in own:
-                classes, inputs = own["linear.weight"].shape
-                linear = nn.Linear(inputs, classes).requires_grad_(False)
-                quantized = QuantizedLinear(linear, HEAD_PRECISION)
-                for kind, module in (("linear", linear), ("quantized", quantized)):
-                    state = {n.removeprefix(f"{kind}."): v for n, v in own.items() if n.startswith(f"{kind}.")}
-                    module.load_state_dict({n: torch.from_numpy(v) for n, v in state.items()})
-                quantized.finalize()
-            heads.append(ExitHead(linear, quantized, own["mean"], own["components"]))
-            width = len(own["mean"])
-        return cls(_pooling_of(path), heads) if width else cls("cls", heads)
+        state = {name: torch.from_numpy(value) for name, value in read_tensors(path).items()}
+        facts = _facts(path)
+
+        def layer(gate: int, kind: str) -> nn.Linear | QuantizedLinear | None:
+            own = {
+                n.rpartition(".")[2] if kind == "linear" else n.partition(f".{kind}.")[2]: v
+                for n, v in state.items()
+                if n.startswith(f"gate.{gate}.{kind}.")
+            }
+            if not own:
+                return None
+            outputs, inputs = own["weight"].shape
+            module: nn.Linear | QuantizedLinear = nn.Linear(inputs, outputs).requires_grad_(False)
+            if kind != "linear":
+                module = QuantizedLinear(module, HEAD_PRECISION)  # type: ignore[arg-type]
+            module.load_state_dict(own)
+            if isinstance(module, QuantizedLinear):
+                module.finalize()
+            return module
+
+        gates = range(1, int(facts["gates"]) + 1)
+        kinds = ("linear", "quantized", "projection")
+        return cls(facts["pooling"], [ExitHead(*(layer(gate, kind) for kind in kinds)) for gate in gates])  # type: ignore[arg-type]
 
 
-def _pooling_of(path: Path) -> str:
+def _facts(path: Path) -> dict[str, str]:
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        return (file.metadata() or {})["pooling"]
+        return file.metadata() or {}
 
 
 def fit_exits(
@@ -157,26 +166,25 @@ def fit_exits(
     with progress("training exit heads", backbone.segments) as bar:
         for gate, parts in enumerate(pooled, 1):
             x = torch.cat(parts)
-            mean, components = _principal(x.numpy(), settings.embedding, settings.seed)
+            projection = _principal(x, settings.embedding, settings.seed, gate) if settings.embedding else None
             if gate == backbone.segments:
-                heads.append(ExitHead(None, None, mean, components))
+                heads.append(ExitHead(None, None, projection))
                 continue
             linear, losses = _fit_linear(x, y, backbone.classes, settings)
-            heads.append(ExitHead(linear, _quantize_head(linear, x, gate), mean, components))
+            heads.append(ExitHead(linear, quantize_linear(linear, x, HEAD_PRECISION, f"exit head {gate}"), projection))
             history += [{"gate": gate, "epoch": epoch, "loss": loss} for epoch, loss in enumerate(losses)]
             bar.advance()
     return ExitHeads(settings.pooling, heads), history
 
 
-def _principal(x: np.ndarray, components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and whitened principal directions (components, D) of the rows of x."""
-    if not components:
-        return x.mean(axis=0, dtype=np.float64).astype(np.float32), np.zeros((0, x.shape[1]), np.float32)
-    pca = PCA(components, svd_solver="covariance_eigh", random_state=seed).fit(x.astype(np.float64))
-    scale = np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
-    return pca.mean_.astype(np.float32), np.ascontiguousarray(
-        pca.components_ / scale[:, None], dtype=np.float32
-    )  # as it is read back
+def _principal(x: Tensor, components: int, seed: int, gate: int) -> QuantizedLinear:
+    """Whitened principal directions of the rows of x (n, D) as a layer (n, D) → (n, components)."""
+    pca = PCA(components, svd_solver="covariance_eigh", random_state=seed).fit(x.double().numpy())
+    directions = pca.components_ / np.sqrt(np.maximum(pca.explained_variance_, 1e-12))[:, None]
+    linear = nn.Linear(x.shape[1], components).requires_grad_(False)
+    linear.weight.copy_(torch.from_numpy(directions))
+    linear.bias.copy_(torch.from_numpy(-directions @ pca.mean_))
+    return quantize_linear(linear, x, HEAD_PRECISION, f"embedding {gate}")
 
 
 def _fit_linear(x: Tensor, y: Tensor, classes: int, settings: Exits) -> tuple[nn.Linear, list[float]]:
@@ -201,14 +209,3 @@ def _fit_linear(x: Tensor, y: Tensor, classes: int, settings: Exits) -> tuple[nn
             total += loss.item() * len(rows)
         losses.append(total / len(x))
     return linear.requires_grad_(False), losses
-
-
-def _quantize_head(linear: nn.Linear, x: Tensor, gate: int) -> QuantizedLinear:
-    quantized = QuantizedLinear(linear, HEAD_PRECISION)
-    bits = HEAD_PRECISION.activation_bits
-    low, high = search_range(x[:: max(1, len(x) // 1024)].numpy(), bits, "mse", f"exit head {gate}")
-    quantized.input = AffineQuantizer(bits).set_range(low, high)
-    integers, scale = quantize_weight(linear.weight, HEAD_PRECISION.weight_bits)
-    quantized.set_weight(integers, scale, linear.bias)
-    quantized.finalize()
-    return quantized

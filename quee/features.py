@@ -42,14 +42,14 @@ class GateView:
     def __call__(self, gate: int, precision: Precision, state: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Log probabilities (n, classes), float64, and state features (n, F), float32, of states at a gate.
 
-        Computed in double precision and rounded once, so that they do not depend on the batch.
+        Computed exactly, or in double precision and rounded once, so that they do not depend on the batch.
         """
         pooled = self.heads.pooled(self.backbone, state)
         logits = self.heads.logits(self.backbone, gate, precision, state, pooled)
         log_probs = log_softmax(logits.numpy().astype(np.float64), axis=1)
         columns = [uncertainty(log_probs)]
         if self.embedding:
-            columns.append(self.heads.heads[gate - 1].embed(pooled.numpy()))
+            columns.append(self.heads.heads[gate - 1].embed(pooled))
         return log_probs, np.concatenate(columns, axis=1).astype(np.float32)
 
     def bitflops(self, gate: int) -> float:

@@ -1,7 +1,9 @@
 """Predictors h_j: at each gate a small network from state features to the error probability of every way to go on.
 
 Inputs are the state features at the nodes visited, stacked, and the prefix precisions one-hot; outputs are suffixes,
-"exit here" first, through a sigmoid. Trained on the targets p̃e with cross-entropy and early stopping.
+"exit here" first, through a sigmoid. Trained on the targets p̃e with cross-entropy and early stopping; then executed
+and counted at w8a8, as exit heads are: in floating point a predictor would cost a sixth of the cheapest segment of a
+small network.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +17,11 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from quee.cache import FeatureCache
-from quee.cost import FLOAT_BITS, bitflops
+from quee.cost import bitflops
 from quee.experiment import Predictors as PredictorSettings
 from quee.paths import PathTree
+from quee.precision import Precision
+from quee.quantization import QuantizedLinear, quantize_linear
 from quee.targets import calibration_error
 
 
@@ -30,38 +34,77 @@ def gate_inputs(tree: PathTree, gate: int, features: np.ndarray) -> np.ndarray:
     return np.concatenate([stacked, np.broadcast_to(prefix, (len(features), *prefix.shape))], axis=2)
 
 
+PRECISION = Precision("w8a8")
+CLIP = 8.0
+"""Standardised inputs beyond are taken for this."""
+RANGE_ROWS = 4096
+"""Inputs on which the ranges of the quantized layers are searched."""
+
+
 @dataclass
 class Network:
-    """Standardisation, one hidden layer of rectified units, a linear output. Evaluated in double precision."""
+    """Standardisation, one hidden layer of rectified units, a linear output; integer products, exact in any batch."""
 
     mean: np.ndarray
+    """(D,)"""
     scale: np.ndarray
-    hidden_weight: np.ndarray
-    """(D, H)"""
-    hidden_bias: np.ndarray
-    weight: np.ndarray
-    """(H, outputs)"""
-    bias: np.ndarray
+    first: QuantizedLinear
+    """(…, D) to (…, H)."""
+    last: QuantizedLinear
+    """(…, H) to (…, outputs)."""
+
+    @classmethod
+    def quantized(
+        cls, mean: np.ndarray, scale: np.ndarray, first: nn.Linear, last: nn.Linear, x: np.ndarray
+    ) -> "Network":
+        """From layers in floating point, their ranges searched on inputs x (n, D)."""
+        z = standardised(x[:: max(1, len(x) // RANGE_ROWS)], mean, scale)
+        own = quantize_linear(first, z, PRECISION, "predictor.first")
+        with torch.inference_mode():
+            return cls(mean, scale, own, quantize_linear(last, own(z).relu(), PRECISION, "predictor.last"))
+
+    def _hidden(self, x: np.ndarray) -> Tensor:
+        with torch.inference_mode():
+            return self.first(standardised(x, self.mean, self.scale)).relu_()
 
     def hidden(self, x: np.ndarray) -> np.ndarray:
-        """(…, D) to (…, H)."""
-        z = (x.astype(np.float64) - self.mean) / self.scale
-        return np.maximum(np.clip(z, -8, 8) @ self.hidden_weight + self.hidden_bias, 0)
+        """(…, D) to (…, H), float64."""
+        return self._hidden(x).double().numpy()
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Logits (…, outputs), rounded to float32, so that they do not depend on the batch."""
-        return (self.hidden(x) @ self.weight + self.bias).astype(np.float32)
+        """Logits (…, outputs), float32."""
+        with torch.inference_mode():
+            found: np.ndarray = self.last(self._hidden(x)).numpy()
+        return found
 
     @property
     def bitflops(self) -> float:
-        return bitflops(self.hidden_weight.size + self.weight.size, (FLOAT_BITS, FLOAT_BITS))
+        products = self.first.weight.numel() + self.last.weight.numel()
+        return bitflops(products, (PRECISION.weight_bits, PRECISION.activation_bits))
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        return {f"{prefix}.{name}": np.asarray(value) for name, value in vars(self).items()}
+        found = {f"{prefix}.mean": self.mean, f"{prefix}.scale": self.scale}
+        for name, layer in (("first", self.first), ("last", self.last)):
+            found |= {f"{prefix}.{name}.{key}": value.numpy() for key, value in layer.state_dict().items()}
+        return found
 
     @classmethod
     def from_arrays(cls, prefix: str, arrays: dict[str, np.ndarray]) -> "Network":
-        return cls(**{name: arrays[f"{prefix}.{name}"] for name in cls.__dataclass_fields__})
+        def layer(name: str) -> QuantizedLinear:
+            start = f"{prefix}.{name}."
+            state = {key.removeprefix(start): torch.from_numpy(v) for key, v in arrays.items() if key.startswith(start)}
+            outputs, inputs = state["weight"].shape
+            found = QuantizedLinear(nn.Linear(inputs, outputs), PRECISION)
+            found.load_state_dict(state)
+            found.finalize()
+            return found
+
+        return cls(arrays[f"{prefix}.mean"], arrays[f"{prefix}.scale"], layer("first"), layer("last"))
+
+
+def standardised(x: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Tensor:
+    """Inputs (…, D) at zero mean and unit variance, clipped."""
+    return torch.from_numpy(np.clip((x - mean) / scale, -CLIP, CLIP).astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -95,9 +138,6 @@ def fit_network(
     """Fit outputs y (n, outputs) in [0, 1] (NaN: unknown) by cross-entropy, stopping early on the validation rows."""
     mean, scale = x.mean(axis=0, dtype=np.float64), np.maximum(x.std(axis=0, dtype=np.float64), 1e-6)
 
-    def tensor(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.clip((values - mean) / scale, -8, 8).astype(np.float32))
-
     generator = torch.Generator().manual_seed(settings.seed)
     first, last = nn.Linear(x.shape[1], settings.hidden), nn.Linear(settings.hidden, y.shape[1])
     with torch.no_grad():
@@ -111,7 +151,7 @@ def fit_network(
     optimizer = torch.optim.AdamW(
         model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    inputs, inputs_val = tensor(x), tensor(x_val)
+    inputs, inputs_val = standardised(x, mean, scale), standardised(x_val, mean, scale)
     known, known_val = torch.from_numpy(np.isfinite(y)), torch.from_numpy(np.isfinite(y_val))
     target, target_val = torch.from_numpy(np.nan_to_num(y)).float(), torch.from_numpy(np.nan_to_num(y_val)).float()
 
@@ -138,8 +178,10 @@ def fit_network(
         elif (waited := waited + 1) >= settings.patience:
             break
     assert kept is not None
-    w1, b1, w2, b2 = (p.double().numpy() for p in kept)
-    return Network(mean, scale, np.ascontiguousarray(w1.T), b1, np.ascontiguousarray(w2.T), b2), history
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), kept, strict=True):
+            parameter.copy_(value)
+    return Network.quantized(mean, scale, first, last, x), history
 
 
 class Predictors:

@@ -15,6 +15,7 @@ from quee.quantization.layers import (
     layout,
 )
 from quee.quantization.quantizers import AffineQuantizer, CodebookQuantizer
+from quee.quantization.single import quantize_linear
 from quee.quantization.weights import quantize_weight
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "finalize",
     "layout",
     "quantize_",
+    "quantize_linear",
     "quantize_paths",
     "quantize_weight",
 ]

@@ -141,7 +141,7 @@ def test_heads_are_read_back(backbone: MultiPrecisionBackbone, pooling: str, tmp
         for gate in (1, 2, 3):
             (a, pooled), (b, _) = (logits(h, backbone, gate, precision) for h in (heads, again))
             assert torch.equal(a, b)
-            both = [h.heads[gate - 1].embed(pooled.numpy()) for h in (heads, again)]
+            both = [h.heads[gate - 1].embed(pooled) for h in (heads, again)]
             assert np.array_equal(*both)
     assert pooled.shape == (90, 16 if pooling == "cls" else 32)
 
@@ -149,10 +149,10 @@ def test_heads_are_read_back(backbone: MultiPrecisionBackbone, pooling: str, tmp
 def test_the_embedding_has_uncorrelated_components_of_unit_variance(backbone: MultiPrecisionBackbone) -> None:
     heads, _ = fit_exits(backbone, [W8A8], DRAWS, settings(), len(DRAWS))
     for gate in (1, 2, 3):
-        pooled = logits(heads, backbone, gate, W8A8)[1].numpy()
+        pooled = logits(heads, backbone, gate, W8A8)[1]
         embedded = heads.heads[gate - 1].embed(pooled)
-        assert np.allclose(np.cov(embedded.T), np.eye(4), atol=1e-3)
-        assert np.allclose(embedded.mean(axis=0), 0, atol=1e-4)
+        assert np.allclose(np.cov(embedded.T), np.eye(4), atol=0.02)
+        assert np.allclose(embedded.mean(axis=0), 0, atol=1e-3)
 
 
 def test_without_embedding(backbone: MultiPrecisionBackbone) -> None:
@@ -173,7 +173,7 @@ def test_an_absent_class_is_named(backbone: MultiPrecisionBackbone) -> None:
 def test_cost_of_heads_and_embedding_by_hand(heads: ExitHeads, backbone: MultiPrecisionBackbone) -> None:
     assert heads.head_bitflops(1, W4A4) == 32 * 3 * 8 * 8
     assert heads.head_bitflops(2, FP32) == 32 * 3 * 32 * 32
-    assert GateView(backbone, heads, embedding=True).bitflops(1) == 32 * 4 * 32 * 32
+    assert GateView(backbone, heads, embedding=True).bitflops(1) == 32 * 4 * 8 * 8
     assert GateView(backbone, heads, embedding=False).bitflops(1) == 0
     block = trace_cost(backbone.models[FP32]).bitflops(2, W8A8)
     assert heads.head_bitflops(1, W8A8) < 0.02 * block

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from small_world import small_cache
+from torch import nn
 
 from quee.experiment import Predictors as Settings
-from quee.predictors import Network, Predictors, fit_predictors, gate_inputs, quality
+from quee.predictors import Network, Predictors, fit_predictors, gate_inputs, quality, standardised
 from quee.targets import ClusterTargets, future_errors
 
 
@@ -47,9 +49,23 @@ def test_inputs_stack_the_visited_nodes_and_name_the_prefix() -> None:
     assert row[0, 10:].tolist() == [0, 1, 1, 0]
 
 
-def test_cost_counts_every_product_in_floating_point() -> None:
-    network = Network(np.zeros(3), np.ones(3), np.zeros((3, 7)), np.zeros(7), np.zeros((7, 2)), np.zeros(2))
-    assert network.bitflops == (3 * 7 + 7 * 2) * 32 * 32
+def network(inputs: int = 3, hidden: int = 7, outputs: int = 2) -> tuple[Network, nn.Linear, nn.Linear, np.ndarray]:
+    torch.manual_seed(0)
+    first, last = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
+    x = np.random.default_rng(0).normal(2.0, 3.0, (500, inputs))
+    found = Network.quantized(x.mean(axis=0), x.std(axis=0), first, last, x)
+    return found, first, last, x
+
+
+def test_cost_counts_both_products_at_eight_bits() -> None:
+    assert network()[0].bitflops == (3 * 7 + 7 * 2) * 8 * 8
+
+
+def test_eight_bits_come_close_to_floating_point() -> None:
+    found, first, last, x = network(inputs=20, hidden=32, outputs=10)
+    with torch.inference_mode():
+        wanted = last(first(standardised(x, found.mean, found.scale)).relu()).numpy()
+    assert np.abs(found(x) - wanted).max() < 0.05 * wanted.std()
 
 
 def test_quality_of_a_perfect_ranking() -> None:
