@@ -203,7 +203,19 @@ def test_without_repetitions_or_recorded_usage_the_page_says_so_or_leaves_out() 
     bare = replace(results, resplits=[], usage=[], calibration=[], metrics={**results.metrics, "evaluate": evaluate})
     figures = draw(bare)
     assert set(figures) == {"curves", "others", "predictors"}
-    assert "rest on one division" in build_page(bare, figures)
+    assert "say nothing of another division" in build_page(bare, figures)
+
+
+def test_without_other_divisions_the_page_gives_the_gains_over_the_test_samples(
+    figures: dict[str, str],
+) -> None:
+    results = example()
+    gains = {"gain.quee_plan.static_hull": {"mean": 0.004, "low": 0.001, "high": 0.007}}
+    evaluate = {key: value for key, value in results.metrics["evaluate"].items() if key != "resplits"} | {
+        "gains": gains
+    }
+    page = build_page(replace(results, resplits=[], metrics={**results.metrics, "evaluate": evaluate}), figures)
+    assert "quee_plan is <strong>above</strong> static_hull: +0.40 points (+0.10 to +0.70)." in page
 
 
 def test_of_many_classes_only_the_extremes_are_drawn() -> None:
