@@ -22,7 +22,8 @@ from quee.io import FORMAT
 
 WINDOW = 48 << 20
 """Bytes of encoded images among which a stream is shuffled at a time."""
-WORKERS = min(8, os.cpu_count() or 1)
+WORKERS = min(16, os.cpu_count() or 1)
+"""Threads that prepare batches: decoding and resampling let the others run meanwhile."""
 
 
 class ImageSource(DatasetFiles):

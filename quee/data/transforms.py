@@ -91,7 +91,7 @@ class Preprocessing:
         """(n, c, h, w) in [0, 1] to zero mean and unit variance over the data the backbone was trained on."""
         mean = torch.tensor(self.channel_means).view(1, -1, 1, 1)
         std = torch.tensor(_spread(self.std, self.channels)).view(1, -1, 1, 1)
-        return (images - mean) / std
+        return (images - mean).div_(std)
 
 
 def _spread(values: Sequence[float], channels: int) -> list[float]:
@@ -100,7 +100,7 @@ def _spread(values: Sequence[float], channels: int) -> list[float]:
 
 def to_unit(pixels: np.ndarray) -> Tensor:
     """uint8 (n, h, w, c) to float32 (n, c, h, w) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float() / 255
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float().div_(255)
 
 
 def draws(seed: Sequence[int], ids: np.ndarray, count: int = DRAWS) -> np.ndarray:
