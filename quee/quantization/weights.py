@@ -54,8 +54,12 @@ def ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, strength: float) -> 
     return found
 
 
-def round_compensated(weight: np.ndarray, scale: np.ndarray, limit: int, moments: np.ndarray) -> np.ndarray:
+def round_compensated(
+    weight: np.ndarray, scale: np.ndarray, limit: int, moments: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Integers (out, in) within ±limit for weights (out, in) and scales (out,), rounded column by column.
+
+    Also returns what was rounded, in steps (out, in).
 
     The error of a rounded column is absorbed by the columns still to come, where the second moments (in, in) of the
     inputs say that they can. Columns of large inputs come first. (Optimal brain surgeon, as in GPTQ, Frantar et al.
@@ -66,14 +70,15 @@ def round_compensated(weight: np.ndarray, scale: np.ndarray, limit: int, moments
     order = np.argsort(-np.diag(moments), kind="stable")
     damped = moments[np.ix_(order, order)] + (DAMPING * mean + 1e-12) * np.eye(width)
     upper = cholesky(np.linalg.inv(damped), lower=False)
-    left, integers = weight[:, order].copy(), np.empty_like(weight)
+    left, integers, latent = weight[:, order].copy(), np.empty_like(weight), np.empty_like(weight)
     for start in range(0, width, COLUMNS):
         end = min(start + COLUMNS, width)
         errors = np.empty((len(weight), end - start))
         for i in range(start, end):
-            q = np.clip(np.rint(left[:, i] / scale), -limit, limit)
+            latent[:, order[i]] = left[:, i] / scale
+            q = np.clip(np.rint(latent[:, order[i]]), -limit, limit)
             errors[:, i - start] = error = (left[:, i] - q * scale) / upper[i, i]
             left[:, i + 1 : end] -= np.outer(error, upper[i, i + 1 : end])
             integers[:, order[i]] = q
         left[:, end:] -= errors @ upper[start:end, end:]
-    return integers
+    return integers, latent

@@ -47,9 +47,10 @@ def test_compensated_rounding_errs_less_in_the_output_than_the_nearest(bits: int
     moments = x.T @ x / len(x)
     nearest, scale = quantize_weight(torch.from_numpy(weight), bits, "mse", torch.from_numpy(np.diag(moments).copy()))
     limit = 2 ** (bits - 1) - 1
-    compensated = round_compensated(weight, scale.double().numpy(), limit, moments)
+    compensated, latent = round_compensated(weight, scale.double().numpy(), limit, moments)
     assert np.array_equal(compensated, np.rint(compensated))
     assert np.abs(compensated).max() <= limit
+    assert np.array_equal(np.rint(np.clip(latent, -limit, limit)), compensated)
 
     def error(integers: np.ndarray) -> float:
         return float(np.square(x @ (integers * scale.numpy()[:, None] - weight).T).mean())
@@ -60,16 +61,16 @@ def test_compensated_rounding_errs_less_in_the_output_than_the_nearest(bits: int
 def test_without_correlations_compensated_rounding_is_the_nearest() -> None:
     weight, _ = layer()
     nearest, scale = quantize_weight(torch.from_numpy(weight), 4)
-    found = round_compensated(weight, scale.double().numpy(), 7, np.eye(30))
+    found, _ = round_compensated(weight, scale.double().numpy(), 7, np.eye(30))
     assert np.array_equal(found, nearest.numpy())
 
 
 def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = layer()
     scale, moments = np.abs(weight).max(axis=1) / 3, x.T @ x
-    whole = round_compensated(weight, scale, 3, moments)
+    whole, _ = round_compensated(weight, scale, 3, moments)
     monkeypatch.setattr("quee.quantization.weights.COLUMNS", 7)
-    assert np.array_equal(round_compensated(weight, scale, 3, moments), whole)
+    assert np.array_equal(round_compensated(weight, scale, 3, moments)[0], whole)
 
 
 def test_folding_leaves_the_float_function_as_it_was() -> None:
