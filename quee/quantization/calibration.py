@@ -23,7 +23,7 @@ from quee.quantization.layers import QUANTIZED, QuantizedLayer, QuantizedMatMul,
 from quee.quantization.reconstruction import load_unit_state, norms_of, reconstruct, unit_state
 from quee.quantization.search import search_quantizer, thinned
 from quee.quantization.units import Sources, Unit, observe, run_unit, sources, units_of
-from quee.quantization.weights import quantize_weight, ridge, round_compensated
+from quee.quantization.weights import confirmed_ridge, quantize_weight, round_compensated
 
 PLAIN_BITS = 8
 """From so many activation bits on, only grids that engines execute are used."""
@@ -136,7 +136,7 @@ class Calibrator:
         bits = precision.activation_bits
         layer.input = search_quantizer(thinned(rows), bits, config.activations, name, importance, families)
         seen = (layer.input(torch.from_numpy(rows).float()) * layer.input.scale).double().numpy()
-        fitted = ridge(weight, seen, target, config.ridge_strength) if config.ridge else weight
+        fitted = confirmed_ridge(weight, seen, target, config.ridge_strength) if config.ridge else weight
         moments = seen.T @ seen / len(seen)
         limit = 2 ** (precision.weight_bits - 1) - 1
         integers, scale = quantize_weight(

@@ -46,7 +46,8 @@ class QuantizationConfig:
     ridge: bool = True
     """Ridge regression of the weights on the quantized inputs, before they are quantized (ERQ)."""
     ridge_strength: float = 0.01
-    """Penalty on changes of the weights, in units of the mean square of the inputs."""
+    """Least penalty on changes of the weights, in units of the mean square of the inputs; half of the rows check it,
+    10 and 100 times as much, and no change at all."""
     rounding: str = "compensated"
     """`nearest`; `compensated`, column by column, each column's error absorbed by those not yet rounded; or
     `learned`, block by block (after BRECQ)."""

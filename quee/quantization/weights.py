@@ -9,6 +9,8 @@ from quee.quantization.search import SEARCH_STEPS
 
 DAMPING = 0.01
 """Added to the diagonal of the inputs' second moments, in units of its mean, before they are inverted."""
+STRENGTHS = (1.0, 10.0, 100.0)
+"""Multiples of the least strength of a ridge regression that are tried."""
 COLUMNS = 128
 """Columns whose mutual corrections are applied at once, the later ones' afterwards by one product."""
 
@@ -52,6 +54,26 @@ def ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, strength: float) -> 
     change = solve(moments + penalty * np.eye(len(moments)), missing.T, assume_a="pos")
     found: np.ndarray = weight + change.T
     return found
+
+
+def confirmed_ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
+    """`ridge` at that strength or more, as the second half of the rows confirms of a fit on the first.
+
+    Where no fit is better on the second half than `weight` itself, it is kept: few samples cannot tell.
+    """
+    half = len(x) // 2
+    if half < 2:
+        return weight
+
+    def error(found: np.ndarray) -> float:
+        missing = y[half:] - x[half:] @ found.T
+        return float(np.square(missing - missing.mean(axis=0)).sum())
+
+    tried = {strength * factor: 0.0 for factor in STRENGTHS}
+    for value in tried:
+        tried[value] = error(ridge(weight, x[:half], y[:half], value))
+    best = min(tried, key=lambda value: tried[value])
+    return ridge(weight, x, y, best) if tried[best] < error(weight) else weight
 
 
 def round_compensated(

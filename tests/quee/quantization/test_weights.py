@@ -11,7 +11,7 @@ from torch import nn
 from quee.errors import IntegrityError
 from quee.quantization.folding import channel_affine, channel_ranges, fold, unfold_weight
 from quee.quantization.packing import pack, unpack
-from quee.quantization.weights import quantize_weight, ridge, round_compensated
+from quee.quantization.weights import confirmed_ridge, quantize_weight, ridge, round_compensated
 
 
 def layer(seed: int = 0, rows: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +39,15 @@ def test_ridge_on_disturbed_inputs_lowers_the_outputs_error() -> None:
         return float(np.square(missing - missing.mean(axis=0)).mean())
 
     assert error(fitted) < error(weight)
+
+
+def test_a_regression_that_other_rows_do_not_confirm_is_not_made() -> None:
+    weight, x = layer(rows=40)
+    noise = np.random.default_rng(2).normal(size=(40, 12)) * 50
+    assert np.array_equal(confirmed_ridge(weight, x, x @ weight.T + noise, 1e-6), weight)
+    other, _ = layer(1)
+    assert np.abs(confirmed_ridge(weight, x, x @ other.T, 1e-9) - other).max() < 0.1
+    assert np.array_equal(confirmed_ridge(weight, x[:3], x[:3] @ other.T, 1e-9), weight)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
