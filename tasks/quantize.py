@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -14,13 +16,29 @@ from quee.data import open_dataset
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
 from quee.execution import MultiPrecisionBackbone
-from quee.io import FORMAT, read_json, write_json
+from quee.io import FORMAT, read_json, write_json, write_table
 from quee.precision import Precision
 from quee.progress import progress
 from quee.quantization import QuantizationConfig, quantize_, quantize_paths
+from quee.quantization.sensitivity import sensitivity
 from quee.store import load_backbone, save_quantized
 from quee.training import predict_logits
 from tasks.stage import Stage, main
+
+SENSITIVITY_SAMPLES = 128
+"""Validation samples on which each layer is quantized alone."""
+SENSITIVITY = pa.schema(
+    [
+        ("precision", pa.string()),
+        ("position", pa.int32()),
+        ("layer", pa.string()),
+        ("segment", pa.int32()),
+        ("executed", pa.string()),
+        ("sqnr_db", pa.float64()),
+        ("accuracy_change", pa.float64()),
+        ("agreement", pa.float64()),
+    ]
+)
 
 
 def run(stage: Stage) -> None:
@@ -35,7 +53,7 @@ def run(stage: Stage) -> None:
     tree = sorted(map(Precision, paths.precisions))
     names = sorted({*tree, *map(Precision, paths.references), Precision("w8a8")})
     configs = {p: QuantizationConfig.of(p, settings.preset, **settings.settings()) for p in names if not p.is_float}
-    models = _quantized(backbone, tree, configs, batches, settings.path_aware, settings.seed)
+    models = _quantized(backbone, tree, configs, batches, settings.path_aware, settings.seed, stage.partial)
     for precision, model in models.items():
         save_quantized(stage.out, precision, model)
     multi = MultiPrecisionBackbone({Precision("fp32"): backbone, **models})
@@ -55,6 +73,14 @@ def run(stage: Stage) -> None:
                 "cost": cost.static(path) / cost.unit,
             }
             bar.advance()
+    sample = next(images.batches(ids["validation"], transform, SENSITIVITY_SAMPLES))
+    rows = [
+        {**row, "executed": row["precision"], "precision": str(p), "position": position}
+        for p in tree
+        if p in models
+        for position, row in enumerate(sensitivity(backbone, models[p], *sample[1:]))
+    ]
+    write_table(stage.out / "sensitivity.parquet", pa.Table.from_pylist(rows, SENSITIVITY))
     facts = {"calibration_samples": len(ids["calibration"]), "cost": cost.to_json(), "format": FORMAT}
     described = {str(precision): config.to_json() for precision, config in configs.items()}
     write_json(stage.out / "quantization.json", {**facts, "configs": described, "path_aware": settings.path_aware})
@@ -68,13 +94,14 @@ def _quantized(
     batches: list[Tensor],
     path_aware: bool,
     seed: int,
+    partial: Path,
 ) -> dict[Precision, SegmentedBackbone]:
     """The tree's precisions together, where prefixes mix; the others each behind its own."""
     together = [configs[p] for p in tree if p in configs] if path_aware else []
-    models = quantize_paths(backbone, together, batches, seed) if together else {}
+    models = quantize_paths(backbone, together, batches, seed, partial) if together else {}
     for precision, config in configs.items():
         if precision not in models:
-            models[precision] = quantize_(deepcopy(backbone), config, batches)  # type: ignore[assignment]
+            models[precision] = quantize_(deepcopy(backbone), config, batches, partial)  # type: ignore[assignment]
     return models
 
 

@@ -45,6 +45,7 @@ def run(stage: Stage) -> None:
         operating_points=rows("evaluate", "operating_points"),
         usage=rows("evaluate", "usage"),
         calibration=rows("targets", "calibration"),
+        sensitivity=rows("quantize", "sensitivity"),
         resplits=rows("evaluate", "resplits") if repeated else [],
         digests=digests,
     )

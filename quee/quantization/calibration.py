@@ -6,6 +6,7 @@ quantized layers before it give.
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,14 +14,16 @@ from torch import Tensor, nn
 
 from quee.backbones.base import SegmentedBackbone
 from quee.errors import QueeError
+from quee.io import read_tensors, write_tensors
 from quee.precision import Precision
 from quee.progress import progress
 from quee.quantization.config import QuantizationConfig
 from quee.quantization.folding import channel_affine, fold, unfold_weight
 from quee.quantization.layers import QUANTIZED, QuantizedLayer, QuantizedMatMul, quantized_layer
+from quee.quantization.reconstruction import load_unit_state, norms_of, reconstruct, unit_state
 from quee.quantization.search import search_quantizer, thinned
 from quee.quantization.units import Sources, Unit, observe, run_unit, sources, units_of
-from quee.quantization.weights import quantize_weight, ridge, round_compensated
+from quee.quantization.weights import confirmed_ridge, quantize_weight, round_compensated
 
 PLAIN_BITS = 8
 """From so many activation bits on, only grids that engines execute are used."""
@@ -29,13 +32,17 @@ PLAIN_BITS = 8
 class Calibrator:
     """Quantizes a copy of a float network unit by unit; `network` is the copy."""
 
-    def __init__(self, model: nn.Module, config: QuantizationConfig) -> None:
+    def __init__(self, model: nn.Module, config: QuantizationConfig, partial: Path | None = None) -> None:
+        """`partial` is a folder where finished blocks of learned rounding are kept, and found again."""
         if config.precision.is_float:
             raise QueeError(f"quantize_ makes integer precisions such as w8a8, not {config.precision}")
         self.float, self.config = model, config
         self.network = deepcopy(model)
         self.units = units_of(model)
-        self.folded: list[str] = []
+        self.norms: set[str] = set()
+        """LayerNorms that are no longer the float network's."""
+        self.latents: dict[str, Tensor] = {}
+        self.partial = partial
 
     def precision(self, unit: Unit) -> Precision:
         """Precision at which a unit's layers are executed."""
@@ -51,9 +58,12 @@ class Calibrator:
         for unit in self.units:
             if unit.segment != segment:
                 continue
-            self._unit(unit, x if config.propagate else reference, reference)
-            x = run_unit(self.network, unit, x)
-            reference = run_unit(self.float, unit, reference)
+            entered = x if config.propagate else reference
+            self._unit(unit, entered, reference)
+            behind = run_unit(self.float, unit, reference)
+            if config.rounding == "learned" and unit.layers and self.precision(unit).weight_bits < PLAIN_BITS:
+                self._learn(unit, entered, behind if config.target == "float" else run_unit(self.float, unit, entered))
+            x, reference = run_unit(self.network, unit, x), behind
         return x
 
     def _unit(self, unit: Unit, x: Tensor, reference: Tensor) -> None:
@@ -78,6 +88,18 @@ class Calibrator:
                 self._weighted(name, module, layer, observer.values(), wanted.get(name), found)
             layer.finalize()
             self.network.set_submodule(name, layer)
+
+    def _learn(self, unit: Unit, x: Tensor, target: Tensor) -> None:
+        """Learned rounding of a calibrated unit; a finished one is read back."""
+        file = self.partial / f"{self.config.precision}.{unit.name}.safetensors" if self.partial else None
+        if file is not None and file.exists():
+            state = {key: torch.from_numpy(value) for key, value in read_tensors(file).items()}
+            load_unit_state(self.network, unit, state)
+        else:
+            reconstruct(self.network, unit, self.latents, x, target, torch.ones(()), self.config)
+        self.norms |= set(norms_of(self.network, unit))
+        if file is not None:
+            write_tensors(file, {key: value.numpy() for key, value in unit_state(self.network, unit).items()})
 
     def _product(self, name: str, layer: QuantizedMatMul, a: np.ndarray, b: np.ndarray) -> None:
         bits = layer.precision.activation_bits
@@ -104,7 +126,7 @@ class Calibrator:
         if few and config.fold_norms and (norm := found.norm.get(name)):
             shift, ratio = channel_affine(_finite(name, rows), precision.activation_bits)
             fold(self.network.get_submodule(norm), shift, ratio)  # type: ignore[arg-type]
-            self.folded.append(norm)
+            self.norms.add(norm)
             rows = (rows - shift) / ratio
             weight, bias = unfold_weight(weight, bias, shift, ratio)
         families: tuple[str, ...] = ()
@@ -114,7 +136,7 @@ class Calibrator:
         bits = precision.activation_bits
         layer.input = search_quantizer(thinned(rows), bits, config.activations, name, importance, families)
         seen = (layer.input(torch.from_numpy(rows).float()) * layer.input.scale).double().numpy()
-        fitted = ridge(weight, seen, target, config.ridge_strength) if config.ridge else weight
+        fitted = confirmed_ridge(weight, seen, target, config.ridge_strength) if config.ridge else weight
         moments = seen.T @ seen / len(seen)
         limit = 2 ** (precision.weight_bits - 1) - 1
         integers, scale = quantize_weight(
@@ -123,7 +145,8 @@ class Calibrator:
         if config.rounding != "nearest":
             mean = seen.mean(axis=0)
             moments = moments - np.outer(mean, mean) if config.bias_correction else moments
-            integers = torch.from_numpy(round_compensated(fitted, scale.double().numpy(), limit, moments))
+            rounded, latent = round_compensated(fitted, scale.double().numpy(), limit, moments)
+            integers, self.latents[name] = torch.from_numpy(rounded), torch.from_numpy(latent).float()
         if config.bias_correction:
             kernel = integers.double().numpy() * scale.double().numpy()[:, None]
             bias = target.mean(axis=0) - kernel @ seen.mean(axis=0)
@@ -147,13 +170,19 @@ def _finite(name: str, rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def quantize_(model: nn.Module, config: QuantizationConfig, calibration_batches: Iterable[Tensor]) -> nn.Module:
+def quantize_(
+    model: nn.Module,
+    config: QuantizationConfig,
+    calibration_batches: Iterable[Tensor],
+    partial: Path | None = None,
+) -> nn.Module:
     """Quantize a float model in place and return it.
 
     `calibration_batches` are image tensors (n, c, h, w). Nothing is replaced when an error is raised: QueeError for
-    absent, constant or non-finite calibration data, naming the layer, or for a layer that nothing quantizes.
+    absent, constant or non-finite calibration data, naming the layer, or for a layer that nothing quantizes. Blocks whose
+    learned rounding is finished are kept in the folder `partial`, and found again.
     """
-    calibrator = Calibrator(model, config)
+    calibrator = Calibrator(model, config, partial)
     images = checked(calibration_batches, config.samples)
     x, reference = images, images
     for segment in _segments(model):
@@ -167,13 +196,14 @@ def quantize_paths(
     configs: Sequence[QuantizationConfig],
     calibration_batches: Iterable[Tensor],
     seed: int = 0,
+    partial: Path | None = None,
 ) -> dict[Precision, SegmentedBackbone]:
     """Copies of a float backbone at several precisions, each segment calibrated on the prefixes that paths produce.
 
     A segment is entered by states that segments of any of the precisions have made: each calibration sample draws a
     precision per segment, uniformly. Raises QueeError as `quantize_` does.
     """
-    calibrators = [Calibrator(model, config) for config in configs]
+    calibrators = [Calibrator(model, config, partial) for config in configs]
     images = checked(calibration_batches, max(config.samples for config in configs))
     random = np.random.default_rng(seed)
     x, reference = images, images
@@ -207,7 +237,7 @@ def install(model: nn.Module, calibrator: Calibrator) -> nn.Module:
     for name, module in list(calibrator.network.named_modules()):
         if isinstance(module, QUANTIZED):
             model.set_submodule(name, module)
-    for name in calibrator.folded:
+    for name in sorted(calibrator.norms):
         model.get_submodule(name).load_state_dict(calibrator.network.get_submodule(name).state_dict())
     return model
 

@@ -46,16 +46,17 @@ class QuantizationConfig:
     ridge: bool = True
     """Ridge regression of the weights on the quantized inputs, before they are quantized (ERQ)."""
     ridge_strength: float = 0.01
-    """Penalty on changes of the weights, in units of the mean square of the inputs."""
+    """Least penalty on changes of the weights, in units of the mean square of the inputs; half of the rows check it,
+    10 and 100 times as much, and no change at all."""
     rounding: str = "compensated"
     """`nearest`; `compensated`, column by column, each column's error absorbed by those not yet rounded; or
-    `learned`, block by block (BRECQ, QDrop)."""
+    `learned`, block by block (after BRECQ)."""
     propagate: bool = True
     """Calibrate each layer on what the quantized layers before it give, not on the float network's states."""
     target: str = "float"
     """What layers are fitted to give: the float network's output (`float`: earlier errors are corrected too), or
     the float layer's on the same input (`same`)."""
-    iterations: int = 400
+    iterations: int = 300
     """Steps per block of learned rounding."""
     samples: int = 1024
     """At most so many calibration samples are held; later ones are not read."""

@@ -4,7 +4,7 @@ Sums of integer products are exact in float32 while they stay below 2^24; where 
 split and the parts are added in double precision.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,10 @@ class QuantizedLinear(_QuantizedWeight):
     def __init__(self, linear: nn.Linear, precision: Precision, kind: str = "affine") -> None:
         super().__init__(linear.out_features, linear.in_features, precision, kind)
 
+    def arranged(self, x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+        """A product (…, in) to (…, out) applied to the layer's input."""
+        return product(x)
+
     def forward(self, x: Tensor) -> Tensor:
         return self._product(x)
 
@@ -104,13 +108,17 @@ class QuantizedConv2d(_QuantizedWeight):
         self.padding, self.dilation = conv.padding, conv.dilation
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.arranged(x, self._product)
+
+    def arranged(self, x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+        """A product (…, in) to (…, out) applied to the patches of the layer's input (n, c, h, w)."""
         size = [
             (x.shape[2 + i] + 2 * self.padding[i] - self.dilation[i] * (self.kernel_size[i] - 1) - 1) // self.stride[i]
             + 1
             for i in (0, 1)
         ]
         patches = functional.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)  # (n, in, patches)
-        return self._product(patches.transpose(1, 2)).transpose(1, 2).unflatten(2, size)
+        return product(patches.transpose(1, 2)).transpose(1, 2).unflatten(2, size)
 
 
 class QuantizedMatMul(nn.Module):

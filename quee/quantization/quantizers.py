@@ -4,9 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-UNUSED = float(np.finfo(np.float32).max)
-"""Threshold above a code that nothing takes."""
-
 
 class AffineQuantizer(nn.Module):
     """Per-tensor asymmetric quantizer of activations to `bits` bits.
@@ -55,7 +52,8 @@ class CodebookQuantizer(nn.Module):
     """Quantizer to 2^bits levels that need not be evenly spaced: powers of a base, two ranges.
 
     The levels are integers of a few more bits (fixed point), so that products with them stay integer products, exact
-    in float32 and independent of batch and threads. A value takes the nearest level; one half-way the lower.
+    in float32 and independent of batch and threads. A value is rounded to fixed point, and that takes the nearest
+    level, one half-way the lower: a table, no search.
     """
 
     kind = "codebook"
@@ -79,22 +77,22 @@ class CodebookQuantizer(nn.Module):
         return self.finalize()
 
     def finalize(self) -> "CodebookQuantizer":
-        """Derive the thresholds half-way between levels (after loading)."""
-        self._values = self.levels.float()
-        exact = self.levels.double()
-        between = (exact[1:] + exact[:-1]) / 2 * self.scale.double()
-        self._thresholds = torch.where(exact[1:] > exact[:-1], between, UNUSED).float()
+        """Derive the table from fixed-point values to levels (after loading)."""
+        levels = np.unique(self.levels.cpu().numpy().astype(np.int64))
+        nearest = np.searchsorted(levels[1:] + levels[:-1], 2 * np.arange(levels[0], levels[-1] + 1))
+        self.low, self.high = float(levels[0]), float(levels[-1])
+        self._table = torch.from_numpy(levels[nearest].astype(np.float32)).to(self.levels.device)
         return self
 
     @property
     def largest(self) -> float:
         """Largest magnitude of an integer this quantizer produces."""
-        return float(self._values.abs().max())
+        return max(-self.low, self.high)
 
     def forward(self, x: Tensor) -> Tensor:
         """Integers as float32, of x's shape; multiply by `scale` to dequantize."""
-        codes = torch.bucketize(x.contiguous(), self._thresholds, out_int32=True)
-        return self._values.index_select(0, codes.flatten()).view(x.shape)
+        fixed = torch.div(x, self.scale).round_().clamp_(self.low, self.high).sub_(self.low)
+        return self._table.index_select(0, fixed.flatten().int()).view(x.shape)
 
 
 Quantizer = AffineQuantizer | CodebookQuantizer

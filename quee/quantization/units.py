@@ -48,7 +48,7 @@ def units_of(model: nn.Module) -> list[Unit]:
 
 def run_unit(model: nn.Module, unit: Unit, x: Tensor) -> Tensor:
     """A unit's output on all samples, in batches."""
-    with torch.inference_mode():
+    with torch.no_grad():
         return torch.cat([unit.run(model, part) for part in x.split(BATCH)])
 
 
@@ -85,7 +85,7 @@ def sources(model: nn.Module, unit: Unit, x: Tensor) -> Sources:
             kind, source = behind.get((inputs[0].data_ptr(), inputs[0].shape), ("", ""))
             if kind == "norm":
                 takers.setdefault(source, []).append(name if layer and len(inputs) == 1 else "")
-            elif kind == "gelu" and isinstance(module, nn.Linear):
+            elif kind == "gelu" and isinstance(module, nn.Linear | nn.Conv2d):
                 found.gelu.add(name)
 
         return see

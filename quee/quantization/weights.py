@@ -9,6 +9,8 @@ from quee.quantization.search import SEARCH_STEPS
 
 DAMPING = 0.01
 """Added to the diagonal of the inputs' second moments, in units of its mean, before they are inverted."""
+STRENGTHS = (1.0, 10.0, 100.0)
+"""Multiples of the least strength of a ridge regression that are tried."""
 COLUMNS = 128
 """Columns whose mutual corrections are applied at once, the later ones' afterwards by one product."""
 
@@ -54,8 +56,32 @@ def ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, strength: float) -> 
     return found
 
 
-def round_compensated(weight: np.ndarray, scale: np.ndarray, limit: int, moments: np.ndarray) -> np.ndarray:
+def confirmed_ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
+    """`ridge` at that strength or more, as the second half of the rows confirms of a fit on the first.
+
+    Where no fit is better on the second half than `weight` itself, it is kept: few samples cannot tell.
+    """
+    half = len(x) // 2
+    if half < 2:
+        return weight
+
+    def error(found: np.ndarray) -> float:
+        missing = y[half:] - x[half:] @ found.T
+        return float(np.square(missing - missing.mean(axis=0)).sum())
+
+    tried = {strength * factor: 0.0 for factor in STRENGTHS}
+    for value in tried:
+        tried[value] = error(ridge(weight, x[:half], y[:half], value))
+    best = min(tried, key=lambda value: tried[value])
+    return ridge(weight, x, y, best) if tried[best] < error(weight) else weight
+
+
+def round_compensated(
+    weight: np.ndarray, scale: np.ndarray, limit: int, moments: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Integers (out, in) within ±limit for weights (out, in) and scales (out,), rounded column by column.
+
+    Also returns what was rounded, in steps (out, in).
 
     The error of a rounded column is absorbed by the columns still to come, where the second moments (in, in) of the
     inputs say that they can. Columns of large inputs come first. (Optimal brain surgeon, as in GPTQ, Frantar et al.
@@ -66,14 +92,15 @@ def round_compensated(weight: np.ndarray, scale: np.ndarray, limit: int, moments
     order = np.argsort(-np.diag(moments), kind="stable")
     damped = moments[np.ix_(order, order)] + (DAMPING * mean + 1e-12) * np.eye(width)
     upper = cholesky(np.linalg.inv(damped), lower=False)
-    left, integers = weight[:, order].copy(), np.empty_like(weight)
+    left, integers, latent = weight[:, order].copy(), np.empty_like(weight), np.empty_like(weight)
     for start in range(0, width, COLUMNS):
         end = min(start + COLUMNS, width)
         errors = np.empty((len(weight), end - start))
         for i in range(start, end):
-            q = np.clip(np.rint(left[:, i] / scale), -limit, limit)
+            latent[:, order[i]] = left[:, i] / scale
+            q = np.clip(np.rint(latent[:, order[i]]), -limit, limit)
             errors[:, i - start] = error = (left[:, i] - q * scale) / upper[i, i]
             left[:, i + 1 : end] -= np.outer(error, upper[i, i + 1 : end])
             integers[:, order[i]] = q
         left[:, end:] -= errors @ upper[start:end, end:]
-    return integers
+    return integers, latent

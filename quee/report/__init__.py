@@ -25,6 +25,8 @@ class Results:
     calibration: list[Row]
     resplits: list[Row] = field(default_factory=list)
     """Empty where there were no repetitions."""
+    sensitivity: list[Row] = field(default_factory=list)
+    """`quantize/sensitivity.parquet`: the network with one layer quantized."""
     digests: dict[str, str] = field(default_factory=dict)
     """SHA-256 by file read."""
 

@@ -4,6 +4,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import matplotlib
 import matplotlib.style
@@ -65,6 +66,7 @@ def draw(results: Results) -> dict[str, str]:
         "usage": usage,
         "calibration": calibration,
         "predictors": predictors,
+        "sensitivity": sensitivity,
     }
     found = {}
     for name, make in figures.items():
@@ -240,6 +242,29 @@ def predictors(results: Results) -> Figure | None:
             axes.axhline(0.5, color=GREY, linewidth=1, linestyle="--")
         axes.set(title=title, xlabel="gate", ylim=(0, 1.2 * max([*values, 1e-3])))
         axes.grid(visible=False, axis="x")
+    return figure
+
+
+def sensitivity(results: Results) -> Figure | None:
+    """Signal-to-noise ratio of the logits when one layer alone is quantized, by layer in the order of execution."""
+    if not results.sensitivity:
+        return None
+    grouped: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(results.sensitivity, key=lambda row: row["position"]):
+        grouped[row["precision"]].append(row)
+    precisions = list(grouped)
+    figure = Figure(figsize=(7.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for precision, (colour, dashes) in zip(precisions, _cycle(len(precisions)), strict=True):
+        rows = grouped[precision]
+        axes.plot([r["position"] for r in rows], [r["sqnr_db"] for r in rows], color=colour, linestyle=dashes,
+                  marker=".", label=precision)  # fmt: skip
+    rows = grouped[precisions[0]]
+    starts = [r["position"] for before, r in pairwise(rows) if r["segment"] != before["segment"]]
+    for start in starts:
+        axes.axvline(start - 0.5, color=GREY, linewidth=1, linestyle=":")
+    axes.set(xlabel="layer, in the order of execution (dotted: gates)", ylabel="signal to noise of the logits (dB)")
+    axes.legend(ncols=min(len(precisions), 4))
     return figure
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from quee.errors import IntegrityError
 from quee.quantization.folding import channel_affine, channel_ranges, fold, unfold_weight
 from quee.quantization.packing import pack, unpack
-from quee.quantization.weights import quantize_weight, ridge, round_compensated
+from quee.quantization.weights import confirmed_ridge, quantize_weight, ridge, round_compensated
 
 
 def layer(seed: int = 0, rows: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -41,15 +41,25 @@ def test_ridge_on_disturbed_inputs_lowers_the_outputs_error() -> None:
     assert error(fitted) < error(weight)
 
 
+def test_a_regression_that_other_rows_do_not_confirm_is_not_made() -> None:
+    weight, x = layer(rows=40)
+    noise = np.random.default_rng(2).normal(size=(40, 12)) * 50
+    assert np.array_equal(confirmed_ridge(weight, x, x @ weight.T + noise, 1e-6), weight)
+    other, _ = layer(1)
+    assert np.abs(confirmed_ridge(weight, x, x @ other.T, 1e-9) - other).max() < 0.1
+    assert np.array_equal(confirmed_ridge(weight, x[:3], x[:3] @ other.T, 1e-9), weight)
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_compensated_rounding_errs_less_in_the_output_than_the_nearest(bits: int) -> None:
     weight, x = layer()
     moments = x.T @ x / len(x)
     nearest, scale = quantize_weight(torch.from_numpy(weight), bits, "mse", torch.from_numpy(np.diag(moments).copy()))
     limit = 2 ** (bits - 1) - 1
-    compensated = round_compensated(weight, scale.double().numpy(), limit, moments)
+    compensated, latent = round_compensated(weight, scale.double().numpy(), limit, moments)
     assert np.array_equal(compensated, np.rint(compensated))
     assert np.abs(compensated).max() <= limit
+    assert np.array_equal(np.rint(np.clip(latent, -limit, limit)), compensated)
 
     def error(integers: np.ndarray) -> float:
         return float(np.square(x @ (integers * scale.numpy()[:, None] - weight).T).mean())
@@ -60,16 +70,16 @@ def test_compensated_rounding_errs_less_in_the_output_than_the_nearest(bits: int
 def test_without_correlations_compensated_rounding_is_the_nearest() -> None:
     weight, _ = layer()
     nearest, scale = quantize_weight(torch.from_numpy(weight), 4)
-    found = round_compensated(weight, scale.double().numpy(), 7, np.eye(30))
+    found, _ = round_compensated(weight, scale.double().numpy(), 7, np.eye(30))
     assert np.array_equal(found, nearest.numpy())
 
 
 def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = layer()
     scale, moments = np.abs(weight).max(axis=1) / 3, x.T @ x
-    whole = round_compensated(weight, scale, 3, moments)
+    whole, _ = round_compensated(weight, scale, 3, moments)
     monkeypatch.setattr("quee.quantization.weights.COLUMNS", 7)
-    assert np.array_equal(round_compensated(weight, scale, 3, moments), whole)
+    assert np.array_equal(round_compensated(weight, scale, 3, moments)[0], whole)
 
 
 def test_folding_leaves_the_float_function_as_it_was() -> None:

@@ -107,6 +107,11 @@ def example(classes: int = 3) -> Results:
         usage=used,
         calibration=calibration,
         resplits=[{"method": "quee_plan", "resplit": seed, "auc": 0.9, "gap_closed": 0.5} for seed in range(20)],
+        sensitivity=[
+            {"precision": p, "position": k, "layer": f"l{k}", "segment": min(k // 2 + 1, 3), "sqnr_db": 20.0 + k}
+            for p in ("w3a3", "w8a8")
+            for k in range(6)
+        ],
         digests={"evaluate/metrics.json": "ab" * 32},
     )
 
@@ -143,6 +148,7 @@ def test_the_stage_writes_the_page_and_the_figures_from_the_files_of_the_others(
     write_json(artifacts / "prepare" / "dataset.json", results.dataset)
     write_json(artifacts / "backbone" / "backbone.json", results.backbone)
     write_table(artifacts / "targets" / "calibration.parquet", pa.Table.from_pylist(results.calibration))
+    write_table(artifacts / "quantize" / "sensitivity.parquet", pa.Table.from_pylist(results.sensitivity))
     for name in ("curve", "bands", "operating_points", "usage", "resplits"):
         write_table(artifacts / "evaluate" / f"{name}.parquet", pa.Table.from_pylist(getattr(results, name)))
     out.mkdir()
@@ -173,7 +179,7 @@ def test_references_within_the_page_resolve_and_ids_are_unique(page: str) -> Non
 
 
 def test_every_figure_and_method_appears(figures: dict[str, str], page: str) -> None:
-    assert set(figures) == {"curves", "others", "usage", "calibration", "predictors"}
+    assert set(figures) == {"curves", "others", "usage", "calibration", "predictors", "sensitivity"}
     for method in METHODS:
         assert f"<td>{method}</td>" in page
     assert "<title>An &lt;example&gt;</title>" in page
@@ -200,7 +206,14 @@ def test_intervals_are_put_into_words(page: str) -> None:
 def test_without_repetitions_or_recorded_usage_the_page_says_so_or_leaves_out() -> None:
     results = example()
     evaluate = {key: value for key, value in results.metrics["evaluate"].items() if key != "resplits"}
-    bare = replace(results, resplits=[], usage=[], calibration=[], metrics={**results.metrics, "evaluate": evaluate})
+    bare = replace(
+        results,
+        resplits=[],
+        usage=[],
+        calibration=[],
+        sensitivity=[],
+        metrics={**results.metrics, "evaluate": evaluate},
+    )
     figures = draw(bare)
     assert set(figures) == {"curves", "others", "predictors"}
     assert "say nothing of another division" in build_page(bare, figures)
