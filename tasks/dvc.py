@@ -81,7 +81,11 @@ class Session:
         if step.action == "unchanged" and not self._ran:
             return Outcome(step.experiment, step.stage, "unchanged", 0.0)
         began, log = time.time(), _log_file(self.root, step)
-        status = self._dvc_repro(step, log)
+        try:
+            status = self._dvc_repro(step, log)
+        except BaseException:
+            restore_result(self.root, step)
+            raise
         record = journal.last(self.root, step.experiment, step.stage, began)
         if status:
             raise self._failure(step, log, record, status)

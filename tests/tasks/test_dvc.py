@@ -214,6 +214,17 @@ def test_the_same_command_after_a_kill_ends_as_if_undisturbed(
     assert len(project.computed()) <= 6, "finished parts were computed again"
 
 
+def test_an_interrupted_run_leaves_the_earlier_result(project: Project) -> None:
+    project.quee("run")
+    before = project.results()
+    project.do("rm", "computed.log")
+    run = project.start("quee", "run", "--force", **SLOW)
+    wait_until(lambda: len(project.computed()) >= 1)
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.wait() == 130
+    assert project.results() == before
+
+
 def test_killing_dvc_alone_leaves_no_second_writer(project: Project) -> None:
     repro = project.start("dvc", "repro", **SLOW)
     wait_until(lambda: bool(project.computed()))
