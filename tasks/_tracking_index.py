@@ -76,6 +76,24 @@ def _from_sqlite(file: Path) -> Held | None:
         return None
 
 
+def run_pages(uri: str, address: str) -> dict[str, str]:
+    """The page of each experiment's runs in a local store, shown by a server at `address`; {} where there are none."""
+    file = sqlite_file(uri)
+    if file is None or not file.is_file():
+        return {}
+    query = "select name, experiment_id from experiments where lifecycle_stage = 'active' and name like ? order by name"
+    try:
+        store = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=TIMEOUT)
+        try:
+            found = store.execute(query, (f"{PREFIX}%",)).fetchall()
+        finally:
+            store.close()
+    except sqlite3.Error:
+        return {}
+    page = f"{address}/#/experiments/{{}}/runs?workflowType=machine_learning"  # MLflow opens with pages for agents
+    return {name.removeprefix(PREFIX): page.format(number) for name, number in found}
+
+
 def _from_server(uri: str) -> Held | None:
     try:
         known = _ask_all(f"{uri}/api/2.0/mlflow/experiments/search", "experiments", {"max_results": 1000})

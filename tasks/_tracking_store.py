@@ -37,6 +37,9 @@ from tasks.journal import summary_file
 BATCH = 100
 """Parameters or tags that MLflow takes at a time; of metrics ten times as many."""
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""By which MLflow's pages show runs and models, not agents' traces."""
+
 UNLOGGED = {"features": (".parquet",), "bundle": (".onnx",)}
 """Files of a stage that are not copied: feature caches stay where they are, a bundle goes to the model registry."""
 
@@ -181,7 +184,7 @@ class Store:
             if known is None:
                 file = sqlite_file(self.uri)
                 folder = (file.parent / "mlruns" / experiment).as_uri() if file else None
-                self._folders[experiment] = self.client.create_experiment(name, folder)
+                self._folders[experiment] = self.client.create_experiment(name, folder, KIND)
             else:
                 if known.lifecycle_stage == "deleted":
                     self.client.restore_experiment(known.experiment_id)

@@ -156,7 +156,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 5000,
 ) -> None:
     """Open MLflow's pages on this machine: runs, curves, models. Ctrl-C ends it."""
-    from tasks._tracking_index import tracking_uri
+    from tasks._tracking_index import run_pages, tracking_uri
     from tasks.tracking import ENVIRONMENT, prepare_store
 
     root = Path.cwd()
@@ -171,7 +171,10 @@ def ui(
         except OSError as error:
             raise BusyError(f"port {port} is not free ({error.strerror}); choose another with --port") from None
     prepare_store(root, uri)
-    typer.echo(f"MLflow at http://127.0.0.1:{port} shows {uri}; Ctrl-C ends it")
+    address = f"http://127.0.0.1:{port}"
+    typer.echo(f"MLflow at {address} shows {uri}; Ctrl-C ends it")
+    for name, page in run_pages(uri, address).items():
+        typer.echo(f"  {name}: {page}")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--default-artifact-root", (root / "mlruns").as_uri()]
     try:

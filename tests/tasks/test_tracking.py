@@ -16,7 +16,7 @@ import yaml
 from quee.errors import QueeError, UsageError
 from quee.io import write_json, write_table, write_tensors
 from tasks import tracking
-from tasks._tracking_index import held
+from tasks._tracking_index import held, run_pages
 from tasks._tracking_lock import dvc_digest
 from tasks.tracking import track
 
@@ -327,6 +327,15 @@ def test_feature_caches_are_not_copied_but_their_digests_are(project: Path) -> N
     assert named(project, "digits/features").data.tags["quee.out.artifacts/digits/features"] == digest
     read = {item.dataset.name: item.dataset.digest for item in named(project, "digits/targets").inputs.dataset_inputs}
     assert read["digits/features"] == digest
+
+
+def test_the_pages_of_each_experiments_runs_are_told(project: Path) -> None:
+    uri = f"sqlite:///{project / 'mlflow.db'}"
+    assert run_pages(uri, "http://127.0.0.1:5000") == {}
+    track(project)
+    number = client_of(project).get_experiment_by_name("quee/digits").experiment_id
+    page = f"http://127.0.0.1:5000/#/experiments/{number}/runs?workflowType=machine_learning"
+    assert run_pages(uri, "http://127.0.0.1:5000") == {"digits": page}
 
 
 def test_the_journal_gives_times_machine_and_orchestrator(project: Path) -> None:
