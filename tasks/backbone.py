@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from sklearn.svm import SVC
 from torch import Tensor
 
@@ -22,10 +21,9 @@ from quee.experiment import Backbone
 from quee.io import file_digest, read_json, write_json, write_table
 from quee.probe import fit_probe
 from quee.store import save_backbone
-from quee.training import History, device, freeze, predict_logits, seed_torch, train_backbone
+from quee.training import History, device, freeze, predict_logits, seed_torch, spare_threads, train_backbone
 from tasks.stage import Stage, main
 
-SMALL_MACS = 10_000_000
 SVC_LIMIT = 200_000
 """Pixels × samples up to which the support vector machine is fitted for comparison."""
 
@@ -42,8 +40,7 @@ def run(stage: Stage) -> None:
     seed_torch(settings.seed)
     backbone, kwargs = build(settings, len(described["classes"]))
     macs = trace_cost(backbone).macs
-    if macs < SMALL_MACS:  # as fast on one thread, and then the bits do not depend on the cores
-        torch.set_num_threads(1)
+    spare_threads(macs)
     history = fit(stage, backbone, images, ids)
     save_backbone(stage.out, backbone, kwargs, **facts)
     write_table(stage.out / "history.parquet", pa.table(history.columns()))

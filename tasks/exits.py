@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
+from quee.cost import trace_cost
 from quee.data import open_dataset
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
@@ -11,6 +12,7 @@ from quee.features import GateView
 from quee.io import read_json, write_json, write_table
 from quee.precision import Precision
 from quee.store import load_precisions
+from quee.training import spare_threads
 from tasks.stage import Stage, main
 
 
@@ -21,7 +23,9 @@ def run(stage: Stage) -> None:
     ids = split_ids(prepared / "splits.parquet")
     precisions = [Precision(name) for name in stage.experiment.paths.precisions]
     backbone = load_precisions(stage.input("backbone"), stage.input("quantize"), precisions)
-    transform = Preprocessing.from_timm(backbone.models[Precision("fp32")].input)
+    float_model = backbone.models[Precision("fp32")]
+    spare_threads(trace_cost(float_model).macs)
+    transform = Preprocessing.from_timm(float_model.input)
     random = np.random.default_rng(settings.seed)
     train = ids["train"]
     if settings.max_samples and len(train) > settings.max_samples:

@@ -22,7 +22,7 @@ from quee.progress import progress
 from quee.quantization import QuantizationConfig, quantize_, quantize_paths
 from quee.quantization.sensitivity import sensitivity
 from quee.store import load_backbone, save_quantized
-from quee.training import predict_logits
+from quee.training import predict_logits, spare_threads
 from tasks.stage import Stage, main
 
 SENSITIVITY_SAMPLES = 128
@@ -48,6 +48,7 @@ def run(stage: Stage) -> None:
     ids = split_ids(prepared / "splits.parquet")
     backbone = load_backbone(stage.input("backbone"))
     transform = Preprocessing.from_timm(backbone.input)
+    spare_threads(trace_cost(backbone).macs)
     cost = trace_cost(backbone, stem=settings.stem or "", head=settings.head or "")
     batches = [x for _, x, _ in images.batches(ids["calibration"], transform, 64)]
     tree = sorted(map(Precision, paths.precisions))

@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from threadpoolctl import threadpool_limits
+
 from quee.errors import IntegrityError, QueeError, UsageError
 from tasks import journal, partial
 from tasks._tracking_lock import stage_names
@@ -124,7 +126,8 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
         try:
             with _aside(artifacts / name) as out:
                 stage = Stage(name, loaded, out, artifacts, limit)
-                run(stage)
+                with threadpool_limits(1, user_api="blas"):  # small products: waiting for each other costs more
+                    run(stage)
                 size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
