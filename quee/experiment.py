@@ -256,6 +256,8 @@ class FittedQ(Block):
     """Parts of the predictor split for cross-fitting."""
     knots: Annotated[int, Field(ge=2, le=64)] = 12
     """Trade-offs λ at which the values are fitted; between them they are interpolated."""
+    blend: Share | Literal["auto"] = 0.5
+    """Share of the fitted values in a decision, the rest being the plan's; `auto`: by gate and λ, from cross-fitting."""
 
 
 class Policies(Block):

@@ -7,7 +7,11 @@ precision b is fitted to λ · cost + the value of deciding well at the next gat
 
 One ridge regression per gate reads the values at a grid of λ off the predictor's hidden layer; between grid points they
 are interpolated. Values passed back come from regressions that did not see the sample (cross-fitting), since a minimum
-over values fitted to the same noise is too low. Decisions average fitted values and the plan's, which steadies them.
+over values fitted to the same noise is too low. Decisions blend fitted values with the plan's, which steadies them: half
+and half, or (`blend: auto`) by gate and λ as stacking would have it (Wolpert 1992), the share w in [0, 1] for which
+w · fitted + (1 - w) · planned is nearest to the values passed back, on samples that the regression did not see (the
+plan's predictors did, which favours the plan). Where plans are biased w goes to 1 as samples grow; where they are not,
+it says which of the two is noisier.
 """
 
 from dataclasses import dataclass
@@ -26,8 +30,6 @@ LOWEST, HIGHEST = 1e-3, 50.0
 """Range of the trade-offs at which values are fitted."""
 RIDGE = 3.0
 """Penalty per standardised hidden unit, in samples' worth of squared error."""
-BLEND = 0.5
-"""Share of the fitted values in a decision; the rest is the plan's."""
 
 
 @dataclass
@@ -38,17 +40,20 @@ class FittedQ:
     knots: np.ndarray
     """(knots,) rising trade-offs."""
     weights: list[np.ndarray]
+    blend: np.ndarray
+    """(gates, knots) share of the fitted values in a decision; the rest is the plan's."""
 
     @property
     def tree(self) -> PathTree:
         return self.plan.tree
 
     def values(self, node: int, inputs: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
-        """Fitted and planned values averaged: (S, 1 + B, Λ), exit first; infinite where not considered."""
+        """Fitted and planned values blended: (S, 1 + B, Λ), exit first; infinite where not considered."""
         gate = int(self.tree.gate[node])
         fitted = _read(self._hidden(gate, inputs), interpolate(self.weights[gate - 1], self.knots, trade_offs))
         planned = self.plan.values(node, inputs, trade_offs)
-        return BLEND * fitted + (1 - BLEND) * planned
+        share = np.interp(trade_offs, self.knots, self.blend[gate - 1])
+        return share * fitted + (1 - share) * planned
 
     def step(self, node: int, inputs: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
         return (self.values(node, inputs, trade_offs).astype(np.float32).argmin(axis=1) - 1).astype(np.int8)
@@ -62,11 +67,14 @@ class FittedQ:
         return self.plan.predictors.bitflops(gate) + bitflops((rows - 1) * steps, (FLOAT_BITS, FLOAT_BITS))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"knots": self.knots, **{f"gate.{gate}.weight": w for gate, w in enumerate(self.weights, 1)}}
+        weights = {f"gate.{gate}.weight": w for gate, w in enumerate(self.weights, 1)}
+        return {"blend": self.blend, "knots": self.knots, **weights}
 
     @classmethod
     def from_arrays(cls, plan: Plan, arrays: dict[str, np.ndarray]) -> "FittedQ":
-        return cls(plan, arrays["knots"], [arrays[f"gate.{gate}.weight"] for gate in range(1, plan.tree.segments)])
+        weights = [arrays[f"gate.{gate}.weight"] for gate in range(1, plan.tree.segments)]
+        half = np.full((len(weights), len(arrays["knots"])), 0.5)  # what earlier bundles mean by saying nothing
+        return cls(plan, arrays["knots"], weights, arrays.get("blend", half))
 
 
 def interpolate(weights: np.ndarray, knots: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
@@ -77,9 +85,9 @@ def interpolate(weights: np.ndarray, knots: np.ndarray, trade_offs: np.ndarray) 
 
 
 def _read(hidden: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Hidden units (S, H), weights (H + 1, steps, Λ) → values (S, steps, Λ)."""
+    """Hidden units (…, H), weights (H + 1, steps, Λ) → values (…, steps, Λ)."""
     flat = hidden @ weights[:-1].reshape(hidden.shape[-1], -1) + weights[-1].ravel()
-    return flat.reshape(len(hidden), *weights.shape[1:])
+    return flat.reshape(*hidden.shape[:-1], *weights.shape[1:])
 
 
 def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -92,11 +100,13 @@ def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def fit_fitted_q(plan: Plan, cache: FeatureCache, settings: Settings, seed: int = 0) -> FittedQ:
     """Fit on the predictor split's cache, from the last gate to the first."""
+    fixed = None if settings.blend == "auto" else settings.blend
     tree, step_cost = plan.tree, plan.costs.step
     knots = np.concatenate([[0.0], np.geomspace(LOWEST, HIGHEST, settings.knots - 1)])
     fold = np.random.default_rng(seed).permutation(len(cache)) % settings.folds
     choices, samples = len(tree.precisions), len(cache)
     weights: list[np.ndarray] = [np.zeros(0)] * (tree.segments - 1)
+    share = np.zeros((tree.segments - 1, len(knots)))
     last = tree.nodes_at(tree.segments)
     value = {int(n): np.repeat(cache.error[:, n, None].astype(float), len(knots), axis=1) for n in last}
     for gate in range(tree.segments - 1, 0, -1):
@@ -121,15 +131,26 @@ def fit_fitted_q(plan: Plan, cache: FeatureCache, settings: Settings, seed: int 
 
         weights[gate - 1] = fit(np.ones(samples, bool))
         unseen = [fit(fold != k) for k in range(settings.folds)]
-        value = {}
-        for index, node in enumerate(nodes):
-            planned = plan.values(int(node), inputs[:, index], knots)
-            q = np.empty_like(planned)
-            for k, own in enumerate(unseen):
-                rows = fold == k
-                q[rows] = BLEND * _read(hidden[rows, index], own) + (1 - BLEND) * planned[rows]
-            value[int(node)] = q.min(axis=1)
-    return FittedQ(plan, knots, weights)
+        planned = np.stack([plan.values(int(node), inputs[:, i], knots) for i, node in enumerate(nodes)], axis=1)
+        fitted = np.empty_like(planned)
+        for k, own in enumerate(unseen):
+            fitted[fold == k] = _read(hidden[fold == k], own)
+        share[gate - 1] = stacked(fitted, planned, target) if fixed is None else fixed
+        best = (share[gate - 1] * fitted + (1 - share[gate - 1]) * planned).min(axis=2)  # (S, nodes, knots)
+        value = {int(node): best[:, index] for index, node in enumerate(nodes)}
+    return FittedQ(plan, knots, weights, share)
 
 
-__all__ = ["EXIT", "FittedQ", "fit_fitted_q", "interpolate"]
+def stacked(fitted: np.ndarray, planned: np.ndarray, realised: np.ndarray) -> np.ndarray:
+    """Share (knots,) of `fitted` that brings the blend with `planned` nearest to `realised` in least squares, in [0, 1].
+
+    Arrays (S, nodes, steps, knots); steps that are not considered are not finite in `planned` and `realised`.
+    """
+    known = np.isfinite(planned) & np.isfinite(realised)
+    apart = np.where(known, fitted - np.where(known, planned, 0.0), 0.0)
+    missing = np.where(known, realised, 0.0) - np.where(known, planned, 0.0)
+    axes = tuple(range(apart.ndim - 1))
+    return np.clip((apart * missing).sum(axis=axes) / np.maximum((apart**2).sum(axis=axes), 1e-12), 0.0, 1.0)
+
+
+__all__ = ["EXIT", "FittedQ", "fit_fitted_q", "interpolate", "stacked"]
