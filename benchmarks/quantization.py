@@ -3,7 +3,7 @@
     python benchmarks/quantization.py [EXPERIMENT] [--seeds 3] [--samples 2000] [--csv FILE] [--only PARTS]
                                       [--calibration 256] [--presets NAMES] [--precisions NAMES] [--limit SECONDS]
 
-PARTS are of methods, ablation, additions, paths, speed, peers, with commas; PRESETS and PRECISIONS narrow `methods`.
+PARTS are of methods, ablation, additions, extras, paths, speed, peers, with commas; PRESETS and PRECISIONS narrow `methods`.
 Needs the experiment's stages `prepare` and `backbone`.
 Calibration samples are drawn from the training split by seed; everything is measured on held-out splits. Peers (the
 extra `bench`) are left out with a message where they cannot be imported. Rows are mean ± 95 % half-width over the seeds.
@@ -34,13 +34,13 @@ from quee.execution import MultiPrecisionBackbone
 from quee.experiment import load_experiment
 from quee.io import read_json
 from quee.precision import Precision
-from quee.quantization import INGREDIENTS, PRESETS, QuantizationConfig, quantize_, quantize_paths
+from quee.quantization import ADDITIONS, INGREDIENTS, PRESETS, QuantizationConfig, quantize_, quantize_paths
 from quee.store import load_backbone
 
 PRECISIONS = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a4")
 ABLATED = ("w4a4", "w3a3")
 PATHS = 12
-PARTS = ("methods", "ablation", "additions", "paths", "peers", "speed")
+PARTS = ("methods", "ablation", "additions", "extras", "paths", "peers", "speed")
 Predict = Callable[[Tensor], Tensor]
 
 
@@ -67,7 +67,9 @@ class Bench:
         self.reference = predict(self.backbone, self.x)
 
     def calibration(self, seed: int) -> list[Tensor]:
-        chosen = np.random.default_rng(seed).choice(len(self.train), min(self.calibration_samples, len(self.train)), replace=False)
+        chosen = np.random.default_rng(seed).choice(
+            len(self.train), min(self.calibration_samples, len(self.train)), replace=False
+        )
         return list(self.train[torch.from_numpy(np.sort(chosen))].split(64))
 
     def measure(self, logits: Tensor) -> dict[str, float]:
@@ -121,6 +123,22 @@ def additions(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[st
         for i in INGREDIENTS
     }
     yield from ours(bench, on, ABLATED, seeds)
+
+
+def extras(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
+    """What the default leaves out, with its cost; and uniform precisions of a cost between."""
+    variants: dict[str, Callable[[str], QuantizationConfig]] = {"fast": QuantizationConfig.of}
+    variants |= {f"fast + {i}": lambda p, i=i: QuantizationConfig.of(p).with_addition(i) for i in ADDITIONS}
+    variants["fast + compensation, own bits"] = lambda p: QuantizationConfig.of(p, compensation=Precision(p))
+    between = {"w3a3": ("w3a4", "w4a3"), "w4a4": ("w4a5", "w5a4")}
+    rounds = [(variants, tuple(p for p in ABLATED if p in bench.shown))]
+    rounds += [({"fast": QuantizationConfig.of}, tuple(p for q in rounds[0][1] for p in between[q]))]
+    for chosen, precisions in rounds:
+        for name, precision, seed, values in ours(bench, chosen, precisions, seeds):
+            own = chosen[name](precision).compensation
+            cost = trace_cost(bench.backbone, compensation=str(own or ""))
+            path = (Precision(precision),) * bench.backbone.segments
+            yield name, precision, seed, {**values, "cost": cost.static(path) / cost.unit}
 
 
 def paths(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
