@@ -1,8 +1,10 @@
 """Post-training quantization, method against method: accuracy, agreement with the float network, time and memory.
 
     python benchmarks/quantization.py [EXPERIMENT] [--seeds 3] [--samples 2000] [--csv FILE] [--only PARTS]
+                                      [--calibration 256] [--presets NAMES] [--precisions NAMES] [--limit SECONDS]
 
-PARTS are of methods, ablation, paths, speed, peers, with commas. Needs the experiment's stages `prepare` and `backbone`.
+PARTS are of methods, ablation, additions, extras, paths, speed, peers, with commas; PRESETS and PRECISIONS narrow `methods`.
+Needs the experiment's stages `prepare` and `backbone`.
 Calibration samples are drawn from the training split by seed; everything is measured on held-out splits. Peers (the
 extra `bench`) are left out with a message where they cannot be imported. Rows are mean ± 95 % half-width over the seeds.
 """
@@ -32,20 +34,21 @@ from quee.execution import MultiPrecisionBackbone
 from quee.experiment import load_experiment
 from quee.io import read_json
 from quee.precision import Precision
-from quee.quantization import INGREDIENTS, PRESETS, QuantizationConfig, quantize_, quantize_paths
+from quee.quantization import ADDITIONS, INGREDIENTS, PRESETS, QuantizationConfig, quantize_, quantize_paths
 from quee.store import load_backbone
 
 PRECISIONS = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a4")
 ABLATED = ("w4a4", "w3a3")
-PARTS = ("methods", "ablation", "paths", "peers", "speed")
-CALIBRATION = 256
+PATHS = 12
+PARTS = ("methods", "ablation", "additions", "extras", "paths", "peers", "speed")
 Predict = Callable[[Tensor], Tensor]
 
 
 class Bench:
     """An experiment's float backbone, its training images to calibrate on, its test images to measure on."""
 
-    def __init__(self, name: str, samples: int) -> None:
+    def __init__(self, name: str, samples: int, calibration: int = 256) -> None:
+        self.calibration_samples, self.presets, self.shown = calibration, tuple(PRESETS), PRECISIONS
         experiment, folder = load_experiment(name), Path("artifacts") / name
         self.backbone: SegmentedBackbone = load_backbone(folder / "backbone")
         facts = read_json(folder / "prepare" / "dataset.json")
@@ -64,7 +67,9 @@ class Bench:
         self.reference = predict(self.backbone, self.x)
 
     def calibration(self, seed: int) -> list[Tensor]:
-        chosen = np.random.default_rng(seed).choice(len(self.train), min(CALIBRATION, len(self.train)), replace=False)
+        chosen = np.random.default_rng(seed).choice(
+            len(self.train), min(self.calibration_samples, len(self.train)), replace=False
+        )
         return list(self.train[torch.from_numpy(np.sort(chosen))].split(64))
 
     def measure(self, logits: Tensor) -> dict[str, float]:
@@ -99,26 +104,48 @@ def ours(
 
 
 def methods(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
-    variants = {name: lambda p, preset=name: QuantizationConfig.of(p, preset) for name in PRESETS}
-    yield from ours(bench, variants, PRECISIONS, seeds)
+    variants = {name: lambda p, preset=name: QuantizationConfig.of(p, preset) for name in bench.presets}
+    yield from ours(bench, variants, bench.shown, seeds)
 
 
 def ablation(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
+    """The default less one ingredient."""
     off = {f"fast − {i}": lambda p, i=i: QuantizationConfig.of(p).without(i) for i in INGREDIENTS}
+    yield from ours(bench, {"fast": QuantizationConfig.of, **off}, ABLATED, seeds)
+
+
+def additions(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
+    """Plain min-max and one ingredient."""
     on = {
         f"minmax + {i}": lambda p, i=i: QuantizationConfig.of(
             p, "minmax", **{k: getattr(QuantizationConfig.of(p), k) for k in INGREDIENTS[i]}
         )
         for i in INGREDIENTS
     }
-    yield from ours(bench, {"fast": QuantizationConfig.of, **off, **on}, ABLATED, seeds)
+    yield from ours(bench, on, ABLATED, seeds)
+
+
+def extras(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
+    """What the default leaves out, with its cost; and uniform precisions of a cost between."""
+    variants: dict[str, Callable[[str], QuantizationConfig]] = {"fast": QuantizationConfig.of}
+    variants |= {f"fast + {i}": lambda p, i=i: QuantizationConfig.of(p).with_addition(i) for i in ADDITIONS}
+    variants["fast + compensation, own bits"] = lambda p: QuantizationConfig.of(p, compensation=Precision(p))
+    between = {"w3a3": ("w3a4", "w4a3"), "w4a4": ("w4a5", "w5a4")}
+    rounds = [(variants, tuple(p for p in ABLATED if p in bench.shown))]
+    rounds += [({"fast": QuantizationConfig.of}, tuple(p for q in rounds[0][1] for p in between[q]))]
+    for chosen, precisions in rounds:
+        for name, precision, seed, values in ours(bench, chosen, precisions, seeds):
+            own = chosen[name](precision).compensation
+            cost = trace_cost(bench.backbone, compensation=str(own or ""))
+            path = (Precision(precision),) * bench.backbone.segments
+            yield name, precision, seed, {**values, "cost": cost.static(path) / cost.unit}
 
 
 def paths(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
     """Mean over all full-length paths that mix precisions, calibrated on mixed prefixes and each on its own."""
     mixed = [p for p in product(bench.precisions, repeat=bench.backbone.segments) if len(set(p)) > 1]
     random = np.random.default_rng(0)
-    mixed = [mixed[i] for i in sorted(random.choice(len(mixed), min(24, len(mixed)), replace=False))]
+    mixed = [mixed[i] for i in sorted(random.choice(len(mixed), min(PATHS, len(mixed)), replace=False))]
     cost = trace_cost(bench.backbone)
     for name, seed in product(("mixed prefixes", "own prefix", "float prefix"), range(seeds)):
         configs = [QuantizationConfig.of(p, propagate=name != "float prefix") for p in bench.precisions]
@@ -248,8 +275,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--only", default="methods,ablation,paths,speed,peers")
+    parser.add_argument("--calibration", type=int, default=256)
+    parser.add_argument("--presets", default=",".join(PRESETS))
+    parser.add_argument("--precisions", default=",".join(PRECISIONS))
     options = parser.parse_args()
-    bench = Bench(options.experiment, options.samples)
+    bench = Bench(options.experiment, options.samples, options.calibration)
+    bench.presets, bench.shown = tuple(options.presets.split(",")), tuple(options.precisions.split(","))
     own = bench.measure(bench.reference)
     print(f"{options.experiment}: float accuracy {own['accuracy']:.2f} on {len(bench.y)} samples")
     rows: list[dict[str, Any]] = []

@@ -30,7 +30,7 @@ def cost(
         raise UsageError(f"unknown formula {formula!r}; valid: product, baskin")
     settings = load_experiment(experiment, Path("experiments"))
     backbone = create_backbone(settings.backbone.name, settings.backbone.gates, **settings.backbone.kwargs)
-    own = {"stem": settings.quantize.stem or "", "head": settings.quantize.head or ""}
+    own = {name: getattr(settings.quantize, name) or "" for name in ("stem", "head", "compensation")}
     model = trace_cost(backbone, formula=formula, include_elementwise=elementwise, **own)
     if explain is not None:
         path = parse_path(explain)

@@ -183,8 +183,8 @@ class Quantize(Block):
     weights: Literal["minmax", "mse"] | None = None
     """Search of the weight scales: the full range, or the least squared error."""
     activations: Literal["minmax", "percentile", "mse"] | None = None
-    importance: Literal["none", "output"] | None = None
-    """Whether ranges are searched for the error of the values or for that of the layer's output."""
+    importance: Literal["none", "output", "fisher"] | None = None
+    """Whether ranges are searched for the error of the values, of the layer's output or of the network's answer."""
     bias_correction: bool | None = None
     fold_norms: bool | None = None
     softmax: Literal["uniform", "log"] | None = None
@@ -203,6 +203,8 @@ class Quantize(Block):
     """Precision of the stem, where it is not segment 1's."""
     head: PrecisionName | None = None
     """Precision of the backbone's own head; w8a8 unless given."""
+    compensation: PrecisionName | None = None
+    """Precision of a layer beside each block that takes its error away; none unless given."""
     seed: Seed = 0
 
     def settings(self) -> dict[str, Any]:

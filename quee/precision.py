@@ -50,6 +50,11 @@ class Precision:
         """Precision of the exit head behind a segment of this precision: w8a8, or the same float."""
         return self if self.is_float else Precision("w8a8")
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is left to quantize–dequantize as engines execute it: from 8 activation bits on."""
+        return self.activation_bits >= ACTIVATION_BITS[-1]
+
     def _key(self) -> tuple[int, int, str]:
         return (self.weight_bits * self.activation_bits, self.weight_bits, self.name)
 

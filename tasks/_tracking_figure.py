@@ -1,4 +1,4 @@
-"""The curve as MLflow shows it beside a run's numbers. Part of tasks/tracking.py."""
+"""Figures as MLflow shows them beside a run's numbers. Part of tasks/tracking.py."""
 
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,23 @@ def curve_figure(curve: "pa.Table", title: str) -> Figure:
                 method.removeprefix("static_"), found[0], textcoords="offset points", xytext=(4, -10), fontsize=8
             )
     axes.set(xscale="log", xlabel="cost (BitFLOPs, static w8a8 = 1)", ylabel="accuracy on test (%)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+def sensitivity_figure(found: "pa.Table", title: str) -> Figure:
+    """Signal to noise of the logits with one layer quantized alone, by layer in the order of execution."""
+    rows = sorted(found.to_pylist(), key=lambda row: row["position"])
+    names = list(dict.fromkeys(row["layer"] for row in rows))
+    figure = Figure(figsize=(8, 2 + 0.16 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    for precision in sorted({row["precision"] for row in rows}):
+        own = [row for row in rows if row["precision"] == precision]
+        axes.plot([r["sqnr_db"] for r in own], [names.index(r["layer"]) for r in own], ".-", label=precision)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xlabel="signal to noise of the logits, this layer alone quantized (dB)", title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure

@@ -27,7 +27,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 
 from quee.errors import QueeError
-from tasks._tracking_figure import curve_figure
+from tasks._tracking_figure import curve_figure, sensitivity_figure
 from tasks._tracking_index import BUNDLE, COMPLETE, DIGEST, PREFIX, Held, held, sqlite_file, unreachable
 from tasks._tracking_journal import Journal, git_tags
 from tasks._tracking_lock import ExperimentResult, StageResult, read_out, read_text
@@ -117,6 +117,7 @@ class Store:
             self._log_numbers(run_id, settings_of(result.settings), stage_metrics(metrics or {}), self._history(result))
             self.client.log_inputs(run_id, self._datasets(result))
             self._log_files(run_id, result)
+            self._log_sensitivity(run_id, result)
             self._log_models(run_id, result)
             self.client.log_text(run_id, entry, "dvc.lock")
             self._log_experiment_file(run_id, result)
@@ -224,6 +225,16 @@ class Store:
             self.client.log_table(run_id, read_table(points).to_pydict(), "tables/operating_points.json")
         self.client.log_figure(run_id, curve_figure(curve, result.experiment), "curve.png")
         return curves(curve)
+
+    def _log_sensitivity(self, run_id: str, result: StageResult) -> None:
+        """Where a stage has found out what each layer's quantization does alone: as a table and a figure."""
+        from quee.io import read_table
+
+        file = self.root / result.folder / "sensitivity.parquet"
+        if file.is_file():
+            found = read_table(file)
+            self.client.log_table(run_id, found.to_pydict(), "tables/sensitivity.json")
+            self.client.log_figure(run_id, sensitivity_figure(found, result.experiment), "sensitivity.png")
 
     def _datasets(self, result: StageResult) -> list[DatasetInput]:
         """The images and data sets that a stage read, with DVC's digests (MLflow takes 36 characters)."""

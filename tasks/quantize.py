@@ -22,7 +22,7 @@ from quee.progress import progress
 from quee.quantization import QuantizationConfig, quantize_, quantize_paths
 from quee.quantization.sensitivity import sensitivity
 from quee.store import load_backbone, save_quantized
-from quee.training import predict_logits, spare_threads
+from quee.training import device, predict_logits, spare_threads
 from tasks.stage import Stage, main
 
 SENSITIVITY_SAMPLES = 128
@@ -49,12 +49,16 @@ def run(stage: Stage) -> None:
     backbone = load_backbone(stage.input("backbone"))
     transform = Preprocessing.from_timm(backbone.input)
     spare_threads(trace_cost(backbone).macs)
-    cost = trace_cost(backbone, stem=settings.stem or "", head=settings.head or "")
+    own = {name: getattr(settings, name) or "" for name in ("stem", "head", "compensation")}
+    cost = trace_cost(backbone, **own)
     batches = [x for _, x, _ in images.batches(ids["calibration"], transform, 64)]
     tree = sorted(map(Precision, paths.precisions))
     names = sorted({*tree, *map(Precision, paths.references), Precision("w8a8")})
     configs = {p: QuantizationConfig.of(p, settings.preset, **settings.settings()) for p in names if not p.is_float}
+    backbone.to(device())
     models = _quantized(backbone, tree, configs, batches, settings.path_aware, settings.seed, stage.partial)
+    for model in (backbone, *models.values()):
+        model.cpu()  # everything is measured where it will be executed
     for precision, model in models.items():
         save_quantized(stage.out, precision, model)
     multi = MultiPrecisionBackbone({Precision("fp32"): backbone, **models})

@@ -53,7 +53,7 @@ class FittedQ:
         fitted = _read(self._hidden(gate, inputs), interpolate(self.weights[gate - 1], self.knots, trade_offs))
         planned = self.plan.values(node, inputs, trade_offs)
         share = np.interp(trade_offs, self.knots, self.blend[gate - 1])
-        return share * fitted + (1 - share) * planned
+        return _blended(fitted, planned, share)
 
     def step(self, node: int, inputs: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
         return (self.values(node, inputs, trade_offs).astype(np.float32).argmin(axis=1) - 1).astype(np.int8)
@@ -88,6 +88,12 @@ def _read(hidden: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Hidden units (…, H), weights (H + 1, steps, Λ) → values (…, steps, Λ)."""
     flat = hidden @ weights[:-1].reshape(hidden.shape[-1], -1) + weights[-1].ravel()
     return flat.reshape(*hidden.shape[:-1], *weights.shape[1:])
+
+
+def _blended(fitted: np.ndarray, planned: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Infinite where the plan is: such a step is not considered, whatever the share."""
+    known = np.isfinite(planned)
+    return np.where(known, share * fitted + (1 - share) * np.where(known, planned, 0.0), np.inf)
 
 
 def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -136,7 +142,7 @@ def fit_fitted_q(plan: Plan, cache: FeatureCache, settings: Settings, seed: int 
         for k, own in enumerate(unseen):
             fitted[fold == k] = _read(hidden[fold == k], own)
         share[gate - 1] = stacked(fitted, planned, target) if fixed is None else fixed
-        best = (share[gate - 1] * fitted + (1 - share[gate - 1]) * planned).min(axis=2)  # (S, nodes, knots)
+        best = _blended(fitted, planned, share[gate - 1]).min(axis=2)  # (S, nodes, knots)
         value = {int(node): best[:, index] for index, node in enumerate(nodes)}
     return FittedQ(plan, knots, weights, share)
 

@@ -5,7 +5,7 @@ arithmetic whatever the batch or the number of threads.
 """
 
 from quee.quantization.calibration import quantize_, quantize_paths
-from quee.quantization.config import INGREDIENTS, PRESETS, QuantizationConfig
+from quee.quantization.config import ADDITIONS, INGREDIENTS, PRESETS, QuantizationConfig
 from quee.quantization.layers import (
     QuantizedConv2d,
     QuantizedLinear,
@@ -19,6 +19,7 @@ from quee.quantization.single import quantize_linear
 from quee.quantization.weights import quantize_weight
 
 __all__ = [
+    "ADDITIONS",
     "INGREDIENTS",
     "PRESETS",
     "AffineQuantizer",

@@ -17,7 +17,10 @@ from quee.errors import QueeError
 from quee.io import read_tensors, write_tensors
 from quee.precision import Precision
 from quee.progress import progress
+from quee.quantization.beside import add_beside, block_of
+from quee.quantization.compensation import compensation, through
 from quee.quantization.config import QuantizationConfig
+from quee.quantization.fisher import Fisher, fisher
 from quee.quantization.folding import channel_affine, fold, unfold_weight
 from quee.quantization.layers import QUANTIZED, QuantizedLayer, QuantizedMatMul, quantized_layer
 from quee.quantization.reconstruction import load_unit_state, norms_of, reconstruct, unit_state
@@ -32,8 +35,15 @@ PLAIN_BITS = 8
 class Calibrator:
     """Quantizes a copy of a float network unit by unit; `network` is the copy."""
 
-    def __init__(self, model: nn.Module, config: QuantizationConfig, partial: Path | None = None) -> None:
-        """`partial` is a folder where finished blocks of learned rounding are kept, and found again."""
+    def __init__(
+        self,
+        model: nn.Module,
+        config: QuantizationConfig,
+        partial: Path | None = None,
+        information: Fisher | None = None,
+    ) -> None:
+        """`partial` is a folder where finished blocks of learned rounding are kept, and found again; `information` is
+        there for configs whose importance is `fisher`."""
         if config.precision.is_float:
             raise QueeError(f"quantize_ makes integer precisions such as w8a8, not {config.precision}")
         self.float, self.config = model, config
@@ -43,6 +53,7 @@ class Calibrator:
         """LayerNorms that are no longer the float network's."""
         self.latents: dict[str, Tensor] = {}
         self.partial = partial
+        self.information = information if config.importance == "fisher" else None
 
     def precision(self, unit: Unit) -> Precision:
         """Precision at which a unit's layers are executed."""
@@ -63,6 +74,8 @@ class Calibrator:
             behind = run_unit(self.float, unit, reference)
             if config.rounding == "learned" and unit.layers and self.precision(unit).weight_bits < PLAIN_BITS:
                 self._learn(unit, entered, behind if config.target == "float" else run_unit(self.float, unit, entered))
+            if config.compensation and unit.name.startswith("blocks.") and not self.precision(unit).plain:
+                self._compensate(unit, entered, reference if config.target == "float" else entered)
             x, reference = run_unit(self.network, unit, x), behind
         return x
 
@@ -87,7 +100,7 @@ class Calibrator:
             else:
                 self._weighted(name, module, layer, observer.values(), wanted.get(name), found)
             layer.finalize()
-            self.network.set_submodule(name, layer)
+            self.network.set_submodule(name, layer.to(x.device))
 
     def _learn(self, unit: Unit, x: Tensor, target: Tensor) -> None:
         """Learned rounding of a calibrated unit; a finished one is read back."""
@@ -96,17 +109,27 @@ class Calibrator:
             state = {key: torch.from_numpy(value) for key, value in read_tensors(file).items()}
             load_unit_state(self.network, unit, state)
         else:
-            reconstruct(self.network, unit, self.latents, x, target, torch.ones(()), self.config)
+            importance = self.information.states[unit.name] if self.information else torch.ones(())
+            reconstruct(self.network, unit, self.latents, x, target, importance, self.config)
         self.norms |= set(norms_of(self.network, unit))
         if file is not None:
-            write_tensors(file, {key: value.numpy() for key, value in unit_state(self.network, unit).items()})
+            write_tensors(file, {key: value.cpu().numpy() for key, value in unit_state(self.network, unit).items()})
+
+    def _compensate(self, unit: Unit, x: Tensor, reference: Tensor) -> None:
+        """Put a layer beside a calibrated block, so that on x it gives what the float block gives on `reference`."""
+        assert self.config.compensation is not None
+        rows, given = through(self.network, unit, x, self.config.rows)
+        missing = through(self.float, unit, reference, self.config.rows)[1] - given
+        layer = compensation(rows, missing, self.config.compensation, self.config, unit.name)
+        add_beside(self.network.get_submodule(unit.name), layer.to(x.device))
 
     def _product(self, name: str, layer: QuantizedMatMul, a: np.ndarray, b: np.ndarray) -> None:
         bits = layer.precision.activation_bits
         powers = name.endswith("attention_value") and self.config.softmax == "log" and bits < PLAIN_BITS
         method = self.config.activations
-        layer.a = search_quantizer(thinned(a), bits, method, name, families=("log",) if powers else ())
-        layer.b = search_quantizer(thinned(b), bits, method, name)
+        of_a, of_b = self.information.operands[name] if self.information else (None, None)
+        layer.a = search_quantizer(thinned(a), bits, method, name, of_a, ("log",) if powers else ())
+        layer.b = search_quantizer(thinned(b), bits, method, name, of_b)
 
     def _weighted(
         self,
@@ -132,7 +155,9 @@ class Calibrator:
         families: tuple[str, ...] = ()
         if few and name in found.gelu:
             families = {"uniform": (), "searched": ("two_range", "shifted_log")}.get(config.gelu, (config.gelu,))
-        importance = np.square(weight).sum(axis=0) if config.importance == "output" else None
+        importance = None if config.importance == "none" else np.square(weight).sum(axis=0)
+        if self.information:
+            importance = self.information.outputs[name] @ np.square(weight)
         bits = precision.activation_bits
         layer.input = search_quantizer(thinned(rows), bits, config.activations, name, importance, families)
         seen = (layer.input(torch.from_numpy(rows).float()) * layer.input.scale).double().numpy()
@@ -182,8 +207,8 @@ def quantize_(
     absent, constant or non-finite calibration data, naming the layer, or for a layer that nothing quantizes. Blocks whose
     learned rounding is finished are kept in the folder `partial`, and found again.
     """
-    calibrator = Calibrator(model, config, partial)
-    images = checked(calibration_batches, config.samples)
+    images = checked(calibration_batches, config.samples).to(_device(model))
+    calibrator = Calibrator(model, config, partial, _information([config], model, images))
     x, reference = images, images
     for segment in _segments(model):
         x = calibrator.segment(segment, x, reference)
@@ -203,8 +228,9 @@ def quantize_paths(
     A segment is entered by states that segments of any of the precisions have made: each calibration sample draws a
     precision per segment, uniformly. Raises QueeError as `quantize_` does.
     """
-    calibrators = [Calibrator(model, config, partial) for config in configs]
-    images = checked(calibration_batches, max(config.samples for config in configs))
+    images = checked(calibration_batches, max(config.samples for config in configs)).to(_device(model))
+    information = _information(configs, model, images)
+    calibrators = [Calibrator(model, config, partial, information) for config in configs]
     random = np.random.default_rng(seed)
     x, reference = images, images
     segments = _segments(model)
@@ -218,6 +244,16 @@ def quantize_paths(
             reference = _float_segment(calibrators[0], segment, reference)
             x = torch.stack(outputs)[choice, torch.arange(len(images))]
     return {c.config.precision: install(deepcopy(model), c) for c in calibrators}  # type: ignore[misc]
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where a model's parameters are, and so where it is calibrated."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _information(configs: Sequence[QuantizationConfig], model: nn.Module, images: Tensor) -> Fisher | None:
+    wanted = [config for config in configs if config.importance == "fisher"]
+    return fisher(model, images, wanted[0].seed) if wanted else None
 
 
 def _segments(model: nn.Module) -> list[int]:
@@ -235,7 +271,9 @@ def _float_segment(calibrator: Calibrator, segment: int, reference: Tensor) -> T
 def install(model: nn.Module, calibrator: Calibrator) -> nn.Module:
     """Put what was calibrated into the float model."""
     for name, module in list(calibrator.network.named_modules()):
-        if isinstance(module, QUANTIZED):
+        if isinstance(module, QUANTIZED) and (block := block_of(name)):
+            add_beside(model.get_submodule(block), module)
+        elif isinstance(module, QUANTIZED):
             model.set_submodule(name, module)
     for name in sorted(calibrator.norms):
         model.get_submodule(name).load_state_dict(calibrator.network.get_submodule(name).state_dict())

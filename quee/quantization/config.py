@@ -10,7 +10,7 @@ from quee.registry import Registry, unknown
 CHOICES = {
     "weights": ("minmax", "mse"),
     "activations": ("minmax", "percentile", "mse"),
-    "importance": ("none", "output"),
+    "importance": ("none", "output", "fisher"),
     "rounding": ("nearest", "compensated", "learned"),
     "softmax": ("uniform", "log"),
     "gelu": ("uniform", "two_range", "shifted_log", "searched"),
@@ -34,7 +34,9 @@ class QuantizationConfig:
     activations: str = "mse"
     """Search of activation ranges: `minmax`, `percentile` or `mse`."""
     importance: str = "output"
-    """Error that ranges are searched for: of the values themselves (`none`), or of the layer's output they cause."""
+    """Error that ranges are searched for: of the values themselves (`none`), of the layer's output they cause
+    (`output`), or of the network's answer (`fisher`: the Fisher information's diagonal, which weights learned rounding
+    too)."""
     bias_correction: bool = True
     """Absorb the mean error of each layer's output in its bias."""
     fold_norms: bool = True
@@ -66,6 +68,9 @@ class QuantizationConfig:
     """Precision of the stem, where it is not that of segment 1."""
     head: Precision | None = None
     """Precision of the head; w8a8 unless given."""
+    compensation: Precision | None = None
+    """Precision of a linear layer beside each block of fewer than 8 activation bits, fitted to take its error away
+    (QwT); none unless given."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,7 +82,7 @@ class QuantizationConfig:
                 raise UsageError(f"{name} {value!r}; valid: from 1")
         if not self.ridge_strength >= 0:
             raise UsageError(f"ridge_strength {self.ridge_strength!r}; valid: from 0")
-        for name in ("precision", "stem", "head"):
+        for name in ("precision", "stem", "head", "compensation"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Precision):
                 object.__setattr__(self, name, Precision(value))
@@ -95,7 +100,13 @@ class QuantizationConfig:
         return replace(self, **INGREDIENTS[ingredient])
 
     def to_json(self) -> dict[str, Any]:
-        return {k: str(v) if isinstance(v, Precision) else v for k, v in _fields(self).items()}
+        """Every setting; of the additions those that are made."""
+        shown = {k: v for k, v in _fields(self).items() if v is not None or k not in ADDED}
+        return {k: str(v) if isinstance(v, Precision) else v for k, v in shown.items()}
+
+    def with_addition(self, addition: str) -> "QuantizationConfig":
+        """The config with what the default leaves out; raises UsageError naming an unknown addition."""
+        return replace(self, **ADDITIONS[addition])
 
 
 def _fields(config: QuantizationConfig) -> dict[str, Any]:
@@ -120,6 +131,19 @@ _OFF: dict[str, dict[str, Any]] = {
 }
 for _name, _off in _OFF.items():
     INGREDIENTS.register(_name)(_off)
+
+ADDITIONS: Registry[dict[str, Any]] = Registry("addition")
+"""What the default leaves out, because it was not found to pay: name to the settings that switch it on."""
+
+_ON: dict[str, dict[str, Any]] = {
+    "compensation": {"compensation": Precision("w8a8")},
+    "fisher": {"importance": "fisher"},
+}
+for _name, _on in _ON.items():
+    ADDITIONS.register(_name)(_on)
+
+ADDED = ("compensation",)
+"""Settings that are named only where they are made use of."""
 
 PLAIN: dict[str, Any] = {
     "weights": "minmax", "activations": "minmax", "importance": "none", "bias_correction": False, "fold_norms": False,

@@ -130,7 +130,7 @@ def reconstruct(
             soft[name] = SoftMatMul(layer)
         else:
             assert isinstance(layer, QuantizedLinear | QuantizedConv2d)
-            soft[name] = SoftLayer(layer, latents[name])
+            soft[name] = SoftLayer(layer, latents[name].to(x.device))
     check = torch.arange(len(x)) % HELD_OUT == HELD_OUT - 1
     before = _error(network, unit, x[check], target[check], importance)
     norms = norms_of(network, unit)

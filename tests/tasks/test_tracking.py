@@ -1,5 +1,6 @@
 """Tracking against a real SQLite store: each distinct result once, whole, however often and however many track."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -101,6 +102,11 @@ def write_stage(root: Path, stage: str, seed: int = 0) -> None:
     elif stage == "quantize":
         for precision in ("w3a3", "w8a8"):
             write_tensors(out / f"{precision}.safetensors", tensors)
+        rows = [
+            {"precision": "w3a3", "position": i, "layer": name, "sqnr_db": 20.0 + i}
+            for i, name in enumerate(("patch_embed.proj", "blocks.0.attn.qkv"))
+        ]
+        write_table(out / "sensitivity.parquet", pa.Table.from_pylist(rows))
         write_json(out / "metrics.json", {"precisions": {"w3a3": {"accuracy": 0.9, "cost": 0.14}}})
     elif stage == "features":
         write_table(out / "part-00000.parquet", pa.table({"sample_id": np.arange(10), "node": np.zeros(10, np.int32)}))
@@ -318,6 +324,18 @@ def test_a_stage_run_carries_settings_metrics_history_data_sets_models_and_linea
     assert models >= {"digits-backbone", "digits-quantize-w3a3", "digits-quantize-w8a8", "digits-predictors"}
     gates = client.get_metric_history(named(project, "digits/predictors").info.run_id, "history/gate_2.loss")
     assert [metric.value for metric in gates] == [0.3, 0.2]
+
+
+def test_the_quantize_run_shows_each_layers_sensitivity_as_a_table_and_a_figure(project: Path) -> None:
+    track(project)
+    client, run = client_of(project), named(project, "digits/quantize")
+    files = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert files >= {"tables", "sensitivity.png"}
+    table = json.loads(
+        Path(client.download_artifacts(run.info.run_id, "tables/sensitivity.json")).read_text(encoding="utf-8")
+    )
+    layers = [row[table["columns"].index("layer")] for row in table["data"]]
+    assert layers == ["patch_embed.proj", "blocks.0.attn.qkv"]
 
 
 def test_feature_caches_are_not_copied_but_their_digests_are(project: Path) -> None:
