@@ -18,6 +18,7 @@ from quee.io import read_json
 from quee.paths import PathTree
 from quee.precision import Precision
 from quee.store import load_precisions
+from tasks.lifeline import die_with_parent
 from tasks.stage import Stage, main
 
 
@@ -49,7 +50,8 @@ def run(stage: Stage) -> None:
     splits = np.concatenate([np.full(len(rows), split, dtype=object) for split, rows in held_out])
     order = np.argsort(samples)
     workers, shard_size = _setting("QUEE_WORKERS", 1), _setting("QUEE_SHARD_SIZE", 64)
-    pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext()
+    # Workers would outlive a killed stage, waiting for work, and keep whoever reads its output waiting too.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent) if workers > 1 else nullcontext()
     with pool as executor:
         build_cache(recipe, samples[order], splits[order], stage.partial, stage.out, shard_size, executor)
     view = GateView(backbone, ExitHeads.load(stage.input("exits") / "heads.safetensors"), recipe.embedding)
