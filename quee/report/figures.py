@@ -137,7 +137,12 @@ def others(results: Results) -> Figure | None:
         families[family].append(method)
     if not families and not static:
         return None
-    titles = {"confidence": "exits by confidence", "entropy": "exits by entropy", "quee_plan": "quee_plan, restricted"}
+    titles = {
+        "confidence": "exits by confidence",
+        "entropy": "exits by entropy",
+        "other": "exits from the literature",
+        "quee_plan": "quee_plan, restricted",
+    }
     rows = -(-(len(families) + bool(static)) // 2)
     figure = Figure(figsize=(7.6, 3.7 * rows), layout="constrained")
     panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
