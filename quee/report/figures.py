@@ -162,7 +162,9 @@ def others(results: Results) -> Figure | None:
             axes.plot(*points[method], marker, color=colour, markersize=6, linestyle="", label=label)
         axes.set_title("one precision throughout")
     for index, axes in enumerate(panels):
-        axes.set_visible(index < len(families) + bool(static))
+        if index >= len(families) + bool(static):
+            axes.set_visible(False)
+            continue
         _cost_axes(axes, x=index + 2 >= len(families) + bool(static), y=index % 2 == 0)
         axes.legend(loc="lower right", fontsize=8)
     return figure
