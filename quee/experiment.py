@@ -269,6 +269,15 @@ class Policies(Block):
     seed: Seed = 0
 
 
+class Certification(Block):
+    """Guarantees, where `prepare` keeps a certification split."""
+
+    delta: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Probability with which a guarantee may fail."""
+    accuracy_losses: Annotated[tuple[Positive, ...], Listed] = (0.005, 0.01, 0.02)
+    """Limits on the accuracy lost against the static network at the highest precision."""
+
+
 class Evaluate(Block):
     points: Annotated[int, Field(ge=100, le=10_000)] = 120
     """Trade-offs and thresholds in a sweep."""
@@ -286,6 +295,7 @@ class Evaluate(Block):
     resplits: Annotated[int, Field(ge=0, le=1000)] = 0
     """Repetitions on random re-divisions of the held-out rows, targets and predictors fitted anew."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    certification: Certification = Certification()
     seed: Seed = 0
 
 

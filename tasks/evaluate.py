@@ -4,10 +4,11 @@ import pyarrow as pa
 from pyarrow import csv
 
 from quee.cache import FeatureCache, read_cache
+from quee.evaluation.certification import certify
 from quee.evaluation.curves import area, budget_grid
 from quee.evaluation.methods import all_sweeps, constant_floor, marginal_first, routed_sweep
 from quee.evaluation.resplits import resplit
-from quee.evaluation.summary import band_rows, compare, curve_rows, operating_rows, resplit_summary, usage_rows
+from quee.evaluation.summary import OURS, band_rows, compare, curve_rows, operating_rows, resplit_summary, usage_rows
 from quee.evaluation.sweep import Setting
 from quee.io import atomic_path, read_tensors, write_json, write_table
 from quee.policies import Costs, FittedQ, Plan
@@ -29,8 +30,9 @@ def run(stage: Stage) -> None:
     experiment, settings = stage.experiment, stage.experiment.evaluate
     cache = read_cache(stage.input("features"))
     plan, fitted = _policies(stage, cache)
-    caches = {split: cache.of(split) for split in ("validation", "test")}
-    setting = Setting(caches, Costs.of(cache.tree, cache.description), settings.points)
+    certified = bool((cache.split == "certification").any())
+    caches = {split: cache.of(split) for split in ("validation", "test", *["certification"] * certified)}
+    setting = Setting(caches, Costs.of(cache.tree, cache.description), settings.points, cache.of("predictor"))
     sweeps = list(all_sweeps(setting, plan, fitted, experiment.policies.first_step))
     other = "marginal" if experiment.policies.first_step == "rollout" else "rollout"
     alternative = routed_sweep("quee_plan", setting, plan, plan.costs, other, marginal_first(setting, plan.costs))
@@ -47,6 +49,12 @@ def run(stage: Stage) -> None:
         },
         "fp32_accuracy": methods.get("static_fp32", methods.get("static_w8a8", {})).get("accuracy"),
     }
+    if certified:
+        ours = [sweep for sweep in sweeps if sweep.name in OURS]
+        limits = settings.certification
+        metrics["certification"] = certify(
+            setting, ours, limits.accuracy_losses, settings.budgets, limits.delta, settings.seed
+        )
     curve = pa.Table.from_pylist(curve_rows(sweeps), schema=CURVE)
     tables = {
         "bands": band_rows(sweeps, settings, floor, grid),

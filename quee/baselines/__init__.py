@@ -6,6 +6,9 @@ A baseline takes a `Setting` and yields sweeps.
 from collections.abc import Callable, Iterator
 
 from quee.baselines.confidence import confidence_hull, early_exits
+from quee.baselines.eero import eero
+from quee.baselines.jei_gate import jei_gate
+from quee.baselines.patience import patience
 from quee.baselines.random_routing import random_routing
 from quee.baselines.static import static_hull, static_paths
 from quee.evaluation.sweep import Setting, Sweep
@@ -18,5 +21,8 @@ BASELINES.register("static")(static_paths)
 BASELINES.register("static_hull")(static_hull)
 BASELINES.register("early_exits")(early_exits)
 BASELINES.register("confidence_hull")(confidence_hull)
+BASELINES.register("eero")(eero)
+BASELINES.register("jei_gate")(jei_gate)
+BASELINES.register("patience")(patience)
 
 __all__ = ["BASELINES", "Baseline", "random_routing"]

@@ -5,14 +5,17 @@ from itertools import product
 
 import numpy as np
 
-from quee.evaluation.sweep import Setting, Sweep, hull
+from quee.evaluation.sweep import Setting, Sweep, hull_of
 
 HULL_THRESHOLDS = 25
 
 
 def exits_by_threshold(score: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Scores (S, gates), larger: surer; thresholds (T,) → index of the first gate that reaches it (S, T), else the last."""
-    reached = score[:, :, None] >= thresholds
+    """Index (S, T) of the first gate whose score reaches its threshold, else of the last.
+
+    Scores (S, gates) or, by threshold, (S, gates, T), larger: surer; thresholds (T,) or, by gate, (gates, T).
+    """
+    reached = (score[:, :, None] if score.ndim == 2 else score) >= thresholds
     reached[:, -1] = True
     return reached.argmax(axis=1)
 
@@ -29,8 +32,7 @@ def _sweep(
     def score(split: str) -> np.ndarray:
         return sign * setting.features(split, references)[:, nodes, column].astype(np.float64)
 
-    costs = setting.uniform_costs(references)
-    spent = np.cumsum(costs["segment"][nodes] + costs["head"][nodes])  # confidence exits pay the heads they look at
+    spent = setting.spent(nodes, references)
     thresholds = thresholds_of(score("validation"), points)
     errors, cost = {}, {}
     for split in setting.splits:
@@ -63,14 +65,4 @@ def confidence_hull(setting: Setting) -> Iterator[Sweep]:
                 break
         if node >= 0:
             sweeps.append(_sweep(setting, "", nodes, False, column, 1, HULL_THRESHOLDS))
-    accuracy = np.concatenate([1 - s.errors["validation"].mean(axis=0) for s in sweeps])
-    cost = np.concatenate([s.costs["validation"].mean(axis=0) for s in sweeps])
-    kept = hull(cost, accuracy)
-    values = np.concatenate([s.values for s in sweeps])[kept]
-
-    def chosen(which: str, split: str) -> np.ndarray:
-        return np.concatenate([getattr(s, which)[split] for s in sweeps], axis=1)[:, kept]
-
-    errors = {split: chosen("errors", split) for split in setting.splits}
-    costs = {split: chosen("costs", split) for split in setting.splits}
-    yield Sweep("confidence_hull", "threshold", values, errors, costs)
+    yield hull_of("confidence_hull", sweeps)

@@ -1,6 +1,6 @@
 """Sweeps: a method's operating points, with the error and cost of every sample at each."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -88,13 +88,29 @@ class Sweep:
         return weights, True
 
 
+def hull_of(name: str, sweeps: Sequence[Sweep]) -> Sweep:
+    """The points of several sweeps of one kind that lie on their upper convex hull on validation."""
+    accuracy = np.concatenate([1 - s.errors["validation"].mean(axis=0) for s in sweeps])
+    cost = np.concatenate([s.costs["validation"].mean(axis=0) for s in sweeps])
+    kept = hull(cost, accuracy)
+
+    def chosen(which: str) -> dict[str, np.ndarray]:
+        parts = [getattr(s, which) for s in sweeps]
+        return {split: np.concatenate([part[split] for part in parts], axis=1)[:, kept] for split in parts[0]}
+
+    values = np.concatenate([s.values for s in sweeps])[kept]
+    return Sweep(name, sweeps[0].kind, values, chosen("errors"), chosen("costs"))
+
+
 @dataclass(frozen=True)
 class Setting:
-    """What methods are compared on: one cache's validation and test split, with costs."""
+    """What methods are compared on: splits of one cache, validation among them, with costs."""
 
     caches: Mapping[str, FeatureCache]
     costs: Costs
     points: int = 120
+    training: FeatureCache | None = None
+    """The predictor split, for baselines that learn."""
     _memo: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @property
@@ -137,3 +153,9 @@ class Setting:
             keys = {"segment": "segment_cost", "head": "head_cost", "static": "cost"}
             self._memo["references"] = {k: np.array([r[key] for r in records]) for k, key in keys.items()}
         return self._memo["references"]
+
+    def spent(self, nodes: Sequence[int], references: bool = False) -> np.ndarray:
+        """Cost of exits along a lineage of nodes, which pay every head they look at: (gates,)."""
+        costs = self.uniform_costs(references)
+        found: np.ndarray = np.cumsum(costs["segment"][nodes] + costs["head"][nodes])
+        return found

@@ -137,7 +137,12 @@ def others(results: Results) -> Figure | None:
         families[family].append(method)
     if not families and not static:
         return None
-    titles = {"confidence": "exits by confidence", "entropy": "exits by entropy", "quee_plan": "quee_plan, restricted"}
+    titles = {
+        "confidence": "exits by confidence",
+        "entropy": "exits by entropy",
+        "other": "exits from the literature",
+        "quee_plan": "quee_plan, restricted",
+    }
     rows = -(-(len(families) + bool(static)) // 2)
     figure = Figure(figsize=(7.6, 3.7 * rows), layout="constrained")
     panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
@@ -157,7 +162,9 @@ def others(results: Results) -> Figure | None:
             axes.plot(*points[method], marker, color=colour, markersize=6, linestyle="", label=label)
         axes.set_title("one precision throughout")
     for index, axes in enumerate(panels):
-        axes.set_visible(index < len(families) + bool(static))
+        if index >= len(families) + bool(static):
+            axes.set_visible(False)
+            continue
         _cost_axes(axes, x=index + 2 >= len(families) + bool(static), y=index % 2 == 0)
         axes.legend(loc="lower right", fontsize=8)
     return figure

@@ -24,7 +24,8 @@ CAPTIONS = {
     "others": (
         "All other methods",
         (
-            "The same axes for exits by a threshold at one precision, for QuEE kept to exits or to precisions alone, "
+            "The same axes for exits by a threshold at one precision, for exits by agreement of gates (patience), by "
+            "shares under a budget (eero) and by learned gates (jei_gate), for QuEE kept to exits or to precisions alone, "
             "and for single precisions. The wide grey line is quee_plan, for comparison."
         ),
     ),

@@ -98,8 +98,9 @@ class AdaptiveClassifier:
     ) -> Routed:
         """Route images: uint8 arrays (n, h, w) or (n, h, w, c), or a list of PIL images, file paths or encoded bytes.
 
-        Give one of `budget`, `trade_off`, `max_cost`; none means the bundle's budget. A budget that cannot be met is
-        answered at the nearest, with `budget_met` false. Raises UsageError naming a bad value.
+        Give `budget` or `trade_off`, with or without `max_cost`, or `max_cost` alone, which spends up to it on every
+        sample; none means the bundle's budget. What cannot be met is answered at the nearest, with `budget_met` false.
+        Raises UsageError naming a bad value.
         """
         return self.route_tensor(self.prepare(images), budget, trade_off, max_cost)
 
@@ -124,27 +125,28 @@ class AdaptiveClassifier:
         """Two neighbouring points, the share of the second, and whether the budget can be met."""
         given = {"budget": budget, "trade_off": trade_off, "max_cost": max_cost}
         named = {name: value for name, value in given.items() if value is not None}
-        if len(named) > 1:
-            raise UsageError(f"give one of budget, trade_off, max_cost, not {' and '.join(named)}")
+        if budget is not None and trade_off is not None:
+            raise UsageError("give one of budget and trade_off, not both")
         for name, value in named.items():
             if not np.isfinite(value) or value < 0 or (value == 0 and name != "trade_off"):
                 raise UsageError(f"{name}={value!r}: give a finite number above 0")
+        within = max_cost is None or bool(max_cost >= self.costs[self.tree.nodes_at(1)].min())
         if trade_off is not None:
             nearest = min(self.points, key=lambda p: abs(np.log1p(p.trade_off) - np.log1p(trade_off)))
             point = replace(nearest, trade_off=trade_off)
-            return point, point, 0.0, True
-        if max_cost is not None:
+            return point, point, 0.0, within
+        if max_cost is not None and budget is None:
             point = self.points[-1]
-            return point, point, 0.0, bool(max_cost >= self.costs[self.tree.nodes_at(1)].min())
+            return point, point, 0.0, within
         asked = self.budget if budget is None else budget
         costs = [point.cost for point in self.points]
         right = int(np.searchsorted(costs, asked))
         if right == 0:
-            return self.points[0], self.points[0], 0.0, bool(costs[0] <= asked * (1 + 1e-9))
+            return self.points[0], self.points[0], 0.0, within and bool(costs[0] <= asked * (1 + 1e-9))
         if right == len(costs):
-            return self.points[-1], self.points[-1], 0.0, True
+            return self.points[-1], self.points[-1], 0.0, within
         low, high = self.points[right - 1], self.points[right]
-        return low, high, (asked - low.cost) / (high.cost - low.cost), True
+        return low, high, (asked - low.cost) / (high.cost - low.cost), within
 
     def route_tensor(
         self,
@@ -163,7 +165,8 @@ class AdaptiveClassifier:
         policy = self.policy if max_cost is None else self._capped(max_cost)
         first = np.where(second, high.first, low.first)
         if max_cost is not None:
-            first = np.full(len(x), self._first_within(max_cost, low.first))
+            allowed = [self._first_within(max_cost, point.first) for point in (low, high)]
+            first = np.where(second, allowed[1], allowed[0])
         with torch.inference_mode():
             node, log_probs = self._run(x, policy, first, lambdas, column)
         names = [self.tree.name(int(n)) for n in node]

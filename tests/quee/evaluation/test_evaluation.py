@@ -36,12 +36,13 @@ def compared() -> tuple[Setting, dict[str, Sweep]]:
     cache = small_cache(600)
     plan, fitted = fit_quee(cache, SETTINGS)
     caches = {split: cache.of(split) for split in ("validation", "test")}
-    setting = Setting(caches, Costs.of(cache.tree, cache.description), 100)
+    setting = Setting(caches, Costs.of(cache.tree, cache.description), 100, cache.of("predictor"))
     return setting, {s.name: s for s in all_sweeps(setting, plan, fitted, "rollout")}
 
 
 def test_every_method_of_the_design_is_there(compared) -> None:
     expected = {"static_hull", "confidence_hull", "quee_plan", "quee_fitted_q", "quee_plan_precisions_only", "oracle"}
+    expected |= {"eero", "jei_gate", "patience"}
     expected |= {"random_routing", *(f"{m}_{p}" for m in ("static", "confidence", "entropy") for p in ("w4a4", "w8a8"))}
     expected |= {f"quee_plan_exits_only_{p}" for p in ("w4a4", "w8a8")}
     assert set(compared[1]) == expected

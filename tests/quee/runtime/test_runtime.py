@@ -67,13 +67,26 @@ def test_no_sample_costs_more_than_max_cost(classifier, images) -> None:
     assert classifier.route(images[0][:60], max_cost=limit).cost.max() <= limit
 
 
+@pytest.mark.parametrize("other", [{"budget": 0.3}, {"trade_off": 0.01}])
+def test_a_limit_for_every_sample_holds_beside_a_budget(classifier, images, other) -> None:
+    limit = float(np.quantile(classifier.costs, 0.3))
+    capped, free = (classifier.route(images[0][:60], **other, **more) for more in ({"max_cost": limit}, {}))
+    assert capped.cost.max() <= limit
+    assert capped.budget_met
+    assert (capped.node != free.node)[free.cost > limit].all()
+    assert not classifier.route(images[0][:5], **other, max_cost=1e-6).budget_met
+
+
 def test_an_unreachable_budget_is_answered_and_says_so(classifier, images) -> None:
     found = classifier.route(images[0][:5], budget=1e-4)
     assert not found.budget_met
     assert len(found.label) == 5
 
 
-@pytest.mark.parametrize("options", [{"budget": -1.0}, {"budget": float("nan")}, {"budget": 0.1, "max_cost": 0.2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"budget": -1.0}, {"budget": float("nan")}, {"budget": 0.1, "trade_off": 0.2}, {"budget": 0.1, "max_cost": -1.0}],
+)
 def test_bad_budgets_are_refused(classifier, images, options) -> None:
     with pytest.raises(UsageError):
         classifier.predict(images[0][:2], **options)

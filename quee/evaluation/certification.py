@@ -1,0 +1,154 @@
+"""Guarantees on the `certification` split, which nothing else touches.
+
+*Learn then test* (Angelopoulos et al., 2021): each operating point is a hypothesis "the mean is above the limit"; the
+points are tested in an order fixed on validation, from the safest on, until one is not rejected at level δ. Whatever was
+rejected before keeps the limit with probability ≥ 1 - δ, for all of them at once. P-values by test:
+
+- `betting` (Waudby-Smith, Ramdas, 2024): the wealth of a gambler who bets against the hypothesis, for means of bounded
+  values; adapts to their variance, which differences of two nearly equal classifiers need.
+- `hoeffding_bentkus`: the smaller of the two bounds for means of values in [0, 1].
+- `binomial`: exact, for values that are 0 or 1.
+
+*Conformal risk control* (Angelopoulos et al., 2022): the mean over certification sets keeps the limit, where losses rise
+along the order; each sample's losses are replaced by their running maximum, so that they do.
+
+All hold for new data drawn as the certification samples were, with no assumption on the policy.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from scipy.stats import beta, binom
+
+from quee.evaluation.sweep import Setting, Sweep
+
+Test = Literal["betting", "hoeffding_bentkus", "binomial"]
+SPLIT = "certification"
+DEAREST = 1.5
+"""No routed sample costs more than so many times the dearest static path, heads and decisions included."""
+
+
+def p_values(losses: np.ndarray, limit: float, low: float, high: float, test: Test, level: float = 0.1) -> np.ndarray:
+    """P-values (P,) of "the mean loss is above the limit" from losses (n, P) in [low, high]; the order of rows counts
+    for `betting`, whose stakes are tuned to `level`.
+
+    Raises ValueError where losses are out of range, or not 0 or 1 for `binomial`.
+    """
+    if losses.size and (losses.min() < low - 1e-9 or losses.max() > high + 1e-9):
+        raise ValueError(f"losses in [{losses.min():g}, {losses.max():g}]; valid: [{low:g}, {high:g}]")
+    if limit >= high:
+        return np.zeros(losses.shape[1])
+    if limit < low:
+        return np.ones(losses.shape[1])
+    if test == "binomial":
+        if (low, high) != (0, 1) or not np.isin(losses, (0, 1)).all():
+            raise ValueError("the binomial test takes losses of 0 or 1")
+        return np.asarray(binom.cdf(losses.sum(axis=0), len(losses), limit))
+    scaled, mean = (losses - low) / (high - low), (limit - low) / (high - low)
+    return _betting(scaled, mean, level) if test == "betting" else _hoeffding_bentkus(scaled, mean)
+
+
+def _hoeffding_bentkus(x: np.ndarray, limit: float) -> np.ndarray:
+    n, mean = len(x), x.mean(axis=0)
+    below = np.clip(np.minimum(mean, limit), 1e-12, 1 - 1e-12)
+    bound = np.clip(limit, 1e-12, 1 - 1e-12)
+    divergence = below * np.log(below / bound) + (1 - below) * np.log((1 - below) / (1 - bound))
+    bentkus = np.e * binom.cdf(np.ceil(n * mean - 1e-9), n, limit)
+    return np.minimum(np.minimum(np.exp(-n * divergence), bentkus), 1.0)
+
+
+def _betting(x: np.ndarray, limit: float, level: float) -> np.ndarray:
+    """1 / greatest wealth of stakes that depend on earlier rows alone; each row pays 1 + stake · (limit - x)."""
+    n = len(x)
+    count = np.arange(1, n + 1)[:, None]
+    mean = (0.5 + x.cumsum(axis=0)) / (count + 1)
+    spread = (0.25 + ((x - mean) ** 2).cumsum(axis=0)) / (count + 1)
+    before = np.concatenate([np.full((1, x.shape[1]), 0.25), spread[:-1]])
+    stake = np.minimum(np.sqrt(2 * np.log(1 / level) / (n * before)), 0.75 / (1 - limit))
+    wealth = np.log1p(stake * (limit - x)).cumsum(axis=0)
+    return np.exp(-np.maximum(wealth.max(axis=0), 0.0))
+
+
+def learn_then_test(
+    losses: np.ndarray, limit: float, delta: float, low: float = 0.0, high: float = 1.0, test: Test = "betting"
+) -> int | None:
+    """Furthest of the points, columns of losses (n, P) from the safest on, certified at level δ; None: not even the first."""
+    rejected = p_values(losses, limit, low, high, test, delta) <= delta
+    passed = int(np.logical_and.accumulate(rejected).sum())
+    return passed - 1 if passed else None
+
+
+def conformal_risk_control(losses: np.ndarray, limit: float, high: float = 1.0) -> int | None:
+    """Furthest of the points, columns of losses (n, P) ≤ high from the safest on, whose expected loss keeps the limit.
+
+    n / (n + 1) · mean + high / (n + 1) ≤ limit, on running maxima along the points; None: not even the first.
+    """
+    rising = np.maximum.accumulate(losses, axis=1).mean(axis=0)
+    kept = (len(losses) * rising + high) / (len(losses) + 1) <= limit
+    passed = int(np.logical_and.accumulate(kept).sum())
+    return passed - 1 if passed else None
+
+
+def rate_lower_bound(violations: int, trials: int, level: float = 0.95) -> float:
+    """Clopper and Pearson's lower confidence bound of a rate of violations."""
+    return 0.0 if violations == 0 else float(beta.ppf(1 - level, violations, trials - violations + 1))
+
+
+def certify(
+    setting: Setting,
+    sweeps: Sequence[Sweep],
+    accuracy_losses: Sequence[float],
+    budgets: Sequence[float],
+    delta: float,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What can be guaranteed of each sweep: λ by accuracy loss and by budget, each alone at level δ.
+
+    The accuracy loss is against the static network at the tree's highest precision, on the same samples; λ goes from the
+    dearest point (validation cost) to the cheapest, for budgets the other way. Raises KeyError without the split.
+    """
+    reference = setting.tree.node((max(setting.tree.precisions),) * setting.tree.segments)
+    static = setting.errors(SPLIT)[:, reference].astype(np.float64)
+    # Bets go by the order of rows, and sample ids may be sorted by class.
+    rows = np.random.default_rng(seed).permutation(len(static))
+    found: dict[str, Any] = {}
+    for sweep in sweeps:
+        rising = sweep.order
+        excess = (sweep.errors[SPLIT] - static[:, None])[rows][:, rising[::-1]]
+        costs = sweep.costs[SPLIT][rows][:, rising]
+        ceiling = DEAREST * float(setting.costs.static.max())
+        loss = {
+            f"{limit:g}": {
+                "conformal": _point(sweep, rising[::-1], conformal_risk_control(excess, limit)),
+                "learn_then_test": _point(sweep, rising[::-1], learn_then_test(excess, limit, delta, -1.0)),
+            }
+            for limit in accuracy_losses
+        }
+        spent = {
+            f"{budget:g}": {
+                "conformal": _point(sweep, rising, conformal_risk_control(costs, budget, ceiling)),
+                "learn_then_test": _point(sweep, rising, learn_then_test(costs, budget, delta, 0.0, ceiling)),
+            }
+            for budget in budgets
+        }
+        found[sweep.name] = {"accuracy_loss": loss, "budget": spent}
+    return {
+        "delta": delta,
+        "methods": found,
+        "reference": f"static_{max(setting.tree.precisions)}",
+        "reference_test_accuracy": float(1 - setting.errors("test")[:, reference].mean()),
+        "samples": len(static),
+    }
+
+
+def _point(sweep: Sweep, order: np.ndarray, index: int | None) -> Mapping[str, float] | None:
+    if index is None:
+        return None
+    at = order[index]
+    return {
+        "lambda": float(sweep.values[at]),
+        "test_accuracy": float(1 - sweep.errors["test"][:, at].mean()),
+        "test_cost": float(sweep.costs["test"][:, at].mean()),
+        "validation_cost": float(sweep.costs["validation"][:, at].mean()),
+    }

@@ -1,0 +1,137 @@
+"""Guarantees hold on repeated draws of the certification split from a pool whose means are known."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_world import small_cache
+
+from quee.evaluation.certification import (
+    certify,
+    conformal_risk_control,
+    learn_then_test,
+    p_values,
+    rate_lower_bound,
+)
+from quee.evaluation.methods import all_sweeps
+from quee.evaluation.resplits import fit_quee
+from quee.evaluation.sweep import Setting
+from quee.experiment import Experiment
+from quee.policies import Costs
+
+DRAWS, SIZE, DELTA = 300, 500, 0.1
+
+
+def pool() -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy losses (-1, 0, 1) and costs in [0, 1] of 20,000 samples at 40 points, the safest first for each."""
+    random = np.random.default_rng(0)
+    hard, points = random.random(20000)[:, None], np.linspace(0, 1, 40)
+    worse = hard < 0.10 * points
+    better = random.random(20000)[:, None] > 0.98
+    costs = np.clip(0.2 + 0.6 * points * random.beta(2, 2, (20000, 1)), 0, 1)
+    return worse.astype(float) - (better & ~worse), costs
+
+
+LOSS, COST = pool()
+
+
+def violations(losses: np.ndarray, limit: float, choose: Callable[[np.ndarray], int | None]) -> tuple[int, float]:
+    """Draws on which the chosen point's mean over the pool is above the limit, and the mean index chosen."""
+    random, truth, count, chosen = np.random.default_rng(1), losses.mean(axis=0), 0, []
+    for _ in range(DRAWS):
+        index = choose(losses[random.choice(len(losses), SIZE, replace=False)])
+        count += index is not None and truth[index] > limit
+        chosen.append(-1 if index is None else index)
+    return count, float(np.mean(chosen))
+
+
+@pytest.mark.parametrize("test", ["betting", "hoeffding_bentkus"])
+def test_the_accuracy_loss_is_kept_as_often_as_promised(test) -> None:
+    count, chosen = violations(LOSS, 0.03, lambda x: learn_then_test(x, 0.03, DELTA, -1.0, 1.0, test))
+    assert rate_lower_bound(count, DRAWS) <= DELTA
+    assert chosen > 3 or test == "hoeffding_bentkus"  # a guarantee that certifies nothing is none
+
+
+def test_disagreement_is_kept_as_often_as_promised_by_the_exact_test() -> None:
+    worse = np.maximum(LOSS, 0)
+    count, chosen = violations(worse, 0.05, lambda x: learn_then_test(x, 0.05, DELTA, test="binomial"))
+    assert rate_lower_bound(count, DRAWS) <= DELTA
+    assert chosen > 5
+
+
+def test_the_budget_is_kept_as_often_as_promised() -> None:
+    count, chosen = violations(COST, 0.35, lambda x: learn_then_test(x, 0.35, DELTA))
+    assert rate_lower_bound(count, DRAWS) <= DELTA
+    assert chosen > 10
+
+
+def test_a_choice_by_the_mean_alone_breaks_the_promise() -> None:
+    def naive(x: np.ndarray) -> int:
+        return int(np.flatnonzero(x.mean(axis=0) <= 0.03)[-1])
+
+    count, _ = violations(LOSS, 0.03, naive)
+    assert rate_lower_bound(count, DRAWS) > DELTA
+
+
+def test_conformal_control_keeps_the_limit_on_average() -> None:
+    random, truth, kept = np.random.default_rng(2), LOSS.mean(axis=0), []
+    for _ in range(DRAWS):
+        index = conformal_risk_control(LOSS[random.choice(len(LOSS), SIZE, replace=False)], 0.03)
+        kept.append(0.0 if index is None else truth[index])
+    assert np.mean(kept) <= 0.03 + 2 * np.std(kept) / np.sqrt(DRAWS)
+    assert np.mean(kept) > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.05, 0.5), st.sampled_from(["betting", "hoeffding_bentkus", "binomial"]))
+def test_p_values_are_valid_on_the_boundary(seed: int, rate: float, test) -> None:
+    losses = (np.random.default_rng(seed).random((60, 2000)) < rate).astype(float)
+    share = (p_values(losses, rate, 0, 1, test) <= 0.1).mean()
+    assert share <= 0.1 + 4 * np.sqrt(0.09 / 2000)
+
+
+def test_losses_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="valid: \\[0, 1\\]"):
+        p_values(np.array([[2.0]]), 0.1, 0, 1, "betting")
+    with pytest.raises(ValueError, match="losses of 0 or 1"):
+        p_values(np.array([[0.5]]), 0.1, 0, 1, "binomial")
+
+
+def test_testing_stops_at_the_first_point_that_is_not_certified() -> None:
+    losses = np.zeros((400, 3))
+    losses[:, 1] = 1
+    assert learn_then_test(losses, 0.1, 0.1) == 0
+    assert conformal_risk_control(losses, 0.1) == 0
+    assert learn_then_test(np.ones((400, 2)), 0.1, 0.1) is None
+    assert conformal_risk_control(np.ones((400, 2)), 0.1) is None
+
+
+def test_guarantees_of_policies_come_from_the_certification_split_alone() -> None:
+    cache = small_cache(1200)
+    split = cache.split.copy()
+    split[np.flatnonzero(split == "test")[::2]] = "certification"
+    from dataclasses import replace
+
+    cache = replace(cache, split=split)
+    experiment = Experiment(
+        name="small",
+        prepare={"dataset": "digits"},
+        backbone={"name": "vit_digits"},
+        targets={"clusters": 10},
+        predictors={"epochs": 20},
+    )
+    plan, fitted = fit_quee(cache, experiment)
+    caches = {name: cache.of(name) for name in ("validation", "test", "certification")}
+    setting = Setting(caches, Costs.of(cache.tree, cache.description), 100)
+    sweeps = [s for s in all_sweeps(setting, plan, fitted, "rollout") if s.name == "quee_plan"]
+    found = certify(setting, sweeps, [0.02, 0.2], [0.05, 0.5], 0.1)
+    assert (found["reference"], found["samples"]) == ("static_w8a8", 200)
+    points = found["methods"]["quee_plan"]
+    assert points["budget"]["0.05"] == {"conformal": None, "learn_then_test": None}
+    assert points["budget"]["0.5"]["learn_then_test"]["validation_cost"] < 0.55
+    loose = points["accuracy_loss"]["0.2"]["learn_then_test"]
+    assert loose is not None
+    strict = points["accuracy_loss"]["0.02"]["learn_then_test"]
+    assert strict is None or strict["validation_cost"] >= loose["validation_cost"]
