@@ -6,17 +6,20 @@
 PARTS are of methods, ablation, additions, extras, paths, speed, peers, with commas; PRESETS and PRECISIONS narrow `methods`.
 Needs the experiment's stages `prepare` and `backbone`.
 Calibration samples are drawn from the training split by seed; everything is measured on held-out splits. Peers (the
-extra `bench`) are left out with a message where they cannot be imported. Rows are mean ± 95 % half-width over the seeds.
+extra `bench`) are left out with a message where they cannot be imported, fail, or are silent for LIMIT seconds. Rows
+are mean ± 95 % half-width over the seeds.
 """
 
 import argparse
 import csv
+import multiprocessing
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from itertools import product
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,7 @@ class Bench:
     """An experiment's float backbone, its training images to calibrate on, its test images to measure on."""
 
     def __init__(self, name: str, samples: int, calibration: int = 256) -> None:
+        self.arguments, self.limit = (name, samples, calibration), 300.0
         self.calibration_samples, self.presets, self.shown = calibration, tuple(PRESETS), PRECISIONS
         experiment, folder = load_experiment(name), Path("artifacts") / name
         self.backbone: SegmentedBackbone = load_backbone(folder / "backbone")
@@ -169,13 +173,36 @@ def paths(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, f
 
 
 def peers(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
-    for name, (precision, make) in PEERS.items():
-        try:
-            for seed in range(seeds):
-                model, spent = timed(lambda: make(deepcopy(bench.backbone), bench.calibration(seed)))  # noqa: B023
-                yield name, precision, seed, {**bench.measure(predict(model, bench.x)), **spent}
-        except ImportError as error:
-            print(f"{name}: left out, {error}", file=sys.stderr)
+    """Each peer in a process of its own, left out with a reason where it fails or takes longer than the limit."""
+    context = multiprocessing.get_context("spawn")
+    for name, (precision, _) in PEERS.items():
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=run_peer, args=(bench.arguments, name, seeds, sender))
+        process.start()
+        sender.close()
+        found: dict[str, float] | str = f"no result within {bench.limit} s"
+        for seed in range(seeds):
+            try:
+                found = receiver.recv() if receiver.poll(bench.limit) else f"no result within {bench.limit} s"
+            except EOFError:
+                found = "its process died"
+            if isinstance(found, str):
+                print(f"{name}: left out, {found}", file=sys.stderr)
+                break
+            yield name, precision, seed, found
+        process.kill()
+        process.join()
+
+
+def run_peer(arguments: tuple[str, int, int], name: str, seeds: int, sender: Connection) -> None:
+    """Send a peer's rows, or the reason why there are none."""
+    try:
+        bench, make = Bench(*arguments), PEERS[name][1]
+        for seed in range(seeds):
+            model, spent = timed(lambda: make(deepcopy(bench.backbone), bench.calibration(seed)))  # noqa: B023
+            sender.send({**bench.measure(predict(model, bench.x)), **spent})
+    except Exception as error:  # a peer's own fault, whatever it is
+        sender.send(" ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
 def nncf_ptq(fast: bool) -> Callable[[SegmentedBackbone, list[Tensor]], Predict]:
@@ -183,7 +210,8 @@ def nncf_ptq(fast: bool) -> Callable[[SegmentedBackbone, list[Tensor]], Predict]
         import nncf
         import openvino as ov
 
-        network = ov.convert_model(model, example_input=batches[0][:1])
+        sample = batches[0][:1]
+        network = ov.convert_model(model, example_input=sample, input=list(sample.shape))
         samples = nncf.Dataset([x.numpy() for batch in batches for x in batch.split(1)])
         quantized = nncf.quantize(
             network,
@@ -276,10 +304,12 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--only", default="methods,ablation,paths,speed,peers")
     parser.add_argument("--calibration", type=int, default=256)
+    parser.add_argument("--limit", type=float, default=300.0)
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     options = parser.parse_args()
     bench = Bench(options.experiment, options.samples, options.calibration)
+    bench.limit = options.limit
     bench.presets, bench.shown = tuple(options.presets.split(",")), tuple(options.precisions.split(","))
     own = bench.measure(bench.reference)
     print(f"{options.experiment}: float accuracy {own['accuracy']:.2f} on {len(bench.y)} samples")
