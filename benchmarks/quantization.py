@@ -1,7 +1,7 @@
 """Post-training quantization, method against method: accuracy, agreement with the float network, time and memory.
 
     python benchmarks/quantization.py [EXPERIMENT] [--seeds 3] [--samples 2000] [--csv FILE] [--only PARTS]
-                                      [--calibration 256] [--presets NAMES] [--precisions NAMES] [--limit SECONDS]
+                                      [--calibration 256] [--peers NAMES] [--presets NAMES] [--precisions NAMES] [--limit SECONDS]
 
 PARTS are of methods, ablation, additions, extras, paths, speed, peers, with commas; PRESETS and PRECISIONS narrow `methods`.
 Needs the experiment's stages `prepare` and `backbone`.
@@ -51,6 +51,7 @@ class Bench:
     """An experiment's float backbone, its training images to calibrate on, its test images to measure on."""
 
     def __init__(self, name: str, samples: int, calibration: int = 256) -> None:
+        self.peers = tuple(PEERS)
         self.arguments, self.limit = (name, samples, calibration), 300.0
         self.calibration_samples, self.presets, self.shown = calibration, tuple(PRESETS), PRECISIONS
         experiment, folder = load_experiment(name), Path("artifacts") / name
@@ -175,7 +176,8 @@ def paths(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, f
 def peers(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
     """Each peer in a process of its own, left out with a reason where it fails or takes longer than the limit."""
     context = multiprocessing.get_context("spawn")
-    for name, (precision, _) in PEERS.items():
+    for name in bench.peers:
+        precision, _ = PEERS[name]
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=run_peer, args=(bench.arguments, name, seeds, sender))
         process.start()
@@ -221,7 +223,7 @@ def nncf_ptq(fast: bool) -> Callable[[SegmentedBackbone, list[Tensor]], Predict]
             preset=nncf.QuantizationPreset.MIXED,
             fast_bias_correction=fast,
         )
-        compiled = ov.compile_model(quantized, "CPU", {"INFERENCE_NUM_THREADS": 1})
+        compiled = ov.compile_model(quantized, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"})
         return lambda x: torch.from_numpy(np.concatenate([compiled(part.numpy())[0] for part in x.split(1)]))
 
     return make
@@ -305,11 +307,12 @@ def main() -> None:
     parser.add_argument("--only", default="methods,ablation,paths,speed,peers")
     parser.add_argument("--calibration", type=int, default=256)
     parser.add_argument("--limit", type=float, default=300.0)
+    parser.add_argument("--peers", default=";".join(PEERS), help="peers by name, with semicolons")
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     options = parser.parse_args()
     bench = Bench(options.experiment, options.samples, options.calibration)
-    bench.limit = options.limit
+    bench.limit, bench.peers = options.limit, tuple(options.peers.split(";"))
     bench.presets, bench.shown = tuple(options.presets.split(",")), tuple(options.precisions.split(","))
     own = bench.measure(bench.reference)
     print(f"{options.experiment}: float accuracy {own['accuracy']:.2f} on {len(bench.y)} samples")

@@ -135,10 +135,11 @@ for _name, _off in _OFF.items():
 ADDITIONS: Registry[dict[str, Any]] = Registry("addition")
 """What the default leaves out, because it was not found to pay: name to the settings that switch it on."""
 
-for _name, _on in {
+_ON: dict[str, dict[str, Any]] = {
     "compensation": {"compensation": Precision("w8a8")},
     "fisher": {"importance": "fisher"},
-}.items():
+}
+for _name, _on in _ON.items():
     ADDITIONS.register(_name)(_on)
 
 ADDED = ("compensation",)
