@@ -248,7 +248,9 @@ def onnxruntime_static(model: SegmentedBackbone, batches: list[Tensor]) -> Predi
         quantize_static(
             source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8
         )
-        session = ort.InferenceSession(target, providers=["CPUExecutionProvider"])
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = ort.InferenceSession(target, options, providers=["CPUExecutionProvider"])
     return lambda x: torch.from_numpy(np.concatenate([session.run(None, {"x": p.numpy()})[0] for p in x.split(1)]))
 
 
