@@ -1,22 +1,25 @@
 """Post-training quantization, method against method: accuracy, agreement with the float network, time and memory.
 
     python benchmarks/quantization.py [EXPERIMENT] [--seeds 3] [--samples 2000] [--csv FILE] [--only PARTS]
-                                      [--calibration 256] [--presets NAMES] [--precisions NAMES] [--limit SECONDS]
+                                      [--calibration 256] [--peers NAMES] [--presets NAMES] [--precisions NAMES] [--limit SECONDS]
 
 PARTS are of methods, ablation, additions, extras, paths, speed, peers, with commas; PRESETS and PRECISIONS narrow `methods`.
 Needs the experiment's stages `prepare` and `backbone`.
 Calibration samples are drawn from the training split by seed; everything is measured on held-out splits. Peers (the
-extra `bench`) are left out with a message where they cannot be imported. Rows are mean ± 95 % half-width over the seeds.
+extra `bench`) are left out with a message where they cannot be imported, fail, or are silent for LIMIT seconds. Rows
+are mean ± 95 % half-width over the seeds.
 """
 
 import argparse
 import csv
+import multiprocessing
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from itertools import product
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,8 @@ class Bench:
     """An experiment's float backbone, its training images to calibrate on, its test images to measure on."""
 
     def __init__(self, name: str, samples: int, calibration: int = 256) -> None:
+        self.peers = tuple(PEERS)
+        self.arguments, self.limit = (name, samples, calibration), 300.0
         self.calibration_samples, self.presets, self.shown = calibration, tuple(PRESETS), PRECISIONS
         experiment, folder = load_experiment(name), Path("artifacts") / name
         self.backbone: SegmentedBackbone = load_backbone(folder / "backbone")
@@ -169,13 +174,37 @@ def paths(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, f
 
 
 def peers(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
-    for name, (precision, make) in PEERS.items():
-        try:
-            for seed in range(seeds):
-                model, spent = timed(lambda: make(deepcopy(bench.backbone), bench.calibration(seed)))  # noqa: B023
-                yield name, precision, seed, {**bench.measure(predict(model, bench.x)), **spent}
-        except ImportError as error:
-            print(f"{name}: left out, {error}", file=sys.stderr)
+    """Each peer in a process of its own, left out with a reason where it fails or takes longer than the limit."""
+    context = multiprocessing.get_context("spawn")
+    for name in bench.peers:
+        precision, _ = PEERS[name]
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=run_peer, args=(bench.arguments, name, seeds, sender))
+        process.start()
+        sender.close()
+        found: dict[str, float] | str = f"no result within {bench.limit} s"
+        for seed in range(seeds):
+            try:
+                found = receiver.recv() if receiver.poll(bench.limit) else f"no result within {bench.limit} s"
+            except EOFError:
+                found = "its process died"
+            if isinstance(found, str):
+                print(f"{name}: left out, {found}", file=sys.stderr)
+                break
+            yield name, precision, seed, found
+        process.kill()
+        process.join()
+
+
+def run_peer(arguments: tuple[str, int, int], name: str, seeds: int, sender: Connection) -> None:
+    """Send a peer's rows, or the reason why there are none."""
+    try:
+        bench, make = Bench(*arguments), PEERS[name][1]
+        for seed in range(seeds):
+            model, spent = timed(lambda: make(deepcopy(bench.backbone), bench.calibration(seed)))  # noqa: B023
+            sender.send({**bench.measure(predict(model, bench.x)), **spent})
+    except Exception as error:  # a peer's own fault, whatever it is
+        sender.send(" ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
 def nncf_ptq(fast: bool) -> Callable[[SegmentedBackbone, list[Tensor]], Predict]:
@@ -183,7 +212,8 @@ def nncf_ptq(fast: bool) -> Callable[[SegmentedBackbone, list[Tensor]], Predict]
         import nncf
         import openvino as ov
 
-        network = ov.convert_model(model, example_input=batches[0][:1])
+        sample = batches[0][:1]
+        network = ov.convert_model(model, example_input=sample, input=list(sample.shape))
         samples = nncf.Dataset([x.numpy() for batch in batches for x in batch.split(1)])
         quantized = nncf.quantize(
             network,
@@ -193,7 +223,7 @@ def nncf_ptq(fast: bool) -> Callable[[SegmentedBackbone, list[Tensor]], Predict]
             preset=nncf.QuantizationPreset.MIXED,
             fast_bias_correction=fast,
         )
-        compiled = ov.compile_model(quantized, "CPU", {"INFERENCE_NUM_THREADS": 1})
+        compiled = ov.compile_model(quantized, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"})
         return lambda x: torch.from_numpy(np.concatenate([compiled(part.numpy())[0] for part in x.split(1)]))
 
     return make
@@ -218,7 +248,9 @@ def onnxruntime_static(model: SegmentedBackbone, batches: list[Tensor]) -> Predi
         quantize_static(
             source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8
         )
-        session = ort.InferenceSession(target, providers=["CPUExecutionProvider"])
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = ort.InferenceSession(target, options, providers=["CPUExecutionProvider"])
     return lambda x: torch.from_numpy(np.concatenate([session.run(None, {"x": p.numpy()})[0] for p in x.split(1)]))
 
 
@@ -276,10 +308,13 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--only", default="methods,ablation,paths,speed,peers")
     parser.add_argument("--calibration", type=int, default=256)
+    parser.add_argument("--limit", type=float, default=300.0)
+    parser.add_argument("--peers", default=";".join(PEERS), help="peers by name, with semicolons")
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     options = parser.parse_args()
     bench = Bench(options.experiment, options.samples, options.calibration)
+    bench.limit, bench.peers = options.limit, tuple(options.peers.split(";"))
     bench.presets, bench.shown = tuple(options.presets.split(",")), tuple(options.precisions.split(","))
     own = bench.measure(bench.reference)
     print(f"{options.experiment}: float accuracy {own['accuracy']:.2f} on {len(bench.y)} samples")
