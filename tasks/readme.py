@@ -38,6 +38,8 @@ def section(root: Path, experiments: list[str]) -> str:
                 cells += [f"{100 * results.metrics['methods'][method]['auc']:.2f}", command, *_made(made)]
                 lines.append(f"| {' | '.join(cells)} |")
         said.append(_words(name, dataset, read_json(folder / "backbone/metrics.json"), results.metrics))
+        if reference:
+            said.append(_every_method(name, results.points))
         _copy_figure(root, folder, name)
     note = (
         "Cost 1 is the static w8a8 network; `*`: the budget cannot be met, the cheapest point is shown. `auc` is the mean "
@@ -88,6 +90,23 @@ def _gain(found: dict[str, float], rival: str) -> str:
     mean, low, high = (f"{100 * found[side]:+.2f}" for side in ("mean", "low", "high"))
     verdict = "above" if found["low"] > 0 else "below" if found["high"] < 0 else "not distinguishable from"
     return f"{verdict} `{rival}` ({mean} [{low}, {high}] points)"
+
+
+def _every_method(name: str, points: list[dict[str, Any]]) -> str:
+    """Accuracy of every method at every budget with its 95 % interval, folded away."""
+    budgets = sorted({point["budget"] for point in points})
+    found = {(point["method"], point["budget"]): point for point in points}
+    head = ["method", *(f"{budget:g}" for budget in budgets)]
+    lines = [f"| {' | '.join(head)} |", f"| --- |{' --- |' * len(budgets)}"]
+    for method in sorted({method for method, _ in found}):
+        cells = []
+        for budget in budgets:
+            point = found[method, budget]
+            mean, low, high = (100 * point[key] for key in ("test_accuracy", "low", "high"))
+            cells.append(f"{mean:.1f}{'' if point['budget_met'] else '*'} [{low:.1f}, {high:.1f}]")
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    title = f"{name}: every method at every budget, accuracy % with 95 % intervals (bootstrap over test images)"
+    return f"<details>\n<summary>{title}</summary>\n\n" + "\n".join(lines) + "\n\n</details>\n"
 
 
 def _copy_figure(root: Path, folder: Path, name: str) -> None:

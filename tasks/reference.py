@@ -7,6 +7,7 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -57,11 +58,16 @@ def publish(root: Path, experiment: str) -> Path:
     lock = yaml.safe_dump({"schema": "2.0", "stages": entries}, sort_keys=True)
     write_bytes(aside / "dvc.lock", lock.encode())
     records = {stage: journal.last(root, experiment, stage, status="done") for stage in result.stages}
-    kept = ("git_commit", "machine", "seconds", "started", "versions")
-    write_json(aside / "made.json", {s: {k: r.get(k) for k in kept} for s, r in records.items() if r})
+    write_json(aside / "made.json", {stage: _made(record) for stage, record in records.items() if record})
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     return target
+
+
+def _made(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a record of the journal may be public: no names of machines and people."""
+    machine = {key: record["machine"].get(key) for key in ("cores", "processor")}
+    return {"machine": machine, **{key: record.get(key) for key in ("git_commit", "seconds", "started", "versions")}}
 
 
 def published(root: Path) -> list[str]:
