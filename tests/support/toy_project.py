@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -115,10 +116,11 @@ class Project:
         return {**os.environ, "PATH": path, "PYTHONPATH": code, "DVC_NO_ANALYTICS": "1", **extra}
 
     def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
-        """Start a command as the leader of a process group of its own."""
+        """Start a command as the leader of a process group of its own, deaf to no signal (as tests in the background are)."""
         return subprocess.Popen(
             command, cwd=self.root, env=self.environment(**environment), text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def do(self, *command: str, status: int = 0, **environment: str) -> str:
