@@ -9,6 +9,7 @@ files="train-images-idx3-ubyte train-labels-idx1-ubyte t10k-images-idx3-ubyte t1
 source=${1:-/usr/share/datasets/fashion-mnist}
 if [ ! -d "$source" ]; then
     aside=$(mktemp -d)
+    chmod 755 "$aside" # apt downloads as a user of its own
     trap 'rm -rf "$aside"' EXIT
     if (cd "$aside" && apt-get download -qq dataset-fashion-mnist) && dpkg-deb -x "$aside"/dataset-fashion-mnist_*.deb "$aside"; then
         source=$aside/usr/share/datasets/fashion-mnist

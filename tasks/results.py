@@ -144,6 +144,8 @@ def against(root: Path, revision: str, experiments: list[str] | None) -> dict[st
     changes = {}
     for name in names:
         after = metrics_of(root, chosen(now, [name])[name], here=True)
+        if not after:
+            raise UsageError(f"{name} has no results here to compare; `quee run {name}` makes them")
         if name not in then:
             raise UsageError(unknown(f"experiment with results at {revision}", name, list(then)))
         changes[name] = changes_between(metrics_of(root, then[name], here=False), after)

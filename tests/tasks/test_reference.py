@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from evaluated_project import call, evaluated_project, repro, run
 
-from quee.errors import IntegrityError
+from quee.errors import IntegrityError, UsageError
 from tasks.reference import fetch, publish, published
 from tasks.results import against
 
@@ -68,3 +68,9 @@ def test_a_clone_compares_with_results_that_were_made_elsewhere(project: Path) -
         0.95,
         0.952,
     )
+
+
+def test_nothing_here_is_not_taken_for_agreement(project: Path) -> None:
+    shutil.rmtree(project / "artifacts")
+    with pytest.raises(UsageError, match="digits has no results here to compare"):
+        against(project, "HEAD", None)
