@@ -122,20 +122,21 @@ def test_all_precisions_of_the_experiments_run_segment_by_segment(name: str, kwa
 @pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
 @torch.inference_mode()
 def test_every_precision_runs_on_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
-    kwargs = {**kwargs, "depth": 4}
+    kwargs = {**kwargs, "depth": max(2, kwargs.get("layers", 1))}
     backbone = build(name, kwargs)
     x = images(backbone, 4)
     expected = backbone(x)
-    closeness = []
-    for precision in ("w3a3", "w8a8"):
-        config = QuantizationConfig(Precision(precision), weights="minmax", activations="minmax")
-        quantized = quantize_(deepcopy(backbone), config, [x])
+    closeness = {}
+    # What `fast` fits to the float network's output on four images says nothing of bits; plain ranges obey them.
+    for precision, preset in (("w3a3", "fast"), ("w3a3", "minmax"), ("w8a8", "minmax")):
+        quantized = quantize_(deepcopy(backbone), QuantizationConfig.of(precision, preset), [x])
         assert isinstance(quantized, SegmentedBackbone)
         together = quantized(x)
-        assert torch.equal(quantized.forward_from(2, quantized.forward_to(2, x)), together)
-        closeness.append((together - expected).norm().item() / expected.norm().item())
-    assert closeness[1] < 0.1
-    assert closeness[1] < closeness[0]
+        assert torch.equal(quantized.forward_from(1, quantized.forward_to(1, x)), together)
+        closeness[precision, preset] = (together - expected).norm().item() / expected.norm().item()
+    assert closeness["w8a8", "minmax"] < 0.1
+    assert closeness["w8a8", "minmax"] < closeness["w3a3", "minmax"]
+    assert closeness["w3a3", "fast"] < closeness["w3a3", "minmax"]
     half = deepcopy(backbone).bfloat16()(x.bfloat16())
     assert (half.float() - expected).norm() < 0.1 * expected.norm()
 
