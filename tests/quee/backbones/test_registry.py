@@ -106,7 +106,7 @@ def test_all_precisions_of_the_experiments_run_segment_by_segment(name: str, kwa
     models = {Precision("fp32"): backbone}
     for precision in names:
         if not precision.is_float:
-            config = QuantizationConfig(precision, weights="minmax", activations="minmax")
+            config = QuantizationConfig.of(precision, "minmax")
             models[precision] = quantize_(deepcopy(backbone), config, [x])  # type: ignore[assignment]
     multi = MultiPrecisionBackbone(models)
     for first, last in itertools.pairwise([*names, names[0]]):  # each before and behind another
