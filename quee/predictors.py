@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.special import expit
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from quee.cache import FeatureCache
@@ -239,6 +238,8 @@ def fit_predictors(
 
 def quality(predicted: np.ndarray, errors: np.ndarray) -> dict[str, float]:
     """RMSE and ECE of error probabilities against errors, and how they rank: AUROC and AURC. NaN entries left out."""
+    from sklearn.metrics import roc_auc_score  # takes a second to import, which loading predictors should not
+
     known = np.isfinite(errors)
     p, e = predicted[known].astype(np.float64), errors[known]
     order = np.argsort(p, kind="stable")
