@@ -6,8 +6,7 @@ and counted at w8a8, as exit heads are: in floating point a predictor would cost
 small network.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,7 @@ from quee.paths import PathTree
 from quee.precision import Precision
 from quee.quantization import QuantizedLinear, quantize_linear
 from quee.targets import calibration_error
+from quee.threads import one_thread
 
 
 def gate_inputs(tree: PathTree, gate: int, features: np.ndarray) -> np.ndarray:
@@ -117,17 +117,6 @@ class Fit:
     weight_decay: float
     patience: int
     seed: int
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """For matrices so small that more threads cost more than they bring; nor do the last bits depend on their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @one_thread()
