@@ -2,5 +2,6 @@
 
 from quee.runtime.bundle import load_bundle, write_bundle
 from quee.runtime.classifier import AdaptiveClassifier, Routed
+from quee.runtime.operating import Options
 
-__all__ = ["AdaptiveClassifier", "Routed", "load_bundle", "write_bundle"]
+__all__ = ["AdaptiveClassifier", "Options", "Routed", "load_bundle", "write_bundle"]

@@ -18,7 +18,8 @@ from quee.paths import PathTree
 from quee.policies import Costs, FittedQ, Plan
 from quee.precision import Precision
 from quee.predictors import Predictors
-from quee.runtime.classifier import AdaptiveClassifier, Point
+from quee.runtime.classifier import AdaptiveClassifier
+from quee.runtime.operating import Point
 from quee.store import load_precisions
 
 CARD = """# {name}

@@ -10,31 +10,9 @@ import torch
 import quee
 from quee.backbones import create_backbone
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.runtime import AdaptiveClassifier, load_bundle
+from quee.runtime import load_bundle
 
 KWARGS = {"embed_dim": 16, "depth": 4, "num_heads": 2}
-
-
-@pytest.fixture(scope="module")
-def images() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return np.rint(digits.images * 255 / 16).astype(np.uint8)[:500], digits.target[:500]
-
-
-@pytest.fixture(scope="module")
-def bundle(images, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    backbone = create_backbone("vit_digits", (1, 2, 4), **KWARGS)
-    out = tmp_path_factory.mktemp("fit") / "bundle"
-    quee.fit(backbone, *images, out, precisions=["w4a4", "w8a8"], kwargs=KWARGS)
-    return out
-
-
-@pytest.fixture(scope="module")
-def classifier(bundle: Path) -> AdaptiveClassifier:
-    return load_bundle(bundle)
 
 
 def test_results_do_not_depend_on_the_batch(classifier, images) -> None:
@@ -53,11 +31,11 @@ def test_cost_is_that_of_the_path_taken(classifier, images) -> None:
 
 def test_executed_labels_equal_running_each_path_from_the_stem(classifier, images) -> None:
     x = classifier.prepare(images[0][:40])
-    found = classifier.route_tensor(x, trade_off=0.05)
+    found = classifier.route_prepared(x, trade_off=0.05)
     for row, node in enumerate(found.node):
         path = classifier.tree.paths[node]
         with torch.inference_mode():
-            state = classifier.backbone.run_path(path, x[row : row + 1])
+            state = classifier.backbone.run_path(path, torch.from_numpy(x[row : row + 1]))
         log_probs, _ = classifier.view(len(path), path[-1], state)
         assert log_probs.argmax() == found.label[row]
 
