@@ -106,6 +106,10 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """(classes,) what `predict` answers with: indices into `classes`, the names."""
         return np.arange(len(self.classes))
 
+    def fit(self, images: Any = None, labels: Any = None) -> "AdaptiveClassifier":
+        """Changes nothing: a classifier is fitted by `quee.fit`. scikit-learn asks for the method."""
+        return self
+
     def predict(self, images: Images, **options: float | None) -> np.ndarray:
         """Class indices (n,); options as in `route`."""
         return self.route(images, **options).label
