@@ -14,7 +14,8 @@ from quee.features import GateView
 from quee.paths import PathTree
 from quee.policies import FittedQ, Plan
 from quee.precision import Precision
-from quee.runtime.engines import Engine, TorchEngine
+from quee.runtime.engines import Engine
+from quee.runtime.engines.torch import TorchEngine
 from quee.runtime.executor import Executor, Flight, draws
 from quee.runtime.explanation import Explanation, Trace, explained, static_costs
 from quee.runtime.images import Images, checked, prepare
@@ -104,6 +105,10 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def classes_(self) -> np.ndarray:
         """(classes,) what `predict` answers with: indices into `classes`, the names."""
         return np.arange(len(self.classes))
+
+    def fit(self, images: Any = None, labels: Any = None) -> "AdaptiveClassifier":
+        """Changes nothing: a classifier is fitted by `quee.fit`. scikit-learn asks for the method."""
+        return self
 
     def predict(self, images: Images, **options: float | None) -> np.ndarray:
         """Class indices (n,); options as in `route`."""

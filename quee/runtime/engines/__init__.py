@@ -25,8 +25,9 @@ def _cores() -> int:
 
 def _auto(view: GateView, graphs: Path | None, threads: int) -> AutoEngine:
     exported = graphs is not None and any(graphs.glob("*.onnx"))
-    found = [kind(view, graphs, threads) for kind in (OpenVinoEngine, OnnxRuntimeEngine) if find_spec(kind.package)]
-    return AutoEngine([TorchEngine(view), *(found if exported else [])], graphs, threads)
+    kinds = [kind for kind in (OpenVinoEngine, OnnxRuntimeEngine) if exported and find_spec(kind.package)]
+    found = [kind(view, graphs, threads) for kind in kinds]
+    return AutoEngine([TorchEngine(view), *found], graphs, threads)
 
 
 ENGINES.register("torch")(lambda view, graphs, threads: TorchEngine(view))
