@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 LIBRARY = {
+    "profile": ("quee.runtime.profile_cli:profile", "Time a bundle's segments on this machine."),
     "cost": ("quee.cost_cli:cost", "Show the BitFLOPs behind an experiment's costs."),
 }
 INTERRUPTED = 130
