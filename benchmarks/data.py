@@ -12,18 +12,20 @@ JPEGs from ImageNet's official archives in a process of its own and says its pea
 
 import argparse
 import io
-import multiprocessing
 import os
-import resource
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torchvision import datasets, transforms
@@ -35,6 +37,11 @@ from quee.data.source import ImageSource
 from quee.data.transforms import Preprocessing
 
 IMPORTED = 10_000
+IMPORT = """
+from pathlib import Path
+from quee.data.importers import import_dataset
+import_dataset("imagenet", Path(), Path("data/imagenet"))
+"""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -77,21 +84,31 @@ def importing(images: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         os.chdir(name)
         write_archives(Path(name), images)
-        start = time.perf_counter()
-        process = multiprocessing.get_context("spawn").Process(target=_import, args=(name,))
-        process.start()
-        process.join()
+        start, peak = time.perf_counter(), 0
+        process = subprocess.Popen([sys.executable, "-c", IMPORT])
+        while process.poll() is None:
+            time.sleep(0.2)
+            peak = max(peak, _resident(process.pid))
         seconds = time.perf_counter() - start
         os.chdir("/")
-    if process.exitcode:
-        raise SystemExit(f"the import ended with {process.exitcode}")
-    print(f"import of {images} JPEGs from the official archives: {images / seconds:.0f} images/s", flush=True)
+    if process.returncode:
+        raise SystemExit(f"the import ended with {process.returncode}")
+    print(
+        f"import of {images} JPEGs from the official archives: {images / seconds:.0f} images/s, "
+        f"at most {peak / 2**20:.0f} MB in all its processes together",
+        flush=True,
+    )
 
 
-def _import(folder: str) -> None:
-    import_dataset("imagenet", Path(folder), Path(folder) / "data" / "imagenet")
-    used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(f"peak memory of the import: {used[0] / 1024:.0f} MB, of its workers {used[1] / 1024:.0f} MB each at most")
+def _resident(pid: int) -> int:
+    """Bytes of a process and its children, shared pages counted once (PSS)."""
+    total = 0
+    with suppress(psutil.Error):
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            with suppress(psutil.Error):
+                total += process.memory_full_info().pss
+    return total
 
 
 def device(loaded: float, names: tuple[str, ...] = ("t2t_vit_7", "t2t_vit_14"), batch: int = 16) -> None:

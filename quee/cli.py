@@ -16,6 +16,7 @@ from typer.main import get_command
 
 LIBRARY = {
     "cost": ("quee.cost_cli:cost", "Show the BitFLOPs behind an experiment's costs."),
+    "serve": ("quee.serve_cli:serve", "Serve a bundle over HTTP, with a budget per request and a page to try it."),
 }
 INTERRUPTED = 130
 

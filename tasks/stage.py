@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +46,8 @@ class Stage:
     """Folder of the experiment's results."""
     limit: int | None = None
     """Smoke run: use only so many samples."""
+    on_success: list[Callable[[], None]] = field(default_factory=list)
+    """What to do when the result is in its place: such as to remove resumable work that lies elsewhere."""
 
     @property
     def data(self) -> Path:
@@ -135,6 +137,11 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
             raise
         if "partial" in stage.__dict__:
             partial.discard(stage.partial)
+        for act in stage.on_success:
+            try:
+                act()
+            except QueeError as error:  # the result is there
+                print(f"stage {name}: {error}", file=sys.stderr)
         journal.finish(pages, record, "done", bytes=size)
         if limit is None:
             journal.summarise(Path(), experiment, stage_names(Path()))
