@@ -1,7 +1,8 @@
 """Post-training quantization, method against method: accuracy, agreement with the float network, time and memory.
 
     python benchmarks/quantization.py [EXPERIMENT] [--seeds 3] [--samples 2000] [--csv FILE] [--only PARTS]
-                                      [--calibration 256] [--peers NAMES] [--presets NAMES] [--precisions NAMES] [--limit SECONDS]
+                                      [--calibration 256] [--peers NAMES] [--presets NAMES] [--precisions NAMES]
+                                      [--stem PRECISION] [--limit SECONDS]
 
 PARTS are of methods, ablation, additions, extras, paths, speed, peers, with commas; PRESETS and PRECISIONS narrow `methods`.
 Needs the experiment's stages `prepare` and `backbone`.
@@ -61,7 +62,7 @@ class Bench:
 
     def __init__(self, name: str, samples: int, calibration: int = 256, file: Path | None = None) -> None:
         self.peers = tuple(PEERS)
-        self.arguments, self.limit = (name, samples, calibration), 300.0
+        self.arguments, self.limit, self.stem = (name, samples, calibration), 300.0, ""
         self.calibration_samples, self.presets, self.shown = calibration, tuple(PRESETS), PRECISIONS
         self.file, self.known = file, dict[tuple[str, ...], Values]()
         if file and file.exists():
@@ -171,7 +172,10 @@ def ours(
 
 
 def methods(bench: Bench, seeds: int) -> Iterator[Row]:
-    variants = {name: lambda p, preset=name: QuantizationConfig.of(p, preset) for name in bench.presets}
+    stem = f", stem {bench.stem}" if bench.stem else ""
+    variants = {
+        n + stem: lambda p, preset=n: QuantizationConfig.of(p, preset, stem=bench.stem or None) for n in bench.presets
+    }
     yield from ours(bench, variants, bench.shown, seeds)
 
 
@@ -389,10 +393,12 @@ def main() -> None:
     parser.add_argument("--peers", default=";".join(PEERS), help="peers by name, with semicolons")
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
+    parser.add_argument("--stem", default="", help="the stem's own precision in `methods`, as w8a8 in published tables")
     options = parser.parse_args()
     bench = Bench(options.experiment, options.samples, options.calibration, options.csv)
     bench.limit, bench.peers = options.limit, tuple(options.peers.split(";"))
     bench.presets, bench.shown = tuple(options.presets.split(",")), tuple(options.precisions.split(","))
+    bench.stem = options.stem
     own = bench.measure(bench.reference)
     print(f"{options.experiment}: float accuracy {own['accuracy']:.2f} on {len(bench.y)} samples")
     for part in options.only.split(","):
