@@ -345,6 +345,16 @@ class Ablate(Block):
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000
     seed: Seed = 0
 
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _heads_need_the_network(cls, axes: Any) -> Any:
+        if isinstance(axes, list | tuple) and "heads" in axes:
+            raise ValueError(
+                "heads is no axis: other heads need the network run again, and ablations come from the feature cache "
+                f"alone; valid: {', '.join(AXES)}"
+            )
+        return axes
+
 
 class Report(Block):
     title: str = ""
@@ -452,7 +462,10 @@ def _explain(error: ValidationError, source: str) -> str:
 def _fields(parents: list[Any]) -> dict[str, FieldInfo]:
     model: type[BaseModel] = Experiment
     for part in parents:
+        if isinstance(part, int):  # a place in a list, whose entries' block was found with its key
+            continue
         annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        model = annotation
+        found = next(iter(get_args(annotation)), annotation)
+        assert isinstance(found, type)
+        model = found
     return model.model_fields

@@ -169,3 +169,9 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(TEXT.replace("exits: {}", "exits: {draws: 0}"))
     with pytest.raises(UsageError, match=f"^{tmp_path}/x.yaml: exits.draws: "):
         load_experiment("x", tmp_path)
+
+
+def test_an_unknown_key_in_a_list_of_blocks_is_named_with_the_valid_ones() -> None:
+    message = refusal(with_block("ablate", "{considered: [{sample: 3}, {switches: 1}]}"))
+    assert message.startswith(f"{SOURCE}: ablate.considered.1.switches: unknown key")
+    assert "max_switches, monotone, sample, seed" in message

@@ -80,7 +80,11 @@ def test_without_features_the_way_to_them_is_named(ablated: Project) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{axes: [heads]}", "ablate.axes.0"), ("{seeds: 2}", "ablate.seeds"), ("{cluster: [3]}", "unknown key 'cluster'")],
+    [
+        ("{axes: [heads]}", "heads need the network run again"),
+        ("{seeds: 2}", "ablate.seeds"),
+        ("{cluster: [3]}", "unknown key 'cluster'"),
+    ],
 )
 def test_a_grid_that_cannot_be_is_refused(ablated: Project, text: str, said: str) -> None:
     ablated.edit("experiments/toy.yaml", "{seeds: 4}", text)
