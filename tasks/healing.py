@@ -11,9 +11,9 @@ import yaml
 
 from quee.errors import BusyError
 from quee.io import write_bytes
+from tasks._tracking_lock import ABLATIONS
 
 LAST_GOOD = Path(".quee") / "last-good" / "dvc.lock"
-ABLATIONS = Path("ablations") / "dvc.lock"
 DIGEST = re.compile(r"^[0-9a-f]{32}(\.dir)?$")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
