@@ -191,6 +191,9 @@ def fixture(options: argparse.Namespace) -> dict[str, Any]:
                 rows[n] |= {f"p{q}_ms": 1e3 * float(np.percentile(calls[n], q)) for q in (50, 95)}
     whole = next(n for n in quee if n.startswith("QuEE"))
     ratio = over_parts(classifier.engine, lambda e: quee_run(classifier, e, options), x[:64], 4 * options.repeats)
+    files = sum(path.stat().st_size for path in (folder / "bundle").iterdir())
+    for n in quee:
+        rows[n]["bytes"] = files  # networks for every engine, heads, predictors, validation samples
     show(rows)
     found: dict[str, Any] = {"float_accuracy": floating, "target": floating - DROP, "rows": rows, "over_parts": ratio}
     for batch in map(int, options.batches.split(",")):
@@ -327,7 +330,7 @@ def main() -> None:
     parser.add_argument("--size-batch", type=int, default=16)
     parser.add_argument("--size-precision", default="bf16", choices=("fp32", "bf16"))
     parser.add_argument("--only", default="fixture,sizes")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="benchmarks/results/EXPERIMENT.json is what the report shows")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     found: dict[str, Any] = {"machine": cpu_model(), "threads": options.threads, "experiment": options.experiment}

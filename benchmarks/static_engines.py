@@ -108,7 +108,7 @@ def onnxruntime_dynamic(graph: Path) -> Path:
 
 
 def pytorch(model: SegmentedBackbone, compiled: bool) -> Run:
-    runs = torch.compile(model, dynamic=False) if compiled else model
+    runs = torch.compile(model, dynamic=True) if compiled else model
 
     def run(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -143,6 +143,7 @@ def static_deployments(
     for name in names or makers:
         try:
             found[name] = makers[name]()
+            print(f"{name}: made", flush=True)
         except Exception as error:  # a peer's own fault, whatever it is
             print(f"{name}: left out, {type(error).__name__}: {str(error)[:150]}")
     return found
