@@ -250,10 +250,10 @@ def _free_batch(graph: Any) -> None:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Identity" and node.input[0] in weights:  # equal tensors, which ONNX Runtime wants apart
-            own = TensorProto()
-            own.CopyFrom(weights[node.input[0]])
-            own.name = node.output[0]
-            graph.initializer.append(own)
+            copy = TensorProto()
+            copy.CopyFrom(weights[node.input[0]])
+            copy.name = node.output[0]
+            graph.initializer.append(copy)
             continue
         for attribute in node.attribute if node.op_type == "Cast" else ():
             if attribute.name == "to" and attribute.i == TensorProto.DOUBLE:
@@ -290,7 +290,8 @@ def _sizes(graph: Any) -> dict[str, np.ndarray]:
     found = {name: value for name, value in known.items() if value.dtype.kind in "ib"}
     for node in graph.node:
         if len(node.output) == 1 and node.op_type != "DequantizeLinear" and all(n in found for n in node.input):
-            value = ReferenceEvaluator(node).run(None, {name: found[name] for name in node.input})[0]
+            given = {name: found[name] for name in node.input}
+            value = np.asarray(ReferenceEvaluator(node).run(None, given)[0])  # type: ignore[index]
             if value.dtype.kind in "ib" and value.ndim < 2:
                 found[node.output[0]] = value
     return found
