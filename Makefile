@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old; set PYTHON=/path/to/python (3.11 or newer)" >&2; exit 2; }
 	@test -x .venv/bin/python || { rm -rf .venv && $(PYTHON) -m venv .venv; }
 	@test -x .venv/bin/uv || .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
-	.venv/bin/uv pip install -q --python .venv/bin/python -c constraints.txt -e '.[pipeline,serve,dev]'
+	.venv/bin/uv pip install -q --python .venv/bin/python -c constraints.txt -e '.[pipeline,engines,serve,dev]'
 	@touch $@
 
 repro: $(STAMP) ## compute the results on the embedded data, track them, show them
@@ -63,4 +63,4 @@ bench: $(STAMP) ## the benchmarks
 	@for file in $(BENCHMARKS); do echo "== $$file"; python "$$file" || exit 1; done
 
 constraints: $(STAMP) ## refresh constraints.txt from the newest releases allowed
-	uv pip compile pyproject.toml --extra pipeline --extra serve --extra dev --no-header --no-annotate --no-emit-index-url --python-version 3.11 --upgrade -q -o constraints.txt
+	uv pip compile pyproject.toml --extra pipeline --extra engines --extra serve --extra dev --no-header --no-annotate --no-emit-index-url --python-version 3.11 --upgrade -q -o constraints.txt
