@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 repro: $(STAMP) ## compute the results on the embedded data, track them, show them
 	@quee run
-	@quee track
+	@quee track --or-later
 	@quee results
 
 test: $(STAMP) ## lint, types, tests
@@ -46,7 +46,7 @@ test-all: $(STAMP) ## the same with the slow tests
 flow: $(STAMP) ## the pipeline as a Prefect flow, no server needed
 	@python -m flows.pipeline
 
-schedules: $(STAMP) ## Prefect server, worker and the nightly deployment, on this machine only; Ctrl-C ends them
+schedules: $(STAMP) ## Prefect server, worker and the scheduled deployments, on this machine only; Ctrl-C ends them
 	@python -m flows.schedules
 
 ui: $(STAMP) ## MLflow's pages, on this machine only; Ctrl-C ends them

@@ -23,18 +23,29 @@ def run(stage: Stage) -> None:
     .quee/scale.yaml; the result does not depend on it. Finished shards survive an interruption.
     """
     scale = read_scale()
-    lanes = scale.lanes()
-    paths, prepared = stage.experiment.paths, stage.input("prepare")
-    dataset, ids = read_json(prepared / "dataset.json"), split_ids(prepared / "splits.parquet")
-    names = [*paths.precisions, *paths.references]
+    lanes, recipe = scale.lanes(), recipe_of(stage)
+    samples, splits = held_out(stage)
+    build_cache(recipe, samples, splits, scale.store(stage), stage.out, scale.shard_size, lanes)
+    names = [*recipe.precisions, *recipe.references]
     backbone = load_precisions(stage.input("backbone"), stage.input("quantize"), map(Precision, names))
-    tree = PathTree(paths.precisions, backbone.segments, paths.considered, paths.max_nodes)
-    backbone_folder, quantized, exits = (stage.input(name).resolve() for name in ("backbone", "quantize", "exits"))
-    recipe = Recipe(
+    tree = PathTree.from_names(recipe.precisions, backbone.segments, recipe.paths)
+    view = GateView(backbone, ExitHeads.load(stage.input("exits") / "heads.safetensors"), recipe.embedding)
+    cost = BitFlops.from_json(read_json(stage.input("quantize") / "quantization.json")["cost"])
+    classes = read_json(stage.input("prepare") / "dataset.json")["classes"]
+    write_description(stage.out, describe_tree(stage.experiment.name, tree, recipe.references, cost, view, classes))
+
+
+def recipe_of(stage: Stage) -> Recipe:
+    """What workers, wherever they are, need to know."""
+    paths, dataset = stage.experiment.paths, read_json(stage.input("prepare") / "dataset.json")
+    backbone, quantized, exits = (stage.input(name).resolve() for name in ("backbone", "quantize", "exits"))
+    segments = len(read_json(backbone / "backbone.json")["gates"])
+    tree = PathTree(paths.precisions, segments, paths.considered, paths.max_nodes)
+    return Recipe(
         data=str(stage.data.resolve()),
         dataset=stage.experiment.prepare.dataset,
         digests=tuple(sorted(dataset["files"].items())),
-        backbone=str(backbone_folder),
+        backbone=str(backbone),
         quantized=str(quantized),
         heads=str(exits / "heads.safetensors"),
         precisions=paths.precisions,
@@ -43,19 +54,20 @@ def run(stage: Stage) -> None:
         embedding=stage.experiment.features.embedding,
         networks=tuple(
             (str(file), file_digest(file))
-            for folder in (backbone_folder, quantized, exits)
+            for folder in (backbone, quantized, exits)
             for file in sorted(folder.glob("*.safetensors"))
         ),
     )
-    held_out = [(split, ids[split]) for split in SPLITS if split != "train"]
-    samples = np.concatenate([rows for _, rows in held_out])
-    splits = np.concatenate([np.full(len(rows), split, dtype=object) for split, rows in held_out])
+
+
+def held_out(stage: Stage) -> tuple[np.ndarray, np.ndarray]:
+    """Ids (n,) of the held-out samples, rising, and their splits (n,)."""
+    ids = split_ids(stage.input("prepare") / "splits.parquet")
+    chosen = [(split, ids[split]) for split in SPLITS if split != "train"]
+    samples = np.concatenate([rows for _, rows in chosen])
+    splits = np.concatenate([np.full(len(rows), split, dtype=object) for split, rows in chosen])
     order = np.argsort(samples)
-    build_cache(recipe, samples[order], splits[order], scale.store(stage), stage.out, scale.shard_size, lanes)
-    view = GateView(backbone, ExitHeads.load(stage.input("exits") / "heads.safetensors"), recipe.embedding)
-    cost = BitFlops.from_json(read_json(stage.input("quantize") / "quantization.json")["cost"])
-    description = describe_tree(stage.experiment.name, tree, paths.references, cost, view, dataset["classes"])
-    write_description(stage.out, description)
+    return samples[order], splits[order]
 
 
 if __name__ == "__main__":

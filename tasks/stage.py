@@ -6,6 +6,7 @@ the previous result when it succeeds. One writer at a time, and none that outliv
 
 import argparse
 import ctypes
+import errno
 import inspect
 import os
 import shutil
@@ -25,12 +26,15 @@ from tasks._tracking_lock import stage_names
 from tasks.healing import keep_last_good
 from tasks.lifeline import die_with_parent
 from tasks.locks import exclusive
+from tasks.space import check_space
 
 if TYPE_CHECKING:
     from quee.experiment import Experiment
 
 SMOKE = Path(".quee") / "smoke"
 INTERRUPTED = 130
+PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What is wrong with a place and not with us."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
@@ -91,9 +95,12 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
 
 
 def explain(error: BaseException) -> str:
-    """One line on an error: a QueeError's own message, or the type and message of a fault."""
+    """One line on an error: a QueeError's own message, what is wrong with a disk or folder, or a fault's type and message."""
     if isinstance(error, QueeError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in PLACES:
+        where = error.filename or Path.cwd()
+        return f"failed: {error.strerror}: {where} (what is finished is kept: put it right and run the same command)"
     detail = " ".join(str(error).split()) or "no message"
     return f"failed: {type(error).__name__}: {detail} (run with --debug for the traceback)"
 
@@ -128,6 +135,7 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
         try:
             with _aside(artifacts / name) as out:
                 stage = Stage(name, loaded, out, artifacts, limit)
+                check_space(stage)
                 with threadpool_limits(1, user_api="blas"):  # small products: waiting for each other costs more
                     run(stage)
                 size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())

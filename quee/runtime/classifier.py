@@ -1,7 +1,7 @@
 """AdaptiveClassifier: routes images through the network under a budget, as the simulation does."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,17 +9,21 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from quee.data.transforms import Preprocessing
+from quee.errors import UsageError
 from quee.execution import MultiPrecisionBackbone
 from quee.features import GateView
 from quee.paths import PathTree
 from quee.policies import FittedQ, Plan
 from quee.precision import Precision
-from quee.runtime.engines import Engine, TorchEngine
+from quee.runtime.engines import Engine
+from quee.runtime.engines.torch import TorchEngine
 from quee.runtime.executor import Executor, Flight, draws
 from quee.runtime.explanation import Explanation, Trace, explained, static_costs
 from quee.runtime.images import Images, checked, prepare
 from quee.runtime.operating import Operating, OperatingPoints, Options, Point
+from quee.runtime.profile import Profile
 from quee.runtime.router import Router
+from quee.runtime.timed import timed_points
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,13 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.transform = Preprocessing.from_timm(self.backbone.models[Precision("fp32")].input)
         self.executor = Executor(self.engine, Router(policy, costs), len(view.names))
         self.paths = np.array([self.tree.name(node) for node in range(len(self.tree))], dtype=object)
+        self.profile: Profile | None = None
+        """Times on this machine, where the bundle was profiled."""
+        self.digest = ""
+        """SHA-256 of the bundle's description, where there is one."""
+        self.validation: Mapping[str, np.ndarray] = {}
+        """What operating points are found on under another cost: see `quee.runtime.timed`."""
+        self._timed: dict[int, AdaptiveClassifier] = {}
         self._operating = OperatingPoints(self.tree, costs, self.points, budget)
 
     @property
@@ -105,6 +116,10 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """(classes,) what `predict` answers with: indices into `classes`, the names."""
         return np.arange(len(self.classes))
 
+    def fit(self, images: Any = None, labels: Any = None) -> "AdaptiveClassifier":
+        """Changes nothing: a classifier is fitted by `quee.fit`. scikit-learn asks for the method."""
+        return self
+
     def predict(self, images: Images, **options: float | None) -> np.ndarray:
         """Class indices (n,); options as in `route`."""
         return self.route(images, **options).label
@@ -119,14 +134,18 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         budget: float | None = None,
         trade_off: float | None = None,
         max_cost: float | None = None,
+        latency_ms: float | None = None,
+        images_per_second: float | None = None,
     ) -> Routed:
         """Route images: uint8 arrays (n, h, w) or (n, h, w, c), or a list of PIL images, file paths or encoded bytes.
 
         Give `budget` or `trade_off`, with or without `max_cost`, or `max_cost` alone, which spends up to it on every
-        sample; none means the bundle's budget. What cannot be met is answered at the nearest, with `budget_met` false.
-        Raises UsageError, a ValueError, naming a bad value.
+        sample; none means the bundle's budget. Or give a budget of time: `latency_ms`, mean milliseconds per image, or
+        `images_per_second`, both of batches of as many images as are given; that takes a profile. What cannot be met is
+        answered at the nearest, with `budget_met` false. Raises UsageError, a ValueError, naming a bad value.
         """
-        return self._run(self.prepare(images), Options(budget, trade_off, max_cost))
+        options = Options(budget, trade_off, max_cost, latency_ms, images_per_second)
+        return self._run(self.prepare(images), options)
 
     def route_prepared(
         self,
@@ -134,9 +153,12 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         budget: float | None = None,
         trade_off: float | None = None,
         max_cost: float | None = None,
+        latency_ms: float | None = None,
+        images_per_second: float | None = None,
     ) -> Routed:
         """`route` for prepared images (n, c, h, w), float32."""
-        return self._run(checked(x, self.transform), Options(budget, trade_off, max_cost))
+        options = Options(budget, trade_off, max_cost, latency_ms, images_per_second)
+        return self._run(checked(x, self.transform), options)
 
     def explain(self, images: Images, **options: float | None) -> list[Explanation]:
         """Why each image took its path: options as in `route`."""
@@ -165,6 +187,8 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def launch(self, x: np.ndarray, options: Options, owner: int = 0) -> tuple[Flight, Collected]:
         """Prepared images ready for segment 1, and where their answers are collected."""
+        if options.milliseconds is not None:
+            raise UsageError("a budget of time is that of one call's batch; batches that callers share have none")
         at, n = self.operating(options), len(x)
         # Which of the two points a sample is served at is drawn from the sample itself, never from its batch.
         second = draws(x) < at.share if at.share else np.zeros(n, bool)
@@ -174,9 +198,36 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.executor.launch(x, first, trade_off, limit, owner), Collected(self, n, at.met)
 
     def _run(self, x: np.ndarray, options: Options, trace: Trace | None = None) -> Routed:
+        if (wanted := options.milliseconds) is not None:
+            timed = self.timed(len(x))
+            routed = timed._run(x, Options(budget=wanted), trace)
+            return replace(routed, cost=self.costs[routed.node])
         flight, collected = self.launch(x, options)
         self.executor.run(flight, lambda _, left, log_probs: collected.put(left, log_probs), trace)
         return collected.routed()
+
+    def timed(self, batch: int) -> "AdaptiveClassifier":
+        """The same networks under a policy whose costs and budgets are milliseconds per image in batches of a size.
+
+        Raises UsageError where the bundle was not profiled on this engine, or keeps no samples to find budgets on.
+        """
+        if self.profile is None:
+            raise UsageError("a budget of time takes a profile of the bundle: run `quee profile BUNDLE` first")
+        if self.profile.engine != self.engine.name:
+            raise UsageError(
+                f"the bundle was profiled on engine {self.profile.engine}, this is {self.engine.name}: load it with "
+                f"engine={self.profile.engine!r}, or profile it again"
+            )
+        if batch not in self._timed:
+            plan = self.policy.plan if isinstance(self.policy, FittedQ) else self.policy
+            found = timed_points(self.validation, plan, self.profile, batch)
+            if found is None:
+                raise UsageError("this bundle keeps no validation samples, so that a budget of time cannot be met")
+            policy, costs, points = found
+            self._timed[batch] = AdaptiveClassifier(
+                self.view, policy, costs.routed, points, self.classes, points[0].cost, self.description, self.engine
+            )
+        return self._timed[batch]
 
     def __repr__(self) -> str:
         precisions = ", ".join(map(str, self.tree.precisions))

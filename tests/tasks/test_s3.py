@@ -65,7 +65,7 @@ def test_mlflows_artifacts_lie_on_s3(project: Project, tmp_path: Path) -> None:
                 start_new_session=True,
             )  # fmt: skip
         try:
-            wait_for_port(port, server)
+            wait_for_port(port, server, 240)
             project.quee("run")
             there = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
             first = project.quee("track", **there)
