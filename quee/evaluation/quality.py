@@ -106,11 +106,17 @@ def measured_variants(
 ) -> tuple[list[Row], list[Row]]:
     """A row per variant with its predictors' quality on test and its `auc`; and the points of its curve on test."""
     rows, points = [], []
+    used: tuple[Measured, dict[str, float]] | None = None
     for variant in variants(cache, experiment, plan):
-        sweep = routed_sweep("quee_plan", setting, variant.plan, variant.plan.costs)
-        found: Measured = measure(sweep, yardstick)
+        if variant.plan is plan and used is not None:
+            found, how_good = used
+        else:
+            found = measure(routed_sweep("quee_plan", setting, variant.plan, variant.plan.costs), yardstick)
+            how_good = predictor_quality(variant.plan.predictors, setting.caches["test"])
+        if variant.plan is plan:
+            used = found, how_good
         own = {"kind": variant.kind, "value": float(variant.value)}
-        rows.append({**own, "auc": found.auc, **predictor_quality(variant.plan.predictors, setting.caches["test"])})
+        rows.append({**own, "auc": found.auc, **how_good})
         points += [{**own, "accuracy": a, "cost": c} for split, _, a, c in found.curve if split == "test"]
     return rows, points
 
