@@ -123,7 +123,7 @@ def measured_variants(
 
 def rank_correlation(rows: list[Row]) -> float | None:
     """Spearman's, of RMSE and `auc` over predictors of different quality: −1 where a lower RMSE always is a better curve."""
-    own = [row for row in rows if row["kind"] in QUALITY]
-    if len(own) < 3:
-        return None
-    return float(spearmanr([row["rmse"] for row in own], [row["auc"] for row in own]).statistic)
+    own = [(row["rmse"], row["auc"]) for row in rows if row["kind"] in QUALITY]
+    if len(own) < 3 or min(len(set(column)) for column in zip(*own, strict=True)) < 2:
+        return None  # nothing to rank
+    return float(spearmanr(own).statistic)

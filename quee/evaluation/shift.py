@@ -1,10 +1,10 @@
 """A bundle under shift: corrupted images and other shares of classes, against static networks of the same backbone.
 
 Five severities of four corruptions after Hendrycks and Dietterich (2019), scaled to small images: noise and rotation by
-their own measure, blur in pixels, of larger images than 28 in proportion, contrast by the share that is left. Operating points stay where
-validation put them. What is asked: is the budget still kept, and does routing fail before the classifier does? The second
-is answered by the gap to the best mixture of static networks at the cost that was really spent: routing fails where that
-gap falls below 0 while the static networks still work.
+their own measure, blur in pixels, of larger images than 28 in proportion, contrast by the share that is left. Operating
+points stay where validation put them. What is asked: is the budget still kept, and does routing fail before the
+classifier does? The second is answered by the gap to the best mixture of static networks at the cost that was really
+spent: routing fails where that gap falls below 0 while the static networks still work.
 """
 
 from collections.abc import Iterator, Sequence
