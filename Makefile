@@ -6,7 +6,7 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 unexport VIRTUAL_ENV PYTHONHOME
 STAMP := .venv/.installed
-EXTRAS := pipeline,engines,serve,dask,s3,dev
+EXTRAS := pipeline,engines,serve,dask,s3,postgres,dev
 COMMA := ,
 BENCHMARKS = $(wildcard benchmarks/*.py)
 

@@ -33,6 +33,8 @@ class Results:
     quality_curve: list[Row] = field(default_factory=list)
     sensitivity: list[Row] = field(default_factory=list)
     """`quantize/sensitivity.parquet`: the network with one layer quantized."""
+    executed: dict[str, Any] = field(default_factory=dict)
+    """What benchmarks/runtime.py measured, where it was run."""
     digests: dict[str, str] = field(default_factory=dict)
     """SHA-256 by file read."""
 

@@ -5,6 +5,7 @@ from string import Template
 
 from quee.report import Results, sections
 from quee.report.captions import CAPTIONS
+from quee.report.executed import executed_section
 from quee.report.markup import figure
 
 PAGE = Template("""<!DOCTYPE html>
@@ -100,6 +101,7 @@ def build_page(results: Results, figures: dict[str, str], records: str | None = 
         drawn("techniques"),
         drawn("others"),
         sections.methods(results),
+        executed_section(results.executed),
         drawn("usage"),
         drawn("quality"),
         sections.quality(results),

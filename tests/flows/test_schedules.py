@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import sys
 import time
 import urllib.request
@@ -12,7 +13,9 @@ import psutil
 import pytest
 from toy_project import ROOT, Project
 
-PORT = "42631"
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    PORT = str(probe.getsockname()[1])
 API = f"http://127.0.0.1:{PORT}/api"
 SETTINGS = {
     "QUEE_PREFECT_PORT": PORT,
