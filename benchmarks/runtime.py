@@ -4,9 +4,10 @@
 
 `fixture` runs the bundle of an experiment (default fashion_mnist_cpu) on its test set: accuracy of everything on all
 images, then throughput at several batches and p50 and p95 at batch 1, in alternation, medians, the same threads. QuEE's
-operating point is the cheapest from which on validation accuracy is within half a point of the highest precision's; so is
-the threshold of `exits only`; fixed budgets stand beside it. Ratios are of the fastest that reach the target on test. `sizes` runs networks of real sizes with random weights from which given shares of the samples
-leave, to show what the executor adds to the time of its parts. Peers need the extra `bench`.
+operating point is the cheapest from which on validation accuracy is within half a point of the highest precision's; so
+is the threshold of `exits only`; fixed budgets stand beside it. Ratios are of the fastest that reach the target on
+test. `sizes` runs networks of real sizes with random weights from which given shares of the samples leave, to show what
+the executor adds to the time of its parts. Peers need the extra `bench`.
 """
 
 import argparse
