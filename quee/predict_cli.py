@@ -22,6 +22,11 @@ def predict(
     budget: Annotated[float | None, typer.Option(help="Mean cost per image; 1 is the static w8a8 network.")] = None,
     trade_off: Annotated[float | None, typer.Option(help="Instead: the price of a unit of cost, in errors.")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Limit for every image.")] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(help="Instead: mean milliseconds per image; takes `quee profile`. Costs are of time then."),
+    ] = None,
+    images_per_second: Annotated[float | None, typer.Option(help="The same, as a rate.")] = None,
     engine: Annotated[
         str, typer.Option(help="What executes: torch (exact), or an engine of `quee[engines]`.")
     ] = "auto",
@@ -39,8 +44,10 @@ def predict(
 
     if sum((as_json, as_csv, out is not None)) > 1:
         raise UsageError("give one of --json, --csv and --out")
-    options, inputs = Options(budget, trade_off, max_cost), Inputs(images)
-    classifier = load_bundle(bundle, engine, threads)
+    options = Options(budget, trade_off, max_cost, latency_ms, images_per_second)
+    inputs, classifier = Inputs(images), load_bundle(bundle, engine, threads)
+    if options.milliseconds is not None:
+        classifier, options = classifier.timed(batch), Options(budget=options.milliseconds)
     start = time.perf_counter()
     if out is not None:
         from quee.runtime.scoring import score_to_parquet

@@ -153,7 +153,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         for step in range(number, FORMAT):
             value = MIGRATIONS[step](value)
-        return Manifest.model_validate_json(canonical(value))
+        return Manifest.model_validate_json(json.dumps(value))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -315,6 +315,7 @@ def test_mutants_are_refused(bundle: Path, tmp_path: Path, executed: list[str]) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_twelve_thousand_mutants_are_refused(bundle: Path, tmp_path: Path, executed: list[str]) -> None:
     refuse_mutants(bundle, tmp_path / "bundle", 12_000, 1, executed)
 
