@@ -1,13 +1,11 @@
 """Bundles in MLflow's model registry, as models from code. Part of tasks/tracking.py; the caller holds its lock."""
 
-import json
 import re
 import shutil
 import tempfile
 import warnings
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
@@ -133,29 +131,30 @@ def save_bundle_model(path: Path, bundle: Path, script: Path, model: Model, pack
                 python_model=str(script),
                 artifacts={"bundle": str(bundle)},
                 code_paths=[str(code)],
-                signature=signature(bundle),
+                signature=signature(),
                 pip_requirements=requirements(),
             )
 
 
-def signature(bundle: Path) -> ModelSignature:
-    """Images in (N, height, width, channels; 0–255), one row per image out, the budget as a parameter."""
+def signature() -> ModelSignature:
+    """Images in (N, height, width, channels; 0–255), one row per image out; budget or trade-off as parameters."""
     import numpy as np
 
-    described: dict[str, Any] = {}
-    if (bundle / "bundle.json").is_file():
-        described = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    budget = described.get("budget", 1.0)
     answer: list[ColSpec | TensorSpec] = [
         ColSpec("long", "prediction"),
         ColSpec("string", "label"),
-        ColSpec("string", "path"),
+        ColSpec("string", "path", required=False),
         ColSpec("double", "cost"),
+    ]
+    options = [
+        ParamSpec("budget", "double", None),  # the bundle's own, unless there is a trade-off
+        ParamSpec("trade_off", "double", None),
+        ParamSpec("return_path", "boolean", True),
     ]
     return ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, -1))]),
         outputs=Schema(answer),
-        params=ParamSchema([ParamSpec("budget", "double", float(budget) if isinstance(budget, int | float) else 1.0)]),
+        params=ParamSchema(options),
     )
 
 

@@ -7,6 +7,7 @@ and asks DVC once what is stale; `execute` then runs one stage.
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ import yaml
 
 from quee.errors import BusyError, QueeError, UsageError
 from tasks import journal
+from tasks._dvc_cache import remove_damaged
 from tasks._dvc_plan import Step as Step
 from tasks._dvc_plan import make_plan as make_plan
 from tasks._dvc_plan import remember_folders
@@ -93,6 +95,11 @@ class Session:
         remember_folders(self.root, _code_folders(self.root, step.stage))
         text = log.read_text(encoding="utf-8", errors="replace")
         did: Did = "ran" if record else "restored" if "is cached - skipping run" in text else "unchanged"
+        if did == "restored" and (damaged := remove_damaged(self.root, step.name)):
+            shutil.rmtree(self.root / "artifacts" / step.experiment / step.stage)
+            files = ", ".join(str(_short(self.root, file)) for file in damaged[:3])
+            self.notify(f"{step.name}: DVC's cache was damaged ({files}): removed; the stage is run again")
+            return self.execute(step)
         self._ran = self._ran or did != "unchanged"
         if did == "unchanged":
             log.unlink()
@@ -122,7 +129,9 @@ class Session:
             why = str(record["error"])
         else:
             why = f"ended without a word (status {status}), perhaps killed"
-            why = next((line for line in reversed(lines) if line.startswith("ERROR")), why)
+            # where even the journal could not be written, as on a full disk, the stage's own last words
+            words = [line for start in ("failed: ", "ERROR") for line in reversed(lines) if line.startswith(start)]
+            why = words[0] if words else why
         tail = "" if self.show else "".join(f"\n  | {line}" for line in lines[-LAST_LINES:])
         message = f"stage {step.name} failed: {why}\nlog: {_short(self.root, log)}{tail}"
         return StageError(message, code if isinstance(code, int) and code else 1)

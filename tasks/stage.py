@@ -6,13 +6,14 @@ the previous result when it succeeds. One writer at a time, and none that outliv
 
 import argparse
 import ctypes
+import errno
 import inspect
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 SMOKE = Path(".quee") / "smoke"
 INTERRUPTED = 130
+PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What is wrong with a place and not with us."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
@@ -47,6 +50,8 @@ class Stage:
     """Folder of the experiment's results."""
     limit: int | None = None
     """Smoke run: use only so many samples."""
+    on_success: list[Callable[[], None]] = field(default_factory=list)
+    """What to do when the result is in its place: such as to remove resumable work that lies elsewhere."""
 
     @property
     def data(self) -> Path:
@@ -90,9 +95,12 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
 
 
 def explain(error: BaseException) -> str:
-    """One line on an error: a QueeError's own message, or the type and message of a fault."""
+    """One line on an error: a QueeError's own message, what is wrong with a disk or folder, or a fault's type and message."""
     if isinstance(error, QueeError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in PLACES:
+        where = error.filename or Path.cwd()
+        return f"failed: {error.strerror}: {where} (what is finished is kept: put it right and run the same command)"
     detail = " ".join(str(error).split()) or "no message"
     return f"failed: {type(error).__name__}: {detail} (run with --debug for the traceback)"
 
@@ -137,6 +145,11 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
             raise
         if "partial" in stage.__dict__:
             partial.discard(stage.partial)
+        for act in stage.on_success:
+            try:
+                act()
+            except QueeError as error:  # the result is there
+                print(f"stage {name}: {error}", file=sys.stderr)
         journal.finish(pages, record, "done", bytes=size)
         if limit is None:
             journal.summarise(Path(), experiment, stage_names(Path()))

@@ -11,7 +11,8 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 
-# Not dependencies, and what only they import is none either: errors, progress bars and locks never change a result; an
+# Not dependencies, and what only they import is none either: errors, progress bars, locks and where shards are computed
+# and kept never change a result; an
 # entry added to a registry or a key to the schema of settings would otherwise run everything again, and the settings
 # themselves are parameters. io.py fixes how results are written: whoever changes the bytes raises its format number
 # and runs with --force.
@@ -19,15 +20,18 @@ EXEMPT = {
     "quee/__init__.py",
     "quee/data/__init__.py",
     "quee/errors.py",
+    "quee/executors.py",
     "quee/experiment.py",
     "quee/io.py",
     "quee/progress.py",
     "quee/registry.py",
+    "quee/shards.py",
     "tasks/__init__.py",
     "tasks/journal.py",
     "tasks/lifeline.py",
     "tasks/locks.py",
     "tasks/partial.py",
+    "tasks/scale.py",
     "tasks/stage.py",
 }
 

@@ -91,13 +91,23 @@ def oracle_sweep(setting: Setting) -> Sweep:
 
 def all_sweeps(setting: Setting, plan: Plan, fitted: FittedQ, first_step: str) -> Iterator[Sweep]:
     """Every method, QuEE's last."""
+    yield from fixed_sweeps(setting)
+    yield from fitted_sweeps(setting, plan, fitted, first_step)
+
+
+def fixed_sweeps(setting: Setting) -> Iterator[Sweep]:
+    """Methods into which no seed goes: the oracle and the baselines."""
+    yield oracle_sweep(setting)
     for name in BASELINES:
         yield from BASELINES[name](setting)
+
+
+def fitted_sweeps(setting: Setting, plan: Plan, fitted: FittedQ, first_step: str) -> Iterator[Sweep]:
+    """Methods that depend on what was fitted: the policies, their restrictions, random routing at the plan's usage."""
     for sweep in quee_sweeps(setting, plan, fitted, first_step):
         if sweep.name == "quee_plan":
             yield random_routing(setting, sweep)
         yield sweep
-    yield oracle_sweep(setting)
 
 
 def constant_floor(setting: Setting) -> Floor:

@@ -101,8 +101,9 @@ class QuantizedConv2d(_QuantizedWeight):
     """A convolution as a product over unfolded patches: exact, where convolution algorithms may not be."""
 
     def __init__(self, conv: nn.Conv2d, precision: Precision, kind: str = "affine") -> None:
-        if conv.groups != 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-            raise QueeError(f"a convolution with groups={conv.groups}, padding {conv.padding!r} cannot be quantized")
+        if why := _unhandled(conv):
+            raise QueeError(f"nothing quantizes a Conv2d with {why}")
+        assert not isinstance(conv.padding, str)
         height, width = conv.kernel_size
         super().__init__(conv.out_channels, conv.in_channels * height * width, precision, kind)
         self.kernel_size, self.stride = conv.kernel_size, conv.stride
@@ -157,15 +158,27 @@ Layout = Mapping[str, Sequence[str]]
 def quantizable(model: nn.Module) -> dict[str, nn.Module]:
     """The layers that quantization replaces, by name.
 
-    Raises QueeError naming a layer that has a weight matrix and that nothing handles.
+    Raises QueeError naming a layer that has a weight matrix, by whatever parameter's name with "weight" in it, and that
+    nothing handles.
     """
     layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d) or (isinstance(module, MatMul) and module.kind == "attention"):
+            if isinstance(module, nn.Conv2d) and (why := _unhandled(module)):
+                raise QueeError(f"{name}: nothing quantizes a Conv2d with {why}")
             layers[name] = module
-        elif isinstance(weight := getattr(module, "weight", None), nn.Parameter) and weight.dim() > 1:
+        elif any("weight" in key and value.dim() > 1 for key, value in module.named_parameters(recurse=False)):
             raise QueeError(f"{name}: nothing quantizes a {type(module).__name__}; valid: Linear, Conv2d, MatMul")
     return layers
+
+
+def _unhandled(conv: nn.Conv2d) -> str:
+    """What there is about a convolution that a product over its patches cannot do."""
+    if conv.groups != 1:
+        return f"groups={conv.groups}; valid: 1"
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return f"padding={conv.padding!r} of mode {conv.padding_mode!r}; valid: numbers and 'zeros'"
+    return ""
 
 
 def quantized_layer(module: nn.Module, precision: Precision, kinds: Sequence[str] | None = None) -> QuantizedLayer:

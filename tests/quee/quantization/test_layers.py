@@ -24,7 +24,7 @@ from quee.quantization import (
     layout,
     quantize_,
 )
-from quee.quantization.layers import quantizable
+from quee.quantization.layers import QUANTIZED, quantizable
 
 W8A8 = Precision("w8a8")
 
@@ -166,6 +166,44 @@ def test_quantized_segments_do_not_depend_on_the_batch(backbone: SegmentedBackbo
     parts = [states(backbone, part) for part in images.split(size)]
     for index, expected in enumerate(whole):
         assert torch.equal(torch.cat([part[index] for part in parts]), expected)
+
+
+def test_every_layer_of_a_calibrated_network_equals_int64_arithmetic(
+    backbone: SegmentedBackbone, images: Tensor
+) -> None:
+    seen: list[str] = []
+
+    def check(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, QuantizedMatMul):
+            product = module.a(inputs[0]).long() @ module.b(inputs[1]).long()
+            expected = product.float() * (module.a.scale * module.b.scale)
+        else:
+            assert isinstance(module, QuantizedLinear | QuantizedConv2d)
+            x = inputs[0]
+            if isinstance(module, QuantizedConv2d):
+                assert not isinstance(module.padding, str)
+                x = functional.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
+                x = x.transpose(1, 2)
+            integers = module.input(x)
+            assert torch.equal(integers, integers.round())
+            product = integers.long() @ module.weight.long().t()
+            expected = product.float() * (module.input.scale * module.weight_scale) + module.bias
+            if isinstance(module, QuantizedConv2d):
+                expected = expected.transpose(1, 2).reshape(output.shape)
+        seen.append(type(module).__name__)
+        assert torch.equal(output, expected)
+
+    handles = [m.register_forward_hook(check) for m in backbone.modules() if isinstance(m, QUANTIZED)]
+    try:
+        states(backbone, images[:8])
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert {kind: seen.count(kind) for kind in sorted(set(seen))} == {
+        "QuantizedConv2d": 1,
+        "QuantizedLinear": 4 * 4 + 1,
+        "QuantizedMatMul": 4 * 2,
+    }
 
 
 @pytest.mark.usefixtures("threads")

@@ -13,7 +13,7 @@ from quee.precision import Precision
 from quee.quantization import QuantizationConfig, QuantizedLinear, quantize_
 from quee.quantization.calibration import Calibrator
 from quee.quantization.reconstruction import reconstruct, unit_state
-from quee.quantization.units import run_unit
+from quee.quantization.units import run_unit, sources
 
 CONFIG = QuantizationConfig.of("w3a3", "best", iterations=50)
 IMAGES = torch.randn(96, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -34,7 +34,7 @@ def calibrated(backbone: SegmentedBackbone, config: QuantizationConfig) -> tuple
     calibrator = Calibrator(backbone, config)
     stem, block = calibrator.units[:2]
     state = run_unit(backbone, stem, IMAGES)
-    calibrator._unit(block, state, state)
+    calibrator._unit(block, sources(backbone, block, state[:2]), state, state)
     return calibrator, state, run_unit(backbone, block, state)
 
 
@@ -71,7 +71,7 @@ def test_finished_blocks_are_found_again_and_the_result_is_the_same(
 ) -> None:
     first = quantize_(deepcopy(backbone), CONFIG, [IMAGES], tmp_path).state_dict()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"w3a3.{unit}.safetensors" for unit in ("blocks.0", "blocks.1", "stem")
+        f"w3a3.{unit}.safetensors" for unit in ("blocks.0", "blocks.1", "head", "stem")
     ]
     monkeypatch.setattr("quee.quantization.calibration.reconstruct", None)  # would fail if a block were trained again
     second = quantize_(deepcopy(backbone), CONFIG, [IMAGES], tmp_path).state_dict()
