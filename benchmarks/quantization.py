@@ -1,11 +1,12 @@
 """Post-training quantization, method against method: accuracy, agreement with the float network, time and memory.
 
     python benchmarks/quantization.py [EXPERIMENT] [--seeds 3] [--samples 2000] [--csv FILE] [--only PARTS]
-                                      [--calibration 256] [--peers NAMES] [--presets NAMES] [--precisions NAMES] [--limit SECONDS]
+                                      [--calibration 256] [--peers NAMES] [--presets NAMES] [--precisions NAMES]
+                                      [--stem PRECISION] [--limit SECONDS]
 
 PARTS are of methods, ablation, additions, extras, paths, speed, peers, with commas; PRESETS and PRECISIONS narrow `methods`.
 Needs the experiment's stages `prepare` and `backbone`.
-Calibration samples are drawn from the training split by seed; everything is measured on held-out splits, on test images
+Calibration samples are drawn from the training split by seed; everything is measured on held-out splits, the predictors'
 first. Peers (the extra `bench`) are left out with a message where they cannot be imported, fail, or are silent for LIMIT
 seconds. Lines are mean ± 95 % half-width over the seeds. Every measurement is added to FILE as it is made, and one that
 is there already is not made again: a run that was cut short goes on.
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
+from functools import partial
 from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -60,7 +62,7 @@ class Bench:
 
     def __init__(self, name: str, samples: int, calibration: int = 256, file: Path | None = None) -> None:
         self.peers = tuple(PEERS)
-        self.arguments, self.limit = (name, samples, calibration), 300.0
+        self.arguments, self.limit, self.stem = (name, samples, calibration), 300.0, ""
         self.calibration_samples, self.presets, self.shown = calibration, tuple(PRESETS), PRECISIONS
         self.file, self.known = file, dict[tuple[str, ...], Values]()
         if file and file.exists():
@@ -81,7 +83,7 @@ class Bench:
 
         self.train, _ = read("train", 4096)
         held_out: list[tuple[Tensor, Tensor]] = []
-        for split in ("test", "validation", "predictor"):
+        for split in ("predictor", "validation", "test"):
             if (left := samples - sum(len(y) for _, y in held_out)) > 0:
                 held_out.append(read(split, left))
         self.x, self.y = (torch.cat(part) for part in zip(*held_out, strict=True))
@@ -170,7 +172,10 @@ def ours(
 
 
 def methods(bench: Bench, seeds: int) -> Iterator[Row]:
-    variants = {name: lambda p, preset=name: QuantizationConfig.of(p, preset) for name in bench.presets}
+    stem = f", stem {bench.stem}" if bench.stem else ""
+    variants = {
+        n + stem: lambda p, preset=n: QuantizationConfig.of(p, preset, stem=bench.stem or None) for n in bench.presets
+    }
     yield from ours(bench, variants, bench.shown, seeds)
 
 
@@ -311,26 +316,61 @@ def run_peer(arguments: tuple[str, int, int], name: str, seeds: list[int], sende
         sender.send(" ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
-def speed(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
-    """Time of segment 2 over 64 states, fake-quantized over float, in CPU seconds of one thread."""
+KINDS = {
+    "products": {"mm", "bmm", "addmm", "baddbmm", "addbmm"},
+    "rounding": {"div", "round_", "clamp_", "sub_", "div_", "round", "clamp"},
+    "table": {"index_select", "_to_copy"},
+    "rescaling": {"mul_", "add_"},
+}
+"""What a quantized segment spends its time on: kinds of operators, by torch's names."""
+
+
+def speed(bench: Bench, seeds: int) -> Iterator[Row]:
+    """CPU time of one thread on each segment over 64 states, the feature stage's batch: fake-quantized over float.
+
+    Beside it the shares of the time, in percent, by kinds of operators.
+    """
     torch.set_num_threads(1)
+    states = [bench.x[:64]]
     with torch.inference_mode():
-        state = bench.backbone.run_segment(1, bench.x[:64])
-    own = least(lambda: bench.backbone.run_segment(2, state))
-    for precision in PRECISIONS:
-        model = quantize_(deepcopy(bench.backbone), QuantizationConfig.of(precision), bench.calibration(0))
-        seconds = least(lambda: model.run_segment(2, state))  # type: ignore[operator]  # noqa: B023
-        yield "segment 2 over float", precision, 0, {"ratio": seconds / own, "seconds": seconds}
+        for segment in range(1, bench.backbone.segments + 1):
+            states.append(bench.backbone.run_segment(segment, states[-1]))
+    models = {
+        p: quantize_(deepcopy(bench.backbone), QuantizationConfig.of(p), bench.calibration(0)) for p in PRECISIONS
+    }
+    for segment, state in enumerate(states[:-1], 1):
+        runs = [partial(m.run_segment, segment, state) for m in (bench.backbone, *models.values())]  # type: ignore[operator]
+        times = least(runs)
+        for precision, run, seconds in zip(PRECISIONS, runs[1:], times[1:], strict=True):
+            yield (
+                f"segment {segment} over float",
+                precision,
+                0,
+                {"ratio": seconds / times[0], "seconds": seconds, **shares(run)},
+            )
 
 
-def least(run: Callable[[], Tensor], repeats: int = 20) -> float:
-    times = []
+def shares(run: Callable[[], Tensor]) -> Values:
+    """Percent of the time by KINDS and the rest: norms, softmax, GELU, sums, copies."""
+    with torch.inference_mode(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(5):
+            run()
+    spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profile.key_averages()}
+    total = sum(spent.values())
+    found = {kind: 100 * sum(spent.get(name, 0.0) for name in names) / total for kind, names in KINDS.items()}
+    return {**found, "rest": 100 - sum(found.values())}
+
+
+def least(runs: list[Callable[[], Tensor]], repeats: int = 20) -> list[float]:
+    """CPU seconds of each, the least of repetitions that take turns."""
+    times: list[list[float]] = [[] for _ in runs]
     with torch.inference_mode():
         for _ in range(repeats):
-            start = time.process_time()
-            run()
-            times.append(time.process_time() - start)
-    return min(times[1:])
+            for run, found in zip(runs, times, strict=True):
+                start = time.process_time()
+                run()
+                found.append(time.process_time() - start)
+    return [min(found[1:]) for found in times]
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -353,10 +393,12 @@ def main() -> None:
     parser.add_argument("--peers", default=";".join(PEERS), help="peers by name, with semicolons")
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
+    parser.add_argument("--stem", default="", help="the stem's own precision in `methods`, as w8a8 in published tables")
     options = parser.parse_args()
     bench = Bench(options.experiment, options.samples, options.calibration, options.csv)
     bench.limit, bench.peers = options.limit, tuple(options.peers.split(";"))
     bench.presets, bench.shown = tuple(options.presets.split(",")), tuple(options.precisions.split(","))
+    bench.stem = options.stem
     own = bench.measure(bench.reference)
     print(f"{options.experiment}: float accuracy {own['accuracy']:.2f} on {len(bench.y)} samples")
     for part in options.only.split(","):

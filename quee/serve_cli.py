@@ -36,6 +36,7 @@ def serve(
     queue: Annotated[int, typer.Option(help="Images waiting at most; beyond it callers are told to come back.")] = 1024,
     batch: Annotated[int, typer.Option(help="Images run together at most.")] = 64,
     deadline: Annotated[float, typer.Option(help="Seconds for an answer.")] = 30.0,
+    engine: Annotated[str, typer.Option(help="What runs the network: torch, openvino, onnxruntime, auto.")] = "torch",
     control: Annotated[
         bool, typer.Option(help="Steer budgets so that what is asked is spent, also when inputs drift.")
     ] = True,
@@ -76,7 +77,7 @@ def serve(
         raise UsageError(f"threads={threads}: give at least 1")
     torch.set_num_threads(threads)
     listener = _listen(host, port)
-    service = Service(bundle, settings, batch, digest)
+    service = Service(bundle, settings, batch, digest, engine)
     server = server_of(service)
     where = f"[{host}]" if ":" in host else host
     served = service.current

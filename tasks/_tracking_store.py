@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from tasks._tracking_index import (
     unreachable,
 )
 from tasks._tracking_journal import PATCH, Journal, git_tags
-from tasks._tracking_lock import ExperimentResult, StageResult, read_out, read_text
+from tasks._tracking_lock import ExperimentResult, StageResult, digest_of, read_out, read_text
 from tasks._tracking_values import Point, curves, experiment_metrics, history, settings_of, stage_metrics
 from tasks.differences import read_patch
 from tasks.journal import summary_file
@@ -67,6 +68,15 @@ ABANDONED = 3600
 
 DATA = ("prepare", "features", "targets")
 """Stages whose output is a data set to those that read it."""
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """One point of an ablation, as a run is named and known by."""
+
+    experiment: str
+    digest: str
+    title: str
 
 
 class Store:
@@ -149,7 +159,24 @@ class Store:
             self._log_models(run_id, result)
             self.client.log_text(run_id, entry, "dvc.lock")
             self._log_experiment_file(run_id, result)
+            if result.stage == "ablate":
+                self._log_points(run_id, result)
         return run_id
+
+    def _log_points(self, run_id: str, result: StageResult) -> None:
+        """Every point of an ablation as a run of its own, to be compared by name."""
+        metrics, recipes = self._json(result, "metrics.json"), self._json(result, "points.json")
+        for title, recipe in recipes.items():
+            axis, _, name = title.partition("/")
+            point = PointResult(
+                result.experiment, digest_of([result.digest, title]), f"{result.name}/{title} {result.digest[:7]}"
+            )
+            tags = {"quee.kind": "point", "quee.axis": axis, "quee.point": name, "quee.ablation": run_id}
+            with self._run(point, self.journal.of(result), tags) as point_id:
+                settings = {
+                    key: value if isinstance(value, str) else json.dumps(value) for key, value in recipe.items()
+                }
+                self._log_numbers(point_id, settings, stage_metrics(metrics["points"][title]), [])
 
     def log_experiment(self, result: ExperimentResult) -> str:
         """Add the run of a whole experiment, whose stages have theirs; its run id."""
@@ -177,7 +204,9 @@ class Store:
         return run_id
 
     @contextmanager
-    def _run(self, result: StageResult | ExperimentResult, made: dict[str, Any], tags: dict[str, str]) -> Iterator[str]:
+    def _run(
+        self, result: StageResult | ExperimentResult | PointResult, made: dict[str, Any], tags: dict[str, str]
+    ) -> Iterator[str]:
         """A run that counts as complete when the block ends; what an interrupted attempt left is deleted first."""
         for stale in self._runs(f"tags.`{DIGEST}` = '{result.digest}'"):
             if not self._at_work(stale):
@@ -279,9 +308,10 @@ class Store:
             return []
         curve = read_table(folder / "curve.parquet")
         self.client.log_table(run_id, curve.to_pydict(), "tables/curve.json")
-        points = folder / "operating_points.parquet"
-        if points.is_file():
-            self.client.log_table(run_id, read_table(points).to_pydict(), "tables/operating_points.json")
+        for name in ("budgets", "operating_points", "quality", "quality_curve"):
+            file = folder / f"{name}.parquet"
+            if file.is_file():
+                self.client.log_table(run_id, read_table(file).to_pydict(), f"tables/{name}.json")
         self.client.log_figure(run_id, curve_figure(curve, result.experiment), "curve.png")
         return curves(curve)
 

@@ -5,6 +5,7 @@ COMMANDS = {
     "plan": ("tasks.cli:plan", "Show what a run would do, and why."),
     "experiments": ("tasks.cli:experiments", "List, show or add experiments."),
     "doctor": ("tasks.cli:doctor", "Check this checkout and put right what killed runs left."),
+    "ablate": ("tasks.ablate_cli:ablate", "Vary one thing at a time and show what each is worth."),
     "track": ("tasks.tracking_cli:track", "Make MLflow hold every result exactly once."),
     "results": ("tasks.tracking_cli:results", "Show what experiments achieved, per method and budget."),
     "compare": ("tasks.tracking_cli:compare", "Show how two results differ in settings and metrics."),

@@ -14,7 +14,7 @@ from pathlib import Path
 from quee.errors import QueeError
 from tasks._dvc_plan import opened
 from tasks._tracking_index import tracking_uri
-from tasks._tracking_lock import git, stage_names
+from tasks._tracking_lock import ABLATIONS, git, stage_names
 from tasks.committing import KEPT
 from tasks.healing import LAST_GOOD, heal
 from tasks.locks import exclusive, say
@@ -69,6 +69,7 @@ def needed(root: Path) -> set[str]:
     found: set[str] = set()
     files = [
         root / "dvc.lock",
+        root / ABLATIONS,
         root / LAST_GOOD,
         *(root / KEPT).glob("*.lock"),
         *root.glob("*.dvc"),
@@ -84,7 +85,7 @@ def needed(root: Path) -> set[str]:
     for commit in dict.fromkeys([*head, *references]):
         names = (git(root, "ls-tree", "-r", "--name-only", commit) or "").splitlines()
         for name in names:
-            if name == "dvc.lock" or name.endswith(".dvc"):
+            if name in ("dvc.lock", ABLATIONS) or name.endswith(".dvc"):
                 found |= set(MD5.findall(git(root, "show", f"{commit}:./{name}") or ""))
     return found
 

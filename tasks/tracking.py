@@ -17,7 +17,15 @@ from filelock import FileLock, Timeout
 from quee.errors import UsageError
 from tasks._tracking_index import Held, held, sqlite_file, tracking_uri, unreachable
 from tasks._tracking_index import UnreachableError as UnreachableError
-from tasks._tracking_lock import ExperimentResult, StageResult, chosen, out_problem, read_lock, stage_names
+from tasks._tracking_lock import (
+    ExperimentResult,
+    StageResult,
+    chosen,
+    out_problem,
+    read_ablations,
+    read_lock,
+    stage_names,
+)
 
 if TYPE_CHECKING:
     from tasks._tracking_store import Store
@@ -140,6 +148,15 @@ def find_pending(
             pending.experiments.append(result)
         if bundle := result.stages.get("bundle"):
             _find_bundle(root, bundle, known, pyfunc, problem, pending)
+    for name, stage in read_ablations(root).items():
+        if name not in results:
+            continue
+        if stage.digest in known.runs:
+            pending.known += 1
+        elif reason := problem(stage):
+            pending.skipped[stage.name] = reason
+        else:
+            pending.stages.append(stage)
     return pending
 
 

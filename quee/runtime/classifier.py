@@ -44,27 +44,15 @@ class Routed:
     """(n, gates before the last) predicted error of leaving at each gate visited; NaN at the others."""
 
 
-class Collected:
-    """Answers of one call's samples, filled in as they leave."""
+@dataclass(frozen=True)
+class Start:
+    """How n samples begin."""
 
-    def __init__(self, classifier: "AdaptiveClassifier", n: int, met: bool) -> None:
-        self._classifier, self._met = classifier, met
-        self.node = np.full(n, -1)
-        self.log_probs = np.zeros((n, classifier.backbone.classes))
-        self.error = np.full((n, classifier.tree.segments - 1), np.nan, np.float32)
-
-    def __len__(self) -> int:
-        return len(self.node)
-
-    def put(self, flight: Flight, log_probs: np.ndarray) -> None:
-        """Samples that leave, with their log probabilities (n, classes)."""
-        self.node[flight.row], self.error[flight.row], self.log_probs[flight.row] = flight.node, flight.error, log_probs
-
-    def routed(self) -> Routed:
-        own = self._classifier
-        path = own.paths[self.node].tolist()
-        label = self.log_probs.argmax(axis=1)
-        return Routed(label, np.exp(self.log_probs), self.node, path, own.costs[self.node], self._met, self.error)
+    first: np.ndarray
+    """(n,) index of the first segment's precision."""
+    trade_off: np.ndarray
+    max_cost: np.ndarray
+    met: bool
 
 
 class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -185,8 +173,8 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The operating points that answer the options."""
         return self._operating.choose(options)
 
-    def launch(self, x: np.ndarray, options: Options, owner: int = 0) -> tuple[Flight, Collected]:
-        """Prepared images ready for segment 1, and where their answers are collected."""
+    def start(self, x: np.ndarray, options: Options) -> Start:
+        """How prepared images begin under the options."""
         if options.milliseconds is not None:
             raise UsageError("a budget of time is that of one call's batch; batches that callers share have none")
         at, n = self.operating(options), len(x)
@@ -195,16 +183,27 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         first = np.where(second, at.high.first, at.low.first)
         trade_off = np.where(second, at.high.trade_off, at.low.trade_off)
         limit = np.full(n, np.inf if options.max_cost is None else float(options.max_cost))
-        return self.executor.launch(x, first, trade_off, limit, owner), Collected(self, n, at.met)
+        return Start(first, trade_off, limit, at.met)
+
+    def routed(self, node: np.ndarray, log_probs: np.ndarray, error: np.ndarray, met: bool) -> Routed:
+        """The answer for samples that left at nodes (n,), with log probabilities (n, classes)."""
+        path = self.paths[node].tolist()
+        return Routed(log_probs.argmax(axis=1), np.exp(log_probs), node, path, self.costs[node], met, error)
 
     def _run(self, x: np.ndarray, options: Options, trace: Trace | None = None) -> Routed:
         if (wanted := options.milliseconds) is not None:
             timed = self.timed(len(x))
             routed = timed._run(x, Options(budget=wanted), trace)
             return replace(routed, cost=self.costs[routed.node])
-        flight, collected = self.launch(x, options)
-        self.executor.run(flight, lambda _, left, log_probs: collected.put(left, log_probs), trace)
-        return collected.routed()
+        start, n = self.start(x, options), len(x)
+        samples, found = self.executor.samples(n), np.empty((n, self.backbone.classes))
+        samples.admit(slice(None), start.trade_off, start.max_cost)
+
+        def ended(gate: int, slots: np.ndarray, log_probs: np.ndarray) -> None:
+            found[slots] = log_probs
+
+        self.executor.run(samples, Flight(np.arange(n), x), start.first, ended, trace)
+        return self.routed(samples.node, found, samples.error, start.met)
 
     def timed(self, batch: int) -> "AdaptiveClassifier":
         """The same networks under a policy whose costs and budgets are milliseconds per image in batches of a size.
@@ -239,4 +238,4 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return True
 
 
-__all__ = ["AdaptiveClassifier", "Collected", "Images", "Options", "Point", "Routed"]
+__all__ = ["AdaptiveClassifier", "Images", "Options", "Point", "Routed", "Start"]

@@ -58,7 +58,10 @@ class Endpoint:
 
     def metric(self, name: str) -> float:
         """A sample's value, by its name with labels; 0 where it has not been seen."""
-        _, _, text = self.ask("GET", "/metrics")
+        return self.metric_with({}, name)
+
+    def metric_with(self, headers: dict[str, str], name: str) -> float:
+        _, _, text = self.ask("GET", "/metrics", headers=headers)
         lines = [line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#")]
         return float(dict(lines).get(name, 0.0))
 

@@ -20,8 +20,8 @@ import yaml
 from quee.errors import QueeError, UsageError
 from quee.io import write_json, write_table, write_tensors
 from tasks import tracking
-from tasks._tracking_index import held, run_pages
-from tasks._tracking_lock import dvc_digest
+from tasks._tracking_index import Held, held, run_pages
+from tasks._tracking_lock import dvc_digest, out_problem, read_lock
 from tasks.tracking import track
 
 CHECKOUT = Path(__file__).parents[2]
@@ -534,3 +534,67 @@ def test_folder_digests_are_dvcs_own(project: Path) -> None:
     subprocess.run([*command, "add", "-q", "artifacts/digits/report"], cwd=project, env=quiet, check=True)
     recorded = yaml.safe_load((project / "artifacts/digits/report.dvc").read_text())
     assert recorded["outs"][0]["md5"] == dvc_digest(project / "artifacts/digits/report")
+
+
+# Ablations: their own run and one per point, beside the experiment's
+
+POINTS = {
+    "base/as configured": {"clusters": 20, "policy": "plan", "gates": [1, 2]},
+    "clusters/K = 5": {"clusters": 5, "policy": "plan", "gates": [1, 2]},
+}
+
+
+def write_ablation(root: Path, auc: float = 0.9) -> None:
+    folder = root / "artifacts" / "digits" / "ablate"
+    folder.mkdir(parents=True, exist_ok=True)
+    points = {title: {"auc": auc, "validation_auc": 0.91} for title in POINTS}
+    points["clusters/K = 5"]["gain.mean"] = -0.01
+    write_json(folder / "metrics.json", {"experiment": "digits", "points": points})
+    write_json(folder / "points.json", POINTS)
+    out = {"path": "artifacts/digits/ablate", "hash": "md5", "md5": dvc_digest(folder), "nfiles": 2}
+    out["size"] = sum(file.stat().st_size for file in folder.iterdir())
+    params = {"experiments/digits.yaml": {"ablate": {"seeds": 3}}}
+    entry = {"cmd": "python -m tasks.ablate digits", "deps": [], "params": params, "outs": [out]}
+    (root / "ablations").mkdir(exist_ok=True)
+    lock = yaml.safe_dump({"schema": "2.0", "stages": {"ablate@digits": entry}})
+    (root / "ablations" / "dvc.lock").write_text(lock)
+
+
+def test_every_point_of_an_ablation_is_a_run_with_its_settings_and_gain_once(project: Path) -> None:
+    track(project)
+    before = named(project, "digits").info.run_id
+    write_ablation(project)
+    assert len(track(project).logged) == 1
+    whole = named(project, "digits/ablate")
+    points = [run for run in runs_of(project) if run.data.tags["quee.kind"] == "point"]
+    assert {run.info.run_name.rpartition(" ")[0] for run in points} == {f"digits/ablate/{title}" for title in POINTS}
+    assert {run.data.tags["quee.ablation"] for run in points} == {whole.info.run_id}
+    assert all(run.data.tags["quee.complete"] == "true" for run in points)
+    (changed,) = [run for run in points if run.data.tags["quee.axis"] == "clusters"]
+    assert changed.data.params["clusters"] == "5"
+    assert changed.data.params["gates"] == "[1, 2]"
+    assert changed.data.metrics["gain/mean"] == -0.01
+    assert named(project, "digits").info.run_id == before
+
+    count = len(runs_of(project))
+    assert count == len(STAGES) + 1 + 1 + len(POINTS)
+    assert not track(project).logged
+    client_of(project).delete_tag(whole.info.run_id, "quee.complete")  # as an interruption leaves it
+    assert len(track(project).logged) == 1
+    assert len(runs_of(project)) == count
+
+
+def test_an_ablation_is_no_part_of_the_experiment_and_skipped_when_it_is_not_what_was_recorded(project: Path) -> None:
+    def pending() -> Any:
+        results = read_lock(project)
+        return tracking.find_pending(project, results, Held(), project, lambda result: out_problem(project, result))
+
+    (project / "ablations").mkdir()
+    (project / "ablations" / "dvc.lock").write_text("schema: '2.0'\n")
+    before = pending()
+    write_ablation(project)
+    after = pending()
+    assert [stage.name for stage in after.stages] == [*(stage.name for stage in before.stages), "digits/ablate"]
+    assert [e.digest for e in after.experiments] == [e.digest for e in before.experiments]
+    (project / "artifacts/digits/ablate/metrics.json").write_text("{}")
+    assert "not what dvc.lock records" in pending().skipped["digits/ablate"]

@@ -37,6 +37,7 @@ def create_app(service: Service) -> FastAPI:
         description=schema.DESCRIPTION,
         docs_url=None,  # FastAPI's page loads scripts from elsewhere; ours is at /page/docs.html
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
         responses=schema.REFUSALS,
     )

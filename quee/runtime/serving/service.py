@@ -56,9 +56,11 @@ class Answer:
 class Service:
     """One bundle path, whichever bundle it holds at present."""
 
-    def __init__(self, bundle: Path, settings: Settings, batch: int = 64, digest: str | None = None) -> None:
+    def __init__(
+        self, bundle: Path, settings: Settings, batch: int = 64, digest: str | None = None, engine: str = "torch"
+    ) -> None:
         """Loads the bundle; raises IntegrityError as `Served` does."""
-        self.bundle, self.settings, self.batch = bundle, settings, batch
+        self.bundle, self.settings, self.batch, self.engine = bundle, settings, batch, engine
         self.metrics = Metrics()
         self.current = self._load(digest)
         self.ready = True
@@ -77,7 +79,8 @@ class Service:
     def _load(self, digest: str | None) -> Served:
         settings = self.settings
         # Room beyond the queue: what is admitted here is never refused there.
-        return Served(self.bundle, settings.queue + settings.max_images, self.batch, settings.control, digest)
+        room = settings.queue + settings.max_images
+        return Served(self.bundle, room, self.batch, settings.control, digest, self.engine)
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[Callable[[int], None]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +16,7 @@ from quee.backbones.base import SegmentedBackbone
 from quee.errors import QueeError
 from quee.precision import Precision
 from quee.quantization import (
+    CodebookQuantizer,
     QuantizationConfig,
     QuantizedConv2d,
     QuantizedLinear,
@@ -96,6 +98,22 @@ def test_convolution_equals_int64_arithmetic(options: dict[str, int]) -> None:
     layer.finalize()
     expected = functional.conv2d(x.double(), weight.double(), None, conv.stride, conv.padding, conv.dilation)
     assert torch.equal(layer(x.float()).double(), expected)
+
+
+@pytest.mark.parametrize("layout", ["channels first", "channels last"])
+def test_padding_is_quantized_as_zero_is_where_no_level_is_zero(layout: str) -> None:
+    layer = QuantizedConv2d(nn.Conv2d(3, 5, 3, 2, 1), Precision("w4a3"), "codebook")
+    assert isinstance(layer.input, CodebookQuantizer)
+    layer.input.set_levels(np.array([-40, -9, 3, 20, 50, 90, 120, 200]), 0.5)
+    weight = integers((5, 27), -7, 7).float()
+    layer.set_weight(weight, torch.ones(5), None)
+    layer.finalize()
+    x = torch.randn(2, 3, 7, 6, generator=torch.Generator().manual_seed(0)) * 50
+    padded = functional.pad(x, (1, 1, 1, 1))
+    expected = functional.conv2d(layer.input(padded).double(), weight.view(5, 3, 3, 3).double(), stride=2) * 0.5
+    if layout == "channels last":
+        x = x.to(memory_format=torch.channels_last)
+    assert torch.equal(layer(x).double(), expected)
 
 
 @pytest.mark.parametrize("width", [16, 258, 259, 1000])

@@ -49,7 +49,7 @@ def test_a_block_comes_closer_to_the_float_one_and_stays_on_its_grid(backbone: S
         assert int(layer.weight.abs().max()) <= 3
         q = layer.input(torch.randn(9, layer.weight.shape[1]))
         expected = (q.long() @ layer.weight.long().t()).float() * (layer.input.scale * layer.weight_scale) + layer.bias
-        assert torch.equal(layer._product(q * layer.input.scale), expected)
+        assert torch.equal(layer(q * layer.input.scale), expected)
 
 
 def test_what_held_out_samples_do_not_confirm_is_not_kept(

@@ -139,8 +139,8 @@ def test_a_mixture_serves_its_share_at_each_point(classifier, images) -> None:
     at = classifier.operating(Options(budget=0.25 * low.cost + 0.75 * high.cost))
     assert (at.low, at.high) == (low, high) and at.share == pytest.approx(0.75)
     x = classifier.prepare(images[0])
-    flight, _ = classifier.launch(x, Options(budget=0.25 * low.cost + 0.75 * high.cost))
-    assert np.mean(flight.trade_off == high.trade_off) == pytest.approx(0.75, abs=0.06)
+    start = classifier.start(x, Options(budget=0.25 * low.cost + 0.75 * high.cost))
+    assert np.mean(start.trade_off == high.trade_off) == pytest.approx(0.75, abs=0.06)
 
 
 def test_it_is_a_fitted_classifier_to_scikit_learn(classifier, images) -> None:
