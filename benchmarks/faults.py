@@ -191,6 +191,8 @@ def rewind(source: Path, target: Path, stages: list[str], whole: bool) -> None:
     for stage, file in run_cache(target):
         if stage in stages:
             file.unlink()
+            if not any(file.parent.iterdir()):
+                file.parent.rmdir()
 
 
 def give_back_run_cache(source: Path, target: Path, stages: list[str]) -> None:
