@@ -22,8 +22,9 @@ from quee.features import GateView
 from quee.paths import PathTree
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_paths
-from quee.runtime.bundle import load_bundle, write_bundle
+from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
+from quee.runtime.writing import write_bundle
 from quee.store import save_backbone, save_quantized
 
 

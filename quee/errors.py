@@ -7,8 +7,8 @@ class QueeError(Exception):
     exit_status = 1
 
 
-class UsageError(QueeError):
-    """Wrong usage or settings."""
+class UsageError(QueeError, ValueError):
+    """Wrong usage or settings; a ValueError to callers from Python."""
 
     exit_status = 2
 

@@ -8,7 +8,6 @@ the samples of cluster k, shrunk toward π's mean error.
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from quee.cache import FeatureCache
@@ -72,6 +71,8 @@ class ClusterTargets:
         return self
 
     def _cluster(self, features: np.ndarray) -> NodeClusters:
+        from sklearn.cluster import KMeans  # two seconds to import, which loading a bundle should not wait for
+
         x = features.astype(np.float64)
         mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
         x = (x - mean) / scale

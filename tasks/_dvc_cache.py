@@ -6,12 +6,12 @@ from pathlib import Path
 
 import yaml
 
-from tasks._dvc_plan import opened
+from tasks._dvc_plan import PIPELINE, opened
 
 
-def remove_damaged(root: Path, name: str) -> list[Path]:
+def remove_damaged(root: Path, name: str, file: str = PIPELINE) -> list[Path]:
     """Remove from DVC's cache what it has of a stage's result that is not as it was put there; what was removed."""
-    entry = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"][name]
+    entry = yaml.safe_load((root / file).with_suffix(".lock").read_text(encoding="utf-8"))["stages"][name]
     with opened(root) as repo:
         objects = [(Path(repo.cache.local.oid_to_path(out["md5"])), out["md5"]) for out in entry["outs"]]
         for path, digest in list(objects):

@@ -5,7 +5,8 @@ from quee.errors import IntegrityError
 from quee.io import read_json, read_tensors
 from quee.policies import Costs, FittedQ, Plan
 from quee.predictors import Predictors
-from quee.runtime import load_bundle, write_bundle
+from quee.runtime import load_bundle
+from quee.runtime.writing import write_bundle
 from tasks.stage import Stage, main
 
 

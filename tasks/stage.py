@@ -26,6 +26,7 @@ from tasks._tracking_lock import stage_names
 from tasks.healing import keep_last_good
 from tasks.lifeline import die_with_parent
 from tasks.locks import exclusive
+from tasks.space import check_space
 
 if TYPE_CHECKING:
     from quee.experiment import Experiment
@@ -134,6 +135,7 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
         try:
             with _aside(artifacts / name) as out:
                 stage = Stage(name, loaded, out, artifacts, limit)
+                check_space(stage)
                 with threadpool_limits(1, user_api="blas"):  # small products: waiting for each other costs more
                     run(stage)
                 size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())

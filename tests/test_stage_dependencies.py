@@ -1,4 +1,4 @@
-"""Every stage of dvc.yaml depends on exactly the code its module imports."""
+"""Every stage of dvc.yaml, and of ablations/dvc.yaml, depends on exactly the code its module imports."""
 
 import ast
 import functools
@@ -35,7 +35,7 @@ EXEMPT = {
     "tasks/stage.py",
 }
 
-READERS = {"targets", "predictors", "policies", "evaluate"}
+READERS = {"targets", "predictors", "policies", "evaluate", "ablate"}
 READ = {"quee/paths.py", "quee/precision.py"}
 """These stages read the cache and run no network. Of what quee/cache.py and quee/cost.py import they need only this;
 the rest builds a cache and traces a network, which `features` does."""
@@ -43,7 +43,11 @@ the rest builds a cache and traces a network, which `features` does."""
 LAZY = {"quee.data.open_dataset": "quee/data/source.py", "quee.fit": "quee/api.py"}
 """Names that packages import when first used."""
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES = {
+    name: stage
+    for file in ("dvc.yaml", "ablations/dvc.yaml")
+    for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items()
+}
 
 
 @functools.cache
@@ -108,7 +112,7 @@ def test_a_stage_depends_on_exactly_the_code_it_uses(stage: str) -> None:
     used, listed = used_by(stage), listed_for(stage)
     missing = sorted(file for file in used if not any(covers(dep, file) for dep in listed))
     superfluous = sorted(dep for dep in listed if not any(covers(dep, file) for file in used))
-    assert (missing, superfluous) == ([], []), f"dvc.yaml, stage {stage}: (missing, superfluous)"
+    assert (missing, superfluous) == ([], []), f"stage {stage}: (missing, superfluous)"
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,6 +1,7 @@
 """The deployable artefact: bundles, and the classifier that routes real images."""
 
-from quee.runtime.bundle import load_bundle, write_bundle
+from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier, Routed
+from quee.runtime.operating import Options
 
-__all__ = ["AdaptiveClassifier", "Routed", "load_bundle", "write_bundle"]
+__all__ = ["AdaptiveClassifier", "Options", "Routed", "load_bundle"]

@@ -1,37 +1,62 @@
-"""Bundles: a directory with everything the classifier needs, every file checked by its digest; no pickle, no links."""
+"""Loading bundles: nothing is read before its digest fits, nothing is executed before its shapes do; no pickle, no links."""
 
-import shutil
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quee.cache import FeatureCache
-from quee.errors import IntegrityError
-from quee.evaluation.methods import routed_sweep
-from quee.evaluation.sweep import Setting, Sweep
+from quee.data.transforms import Preprocessing
+from quee.errors import IntegrityError, QueeError
+from quee.execution import MultiPrecisionBackbone
 from quee.exits import ExitHeads
 from quee.features import GateView
-from quee.io import FORMAT, file_digest, read_json, read_tensors, verify_digests, write_json, write_tensors
+from quee.io import FORMAT, file_digest, read_json, read_tensors
 from quee.paths import PathTree
 from quee.policies import Costs, FittedQ, Plan
 from quee.precision import Precision
 from quee.predictors import Predictors
-from quee.runtime.classifier import AdaptiveClassifier, Point
+from quee.runtime.classifier import AdaptiveClassifier
+from quee.runtime.engines import open_engine
+from quee.runtime.manifest import NAME, Manifest, check_files, read_manifest
+from quee.runtime.operating import Point
+from quee.runtime.profile import read_profile
+from quee.runtime.timed import FILE as VALIDATION
+from quee.runtime.timed import read_validation
 from quee.store import load_precisions
 
-CARD = """# {name}
+FAULTS = (QueeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError)
+"""What reading files that do not belong together raises."""
 
-An adaptive classifier: each image takes its own path through the network, by predicted error and cost.
 
-- classes: {classes}
-- precisions: {precisions}; segments: {segments}
-- policy: {policy}; default budget: {budget} of the static w8a8 network
-- on validation it spends {low:.3f} to {high:.3f}, with accuracy {worst:.4f} to {best:.4f}
+def load_bundle(
+    path: str | Path, engine: str = "torch", threads: int | None = None, profiled: bool = True
+) -> AdaptiveClassifier:
+    """The classifier of a bundle directory, executed by an engine; with its profile, if there is one and it is wanted.
 
-A budget holds on average over data like the validation data. Costs are BitFLOPs, not milliseconds.
-"""
+    Raises IntegrityError with the reason when a file is missing, left over, a link, altered, of another format, or when
+    what the files hold does not fit together.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    try:
+        view, policy, costs, points = _parts(folder, manifest)
+        validation = read_validation(folder)
+        _check_validation(folder, policy.tree, view, validation)
+    except IntegrityError:
+        raise
+    except FAULTS as error:
+        reason = " ".join(str(error).split()) or "unreadable"
+        kind = "" if isinstance(error, QueeError) else f"{type(error).__name__}: "
+        raise IntegrityError(f"{folder}: its files do not fit together: {kind}{reason}") from error
+    graphs = folder if manifest.graphs else None
+    runs = open_engine(engine, view, graphs, threads)
+    facts = manifest.model_dump(mode="json")
+    found = AdaptiveClassifier(view, policy, costs, points, manifest.classes, manifest.budget, facts, runs)
+    found.digest, found.validation = file_digest(folder / NAME), validation
+    found.profile = read_profile(folder, found.digest) if profiled else None
+    return found
 
 
 def policy_costs(tree: PathTree, description: dict[str, Any], policy: Plan | FittedQ) -> Costs:
@@ -40,106 +65,121 @@ def policy_costs(tree: PathTree, description: dict[str, Any], policy: Plan | Fit
     return Costs.of(tree, description, [spend(gate) for gate in range(1, tree.segments)])
 
 
-def operating_points(sweep: Sweep, tree: PathTree) -> list[Point]:
-    """The sweep's points by rising validation cost, none dearer than one more accurate on validation."""
-    assert sweep.nodes is not None
-    nodes, points = sweep.nodes["validation"], []
-    cost, accuracy = sweep.costs["validation"].mean(axis=0), 1 - sweep.errors["validation"].mean(axis=0)
-    for point in sweep.order:
-        first = int(tree.choice[tree.lineage(int(nodes[0, point]))[0]])
-        points.append(Point(float(sweep.values[point]), first, float(cost[point]), float(accuracy[point])))
-    return points
+def load_view(folder: Path, precisions: Sequence[str], embedding: bool) -> GateView:
+    """The networks of a bundle with their exit heads."""
+    return GateView(load_networks(folder, precisions), ExitHeads.load(folder / "heads.safetensors"), embedding)
 
 
-def write_bundle(
-    out: Path,
-    name: str,
-    backbone: Path,
-    quantized: Path,
-    heads: Path,
-    cache: FeatureCache,
-    predictors: Predictors,
-    fitted: FittedQ,
-    policy: str,
-    budget: float,
-    classes: list[str],
-) -> None:
-    """Write a bundle into the folder `out`; `policy` is `plan` or `fitted_q`, chosen points come from validation."""
-    tree, description = cache.tree, cache.description
-    chosen: Plan | FittedQ = fitted if policy == "fitted_q" else fitted.plan
-    costs = policy_costs(tree, description, chosen)
-    setting = Setting({"validation": cache.of("validation")}, Costs.of(tree, description))
-    points = operating_points(routed_sweep(policy, setting, chosen, costs), tree)
-    needed = set(tree.precisions)
-    files = [(backbone / "model.safetensors", "model.safetensors"), (heads, "heads.safetensors")]
-    files += [(quantized / f"{p}.safetensors", f"{p}.safetensors") for p in sorted(needed) if not p.is_float]
-    for source, target in files:
-        shutil.copyfile(source, out / target)
-    facts = read_json(backbone / "backbone.json")
-    write_json(out / "backbone.json", {k: facts[k] for k in ("format", "gates", "kwargs", "name")})
-    write_tensors(out / "predictors.safetensors", predictors.arrays())
-    write_tensors(out / "fitted_q.safetensors", fitted.arrays())
-    kept = {k: v for k, v in description.items() if k not in ("files", "references", "reference_precisions")}
-    write_json(out / "tree.json", kept)
-    card = CARD.format(
-        name=f"quee-{name}",
-        classes=len(classes),
-        precisions=", ".join(map(str, tree.precisions)),
-        segments=tree.segments,
-        policy=policy,
-        budget=budget,
-        low=points[0].cost,
-        high=points[-1].cost,
-        worst=points[0].accuracy,
-        best=max(p.accuracy for p in points),
-    )
-    (out / "README.md").write_text(card, encoding="utf-8")
-    checksums = {path.name: file_digest(path) for path in sorted(out.iterdir())}
-    write_json(
-        out / "bundle.json",
-        {
-            "budget": budget,
-            "classes": classes,
-            "embedding": len(description["feature_names"]) > 4,
-            "experiment": name,
-            "files": checksums,
-            "format": FORMAT,
-            "operating_points": [asdict(p) for p in points],
-            "policy": policy,
-            "precision_files": {str(p): f"{p}.safetensors" for p in sorted(needed) if not p.is_float},
-        },
-    )
+def load_networks(folder: Path, precisions: Sequence[str]) -> MultiPrecisionBackbone:
+    """Raises IntegrityError where the backbone's settings would read files outside the bundle."""
+    kwargs = read_json(folder / "backbone.json")["kwargs"]
+    if outside := [key for key in kwargs if key.startswith(("pretrained", "checkpoint", "cache"))]:
+        raise IntegrityError(f"{folder / 'backbone.json'}: {outside[0]!r} is not allowed: bundles read no other files")
+    return load_precisions(folder, folder, map(Precision, precisions))
 
 
-def load_bundle(path: str | Path) -> AdaptiveClassifier:
-    """The classifier of a bundle directory.
-
-    Raises IntegrityError with the reason when a file is missing, left over, a link, altered, or of another format.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise IntegrityError(f"no bundle at {folder}: not a directory")
-    description = read_json(folder / "bundle.json")
-    if description.get("format") != FORMAT:
-        raise IntegrityError(f"{folder}: bundle format {description.get('format')!r}; this version reads {FORMAT}")
-    present = {file.name for file in folder.iterdir()} - {"bundle.json"}
-    expected = set(description["files"])
-    if present != expected:
-        raise IntegrityError(f"{folder}: missing or left-over files: {', '.join(sorted(present ^ expected))}")
-    if links := [file.name for file in folder.iterdir() if file.is_symlink() or not file.is_file()]:
-        raise IntegrityError(f"{folder}: {links[0]} is not a plain file")
-    verify_digests(folder, description["files"])
-    tree_description = read_json(folder / "tree.json")
-    names = [node["path"] for node in tree_description["nodes"]]
-    tree = PathTree.from_names(tree_description["precisions"], tree_description["segments"], names)
-    backbone = load_precisions(folder, folder, map(Precision, tree_description["precisions"]))
-    view = GateView(backbone, ExitHeads.load(folder / "heads.safetensors"), description["embedding"])
+def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Plan | FittedQ, np.ndarray, list[Point]]:
+    description = read_json(folder / "tree.json")
+    if description["format"] > FORMAT:
+        raise IntegrityError(f"{folder / 'tree.json'} has format {description['format']}; this version reads {FORMAT}")
+    names = [node["path"] for node in description["nodes"]]
+    tree = PathTree.from_names(description["precisions"], description["segments"], names)
+    _check_tree(folder, manifest, tree, description)
+    view = load_view(folder, description["precisions"], manifest.embedding)
+    _check_view(folder, manifest, tree, description, view)
     predictors = Predictors.from_arrays(read_tensors(folder / "predictors.safetensors"))
+    _check_predictors(folder, tree, view, predictors)
     spent = [predictors.bitflops(gate) for gate in range(1, tree.segments)]
-    plan = Plan(tree, Costs.of(tree, tree_description, spent), predictors)
+    plan = Plan(tree, Costs.of(tree, description, spent), predictors)
     policy: Plan | FittedQ = plan
-    if description["policy"] == "fitted_q":
+    if manifest.policy == "fitted_q":
         policy = FittedQ.from_arrays(plan, read_tensors(folder / "fitted_q.safetensors"))
-    costs: np.ndarray = policy_costs(tree, tree_description, policy).routed
-    points = [Point(**point) for point in description["operating_points"]]
-    return AdaptiveClassifier(view, policy, costs, points, description["classes"], description["budget"], description)
+        _check_fitted(folder, tree, policy)
+    points = [Point(p.trade_off, p.first, p.cost, p.accuracy) for p in manifest.operating_points]
+    return view, policy, policy_costs(tree, description, policy).routed, points
+
+
+def _fit(good: bool, where: Path, what: str) -> None:
+    if not good:
+        raise IntegrityError(f"{where}: {what}")
+
+
+def _check_tree(folder: Path, manifest: Manifest, tree: PathTree, description: dict[str, Any]) -> None:
+    where, nodes = folder / "tree.json", description["nodes"]
+    _fit([n["node"] for n in nodes] == list(range(len(tree))), where, "its nodes are not numbered in order")
+    _fit([n["parent"] for n in nodes] == tree.parent.tolist(), where, "parents do not fit the paths")
+    _fit([n["gate"] for n in nodes] == tree.gate.tolist(), where, "gates do not fit the paths")
+    _fit(int(tree.gate.max()) == tree.segments, where, f"its paths do not have {tree.segments} segments")
+    keys = ("bitflops", "cost", "head_cost", "predictor_cost", "segment_cost")
+    costs = np.array([[n[key] for key in keys] for n in nodes], dtype=float)
+    _fit(bool(np.isfinite(costs).all() and (costs >= 0).all()), where, "a cost is negative or not finite")
+    _fit(description["unit_bitflops"] > 0, where, "unit_bitflops is not above 0")
+    _fit(description["classes"] == list(manifest.classes), where, "its classes are not those of bundle.json")
+    wanted = {str(p): f"{p}.safetensors" for p in tree.precisions if not p.is_float}
+    _fit(manifest.precision_files == wanted, folder / "bundle.json", f"precision_files are not {', '.join(wanted)}")
+    firsts = {p.first for p in manifest.operating_points}
+    known = {b for b, node in enumerate(tree.children[-1]) if node >= 0}
+    _fit(firsts <= known, folder / "bundle.json", f"operating points begin with precision {max(firsts)}, unknown here")
+
+
+def _check_view(folder: Path, manifest: Manifest, tree: PathTree, description: dict[str, Any], view: GateView) -> None:
+    backbone, heads, where = view.backbone, view.heads, folder / "heads.safetensors"
+    model = backbone.models[Precision("fp32")]
+    _fit(backbone.segments == tree.segments, folder / "tree.json", f"the backbone has {backbone.segments} segments")
+    _fit(
+        len(manifest.classes) == backbone.classes,
+        folder / "bundle.json",
+        f"the backbone has {backbone.classes} classes",
+    )
+    _fit(heads.pooling in ("cls", "cls_mean"), where, f"unknown pooling {heads.pooling!r}")
+    _fit(len(heads.heads) == tree.segments, where, f"heads for {len(heads.heads)} gates of {tree.segments}")
+    width = model.dim * heads.parts
+    for gate, head in enumerate(heads.heads, 1):
+        layers = [
+            (head.linear, backbone.classes),
+            (head.quantized, backbone.classes),
+            (head.projection, heads.embedding),
+        ]
+        last = gate == tree.segments
+        _fit(
+            (head.linear is None) == (head.quantized is None) == last, where, f"gate {gate} has a head too many or few"
+        )
+        for layer, outputs in layers:
+            shape = None if layer is None else tuple(layer.weight.shape)
+            _fit(shape in (None, (outputs, width)), where, f"gate {gate}: {shape} instead of {(outputs, width)}")
+        _fit((head.projection is None) == (not heads.embedding), where, f"gate {gate}: embedding missing or left over")
+    _fit(description["feature_names"] == view.names, folder / "tree.json", "its features are not those of the heads")
+    if manifest.preprocessing is not None:
+        own = Preprocessing.from_timm(model.input)
+        said = Preprocessing(**manifest.preprocessing.model_dump())
+        _fit(own == said, folder / "bundle.json", "preprocessing is not the backbone's")
+
+
+def _check_predictors(folder: Path, tree: PathTree, view: GateView, predictors: Predictors) -> None:
+    where, networks = folder / "predictors.safetensors", predictors.networks
+    _fit(len(networks) == tree.segments - 1, where, f"networks for {len(networks)} gates of {tree.segments - 1}")
+    for gate, network in enumerate(networks, 1):
+        inputs, outputs = gate * (len(view.names) + len(tree.precisions)), len(tree.suffixes(gate))
+        first, last = tuple(network.first.weight.shape), tuple(network.last.weight.shape)
+        fits = network.mean.shape == network.scale.shape == (inputs,) and first[1] == inputs
+        _fit(fits, where, f"gate {gate} takes {first[1]} inputs instead of {inputs}")
+        _fit(last == (outputs, first[0]), where, f"gate {gate} gives {last[0]} outputs instead of {outputs}")
+
+
+def _check_validation(folder: Path, tree: PathTree, view: GateView, arrays: dict[str, np.ndarray]) -> None:
+    if arrays:
+        where, (samples, nodes, features) = folder / VALIDATION, arrays["features"].shape
+        _fit(arrays["error"].shape == (samples, len(tree)) and samples > 0, where, f"{arrays['error'].shape} errors")
+        before = int((tree.gate < tree.segments).sum())
+        _fit((nodes, features) == (before, len(view.names)), where, f"features of {nodes} nodes instead of {before}")
+
+
+def _check_fitted(folder: Path, tree: PathTree, policy: FittedQ) -> None:
+    where, knots = folder / "fitted_q.safetensors", policy.knots
+    rising = knots.ndim == 1 and len(knots) > 1 and bool((np.diff(knots) > 0).all())
+    _fit(rising, where, "its knots do not rise")
+    _fit(policy.blend.shape == (tree.segments - 1, len(knots)), where, f"blend has shape {policy.blend.shape}")
+    for gate, weights in enumerate(policy.weights, 1):
+        hidden = policy.plan.predictors.networks[gate - 1].first.weight.shape[0]
+        expected = (hidden + 1, 1 + len(tree.precisions), len(knots))
+        _fit(weights.shape == expected, where, f"gate {gate}: {weights.shape} instead of {expected}")

@@ -1,0 +1,38 @@
+"""What an engine is: something that executes a segment at a precision, with what its gate sees.
+
+The exit head and the state features belong to the segment's step: engines have them in the segment's graph, where one
+call costs less than three.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from quee.precision import Precision
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a segment gives for n samples; the arrays are the caller's, no later call overwrites them."""
+
+    state: np.ndarray | None
+    """(n, tokens, dim), float32: what the next segment takes; None behind the last."""
+    log_probs: np.ndarray
+    """(n, classes), float64, of the exit head at the segment's gate."""
+    features: np.ndarray
+    """(n, F), float32: state features, as `GateView` gives them."""
+
+
+class Engine(Protocol):
+    """Executes segments. Safe to call from several threads."""
+
+    name: str
+
+    def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
+        """Run a segment, counted from 1, on prepared images (n, c, h, w) or the state before it, float32, n ≥ 1."""
+        ...
+
+    def executed(self, precision: Precision) -> str:
+        """What really runs: `fp32`, `bf16`, `int8`, …; followed by ` (emulated)` where no kernel executes the precision."""
+        ...

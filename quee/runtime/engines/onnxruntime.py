@@ -1,0 +1,43 @@
+"""ONNX Runtime on the CPU: float kernels and 8-bit integer kernels for matrix products; convolutions stay in float."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quee.precision import Precision
+from quee.runtime.engines.graphs import GraphEngine, Run
+
+
+class OnnxRuntimeEngine(GraphEngine):
+    name = package = "onnxruntime"
+    smallest = 2  # a single row is multiplied in another order
+
+    def executed(self, precision: Precision) -> str:
+        if precision.is_float:
+            return "fp32" if precision.name == "fp32" else "fp32 (emulated)"
+        return "int8" if precision == Precision("w8a8") else "int8 (emulated)"
+
+    def session(self, path: Path, optimized: Path | None = None) -> Any:
+        """A session on a graph; `optimized` is where to write what is really executed."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+        options.log_severity_level = 3
+        # Sessions that spin while they wait take the processor from each other.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Without VNNI sums of products saturate at 16 bits unless asked not to.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        if optimized is not None:
+            options.optimized_model_filepath = str(optimized)
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def load(self, path: Path, precision: Precision) -> Run:
+        session = self.session(path)
+
+        def run(x: np.ndarray) -> list[np.ndarray]:
+            found: list[np.ndarray] = session.run(None, {"x": x})
+            return found
+
+        return run

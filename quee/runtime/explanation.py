@@ -1,0 +1,109 @@
+"""Why an image took its path: what every gate saw and predicted, and what the static network would have cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quee.cost import BitFlops, trace_cost
+from quee.execution import MultiPrecisionBackbone
+from quee.paths import PathTree
+from quee.policies import FittedQ, Plan
+from quee.precision import Precision
+
+if TYPE_CHECKING:
+    from quee.runtime.classifier import Routed
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """What happened at one gate that an image reached."""
+
+    gate: int
+    precision: str
+    """Of the segment before the gate."""
+    label: str
+    """What the exit head there says."""
+    probability: float
+    """And with which probability."""
+    predicted_error: float | None
+    """Predicted error probability of leaving here; None at the last gate, where nothing is left to decide."""
+    cost: float
+    """Spent up to here, in units of the static w8a8 backbone."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One image's way through the network."""
+
+    label: str
+    probability: float
+    path: str
+    cost: float
+    budget_met: bool
+    gates: tuple[GateReport, ...]
+    static: dict[str, float]
+    """Cost of the static alternatives, by precision."""
+
+
+class Trace:
+    """What exit heads said at each gate: labels and probabilities (n, segments), -1 and NaN at gates not reached."""
+
+    def __init__(self, n: int, segments: int) -> None:
+        self.label = np.full((n, segments), -1)
+        self.probability = np.full((n, segments), np.nan)
+
+    def __call__(self, gate: int, rows: np.ndarray, log_probs: np.ndarray) -> None:
+        self.label[rows, gate - 1] = log_probs.argmax(axis=1)
+        self.probability[rows, gate - 1] = np.exp(log_probs.max(axis=1))
+
+
+def explained(
+    routed: Routed,
+    trace: Trace,
+    tree: PathTree,
+    costs: np.ndarray,
+    classes: Sequence[str],
+    static: Mapping[str, float],
+) -> list[Explanation]:
+    """One explanation per image; `costs` (N,) are routed costs by node."""
+
+    def gate(row: int, position: int, node: int) -> GateReport:
+        last = position == tree.segments - 1
+        return GateReport(
+            position + 1,
+            str(tree.paths[node][-1]),
+            classes[trace.label[row, position]],
+            float(trace.probability[row, position]),
+            None if last else float(routed.predicted_error[row, position]),
+            float(costs[node]),
+        )
+
+    return [
+        Explanation(
+            classes[routed.label[row]],
+            float(routed.probabilities[row].max()),
+            routed.path[row],
+            float(routed.cost[row]),
+            routed.budget_met,
+            tuple(gate(row, i, n) for i, n in enumerate(tree.lineage(int(end)))),
+            dict(static),
+        )
+        for row, end in enumerate(routed.node)
+    ]
+
+
+def static_costs(backbone: MultiPrecisionBackbone, tree: PathTree, policy: Plan | FittedQ) -> dict[str, float]:
+    """Costs of the static network at each of the tree's precisions, at w8a8 (1 by definition) and fp32."""
+    plan = policy.plan if isinstance(policy, FittedQ) else policy
+    found = {}
+    for precision in tree.precisions:
+        path = (precision,) * tree.segments
+        if path in tree:
+            found[str(precision)] = float(plan.costs.static[tree.node(path)])
+    model: BitFlops = trace_cost(backbone.models[Precision("fp32")])
+    fp32 = model.static((Precision("fp32"),) * model.segments) / model.unit
+    return {**found, "w8a8": found.get("w8a8", 1.0), "fp32": fp32}

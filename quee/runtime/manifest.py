@@ -1,0 +1,180 @@
+"""`bundle.json`: what a bundle is made of, and the checks that come before any of it is read.
+
+Formats: 1 had no digest of its own description; 2 has, with preprocessing and the exported graphs. A bundle of an older
+format is read through its migration. The digests show damage and mix-ups, not who made a bundle: whoever can write a
+bundle can make one whose digests agree. Trust comes from where it is kept, or from comparing `digest` with a known one.
+"""
+
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from quee.errors import IntegrityError
+from quee.io import verify_digests, write_bytes
+
+NAME = "bundle.json"
+FORMAT = 2
+MAX_BYTES = 16 << 20
+"""A description is no larger."""
+_FILE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
+_SUFFIXES = (".json", ".md", ".onnx", ".safetensors")
+
+Positive = Annotated[float, Field(gt=0)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class PointRecord(_Strict):
+    """An operating point as found on validation."""
+
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    cost: Positive
+    first: Annotated[int, Field(ge=0)]
+    trade_off: Annotated[float, Field(ge=0)]
+
+
+class PreprocessingRecord(_Strict):
+    """What images go through; the backbone's own configuration says the same."""
+
+    channels: Annotated[int, Field(ge=1)]
+    crop_pct: Annotated[float, Field(gt=0, le=1)]
+    interpolation: str
+    mean: tuple[float, ...]
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    std: tuple[Positive, ...]
+
+
+class Manifest(_Strict):
+    """The description of a bundle, of the current format."""
+
+    format: Literal[2]
+    experiment: str
+    budget: Positive
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    embedding: bool
+    policy: Literal["plan", "fitted_q"]
+    preprocessing: PreprocessingRecord | None
+    """None: the backbone's own, in bundles of format 1."""
+    operating_points: Annotated[tuple[PointRecord, ...], Field(min_length=1)]
+    precision_files: dict[str, str]
+    graphs: dict[str, tuple[str, ...]]
+    """Exported graphs by precision, in the order of the segments."""
+    files: dict[str, Digest]
+    """SHA-256 by name, of every other file."""
+    digest: Digest | None = None
+    """SHA-256 of this description without this entry; None in format 1."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Manifest":
+        for name in self.files:
+            if not _FILE.fullmatch(name) or not name.endswith(_SUFFIXES) or name == NAME:
+                raise ValueError(f"file name {name!r} is not allowed")
+        named = {*self.precision_files.values(), *(g for graphs in self.graphs.values() for g in graphs)}
+        if missing := sorted(named - set(self.files)):
+            raise ValueError(f"{missing[0]!r} is not among its files")
+        costs = [point.cost for point in self.operating_points]
+        if costs != sorted(costs):
+            raise ValueError("operating_points do not rise in cost")
+        return self
+
+
+def _from_1(value: dict[str, Any]) -> dict[str, Any]:
+    if extra := {"digest", "graphs", "preprocessing"} & set(value):
+        raise IntegrityError(f"format 1 has no {min(extra)}")
+    return {**value, "format": 2, "graphs": {}, "preprocessing": None, "digest": None}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+"""Format to what makes of its description one of the next."""
+
+
+def canonical(value: Any) -> bytes:
+    """The one form a description has on disk."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def own_digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical({key: v for key, v in value.items() if key != "digest"})).hexdigest()
+
+
+def seal(folder: Path, description: dict[str, Any]) -> None:
+    """Write `bundle.json` for a folder as it is: `description` with format, digests of all files, and its own."""
+    from quee.io import file_digest
+
+    files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name != NAME}
+    value = {**description, "files": files, "format": FORMAT}
+    write_bytes(folder / NAME, canonical({**value, "digest": own_digest(value)}))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The description of a bundle, migrated to the current format; of its other files nothing is read yet.
+
+    Raises IntegrityError with the reason when it is missing, no plain file, of another format, altered, or inconsistent.
+    """
+    if not folder.is_dir():
+        raise IntegrityError(f"no bundle at {folder}: not a directory")
+    path = folder / NAME
+    value = _read(path)
+    number = value.get("format")
+    if not isinstance(number, int) or isinstance(number, bool) or number not in (*MIGRATIONS, FORMAT):
+        valid = ", ".join(map(str, sorted({*MIGRATIONS, FORMAT})))
+        hint = "update quee" if isinstance(number, int) and number > FORMAT else "make the bundle anew with `quee run`"
+        raise IntegrityError(f"{folder}: bundle format {number!r}; this version reads {valid}: {hint}")
+    if number == FORMAT and value.get("digest") != own_digest(value):
+        raise IntegrityError(f"{path}: its own digest does not fit; the description was altered")
+    try:
+        for step in range(number, FORMAT):
+            value = MIGRATIONS[step](value)
+        return Manifest.model_validate_json(canonical(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        raise IntegrityError(f"{path}: {where + ': ' if where else ''}{reason}") from None
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        facts = path.lstat()
+    except OSError:
+        raise IntegrityError(f"missing file: {path}") from None
+    if not stat.S_ISREG(facts.st_mode):
+        raise IntegrityError(f"{path} is not a plain file")
+    if facts.st_size > MAX_BYTES:
+        raise IntegrityError(f"{path} has {facts.st_size:,} bytes; a description has at most {MAX_BYTES:,}")
+    data = path.read_bytes()
+    try:
+        value = json.loads(data.decode())
+        if not isinstance(value, dict):
+            raise ValueError("it is no object")
+        same = canonical(value) == data
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"not a bundle's description: {path} ({error})") from None
+    if not same:  # so that no byte can change, not even where JSON would not mind
+        raise IntegrityError(f"{path}: not in the form it was written in")
+    return value
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raises IntegrityError naming a file that is missing, left over, no plain file, or altered."""
+    present = set()
+    for entry in sorted(folder.iterdir()):
+        if not stat.S_ISREG(entry.lstat().st_mode):
+            raise IntegrityError(f"{entry} is not a plain file")
+        present.add(entry.name)
+    expected = {*manifest.files, NAME}
+    if present != expected:
+        names = [f"{name} ({'missing' if name in expected else 'left over'})" for name in sorted(present ^ expected)]
+        raise IntegrityError(f"{folder}: {', '.join(names[:5])}")
+    verify_digests(folder, manifest.files)

@@ -1,0 +1,114 @@
+"""What a caller may ask for, and the operating points that answer it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from numbers import Real
+
+import numpy as np
+
+from quee.errors import UsageError
+from quee.paths import PathTree
+
+
+@dataclass(frozen=True)
+class Point:
+    """An operating point of the policy, as found on validation."""
+
+    trade_off: float
+    first: int
+    """Index of the first segment's precision."""
+    cost: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller asks for; costs in units of the static w8a8 backbone.
+
+    `budget` is a mean cost over data like the validation data, `max_cost` a limit for every sample, `trade_off` the
+    price λ of a unit of cost. `latency_ms` (mean milliseconds per image) and `images_per_second` are budgets of time, on
+    a machine where the bundle was profiled. Raises UsageError naming a value out of range.
+    """
+
+    budget: float | None = None
+    trade_off: float | None = None
+    max_cost: float | None = None
+    latency_ms: float | None = None
+    images_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least = "of 0 or more" if field.name == "trade_off" else "above 0"
+            if value is None:
+                continue
+            if not isinstance(value, Real) or isinstance(value, bool) or not np.isfinite(float(value)):
+                raise UsageError(f"{field.name}={value!r}: give a finite number {least}")
+            if value < 0 or (value == 0 and field.name != "trade_off"):
+                raise UsageError(f"{field.name}={value!r}: give a finite number {least}")
+        if self.budget is not None and self.trade_off is not None:
+            raise UsageError("give one of budget and trade_off, not both")
+        if self.milliseconds is not None and sum(getattr(self, field.name) is not None for field in fields(self)) > 1:
+            raise UsageError("give one of latency_ms and images_per_second, and nothing beside it")
+
+    @property
+    def milliseconds(self) -> float | None:
+        """The budget of time per image, where one is given."""
+        if self.images_per_second is not None:
+            return 1000.0 / float(self.images_per_second)
+        return None if self.latency_ms is None else float(self.latency_ms)
+
+
+@dataclass(frozen=True)
+class Operating:
+    """Two neighbouring points, the share of samples served at the second, and whether what was asked can be met."""
+
+    low: Point
+    high: Point
+    share: float
+    met: bool
+
+
+class OperatingPoints:
+    """The points of a bundle, rising in cost."""
+
+    def __init__(self, tree: PathTree, costs: np.ndarray, points: Sequence[Point], budget: float) -> None:
+        """`costs` (N,) are routed costs by node; `budget` is what no options mean."""
+        self.tree, self.costs, self.points, self.budget = tree, costs, list(points), budget
+
+    def choose(self, options: Options) -> Operating:
+        """The points that answer the options; what cannot be met is answered at the nearest."""
+        limit = options.max_cost
+        met = limit is None or bool(limit >= self.costs[self.tree.nodes_at(1)].min())
+        if options.trade_off is not None:
+            asked_for = np.log1p(options.trade_off)
+            nearest = min(self.points, key=lambda p: abs(np.log1p(p.trade_off) - asked_for))
+            point = self._within(replace(nearest, trade_off=float(options.trade_off)), limit)
+            return Operating(point, point, 0.0, met)
+        if limit is not None and options.budget is None:
+            point = self._within(self.points[-1], limit)
+            return Operating(point, point, 0.0, met)
+        asked = self.budget if options.budget is None else float(options.budget)
+        costs = [point.cost for point in self.points]
+        right = int(np.searchsorted(costs, asked))
+        if right == 0:
+            point = self._within(self.points[0], limit)
+            return Operating(point, point, 0.0, met and bool(costs[0] <= asked * (1 + 1e-9)))
+        if right == len(costs):
+            point = self._within(self.points[-1], limit)
+            return Operating(point, point, 0.0, met)
+        low, high = self.points[right - 1], self.points[right]
+        share = (asked - low.cost) / (high.cost - low.cost)
+        return Operating(self._within(low, limit), self._within(high, limit), share, met)
+
+    def _within(self, point: Point, max_cost: float | None) -> Point:
+        """The point with a first step that the limit allows: the dearest allowed, the cheapest where none is."""
+        if max_cost is None:
+            return point
+        children = self.tree.children[-1]
+        considered = [b for b, node in enumerate(children) if node >= 0]
+        allowed = [b for b in considered if self.costs[children[b]] <= max_cost]
+        if point.first in allowed:
+            return point
+        first = max(allowed) if allowed else min(considered, key=lambda b: float(self.costs[children[b]]))
+        return replace(point, first=first)

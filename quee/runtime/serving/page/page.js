@@ -1,0 +1,177 @@
+// The page: one image, one budget, one request; the answer drawn.
+import { drawPath } from "/page/path.js";
+
+const by = (id) => document.getElementById(id);
+const state = { model: null, image: null, name: "", token: "", run: 0, timer: 0 };
+
+async function ask(url, options = {}) {
+  const headers = state.token ? { authorization: `Bearer ${state.token}` } : {};
+  const response = await fetch(url, { ...options, headers });
+  if (response.status === 401) by("token-form").hidden = false;
+  if (!response.ok) {
+    const told = await response.json().catch(() => ({}));
+    throw new Error(told.error || `status ${response.status}`);
+  }
+  return response;
+}
+
+function say(text, bad = false) {
+  by("status").textContent = text;
+  by("status").className = bad ? "bad" : "";
+}
+
+function number(value, digits = 3) {
+  return value >= 0.001 || value === 0 ? String(Number(value.toPrecision(digits))) : value.toExponential(1);
+}
+
+function percent(share) {
+  return share > 0 && share < 0.001 ? "< 0.1 %" : `${Math.round(share * 1000) / 10} %`;
+}
+
+function budget() {
+  const [low, high] = state.model.budgets;
+  return low * (high / low) ** (by("budget").value / 1000);
+}
+
+function showBudget() {
+  const text = number(budget());
+  by("budget-text").textContent = text;
+  by("budget").setAttribute("aria-valuetext", `${text} of the static network at 8 bits`);
+}
+
+function element(name, text, ...children) {
+  const made = document.createElement(name);
+  if (text !== null) made.textContent = text;
+  made.append(...children);
+  return made;
+}
+
+function bar(name, share, text) {
+  const fill = element("i", null);
+  fill.style.setProperty("width", `${Math.min(1, Math.max(0, share)) * 100}%`);
+  const track = element("span", null, fill);
+  track.className = "bar";
+  track.setAttribute("aria-hidden", "true");
+  const label = element("span", name);
+  label.title = name;
+  return element("li", null, label, track, element("b", text));
+}
+
+function show(answer) {
+  const result = answer.results[0];
+  const gates = result.gates;
+  const spent = result.cost;
+  by("result").hidden = false;
+  const met = answer.budget_met ? "" : " This budget is out of reach; the nearest was taken.";
+  say(`${result.class}, ${Math.round(Math.max(...result.probabilities) * 100)} %, for ${number(spent)} of the static network.${met}`);
+  drawPath(by("path"), state.model, result);
+  by("gates").tBodies[0].replaceChildren(...gates.map((gate, i) => element("tr", null,
+    element("td", String(gate.gate)),
+    element("td", gate.precision),
+    element("td", `${gate.label}, ${percent(gate.probability)}`),
+    element("td", gate.predicted_error === null ? "–" : percent(gate.predicted_error)),
+    element("td", number(gate.cost)),
+    element("td", i + 1 < gates.length ? `go on at ${gates[i + 1].precision}` : "exit"))));
+  const order = result.probabilities.map((p, i) => [p, i]).sort((a, b) => b[0] - a[0]).slice(0, 5);
+  by("probabilities").replaceChildren(...order.map(([p, i]) => bar(state.model.classes[i], p, percent(p))));
+  const statics = Object.entries(result.static).filter(([name]) => name !== "fp32").sort((a, b) => a[1] - b[1]);
+  const most = Math.max(1, spent, answer.budget ?? 0);
+  by("costs").replaceChildren(
+    bar("this image", spent / most, number(spent)),
+    bar("budget (mean)", (answer.budget ?? 0) / most, number(answer.budget ?? 0)),
+    ...statics.map(([name, cost]) => bar(`static ${name}`, cost / most, number(cost))));
+  const applied = Math.abs(answer.budget_applied / answer.budget - 1) > 0.001
+    ? ` Steered to ${number(answer.budget_applied)}, since inputs of late cost other than expected.` : "";
+  by("saving").textContent = `The static network at 8 bits would have spent ${number(1 / spent)} times as much`
+    + ` (fp32: ${number(result.static.fp32 / spent)} times).${applied}`;
+}
+
+async function classify() {
+  if (!state.image) return;
+  const run = ++state.run;
+  const form = new FormData();
+  form.append("image", state.image, "image");
+  form.append("budget", String(budget()));
+  form.append("explain", "true");
+  try {
+    const answer = await (await ask("/v1/classify", { method: "POST", body: form })).json();
+    if (run === state.run) show(answer);
+  } catch (error) {
+    if (run === state.run) { by("result").hidden = true; say(error.message, true); }
+  }
+}
+
+function soon() {
+  clearTimeout(state.timer);
+  state.timer = setTimeout(classify, 120);
+}
+
+function take(blob, name, button = null) {
+  state.image = blob;
+  const preview = by("preview");
+  URL.revokeObjectURL(preview.src);
+  preview.src = URL.createObjectURL(blob);
+  preview.alt = name;
+  preview.hidden = false;
+  for (const other of by("examples").children) other.setAttribute("aria-pressed", String(other === button));
+  classify();
+}
+
+async function addExamples() {
+  const group = by("examples");
+  group.replaceChildren();
+  for (const [index, name] of state.model.examples.entries()) {
+    const blob = await (await ask(`/v1/examples/${index}`)).blob();
+    const picture = element("img", null);
+    picture.src = URL.createObjectURL(blob);
+    picture.alt = name;
+    const button = element("button", null, picture);
+    button.type = "button";
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => take(blob, name, button));
+    group.append(button);
+  }
+  group.hidden = !group.children.length;
+}
+
+async function start() {
+  try {
+    state.model = await (await ask("/v1/model")).json();
+  } catch (error) {
+    say(error.message, true);
+    return;
+  }
+  const { model } = state;
+  by("token-form").hidden = true;
+  by("name").textContent = model.name;
+  by("about").textContent = `${model.classes.length} classes, ${model.segments} segments, each at ${model.precisions.join(", ")}.`
+    + " Each image takes its own way through them.";
+  by("digest").textContent = model.digest;
+  const [low, high] = model.budgets;
+  const at = Math.log(model.budget / low) / Math.log(high / low);
+  by("budget").value = Math.round(1000 * Math.min(1, Math.max(0, at)));
+  showBudget();
+  say("Pick an image to see its way through the network.");
+  await addExamples();
+}
+
+by("budget").addEventListener("input", () => { if (state.model) { showBudget(); soon(); } });
+by("file").addEventListener("change", (event) => {
+  const file = event.target.files[0];
+  if (file && state.model) take(file, file.name);
+});
+by("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  state.token = by("token").value.trim();
+  start();
+});
+const drop = by("drop");
+for (const kind of ["dragover", "dragenter"]) drop.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
+drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+drop.addEventListener("drop", (event) => {
+  event.preventDefault();
+  drop.classList.remove("over");
+  const file = event.dataTransfer.files[0];
+  if (file && state.model) take(file, file.name);
+});
+start();
