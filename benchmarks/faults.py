@@ -114,9 +114,13 @@ def prepare(target: Path) -> dict[str, Any]:
 
 
 def clone(target: Path) -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for name in listed.splitlines():
         copy = target / name
+        if not os.path.lexists(ROOT / name):
+            continue
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, copy, follow_symlinks=False)
     settings = target / "experiments" / "digits.yaml"
