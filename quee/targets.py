@@ -96,6 +96,36 @@ class ClusterTargets:
         )
 
 
+def cluster_rows(targets: ClusterTargets, cache: FeatureCache) -> list[dict[str, float | int | str]]:
+    """Per node and cluster: samples, mean probability of the true label, entropy and error; `rank` by falling probability.
+
+    Clusters into which none of the samples falls are left out.
+    """
+    entropy = cache.features[:, :, cache.description["feature_names"].index("entropy")]
+    rows: list[dict[str, float | int | str]] = []
+    for node, clusters in targets.nodes_.items():
+        label = clusters.assign(cache.features[:, node])
+        found = [(k, label == k) for k in range(len(clusters.centres)) if (label == k).any()]
+        found.sort(key=lambda own: -float(cache.p_label[own[1], node].mean(dtype=np.float64)))
+        for rank, (cluster, members) in enumerate(found):
+            means = {
+                "entropy": entropy[members, node], "error": cache.error[members, node],
+                "p_label": cache.p_label[members, node],
+            }  # fmt: skip
+            rows.append(
+                {
+                    "cluster": cluster,
+                    **{name: float(values.mean(dtype=np.float64)) for name, values in means.items()},
+                    "gate": int(cache.tree.gate[node]),
+                    "node": node,
+                    "path": cache.tree.name(node),
+                    "rank": rank,
+                    "samples": int(members.sum()),
+                }
+            )
+    return rows
+
+
 def calibration_error(predicted: np.ndarray, realised: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error with equal-width bins; NaN entries are left out. Arrays of one shape."""
     known = np.isfinite(predicted) & np.isfinite(realised)

@@ -308,9 +308,10 @@ class Store:
             return []
         curve = read_table(folder / "curve.parquet")
         self.client.log_table(run_id, curve.to_pydict(), "tables/curve.json")
-        points = folder / "operating_points.parquet"
-        if points.is_file():
-            self.client.log_table(run_id, read_table(points).to_pydict(), "tables/operating_points.json")
+        for name in ("budgets", "operating_points", "quality", "quality_curve"):
+            file = folder / f"{name}.parquet"
+            if file.is_file():
+                self.client.log_table(run_id, read_table(file).to_pydict(), f"tables/{name}.json")
         self.client.log_figure(run_id, curve_figure(curve, result.experiment), "curve.png")
         return curves(curve)
 

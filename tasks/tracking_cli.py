@@ -127,8 +127,9 @@ def compare(
     json_: AsJson = False,
 ) -> None:
     """Show how two results differ in settings and metrics."""
+    from quee.methods import MAIN
     from tasks._tracking_compare import differences, side
-    from tasks.results import MAIN, figure
+    from tasks.results import figure
 
     root = Path.cwd()
     left, right = side(root, a, b), side(root, b, a)
