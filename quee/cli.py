@@ -15,7 +15,10 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 LIBRARY = {
+    "profile": ("quee.runtime.profile_cli:profile", "Time a bundle's segments on this machine."),
     "cost": ("quee.cost_cli:cost", "Show the BitFLOPs behind an experiment's costs."),
+    "predict": ("quee.predict_cli:predict", "Classify images with a bundle, under a budget."),
+    "verify": ("quee.predict_cli:verify", "Check a bundle: digests, format, shapes."),
     "serve": ("quee.serve_cli:serve", "Serve a bundle over HTTP, with a budget per request and a page to try it."),
 }
 INTERRUPTED = 130

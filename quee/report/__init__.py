@@ -27,6 +27,8 @@ class Results:
     """Empty where there were no repetitions."""
     sensitivity: list[Row] = field(default_factory=list)
     """`quantize/sensitivity.parquet`: the network with one layer quantized."""
+    executed: dict[str, Any] = field(default_factory=dict)
+    """What benchmarks/runtime.py measured, where it was run."""
     digests: dict[str, str] = field(default_factory=dict)
     """SHA-256 by file read."""
 

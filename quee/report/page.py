@@ -7,6 +7,7 @@ from string import Template
 from typing import Any
 
 from quee.report import Results, Row
+from quee.report.executed import executed_section
 
 OURS = ("quee_plan", "quee_fitted_q")
 RIVALS = ("static_hull", "confidence_hull", "random_routing")
@@ -145,6 +146,7 @@ def build_page(results: Results, figures: dict[str, str], records: str | None = 
         _budgets(results),
         figure("others"),
         _methods(results),
+        executed_section(results.executed, _table),
         figure("usage"),
         figure("calibration"),
         figure("predictors"),

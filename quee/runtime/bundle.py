@@ -11,23 +11,28 @@ from quee.errors import IntegrityError, QueeError
 from quee.execution import MultiPrecisionBackbone
 from quee.exits import ExitHeads
 from quee.features import GateView
-from quee.io import FORMAT, read_json, read_tensors
+from quee.io import FORMAT, file_digest, read_json, read_tensors
 from quee.paths import PathTree
 from quee.policies import Costs, FittedQ, Plan
 from quee.precision import Precision
 from quee.predictors import Predictors
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.engines import open_engine
-from quee.runtime.manifest import Manifest, check_files, read_manifest
+from quee.runtime.manifest import NAME, Manifest, check_files, read_manifest
 from quee.runtime.operating import Point
+from quee.runtime.profile import read_profile
+from quee.runtime.timed import FILE as VALIDATION
+from quee.runtime.timed import read_validation
 from quee.store import load_precisions
 
 FAULTS = (QueeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError)
 """What reading files that do not belong together raises."""
 
 
-def load_bundle(path: str | Path, engine: str = "torch", threads: int | None = None) -> AdaptiveClassifier:
-    """The classifier of a bundle directory, executed by an engine.
+def load_bundle(
+    path: str | Path, engine: str = "torch", threads: int | None = None, profiled: bool = True
+) -> AdaptiveClassifier:
+    """The classifier of a bundle directory, executed by an engine; with its profile, if there is one and it is wanted.
 
     Raises IntegrityError with the reason when a file is missing, left over, a link, altered, of another format, or when
     what the files hold does not fit together.
@@ -37,6 +42,8 @@ def load_bundle(path: str | Path, engine: str = "torch", threads: int | None = N
     check_files(folder, manifest)
     try:
         view, policy, costs, points = _parts(folder, manifest)
+        validation = read_validation(folder)
+        _check_validation(folder, policy.tree, view, validation)
     except IntegrityError:
         raise
     except FAULTS as error:
@@ -46,7 +53,10 @@ def load_bundle(path: str | Path, engine: str = "torch", threads: int | None = N
     graphs = folder if manifest.graphs else None
     runs = open_engine(engine, view, graphs, threads)
     facts = manifest.model_dump(mode="json")
-    return AdaptiveClassifier(view, policy, costs, points, manifest.classes, manifest.budget, facts, runs)
+    found = AdaptiveClassifier(view, policy, costs, points, manifest.classes, manifest.budget, facts, runs)
+    found.digest, found.validation = file_digest(folder / NAME), validation
+    found.profile = read_profile(folder, found.digest) if profiled else None
+    return found
 
 
 def policy_costs(tree: PathTree, description: dict[str, Any], policy: Plan | FittedQ) -> Costs:
@@ -154,6 +164,14 @@ def _check_predictors(folder: Path, tree: PathTree, view: GateView, predictors: 
         fits = network.mean.shape == network.scale.shape == (inputs,) and first[1] == inputs
         _fit(fits, where, f"gate {gate} takes {first[1]} inputs instead of {inputs}")
         _fit(last == (outputs, first[0]), where, f"gate {gate} gives {last[0]} outputs instead of {outputs}")
+
+
+def _check_validation(folder: Path, tree: PathTree, view: GateView, arrays: dict[str, np.ndarray]) -> None:
+    if arrays:
+        where, (samples, nodes, features) = folder / VALIDATION, arrays["features"].shape
+        _fit(arrays["error"].shape == (samples, len(tree)) and samples > 0, where, f"{arrays['error'].shape} errors")
+        before = int((tree.gate < tree.segments).sum())
+        _fit((nodes, features) == (before, len(view.names)), where, f"features of {nodes} nodes instead of {before}")
 
 
 def _check_fitted(folder: Path, tree: PathTree, policy: FittedQ) -> None:

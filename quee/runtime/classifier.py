@@ -1,7 +1,7 @@
 """AdaptiveClassifier: routes images through the network under a budget, as the simulation does."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,17 +9,21 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from quee.data.transforms import Preprocessing
+from quee.errors import UsageError
 from quee.execution import MultiPrecisionBackbone
 from quee.features import GateView
 from quee.paths import PathTree
 from quee.policies import FittedQ, Plan
 from quee.precision import Precision
-from quee.runtime.engines import Engine, TorchEngine
+from quee.runtime.engines import Engine
+from quee.runtime.engines.torch import TorchEngine
 from quee.runtime.executor import Executor, Flight, draws
 from quee.runtime.explanation import Explanation, Trace, explained, static_costs
 from quee.runtime.images import Images, checked, prepare
 from quee.runtime.operating import Operating, OperatingPoints, Options, Point
+from quee.runtime.profile import Profile
 from quee.runtime.router import Router
+from quee.runtime.timed import timed_points
 
 
 @dataclass(frozen=True)
@@ -40,27 +44,15 @@ class Routed:
     """(n, gates before the last) predicted error of leaving at each gate visited; NaN at the others."""
 
 
-class Collected:
-    """Answers of one call's samples, filled in as they leave."""
+@dataclass(frozen=True)
+class Start:
+    """How n samples begin."""
 
-    def __init__(self, classifier: "AdaptiveClassifier", n: int, met: bool) -> None:
-        self._classifier, self._met = classifier, met
-        self.node = np.full(n, -1)
-        self.log_probs = np.zeros((n, classifier.backbone.classes))
-        self.error = np.full((n, classifier.tree.segments - 1), np.nan, np.float32)
-
-    def __len__(self) -> int:
-        return len(self.node)
-
-    def put(self, flight: Flight, log_probs: np.ndarray) -> None:
-        """Samples that leave, with their log probabilities (n, classes)."""
-        self.node[flight.row], self.error[flight.row], self.log_probs[flight.row] = flight.node, flight.error, log_probs
-
-    def routed(self) -> Routed:
-        own = self._classifier
-        path = own.paths[self.node].tolist()
-        label = self.log_probs.argmax(axis=1)
-        return Routed(label, np.exp(self.log_probs), self.node, path, own.costs[self.node], self._met, self.error)
+    first: np.ndarray
+    """(n,) index of the first segment's precision."""
+    trade_off: np.ndarray
+    max_cost: np.ndarray
+    met: bool
 
 
 class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -90,6 +82,13 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.transform = Preprocessing.from_timm(self.backbone.models[Precision("fp32")].input)
         self.executor = Executor(self.engine, Router(policy, costs), len(view.names))
         self.paths = np.array([self.tree.name(node) for node in range(len(self.tree))], dtype=object)
+        self.profile: Profile | None = None
+        """Times on this machine, where the bundle was profiled."""
+        self.digest = ""
+        """SHA-256 of the bundle's description, where there is one."""
+        self.validation: Mapping[str, np.ndarray] = {}
+        """What operating points are found on under another cost: see `quee.runtime.timed`."""
+        self._timed: dict[int, AdaptiveClassifier] = {}
         self._operating = OperatingPoints(self.tree, costs, self.points, budget)
 
     @property
@@ -105,6 +104,10 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """(classes,) what `predict` answers with: indices into `classes`, the names."""
         return np.arange(len(self.classes))
 
+    def fit(self, images: Any = None, labels: Any = None) -> "AdaptiveClassifier":
+        """Changes nothing: a classifier is fitted by `quee.fit`. scikit-learn asks for the method."""
+        return self
+
     def predict(self, images: Images, **options: float | None) -> np.ndarray:
         """Class indices (n,); options as in `route`."""
         return self.route(images, **options).label
@@ -119,14 +122,18 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         budget: float | None = None,
         trade_off: float | None = None,
         max_cost: float | None = None,
+        latency_ms: float | None = None,
+        images_per_second: float | None = None,
     ) -> Routed:
         """Route images: uint8 arrays (n, h, w) or (n, h, w, c), or a list of PIL images, file paths or encoded bytes.
 
         Give `budget` or `trade_off`, with or without `max_cost`, or `max_cost` alone, which spends up to it on every
-        sample; none means the bundle's budget. What cannot be met is answered at the nearest, with `budget_met` false.
-        Raises UsageError, a ValueError, naming a bad value.
+        sample; none means the bundle's budget. Or give a budget of time: `latency_ms`, mean milliseconds per image, or
+        `images_per_second`, both of batches of as many images as are given; that takes a profile. What cannot be met is
+        answered at the nearest, with `budget_met` false. Raises UsageError, a ValueError, naming a bad value.
         """
-        return self._run(self.prepare(images), Options(budget, trade_off, max_cost))
+        options = Options(budget, trade_off, max_cost, latency_ms, images_per_second)
+        return self._run(self.prepare(images), options)
 
     def route_prepared(
         self,
@@ -134,9 +141,12 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         budget: float | None = None,
         trade_off: float | None = None,
         max_cost: float | None = None,
+        latency_ms: float | None = None,
+        images_per_second: float | None = None,
     ) -> Routed:
         """`route` for prepared images (n, c, h, w), float32."""
-        return self._run(checked(x, self.transform), Options(budget, trade_off, max_cost))
+        options = Options(budget, trade_off, max_cost, latency_ms, images_per_second)
+        return self._run(checked(x, self.transform), options)
 
     def explain(self, images: Images, **options: float | None) -> list[Explanation]:
         """Why each image took its path: options as in `route`."""
@@ -163,20 +173,60 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The operating points that answer the options."""
         return self._operating.choose(options)
 
-    def launch(self, x: np.ndarray, options: Options, owner: int = 0) -> tuple[Flight, Collected]:
-        """Prepared images ready for segment 1, and where their answers are collected."""
+    def start(self, x: np.ndarray, options: Options) -> Start:
+        """How prepared images begin under the options."""
+        if options.milliseconds is not None:
+            raise UsageError("a budget of time is that of one call's batch; batches that callers share have none")
         at, n = self.operating(options), len(x)
         # Which of the two points a sample is served at is drawn from the sample itself, never from its batch.
         second = draws(x) < at.share if at.share else np.zeros(n, bool)
         first = np.where(second, at.high.first, at.low.first)
         trade_off = np.where(second, at.high.trade_off, at.low.trade_off)
         limit = np.full(n, np.inf if options.max_cost is None else float(options.max_cost))
-        return self.executor.launch(x, first, trade_off, limit, owner), Collected(self, n, at.met)
+        return Start(first, trade_off, limit, at.met)
+
+    def routed(self, node: np.ndarray, log_probs: np.ndarray, error: np.ndarray, met: bool) -> Routed:
+        """The answer for samples that left at nodes (n,), with log probabilities (n, classes)."""
+        path = self.paths[node].tolist()
+        return Routed(log_probs.argmax(axis=1), np.exp(log_probs), node, path, self.costs[node], met, error)
 
     def _run(self, x: np.ndarray, options: Options, trace: Trace | None = None) -> Routed:
-        flight, collected = self.launch(x, options)
-        self.executor.run(flight, lambda _, left, log_probs: collected.put(left, log_probs), trace)
-        return collected.routed()
+        if (wanted := options.milliseconds) is not None:
+            timed = self.timed(len(x))
+            routed = timed._run(x, Options(budget=wanted), trace)
+            return replace(routed, cost=self.costs[routed.node])
+        start, n = self.start(x, options), len(x)
+        samples, found = self.executor.samples(n), np.empty((n, self.backbone.classes))
+        samples.admit(slice(None), start.trade_off, start.max_cost)
+
+        def ended(gate: int, slots: np.ndarray, log_probs: np.ndarray) -> None:
+            found[slots] = log_probs
+
+        self.executor.run(samples, Flight(np.arange(n), x), start.first, ended, trace)
+        return self.routed(samples.node, found, samples.error, start.met)
+
+    def timed(self, batch: int) -> "AdaptiveClassifier":
+        """The same networks under a policy whose costs and budgets are milliseconds per image in batches of a size.
+
+        Raises UsageError where the bundle was not profiled on this engine, or keeps no samples to find budgets on.
+        """
+        if self.profile is None:
+            raise UsageError("a budget of time takes a profile of the bundle: run `quee profile BUNDLE` first")
+        if self.profile.engine != self.engine.name:
+            raise UsageError(
+                f"the bundle was profiled on engine {self.profile.engine}, this is {self.engine.name}: load it with "
+                f"engine={self.profile.engine!r}, or profile it again"
+            )
+        if batch not in self._timed:
+            plan = self.policy.plan if isinstance(self.policy, FittedQ) else self.policy
+            found = timed_points(self.validation, plan, self.profile, batch)
+            if found is None:
+                raise UsageError("this bundle keeps no validation samples, so that a budget of time cannot be met")
+            policy, costs, points = found
+            self._timed[batch] = AdaptiveClassifier(
+                self.view, policy, costs.routed, points, self.classes, points[0].cost, self.description, self.engine
+            )
+        return self._timed[batch]
 
     def __repr__(self) -> str:
         precisions = ", ".join(map(str, self.tree.precisions))
@@ -188,4 +238,4 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return True
 
 
-__all__ = ["AdaptiveClassifier", "Collected", "Images", "Options", "Point", "Routed"]
+__all__ = ["AdaptiveClassifier", "Images", "Options", "Point", "Routed", "Start"]

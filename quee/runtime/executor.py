@@ -1,11 +1,11 @@
 """The adaptive executor: after every gate samples regroup by what they do next, whatever their past.
 
-Arrays hold samples side by side; Python's loops run over groups, never over samples.
+What is known of samples lies side by side in one table; what travels are their states, with the rows of the table they
+belong to. Python's loops run over groups, never over samples.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,111 +19,124 @@ BATCH = 256
 DRAW_SEED = (0,)
 
 
-@dataclass
-class Flight:
-    """n samples on their way, with what they do next."""
+class Samples:
+    """A table with one row, a slot, per sample."""
 
-    state: np.ndarray
-    """(n, c, h, w) prepared images, or (n, tokens, dim) at a gate; float32."""
-    node: np.ndarray
-    """(n,) where they stand; -1 before segment 1."""
-    step: np.ndarray
-    """(n,) index of the next segment's precision, or EXIT."""
-    trade_off: np.ndarray
+    def __init__(self, slots: int, segments: int, features: int) -> None:
+        self.trade_off = np.zeros(slots)
+        self.max_cost = np.full(slots, np.inf)
+        """Infinite where there is no limit."""
+        self.node = np.full(slots, -1)
+        """Where a sample stands; -1 before segment 1."""
+        self.features = np.zeros((slots, segments, features), np.float32)
+        """Of the gates visited."""
+        self.error = np.full((slots, segments - 1), np.nan, np.float32)
+        """Predicted error of leaving at each gate visited; NaN elsewhere."""
+
+    def admit(self, slots: np.ndarray | slice, trade_off: np.ndarray, max_cost: np.ndarray) -> None:
+        """Put new samples in slots, before segment 1."""
+        self.trade_off[slots], self.max_cost[slots] = trade_off, max_cost
+        self.node[slots], self.error[slots] = -1, np.nan
+
+
+@dataclass(frozen=True)
+class Flight:
+    """States of n samples that stand before the same segment."""
+
+    slots: np.ndarray
     """(n,)"""
-    max_cost: np.ndarray
-    """(n,), infinite where there is no limit."""
-    features: np.ndarray
-    """(n, segments, F) of the gates visited."""
-    error: np.ndarray
-    """(n, segments - 1) predicted error of leaving at each gate visited; NaN elsewhere."""
-    owner: np.ndarray
-    """(n,) number of the request they belong to."""
-    row: np.ndarray
-    """(n,) which of its samples they are."""
+    state: np.ndarray
+    """(n, c, h, w) prepared images, or (n, tokens, dim); float32."""
 
     def __len__(self) -> int:
-        return len(self.node)
+        return len(self.slots)
 
     def take(self, rows: np.ndarray | slice) -> "Flight":
-        return Flight(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Flight(self.slots[rows], self.state[rows])
 
     @staticmethod
     def joined(parts: Sequence["Flight"]) -> "Flight":
         if len(parts) == 1:
             return parts[0]
-        return Flight(*(np.concatenate([getattr(p, field.name) for p in parts]) for field in fields(Flight)))
+        return Flight(np.concatenate([p.slots for p in parts]), np.concatenate([p.state for p in parts]))
 
-    def by_step(self) -> Iterator[tuple[int, "Flight"]]:
-        """The samples by their next step, each group copied once and not at all where there is only one."""
-        steps = np.unique(self.step)
-        if len(steps) == 1:
-            yield int(steps[0]), self
-            return
-        for step in steps:
-            yield int(step), self.take(np.flatnonzero(self.step == step))
+    def by_step(self, steps: np.ndarray) -> Iterator[tuple[int, "Flight"]]:
+        """Those that go on, by their next step (n,): each group copied once, and not at all where it is everybody."""
+        for step in np.unique(steps):
+            if step != EXIT:
+                rows = np.flatnonzero(steps == step)
+                yield int(step), self if len(rows) == len(self) else self.take(rows)
 
 
-Seen = Callable[[int, Flight, np.ndarray], None]
-"""Told at every gate: the gate, the samples there, their log probabilities (n, classes)."""
+Seen = Callable[[int, np.ndarray, np.ndarray], None]
+"""Told of samples at a gate: the gate, their slots (n,), their log probabilities (n, classes)."""
 
 
 class Executor:
-    """Runs flights on an engine as a router decides. Safe to call from several threads."""
+    """Runs flights on an engine as a router decides. Safe to call from several threads, on samples of their own."""
 
     def __init__(self, engine: Engine, router: Router, features: int, batch: int = BATCH) -> None:
         """`features` is how many state features a gate sees."""
         self.engine, self.router, self.features, self.batch = engine, router, features, batch
         self.tree = router.tree
 
-    def launch(
-        self, images: np.ndarray, first: np.ndarray, trade_off: np.ndarray, max_cost: np.ndarray, owner: int = 0
-    ) -> Flight:
-        """Samples before segment 1: prepared images (n, c, h, w), the rest (n,)."""
-        n, segments = len(images), self.tree.segments
-        return Flight(
-            images,
-            np.full(n, -1),
-            first.astype(np.int64),
-            trade_off,
-            max_cost,
-            np.zeros((n, segments, self.features), np.float32),
-            np.full((n, segments - 1), np.nan, np.float32),
-            np.full(n, owner),
-            np.arange(n),
-        )
+    def samples(self, slots: int) -> Samples:
+        return Samples(slots, self.tree.segments, self.features)
 
-    def advance(self, segment: int, choice: int, group: Flight) -> tuple[Flight, np.ndarray]:
-        """Run a segment on samples whose next step it is: where they stand then, and log probabilities (n, classes)."""
-        ran = self.engine.run(segment, self.tree.precisions[choice], group.state)
-        node = self.tree.children[group.node, choice]
-        features, error = group.features.copy(), group.error.copy()
-        features[:, segment - 1] = ran.features
-        step = np.full(len(group), EXIT)
-        if segment < self.tree.segments:
-            step, error[:, segment - 1] = self.router.decide(segment, node, features, group.trade_off, group.max_cost)
-        state = np.empty((len(group), 0), np.float32) if ran.state is None else ran.state
-        after = Flight(state, node, step, group.trade_off, group.max_cost, features, error, group.owner, group.row)
-        return after, ran.log_probs
+    def advance(self, segment: int, choice: int, samples: Samples, flight: Flight) -> tuple[Flight, np.ndarray]:
+        """Run a segment at a precision: the flight behind it, and log probabilities (n, classes) at its gate."""
+        ran = self.engine.run(segment, self.tree.precisions[choice], flight.state)
+        samples.node[flight.slots] = self.tree.children[samples.node[flight.slots], choice]
+        samples.features[flight.slots, segment - 1] = ran.features
+        state = np.empty((len(flight), 0), np.float32) if ran.state is None else ran.state
+        return Flight(flight.slots, state), ran.log_probs
 
-    def run(self, flight: Flight, ended: Seen, seen: Seen | None = None) -> None:
-        """Run samples to their ends, all of them gate by gate; `ended` is told of those that leave."""
+    def decide(self, gate: int, samples: Samples, slots: np.ndarray) -> np.ndarray:
+        """The next step (n,) of samples that stand at a gate; EXIT at the last."""
+        if gate == self.tree.segments:
+            return np.full(len(slots), EXIT)
+        features, node = samples.features[slots, :gate], samples.node[slots]
+        step, error = self.router.decide(gate, node, features, samples.trade_off[slots], samples.max_cost[slots])
+        samples.error[slots, gate - 1] = error
+        return step
+
+    def run(self, samples: Samples, flight: Flight, first: np.ndarray, ended: Seen, seen: Seen | None = None) -> None:
+        """Run samples from segment 1, with first steps (n,), to their ends, gate by gate.
+
+        `ended` is told of those that leave, `seen` of all at every gate.
+        """
         for start in range(0, len(flight), self.batch):
-            waiting: dict[int, list[Flight]] = defaultdict(list)
-            for step, group in flight.take(slice(start, start + self.batch)).by_step():
-                waiting[step].append(group)
+            some = slice(start, start + self.batch)
+            part = flight if len(flight) <= self.batch else flight.take(some)
+            waiting: Mapping[int, Sequence[Flight]] = {step: [group] for step, group in part.by_step(first[some])}
             for segment in range(1, self.tree.segments + 1):
-                standing, waiting = waiting, defaultdict(list)
-                for choice in sorted(standing):
-                    after, log_probs = self.advance(segment, choice, Flight.joined(standing.pop(choice)))
-                    if seen is not None:
-                        seen(segment, after, log_probs)
-                    leaves = np.flatnonzero(after.step == EXIT)
-                    if len(leaves):
-                        ended(segment, after.take(leaves), log_probs[leaves])
-                    if len(leaves) < len(after):
-                        for step, group in after.take(np.flatnonzero(after.step != EXIT)).by_step():
-                            waiting[step].append(group)
+                waiting = self._pass(segment, samples, waiting, ended, seen)
+
+    def _pass(
+        self,
+        segment: int,
+        samples: Samples,
+        waiting: Mapping[int, Sequence[Flight]],
+        ended: Seen,
+        seen: Seen | None,
+    ) -> dict[int, list[Flight]]:
+        """All groups through a segment, one decision for all of them, and who waits for the next segment."""
+        behind = [self.advance(segment, choice, samples, Flight.joined(waiting[choice])) for choice in sorted(waiting)]
+        onward: dict[int, list[Flight]] = {}
+        if not behind:
+            return onward
+        steps = self.decide(segment, samples, np.concatenate([flight.slots for flight, _ in behind]))
+        at = 0
+        for flight, log_probs in behind:
+            own = steps[at : at + len(flight)]
+            at += len(flight)
+            if seen is not None:
+                seen(segment, flight.slots, log_probs)
+            if len(leaves := np.flatnonzero(own == EXIT)):
+                ended(segment, flight.slots[leaves], log_probs[leaves])
+            for step, group in flight.by_step(own):
+                onward.setdefault(step, []).append(group)
+        return onward
 
 
 def draws(images: np.ndarray) -> np.ndarray:

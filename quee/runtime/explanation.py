@@ -13,7 +13,6 @@ from quee.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
 from quee.policies import FittedQ, Plan
 from quee.precision import Precision
-from quee.runtime.executor import Flight
 
 if TYPE_CHECKING:
     from quee.runtime.classifier import Routed
@@ -57,9 +56,9 @@ class Trace:
         self.label = np.full((n, segments), -1)
         self.probability = np.full((n, segments), np.nan)
 
-    def __call__(self, segment: int, flight: Flight, log_probs: np.ndarray) -> None:
-        self.label[flight.row, segment - 1] = log_probs.argmax(axis=1)
-        self.probability[flight.row, segment - 1] = np.exp(log_probs.max(axis=1))
+    def __call__(self, gate: int, rows: np.ndarray, log_probs: np.ndarray) -> None:
+        self.label[rows, gate - 1] = log_probs.argmax(axis=1)
+        self.probability[rows, gate - 1] = np.exp(log_probs.max(axis=1))
 
 
 def explained(

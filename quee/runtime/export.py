@@ -6,12 +6,12 @@ tables, in floating point.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -57,15 +57,25 @@ class _Dequantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
-        return weight * (scale if axis == 1 else scale.view(-1, *[1] * (weight.dim() - 1)))
+        return dequantized(weight, scale, axis)
 
     @staticmethod
     def symbolic(g: Any, weight: Any, scale: Any, zero_point: Any, axis: int) -> Any:
         return g.op("DequantizeLinear", weight, scale, zero_point, axis_i=axis)
 
 
+def dequantized(weight: Tensor, scale: Tensor, axis: int) -> Tensor:
+    shape = [1] * weight.dim()
+    shape[axis] = -1
+    return weight * scale.view(shape)
+
+
 class _Activation(nn.Module):
     """An activation as its quantizer leaves it, in floating point."""
+
+    scale: Tensor
+    zero_point: Tensor
+    table: Tensor
 
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
@@ -87,38 +97,50 @@ class _Activation(nn.Module):
         return self.table[fixed.long()]
 
 
-class _Linear(nn.Module):
-    def __init__(self, layer: QuantizedLinear) -> None:
+class _Weight(nn.Module):
+    """What the layers with weights share; the output channels of `weight` are along `axis`."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    zero_point: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: QuantizedLinear | QuantizedConv2d, weight: Tensor, axis: int) -> None:
         super().__init__()
-        self.input = _Activation(layer.input)
-        self.register_buffer("weight", layer.weight.t().contiguous())  # (in, out)
+        self.input, self.axis = _Activation(layer.input), axis
+        self.register_buffer("weight", weight.contiguous())
         self.register_buffer("weight_scale", layer.weight_scale.clone())
         self.register_buffer("zero_point", torch.zeros(len(layer.weight_scale), dtype=torch.int8))
         self.register_buffer("bias", layer.bias.clone())
+        if not self.input.affine:  # integer weights behind floating point are an invitation to round activations again
+            self.weight = dequantized(self.weight, self.weight_scale, axis)
+
+    def floating(self) -> Tensor:
+        if not self.input.affine:
+            return self.weight
+        return _Dequantize.apply(self.weight, self.weight_scale, self.zero_point, self.axis)
+
+
+class _Linear(_Weight):
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__(layer, layer.weight.t(), 1)  # (in, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = _Dequantize.apply(self.weight, self.weight_scale, self.zero_point, 1)
-        return self.input(x) @ weight + self.bias
+        return self.input(x) @ self.floating() + self.bias
 
 
-class _Conv2d(nn.Module):
+class _Conv2d(_Weight):
     def __init__(self, layer: QuantizedConv2d) -> None:
-        super().__init__()
-        self.input = _Activation(layer.input)
         channels = layer.weight.shape[1] // (layer.kernel_size[0] * layer.kernel_size[1])
-        self.register_buffer("weight", layer.weight.unflatten(1, (channels, *layer.kernel_size)).contiguous())
-        self.register_buffer("weight_scale", layer.weight_scale.clone())
-        self.register_buffer("zero_point", torch.zeros(len(layer.weight_scale), dtype=torch.int8))
-        self.register_buffer("bias", layer.bias.clone())
+        super().__init__(layer, layer.weight.unflatten(1, (channels, *layer.kernel_size)), 0)
         self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = _Dequantize.apply(self.weight, self.weight_scale, self.zero_point, 0)
-        if self.input.affine:  # zero is one of its values
-            return functional.conv2d(self.input(x), weight, self.bias, self.stride, self.padding, self.dilation)
-        top, left = self.padding
-        around = functional.pad(x, (left, left, top, top))
-        return functional.conv2d(self.input(around), weight, self.bias, self.stride, 0, self.dilation)
+        padding = self.padding
+        if not self.input.affine:  # zero need not be one of its values
+            top, left = padding
+            x, padding = functional.pad(x, (left, left, top, top)), (0, 0)
+        return functional.conv2d(self.input(x), self.floating(), self.bias, self.stride, padding, self.dilation)
 
 
 class _MatMul(nn.Module):
@@ -130,18 +152,21 @@ class _MatMul(nn.Module):
         return self.a(a) @ self.b(b)
 
 
-_TWINS = {QuantizedLinear: _Linear, QuantizedConv2d: _Conv2d, QuantizedMatMul: _MatMul}
+M = TypeVar("M", bound=nn.Module)
+_TWINS: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    QuantizedLinear: _Linear,
+    QuantizedConv2d: _Conv2d,
+    QuantizedMatMul: _MatMul,
+}
 
 
-def exportable(module: nn.Module) -> nn.Module:
+def exportable(model: M) -> M:
     """A copy whose quantized layers are quantize–dequantize around floating-point products."""
-    if type(module) in _TWINS:
-        return _TWINS[type(module)](module)
-    copy = deepcopy(module)
+    copy = nn.Sequential(deepcopy(model))
     for name, layer in list(copy.named_modules()):
         if type(layer) in _TWINS:
             copy.set_submodule(name, _TWINS[type(layer)](layer))
-    return copy
+    return cast(M, copy[0])
 
 
 class _Step(nn.Module):
@@ -199,7 +224,7 @@ def _graph(step: _Step, x: Tensor, last: bool) -> bytes:
         torch.onnx.export(
             step,
             (x.clone(),),
-            file,
+            file,  # type: ignore[arg-type]
             input_names=["x"],
             output_names=outputs,
             opset_version=OPSET,
@@ -225,10 +250,10 @@ def _free_batch(graph: Any) -> None:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Identity" and node.input[0] in weights:  # equal tensors, which ONNX Runtime wants apart
-            own = TensorProto()
-            own.CopyFrom(weights[node.input[0]])
-            own.name = node.output[0]
-            graph.initializer.append(own)
+            copy = TensorProto()
+            copy.CopyFrom(weights[node.input[0]])
+            copy.name = node.output[0]
+            graph.initializer.append(copy)
             continue
         for attribute in node.attribute if node.op_type == "Cast" else ():
             if attribute.name == "to" and attribute.i == TensorProto.DOUBLE:
@@ -265,7 +290,8 @@ def _sizes(graph: Any) -> dict[str, np.ndarray]:
     found = {name: value for name, value in known.items() if value.dtype.kind in "ib"}
     for node in graph.node:
         if len(node.output) == 1 and node.op_type != "DequantizeLinear" and all(n in found for n in node.input):
-            value = ReferenceEvaluator(node).run(None, {name: found[name] for name in node.input})[0]
+            given = {name: found[name] for name in node.input}
+            value = np.asarray(ReferenceEvaluator(node).run(None, given)[0])  # type: ignore[index]
             if value.dtype.kind in "ib" and value.ndim < 2:
                 found[node.output[0]] = value
     return found

@@ -23,15 +23,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller asks for; all in units of the static w8a8 backbone.
+    """What a caller asks for; costs in units of the static w8a8 backbone.
 
     `budget` is a mean cost over data like the validation data, `max_cost` a limit for every sample, `trade_off` the
-    price λ of a unit of cost. Raises UsageError naming a value out of range.
+    price λ of a unit of cost. `latency_ms` (mean milliseconds per image) and `images_per_second` are budgets of time, on
+    a machine where the bundle was profiled. Raises UsageError naming a value out of range.
     """
 
     budget: float | None = None
     trade_off: float | None = None
     max_cost: float | None = None
+    latency_ms: float | None = None
+    images_per_second: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -45,6 +48,15 @@ class Options:
                 raise UsageError(f"{field.name}={value!r}: give a finite number {least}")
         if self.budget is not None and self.trade_off is not None:
             raise UsageError("give one of budget and trade_off, not both")
+        if self.milliseconds is not None and sum(getattr(self, field.name) is not None for field in fields(self)) > 1:
+            raise UsageError("give one of latency_ms and images_per_second, and nothing beside it")
+
+    @property
+    def milliseconds(self) -> float | None:
+        """The budget of time per image, where one is given."""
+        if self.images_per_second is not None:
+            return 1000.0 / float(self.images_per_second)
+        return None if self.latency_ms is None else float(self.latency_ms)
 
 
 @dataclass(frozen=True)

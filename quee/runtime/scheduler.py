@@ -23,7 +23,7 @@ import numpy as np
 
 from quee.errors import QueeError, UsageError
 from quee.policies import EXIT
-from quee.runtime.classifier import AdaptiveClassifier, Collected, Routed
+from quee.runtime.classifier import AdaptiveClassifier, Routed, Start
 from quee.runtime.executor import Flight
 from quee.runtime.images import Images
 from quee.runtime.operating import Options
@@ -63,10 +63,15 @@ class Stats:
 
 @dataclass
 class _Request:
-    collected: Collected
+    """One caller's images, in slots of the scheduler's table."""
+
+    slots: np.ndarray
+    log_probs: np.ndarray
+    """(n, classes), filled in as samples leave."""
+    met: bool
+    deadline: float
     remaining: int
     """Samples not answered yet."""
-    deadline: float
     future: "Future[Routed]" = field(default_factory=Future)
 
 
@@ -81,7 +86,7 @@ class _Waiting:
         self.parts.append((time.monotonic(), flight))
         self.size += len(flight)
 
-    def pop(self, most: int) -> list[Flight]:
+    def pop(self, most: int) -> Flight:
         taken: list[Flight] = []
         while self.parts and most:
             since, flight = self.parts.popleft()
@@ -91,7 +96,15 @@ class _Waiting:
             most -= len(flight)
             self.size -= len(flight)
             taken.append(flight)
-        return taken
+        return Flight.joined(taken)
+
+    def drop(self, slots: np.ndarray) -> None:
+        kept: deque[tuple[float, Flight]] = deque()
+        for since, flight in self.parts:
+            rows = np.flatnonzero(~np.isin(flight.slots, slots))
+            if len(rows):
+                kept.append((since, flight if len(rows) == len(flight) else flight.take(rows)))
+        self.parts, self.size = kept, sum(len(flight) for _, flight in kept)
 
 
 class Scheduler:
@@ -109,11 +122,17 @@ class Scheduler:
             raise UsageError(f"batch={batch}, capacity={capacity}, linger={linger}: give at least 1, 1 and 0")
         self.classifier, self.batch, self.capacity, self.linger = classifier, batch, capacity, linger
         self._changed = Condition()
+        slots = capacity + batch  # those of requests given up while their samples were being run are free only then
+        self._samples = classifier.executor.samples(slots)
+        self._free = list(range(slots))
+        self._owner = np.full(slots, -1)
+        self._row = np.zeros(slots, np.int64)
+        self._running = np.zeros(0, np.int64)
         self._groups: dict[Group, _Waiting] = {}
         self._requests: dict[int, _Request] = {}
         self._deadlines: list[tuple[float, int]] = []
+        self._answers: deque[tuple[_Request, Routed | Exception]] = deque()
         self._numbers = count()
-        self._answers: deque[tuple[_Request, Exception | None]] = deque()
         self._in_flight = 0
         self._sizes: Counter[int] = Counter()
         self._outcomes: Counter[str] = Counter()
@@ -127,8 +146,9 @@ class Scheduler:
         """Queue images as `AdaptiveClassifier.route` takes them, or prepared ones (n, c, h, w) as float32.
 
         They are decoded in the caller's thread. `timeout` in seconds counts from now. Cancelling the future drops what
-        has not run yet. Raises UsageError for bad images or options, OverloadedError when the queue is full, DrainingError when
-        nothing more is taken; the future fails with ExpiredError, DrainingError, or what the engine failed with.
+        has not run yet. Raises UsageError for bad images or options, OverloadedError when the queue is full,
+        DrainingError when nothing more is taken; the future fails with ExpiredError, DrainingError, or what the engine
+        failed with.
         """
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
         n = len(images)
@@ -137,11 +157,11 @@ class Scheduler:
         self._reserve(n)
         try:
             x = self.classifier.prepared(images)
-            flight, collected = self.classifier.launch(x, options or Options(), next(self._numbers))
+            start = self.classifier.start(x, options or Options())
         except BaseException:
             self._release(n)
             raise
-        return self._enqueue(flight, _Request(collected, n, deadline))
+        return self._enqueue(x, start, deadline)
 
     def _reserve(self, n: int) -> None:
         with self._changed:
@@ -157,21 +177,27 @@ class Scheduler:
             self._in_flight -= n
             self._changed.notify_all()
 
-    def _enqueue(self, flight: Flight, request: _Request) -> "Future[Routed]":
-        number = int(flight.owner[0])
+    def _enqueue(self, x: np.ndarray, start: Start, deadline: float) -> "Future[Routed]":
+        n, number = len(x), next(self._numbers)
         with self._changed:
             if self._stopped:
-                self._in_flight -= len(flight)
+                self._in_flight -= n
                 raise DrainingError("the scheduler takes no more images")
-            self._requests[number] = request
-            if request.deadline < float("inf"):
-                heappush(self._deadlines, (request.deadline, number))
-            self._wait(1, flight)
+            slots = np.array(self._free[-n:])
+            del self._free[-n:]
+            self._samples.admit(slots, start.trade_off, start.max_cost)
+            self._owner[slots], self._row[slots] = number, np.arange(n)
+            answers = np.empty((n, self.classifier.backbone.classes))
+            request = self._requests[number] = _Request(slots, answers, start.met, deadline, n)
+            if deadline < float("inf"):
+                heappush(self._deadlines, (deadline, number))
+            self._wait(1, Flight(slots, x), start.first)
             self._changed.notify_all()
+        request.future.add_done_callback(lambda future: self._cancel(number) if future.cancelled() else None)
         return request.future
 
-    def _wait(self, segment: int, flight: Flight) -> None:
-        for choice, group in flight.by_step():
+    def _wait(self, segment: int, flight: Flight, steps: np.ndarray) -> None:
+        for choice, group in flight.by_step(steps):
             self._groups.setdefault((segment, choice), _Waiting()).add(group)
 
     def _work(self) -> None:
@@ -180,83 +206,107 @@ class Scheduler:
                 self._expire()
                 if self._stopped or (self._draining and not self._in_flight):
                     break
-                key, group = self._next() if self._groups else ((0, 0), None)
-                if group is None and not self._groups and not self._answers:
+                work = self._next() if self._groups else None
+                if work is None and not self._answers:
                     self._changed.wait(self._until_deadline())
             self._answer()
-            if group is None:
-                continue
-            try:
-                after, log_probs = self.classifier.executor.advance(*key, group)
-            except Exception as error:  # whatever an engine fails with goes to those who asked
-                with self._changed:
-                    self._fail(np.unique(group.owner), error)
+            if work is not None:
+                self._run(*work)
                 self._answer()
-                continue
-            with self._changed:
-                self._sizes[len(group)] += 1
-                self._distribute(key[0], after, log_probs)
-            self._answer()
         self._answer()
 
-    def _next(self) -> tuple[Group, Flight | None]:
-        """The group to run, and up to a batch of its samples whose callers still want them."""
+    def _run(self, key: Group, flight: Flight) -> None:
+        executor, segment = self.classifier.executor, key[0]
+        try:
+            after, log_probs = executor.advance(*key, self._samples, flight)
+            steps = executor.decide(segment, self._samples, flight.slots)
+        except Exception as error:  # whatever an engine fails with goes to those who asked
+            with self._changed:
+                self._running = self._running[:0]
+                self._reclaim(flight.slots)
+                self._give_up({int(n) for n in self._owner[flight.slots]} - {-1}, "failed", error)
+            return
+        with self._changed:
+            self._running = self._running[:0]
+            self._reclaim(flight.slots)
+            self._sizes[len(flight)] += 1
+            self._distribute(segment, after, log_probs, steps)
+
+    def _next(self) -> tuple[Group, Flight]:
+        """The group to run, and up to a batch of its samples."""
         now = time.monotonic()
         overdue = {key: w for key, w in self._groups.items() if now - w.parts[0][0] > self.linger}
         if overdue:
             key = min(overdue, key=lambda k: overdue[k].parts[0][0])
         else:
             key = max(self._groups, key=lambda k: self._groups[k].size)
-        waiting = self._groups[key]
-        parts = waiting.pop(self.batch)
-        if not waiting.size:
+        flight = self._groups[key].pop(self.batch)
+        if not self._groups[key].size:
             del self._groups[key]
-        return key, self._wanted(Flight.joined(parts))
+        self._running = flight.slots
+        return key, flight
 
-    def _wanted(self, group: Flight) -> Flight | None:
-        owners = np.unique(group.owner)
-        for number in owners:
-            request = self._requests.get(int(number))
-            if request is not None and request.future.cancelled():
-                self._finish(int(number), "cancelled")
-        kept = [number for number in owners if int(number) in self._requests]
-        if len(kept) == len(owners):
-            return group
-        return group.take(np.flatnonzero(np.isin(group.owner, kept))) if kept else None
+    def _distribute(self, segment: int, after: Flight, log_probs: np.ndarray, steps: np.ndarray) -> None:
+        live = self._owner[after.slots] >= 0
+        leaves = np.flatnonzero(live & (steps == EXIT))
+        owners = self._owner[after.slots[leaves]]
+        for number in np.unique(owners):
+            request, rows = self._requests[int(number)], leaves[owners == number]
+            request.log_probs[self._row[after.slots[rows]]] = log_probs[rows]
+            request.remaining -= len(rows)
+            if not request.remaining:
+                self._done(int(number))
+        onward = np.flatnonzero(live & (steps != EXIT))
+        if len(onward):
+            whole = len(onward) == len(after)
+            self._wait(segment + 1, after if whole else after.take(onward), steps if whole else steps[onward])
 
-    def _distribute(self, segment: int, after: Flight, log_probs: np.ndarray) -> None:
-        leaves = np.flatnonzero(after.step == EXIT)
-        if len(leaves):
-            left, own = after.take(leaves), log_probs[leaves]
-            for number in np.unique(left.owner):
-                request = self._requests.get(int(number))
-                if request is not None:
-                    rows = np.flatnonzero(left.owner == number)
-                    request.collected.put(left.take(rows), own[rows])
-                    request.remaining -= len(rows)
-                    if not request.remaining:
-                        self._finish(int(number), "done")
-        if len(leaves) < len(after):
-            self._wait(segment + 1, after.take(np.flatnonzero(after.step != EXIT)))
+    def _done(self, number: int) -> None:
+        request = self._requests[number]
+        node, error = self._samples.node[request.slots], self._samples.error[request.slots]
+        self._forget(number, "done")
+        self._answers.append((request, self.classifier.routed(node, request.log_probs, error, request.met)))
 
-    def _finish(self, number: int, outcome: str, error: Exception | None = None) -> None:
-        request = self._requests.pop(number, None)
-        if request is None:
-            return
-        self._in_flight -= len(request.collected)
-        self._outcomes["cancelled" if request.future.cancelled() else outcome] += 1
-        self._answers.append((request, error))
+    def _give_up(self, numbers: Iterable[int], outcome: str, error: Exception | None) -> None:
+        """Drop requests that are not answered, and their samples wherever they wait."""
+        for number in numbers:
+            if (request := self._requests.get(number)) is not None:
+                self._forget(number, outcome)
+                for key in list(self._groups):
+                    self._groups[key].drop(request.slots)
+                    if not self._groups[key].size:
+                        del self._groups[key]
+                if error is not None:
+                    self._answers.append((request, error))
+
+    def _forget(self, number: int, outcome: str) -> None:
+        request = self._requests.pop(number)
+        self._owner[request.slots] = -1
+        self._free += np.setdiff1d(request.slots, self._running).tolist()
+        self._in_flight -= len(request.slots)
+        self._outcomes[outcome] += 1
         self._changed.notify_all()
+
+    def _reclaim(self, slots: np.ndarray) -> None:
+        """Free the slots of samples given up while they ran."""
+        self._free += slots[self._owner[slots] < 0].tolist()
+
+    def _cancel(self, number: int) -> None:
+        with self._changed:
+            self._give_up([number], "cancelled", None)
 
     def _answer(self) -> None:
         """Hand out what is finished; never under the lock, for futures call back."""
-        while self._answers:
-            request, error = self._answers.popleft()
+        while True:
+            with self._changed:
+                if not self._answers:
+                    return
+                request, answer = self._answers.popleft()
             with suppress(InvalidStateError):  # cancelled meanwhile
-                if error is not None:
-                    request.future.set_exception(error)
+                if isinstance(answer, Exception):
+                    request.future.set_exception(answer)
                 else:
-                    request.future.set_result(request.collected.routed())
+                    request.future.set_result(answer)
 
     def _until_deadline(self) -> float | None:
         return max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
@@ -265,8 +315,7 @@ class Scheduler:
         now = time.monotonic()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number = heappop(self._deadlines)
-            if number in self._requests:
-                self._finish(number, "expired", ExpiredError("the deadline passed before all images were through"))
+            self._give_up([number], "expired", ExpiredError("the deadline passed before all images were through"))
 
     def stats(self) -> Stats:
         names = self.classifier.tree.precisions
@@ -292,15 +341,10 @@ class Scheduler:
         """End now: what is in flight fails with DrainingError."""
         with self._changed:
             self._draining = self._stopped = True
-            self._fail(list(self._requests), DrainingError("the scheduler was stopped"))
-            self._groups.clear()
+            self._give_up(list(self._requests), "failed", DrainingError("the scheduler was stopped"))
             self._changed.notify_all()
         self._worker.join()
         self._answer()
-
-    def _fail(self, numbers: Iterable[int], error: Exception) -> None:
-        for number in numbers:
-            self._finish(int(number), "failed", error)
 
     def __enter__(self) -> "Scheduler":
         return self

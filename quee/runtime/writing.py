@@ -18,6 +18,7 @@ from quee.runtime.bundle import load_view, policy_costs
 from quee.runtime.export import export_graphs
 from quee.runtime.manifest import seal
 from quee.runtime.operating import Point
+from quee.runtime.timed import write_validation
 
 CARD = """# {name}
 
@@ -98,6 +99,7 @@ def write_bundle(
     write_tensors(out / "fitted_q.safetensors", fitted.arrays())
     kept = {k: v for k, v in description.items() if k not in ("files", "references", "reference_precisions")}
     write_json(out / "tree.json", kept)
+    write_validation(out, cache.of("validation"))
     embedding = len(description["feature_names"]) > 4
     view = load_view(out, description["precisions"], embedding)
     graphs = defaultdict(list)

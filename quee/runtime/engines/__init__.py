@@ -18,15 +18,15 @@ ENGINES: Registry[Callable[[GateView, Path | None, int], Engine]] = Registry("en
 """Name to what opens it: (view, folder with the exported graphs, threads) → engine."""
 
 
-def _cores() -> int:
+def available_threads() -> int:
     """As many as this process may run on, where that can be known."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _auto(view: GateView, graphs: Path | None, threads: int) -> AutoEngine:
-    exported = graphs is not None and any(graphs.glob("*.onnx"))
-    found = [kind(view, graphs, threads) for kind in (OpenVinoEngine, OnnxRuntimeEngine) if find_spec(kind.package)]
-    return AutoEngine([TorchEngine(view), *(found if exported else [])], graphs, threads)
+    kinds = (OpenVinoEngine, OnnxRuntimeEngine) if graphs is not None and any(graphs.glob("*.onnx")) else ()
+    found = [kind(view, graphs, threads) for kind in kinds if find_spec(kind.package)]
+    return AutoEngine([TorchEngine(view), *found], graphs, threads)
 
 
 ENGINES.register("torch")(lambda view, graphs, threads: TorchEngine(view))
@@ -44,7 +44,7 @@ def open_engine(name: str, view: GateView, graphs: Path | None = None, threads: 
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}; valid: from 1")
-    return ENGINES[name](view, graphs, threads or _cores())
+    return ENGINES[name](view, graphs, threads or available_threads())
 
 
-__all__ = ["ENGINES", "Engine", "Step", "open_engine"]
+__all__ = ["ENGINES", "Engine", "Step", "TorchEngine", "available_threads", "open_engine"]

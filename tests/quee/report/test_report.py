@@ -235,3 +235,13 @@ def test_of_many_classes_only_the_extremes_are_drawn() -> None:
     figure = usage(example(classes=200))
     assert figure is not None
     assert len(figure.axes[0].get_yticklabels()) == 24
+
+
+def test_what_was_executed_is_shown_where_it_was_measured() -> None:
+    results, fast = example(), {"accuracy": 0.91, "reaches": True, "images_per_second_64": 9876.0, "p50_ms": 0.5}
+    rows = {"QuEE": fast, "OpenVINO fp32 <x>": {**fast, "reaches": False, "images_per_second_64": 1234.0}}
+    fixture = {"rows": rows, "target": 0.9, "over_parts": 1.03, "ratio_64": 1.7}
+    measured = replace(results, executed={"machine": "CPU", "threads": 1, "fixture": fixture})
+    page = build_page(measured, draw(results))
+    assert all(text in page for text in ("9,876", "1,234", "1.70 at batch 64", "OpenVINO fp32 &lt;x&gt;", "1.030"))
+    assert 'id="executed"' not in build_page(results, draw(results))

@@ -8,7 +8,7 @@ import torch
 
 import quee
 from quee.backbones import create_backbone
-from quee.errors import QueeError, UsageError
+from quee.errors import UsageError
 
 KWARGS = {"embed_dim": 16, "depth": 4, "num_heads": 2}
 
@@ -57,26 +57,6 @@ def test_an_unreachable_budget_is_answered_and_says_so(classifier, images) -> No
     found = classifier.route(images[0][:5], budget=1e-4)
     assert not found.budget_met
     assert len(found.label) == 5
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"budget": -1.0}, {"budget": float("nan")}, {"budget": 0.1, "trade_off": 0.2}, {"budget": 0.1, "max_cost": -1.0}],
-)
-def test_bad_budgets_are_refused(classifier, images, options) -> None:
-    with pytest.raises(UsageError):
-        classifier.predict(images[0][:2], **options)
-
-
-@pytest.mark.parametrize("bad", [np.zeros((2, 8, 8)), np.zeros((8,), np.uint8), [], ["no-such.png"], [3]])
-def test_bad_images_are_refused(classifier, bad) -> None:
-    with pytest.raises(QueeError):
-        classifier.predict(bad)
-
-
-def test_bytes_that_do_not_decode_are_refused(classifier) -> None:
-    with pytest.raises(QueeError, match="image 0"):
-        classifier.predict([b"not an image"])
 
 
 def test_fit_does_not_overwrite(bundle: Path, images) -> None:

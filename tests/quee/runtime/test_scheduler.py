@@ -175,3 +175,51 @@ def test_what_an_engine_fails_with_reaches_the_caller_and_nobody_else(held, imag
         engine.engine = good
         assert same(scheduler.submit(images[0][:4]).result(60), classifier.route(images[0][:4]))
     assert scheduler.stats().requests == {"failed": 1, "done": 1}
+
+
+def test_places_of_requests_given_up_anywhere_on_their_way_are_free_again(classifier, images) -> None:
+    expected = classifier.route(images[0][:200], budget=0.4)
+    wrong: list[int] = []
+
+    def caller(number: int) -> None:
+        random = np.random.default_rng(number)
+        for _ in range(12):
+            start = int(random.integers(150))
+            rows = slice(start, start + int(random.integers(1, 40)))
+            fate = random.choice(["wait", "cancel", "expire"])
+            timeout = float(random.uniform(0, 0.02)) if fate == "expire" else None
+            try:
+                future = scheduler.submit(images[0][rows], Options(budget=0.4), timeout)
+                if fate == "cancel":
+                    time.sleep(float(random.uniform(0, 0.02)))
+                    future.cancel()
+                found = future.result(60)
+            except (OverloadedError, ExpiredError, CancelledError):
+                continue
+            if found.path != expected.path[rows] or not np.array_equal(
+                found.probabilities, expected.probabilities[rows]
+            ):
+                wrong.append(number)
+
+    with Scheduler(classifier, batch=16, capacity=120) as scheduler:
+        threads = [threading.Thread(target=caller, args=(n,)) for n in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        assert same(scheduler.submit(images[0][:120]).result(60), classifier.route(images[0][:120]))
+        stats = scheduler.stats()
+    assert stats.in_flight == 0 and not stats.queue
+    assert sum(stats.requests.values()) == 6 * 12 + 1 and {"done", "cancelled", "expired"} <= set(stats.requests)
+
+
+def test_callbacks_may_ask_the_scheduler(classifier, images) -> None:
+    followed = []
+    with Scheduler(classifier) as scheduler:
+        future = scheduler.submit(images[0][:3])
+        future.add_done_callback(lambda _: followed.append(scheduler.submit(images[0][3:5])))
+        future.result(60)
+        while not followed:
+            time.sleep(0.001)
+        assert len(followed[0].result(60).label) == 2

@@ -1,0 +1,201 @@
+"""Simulated = executed: the same path and label for every test image from the cache, the executor and the loaded bundle.
+
+    python benchmarks/agreement.py [EXPERIMENT] [--artifacts artifacts] [--data data] [--budgets 0.05 0.1 0.2 0.4]
+                                   [--engines openvino onnxruntime]
+
+The simulation reads the feature cache and runs no network. The executor runs the stages' networks, the bundle its own
+files. Batch invariance: the same images in another order, in batches of random sizes, and through the scheduler from
+eight threads; probabilities are compared bit by bit. Engines that are installed execute graphs exported here: their share
+of equal paths, difference in accuracy, and, where a path differs, by how much the two steps differed in value (predicted
+error + λ · cost) where it parted: the tie margin. Exits with 1 when anything that must be equal is not.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from quee.cache import FeatureCache, read_cache
+from quee.data import open_dataset
+from quee.execution import MultiPrecisionBackbone
+from quee.exits import ExitHeads
+from quee.features import GateView
+from quee.io import read_json, read_tensors
+from quee.policies import Costs, FittedQ, Plan, simulate
+from quee.predictors import Predictors, gate_inputs
+from quee.runtime import AdaptiveClassifier, Options, Routed, load_bundle
+from quee.runtime.engines import open_engine
+from quee.runtime.executor import draws
+from quee.runtime.export import export_graphs
+from quee.runtime.scheduler import Scheduler
+from quee.store import load_precisions
+
+EXACT = "must be 0"
+
+
+def stage_policy(artifacts: Path, cache: FeatureCache, name: str) -> Plan | FittedQ:
+    """The policy as the stages left it."""
+    predictors = Predictors.from_arrays(read_tensors(artifacts / "predictors" / "predictors.safetensors"))
+    spent = [predictors.bitflops(gate) for gate in range(1, cache.tree.segments)]
+    plan = Plan(cache.tree, Costs.of(cache.tree, cache.description, spent), predictors)
+    return (
+        plan
+        if name == "plan"
+        else FittedQ.from_arrays(plan, read_tensors(artifacts / "policies" / f"{name}.safetensors"))
+    )
+
+
+def simulated(
+    cache: FeatureCache, policy: Plan | FittedQ, classifier: AdaptiveClassifier, x: np.ndarray, budget: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes and labels (n,) from the cache alone, and each sample's λ."""
+    at, tree = classifier.operating(Options(budget=budget)), cache.tree
+    lambdas = np.array([at.low.trade_off, at.high.trade_off])
+    inputs = [gate_inputs(tree, gate, cache.features) for gate in range(1, tree.segments)]
+    ends, rows = simulate(tree, policy, inputs, lambdas), np.arange(len(cache))
+    second = (draws(x) < at.share).astype(int)
+    node = ends[np.where(second, at.high.first, at.low.first), rows, second]
+    return node, cache.prediction[rows, node], lambdas[second]
+
+
+def in_pieces(classifier: AdaptiveClassifier, x: np.ndarray, budget: float) -> Routed:
+    """The same images shuffled, in batches of 1 to 200."""
+    random = np.random.default_rng(0)
+    order = random.permutation(len(x))
+    cuts = np.cumsum(random.integers(1, 201, size=len(x)))
+    parts = [p for p in np.split(order, cuts[cuts < len(x)]) if len(p)]
+    return restored([classifier.route_prepared(x[p], budget=budget) for p in parts], order)
+
+
+def through_scheduler(classifier: AdaptiveClassifier, x: np.ndarray, budget: float) -> Routed:
+    """The same images from eight threads at other budgets in between."""
+    parts = np.array_split(np.arange(len(x)), max(1, len(x) // 50))
+    with Scheduler(classifier, batch=64, capacity=10 * len(x)) as scheduler, ThreadPoolExecutor(8) as pool:
+
+        def ask(rows: np.ndarray) -> Routed:
+            other = scheduler.submit(x[rows[:5]], Options(budget=budget * 1.5))
+            found = scheduler.submit(x[rows], Options(budget=budget)).result()
+            other.result()
+            return found
+
+        return restored(list(pool.map(ask, parts)), np.concatenate(parts))
+
+
+def restored(found: list[Routed], order: np.ndarray) -> Routed:
+    def joined(name: str) -> np.ndarray:
+        values = np.concatenate([getattr(f, name) for f in found])
+        back = np.empty_like(values)
+        back[order] = values
+        return back
+
+    arrays = {n: joined(n) for n in ("label", "probabilities", "node", "cost", "predicted_error")}
+    return Routed(path=[], budget_met=True, **arrays)
+
+
+def with_engine(classifier: AdaptiveClassifier, name: str, graphs: Path) -> AdaptiveClassifier:
+    c, engine = classifier, open_engine(name, classifier.view, graphs)
+    return AdaptiveClassifier(c.view, c.policy, c.costs, c.points, c.classes, c.budget, c.description, engine)
+
+
+def margin(
+    cache: FeatureCache, policy: Plan | FittedQ, expected: np.ndarray, found: np.ndarray, at: np.ndarray
+) -> float:
+    """The largest difference in value between the two steps where a path parted."""
+    tree, largest = cache.tree, 0.0
+    for row in np.flatnonzero(expected != found):
+        a, b = tree.lineage(int(expected[row])), tree.lineage(int(found[row]))
+        shared = sum(1 for x, y in zip(a, b, strict=False) if x == y)
+        if not shared:
+            return float("inf")
+        here, gate = a[shared - 1], shared
+        steps = [-1 if len(path) == shared else int(tree.choice[path[shared]]) for path in (a, b)]
+        inputs = gate_inputs(tree, gate, cache.features[row : row + 1])[:, list(tree.nodes_at(gate)).index(here)]
+        values = policy.values(here, inputs, at[row : row + 1])[0, :, 0]
+        largest = max(largest, abs(float(values[steps[0] + 1] - values[steps[1] + 1])))
+    return largest
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", nargs="?", default="digits")
+    parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.4])
+    parser.add_argument("--engines", nargs="*", default=["openvino", "onnxruntime"])
+    parser.add_argument("--limit", type=int, help="only so many images")
+    options = parser.parse_args()
+    artifacts = options.artifacts / options.experiment
+    if not (artifacts / "bundle").is_dir():
+        print(f"{artifacts / 'bundle'} is not there: quee run {options.experiment}")
+        return 0
+
+    bundle = load_bundle(artifacts / "bundle")
+    cache = read_cache(artifacts / "features").of("test")
+    cache = cache.select(np.arange(len(cache))[: options.limit])
+    dataset = read_json(artifacts / "prepare" / "dataset.json")
+    images = open_dataset(options.data / dataset["dataset"], dataset["dataset"], dataset["files"])
+    x = images.batch(cache.sample_id, bundle.transform).numpy()
+    policy = stage_policy(artifacts, cache, bundle.description["policy"])
+    networks: MultiPrecisionBackbone = load_precisions(
+        artifacts / "backbone", artifacts / "quantize", cache.tree.precisions
+    )
+    heads = ExitHeads.load(artifacts / "exits" / "heads.safetensors")
+    view = GateView(networks, heads, bundle.view.embedding)
+    b = bundle
+    executor = AdaptiveClassifier(view, policy, b.costs, b.points, b.classes, b.budget)
+    print(f"{options.experiment}: {len(x)} test images, policy {b.description['policy']}, {len(cache.tree)} nodes")
+
+    faults = 0
+    truth: dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+    for budget in options.budgets:
+        truth[budget] = node, label, _ = simulated(cache, policy, bundle, x, budget)
+        print(f"budget {budget:g}: accuracy {(label == cache.label).mean():.4f}, cost {b.costs[node].mean():.4f}")
+        whole: Routed | None = None
+        ways = {
+            "executor": lambda budget: executor.route_prepared(x, budget=budget),
+            "loaded bundle": lambda budget: bundle.route_prepared(x, budget=budget),
+            "bundle, shuffled, batches of 1 to 200": lambda budget: in_pieces(bundle, x, budget),
+            "bundle, scheduler, 8 threads": lambda budget: through_scheduler(bundle, x, budget),
+        }
+        for name, run in ways.items():
+            start = time.perf_counter()
+            found = run(budget)
+            seconds = time.perf_counter() - start
+            whole = found if whole is None else whole
+            paths, labels = int((found.node != node).sum()), int((found.label != label).sum())
+            bits = int((found.probabilities != whole.probabilities).any(axis=1).sum())
+            faults += paths + labels + bits
+            print(
+                f"  {name:40} other paths {paths}, labels {labels}, probabilities {bits} ({EXACT}); "
+                f"{len(x) / seconds:.0f} images/s",
+                flush=True,
+            )
+    present = [name for name in options.engines if find_spec(name)] if find_spec("onnx") else []
+    with tempfile.TemporaryDirectory() as folder:
+        if present:
+            export_graphs(bundle.view, cache.tree.precisions, Path(folder))
+        for name in present:
+            other = with_engine(bundle, name, Path(folder))
+            for budget, (node, label, at) in truth.items():
+                found = other.route_prepared(x, budget=budget)
+                equal, change = (
+                    (found.node == node).mean(),
+                    (found.label == cache.label).mean() - (label == cache.label).mean(),
+                )
+                widest = margin(cache, policy, node, found.node, at)
+                print(
+                    f"{name}, budget {budget:g}: equal paths {equal:.4%}, labels {(found.label == label).mean():.4%}, "
+                    f"accuracy {100 * change:+.3f} points, largest margin of a flip {widest:.4f}",
+                    flush=True,
+                )
+    print("equal" if not faults else f"{faults} DIFFERENCES")
+    return int(faults > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

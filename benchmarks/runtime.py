@@ -1,0 +1,348 @@
+"""Executed speed: QuEE against every static deployment of the same backbone that reaches the same accuracy.
+
+    python benchmarks/runtime.py [EXPERIMENT] [--threads 1] [--repeats 5] [--json FILE] [--only fixture,sizes]
+
+`fixture` runs the bundle of an experiment (default fashion_mnist_cpu) on its test set: accuracy of everything on all
+images, then throughput at several batches and p50 and p95 at batch 1, in alternation, medians, the same threads. QuEE's
+operating point is the cheapest whose validation accuracy is within half a point of the float network's; so is the
+threshold of `exits only`. `sizes` runs networks of real sizes with random weights from which given shares of the samples
+leave, to show what the executor adds to the time of its parts. Peers need the extra `bench`.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import torch
+
+from quee.backbones import create_backbone
+from quee.data import open_dataset
+from quee.data.splits import split_ids
+from quee.data.transforms import Preprocessing
+from quee.execution import MultiPrecisionBackbone
+from quee.exits import ExitHead, ExitHeads
+from quee.experiment import load_experiment
+from quee.features import GateView
+from quee.io import read_json, read_table
+from quee.paths import PathTree
+from quee.policies import EXIT
+from quee.precision import Precision
+from quee.runtime import load_bundle
+from quee.runtime.classifier import AdaptiveClassifier
+from quee.runtime.engines import Step, open_engine
+from quee.runtime.engines.probe import cpu_model
+from quee.runtime.executor import Executor
+from quee.runtime.export import export_graphs
+from quee.runtime.profile import Profile, measure
+
+sys.path.insert(0, str(Path(__file__).parent))
+from static_engines import Run, static_deployments
+
+DROP = 0.005
+BATCHES = (1, 8, 64, 256)
+IMAGES = {1: 150, 8: 400, 64: 1024, 256: 1024}
+"""Images per repeat, by batch."""
+
+
+@dataclass
+class Threshold:
+    """Leaves where the largest probability reaches a threshold: early exit only, as a router."""
+
+    tree: PathTree
+    threshold: float
+
+    def decide(self, gate: int, node: np.ndarray, features: np.ndarray, *_: Any) -> tuple[np.ndarray, np.ndarray]:
+        leaves = features[:, gate - 1, 0] >= self.threshold
+        return np.where(leaves, EXIT, 0), np.zeros(len(node))
+
+
+@dataclass
+class Forced:
+    """A share of the samples leaves, evenly over the gates before the last, whatever they are."""
+
+    tree: PathTree
+    share: float
+
+    def decide(self, gate: int, node: np.ndarray, features: np.ndarray, *_: Any) -> tuple[np.ndarray, np.ndarray]:
+        gates = self.tree.segments - 1
+        here = self.share / gates / (1 - self.share * (gate - 1) / gates)
+        step = np.zeros(len(node), np.int64)
+        step[: round(here * len(node))] = EXIT
+        return step, np.zeros(len(node))
+
+
+class Recording:
+    """An engine that notes what it ran."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.name = engine, engine.name
+        self.calls: list[tuple[int, Precision, np.ndarray]] = []
+
+    def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
+        self.calls.append((segment, precision, state))
+        return self.engine.run(segment, precision, state)
+
+    def executed(self, precision: Precision) -> str:
+        return self.engine.executed(precision)
+
+
+def routed_by(engine: Any, router: Any, features: int) -> Run:
+    """Runs images as a router decides, to log probabilities."""
+    executor = Executor(engine, router, features)
+
+    def run(x: np.ndarray) -> np.ndarray:
+        n, found = len(x), {}
+        flight = executor.launch(x, np.zeros(n, int), np.zeros(n), np.full(n, np.inf))
+        executor.run(flight, lambda _, left, log_probs: found.update({len(found): (left.row, log_probs)}))
+        result = np.empty((n, next(iter(found.values()))[1].shape[1]))
+        for rows, log_probs in found.values():
+            result[rows] = log_probs
+        return result
+
+    return run
+
+
+def alternate(
+    runs: dict[str, Callable[[np.ndarray], Any]], x: np.ndarray, batch: int, images: int, repeats: int
+) -> Any:
+    """Seconds per image and of each call, by name: (repeats,) and (calls,)."""
+    starts = range(0, max(batch, min(images, len(x)) // batch * batch), batch)
+    each: dict[str, list[float]] = {name: [] for name in runs}
+    calls: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, run in runs.items():
+            own = []
+            for start in starts if repeat else list(starts)[: max(3, 512 // batch)]:
+                part = x[start : start + batch]
+                before = time.perf_counter()
+                run(part)
+                own.append(time.perf_counter() - before)
+            if repeat:
+                each[name].append(sum(own) / len(own) / batch)
+                calls[name] += own
+    return each, calls
+
+
+def over_parts(engine: Any, make: Callable[[Any], Run], x: np.ndarray, repeats: int) -> float:
+    """Executed time over the sum of its segments' times run alone, of one batch; median over repeats."""
+    recording = Recording(engine)
+    make(recording)(x)
+    parts, run, ratios = recording.calls, make(engine), []
+    for repeat in range(repeats + 2):
+        before = time.perf_counter()
+        run(x)
+        whole = time.perf_counter() - before
+        alone = 0.0
+        for part in parts:
+            before = time.perf_counter()
+            engine.run(*part)
+            alone += time.perf_counter() - before
+        if repeat > 1:
+            ratios.append(whole / alone)
+    return float(np.median(ratios))
+
+
+def fixture(options: argparse.Namespace) -> dict[str, Any]:
+    name, folder = options.experiment, Path(options.artifacts) / options.experiment
+    settings, facts = load_experiment(name), read_json(folder / "prepare" / "dataset.json")
+    classifier = load_bundle(folder / "bundle", options.engine, options.threads, profiled=False)
+    source = open_dataset(Path("data") / settings.prepare.dataset, settings.prepare.dataset, facts["files"])
+    transform = Preprocessing.from_timm(classifier.backbone.models[Precision("fp32")].input)
+    splits = read_table(folder / "prepare" / "splits.parquet", None)
+    calibration_ids = splits["sample_id"].to_numpy()[splits["calibration"].to_numpy(zero_copy_only=False)][:256]
+    ids = split_ids(folder / "prepare" / "splits.parquet")["test"][: options.samples]
+
+    def read(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        parts = [(x.numpy(), np.asarray(y)) for _, x, y in source.batches(chosen, transform, 250)]
+        return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+    (x, y), (calibration, _) = read(ids), read(np.sort(calibration_ids))
+    x = np.ascontiguousarray(x)
+    quee = quee_runs(classifier, x, options)
+    models = classifier.backbone.models
+    runs = {
+        **quee,
+        **static_deployments(
+            models[Precision("fp32")],
+            models.get(Precision("w8a8")),
+            torch.from_numpy(calibration),
+            options.threads,
+            [n for n in options.static.split(";") if n],
+        ),
+    }
+    accuracy = {n: float((predict(run, x, n) == y).mean()) for n, run in runs.items()}
+    floating = float(
+        np.mean(predict(lambda part: models[Precision("fp32")](torch.from_numpy(part)).numpy(), x, "fp32") == y)
+    )
+    rows = {n: {"accuracy": accuracy[n], "reaches": accuracy[n] >= floating - DROP} for n in runs}
+    print(f"\n{name}: {len(x)} test images, float accuracy {floating:.4f}, target {floating - DROP:.4f}")
+    for batch in map(int, options.batches.split(",")):
+        each, calls = alternate(runs, x, batch, IMAGES.get(batch, 1024), options.repeats)
+        for n in runs:
+            rows[n][f"images_per_second_{batch}"] = 1 / float(np.median(each[n]))
+            if batch == 1:
+                rows[n] |= {f"p{q}_ms": 1e3 * float(np.percentile(calls[n], q)) for q in (50, 95)}
+    whole = next(n for n in quee if n.startswith("QuEE"))
+    ratio = over_parts(classifier.engine, lambda e: quee_run(classifier, e, options), x[:64], 4 * options.repeats)
+    files = sum(path.stat().st_size for path in (folder / "bundle").iterdir())
+    for n in quee:
+        rows[n]["bytes"] = files  # networks for every engine, heads, predictors, validation samples
+    show(rows)
+    found: dict[str, Any] = {"float_accuracy": floating, "target": floating - DROP, "rows": rows, "over_parts": ratio}
+    for batch in map(int, options.batches.split(",")):
+        key = f"images_per_second_{batch}"
+        fastest = max((n for n in rows if n not in quee and rows[n]["reaches"]), key=lambda n: rows[n][key], default="")
+        if fastest:
+            found[f"ratio_{batch}"] = rows[whole][key] / rows[fastest][key]
+            print(f"batch {batch}: QuEE {found[f'ratio_{batch}']:.2f} × the fastest static one ({fastest})")
+    print(f"executed over the sum of its parts at batch 64: {ratio:.3f}")
+    return found
+
+
+def quee_run(classifier: AdaptiveClassifier, engine: Any, options: argparse.Namespace) -> Run:
+    own = AdaptiveClassifier(
+        classifier.view, classifier.policy, classifier.costs, classifier.points, classifier.classes, 1.0, None, engine
+    )
+    return lambda x: own.route_prepared(x, budget=options.budget).probabilities
+
+
+def quee_runs(classifier: AdaptiveClassifier, x: np.ndarray, options: argparse.Namespace) -> dict[str, Run]:
+    """QuEE by its own costs and by measured time, its static paths, and exits by confidence alone."""
+    engine, tree, names = classifier.engine, classifier.tree, len(classifier.view.names)
+    error = classifier.validation["error"].astype(float)
+    full = tree.nodes_at(tree.segments)[-1]
+    target = 1 - error[:, full].mean() - DROP  # the highest precision stands for float: it is not cached here
+    options.budget = min(p.cost for p in classifier.points if p.accuracy >= target)
+    timings = measure(engine, classifier.executor.router, names, x[:64], (1, 8, 64), 5)
+    classifier.profile = Profile("", engine.name, "", options.threads, "", timings)
+    milliseconds = min(p.cost for p in classifier.timed(64).points if p.accuracy >= target)
+    print(f"budget {options.budget:.3f} of static w8a8, or {milliseconds:.4f} ms per image at batch 64")
+    runs: dict[str, Run] = {
+        "QuEE": lambda x: classifier.route_prepared(x, budget=options.budget).probabilities,
+        "QuEE, by milliseconds": lambda x: classifier.timed(64).route_prepared(x, budget=milliseconds).probabilities,
+    }
+    for gate in range(1, tree.segments + 1):
+        path = tree.lineage(full)[gate - 1]
+        runs[f"static {tree.name(path)} ({gate} of {tree.segments})"] = chain(engine, tree.paths[path])
+    features = classifier.validation["features"].astype(float)
+    only = {}
+    for threshold in np.linspace(0.3, 1.0, 141):
+        left = np.full(len(error), full)
+        for gate in range(tree.segments - 1, 0, -1):
+            node = tree.lineage(full)[gate - 1]
+            left = np.where(features[:, node, 0] >= threshold, node, left)
+        correct = 1 - error[np.arange(len(error)), left].mean()
+        only[threshold] = (classifier.costs[left].mean(), correct)
+    chosen = min((t for t in only if only[t][1] >= target), key=lambda t: only[t][0])
+    straight = PathTree([tree.precisions[-1]], tree.segments)
+    runs[f"exits only ({tree.precisions[-1]})"] = routed_by(engine, Threshold(straight, chosen), names)
+    return runs
+
+
+def chain(engine: Any, path: tuple[Precision, ...]) -> Run:
+    def run(x: np.ndarray) -> np.ndarray:
+        for segment, precision in enumerate(path, 1):
+            step = engine.run(segment, precision, x)
+            x = step.state
+        return step.log_probs
+
+    return run
+
+
+def predict(run: Run, x: np.ndarray, name: str) -> np.ndarray:
+    with torch.inference_mode():
+        return np.concatenate([run(x[start : start + 64]).argmax(axis=1) for start in range(0, len(x), 64)])
+
+
+def show(rows: dict[str, dict[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    print(f"{'':38}" + "".join(f"{c.replace('images_per_second', 'img/s'):>12}" for c in columns))
+    for name, row in rows.items():
+        values = (row.get(c, float("nan")) for c in columns)
+        print(f"{name:38}" + "".join(f"{v:>12.4f}" if 0 < float(v) < 10 else f"{v:>12.0f}" for v in values))
+
+
+SIZES = {
+    "DeiT-Small": ("vit_small_patch16_224", {"num_classes": 1000}),
+    "DINOv2 ViT-S/14": ("vit_small_patch14_dinov2", {"num_classes": 1000, "img_size": 224}),
+}
+
+
+def sizes(options: argparse.Namespace) -> dict[str, Any]:
+    """Relative time at forced exit shares, beside the ideal: the share of segments that are run."""
+    found: dict[str, Any] = {}
+    batch, fp32 = options.size_batch, Precision("fp32")
+    for title, (name, kwargs) in SIZES.items():
+        torch.manual_seed(0)
+        backbone = create_backbone(name, None, **kwargs).requires_grad_(False).eval()
+        segments, width = backbone.segments, 2 * backbone.dim
+        linear = [torch.nn.Linear(width, backbone.num_classes).requires_grad_(False) for _ in range(segments - 1)]
+        heads = ExitHeads("cls_mean", [*(ExitHead(layer, layer, None) for layer in linear), ExitHead(None, None, None)])
+        view = GateView(MultiPrecisionBackbone({fp32: backbone}), heads, embedding=False)
+        folder = Path(mkdtemp(prefix="quee-sizes-"))
+        export_graphs(view, [fp32], folder)
+        engine, size = open_engine(options.engine, view, folder, options.threads), backbone.input
+        x = np.random.default_rng(0).standard_normal((batch, 3, size.height, size.width), dtype=np.float32)
+        tree = PathTree(["fp32" if options.size_precision == "fp32" else "bf16"], segments)
+        names = len(view.names)
+
+        def forced(share: float, tree: PathTree = tree, names: int = names) -> Callable[[Any], Run]:
+            return lambda own: routed_by(own, Forced(tree, share), names)
+
+        makers = {share: forced(share) for share in (0.0, 0.25, 0.5, 0.75)}
+        runs = {"static": chain(engine, tree.paths[-1]), **{str(s): make(engine) for s, make in makers.items()}}
+        each, _ = alternate(runs, x, batch, batch, options.repeats)
+        static = float(np.median(each["static"]))
+        found[title] = {"static_ms": 1e3 * static}
+        for share, make in makers.items():
+            recording = Recording(engine)
+            make(recording)(x)
+            ideal = sum(len(state) for _, _, state in recording.calls) / (segments * batch)
+            relative = float(np.median(np.array(each[str(share)]) / np.array(each["static"])))
+            ratio = over_parts(engine, make, x, options.repeats)
+            found[title][f"exits_{share}"] = {"time": relative, "segments": ideal, "over_parts": ratio}
+            print(
+                f"{title:16} {engine.executed(tree.precisions[0])} batch {batch}, {share:.0%} leave early: time "
+                f"{relative:.3f} of static ({1e3 * static:.1f} ms/image), {ideal:.3f} of the segments, "
+                f"{ratio:.3f} of its parts",
+                flush=True,
+            )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", nargs="?", default="fashion_mnist_cpu")
+    parser.add_argument("--artifacts", default="artifacts")
+    parser.add_argument("--engine", default="openvino")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=10000)
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
+    parser.add_argument("--static", default="", help="static deployments by name, with semicolons; all by default")
+    parser.add_argument("--size-batch", type=int, default=16)
+    parser.add_argument("--size-precision", default="bf16", choices=("fp32", "bf16"))
+    parser.add_argument("--only", default="fixture,sizes")
+    parser.add_argument("--json", type=Path, help="benchmarks/results/EXPERIMENT.json is what the report shows")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    found: dict[str, Any] = {"machine": cpu_model(), "threads": options.threads, "experiment": options.experiment}
+    print(f"{found['machine']}, {options.threads} thread(s), engine {options.engine}")
+    for part in options.only.split(","):
+        if part not in ("fixture", "sizes"):
+            sys.exit(f"unknown part {part!r}; valid: fixture, sizes")
+        found[part] = globals()[part](options)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

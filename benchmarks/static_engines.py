@@ -1,0 +1,149 @@
+"""Static deployments of a backbone that benchmarks/runtime.py compares with: whole networks, one graph each."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quee.backbones.base import SegmentedBackbone
+from quee.execution import MultiPrecisionBackbone
+from quee.exits import ExitHead, ExitHeads
+from quee.features import GateView
+from quee.precision import Precision
+from quee.runtime.export import export_graphs
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""Prepared images (n, c, h, w) to logits (n, classes)."""
+
+
+def whole_graph(model: SegmentedBackbone, precision: str = "fp32") -> Path:
+    """The whole network as one graph with its logits; the input is `x`."""
+    whole = deepcopy(model)
+    whole.set_gates((len(whole.blocks),))
+    view = GateView(
+        MultiPrecisionBackbone({Precision(precision): whole}), ExitHeads("cls", [ExitHead(None, None, None)]), False
+    )
+    folder = Path(mkdtemp(prefix="quee-static-"))
+    return folder / export_graphs(view, [Precision(precision)], folder)[0]
+
+
+def openvino(model: Any, threads: int, hint: str) -> Run:
+    """A network compiled anew for each batch size, which is OpenVINO at its fastest."""
+    from openvino import Core
+
+    core, compiled = Core(), {}
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1}
+
+    def run(x: np.ndarray) -> np.ndarray:
+        if len(x) not in compiled:
+            own = core.read_model(model) if isinstance(model, Path) else model.clone()
+            own.reshape([len(x), *x.shape[1:]])
+            compiled[len(x)] = core.compile_model(own, "CPU", settings).create_infer_request()
+        return np.array(compiled[len(x)].infer({0: x}, share_inputs=True, share_outputs=True)[0])
+
+    return run
+
+
+def nncf_int8(graph: Path, calibration: Tensor) -> Any:
+    import nncf
+    from openvino import Core
+
+    model = Core().read_model(graph)
+    model.reshape([1, *calibration.shape[1:]])
+    samples = nncf.Dataset([x.numpy() for x in calibration.split(1)])
+    return nncf.quantize(
+        model,
+        samples,
+        subset_size=len(calibration),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+    )
+
+
+def onnxruntime(graph: Path, threads: int) -> Run:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"x": x})[0]
+
+
+def onnxruntime_static(graph: Path, calibration: Tensor) -> Path:
+    """Products alone: a quantized residual sum costs accuracy and time."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.samples = iter([{"x": x.numpy()} for x in calibration.split(64)])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.samples, None)
+
+    target = graph.with_name("static.onnx")
+    quantize_static(
+        graph,
+        target,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+    )
+    return target
+
+
+def onnxruntime_dynamic(graph: Path) -> Path:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    target = graph.with_name("dynamic.onnx")
+    quantize_dynamic(graph, target, weight_type=QuantType.QInt8, per_channel=True)
+    return target
+
+
+def pytorch(model: SegmentedBackbone, compiled: bool) -> Run:
+    runs = torch.compile(model, dynamic=True) if compiled else model
+
+    def run(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return runs(torch.from_numpy(x)).numpy()
+
+    return run
+
+
+def static_deployments(
+    float_model: SegmentedBackbone,
+    w8a8: SegmentedBackbone | None,
+    calibration: Tensor,
+    threads: int,
+    names: Sequence[str],
+) -> dict[str, Run]:
+    """Every deployment of `names`, or all, that can be made here; the others are left out with the reason."""
+    graph = whole_graph(float_model)
+    makers: dict[str, Callable[[], Run]] = {
+        "OpenVINO fp32": lambda: openvino(graph, threads, "f32"),
+        "OpenVINO bf16": lambda: openvino(graph, threads, "bf16"),
+        "OpenVINO int8 (NNCF)": lambda: openvino(nncf_int8(graph, calibration), threads, "f32"),
+        "OpenVINO int8 (NNCF), bf16 beside": lambda: openvino(nncf_int8(graph, calibration), threads, "bf16"),
+        "ONNX Runtime fp32": lambda: onnxruntime(graph, threads),
+        "ONNX Runtime int8 static": lambda: onnxruntime(onnxruntime_static(graph, calibration), threads),
+        "ONNX Runtime int8 dynamic": lambda: onnxruntime(onnxruntime_dynamic(graph), threads),
+        "PyTorch eager": lambda: pytorch(float_model, False),
+        "PyTorch compiled": lambda: pytorch(float_model, True),
+    }
+    if w8a8 is not None:
+        makers["OpenVINO int8 (quee)"] = lambda: openvino(whole_graph(w8a8, "w8a8"), threads, "f32")
+    found = {}
+    for name in names or makers:
+        try:
+            found[name] = makers[name]()
+            print(f"{name}: made", flush=True)
+        except Exception as error:  # a peer's own fault, whatever it is
+            print(f"{name}: left out, {type(error).__name__}: {str(error)[:150]}")
+    return found

@@ -1,0 +1,151 @@
+"""`quee predict BUNDLE IMAGES…` and `quee verify BUNDLE`."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from quee.runtime import AdaptiveClassifier
+
+SHOWN = 1000
+"""Rows of a table on the screen."""
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, folders of images, Parquet files.")],
+    budget: Annotated[float | None, typer.Option(help="Mean cost per image; 1 is the static w8a8 network.")] = None,
+    trade_off: Annotated[float | None, typer.Option(help="Instead: the price of a unit of cost, in errors.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Limit for every image.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="What executes: torch (exact), or an engine of `quee[engines]`.")
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time; results do not depend on it.")] = 128,
+    out: Annotated[Path | None, typer.Option(help="Write Parquet; a repeated call goes on where one ended.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on where an image cannot be read.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Classify images: label, probability, the path each took and what it cost."""
+    from quee.errors import UsageError
+    from quee.runtime import Options, load_bundle
+    from quee.runtime.inputs import Inputs
+
+    if sum((as_json, as_csv, out is not None)) > 1:
+        raise UsageError("give one of --json, --csv and --out")
+    options, inputs = Options(budget, trade_off, max_cost), Inputs(images)
+    classifier = load_bundle(bundle, engine, threads)
+    start = time.perf_counter()
+    if out is not None:
+        from quee.runtime.scoring import score_to_parquet
+
+        sums = score_to_parquet(classifier, inputs, options, out, batch, skip_bad)
+        summary = _summary(classifier, options, int(sums["images"]), int(sums["skipped"]), sums["cost"])
+        _say(summary, time.perf_counter() - start, f" → {out}")
+        return
+    rows = list(_rows(classifier, inputs, options, batch, skip_bad, as_csv))
+    costs = [row["cost"] for row in rows if row["cost"] is not None]
+    summary = _summary(classifier, options, len(rows), len(rows) - len(costs), sum(costs))
+    if as_json:
+        typer.echo(json.dumps({"rows": rows, **summary}))
+    elif not as_csv:
+        _table(rows)
+    _say(summary, time.perf_counter() - start)
+
+
+def _rows(classifier: "AdaptiveClassifier", inputs: Any, options: Any, batch: int, skip_bad: bool, as_csv: bool) -> Any:
+    """Rows as they come, with progress; as CSV they are printed as they come."""
+    import csv
+
+    from quee.progress import progress
+    from quee.runtime.scoring import SCHEMA, score
+
+    writer = csv.DictWriter(sys.stdout, SCHEMA.names, lineterminator="\n")
+    if as_csv:
+        writer.writeheader()
+    with progress("classifying", len(inputs)) as bar:
+        for table in score(classifier, inputs, options, batch=batch, skip_bad=skip_bad):
+            rows = table.to_pylist()
+            if as_csv:
+                writer.writerows(rows)
+            yield from rows
+            bar.advance(len(rows))
+
+
+def _summary(classifier: "AdaptiveClassifier", options: Any, images: int, skipped: int, cost: float) -> dict[str, Any]:
+    return {
+        "bundle": classifier.description["experiment"],
+        "budget": classifier.budget if options.budget is None else options.budget,
+        "budget_met": classifier.operating(options).met,
+        "engine": classifier.engine.name,
+        "images": images,
+        "mean_cost": cost / max(images - skipped, 1),
+        "skipped": skipped,
+    }
+
+
+def _say(summary: dict[str, Any], seconds: float, more: str = "") -> None:
+    skipped = f", {summary['skipped']} skipped" if summary["skipped"] else ""
+    rate = summary["images"] / max(seconds, 1e-9)
+    cost = f"mean cost {summary['mean_cost']:.3f}"
+    line = f"{summary['images']} images{skipped}, {cost}, {rate:.0f} images/s with {summary['engine']}{more}"
+    print(line, file=sys.stderr)
+    if not summary["budget_met"]:
+        print("the budget cannot be met: served at the cheapest operating point", file=sys.stderr)
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for name in ("image", "label", "probability", "path", "cost"):
+        table.add_column(name, justify="right" if name in ("probability", "cost") else "left", overflow="fold")
+    for row in rows[:SHOWN]:
+        if row["error"]:
+            table.add_row(row["image"], f"– {row['error']}", "", "", "")
+        else:
+            table.add_row(row["image"], row["label"], f"{row['probability']:.3f}", row["path"], f"{row['cost']:.3f}")
+    Console().print(table)
+    if len(rows) > SHOWN:
+        print(f"{len(rows) - SHOWN} more: see --csv, --json or --out", file=sys.stderr)
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a bundle: format, names, digests of all files, and whether what they hold fits together."""
+    from quee.io import read_json
+    from quee.runtime import load_bundle
+    from quee.runtime.manifest import FORMAT, NAME, read_manifest
+
+    manifest = read_manifest(bundle)
+    classifier = load_bundle(bundle)
+    written = read_json(bundle / NAME)["format"]
+    facts = {
+        "classes": len(classifier.classes),
+        "digest": manifest.digest,
+        "experiment": manifest.experiment,
+        "files": len(manifest.files),
+        "format": written,
+        "graphs": sum(map(len, manifest.graphs.values())),
+        "precisions": [str(p) for p in classifier.tree.precisions],
+        "segments": classifier.tree.segments,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    typer.echo(
+        f"{bundle}: good. {manifest.experiment}, format {written}, {facts['files']} files, {facts['graphs']} graphs, "
+        f"{facts['classes']} classes, {facts['segments']} segments at {', '.join(facts['precisions'])}"
+    )
+    if written < FORMAT:
+        typer.echo(f"bundle.json has no digest in format {written}; bundles of format {FORMAT} do: make it anew")
+    else:
+        typer.echo(f"digest {manifest.digest}")

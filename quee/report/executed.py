@@ -1,0 +1,39 @@
+"""The report's section on executed speed, from what benchmarks/runtime.py measured."""
+
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from typing import Any
+
+Table = Callable[[Sequence[str], Iterable[Sequence[str]]], str]
+
+
+def executed_section(measured: dict[str, Any], table: Table) -> str:
+    """Accuracy beside images per second, p50 and p95, and bytes; nothing where nothing was measured."""
+    found = measured.get("fixture")
+    if not found:
+        return ""
+    rows = found["rows"]
+    batches = sorted({int(key.rpartition("_")[2]) for row in rows.values() for key in row if "per_second" in key})
+    head = ["", "accuracy", *(f"images/s, batch {batch}" for batch in batches), "p50, ms", "p95, ms", "MB"]
+
+    def line(name: str) -> list[str]:
+        row = rows[name]
+        accuracy = f"{100 * row['accuracy']:.2f} %"
+        speeds = [f"{row[f'images_per_second_{batch}']:,.0f}" for batch in batches]
+        times = [f"{row[key]:.2f}" if key in row else "–" for key in ("p50_ms", "p95_ms")]
+        size = f"{row['bytes'] / 1e6:.1f}" if row.get("bytes") else "–"
+        return [escape(name), accuracy if row["reaches"] else f"<small>{accuracy}</small>", *speeds, *times, size]
+
+    order = sorted(rows, key=lambda name: (not name.startswith("QuEE"), not rows[name]["reaches"], name))
+    ratios = ", ".join(
+        f"{found[f'ratio_{batch}']:.2f} at batch {batch}" for batch in batches if f"ratio_{batch}" in found
+    )
+    return (
+        '<h2 id="executed">Executed</h2>'
+        f"<p>Measured on {escape(measured['machine'])} with {measured['threads']} thread(s), not simulated; milliseconds "
+        "are those of one call at batch 1. Small accuracies are below the target, "
+        f"{100 * found['target']:.2f} % (the float network's less half a point). "
+        f"QuEE's images per second over those of the fastest static deployment that reaches it: {ratios or '–'}. "
+        f"What QuEE takes over the sum of its segments run alone, at batch 64: {found['over_parts']:.3f}.</p>"
+        + table(head, [line(name) for name in order])
+    )

@@ -1,0 +1,183 @@
+"""Measured milliseconds in place of BitFLOPs: what each segment takes on this machine, and the policy that spends time.
+
+A profile lies beside its bundle, `BUNDLE.profile.json`, and belongs to that bundle, one machine, engine and number of
+threads. Exit heads and state features are measured with their segments; decisions of the gates by themselves.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quee.errors import IntegrityError, UsageError
+from quee.io import FORMAT, read_json, write_bytes
+from quee.paths import PathTree
+from quee.policies import Costs
+from quee.precision import Precision
+from quee.runtime.engines.base import Engine
+from quee.runtime.router import Router
+
+BATCHES = (1, 8, 64)
+REPEATS = 9
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one batch takes: a segment with its gate (precision given), or the decision at a gate."""
+
+    segment: int
+    """Segment, or the gate that decides, from 1."""
+    precision: str
+    """Empty for a decision."""
+    executed: str
+    batch: int
+    milliseconds: float
+    """Median of the whole batch."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Milliseconds by segment, precision and batch; a `CostModel` whose unit is the millisecond."""
+
+    bundle: str
+    """SHA-256 of the bundle's description."""
+    engine: str
+    version: str
+    threads: int
+    machine: str
+    timings: tuple[Timing, ...]
+
+    @cached_property
+    def _curves(self) -> dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]:
+        found: dict[tuple[int, str], dict[int, float]] = {}
+        for t in self.timings:
+            found.setdefault((t.segment, t.precision), {})[t.batch] = t.milliseconds
+        return {k: (np.array(sorted(v)), np.array([v[b] for b in sorted(v)])) for k, v in found.items()}
+
+    def milliseconds(self, segment: int, precision: Precision | str, samples: float) -> float:
+        """What a batch of so many samples takes, between and beyond the batches measured in straight lines."""
+        batches, times = self._curves[segment, str(precision)]
+        if samples <= 0:
+            return 0.0
+        if len(batches) > 1 and samples > batches[-1]:
+            return float(times[-1] * samples / batches[-1])
+        return float(np.interp(samples, batches, times))
+
+    def cost(self, segment: int, precision: Precision, batch: int = 1) -> float:
+        """Milliseconds per sample; the backbone's own head (segment 0) is measured with the last segment."""
+        return self.milliseconds(segment, precision, batch) / batch if segment else 0.0
+
+    def decision(self, gate: int, batch: int) -> float:
+        """Milliseconds per sample of a decision."""
+        return self.milliseconds(gate, "", batch) / batch
+
+    def costs(self, tree: PathTree, batch: int) -> Costs:
+        """Costs by node, in milliseconds per sample at a batch size."""
+        segment = np.array([self.cost(len(path), path[-1], batch) for path in tree.paths])
+        decided = [self.decision(gate, batch) for gate in range(1, tree.segments)]
+        decision = np.array([*decided, 0.0])[tree.gate - 1]
+        static, routed = segment.copy(), segment + decision
+        for node in range(len(tree)):
+            if (parent := tree.parent[node]) >= 0:
+                static[node] += static[parent]
+                routed[node] += routed[parent]
+        return Costs(segment, np.zeros(len(tree)), decision, static, routed)
+
+    def unit(self, tree: PathTree, batch: int) -> float:
+        """Milliseconds per sample of the static w8a8 network, or of the fastest static one where there is none."""
+        full = np.flatnonzero(tree.gate == tree.segments)
+        static = self.costs(tree, batch).static
+        w8a8 = [node for node in full if set(tree.paths[node]) == {Precision("w8a8")}]
+        return float(static[w8a8[0]] if w8a8 else static[full].min())
+
+    def expected(self, tree: PathTree, shares: np.ndarray, batch: int) -> float:
+        """Milliseconds per sample when shares (N,) of a batch leave at each node and samples regroup at every gate."""
+        passing = shares.astype(float).copy()
+        for node in range(len(tree) - 1, -1, -1):
+            if (parent := tree.parent[node]) >= 0:
+                passing[parent] += passing[node]
+        total = 0.0
+        for gate in range(1, tree.segments + 1):
+            nodes = tree.nodes_at(gate)
+            for index, precision in enumerate(tree.precisions):
+                total += self.milliseconds(gate, precision, batch * passing[nodes[tree.choice[nodes] == index]].sum())
+            if gate < tree.segments:
+                total += self.milliseconds(gate, "", batch * passing[nodes].sum())
+        return total / batch
+
+    def write(self, path: Path) -> None:
+        value = {**asdict(self), "format": FORMAT}
+        write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def profile_path(bundle: Path) -> Path:
+    """Where a bundle's profile lies: beside it."""
+    resolved = bundle.resolve()
+    return resolved.with_name(f"{resolved.name}.profile.json")
+
+
+def read_profile(bundle: Path, digest: str) -> Profile | None:
+    """The profile beside a bundle, or None; raises IntegrityError when it is damaged or of another bundle."""
+    path = profile_path(bundle)
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    try:
+        if value.pop("format") != FORMAT:
+            raise ValueError("of another format")
+        timings = tuple(Timing(**row) for row in value.pop("timings"))
+        found = Profile(**value, timings=timings)
+        if not all(np.isfinite(t.milliseconds) and t.milliseconds > 0 and t.batch > 0 for t in timings):
+            raise ValueError("a time is not above 0")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise IntegrityError(f"{path} is no profile: {error}; make it anew with `quee profile {bundle}`") from None
+    if found.bundle != digest:
+        raise IntegrityError(f"{path} is of another bundle; make it anew with `quee profile {bundle}`")
+    return found
+
+
+def measure(
+    engine: Engine,
+    router: Router,
+    features: int,
+    images: np.ndarray,
+    batches: Sequence[int] = BATCHES,
+    repeats: int = REPEATS,
+) -> tuple[Timing, ...]:
+    """Time every (segment, precision, batch) and every decision; alternating, medians.
+
+    `images` (n, c, h, w) are prepared ones, repeated where a batch is larger; `features` is how many a gate sees.
+    """
+    if not batches or min(batches) < 1:
+        raise UsageError(f"batches {list(batches)}; valid: from 1")
+    tree, largest = router.tree, max(batches)
+    states = {1: np.resize(images, (largest, *images.shape[1:]))}
+    for segment in range(1, tree.segments):
+        state = engine.run(segment, tree.precisions[-1], states[segment]).state
+        assert state is not None
+        states[segment + 1] = state
+    seen = np.zeros((largest, tree.segments, features), np.float32)
+    runs: dict[tuple[int, str, str, int], Callable[[], Any]] = {}
+    considered = {(len(path), path[-1]) for path in tree.paths}
+    for batch in batches:
+        for segment, precision in sorted(considered, key=lambda key: (key[0], str(key[1]))):
+            state = states[segment][:batch]
+            engine.run(segment, precision, state)
+            key = (segment, str(precision), engine.executed(precision), batch)
+            runs[key] = lambda s=segment, p=precision, x=state: engine.run(s, p, x)  # type: ignore[misc]
+        for gate in range(1, tree.segments):
+            node = np.full(batch, tree.nodes_at(gate)[0])
+            given = (node, seen[:batch], np.full(batch, 0.1), np.full(batch, np.inf))
+            runs[gate, "", "fp32", batch] = lambda g=gate, a=given: router.decide(g, *a)  # type: ignore[misc]
+    times: dict[tuple[int, str, str, int], list[float]] = {key: [] for key in runs}
+    for _ in range(repeats + 1):
+        for key, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[key].append(time.perf_counter() - start)
+    return tuple(Timing(*key, milliseconds=1e3 * float(np.median(taken[1:]))) for key, taken in times.items())

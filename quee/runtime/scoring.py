@@ -1,0 +1,150 @@
+"""Batch scoring: any number of images through a classifier, in bounded memory, to rows or to a Parquet file."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from quee.errors import UsageError
+from quee.io import atomic_path, table_writer, write_table
+from quee.progress import progress
+from quee.runtime.classifier import AdaptiveClassifier
+from quee.runtime.inputs import Inputs
+from quee.runtime.operating import Options
+
+SHARD = 1024
+"""Images between two points at which work can be taken up again."""
+SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("prediction", pa.int32()),
+        ("label", pa.string()),
+        ("probability", pa.float32()),
+        ("path", pa.string()),
+        ("cost", pa.float64()),
+        ("budget_met", pa.bool_()),
+        ("error", pa.string()),
+    ]
+)
+"""One row per image; all but `image` and `error` are null where an image was skipped as bad."""
+
+Prepared = tuple[list[str], np.ndarray | None, np.ndarray, dict[int, str]]
+"""Names, prepared good images, their rows, and what is wrong with the others."""
+
+
+def score(
+    classifier: AdaptiveClassifier,
+    inputs: Inputs,
+    options: Options,
+    start: int = 0,
+    stop: int | None = None,
+    batch: int = 128,
+    skip_bad: bool = False,
+) -> Iterator[pa.Table]:
+    """Rows of the images start … stop-1, `batch` at a time; the next ones are decoded meanwhile.
+
+    Raises UsageError naming an image that cannot be taken, unless `skip_bad`.
+    """
+    stop = len(inputs) if stop is None else min(stop, len(inputs))
+    waiting: list[Future[Prepared]] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+        for first in range(start, stop, batch):
+            waiting.append(pool.submit(_prepare, classifier, inputs, first, min(first + batch, stop), skip_bad))
+            if len(waiting) > 1:
+                yield _rows(classifier, waiting.pop(0).result(), options)
+        while waiting:
+            yield _rows(classifier, waiting.pop(0).result(), options)
+
+
+def _prepare(classifier: AdaptiveClassifier, inputs: Inputs, start: int, stop: int, skip_bad: bool) -> Prepared:
+    names: list[str] = []
+    parts: list[np.ndarray] = []
+    bad: dict[int, str] = {}
+    for row, (name, image) in enumerate(inputs.read(start, stop)):
+        names.append(name)
+        try:
+            parts.append(classifier.prepare([image]))
+        except UsageError as error:
+            reason = str(error).removeprefix("image 0: ").removeprefix(f"{name}: ")
+            if not skip_bad:
+                raise UsageError(f"{name}: {reason}") from None
+            bad[row] = reason
+    good = np.array([row for row in range(len(names)) if row not in bad], dtype=np.int64)
+    return names, np.concatenate(parts) if parts else None, good, bad
+
+
+def _rows(classifier: AdaptiveClassifier, prepared: Prepared, options: Options) -> pa.Table:
+    names, x, good, bad = prepared
+    columns: dict[str, np.ndarray] = {name: np.full(len(names), None, dtype=object) for name in SCHEMA.names}
+    columns["image"][:] = names
+    if x is not None:
+        routed = classifier.route_prepared(x, **asdict(options))
+        columns["prediction"][good] = routed.label
+        columns["label"][good] = np.array(classifier.classes, dtype=object)[routed.label]
+        columns["probability"][good] = routed.probabilities.max(axis=1)
+        columns["path"][good] = routed.path
+        columns["cost"][good] = routed.cost
+        columns["budget_met"][good] = routed.budget_met
+    for row, reason in bad.items():
+        columns["error"][row] = reason
+    return pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def score_to_parquet(
+    classifier: AdaptiveClassifier,
+    inputs: Inputs,
+    options: Options,
+    out: Path,
+    batch: int = 128,
+    skip_bad: bool = False,
+) -> dict[str, float]:
+    """Score all images into one Parquet file, with progress; returns sums (images, skipped, cost).
+
+    Work in progress is kept beside `out`, and what was done is not done again when the same call is repeated; with
+    another bundle, other options or other files it begins anew. Raises UsageError when `out` is no file that can be
+    written.
+    """
+    if out.is_dir() or not out.parent.is_dir():
+        raise UsageError(f"cannot write {out}: {'it is a folder' if out.is_dir() else 'no such folder'}")
+    parts = _parts(classifier, inputs, options, out, skip_bad)
+    starts = range(0, len(inputs), SHARD)
+    files = [parts / f"{start // SHARD:07d}.parquet" for start in starts]
+    done = sum(min(SHARD, len(inputs) - s) for s, file in zip(starts, files, strict=True) if file.is_file())
+    with progress("classifying", len(inputs), done) as bar:
+        for start, file in zip(starts, files, strict=True):
+            if file.is_file():
+                continue
+            rows = []
+            for table in score(classifier, inputs, options, start, start + SHARD, batch, skip_bad):
+                rows.append(table)
+                bar.advance(len(table))
+            write_table(file, pa.concat_tables(rows))
+    sums = {"images": 0.0, "skipped": 0.0, "cost": 0.0}
+    with atomic_path(out) as aside, table_writer(aside, SCHEMA) as writer:
+        for file in files:
+            table = pq.read_table(file).cast(SCHEMA)
+            writer.write_table(table)
+            sums["images"] += len(table)
+            sums["skipped"] += table["prediction"].null_count
+            sums["cost"] += float(np.nansum(table["cost"].to_numpy()))
+    shutil.rmtree(parts)
+    return sums
+
+
+def _parts(classifier: AdaptiveClassifier, inputs: Inputs, options: Options, out: Path, skip_bad: bool) -> Path:
+    """The folder of what was done of exactly this; what was begun for the same file of anything else goes."""
+    own = [dict(classifier.description), classifier.engine.name, asdict(options), skip_bad, SHARD, inputs.identity()]
+    key = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+    parts = out.with_name(f".{out.name}.{key}.parts")
+    for other in out.parent.glob(f".{out.name}.*.parts"):
+        if other != parts:
+            shutil.rmtree(other)
+    parts.mkdir(exist_ok=True)
+    return parts

@@ -1,0 +1,200 @@
+"""Exported graphs do what PyTorch does, by integer kernels, in any batch; engines that are missing say what to install."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from quee.backbones import create_backbone
+from quee.errors import QueeError, UsageError
+from quee.execution import MultiPrecisionBackbone
+from quee.exits import fit_exits
+from quee.experiment import Exits
+from quee.features import GateView
+from quee.precision import Precision
+from quee.quantization import QuantizationConfig, quantize_paths
+from quee.runtime.engines import graphs, open_engine, probe
+from quee.runtime.export import export_graphs, exportable, graph_name
+
+PRECISIONS = [Precision(name) for name in ("fp32", "w4a4", "w8a8")]
+ENGINES = ("openvino", "onnxruntime")
+WIDE = {"embed_dim": 32, "depth": 3, "num_heads": 2}
+
+
+@pytest.fixture(scope="module", params=["vit_fashion_mnist", "vit_digits"])
+def view(request: pytest.FixtureRequest) -> GateView:
+    """A small untrained network with an overlapping stem, or plain patches, at three precisions."""
+    torch.manual_seed(0)
+    backbone = create_backbone(request.param, (1, 2, 3), **WIDE).requires_grad_(False).eval()
+    size = backbone.input
+    x = torch.randn(64, size.channels, size.height, size.width)
+    configs = [QuantizationConfig.of(p, preset="repq") for p in PRECISIONS if not p.is_float]
+    models = quantize_paths(backbone, configs, [x], 0)
+    multi = MultiPrecisionBackbone({Precision("fp32"): backbone, **models})
+    y = torch.arange(64) % 10
+    heads, _ = fit_exits(multi, PRECISIONS, [(x, y)], Exits(epochs=1, embedding=4), 1)
+    return GateView(multi, heads, embedding=True)
+
+
+@pytest.fixture(scope="module")
+def images(view: GateView) -> np.ndarray:
+    size = view.backbone.models[Precision("fp32")].input
+    return np.random.default_rng(1).standard_normal((150, size.channels, size.height, size.width), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(view: GateView, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnx")
+    out = tmp_path_factory.mktemp("graphs")
+    assert export_graphs(view, PRECISIONS, out) == sorted(p.name for p in out.iterdir())
+    return out
+
+
+def opened(name: str, view: GateView, folder: Path):
+    pytest.importorskip(name)
+    return open_engine(name, view, folder, threads=1)
+
+
+def along(view: GateView, images: np.ndarray, precision: Precision) -> Iterator[tuple[int, np.ndarray]]:
+    """Segments with the states before them as PyTorch computes them."""
+    reference, state = open_engine("torch", view), images
+    for segment in range(1, view.backbone.segments + 1):
+        yield segment, state
+        state = reference.run(segment, precision, state).state
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_exported_step_is_that_of_torch_up_to_rounding(view, images, folder, name, precision) -> None:
+    engine, reference = opened(name, view, folder), open_engine("torch", view)
+    for segment, state in along(view, images, precision):
+        wanted, found = reference.run(segment, precision, state), engine.run(segment, precision, state)
+        assert (found.state is None) == (segment == view.backbone.segments)
+        assert found.log_probs.dtype == np.float64 and found.features.dtype == np.float32
+        assert found.features.shape == wanted.features.shape
+        # A value at the edge of two integers may fall to either side, and what follows from it; few do.
+        assert np.median(np.abs(found.log_probs - wanted.log_probs)) < 1e-5
+        assert np.abs(found.log_probs - wanted.log_probs).mean() < 2e-3
+        assert np.abs(found.features - wanted.features).mean() < 2e-3
+        assert (found.log_probs.argmax(1) == wanted.log_probs.argmax(1)).mean() > 0.98
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engines_results_do_not_depend_on_the_batch(view, images, folder, name, precision) -> None:
+    engine = opened(name, view, folder)
+    for segment, state in along(view, images, precision):
+        whole = engine.run(segment, precision, state)
+        order = np.random.default_rng(segment).permutation(len(state))
+        for rows in np.split(order, [1, 3, 6, 11, 28, 61]):
+            part = engine.run(segment, precision, state[rows])
+            assert np.array_equal(part.log_probs, whole.log_probs[rows])
+            assert np.array_equal(part.features, whole.features[rows])
+            if whole.state is not None:
+                assert np.array_equal(part.state, whole.state[rows])
+
+
+def test_later_calls_leave_earlier_results_alone(view, images, folder) -> None:
+    engine, precision = opened("openvino", view, folder), Precision("fp32")
+    first = engine.run(1, precision, images[:8])
+    kept = first.state.copy()
+    engine.run(1, precision, images[8:16])
+    assert np.array_equal(first.state, kept)
+
+
+def test_openvino_runs_weights_by_integer_kernels(view, folder) -> None:
+    engine, precision = opened("openvino", view, folder), Precision("w8a8")
+    for segment in range(1, view.backbone.segments + 1):
+        compiled = engine.compile(folder / graph_name(segment, precision), precision)
+        facts = [op.get_rt_info() for op in compiled.get_runtime_model().get_ordered_ops()]
+        products = [f for f in facts if str(f["layerType"].astype(str)) in ("FullyConnected", "Convolution")]
+        whole = [f for f in products if str(f["runtimePrecision"].astype(str)) in ("u8", "i8")]
+        # 4 linear layers in each block, the gate's two or the head's two.
+        assert len(products) >= 4 and len(whole) / len(products) > 0.8
+
+
+def test_onnx_runtime_runs_weights_by_integer_kernels(view, folder, tmp_path: Path) -> None:
+    import onnx
+
+    engine, precision = opened("onnxruntime", view, folder), Precision("w8a8")
+    for segment in range(1, view.backbone.segments + 1):
+        engine.session(folder / graph_name(segment, precision), tmp_path / "optimised.onnx")
+        kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+        assert kinds.count("MatMulIntegerToFloat") + kinds.count("QLinearMatMul") >= 4
+        assert kinds.count("MatMulNBits") == 0  # would round activations once more
+
+
+def test_what_no_kernel_executes_is_called_emulated(view, folder) -> None:
+    for name in ENGINES:
+        engine = opened(name, view, folder)
+        assert engine.executed(Precision("w8a8")) == "int8"
+        assert engine.executed(Precision("w4a4")) == "int8 (emulated)"
+        assert engine.executed(Precision("fp32")) == "fp32"
+        assert engine.executed(Precision("bf16")) in ("bf16", "fp32 (emulated)")
+    assert open_engine("torch", view).executed(Precision("w8a8")) == "fp32 (emulated)"
+
+
+def test_export_is_deterministic(view, folder, tmp_path: Path) -> None:
+    export_graphs(view, PRECISIONS, tmp_path)
+    for file in folder.iterdir():
+        assert file.read_bytes() == (tmp_path / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[1:], ids=str)
+def test_quantize_dequantize_around_float_products_is_the_integer_product(view, images, precision) -> None:
+    model = view.backbone.model(precision)
+    twin = exportable(model)
+    assert twin is not model
+    with torch.inference_mode():
+        x = torch.from_numpy(images)
+        apart = (twin.embed(x) - model.embed(x)).abs()
+    assert apart.mean() < 1e-4 and apart.median() < 1e-6  # but for values at the edge of two integers
+
+
+def test_auto_remembers_what_it_measured(view, images, folder, tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = open_engine("auto", view, folder, threads=1)
+    chosen = first.chosen(1, Precision("w8a8"), images[:4])
+    assert probe.cache_file().is_file()
+    monkeypatch.setattr(probe, "least_seconds", lambda *_: pytest.fail("measured again"))
+    again = open_engine("auto", view, folder, threads=1)
+    assert again.chosen(1, Precision("w8a8"), images[:4]).name == chosen.name
+    assert again.run(1, Precision("w8a8"), images[:4]).state.shape[0] == 4
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{", '{"x": 1}'])
+def test_a_damaged_memory_of_auto_is_made_anew(view, images, folder, tmp_path: Path, monkeypatch, damage) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    probe.cache_file().parent.mkdir(parents=True)
+    probe.cache_file().write_text(damage)
+    assert open_engine("auto", view, folder, threads=1).run(1, Precision("w8a8"), images[:4]).state is not None
+
+
+def test_an_engine_that_is_not_installed_says_what_to_install(view, folder, monkeypatch) -> None:
+    monkeypatch.setattr(graphs, "find_spec", lambda name: None)
+    with pytest.raises(QueeError, match=r"quee\[engines\]"):
+        open_engine("openvino", view, folder)
+
+
+def test_bad_engines_are_refused(view, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="auto"):
+        open_engine("tensorrt", view)
+    with pytest.raises(UsageError, match="threads"):
+        open_engine("torch", view, None, 0)
+    if not torch.cuda.is_available():
+        with pytest.raises(QueeError, match="CUDA"):
+            open_engine("cuda", view)
+    for name in ENGINES:
+        pytest.importorskip(name)
+        with pytest.raises(QueeError, match="torch"):
+            open_engine(name, view, tmp_path)
+
+
+def test_auto_without_graphs_is_torch(view, images, tmp_path: Path) -> None:
+    engine = open_engine("auto", view, tmp_path, threads=1)
+    wanted = open_engine("torch", view).run(1, Precision("w8a8"), images[:3])
+    assert np.array_equal(engine.run(1, Precision("w8a8"), images[:3]).log_probs, wanted.log_probs)

@@ -1,0 +1,127 @@
+"""The executor: tables decide as policies do, groups run once per segment and precision, and company changes nothing."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quee.policies import FittedQ
+from quee.runtime import AdaptiveClassifier
+from quee.runtime.executor import draws
+from quee.runtime.router import Router
+
+
+@pytest.fixture(scope="module", params=["plan", "fitted_q"])
+def policy(request: pytest.FixtureRequest, classifier: AdaptiveClassifier):
+    assert isinstance(classifier.policy, FittedQ)
+    return classifier.policy if request.param == "fitted_q" else classifier.policy.plan
+
+
+def inputs_at(classifier, gate: int, node: int, features: np.ndarray) -> np.ndarray:
+    """What a policy is given at a node, from features (n, segments, F)."""
+    tree = classifier.tree
+    prefix = np.eye(len(tree.precisions), dtype=np.float32)[tree.choice[tree.lineage(node)]].ravel()
+    seen = features[:, :gate].reshape(len(features), -1)
+    return np.concatenate([seen, np.broadcast_to(prefix, (len(features), len(prefix)))], axis=1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), share=st.floats(0, 1))
+def test_one_call_decides_for_every_node_trade_off_and_limit_as_the_policy_does_one_by_one(
+    classifier, policy, seed: int, share: float
+) -> None:
+    random, tree, n = np.random.default_rng(seed), classifier.tree, 24
+    router = Router(policy, classifier.costs)
+    features = random.normal(size=(n, tree.segments, len(classifier.view.names))).astype(np.float32)
+    limits = np.array([np.inf, np.quantile(classifier.costs, share)])
+    for gate in range(1, tree.segments):
+        node = random.choice(tree.nodes_at(gate), size=n)
+        trade_off = random.choice([0.0, 0.003, 0.05, 0.7, 20.0, 80.0], size=n)
+        which = random.integers(2, size=n)
+        step, error = router.decide(gate, node, features, trade_off, limits[which])
+        for row in range(n):
+            own = inputs_at(classifier, gate, int(node[row]), features[row : row + 1])
+            limited = restricted(policy, classifier.costs <= limits[which[row]])
+            assert step[row] == limited.step(int(node[row]), own, trade_off[row : row + 1])[0, 0]
+            plan = policy.plan if isinstance(policy, FittedQ) else policy
+            assert error[row] == plan.predicted(int(node[row]), own)[0, 0]
+
+
+def restricted(policy, within: np.ndarray):
+    from dataclasses import replace
+
+    if isinstance(policy, FittedQ):
+        return replace(policy, plan=replace(policy.plan, restrict=within, _future={}))
+    return replace(policy, restrict=within, _future={})
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_results_depend_neither_on_order_nor_on_company(classifier, images, data) -> None:
+    rows = np.array(data.draw(st.lists(st.integers(0, 119), min_size=1, max_size=80)))  # some of them twice
+    option = data.draw(st.sampled_from(["budget", "trade_off", "max_cost"]))
+    value = data.draw(st.sampled_from([0.03, 0.15, 0.4]))
+    whole = whole_of(classifier, images, option, value)
+    found = classifier.route(images[0][rows], **{option: value})
+    assert found.path == [whole.path[row] for row in rows]
+    for name in ("label", "probabilities", "cost", "predicted_error"):
+        assert np.array_equal(getattr(found, name), getattr(whole, name)[rows], equal_nan=True), name
+
+
+WHOLE: dict = {}
+
+
+def whole_of(classifier, images, option: str, value: float):
+    key = (id(classifier), option, value)
+    if key not in WHOLE:
+        WHOLE[key] = classifier.route(images[0][:120], **{option: value})
+    return WHOLE[key]
+
+
+class Counting:
+    """An engine that notes what it is asked to run."""
+
+    def __init__(self, engine) -> None:
+        self.engine, self.name, self.calls = engine, engine.name, []
+
+    def run(self, segment, precision, state):
+        self.calls.append((segment, str(precision), len(state)))
+        return self.engine.run(segment, precision, state)
+
+    def executed(self, precision):
+        return self.engine.executed(precision)
+
+
+def test_each_segment_runs_once_per_precision_on_all_its_samples(classifier, images) -> None:
+    c, engine = classifier, Counting(classifier.engine)
+    counted = AdaptiveClassifier(c.view, c.policy, c.costs, c.points, c.classes, c.budget, engine=engine)
+    found = counted.route(images[0][:200], budget=0.4)
+    assert set(Counter((s, p) for s, p, _ in engine.calls).values()) == {1}
+    expected = Counter()
+    for path in found.path:
+        for segment, precision in enumerate(path.split("-"), 1):
+            expected[segment, precision] += 1
+    assert {(s, p): n for s, p, n in engine.calls} == dict(expected)
+
+
+def test_more_samples_than_a_batch_run_in_several(classifier, images) -> None:
+    c, engine = classifier, Counting(classifier.engine)
+    counted = AdaptiveClassifier(c.view, c.policy, c.costs, c.points, c.classes, c.budget, engine=engine)
+    counted.executor.batch = 32
+    found = counted.route(images[0][:100], budget=0.4)
+    assert max(n for _, _, n in engine.calls) <= 32
+    assert found.path == classifier.route(images[0][:100], budget=0.4).path
+
+
+def test_draws_are_uniform_and_each_sample_s_own() -> None:
+    x = np.random.default_rng(0).normal(size=(4000, 1, 8, 8)).astype(np.float32)
+    u = draws(x)
+    assert np.array_equal(u[5:9], draws(x[5:9]))
+    assert np.array_equal(draws(x[::-1]), u[::-1])
+    assert u.min() >= 0 and u.max() < 1 and len(np.unique(u)) == len(u)
+    assert np.abs(np.sort(u) - (np.arange(4000) + 0.5) / 4000).max() < 1.63 / np.sqrt(4000)  # Kolmogorov–Smirnov, 1 %
+    near = x.copy()
+    near[:, 0, 0, 0] = np.nextafter(near[:, 0, 0, 0], np.float32(9))
+    assert abs(np.corrcoef(u, draws(near))[0, 1]) < 0.06

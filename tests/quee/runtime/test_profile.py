@@ -1,0 +1,141 @@
+"""Measured time as the cost: what a profile says of paths, and that a budget of time is one."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quee.errors import IntegrityError, UsageError
+from quee.paths import PathTree
+from quee.precision import Precision
+from quee.runtime import load_bundle
+from quee.runtime.profile import Profile, Timing, measure, profile_path, read_profile
+
+TREE = PathTree(["w4a4", "w8a8"], segments=2)
+MS = {"w4a4": 3.0, "w8a8": 1.0}
+"""On a CPU fewer bits than 8 take longer."""
+
+
+def profile(overhead: float = 1.0, decision: float = 0.01) -> Profile:
+    """A batch of b takes `overhead` + b · MS milliseconds at every segment."""
+    timings = [
+        Timing(segment, name, "int8", batch, overhead + ms * batch)
+        for segment in (1, 2)
+        for name, ms in MS.items()
+        for batch in (1, 8, 64)
+    ]
+    decisions = [Timing(1, "", "fp32", batch, decision * batch) for batch in (1, 8, 64)]
+    return Profile("digest", "torch", "1", 1, "machine", (*timings, *decisions))
+
+
+def test_cost_is_milliseconds_per_sample_at_a_batch_size() -> None:
+    assert profile().cost(1, Precision("w8a8"), 1) == pytest.approx(2.0)
+    assert profile().cost(1, Precision("w8a8"), 64) == pytest.approx(1 + 1 / 64)
+    assert profile().cost(1, Precision("w8a8"), 32) == pytest.approx(1 + 1 / 32)  # on a straight line
+    assert profile().cost(0, Precision("w8a8"), 8) == 0
+
+
+def test_costs_of_a_path_are_those_of_its_segments_and_decisions() -> None:
+    costs = profile(overhead=0).costs(TREE, 64)
+    assert costs.static[TREE.node("w8a8-w4a4")] == pytest.approx(4.0)
+    assert costs.routed[TREE.node("w8a8-w4a4")] == pytest.approx(4.01)
+    assert costs.routed[TREE.node("w8a8")] == pytest.approx(1.01)
+
+
+def test_expected_time_regroups_samples_by_what_they_run() -> None:
+    shares = np.zeros(len(TREE))
+    shares[[TREE.node("w8a8"), TREE.node("w8a8-w8a8")]] = 0.75, 0.25
+    # One batch of 64 in segment 1, one of 16 in segment 2, 64 decisions.
+    wanted = (1 + 64) + (1 + 16) + 0.64
+    assert profile().expected(TREE, shares, 64) == pytest.approx(wanted / 64)
+
+
+def test_the_static_network_is_the_unit() -> None:
+    assert profile(overhead=0).unit(TREE, 64) == pytest.approx(2.0)
+
+
+@pytest.fixture
+def timed(bundle: Path, monkeypatch):
+    """The fitted bundle with times under which w4a4 is the slower precision."""
+    classifier = load_bundle(bundle)
+    timings = [
+        Timing(segment, name, "int8", batch, ms * batch)
+        for segment in range(1, classifier.tree.segments + 1)
+        for name, ms in MS.items()
+        for batch in (1, 8, 64)
+    ]
+    decisions = [Timing(g, "", "fp32", b, 1e-3 * b) for g in range(1, classifier.tree.segments) for b in (1, 8, 64)]
+    classifier.profile = Profile(classifier.digest, "torch", "1", 1, "here", (*timings, *decisions))
+    return classifier
+
+
+def test_what_is_cheapest_is_another_path_in_milliseconds_than_in_bitflops(timed, images) -> None:
+    assert all(path.startswith("w4a4") for path in timed.route(images[0][:64], budget=1e-3).path)
+    routed = timed.route(images[0][:64], latency_ms=1e-3)
+    assert all(path.startswith("w8a8") for path in routed.path)
+    assert np.array_equal(routed.cost, timed.costs[routed.node])  # cost stays what it is called elsewhere
+
+
+def test_images_per_second_are_milliseconds_per_image(timed, images) -> None:
+    a, b = timed.route(images[0][:64], latency_ms=2.0), timed.route(images[0][:64], images_per_second=500.0)
+    assert np.array_equal(a.node, b.node) and a.budget_met and b.budget_met
+    assert not timed.route(images[0][:64], latency_ms=0.1).budget_met
+
+
+def test_more_time_is_spent_where_there_is_more(timed, images) -> None:
+    spent = [
+        timed.timed(200).costs[timed.route(images[0][:200], latency_ms=milliseconds).node].mean()
+        for milliseconds in (1.05, 2.0, 2.9)
+    ]
+    assert spent == sorted(spent) and spent[0] < spent[-1]
+
+
+@pytest.mark.parametrize("options", [{"latency_ms": 0}, {"images_per_second": -1}, {"latency_ms": 1, "budget": 0.2}])
+def test_bad_budgets_of_time_are_refused(timed, images, options) -> None:
+    with pytest.raises(UsageError):
+        timed.route(images[0][:2], **options)
+
+
+def test_a_budget_of_time_takes_a_profile_of_this_engine(timed, images) -> None:
+    timed.profile = replace(timed.profile, engine="openvino")
+    with pytest.raises(UsageError, match="openvino"):
+        timed.route(images[0][:2], latency_ms=1.0)
+    timed.profile = None
+    with pytest.raises(UsageError, match="quee profile"):
+        timed.route(images[0][:2], latency_ms=1.0)
+
+
+def test_what_is_measured_is_every_segment_precision_and_batch(classifier) -> None:
+    x = np.zeros((2, 1, 8, 8), np.float32)
+    names = len(classifier.view.names)
+    timings = measure(classifier.engine, classifier.executor.router, names, x, (1, 4), repeats=1)
+    found = {(t.segment, t.precision, t.batch) for t in timings}
+    segments = range(1, classifier.tree.segments + 1)
+    assert found == {(s, p, b) for s in segments for p in ("w4a4", "w8a8") for b in (1, 4)} | {
+        (g, "", b) for g in segments[:-1] for b in (1, 4)
+    }
+    assert all(t.milliseconds > 0 for t in timings)
+
+
+def test_quee_profile_writes_beside_the_bundle(bundle: Path) -> None:
+    argv = ["profile", str(bundle), "--engine", "torch", "--threads", "1", "--batch", "1,2", "--repeats", "1", "--json"]
+    code = "from quee.cli import main; import sys; main(sys.argv[1:])"
+    found = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+    path = profile_path(bundle)
+    try:
+        assert json.loads(found.stdout)["path"] == str(path)
+        classifier = load_bundle(bundle)
+        assert classifier.profile is not None and classifier.profile.engine == "torch"
+        path.write_text(path.read_text().replace(classifier.digest, "0" * 64))
+        with pytest.raises(IntegrityError, match="another bundle"):
+            load_bundle(bundle)
+        path.write_text("{}")
+        with pytest.raises(IntegrityError, match="quee profile"):
+            read_profile(bundle, "")
+        assert load_bundle(bundle, profiled=False).profile is None
+    finally:
+        path.unlink()
