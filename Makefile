@@ -6,6 +6,8 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 unexport VIRTUAL_ENV PYTHONHOME
 STAMP := .venv/.installed
+EXTRAS := pipeline,engines,serve,dask,s3,postgres,dev
+COMMA := ,
 BENCHMARKS = $(wildcard benchmarks/*.py)
 
 .DEFAULT_GOAL := help
@@ -21,12 +23,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old; set PYTHON=/path/to/python (3.11 or newer)" >&2; exit 2; }
 	@test -x .venv/bin/python || { rm -rf .venv && $(PYTHON) -m venv .venv; }
 	@test -x .venv/bin/uv || .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
-	.venv/bin/uv pip install -q --python .venv/bin/python -c constraints.txt -e '.[pipeline,engines,serve,dev]'
+	.venv/bin/uv pip install -q --python .venv/bin/python -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 repro: $(STAMP) ## compute the results on the embedded data, track them, show them
 	@quee run
-	@quee track
+	@quee track --or-later
 	@quee results
 
 test: $(STAMP) ## lint, types, tests
@@ -44,7 +46,7 @@ test-all: $(STAMP) ## the same with the slow tests
 flow: $(STAMP) ## the pipeline as a Prefect flow, no server needed
 	@python -m flows.pipeline
 
-schedules: $(STAMP) ## Prefect server, worker and the nightly deployment, on this machine only; Ctrl-C ends them
+schedules: $(STAMP) ## Prefect server, worker and the scheduled deployments, on this machine only; Ctrl-C ends them
 	@python -m flows.schedules
 
 ui: $(STAMP) ## MLflow's pages, on this machine only; Ctrl-C ends them
@@ -63,4 +65,4 @@ bench: $(STAMP) ## the benchmarks
 	@for file in $(BENCHMARKS); do echo "== $$file"; python "$$file" || exit 1; done
 
 constraints: $(STAMP) ## refresh constraints.txt from the newest releases allowed
-	uv pip compile pyproject.toml --extra pipeline --extra engines --extra serve --extra dev --no-header --no-annotate --no-emit-index-url --python-version 3.11 --upgrade -q -o constraints.txt
+	uv pip compile pyproject.toml $(foreach extra,$(subst $(COMMA), ,$(EXTRAS)),--extra $(extra)) --no-header --no-annotate --no-emit-index-url --python-version 3.11 --upgrade -q -o constraints.txt

@@ -1,13 +1,15 @@
 """Post-training quantization, method against method: accuracy, agreement with the float network, time and memory.
 
     python benchmarks/quantization.py [EXPERIMENT] [--seeds 3] [--samples 2000] [--csv FILE] [--only PARTS]
-                                      [--calibration 256] [--peers NAMES] [--presets NAMES] [--precisions NAMES] [--limit SECONDS]
+                                      [--calibration 256] [--peers NAMES] [--presets NAMES] [--precisions NAMES]
+                                      [--stem PRECISION] [--limit SECONDS]
 
 PARTS are of methods, ablation, additions, extras, paths, speed, peers, with commas; PRESETS and PRECISIONS narrow `methods`.
 Needs the experiment's stages `prepare` and `backbone`.
-Calibration samples are drawn from the training split by seed; everything is measured on held-out splits. Peers (the
-extra `bench`) are left out with a message where they cannot be imported, fail, or are silent for LIMIT seconds. Rows
-are mean ± 95 % half-width over the seeds.
+Calibration samples are drawn from the training split by seed; everything is measured on held-out splits, the predictors'
+first. Peers (the extra `bench`) are left out with a message where they cannot be imported, fail, or are silent for LIMIT
+seconds. Lines are mean ± 95 % half-width over the seeds. Every measurement is added to FILE as it is made, and one that
+is there already is not made again: a run that was cut short goes on.
 """
 
 import argparse
@@ -17,14 +19,16 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import deepcopy
+from functools import partial
 from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from peers.quantization import PEERS
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -38,22 +42,34 @@ from quee.experiment import load_experiment
 from quee.io import read_json
 from quee.precision import Precision
 from quee.quantization import ADDITIONS, INGREDIENTS, PRESETS, QuantizationConfig, quantize_, quantize_paths
+from quee.quantization.calibration import Calibrator, checked, install
+from quee.quantization.units import run_unit
 from quee.store import load_backbone
 
 PRECISIONS = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a4")
 ABLATED = ("w4a4", "w3a3")
-PATHS = 12
 PARTS = ("methods", "ablation", "additions", "extras", "paths", "peers", "speed")
+VALUES = ("accuracy", "agreement", "sqnr_db", "seconds", "peak_mb", "cost", "ratio")
+KEYS = ("experiment", "samples", "calibration", "method", "precision", "seed")
 Predict = Callable[[Tensor], Tensor]
+Values = dict[str, float]
+Row = tuple[str, str, int, Values]
+"""Method, precision, seed, and what was measured."""
 
 
 class Bench:
-    """An experiment's float backbone, its training images to calibrate on, its test images to measure on."""
+    """An experiment's float backbone, its training images to calibrate on, held-out images to measure on."""
 
-    def __init__(self, name: str, samples: int, calibration: int = 256) -> None:
+    def __init__(self, name: str, samples: int, calibration: int = 256, file: Path | None = None) -> None:
         self.peers = tuple(PEERS)
-        self.arguments, self.limit = (name, samples, calibration), 300.0
+        self.arguments, self.limit, self.stem = (name, samples, calibration), 300.0, ""
         self.calibration_samples, self.presets, self.shown = calibration, tuple(PRESETS), PRECISIONS
+        self.file, self.known = file, dict[tuple[str, ...], Values]()
+        if file and file.exists():
+            with file.open(newline="", encoding="utf-8") as lines:
+                for row in csv.DictReader(lines):
+                    found = {key: float(row[key]) for key in VALUES if row[key]}
+                    self.known[tuple(row[key] for key in KEYS)] = found
         experiment, folder = load_experiment(name), Path("artifacts") / name
         self.backbone: SegmentedBackbone = load_backbone(folder / "backbone")
         facts = read_json(folder / "prepare" / "dataset.json")
@@ -66,10 +82,33 @@ class Bench:
             return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
         self.train, _ = read("train", 4096)
-        held_out = [read(split, samples) for split in ("predictor", "validation", "test")]
-        self.x, self.y = (torch.cat(part)[:samples] for part in zip(*held_out, strict=True))
+        held_out: list[tuple[Tensor, Tensor]] = []
+        for split in ("predictor", "validation", "test"):
+            if (left := samples - sum(len(y) for _, y in held_out)) > 0:
+                held_out.append(read(split, left))
+        self.x, self.y = (torch.cat(part) for part in zip(*held_out, strict=True))
         self.precisions = [Precision(p) for p in experiment.paths.precisions if not Precision(p).is_float]
         self.reference = predict(self.backbone, self.x)
+
+    def _key(self, method: str, precision: str, seed: int) -> tuple[str, ...]:
+        return (*map(str, self.arguments), method, precision, str(seed))
+
+    def measured(self, method: str, precision: str, seed: int) -> bool:
+        return self._key(method, precision, seed) in self.known
+
+    def row(self, method: str, precision: str, seed: int, measure: Callable[[], Values]) -> Row:
+        """A row that is known, or measured now and written down at once."""
+        key = self._key(method, precision, seed)
+        if key not in self.known:
+            self.known[key] = values = measure()
+            if self.file:
+                new = not self.file.exists()
+                with self.file.open("a", newline="", encoding="utf-8") as lines:
+                    writer = csv.DictWriter(lines, [*KEYS, *VALUES])
+                    if new:
+                        writer.writeheader()
+                    writer.writerow({**dict(zip(KEYS, key, strict=True)), **values})
+        return method, precision, seed, self.known[key]
 
     def calibration(self, seed: int) -> list[Tensor]:
         chosen = np.random.default_rng(seed).choice(
@@ -77,7 +116,7 @@ class Bench:
         )
         return list(self.train[torch.from_numpy(np.sort(chosen))].split(64))
 
-    def measure(self, logits: Tensor) -> dict[str, float]:
+    def measure(self, logits: Tensor) -> Values:
         noise = (logits - self.reference).double().square().sum()
         answers = logits.argmax(dim=1)
         return {
@@ -92,34 +131,62 @@ def predict(model: Predict, x: Tensor) -> Tensor:
         return torch.cat([model(part) for part in x.split(64)])
 
 
-def timed(make: Callable[[], Predict]) -> tuple[Predict, dict[str, float]]:
-    start = time.process_time()
+def resident(peak: bool) -> float:
+    """Memory of this process in MB, now or at its peak since `timed` began."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return float(lines["VmHWM" if peak else "VmRSS"].split()[0]) / 1024
+    except OSError:  # no Linux: the peak since the process began
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if peak else 0.0
+
+
+def timed(make: Callable[[], Predict]) -> tuple[Predict, Values]:
+    """What `make` gives, its CPU seconds, and the MB it took at most beyond what was there before."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    start, before = time.process_time(), resident(peak=False)
     model = make()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return model, {"seconds": time.process_time() - start, "peak_mb": peak}
+    return model, {"seconds": time.process_time() - start, "peak_mb": resident(peak=True) - before}
 
 
 def ours(
-    bench: Bench, variants: dict[str, Callable[[str], QuantizationConfig]], precisions: tuple[str, ...], seeds: int
-):  # type: ignore[no-untyped-def]
+    bench: Bench,
+    variants: dict[str, Callable[[str], QuantizationConfig]],
+    precisions: tuple[str, ...],
+    seeds: int,
+    costs: bool = False,
+) -> Iterator[Row]:
     for name, precision, seed in product(variants, precisions, range(seeds)):
         config = variants[name](precision)
-        model, spent = timed(lambda: quantize_(deepcopy(bench.backbone), config, bench.calibration(seed)))  # noqa: B023
-        yield name, precision, seed, {**bench.measure(predict(model, bench.x)), **spent}
+
+        def measure(config: QuantizationConfig = config, seed: int = seed) -> Values:
+            batches = bench.calibration(seed)
+            model, spent = timed(lambda: quantize_(deepcopy(bench.backbone), config, batches))
+            return {**bench.measure(predict(model, bench.x)), **spent}
+
+        method, _, _, values = bench.row(name, precision, seed, measure)
+        if costs:
+            cost = trace_cost(bench.backbone, compensation=str(config.compensation or ""))
+            values = {**values, "cost": cost.static((config.precision,) * bench.backbone.segments) / cost.unit}
+        yield method, precision, seed, values
 
 
-def methods(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
-    variants = {name: lambda p, preset=name: QuantizationConfig.of(p, preset) for name in bench.presets}
+def methods(bench: Bench, seeds: int) -> Iterator[Row]:
+    stem = f", stem {bench.stem}" if bench.stem else ""
+    variants = {
+        n + stem: lambda p, preset=n: QuantizationConfig.of(p, preset, stem=bench.stem or None) for n in bench.presets
+    }
     yield from ours(bench, variants, bench.shown, seeds)
 
 
-def ablation(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
+def ablation(bench: Bench, seeds: int) -> Iterator[Row]:
     """The default less one ingredient."""
     off = {f"fast − {i}": lambda p, i=i: QuantizationConfig.of(p).without(i) for i in INGREDIENTS}
-    yield from ours(bench, {"fast": QuantizationConfig.of, **off}, ABLATED, seeds)
+    chosen = tuple(p for p in ABLATED if p in bench.shown)
+    yield from ours(bench, {"fast": QuantizationConfig.of, **off}, chosen, seeds)
 
 
-def additions(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
+def additions(bench: Bench, seeds: int) -> Iterator[Row]:
     """Plain min-max and one ingredient."""
     on = {
         f"minmax + {i}": lambda p, i=i: QuantizationConfig.of(
@@ -127,169 +194,183 @@ def additions(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[st
         )
         for i in INGREDIENTS
     }
-    yield from ours(bench, on, ABLATED, seeds)
+    yield from ours(bench, on, tuple(p for p in ABLATED if p in bench.shown), seeds)
 
 
-def extras(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
+def extras(bench: Bench, seeds: int) -> Iterator[Row]:
     """What the default leaves out, with its cost; and uniform precisions of a cost between."""
     variants: dict[str, Callable[[str], QuantizationConfig]] = {"fast": QuantizationConfig.of}
     variants |= {f"fast + {i}": lambda p, i=i: QuantizationConfig.of(p).with_addition(i) for i in ADDITIONS}
     variants["fast + compensation, own bits"] = lambda p: QuantizationConfig.of(p, compensation=Precision(p))
     between = {"w3a3": ("w3a4", "w4a3"), "w4a4": ("w4a5", "w5a4")}
-    rounds = [(variants, tuple(p for p in ABLATED if p in bench.shown))]
-    rounds += [({"fast": QuantizationConfig.of}, tuple(p for q in rounds[0][1] for p in between[q]))]
-    for chosen, precisions in rounds:
-        for name, precision, seed, values in ours(bench, chosen, precisions, seeds):
-            own = chosen[name](precision).compensation
-            cost = trace_cost(bench.backbone, compensation=str(own or ""))
-            path = (Precision(precision),) * bench.backbone.segments
-            yield name, precision, seed, {**values, "cost": cost.static(path) / cost.unit}
+    chosen = tuple(p for p in ABLATED if p in bench.shown)
+    yield from ours(bench, variants, chosen, seeds, costs=True)
+    yield from ours(bench, {"fast": QuantizationConfig.of}, tuple(p for q in chosen for p in between[q]), seeds, True)
 
 
-def paths(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
-    """Mean over all full-length paths that mix precisions, calibrated on mixed prefixes and each on its own."""
+def paths(bench: Bench, seeds: int) -> Iterator[Row]:
+    """Mean over all full-length paths that mix precisions, by the states that segments are calibrated on."""
     mixed = [p for p in product(bench.precisions, repeat=bench.backbone.segments) if len(set(p)) > 1]
-    random = np.random.default_rng(0)
-    mixed = [mixed[i] for i in sorted(random.choice(len(mixed), min(PATHS, len(mixed)), replace=False))]
     cost = trace_cost(bench.backbone)
-    for name, seed in product(("mixed prefixes", "own prefix", "float prefix"), range(seeds)):
-        configs = [QuantizationConfig.of(p, propagate=name != "float prefix") for p in bench.precisions]
-        start = time.process_time()
-        if name == "mixed prefixes":
-            models = quantize_paths(bench.backbone, configs, bench.calibration(seed), seed)
-        else:
-            models = {
-                c.precision: quantize_(deepcopy(bench.backbone), c, bench.calibration(seed))  # type: ignore[misc]
-                for c in configs
-            }
-        spent = {"seconds": time.process_time() - start, "peak_mb": 0.0}
-        multi = MultiPrecisionBackbone({Precision("fp32"): bench.backbone, **models})
-        found = [
-            bench.measure(predict(lambda x: multi.classify(path[-1], multi.run_path(path, x)), bench.x))  # noqa: B023
-            for path in mixed
-        ]
-        mean = {key: float(np.mean([row[key] for row in found])) for key in found[0]}
-        shown = f"{len(mixed)} paths, cost {np.mean([cost.static(p) / cost.unit for p in mixed]):.3f}"
-        yield name, shown, seed, {**mean, **spent}
+    shown = f"{len(mixed)} paths, cost {np.mean([cost.static(p) / cost.unit for p in mixed]):.3f}"
+    for name, seed in product(ENTRIES, range(seeds)):
+
+        def measure(name: str = name, seed: int = seed) -> Values:
+            batches = bench.calibration(seed)
+            found: list[dict[Precision, SegmentedBackbone]] = []
+            _, spent = timed(lambda: found.append(ENTRIES[name](bench, batches, seed)))  # type: ignore[arg-type, func-returns-value]
+            logits = mixed_logits(MultiPrecisionBackbone(found[0]), bench.precisions, bench.x)
+            rows = [bench.measure(answer) for answer in logits]
+            return {**{key: float(np.mean([row[key] for row in rows])) for key in rows[0]}, **spent}
+
+        yield bench.row(name, shown, seed, measure)
 
 
-def peers(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
+def mixed_logits(multi: MultiPrecisionBackbone, precisions: list[Precision], x: Tensor) -> list[Tensor]:
+    """Logits (n, classes) of every full-length path that mixes precisions; a prefix is run once."""
+    found: dict[tuple[Precision, ...], list[Tensor]] = {}
+
+    def below(path: tuple[Precision, ...], state: Tensor) -> None:
+        if len(path) < multi.segments:
+            for precision in precisions:
+                below((*path, precision), multi.run(len(path) + 1, precision, state))
+        elif len(set(path)) > 1:
+            found.setdefault(path, []).append(multi.classify(path[-1], state))
+
+    with torch.inference_mode():
+        for part in x.split(256):
+            below((), part)
+    return [torch.cat(parts) for parts in found.values()]
+
+
+def own_prefix(bench: Bench, batches: list[Tensor], seed: int) -> dict[Precision, SegmentedBackbone]:
+    configs = map(QuantizationConfig.of, bench.precisions)
+    return {c.precision: quantize_(deepcopy(bench.backbone), c, batches) for c in configs}  # type: ignore[misc]
+
+
+def float_prefix(bench: Bench, batches: list[Tensor], seed: int) -> dict[Precision, SegmentedBackbone]:
+    """Each segment on the states that the float segments before it give, its own layers behind one another."""
+    found = {}
+    for config in map(QuantizationConfig.of, bench.precisions):
+        calibrator = Calibrator(bench.backbone, config)
+        reference = checked(batches, config.samples)
+        for segment in [*range(1, bench.backbone.segments + 1), 0]:
+            calibrator.segment(segment, reference, reference)
+            for unit in calibrator.units:
+                if unit.segment == segment:
+                    reference = run_unit(calibrator.float, unit, reference)
+        found[config.precision] = install(deepcopy(bench.backbone), calibrator)
+    return found  # type: ignore[return-value]
+
+
+def mixed_prefixes(bench: Bench, batches: list[Tensor], seed: int) -> dict[Precision, SegmentedBackbone]:
+    return quantize_paths(bench.backbone, [QuantizationConfig.of(p) for p in bench.precisions], batches, seed)
+
+
+ENTRIES = {"mixed prefixes": mixed_prefixes, "own prefix": own_prefix, "float prefix": float_prefix}
+"""What enters the segments that are calibrated."""
+
+
+def peers(bench: Bench, seeds: int) -> Iterator[Row]:
     """Each peer in a process of its own, left out with a reason where it fails or takes longer than the limit."""
     context = multiprocessing.get_context("spawn")
+    yield from ours(bench, {"fast": QuantizationConfig.of}, ("w8a8", "w4a8", "w2a8"), seeds)
     for name in bench.peers:
         precision, _ = PEERS[name]
+        missing = [seed for seed in range(seeds) if not bench.measured(name, precision, seed)]
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=run_peer, args=(bench.arguments, name, seeds, sender))
-        process.start()
+        process = context.Process(target=run_peer, args=(bench.arguments, name, missing, sender))
+        if missing:
+            process.start()
         sender.close()
-        found: dict[str, float] | str = f"no result within {bench.limit} s"
-        for seed in range(seeds):
-            try:
-                found = receiver.recv() if receiver.poll(bench.limit) else f"no result within {bench.limit} s"
-            except EOFError:
-                found = "its process died"
-            if isinstance(found, str):
-                print(f"{name}: left out, {found}", file=sys.stderr)
-                break
-            yield name, precision, seed, found
-        process.kill()
-        process.join()
+        try:
+            for seed in range(seeds):
+                yield bench.row(name, precision, seed, lambda: received(receiver, bench.limit))  # noqa: B023
+        except RuntimeError as reason:
+            print(f"{name}: left out, {reason}", file=sys.stderr)
+        if missing:
+            process.kill()
+            process.join()
 
 
-def run_peer(arguments: tuple[str, int, int], name: str, seeds: int, sender: Connection) -> None:
+def received(receiver: Connection, limit: float) -> Values:
+    """A peer's next row; RuntimeError with the reason when there is none."""
+    try:
+        found: Values | str = receiver.recv() if receiver.poll(limit) else f"no result within {limit:.0f} s"
+    except EOFError:
+        found = "its process died"
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return found
+
+
+def run_peer(arguments: tuple[str, int, int], name: str, seeds: list[int], sender: Connection) -> None:
     """Send a peer's rows, or the reason why there are none."""
     try:
         bench, make = Bench(*arguments), PEERS[name][1]
-        for seed in range(seeds):
-            model, spent = timed(lambda: make(deepcopy(bench.backbone), bench.calibration(seed)))  # noqa: B023
+        for seed in seeds:
+            batches = bench.calibration(seed)
+            model, spent = timed(lambda: make(deepcopy(bench.backbone), batches))  # noqa: B023
             sender.send({**bench.measure(predict(model, bench.x)), **spent})
     except Exception as error:  # a peer's own fault, whatever it is
         sender.send(" ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
-def nncf_ptq(fast: bool) -> Callable[[SegmentedBackbone, list[Tensor]], Predict]:
-    def make(model: SegmentedBackbone, batches: list[Tensor]) -> Predict:
-        import nncf
-        import openvino as ov
-
-        sample = batches[0][:1]
-        network = ov.convert_model(model, example_input=sample, input=list(sample.shape))
-        samples = nncf.Dataset([x.numpy() for batch in batches for x in batch.split(1)])
-        quantized = nncf.quantize(
-            network,
-            samples,
-            subset_size=sum(map(len, batches)),
-            model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,
-            fast_bias_correction=fast,
-        )
-        compiled = ov.compile_model(quantized, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"})
-        return lambda x: torch.from_numpy(np.concatenate([compiled(part.numpy())[0] for part in x.split(1)]))
-
-    return make
-
-
-def onnxruntime_static(model: SegmentedBackbone, batches: list[Tensor]) -> Predict:
-    from tempfile import TemporaryDirectory
-
-    import onnxruntime as ort
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.samples = iter([{"x": x.numpy()} for batch in batches for x in batch.split(1)])
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.samples, None)
-
-    with TemporaryDirectory() as folder:
-        source, target = str(Path(folder) / "float.onnx"), str(Path(folder) / "int8.onnx")
-        torch.onnx.export(model, (batches[0][:1],), source, input_names=["x"], dynamo=False)
-        quantize_static(
-            source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8
-        )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = ort.InferenceSession(target, options, providers=["CPUExecutionProvider"])
-    return lambda x: torch.from_numpy(np.concatenate([session.run(None, {"x": p.numpy()})[0] for p in x.split(1)]))
-
-
-def torchao_dynamic(model: SegmentedBackbone, batches: list[Tensor]) -> Predict:
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig
-    from torchao.quantization import quantize_ as ao_quantize_
-
-    ao_quantize_(model, Int8DynamicActivationInt8WeightConfig())
-    return model
-
-
-PEERS: dict[str, tuple[str, Callable[[SegmentedBackbone, list[Tensor]], Predict]]] = {
-    "NNCF PTQ, fast bias correction": ("w8a8", nncf_ptq(True)),
-    "NNCF PTQ, bias correction": ("w8a8", nncf_ptq(False)),
-    "ONNX Runtime static": ("w8a8", onnxruntime_static),
-    "torchao int8 (dynamic activations)": ("w8a8", torchao_dynamic),
+KINDS = {
+    "products": {"mm", "bmm", "addmm", "baddbmm", "addbmm"},
+    "rounding": {"div", "round_", "clamp_", "sub_", "div_", "round", "clamp"},
+    "table": {"index_select", "_to_copy"},
+    "rescaling": {"mul_", "add_"},
 }
+"""What a quantized segment spends its time on: kinds of operators, by torch's names."""
 
 
-def speed(bench: Bench, seeds: int) -> Iterator[tuple[str, str, int, dict[str, float]]]:
-    """Time of segment 2 over 64 states, fake-quantized over float, in CPU seconds of one thread."""
+def speed(bench: Bench, seeds: int) -> Iterator[Row]:
+    """CPU time of one thread on each segment over 64 states, the feature stage's batch: fake-quantized over float.
+
+    Beside it the shares of the time, in percent, by kinds of operators.
+    """
     torch.set_num_threads(1)
+    states = [bench.x[:64]]
     with torch.inference_mode():
-        state = bench.backbone.run_segment(1, bench.x[:64])
-    own = least(lambda: bench.backbone.run_segment(2, state))
-    for precision in PRECISIONS:
-        model = quantize_(deepcopy(bench.backbone), QuantizationConfig.of(precision), bench.calibration(0))
-        seconds = least(lambda: model.run_segment(2, state))  # type: ignore[operator]  # noqa: B023
-        yield "segment 2 over float", precision, 0, {"ratio": seconds / own, "seconds": seconds}
+        for segment in range(1, bench.backbone.segments + 1):
+            states.append(bench.backbone.run_segment(segment, states[-1]))
+    models = {
+        p: quantize_(deepcopy(bench.backbone), QuantizationConfig.of(p), bench.calibration(0)) for p in PRECISIONS
+    }
+    for segment, state in enumerate(states[:-1], 1):
+        runs = [partial(m.run_segment, segment, state) for m in (bench.backbone, *models.values())]  # type: ignore[operator]
+        times = least(runs)
+        for precision, run, seconds in zip(PRECISIONS, runs[1:], times[1:], strict=True):
+            yield (
+                f"segment {segment} over float",
+                precision,
+                0,
+                {"ratio": seconds / times[0], "seconds": seconds, **shares(run)},
+            )
 
 
-def least(run: Callable[[], Tensor], repeats: int = 20) -> float:
-    times = []
+def shares(run: Callable[[], Tensor]) -> Values:
+    """Percent of the time by KINDS and the rest: norms, softmax, GELU, sums, copies."""
+    with torch.inference_mode(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(5):
+            run()
+    spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profile.key_averages()}
+    total = sum(spent.values())
+    found = {kind: 100 * sum(spent.get(name, 0.0) for name in names) / total for kind, names in KINDS.items()}
+    return {**found, "rest": 100 - sum(found.values())}
+
+
+def least(runs: list[Callable[[], Tensor]], repeats: int = 20) -> list[float]:
+    """CPU seconds of each, the least of repetitions that take turns."""
+    times: list[list[float]] = [[] for _ in runs]
     with torch.inference_mode():
         for _ in range(repeats):
-            start = time.process_time()
-            run()
-            times.append(time.process_time() - start)
-    return min(times[1:])
+            for run, found in zip(runs, times, strict=True):
+                start = time.process_time()
+                run()
+                found.append(time.process_time() - start)
+    return [min(found[1:]) for found in times]
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -312,33 +393,26 @@ def main() -> None:
     parser.add_argument("--peers", default=";".join(PEERS), help="peers by name, with semicolons")
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
+    parser.add_argument("--stem", default="", help="the stem's own precision in `methods`, as w8a8 in published tables")
     options = parser.parse_args()
-    bench = Bench(options.experiment, options.samples, options.calibration)
+    bench = Bench(options.experiment, options.samples, options.calibration, options.csv)
     bench.limit, bench.peers = options.limit, tuple(options.peers.split(";"))
     bench.presets, bench.shown = tuple(options.presets.split(",")), tuple(options.precisions.split(","))
+    bench.stem = options.stem
     own = bench.measure(bench.reference)
     print(f"{options.experiment}: float accuracy {own['accuracy']:.2f} on {len(bench.y)} samples")
-    rows: list[dict[str, Any]] = []
     for part in options.only.split(","):
         if part not in PARTS:
             sys.exit(f"unknown part {part!r}; valid: {', '.join(PARTS)}")
-        found: dict[tuple[str, str], list[dict[str, float]]] = {}
+        found: dict[tuple[str, str], list[Values]] = {}
         for method, precision, _, values in globals()[part](bench, options.seeds):
-            found.setdefault((method, precision), []).append(values)
-            if len(found[method, precision]) < (1 if part == "speed" else options.seeds):
+            rows = found.setdefault((method, precision), [])
+            rows.append(values)
+            if len(rows) < (1 if part == "speed" else options.seeds):
                 continue
-            row: dict[str, Any] = {"part": part, "method": method, "precision": precision}
-            for key in values:
-                row[key], row[f"{key}_half_width"] = interval([v[key] for v in found[method, precision]])
-            rows.append(row)
-            text = "  ".join(f"{key} {row[key]:.2f} ± {row[f'{key}_half_width']:.2f}" for key in values)
+            intervals = {key: interval([row[key] for row in rows]) for key in values}
+            text = "  ".join(f"{key} {mean:.2f} ± {half:.2f}" for key, (mean, half) in intervals.items())
             print(f"{part:9} {method:36} {precision:6} {text}", flush=True)
-    if options.csv:
-        names = list(dict.fromkeys(key for row in rows for key in row))
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 if __name__ == "__main__":

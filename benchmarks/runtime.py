@@ -196,6 +196,8 @@ def fixture(options: argparse.Namespace) -> dict[str, Any]:
         rows[n]["bytes"] = files  # networks for every engine, heads, predictors, validation samples
     show(rows)
     found: dict[str, Any] = {"float_accuracy": floating, "target": floating - DROP, "rows": rows, "over_parts": ratio}
+    found["agreement"] = agreement(classifier, folder, x, y, options.budget)
+    print("beside torch's:", ", ".join(f"{key} {value:.5f}" for key, value in found["agreement"].items()))
     for batch in map(int, options.batches.split(",")):
         key = f"images_per_second_{batch}"
         fastest = max((n for n in rows if n not in quee and rows[n]["reaches"]), key=lambda n: rows[n][key], default="")
@@ -204,6 +206,21 @@ def fixture(options: argparse.Namespace) -> dict[str, Any]:
             print(f"batch {batch}: QuEE {found[f'ratio_{batch}']:.2f} × the fastest static one ({fastest})")
     print(f"executed over the sum of its parts at batch 64: {ratio:.3f}")
     return found
+
+
+def agreement(
+    classifier: AdaptiveClassifier, folder: Path, x: np.ndarray, y: np.ndarray, budget: float
+) -> dict[str, float]:
+    """Paths and labels of an engine beside torch's, which are the simulation's, and in batches of one beside whole ones."""
+    exact = load_bundle(folder / "bundle", "torch", profiled=False)
+    wanted, found = (one.route_prepared(x, budget=budget) for one in (exact, classifier))
+    alone = [classifier.route_prepared(x[i : i + 1], budget=budget).node[0] for i in range(min(300, len(x)))]
+    return {
+        "paths": float((wanted.node == found.node).mean()),
+        "labels": float((wanted.label == found.label).mean()),
+        "accuracy_difference": float((found.label == y).mean() - (wanted.label == y).mean()),
+        "paths_in_batches_of_one": float((np.array(alone) == found.node[: len(alone)]).mean()),
+    }
 
 
 def quee_run(classifier: AdaptiveClassifier, engine: Any, options: argparse.Namespace) -> Run:

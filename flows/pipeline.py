@@ -8,19 +8,43 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from prefect import flow, task
+from prefect import State, flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from prefect.states import Completed
 
 from quee.errors import QueeError
 from tasks import dvc
+from tasks.committing import Committer, commit_lock, put_away, take_out
+from tasks.data_changes import changed_data, fetch_changed
+from tasks.inputs import ensure_inputs
+from tasks.locks import exclusive
 from tasks.results import load_results
+from tasks.tracking import track
+from tasks.transient import RETRIES, delays, may_pass
+
+Row = dict[str, object]
 
 
-@task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def worth_retrying(task: Any, run: Any, state: State) -> bool:
+    return isinstance(state.data, BaseException) and may_pass(state.data)
+
+
+RETRYING: dict[str, Any] = {
+    "cache_policy": NO_CACHE,  # DVC is the only cache
+    "persist_result": False,
+    "retries": RETRIES,
+    "retry_delay_seconds": delays(),
+    "retry_jitter_factor": 0.3,
+    "retry_condition_fn": worth_retrying,
+}
+
+
+@task(task_run_name="{name}", **RETRYING)
 def stage(session: dvc.Session, step: dvc.Step, name: str) -> dvc.Outcome:
     """Bring one stage up to date; `name` is what Prefect shows."""
     outcome = session.execute(step)
@@ -28,28 +52,115 @@ def stage(session: dvc.Session, step: dvc.Step, name: str) -> dvc.Outcome:
     return outcome
 
 
+@task(**RETRYING)
+def inputs(names: list[str], changed: bool) -> None:
+    """Fetch data and weights that are not here, or, of data that changed, no longer the ones."""
+    root, told = Path.cwd(), get_run_logger().warning
+    for name in names if changed else []:
+        fetch_changed(root, name, told)
+    ensure_inputs(root, names, told)
+
+
+@task(**RETRYING)
+def tracking(names: list[str]) -> str:
+    """Make MLflow hold the results; what was added."""
+    done = track(Path.cwd(), names, notify=get_run_logger().warning)
+    for version, decision in done.decided.items():
+        get_run_logger().info("%s: %s", version, decision)
+    return f"{len(done.logged)} results and {len(done.registered)} model versions added, {done.known} known"
+
+
 @flow(name="quee-pipeline", persist_result=False, validate_parameters=True)
-def quee_pipeline(experiments: list[str] | None = None, force: bool = False) -> list[dict[str, object]]:
-    """Bring experiments up to date, all of params.yaml by default; `force` runs what is unchanged too."""
+def quee_pipeline(
+    experiments: list[str] | None = None,
+    force: bool = False,
+    only_changed_data: bool = False,
+    commit: Committer = "nobody",
+    branch: str = "quee/results",
+) -> list[Row]:
+    """Bring experiments up to date, all of params.yaml by default.
+
+    `force` runs what is unchanged too. `only_changed_data` leaves experiments alone whose data are those of their last
+    result. `commit` says who commits dvc.lock: nobody, `branch`, or only MLflow has its copy (docs/operations.md).
+    """
     os.environ["QUEE_PREFECT_RUN"] = flow_run.get_id() or ""
-    logger = get_run_logger()
+    root, warn = Path.cwd(), get_run_logger().warning
+    names = dvc.checked(root, experiments)
+    if commit == "mlflow":
+        with exclusive("run", "this checkout", notify=warn):
+            take_out(root)
+    if only_changed_data:
+        why = changed_data(root, names)
+        names = list(why)
+        for name, reason in why.items():
+            get_run_logger().info("%s: %s", name, reason)
+        if not names:
+            return unchanged("no data changed", [])
     done: list[dvc.Outcome] = []
-    with dvc.session(Path.cwd(), experiments, force=force, show=False, notify=logger.warning) as session:
-        try:
-            for step in session.steps:
-                done.append(stage(session, step, step.name))
-        finally:
-            publish(done)
-    for experiment in dict.fromkeys(outcome.experiment for outcome in done):
+    notes: list[Row] = []
+    steps: list[dvc.Step] = []
+    try:
+        inputs(names, only_changed_data)
+        with dvc.session(root, names, force=force, show=False, notify=warn) as session:
+            steps = session.steps
+            pending = any(step.action != "unchanged" for step in steps)
+            for step in steps:
+                done.append(stage(session, step, step.name) if pending else session.execute(step))
+            tracked = remember(names, notes)
+            keep_lock(root, commit, branch, tracked, notes)
+    finally:
+        publish(steps, done, notes)
+    for experiment in names:
         publish_results(experiment)
-    return [{"stage": o.name, "did": o.did, "seconds": round(o.seconds, 1)} for o in done]
+    rows = [_row(outcome) for outcome in done]
+    if all(outcome.did == "unchanged" for outcome in done):
+        return unchanged("nothing to do", rows)
+    return rows
 
 
-def publish(done: list[dvc.Outcome]) -> None:
-    """Keep what each stage did, and how long it took, as an artifact."""
-    rows = [{"stage": o.name, "did": o.did, "seconds": round(o.seconds, 1)} for o in done]
+def unchanged(message: str, rows: list[Row]) -> Any:
+    """How a run ends that had nothing to do: completed, under a name of its own."""
+    return Completed(name="Unchanged", message=message, data=rows)
+
+
+def remember(names: list[str], notes: list[Row]) -> bool:
+    """Track the results; a server out of reach costs a message, and the next run or `quee track` makes up for it."""
+    try:
+        said = tracking(names)
+    except QueeError as error:
+        get_run_logger().warning("%s", error)
+        notes.append({"stage": "MLflow", "did": f"later: {error}", "seconds": None, "why": ""})
+        return False
+    notes.append({"stage": "MLflow", "did": said, "seconds": None, "why": ""})
+    return True
+
+
+def keep_lock(root: Path, commit: Committer, branch: str, tracked: bool, notes: list[Row]) -> None:
+    """Do with dvc.lock what the deployment says; the run holds the checkout."""
+    did = "left in the checkout"
+    if commit == "branch":
+        made = commit_lock(root, branch, f"Results of Prefect run {os.environ['QUEE_PREFECT_RUN']}")
+        did = f"committed on {branch}: {made[:12]}" if made else f"as on {branch}"
+    elif commit == "mlflow" and tracked and put_away(root):
+        did = "as committed; MLflow has the results' entries"
+    notes.append({"stage": "dvc.lock", "did": did, "seconds": None, "why": ""})
+
+
+def _row(outcome: dvc.Outcome) -> Row:
+    return {"stage": outcome.name, "did": outcome.did, "seconds": round(outcome.seconds, 1)}
+
+
+def publish(steps: list[dvc.Step], done: list[dvc.Outcome], notes: list[Row]) -> None:
+    """Keep what ran and what did not, how long it took and why, as an artifact."""
+    by_name = {outcome.name: _row(outcome) for outcome in done}
+    rows = []
+    failed = next((step.name for step in steps if step.name not in by_name), None)
+    for step in steps:
+        state = "failed" if step.name == failed else "not run"
+        row = by_name.get(step.name, {"stage": step.name, "did": state, "seconds": None})
+        rows.append({**row, "why": "; ".join(step.reasons[:3])})
     if rows:
-        create_table_artifact(rows, key="quee-stages", description="What each stage did")
+        create_table_artifact([*rows, *notes], key="quee-stages", description="What each stage did")
 
 
 def publish_results(experiment: str) -> None:

@@ -1,4 +1,4 @@
-"""Prefect's server, a worker and the nightly deployment on the loopback interface: `python -m flows.schedules`."""
+"""Prefect's server, a worker and the deployments of prefect.yaml on the loopback interface: `python -m flows.schedules`."""
 
 import flows.quiet  # noqa: F401, I001  first: Prefect reads its settings when imported
 import json
@@ -11,18 +11,22 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from quee.errors import BusyError, QueeError
 from tasks.lifeline import SUPERVISED
+from tasks.locks import exclusive
 
 POOL = "quee"
-DEPLOYMENT = "quee-pipeline/nightly"
+FLOW = "quee-pipeline"
 PORT = 4200
 START_SECONDS = 120.0
 
 
 def main() -> None:
-    """Start the three, tell where they are, and end them with Ctrl-C."""
+    """Start them, tell where they are, and end them with Ctrl-C."""
     try:
         port = int(os.environ.get("QUEE_PREFECT_PORT", PORT))
         serve(port)
@@ -56,10 +60,16 @@ def serve(port: int) -> None:
         parts["server"] = start(["server", "start", "--host", "127.0.0.1", "--port", str(port)], environment)
         wait_for(api, parts["server"])
         do(["work-pool", "create", POOL, "--type", "process", "--overwrite"], environment)
-        deploy(api, environment)
+        do(["work-pool", "set-concurrency-limit", POOL, "1"], environment)
+        deployed = deploy(api, environment)
+        reconcile(api)
         parts["worker"] = start(["worker", "start", "--pool", POOL, "--limit", "1"], environment)
-        print(f"Prefect is at http://127.0.0.1:{port}; deployment quee-pipeline/nightly runs at 02:30 UTC. Now:")
-        print(f"  PREFECT_API_URL={api} .venv/bin/prefect deployment run quee-pipeline/nightly")
+        print(f"Prefect is at http://127.0.0.1:{port}")
+        for name, when in deployed.items():
+            print(f"  {FLOW}/{name}: {when}")
+        print("Now, with experiments of your choice:")
+        parameters = "-p 'experiments=[\"digits\"]'"
+        print(f"  PREFECT_API_URL={api} .venv/bin/prefect deployment run {FLOW}/on-demand {parameters}")
         print("Ctrl-C ends it", flush=True)
         while True:
             for name, part in parts.items():
@@ -83,18 +93,50 @@ def do(arguments: list[str], environment: dict[str, str]) -> None:
         raise QueeError(f"prefect {' '.join(arguments)} failed: {' '.join((done.stderr or done.stdout).split())}")
 
 
-def deploy(api: str, environment: dict[str, str]) -> None:
-    """Deploy what prefect.yaml lists. Prefect 3.8 creates it, then fails asking for workers: let be."""
-    try:
-        do(["--no-prompt", "deploy", "--all"], environment)
-    except QueeError as error:
+def deploy(api: str, environment: dict[str, str]) -> dict[str, str]:
+    """Deploy what prefect.yaml lists, one by one; when each runs, by name.
+
+    Prefect 3.8 may fail after it has made a deployment, asking for workers: what counts is that it is there.
+    """
+    content = yaml.safe_load(Path("prefect.yaml").read_text(encoding="utf-8"))
+    found = {}
+    for wanted in content["deployments"]:
+        name, failure = wanted["name"], None
         try:
-            with urllib.request.urlopen(f"{api}/deployments/name/{DEPLOYMENT}", timeout=10) as answer:
-                created = json.load(answer)
-        except (urllib.error.URLError, OSError):
-            raise error from None
-        if not created.get("schedules"):
-            raise
+            do(["--no-prompt", "deploy", "--name", name], environment)
+        except QueeError as error:
+            failure = error
+        made = ask(api, f"deployments/name/{FLOW}/{name}")
+        crons = [item["cron"] for item in wanted.get("schedules", [])]
+        if made is None or sorted(item["schedule"]["cron"] for item in made["schedules"]) != sorted(crons):
+            raise failure or QueeError(f"deployment {FLOW}/{name} was not made as prefect.yaml says")
+        found[name] = f"cron {', '.join(crons)} (UTC)" if crons else "on demand"
+    return found
+
+
+def reconcile(api: str) -> None:
+    """Mark as crashed what a killed worker left "Running": nobody runs it, and it would hold the only place."""
+    try:
+        with exclusive("run", "this checkout", wait=False):
+            left = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+            query = {"flow_runs": left, "work_pools": {"name": {"any_": [POOL]}}}
+            for run in ask(api, "flow_runs/filter", query) or []:
+                state = {"type": "CRASHED", "name": "Crashed", "message": "its worker ended before it did"}
+                ask(api, f"flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+                print(f"run {run['name']} was left running by a worker that ended: marked as crashed")
+    except BusyError as error:
+        print(f"{error}; runs left by a worker that ended stay as they are")
+
+
+def ask(api: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """The server's answer to a GET, or to a POST of `body`; None where it has none to give."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{api}/{path}", data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
 
 
 def wait_for(api: str, server: "subprocess.Popen[bytes]") -> None:

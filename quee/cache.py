@@ -4,11 +4,11 @@ Work is cut into shards of samples, computed by any number of workers and kept a
 published have a fixed number of rows, so that their bytes depend on neither.
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,13 @@ from quee.data import open_dataset
 from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
 from quee.execution import MultiPrecisionBackbone, walk_tree
+from quee.executors import Lanes
 from quee.exits import ExitHeads
 from quee.features import GateView
-from quee.io import FORMAT, atomic_path, file_digest, read_json, read_table, table_writer, verify_digests, write_json
+from quee.io import FORMAT, file_digest, read_json, read_table, table_writer, verify_digests, write_json
 from quee.paths import PathTree
 from quee.precision import Precision
-from quee.progress import progress
+from quee.shards import Shard, ShardStore, read_shards, run_shards
 from quee.store import load_precisions
 
 PART_ROWS = 1 << 16
@@ -36,7 +37,7 @@ MANY_CLASSES, TOP = 100, 5
 
 @dataclass(frozen=True)
 class Recipe:
-    """All a worker needs to compute shards: where the networks and images are, and which paths."""
+    """All a worker needs to compute shards: where the networks and images are (absolute paths), and which paths."""
 
     data: str
     dataset: str
@@ -48,6 +49,8 @@ class Recipe:
     references: tuple[str, ...]
     paths: tuple[str, ...]
     embedding: bool
+    networks: tuple[tuple[str, str], ...] = ()
+    """Files of the networks with their SHA-256: a worker elsewhere may see others, or have read earlier ones."""
 
 
 class ShardWorker:
@@ -55,6 +58,7 @@ class ShardWorker:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        verify_digests(Path(), dict(recipe.networks))
         names = [*recipe.precisions, *recipe.references]
         self.backbone: MultiPrecisionBackbone = load_precisions(
             Path(recipe.backbone), Path(recipe.quantized), [Precision(name) for name in names]
@@ -116,67 +120,48 @@ def _lists(values: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
-@cache
+@lru_cache(1)
 def _worker(recipe: Recipe) -> ShardWorker:
     return ShardWorker(recipe)
 
 
-def compute_shard(recipe: Recipe, target: str, ids: np.ndarray, splits: np.ndarray) -> str:
-    """Compute one shard and write it whole; returns its path. Runs in any process."""
-    torch.set_num_threads(1)  # shards run side by side; more threads would change no result
-    table = _worker(recipe).rows(ids, splits)
-    path = Path(target)
-    with atomic_path(path) as aside, table_writer(aside, table.schema) as writer:
+_COMPUTING = Lock()
+
+
+def compute_shard(recipe: Recipe, ids: np.ndarray, splits: np.ndarray) -> bytes:
+    """A shard of samples as a Parquet file's bytes. Runs in any process; one at a time in each."""
+    with _COMPUTING:
+        torch.set_num_threads(1)  # shards run side by side; more threads would change no result
+        table = _worker(recipe).rows(ids, splits)
+    sink = pa.BufferOutputStream()
+    with table_writer(sink, table.schema) as writer:
         writer.write_table(table)
-    return target
+    return sink.getvalue().to_pybytes()
 
 
 def build_cache(
     recipe: Recipe,
     ids: np.ndarray,
     splits: np.ndarray,
-    partial: Path,
+    store: ShardStore,
     out: Path,
-    shard_size: int = 64,
-    executor: Executor | None = None,
+    shard_size: int,
+    lanes: Lanes,
 ) -> None:
-    """Compute what is missing of the shards under `partial`, then publish `part-*` and `reference-*` files in `out`.
+    """Compute what is missing of the shards in `store`, then publish `part-*` and `reference-*` files in `out`.
 
     `ids` (n,) sorted sample ids and their `splits` (n,). Finished shards are not computed again.
     """
-    folder = partial / f"shards-{shard_size}"
-    folder.mkdir(parents=True, exist_ok=True)
-    shards = [
-        (folder / f"shard-{start:09d}.parquet", slice(start, start + shard_size))
-        for start in range(0, len(ids), shard_size)
-    ]
-    todo = [(path, rows) for path, rows in shards if not _is_whole(path)]
-    with progress("feature cache", len(shards)) as bar:
-        bar.advance(len(shards) - len(todo))
-        if executor is None:
-            for path, rows in todo:
-                compute_shard(recipe, str(path), ids[rows], splits[rows])
-                bar.advance()
-        else:
-            jobs = [executor.submit(compute_shard, recipe, str(path), ids[rows], splits[rows]) for path, rows in todo]
-            for job in as_completed(jobs):
-                job.result()
-                bar.advance()
+    pieces = [slice(start, start + shard_size) for start in range(0, len(ids), shard_size)]
+    shards = [Shard(f"shard-{rows.start:09d}", compute_shard, (recipe, ids[rows], splits[rows])) for rows in pieces]
+    run_shards(shards, store, lanes, "feature cache")
     nodes = len(recipe.paths)
-    _publish([path for path, _ in shards], out, nodes, "part", lambda node: node < nodes)
+    _publish(read_shards(shards, store), out, nodes, "part", lambda node: node < nodes)
     if recipe.references:
-        _publish([path for path, _ in shards], out, nodes, "reference", lambda node: node >= nodes)
+        _publish(read_shards(shards, store), out, nodes, "reference", lambda node: node >= nodes)
 
 
-def _is_whole(path: Path) -> bool:
-    try:
-        return path.is_file() and pq.ParquetFile(path).metadata is not None
-    except (pa.ArrowInvalid, OSError):
-        path.unlink()
-        return False
-
-
-def _publish(shards: Sequence[Path], out: Path, nodes: int, kind: str, keep: Any) -> None:
+def _publish(shards: Iterable[bytes], out: Path, nodes: int, kind: str, keep: Any) -> None:
     """Write the shards' rows as parts of PART_ROWS rows each, whatever the shards' size was."""
     pending: list[pa.Table] = []
     held, number = 0, 0
@@ -192,8 +177,8 @@ def _publish(shards: Sequence[Path], out: Path, nodes: int, kind: str, keep: Any
             writer.write_table(part, row_group_size=PART_ROWS)
         pending, held, number = ([rest] if len(rest) else []), len(rest), number + 1
 
-    for path in shards:
-        table = read_table(path)
+    for data in shards:
+        table = pq.read_table(pa.BufferReader(data))
         table = table.filter(pa.array(keep(table["node"].to_numpy())))
         pending.append(table)
         held += len(table)

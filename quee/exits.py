@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -179,6 +178,8 @@ def fit_exits(
 
 def _principal(x: Tensor, components: int, seed: int, gate: int) -> QuantizedLinear:
     """Whitened principal directions of the rows of x (n, D) as a layer (n, D) → (n, components)."""
+    from sklearn.decomposition import PCA  # takes a second to import, which most stages would wait for in vain
+
     pca = PCA(components, svd_solver="covariance_eigh", random_state=seed).fit(x.double().numpy())
     directions = pca.components_ / np.sqrt(np.maximum(pca.explained_variance_, 1e-12))[:, None]
     linear = nn.Linear(x.shape[1], components).requires_grad_(False)

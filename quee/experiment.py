@@ -5,7 +5,7 @@ key, the bad value and what is valid. A comment or reformatting changes nothing.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -278,6 +278,18 @@ class Certification(Block):
     """Limits on the accuracy lost against the static network at the highest precision."""
 
 
+class Quality(Block):
+    """Predictors of deliberately different quality, and other numbers of clusters; each entry is fitted once."""
+
+    widths: Annotated[tuple[Count, ...], Listed] = (1, 4)
+    """Hidden units."""
+    samples: Annotated[tuple[Share, ...], Listed] = (0.02, 0.1)
+    """Shares of the predictor split to learn from."""
+    noise: Annotated[tuple[Positive, ...], Listed] = (0.5, 1.0, 2.0)
+    """Standard deviations of noise on the logits."""
+    clusters: Annotated[tuple[Count, ...], Listed] = (1, 5, 20, 50)
+
+
 class Evaluate(Block):
     points: Annotated[int, Field(ge=100, le=10_000)] = 120
     """Trade-offs and thresholds in a sweep."""
@@ -292,11 +304,71 @@ class Evaluate(Block):
         0.8,
         1.0,
     )
+    seeds: Annotated[int, Field(ge=1, le=100)] = 3
+    """Seeds of targets, predictors and policies: the first is the stages' own, the others are fitted from the cache."""
     resplits: Annotated[int, Field(ge=0, le=1000)] = 0
     """Repetitions on random re-divisions of the held-out rows, targets and predictors fitted anew."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     certification: Certification = Certification()
+    quality: Quality = Quality()
     seed: Seed = 0
+
+
+Axis = Literal[
+    "clusters", "targets", "hidden", "features", "considered", "precisions", "gates", "first_step", "commit",
+    "fitted_q", "reference",
+]  # fmt: skip
+AXES: tuple[Axis, ...] = get_args(Axis)
+"""What `quee ablate` varies, one at a time; `reference` adds methods that learn nothing."""
+
+
+class Ablate(Block):
+    """The grid of `quee ablate`: each axis departs from the experiment's own settings in one thing."""
+
+    axes: Annotated[tuple[Axis, ...], Listed, Field(min_length=1)] = AXES
+    seeds: Annotated[int, Field(ge=3, le=100)] = 3
+    """Repetitions of every point; targets, predictors and policies are fitted anew in each."""
+    divide: Literal["none", "learning", "all"] = "learning"
+    """What each repetition divides anew: nothing; the predictor and validation splits between each other; the test split
+    too, for data so small that one test set tells little."""
+    clusters: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Listed] = (1, 5, 10, 20, 50, 100, 150)
+    targets: Annotated[tuple[Literal["labels", "neighbours", "p_label"], ...], Listed] = (
+        "labels",
+        "neighbours",
+        "p_label",
+    )
+    """Instead of clusters: errors as they are, their mean over nearest neighbours, or 1 - probability of the label."""
+    neighbours: Count = 50
+    hidden: Annotated[tuple[Count, ...], Listed] = (4, 8, 16, 64, 128)
+    considered: Annotated[tuple[Considered, ...], Listed] = (
+        Considered(max_switches=0),
+        Considered(max_switches=1),
+        Considered(monotone="up"),
+        Considered(monotone="down"),
+        Considered(sample=8),
+        Considered(sample=24),
+    )
+    """Paths to keep of the cached tree; a sample is drawn anew in each repetition."""
+    precisions: Annotated[tuple[Annotated[tuple[PrecisionName, ...], Listed, Field(min_length=1)], ...], Listed] = ()
+    """Precisions to keep; by default every one left out, and every one alone."""
+    gates: Annotated[tuple[Annotated[tuple[Count, ...], Listed, Field(min_length=2)], ...], Listed] = ()
+    """Gates to keep, as 1 for the first; the last always among them. By default every one left out, and every second."""
+    blend: Annotated[tuple[Share | Literal["auto"], ...], Listed] = (0.5, 1.0, "auto")
+    """Shares of the fitted values in `fitted_q`."""
+    points: Annotated[int, Field(ge=20, le=10_000)] = 60
+    """Trade-offs λ in each sweep."""
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000
+    seed: Seed = 0
+
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _heads_need_the_network(cls, axes: Any) -> Any:
+        if isinstance(axes, list | tuple) and "heads" in axes:
+            raise ValueError(
+                "heads is no axis: other heads need the network run again, and ablations come from the feature cache "
+                f"alone; valid: {', '.join(AXES)}"
+            )
+        return axes
 
 
 class Report(Block):
@@ -325,9 +397,12 @@ class Experiment(Block):
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
     bundle: Bundle = Bundle()
+    ablate: Ablate = Ablate()
 
 
 BLOCKS = tuple(name for name in Experiment.model_fields if name != "name")
+OPTIONAL = ("ablate",)
+"""Blocks that only stages outside the pipeline read."""
 
 
 def load_experiment(name: str, folder: Path = Path("experiments")) -> Experiment:
@@ -360,13 +435,13 @@ def parse_experiment(name: str, text: str, source: str) -> Experiment:
         raise UsageError(f"{source}: not YAML: {where}{' '.join(problem.split())}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{source}: expected blocks such as `prepare:`; valid: {', '.join(BLOCKS)}")
-    missing = [block for block in BLOCKS if block not in content]
+    missing = [block for block in BLOCKS if block not in content and block not in OPTIONAL]
     if missing:  # a block left out would make DVC stop half-way
         raise UsageError(f"{source}: missing block {missing[0]!r} (write `{missing[0]}: {{}}` for its defaults)")
     strange = [key for key in content if key not in BLOCKS]
     if strange:
         raise UsageError(f"{source}: {unknown('block', str(strange[0]), list(BLOCKS))}")
-    empty: dict[str, Any] = {block: {} for block in BLOCKS if content[block] is None}
+    empty: dict[str, Any] = {block: {} for block in BLOCKS if content.get(block) is None}
     try:
         experiment = Experiment(**{**content, **empty, "name": name})
     except ValidationError as error:
@@ -402,7 +477,10 @@ def _explain(error: ValidationError, source: str) -> str:
 def _fields(parents: list[Any]) -> dict[str, FieldInfo]:
     model: type[BaseModel] = Experiment
     for part in parents:
+        if isinstance(part, int):  # a place in a list, whose entries' block was found with its key
+            continue
         annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        model = annotation
+        found = next(iter(get_args(annotation)), annotation)
+        assert isinstance(found, type)
+        model = found
     return model.model_fields

@@ -66,9 +66,9 @@ def write_table(path: Path, table: pa.Table, row_group_size: int = 1 << 16) -> N
         writer.write_table(table, row_group_size=row_group_size)
 
 
-def table_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def table_writer(where: Path | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
     schema = schema.with_metadata({"format": str(FORMAT)})
-    return pq.ParquetWriter(path, schema, compression="zstd", compression_level=3, store_schema=True)
+    return pq.ParquetWriter(where, schema, compression="zstd", compression_level=3, store_schema=True)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

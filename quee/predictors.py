@@ -6,14 +6,12 @@ and counted at w8a8, as exit heads are: in floating point a predictor would cost
 small network.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.special import expit
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from quee.cache import FeatureCache
@@ -23,6 +21,7 @@ from quee.paths import PathTree
 from quee.precision import Precision
 from quee.quantization import QuantizedLinear, quantize_linear
 from quee.targets import calibration_error
+from quee.threads import one_thread
 
 
 def gate_inputs(tree: PathTree, gate: int, features: np.ndarray) -> np.ndarray:
@@ -118,17 +117,6 @@ class Fit:
     weight_decay: float
     patience: int
     seed: int
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """For matrices so small that more threads cost more than they bring; nor do the last bits depend on their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @one_thread()
@@ -239,6 +227,8 @@ def fit_predictors(
 
 def quality(predicted: np.ndarray, errors: np.ndarray) -> dict[str, float]:
     """RMSE and ECE of error probabilities against errors, and how they rank: AUROC and AURC. NaN entries left out."""
+    from sklearn.metrics import roc_auc_score  # takes a second to import, which loading predictors should not
+
     known = np.isfinite(errors)
     p, e = predicted[known].astype(np.float64), errors[known]
     order = np.argsort(p, kind="stable")

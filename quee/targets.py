@@ -8,7 +8,6 @@ the samples of cluster k, shrunk toward π's mean error.
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from quee.cache import FeatureCache
@@ -72,6 +71,8 @@ class ClusterTargets:
         return self
 
     def _cluster(self, features: np.ndarray) -> NodeClusters:
+        from sklearn.cluster import KMeans  # two seconds to import, which loading a bundle should not wait for
+
         x = features.astype(np.float64)
         mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
         x = (x - mean) / scale
@@ -93,6 +94,36 @@ class ClusterTargets:
         return np.stack(
             [self.nodes_[int(n)].probability[self.nodes_[int(n)].assign(cache.features[:, n])] for n in nodes], axis=1
         )
+
+
+def cluster_rows(targets: ClusterTargets, cache: FeatureCache) -> list[dict[str, float | int | str]]:
+    """Per node and cluster: samples, mean probability of the true label, entropy and error; `rank` by falling probability.
+
+    Clusters into which none of the samples falls are left out.
+    """
+    entropy = cache.features[:, :, cache.description["feature_names"].index("entropy")]
+    rows: list[dict[str, float | int | str]] = []
+    for node, clusters in targets.nodes_.items():
+        label = clusters.assign(cache.features[:, node])
+        found = [(k, label == k) for k in range(len(clusters.centres)) if (label == k).any()]
+        found.sort(key=lambda own: -float(cache.p_label[own[1], node].mean(dtype=np.float64)))
+        for rank, (cluster, members) in enumerate(found):
+            means = {
+                "entropy": entropy[members, node], "error": cache.error[members, node],
+                "p_label": cache.p_label[members, node],
+            }  # fmt: skip
+            rows.append(
+                {
+                    "cluster": cluster,
+                    **{name: float(values.mean(dtype=np.float64)) for name, values in means.items()},
+                    "gate": int(cache.tree.gate[node]),
+                    "node": node,
+                    "path": cache.tree.name(node),
+                    "rank": rank,
+                    "samples": int(members.sum()),
+                }
+            )
+    return rows
 
 
 def calibration_error(predicted: np.ndarray, realised: np.ndarray, bins: int = 15) -> float:

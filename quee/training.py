@@ -62,18 +62,6 @@ class _Forward(nn.Module):
             return self.model(x).float()
 
 
-SMALL_MACS = 10_000_000
-
-
-def spare_threads(macs: int) -> None:
-    """Run a small network on one thread: as fast, and then the last bits do not depend on the number of cores.
-
-    On a busy machine threads that wait for each other at every small product took fifteen times as long.
-    """
-    if macs < SMALL_MACS:
-        torch.set_num_threads(1)
-
-
 def device() -> torch.device:
     """Where networks are trained and probed: on the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dvc.stage import Stage
 
 Action = Literal["run", "restore", "unchanged"]
+PIPELINE = "dvc.yaml"
 LISTINGS = Path(".quee") / "last-good" / "folders"
 
 
@@ -34,10 +35,17 @@ class Step:
     """What it took last time it ran here; None when it never did."""
     bytes: int | None = None
     """Size of its last result."""
+    file: str = PIPELINE
+    """The dvc.yaml that has the stage."""
 
     @property
     def name(self) -> str:
         return f"{self.stage}@{self.experiment}"
+
+    @property
+    def target(self) -> str:
+        """What DVC is told to run."""
+        return self.name if self.file == PIPELINE else f"{self.file}:{self.name}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,20 +70,26 @@ def opened(root: Path) -> "Iterator[Repo]":
 
 
 def make_plan(
-    root: Path, experiments: list[str], force: bool = False, data: dict[str, Path] | None = None
+    root: Path,
+    experiments: list[str],
+    force: bool = False,
+    data: dict[str, Path] | None = None,
+    file: str = PIPELINE,
 ) -> list[Step]:
-    """A step for every stage of the experiments, in the order in which they run.
+    """A step for every stage of the experiments in a dvc.yaml, in the order in which they run.
 
     `data` names folders by the `.dvc` file that records them; raises IntegrityError on one that differs.
     """
     with opened(root) as repo:
         for pointer, folder in (data or {}).items():
             _check_data(root, repo, pointer, folder)
-        stages = [stage for stage in repo.index.stages if "@" in (getattr(stage, "name", None) or "")]
+        found = [stage for stage in repo.index.stages if stage.path_in_repo == file]
+        stages = [stage for stage in found if "@" in (getattr(stage, "name", None) or "")]
         planner = _Planner(root, repo, force)
         by_experiment = {name: [s for s in stages if s.name.partition("@")[2] == name] for name in experiments}
         steps = [planner.step(stage) for name in experiments for stage in by_experiment[name]]
     for step in steps:
+        step.file = file
         _estimate(root, step)
     return steps
 

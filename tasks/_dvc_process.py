@@ -4,6 +4,7 @@ import contextlib
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,9 @@ def run_logged(command: list[str], log: Path, root: Path, environment: dict[str,
                     sys.stderr.write(ADVICE.sub(b"", chunk).decode(errors="replace"))
                     sys.stderr.flush()
         return process.wait()
-    except BaseException:  # Ctrl-C reaches the command too: let it end in its own way, but not for ever
+    except BaseException as error:  # Ctrl-C reaches the command too: let it end in its own way, but not for ever
+        if not isinstance(error, KeyboardInterrupt):  # a cancellation does not
+            _interrupt(process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
             process.wait(GRACE_SECONDS)
         if process.poll() is None:
@@ -39,6 +42,17 @@ def run_logged(command: list[str], log: Path, root: Path, environment: dict[str,
         raise
     finally:
         os.close(reader)
+
+
+def _interrupt(pid: int) -> None:
+    """As Ctrl-C does it: all processes of the command at once."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        command = psutil.Process(pid)
+        for process in (*command.children(recursive=True), command):
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGINT)
 
 
 def _read(reader: int) -> bytes:

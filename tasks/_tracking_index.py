@@ -17,8 +17,9 @@ from typing import Any
 
 from quee.errors import QueeError
 
-DIGEST, COMPLETE, BUNDLE = "quee.digest", "quee.complete", "quee.bundle"
-"""Tags: of a run, its result's digest; set last, when all is there; of a model version, its bundle's digest."""
+DIGEST, COMPLETE, BUNDLE, DECIDED = "quee.digest", "quee.complete", "quee.bundle", "quee.champion"
+"""Tags: of a run, its result's digest; set last, when all is there; of a model version, its bundle's digest; set last,
+whether it became champion and why."""
 
 PREFIX = "quee/"
 """MLflow's experiments are named so, followed by quee's name of the experiment."""
@@ -27,9 +28,13 @@ TIMEOUT = 10.0
 """Seconds to wait for a server's answer."""
 
 
+class UnreachableError(QueeError):
+    """The store does not take results for now; nothing is lost."""
+
+
 @dataclass
 class Held:
-    """What is tracked: run ids by digest of complete runs, and versions by (model, bundle's digest)."""
+    """What is tracked: run ids by digest of complete runs, and decided versions by (model, bundle's digest)."""
 
     runs: dict[str, str] = field(default_factory=dict)
     bundles: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -47,7 +52,7 @@ def sqlite_file(uri: str) -> Path | None:
 def held(uri: str) -> Held | None:
     """What the store at `uri` holds, or None when only MLflow's client can tell.
 
-    Raises QueeError when a server does not answer.
+    Raises UnreachableError when a server does not answer.
     """
     if file := sqlite_file(uri):
         return _from_sqlite(file) if file.is_file() else Held()
@@ -62,13 +67,14 @@ def _from_sqlite(file: Path) -> Held | None:
               where r.lifecycle_stage = 'active' order by r.start_time desc"""
     versions = """select t.name, t.value, t.version from model_version_tags t
                   join model_versions v on v.name = t.name and v.version = t.version
+                  join model_version_tags d on d.name = t.name and d.version = t.version and d.key = ?
                   where t.key = ? and v.current_stage != 'Deleted_Internal'"""
     try:
         store = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=TIMEOUT)
         try:
             return Held(
                 dict(store.execute(runs, (DIGEST, COMPLETE)).fetchall()),
-                {(name, value): str(version) for name, value, version in store.execute(versions, (BUNDLE,))},
+                {(name, value): str(version) for name, value, version in store.execute(versions, (DECIDED, BUNDLE))},
             )
         finally:
             store.close()
@@ -105,12 +111,13 @@ def _from_server(uri: str) -> Held | None:
         return None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise QueeError(unreachable(uri, str(reason))) from None
+        raise UnreachableError(unreachable(uri, str(reason))) from None
     found = Held()
     for run in reversed(runs):
         found.runs[_tags(run["data"]).get(DIGEST, "")] = run["info"]["run_id"]
     for version in versions:
-        found.bundles[version["name"], _tags(version).get(BUNDLE, "")] = version["version"]
+        if DECIDED in (tags := _tags(version)):
+            found.bundles[version["name"], tags.get(BUNDLE, "")] = version["version"]
     return found
 
 

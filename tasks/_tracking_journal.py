@@ -5,8 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks import journal
-from tasks._tracking_lock import ExperimentResult, StageResult, git
+from tasks._tracking_lock import ExperimentResult, StageResult
 from tasks._tracking_values import leaves
+from tasks.differences import Snapshot, snapshot
+
+COMMIT, PATCH, DIRTY = "mlflow.source.git.commit", "quee.git.patch", "quee.git.dirty"
+"""Tags: the commit, the name of the patch on top of it (artifact `uncommitted.patch`), whether there is one."""
+
+PREFECT = "prefect.flow_run_id"
 
 SLACK = 5.0
 """Seconds by which files may be younger than their stage's journal record says."""
@@ -46,6 +52,8 @@ class Journal:
             return {}
         names = set.intersection(*(set(found["tags"]) for found in made))
         tags = {name: made[0]["tags"][name] for name in sorted(names) if len({f["tags"][name] for f in made}) == 1}
+        if not {COMMIT, PATCH} <= set(tags):  # made at several states of the code: no one of them made it all
+            tags = {name: value for name, value in tags.items() if name not in (COMMIT, PATCH, DIRTY)}
         seconds = sum(found["end"] - found["start"] for found in made)
         return {
             "start": min(found["start"] for found in made),
@@ -60,20 +68,23 @@ def _files(path: Path) -> list[Path]:
 
 def _tags(record: dict[str, Any]) -> dict[str, str]:
     """Everything a record says as `quee.made.NAME`, nested names joined by dots."""
-    skipped = ("experiment", "stage", "status", "pid", "start", "end", "git_commit")
-    found = {name: value for name, value in leaves(record) if name not in skipped and value is not None}
+    skipped = ("experiment", "stage", "status", "pid", "start", "end", "git_commit", "git_patch")
+    found = {name: value for name, value in leaves(record) if name not in skipped and value not in (None, {})}
     tags = {f"quee.made.{name}"[:250]: str(value)[:5000] for name, value in found.items()}
     if record.get("prefect_run"):
-        tags["prefect.flow_run_id"] = str(record["prefect_run"])
-    if record.get("git_commit"):
-        tags["mlflow.source.git.commit"] = str(record["git_commit"])
+        tags[PREFECT] = str(record["prefect_run"])
+    if record.get("git_commit") and record.get("git_patch"):
+        tags |= code_tags(Snapshot(record["git_commit"], record["git_patch"]))
+    elif record.get("git_commit"):
+        tags |= {COMMIT: str(record["git_commit"]), PATCH: "not known"}
     return tags
 
 
+def code_tags(code: Snapshot) -> dict[str, str]:
+    return {COMMIT: code.commit, PATCH: code.patch, DIRTY: "true" if code.dirty else "false"}
+
+
 def git_tags(root: Path) -> dict[str, str]:
-    """The commit checked out, and whether anything but `dvc.lock` differs from it; empty outside git."""
-    commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD")
-    changed = git(root, "status", "--porcelain", "--untracked-files=normal", "--", ".", ":(exclude)dvc.lock")
-    if commit is None:
-        return {}
-    return {"mlflow.source.git.commit": commit.strip(), "quee.git.dirty": "true" if changed else "false"}
+    """The commit checked out now and the differences from it; empty outside git."""
+    code = snapshot(root)
+    return code_tags(code) if code else {}

@@ -17,6 +17,8 @@ from quee.registry import unknown
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+ABLATIONS = "ablations/dvc.lock"
+
 
 def digest_of(value: Any) -> str:
     """SHA-256 of a value's canonical JSON, in hex."""
@@ -110,6 +112,21 @@ def read_lock(root: Path, revision: str | None = None) -> dict[str, ExperimentRe
         if experiment:
             found.setdefault(experiment, {})[stage] = StageResult(experiment, stage, entry)
     return {name: ExperimentResult(name, found[name]) for name in sorted(found)}
+
+
+def read_ablations(root: Path) -> dict[str, StageResult]:
+    """By experiment, what `ablations/dvc.lock` records: results beside the pipeline, of which no experiment's is made."""
+    try:
+        content = yaml.load(read_text(root, ABLATIONS) or "", Loader=LOADER) or {}
+        entries = dict(content.get("stages", {}))
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{ABLATIONS} is not readable: {' '.join(str(error).split())}") from None
+    found = {}
+    for name in sorted(entries):
+        stage, _, experiment = name.partition("@")
+        if experiment:
+            found[experiment] = StageResult(experiment, stage, entries[name])
+    return found
 
 
 def _rank(stage: str, order: list[str]) -> tuple[int, str]:

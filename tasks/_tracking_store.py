@@ -2,11 +2,14 @@
 
 import json
 import logging
+import os
+import platform
 import re
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,23 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 
-from quee.errors import QueeError
 from tasks._tracking_figure import curve_figure, sensitivity_figure
-from tasks._tracking_index import BUNDLE, COMPLETE, DIGEST, PREFIX, Held, held, sqlite_file, unreachable
-from tasks._tracking_journal import Journal, git_tags
-from tasks._tracking_lock import ExperimentResult, StageResult, read_out, read_text
+from tasks._tracking_index import (
+    BUNDLE,
+    COMPLETE,
+    DECIDED,
+    DIGEST,
+    PREFIX,
+    Held,
+    UnreachableError,
+    held,
+    sqlite_file,
+    unreachable,
+)
+from tasks._tracking_journal import PATCH, Journal, git_tags
+from tasks._tracking_lock import ExperimentResult, StageResult, digest_of, read_out, read_text
 from tasks._tracking_values import Point, curves, experiment_metrics, history, settings_of, stage_metrics
+from tasks.differences import read_patch
 from tasks.journal import summary_file
 
 BATCH = 100
@@ -43,8 +57,26 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 UNLOGGED = {"features": (".parquet",), "bundle": (".onnx",)}
 """Files of a stage that are not copied: feature caches stay where they are, a bundle goes to the model registry."""
 
+DIFFERENCES = "uncommitted.patch"
+"""Artifact with what of the code was not in the commit."""
+
+TRACKER = "quee.tracker"
+"""Tag: host, process and time of the tracker that wrote a run."""
+
+ABANDONED = 3600
+"""Seconds after which an incomplete run counts as left by a dead tracker of another host."""
+
 DATA = ("prepare", "features", "targets")
 """Stages whose output is a data set to those that read it."""
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """One point of an ablation, as a run is named and known by."""
+
+    experiment: str
+    digest: str
+    title: str
 
 
 class Store:
@@ -53,24 +85,29 @@ class Store:
     def __init__(self, root: Path, uri: str) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self.root, self.uri = root, uri
-        with self._reachable():
+        self.shared = uri.startswith(("http://", "https://"))
+        """Whether trackers of other checkouts write to it that no lock keeps apart."""
+        with self.reachable():
+            said = os.environ.get("MLFLOW_TRACKING_URI")
             mlflow.set_tracking_uri(uri)  # the registry resolves `models:/ID` by this, not by the client's
+            if said is None:  # MLflow sets it for its children, and the next store opened here would be this one
+                os.environ.pop("MLFLOW_TRACKING_URI", None)
             mlflow.set_registry_uri(uri)
             self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         self.journal = Journal(root)
         self._folders: dict[str, str] = {}
 
     @contextmanager
-    def _reachable(self) -> Iterator[None]:
+    def reachable(self) -> Iterator[None]:
         try:
             yield
         except MlflowException as error:
             reason = " ".join(str(error).split())
-            raise QueeError(unreachable(self.uri, reason[:300])) from None
+            raise UnreachableError(unreachable(self.uri, reason[:300])) from None
 
     def held(self) -> Held:
         """What is tracked by now."""
-        with self._reachable():
+        with self.reachable():
             self.client.search_experiments(max_results=1)  # sets up a new store
             quick = held(self.uri)
             return quick if quick is not None else self._held_by_client()
@@ -83,7 +120,8 @@ class Store:
         while True:
             page = self.client.search_model_versions(max_results=1000, page_token=token)
             for version in page:
-                found.bundles[version.name, version.tags.get(BUNDLE, "")] = str(version.version)
+                if DECIDED in version.tags:
+                    found.bundles[version.name, version.tags.get(BUNDLE, "")] = str(version.version)
             token = page.token
             if not token:
                 return found
@@ -112,7 +150,7 @@ class Store:
         tags = {"quee.kind": "stage", "quee.stage": result.stage, "mlflow.source.name": result.entry.get("cmd", "")}
         tags |= {f"quee.dep.{path}": md5 for path, md5 in result.deps.items()}
         tags |= {f"quee.out.{path}": md5 for path, md5 in result.outs.items()}
-        with self._reachable(), self._run(result, self.journal.of(result), tags) as run_id:
+        with self.reachable(), self._run(result, self.journal.of(result), tags) as run_id:
             metrics = self._json(result, "metrics.json")
             self._log_numbers(run_id, settings_of(result.settings), stage_metrics(metrics or {}), self._history(result))
             self.client.log_inputs(run_id, self._datasets(result))
@@ -121,7 +159,24 @@ class Store:
             self._log_models(run_id, result)
             self.client.log_text(run_id, entry, "dvc.lock")
             self._log_experiment_file(run_id, result)
+            if result.stage == "ablate":
+                self._log_points(run_id, result)
         return run_id
+
+    def _log_points(self, run_id: str, result: StageResult) -> None:
+        """Every point of an ablation as a run of its own, to be compared by name."""
+        metrics, recipes = self._json(result, "metrics.json"), self._json(result, "points.json")
+        for title, recipe in recipes.items():
+            axis, _, name = title.partition("/")
+            point = PointResult(
+                result.experiment, digest_of([result.digest, title]), f"{result.name}/{title} {result.digest[:7]}"
+            )
+            tags = {"quee.kind": "point", "quee.axis": axis, "quee.point": name, "quee.ablation": run_id}
+            with self._run(point, self.journal.of(result), tags) as point_id:
+                settings = {
+                    key: value if isinstance(value, str) else json.dumps(value) for key, value in recipe.items()
+                }
+                self._log_numbers(point_id, settings, stage_metrics(metrics["points"][title]), [])
 
     def log_experiment(self, result: ExperimentResult) -> str:
         """Add the run of a whole experiment, whose stages have theirs; its run id."""
@@ -130,7 +185,7 @@ class Store:
         tags = {"quee.kind": "experiment", "mlflow.source.name": f"quee run {result.experiment}"}
         tags |= {f"stage_run.{name}": known[stage.digest] for name, stage in result.stages.items()}
         tags |= {f"quee.out.{path}": md5 for stage in result.stages.values() for path, md5 in stage.outs.items()}
-        with self._reachable(), self._run(result, self.journal.of_experiment(result), tags) as run_id:
+        with self.reachable(), self._run(result, self.journal.of_experiment(result), tags) as run_id:
             metrics = experiment_metrics(
                 lambda stage: self._json(result.stages[stage], "metrics.json"), [*result.stages]
             )
@@ -149,20 +204,20 @@ class Store:
         return run_id
 
     @contextmanager
-    def _run(self, result: StageResult | ExperimentResult, made: dict[str, Any], tags: dict[str, str]) -> Iterator[str]:
+    def _run(
+        self, result: StageResult | ExperimentResult | PointResult, made: dict[str, Any], tags: dict[str, str]
+    ) -> Iterator[str]:
         """A run that counts as complete when the block ends; what an interrupted attempt left is deleted first."""
         for stale in self._runs(f"tags.`{DIGEST}` = '{result.digest}'"):
-            for model in self.client.search_logged_models(
-                [stale.info.experiment_id], f"source_run_id = '{stale.info.run_id}'"
-            ):
-                self.client.delete_logged_model(model.model_id)
-            self.client.delete_run(stale.info.run_id)
+            if not self._at_work(stale):
+                self._delete(stale)
         now = time.time()
         start, end = float(made.get("start", now)), float(made.get("end", now))
         tags = {
             DIGEST: result.digest,
             "quee.experiment": result.experiment,
             "mlflow.source.type": "PROJECT",
+            TRACKER: json.dumps([platform.node(), os.getpid(), round(now)]),
             **tags,
             **git_tags(self.root),
             **made.get("tags", {}),
@@ -174,9 +229,35 @@ class Store:
         items = [RunTag(name, str(value)) for name, value in tags.items()]
         for at in range(0, len(items), BATCH):
             self.client.log_batch(run_id, tags=items[at : at + BATCH])
+        if (patch := read_patch(self.root, tags.get(PATCH, ""))) is not None:
+            self._log_bytes(run_id, patch, DIFFERENCES)
         yield run_id
         self.client.set_terminated(run_id, "FINISHED", round(end * 1000))
         self.client.set_tag(run_id, COMPLETE, "true")
+        if self.shared:
+            self._keep_one(result.digest)
+
+    def _at_work(self, run: Run) -> bool:
+        """Whether another tracker, that no lock keeps from this one, may be writing the run."""
+        try:
+            host, pid, began = json.loads(run.data.tags.get(TRACKER, ""))
+        except ValueError:
+            return False
+        if not self.shared or COMPLETE in run.data.tags or time.time() - began > ABANDONED:
+            return False
+        return host != platform.node() or (pid != os.getpid() and Path(f"/proc/{pid}").exists())
+
+    def _keep_one(self, digest: str) -> None:
+        """Of several complete runs of a result keep the one that all trackers would choose."""
+        twins = self._runs(f"tags.`{DIGEST}` = '{digest}' and tags.`{COMPLETE}` = 'true'")
+        for twin in sorted(twins, key=lambda run: str(run.info.run_id))[1:]:
+            self._delete(twin)
+
+    def _delete(self, run: Run) -> None:
+        query = f"source_run_id = '{run.info.run_id}'"
+        for model in self.client.search_logged_models([run.info.experiment_id], query):
+            self.client.delete_logged_model(model.model_id)
+        self.client.delete_run(run.info.run_id)
 
     def _experiment_id(self, experiment: str) -> str:
         if experiment not in self._folders:
@@ -204,6 +285,11 @@ class Store:
         for start in range(0, len(parameters), BATCH):
             self.client.log_batch(run_id, params=parameters[start : start + BATCH])
 
+    def _log_bytes(self, run_id: str, content: bytes, name: str) -> None:
+        with tempfile.TemporaryDirectory() as aside:
+            (Path(aside) / name).write_bytes(content)
+            self.client.log_artifact(run_id, str(Path(aside) / name))
+
     def _json(self, result: StageResult, name: str) -> Any:
         text = read_out(self.root, result, name, here=True)
         return None if text is None else json.loads(text)
@@ -218,11 +304,14 @@ class Store:
         from quee.io import read_table
 
         folder = self.root / "artifacts" / result.experiment / "evaluate"
+        if not (folder / "curve.parquet").is_file():
+            return []
         curve = read_table(folder / "curve.parquet")
         self.client.log_table(run_id, curve.to_pydict(), "tables/curve.json")
-        points = folder / "operating_points.parquet"
-        if points.is_file():
-            self.client.log_table(run_id, read_table(points).to_pydict(), "tables/operating_points.json")
+        for name in ("budgets", "operating_points", "quality", "quality_curve"):
+            file = folder / f"{name}.parquet"
+            if file.is_file():
+                self.client.log_table(run_id, read_table(file).to_pydict(), f"tables/{name}.json")
         self.client.log_figure(run_id, curve_figure(curve, result.experiment), "curve.png")
         return curves(curve)
 
@@ -322,12 +411,10 @@ class Store:
         if text and all(blocks.get(name) == value for name, value in result.settings.items()):
             self.client.log_text(run_id, text, path)
 
-    def register(self, bundle: StageResult, pyfunc: Path) -> str:
-        """Add a bundle to the model registry; what was added."""
+    def register(self, bundle: StageResult, pyfunc: Path) -> tuple[str, str]:
+        """Add a bundle to the model registry; what was added, and whether it became champion and why."""
         from tasks._tracking_registry import register_bundle
 
-        with self._reachable():
-            run_id = self.held().runs[bundle.digest]
-            return register_bundle(
-                self.client, self.root, bundle, run_id, self._experiment_id(bundle.experiment), pyfunc
-            )
+        with self.reachable():
+            run = self.client.get_run(self.held().runs[bundle.digest])
+            return register_bundle(self.client, self.root, bundle, run, pyfunc)

@@ -21,7 +21,8 @@ from quee.experiment import Backbone
 from quee.io import file_digest, read_json, write_json, write_table
 from quee.probe import fit_probe
 from quee.store import save_backbone
-from quee.training import History, device, freeze, predict_logits, seed_torch, spare_threads, train_backbone
+from quee.threads import spare_threads
+from quee.training import History, device, freeze, predict_logits, seed_torch, train_backbone
 from tasks.stage import Stage, main
 
 SVC_LIMIT = 200_000

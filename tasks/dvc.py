@@ -7,6 +7,7 @@ and asks DVC once what is stale; `execute` then runs one stage.
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -20,9 +21,10 @@ import yaml
 
 from quee.errors import BusyError, QueeError, UsageError
 from tasks import journal
+from tasks._dvc_cache import remove_damaged
+from tasks._dvc_plan import PIPELINE, remember_folders
 from tasks._dvc_plan import Step as Step
 from tasks._dvc_plan import make_plan as make_plan
-from tasks._dvc_plan import remember_folders
 from tasks._dvc_process import run_logged
 from tasks._tracking_lock import stage_names
 from tasks.healing import heal, keep_last_good
@@ -90,16 +92,21 @@ class Session:
         if status:
             raise self._failure(step, log, record, status)
         keep_last_good(self.root)
-        remember_folders(self.root, _code_folders(self.root, step.stage))
+        remember_folders(self.root, _code_folders(self.root, step))
         text = log.read_text(encoding="utf-8", errors="replace")
         did: Did = "ran" if record else "restored" if "is cached - skipping run" in text else "unchanged"
+        if did == "restored" and (damaged := remove_damaged(self.root, step.name, step.file)):
+            shutil.rmtree(self.root / "artifacts" / step.experiment / step.stage)
+            files = ", ".join(str(_short(self.root, file)) for file in damaged[:3])
+            self.notify(f"{step.name}: DVC's cache was damaged ({files}): removed; the stage is run again")
+            return self.execute(step)
         self._ran = self._ran or did != "unchanged"
         if did == "unchanged":
             log.unlink()
         return Outcome(step.experiment, step.stage, did, time.time() - began, log if did == "ran" else None)
 
     def _dvc_repro(self, step: Step, log: Path) -> int:
-        arguments = ["repro", "--single-item", step.name, *(["--force"] if self.force else [])]
+        arguments = ["repro", "--single-item", step.target, *(["--force"] if self.force else [])]
         told = False
         while True:
             status = run_logged(dvc_command(*arguments), log, self.root, environment(), self.show)
@@ -122,7 +129,9 @@ class Session:
             why = str(record["error"])
         else:
             why = f"ended without a word (status {status}), perhaps killed"
-            why = next((line for line in reversed(lines) if line.startswith("ERROR")), why)
+            # where even the journal could not be written, as on a full disk, the stage's own last words
+            words = [line for start in ("failed: ", "ERROR") for line in reversed(lines) if line.startswith(start)]
+            why = words[0] if words else why
         tail = "" if self.show else "".join(f"\n  | {line}" for line in lines[-LAST_LINES:])
         message = f"stage {step.name} failed: {why}\nlog: {_short(self.root, log)}{tail}"
         return StageError(message, code if isinstance(code, int) and code else 1)
@@ -137,19 +146,21 @@ def session(
     wait: bool = True,
     show: bool = True,
     notify: Callable[[str], None] = say,
+    file: str = PIPELINE,
 ) -> Iterator[Session]:
     """Have the checkout for a run of the experiments (all of params.yaml by default).
 
     Every YAML, data set and file of weights is checked before anything is created: raises UsageError, or IntegrityError
-    saying which files to get. Another run is waited for, or with `wait` off raises BusyError.
+    saying which files to get. Another run is waited for, or with `wait` off raises BusyError. Stages of another `file`
+    than the pipeline's read its results, not the data.
     """
     names = checked(root, experiments)
     with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
         _wait_for(lambda: heal(root, notify), wait, notify)
-        data = ensure_inputs(root, names, notify)
+        data = ensure_inputs(root, names, notify) if file == PIPELINE else {}
         add_experiments(root, names, notify)
         steps: list[Step] = []
-        _wait_for(lambda: steps.extend(make_plan(root, names, force, data)), wait, notify)
+        _wait_for(lambda: steps.extend(make_plan(root, names, force, data, file)), wait, notify)
         yield Session(root, steps, force, wait, notify, show)
 
 
@@ -211,7 +222,7 @@ def add_experiments(root: Path, names: list[str], notify: Callable[[str], None])
 def restore_result(root: Path, step: Step) -> None:
     """Bring back the last result of a stage that failed: DVC takes it away before it runs the stage."""
     if not (root / "artifacts" / step.experiment / step.stage).exists() and step.bytes:
-        run_dvc(root, "checkout", "--quiet", step.name)
+        run_dvc(root, "checkout", "--quiet", step.target)
 
 
 def run_dvc(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -231,9 +242,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": code, "DVC_NO_ANALYTICS": "1", SUPERVISED: "1"}
 
 
-def _code_folders(root: Path, stage: str) -> list[str]:
-    content = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))
-    deps = content["stages"][stage].get("deps", [])
+def _code_folders(root: Path, step: Step) -> list[str]:
+    content = yaml.safe_load((root / step.file).read_text(encoding="utf-8"))
+    deps = content["stages"][step.stage].get("deps", [])
     return [dep for dep in deps if "$" not in dep and (root / dep).is_dir()]
 
 

@@ -5,12 +5,18 @@ from pyarrow import csv
 
 from quee.cache import FeatureCache, read_cache
 from quee.evaluation.certification import certify
-from quee.evaluation.curves import area, budget_grid
-from quee.evaluation.methods import all_sweeps, constant_floor, marginal_first, routed_sweep
-from quee.evaluation.resplits import resplit
-from quee.evaluation.summary import OURS, band_rows, compare, curve_rows, operating_rows, resplit_summary, usage_rows
-from quee.evaluation.sweep import Setting
+from quee.evaluation.curves import area
+from quee.evaluation.draws import Draws
+from quee.evaluation.measured import Measured, Yardstick, measure
+from quee.evaluation.methods import all_sweeps, constant_floor, fitted_sweeps, marginal_first, routed_sweep
+from quee.evaluation.quality import measured_variants, rank_correlation
+from quee.evaluation.resplits import fit_quee, resplit
+from quee.evaluation.summary import compare, resplit_summary
+from quee.evaluation.sweep import Setting, Sweep
+from quee.evaluation.tables import band_rows, budget_rows, curve_rows, operating_rows, usage_rows
+from quee.experiment import Experiment
 from quee.io import atomic_path, read_tensors, write_json, write_table
+from quee.methods import OURS
 from quee.policies import Costs, FittedQ, Plan
 from quee.predictors import Predictors
 from quee.progress import progress
@@ -33,34 +39,49 @@ def run(stage: Stage) -> None:
     certified = bool((cache.split == "certification").any())
     caches = {split: cache.of(split) for split in ("validation", "test", *["certification"] * certified)}
     setting = Setting(caches, Costs.of(cache.tree, cache.description), settings.points, cache.of("predictor"))
-    sweeps = list(all_sweeps(setting, plan, fitted, experiment.policies.first_step))
-    other = "marginal" if experiment.policies.first_step == "rollout" else "rollout"
-    alternative = routed_sweep("quee_plan", setting, plan, plan.costs, other, marginal_first(setting, plan.costs))
-
+    first_step, other = experiment.policies.first_step, "marginal"
+    if first_step == other:
+        other = "rollout"
     floor = constant_floor(setting)
-    grid = budget_grid(setting.costs.static.min(), setting.costs.static.max())
-    metrics = compare(sweeps, settings, floor, grid)
+    yardstick = Yardstick.of(setting, settings.budgets, floor)
+    found: dict[str, list[Measured]] = {}
+    routed: list[Sweep] = []
+    for sweep in all_sweeps(setting, plan, fitted, first_step):
+        found[sweep.name] = [measure(sweep, yardstick)]
+        if sweep.nodes is not None and sweep.kind == "lambda":
+            routed.append(sweep)
+    _add_seeds(found, cache, experiment, setting, yardstick)
+    alternative = routed_sweep("quee_plan", setting, plan, plan.costs, other, marginal_first(setting, plan.costs))
+    variants, variant_curves = measured_variants(cache, experiment, plan, setting, yardstick)
+
+    draws = Draws.of(len(caches["test"]), settings.seeds, settings.bootstrap, settings.seed)
+    metrics = compare(found, yardstick, draws)
     methods = metrics["methods"]
     metrics |= {
         "experiment": experiment.name,
         "first_step_auc": {
-            experiment.policies.first_step: methods["quee_plan"]["auc"],
-            other: area(alternative, grid, floor),
+            first_step: found["quee_plan"][0].auc,
+            other: area(alternative, yardstick.grid, floor),
         },
         "fp32_accuracy": methods.get("static_fp32", methods.get("static_w8a8", {})).get("accuracy"),
+        "quality_rank_correlation": rank_correlation(variants),
+        "seeds": settings.seeds,
     }
     if certified:
-        ours = [sweep for sweep in sweeps if sweep.name in OURS]
+        ours = [sweep for sweep in routed if sweep.name in OURS]
         limits = settings.certification
         metrics["certification"] = certify(
             setting, ours, limits.accuracy_losses, settings.budgets, limits.delta, settings.seed
         )
-    curve = pa.Table.from_pylist(curve_rows(sweeps), schema=CURVE)
+    curve = pa.Table.from_pylist(curve_rows(found), schema=CURVE)
     tables = {
-        "bands": band_rows(sweeps, settings, floor, grid),
-        "operating_points": operating_rows(sweeps, settings),
+        "bands": band_rows(found, yardstick, draws),
+        "budgets": budget_rows(found, yardstick, draws),
+        "operating_points": operating_rows(found, yardstick, draws, settings.seed),
+        "quality": variants,
+        "quality_curve": variant_curves,
         "resplits": [],
-        "usage": usage_rows(sweeps, settings, setting, cache.description["classes"]),
+        "usage": usage_rows(routed, settings.budgets, setting, cache.description["classes"]),
     }
     with progress("resplits", settings.resplits) as bar:
         for seed in range(settings.resplits):
@@ -76,6 +97,22 @@ def run(stage: Stage) -> None:
         if rows:
             write_table(stage.out / f"{name}.parquet", pa.Table.from_pylist(rows))
     write_json(stage.out / "metrics.json", metrics)
+
+
+def _add_seeds(
+    found: dict[str, list[Measured]],
+    cache: FeatureCache,
+    experiment: Experiment,
+    setting: Setting,
+    yardstick: Yardstick,
+) -> None:
+    """Fit targets, predictors and policies again under the other seeds, and measure what depends on them."""
+    with progress("seeds", experiment.evaluate.seeds - 1) as bar:
+        for seed in range(1, experiment.evaluate.seeds):
+            plan, fitted = fit_quee(cache, experiment, seed)
+            for sweep in fitted_sweeps(setting, plan, fitted, experiment.policies.first_step):
+                found[sweep.name].append(measure(sweep, yardstick))
+            bar.advance()
 
 
 def _policies(stage: Stage, cache: FeatureCache) -> tuple[Plan, FittedQ]:

@@ -12,7 +12,7 @@ from quee.features import GateView
 from quee.io import read_json, write_json, write_table
 from quee.precision import Precision
 from quee.store import load_precisions
-from quee.training import spare_threads
+from quee.threads import spare_threads
 from tasks.stage import Stage, main
 
 

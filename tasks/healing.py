@@ -11,6 +11,7 @@ import yaml
 
 from quee.errors import BusyError
 from quee.io import write_bytes
+from tasks._tracking_lock import ABLATIONS
 
 LAST_GOOD = Path(".quee") / "last-good" / "dvc.lock"
 DIGEST = re.compile(r"^[0-9a-f]{32}(\.dir)?$")
@@ -21,6 +22,7 @@ def heal(root: Path, notify: Callable[[str], None]) -> None:
     """Put right what killed runs left. The caller holds the checkout's lock. Raises BusyError when DVC is at work."""
     _heal_rwlock(root, notify)
     _heal_lock(root, notify)
+    _drop_damaged(root / ABLATIONS, notify)
     keep_last_good(root)
 
 
@@ -65,6 +67,13 @@ def _heal_lock(root: Path, notify: Callable[[str], None]) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         lock.rename(copy.with_name("dvc.lock.damaged"))
         notify(f"dvc.lock was {state} and there is no good copy: taken away; stages are restored from the run cache")
+
+
+def _drop_damaged(lock: Path, notify: Callable[[str], None]) -> None:
+    """Remove a lock file beside the pipeline's: what it recorded is had again from the run cache or the kept points."""
+    if lock.is_file() and not whole(lock.read_bytes()):
+        lock.unlink()
+        notify(f"{lock.parent.name}/{lock.name} was damaged (a run was killed while writing it): removed")
 
 
 def _committed(root: Path) -> bytes:

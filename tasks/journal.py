@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -13,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from quee.io import write_bytes, write_json
+from tasks.differences import snapshot
 
 JOURNAL = Path(".quee") / "journal"
 PACKAGES = ("quee", "numpy", "pyarrow", "scikit-learn", "scipy", "timm", "torch", "torchvision", "dvc", "prefect")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "QUEE_WORKERS")
+"""Environment variables that say how many threads and processes compute; another number may give other last bits."""
 
 
 def begin(experiment: str, stage: str, limit: int | None) -> dict[str, Any]:
     """What is known of an execution when it starts."""
+    code = snapshot(Path())
     record: dict[str, Any] = {
         "experiment": experiment,
         "stage": stage,
@@ -28,7 +31,8 @@ def begin(experiment: str, stage: str, limit: int | None) -> dict[str, Any]:
         "command": " ".join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]),
         "pid": os.getpid(),
         "user": os.environ.get("USER") or os.environ.get("LOGNAME"),
-        "git_commit": _git_commit(),
+        "git_commit": code.commit if code else None,
+        "git_patch": code.patch if code else None,
         "machine": {
             "host": platform.node(),
             "system": platform.platform(),
@@ -36,6 +40,7 @@ def begin(experiment: str, stage: str, limit: int | None) -> dict[str, Any]:
             "cores": os.cpu_count(),
         },
         "versions": {"python": platform.python_version(), **_versions()},
+        "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
     }
     if limit is not None:
         record["limit"] = limit
@@ -55,6 +60,11 @@ def finish(
 ) -> None:
     """Write down how it ended: `done`, `failed` or `interrupted`; `bytes` is the size of the result."""
     end = time.time()
+    if (torch := sys.modules.get("torch")) is not None:
+        record["threads"]["torch"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            count = torch.cuda.device_count()
+            record["machine"]["gpus"] = ", ".join(torch.cuda.get_device_name(number) for number in range(count))
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = usage * (1 if sys.platform == "darwin" else 1024)
     ended = {"end": end, "seconds": round(end - record["start"], 3), "status": status, "peak_bytes": peak}
@@ -120,14 +130,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _git_commit() -> str | None:
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def _processor() -> str:

@@ -22,7 +22,8 @@ from quee.progress import progress
 from quee.quantization import QuantizationConfig, quantize_, quantize_paths
 from quee.quantization.sensitivity import sensitivity
 from quee.store import load_backbone, save_quantized
-from quee.training import device, predict_logits, spare_threads
+from quee.threads import spare_threads
+from quee.training import device, predict_logits
 from tasks.stage import Stage, main
 
 SENSITIVITY_SAMPLES = 128

@@ -9,15 +9,15 @@ from typing import Any
 
 from quee.errors import IntegrityError, QueeError
 from quee.io import read_json, write_bytes
+from quee.methods import MAIN, OURS, RIVALS
 from tasks import journal
 from tasks._tracking_lock import default_experiments
 from tasks.reference import FOLDER, fetch, published
 from tasks.results import load_results
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-METHODS = ("static_w8a8", "static_hull", "confidence_hull", "random_routing", "quee_plan", "quee_fitted_q", "oracle")
+METHODS = ("static_w8a8", *MAIN)
 BUDGETS = (0.1, 0.2, 0.4)
-RIVALS = ("static_hull", "confidence_hull", "random_routing")
 FIGURE = Path("docs") / "figures"
 
 
@@ -77,9 +77,11 @@ def _words(name: str, dataset: dict[str, Any], trained: dict[str, Any], metrics:
     beside = "" if svc is None else f" (an RBF support vector machine: {100 * svc:.2f} %)"
     text.append(f"**{name}**: float accuracy {100 * metrics['fp32_accuracy']:.2f} % on {tested}{beside}.")
     gains, over = metrics.get("resplits") or metrics.get("gains", {}), "by paired bootstrap over test images"
+    if metrics.get("seeds", 1) > 1:
+        over = f"by paired bootstrap over test images and {metrics['seeds']} seeds"
     if "resplits" in metrics:
         over = "over random re-divisions of the held-out samples"
-    for ours in ("quee_plan", "quee_fitted_q"):
+    for ours in OURS:
         parts = [_gain(gains[key], rival) for rival in RIVALS if (key := f"gain.{ours}.{rival}") in gains]
         if parts:
             text.append(f"`{ours}`'s `auc` {over}: {'; '.join(parts)}.")
@@ -105,7 +107,9 @@ def _every_method(name: str, points: list[dict[str, Any]]) -> str:
             mean, low, high = (100 * point[key] for key in ("test_accuracy", "low", "high"))
             cells.append(f"{mean:.1f}{'' if point['budget_met'] else '*'} [{low:.1f}, {high:.1f}]")
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
-    title = f"{name}: every method at every budget, accuracy % with 95 % intervals (bootstrap over test images)"
+    title = (
+        f"{name}: every method at every budget, accuracy % with 95 % intervals (bootstrap over test images and seeds)"
+    )
     return f"<details>\n<summary>{title}</summary>\n\n" + "\n".join(lines) + "\n\n</details>\n"
 
 

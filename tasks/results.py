@@ -10,12 +10,10 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from quee.errors import IntegrityError, UsageError
+from quee.methods import BOUND, MAIN, REFERENCE
 from quee.registry import unknown
 from tasks._tracking_lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
 from tasks._tracking_values import numbers
-
-MAIN = ("static_hull", "confidence_hull", "quee_plan", "quee_fitted_q", "random_routing", "oracle")
-"""Methods of the short table; the others are shown on request."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Results:
 
 def load_results(root: Path, experiment: str, reference: bool = False) -> Results:
     """Results in artifacts/, or the published ones in reference/; raises UsageError where there are none."""
-    from quee.io import read_json, read_table
+    from quee.io import read_json
 
     base = root / ("reference" if reference else "artifacts")
     folder = base / experiment / "evaluate"
@@ -74,11 +72,21 @@ def load_results(root: Path, experiment: str, reference: bool = False) -> Result
         hint = "omit the name to see all" if reference else f"run `quee run {experiment}`"
         raise UsageError(f"{unknown(f'experiment with results in {base.name}/', experiment, known)}; {hint}")
     metrics = read_json(folder / "metrics.json")
-    points = read_table(folder / "operating_points.parquet").to_pylist()
-    first = min((p["seed"] for p in points if p.get("seed") is not None), default=None)
-    points = [point for point in points if point.get("seed") in (first, None)]
+    points = _points(folder)
     report = base / experiment / "report" / "report.html"
     return Results(experiment, metrics, points, report if report.is_file() else None)
+
+
+def _points(folder: Path) -> list[dict[str, Any]]:
+    """A point per method and budget, mean over seeds; of results from before there were seeds, the only one."""
+    from quee.io import read_table
+
+    if (folder / "budgets.parquet").is_file():
+        found: list[dict[str, Any]] = read_table(folder / "budgets.parquet").to_pylist()
+        return found
+    points = read_table(folder / "operating_points.parquet").to_pylist()
+    first = min((p["seed"] for p in points if p.get("seed") is not None), default=None)
+    return [point for point in points if point.get("seed") in (first, None)]
 
 
 def as_json(results: Results) -> dict[str, Any]:
@@ -111,7 +119,7 @@ def _summary(metrics: dict[str, Any], method: str) -> str:
     if (auc := metrics.get("methods", {}).get(method, {}).get("auc")) is not None:
         parts.append(f"auc {100 * auc:.2f}")
     gap = metrics.get("oracle_gap_closed", {}).get(method)
-    if isinstance(gap, int | float) and method not in ("static_hull", "oracle"):
+    if isinstance(gap, int | float) and method not in (REFERENCE, BOUND):
         parts.append(f"gap {100 * gap:+.0f} %")
     return " ".join(parts)
 

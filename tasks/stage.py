@@ -6,13 +6,14 @@ the previous result when it succeeds. One writer at a time, and none that outliv
 
 import argparse
 import ctypes
+import errno
 import inspect
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,12 +26,15 @@ from tasks._tracking_lock import stage_names
 from tasks.healing import keep_last_good
 from tasks.lifeline import die_with_parent
 from tasks.locks import exclusive
+from tasks.space import check_space
 
 if TYPE_CHECKING:
     from quee.experiment import Experiment
 
 SMOKE = Path(".quee") / "smoke"
 INTERRUPTED = 130
+PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What is wrong with a place and not with us."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
@@ -46,6 +50,8 @@ class Stage:
     """Folder of the experiment's results."""
     limit: int | None = None
     """Smoke run: use only so many samples."""
+    on_success: list[Callable[[], None]] = field(default_factory=list)
+    """What to do when the result is in its place: such as to remove resumable work that lies elsewhere."""
 
     @property
     def data(self) -> Path:
@@ -89,9 +95,12 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
 
 
 def explain(error: BaseException) -> str:
-    """One line on an error: a QueeError's own message, or the type and message of a fault."""
+    """One line on an error: a QueeError's own message, what is wrong with a disk or folder, or a fault's type and message."""
     if isinstance(error, QueeError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in PLACES:
+        where = error.filename or Path.cwd()
+        return f"failed: {error.strerror}: {where} (what is finished is kept: put it right and run the same command)"
     detail = " ".join(str(error).split()) or "no message"
     return f"failed: {type(error).__name__}: {detail} (run with --debug for the traceback)"
 
@@ -126,6 +135,7 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
         try:
             with _aside(artifacts / name) as out:
                 stage = Stage(name, loaded, out, artifacts, limit)
+                check_space(stage)
                 with threadpool_limits(1, user_api="blas"):  # small products: waiting for each other costs more
                     run(stage)
                 size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
@@ -135,6 +145,11 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
             raise
         if "partial" in stage.__dict__:
             partial.discard(stage.partial)
+        for act in stage.on_success:
+            try:
+                act()
+            except QueeError as error:  # the result is there
+                print(f"stage {name}: {error}", file=sys.stderr)
         journal.finish(pages, record, "done", bytes=size)
         if limit is None:
             journal.summarise(Path(), experiment, stage_names(Path()))

@@ -6,8 +6,11 @@ import pyarrow as pa
 from quee.cache import read_cache
 from quee.io import write_json, write_table, write_tensors
 from quee.progress import progress
-from quee.targets import ClusterTargets, calibration_error, future_errors
+from quee.targets import ClusterTargets, calibration_error, cluster_rows, future_errors
 from tasks.stage import Stage, main
+
+SHOWN = 20
+"""Number of clusters whose contents are told, as in the paper's Fig. 5A; the setting's where this is not tried."""
 
 
 def run(stage: Stage) -> None:
@@ -34,11 +37,13 @@ def run(stage: Stage) -> None:
     write_table(stage.out / "targets.parquet", table)
     write_tensors(stage.out / "clusters.safetensors", arrays)
 
-    rows = []
+    rows, members = [], cluster_rows(targets, predictor)
     counts = sorted({k for k in (*settings.sweep, settings.clusters) if k <= len(predictor)})
     with progress("calibration over clusters", len(counts)) as bar:
         for k in counts:
             fitted = ClusterTargets(k, **options).fit(predictor)  # type: ignore[arg-type]
+            if k == SHOWN != settings.clusters:
+                members = cluster_rows(fitted, predictor)
             for gate in range(1, tree.segments):
                 for split, part in (("predictor", predictor), ("validation", validation)):
                     p, e = fitted.predict(part, gate), future_errors(part, gate)
@@ -47,12 +52,30 @@ def run(stage: Stage) -> None:
                         rows.append({"clusters": k, "ece": value, "gate": gate, "node": int(node), "split": split})
             bar.advance()
     write_table(stage.out / "calibration.parquet", pa.Table.from_pylist(rows))
+    write_table(stage.out / "clusters.parquet", pa.Table.from_pylist(members))
     ece = {
-        f"gate_{gate}": float(np.mean([r["ece"] for r in rows if (r["gate"], r["clusters"], r["split"]) == chosen]))
+        f"gate_{gate}": {
+            str(k): float(np.mean([r["ece"] for r in rows if (r["gate"], r["clusters"], r["split"]) == own]))
+            for k in counts
+            for own in [(gate, k, "validation")]
+        }
         for gate in range(1, tree.segments)
-        for chosen in [(gate, settings.clusters, "validation")]
     }
-    write_json(stage.out / "metrics.json", {"clusters": settings.clusters, "ece": ece})
+    metrics = {
+        "clusters": settings.clusters,
+        "ece": {gate: by_count[str(settings.clusters)] for gate, by_count in ece.items() if by_count},
+        "ece_by_clusters": ece,
+        "polynomial": {gate: second_order(by_count) for gate, by_count in ece.items()},
+    }
+    write_json(stage.out / "metrics.json", metrics)
+
+
+def second_order(ece: dict[str, float]) -> list[float] | None:
+    """Coefficients, constant first, of the polynomial in K through calibration errors; None with fewer than four."""
+    if len(ece) < 4:
+        return None
+    fitted = np.polynomial.Polynomial.fit([int(k) for k in ece], list(ece.values()), 2).convert()
+    return [float(c) for c in fitted.coef]
 
 
 if __name__ == "__main__":

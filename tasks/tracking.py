@@ -6,7 +6,7 @@ called at any time, again, after an interruption, or twice at once.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from tasks._tracking_index import Held, held, sqlite_file, tracking_uri
-from tasks._tracking_lock import ExperimentResult, StageResult, chosen, out_problem, read_lock, stage_names
+from quee.errors import UsageError
+from tasks._tracking_index import Held, held, sqlite_file, tracking_uri, unreachable
+from tasks._tracking_index import UnreachableError as UnreachableError
+from tasks._tracking_lock import (
+    ExperimentResult,
+    StageResult,
+    chosen,
+    out_problem,
+    read_ablations,
+    read_lock,
+    stage_names,
+)
 
 if TYPE_CHECKING:
     from tasks._tracking_store import Store
@@ -30,6 +40,9 @@ ENVIRONMENT = {
 }
 """How MLflow is used, where the user has not said otherwise."""
 
+ADVISORY = 0x71756565
+"""Number of the lock taken in a PostgreSQL store: "quee"."""
+
 PYFUNC = Path("quee/runtime/pyfunc.py")
 """Script by which MLflow loads a registered bundle."""
 
@@ -42,6 +55,8 @@ class Tracked:
     """Titles of the runs added, such as `digits/targets 3f2a91c`."""
     registered: list[str] = field(default_factory=list)
     """Model versions added, such as `quee-digits version 2`."""
+    decided: dict[str, str] = field(default_factory=dict)
+    """By model version added: whether it became champion, and why or why not."""
     known: int = 0
     """Results that were there already."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -72,7 +87,7 @@ def track(
     """Make the store hold every result in `dvc.lock` that lies in `artifacts/`; of all experiments if none is named.
 
     `pyfunc` is the script registered with bundles; without that file none is registered. `notify` is told of waiting.
-    Raises QueeError when the store cannot be reached, UsageError on an experiment without results.
+    Raises UnreachableError when the store does not take results, UsageError on an experiment without results.
     """
     results = chosen(read_lock(root), experiments)
     if not results:
@@ -95,7 +110,9 @@ def track(
             store.log_experiment(experiment)
             done.logged.append(experiment.title)
         for bundle in pending.bundles:
-            done.registered.append(store.register(bundle, pyfunc))
+            version, decision = store.register(bundle, pyfunc)
+            done.registered.append(version)
+            done.decided[version] = decision
     return done
 
 
@@ -131,6 +148,15 @@ def find_pending(
             pending.experiments.append(result)
         if bundle := result.stages.get("bundle"):
             _find_bundle(root, bundle, known, pyfunc, problem, pending)
+    for name, stage in read_ablations(root).items():
+        if name not in results:
+            continue
+        if stage.digest in known.runs:
+            pending.known += 1
+        elif reason := problem(stage):
+            pending.skipped[stage.name] = reason
+        else:
+            pending.stages.append(stage)
     return pending
 
 
@@ -161,7 +187,10 @@ def model_name(experiment: str) -> str:
 
 @contextmanager
 def store_lock(root: Path, uri: str, notify: Callable[[str], None] = lambda message: None) -> Iterator[None]:
-    """One writer at a time: beside a SQLite store, so that checkouts sharing it take turns, else in this checkout."""
+    """One writer at a time: beside a SQLite store and in a PostgreSQL one, so that checkouts sharing it take turns.
+
+    Of a store behind a server only this checkout is kept; there `Store` clears up after two that met.
+    """
     file = sqlite_file(uri)
     path = file.with_name(f"{file.name}.lock") if file else root / ".quee" / "locks" / "tracking.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,9 +201,36 @@ def store_lock(root: Path, uri: str, notify: Callable[[str], None] = lambda mess
         notify("another process is tracking; waiting for it")
         lock.acquire()
     try:
-        yield
+        with database_lock(uri, notify) if uri.startswith("postgresql") else nullcontext():
+            yield
     finally:
         lock.release()
+
+
+@contextmanager
+def database_lock(uri: str, notify: Callable[[str], None]) -> Iterator[None]:
+    """An advisory lock of the database, which ends with its connection.
+
+    Raises UnreachableError when the database does not answer, UsageError when its driver is not installed.
+    """
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    key = {"key": ADVISORY}
+    try:
+        connection = create_engine(uri, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
+        if not connection.execute(text("select pg_try_advisory_lock(:key)"), key).scalar():
+            notify("another process is tracking; waiting for it")
+            connection.execute(text("select pg_advisory_lock(:key)"), key)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{unreachable(uri, str(error))}; `pip install 'quee[postgres]'`, postgresql+psycopg://…"
+        ) from None
+    except SQLAlchemyError as error:
+        raise UnreachableError(unreachable(uri, " ".join(str(error).split())[:300])) from None
+    with connection:
+        yield
 
 
 def prepare_store(root: Path, uri: str) -> None:

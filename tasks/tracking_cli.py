@@ -20,16 +20,31 @@ Names = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def track(experiments: Names = None, json_: AsJson = False) -> None:
+def track(
+    experiments: Names = None,
+    later: Annotated[
+        bool, typer.Option("--or-later", help="Where MLflow does not take results, say so and exit with status 0.")
+    ] = False,
+    json_: AsJson = False,
+) -> None:
     """Make MLflow hold each result in dvc.lock exactly once; does nothing for those it has."""
+    from tasks.tracking import UnreachableError
     from tasks.tracking import track as track_results
 
-    done = track_results(Path.cwd(), experiments, notify=lambda message: typer.echo(message, err=True))
+    try:
+        done = track_results(Path.cwd(), experiments, notify=lambda message: typer.echo(message, err=True))
+    except UnreachableError as error:
+        if not later:
+            raise
+        typer.echo(f"quee: {error}", err=True)
+        return
     if json_:
         typer.echo(json.dumps(asdict(done), indent=1))
         return
-    for title in (*done.logged, *done.registered):
+    for title in done.logged:
         typer.echo(f"tracked {title}")
+    for version in done.registered:
+        typer.echo(f"tracked {version}: {done.decided[version]}")
     for name, reason in done.skipped.items():
         typer.echo(f"skipped {name}: {reason}", err=True)
     typer.echo(f"{len(done.logged)} results tracked, {done.known} were already")
@@ -112,8 +127,9 @@ def compare(
     json_: AsJson = False,
 ) -> None:
     """Show how two results differ in settings and metrics."""
+    from quee.methods import MAIN
     from tasks._tracking_compare import differences, side
-    from tasks.results import MAIN, figure
+    from tasks.results import figure
 
     root = Path.cwd()
     left, right = side(root, a, b), side(root, b, a)

@@ -1,4 +1,4 @@
-"""Every stage of dvc.yaml depends on exactly the code its module imports."""
+"""Every stage of dvc.yaml, and of ablations/dvc.yaml, depends on exactly the code its module imports."""
 
 import ast
 import functools
@@ -11,7 +11,8 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 
-# Not dependencies, and what only they import is none either: errors, progress bars and locks never change a result; an
+# Not dependencies, and what only they import is none either: errors, progress bars, locks and where shards are computed
+# and kept never change a result; an
 # entry added to a registry or a key to the schema of settings would otherwise run everything again, and the settings
 # themselves are parameters. io.py fixes how results are written: whoever changes the bytes raises its format number
 # and runs with --force.
@@ -19,19 +20,22 @@ EXEMPT = {
     "quee/__init__.py",
     "quee/data/__init__.py",
     "quee/errors.py",
+    "quee/executors.py",
     "quee/experiment.py",
     "quee/io.py",
     "quee/progress.py",
     "quee/registry.py",
+    "quee/shards.py",
     "tasks/__init__.py",
     "tasks/journal.py",
     "tasks/lifeline.py",
     "tasks/locks.py",
     "tasks/partial.py",
+    "tasks/scale.py",
     "tasks/stage.py",
 }
 
-READERS = {"targets", "predictors", "policies", "evaluate"}
+READERS = {"targets", "predictors", "policies", "evaluate", "ablate"}
 READ = {"quee/paths.py", "quee/precision.py"}
 """These stages read the cache and run no network. Of what quee/cache.py and quee/cost.py import they need only this;
 the rest builds a cache and traces a network, which `features` does."""
@@ -39,7 +43,11 @@ the rest builds a cache and traces a network, which `features` does."""
 LAZY = {"quee.data.open_dataset": "quee/data/source.py", "quee.fit": "quee/api.py"}
 """Names that packages import when first used."""
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES = {
+    name: stage
+    for file in ("dvc.yaml", "ablations/dvc.yaml")
+    for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items()
+}
 
 
 @functools.cache
@@ -104,7 +112,7 @@ def test_a_stage_depends_on_exactly_the_code_it_uses(stage: str) -> None:
     used, listed = used_by(stage), listed_for(stage)
     missing = sorted(file for file in used if not any(covers(dep, file) for dep in listed))
     superfluous = sorted(dep for dep in listed if not any(covers(dep, file) for file in used))
-    assert (missing, superfluous) == ([], []), f"dvc.yaml, stage {stage}: (missing, superfluous)"
+    assert (missing, superfluous) == ([], []), f"stage {stage}: (missing, superfluous)"
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -10,7 +10,7 @@ from quee.baselines.eero import eero
 from quee.baselines.jei_gate import jei_gate
 from quee.baselines.patience import patience
 from quee.baselines.random_routing import random_routing
-from quee.baselines.static import static_hull, static_paths
+from quee.baselines.static import small_static, static_hull, static_paths
 from quee.evaluation.sweep import Setting, Sweep
 from quee.registry import Registry
 
@@ -24,5 +24,6 @@ BASELINES.register("confidence_hull")(confidence_hull)
 BASELINES.register("eero")(eero)
 BASELINES.register("jei_gate")(jei_gate)
 BASELINES.register("patience")(patience)
+BASELINES.register("small_static")(small_static)
 
 __all__ = ["BASELINES", "Baseline", "random_routing"]

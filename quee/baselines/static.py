@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from quee.evaluation.sweep import Setting, Sweep, hull
+from quee.evaluation.sweep import Setting, Sweep, hull, hull_of
 
 
 def static_paths(setting: Setting) -> Iterator[Sweep]:
@@ -22,3 +22,16 @@ def static_hull(setting: Setting) -> Iterator[Sweep]:
     kept = hull(cost, accuracy)
     errors = {split: setting.errors(split)[:, kept] for split in setting.splits}
     yield Sweep.at("static_hull", errors, cost[kept], nodes=dict.fromkeys(setting.splits, kept))
+
+
+def small_static(setting: Setting) -> Iterator[Sweep]:
+    """`small_static`: networks cut off at each gate, at every uniform precision, references too; the hull on validation.
+
+    A smaller network that costs no training: the backbone's first segments under the exit head fitted for them.
+    """
+    sweeps = []
+    for _, nodes, references in setting.uniform():
+        cost = setting.uniform_costs(references)["static"][nodes]
+        errors = {split: setting.errors(split, references)[:, nodes] for split in setting.splits}
+        sweeps.append(Sweep.at("", errors, cost))
+    yield hull_of("small_static", sweeps)

@@ -88,18 +88,6 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.nd
     return low, high
 
 
-def simultaneous_band(errors: np.ndarray, weights: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Band (budgets,) around mean accuracies that holds at all budgets at once (max-|t| bootstrap).
-
-    `errors` (S, budgets) per sample, `weights` (repeats, S).
-    """
-    mean = 1 - errors.mean(axis=0)
-    repeated = 1 - weights @ errors
-    spread = np.maximum(repeated.std(axis=0), 1e-9)
-    critical = np.quantile(np.abs((repeated - mean) / spread).max(axis=1), level)
-    return mean - critical * spread, mean + critical * spread
-
-
 def cost_at_drop(sweep: Sweep, reference: float, drop: float) -> float | None:
     """Least test cost at which test accuracy is within `drop` points of the reference; the points go by validation cost.
 

@@ -8,7 +8,7 @@ import numpy as np
 from quee.baselines import BASELINES, random_routing
 from quee.evaluation.curves import Floor
 from quee.evaluation.sweep import Setting, Sweep
-from quee.policies import Costs, FittedQ, Plan, oracle_nodes, simulate
+from quee.policies import Costs, FittedQ, Plan, oracle_nodes, simulate, simulate_behind
 from quee.policies.base import Policy
 from quee.predictors import gate_inputs
 
@@ -28,30 +28,25 @@ def routed_sweep(
     allowed_first: np.ndarray | None = None,
 ) -> Sweep:
     """Simulate a policy at every λ; the first precision is chosen per λ on validation, by rollout or by `marginal`."""
-    values = trade_offs(setting.points)
-    ends = {
-        split: simulate(
-            setting.tree,
-            policy,
-            [gate_inputs(setting.tree, g, cache.features) for g in range(1, setting.tree.segments)],
-            values,
-        )
+    values, tree = trade_offs(setting.points), setting.tree
+    inputs = {
+        split: [gate_inputs(tree, gate, cache.features) for gate in range(1, tree.segments)]
         for split, cache in setting.caches.items()
     }
-    rows = np.arange(len(setting.caches["validation"]))[:, None]
     if first_step == "rollout" or marginal is None:
+        rows = np.arange(len(setting.caches["validation"]))[:, None]
         score = np.stack(
             [
                 (setting.errors("validation")[rows, end] + values * costs.routed[end]).mean(axis=0)
-                for end in ends["validation"]
+                for end in simulate(tree, policy, inputs["validation"], values)
             ]
         )  # (B, Λ)
-        considered = setting.tree.children[-1] >= 0
+        considered = tree.children[-1] >= 0
         allowed = considered if allowed_first is None else considered & allowed_first
         first = np.where(allowed[:, None], score, np.inf).argmin(axis=0)
     else:
         first = marginal(values)
-    nodes = {split: end[first, :, np.arange(len(values))].T for split, end in ends.items()}
+    nodes = {split: simulate_behind(tree, policy, own, values, first) for split, own in inputs.items()}
     errors = {split: np.take_along_axis(setting.errors(split), n, axis=1) for split, n in nodes.items()}
     return Sweep(name, "lambda", values, errors, {split: costs.routed[n] for split, n in nodes.items()}, nodes)
 
@@ -91,13 +86,23 @@ def oracle_sweep(setting: Setting) -> Sweep:
 
 def all_sweeps(setting: Setting, plan: Plan, fitted: FittedQ, first_step: str) -> Iterator[Sweep]:
     """Every method, QuEE's last."""
+    yield from fixed_sweeps(setting)
+    yield from fitted_sweeps(setting, plan, fitted, first_step)
+
+
+def fixed_sweeps(setting: Setting) -> Iterator[Sweep]:
+    """Methods into which no seed goes: the oracle and the baselines."""
+    yield oracle_sweep(setting)
     for name in BASELINES:
         yield from BASELINES[name](setting)
+
+
+def fitted_sweeps(setting: Setting, plan: Plan, fitted: FittedQ, first_step: str) -> Iterator[Sweep]:
+    """Methods that depend on what was fitted: the policies, their restrictions, random routing at the plan's usage."""
     for sweep in quee_sweeps(setting, plan, fitted, first_step):
         if sweep.name == "quee_plan":
             yield random_routing(setting, sweep)
         yield sweep
-    yield oracle_sweep(setting)
 
 
 def constant_floor(setting: Setting) -> Floor:

@@ -1,22 +1,21 @@
 """Repetitions on random re-divisions of the held-out rows: targets, predictors and policies fitted anew each time."""
 
-from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from quee.baselines import random_routing
-from quee.baselines.confidence import confidence_hull
-from quee.baselines.static import static_hull
 from quee.cache import FeatureCache
 from quee.evaluation.curves import area, budget_grid, gap_closed
-from quee.evaluation.methods import constant_floor, oracle_sweep, routed_sweep
-from quee.evaluation.sweep import Setting, Sweep
+from quee.evaluation.methods import all_sweeps, constant_floor
+from quee.evaluation.sweep import Setting
 from quee.experiment import Experiment
+from quee.methods import BOUND, MAIN, REFERENCE, rivals
 from quee.policies import Costs, FittedQ, Plan, fit_fitted_q
 from quee.predictors import fit_predictors
 from quee.targets import ClusterTargets, future_errors
 
-COMPARED = ("quee_plan", "quee_fitted_q", "static_hull", "confidence_hull", "random_routing", "oracle")
+POINTS = 60
+"""Trade-offs λ in a sweep, at most: between them a budget is met by mixing."""
 SPLITS = ("predictor", "validation", "test")
 
 
@@ -27,40 +26,31 @@ def redivide(cache: FeatureCache, seed: int) -> FeatureCache:
     for label in np.unique(cache.label):
         rows = np.flatnonzero((cache.label == label) & np.isin(cache.split, SPLITS))
         split[rows] = split[random.permutation(rows)]
-    from dataclasses import replace
-
     return replace(cache, split=split)
 
 
-def fit_quee(cache: FeatureCache, experiment: Experiment) -> tuple[Plan, FittedQ]:
-    """Targets, predictors and the fitted policy from a cache's predictor and validation splits."""
+def fit_plan(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> Plan:
+    """Targets and predictors from a cache's predictor and validation splits; `seed` is added to the settings' seeds."""
     settings = experiment.targets
     predictor, validation = cache.of("predictor"), cache.of("validation")
     gates = range(1, cache.tree.segments)
-    targets = ClusterTargets(settings.clusters, settings.shrinkage, settings.per_node, settings.seed).fit(predictor)
+    clusters = ClusterTargets(settings.clusters, settings.shrinkage, settings.per_node, settings.seed + seed)
+    targets = clusters.fit(predictor)
     predictors, _ = fit_predictors(
         predictor,
         [targets.predict(predictor, gate) for gate in gates],
         validation,
         [future_errors(validation, gate) for gate in gates],
-        experiment.predictors,
+        experiment.predictors.model_copy(update={"seed": experiment.predictors.seed + seed}),
     )
     costs = Costs.of(cache.tree, cache.description, [predictors.bitflops(gate) for gate in gates])
-    plan = Plan(cache.tree, costs, predictors)
-    return plan, fit_fitted_q(plan, predictor, experiment.policies.fitted_q, experiment.policies.seed)
+    return Plan(cache.tree, costs, predictors)
 
 
-def compared_sweeps(setting: Setting, plan: Plan, fitted: FittedQ) -> Iterator[Sweep]:
-    description = setting.caches["validation"].description
-    gates = range(1, setting.tree.segments)
-    planned = routed_sweep("quee_plan", setting, plan, plan.costs)
-    costs = Costs.of(setting.tree, description, [fitted.bitflops(gate) for gate in gates])
-    yield planned
-    yield routed_sweep("quee_fitted_q", setting, fitted, costs)
-    yield from static_hull(setting)
-    yield from confidence_hull(setting)
-    yield random_routing(setting, planned)
-    yield oracle_sweep(setting)
+def fit_quee(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> tuple[Plan, FittedQ]:
+    """Targets, predictors and the fitted policy, as the stages fit them where `seed` is 0."""
+    plan, policies = fit_plan(cache, experiment, seed), experiment.policies
+    return plan, fit_fitted_q(plan, cache.of("predictor"), policies.fitted_q, policies.seed + seed)
 
 
 def resplit(cache: FeatureCache, experiment: Experiment, seed: int) -> list[dict[str, float | int | str]]:
@@ -68,16 +58,18 @@ def resplit(cache: FeatureCache, experiment: Experiment, seed: int) -> list[dict
     divided = redivide(cache, seed)
     plan, fitted = fit_quee(divided, experiment)
     caches = {split: divided.of(split) for split in ("validation", "test")}
-    setting = Setting(caches, Costs.of(cache.tree, cache.description), experiment.evaluate.points)
+    costs = Costs.of(cache.tree, cache.description)
+    setting = Setting(caches, costs, min(experiment.evaluate.points, POINTS), divided.of("predictor"))
     floor = constant_floor(setting)
     grid = budget_grid(setting.costs.static.min(), setting.costs.static.max())
-    auc = {sweep.name: area(sweep, grid, floor) for sweep in compared_sweeps(setting, plan, fitted)}
+    sweeps = {sweep.name: sweep for sweep in all_sweeps(setting, plan, fitted, experiment.policies.first_step)}
+    auc = {name: area(sweeps[name], grid, floor) for name in dict.fromkeys([*MAIN, *rivals(sweeps)])}
     return [
         {
-            "auc": auc[name],
-            "gap_closed": gap_closed(auc[name], auc["static_hull"], auc["oracle"]),
+            "auc": value,
+            "gap_closed": gap_closed(value, auc[REFERENCE], auc[BOUND]),
             "method": name,
             "resplit": seed,
         }
-        for name in COMPARED
+        for name, value in auc.items()
     ]

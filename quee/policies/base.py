@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from quee.paths import PathTree
+from quee.threads import one_thread
 
 EXIT = -1
 """The step that leaves; any other is an index into the tree's precisions."""
@@ -57,26 +58,51 @@ class Policy(Protocol):
         ...
 
 
+ROWS = 512
+"""Samples simulated at a time: what they need, (rows, Λ) at double precision, stays in a core's cache."""
+
+
+@one_thread()
 def simulate(tree: PathTree, policy: Policy, inputs: Sequence[np.ndarray], trade_offs: np.ndarray) -> np.ndarray:
     """Nodes at which samples leave behind every first precision: (B, S, Λ) int32; -1 where it is not considered.
 
     `inputs[gate - 1]` are predictor inputs (S, nodes at the gate, D). No network runs.
     """
+    found = [_behind(tree, policy, inputs, trade_offs, first) for first in range(len(tree.precisions))]
+    return np.stack(found)
+
+
+@one_thread()
+def simulate_behind(
+    tree: PathTree, policy: Policy, inputs: Sequence[np.ndarray], trade_offs: np.ndarray, first: np.ndarray
+) -> np.ndarray:
+    """As `simulate`, behind one first precision per trade-off, `first` (Λ,): (S, Λ) int32."""
+    ends = np.full((len(inputs[0]) if inputs else 0, len(trade_offs)), -1, dtype=np.int32)
+    for choice in np.unique(first):
+        columns = np.flatnonzero(first == choice)
+        ends[:, columns] = _behind(tree, policy, inputs, trade_offs[columns], int(choice))
+    return ends
+
+
+def _behind(
+    tree: PathTree, policy: Policy, inputs: Sequence[np.ndarray], trade_offs: np.ndarray, first: int
+) -> np.ndarray:
+    """(S, Λ) nodes at which samples leave behind one first precision."""
     samples = len(inputs[0]) if inputs else 0
-    width = len(trade_offs)
-    rows, columns = np.arange(samples)[:, None], np.arange(width)[None, :]
-    position = np.zeros(len(tree), dtype=np.int64)
-    ends = np.full((len(tree.precisions), samples, width), -1, dtype=np.int32)
-    for first in range(len(tree.precisions)):
-        if tree.children[-1, first] >= 0:
-            ends[first] = tree.children[-1, first]
-    for gate in range(1, tree.segments):
-        nodes = tree.nodes_at(gate)
-        position[nodes] = np.arange(len(nodes))
-        steps = np.stack([policy.step(int(n), inputs[gate - 1][:, i], trade_offs) for i, n in enumerate(nodes)])
-        for first in range(len(tree.precisions)):
-            here = ends[first]
-            standing = tree.gate[here] == gate
-            step = np.where(standing, steps[position[here], rows, columns], EXIT)
-            ends[first] = np.where(step == EXIT, here, tree.children[here, step])
+    root = tree.children[-1, first]
+    ends = np.full((samples, len(trade_offs)), root, dtype=np.int32)
+    if root < 0:
+        return ends
+    for start in range(0, samples, ROWS):
+        here = ends[start : start + ROWS]
+        for gate in range(1, tree.segments):
+            for index, node in enumerate(tree.nodes_at(gate)):
+                standing = here == node
+                columns = np.flatnonzero(standing.any(axis=0))
+                if not len(columns):
+                    continue
+                rows = np.flatnonzero(standing.any(axis=1))
+                step = policy.step(int(node), inputs[gate - 1][start + rows, index], trade_offs[columns])
+                at = np.ix_(rows, columns)
+                here[at] = np.where(standing[at] & (step != EXIT), tree.children[node, step], here[at])
     return ends

@@ -50,10 +50,14 @@ class Plan:
         if not len(kept):  # nothing allowed goes on from here; the node is never stood at
             return np.full((len(inputs), len(trade_offs)), EXIT, np.int8)
         error, cost, first = self.predicted(node, inputs)[:, kept], cost[kept], first[kept]
-        best = np.empty((len(inputs), len(trade_offs)), dtype=np.int64)
-        for column, trade_off in enumerate(trade_offs):
-            best[:, column] = (error + trade_off * cost).argmin(axis=1)
-        return first[best]
+        least = np.full((len(inputs), len(trade_offs)), np.inf)
+        step = np.empty(least.shape, np.int8)
+        for column, ahead in enumerate(np.multiply.outer(cost, trade_offs)):
+            value = error[:, column, None] + ahead
+            better = value < least  # of equal values the first, as argmin has it
+            np.copyto(least, value, where=better)
+            np.copyto(step, first[column], where=better)
+        return step
 
     def values(self, node: int, inputs: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
         """Least predicted error + λ · cost by first step: (S, 1 + B, Λ), exit first; infinite where not considered."""

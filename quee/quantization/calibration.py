@@ -4,7 +4,8 @@ Units (stem, blocks, head) are calibrated in the order of execution, and within 
 quantized layers before it give.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from quee.backbones.base import SegmentedBackbone
 from quee.errors import QueeError
-from quee.io import read_tensors, write_tensors
+from quee.io import read_metadata, read_tensors, write_tensors
 from quee.precision import Precision
 from quee.progress import progress
 from quee.quantization.beside import add_beside, block_of
@@ -22,8 +23,8 @@ from quee.quantization.compensation import compensation, through
 from quee.quantization.config import QuantizationConfig
 from quee.quantization.fisher import Fisher, fisher
 from quee.quantization.folding import channel_affine, fold, unfold_weight
-from quee.quantization.layers import QUANTIZED, QuantizedLayer, QuantizedMatMul, quantized_layer
-from quee.quantization.reconstruction import load_unit_state, norms_of, reconstruct, unit_state
+from quee.quantization.layers import QUANTIZED, QuantizedLayer, QuantizedMatMul, layout, quantizable, quantized_layer
+from quee.quantization.reconstruction import norms_of, reconstruct
 from quee.quantization.search import search_quantizer, thinned
 from quee.quantization.units import Sources, Unit, observe, run_unit, sources, units_of
 from quee.quantization.weights import confirmed_ridge, quantize_weight, round_compensated
@@ -42,8 +43,8 @@ class Calibrator:
         partial: Path | None = None,
         information: Fisher | None = None,
     ) -> None:
-        """`partial` is a folder where finished blocks of learned rounding are kept, and found again; `information` is
-        there for configs whose importance is `fisher`."""
+        """`partial` is a folder where finished units are kept, and found again; `information` is there for configs
+        whose importance is `fisher`."""
         if config.precision.is_float:
             raise QueeError(f"quantize_ makes integer precisions such as w8a8, not {config.precision}")
         self.float, self.config = model, config
@@ -60,28 +61,80 @@ class Calibrator:
         own = {"stem": self.config.stem, "head": self.config.head or self.config.precision.head}
         return own.get(unit.name) or self.config.precision
 
-    def segment(self, segment: int, x: Tensor, reference: Tensor) -> Tensor:
+    def segment(self, segment: int, x: Tensor, reference: Tensor, advance: Callable[[], None] = lambda: None) -> Tensor:
         """Quantize the units of a segment (0: the head), entered by states x where the float network has `reference`.
 
-        Returns the quantized segment's output on x.
+        Returns the quantized segment's output on x. `advance` is called behind each unit.
         """
-        config = self.config
         for unit in self.units:
             if unit.segment != segment:
                 continue
-            entered = x if config.propagate else reference
-            self._unit(unit, entered, reference)
+            found = self._sources(unit, reference[:2])
             behind = run_unit(self.float, unit, reference)
-            if config.rounding == "learned" and unit.layers and self.precision(unit).weight_bits < PLAIN_BITS:
-                self._learn(unit, entered, behind if config.target == "float" else run_unit(self.float, unit, entered))
-            if config.compensation and unit.name.startswith("blocks.") and not self.precision(unit).plain:
-                self._compensate(unit, entered, reference if config.target == "float" else entered)
+            file = self.partial / f"{self.config.precision}.{unit.name}.safetensors" if self.partial else None
+            if file is not None and file.exists():
+                self._restore(file)
+            else:
+                others = set(self.norms)
+                self._calibrate(unit, found, x if self.config.propagate else reference, reference, behind)
+                if file is not None:
+                    self._keep(unit, self.norms - others, file)
             x, reference = run_unit(self.network, unit, x), behind
+            advance()
         return x
 
-    def _unit(self, unit: Unit, x: Tensor, reference: Tensor) -> None:
+    def _sources(self, unit: Unit, x: Tensor) -> Sources:
+        """Raises QueeError naming a layer that does not run exactly once."""
+        found = sources(self.float, unit, x)
+        runs = {name: found.order.count(name) for name in unit.layers}
+        if strange := [name for name, times in runs.items() if times != 1]:
+            times = runs[strange[0]]
+            raise QueeError(
+                f"{strange[0]} runs {times} times when the network does; layers that run once are quantized"
+            )
+        return found
+
+    def _calibrate(self, unit: Unit, found: Sources, x: Tensor, reference: Tensor, behind: Tensor) -> None:
+        """Everything that makes a unit's quantized layers, on states x where the float unit takes `reference` to `behind`."""
         config = self.config
-        found = sources(self.float, unit, reference[:2])
+        self._unit(unit, found, x, reference)
+        if config.rounding == "learned" and unit.layers and self.precision(unit).weight_bits < PLAIN_BITS:
+            target = behind if config.target == "float" else run_unit(self.float, unit, x)
+            importance = self.information.states[unit.name] if self.information else torch.ones(())
+            reconstruct(self.network, unit, self.latents, x, target, importance, config)
+            self.norms |= set(norms_of(self.network, unit))
+        if config.compensation and unit.name.startswith("blocks.") and not self.precision(unit).plain:
+            self._compensate(unit, x, reference if config.target == "float" else x)
+
+    def _keep(self, unit: Unit, norms: set[str], file: Path) -> None:
+        """Write a finished unit: its layers, the norms that changed with them, and what is beside it."""
+        parts = {n: p for n, p in layout(self.network).items() if n in unit.layers or block_of(n) == unit.name}
+        modules = {name: self.network.get_submodule(name) for name in sorted({*parts, *norms})}
+        state = {f"{n}.{key}": value.cpu().numpy() for n, m in modules.items() for key, value in m.state_dict().items()}
+        write_tensors(file, state, {"layout": json.dumps(parts, sort_keys=True), "norms": json.dumps(sorted(norms))})
+
+    def _restore(self, file: Path) -> None:
+        """Take over a unit that `_keep` wrote."""
+        state, facts = read_tensors(file), read_metadata(file)
+        parts, norms = json.loads(facts["layout"]), json.loads(facts["norms"])
+        for name, (precision, *kinds) in parts.items():
+            if block := block_of(name):
+                square = nn.Linear(self.network.dim, self.network.dim)  # type: ignore[arg-type]
+                layer = quantized_layer(square, Precision(precision), kinds)
+                add_beside(self.network.get_submodule(block), layer)
+            else:
+                layer = quantized_layer(self.float.get_submodule(name), Precision(precision), kinds)
+                self.network.set_submodule(name, layer)
+        for name in [*parts, *norms]:
+            module = self.network.get_submodule(name)
+            module.load_state_dict({key: torch.from_numpy(state[f"{name}.{key}"]) for key in module.state_dict()})
+            if isinstance(module, QUANTIZED):
+                module.finalize()
+                module.to(_device(self.float))
+        self.norms |= set(norms)
+
+    def _unit(self, unit: Unit, found: Sources, x: Tensor, reference: Tensor) -> None:
+        config = self.config
         to_float = config.propagate and config.target == "float"
         wanted: dict[str, np.ndarray] = {}
         if to_float:
@@ -101,19 +154,6 @@ class Calibrator:
                 self._weighted(name, module, layer, observer.values(), wanted.get(name), found)
             layer.finalize()
             self.network.set_submodule(name, layer.to(x.device))
-
-    def _learn(self, unit: Unit, x: Tensor, target: Tensor) -> None:
-        """Learned rounding of a calibrated unit; a finished one is read back."""
-        file = self.partial / f"{self.config.precision}.{unit.name}.safetensors" if self.partial else None
-        if file is not None and file.exists():
-            state = {key: torch.from_numpy(value) for key, value in read_tensors(file).items()}
-            load_unit_state(self.network, unit, state)
-        else:
-            importance = self.information.states[unit.name] if self.information else torch.ones(())
-            reconstruct(self.network, unit, self.latents, x, target, importance, self.config)
-        self.norms |= set(norms_of(self.network, unit))
-        if file is not None:
-            write_tensors(file, {key: value.cpu().numpy() for key, value in unit_state(self.network, unit).items()})
 
     def _compensate(self, unit: Unit, x: Tensor, reference: Tensor) -> None:
         """Put a layer beside a calibrated block, so that on x it gives what the float block gives on `reference`."""
@@ -204,15 +244,17 @@ def quantize_(
     """Quantize a float model in place and return it.
 
     `calibration_batches` are image tensors (n, c, h, w). Nothing is replaced when an error is raised: QueeError for
-    absent, constant or non-finite calibration data, naming the layer, or for a layer that nothing quantizes. Blocks whose
-    learned rounding is finished are kept in the folder `partial`, and found again.
+    calibration data that are absent, too few, constant, not finite or of a shape that the network does not take, for a
+    network that is quantized already, or, naming it, for a layer that nothing quantizes. Finished units (stem, blocks,
+    head) are kept in `partial`, a folder for this model, config and data alone, and found again.
     """
-    images = checked(calibration_batches, config.samples).to(_device(model))
+    images = checked(calibration_batches, config.samples, model).to(_device(model))
     calibrator = Calibrator(model, config, partial, _information([config], model, images))
     x, reference = images, images
-    for segment in _segments(model):
-        x = calibrator.segment(segment, x, reference)
-        reference = _float_segment(calibrator, segment, reference)
+    with progress(f"quantizing to {config.precision}", len(calibrator.units)) as bar:
+        for segment in _segments(model):
+            x = calibrator.segment(segment, x, reference, bar.advance)
+            reference = _float_segment(calibrator, segment, reference)
     return install(model, calibrator)
 
 
@@ -228,18 +270,15 @@ def quantize_paths(
     A segment is entered by states that segments of any of the precisions have made: each calibration sample draws a
     precision per segment, uniformly. Raises QueeError as `quantize_` does.
     """
-    images = checked(calibration_batches, max(config.samples for config in configs)).to(_device(model))
+    images = checked(calibration_batches, max(config.samples for config in configs), model).to(_device(model))
     information = _information(configs, model, images)
     calibrators = [Calibrator(model, config, partial, information) for config in configs]
     random = np.random.default_rng(seed)
     x, reference = images, images
     segments = _segments(model)
-    with progress("quantizing segments", len(segments) * len(calibrators)) as bar:
+    with progress("quantizing", sum(len(calibrator.units) for calibrator in calibrators)) as bar:
         for segment in segments:
-            outputs = []
-            for calibrator in calibrators:
-                outputs.append(calibrator.segment(segment, x, reference))
-                bar.advance()
+            outputs = [calibrator.segment(segment, x, reference, bar.advance) for calibrator in calibrators]
             choice = torch.from_numpy(random.integers(len(calibrators), size=len(images)))
             reference = _float_segment(calibrators[0], segment, reference)
             x = torch.stack(outputs)[choice, torch.arange(len(images))]
@@ -280,13 +319,19 @@ def install(model: nn.Module, calibrator: Calibrator) -> nn.Module:
     return model
 
 
-def checked(batches: Iterable[Tensor], samples: int) -> Tensor:
+def checked(batches: Iterable[Tensor], samples: int, model: nn.Module | None = None) -> Tensor:
     """The first `samples` calibration samples as one tensor (n, …).
 
-    Raises QueeError for data that are absent, too few, constant, not finite or of several shapes.
+    Raises QueeError for data that are absent, too few, constant, not finite, not in floating point, or of several shapes or
+    another than the model's own; and for a model that is quantized already, or in which there is nothing to quantize.
     """
+    if model is not None:
+        _check_model(model)
     listed: list[Tensor] = []
     for batch in batches:
+        if not isinstance(batch, Tensor) or not batch.is_floating_point() or batch.dim() < 2:
+            kind = f"{batch.dtype} {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
+            raise QueeError(f"a calibration batch is {kind}; valid: a floating-point tensor (n, …) of samples")
         listed.append(batch[: samples - sum(map(len, listed))])
         if sum(map(len, listed)) >= samples:
             break
@@ -296,9 +341,23 @@ def checked(batches: Iterable[Tensor], samples: int) -> Tensor:
     shapes = {tuple(batch.shape[1:]) for batch in listed}
     if len(shapes) > 1:
         raise QueeError(f"calibration batches differ in shape: {sorted(shapes)}")
+    if isinstance(model, SegmentedBackbone):
+        own = (model.input.channels, model.input.height, model.input.width)
+        if shapes != {own}:
+            raise QueeError(f"calibration samples have the shape {min(shapes)}; the backbone takes {own}")
     images = torch.cat(listed)
-    if not bool(torch.isfinite(images).all()):
-        raise QueeError("calibration data contain NaN or infinity")
+    finite = torch.isfinite(images)
+    if not bool(finite.all()):
+        sample = int((~finite).flatten(1).any(dim=1).int().argmax())
+        raise QueeError(f"calibration data contain NaN or infinity, first in sample {sample}")
     if bool((images == images[:1]).all()):
-        raise QueeError("calibration data are constant: all samples are equal")
+        raise QueeError(f"calibration data are constant: all {found} samples are equal")
     return images
+
+
+def _check_model(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, QUANTIZED):
+            raise QueeError(f"{name} is quantized to {module.precision} already; quantize_ takes the float network")
+    if not quantizable(model):
+        raise QueeError(f"nothing to quantize in a {type(model).__name__}: no Linear, Conv2d or MatMul")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from quee.quantization.layers import quantizable
-from quee.quantization.reconstruction import one_thread
 from quee.quantization.units import BATCH, units_of
+from quee.threads import one_thread
 
 
 @dataclass(frozen=True)

@@ -59,13 +59,18 @@ class _QuantizedWeight(nn.Module):
     def finalize(self) -> None:
         """Derive what execution needs from the stored buffers; to be called when they have changed."""
         self.input.finalize()
-        self._transposed = self.weight.float().t().contiguous()  # (in, out)
+        weight = self.weight[:, self._order()]
+        self._transposed = weight.float().t().contiguous()  # (in, out)
         self._scale = self.input.scale * self.weight_scale  # (out,)
-        self._size = self._exact_size()
+        self._size = self._exact_size(weight)
 
-    def _exact_size(self) -> int:
+    def _order(self) -> Tensor | slice:
+        """The order in which the reduction is executed."""
+        return slice(None)
+
+    def _exact_size(self, weight: Tensor) -> int:
         """The largest size of equal parts of the reduction whose sums stay exact, whatever the input."""
-        magnitudes = self.weight.long().abs().cumsum(dim=1)
+        magnitudes = weight.long().abs().cumsum(dim=1)
         width = magnitudes.shape[1]
         parts = max(1, -(-int(magnitudes[:, -1].max() * self.input.largest) // int(EXACT)))
         while (size := -(-width // parts)) > 1:
@@ -80,9 +85,9 @@ class _QuantizedWeight(nn.Module):
         self.finalize()  # the derived tensors follow a move to another device
         return result
 
-    def _product(self, x: Tensor) -> Tensor:
-        """(…, in) in floating point to (…, out): quantize, multiply integers, rescale, add the bias."""
-        return exact_matmul(self.input(x), self._transposed, self._size).mul_(self._scale).add_(self.bias)
+    def _multiply(self, integers: Tensor) -> Tensor:
+        """(…, in) quantized to (…, out): multiply integers, rescale, add the bias."""
+        return exact_matmul(integers, self._transposed, self._size).mul_(self._scale).add_(self.bias)
 
 
 class QuantizedLinear(_QuantizedWeight):
@@ -94,32 +99,56 @@ class QuantizedLinear(_QuantizedWeight):
         return product(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._product(x)
+        return self._multiply(self.input(x))
 
 
 class QuantizedConv2d(_QuantizedWeight):
-    """A convolution as a product over unfolded patches: exact, where convolution algorithms may not be."""
+    """A convolution as a product over patches: exact, where convolution algorithms may not be.
+
+    Values are quantized before the patches, which overlap, are taken from them, channels last.
+    """
 
     def __init__(self, conv: nn.Conv2d, precision: Precision, kind: str = "affine") -> None:
-        if conv.groups != 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-            raise QueeError(f"a convolution with groups={conv.groups}, padding {conv.padding!r} cannot be quantized")
-        height, width = conv.kernel_size
-        super().__init__(conv.out_channels, conv.in_channels * height * width, precision, kind)
+        if why := _unhandled(conv):
+            raise QueeError(f"nothing quantizes a Conv2d with {why}")
+        assert not isinstance(conv.padding, str)
         self.kernel_size, self.stride = conv.kernel_size, conv.stride
         self.padding, self.dilation = conv.padding, conv.dilation
+        height, width = conv.kernel_size
+        super().__init__(conv.out_channels, conv.in_channels * height * width, precision, kind)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.arranged(x, self._product)
+    def finalize(self) -> None:
+        super().finalize()
+        zero = torch.zeros(1, device=self.input.scale.device)
+        self._zero = float(self.input(zero))  # what padding is quantized to
 
-    def arranged(self, x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
-        """A product (…, in) to (…, out) applied to the patches of the layer's input (n, c, h, w)."""
-        size = [
+    def _order(self) -> Tensor:
+        """Height, width, channels, where the weights have channels, height, width."""
+        own = torch.arange(self.weight.shape[1], device=self.weight.device)
+        return own.view(-1, *self.kernel_size).permute(1, 2, 0).flatten()
+
+    def _places(self, x: Tensor) -> list[int]:
+        """Number of patches of (n, c, h, w) along height and width."""
+        return [
             (x.shape[2 + i] + 2 * self.padding[i] - self.dilation[i] * (self.kernel_size[i] - 1) - 1) // self.stride[i]
             + 1
             for i in (0, 1)
         ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        (top, left), (down, right) = self.padding, self.stride
+        integers = self.input(x.permute(0, 2, 3, 1))  # (n, h, w, c)
+        integers = functional.pad(integers, (0, 0, left, left, top, top), value=self._zero).contiguous()
+        sample, row, column, _ = integers.stride()
+        steps = (sample, down * row, right * column, self.dilation[0] * row, self.dilation[1] * column, 1)
+        shape = (len(x), *self._places(x), *self.kernel_size, x.shape[1])
+        patches = integers.as_strided(shape, steps).flatten(3)  # (n, rows, columns, in)
+        return self._multiply(patches).permute(0, 3, 1, 2)
+
+    def arranged(self, x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+        """A product (…, in) to (…, out) applied to the patches of the layer's input (n, c, h, w)."""
         patches = functional.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)  # (n, in, patches)
-        return product(patches.transpose(1, 2)).transpose(1, 2).unflatten(2, size)
+        return product(patches.transpose(1, 2)).transpose(1, 2).unflatten(2, self._places(x))
 
 
 class QuantizedMatMul(nn.Module):
@@ -157,15 +186,27 @@ Layout = Mapping[str, Sequence[str]]
 def quantizable(model: nn.Module) -> dict[str, nn.Module]:
     """The layers that quantization replaces, by name.
 
-    Raises QueeError naming a layer that has a weight matrix and that nothing handles.
+    Raises QueeError naming a layer that has a weight matrix, by whatever parameter's name with "weight" in it, and that
+    nothing handles.
     """
     layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d) or (isinstance(module, MatMul) and module.kind == "attention"):
+            if isinstance(module, nn.Conv2d) and (why := _unhandled(module)):
+                raise QueeError(f"{name}: nothing quantizes a Conv2d with {why}")
             layers[name] = module
-        elif isinstance(weight := getattr(module, "weight", None), nn.Parameter) and weight.dim() > 1:
+        elif any("weight" in key and value.dim() > 1 for key, value in module.named_parameters(recurse=False)):
             raise QueeError(f"{name}: nothing quantizes a {type(module).__name__}; valid: Linear, Conv2d, MatMul")
     return layers
+
+
+def _unhandled(conv: nn.Conv2d) -> str:
+    """What there is about a convolution that a product over its patches cannot do."""
+    if conv.groups != 1:
+        return f"groups={conv.groups}; valid: 1"
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return f"padding={conv.padding!r} of mode {conv.padding_mode!r}; valid: numbers and 'zeros'"
+    return ""
 
 
 def quantized_layer(module: nn.Module, precision: Precision, kinds: Sequence[str] | None = None) -> QuantizedLayer:

@@ -5,8 +5,7 @@ compensated rounding. What a held-out part of the calibration samples does not c
 activations in floating point while training, as QDrop does, lowered the held-out error less.)
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from quee.quantization.config import QuantizationConfig
 from quee.quantization.layers import QuantizedConv2d, QuantizedLinear, QuantizedMatMul
 from quee.quantization.quantizers import AffineQuantizer, Quantizer
 from quee.quantization.units import Unit
+from quee.threads import one_thread
 
 BATCH = 32
 HELD_OUT = 8
@@ -94,17 +94,6 @@ class SoftMatMul(nn.Module):
         self.a.harden()
         self.b.harden()
         self.layer.finalize()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in one order, whatever the number of cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def reconstruct(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quee.backbones.base import SegmentedBackbone
+from quee.errors import QueeError
 from quee.quantization.layers import quantizable
 
 BATCH = 64
@@ -82,6 +83,7 @@ def sources(model: nn.Module, unit: Unit, x: Tensor) -> Sources:
         def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if layer:
                 found.order.append(name)
+                _check_width(name, module, inputs[0])
             kind, source = behind.get((inputs[0].data_ptr(), inputs[0].shape), ("", ""))
             if kind == "norm":
                 takers.setdefault(source, []).append(name if layer and len(inputs) == 1 else "")
@@ -109,6 +111,15 @@ def sources(model: nn.Module, unit: Unit, x: Tensor) -> Sources:
             handle.remove()
     found.norm = {by[0]: norm for norm, by in takers.items() if len(by) == 1 and by[0]}
     return found
+
+
+def _check_width(name: str, layer: nn.Module, x: Tensor) -> None:
+    """Raises QueeError naming the layer when what enters it has not as many features as it takes."""
+    width, axis = getattr(layer, "in_features", None), -1
+    if isinstance(layer, nn.Conv2d):
+        width, axis = layer.in_channels, -3
+    if width is not None and (x.dim() < -axis or x.shape[axis] != width):
+        raise QueeError(f"{name}: calibration values have the shape {tuple(x.shape)}; the layer takes {width} features")
 
 
 class Observer:

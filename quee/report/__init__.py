@@ -20,11 +20,17 @@ class Results:
     """`metrics.json` by stage: backbone, quantize, exits, targets, predictors, evaluate."""
     curve: list[Row]
     bands: list[Row]
-    operating_points: list[Row]
+    budgets: list[Row]
+    """Every method at every budget, mean over seeds, with interval and band."""
     usage: list[Row]
     calibration: list[Row]
     resplits: list[Row] = field(default_factory=list)
     """Empty where there were no repetitions."""
+    clusters: list[Row] = field(default_factory=list)
+    """`targets/clusters.parquet`: samples, probability of the true label and entropy per node and cluster."""
+    quality: list[Row] = field(default_factory=list)
+    """`evaluate/quality.parquet`: predictors of other quality and other numbers of clusters."""
+    quality_curve: list[Row] = field(default_factory=list)
     sensitivity: list[Row] = field(default_factory=list)
     """`quantize/sensitivity.parquet`: the network with one layer quantized."""
     executed: dict[str, Any] = field(default_factory=dict)

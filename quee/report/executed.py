@@ -1,13 +1,12 @@
 """The report's section on executed speed, from what benchmarks/runtime.py measured."""
 
-from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
-Table = Callable[[Sequence[str], Iterable[Sequence[str]]], str]
+from quee.report.markup import table
 
 
-def executed_section(measured: dict[str, Any], table: Table) -> str:
+def executed_section(measured: dict[str, Any]) -> str:
     """Accuracy beside images per second, p50 and p95, and bytes; nothing where nothing was measured."""
     found = measured.get("fixture")
     if not found:

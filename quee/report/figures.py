@@ -1,9 +1,8 @@
 """Figures as SVG text: the same bytes for the same results, and nothing that points outside the file."""
 
-import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import matplotlib
@@ -11,45 +10,31 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from quee.report import Results, Row
+from quee.report.paper import cluster_curves, clusters, gains, quality, techniques
+from quee.report.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    MAIN,
+    STYLE,
+    VERMILLION,
+    cost_axes,
+    curve_points,
+    dashes_of,
+    static_methods,
+    svg,
+)
 
-# Okabe and Ito's colours: told apart by colour-blind readers; dashes differ too.
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW = (
-    "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9", "#F0E442",
-)  # fmt: skip
-GREY, BLACK = "#777777", "#222222"
-MAIN = {
-    "quee_plan": (BLUE, "-", 2.4),
-    "quee_fitted_q": (VERMILLION, "-", 2.4),
-    "static_hull": (BLACK, "--", 1.6),
-    "confidence_hull": (GREEN, "-.", 1.8),
-    "random_routing": (PURPLE, ":", 2.0),
-    "oracle": (GREY, (0, (6, 2, 1, 2, 1, 2)), 1.4),
-}
-"""Methods drawn in the first figure: colour, dashes, width."""
-CYCLE = (
-    (BLUE, "-"), (VERMILLION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, (0, (5, 1))), (BLACK, (0, (1, 1))),
-    (SKY, "-"), (GREY, "--"),
-)  # fmt: skip
+__all__ = ["BLACK", "BLUE", "GREY", "STYLE", "VERMILLION", "draw", "svg"]
+
 BANDED = ("quee_plan", "quee_fitted_q")
 CLASSES = 24
 """Up to so many classes are shown one by one; of more, those that leave earliest and latest."""
 FAR = 2.0
 """A static path so many times dearer than the methods and than w8a8 is drawn as a line across, not as a point."""
-STYLE = {
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 10,
-    "font.size": 10,
-    "grid.alpha": 0.3,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "savefig.facecolor": "white",
-    "svg.fonttype": "none",
-}
 QUALITY = {
     "rmse": "RMSE (lower is better)",
     "ece": "calibration error (lower is better)",
@@ -62,9 +47,14 @@ def draw(results: Results) -> dict[str, str]:
     """Every figure that the results allow, as SVG text by name."""
     figures: dict[str, Callable[[Results], Figure | None]] = {
         "curves": curves,
+        "gains": gains,
+        "techniques": techniques,
         "others": others,
         "usage": usage,
+        "quality": quality,
+        "clusters": clusters,
         "calibration": calibration,
+        "cluster_curves": cluster_curves,
         "predictors": predictors,
         "sensitivity": sensitivity,
     }
@@ -77,24 +67,12 @@ def draw(results: Results) -> dict[str, str]:
     return found
 
 
-def svg(figure: Figure, name: str) -> str:
-    """SVG text without date, metadata or document type; ids carry the figure's name, so a page can hold several."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = file.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
-    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
-    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
-    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
-
-
 def curves(results: Results) -> Figure:
     """Accuracy over cost of the main methods, single static precisions as points.
 
     QuEE's policies are drawn at budgets, in their bands, with the single operating points as dots.
     """
-    points = _points(results.curve)
+    points = curve_points(results.curve)
     lines = dict(points)
     figure = Figure(figsize=(7.6, 5.4), layout="constrained")
     axes = figure.subplots()
@@ -110,7 +88,7 @@ def curves(results: Results) -> Figure:
             axes.plot(*lines[method], linestyle=dashes, color=colour, linewidth=width, label=method)
     shown = [points[method][0].max() for method in MAIN if method in points]
     widest = max(shown, default=1.0)
-    for method in _static(points):
+    for method in static_methods(points):
         cost, accuracy = points[method][0][0], points[method][1][0]
         label = method.removeprefix("static_")
         if cost > FAR * max(widest, 1.0):
@@ -121,7 +99,7 @@ def curves(results: Results) -> Figure:
         else:
             axes.plot([cost], [accuracy], "D", color=BLACK, markersize=5, markerfacecolor="white")
             axes.annotate(label, (cost, accuracy), xytext=(5, -12), textcoords="offset points", fontsize=9)
-    _cost_axes(axes)
+    cost_axes(axes)
     axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
     figure.legend(loc="outside lower center", ncols=3)
     return figure
@@ -129,9 +107,9 @@ def curves(results: Results) -> Figure:
 
 def others(results: Results) -> Figure | None:
     """Accuracy over cost of all other methods, one panel per family, `quee_plan` in grey in each."""
-    points = _points(results.curve)
+    points = curve_points(results.curve)
     families: dict[str, list[str]] = defaultdict(list)
-    static = _static(points)
+    static = static_methods(points)
     for method in sorted(set(points) - set(MAIN) - set(static)):
         family = next((f for f in ("confidence", "entropy", "quee_plan") if method.startswith(f + "_")), "other")
         families[family].append(method)
@@ -149,7 +127,7 @@ def others(results: Results) -> Figure | None:
     for axes, family in zip(panels, families, strict=False):
         if "quee_plan" in points:
             axes.plot(*points["quee_plan"], color="#bbbbbb", linewidth=4, label="quee_plan")
-        for method, (colour, dashes) in zip(families[family], _cycle(len(families[family])), strict=True):
+        for method, (colour, dashes) in zip(families[family], dashes_of(len(families[family])), strict=True):
             label = method.removeprefix(f"{family}_").replace("_", " ")
             axes.plot(*points[method], linestyle=dashes, color=colour, linewidth=1.6, label=label)
         axes.set_title(titles.get(family, family))
@@ -157,7 +135,7 @@ def others(results: Results) -> Figure | None:
         axes = panels[len(families)]
         if "quee_plan" in points:
             axes.plot(*points["quee_plan"], color="#bbbbbb", linewidth=4, label="quee_plan")
-        for method, (colour, _), marker in zip(static, _cycle(len(static)), "oDs^vP*X" * len(static), strict=False):
+        for method, (colour, _), marker in zip(static, dashes_of(len(static)), "oDs^vP*X" * len(static), strict=False):
             label = method.removeprefix("static_")
             axes.plot(*points[method], marker, color=colour, markersize=6, linestyle="", label=label)
         axes.set_title("one precision throughout")
@@ -165,7 +143,7 @@ def others(results: Results) -> Figure | None:
         if index >= len(families) + bool(static):
             axes.set_visible(False)
             continue
-        _cost_axes(axes, x=index + 2 >= len(families) + bool(static), y=index % 2 == 0)
+        cost_axes(axes, x=index + 2 >= len(families) + bool(static), y=index % 2 == 0)
         axes.legend(loc="lower right", fontsize=8)
     return figure
 
@@ -213,7 +191,7 @@ def calibration(results: Results) -> Figure | None:
     figure = Figure(figsize=(7.6, 3.8), layout="constrained")
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
     for axes, split in zip(panels, splits, strict=True):
-        for gate, (colour, dashes), marker in zip(gates, _cycle(len(gates)), "osD^vPX*" * len(gates), strict=False):
+        for gate, (colour, dashes), marker in zip(gates, dashes_of(len(gates)), "osD^vPX*" * len(gates), strict=False):
             found = grouped.get((split, gate), {})
             clusters = np.array(sorted(found), dtype=float)
             error = np.array([np.mean(found[int(k)]) for k in clusters])
@@ -262,7 +240,7 @@ def sensitivity(results: Results) -> Figure | None:
     precisions = list(grouped)
     figure = Figure(figsize=(7.6, 3.8), layout="constrained")
     axes = figure.subplots()
-    for precision, (colour, dashes) in zip(precisions, _cycle(len(precisions)), strict=True):
+    for precision, (colour, dashes) in zip(precisions, dashes_of(len(precisions)), strict=True):
         rows = grouped[precision]
         axes.plot([r["position"] for r in rows], [r["sqnr_db"] for r in rows], color=colour, linestyle=dashes,
                   marker=".", label=precision)  # fmt: skip
@@ -273,38 +251,6 @@ def sensitivity(results: Results) -> Figure | None:
     axes.set(xlabel="layer, in the order of execution (dotted: gates)", ylabel="signal to noise of the logits (dB)")
     axes.legend(ncols=min(len(precisions), 4))
     return figure
-
-
-def _points(rows: Iterable[Row]) -> dict[str, np.ndarray]:
-    """Cost and accuracy in % on test, (2, P) by rising cost, by method; the first seed where there are several."""
-    test = [row for row in rows if row["split"] == "test"]
-    first = min((row["seed"] for row in test), default=0)
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for row in test:
-        if row["seed"] == first:
-            found[row["method"]].append((row["cost"], 100 * row["accuracy"]))
-    return {method: np.array(sorted(points)).T for method, points in found.items()}
-
-
-def _static(points: dict[str, np.ndarray]) -> list[str]:
-    """Methods of one precision throughout, by rising cost."""
-    names = [method for method in points if method.startswith("static_") and method not in MAIN]
-    return sorted(names, key=lambda method: (points[method][0][0], method))
-
-
-def _cycle(count: int) -> Sequence[tuple[str, str | tuple[int, tuple[int, ...]]]]:
-    return [CYCLE[index % len(CYCLE)] for index in range(count)]
-
-
-def _cost_axes(axes: Axes, x: bool = True, y: bool = True) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    if x:
-        axes.set_xlabel("cost (BitFLOPs, static w8a8 = 1)")
-        axes.tick_params(labelbottom=True)
-    if y:
-        axes.set_ylabel("accuracy on test (%)")
 
 
 def _stack(axes: Axes, amounts: np.ndarray, names: Sequence[str], colours: str) -> None:

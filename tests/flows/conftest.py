@@ -11,6 +11,7 @@ from toy_project import template as template
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
+os.environ["QUEE_RETRY_SECONDS"] = "0.1"
 os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
 
 

@@ -6,7 +6,7 @@ import time
 import urllib.request
 
 import pytest
-from toy_project import ROOT, Project
+from toy_project import Project
 
 ENVIRONMENT = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}
 ALL = ["prepare@toy", "targets@toy", "evaluate@toy"]
@@ -31,7 +31,9 @@ def test_the_flow_tells_what_each_stage_did_and_keeps_it_as_an_artifact(here: Pr
     assert {row["did"] for row in quee_pipeline(["toy"])} == {"unchanged"}
     assert {row["did"] for row in quee_pipeline(force=True)} == {"ran"}
     kept = _post(f"{PREFECT_API_URL.value()}/artifacts/filter", {"artifacts": {"key": {"any_": ["quee-stages"]}}})
-    assert [row["stage"] for row in json.loads(str(kept[-1]["data"]))] == ALL
+    rows = json.loads(str(kept[-1]["data"]))
+    assert [row["stage"] for row in rows] == [*ALL, "MLflow", "dvc.lock"]
+    assert rows[0]["why"] == "forced"
 
 
 @pytest.mark.slow
@@ -46,6 +48,37 @@ def test_a_failure_names_the_stage_and_its_log(here: Project) -> None:
     ) as failure:
         quee_pipeline()
     assert failure.value.exit_status == 4
+    from prefect.settings import PREFECT_API_URL
+
+    kept = _post(
+        f"{PREFECT_API_URL.value()}/artifacts/latest/filter", {"artifacts": {"key": {"any_": ["quee-stages"]}}}
+    )
+    rows = json.loads(str(kept[-1]["data"]))
+    assert [row["did"] for row in rows] == ["ran", "failed", "not run"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("server")
+def test_an_unchanged_run_says_so_and_adds_nothing_while_a_lost_server_costs_a_message(
+    here: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.pipeline import quee_pipeline
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert quee_pipeline(return_state=True).name == "Completed"
+    assert not (here.root / "mlflow.db").exists()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    state = quee_pipeline(return_state=True)  # nothing to run, but what was lost is tracked now
+    assert state.name == "Unchanged"
+    before = (here.root / "mlflow.db").read_bytes()
+    began = time.monotonic()
+    assert quee_pipeline(only_changed_data=True, return_state=True).message == "no data changed"
+    assert quee_pipeline(return_state=True).name == "Unchanged"
+    assert time.monotonic() - began < 60
+    assert (here.root / "mlflow.db").read_bytes() == before
+    here.write("data/digits/train-1.parquet", "more")
+    here.do("dvc", "add", "-q", "data/digits")
+    assert {row["did"] for row in quee_pipeline(only_changed_data=True)} == {"ran"}
 
 
 @pytest.mark.slow
@@ -55,34 +88,6 @@ def test_the_flow_needs_no_server_and_its_status_is_the_stages(project: Project)
     project.write("fail", "")
     output = project.do(sys.executable, "-m", "flows.pipeline", "--force", status=4, **ENVIRONMENT)
     assert "stage targets@toy failed" in output
-
-
-@pytest.mark.slow
-def test_a_run_triggered_at_the_schedules_server_completes(project: Project) -> None:
-    for name in ("prefect.yaml", "flows"):
-        project.do("cp", "-r", str(ROOT / name), ".")
-    port = "42631"
-    started = project.start(sys.executable, "-m", "flows.schedules", QUEE_PREFECT_PORT=port)
-    assert started.stdout is not None
-    try:
-        lines = []
-        while "Ctrl-C" not in (line := started.stdout.readline()):
-            assert line, "".join(lines)
-            lines.append(line)
-        api = f"http://127.0.0.1:{port}/api"
-        project.do("prefect", "deployment", "run", "quee-pipeline/nightly", "--watch", PREFECT_API_URL=api)
-        assert (project.root / "artifacts/toy/evaluate/metrics.json").is_file()
-        assert _post(f"{api}/deployments/filter", {})[0]["schedules"][0]["schedule"]["cron"] == "30 2 * * *"
-        deadline = time.monotonic() + 90
-        scheduled: list[object] = []
-        while not scheduled and time.monotonic() < deadline:
-            states = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-            scheduled = _post(f"{api}/flow_runs/filter", states)
-            time.sleep(1)
-        assert scheduled, "the cron made no run"
-    finally:
-        started.terminate()
-        started.wait(60)
 
 
 def _post(address: str, body: dict[str, object]) -> list[dict[str, object]]:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from quee.errors import UsageError
-from quee.experiment import BLOCKS, Experiment, load_experiment, parse_experiment
+from quee.experiment import BLOCKS, OPTIONAL, Experiment, load_experiment, parse_experiment
 
 SOURCE = "experiments/x.yaml"
 TEXT = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n" + "".join(f"{b}: {{}}\n" for b in BLOCKS[2:])
@@ -108,7 +108,7 @@ def test_a_wrong_setting_is_refused_with_key_value_and_what_is_valid(case: str) 
         assert part in message
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block not in OPTIONAL])
 def test_a_missing_block_is_named(block: str) -> None:
     content = yaml.safe_load(TEXT)
     del content[block]
@@ -169,3 +169,9 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(TEXT.replace("exits: {}", "exits: {draws: 0}"))
     with pytest.raises(UsageError, match=f"^{tmp_path}/x.yaml: exits.draws: "):
         load_experiment("x", tmp_path)
+
+
+def test_an_unknown_key_in_a_list_of_blocks_is_named_with_the_valid_ones() -> None:
+    message = refusal(with_block("ablate", "{considered: [{sample: 3}, {switches: 1}]}"))
+    assert message.startswith(f"{SOURCE}: ablate.considered.1.switches: unknown key")
+    assert "max_switches, monotone, sample, seed" in message

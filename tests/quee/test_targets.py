@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from small_world import small_cache
 
-from quee.targets import ClusterTargets, calibration_error, future_errors
+from quee.targets import ClusterTargets, calibration_error, cluster_rows, future_errors
 
 
 def test_one_cluster_predicts_the_mean_error_of_every_path() -> None:
@@ -41,3 +41,16 @@ def test_calibration_error_of_perfect_and_of_wrong_probabilities() -> None:
     assert calibration_error(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == 0
     assert calibration_error(np.array([0.9, 0.9]), np.array([0.0, 0.0])) == pytest.approx(0.9)
     assert calibration_error(np.array([np.nan, 0.5]), np.array([1.0, 1.0])) == pytest.approx(0.5)
+
+
+def test_the_rows_of_clusters_hold_every_sample_once_and_fall_in_probability() -> None:
+    cache = small_cache().of("predictor")
+    rows = cluster_rows(ClusterTargets(6).fit(cache), cache)
+    for node in {row["node"] for row in rows}:
+        own = [row for row in rows if row["node"] == node]
+        assert sum(row["samples"] for row in own) == len(cache)
+        assert [row["rank"] for row in own] == list(range(len(own)))
+        assert [row["p_label"] for row in own] == sorted((row["p_label"] for row in own), reverse=True)
+        weighted = sum(row["error"] * row["samples"] for row in own) / len(cache)
+        assert weighted == pytest.approx(cache.error[:, node].mean())
+    assert {row["gate"] for row in rows} == {1, 2}

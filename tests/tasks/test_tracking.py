@@ -1,11 +1,14 @@
 """Tracking against a real SQLite store: each distinct result once, whole, however often and however many track."""
 
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,8 @@ import yaml
 from quee.errors import QueeError, UsageError
 from quee.io import write_json, write_table, write_tensors
 from tasks import tracking
-from tasks._tracking_index import held, run_pages
-from tasks._tracking_lock import dvc_digest
+from tasks._tracking_index import Held, held, run_pages
+from tasks._tracking_lock import dvc_digest, out_problem, read_lock
 from tasks.tracking import track
 
 CHECKOUT = Path(__file__).parents[2]
@@ -48,7 +51,7 @@ READS = {
     "policies": ["features", "targets", "predictors"],
     "evaluate": ["features", "predictors", "policies"],
     "report": ["evaluate"],
-    "bundle": ["backbone", "quantize", "predictors", "policies", "evaluate"],
+    "bundle": ["prepare", "backbone", "quantize", "predictors", "policies", "evaluate"],
 }
 BLOCKS: dict[str, Any] = {
     "prepare": {"dataset": "digits"},
@@ -90,7 +93,10 @@ def write_stage(root: Path, stage: str, seed: int = 0) -> None:
     tensors = {"weight": draw.normal(size=(4, 4)).astype(np.float32)}
     if stage == "prepare":
         write_table(out / "splits.parquet", pa.table({"sample_id": np.arange(20), "split": ["train", "test"] * 10}))
-        write_json(out / "dataset.json", {"dataset": "digits", "classes": ["zero", "one"], "samples": 20})
+        write_json(
+            out / "dataset.json",
+            {"dataset": "digits", "classes": ["zero", "one"], "samples": 20, "splits": {"test": 10}},
+        )
     elif stage == "backbone":
         write_tensors(out / "model.safetensors", tensors)
         write_json(out / "backbone.json", {"name": "vit_digits", "gates": [2, 4]})
@@ -154,6 +160,10 @@ def write_evaluation(out: Path, seed: int = 0) -> None:
             "budget": b,
             "test_cost": b * 1.01,
             "test_accuracy": 0.8 + 0.19 * b**0.5 + seed / 1000,
+            "validation_accuracy": 0.8 + 0.19 * b**0.5 + seed / 1000,
+            "validation_cost": b,
+            "accuracy_low": 0.795 + 0.19 * b**0.5 + seed / 1000,
+            "accuracy_high": 0.805 + 0.19 * b**0.5 + seed / 1000,
             "budget_met": b > 0.05,
             "seed": 0,
         }
@@ -411,12 +421,86 @@ def test_a_bundle_is_registered_once_and_answers_from_the_registry(project: Path
     model = mlflow.pyfunc.load_model("models:/quee-digits@champion")
     answer = model.predict(np.zeros((2, 8, 8, 1), np.uint8), params={"budget": 0.3})
     assert list(answer["cost"]) == [0.3, 0.3]
-    write_stage(project, "bundle", seed=1)
-    write_lock(project)
-    assert track(project).registered == ["quee-digits version 2"]
+
+
+def test_champion_moves_only_to_a_bundle_better_by_more_than_its_interval(project: Path) -> None:
+    with_pyfunc(project)
+    assert list(track(project).decided.values()) == ["champion, as there was none"]
     client = client_of(project)
-    assert str(client.get_model_version_by_alias("quee-digits", "champion").version) == "2"
-    assert "fifth of the cost" in client.get_model_version("quee-digits", "1").description
+    for version, seed in (("2", 1), ("3", 9)):  # each step is a tenth of a percent, the interval half a percent
+        for stage in ("evaluate", "bundle"):
+            write_stage(project, stage, seed=seed)
+        write_lock(project)
+        (decision,) = track(project).decided.values()
+        assert ("not champion" in decision) == (version == "2")
+        assert "% of version 1 on validation at budget 0.2" in decision
+        assert client.get_model_version("quee-digits", version).tags["quee.champion"] == decision
+    assert str(client.get_model_version_by_alias("quee-digits", "champion").version) == "3"
+    for stage, seed in (("prepare", 5), ("evaluate", 50), ("bundle", 50)):
+        write_stage(project, stage, seed=seed)
+    (project / "artifacts/digits/prepare/dataset.json").write_text('{"dataset": "digits", "splits": {"validation": 3}}')
+    write_lock(project)
+    assert "the validation samples differ" in track(project).decided["quee-digits version 4"]
+
+
+def test_a_version_carries_its_runs_tags_and_a_card(project: Path) -> None:
+    with_pyfunc(project)
+    track(project)
+    version, run = client_of(project).get_model_version("quee-digits", "1"), named(project, "digits/bundle")
+    carried = {key: value for key, value in run.data.tags.items() if key.startswith("quee.dep.")}
+    assert carried
+    assert carried.items() <= version.tags.items()
+    for word in ("fifth of the cost", "## Data", "## Method", "## Curve", "## Limits", "| 0.2 | 0.202 | 88.50 |"):
+        assert word in version.description
+
+
+def test_a_version_whose_registration_was_cut_short_is_finished_not_doubled(project: Path) -> None:
+    with_pyfunc(project)
+    track(project)
+    client = client_of(project)
+    client.delete_model_version_tag("quee-digits", "1", "quee.champion")
+    client.delete_registered_model_alias("quee-digits", "champion")
+    assert track(project).registered == ["quee-digits version 1"]
+    assert str(client.get_model_version_by_alias("quee-digits", "champion").version) == "1"
+    assert len(client.search_model_versions("name = 'quee-digits'")) == 1
+
+
+class Answers500(http.server.BaseHTTPRequestHandler):
+    def answer(self) -> None:
+        self.send_error(500)
+
+    do_GET = do_POST = answer  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def failing() -> Iterator[str]:
+    """A server that answers everything with 500."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers500)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_a_server_that_fails_loses_nothing(project: Path, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", failing)
+    with pytest.raises(tracking.UnreachableError, match="nothing is lost"):
+        track(project)
+    command = [str(Path(sys.executable).parent / "quee"), "track", "--or-later"]
+    later = subprocess.run(
+        command,
+        cwd=project,
+        env={**ENVIRONMENT, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+    )
+    assert later.returncode == 0
+    assert "nothing is lost" in later.stderr
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert len(track(project).logged) == len(STAGES) + 1
 
 
 def test_a_store_out_of_reach_costs_a_message_and_loses_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,3 +534,67 @@ def test_folder_digests_are_dvcs_own(project: Path) -> None:
     subprocess.run([*command, "add", "-q", "artifacts/digits/report"], cwd=project, env=quiet, check=True)
     recorded = yaml.safe_load((project / "artifacts/digits/report.dvc").read_text())
     assert recorded["outs"][0]["md5"] == dvc_digest(project / "artifacts/digits/report")
+
+
+# Ablations: their own run and one per point, beside the experiment's
+
+POINTS = {
+    "base/as configured": {"clusters": 20, "policy": "plan", "gates": [1, 2]},
+    "clusters/K = 5": {"clusters": 5, "policy": "plan", "gates": [1, 2]},
+}
+
+
+def write_ablation(root: Path, auc: float = 0.9) -> None:
+    folder = root / "artifacts" / "digits" / "ablate"
+    folder.mkdir(parents=True, exist_ok=True)
+    points = {title: {"auc": auc, "validation_auc": 0.91} for title in POINTS}
+    points["clusters/K = 5"]["gain.mean"] = -0.01
+    write_json(folder / "metrics.json", {"experiment": "digits", "points": points})
+    write_json(folder / "points.json", POINTS)
+    out = {"path": "artifacts/digits/ablate", "hash": "md5", "md5": dvc_digest(folder), "nfiles": 2}
+    out["size"] = sum(file.stat().st_size for file in folder.iterdir())
+    params = {"experiments/digits.yaml": {"ablate": {"seeds": 3}}}
+    entry = {"cmd": "python -m tasks.ablate digits", "deps": [], "params": params, "outs": [out]}
+    (root / "ablations").mkdir(exist_ok=True)
+    lock = yaml.safe_dump({"schema": "2.0", "stages": {"ablate@digits": entry}})
+    (root / "ablations" / "dvc.lock").write_text(lock)
+
+
+def test_every_point_of_an_ablation_is_a_run_with_its_settings_and_gain_once(project: Path) -> None:
+    track(project)
+    before = named(project, "digits").info.run_id
+    write_ablation(project)
+    assert len(track(project).logged) == 1
+    whole = named(project, "digits/ablate")
+    points = [run for run in runs_of(project) if run.data.tags["quee.kind"] == "point"]
+    assert {run.info.run_name.rpartition(" ")[0] for run in points} == {f"digits/ablate/{title}" for title in POINTS}
+    assert {run.data.tags["quee.ablation"] for run in points} == {whole.info.run_id}
+    assert all(run.data.tags["quee.complete"] == "true" for run in points)
+    (changed,) = [run for run in points if run.data.tags["quee.axis"] == "clusters"]
+    assert changed.data.params["clusters"] == "5"
+    assert changed.data.params["gates"] == "[1, 2]"
+    assert changed.data.metrics["gain/mean"] == -0.01
+    assert named(project, "digits").info.run_id == before
+
+    count = len(runs_of(project))
+    assert count == len(STAGES) + 1 + 1 + len(POINTS)
+    assert not track(project).logged
+    client_of(project).delete_tag(whole.info.run_id, "quee.complete")  # as an interruption leaves it
+    assert len(track(project).logged) == 1
+    assert len(runs_of(project)) == count
+
+
+def test_an_ablation_is_no_part_of_the_experiment_and_skipped_when_it_is_not_what_was_recorded(project: Path) -> None:
+    def pending() -> Any:
+        results = read_lock(project)
+        return tracking.find_pending(project, results, Held(), project, lambda result: out_problem(project, result))
+
+    (project / "ablations").mkdir()
+    (project / "ablations" / "dvc.lock").write_text("schema: '2.0'\n")
+    before = pending()
+    write_ablation(project)
+    after = pending()
+    assert [stage.name for stage in after.stages] == [*(stage.name for stage in before.stages), "digits/ablate"]
+    assert [e.digest for e in after.experiments] == [e.digest for e in before.experiments]
+    (project / "artifacts/digits/ablate/metrics.json").write_text("{}")
+    assert "not what dvc.lock records" in pending().skipped["digits/ablate"]

@@ -12,8 +12,6 @@ from quee.evaluation.curves import (
     errors_at,
     gap_closed,
     operating_point,
-    resamples,
-    simultaneous_band,
 )
 from quee.evaluation.methods import all_sweeps, constant_floor
 from quee.evaluation.resplits import fit_quee, redivide, resplit
@@ -42,7 +40,7 @@ def compared() -> tuple[Setting, dict[str, Sweep]]:
 
 def test_every_method_of_the_design_is_there(compared) -> None:
     expected = {"static_hull", "confidence_hull", "quee_plan", "quee_fitted_q", "quee_plan_precisions_only", "oracle"}
-    expected |= {"eero", "jei_gate", "patience"}
+    expected |= {"eero", "jei_gate", "patience", "small_static"}
     expected |= {"random_routing", *(f"{m}_{p}" for m in ("static", "confidence", "entropy") for p in ("w4a4", "w8a8"))}
     expected |= {f"quee_plan_exits_only_{p}" for p in ("w4a4", "w8a8")}
     assert set(compared[1]) == expected
@@ -93,14 +91,6 @@ def test_a_hull_is_concave_and_nothing_lies_above_it(points) -> None:
     assert (np.diff(accuracy[kept]) > 0).all()
     above = accuracy - np.interp(cost, cost[kept], accuracy[kept])
     assert (above[cost >= cost[kept[0]]] <= 1e-9).all()
-
-
-def test_simultaneous_bands_hold_the_mean_and_widen_over_pointwise_ones() -> None:
-    errors = np.random.default_rng(0).integers(0, 2, (200, 10)).astype(float)
-    low, high = simultaneous_band(errors, resamples(200, 500, 0))
-    mean = 1 - errors.mean(axis=0)
-    assert ((low < mean) & (mean < high)).all()
-    assert (high - mean > 1.96 * errors.std(axis=0) / np.sqrt(200)).mean() > 0.9
 
 
 def test_resplits_keep_the_sizes_of_splits_and_differ() -> None:

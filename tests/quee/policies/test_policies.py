@@ -4,7 +4,7 @@ from small_world import small_cache
 
 from quee.evaluation.resplits import fit_quee
 from quee.experiment import Experiment
-from quee.policies import EXIT, Costs, FittedQ, Plan, oracle_nodes, simulate
+from quee.policies import EXIT, Costs, FittedQ, Plan, oracle_nodes, simulate, simulate_behind
 from quee.policies.fitted_q import interpolate
 from quee.predictors import gate_inputs
 
@@ -90,3 +90,24 @@ def test_oracle_is_right_wherever_a_path_is(world) -> None:
     nodes = oracle_nodes(cache, costs.static, np.array([1e-6]))[:, 0]
     rows = np.arange(len(cache))
     assert np.array_equal(cache.error[rows, nodes], cache.error.all(axis=1))
+
+
+def test_a_plan_steps_toward_the_path_with_least_predicted_error_and_price(world) -> None:
+    plan, _, cache = world
+    node = int(cache.tree.nodes_at(1)[0])
+    cost, first = plan.future(node)
+    x = inputs(cache)[0][:, 0]
+    error = plan.predicted(node, x)
+    expected = np.stack([first[(error + trade_off * cost).argmin(axis=1)] for trade_off in TRADE_OFFS], axis=1)
+    assert (plan.step(node, x, TRADE_OFFS) == expected).all()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_behind_one_first_precision_per_trade_off_samples_leave_where_the_whole_simulation_says(
+    world, which: int
+) -> None:
+    cache = world[2]
+    first = np.arange(len(TRADE_OFFS)) % 2
+    ends = simulate(cache.tree, world[which], inputs(cache), TRADE_OFFS)
+    chosen = ends[first, :, np.arange(len(TRADE_OFFS))].T
+    assert (simulate_behind(cache.tree, world[which], inputs(cache), TRADE_OFFS, first) == chosen).all()

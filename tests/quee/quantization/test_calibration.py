@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,8 +15,9 @@ from quee.backbones.base import SegmentedBackbone
 from quee.errors import QueeError
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, QuantizedLinear, QuantizedMatMul, layout, quantize_, quantize_paths
+from quee.quantization.calibration import Calibrator
 from quee.quantization.layers import QUANTIZED
-from quee.quantization.units import Observer
+from quee.quantization.units import Observer, Unit
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,17 @@ BAD = {
     "equal samples over batches": ([torch.zeros(4, 1, 8, 8), torch.zeros(2, 1, 8, 8)], "constant"),
     "NaN": ([torch.randn(4, 1, 8, 8), NAN], "NaN or infinity"),
     "infinity": ([torch.full((4, 1, 8, 8), torch.inf)], "NaN or infinity"),
+    "NaN in one sample": ([torch.randn(4, 1, 8, 8), NAN], "first in sample 6"),
     "unequal shapes": ([torch.randn(2, 1, 8, 8), torch.randn(2, 3, 8, 8)], "differ in shape"),
+    "larger images": (
+        [torch.randn(4, 1, 9, 9)],
+        r"calibration samples have the shape \(1, 9, 9\); the backbone takes \(1, 8, 8\)",
+    ),
+    "colour images": ([torch.randn(4, 3, 8, 8)], r"the shape \(3, 8, 8\); the backbone takes \(1, 8, 8\)"),
+    "images without channels": ([torch.randn(4, 8, 8)], r"the shape \(8, 8\); the backbone takes \(1, 8, 8\)"),
+    "bytes": ([torch.zeros(4, 1, 8, 8, dtype=torch.uint8)], "torch.uint8 .* floating-point tensor"),
+    "an array": ([np.zeros((4, 1, 8, 8), np.float32)], "ndarray; valid: a floating-point tensor"),
+    "a number": ([torch.tensor(1.0)], "floating-point tensor"),
 }
 
 
@@ -59,6 +73,8 @@ def test_bad_calibration_data_are_refused_and_nothing_is_replaced(backbone: Segm
     assert not any(isinstance(m, QUANTIZED) for m in backbone.modules())
     assert not any(m._forward_pre_hooks for m in backbone.modules())
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    with pytest.raises(QueeError, match=message):
+        quantize_paths(backbone, [config("w3a3"), config()], batches)
 
 
 def test_weights_that_are_not_finite_are_refused_naming_the_layer(backbone: SegmentedBackbone, images: Tensor) -> None:
@@ -67,6 +83,90 @@ def test_weights_that_are_not_finite_are_refused_naming_the_layer(backbone: Segm
     with pytest.raises(QueeError, match=r"^blocks\.0\.mlp\.fc1: the float weights contain NaN or infinity"):
         quantize_(backbone, config(), [images])
     assert not any(isinstance(m, QUANTIZED) for m in backbone.modules())
+
+
+class Odd(nn.Module):
+    """Networks that nothing quantizes whole."""
+
+    def __init__(self, part: nn.Module, times: int = 1) -> None:
+        super().__init__()
+        self.first, self.part, self.times = nn.Linear(8, 8), part, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for _ in range(self.times):
+            x = self.part(x)
+        return x
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x)[0]
+
+
+ODD = {
+    "a layer of another kind": (Odd(nn.Bilinear(8, 8, 8)), "^part: nothing quantizes a Bilinear"),
+    "weights of another name": (Odd(Attends()), "^part.attention: nothing quantizes a MultiheadAttention"),
+    "a convolution in groups": (Odd(nn.Conv2d(8, 8, 1, groups=2)), "^part: nothing quantizes a Conv2d with groups=2"),
+    "a layer that is not run": (Odd(nn.Linear(8, 8), times=0), "^part runs 0 times"),
+    "a layer that is run twice": (Odd(nn.Linear(8, 8), times=2), "^part runs 2 times"),
+    "values of another width": (
+        Odd(nn.Linear(9, 8)),
+        r"^part: calibration values have the shape \(2, 8\); the layer takes 9 features",
+    ),
+    "no layers": (nn.Sequential(nn.GELU()), "nothing to quantize in a Sequential"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_networks_that_cannot_be_quantized_whole_are_refused_naming_the_layer(case: str) -> None:
+    model, message = ODD[case]
+    before = deepcopy(model.state_dict())
+    with pytest.raises(QueeError, match=message):
+        quantize_(model, config("w4a4"), [torch.randn(4, 8)])
+    assert not any(isinstance(m, QUANTIZED) for m in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_network_that_is_quantized_already_is_refused(backbone: SegmentedBackbone, images: Tensor) -> None:
+    quantize_(backbone, config(), [images])
+    with pytest.raises(QueeError, match=r"^patch_embed.proj is quantized to w8a8 already"):
+        quantize_(backbone, config("w4a4"), [images])
+
+
+def test_finished_units_are_found_again_and_the_result_is_the_same(
+    original: SegmentedBackbone, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = [config("w3a3", compensation="w8a8", head="w4a4"), config("w8a8")]
+    whole = quantize_paths(original, configs, [images])
+    calibrate = Calibrator._calibrate
+
+    def cut(self: Calibrator, unit: Unit, *states: Any) -> None:
+        if unit.name == "blocks.1":
+            raise KeyboardInterrupt
+        calibrate(self, unit, *states)
+
+    monkeypatch.setattr(Calibrator, "_calibrate", cut)
+    with pytest.raises(KeyboardInterrupt):
+        quantize_paths(original, configs, [images], partial=tmp_path)
+    done: list[str] = []
+
+    def counted(self: Calibrator, unit: Unit, *states: Any) -> None:
+        done.append(f"{self.config.precision}.{unit.name}")
+        calibrate(self, unit, *states)
+
+    monkeypatch.setattr(Calibrator, "_calibrate", counted)
+    resumed = quantize_paths(original, configs, [images], partial=tmp_path)
+    assert done == [f"{p}.{unit}" for unit in ("blocks.1", "head") for p in ("w3a3", "w8a8")]
+    for precision, model in whole.items():
+        assert layout(model) == layout(resumed[precision])
+        again = resumed[precision].state_dict()
+        assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+        assert torch.equal(model(images), resumed[precision](images))
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])

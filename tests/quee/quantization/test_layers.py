@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +16,7 @@ from quee.backbones.base import SegmentedBackbone
 from quee.errors import QueeError
 from quee.precision import Precision
 from quee.quantization import (
+    CodebookQuantizer,
     QuantizationConfig,
     QuantizedConv2d,
     QuantizedLinear,
@@ -24,7 +26,7 @@ from quee.quantization import (
     layout,
     quantize_,
 )
-from quee.quantization.layers import quantizable
+from quee.quantization.layers import QUANTIZED, quantizable
 
 W8A8 = Precision("w8a8")
 
@@ -98,6 +100,22 @@ def test_convolution_equals_int64_arithmetic(options: dict[str, int]) -> None:
     assert torch.equal(layer(x.float()).double(), expected)
 
 
+@pytest.mark.parametrize("layout", ["channels first", "channels last"])
+def test_padding_is_quantized_as_zero_is_where_no_level_is_zero(layout: str) -> None:
+    layer = QuantizedConv2d(nn.Conv2d(3, 5, 3, 2, 1), Precision("w4a3"), "codebook")
+    assert isinstance(layer.input, CodebookQuantizer)
+    layer.input.set_levels(np.array([-40, -9, 3, 20, 50, 90, 120, 200]), 0.5)
+    weight = integers((5, 27), -7, 7).float()
+    layer.set_weight(weight, torch.ones(5), None)
+    layer.finalize()
+    x = torch.randn(2, 3, 7, 6, generator=torch.Generator().manual_seed(0)) * 50
+    padded = functional.pad(x, (1, 1, 1, 1))
+    expected = functional.conv2d(layer.input(padded).double(), weight.view(5, 3, 3, 3).double(), stride=2) * 0.5
+    if layout == "channels last":
+        x = x.to(memory_format=torch.channels_last)
+    assert torch.equal(layer(x).double(), expected)
+
+
 @pytest.mark.parametrize("width", [16, 258, 259, 1000])
 def test_product_of_activations_equals_int64_arithmetic(width: int) -> None:
     layer = QuantizedMatMul(W8A8)
@@ -166,6 +184,44 @@ def test_quantized_segments_do_not_depend_on_the_batch(backbone: SegmentedBackbo
     parts = [states(backbone, part) for part in images.split(size)]
     for index, expected in enumerate(whole):
         assert torch.equal(torch.cat([part[index] for part in parts]), expected)
+
+
+def test_every_layer_of_a_calibrated_network_equals_int64_arithmetic(
+    backbone: SegmentedBackbone, images: Tensor
+) -> None:
+    seen: list[str] = []
+
+    def check(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, QuantizedMatMul):
+            product = module.a(inputs[0]).long() @ module.b(inputs[1]).long()
+            expected = product.float() * (module.a.scale * module.b.scale)
+        else:
+            assert isinstance(module, QuantizedLinear | QuantizedConv2d)
+            x = inputs[0]
+            if isinstance(module, QuantizedConv2d):
+                assert not isinstance(module.padding, str)
+                x = functional.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
+                x = x.transpose(1, 2)
+            integers = module.input(x)
+            assert torch.equal(integers, integers.round())
+            product = integers.long() @ module.weight.long().t()
+            expected = product.float() * (module.input.scale * module.weight_scale) + module.bias
+            if isinstance(module, QuantizedConv2d):
+                expected = expected.transpose(1, 2).reshape(output.shape)
+        seen.append(type(module).__name__)
+        assert torch.equal(output, expected)
+
+    handles = [m.register_forward_hook(check) for m in backbone.modules() if isinstance(m, QUANTIZED)]
+    try:
+        states(backbone, images[:8])
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert {kind: seen.count(kind) for kind in sorted(set(seen))} == {
+        "QuantizedConv2d": 1,
+        "QuantizedLinear": 4 * 4 + 1,
+        "QuantizedMatMul": 4 * 2,
+    }
 
 
 @pytest.mark.usefixtures("threads")

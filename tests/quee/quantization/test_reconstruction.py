@@ -13,7 +13,7 @@ from quee.precision import Precision
 from quee.quantization import QuantizationConfig, QuantizedLinear, quantize_
 from quee.quantization.calibration import Calibrator
 from quee.quantization.reconstruction import reconstruct, unit_state
-from quee.quantization.units import run_unit
+from quee.quantization.units import run_unit, sources
 
 CONFIG = QuantizationConfig.of("w3a3", "best", iterations=50)
 IMAGES = torch.randn(96, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -34,7 +34,7 @@ def calibrated(backbone: SegmentedBackbone, config: QuantizationConfig) -> tuple
     calibrator = Calibrator(backbone, config)
     stem, block = calibrator.units[:2]
     state = run_unit(backbone, stem, IMAGES)
-    calibrator._unit(block, state, state)
+    calibrator._unit(block, sources(backbone, block, state[:2]), state, state)
     return calibrator, state, run_unit(backbone, block, state)
 
 
@@ -49,7 +49,7 @@ def test_a_block_comes_closer_to_the_float_one_and_stays_on_its_grid(backbone: S
         assert int(layer.weight.abs().max()) <= 3
         q = layer.input(torch.randn(9, layer.weight.shape[1]))
         expected = (q.long() @ layer.weight.long().t()).float() * (layer.input.scale * layer.weight_scale) + layer.bias
-        assert torch.equal(layer._product(q * layer.input.scale), expected)
+        assert torch.equal(layer(q * layer.input.scale), expected)
 
 
 def test_what_held_out_samples_do_not_confirm_is_not_kept(
@@ -71,7 +71,7 @@ def test_finished_blocks_are_found_again_and_the_result_is_the_same(
 ) -> None:
     first = quantize_(deepcopy(backbone), CONFIG, [IMAGES], tmp_path).state_dict()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"w3a3.{unit}.safetensors" for unit in ("blocks.0", "blocks.1", "stem")
+        f"w3a3.{unit}.safetensors" for unit in ("blocks.0", "blocks.1", "head", "stem")
     ]
     monkeypatch.setattr("quee.quantization.calibration.reconstruct", None)  # would fail if a block were trained again
     second = quantize_(deepcopy(backbone), CONFIG, [IMAGES], tmp_path).state_dict()

@@ -12,7 +12,8 @@ from quee.experiment import load_experiment
 from quee.io import file_digest, write_json, write_table
 from quee.report import Results
 from quee.report.figures import draw, usage
-from quee.report.page import build_page, verdict
+from quee.report.page import build_page
+from quee.report.sections import verdict
 from tasks.report import run
 from tasks.stage import Stage
 
@@ -23,6 +24,9 @@ METHODS = (
     "random_routing", "quee_plan", "quee_fitted_q", "quee_plan_precisions_only", "quee_plan_exits_only_w3a3", "oracle",
 )  # fmt: skip
 BUDGETS = (0.05, 0.2, 1.0)
+VARIANTS = (
+    ("as_used", 1.0), ("width", 2.0), ("samples", 0.1), ("noise", 0.5), ("clusters", 5.0), ("clusters", 20.0)
+)  # fmt: skip
 
 
 def interval(low: float, high: float) -> dict[str, float]:
@@ -47,7 +51,7 @@ def example(classes: int = 3) -> Results:
                 "test_cost": max(budget, costs[0]),
                 "test_accuracy": 0.9 + index / 1000,
             }
-            points.append({**point, "low": 0.88, "high": 0.93, "budget_met": met, "seed": 0})
+            points.append({**point, "low": 0.88, "high": 0.93, "budget_met": met, "seeds": 3})
         methods[method] = {"accuracy": 0.95, "auc": 0.9, "cost_at_drop_0.5": None, "cost_at_drop_1.0": 0.4}
     paths = ("w3a3", "w3a3-w8a8", "w8a8-w8a8-w8a8")
     used = [
@@ -76,6 +80,15 @@ def example(classes: int = 3) -> Results:
         "methods": methods,
         "oracle_gap_closed": dict.fromkeys(METHODS, 0.5),
         "difference_vs_static_hull": {"quee_plan": {"0.05": interval(0.01, 0.02), "0.2": interval(-0.01, 0.02)}},
+        "differences": {
+            "quee_plan": {
+                "static_hull": {
+                    "0.05": {"band_low": 0.01, "band_high": 0.02, **interval(0.01, 0.02)},
+                    "0.2": {"band_low": -0.01, "band_high": 0.02, **interval(0.001, 0.02)},
+                }
+            }
+        },
+        "quality_rank_correlation": -0.9,
         "first_step_auc": {"rollout": 0.91, "marginal": 0.9},
         "fp32_accuracy": 0.97,
         "resplits": {
@@ -94,19 +107,44 @@ def example(classes: int = 3) -> Results:
             "backbone": {"accuracy": {"test": 0.97}, "parameters": 1000, "macs": 5, "svc_accuracy": 0.98},
             "quantize": {"precisions": {"w3a3": quantized, "fp32": quantized}},
             "exits": {"gates": {"1": {"w3a3": 0.6, "w8a8": 0.7}, "2": {"w3a3": 0.8, "w8a8": 0.9}}},
-            "targets": {"clusters": 20, "ece": {"gate_1": 0.1}},
+            "targets": {"clusters": 20, "ece": {"gate_1": 0.1}, "ece_by_clusters": {"gate_1": {"5": 0.2, "20": 0.1}}},
             "predictors": {"gates": {"1": quality, "2": quality}},
             "evaluate": evaluate,
         },
         curve=curve,
         bands=[
-            {"method": "quee_plan", "cost": cost, "accuracy": 0.9, "low": 0.88, "high": 0.93}
+            {"method": method, "cost": cost, "accuracy": 0.9, "low": 0.88, "high": 0.93}
+            for method in ("quee_plan", "static_hull", "confidence_hull")
             for cost in (0.03, 0.1, 1.0)
         ],
-        operating_points=points,
+        budgets=points,
         usage=used,
         calibration=calibration,
         resplits=[{"method": "quee_plan", "resplit": seed, "auc": 0.9, "gap_closed": 0.5} for seed in range(20)],
+        clusters=[
+            {
+                "cluster": k,
+                "entropy": 0.1 * k,
+                "error": 0.05 * k,
+                "gate": gate,
+                "node": gate - 1,
+                "p_label": 1 - 0.05 * k,
+                "path": "-".join(["w3a3"] * gate),
+                "rank": k,
+                "samples": 5,
+            }
+            for gate in (1, 2)
+            for k in range(4)
+        ],
+        quality=[
+            {"kind": kind, "value": v, "rmse": 0.2 + v, "ece": 0.1, "auroc": 0.8, "aurc": 0.1, "auc": 0.95 - v / 10}
+            for kind, v in VARIANTS
+        ],
+        quality_curve=[
+            {"kind": kind, "value": v, "cost": cost, "accuracy": 0.9 + 0.01 * cost}
+            for kind, v in VARIANTS
+            for cost in (0.1, 0.5)
+        ],
         sensitivity=[
             {"precision": p, "position": k, "layer": f"l{k}", "segment": min(k // 2 + 1, 3), "sqnr_db": 20.0 + k}
             for p in ("w3a3", "w8a8")
@@ -148,8 +186,9 @@ def test_the_stage_writes_the_page_and_the_figures_from_the_files_of_the_others(
     write_json(artifacts / "prepare" / "dataset.json", results.dataset)
     write_json(artifacts / "backbone" / "backbone.json", results.backbone)
     write_table(artifacts / "targets" / "calibration.parquet", pa.Table.from_pylist(results.calibration))
+    write_table(artifacts / "targets" / "clusters.parquet", pa.Table.from_pylist(results.clusters))
     write_table(artifacts / "quantize" / "sensitivity.parquet", pa.Table.from_pylist(results.sensitivity))
-    for name in ("curve", "bands", "operating_points", "usage", "resplits"):
+    for name in ("curve", "bands", "budgets", "usage", "resplits", "quality", "quality_curve"):
         write_table(artifacts / "evaluate" / f"{name}.parquet", pa.Table.from_pylist(getattr(results, name)))
     out.mkdir()
     run(Stage("report", load_experiment("digits", ROOT / "experiments"), out, artifacts))
@@ -179,7 +218,8 @@ def test_references_within_the_page_resolve_and_ids_are_unique(page: str) -> Non
 
 
 def test_every_figure_and_method_appears(figures: dict[str, str], page: str) -> None:
-    assert set(figures) == {"curves", "others", "usage", "calibration", "predictors", "sensitivity"}
+    paper = {"gains", "techniques", "quality", "clusters", "cluster_curves"}
+    assert set(figures) == {"curves", "others", "usage", "calibration", "predictors", "sensitivity", *paper}
     for method in METHODS:
         assert f"<td>{method}</td>" in page
     assert "<title>An &lt;example&gt;</title>" in page
@@ -200,6 +240,7 @@ def test_intervals_are_put_into_words(page: str) -> None:
     ]
     assert "quee_plan is <strong>above</strong> static_hull: +1.50 points (+1.00 to +2.00)" in page
     assert "quee_plan is <strong>below</strong> confidence_hull" in page
+    assert "quee_plan is above it at 0.05; not distinguishable from it at 0.2 (paired; one 95 % band" in page
     assert "quee_plan is <strong>not distinguishable from</strong> random_routing" in page
 
 
@@ -212,10 +253,14 @@ def test_without_repetitions_or_recorded_usage_the_page_says_so_or_leaves_out() 
         usage=[],
         calibration=[],
         sensitivity=[],
+        clusters=[],
+        quality=[],
+        quality_curve=[],
+        bands=[],
         metrics={**results.metrics, "evaluate": evaluate},
     )
     figures = draw(bare)
-    assert set(figures) == {"curves", "others", "predictors"}
+    assert set(figures) == {"curves", "techniques", "others", "predictors"}
     assert "say nothing of another division" in build_page(bare, figures)
 
 

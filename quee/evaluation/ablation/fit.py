@@ -1,0 +1,272 @@
+"""One point of the grid: fitted on the predictor split, chosen on validation, its errors on every sample of the test split."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Literal
+
+import numpy as np
+
+from quee.baselines.confidence import confidence_hull
+from quee.baselines.static import static_hull
+from quee.cache import FeatureCache
+from quee.evaluation.ablation.labels import targets_of
+from quee.evaluation.ablation.views import divided, smaller, view
+from quee.evaluation.curves import Floor, budget_grid, errors_at
+from quee.evaluation.methods import constant_floor, marginal_first, routed_sweep, trade_offs
+from quee.evaluation.sweep import Setting, Sweep
+from quee.experiment import Block, Considered, Experiment, PrecisionName, Share
+from quee.policies import Costs, Plan, fit_fitted_q
+from quee.predictors import Fit, Network, Predictors, fit_network, gate_inputs, quality, rows_of
+from quee.targets import future_errors
+
+DIVISIONS = {
+    "none": (),
+    "learning": ("predictor", "validation"),
+    "all": ("predictor", "validation", "test"),
+}
+
+
+class Recipe(Block):
+    """All in which one point may differ from another."""
+
+    precisions: tuple[PrecisionName, ...]
+    gates: tuple[int, ...]
+    considered: Considered = Considered()
+    """Of the cached tree."""
+    embedding: bool = True
+    """Whether a gate sees the compressed embedding, where the cache has it."""
+    history: bool = True
+    """Whether it sees what the gates before it saw."""
+    prefix: bool = True
+    """Whether it is told the precisions so far."""
+    targets: Literal["clusters", "labels", "neighbours", "p_label"] = "clusters"
+    clusters: int
+    neighbours: int = 50
+    hidden: int
+    policy: Literal["plan", "commit", "fitted_q", "static_hull", "confidence_hull"] = "plan"
+    """`commit`: the path that `plan` takes at the first gate is taken to its end, and nothing paid at gates passed."""
+    first_step: Literal["rollout", "marginal"] = "rollout"
+    blend: Share | Literal["auto"] | None = None
+    """Of `fitted_q` alone."""
+
+    @property
+    def learns(self) -> bool:
+        return self.policy in ("plan", "commit", "fitted_q")
+
+
+DECISIONS = {"policy", "first_step", "blend"}
+"""Parts of a recipe for which nothing but `fitted_q` is fitted again."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all points of one experiment share. Digests begin with `source`: the cache's and the code's."""
+
+    cache: FeatureCache
+    experiment: Experiment
+    source: str
+
+    @property
+    def budgets(self) -> np.ndarray:
+        return np.array(self.experiment.evaluate.budgets, np.float64)
+
+    def grid(self) -> np.ndarray:
+        """Budgets of `auc`: the cost range of the whole tree, for every point alike."""
+        static = Costs.of(self.cache.tree, self.cache.description).static
+        return budget_grid(static.min(), static.max())
+
+    def fit_digest(self, recipe: Recipe, seed: int) -> str:
+        """Key of the predictors that a recipe needs."""
+        e = self.experiment
+        shared = [e.targets.model_dump(include={"shrinkage", "per_node", "seed"}), e.predictors.model_dump()]
+        parts = recipe.model_dump(mode="json", exclude=DECISIONS)
+        return _digest("fit", self.source, e.ablate.divide, shared, parts, seed)
+
+    def point_digest(self, recipe: Recipe, seed: int) -> str:
+        e = self.experiment
+        shared = [
+            e.ablate.points,
+            list(e.evaluate.budgets),
+            e.policies.model_dump(mode="json", include={"fitted_q", "seed"}),
+        ]
+        return _digest("point", self.fit_digest(recipe, seed), shared, recipe.model_dump(mode="json"), seed)
+
+
+def _digest(*parts: Any) -> str:
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class Selected(Network):
+    """A network that sees some of a gate's inputs, and whose cost counts no others."""
+
+    columns: np.ndarray
+
+    @classmethod
+    def of(cls, network: Network, columns: np.ndarray) -> "Selected":
+        found = cls(network.mean, network.scale, network.first, network.last)
+        found.columns = columns
+        return found
+
+    def _hidden(self, x: np.ndarray) -> Any:
+        return super()._hidden(x[..., self.columns])
+
+    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        return {**super().arrays(prefix), f"{prefix}.columns": self.columns}
+
+    @classmethod
+    def from_arrays(cls, prefix: str, arrays: dict[str, np.ndarray]) -> "Selected":
+        return cls.of(Network.from_arrays(prefix, arrays), arrays[f"{prefix}.columns"])
+
+
+def input_columns(recipe: Recipe, gate: int, features: int, precisions: int) -> np.ndarray:
+    """Which of a gate's inputs a recipe lets its predictor see: `gate` blocks of features, then as many of prefix."""
+    first = 0 if recipe.history else (gate - 1) * features
+    seen = np.arange(first, gate * features)
+    prefix = np.arange(gate * features, gate * (features + precisions))
+    return np.concatenate([seen, prefix]) if recipe.prefix else seen
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe's cache under one repetition's division."""
+
+    recipe: Recipe
+    seed: int
+    predictor: FeatureCache
+    validation: FeatureCache
+    test: FeatureCache
+
+
+def prepare(study: Study, recipe: Recipe, seed: int) -> Prepared:
+    cache = divided(study.cache, DIVISIONS[study.experiment.ablate.divide], seed)
+    considered = recipe.considered
+    if considered.sample is not None:
+        considered = considered.model_copy(update={"seed": considered.seed + seed})
+    small, nodes = smaller(cache.tree, recipe.precisions, recipe.gates, considered)
+    whole = len(small) == len(cache.tree) and recipe.embedding
+    parts = (cache.of(split) for split in ("predictor", "validation", "test"))
+    return Prepared(recipe, seed, *(part if whole else view(part, small, nodes, recipe.embedding) for part in parts))
+
+
+def fit(study: Study, prepared: Prepared) -> Predictors:
+    """Targets and predictors of a recipe."""
+    recipe, predictor, validation = prepared.recipe, prepared.predictor, prepared.validation
+    settings, tree = study.experiment.predictors, predictor.tree
+    targets = targets_of(
+        recipe.targets, predictor, study.experiment.targets, recipe.clusters, recipe.neighbours, prepared.seed
+    )
+    options = {**settings.model_dump(include=set(Fit.__dataclass_fields__)), "hidden": recipe.hidden}
+    options["seed"] += prepared.seed
+    networks = []
+    for gate in range(1, tree.segments):
+        columns = input_columns(recipe, gate, predictor.features.shape[2], len(tree.precisions))
+        network, _ = fit_network(
+            rows_of(gate_inputs(tree, gate, predictor.features))[:, columns],
+            rows_of(targets[gate - 1]),
+            rows_of(gate_inputs(tree, gate, validation.features))[:, columns],
+            rows_of(future_errors(validation, gate)),
+            Fit(**options),
+        )
+        networks.append(Selected.of(network, columns))
+    return Predictors(networks)
+
+
+def restore(arrays: dict[str, np.ndarray]) -> Predictors:
+    """Predictors from `Predictors.arrays()` of what `fit` made."""
+    gates = sorted({int(name.split(".")[1]) for name in arrays})
+    return Predictors([Selected.from_arrays(f"gate.{gate}", arrays) for gate in gates])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one repetition of a point came to."""
+
+    errors: np.ndarray
+    """(S, budgets) float32: expected error of every test sample at each budget."""
+    area: np.ndarray
+    """(S,) float32: its mean over the budgets of `auc`."""
+    facts: Mapping[str, float]
+    """`auc`, `validation_auc`, `nodes`; per gate `rmse`, `ece`, `auroc`, `aurc` on validation, averaged over gates."""
+
+
+def evaluate(study: Study, prepared: Prepared, predictors: Predictors | None) -> Outcome:
+    """Sweep a recipe's policy over λ; budgets are met on validation."""
+    caches = {"validation": prepared.validation, "test": prepared.test}
+    tree, description = prepared.validation.tree, prepared.validation.description
+    setting = Setting(caches, Costs.of(tree, description), study.experiment.ablate.points, prepared.predictor)
+    sweep = _sweep(study, setting, prepared, predictors)
+    floor, grid = constant_floor(setting), study.grid()
+    area = _area(sweep, grid, floor, "test")
+    facts = {
+        "auc": 1 - float(area.mean()),
+        "nodes": float(len(tree)),
+        "validation_auc": 1 - float(_area(sweep, grid, floor, "validation").mean()),
+    }
+    if predictors is not None:
+        facts |= _quality(prepared.validation, predictors)
+    errors = errors_at(sweep, study.budgets, floor)
+    return Outcome(errors.astype(np.float32), area.astype(np.float32), facts)
+
+
+def _area(sweep: Sweep, grid: np.ndarray, floor: Floor, split: str) -> np.ndarray:
+    found: np.ndarray = errors_at(sweep, grid, floor, split).mean(axis=1)
+    return found
+
+
+def _sweep(study: Study, setting: Setting, prepared: Prepared, predictors: Predictors | None) -> Sweep:
+    recipe = prepared.recipe
+    if recipe.policy == "static_hull":
+        return next(static_hull(setting))
+    if recipe.policy == "confidence_hull":
+        return next(confidence_hull(setting))
+    assert predictors is not None
+    tree, description = setting.tree, setting.caches["validation"].description
+    gates = range(1, tree.segments)
+    plan = Plan(tree, Costs.of(tree, description, [predictors.bitflops(gate) for gate in gates]), predictors)
+    if recipe.policy == "commit":
+        return committed_sweep(setting, plan)
+    if recipe.policy == "plan":
+        marginal = marginal_first(setting, plan.costs)
+        return routed_sweep("plan", setting, plan, plan.costs, recipe.first_step, marginal)
+    settings = study.experiment.policies
+    own = settings.fitted_q.model_copy(update={"blend": recipe.blend} if recipe.blend is not None else {})
+    fitted = fit_fitted_q(plan, prepared.predictor, own, settings.seed + prepared.seed)
+    costs = Costs.of(tree, description, [fitted.bitflops(gate) for gate in gates])
+    return routed_sweep("fitted_q", setting, fitted, costs)
+
+
+def committed_sweep(setting: Setting, plan: Plan) -> Sweep:
+    """`plan` decided once: what the first gate predicts settles the path, and later gates are neither asked nor paid."""
+    tree, costs, values = plan.tree, plan.costs, trade_offs(setting.points)
+    starts, ends = tree.nodes_at(1), tree.extensions(1)
+    first = np.array([tree.lineage(node)[0] for node in range(len(tree))])
+    paid = costs.static + costs.decision[first] + np.where(tree.gate > 1, costs.head[first], 0.0)
+    taken: dict[str, np.ndarray] = {}
+    for split, cache in setting.caches.items():
+        inputs = gate_inputs(tree, 1, cache.features)
+        found = np.full((len(tree.precisions), len(cache), len(values)), -1, np.int64)
+        for index, node in enumerate(starts):
+            known = np.flatnonzero(ends[index] >= 0)
+            error = plan.predicted(int(node), inputs[:, index])[:, known]
+            for column, trade_off in enumerate(values):
+                best = (error + trade_off * paid[ends[index, known]]).argmin(axis=1)
+                found[tree.choice[node], :, column] = ends[index, known][best]
+        taken[split] = found
+    rows = np.arange(len(setting.caches["validation"]))[:, None]
+    score = (setting.errors("validation")[rows, taken["validation"]] + values * paid[taken["validation"]]).mean(axis=1)
+    considered = tree.children[-1] >= 0
+    begin = np.where(considered[:, None], score, np.inf).argmin(axis=0)  # (Λ,)
+    nodes = {split: ends_[begin, :, np.arange(len(values))].T for split, ends_ in taken.items()}
+    errors = {split: np.take_along_axis(setting.errors(split), n, axis=1) for split, n in nodes.items()}
+    return Sweep("commit", "lambda", values, errors, {split: paid[n] for split, n in nodes.items()}, nodes)
+
+
+def _quality(validation: FeatureCache, predictors: Predictors) -> dict[str, float]:
+    """Means over gates of what the predictors achieve on validation."""
+    found = []
+    for gate in range(1, validation.tree.segments):
+        p = predictors.predict(gate, gate_inputs(validation.tree, gate, validation.features))
+        found.append(quality(p, future_errors(validation, gate)))
+    return {name: float(np.mean([row[name] for row in found])) for name in found[0]}

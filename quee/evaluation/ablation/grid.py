@@ -1,0 +1,165 @@
+"""The grid: every axis departs from the experiment's own settings in one thing."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quee.evaluation.ablation.fit import Recipe
+from quee.evaluation.ablation.views import EMBEDDING
+from quee.experiment import Ablate, Considered, Experiment
+from quee.paths import PathTree
+
+BASE = "base"
+"""Name of the point that all others are compared with."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of the table."""
+
+    axis: str
+    name: str
+    recipe: Recipe
+
+    @property
+    def title(self) -> str:
+        """What people see: `clusters/50`."""
+        return f"{self.axis}/{self.name}"
+
+
+def base_recipe(experiment: Experiment, tree: PathTree) -> Recipe:
+    """The experiment as it stands, under `plan`."""
+    return Recipe(
+        precisions=tuple(map(str, tree.precisions)),
+        gates=tuple(range(1, tree.segments + 1)),
+        clusters=experiment.targets.clusters,
+        neighbours=experiment.ablate.neighbours,
+        hidden=experiment.predictors.hidden,
+        first_step=experiment.policies.first_step,
+    )
+
+
+def points(experiment: Experiment, tree: PathTree, feature_names: Sequence[str]) -> list[Point]:
+    """The grid, the base first; what equals a point before it is left out. Order is that of `ablate.axes`.
+
+    `tree` and `feature_names` are the cache's.
+    """
+    base, world = base_recipe(experiment, tree), World(experiment.ablate, tree, feature_names)
+    found = [Point(BASE, "as configured", base)]
+    seen = {base}
+    for axis in experiment.ablate.axes:
+        for name, changes in AXES[axis](world):
+            recipe = base.model_copy(update=changes)
+            if recipe not in seen:
+                seen.add(recipe)
+                found.append(Point(axis, name, recipe))
+    return found
+
+
+@dataclass(frozen=True)
+class World:
+    """What an axis may look at."""
+
+    settings: Ablate
+    tree: PathTree
+    feature_names: Sequence[str]
+
+
+Variations = Iterator[tuple[str, dict[str, Any]]]
+
+
+def _clusters(world: World) -> Variations:
+    for count in world.settings.clusters:
+        yield f"K = {count}", {"clusters": count}
+
+
+def _targets(world: World) -> Variations:
+    names = {
+        "labels": "errors as they are (0/1)",
+        "neighbours": f"mean error of {world.settings.neighbours} nearest neighbours",
+        "p_label": "1 - probability of the label",
+    }
+    for kind in world.settings.targets:
+        yield names[kind], {"targets": kind}
+
+
+def _hidden(world: World) -> Variations:
+    for units in world.settings.hidden:
+        yield f"{units} hidden units", {"hidden": units}
+
+
+def _features(world: World) -> Variations:
+    if any(name.startswith(EMBEDDING) for name in world.feature_names):
+        yield "without the compressed embedding", {"embedding": False}
+        yield "uncertainty of this gate alone", {"embedding": False, "history": False, "prefix": False}
+    yield "this gate alone, not those before", {"history": False}
+    yield "without the prefix", {"prefix": False}
+    yield "this gate alone, without the prefix", {"history": False, "prefix": False}
+
+
+def _considered(world: World) -> Variations:
+    for rules in world.settings.considered:
+        yield considered_name(rules), {"considered": rules}
+
+
+def considered_name(rules: Considered) -> str:
+    parts = []
+    if rules.max_switches is not None:
+        parts.append(f"at most {rules.max_switches} switches" if rules.max_switches else "uniform")
+    if rules.monotone is not None:
+        parts.append("precision never falls" if rules.monotone == "up" else "precision never rises")
+    if rules.sample is not None:
+        parts.append(f"{rules.sample} drawn and the uniform")
+    return ", ".join(parts) or "all"
+
+
+def _precisions(world: World) -> Variations:
+    names = tuple(map(str, world.tree.precisions))
+    without = [tuple(name for name in names if name != other) for other in names] if len(names) > 2 else []
+    for kept in world.settings.precisions or (*without, *((name,) for name in names)):
+        yield " ".join(kept), {"precisions": kept}
+
+
+def _gates(world: World) -> Variations:
+    last = world.tree.segments
+    every = tuple(range(1, last + 1))
+    dropped = [tuple(gate for gate in every if gate != out) for out in every[:-1]] if last > 2 else []
+    halves = [tuple(range(2, last + 1, 2))] if last > 3 and last % 2 == 0 else []
+    for kept in world.settings.gates or (*dropped, *halves):
+        yield "gates " + " ".join(map(str, kept)), {"gates": kept}
+
+
+def _first_step(world: World) -> Variations:
+    for kind in ("rollout", "marginal"):
+        yield kind, {"first_step": kind}
+
+
+def _commit(world: World) -> Variations:
+    yield "decided once, at gate 1", {"policy": "commit"}
+    yield "decided at gate 0: static paths", {"policy": "static_hull"}
+
+
+def _fitted_q(world: World) -> Variations:
+    for share in world.settings.blend:
+        yield f"blend {share}", {"policy": "fitted_q", "blend": share}
+
+
+def _reference(world: World) -> Variations:
+    yield "static_hull", {"policy": "static_hull"}
+    yield "confidence_hull", {"policy": "confidence_hull"}
+
+
+AXES: dict[str, Callable[[World], Variations]] = {
+    "clusters": _clusters,
+    "targets": _targets,
+    "hidden": _hidden,
+    "features": _features,
+    "considered": _considered,
+    "precisions": _precisions,
+    "gates": _gates,
+    "first_step": _first_step,
+    "commit": _commit,
+    "fitted_q": _fitted_q,
+    "reference": _reference,
+}
+"""Axis to the names of its points and what each changes in the base."""

@@ -1,0 +1,49 @@
+"""Targets other than clusters: what a predictor could be fitted to instead of p̃e. All (S, nodes at the gate, suffixes)."""
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
+
+from quee.cache import FeatureCache
+from quee.experiment import Targets
+from quee.targets import ClusterTargets, future_errors
+
+BATCH = 1024
+
+
+def p_label_targets(cache: FeatureCache, gate: int) -> np.ndarray:
+    """1 - probability of the true label where each way on ends; NaN: not considered."""
+    extensions = cache.tree.extensions(gate)
+    found = 1 - cache.p_label.astype(np.float64)[:, np.maximum(extensions, 0)]
+    return np.where(extensions >= 0, found, np.nan)
+
+
+def neighbour_targets(cache: FeatureCache, gate: int, neighbours: int) -> np.ndarray:
+    """Mean error over the nearest samples by standardised features at the node, the sample itself among them."""
+    errors = future_errors(cache, gate)
+    found = np.empty_like(errors)
+    for index, node in enumerate(cache.tree.nodes_at(gate)):
+        x = cache.features[:, node].astype(np.float64)
+        x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-6)
+        with threadpool_limits(1):  # the order of parallel sums would decide the last bits
+            search = NearestNeighbors(n_neighbors=min(neighbours, len(x)), n_jobs=1).fit(x)
+            for start in range(0, len(x), BATCH):
+                rows = slice(start, start + BATCH)
+                near = search.kneighbors(x[rows], return_distance=False)  # (batch, neighbours)
+                found[rows, index] = errors[:, index][near].mean(axis=1)
+    return found
+
+
+def targets_of(
+    kind: str, cache: FeatureCache, settings: Targets, clusters: int, neighbours: int, seed: int
+) -> list[np.ndarray]:
+    """Targets of the predictor split's cache, by gate before the last: `clusters`, `labels`, `neighbours` or `p_label`."""
+    gates = range(1, cache.tree.segments)
+    if kind == "labels":
+        return [future_errors(cache, gate) for gate in gates]
+    if kind == "p_label":
+        return [p_label_targets(cache, gate) for gate in gates]
+    if kind == "neighbours":
+        return [neighbour_targets(cache, gate, neighbours) for gate in gates]
+    fitted = ClusterTargets(clusters, settings.shrinkage, settings.per_node, settings.seed + seed).fit(cache)
+    return [fitted.predict(cache, gate) for gate in gates]

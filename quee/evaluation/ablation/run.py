@@ -1,0 +1,104 @@
+"""Computing a grid: what was computed before, by content, is read; the rest is computed and kept."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quee.errors import IntegrityError
+from quee.evaluation.ablation.fit import Outcome, Prepared, Recipe, Study, evaluate, fit, prepare, restore
+from quee.evaluation.ablation.grid import Point
+from quee.io import read_metadata, read_tensors, write_tensors
+
+KEPT_SECONDS = 30 * 24 * 3600
+
+
+@dataclass(frozen=True)
+class Store:
+    """Results by the digest of all that they depend on, one file each; what is damaged counts as missing."""
+
+    folder: Path
+
+    def read(self, digest: str) -> tuple[dict[str, np.ndarray], dict[str, float]] | None:
+        path = self._path(digest)
+        if not path.is_file():
+            return None
+        try:
+            arrays, facts = read_tensors(path), json.loads(read_metadata(path)["facts"])
+        except (IntegrityError, KeyError, ValueError):
+            path.unlink(missing_ok=True)
+            return None
+        os.utime(path)
+        return arrays, facts
+
+    def write(self, digest: str, arrays: dict[str, np.ndarray], facts: dict[str, float]) -> None:
+        path = self._path(digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, arrays, {"facts": json.dumps(facts, sort_keys=True)})
+
+    def prune(self, seconds: float = KEPT_SECONDS) -> None:
+        """Remove what was neither written nor read for so long."""
+        for file in self.folder.glob("*/*.safetensors"):
+            if time.time() - file.stat().st_mtime > seconds:
+                file.unlink(missing_ok=True)
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / digest[:2] / f"{digest}.safetensors"
+
+
+def missing(study: Study, points: Sequence[Point], store: Store) -> list[tuple[Point, int]]:
+    """(point, repetition) still to be computed, those that share their predictors side by side."""
+    seeds = range(study.experiment.ablate.seeds)
+    todo = [(p, s) for s in seeds for p in points if store.read(study.point_digest(p.recipe, s)) is None]
+    return sorted(todo, key=lambda item: (item[1], _rank(study, points, *item)))
+
+
+def _rank(study: Study, points: Sequence[Point], point: Point, seed: int) -> int:
+    own = study.fit_digest(point.recipe, seed)
+    return next(i for i, other in enumerate(points) if study.fit_digest(other.recipe, seed) == own)
+
+
+def compute(study: Study, todo: Sequence[tuple[Point, int]], store: Store) -> Iterator[tuple[Point, int, Outcome]]:
+    """Compute and keep; yields each as it ends."""
+    prepared: Prepared | None = None
+    for point, seed in todo:
+        if prepared is None or not _shares(prepared, point.recipe, seed):
+            prepared = prepare(study, point.recipe, seed)
+        prepared = Prepared(point.recipe, seed, prepared.predictor, prepared.validation, prepared.test)
+        predictors = None
+        if point.recipe.learns:
+            key = study.fit_digest(point.recipe, seed)
+            known = store.read(key)
+            if known is None:
+                predictors = fit(study, prepared)
+                store.write(key, predictors.arrays(), {})
+            else:
+                predictors = restore(known[0])
+        outcome = evaluate(study, prepared, predictors)
+        digest = study.point_digest(point.recipe, seed)
+        store.write(digest, {"area": outcome.area, "errors": outcome.errors}, dict(outcome.facts))
+        yield point, seed, outcome
+
+
+def _shares(prepared: Prepared, recipe: Recipe, seed: int) -> bool:
+    """Whether a prepared cache is another recipe's too."""
+    tree = {"precisions", "gates", "considered", "embedding"}
+    return prepared.seed == seed and prepared.recipe.model_dump(include=tree) == recipe.model_dump(include=tree)
+
+
+def outcomes(study: Study, points: Sequence[Point], store: Store) -> list[list[Outcome]]:
+    """Every point's outcomes by repetition; raises IntegrityError where one is not in the store."""
+    found = []
+    for point in points:
+        row = []
+        for seed in range(study.experiment.ablate.seeds):
+            known = store.read(study.point_digest(point.recipe, seed))
+            if known is None:
+                raise IntegrityError(f"ablation point {point.title}, repetition {seed}, is not in {store.folder}")
+            row.append(Outcome(known[0]["errors"], known[0]["area"], known[1]))
+        found.append(row)
+    return found

@@ -1,0 +1,156 @@
+"""The ablation table: differences to the base, paired, with intervals that hold for all rows at once.
+
+Two things make a difference uncertain: which test samples there are, and which repetition (division, seed) the learned
+parts come from. Where all repetitions share one test split, the first is bootstrapped over samples (paired: the same
+draws for every row) and the second drawn normal with the variance seen between repetitions, a row's taken as at least
+the table's mean, since few repetitions estimate it poorly. Where test splits are divided anew, repetitions overlap, and
+their variance is corrected by Nadeau and Bengio (2003): s² (1 / R + n_test / n_fitted). Simultaneous intervals are
+max-|t|: the largest standardised deviation over all rows, in the same draws.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm, t
+
+from quee.evaluation.ablation.fit import Outcome
+from quee.evaluation.ablation.grid import BASE, Point
+from quee.evaluation.curves import resamples
+
+CHUNK = 250
+"""Bootstrap repeats drawn at a time."""
+POWER = 0.8
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Of columns C: mean, its standard error, 95 % limits for each alone and for all at once."""
+
+    mean: np.ndarray
+    error: np.ndarray
+    single: np.ndarray
+    """(C,) half-width for each alone."""
+    joint: np.ndarray
+    """(C,) half-width for all at once."""
+    critical: float
+    """Of max-|t|."""
+
+
+def fixed_test_intervals(differences: np.ndarray, repeats: int, seed: int, level: float = 0.95) -> Intervals:
+    """Differences (R, S, C): repetitions, the same test samples in each, columns compared at once."""
+    repetitions, samples, columns = differences.shape
+    own = differences.mean(axis=1, dtype=np.float64)  # (R, C)
+    mean, each = own.mean(axis=0), differences.mean(axis=0, dtype=np.float64)
+    spread = own.std(axis=0, ddof=1)
+    pooled = np.sqrt((spread**2).mean())
+    scale = np.where(spread > 0, np.maximum(spread, pooled) / np.maximum(spread, 1e-300), 0.0)
+    directions = (own - mean) * scale / np.sqrt(repetitions * (repetitions - 1))  # (R, C)
+    random, drawn = np.random.default_rng([seed, 1]), []
+    for start in range(0, repeats, CHUNK):
+        count = min(CHUNK, repeats - start)
+        shift = resamples(samples, count, seed + start) @ each - mean
+        drawn.append(shift + random.normal(size=(count, repetitions)) @ directions)
+    moved = np.concatenate(drawn) if drawn else np.zeros((0, columns))
+    error = np.maximum(moved.std(axis=0), 1e-12)
+    critical = float(np.quantile(np.abs(moved / error).max(axis=1), level))
+    return Intervals(mean, error, norm.ppf((1 + level) / 2) * error, critical * error, critical)
+
+
+def divided_test_intervals(
+    differences: np.ndarray, ratio: float, repeats: int, seed: int, level: float = 0.95
+) -> Intervals:
+    """Mean differences (R, C) of repetitions with test splits of their own; `ratio` is n_test / n_fitted."""
+    repetitions = len(differences)
+    mean, spread = differences.mean(axis=0), np.maximum(differences.std(axis=0, ddof=1), 1e-12)
+    error = spread * np.sqrt(1 / repetitions + ratio)
+    random, free = np.random.default_rng([seed, 2]), repetitions - 1
+    directions = (differences - mean) / (spread * np.sqrt(free))
+    drawn = random.normal(size=(repeats, repetitions)) @ directions
+    drawn /= np.sqrt(random.chisquare(free, size=(repeats, 1)) / free)
+    critical = float(np.quantile(np.abs(drawn).max(axis=1), level))
+    return Intervals(mean, error, t.ppf((1 + level) / 2, free) * error, critical * error, critical)
+
+
+def compare(
+    found: Sequence[Sequence[Outcome]], ratio: float | None, repeats: int, seed: int
+) -> tuple[Intervals, Intervals]:
+    """Gains in accuracy over the first point of all others: of `auc` (P - 1 columns), and at every budget, budgets
+    counting fastest. `ratio` is n_test / n_fitted where repetitions have test splits of their own."""
+    base, others = found[0], found[1:]
+    area = np.stack([[b.area - o.area for b, o in zip(base, row, strict=True)] for row in others], axis=-1)
+    budgets = np.concatenate([[b.errors - o.errors for b, o in zip(base, row, strict=True)] for row in others], axis=-1)
+    if ratio is None:
+        return fixed_test_intervals(area, repeats, seed), fixed_test_intervals(budgets, repeats, seed)
+    return (
+        divided_test_intervals(area.mean(axis=1, dtype=np.float64), ratio, repeats, seed),
+        divided_test_intervals(budgets.mean(axis=1, dtype=np.float64), ratio, repeats, seed),
+    )
+
+
+def repetition_rows(points: Sequence[Point], found: Sequence[Sequence[Outcome]]) -> list[Row]:
+    """One row per point and repetition: what it came to."""
+    names = sorted({name for row in found for outcome in row for name in outcome.facts})
+    return [
+        {"axis": point.axis, "point": point.name, "seed": seed, **{n: outcome.facts.get(n) for n in names}}
+        for point, row in zip(points, found, strict=True)
+        for seed, outcome in enumerate(row)
+    ]
+
+
+def difference_rows(
+    points: Sequence[Point], budgets: Sequence[float], area: Intervals, at_budgets: Intervals
+) -> list[Row]:
+    """One row per point and measure, `auc` or `accuracy@BUDGET`: gain over the base with its limits."""
+    rows = []
+    measures = [("auc", area, 1, 0)]
+    measures += [(f"accuracy@{b:g}", at_budgets, len(budgets), i) for i, b in enumerate(budgets)]
+    for index, point in enumerate(points[1:]):
+        for name, intervals, stride, offset in measures:
+            at = index * stride + offset
+            mean, single, joint = (float(v[at]) for v in (intervals.mean, intervals.single, intervals.joint))
+            rows.append(
+                {
+                    "axis": point.axis,
+                    "error": float(intervals.error[at]),
+                    "high": mean + single,
+                    "joint_high": mean + joint,
+                    "joint_low": mean - joint,
+                    "low": mean - single,
+                    "mean": mean,
+                    "measure": name,
+                    "point": point.name,
+                }
+            )
+    return rows
+
+
+def summary(
+    points: Sequence[Point], found: Sequence[Sequence[Outcome]], area: Intervals, differences: Sequence[Row]
+) -> dict[str, Any]:
+    """`metrics.json`: every point by `axis/name`, and how large a difference the table could have seen."""
+    gains = {(row["axis"], row["point"]): row for row in differences if row["measure"] == "auc"}
+    table: dict[str, dict[str, float]] = {}
+    for point, row in zip(points, found, strict=True):
+        names = sorted({name for outcome in row for name in outcome.facts})
+        entry = {name: float(np.mean([outcome.facts[name] for outcome in row])) for name in names}
+        if point.axis != BASE:
+            gain = gains[point.axis, point.name]
+            entry |= {f"gain.{key}": gain[key] for key in ("mean", "low", "high", "joint_low", "joint_high")}
+        table[point.title] = entry
+    detectable = (area.critical + norm.ppf(POWER)) * area.error
+    return {
+        "critical": area.critical,
+        "detectable": {
+            "largest": float(detectable.max()),
+            "median": float(np.median(detectable)),
+            "power": POWER,
+            "smallest": float(detectable.min()),
+        },
+        "points": table,
+        "repetitions": len(found[0]),
+        "rows": len(points) - 1,
+        "test_samples": len(found[0][0].area),
+    }

@@ -1,0 +1,99 @@
+"""What is kept of a sweep for statistics: errors per sample at the budgets, not at every operating point."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from quee.evaluation.curves import Floor, OperatingPoint, budget_grid, cost_at_drop, errors_at, operating_point
+from quee.evaluation.sweep import Setting, Sweep
+
+BAND_POINTS = 40
+DROPS = (0.5, 1.0)
+"""Points of accuracy below the float network."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What every method is measured at."""
+
+    budgets: np.ndarray
+    """(B,)"""
+    grid: np.ndarray
+    """Log-uniform budgets over which `auc` is the mean."""
+    floor: Floor
+    float_accuracy: float
+    """On test."""
+
+    @classmethod
+    def of(cls, setting: Setting, budgets: Sequence[float], floor: Floor) -> "Yardstick":
+        costs = setting.costs.static
+        return cls(np.array(budgets, float), budget_grid(costs.min(), costs.max()), floor, float_accuracy(setting))
+
+    @property
+    def band(self) -> np.ndarray:
+        return budget_grid(self.grid[0], self.grid[-1], BAND_POINTS)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method under one seed, on S test and V validation samples, at B budgets."""
+
+    name: str
+    kind: str
+    errors: np.ndarray
+    """(S, B) with the free floor below the cheapest point: for differences between methods."""
+    band: np.ndarray
+    """(S, 40) the same along the whole curve."""
+    overall: np.ndarray
+    """(S,) mean over the grid."""
+    mixed: np.ndarray
+    """(S, B) at the operating points, the nearest where a budget cannot be met."""
+    validation_errors: np.ndarray
+    """(V, B)"""
+    validation_costs: np.ndarray
+    """(V, B)"""
+    points: list[OperatingPoint]
+    cheapest: float
+    """Least validation cost."""
+    dearest_accuracy: float
+    drops: dict[float, float | None]
+    """Test cost at which accuracy is so many points below the float network's; None: never."""
+    curve: list[tuple[str, float | None, float, float]]
+    """Split, λ or threshold, accuracy and cost of every point, by rising validation cost."""
+
+    @property
+    def auc(self) -> float:
+        return float(1 - self.overall.mean())
+
+
+def measure(sweep: Sweep, yardstick: Yardstick) -> Measured:
+    mix = np.stack([sweep.weights(budget)[0] for budget in yardstick.budgets], axis=1)  # (P, B)
+    floor, order = yardstick.floor, sweep.order
+    values = [float(v) if np.isfinite(v) else None for v in sweep.values[order]]
+    curve = []
+    for split in ("validation", "test"):
+        accuracy, cost = 1 - sweep.errors[split].mean(axis=0), sweep.costs[split].mean(axis=0)
+        curve += [(split, v, float(accuracy[p]), float(cost[p])) for v, p in zip(values, order, strict=True)]
+    return Measured(
+        sweep.name,
+        sweep.kind,
+        errors_at(sweep, yardstick.budgets, floor),
+        errors_at(sweep, yardstick.band, floor),
+        errors_at(sweep, yardstick.grid, floor).mean(axis=1),
+        sweep.errors["test"] @ mix,
+        sweep.errors["validation"] @ mix,
+        sweep.costs["validation"] @ mix,
+        [operating_point(sweep, float(budget)) for budget in yardstick.budgets],
+        float(sweep.validation_cost[0]),
+        float(1 - sweep.errors["test"].mean(axis=0)[order[-1]]),
+        {drop: cost_at_drop(sweep, yardstick.float_accuracy, drop) for drop in DROPS},
+        curve,
+    )
+
+
+def float_accuracy(setting: Setting) -> float:
+    """Test accuracy of the float network; where none was cached, of the highest precision."""
+    found = list(setting.uniform())
+    _, nodes, references = next((f for f in found if f[0] == "fp32"), found[len(setting.tree.precisions) - 1])
+    return float(1 - setting.errors("test", references)[:, nodes[-1]].mean())

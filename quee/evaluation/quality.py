@@ -1,0 +1,123 @@
+"""Predictors of deliberately different quality, and other numbers of clusters: what comes of the curve (Figs. 4 and 5C).
+
+Predictors are made worse in three ways: a narrower network, fewer samples to learn from, noise on the logits of a good
+one. All are refitted from the cache and measured as the plan is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, logit
+from scipy.stats import spearmanr
+
+from quee.cache import FeatureCache
+from quee.evaluation.measured import Measured, Yardstick, measure
+from quee.evaluation.methods import routed_sweep
+from quee.evaluation.resplits import fit_plan
+from quee.evaluation.sweep import Setting
+from quee.experiment import Experiment
+from quee.policies import Plan
+from quee.predictors import Predictors, gate_inputs, quality
+from quee.progress import progress
+from quee.targets import future_errors
+
+Row = dict[str, Any]
+QUALITY = ("as_used", "width", "samples", "noise")
+"""Kinds of variants that differ in the predictors alone."""
+
+
+class NoisyPredictors(Predictors):
+    """Predictors with normal noise of so many logits on what they say, the same for each of a gate's nodes."""
+
+    def __init__(self, predictors: Predictors, noise: float, seed: int = 0) -> None:
+        super().__init__(predictors.networks)
+        self.noise, self.seed = noise, seed
+
+    def predict(self, gate: int, inputs: np.ndarray) -> np.ndarray:
+        """As `Predictors.predict`; inputs (S, D)."""
+        clean = logit(np.clip(super().predict(gate, inputs), 1e-6, 1 - 1e-6))
+        drawn = np.random.default_rng([self.seed, gate]).normal(0, self.noise, clean.shape)
+        found: np.ndarray = expit(clean + drawn)
+        return found
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A plan whose predictors or targets differ from the experiment's in one thing."""
+
+    kind: str
+    """`as_used`, `width`, `samples`, `noise` or `clusters`."""
+    value: float
+    plan: Plan
+
+
+def variants(cache: FeatureCache, experiment: Experiment, plan: Plan) -> Iterator[Variant]:
+    """The plan itself and, fitted one by one, its variants under `evaluate.quality`."""
+    settings, targets = experiment.evaluate.quality, experiment.targets
+    count = len(settings.widths) + len(settings.samples) + len([k for k in settings.clusters if k != targets.clusters])
+    yield Variant("as_used", 1.0, plan)
+    for noise in settings.noise:
+        yield Variant("noise", noise, _with(plan, NoisyPredictors(plan.predictors, noise, experiment.evaluate.seed)))
+    yield Variant("clusters", float(targets.clusters), plan)
+    with progress("predictors of other quality", count) as bar:
+        for width in settings.widths:
+            other = experiment.predictors.model_copy(update={"hidden": width})
+            yield Variant("width", width, fit_plan(cache, experiment.model_copy(update={"predictors": other})))
+            bar.advance()
+        for share in settings.samples:
+            yield Variant("samples", share, fit_plan(thinned(cache, share, experiment.evaluate.seed), experiment))
+            bar.advance()
+        for clusters in settings.clusters:
+            if clusters != targets.clusters:
+                other_targets = targets.model_copy(update={"clusters": clusters})
+                yield Variant(
+                    "clusters", clusters, fit_plan(cache, experiment.model_copy(update={"targets": other_targets}))
+                )
+                bar.advance()
+
+
+def _with(plan: Plan, predictors: Predictors) -> Plan:
+    return replace(plan, predictors=predictors, _future={})
+
+
+def thinned(cache: FeatureCache, share: float, seed: int) -> FeatureCache:
+    """The cache with a random share of its predictor split, at least two samples; the rest of it is left out."""
+    rows = np.flatnonzero(cache.split == "predictor")
+    kept = np.random.default_rng(seed).permutation(rows)[: max(2, round(share * len(rows)))]
+    keep = cache.split != "predictor"
+    keep[kept] = True
+    return cache.select(keep)
+
+
+def predictor_quality(predictors: Predictors, cache: FeatureCache) -> dict[str, float]:
+    """RMSE, ECE, AUROC and AURC of predicted against realised errors, mean over gates."""
+    tree, by_gate = cache.tree, []
+    for gate in range(1, tree.segments):
+        inputs = gate_inputs(tree, gate, cache.features)
+        predicted = np.stack([predictors.predict(gate, inputs[:, i]) for i in range(inputs.shape[1])], axis=1)
+        by_gate.append(quality(predicted, future_errors(cache, gate)))
+    return {key: float(np.mean([found[key] for found in by_gate])) for key in by_gate[0]}
+
+
+def measured_variants(
+    cache: FeatureCache, experiment: Experiment, plan: Plan, setting: Setting, yardstick: Yardstick
+) -> tuple[list[Row], list[Row]]:
+    """A row per variant with its predictors' quality on test and its `auc`; and the points of its curve on test."""
+    rows, points = [], []
+    for variant in variants(cache, experiment, plan):
+        sweep = routed_sweep("quee_plan", setting, variant.plan, variant.plan.costs)
+        found: Measured = measure(sweep, yardstick)
+        own = {"kind": variant.kind, "value": float(variant.value)}
+        rows.append({**own, "auc": found.auc, **predictor_quality(variant.plan.predictors, setting.caches["test"])})
+        points += [{**own, "accuracy": a, "cost": c} for split, _, a, c in found.curve if split == "test"]
+    return rows, points
+
+
+def rank_correlation(rows: list[Row]) -> float | None:
+    """Spearman's, of RMSE and `auc` over predictors of different quality: −1 where a lower RMSE always is a better curve."""
+    own = [row for row in rows if row["kind"] in QUALITY]
+    if len(own) < 3:
+        return None
+    return float(spearmanr([row["rmse"] for row in own], [row["auc"] for row in own]).statistic)

@@ -1,0 +1,47 @@
+"""Pieces of HTML: figures, tables, numbers."""
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from quee.methods import OURS
+from quee.report import Row
+
+
+def figure(name: str, text: str, title: str, caption: str) -> str:
+    inline = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)
+    label = f'<svg role="img" aria-label="{escape(title)}" '
+    head = re.sub(r'\s(width|height)="[^"]*"', "", inline[: inline.index(">")])
+    inline = head.replace("<svg", label, 1) + inline[inline.index(">") :]
+    return (
+        f'<h2 id="{name}">{escape(title)}</h2>\n<figure>\n<figcaption><p>{escape(caption)}</p></figcaption>\n'
+        f'<div class="scroll">\n{inline}</div>\n</figure>'
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells are HTML; one that starts with NUL is the best of its column."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    lines = []
+    for row in rows:
+        cells = "".join(f'<td class="best">{c[1:]}</td>' if c.startswith("\0") else f"<td>{c}</td>" for c in row)
+        mark = ' class="ours"' if row[0] in OURS else ""
+        lines.append(f"<tr{mark}>{cells}</tr>")
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def percent(share: Any, digits: int = 1) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f} %".replace("-", "−")
+
+
+def signed(points: float) -> str:
+    return f"{points:+.2f}".replace("-", "−")
+
+
+def star(row: Row) -> str:
+    return "" if row["budget_met"] else "*"
+
+
+def bits(precision: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", precision)]

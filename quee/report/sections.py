@@ -1,0 +1,273 @@
+"""Sections of the report: what the results say, in words and tables."""
+
+from html import escape
+from typing import Any
+
+from quee.methods import OURS, REFERENCE, RIVALS
+from quee.report import Results
+from quee.report.markup import bits, percent, signed, star, table
+
+
+def verdict(low: float, high: float) -> str:
+    """What a 95 % interval of a difference allows to say."""
+    if low > 0:
+        return "above"
+    return "below" if high < 0 else "not distinguishable from"
+
+
+def introduction(results: Results) -> str:
+    splits = ", ".join(f"{name} {count:,}" for name, count in sorted(results.dataset["splits"].items()))
+    backbone, measured = results.backbone, results.metrics["backbone"]
+    accuracy = ", ".join(f"{percent(value)} on {split}" for split, value in sorted(measured["accuracy"].items()))
+    svc = measured.get("svc_accuracy")
+    text = (
+        f"Data set {escape(results.dataset['dataset'])}: {results.dataset['samples']:,} images, "
+        f"{len(results.dataset['classes'])} classes; split into {splits}. "
+        f"Backbone {escape(backbone['name'])}: {measured['parameters']:,} parameters, gates after blocks "
+        f"{', '.join(str(gate) for gate in backbone['gates'])}. In floating point it is right on {accuracy}."
+    )
+    if svc is not None:
+        text += f" A support vector machine on the same training images reaches {percent(svc)} on test."
+    return f"<p>{text}</p>\n<p>Cost counts bit operations; 1 is the whole network at w8a8.</p>"
+
+
+def findings(results: Results) -> str:
+    evaluate, lines = results.metrics["evaluate"], []
+    points = {(row["method"], row["budget"]): row for row in results.budgets}
+    budget = results.middle_budget()
+    for method in OURS:
+        row = points.get((method, budget))
+        if row:
+            others = [(rival, points[rival, budget]) for rival in RIVALS if (rival, budget) in points]
+            compared = "; ".join(f"{name} {percent(r['test_accuracy'])}{star(r)}" for name, r in others)
+            lines.append(
+                f"At a budget of {budget:g}, {method} is right on {percent(row['test_accuracy'])}{star(row)} of "
+                f"the test split ({percent(row['low'])} to {percent(row['high'])}) at a realised cost of "
+                f"{row['test_cost']:.3f}. For comparison: {compared}."
+            )
+    for method in OURS:
+        for rival in RIVALS:
+            differences = evaluate.get("differences", {}).get(method, {}).get(rival, {})
+            said: dict[str, list[str]] = {}
+            for key in sorted(differences, key=float):
+                own = differences[key]
+                said.setdefault(verdict(own["band_low"], own["band_high"]), []).append(key)
+            if said:
+                parts = "; ".join(f"{words} it at {', '.join(keys)}" for words, keys in sorted(said.items()))
+                lines.append(
+                    f"Against {rival} on this test split, {method} is {parts} "
+                    "(paired; one 95 % band over all budgets, over test samples and seeds)."
+                )
+    items = "".join(f"<li>{line}</li>" for line in lines)
+    return f'<h2 id="findings">Findings</h2>\n<ul>{items}</ul>\n{_repetitions(results)}\n{_first_step(results)}'
+
+
+def _repetitions(results: Results) -> str:
+    """What the random re-divisions of the held-out rows say, in words."""
+    found = results.metrics["evaluate"].get("resplits")
+    count = len({row["resplit"] for row in results.resplits})
+    if not found or not count:
+        return _gains(results)
+    lines = _gain_lines(found, count > 1)
+    rows = [
+        [escape(key.removeprefix("auc.")), *(percent(found[key][side], 2) for side in ("mean", "low", "high"))]
+        for key in sorted(found, key=lambda key: (-found[key]["mean"], key))
+        if key.startswith("auc.")
+    ]
+    return (
+        f"<h3>Over {count} random {'division' if count == 1 else 'divisions'} of the held-out samples</h3>"
+        "<p>Targets, predictors and policies were fitted anew each time, the backbone was not. Compared is the "
+        "accuracy averaged over all budgets on a logarithmic scale; below its cheapest point a method is mixed with "
+        "always answering the most frequent class. The intervals are for the mean at 95 %; the "
+        "divisions share samples, so the true uncertainty is larger.</p>"
+        f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
+        + table(["method", "mean accuracy over budgets", "low", "high"], rows)
+    )
+
+
+def _gains(results: Results) -> str:
+    """What the test samples say, where the held-out samples were not divided anew."""
+    found = results.metrics["evaluate"].get("gains", {})
+    lines = "".join(f"<li>{line}</li>" for line in _gain_lines(found, True))
+    return (
+        "<h3>Over the test samples</h3><p>Compared is the accuracy averaged over all budgets on a logarithmic scale; below "
+        "its cheapest point a method is mixed with always answering the most frequent class. The 95 % intervals are from a "
+        "paired bootstrap over test samples: they say nothing of another division of the samples or another training run."
+        f"</p><ul>{lines}</ul>"
+    )
+
+
+def _gain_lines(found: dict[str, Any], interval: bool) -> list[str]:
+    lines = []
+    for key in sorted(found, key=lambda key: [key.startswith("gain.quee_fitted_q"), key]):
+        if not key.startswith("gain."):
+            continue
+        _, ours, rival = key.split(".", 2)
+        mean, low, high = (100 * found[key][side] for side in ("mean", "low", "high"))
+        if interval:
+            lines.append(
+                f"{escape(ours)} is <strong>{verdict(low, high)}</strong> {escape(rival)}: "
+                f"{signed(mean)} points ({signed(low)} to {signed(high)})."
+            )
+        else:
+            lines.append(
+                f"{escape(ours)} against {escape(rival)}: {signed(mean)} points; one division gives no interval."
+            )
+    return lines
+
+
+def _first_step(results: Results) -> str:
+    found = results.metrics["evaluate"].get("first_step_auc", {})
+    if len(found) < 2:
+        return ""
+    meaning = {
+        "rollout": "by trying each first precision on validation with the policy that follows",
+        "marginal": "from the best single path on validation, whatever the sample",
+    }
+    used, other = sorted(found, key=lambda name: (-found[name], name))[:2]
+    gap = 100 * (found[used] - found[other])
+    said = "The two are equal here." if gap < 5e-3 else f"On this test split {used} is ahead by {gap:.2f} points."
+    rows = [
+        f"<li>{escape(name)}, chosen {meaning.get(name, 'otherwise')}: {percent(found[name], 2)} over budgets.</li>"
+        for name in sorted(found)
+    ]
+    return (
+        "<h3>First step</h3><p>Before the first gate nothing is known about a sample, so quee_plan gives all the "
+        f"same first precision. {said} No interval was computed for this comparison.</p>" + f"<ul>{''.join(rows)}</ul>"
+    )
+
+
+def budgets(results: Results) -> str:
+    points = {(row["method"], row["budget"]): row for row in results.budgets}
+    columns = sorted({budget for _, budget in points})
+    fair = {
+        budget: max(
+            (r["test_accuracy"] for (m, b), r in points.items() if b == budget and r["budget_met"] and m != "oracle"),
+            default=None,
+        )
+        for budget in columns
+    }
+    rows = []
+    for method in results.methods:
+        cells = [escape(method)]
+        for budget in columns:
+            row = points.get((method, budget))
+            if row is None:
+                cells.append("")
+                continue
+            text = f"{percent(row['test_accuracy'])}{star(row)}<small>{row['test_cost']:.3g}</small>"
+            best = row["budget_met"] and method != "oracle" and row["test_accuracy"] == fair[budget]
+            cells.append(f"\0{text}" if best else text)
+        rows.append(cells)
+    return (
+        '<h2 id="budgets">Accuracy at budgets</h2>'
+        "<p>Accuracy on test with the realised cost below it. The operating point was chosen on validation to "
+        "spend the budget, so the cost on test differs a little. A * marks a method whose cheapest point is dearer "
+        "than the budget. Bold: the highest accuracy within the budget, oracle apart; small differences "
+        "mean nothing here.</p>" + table(["method", *(f"{budget:g}" for budget in columns)], rows)
+    )
+
+
+def methods(results: Results) -> str:
+    evaluate, rows = results.metrics["evaluate"], []
+    for method in results.methods:
+        found = evaluate["methods"][method]
+        closed = evaluate["oracle_gap_closed"].get(method)
+        drops = [found.get(f"cost_at_drop_{drop}") for drop in ("0.5", "1.0")]
+        costs = ["never" if cost is None else f"{cost:.3g}" for cost in drops]
+        rows.append([escape(method), percent(found["auc"], 2), percent(closed), percent(found["accuracy"]), *costs])
+    float_accuracy = evaluate.get("fp32_accuracy")
+    head = [
+        "method",
+        "mean over budgets",
+        "oracle gap closed",
+        "accuracy, dearest point",
+        "cost at −0.5",
+        "cost at −1.0",
+    ]
+    return (
+        '<h2 id="methods">Every method</h2>'
+        "<p>Mean over budgets: accuracy averaged over budgets on a logarithmic scale; below its cheapest point a "
+        "method is mixed with always answering the most frequent class. Oracle gap closed: 0 % is static_hull, 100 "
+        "% the oracle. The last columns give the least cost at which accuracy is within half a point, or one, "
+        "of the float network"
+        f"{'' if float_accuracy is None else ' (' + percent(float_accuracy) + ')'}.</p>" + table(head, rows)
+    )
+
+
+def targets(results: Results) -> str:
+    """What it costs to be nearly as accurate as the float network."""
+    found, rows = results.metrics["evaluate"]["methods"], []
+    for name in (*OURS, *(n for n in ("static_w8a8", REFERENCE, "small_static", "confidence_hull") if n in found)):
+        costs = [found.get(name, {}).get(f"cost_at_drop_{drop}") for drop in ("0.5", "1.0")]
+        rows.append([escape(name), *("never" if cost is None else f"{cost:.3g}" for cost in costs)])
+    return (
+        '<h2 id="savings">What float accuracy costs</h2><p>The least cost at which test accuracy is within half a point, or '
+        "one, of the float network; the points go by their cost on validation. Mean over seeds; “never” where a seed does "
+        "not get there.</p>" + table(["method", "cost at −0.5 points", "cost at −1 point"], rows)
+    )
+
+
+def quality(results: Results) -> str:
+    """The numbers behind the figures of predictors and clusters."""
+    if not results.quality:
+        return ""
+    rows = [
+        [
+            escape(row["kind"].replace("_", " ")), f"{row['value']:g}",
+            *(f"{row[key]:.4f}" for key in ("rmse", "ece", "auroc", "aurc")), percent(row["auc"], 2),
+        ]
+        for row in sorted(results.quality, key=lambda row: (row["kind"], row["value"]))
+    ]  # fmt: skip
+    correlation = results.metrics["evaluate"].get("quality_rank_correlation")
+    said = ""
+    if correlation is not None:
+        said = f"<p>Rank correlation of RMSE and mean accuracy, clusters apart: {signed(correlation)}.</p>"
+    return said + table(["changed", "to", "RMSE", "ECE", "AUROC", "AURC", "mean over budgets"], rows)
+
+
+def calibration(results: Results) -> str:
+    """Calibration error by gate and number of clusters on validation, with the least."""
+    by_gate = results.metrics["targets"].get("ece_by_clusters", {})
+    rows = []
+    for gate in sorted(by_gate):
+        values = {int(k): v for k, v in by_gate[gate].items()}
+        least = min(values, key=lambda k: (values[k], k))
+        cells = [f"\0{values[k]:.4f}" if k == least else f"{values[k]:.4f}" for k in sorted(values)]
+        rows.append([escape(gate.replace("_", " ")), *cells])
+    if not rows:
+        return ""
+    head = sorted({int(k) for gate in by_gate.values() for k in gate})
+    return table(["ECE on validation, K =", *map(str, head)], rows)
+
+
+def parts(results: Results) -> str:
+    quantized = results.metrics["quantize"]["precisions"]
+    rows = [
+        [
+            escape(name), percent(found["accuracy"]), percent(found["agreement"]), f"{found['cost']:.4g}",
+            f"{found['bitflops']:,.0f}", f"{found['bytes'] / 1000:,.0f}",
+        ]
+        for name, found in sorted(quantized.items(), key=lambda item: (item[1]["cost"], item[0]))
+    ]  # fmt: skip
+    gates = results.metrics["exits"]["gates"]
+    precisions = sorted({name for by in gates.values() for name in by}, key=bits)
+    heads = [
+        [f"gate {escape(gate)}", *(percent(gates[gate].get(name)) for name in precisions)]
+        for gate in sorted(gates, key=int)
+    ]
+    predicted = results.metrics["predictors"]["gates"]
+    quality = [
+        [f"gate {escape(gate)}", *(f"{predicted[gate][key]:.4f}" for key in ("rmse", "ece", "auroc", "aurc"))]
+        for gate in sorted(predicted, key=int)
+    ]
+    return (
+        '<h2 id="parts">Parts</h2><h3>Precisions</h3>'
+        "<p>The whole network at one precision, on validation. Agreement: how often it answers "
+        "as the float network does.</p>"
+        + table(["precision", "accuracy", "agreement", "cost", "BitFLOPs", "kB"], rows)
+        + "<h3>Exit heads</h3><p>Accuracy on validation of the classifier at each gate, one precision throughout.</p>"
+        + table(["", *map(escape, precisions)], heads)
+        + "<h3>Predictors</h3><p>The numbers behind the figure above, on validation.</p>"
+        + table(["", "RMSE", "ECE", "AUROC", "AURC"], quality)
+    )

@@ -1,0 +1,88 @@
+"""What all figures share: colours, axes, and SVG text that is the same bytes for the same results."""
+
+import io
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from quee.report import Row
+
+# Okabe and Ito's colours: told apart by colour-blind readers; dashes differ too.
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW = (
+    "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9", "#F0E442",
+)  # fmt: skip
+GREY, BLACK = "#777777", "#222222"
+MAIN = {
+    "quee_plan": (BLUE, "-", 2.4),
+    "quee_fitted_q": (VERMILLION, "-", 2.4),
+    "static_hull": (BLACK, "--", 1.6),
+    "confidence_hull": (GREEN, "-.", 1.8),
+    "random_routing": (PURPLE, ":", 2.0),
+    "oracle": (GREY, (0, (6, 2, 1, 2, 1, 2)), 1.4),
+}
+"""Methods drawn in the first figure: colour, dashes, width."""
+CYCLE = (
+    (BLUE, "-"), (VERMILLION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, (0, (5, 1))), (BLACK, (0, (1, 1))),
+    (SKY, "-"), (GREY, "--"),
+)  # fmt: skip
+STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "font.size": 10,
+    "grid.alpha": 0.3,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+}
+
+
+def svg(figure: Figure, name: str) -> str:
+    """SVG text without date, metadata or document type; ids carry the figure's name, so a page can hold several."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def curve_points(rows: Iterable[Row]) -> dict[str, np.ndarray]:
+    """Cost and accuracy in % on test, (2, P) by rising cost, by method; the first seed where there are several."""
+    test = [row for row in rows if row["split"] == "test"]
+    first = min((row["seed"] for row in test), default=0)
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in test:
+        if row["seed"] == first:
+            found[row["method"]].append((row["cost"], 100 * row["accuracy"]))
+    return {method: np.array(sorted(points)).T for method, points in found.items()}
+
+
+def static_methods(points: dict[str, np.ndarray]) -> list[str]:
+    """Methods of one precision throughout, by rising cost."""
+    names = [method for method in points if method.startswith("static_") and method not in MAIN]
+    return sorted(names, key=lambda method: (points[method][0][0], method))
+
+
+def dashes_of(count: int) -> Sequence[tuple[str, str | tuple[int, tuple[int, ...]]]]:
+    return [CYCLE[index % len(CYCLE)] for index in range(count)]
+
+
+def cost_axes(axes: Axes, x: bool = True, y: bool = True) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if x:
+        axes.set_xlabel("cost (BitFLOPs, static w8a8 = 1)")
+        axes.tick_params(labelbottom=True)
+    if y:
+        axes.set_ylabel("accuracy on test (%)")

@@ -1,0 +1,83 @@
+"""Stage `ablate`: one grid of ablations on the feature cache. Outside the pipeline: `quee ablate EXPERIMENT` runs it.
+
+Points are kept by content in `.quee/ablations`, so that a grid that has grown costs only what is new in it, and an
+interrupted one goes on.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from quee.cache import FeatureCache, read_cache
+from quee.errors import IntegrityError
+from quee.evaluation.ablation.fit import DIVISIONS, Study
+from quee.evaluation.ablation.grid import points
+from quee.evaluation.ablation.run import Store, compute, missing, outcomes
+from quee.evaluation.ablation.table import compare, difference_rows, repetition_rows, summary
+from quee.io import file_digest, write_bytes, write_json, write_table
+from quee.progress import progress
+from quee.report.ablations import forest
+from quee.threads import one_thread
+from tasks.stage import Stage, main
+
+ROOT = Path(__file__).parent.parent
+STORE = Path(".quee") / "ablations"
+CODE = (
+    "quee/baselines", "quee/cost.py", "quee/evaluation/ablation/fit.py", "quee/evaluation/ablation/labels.py",
+    "quee/evaluation/ablation/views.py", "quee/evaluation/curves.py", "quee/evaluation/methods.py",
+    "quee/evaluation/sweep.py", "quee/paths.py", "quee/policies", "quee/predictors.py", "quee/quantization",
+    "quee/targets.py",
+)  # fmt: skip
+"""What decides a point's numbers; what only arranges or shows them is not here."""
+
+
+def run(stage: Stage) -> None:
+    """Fit and evaluate every point of the grid on several divisions or seeds; compare each with the experiment as it is."""
+    settings = stage.experiment.ablate
+    cache = read_cache(stage.input("features"))
+    study = Study(cache, stage.experiment, source(ROOT, stage.input("features")))
+    grid = points(stage.experiment, cache.tree, cache.description["feature_names"])
+    store = Store(STORE)
+    todo = missing(study, grid, store)
+    total = len(grid) * settings.seeds
+    with one_thread(), progress("ablations", total, total - len(todo)) as bar:
+        for point, seed, outcome in compute(study, todo, store):
+            bar.advance(note=f"{point.title} ({seed + 1} of {settings.seeds}): auc {outcome.facts['auc']:.4f}")
+    found = outcomes(study, grid, store)
+    budgets = stage.experiment.evaluate.budgets
+    area, at_budgets = compare(found, _ratio(cache, settings.divide), settings.bootstrap, settings.seed)
+    differences = difference_rows(grid, budgets, area, at_budgets)
+    metrics = {"experiment": stage.experiment.name, **summary(grid, found, area, differences)}
+    write_table(stage.out / "ablations.parquet", pa.Table.from_pylist(repetition_rows(grid, found)))
+    write_table(stage.out / "differences.parquet", pa.Table.from_pylist(differences))
+    write_bytes(stage.out / "ablations.svg", forest(differences, stage.experiment.name).encode())
+    write_json(stage.out / "metrics.json", metrics)
+    write_json(stage.out / "points.json", {point.title: point.recipe.model_dump(mode="json") for point in grid})
+    store.prune()
+
+
+def source(root: Path, features: Path) -> str:
+    """Digest of what all points depend on: the cache, by the digests it holds, and the code."""
+    digest = hashlib.sha256(file_digest(features / "tree.json").encode())
+    for name in CODE:
+        path = root / name
+        files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+        if not files:
+            raise IntegrityError(f"missing: {path}, on which ablations depend")
+        for file in files:
+            digest.update(f"{file.relative_to(root).as_posix()} {file_digest(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _ratio(cache: FeatureCache, divide: str) -> float | None:
+    """Test samples per sample fitted on, where every repetition has a test split of its own."""
+    if "test" not in DIVISIONS[divide]:
+        return None
+    count = {split: int(np.sum(cache.split == split)) for split in DIVISIONS[divide]}
+    return count["test"] / (count["predictor"] + count["validation"])
+
+
+if __name__ == "__main__":
+    main("ablate", run)

@@ -1,0 +1,235 @@
+"""A tracked result made again: its commit, uncommitted differences, settings and `dvc.lock` entries in a worktree of
+their own, run by force, and the digests compared."""
+
+import configparser
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from quee.errors import IntegrityError, QueeError, UsageError
+from quee.io import write_bytes
+from tasks._tracking_journal import COMMIT, PATCH
+from tasks._tracking_lock import StageResult, dvc_digest, git, read_lock
+from tasks.differences import NONE
+from tasks.lineage import MADE, Memory, named
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One stage: the digests of its outputs as recorded and as they came out now."""
+
+    stage: str
+    recorded: dict[str, str]
+    now: dict[str, str]
+    seconds: float
+
+    @property
+    def equal(self) -> bool:
+        return self.recorded == self.now
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What a run's artifacts say that made it."""
+
+    experiment: str
+    entries: dict[str, dict[str, Any]]
+    """`dvc.lock` entries by stage, in the order in which they ran."""
+    settings: bytes
+    codes: list[tuple[str, bytes, str]]
+    """Candidates for the code: commit, patch, where it was remembered."""
+    threads: str | None
+
+
+def reproduce(root: Path, run_id: str, tell: Tell, keep: bool = False) -> list[Compared]:
+    """Run a tracked result again, with everything it rests on, and compare each stage's digests.
+
+    Raises UsageError when the run, its commit or differences cannot be had, IntegrityError when no remembered state of
+    the code has the digests that the run recorded.
+    """
+    recorded = _remembered(root, run_id)
+    with _worktree(root, recorded.codes[0][0], keep, tell) as tree:
+        _restore(root, tree, recorded, tell)
+        return _run_again(tree, recorded, tell)
+
+
+def _remembered(root: Path, run_id: str) -> _Recorded:
+    memory = Memory(root)
+    run = memory.run(run_id)
+    chain = memory.upstream(run)
+    experiment = run.data.tags["quee.experiment"]
+    entries: dict[str, dict[str, Any]] = {}
+    settings: dict[str, Any] = {}
+    for stage in chain:
+        content = yaml.safe_load(_artifact(memory, stage, "dvc.lock") or b"") or {}
+        entry = content[f"{stage.data.tags['quee.stage']}@{experiment}"]
+        entries[stage.data.tags["quee.stage"]] = entry
+        settings |= StageResult(experiment, stage.data.tags["quee.stage"], entry).settings
+    text = _artifact(memory, run, f"experiments/{experiment}.yaml")
+    text = text or yaml.safe_dump(settings, sort_keys=False).encode()
+    codes: list[tuple[str, bytes, str]] = []
+    missing = []
+    for source in (run, *reversed(chain)):
+        tags = source.data.tags
+        commit, patch = tags.get(COMMIT), tags.get(PATCH, NONE)
+        content = b"" if patch == NONE else _artifact(memory, source, "uncommitted.patch")
+        if commit is None or content is None:
+            missing.append(
+                f"{source.info.run_name}: {'made outside git' if commit is None else f'differences {patch}'}"
+            )
+        elif (commit, content) not in [(c, p) for c, p, _ in codes]:
+            codes.append((commit, content, str(source.info.run_name)))
+    if not codes:
+        raise UsageError(f"the code of run {run_id} cannot be restored: {missing[0]}")
+    for commit, _, _ in codes:
+        if git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}") is None:
+            raise UsageError(f"commit {commit} is not in this clone; `git fetch` the branch that has it")
+    return _Recorded(experiment, entries, text, codes, named(chain[-1], MADE).get("threads.torch"))
+
+
+def _artifact(memory: Memory, run: "Run", path: str) -> bytes | None:
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as aside:
+        try:
+            return Path(memory.client.download_artifacts(run.info.run_id, path, aside)).read_bytes()
+        except (MlflowException, OSError):
+            return None
+
+
+@contextmanager
+def _worktree(root: Path, commit: str, keep: bool, tell: Tell) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="quee-reproduce-"))
+    tree = folder / "checkout"
+    done = subprocess.run(
+        ["git", "worktree", "add", "--quiet", "--detach", str(tree), commit], cwd=root, capture_output=True, text=True
+    )
+    if done.returncode:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise QueeError(f"git made no worktree of {commit}: {' '.join(done.stderr.split())}")
+    try:
+        yield tree
+    finally:
+        if keep:
+            tell(f"kept in {tree}; `git worktree remove --force {tree}` takes it away")
+        else:
+            git(root, "worktree", "remove", "--force", str(tree))
+            shutil.rmtree(folder, ignore_errors=True)
+            git(root, "worktree", "prune")
+
+
+def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
+    name = recorded.experiment
+    faults = []
+    for commit, patch, source in recorded.codes:
+        git(tree, "checkout", "--quiet", "--force", "--detach", commit)
+        git(tree, "clean", "--quiet", "--force", "-d")
+        if patch:
+            done = subprocess.run(["git", "apply", "--binary", "-"], cwd=tree, input=patch, capture_output=True)
+            if done.returncode:
+                faults.append(f"the differences of {source} do not apply: {' '.join(done.stderr.decode().split())}")
+                continue
+        if fault := _code_fault(tree, recorded):
+            faults.append(fault)
+            continue
+        tell(f"code: git {commit[:12]}{f' and {len(patch):,} bytes of uncommitted differences' if patch else ''}")
+        break
+    else:
+        raise IntegrityError(f"no remembered state of the code is the one that was recorded: {'; '.join(faults)}")
+    _copy_inputs(root, tree, recorded)  # git clean would have taken them away
+    _copy_remotes(root, tree)
+    write_bytes(tree / "experiments" / f"{name}.yaml", recorded.settings)
+    lock = yaml.safe_load((tree / "dvc.lock").read_text(encoding="utf-8")) if (tree / "dvc.lock").is_file() else None
+    content = lock or {"schema": "2.0", "stages": {}}
+    others = {key: entry for key, entry in content["stages"].items() if key.partition("@")[2] != name}
+    own = {f"{stage}@{name}": entry for stage, entry in recorded.entries.items()}
+    write_bytes(tree / "dvc.lock", yaml.safe_dump({"schema": "2.0", "stages": {**others, **own}}).encode())
+
+
+def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
+    """The first file of code that is not as it was recorded; data and weights are looked at when they are read."""
+    for entry in recorded.entries.values():
+        for dep in entry.get("deps", []):
+            path = str(dep["path"])
+            if path.startswith(("artifacts/", "experiments/", "data/")):
+                continue
+            if not (tree / path).exists():
+                return f"{path} is not there"
+            if (now := dvc_digest(tree / path)) != dep["md5"]:
+                return f"{path} has digest {now}, recorded is {dep['md5']}"
+    return None
+
+
+def _inputs(recorded: _Recorded) -> dict[str, str]:
+    """Digests of the data set and weights, by the links that lead to them."""
+    deps = [dep for entry in recorded.entries.values() for dep in entry.get("deps", [])]
+    return {dep["path"]: dep["md5"] for dep in deps if str(dep["path"]).startswith("experiments/")}
+
+
+def _copy_inputs(root: Path, tree: Path, recorded: _Recorded) -> None:
+    """Take from this checkout the data and weights that are still as recorded; others are pulled."""
+    for link, md5 in _inputs(recorded).items():
+        source = (root / link).resolve()
+        if not (root / link).is_symlink() or not source.exists() or not source.is_relative_to(root.resolve()):
+            continue
+        target = tree / source.relative_to(root.resolve())
+        if target.exists() or dvc_digest(source) != md5:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
+
+
+def _copy_remotes(root: Path, tree: Path) -> None:
+    """The remotes that only this clone knows; its cache stays its own."""
+    local, parser = root / ".dvc" / "config.local", configparser.ConfigParser()
+    try:
+        parser.read(local)
+    except configparser.Error:
+        return
+    if not parser.sections():
+        return
+    parser.remove_section("cache")
+    for section in parser.sections():
+        url = parser[section].get("url", "")
+        if "remote" in section and url and "://" not in url:
+            parser[section]["url"] = str((root / ".dvc" / url).resolve())
+    with (tree / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
+        parser.write(file)
+
+
+def _run_again(tree: Path, recorded: _Recorded, tell: Tell) -> list[Compared]:
+    from tasks import dvc
+
+    if recorded.threads:
+        os.environ["OMP_NUM_THREADS"] = recorded.threads  # more or fewer give other last bits
+    found = []
+    name = recorded.experiment
+    with dvc.session(tree, [name], force=True, show=False, notify=tell) as session:
+        for link, md5 in _inputs(recorded).items():
+            if (here := dvc_digest(tree / link)) != md5:
+                raise IntegrityError(f"{link} has digest {here}, recorded is {md5}: the data of then are not to be had")
+        for step in session.steps:
+            if step.stage not in recorded.entries:
+                continue
+            outcome = session.execute(step)
+            now = read_lock(tree)[name].stages[step.stage].outs
+            then = StageResult(name, step.stage, recorded.entries[step.stage]).outs
+            found.append(Compared(step.stage, then, now, outcome.seconds))
+            tell(f"  {step.name:<36} {'equal' if found[-1].equal else 'DIFFERS':<8}{outcome.seconds:8.1f} s")
+    return found

@@ -1,0 +1,129 @@
+"""Schedules on a real server with a real worker, on loopback and the toy project."""
+
+import json
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+from toy_project import ROOT, Project
+
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    PORT = str(probe.getsockname()[1])
+API = f"http://127.0.0.1:{PORT}/api"
+SETTINGS = {
+    "QUEE_PREFECT_PORT": PORT,
+    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+    "PREFECT_WORKER_PREFETCH_SECONDS": "2",
+    "TOY_SECONDS": "0",
+}
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def ask(path: str, body: dict[str, Any] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{API}/{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def runs(deployment: str) -> list[dict[str, Any]]:
+    query = {"deployments": {"name": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    found: list[dict[str, Any]] = ask("flow_runs/filter", query)
+    return found
+
+
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = 240) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited too long for {what}"
+        time.sleep(1)
+    return found
+
+
+@pytest.fixture
+def scheduled(project: Project) -> Iterator[Project]:
+    """`make schedules` on the toy project, every deployment's cron turned to each minute but data-changed's."""
+    for name in ("prefect.yaml", "flows"):
+        project.do("cp", "-r", str(ROOT / name), ".")
+    project.edit("prefect.yaml", "30 2 * * *", "* * * * *")
+    project.edit("prefect.yaml", "*/15 * * * *", "0 0 1 1 *")
+    started = project.start(sys.executable, "-m", "flows.schedules", **SETTINGS)
+    assert started.stdout is not None
+    try:
+        lines: list[str] = []
+        while "Ctrl-C" not in (line := started.stdout.readline()):
+            assert line, "".join(lines)
+            lines.append(line)
+        said = "".join(lines)
+        assert "quee-pipeline/nightly: cron * * * * * (UTC)" in said
+        assert "quee-pipeline/on-demand: on demand" in said
+        assert "quee-pipeline/data-changed: cron" in said
+        yield project
+    finally:
+        started.send_signal(signal.SIGTERM)
+        started.wait(60)
+
+
+def test_a_cron_fires_the_run_completes_the_next_is_unchanged_and_a_cancelled_one_leaves_no_process(
+    scheduled: Project,
+) -> None:
+    def ended() -> list[dict[str, Any]]:
+        return [run for run in runs("nightly") if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED")]
+
+    first = wait_for("the first run", ended)[0]
+    assert (first["state_name"], first["auto_scheduled"]) == ("Completed", True), first["state"]["message"]
+    assert (scheduled.root / "artifacts/toy/evaluate/metrics.json").is_file()
+    store = (scheduled.root / "mlflow.db").read_bytes()
+    second = wait_for("the second run", lambda: ended()[1:])[0]
+    assert second["state_name"] == "Unchanged", second["state"]["message"]
+    assert second["total_run_time"] < 60
+    assert (scheduled.root / "mlflow.db").read_bytes() == store
+    (nightly,) = [d for d in ask("deployments/filter", {}) if d["name"] == "nightly"]
+    for item in nightly["schedules"]:  # the pool has one place
+        request = urllib.request.Request(
+            f"{API}/deployments/{nightly['id']}/schedules/{item['id']}",
+            b'{"active": false}', {"Content-Type": "application/json"}, method="PATCH",
+        )  # fmt: skip
+        urllib.request.urlopen(request, timeout=30).close()
+    assert ask("work_pools/filter", {})[0]["concurrency_limit"] == 1
+
+    (on_demand,) = [d for d in ask("deployments/filter", {}) if d["name"] == "on-demand"]
+    job = {"env": {"TOY_SECONDS": "30"}}
+    asked = {
+        "parameters": {"force": True, "experiments": ["toy"]},
+        "job_variables": job,
+        "state": {"type": "SCHEDULED"},
+    }
+    run = ask(f"deployments/{on_demand['id']}/create_flow_run", asked)
+    stage = wait_for("the stage's process", lambda: processes(scheduled, "stages.targets"))
+    ask(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    wait_for("the processes' end", lambda: not any(alive(process) for process in stage), 120)
+    assert wait_for("the state", lambda: ask(f"flow_runs/{run['id']}")["state_type"] == "CANCELLED", 120)
+    assert not processes(scheduled, "tasks._dvc_child")
+    assert (scheduled.root / "artifacts/toy/targets/metrics.json").is_file(), "the earlier result is back"
+
+
+def processes(project: Project, word: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if any(word in part for part in process.cmdline()) and process.cwd() == str(project.root):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
