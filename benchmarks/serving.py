@@ -139,13 +139,13 @@ class Load:
 
         await asyncio.gather(*(client() for _ in range(clients)))
 
-    async def stream(self, clients: int, rows: list[int]) -> None:
+    async def stream(self, clients: int, per_request: int, rows: list[int]) -> None:
         """Images in this order, by some clients at once."""
-        left = iter(rows)
+        left = iter([tuple(rows[i : i + per_request]) for i in range(0, len(rows), per_request)])
 
         async def client() -> None:
-            for row in left:
-                await self.ask((row,))
+            for own in left:
+                await self.ask(own)
 
         await asyncio.gather(*(client() for _ in range(clients)))
 
@@ -231,7 +231,7 @@ def load_images(folder: Path, count: int) -> np.ndarray:
 def corrupted(images: np.ndarray) -> np.ndarray:
     """Blurred, and with noise: what a poor camera makes of them."""
     random = np.random.default_rng(0)
-    radius = images.shape[1] / 16
+    radius = images.shape[1] / 8
     soft = np.stack([np.asarray(Image.fromarray(i).filter(ImageFilter.GaussianBlur(radius))) for i in images])
     return (soft + random.normal(0, 24, soft.shape)).clip(0, 255).astype(np.uint8)
 
@@ -320,9 +320,9 @@ def drift(options: argparse.Namespace, images: np.ndarray, classifier: AdaptiveC
         with Server(options.bundle, flag) as server:
             spent = {}
             for phase, rows in phases.items():
-                load = run(server, both, options.budget, lambda load, rows=rows: load.stream(8, rows.tolist()))
+                load = run(server, both, options.budget, lambda load, rows=rows: load.stream(4, 32, rows.tolist()))
                 check(load, classifier)
-                costs = [a.value["outputs"][2]["data"][0] for a in load.answers]
+                costs = [cost for a in load.answers for cost in a.value["outputs"][2]["data"]]
                 spent[phase] = float(np.mean(costs)) / options.budget
             ratio = server.metric("quee_cost_over_expected")
             shown = ", ".join(f"{phase} {value:.3f}" for phase, value in spent.items())

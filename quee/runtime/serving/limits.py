@@ -74,7 +74,9 @@ class Limits:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != headers.get("host") and origin not in settings.cors:
             raise RefusedError(403, "origin", f"pages of {origin[:80]} may not call; see --cors")
-        if settings.token is not None and not (scope["path"] == "/" or scope["path"].startswith(OPEN)):
+        preflight = scope["method"] == "OPTIONS" and origin in settings.cors  # browsers ask without the token
+        free = preflight or scope["path"] == "/" or scope["path"].startswith(OPEN)
+        if settings.token is not None and not free:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), settings.token.encode()):
                 raise RefusedError(401, "token", "give the token: Authorization: Bearer TOKEN")

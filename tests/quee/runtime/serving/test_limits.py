@@ -190,8 +190,12 @@ def test_the_page_itself_may_call(small: Endpoint) -> None:
 
 
 def test_an_origin_that_is_let_in_is_told_so(bundle: Path) -> None:
-    with serving(bundle, cors=("https://friend.example",)) as endpoint:
-        status, headers, _ = endpoint.ask("GET", "/v1/model", headers={"origin": "https://friend.example"})
+    token, friend = "a-token-of-some-length", {"origin": "https://friend.example"}
+    with serving(bundle, cors=("https://friend.example",), token=token) as endpoint:
+        asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        assert endpoint.ask("OPTIONS", "/v1/classify", headers={**friend, **asks})[0] == 200
+        assert endpoint.ask("GET", "/v1/model", headers=friend)[0] == 401
+        status, headers, _ = endpoint.ask("GET", "/v1/model", headers={**friend, "authorization": f"Bearer {token}"})
         assert (status, headers["access-control-allow-origin"]) == (200, "https://friend.example")
         assert endpoint.ask("GET", "/v1/model", headers={"origin": "https://other.example"})[0] == 403
 
