@@ -50,7 +50,7 @@ def waste(root: Path) -> Iterator[list[Waste]]:
 
     Raises BusyError when DVC is at work, UnreachableError when MLflow cannot say what is tracked.
     """
-    from tasks._housekeeping_mlflow import store_waste
+    from tasks._tracking_waste import store_waste
     from tasks.tracking import store_lock
 
     uri = tracking_uri(root)

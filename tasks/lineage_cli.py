@@ -33,7 +33,8 @@ def reproduce(
     json_: AsJson = False,
 ) -> None:
     """Make a result again from what is remembered of it, in a temporary worktree; exit 4 when a digest differs."""
-    from tasks.lineage import Memory, find_run
+    from tasks._tracking_memory import Memory
+    from tasks.lineage import find_run
     from tasks.reproduction import reproduce as make_again
 
     root = Path.cwd()

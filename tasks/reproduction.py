@@ -18,11 +18,11 @@ from quee.errors import IntegrityError, QueeError, UsageError
 from quee.io import write_bytes
 from tasks._tracking_journal import COMMIT, PATCH
 from tasks._tracking_lock import StageResult, dvc_digest, git, read_lock
+from tasks._tracking_memory import MADE, Memory, named
 from tasks.differences import NONE
-from tasks.lineage import MADE, Memory, named
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    pass
 
 Tell = Callable[[str], None]
 
@@ -74,18 +74,18 @@ def _remembered(root: Path, run_id: str) -> _Recorded:
     entries: dict[str, dict[str, Any]] = {}
     settings: dict[str, Any] = {}
     for stage in chain:
-        content = yaml.safe_load(_artifact(memory, stage, "dvc.lock") or b"") or {}
+        content = yaml.safe_load(memory.artifact(stage, "dvc.lock") or b"") or {}
         entry = content[f"{stage.data.tags['quee.stage']}@{experiment}"]
         entries[stage.data.tags["quee.stage"]] = entry
         settings |= StageResult(experiment, stage.data.tags["quee.stage"], entry).settings
-    text = _artifact(memory, run, f"experiments/{experiment}.yaml")
+    text = memory.artifact(run, f"experiments/{experiment}.yaml")
     text = text or yaml.safe_dump(settings, sort_keys=False).encode()
     codes: list[tuple[str, bytes, str]] = []
     missing = []
     for source in (run, *reversed(chain)):
         tags = source.data.tags
         commit, patch = tags.get(COMMIT), tags.get(PATCH, NONE)
-        content = b"" if patch == NONE else _artifact(memory, source, "uncommitted.patch")
+        content = b"" if patch == NONE else memory.artifact(source, "uncommitted.patch")
         if commit is None or content is None:
             missing.append(
                 f"{source.info.run_name}: {'made outside git' if commit is None else f'differences {patch}'}"
@@ -98,16 +98,6 @@ def _remembered(root: Path, run_id: str) -> _Recorded:
         if git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}") is None:
             raise UsageError(f"commit {commit} is not in this clone; `git fetch` the branch that has it")
     return _Recorded(experiment, entries, text, codes, named(chain[-1], MADE).get("threads.torch"))
-
-
-def _artifact(memory: Memory, run: "Run", path: str) -> bytes | None:
-    from mlflow.exceptions import MlflowException
-
-    with tempfile.TemporaryDirectory() as aside:
-        try:
-            return Path(memory.client.download_artifacts(run.info.run_id, path, aside)).read_bytes()
-        except (MlflowException, OSError):
-            return None
 
 
 @contextmanager

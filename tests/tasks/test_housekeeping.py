@@ -10,8 +10,8 @@ from toy_project import Project, experiment
 from quee.errors import QueeError
 from quee.experiment import parse_experiment
 from tasks import space
+from tasks._tracking_memory import Memory
 from tasks.housekeeping import waste
-from tasks.lineage import Memory
 from tasks.stage import Stage
 from tasks.tracking import track
 

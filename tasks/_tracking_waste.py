@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
 from tasks._tracking_index import COMPLETE, PREFIX, sqlite_file
-from tasks.lineage import DEP, OUT
+from tasks._tracking_memory import DEP, OUT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

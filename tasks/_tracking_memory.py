@@ -1,0 +1,106 @@
+"""The tracking store as memory: runs by id, by what they made, and by what they rest on."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quee.errors import UsageError
+from tasks._tracking_index import COMPLETE, DIGEST, PREFIX, sqlite_file, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as Run
+
+DEP, OUT, MADE, STAGE_RUN = "quee.dep.", "quee.out.", "quee.made.", "stage_run."
+
+
+class Memory:
+    """The tracking store, read by run and by digest."""
+
+    def __init__(self, root: Path) -> None:
+        """Raises UsageError when nothing is tracked yet."""
+        from tasks.tracking import open_store
+
+        self.root = root
+        uri = tracking_uri(root)
+        file = sqlite_file(uri)
+        if file and not file.is_file():
+            raise UsageError(f"nothing is tracked in {file}: run `quee track`, or set MLFLOW_TRACKING_URI")
+        self.client: MlflowClient = open_store(root, uri).client
+        self._by_output: dict[tuple[str, str], str | None] = {}
+
+    def run(self, run_id: str) -> "Run":
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            raise UsageError(f"unknown MLflow run {run_id!r} ({' '.join(str(error).split())[:200]})") from None
+        if DIGEST not in run.data.tags:
+            raise UsageError(f"MLflow run {run_id} is no result that quee tracked")
+        return run
+
+    def artifact(self, run: "Run", path: str) -> bytes | None:
+        """An artifact of a run; None when it has none of that name."""
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as aside:
+            try:
+                return Path(self.client.download_artifacts(run.info.run_id, path, aside)).read_bytes()
+            except (MlflowException, OSError):
+                return None
+
+    def maker(self, path: str, md5: str) -> str | None:
+        """Run id of the stage result that left `path` with this digest; the newest of several."""
+        if (path, md5) not in self._by_output:
+            experiment = Path(path).parts[1]
+            known = self.client.get_experiment_by_name(f"{PREFIX}{experiment}")
+            query = f"tags.`{OUT}{path}` = '{md5}' and tags.`{COMPLETE}` = 'true' and tags.`quee.kind` = 'stage'"
+            found = self.client.search_runs([known.experiment_id], query, max_results=1) if known else []
+            self._by_output[path, md5] = found[0].info.run_id if found else None
+        return self._by_output[path, md5]
+
+    def upstream(self, run: "Run") -> list["Run"]:
+        """The stage runs that a run rests on, its own last, each once; raises UsageError where one is not tracked."""
+        tags = run.data.tags
+        if tags.get("quee.kind") == "experiment":
+            direct = [value for name, value in tags.items() if name.startswith(STAGE_RUN)]
+            pending = [self.run(run_id) for run_id in direct]
+        else:
+            pending = [run]
+        found: dict[str, Run] = {}
+        after: dict[str, list[str]] = {}
+        while pending:
+            stage = pending.pop()
+            if stage.info.run_id in found:
+                continue
+            found[stage.info.run_id] = stage
+            for path, md5 in named(stage, DEP).items():
+                if not path.startswith("artifacts/"):
+                    continue
+                if (maker := self.maker(path, md5)) is None:
+                    raise UsageError(f"{stage.info.run_name} was made from {path} ({md5}), which is not tracked")
+                after.setdefault(stage.info.run_id, []).append(maker)
+                pending.append(self.run(maker))
+        return [found[run_id] for run_id in _ordered(found, after)]
+
+
+def _ordered(found: dict[str, Any], after: dict[str, list[str]]) -> list[str]:
+    done: dict[str, None] = {}
+
+    def visit(run_id: str) -> None:
+        if run_id not in done:
+            for earlier in after.get(run_id, []):
+                visit(earlier)
+            done[run_id] = None
+
+    for run_id in sorted(found, key=lambda run_id: str(found[run_id].info.run_name)):
+        visit(run_id)
+    return list(done)
+
+
+def named(run: "Run", prefix: str) -> dict[str, str]:
+    """The run's tags with that prefix, by what follows it."""
+    return {
+        name.removeprefix(prefix): value for name, value in sorted(run.data.tags.items()) if name.startswith(prefix)
+    }
