@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 
 from quee.cache import FeatureCache
 from quee.evaluation.measured import Measured, Yardstick, measure
@@ -27,9 +27,12 @@ Row = dict[str, Any]
 QUALITY = ("as_used", "width", "samples", "noise")
 """Kinds of variants that differ in the predictors alone."""
 
+SCRAMBLE = 1e5
+"""So far apart are inputs spread that the fraction of a projection tells nothing of it."""
+
 
 class NoisyPredictors(Predictors):
-    """Predictors with normal noise of so many logits on what they say, the same for each of a gate's nodes."""
+    """Predictors with normal noise of so many logits on what they say; a sample's follows from its own inputs alone."""
 
     def __init__(self, predictors: Predictors, noise: float, seed: int = 0) -> None:
         super().__init__(predictors.networks)
@@ -38,8 +41,9 @@ class NoisyPredictors(Predictors):
     def predict(self, gate: int, inputs: np.ndarray) -> np.ndarray:
         """As `Predictors.predict`; inputs (S, D)."""
         clean = logit(np.clip(super().predict(gate, inputs), 1e-6, 1 - 1e-6))
-        drawn = np.random.default_rng([self.seed, gate]).normal(0, self.noise, clean.shape)
-        found: np.ndarray = expit(clean + drawn)
+        directions = np.random.default_rng([self.seed, gate]).normal(size=(inputs.shape[-1], clean.shape[-1]))
+        uniform = np.clip((SCRAMBLE * (inputs.astype(np.float64) @ directions)) % 1.0, 1e-6, 1 - 1e-6)
+        found: np.ndarray = expit(clean + self.noise * norm.ppf(uniform))
         return found
 
 

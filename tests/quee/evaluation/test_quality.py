@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import logit
 from small_world import small_cache
 
 from quee.evaluation.measured import Yardstick
@@ -62,8 +63,11 @@ def test_noise_changes_what_is_said_and_repeats(measured) -> None:
     cache, plan, _ = measured
     assert isinstance(plan, Plan)
     noisy = NoisyPredictors(plan.predictors, 1.0, seed=3)
-    inputs = np.zeros((5, plan.predictors.networks[0].mean.shape[0]), np.float32)
+    inputs = np.random.default_rng(0).random((4000, len(plan.predictors.networks[0].mean))).astype(np.float32)
     assert np.array_equal(noisy.predict(1, inputs), noisy.predict(1, inputs))
+    assert np.allclose(noisy.predict(1, inputs[7:9]), noisy.predict(1, inputs)[7:9])  # whoever shares the batch
+    added = logit(noisy.predict(1, inputs)) - logit(plan.predictors.predict(1, inputs))
+    assert np.allclose([added.mean(), added.std()], [0, 1], atol=0.05)
     assert not np.allclose(noisy.predict(1, inputs), plan.predictors.predict(1, inputs))
     assert (
         predictor_quality(noisy, cache.of("test"))["auroc"]
