@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from scipy.special import log_softmax
 
 from quee.errors import QueeError
 from quee.features import GateView, uncertainty
@@ -80,6 +79,8 @@ class GraphEngine(ABC):
                 parts.append([np.array(output[:count]) for output in run(np.ascontiguousarray(part))])
         outputs = parts[0] if len(parts) == 1 else [np.concatenate(found) for found in zip(*parts, strict=True)]
         after = outputs.pop(0) if segment < self.segments else None
-        log_probs = log_softmax(outputs[0].astype(np.float64), axis=1)
+        log_probs = outputs[0].astype(np.float64)  # scipy's log_softmax takes longer than a small segment
+        log_probs -= log_probs.max(axis=1, keepdims=True)
+        log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
         seen = [uncertainty(log_probs), *outputs[1:]]
         return Step(after, log_probs, np.concatenate(seen, axis=1, dtype=np.float32))
