@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,6 +84,7 @@ def _summary(classifier: "AdaptiveClassifier", options: Any, images: int, skippe
         "budget": classifier.budget if options.budget is None else options.budget,
         "budget_met": classifier.operating(options).met,
         "engine": classifier.engine.name,
+        "expected": asdict(classifier.operating(options).expected),
         "images": images,
         "mean_cost": cost / max(images - skipped, 1),
         "skipped": skipped,
@@ -95,6 +97,13 @@ def _say(summary: dict[str, Any], seconds: float, more: str = "") -> None:
     cost = f"mean cost {summary['mean_cost']:.3f}"
     line = f"{summary['images']} images{skipped}, {cost}, {rate:.0f} images/s with {summary['engine']}{more}"
     print(line, file=sys.stderr)
+    expected = summary["expected"]
+    if expected["cost_interval"] is not None:
+        parts = (
+            f"{name} {expected[name]:.3f} [{expected[f'{name}_interval'][0]:.3f}, {expected[f'{name}_interval'][1]:.3f}]"
+            for name in ("cost", "accuracy")
+        )
+        print(f"to expect of data like the validation data (95 %): {', '.join(parts)}", file=sys.stderr)
     if not summary["budget_met"]:
         print("the budget cannot be met: served at the cheapest operating point", file=sys.stderr)
 
@@ -135,6 +144,7 @@ def verify(
         "files": len(manifest.files),
         "format": written,
         "graphs": sum(map(len, manifest.graphs.values())),
+        "guarantees": [asdict(guarantee) for guarantee in classifier.guarantees],
         "precisions": [str(p) for p in classifier.tree.precisions],
         "segments": classifier.tree.segments,
     }
@@ -145,6 +155,12 @@ def verify(
         f"{bundle}: good. {manifest.experiment}, format {written}, {facts['files']} files, {facts['graphs']} graphs, "
         f"{facts['classes']} classes, {facts['segments']} segments at {', '.join(facts['precisions'])}"
     )
+    for guarantee in classifier.guarantees:
+        if guarantee.method == "learn_then_test":
+            typer.echo(
+                f"certified: {guarantee.what.replace('_', ' ')} at most {guarantee.limit:g} at --trade-off "
+                f"{guarantee.trade_off:.5g}, with probability {1 - guarantee.delta:g} (cost {guarantee.cost:.3f} on validation)"
+            )
     if written < FORMAT:
         typer.echo(f"bundle.json has no digest in format {written}; bundles of format {FORMAT} do: make it anew")
     else:

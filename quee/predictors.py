@@ -18,10 +18,10 @@ from quee.cache import FeatureCache
 from quee.cost import bitflops
 from quee.experiment import Predictors as PredictorSettings
 from quee.paths import PathTree
+from quee.perceptron import Fit, fit_perceptron
 from quee.precision import Precision
 from quee.quantization import QuantizedLinear, quantize_linear
 from quee.targets import calibration_error
-from quee.threads import one_thread
 
 
 def gate_inputs(tree: PathTree, gate: int, features: np.ndarray) -> np.ndarray:
@@ -106,69 +106,17 @@ def standardised(x: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Tensor:
     return torch.from_numpy(np.clip((x - mean) / scale, -CLIP, CLIP).astype(np.float32))
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How a network is fitted."""
-
-    hidden: int
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    patience: int
-    seed: int
-
-
-@one_thread()
 def fit_network(
     x: np.ndarray, y: np.ndarray, x_val: np.ndarray, y_val: np.ndarray, settings: Fit
 ) -> tuple[Network, list[dict[str, float]]]:
     """Fit outputs y (n, outputs) in [0, 1] (NaN: unknown) by cross-entropy, stopping early on the validation rows."""
     mean, scale = x.mean(axis=0, dtype=np.float64), np.maximum(x.std(axis=0, dtype=np.float64), 1e-6)
-
-    generator = torch.Generator().manual_seed(settings.seed)
+    fitted, history = fit_perceptron(standardised(x, mean, scale), y, standardised(x_val, mean, scale), y_val, settings)
     first, last = nn.Linear(x.shape[1], settings.hidden), nn.Linear(settings.hidden, y.shape[1])
     with torch.no_grad():
-        for layer in (first, last):
-            bound = layer.in_features**-0.5
-            layer.weight.uniform_(-bound, bound, generator=generator)
-            layer.bias.zero_()
-        rate = np.clip(np.nanmean(y, axis=0), 0.005, 0.995)
-        last.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
-    model = nn.Sequential(first, nn.ReLU(), last)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    inputs, inputs_val = standardised(x, mean, scale), standardised(x_val, mean, scale)
-    known, known_val = torch.from_numpy(np.isfinite(y)), torch.from_numpy(np.isfinite(y_val))
-    target, target_val = torch.from_numpy(np.nan_to_num(y)).float(), torch.from_numpy(np.nan_to_num(y_val)).float()
-
-    def loss_of(logits: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-        each = nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-        return (each * mask).sum() / mask.sum().clamp_min(1)
-
-    best, kept, waited, history = float("inf"), None, 0, []
-    for epoch in range(settings.epochs):
-        total = 0.0
-        order = torch.randperm(len(inputs), generator=generator)
-        for rows in order.split(settings.batch_size):
-            loss = loss_of(model(inputs[rows]), target[rows], known[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(rows)
-        with torch.inference_mode():
-            validation = loss_of(model(inputs_val), target_val, known_val).item()
-        history.append({"epoch": epoch, "loss": total / len(inputs), "validation_loss": validation})
-        if validation < best - 1e-5:
-            best, waited = validation, 0
-            kept = [p.detach().clone() for p in model.parameters()]
-        elif (waited := waited + 1) >= settings.patience:
-            break
-    assert kept is not None
-    with torch.no_grad():
-        for parameter, value in zip(model.parameters(), kept, strict=True):
-            parameter.copy_(value)
+        for layer, weight, bias in ((first, fitted.first, fitted.first_bias), (last, fitted.last, fitted.last_bias)):
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
     return Network.quantized(mean, scale, first, last, x), history
 
 

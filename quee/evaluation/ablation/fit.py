@@ -17,8 +17,9 @@ from quee.evaluation.curves import Floor, budget_grid, errors_at
 from quee.evaluation.methods import constant_floor, marginal_first, routed_sweep, trade_offs
 from quee.evaluation.sweep import Setting, Sweep
 from quee.experiment import Block, Considered, Experiment, PrecisionName, Share
+from quee.perceptron import Fit
 from quee.policies import Costs, Plan, fit_fitted_q
-from quee.predictors import Fit, Network, Predictors, fit_network, gate_inputs, quality, rows_of
+from quee.predictors import Network, Predictors, fit_network, gate_inputs, quality, rows_of
 from quee.targets import future_errors
 
 DIVISIONS = {

@@ -1,0 +1,73 @@
+"""Gradients and steps written out are those that torch derives."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from quee.perceptron import AdamW, Fit, Perceptron, fit_perceptron
+
+
+def problem(seed: int, n: int, inputs: int, hidden: int, outputs: int) -> tuple[Perceptron, torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    model = Perceptron(inputs, hidden, outputs)
+    model.flat.normal_(generator=generator)
+    x = torch.randn(n, inputs, generator=generator)
+    target = torch.rand(n, outputs, generator=generator)
+    known = (torch.rand(n, outputs, generator=generator) < 0.7).float()
+    return model, x, target, known
+
+
+def as_torch(model: Perceptron) -> nn.Sequential:
+    hidden, inputs = model.first.shape
+    found = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, len(model.last)))
+    with torch.no_grad():
+        parts = (model.first, model.first_bias, model.last, model.last_bias)
+        for parameter, value in zip(found.parameters(), parts, strict=True):
+            parameter.copy_(value)
+    return found
+
+
+@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 9), st.integers(1, 8), st.integers(1, 7))
+@settings(deadline=None, max_examples=40)
+def test_loss_and_gradient_are_those_of_automatic_differentiation(seed, n, inputs, hidden, outputs):
+    model, x, target, known = problem(seed, n, inputs, hidden, outputs)
+    peer = as_torch(model)
+    each = binary_cross_entropy_with_logits(peer(x), target, reduction="none")
+    expected = (each * known).sum() / known.sum().clamp_min(1)
+    expected.backward()
+    loss = model.differentiate(x, target, known)
+    gradient = torch.cat([parameter.grad.flatten() for parameter in peer.parameters()])
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.gradient, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_steps_are_those_of_adam_with_decoupled_weight_decay():
+    model, x, target, known = problem(0, 50, 6, 5, 4)
+    peer, own = as_torch(model), AdamW(model.flat, 0.03, 0.1)
+    optimizer = torch.optim.AdamW(peer.parameters(), 0.03, weight_decay=0.1)
+    for _ in range(30):
+        optimizer.zero_grad()
+        each = binary_cross_entropy_with_logits(peer(x), target, reduction="none")
+        ((each * known).sum() / known.sum()).backward()
+        optimizer.step()
+        model.differentiate(x, target, known)
+        own.step(model.gradient)
+    flat = torch.cat([parameter.detach().flatten() for parameter in peer.parameters()])
+    torch.testing.assert_close(model.flat, flat, rtol=1e-3, atol=1e-4)
+
+
+def test_it_stops_early_and_keeps_the_best_weights():
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(60, 8)).astype(np.float32))
+    y, y_val = rng.integers(0, 2, (2, 60, 3)).astype(np.float64)  # noise: validation soon gets worse
+    y[:5] = np.nan
+    options = Fit(hidden=16, epochs=400, batch_size=32, learning_rate=0.02, weight_decay=0.0, patience=5, seed=1)
+    model, history = fit_perceptron(x, y, x, y_val, options)
+    losses = [row["validation_loss"] for row in history]
+    assert len(losses) < 400
+    assert np.argmin(losses) <= len(losses) - 5
+    kept = model.loss(x, torch.from_numpy(y_val).float(), torch.ones(60, 3)).item()
+    assert abs(kept - min(losses)) < 1e-5
