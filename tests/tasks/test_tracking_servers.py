@@ -110,7 +110,7 @@ class Gate:
 
 
 def wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
-    end = time.monotonic() + 180
+    end = time.monotonic() + 400
     while time.monotonic() < end and process.poll() is None:
         try:
             with urllib.request.urlopen(address, timeout=5):
