@@ -114,9 +114,13 @@ def prepare(target: Path) -> dict[str, Any]:
 
 
 def clone(target: Path) -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for name in listed.splitlines():
         copy = target / name
+        if not os.path.lexists(ROOT / name):
+            continue
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, copy, follow_symlinks=False)
     settings = target / "experiments" / "digits.yaml"
@@ -191,6 +195,8 @@ def rewind(source: Path, target: Path, stages: list[str], whole: bool) -> None:
     for stage, file in run_cache(target):
         if stage in stages:
             file.unlink()
+            if not any(file.parent.iterdir()):
+                file.parent.rmdir()
 
 
 def give_back_run_cache(source: Path, target: Path, stages: list[str]) -> None:

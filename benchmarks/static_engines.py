@@ -37,7 +37,12 @@ def openvino(model: Any, threads: int, hint: str) -> Run:
     from openvino import Core
 
     core, compiled = Core(), {}
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1}
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": hint,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
 
     def run(x: np.ndarray) -> np.ndarray:
         if len(x) not in compiled:

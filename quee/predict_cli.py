@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,11 @@ def predict(
     budget: Annotated[float | None, typer.Option(help="Mean cost per image; 1 is the static w8a8 network.")] = None,
     trade_off: Annotated[float | None, typer.Option(help="Instead: the price of a unit of cost, in errors.")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Limit for every image.")] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(help="Instead: mean milliseconds per image; takes `quee profile`. Costs are of time then."),
+    ] = None,
+    images_per_second: Annotated[float | None, typer.Option(help="The same, as a rate.")] = None,
     engine: Annotated[
         str, typer.Option(help="What executes: torch (exact), or an engine of `quee[engines]`.")
     ] = "auto",
@@ -38,8 +44,10 @@ def predict(
 
     if sum((as_json, as_csv, out is not None)) > 1:
         raise UsageError("give one of --json, --csv and --out")
-    options, inputs = Options(budget, trade_off, max_cost), Inputs(images)
-    classifier = load_bundle(bundle, engine, threads)
+    options = Options(budget, trade_off, max_cost, latency_ms, images_per_second)
+    inputs, classifier = Inputs(images), load_bundle(bundle, engine, threads)
+    if options.milliseconds is not None:
+        classifier, options = classifier.timed(batch), Options(budget=options.milliseconds)
     start = time.perf_counter()
     if out is not None:
         from quee.runtime.scoring import score_to_parquet
@@ -83,6 +91,7 @@ def _summary(classifier: "AdaptiveClassifier", options: Any, images: int, skippe
         "budget": classifier.budget if options.budget is None else options.budget,
         "budget_met": classifier.operating(options).met,
         "engine": classifier.engine.name,
+        "expected": asdict(classifier.operating(options).expected),
         "images": images,
         "mean_cost": cost / max(images - skipped, 1),
         "skipped": skipped,
@@ -95,6 +104,13 @@ def _say(summary: dict[str, Any], seconds: float, more: str = "") -> None:
     cost = f"mean cost {summary['mean_cost']:.3f}"
     line = f"{summary['images']} images{skipped}, {cost}, {rate:.0f} images/s with {summary['engine']}{more}"
     print(line, file=sys.stderr)
+    expected = summary["expected"]
+    if expected["cost_interval"] is not None:
+        parts = (
+            f"{name} {expected[name]:.3f} [{expected[f'{name}_interval'][0]:.3f}, {expected[f'{name}_interval'][1]:.3f}]"
+            for name in ("cost", "accuracy")
+        )
+        print(f"to expect of data like the validation data (95 %): {', '.join(parts)}", file=sys.stderr)
     if not summary["budget_met"]:
         print("the budget cannot be met: served at the cheapest operating point", file=sys.stderr)
 
@@ -135,6 +151,7 @@ def verify(
         "files": len(manifest.files),
         "format": written,
         "graphs": sum(map(len, manifest.graphs.values())),
+        "guarantees": [asdict(guarantee) for guarantee in classifier.guarantees],
         "precisions": [str(p) for p in classifier.tree.precisions],
         "segments": classifier.tree.segments,
     }
@@ -145,6 +162,12 @@ def verify(
         f"{bundle}: good. {manifest.experiment}, format {written}, {facts['files']} files, {facts['graphs']} graphs, "
         f"{facts['classes']} classes, {facts['segments']} segments at {', '.join(facts['precisions'])}"
     )
+    for guarantee in classifier.guarantees:
+        if guarantee.method == "learn_then_test":
+            typer.echo(
+                f"certified: {guarantee.what.replace('_', ' ')} at most {guarantee.limit:g} at --trade-off "
+                f"{guarantee.trade_off:.5g}, with probability {1 - guarantee.delta:g} (cost {guarantee.cost:.3f} on validation)"
+            )
     if written < FORMAT:
         typer.echo(f"bundle.json has no digest in format {written}; bundles of format {FORMAT} do: make it anew")
     else:

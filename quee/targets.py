@@ -54,6 +54,13 @@ class ClusterTargets:
         self.clusters, self.shrinkage, self.per_node, self.seed = clusters, shrinkage, per_node, seed
 
     def fit(self, cache: FeatureCache) -> "ClusterTargets":
+        import sklearn.cluster  # noqa: F401  two seconds, which loading a bundle should not wait for; before the limit
+
+        # The order of parallel sums would decide the last bits. Once, not per node: it looks through all libraries.
+        with threadpool_limits(1):
+            return self._fit(cache)
+
+    def _fit(self, cache: FeatureCache) -> "ClusterTargets":
         self.tree: PathTree = cache.tree
         self.nodes_: dict[int, NodeClusters] = {}
         for gate in range(1, self.tree.segments):
@@ -71,14 +78,13 @@ class ClusterTargets:
         return self
 
     def _cluster(self, features: np.ndarray) -> NodeClusters:
-        from sklearn.cluster import KMeans  # two seconds to import, which loading a bundle should not wait for
+        from sklearn.cluster import KMeans
 
         x = features.astype(np.float64)
         mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
         x = (x - mean) / scale
         clusters = min(self.clusters, len(np.unique(x, axis=0)))
-        with threadpool_limits(1):  # the order of parallel sums would decide the last bits
-            fitted = KMeans(clusters, n_init=RESTARTS, random_state=self.seed).fit(x)
+        fitted = KMeans(clusters, n_init=RESTARTS, random_state=self.seed).fit(x)
         return NodeClusters(mean, scale, fitted.cluster_centers_)
 
     def _probability(self, label: np.ndarray, errors: np.ndarray, clusters: int) -> np.ndarray:

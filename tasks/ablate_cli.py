@@ -20,6 +20,7 @@ def ablate(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Exit with status 5 while another run is at work.")
     ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as docs/ablations.md has it.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Vary one thing at a time in an experiment and show what each is worth, with intervals.
@@ -59,7 +60,10 @@ def ablate(
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
     for metrics in found.values():
-        _show(metrics)
+        if markdown:
+            typer.echo(as_markdown(metrics))
+        else:
+            _show(metrics)
 
 
 def _list(root: Path, names: list[str], json_: bool) -> None:
@@ -100,13 +104,34 @@ def _show(metrics: dict[str, Any]) -> None:
         table.add_row(axis, point, f"{100 * row['auc']:.2f}", gain, interval, f"{100 * row['validation_auc']:.2f}")
     console = Console()
     console.print(table)
+    console.print(f"Points of accuracy; {_power(metrics)}", soft_wrap=True, highlight=False)
+
+
+def as_markdown(metrics: dict[str, Any]) -> str:
+    """The table in Markdown: points of accuracy, gains in bold whose interval for all rows leaves out zero."""
+
+    def between(row: dict[str, float], low: str, high: str) -> str:
+        return f"{100 * row[low]:+.2f} … {100 * row[high]:+.2f}" if low in row else ""
+
+    names = ("axis", "point", "auc", "gain", "alone", "for all rows", "validation auc", "AUROC", "RMSE", "ECE")
+    lines = [f"| {' | '.join(names)} |", f"| {' | '.join('---' for _ in names)} |"]
+    for title, row in _in_order(metrics["points"]):
+        gain = f"{100 * row['gain.mean']:+.2f}" if "gain.mean" in row else ""
+        if gain and (row["gain.joint_low"] > 0 or row["gain.joint_high"] < 0):
+            gain = f"**{gain}**"
+        cells = [*title.split("/", 1), f"{100 * row['auc']:.2f}", gain]
+        cells += [between(row, "gain.low", "gain.high"), between(row, "gain.joint_low", "gain.joint_high")]
+        cells += [f"{100 * row['validation_auc']:.2f}"]
+        cells += [f"{row[name]:.3f}" if name in row else "" for name in ("auroc", "rmse", "ece")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _power(metrics)])
+
+
+def _power(metrics: dict[str, Any]) -> str:
     see = metrics["detectable"]
-    console.print(
-        f"Points of accuracy; {metrics['repetitions']} repetitions, {metrics['test_samples']} test samples each, "
-        f"{metrics['rows']} rows. Half of the rows would have shown a difference of {100 * see['median']:.2f} with a "
-        f"probability of {see['power']:.0%}.",
-        soft_wrap=True,
-        highlight=False,
+    return (
+        f"{metrics['repetitions']} repetitions, {metrics['test_samples']} test samples each, {metrics['rows']} rows. Half of "
+        f"the rows would have shown a difference of {100 * see['median']:.2f} points with a probability of {see['power']:.0%}."
     )
 
 

@@ -6,7 +6,7 @@ from quee.io import read_json, read_tensors
 from quee.policies import Costs, FittedQ, Plan
 from quee.predictors import Predictors
 from quee.runtime import load_bundle
-from quee.runtime.writing import write_bundle
+from quee.runtime.writing import guarantees_of, write_bundle
 from tasks.stage import Stage, main
 
 
@@ -21,6 +21,8 @@ def run(stage: Stage) -> None:
     metrics = read_json(stage.input("evaluate") / "metrics.json")
     if metrics["experiment"] != stage.experiment.name:
         raise IntegrityError(f"{stage.input('evaluate')} belongs to experiment {metrics['experiment']!r}")
+    certified = metrics.get("certification")
+    guarantees = guarantees_of(certified, f"quee_{settings.policy}") if certified else []
     write_bundle(
         stage.out,
         stage.experiment.name,
@@ -33,6 +35,8 @@ def run(stage: Stage) -> None:
         settings.policy,
         settings.budget,
         cache.description["classes"],
+        guarantees,
+        stage.experiment.evaluate.points,
     )
     load_bundle(stage.out)
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "lineage": ("tasks.lineage_cli:lineage", "Show what made a result: commit, inputs, settings, machine."),
     "reproduce": ("tasks.lineage_cli:reproduce", "Make a tracked result again and compare the digests."),
     "gc": ("tasks.housekeeping_cli:gc", "Say what no result needs any more, and remove it when told to."),
+    "shift": ("tasks.shift:shift", "Measure a bundle under corruptions and class imbalance."),
     "ui": ("tasks.tracking_cli:ui", "Open MLflow's pages on this machine."),
     "data": ("tasks.data_cli:data_app", "Add, list or check data sets."),
     "weights": ("tasks.data_cli:weights_app", "Add or list weights of pretrained backbones."),

@@ -1,4 +1,7 @@
-"""What kills leave behind: DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place, and then refuses every command."""
+"""What kills leave behind: DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place, and then refuses every command.
+
+So it does over a folder of its run cache that it had made and not filled yet.
+"""
 
 import json
 import re
@@ -15,6 +18,8 @@ from tasks._tracking_lock import ABLATIONS
 
 LAST_GOOD = Path(".quee") / "last-good" / "dvc.lock"
 DIGEST = re.compile(r"^[0-9a-f]{32}(\.dir)?$")
+ENTRY = re.compile(r"^[0-9a-f]{64}$")
+"""Name of an entry of DVC's run cache."""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -22,6 +27,7 @@ def heal(root: Path, notify: Callable[[str], None]) -> None:
     """Put right what killed runs left. The caller holds the checkout's lock. Raises BusyError when DVC is at work."""
     _heal_rwlock(root, notify)
     _heal_lock(root, notify)
+    _heal_run_cache(root)
     _drop_damaged(root / ABLATIONS, notify)
     keep_last_good(root)
 
@@ -95,6 +101,16 @@ def _heal_rwlock(root: Path, notify: Callable[[str], None]) -> None:
     file.unlink(missing_ok=True)
     state = "damaged" if holders is None else "left by a killed run"
     notify(f".dvc/tmp/rwlock was {state}: removed")
+
+
+def _heal_run_cache(root: Path) -> None:
+    """Remove what is no entry: half-written files, and folders without an entry, over which DVC falls."""
+    for folder in (root / ".dvc" / "cache" / "runs").glob("*/*"):
+        for file in folder.iterdir():
+            if not ENTRY.match(file.name) or not file.stat().st_size:
+                file.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _holders(content: bytes) -> list[int] | None:

@@ -228,6 +228,10 @@ def said(result: Lineage) -> list[str]:
 def _code(result: Lineage) -> str:
     if result.commit is None:
         return "not known (made outside git)"
+    if not result.made:
+        return (
+            f"not known; git {result.commit}{' with differences' if result.dirty else ''} lay here when it was tracked"
+        )
     if result.patch in (None, "none"):
         return f"git {result.commit}{' with differences that were not kept' if result.dirty else ''}"
     return f"git {result.commit} and uncommitted differences: {result.patch}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from loopback import dask_cluster, s3_server
 from toy_project import ROOT, Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -125,6 +126,35 @@ def test_kills_other_shards_and_workers_leave_the_same_bytes(undisturbed: Projec
     assert run_to_the_end(project, **other) == 0
     assert outputs(project) == outputs(undisturbed)
     assert project.read("dvc.lock") == undisturbed.read("dvc.lock")
+
+
+def test_dask_workers_one_of_them_killed_and_shards_on_s3_leave_the_same_bytes(
+    undisturbed: Project, tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed")
+    pytest.importorskip("moto")
+    import fsspec
+
+    expected = {file.name: file.read_bytes() for file in (undisturbed.root / "artifacts/digits/features").iterdir()}
+    shutil.copytree(undisturbed.root, tmp_path / "project", symlinks=True)
+    project = Project(tmp_path / "project")
+    shutil.rmtree(project.root / "artifacts/digits/features")
+    with s3_server(tmp_path) as s3, dask_cluster(2, tmp_path / "dask", project.root, **s3) as cluster:
+        store = fsspec.filesystem("s3", key="test", secret="test", endpoint_url=s3["AWS_ENDPOINT_URL"])
+
+        def there() -> list[str]:
+            store.invalidate_cache()
+            return [name for name in store.find("quee/shards") if "/shard-" in name]
+
+        scale = {"QUEE_EXECUTOR": "dask", "QUEE_DASK": cluster.address, "QUEE_SHARDS": "s3://quee/shards"}
+        stage = project.start(sys.executable, "-m", "tasks.features", "digits", QUEE_SHARD_SIZE="40", **scale, **s3)
+        wait_until(lambda: len(there()) >= 4, stage)
+        cluster.workers[0].kill()
+        output, _ = stage.communicate(timeout=600)
+        assert stage.returncode == 0, output
+        assert there() == [], "shards are removed when the stage has succeeded"
+    made = {file.name: file.read_bytes() for file in (project.root / "artifacts/digits/features").iterdir()}
+    assert made == expected
 
 
 def test_forcing_every_stage_again_gives_the_same_lock(undisturbed: Project) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tasks.ablate import CODE
+
 ROOT = Path(__file__).parent.parent
 
 # Not dependencies, and what only they import is none either: errors, progress bars, locks and where shards are computed
@@ -34,6 +36,12 @@ EXEMPT = {
     "tasks/scale.py",
     "tasks/stage.py",
 }
+
+NO_NUMBERS = (
+    "quee/backbones", "quee/cache.py", "quee/evaluation/__init__.py", "quee/evaluation/ablation/__init__.py",
+    "quee/threads.py",
+)  # fmt: skip
+"""What ablations' points import that decides no number: no network runs, and the cache's content has its own digest."""
 
 READERS = {"targets", "predictors", "policies", "evaluate", "ablate"}
 READ = {"quee/paths.py", "quee/precision.py"}
@@ -87,9 +95,9 @@ def _files(module: str) -> Iterator[str]:
                 yield file
 
 
-def used_by(stage: str) -> set[str]:
+def used_by(stage: str, start: str | None = None) -> set[str]:
     found: set[str] = set()
-    todo = [f"tasks/{stage}.py"]
+    todo = [start or f"tasks/{stage}.py"]
     while todo:
         file = todo.pop()
         if file not in found and file not in EXEMPT:
@@ -113,6 +121,12 @@ def test_a_stage_depends_on_exactly_the_code_it_uses(stage: str) -> None:
     missing = sorted(file for file in used if not any(covers(dep, file) for dep in listed))
     superfluous = sorted(dep for dep in listed if not any(covers(dep, file) for file in used))
     assert (missing, superfluous) == ([], []), f"stage {stage}: (missing, superfluous)"
+
+
+def test_points_of_an_ablation_are_known_by_all_the_code_that_decides_them() -> None:
+    used = used_by("ablate", "quee/evaluation/ablation/fit.py")
+    assert [file for file in sorted(used) if not any(covers(code, file) for code in (*CODE, *NO_NUMBERS))] == []
+    assert all((ROOT / code).exists() for code in CODE)
 
 
 @pytest.mark.parametrize("stage", STAGES)

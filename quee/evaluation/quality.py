@@ -106,18 +106,24 @@ def measured_variants(
 ) -> tuple[list[Row], list[Row]]:
     """A row per variant with its predictors' quality on test and its `auc`; and the points of its curve on test."""
     rows, points = [], []
+    used: tuple[Measured, dict[str, float]] | None = None
     for variant in variants(cache, experiment, plan):
-        sweep = routed_sweep("quee_plan", setting, variant.plan, variant.plan.costs)
-        found: Measured = measure(sweep, yardstick)
+        if variant.plan is plan and used is not None:
+            found, how_good = used
+        else:
+            found = measure(routed_sweep("quee_plan", setting, variant.plan, variant.plan.costs), yardstick)
+            how_good = predictor_quality(variant.plan.predictors, setting.caches["test"])
+        if variant.plan is plan:
+            used = found, how_good
         own = {"kind": variant.kind, "value": float(variant.value)}
-        rows.append({**own, "auc": found.auc, **predictor_quality(variant.plan.predictors, setting.caches["test"])})
+        rows.append({**own, "auc": found.auc, **how_good})
         points += [{**own, "accuracy": a, "cost": c} for split, _, a, c in found.curve if split == "test"]
     return rows, points
 
 
 def rank_correlation(rows: list[Row]) -> float | None:
     """Spearman's, of RMSE and `auc` over predictors of different quality: −1 where a lower RMSE always is a better curve."""
-    own = [row for row in rows if row["kind"] in QUALITY]
-    if len(own) < 3:
-        return None
-    return float(spearmanr([row["rmse"] for row in own], [row["auc"] for row in own]).statistic)
+    own = [(row["rmse"], row["auc"]) for row in rows if row["kind"] in QUALITY]
+    if len(own) < 3 or min(len(set(column)) for column in zip(*own, strict=True)) < 2:
+        return None  # nothing to rank
+    return float(spearmanr(own).statistic)

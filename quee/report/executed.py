@@ -29,7 +29,8 @@ def executed_section(measured: dict[str, Any]) -> str:
     )
     return (
         '<h2 id="executed">Executed</h2>'
-        f"<p>Measured on {escape(measured['machine'])} with {measured['threads']} thread(s), not simulated; milliseconds "
+        f"<p>Measured on {escape(measured['machine'])} with {measured['threads']} thread(s), not simulated, "
+        f"in {'CPU' if measured.get('clock') == 'cpu' else 'wall-clock'} seconds; milliseconds "
         "are those of one call at batch 1. Small accuracies are below the target, "
         f"{100 * found['target']:.2f} % (the float network's less half a point). "
         f"QuEE's images per second over those of the fastest static deployment that reaches it: {ratios or '–'}. "

@@ -97,7 +97,7 @@ def build_page(results: Results, figures: dict[str, str], records: str | None = 
         drawn("curves"),
         drawn("gains"),
         sections.budgets(results),
-        sections.targets(results),
+        sections.savings(results),
         drawn("techniques"),
         drawn("others"),
         sections.methods(results),

@@ -87,12 +87,13 @@ def _repetitions(results: Results) -> str:
 
 def _gains(results: Results) -> str:
     """What the test samples say, where the held-out samples were not divided anew."""
-    found = results.metrics["evaluate"].get("gains", {})
+    found, seeds = results.metrics["evaluate"].get("gains", {}), results.metrics["evaluate"].get("seeds", 1)
     lines = "".join(f"<li>{line}</li>" for line in _gain_lines(found, True))
     return (
         "<h3>Over the test samples</h3><p>Compared is the accuracy averaged over all budgets on a logarithmic scale; below "
         "its cheapest point a method is mixed with always answering the most frequent class. The 95 % intervals are from a "
-        "paired bootstrap over test samples: they say nothing of another division of the samples or another training run."
+        f"paired bootstrap over test samples and {seeds} {'seed' if seeds == 1 else 'seeds'} of targets, predictors and "
+        "policies: they say nothing of another division of the samples or another training run."
         f"</p><ul>{lines}</ul>"
     )
 
@@ -195,7 +196,7 @@ def methods(results: Results) -> str:
     )
 
 
-def targets(results: Results) -> str:
+def savings(results: Results) -> str:
     """What it costs to be nearly as accurate as the float network."""
     found, rows = results.metrics["evaluate"]["methods"], []
     for name in (*OURS, *(n for n in ("static_w8a8", REFERENCE, "small_static", "confidence_hull") if n in found)):

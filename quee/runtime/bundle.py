@@ -95,7 +95,7 @@ def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Plan | FittedQ, 
     if manifest.policy == "fitted_q":
         policy = FittedQ.from_arrays(plan, read_tensors(folder / "fitted_q.safetensors"))
         _check_fitted(folder, tree, policy)
-    points = [Point(p.trade_off, p.first, p.cost, p.accuracy) for p in manifest.operating_points]
+    points = [Point(**point.model_dump()) for point in manifest.operating_points]
     return view, policy, policy_costs(tree, description, policy).routed, points
 
 

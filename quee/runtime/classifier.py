@@ -20,7 +20,7 @@ from quee.runtime.engines.torch import TorchEngine
 from quee.runtime.executor import Executor, Flight, draws
 from quee.runtime.explanation import Explanation, Trace, explained, static_costs
 from quee.runtime.images import Images, checked, prepare
-from quee.runtime.operating import Operating, OperatingPoints, Options, Point
+from quee.runtime.operating import Expected, Guarantee, Operating, OperatingPoints, Options, Point
 from quee.runtime.profile import Profile
 from quee.runtime.router import Router
 from quee.runtime.timed import timed_points
@@ -168,6 +168,18 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The same, where float32 arrays are taken for prepared images."""
         floats = isinstance(images, np.ndarray) and images.dtype == np.float32
         return checked(images, self.transform) if floats else self.prepare(images)
+
+    @property
+    def guarantees(self) -> list[Guarantee]:
+        """What was certified, where the experiment keeps a certification split."""
+        return [Guarantee(**facts) for facts in self.description.get("guarantees", [])]
+
+    def expect(self, **options: float | None) -> Expected:
+        """Accuracy and mean cost to expect, with 95 % intervals, of data like the validation data: options as in `route`.
+
+        With `max_cost` it is an upper bound of both: the points were measured without such a limit.
+        """
+        return self.operating(Options(**options)).expected
 
     def operating(self, options: Options) -> Operating:
         """The operating points that answer the options."""

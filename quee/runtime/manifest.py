@@ -33,13 +33,30 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+Accuracy = Annotated[float, Field(ge=0, le=1)]
+
+
 class PointRecord(_Strict):
     """An operating point as found on validation."""
 
-    accuracy: Annotated[float, Field(ge=0, le=1)]
+    accuracy: Accuracy
+    accuracy_interval: tuple[Accuracy, Accuracy] | None = None
     cost: Positive
+    cost_interval: tuple[Positive, Positive] | None = None
     first: Annotated[int, Field(ge=0)]
     trade_off: Annotated[float, Field(ge=0)]
+
+
+class GuaranteeRecord(_Strict):
+    """What was certified of a trade-off."""
+
+    what: Literal["accuracy_loss", "budget"]
+    limit: Positive
+    method: Literal["learn_then_test", "conformal"]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    samples: Annotated[int, Field(ge=1)]
+    trade_off: Annotated[float, Field(ge=0)]
+    cost: Positive
 
 
 class PreprocessingRecord(_Strict):
@@ -65,6 +82,8 @@ class Manifest(_Strict):
     preprocessing: PreprocessingRecord | None
     """None: the backbone's own, in bundles of format 1."""
     operating_points: Annotated[tuple[PointRecord, ...], Field(min_length=1)]
+    guarantees: tuple[GuaranteeRecord, ...] = ()
+    """Empty where the experiment keeps no certification split."""
     precision_files: dict[str, str]
     graphs: dict[str, tuple[str, ...]]
     """Exported graphs by precision, in the order of the segments."""
@@ -134,7 +153,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         for step in range(number, FORMAT):
             value = MIGRATIONS[step](value)
-        return Manifest.model_validate_json(canonical(value))
+        return Manifest.model_validate_json(json.dumps(value))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -19,6 +19,38 @@ class Point:
     """Index of the first segment's precision."""
     cost: float
     accuracy: float
+    accuracy_interval: tuple[float, float] | None = None
+    """Where the accuracy on new data is (95 %, bootstrap over validation samples); None in older bundles."""
+    cost_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What was certified of a trade-off on samples that nothing else touched; each statement holds alone.
+
+    `accuracy_loss`: accuracy is below the static network's at the highest precision by at most `limit`. `budget`: the
+    mean cost is at most `limit`. By `learn_then_test` with probability 1 − `delta`, by `conformal` on average.
+    """
+
+    what: str
+    limit: float
+    method: str
+    delta: float
+    samples: int
+    trade_off: float
+    cost: float
+    """On validation."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Accuracy and mean cost to expect of new data like the validation data, with 95 % intervals where known."""
+
+    accuracy: float
+    cost: float
+    accuracy_interval: tuple[float, float] | None
+    cost_interval: tuple[float, float] | None
+    budget_met: bool
 
 
 @dataclass(frozen=True)
@@ -67,6 +99,24 @@ class Operating:
     high: Point
     share: float
     met: bool
+
+    @property
+    def expected(self) -> Expected:
+        """Of the mixture; the ends of its intervals are the points' ends mixed, which is no narrower than its own."""
+
+        def mixed(low: float, high: float) -> float:
+            return (1 - self.share) * low + self.share * high
+
+        def interval(low: tuple[float, float] | None, high: tuple[float, float] | None) -> tuple[float, float] | None:
+            return None if low is None or high is None else (mixed(low[0], high[0]), mixed(low[1], high[1]))
+
+        return Expected(
+            mixed(self.low.accuracy, self.high.accuracy),
+            mixed(self.low.cost, self.high.cost),
+            interval(self.low.accuracy_interval, self.high.accuracy_interval),
+            interval(self.low.cost_interval, self.high.cost_interval),
+            self.met,
+        )
 
 
 class OperatingPoints:

@@ -2,11 +2,16 @@
 
 import shutil
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from quee.cache import FeatureCache
 from quee.data.transforms import Preprocessing
+from quee.evaluation.curves import interval, resamples
 from quee.evaluation.methods import routed_sweep
 from quee.evaluation.sweep import Setting, Sweep
 from quee.io import read_json, write_json, write_tensors
@@ -17,9 +22,11 @@ from quee.predictors import Predictors
 from quee.runtime.bundle import load_view, policy_costs
 from quee.runtime.export import export_graphs
 from quee.runtime.manifest import seal
-from quee.runtime.operating import Point
+from quee.runtime.operating import Guarantee, Point
 from quee.runtime.timed import write_validation
 
+REPEATS = 500
+"""Bootstrap replicates behind the intervals."""
 CARD = """# {name}
 
 An adaptive image classifier: each image takes its own path through one network, in which segments run at different
@@ -40,6 +47,9 @@ On validation data, cost 1 being the static w8a8 network:
 | --- | --- |
 {table}
 
+In brackets where the mean on new data will be (95 %, bootstrap over validation samples).
+{guaranteed}
+
 ## Use
 
 ```python
@@ -59,14 +69,36 @@ any class.
 
 
 def operating_points(sweep: Sweep, tree: PathTree) -> list[Point]:
-    """The sweep's points by rising validation cost, none dearer than one more accurate on validation."""
+    """The sweep's points by rising validation cost, with what validation says of the means on new data."""
     assert sweep.nodes is not None
     nodes, points = sweep.nodes["validation"], []
-    cost, accuracy = sweep.costs["validation"].mean(axis=0), 1 - sweep.errors["validation"].mean(axis=0)
+    costs, correct = sweep.costs["validation"], 1.0 - sweep.errors["validation"]
+    weights = resamples(len(costs), REPEATS, 0)
+    cost_ends, accuracy_ends = (np.stack(interval(weights @ v), axis=1).tolist() for v in (costs, correct))
     for point in sweep.order:
         first = int(tree.choice[tree.lineage(int(nodes[0, point]))[0]])
-        points.append(Point(float(sweep.values[point]), first, float(cost[point]), float(accuracy[point])))
+        cost, accuracy = float(costs[:, point].mean()), float(correct[:, point].mean())
+        around_accuracy, around_cost = _holding(accuracy, accuracy_ends[point]), _holding(cost, cost_ends[point])
+        around_accuracy = (max(around_accuracy[0], 0.0), min(around_accuracy[1], 1.0))
+        points.append(Point(float(sweep.values[point]), first, cost, accuracy, around_accuracy, around_cost))
     return points
+
+
+def _holding(mean: float, ends: Sequence[float]) -> tuple[float, float]:
+    """The interval, rounding of sums aside."""
+    return min(mean, ends[0]), max(mean, ends[1])
+
+
+def guarantees_of(certification: Mapping[str, Any], method: str) -> list[Guarantee]:
+    """From `evaluate`'s block `certification`, of one method; what could not be certified is left out."""
+    found = []
+    for what, by_limit in sorted(certification["methods"][method].items()):
+        for limit, by_kind in sorted(by_limit.items(), key=lambda item: float(item[0])):
+            for kind, point in sorted(by_kind.items()):
+                if point is not None:
+                    facts = (certification["delta"], certification["samples"])
+                    found.append(Guarantee(what, float(limit), kind, *facts, point["lambda"], point["validation_cost"]))
+    return found
 
 
 def write_bundle(
@@ -81,12 +113,17 @@ def write_bundle(
     policy: str,
     budget: float,
     classes: list[str],
+    guarantees: Sequence[Guarantee] = (),
+    trade_offs: int = 120,
 ) -> None:
-    """Write a bundle into the folder `out`; `policy` is `plan` or `fitted_q`, chosen points come from validation."""
+    """Write a bundle into the folder `out`; `policy` is `plan` or `fitted_q`, chosen points come from validation.
+
+    `guarantees` are the policy's own, at trade-offs of a sweep of so many `trade_offs`.
+    """
     tree, description = cache.tree, cache.description
     chosen: Plan | FittedQ = fitted if policy == "fitted_q" else fitted.plan
     costs = policy_costs(tree, description, chosen)
-    setting = Setting({"validation": cache.of("validation")}, Costs.of(tree, description))
+    setting = Setting({"validation": cache.of("validation")}, Costs.of(tree, description), trade_offs)
     points = operating_points(routed_sweep(policy, setting, chosen, costs), tree)
     files = [(backbone / "model.safetensors", "model.safetensors"), (heads, "heads.safetensors")]
     quantised = {str(p): f"{p}.safetensors" for p in sorted(tree.precisions) if not p.is_float}
@@ -118,7 +155,8 @@ def write_bundle(
         precisions=", ".join(map(str, tree.precisions)),
         policy=policy,
         budget=budget,
-        table="\n".join(f"| {p.cost:.3f} | {p.accuracy:.4f} |" for p in shown),
+        table="\n".join(map(_row, shown)),
+        guaranteed=_guaranteed(guarantees),
     )
     (out / "README.md").write_text(card, encoding="utf-8")
     seal(
@@ -129,9 +167,33 @@ def write_bundle(
             "embedding": embedding,
             "experiment": name,
             "graphs": graphs,
+            "guarantees": [asdict(g) for g in guarantees],
             "operating_points": [asdict(p) for p in points],
             "policy": policy,
             "precision_files": quantised,
             "preprocessing": asdict(transform),
         },
+    )
+
+
+def _row(point: Point) -> str:
+    cost, accuracy = (
+        "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+        for ends in (point.cost_interval, point.accuracy_interval)
+    )
+    return f"| {point.cost:.3f}{cost} | {point.accuracy:.4f}{accuracy} |"
+
+
+def _guaranteed(guarantees: Sequence[Guarantee]) -> str:
+    """The statements that hold with probability 1 - δ, as a table; empty where there are none."""
+    said = [g for g in guarantees if g.method == "learn_then_test"]
+    if not said:
+        return ""
+    words = {"accuracy_loss": "accuracy lost to the static network at most", "budget": "mean cost at most"}
+    rows = [f"| {words[g.what]} {g.limit:g} | {g.trade_off:.5g} | {g.cost:.3f} |" for g in said]
+    return (
+        f"\nCertified on {said[0].samples:,} samples that nothing else touched, each with probability "
+        f"{1 - said[0].delta:g} and alone:\n\n| | trade-off | mean cost on validation |\n| --- | --- | --- |\n"
+        + "\n".join(rows)
+        + "\n"
     )

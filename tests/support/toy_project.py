@@ -127,7 +127,7 @@ class Project:
         """Run a command to its end, check its status unless none is given, return what it printed."""
         done = subprocess.run(
             command, cwd=self.root, env=self.environment(**environment), text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, timeout=120, check=False,
+            stderr=subprocess.STDOUT, timeout=280, check=False,
         )  # fmt: skip
         assert status is None or done.returncode == status, done.stdout
         return done.stdout

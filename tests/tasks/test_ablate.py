@@ -26,7 +26,8 @@ from tasks.stage import Stage, main
 
 def run(stage: Stage) -> None:
     points = {"base/as configured": {"auc": 0.9, "validation_auc": 0.9}}
-    gain = {"gain.mean": -0.02, "gain.joint_low": -0.03, "gain.joint_high": -0.01}
+    gain = {"mean": -0.02, "low": -0.025, "high": -0.015, "joint_low": -0.03, "joint_high": -0.01}
+    gain = {f"gain.{name}": value for name, value in gain.items()}
     points["clusters/K = 5"] = {"auc": 0.88, "validation_auc": 0.91, **gain}
     rest = {"repetitions": stage.experiment.ablate.seeds, "rows": 1, "test_samples": 9}
     rest["detectable"] = {"median": 0.01, "power": 0.8}
@@ -60,6 +61,7 @@ def test_an_ablation_runs_once_and_its_table_is_shown(ablated: Project) -> None:
     again = ablated.quee("ablate", "toy", "--json")
     assert "ablate@toy: unchanged" in again
     assert json.loads(again[again.index("{") :])["toy"]["repetitions"] == 4
+    assert "| clusters | K = 5 | 88.00 | **-2.00** |" in ablated.quee("ablate", "toy", "--markdown")
     ablated.edit("experiments/toy.yaml", "seeds: 4", "seeds: 5")
     assert "ablate@toy: ran" in ablated.quee("ablate", "toy")
 

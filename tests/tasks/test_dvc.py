@@ -245,6 +245,20 @@ def test_an_emptied_lock_is_restored_from_the_last_good_copy(project: Project) -
         assert project.read("dvc.lock") == good
 
 
+@pytest.mark.slow
+def test_what_a_kill_left_of_run_cache_entries_is_removed(project: Project) -> None:
+    project.quee("run")
+    before = project.results()
+    entries = sorted((project.root / ".dvc/cache/runs").glob("*/*/*"))
+    for entry, left in zip(entries, ("", ".half.tmp", "0" * 64), strict=True):
+        entry.unlink()
+        if left:
+            (entry.parent / left).write_text("")
+    project.do("rm", "-r", "dvc.lock", ".quee/last-good")
+    assert did(project.quee("run")) == {"prepare": "ran", "targets": "ran", "evaluate": "ran"}
+    assert project.results() == before
+
+
 def test_a_rwlock_of_dead_processes_is_removed_and_that_of_a_live_one_respected(project: Project) -> None:
     project.quee("run")
     dead = subprocess.Popen(["true"])

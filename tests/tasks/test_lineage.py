@@ -79,6 +79,7 @@ def test_what_has_no_lineage_is_refused(tracked: Project) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_run_is_made_again_after_the_code_went_on_and_ends_in_equal_digests(tracked: Project) -> None:
     run = str(lineage(tracked, str(tracked.root / "artifacts/toy/evaluate"))["run"])
     tracked.write("helpers/more.py", "OFFSET = 7\n")
@@ -91,6 +92,7 @@ def test_a_run_is_made_again_after_the_code_went_on_and_ends_in_equal_digests(tr
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_fresh_clone_makes_a_run_again(tracked: Project, tmp_path: Path) -> None:
     run = str(lineage(tracked, str(tracked.root / "artifacts/toy/evaluate"))["run"])
     tracked.do("git", "clone", "-q", str(tracked.root), str(tmp_path / "clone"))

@@ -51,7 +51,7 @@ def test_a_server_that_answers_500_and_recovers_gets_every_result_once(
         wait_for(f"http://127.0.0.1:{port}/health", server)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.address)
-        for allowed in (0, 25, 60):  # at once, and in the middle of writing
+        for allowed in (0, 20):  # at once, and in the middle of writing
             gate.allowed = allowed
             with pytest.raises(tracking.UnreachableError, match="nothing is lost"):
                 track(done.root)
@@ -66,8 +66,8 @@ def test_a_server_that_answers_500_and_recovers_gets_every_result_once(
         assert {run.data.tags["quee.complete"] for run in runs} == {"true"}
     finally:
         gate.close()
-        server.terminate()
-        server.wait(30)
+        server.kill()
+        server.wait()
 
 
 class Gate:
@@ -123,13 +123,13 @@ def wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
 @pytest.fixture
 def postgres() -> Iterator[str]:
     """A PostgreSQL server of our own on loopback, its data in a temporary folder."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    initdb = shutil.which("initdb") or (str(found[-1]) if found else None)
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))  # Debian keeps them off the path
+    initdb = str(found[-1]) if found else shutil.which("initdb")
     if initdb is None:
         pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
     if find_spec("psycopg") is None:
         pytest.skip("psycopg is not installed (pip install 'quee[postgres]')")
-    programs, port = Path(initdb).parent, free_port()
+    programs, port = Path(initdb).resolve().parent, free_port()
     user = None
     if os.geteuid() == 0:  # it refuses to run as root
         try:

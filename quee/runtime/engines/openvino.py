@@ -33,7 +33,13 @@ class OpenVinoEngine(GraphEngine):
 
     def compile(self, path: Path, precision: Precision) -> Any:
         hint = {"bf16": "bf16", "fp16": "f16"}.get(self.executed(precision), "f32")
-        settings = {"INFERENCE_NUM_THREADS": self.threads, "INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1}
+        settings = {
+            "INFERENCE_NUM_THREADS": self.threads,
+            "INFERENCE_PRECISION_HINT": hint,
+            "NUM_STREAMS": 1,
+            # Graphs that follow each other would each be tied to a core of their own, and wait for it.
+            "ENABLE_CPU_PINNING": False,
+        }
         return self.core.compile_model(self.core.read_model(path), "CPU", settings)
 
     def load(self, path: Path, precision: Precision) -> Run:

@@ -80,7 +80,9 @@ def test_thinning_takes_from_the_predictor_split_alone() -> None:
     assert len(thinned(replace(cache), 1e-6, 0).of("predictor")) == 2
 
 
-def test_two_variants_have_no_order_worth_telling() -> None:
+def test_two_variants_or_equal_ones_have_no_order_worth_telling() -> None:
+    assert rank_correlation([{"kind": "noise", "rmse": 0.1, "auc": a} for a in (0.7, 0.8, 0.9)]) is None
+    assert rank_correlation([{"kind": "noise", "rmse": r, "auc": 1 - r} for r in (0.1, 0.2, 0.3)]) == -1
     assert (
         rank_correlation([{"kind": "noise", "rmse": 0.1, "auc": 0.9}, {"kind": "clusters", "rmse": 1, "auc": 0}])
         is None

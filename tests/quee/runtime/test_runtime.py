@@ -63,3 +63,10 @@ def test_fit_does_not_overwrite(bundle: Path, images) -> None:
     backbone = create_backbone("vit_digits", (1, 2, 4), **KWARGS)
     with pytest.raises(UsageError, match="exists"):
         quee.fit(backbone, *images, bundle, kwargs=KWARGS)
+
+
+def test_the_card_tells_people_what_the_bundle_is(bundle, classifier) -> None:
+    card = (bundle / "README.md").read_text(encoding="utf-8")
+    assert f"| classes | {len(classifier.classes)} |" in card and "w4a4, w8a8" in card and "8 × 8 pixels" in card
+    first = classifier.points[0]
+    assert f"| {first.cost:.3f} | {first.accuracy:.4f} |" in card

@@ -1,0 +1,92 @@
+"""`quee shift EXPERIMENT`: the bundle under corruptions and class imbalance. Reads results, is no stage of the pipeline."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+OUT = "shift.parquet"
+
+
+def shift(
+    experiment: str,
+    samples: Annotated[int, typer.Option(min=10, help="Test images, drawn at random.")] = 1000,
+    budget: Annotated[
+        list[float] | None, typer.Option(help="Mean cost; may be repeated. The bundle's if none.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="noise, blur, contrast, rotation, imbalance; all if none.")
+    ] = None,
+    severity: Annotated[list[int] | None, typer.Option(help="1 to 5; all if none.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure the bundle of an experiment under shift: accuracy, cost spent, gap to static networks at that cost.
+
+    Writes artifacts/EXPERIMENT/shift/shift.parquet.
+    """
+    import pyarrow as pa
+
+    from quee.errors import UsageError
+    from quee.evaluation.shift import LEVELS, SEVERITIES, shift_rows
+    from quee.io import write_table
+    from quee.progress import progress
+    from quee.registry import unknown
+
+    known = [*LEVELS, "imbalance"]
+    for name in kind or []:
+        if name not in known:
+            raise UsageError(unknown("shift", name, known))
+    for number in severity or []:
+        if number not in SEVERITIES:
+            raise UsageError(f"--severity {number}: give 1 to 5")
+    classifier, images, labels = load(Path.cwd(), experiment, samples, seed)
+    budgets, kinds, levels = budget or [classifier.budget], kind or known, severity or list(SEVERITIES)
+    rows = []
+    with progress("shifts", 1 + len(kinds) * len(levels)) as bar:
+        for row in shift_rows(classifier, images, labels, budgets, kinds, levels, seed=seed):
+            rows.append(row)
+            if row["budget"] == budgets[-1]:
+                bar.advance()
+    out = Path("artifacts") / experiment / "shift"
+    out.mkdir(exist_ok=True)
+    write_table(out / OUT, pa.Table.from_pylist(rows))
+    typer.echo(json.dumps(rows, indent=1) if json_ else table(rows))
+
+
+def load(root: Path, experiment: str, samples: int, seed: int) -> tuple[Any, Any, Any]:
+    """The bundle, and a random draw of its test images, uint8 (n, h, w, c) at the backbone's size, with their labels."""
+    import numpy as np
+
+    from quee.data import open_dataset
+    from quee.data.decode import to_array
+    from quee.errors import IntegrityError
+    from quee.experiment import load_experiment
+    from quee.io import read_json, read_table
+    from quee.runtime import load_bundle
+
+    settings = load_experiment(experiment, root / "experiments")
+    artifacts = root / "artifacts" / experiment
+    for folder in ("prepare", "bundle"):
+        if not (artifacts / folder).is_dir():
+            raise IntegrityError(f"missing folder: {artifacts / folder}; `quee run {experiment}` makes it")
+    classifier = load_bundle(artifacts / "bundle")
+    splits = read_table(artifacts / "prepare" / "splits.parquet")
+    ids = splits["sample_id"].to_numpy()[np.array(splits["split"].to_pylist()) == "test"]
+    ids = np.sort(np.random.default_rng(seed).permutation(ids)[:samples])
+    digests = read_json(artifacts / "prepare" / "dataset.json")["files"]
+    source = open_dataset(root / "data" / settings.prepare.dataset, settings.prepare.dataset, digests)
+    images = np.stack([to_array(classifier.transform.fit(source.decode_image(i))) for i in ids])
+    return classifier, images, source.labels[ids]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [f"{'shift':<12}{'severity':>8}{'budget':>8}{'cost':>8}{'accuracy':>10}{'static':>8}   gap at equal cost"]
+    for row in rows:
+        low, high = 100 * row["gap_low"], 100 * row["gap_high"]
+        lines.append(
+            f"{row['kind']:<12}{row['severity']:>8}{row['budget']:>8g}{row['cost']:>8.3f}{100 * row['accuracy']:>10.1f}"
+            f"{100 * row['static_accuracy']:>8.1f}   {100 * row['gap']:+.1f} [{low:+.1f}, {high:+.1f}]"
+        )
+    return "\n".join(lines)
