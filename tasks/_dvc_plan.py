@@ -202,7 +202,8 @@ class _Planner:
         try:
             for dep in stage.deps:
                 if str(dep) in self.restored:
-                    dep.hash_info = self.restored[str(dep)]
+                    dep.hash_info = restored = self.restored[str(dep)]
+                    dep.get_hash = lambda restored=restored: restored  # what DVC would look up may not be there yet
                 else:
                     dep.save()
         except DependencyDoesNotExistError:

@@ -1,38 +1,17 @@
 """Shards: computed once, whole or not at all, whoever computes them."""
 
-import os
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shard_work import die, die_once, square
 
 from quee import executors, shards
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.executors import EXECUTORS, Inline, Processes, Workers
 from quee.shards import Shard, ShardStore, fill, fingerprint, read_shards, run_shards
-
-
-def square(log: str, number: int) -> bytes:
-    with open(log, "a") as file:
-        file.write(f"{number}\n")
-    return b"%d" % number**2
-
-
-def die_once(log: str, number: int) -> bytes:
-    """The first to come to number 3 is killed, as by the kernel when memory runs out."""
-    if number == 3 and not os.path.exists(f"{log}.died"):
-        Path(f"{log}.died").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return square(log, number)
-
-
-def die(log: str, number: int) -> bytes:
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return square(log, number)
 
 
 def pieces(tmp_path: Path, compute=square, count: int = 6) -> list[Shard]:  # type: ignore[no-untyped-def]

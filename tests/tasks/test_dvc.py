@@ -96,6 +96,10 @@ def test_plan_foresees_that_a_lost_result_is_restored(project: Project) -> None:
     assert actions(project) == ["unchanged", "restore", "unchanged"]
     assert did(project.quee("run"))["targets"] == "restored"
     assert project.results() == before
+    project.do("rm", "-r", "artifacts")
+    assert actions(project) == ["restore", "restore", "restore"]
+    assert set(did(project.quee("run")).values()) == {"restored"}
+    assert project.results() == before
 
 
 def test_plan_check_exits_3_when_work_is_pending(project: Project) -> None:

@@ -28,6 +28,7 @@ def cached(project: Project) -> set[str]:
     return {file.name for file in (project.root / ".dvc/cache/files/md5").rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 def test_only_what_no_current_or_tracked_result_needs_goes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.root)
     project.quee("run")

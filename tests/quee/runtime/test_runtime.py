@@ -69,4 +69,5 @@ def test_the_card_tells_people_what_the_bundle_is(bundle, classifier) -> None:
     card = (bundle / "README.md").read_text(encoding="utf-8")
     assert f"| classes | {len(classifier.classes)} |" in card and "w4a4, w8a8" in card and "8 × 8 pixels" in card
     first = classifier.points[0]
-    assert f"| {first.cost:.3f} | {first.accuracy:.4f} |" in card
+    low, high = first.cost_interval
+    assert f"| {first.cost:.3f} [{low:.3f}, {high:.3f}] | {first.accuracy:.4f} [" in card
