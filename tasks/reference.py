@@ -25,9 +25,12 @@ LEFT_OUT = {
     "features": ("part-*.parquet", "reference-*.parquet"),
     "targets": ("targets.parquet",),
     "quantize": ("*.safetensors",),
+    "evaluate": ("curve.csv",),
+    "report": ("[!c]*.svg", "c[!u]*.svg"),
     "bundle": ("*",),
 }
-"""Files of a stage that stay behind: caches, and what the stage makes again from the weights in seconds."""
+"""Files of a stage that stay behind: caches, what the stage makes again from the weights in seconds, what other files
+have, too (the report has all figures; README shows `curves.svg`)."""
 MOST_BYTES = 10_000_000
 """What the embedded remote may hold in all."""
 
