@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old; set PYTHON=/path/to/python (3.11 or newer)" >&2; exit 2; }
 	@test -x .venv/bin/python || { rm -rf .venv && $(PYTHON) -m venv .venv; }
 	@test -x .venv/bin/uv || .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
-	.venv/bin/uv pip install -q --python .venv/bin/python -c constraints.txt -e '.[$(EXTRAS)]'
+	.venv/bin/uv pip install -q --compile-bytecode --python .venv/bin/python -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 repro: $(STAMP) ## compute the results on the embedded data, track them, show them
