@@ -47,6 +47,7 @@ def ablated(project: Project) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_the_pipeline_leaves_ablations_alone(ablated: Project) -> None:
     for command in (("quee", "run"), ("quee", "plan"), ("dvc", "repro")):
         assert "ablate" not in ablated.do(*command)
@@ -66,6 +67,7 @@ def test_an_ablation_runs_once_and_its_table_is_shown(ablated: Project) -> None:
     assert "ablate@toy: ran" in ablated.quee("ablate", "toy")
 
 
+@pytest.mark.slow
 def test_a_damaged_record_of_ablations_stops_nothing(ablated: Project) -> None:
     ablated.quee("ablate", "toy")
     ablated.write("ablations/dvc.lock", "")

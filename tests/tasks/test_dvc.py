@@ -70,6 +70,7 @@ def test_plan_says_which_setting_differs_and_carries_on_along_the_graph(project:
     assert plan["targets"]["seconds"] is not None
 
 
+@pytest.mark.slow
 def test_plan_names_the_file_of_a_folder_that_differs(project: Project) -> None:
     project.quee("run")
     project.edit("helpers/helper.py", "OFFSET = 1", "OFFSET = 2")
@@ -79,6 +80,7 @@ def test_plan_names_the_file_of_a_folder_that_differs(project: Project) -> None:
     assert planned(project)["prepare"]["reasons"] == ["stages/prepare.py: modified"]
 
 
+@pytest.mark.slow
 def test_plan_foresees_what_the_run_cache_restores(project: Project) -> None:
     project.quee("run")
     project.edit("experiments/toy.yaml", "clusters: 20", "clusters: 30")
@@ -163,6 +165,7 @@ def test_a_second_run_waits_or_says_busy(project: Project) -> None:
     assert project.computed() == list("01234")
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_a_dvc_started_by_hand(project: Project) -> None:
     by_hand = project.start("dvc", "repro", **SLOW)
     wait_until(lambda: bool(project.computed()))
@@ -263,6 +266,7 @@ def test_what_a_kill_left_of_run_cache_entries_is_removed(project: Project) -> N
     assert project.results() == before
 
 
+@pytest.mark.slow
 def test_a_rwlock_of_dead_processes_is_removed_and_that_of_a_live_one_respected(project: Project) -> None:
     project.quee("run")
     dead = subprocess.Popen(["true"])

@@ -62,6 +62,7 @@ def test_a_lock_put_away_comes_back_as_long_as_the_committed_one_stays(committed
     assert not take_out(committed.root)
 
 
+@pytest.mark.slow
 def test_data_have_changed_when_their_pointer_is_not_the_last_results(project: Project) -> None:
     assert "no result yet" in changed_data(project.root, ["toy"])["toy"]
     project.quee("run")

@@ -121,6 +121,7 @@ def test_what_is_measured_is_every_segment_precision_and_batch(classifier) -> No
     assert all(t.milliseconds > 0 for t in timings)
 
 
+@pytest.mark.slow
 def test_quee_profile_writes_beside_the_bundle(bundle: Path) -> None:
     argv = ["profile", str(bundle), "--engine", "torch", "--threads", "1", "--batch", "1,2", "--repeats", "1", "--json"]
     code = "from quee.cli import main; import sys; main(sys.argv[1:])"

@@ -14,6 +14,7 @@ def fine(status: int | None) -> bool:
     return status is None or 200 <= status < 300 or 400 <= status < 500 or status == 503
 
 
+@pytest.mark.slow
 def test_mutated_requests_are_answered_or_refused(endpoint: Endpoint, images) -> None:
     wire, seen = Wire(endpoint.port), Counter()
     for data in islice(requests(endpoint.service.current.name, encoded(images[0][0], "PNG"), seed=0), 300):
