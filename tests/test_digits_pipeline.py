@@ -87,7 +87,7 @@ def running(project: Project, module: str) -> list[psutil.Process]:
 
 def shards(project: Project) -> dict[str, int]:
     return {
-        file.name: file.stat().st_mtime_ns for file in project.root.glob(".quee/partial/features/*/*/shard-*.parquet")
+        file.name: file.stat().st_mtime_ns for file in project.root.glob(".quee/partial/features/*/*/shard-*")
     }
 
 
