@@ -86,9 +86,7 @@ def running(project: Project, module: str) -> list[psutil.Process]:
 
 
 def shards(project: Project) -> dict[str, int]:
-    return {
-        file.name: file.stat().st_mtime_ns for file in project.root.glob(".quee/partial/features/*/*/shard-*")
-    }
+    return {file.name: file.stat().st_mtime_ns for file in project.root.glob(".quee/partial/features/*/*/shard-*")}
 
 
 def test_kills_other_shards_and_workers_leave_the_same_bytes(undisturbed: Project, tmp_path: Path) -> None:
