@@ -1,5 +1,6 @@
 """Repetitions on random re-divisions of the held-out rows: targets, predictors and policies fitted anew each time."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,12 +20,12 @@ POINTS = 60
 SPLITS = ("predictor", "validation", "test")
 
 
-def redivide(cache: FeatureCache, seed: int) -> FeatureCache:
-    """The same rows under a random permutation of their splits, stratified by label."""
+def redivide(cache: FeatureCache, seed: int, splits: Sequence[str] = SPLITS) -> FeatureCache:
+    """The same rows with `splits` permuted at random among each other, stratified by label."""
     random = np.random.default_rng(seed)
     split = cache.split.copy()
     for label in np.unique(cache.label):
-        rows = np.flatnonzero((cache.label == label) & np.isin(cache.split, SPLITS))
+        rows = np.flatnonzero((cache.label == label) & np.isin(cache.split, splits))
         split[rows] = split[random.permutation(rows)]
     return replace(cache, split=split)
 

@@ -1,11 +1,26 @@
-"""A small synthetic cache with known structure, for tests of what reads caches."""
+"""A small synthetic cache with known structure, and settings that fit it, for tests of what reads caches."""
+
+from typing import Any
 
 import numpy as np
 
 from quee.cache import FeatureCache
+from quee.experiment import Experiment
 from quee.paths import PathTree
 
 SPLITS = ("predictor", "validation", "test")
+
+
+def small_experiment(epochs: int = 20, **blocks: Any) -> Experiment:
+    """Settings with few clusters and short training of predictors; `blocks` as in an experiment's YAML."""
+    return Experiment(
+        name="small",
+        prepare={"dataset": "digits"},
+        backbone={"name": "vit_digits"},
+        targets={"clusters": 10},
+        predictors={"epochs": epochs},
+        **blocks,
+    )
 
 
 def small_cache(samples: int = 240, segments: int = 3, classes: int = 4, seed: int = 0) -> FeatureCache:

@@ -12,9 +12,10 @@ from quee.baselines.confidence import confidence_hull
 from quee.baselines.static import static_hull
 from quee.cache import FeatureCache
 from quee.evaluation.ablation.labels import targets_of
-from quee.evaluation.ablation.views import divided, smaller, view
+from quee.evaluation.ablation.views import smaller, view
 from quee.evaluation.curves import Floor, budget_grid, errors_at
 from quee.evaluation.methods import constant_floor, marginal_first, routed_sweep, trade_offs
+from quee.evaluation.resplits import redivide
 from quee.evaluation.sweep import Setting, Sweep
 from quee.experiment import Block, Considered, Experiment, PrecisionName, Share
 from quee.perceptron import Fit
@@ -141,7 +142,7 @@ class Prepared:
 
 
 def prepare(study: Study, recipe: Recipe, seed: int) -> Prepared:
-    cache = divided(study.cache, DIVISIONS[study.experiment.ablate.divide], seed)
+    cache = redivide(study.cache, seed, DIVISIONS[study.experiment.ablate.divide])
     considered = recipe.considered
     if considered.sample is not None:
         considered = considered.model_copy(update={"seed": considered.seed + seed})

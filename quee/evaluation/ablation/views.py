@@ -1,4 +1,4 @@
-"""Smaller trees and other divisions, cut out of a feature cache as if it had been built so."""
+"""Smaller trees and other features, cut out of a feature cache as if it had been built so."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,16 +14,6 @@ from quee.precision import Precision
 
 EMBEDDING = "embedding_"
 """How names of state features begin that come from the compressed embedding; the others are measures of uncertainty."""
-
-
-def divided(cache: FeatureCache, splits: Sequence[str], seed: int) -> FeatureCache:
-    """The same rows with the splits named permuted among each other, stratified by label."""
-    random = np.random.default_rng(seed)
-    split = cache.split.copy()
-    for label in np.unique(cache.label):
-        rows = np.flatnonzero((cache.label == label) & np.isin(cache.split, splits))
-        split[rows] = split[random.permutation(rows)]
-    return replace(cache, split=split)
 
 
 def smaller(

@@ -22,9 +22,10 @@ from quee.evaluation.ablation.table import (
     fixed_test_intervals,
     summary,
 )
-from quee.evaluation.ablation.views import divided, smaller, view
+from quee.evaluation.ablation.views import smaller, view
 from quee.evaluation.curves import area
 from quee.evaluation.methods import constant_floor, routed_sweep
+from quee.evaluation.resplits import redivide
 from quee.evaluation.sweep import Setting
 from quee.experiment import Ablate, Considered, Experiment
 from quee.policies import Costs, Plan
@@ -101,7 +102,7 @@ def test_a_precision_that_was_not_run_is_refused_with_those_that_were() -> None:
 
 @given(seed=st.integers(0, 50))
 def test_a_division_moves_rows_among_the_splits_named_alone(seed: int) -> None:
-    moved = divided(CACHE, ("predictor", "validation"), seed)
+    moved = redivide(CACHE, seed, ("predictor", "validation"))
     assert ((moved.split == "test") == (CACHE.split == "test")).all()
     for split in ("predictor", "validation"):
         before = np.bincount(CACHE.label[CACHE.split == split])

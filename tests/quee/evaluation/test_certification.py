@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_world import small_cache
+from small_world import small_cache, small_experiment
 
 from quee.evaluation.certification import (
     certify,
@@ -18,7 +18,6 @@ from quee.evaluation.certification import (
 from quee.evaluation.methods import all_sweeps
 from quee.evaluation.resplits import fit_quee
 from quee.evaluation.sweep import Setting
-from quee.experiment import Experiment
 from quee.policies import Costs
 
 DRAWS, SIZE, DELTA = 300, 500, 0.1
@@ -115,13 +114,7 @@ def test_guarantees_of_policies_come_from_the_certification_split_alone() -> Non
     from dataclasses import replace
 
     cache = replace(cache, split=split)
-    experiment = Experiment(
-        name="small",
-        prepare={"dataset": "digits"},
-        backbone={"name": "vit_digits"},
-        targets={"clusters": 10},
-        predictors={"epochs": 20},
-    )
+    experiment = small_experiment()
     plan, fitted = fit_quee(cache, experiment)
     caches = {name: cache.of(name) for name in ("validation", "test", "certification")}
     setting = Setting(caches, Costs.of(cache.tree, cache.description), 100)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_world import small_cache
+from small_world import small_cache, small_experiment
 
 from quee.evaluation.curves import (
     area,
@@ -16,17 +16,9 @@ from quee.evaluation.curves import (
 from quee.evaluation.methods import all_sweeps, constant_floor
 from quee.evaluation.resplits import fit_quee, redivide, resplit
 from quee.evaluation.sweep import Setting, Sweep, hull
-from quee.experiment import Experiment
 from quee.policies import Costs
 
-SETTINGS = Experiment(
-    name="small",
-    prepare={"dataset": "digits"},
-    backbone={"name": "vit_digits"},
-    targets={"clusters": 10},
-    predictors={"epochs": 20},
-    evaluate={"points": 100},
-)
+SETTINGS = small_experiment(evaluate={"points": 100})
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.special import logit
-from small_world import small_cache
+from small_world import small_cache, small_experiment
 
 from quee.evaluation.measured import Yardstick
 from quee.evaluation.methods import constant_floor
@@ -16,17 +16,10 @@ from quee.evaluation.quality import (
 )
 from quee.evaluation.resplits import fit_plan
 from quee.evaluation.sweep import Setting
-from quee.experiment import Experiment
 from quee.policies import Costs, Plan
 
-EXPERIMENT = Experiment(
-    name="small",
-    prepare={"dataset": "digits"},
-    backbone={"name": "vit_digits"},
-    targets={"clusters": 10},
-    predictors={"epochs": 20},
-    evaluate={"points": 100, "quality": {"widths": [1], "samples": [0.05], "noise": [3.0], "clusters": [1, 10]}},
-)
+QUALITY = {"widths": [1], "samples": [0.05], "noise": [3.0], "clusters": [1, 10]}
+EXPERIMENT = small_experiment(evaluate={"points": 100, "quality": QUALITY})
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,13 @@
 import numpy as np
 import pytest
-from small_world import small_cache
+from small_world import small_cache, small_experiment
 
 from quee.evaluation.resplits import fit_quee
-from quee.experiment import Experiment
 from quee.policies import EXIT, Costs, FittedQ, Plan, oracle_nodes, simulate, simulate_behind
 from quee.policies.fitted_q import interpolate
 from quee.predictors import gate_inputs
 
-SETTINGS = Experiment(
-    name="small",
-    prepare={"dataset": "digits"},
-    backbone={"name": "vit_digits"},
-    targets={"clusters": 10},
-    predictors={"epochs": 30},
-)
+SETTINGS = small_experiment(epochs=30)
 TRADE_OFFS = np.array([0.0, 0.01, 0.1, 1.0, 30.0])
 
 
