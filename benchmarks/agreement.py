@@ -26,7 +26,7 @@ from quee.execution import MultiPrecisionBackbone
 from quee.exits import ExitHeads
 from quee.features import GateView
 from quee.io import read_json, read_tensors
-from quee.policies import Costs, FittedQ, Plan, simulate
+from quee.policies import FittedQ, Plan, simulate
 from quee.predictors import Predictors, gate_inputs
 from quee.runtime import AdaptiveClassifier, Options, Routed, load_bundle
 from quee.runtime.engines import open_engine
@@ -41,8 +41,7 @@ EXACT = "must be 0"
 def stage_policy(artifacts: Path, cache: FeatureCache, name: str) -> Plan | FittedQ:
     """The policy as the stages left it."""
     predictors = Predictors.from_arrays(read_tensors(artifacts / "predictors" / "predictors.safetensors"))
-    spent = [predictors.bitflops(gate) for gate in range(1, cache.tree.segments)]
-    plan = Plan(cache.tree, Costs.of(cache.tree, cache.description, spent), predictors)
+    plan = Plan.of(cache.tree, cache.description, predictors)
     return (
         plan
         if name == "plan"

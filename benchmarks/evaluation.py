@@ -22,7 +22,7 @@ from quee.evaluation.methods import routed_sweep
 from quee.evaluation.sweep import Setting, Sweep
 from quee.experiment import FittedQ as FittedQSettings
 from quee.paths import PathTree
-from quee.policies import Costs, Plan, fit_fitted_q
+from quee.policies import Plan, fit_fitted_q
 from quee.predictors import Network, Predictors, gate_inputs, rows_of
 
 PRECISIONS, SEGMENTS, FEATURES, HIDDEN = ("w3a3", "w4a4", "w8a8"), 4, 12, 32
@@ -78,8 +78,8 @@ def main() -> None:
     torch.set_num_threads(1)
     test, validation = made_up_cache(options.samples), made_up_cache(options.samples // 3, seed=1)
     predictors = predictors_for(validation)
-    costs = Costs.of(test.tree, test.description, [predictors.bitflops(gate) for gate in range(1, SEGMENTS)])
-    plan = Plan(test.tree, costs, predictors)
+    plan = Plan.of(test.tree, test.description, predictors)
+    costs = plan.costs
     fitted = fit_fitted_q(plan, validation.select(np.arange(500)), FittedQSettings())
     setting = Setting({"validation": validation, "test": test}, costs, options.points)
     sweeps: dict[str, Callable[[], Sweep]] = {

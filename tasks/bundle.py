@@ -3,7 +3,7 @@
 from quee.cache import read_cache
 from quee.errors import IntegrityError
 from quee.io import read_json, read_tensors
-from quee.policies import Costs, FittedQ, Plan
+from quee.policies import FittedQ, Plan
 from quee.predictors import Predictors
 from quee.runtime import load_bundle
 from quee.runtime.writing import guarantees_of, write_bundle
@@ -15,8 +15,7 @@ def run(stage: Stage) -> None:
     settings = stage.experiment.bundle
     cache = read_cache(stage.input("features"))
     predictors = Predictors.from_arrays(read_tensors(stage.input("predictors") / "predictors.safetensors"))
-    spent = [predictors.bitflops(gate) for gate in range(1, cache.tree.segments)]
-    plan = Plan(cache.tree, Costs.of(cache.tree, cache.description, spent), predictors)
+    plan = Plan.of(cache.tree, cache.description, predictors)
     fitted = FittedQ.from_arrays(plan, read_tensors(stage.input("policies") / "fitted_q.safetensors"))
     metrics = read_json(stage.input("evaluate") / "metrics.json")
     if metrics["experiment"] != stage.experiment.name:

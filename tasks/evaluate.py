@@ -117,8 +117,7 @@ def _add_seeds(
 
 def _policies(stage: Stage, cache: FeatureCache) -> tuple[Plan, FittedQ]:
     predictors = Predictors.from_arrays(read_tensors(stage.input("predictors") / "predictors.safetensors"))
-    spent = [predictors.bitflops(gate) for gate in range(1, cache.tree.segments)]
-    plan = Plan(cache.tree, Costs.of(cache.tree, cache.description, spent), predictors)
+    plan = Plan.of(cache.tree, cache.description, predictors)
     return plan, FittedQ.from_arrays(plan, read_tensors(stage.input("policies") / "fitted_q.safetensors"))
 
 

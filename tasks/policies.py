@@ -2,7 +2,7 @@
 
 from quee.cache import read_cache
 from quee.io import read_tensors, write_json, write_tensors
-from quee.policies import Costs, Plan, fit_fitted_q
+from quee.policies import Plan, fit_fitted_q
 from quee.predictors import Predictors
 from tasks.stage import Stage, main
 
@@ -12,8 +12,7 @@ def run(stage: Stage) -> None:
     settings = stage.experiment.policies
     cache = read_cache(stage.input("features"))
     predictors = Predictors.from_arrays(read_tensors(stage.input("predictors") / "predictors.safetensors"))
-    spent = [predictors.bitflops(gate) for gate in range(1, cache.tree.segments)]
-    plan = Plan(cache.tree, Costs.of(cache.tree, cache.description, spent), predictors)
+    plan = Plan.of(cache.tree, cache.description, predictors)
     fitted = fit_fitted_q(plan, cache.of("predictor"), settings.fitted_q, settings.seed)
     write_tensors(stage.out / "fitted_q.safetensors", fitted.arrays())
     bitflops = {f"gate_{gate}": fitted.bitflops(gate) for gate in range(1, cache.tree.segments)}

@@ -44,8 +44,7 @@ def fit_plan(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> Plan
         [future_errors(validation, gate) for gate in gates],
         experiment.predictors.model_copy(update={"seed": experiment.predictors.seed + seed}),
     )
-    costs = Costs.of(cache.tree, cache.description, [predictors.bitflops(gate) for gate in gates])
-    return Plan(cache.tree, costs, predictors)
+    return Plan.of(cache.tree, cache.description, predictors)
 
 
 def fit_quee(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> tuple[Plan, FittedQ]:

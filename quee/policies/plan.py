@@ -1,6 +1,7 @@
 """`plan`, the paper's policy (Fig. 2): take the first step of the path with least predicted error + λ · cost, re-decide."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,12 @@ class Plan:
     restrict: np.ndarray | None = None
     may_exit: np.ndarray | None = None
     _future: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tree: PathTree, description: dict[str, Any], predictors: Predictors) -> "Plan":
+        """With costs from `tree.json`, the predictors' own among them."""
+        spent = [predictors.bitflops(gate) for gate in range(1, tree.segments)]
+        return cls(tree, Costs.of(tree, description, spent), predictors)
 
     def future(self, node: int) -> tuple[np.ndarray, np.ndarray]:
         """(suffixes,) cost still to come along each suffix, infinite where not considered; and its first step."""

@@ -89,8 +89,7 @@ def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Plan | FittedQ, 
     _check_view(folder, manifest, tree, description, view)
     predictors = Predictors.from_arrays(read_tensors(folder / "predictors.safetensors"))
     _check_predictors(folder, tree, view, predictors)
-    spent = [predictors.bitflops(gate) for gate in range(1, tree.segments)]
-    plan = Plan(tree, Costs.of(tree, description, spent), predictors)
+    plan = Plan.of(tree, description, predictors)
     policy: Plan | FittedQ = plan
     if manifest.policy == "fitted_q":
         policy = FittedQ.from_arrays(plan, read_tensors(folder / "fitted_q.safetensors"))

@@ -225,8 +225,7 @@ def _sweep(study: Study, setting: Setting, prepared: Prepared, predictors: Predi
         return next(confidence_hull(setting))
     assert predictors is not None
     tree, description = setting.tree, setting.caches["validation"].description
-    gates = range(1, tree.segments)
-    plan = Plan(tree, Costs.of(tree, description, [predictors.bitflops(gate) for gate in gates]), predictors)
+    plan = Plan.of(tree, description, predictors)
     if recipe.policy == "commit":
         return committed_sweep(setting, plan)
     if recipe.policy == "plan":
@@ -235,7 +234,7 @@ def _sweep(study: Study, setting: Setting, prepared: Prepared, predictors: Predi
     settings = study.experiment.policies
     own = settings.fitted_q.model_copy(update={"blend": recipe.blend} if recipe.blend is not None else {})
     fitted = fit_fitted_q(plan, prepared.predictor, own, settings.seed + prepared.seed)
-    costs = Costs.of(tree, description, [fitted.bitflops(gate) for gate in gates])
+    costs = Costs.of(tree, description, [fitted.bitflops(gate) for gate in range(1, tree.segments)])
     return routed_sweep("fitted_q", setting, fitted, costs)
 
 
