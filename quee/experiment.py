@@ -203,13 +203,17 @@ class Quantize(Block):
     """Precision of the stem, where it is not segment 1's."""
     head: PrecisionName | None = None
     """Precision of the backbone's own head; w8a8 unless given."""
+    layers: dict[str, PrecisionName] | None = None
+    """Layers of integer networks with a precision of their own, by name or pattern: `{blocks.*.mlp.fc2: w8a8}`."""
+    mixed: bool = False
+    """Whether the layers of a segment have bits of their own, within the BitFLOPs of its precision."""
     compensation: PrecisionName | None = None
     """Precision of a layer beside each block that takes its error away; none unless given."""
     seed: Seed = 0
 
     def settings(self) -> dict[str, Any]:
         """What the block says about ingredients, for `QuantizationConfig.of(precision, preset, **settings)`."""
-        return self.model_dump(exclude={"preset", "path_aware"}, exclude_none=True)
+        return self.model_dump(exclude={"preset", "path_aware", "mixed"}, exclude_none=True)
 
 
 class Exits(Block):

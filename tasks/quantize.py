@@ -20,6 +20,9 @@ from quee.io import FORMAT, read_json, write_json, write_table
 from quee.precision import Precision
 from quee.progress import progress
 from quee.quantization import QuantizationConfig, quantize_, quantize_paths
+from quee.quantization.allocation import with_mixed_bits
+from quee.quantization.layers import quantizable
+from quee.quantization.overrides import resolved
 from quee.quantization.sensitivity import sensitivity
 from quee.store import load_backbone, save_quantized
 from quee.threads import spare_threads
@@ -51,11 +54,13 @@ def run(stage: Stage) -> None:
     transform = Preprocessing.from_timm(backbone.input)
     spare_threads(trace_cost(backbone).macs)
     own = {name: getattr(settings, name) or "" for name in ("stem", "head", "compensation")}
-    cost = trace_cost(backbone, **own)
     batches = [x for _, x, _ in images.batches(ids["calibration"], transform, 64)]
     tree = sorted(map(Precision, paths.precisions))
     names = sorted({*tree, *map(Precision, paths.references), Precision("w8a8")})
     configs = {p: QuantizationConfig.of(p, settings.preset, **settings.settings()) for p in names if not p.is_float}
+    if settings.mixed:
+        configs = dict(zip(configs, with_mixed_bits(backbone, list(configs.values()), batches), strict=True))
+    cost = trace_cost(backbone, **own, layers=_own_layers(backbone, configs))
     backbone.to(device())
     models = _quantized(backbone, tree, configs, batches, settings.path_aware, settings.seed, stage.partial)
     for model in (backbone, *models.values()):
@@ -109,6 +114,13 @@ def _quantized(
         if precision not in models:
             models[precision] = quantize_(deepcopy(backbone), config, batches, partial)  # type: ignore[assignment]
     return models
+
+
+def _own_layers(backbone: SegmentedBackbone, configs: dict[Precision, QuantizationConfig]) -> dict[str, dict[str, str]]:
+    """By precision, the layers that are executed at another, as costs are counted."""
+    layers = quantizable(backbone)
+    found = {str(p): resolved(layers, config.layers) for p, config in configs.items() if config.layers}
+    return {p: {name: str(own) for name, own in sorted(each.items())} for p, each in found.items()}
 
 
 def _logits(multi: MultiPrecisionBackbone, path: tuple[Precision, ...]) -> Callable[[Tensor], Tensor]:
