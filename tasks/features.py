@@ -25,7 +25,8 @@ def run(stage: Stage) -> None:
     scale = read_scale()
     lanes, recipe = scale.lanes(), recipe_of(stage)
     samples, splits = held_out(stage)
-    build_cache(recipe, samples, splits, scale.store(stage), stage.out, scale.shard_size, lanes)
+    store = scale.store(stage) / f"shards-{scale.shard_size}"
+    build_cache(recipe, samples, splits, store, stage.out, scale.shard_size, lanes)
     names = [*recipe.precisions, *recipe.references]
     backbone = load_precisions(stage.input("backbone"), stage.input("quantize"), map(Precision, names))
     tree = PathTree.from_names(recipe.precisions, backbone.segments, recipe.paths)

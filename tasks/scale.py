@@ -48,11 +48,11 @@ class Scale:
     def store(self, stage: Stage) -> ShardStore:
         """Where the stage's shards are: under a name that covers all that decides them. Removed when it succeeds."""
         if self.shards is None:
-            return ShardStore(str(stage.partial.resolve())) / f"shards-{self.shard_size}"
+            return ShardStore(str(stage.partial.resolve()))
         base = self.shards if "://" in self.shards else str(Path(self.shards).resolve())
         whole = ShardStore(base) / stage.name / stage.partial.name
         stage.on_success.append(whole.discard)
-        return whole / f"shards-{self.shard_size}"
+        return whole
 
 
 def read_scale(environment: dict[str, str] | None = None, file: Path = FILE) -> Scale:

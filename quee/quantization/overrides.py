@@ -3,8 +3,12 @@
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+from torch import nn
+
 from quee.errors import QueeError
 from quee.precision import Precision
+from quee.quantization.config import QuantizationConfig
+from quee.quantization.layers import quantizable
 
 
 def resolved(layers: Iterable[str], overrides: Iterable[tuple[str, Precision]]) -> dict[str, Precision]:
@@ -20,6 +24,13 @@ def resolved(layers: Iterable[str], overrides: Iterable[tuple[str, Precision]]) 
         for name in matching:
             found.setdefault(name, precision)
     return found
+
+
+def own_layers(model: nn.Module, configs: Iterable[QuantizationConfig]) -> dict[str, dict[str, str]]:
+    """By a config's precision, the layers it executes at another: `layers` of the cost model."""
+    names = quantizable(model)
+    found = {str(c.precision): resolved(names, c.layers) for c in configs if c.layers}
+    return {precision: {name: str(own) for name, own in sorted(each.items())} for precision, each in found.items()}
 
 
 def _kinds(names: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
+from callers import at_once
 
 from quee.errors import UsageError
 from quee.runtime import AdaptiveClassifier, Options
@@ -52,11 +53,7 @@ def test_callers_in_many_threads_get_what_the_classifier_alone_gives_them(classi
                 wrong.append(number)
 
     with Scheduler(classifier, batch=16, capacity=4096) as scheduler:
-        threads = [threading.Thread(target=caller, args=(n,)) for n in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(8, caller)
         stats = scheduler.stats()
     assert wrong == []
     assert stats.requests == {"done": 32} and stats.in_flight == 0 and not stats.queue
@@ -202,11 +199,7 @@ def test_places_of_requests_given_up_anywhere_on_their_way_are_free_again(classi
                 wrong.append(number)
 
     with Scheduler(classifier, batch=16, capacity=120) as scheduler:
-        threads = [threading.Thread(target=caller, args=(n,)) for n in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(6, caller)
         assert wrong == []
         assert same(scheduler.submit(images[0][:120]).result(60), classifier.route(images[0][:120]))
         stats = scheduler.stats()
