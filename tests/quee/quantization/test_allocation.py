@@ -26,8 +26,13 @@ NEW = torch.randn(128, 1, 8, 8, generator=torch.Generator().manual_seed(2))
 
 @pytest.fixture(scope="module")
 def backbone() -> SegmentedBackbone:
+    """Weights five times as large as new ones: attention looks somewhere, as in a trained network."""
     torch.manual_seed(0)
-    return create_backbone("vit_digits", embed_dim=32, depth=4, gates=(2, 4)).requires_grad_(False)
+    network = create_backbone("vit_digits", embed_dim=32, depth=4, gates=(2, 4)).requires_grad_(False)
+    for name, value in network.named_parameters():
+        if name.startswith("blocks.") and value.dim() > 1:
+            value.mul_(5)
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +97,7 @@ def test_the_answer_is_nearer_to_the_float_networks(
 ) -> None:
     uniform = quantize_(deepcopy(backbone), QuantizationConfig.of(name), [IMAGES])
     own = quantize_(deepcopy(backbone), mixed[name], [IMAGES])
-    assert error(own, backbone, NEW) < 0.9 * error(uniform, backbone, NEW)  # type: ignore[arg-type]
+    assert error(own, backbone, NEW) < 0.75 * error(uniform, backbone, NEW)  # type: ignore[arg-type]
     executed = {n: str(m.precision) for n, m in own.named_modules() if hasattr(m, "precision")}
     assert {layer: str(p) for layer, p in mixed[name].layers}.items() <= executed.items()
 
