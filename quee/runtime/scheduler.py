@@ -120,6 +120,17 @@ class _Waiting:
         self.came = sum(since * len(flight) for since, flight in kept)
 
 
+def next_group(groups: dict[Group, _Waiting], patience: int) -> Group:
+    """Whom to run: the group whose samples have waited longest in sum, of those passed over `patience` times if any were."""
+    now = time.monotonic()
+    overdue = [key for key, waiting in groups.items() if waiting.passed >= patience]
+    chosen = max(overdue or groups, key=lambda key: groups[key].waited(now))
+    for waiting in groups.values():
+        waiting.passed += 1
+    groups[chosen].passed = 0
+    return chosen
+
+
 class Scheduler:
     """Routes the images of many callers on one classifier; a sample's answer does not depend on the others.
 
@@ -247,12 +258,7 @@ class Scheduler:
 
     def _next(self) -> tuple[Group, Flight]:
         """The group to run, and up to a batch of its samples."""
-        now = time.monotonic()
-        overdue = [key for key, waiting in self._groups.items() if waiting.passed >= self.patience]
-        key = max(overdue or self._groups, key=lambda k: self._groups[k].waited(now))
-        for waiting in self._groups.values():
-            waiting.passed += 1
-        self._groups[key].passed = 0
+        key = next_group(self._groups, self.patience)
         flight = self._groups[key].pop(self.batch)
         if not self._groups[key].size:
             del self._groups[key]

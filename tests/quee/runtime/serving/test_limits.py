@@ -3,12 +3,12 @@
 import gzip
 import http.client
 import json
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from callers import at_once
 from endpoint import MULTIPART, Endpoint, form, serving, wait_for
 from image_files import encoded
 
@@ -208,7 +208,7 @@ def test_a_full_queue_is_503_with_a_time_to_come_back_and_loses_nothing(bundle: 
         expected = endpoint.service.current.classifier.route(pixels).path
         body = json.dumps({"inputs": [tensor], "outputs": [{"name": "path"}]}).encode()
 
-        def ask() -> None:
+        def ask(_: int) -> None:
             connection = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=30)
             for _ in range(10):
                 connection.request("POST", infer(endpoint), body, JSON)
@@ -219,11 +219,7 @@ def test_a_full_queue_is_503_with_a_time_to_come_back_and_loses_nothing(bundle: 
                     assert int(response.headers["retry-after"]) >= 1
             connection.close()
 
-        clients = [threading.Thread(target=ask) for _ in range(12)]
-        for client in clients:
-            client.start()
-        for client in clients:
-            client.join()
+        at_once(ask, 12)
         assert len(found) == 120
         assert {status for status, _ in found} == {200, 503}
         assert all(answer["outputs"][0]["data"] == expected for status, answer in found if status == 200)
