@@ -121,10 +121,11 @@ class _Waiting:
 
 
 def next_group(groups: dict[Group, _Waiting], patience: int) -> Group:
-    """Whom to run: the group whose samples have waited longest in sum, of those passed over `patience` times if any were."""
+    """Whom to run: the group whose samples have waited longest in sum, or the one passed over most if that is `patience`."""
     now = time.monotonic()
-    overdue = [key for key, waiting in groups.items() if waiting.passed >= patience]
-    chosen = max(overdue or groups, key=lambda key: groups[key].waited(now))
+    chosen = max(groups, key=lambda key: groups[key].passed)
+    if groups[chosen].passed < patience:
+        chosen = max(groups, key=lambda key: groups[key].waited(now))
     for waiting in groups.values():
         waiting.passed += 1
     groups[chosen].passed = 0
