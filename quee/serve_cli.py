@@ -54,7 +54,7 @@ def serve(
     import torch
 
     from quee.runtime.serving.server import server_of
-    from quee.runtime.serving.service import Service
+    from quee.runtime.serving.service import Service, settle
     from quee.runtime.serving.settings import Settings
 
     settings = Settings(
@@ -83,6 +83,7 @@ def serve(
     served = service.current
     print(f"{served.name} {served.version} on http://{where}:{listener.getsockname()[1]}/", file=sys.stderr, flush=True)
     os.environ.pop("QUEE_TOKEN", None)
+    settle()
     server.run(sockets=[listener])
 
 

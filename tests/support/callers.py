@@ -1,11 +1,23 @@
-"""Several callers at the same time."""
+"""Several threads at once."""
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 
-def at_once(count: int, act: Callable[[int], Any]) -> list[Any]:
-    """What `act(0)` to `act(count - 1)` return, each called in a thread of its own; raises what one of them raised."""
-    with ThreadPoolExecutor(count) as callers:
-        return list(callers.map(act, range(count)))
+def at_once(caller: Callable[[int], None], number: int) -> None:
+    """Call `caller(0)` … `caller(number - 1)`, each in a thread, and wait for all; what one fails with fails this."""
+    failed: list[BaseException] = []
+
+    def called(own: int) -> None:
+        try:
+            caller(own)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=called, args=(own,)) for own in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]

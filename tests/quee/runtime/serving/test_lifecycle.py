@@ -11,7 +11,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +65,9 @@ def test_a_reload_drops_no_request_and_each_answer_names_its_model(bundle: Path,
                 found.append((response.status, json.loads(response.read())))
             connection.close()
 
-        clients = ThreadPoolExecutor(4)
-        asking = [clients.submit(ask) for _ in range(4)]
+        clients = [threading.Thread(target=ask) for _ in range(4)]
+        for client in clients:
+            client.start()
         first = endpoint.service.current
         linked(tmp_path, other)
         status, answer = endpoint.post("/v1/admin/reload", {"digest": digests[1]}, BEARER)
@@ -75,8 +75,8 @@ def test_a_reload_drops_no_request_and_each_answer_names_its_model(bundle: Path,
         seen = len(found)
         wait_for(lambda: len(found) > seen + 20)
         over.set()
-        for client in asking:
-            client.result()
+        for client in clients:
+            client.join()
         wait_for(lambda: not first.scheduler._worker.is_alive())
         assert endpoint.metric_with(BEARER, 'quee_reloads_total{outcome="done"}') == 1
     assert {status for status, _ in found} == {200}
@@ -123,13 +123,16 @@ def test_ready_turns_false_first_and_what_is_in_flight_is_answered(bundle: Path,
         pixels = np.repeat(images[0], 2, axis=0)[:1000]
         tensor = {"name": "images", "datatype": "UINT8", "shape": list(pixels.shape), "data": pixels.ravel().tolist()}
         path = f"/v2/models/{endpoint.service.current.name}/infer"
-        client = ThreadPoolExecutor(1).submit(endpoint.post, path, {"inputs": [tensor]})
+        found: list[tuple[int, dict]] = []
+        client = threading.Thread(target=lambda: found.append(endpoint.post(path, {"inputs": [tensor]})))
+        client.start()
         wait_for(lambda: endpoint.service.admitted == 1000)
         endpoint.service.ready = False
         assert endpoint.ask("GET", "/v2/health/ready")[0] == 503
         assert endpoint.ask("GET", "/v2/health/live")[0] == 200
         endpoint.server.should_exit = True
-        status, answer = client.result()
+        client.join()
+        (status, answer) = found[0]
         assert status == 200
         assert len(answer["outputs"][0]["data"]) == 1000
 

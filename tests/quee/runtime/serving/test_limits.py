@@ -219,7 +219,7 @@ def test_a_full_queue_is_503_with_a_time_to_come_back_and_loses_nothing(bundle: 
                     assert int(response.headers["retry-after"]) >= 1
             connection.close()
 
-        at_once(12, ask)
+        at_once(ask, 12)
         assert len(found) == 120
         assert {status for status, _ in found} == {200, 503}
         assert all(answer["outputs"][0]["data"] == expected for status, answer in found if status == 200)
