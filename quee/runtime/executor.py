@@ -6,6 +6,7 @@ belong to. Python's loops run over groups, never over samples.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -62,10 +63,9 @@ class Flight:
 
     def by_step(self, steps: np.ndarray) -> Iterator[tuple[int, "Flight"]]:
         """Those that go on, by their next step (n,): each group copied once, and not at all where it is everybody."""
-        for step in np.unique(steps):
-            if step != EXIT:
-                rows = np.flatnonzero(steps == step)
-                yield int(step), self if len(rows) == len(self) else self.take(rows)
+        for step in range(EXIT + 1, int(steps.max(initial=EXIT)) + 1):
+            if len(rows := np.flatnonzero(steps == step)):
+                yield step, self if len(rows) == len(self) else self.take(rows)
 
 
 Seen = Callable[[int, np.ndarray, np.ndarray], None]
@@ -139,9 +139,13 @@ class Executor:
         return onward
 
 
+@lru_cache(maxsize=8)
+def _powers(count: int) -> np.ndarray:
+    return np.multiply.accumulate(np.full(count, 0x9E3779B97F4A7C15, np.uint64))
+
+
 def draws(images: np.ndarray) -> np.ndarray:
     """A number (n,) in [0, 1) for each prepared image (n, …), float32, by its own pixels alone."""
     words = np.ascontiguousarray(images, np.float32).reshape(len(images), -1).view(np.uint32)
-    powers = np.multiply.accumulate(np.full(words.shape[1], 0x9E3779B97F4A7C15, np.uint64))
-    ids = np.einsum("np,p->n", words, powers, dtype=np.uint64)  # a polynomial of the pixels, modulo 2^64
+    ids = np.einsum("np,p->n", words, _powers(words.shape[1]), dtype=np.uint64)  # a polynomial of the pixels, mod 2^64
     return spread(DRAW_SEED, ids, 1)[:, 0]
