@@ -77,7 +77,7 @@ def serve(
         raise UsageError(f"threads={threads}: give at least 1")
     torch.set_num_threads(threads)
     listener = _listen(host, port)
-    service = Service(bundle, settings, batch, digest, engine)
+    service = Service(bundle, settings, batch, digest, engine, threads)
     server = server_of(service)
     where = f"[{host}]" if ":" in host else host
     served = service.current

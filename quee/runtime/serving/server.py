@@ -144,6 +144,7 @@ def server_of(service: Service, app: FastAPI | None = None) -> Server:
         backlog=2048,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing depends on who a client says it is
         log_level="error",
     )
     return Server(config, service)

@@ -69,10 +69,16 @@ class Service:
     """One bundle path, whichever bundle it holds at present."""
 
     def __init__(
-        self, bundle: Path, settings: Settings, batch: int = 64, digest: str | None = None, engine: str = "torch"
+        self,
+        bundle: Path,
+        settings: Settings,
+        batch: int = 64,
+        digest: str | None = None,
+        engine: str = "torch",
+        threads: int | None = None,
     ) -> None:
         """Loads the bundle; raises IntegrityError as `Served` does."""
-        self.bundle, self.settings, self.batch, self.engine = bundle, settings, batch, engine
+        self.bundle, self.settings, self.batch, self.engine, self.threads = bundle, settings, batch, engine, threads
         self.metrics = Metrics()
         self.current = self._load(digest)
         self.ready = True
@@ -93,7 +99,7 @@ class Service:
         settings = self.settings
         # Room beyond the queue: what is admitted here is never refused there.
         room = settings.queue + settings.max_images
-        return Served(self.bundle, room, self.batch, settings.control, digest, self.engine)
+        return Served(self.bundle, room, self.batch, settings.control, digest, self.engine, self.threads)
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[Callable[[int], None]]:
