@@ -205,9 +205,10 @@ def test_bars_of_a_shard_are_shown_beside_its_own_and_not_in_workers(
     with part_of_a_shard(), progress("a worker's", 2) as bar:
         bar.advance()
     assert capsys.readouterr().err == ""
-    with progress("shards", 2) as shards, part_of_a_shard(), progress("units", 3) as bar:
-        bar.advance()
+    with progress("shards", 2) as shards:
+        with part_of_a_shard(), progress("units", 3) as bar:
+            bar.advance(4)
         shards.advance()
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "shards: 0/2 units 1/3"
-    assert second.startswith("shards: 1/2, about ")
+    assert first == "shards: 0/2 units 3/3"
+    assert second.startswith("shards: 1/2, about ") and second.endswith(" s left")

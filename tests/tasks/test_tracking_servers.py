@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import mlflow
 import pytest
 from toy_project import Project
 
@@ -51,10 +52,13 @@ def test_a_server_that_answers_500_and_recovers_gets_every_result_once(
         wait_for(f"http://127.0.0.1:{port}/health", server)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.address)
+        behind = mlflow.MlflowClient(f"http://127.0.0.1:{port}")
         for allowed in (0, 20):  # at once, and in the middle of writing
             gate.allowed = allowed
-            with pytest.raises(tracking.UnreachableError, match="nothing is lost"):
+            with pytest.raises(tracking.UnreachableError, match=r"500.*nothing is lost: `quee track` logs them"):
                 track(done.root)
+            begun = [run for item in behind.search_experiments() for run in behind.search_runs([item.experiment_id])]
+            assert bool([run for run in begun if "quee.complete" not in run.data.tags]) == bool(allowed)
         gate.allowed = 10**9
         assert len(track(done.root).logged) + track(done.root).known >= 4
         assert track(done.root).logged == []
