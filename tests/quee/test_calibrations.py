@@ -112,13 +112,14 @@ def test_a_finished_calibration_is_not_made_again(data: Path, backbone: Path, ex
     assert before.items() < times(tmp_path / "store").items()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_leaves_the_same_networks(
     data: Path, backbone: Path, expected: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def workers() -> list[psutil.Process]:
         return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
-    out = killed_in_the_middle(tmp_path, Processes(Workers(2)), data, backbone, workers)
+    out = killed_in_the_middle(tmp_path, Processes(Workers(1)), data, backbone, workers)
     assert content(out) == content(expected)
     assert "quantizing: a worker died (BrokenProcessPool)" in capfd.readouterr().err
 
