@@ -161,6 +161,8 @@ def _worktree(root: Path, commit: str, keep: bool, tell: Tell) -> Iterator[Path]
 
 
 def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
+    from tasks.dvc import add_experiments
+
     name = recorded.experiment
     faults = []
     for commit, patch, source in recorded.codes:
@@ -186,6 +188,7 @@ def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
     others = {key: entry for key, entry in content["stages"].items() if key.partition("@")[2] != name}
     own = {f"{stage}@{name}": entry for stage, entry in recorded.entries.items()}
     write_bytes(tree / "dvc.lock", yaml.safe_dump({"schema": "2.0", "stages": {**others, **own}}).encode())
+    add_experiments(tree, [name], tell)
 
 
 def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
