@@ -5,6 +5,7 @@ import http.server
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from toy_project import Project
 from tasks import tracking
 from tasks.tracking import track
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def free_port() -> int:
@@ -46,7 +47,8 @@ def test_a_server_that_answers_500_and_recovers_gets_every_result_once(
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--artifacts-destination", str(tmp_path / "files")]
     quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen(command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quietly = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, env=quiet, start_new_session=True, **quietly)
     gate = Gate(port)
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server)
@@ -70,7 +72,7 @@ def test_a_server_that_answers_500_and_recovers_gets_every_result_once(
         assert {run.data.tags["quee.complete"] for run in runs} == {"true"}
     finally:
         gate.close()
-        server.kill()
+        os.killpg(server.pid, signal.SIGKILL)  # its worker too
         server.wait()
 
 
