@@ -45,7 +45,8 @@ class Bar:
         self._note = ""
         self._start = self._last = time.monotonic()
         self._rich: Progress | None = None
-        self._inner, self._outer = _inner.get(), next(iter(_open), None)
+        self._inner = _inner.get()
+        self._outer = next(iter(_open), None) if self._inner else None
         if self._inner:
             return
         if sys.stderr.isatty():
@@ -56,7 +57,7 @@ class Bar:
             self._rich.start()
 
     def advance(self, units: int = 1, note: str | None = None) -> None:
-        self.done += units
+        self.done = min(self.done + units, self.total)
         self._note = note or self._note
         if self._inner:
             if self._outer:
@@ -72,6 +73,8 @@ class Bar:
             print(f"{line} {self._note}".rstrip(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        if self._outer:
+            self._outer._note = ""
         if self._rich:
             self._rich.stop()
 

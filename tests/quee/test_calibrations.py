@@ -112,13 +112,14 @@ def test_a_finished_calibration_is_not_made_again(data: Path, backbone: Path, ex
     assert before.items() < times(tmp_path / "store").items()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_leaves_the_same_networks(
     data: Path, backbone: Path, expected: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def workers() -> list[psutil.Process]:
         return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
-    out = killed_in_the_middle(tmp_path, Processes(Workers(2)), data, backbone, workers)
+    out = killed_in_the_middle(tmp_path, Processes(Workers(1)), data, backbone, workers)
     assert content(out) == content(expected)
     assert "quantizing: a worker died (BrokenProcessPool)" in capfd.readouterr().err
 
@@ -205,9 +206,10 @@ def test_bars_of_a_shard_are_shown_beside_its_own_and_not_in_workers(
     with part_of_a_shard(), progress("a worker's", 2) as bar:
         bar.advance()
     assert capsys.readouterr().err == ""
-    with progress("shards", 2) as shards, part_of_a_shard(), progress("units", 3) as bar:
-        bar.advance()
+    with progress("shards", 2) as shards:
+        with part_of_a_shard(), progress("units", 3) as bar:
+            bar.advance(4)
         shards.advance()
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "shards: 0/2 units 1/3"
-    assert second.startswith("shards: 1/2, about ")
+    assert first == "shards: 0/2 units 3/3"
+    assert second.startswith("shards: 1/2, about ") and second.endswith(" s left")
