@@ -10,14 +10,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from quee.data.transforms import draws as spread
+from quee.data.transforms import _mix
 from quee.policies import EXIT
 from quee.runtime.engines.base import Engine
 from quee.runtime.router import Router
 
 BATCH = 256
 """Samples that start together; more only take more memory."""
-DRAW_SEED = (0,)
 
 
 class Samples:
@@ -146,6 +145,7 @@ def _powers(count: int) -> np.ndarray:
 
 def draws(images: np.ndarray) -> np.ndarray:
     """A number (n,) in [0, 1) for each prepared image (n, …), float32, by its own pixels alone."""
-    words = np.ascontiguousarray(images, np.float32).reshape(len(images), -1).view(np.uint32)
+    pixels = np.ascontiguousarray(images, np.float32).reshape(len(images), -1)
+    words: np.ndarray = pixels.view(np.uint32 if pixels.shape[1] % 2 else np.uint64)
     ids = np.einsum("np,p->n", words, _powers(words.shape[1]), dtype=np.uint64)  # a polynomial of the pixels, mod 2^64
-    return spread(DRAW_SEED, ids, 1)[:, 0]
+    return np.asarray((_mix(ids) >> np.uint64(11)) * 2.0**-53)

@@ -30,8 +30,14 @@ class _Gate:
     """(nodes, suffixes) routed cost of where the suffix ends; infinite where not considered."""
     first: np.ndarray
     """(suffixes,) first step of each suffix."""
-    columns: list[np.ndarray]
-    """Suffixes by first step, exit first."""
+    order: np.ndarray
+    """(suffixes,) suffixes by first step, exit first."""
+    starts: np.ndarray
+    """(1 + B,) where each first step begins in that order."""
+    absent: np.ndarray
+    """(1 + B,) whether no suffix begins with a step."""
+    whole: bool
+    """Whether everything is considered, from everywhere."""
     forward: Forward
 
 
@@ -40,7 +46,7 @@ class _Fitted:
     """What one trade-off's fitted values at a gate are read with."""
 
     weights: np.ndarray
-    """(H, steps), float64."""
+    """(steps, H), float64."""
     bias: np.ndarray
     """(steps,)"""
     blend: float
@@ -68,9 +74,13 @@ class Router:
         considered = np.isfinite(cost)
         total = np.where(considered & (ends >= 0), self.costs[ends], np.inf)
         first = found[0][1].astype(np.int64)
-        columns = [np.flatnonzero(first == step) for step in range(EXIT, len(tree.precisions))]
+        order = np.argsort(first, kind="stable")
+        steps = np.arange(EXIT, len(tree.precisions))
+        starts = np.searchsorted(first[order], steps).clip(max=len(order) - 1)
+        absent = ~np.isin(steps, first)
         forward = Forward(self.plan.predictors.networks[gate - 1])
-        return _Gate(prefix, np.where(considered, cost, 0.0), considered, total, first, columns, forward)
+        costs = np.where(considered, cost, 0.0)
+        return _Gate(prefix, costs, considered, total, first, order, starts, absent, bool(considered.all()), forward)
 
     def decide(
         self, gate: int, node: np.ndarray, features: np.ndarray, trade_off: np.ndarray, max_cost: np.ndarray
@@ -85,9 +95,10 @@ class Router:
         hidden, logits = table.forward(inputs)
         error = expit(logits)  # (n, suffixes)
         value = error + trade_off[:, None] * table.cost[rows]
-        allowed = table.total[rows] <= max_cost[:, None]
-        allowed &= table.considered[rows]
-        np.copyto(value, np.inf, where=~allowed)
+        if not table.whole or np.isfinite(max_cost).any():
+            allowed = table.total[rows] <= max_cost[:, None]
+            allowed &= table.considered[rows]
+            np.copyto(value, np.inf, where=~allowed)
         if isinstance(self.policy, FittedQ):
             step = self._fitted(gate, hidden, value, table, trade_off)
         else:
@@ -97,24 +108,21 @@ class Router:
     def _fitted(
         self, gate: int, hidden: np.ndarray, value: np.ndarray, table: _Gate, trade_off: np.ndarray
     ) -> np.ndarray:
-        planned = np.full((len(value), len(table.columns)), np.inf)
-        for step, columns in enumerate(table.columns):
-            if len(columns):
-                planned[:, step] = value[:, columns].min(axis=1)
-        if (trade_off == trade_off[0]).all():
-            own = self._at(gate, float(trade_off[0]))
-            weights, bias, blend = own.weights, own.bias, np.asarray(own.blend)
-        else:
-            lambdas, which = np.unique(trade_off, return_inverse=True)
-            each = [self._at(gate, float(value)) for value in lambdas]
+        planned = np.minimum.reduceat(value[:, table.order], table.starts, axis=1)  # (n, 1 + B)
+        lambdas = sorted(set(trade_off.tolist()))
+        each = [self._at(gate, value) for value in lambdas]
+        weights, bias, blend = each[0].weights, each[0].bias, np.asarray(each[0].blend)
+        if len(each) > 1:
+            which = np.searchsorted(lambdas, trade_off)
             weights, bias = np.stack([e.weights for e in each])[which], np.stack([e.bias for e in each])[which]
             blend = np.array([e.blend for e in each])[which, None]
         # Summed in a fixed order, where a matrix product's last bits depend on how many rows it has.
-        fitted = (hidden[:, :, None] * weights).sum(axis=1)
+        fitted = (hidden[:, None, :] * weights).sum(axis=2)
         fitted += bias
-        known = np.isfinite(planned)
-        mixed = blend * fitted + (1 - blend) * np.where(known, planned, 0.0)
-        mixed[~known] = np.inf
+        unknown = np.isinf(planned) | table.absent
+        planned[unknown] = 0.0
+        mixed = blend * fitted + (1 - blend) * planned
+        mixed[unknown] = np.inf
         return mixed.astype(np.float32).argmin(axis=1) + EXIT
 
     def _at(self, gate: int, trade_off: float) -> _Fitted:
@@ -126,7 +134,7 @@ class Router:
             share = (trade_off - knots[right - 1]) / (knots[right] - knots[right - 1])
             own = weights[..., right - 1] * (1 - share) + weights[..., right] * share
             blend = float(np.interp(trade_off, knots, policy.blend[gate - 1]))
-            found = _Fitted(np.ascontiguousarray(own[:-1]), own[-1].copy(), blend)
+            found = _Fitted(np.ascontiguousarray(own[:-1].T), own[-1].copy(), blend)
             if len(self._remembered) >= REMEMBERED:
                 self._remembered.clear()
             self._remembered[gate, trade_off] = found
