@@ -22,7 +22,7 @@ from quee.progress import Bar, part_of_a_shard, progress
 ROUNDS = 3
 """So often may workers die without a single shard being finished between."""
 CHECK_SECONDS = 10.0
-LIBRARIES = ("numpy", "pyarrow", "torch")
+LIBRARIES = ("numpy", "pyarrow", "safetensors", "scipy", "torch")
 OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "az", "oci", "memory")
 """A put there is seen whole or not at all."""
 
