@@ -142,6 +142,7 @@ def test_a_stage_depends_on_every_result_it_reads(stage: str) -> None:
         and node.func.attr == "input"
         and node.args
         and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
     }
     assert read <= listed
 
