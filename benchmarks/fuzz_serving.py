@@ -70,6 +70,7 @@ class Fuzz:
                 status = wire.ask(data)
             except TimeoutError:
                 status = 0
+                wire.close()
             with self._lock:
                 self.slowest = max(self.slowest, time.monotonic() - start)
                 self.seen[status] += 1
@@ -116,7 +117,8 @@ def main() -> None:
         start = time.monotonic()
         fuzz = Fuzz(server, options.requests, options.wires, options.seed, options.seconds)
         early, late = fuzz.run(file.getvalue())
-        said = ", ".join(f"{status or 'ended'} {count}" for status, count in fuzz.seen.most_common())
+        names = {None: "ended", 0: "hung"}
+        said = ", ".join(f"{names.get(status, status)} {count}" for status, count in fuzz.seen.most_common())
         total, seconds = sum(fuzz.seen.values()), time.monotonic() - start
         print(f"{total} mutated requests in {seconds:.0f} s: {said}; slowest {fuzz.slowest:.1f} s", flush=True)
         if options.examples:
@@ -125,12 +127,14 @@ def main() -> None:
             fuzz.faults += [(status, b"") for status in found if bad(status)]
         growth = late / early - 1
         print(f"memory {early:.0f} MiB a tenth of the way, {late:.0f} MiB at the end: {growth:+.1%}")
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/v2/health/ready") as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/v2/health/ready", timeout=30) as response:
             assert response.status == 200
         for status, data in fuzz.faults[:5]:
             print(f"status {status}: {data[:300]!r}")
         if server.process.poll() is not None:
             raise SystemExit(f"the server ended with {server.process.returncode}")
+        if server.said:
+            raise SystemExit(f"{len(server.said)} lines in the server's log: {server.said[0][:300]}")
         if fuzz.faults or growth > GROWTH:
             raise SystemExit(f"{len(fuzz.faults)} answers that must not be; growth {growth:.1%}, at most {GROWTH:.0%}")
 

@@ -76,6 +76,7 @@ def serve(
     if threads < 1:
         raise UsageError(f"threads={threads}: give at least 1")
     torch.set_num_threads(threads)
+    _open_files(settings.connections + 256)
     listener = _listen(host, port)
     service = Service(bundle, settings, batch, digest, engine, threads)
     server = server_of(service)
@@ -85,6 +86,17 @@ def serve(
     os.environ.pop("QUEE_TOKEN", None)
     settle()
     server.run(sockets=[listener])
+
+
+def _open_files(wanted: int) -> None:
+    """Allow as many, where the system's own limit does; each connection is one."""
+    if find_spec("resource"):  # not on Windows
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -18,6 +18,11 @@ from quee.runtime.serving.app import create_app
 from quee.runtime.serving.service import Service
 
 HEAD_BYTES = 16 * 1024
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    b'content-length: 33\r\n\r\n{"error": "too many connections"}'
+)
+"""What a connection beyond the limit gets, before it has said anything."""
 logger = logging.getLogger("quee.serving")
 
 
@@ -34,7 +39,9 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.service.settings.connections:
-            self._drop("connections")
+            self.service.metrics.dropped("connections")
+            self.transport.write(FULL)
+            self.transport.close()
             return
         self._watch_head()
 
