@@ -17,6 +17,7 @@ from quee.quantization import QuantizationConfig
 from quee.quantization.allocation import SAMPLES, with_mixed_bits
 from quee.quantization.overrides import own_layers
 from quee.store import load_backbone
+from quee.threads import one_thread
 from tasks.scale import read_scale
 from tasks.stage import Stage, main
 
@@ -56,7 +57,8 @@ def run(stage: Stage) -> None:
     if settings.mixed:
         few = ids["calibration"][np.linspace(0, len(ids["calibration"]) - 1, SAMPLES).astype(int)]
         batches = [x for _, x, _ in images.batches(np.unique(few), Preprocessing.from_timm(backbone.input), SAMPLES)]
-        configs = dict(zip(configs, with_mixed_bits(backbone, list(configs.values()), batches), strict=True))
+        with one_thread():  # the last bits of floating-point sums depend on how many there are
+            configs = dict(zip(configs, with_mixed_bits(backbone, list(configs.values()), batches), strict=True))
     cost = trace_cost(backbone, **own, layers=own_layers(backbone, configs.values()))
     together = [configs[p] for p in tree if p in configs] if settings.path_aware else []
     others = [config for config in configs.values() if config not in together]
