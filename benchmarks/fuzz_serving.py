@@ -1,9 +1,10 @@
 """Very many requests that no client would send on purpose; the server answers 2xx, 4xx or 503, lives, and does not grow.
 
-    python benchmarks/fuzz_serving.py [BUNDLE] [--requests 100000] [--wires 8] [--seed 0] [--examples 0]
+    python benchmarks/fuzz_serving.py [BUNDLE] [--requests 100000] [--seconds S] [--wires 8] [--seed 0] [--examples 0]
 
-Byte-level: `tests/support/fuzzer.py`, one seed per connection. `--examples` adds as many requests per operation, drawn by
-schemathesis from the OpenAPI description (extra `clients`). Memory is compared from a tenth of the way to the end.
+Byte-level: `tests/support/fuzzer.py`, one seed per connection; a run can be cut into pieces with `--requests` or
+`--seconds` and seeds 8 apart. `--examples` adds as many requests per operation, drawn by schemathesis from the OpenAPI
+description (extra `clients`). Memory is compared from a tenth of the way to the end.
 """
 
 import argparse
@@ -40,8 +41,9 @@ def bad(status: int | None) -> bool:
 class Fuzz:
     """Connections that send mutated requests, and what came back."""
 
-    def __init__(self, server: Server, total: int, wires: int, seed: int) -> None:
+    def __init__(self, server: Server, total: int, wires: int, seed: int, seconds: float) -> None:
         self.server, self.total, self.wires, self.seed = server, total, wires, seed
+        self.begun, self.seconds = time.monotonic(), seconds
         self.seen: Counter[int | None] = Counter()
         self.faults: list[tuple[int | None, bytes]] = []
         self.slowest = 0.0
@@ -55,7 +57,8 @@ class Fuzz:
         early = 0.0
         while any(thread.is_alive() for thread in threads):
             time.sleep(0.2)
-            if not early and sum(self.seen.values()) >= self.total / 10:
+            share = max(sum(self.seen.values()) / self.total, (time.monotonic() - self.begun) / self.seconds)
+            if not early and share >= 0.1:
                 early = resident(self.server.process.pid)
         return early, resident(self.server.process.pid)
 
@@ -67,13 +70,14 @@ class Fuzz:
                 status = wire.ask(data)
             except TimeoutError:
                 status = 0
+                wire.close()
             with self._lock:
                 self.slowest = max(self.slowest, time.monotonic() - start)
                 self.seen[status] += 1
                 if bad(status):
                     self.faults.append((status, data))
-            if self.server.process.poll() is not None:
-                return
+            if self.server.process.poll() is not None or time.monotonic() - self.begun > self.seconds:
+                break
         wire.close()
 
 
@@ -102,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("bundle", type=Path, nargs="?", default=Path("artifacts/digits/bundle"))
     parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="after which no more are sent")
     parser.add_argument("--wires", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0, help="of the first connection; the others count on")
     parser.add_argument("--examples", type=int, default=0)
@@ -110,22 +115,27 @@ def main() -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)).save(file, "PNG")
     with Server(options.bundle) as server:
         start = time.monotonic()
-        fuzz = Fuzz(server, options.requests, options.wires, options.seed)
+        fuzz = Fuzz(server, options.requests, options.wires, options.seed, options.seconds)
         early, late = fuzz.run(file.getvalue())
-        said = ", ".join(f"{status or 'ended'} {count}" for status, count in fuzz.seen.most_common())
+        names = {None: "ended", 0: "hung"}
+        said = ", ".join(f"{names.get(status, status)} {count}" for status, count in fuzz.seen.most_common())
         total, seconds = sum(fuzz.seen.values()), time.monotonic() - start
-        print(f"{total} mutated requests in {seconds:.0f} s: {said}; slowest {fuzz.slowest:.1f} s")
+        print(f"{total} mutated requests in {seconds:.0f} s: {said}; slowest {fuzz.slowest:.1f} s", flush=True)
         if options.examples:
             found = described(server, options.examples)
             print(f"{sum(found.values())} described requests: {dict(found.most_common())}")
             fuzz.faults += [(status, b"") for status in found if bad(status)]
         growth = late / early - 1
         print(f"memory {early:.0f} MiB a tenth of the way, {late:.0f} MiB at the end: {growth:+.1%}")
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/v2/health/ready") as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/v2/health/ready", timeout=30) as response:
             assert response.status == 200
         for status, data in fuzz.faults[:5]:
             print(f"status {status}: {data[:300]!r}")
-        if fuzz.faults or growth > GROWTH or total < options.requests // options.wires * options.wires:
+        if server.process.poll() is not None:
+            raise SystemExit(f"the server ended with {server.process.returncode}")
+        if server.said:
+            raise SystemExit(f"{len(server.said)} lines in the server's log: {server.said[0][:300]}")
+        if fuzz.faults or growth > GROWTH:
             raise SystemExit(f"{len(fuzz.faults)} answers that must not be; growth {growth:.1%}, at most {GROWTH:.0%}")
 
 

@@ -1,7 +1,8 @@
 """An endpoint under load, on this machine, from another process: throughput and latency with and without batching across
 requests, ten times more than it can take, and inputs that drift.
 
-    python benchmarks/serving.py [BUNDLE] [--data FOLDER] [--seconds 8] [--only closed,open,overload,drift] [--json FILE]
+    python benchmarks/serving.py [BUNDLE] [--data FOLDER] [--seconds 8] [--only closed,open,overload,drift]
+        [--engine torch] [--json FILE]
 
 BUNDLE is `artifacts/digits/bundle` and FOLDER `data/digits` unless given. Every answer is compared with the offline
 prediction of its image at the budget applied, and every request must be answered once. Latency in closed loops runs from
@@ -10,15 +11,18 @@ sending to the last byte; in open loops from the instant the request was due, so
 
 import argparse
 import asyncio
+import gc
 import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections import defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -35,6 +39,8 @@ CLIENTS = 32
 OVERLOAD, OVERLOAD_SECONDS, OVERLOAD_IMAGES = 10, 30.0, 16
 QUEUE = 256
 BUDGET = 0.2
+FLIPS = 0.001
+"""Share of answers of engines other than torch that may differ: near ties."""
 
 
 @dataclass
@@ -63,6 +69,9 @@ class Server:
         if " on http://" not in line:
             raise SystemExit(f"the server did not start: {line}{self.process.stderr.read()}")
         self.port = int(line.rsplit(":", 1)[1].strip(" /\n"))
+        self.said: list[str] = []
+        """What it wrote since, a line each: it would stand still at a pipe that nobody reads."""
+        threading.Thread(target=lambda: self.said.extend(self.process.stderr or ()), daemon=True).start()
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/model") as response:
             self.name = json.load(response)["name"]
 
@@ -71,6 +80,11 @@ class Server:
             lines = [line.decode().rsplit(" ", 1) for line in response if not line.startswith(b"#")]
         return float(dict(lines).get(name, "0"))
 
+    def cpu(self) -> float:
+        """Seconds of CPU time, of all its threads."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def __enter__(self) -> "Server":
         return self
 
@@ -78,6 +92,10 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         if self.process.wait(60):
             raise SystemExit(f"the server ended with {self.process.returncode}")
+
+
+def served(options: argparse.Namespace, *more: str) -> Server:
+    return Server(options.bundle, "--engine", options.engine, *more)
 
 
 class Load:
@@ -128,14 +146,14 @@ class Load:
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.server.port)
 
-    async def closed(self, clients: int, seconds: float) -> None:
+    async def closed(self, clients: int, seconds: float, per_request: int = 1) -> None:
         """Every client asks again as soon as it is answered."""
         end = time.monotonic() + seconds
         rows = itertools.cycle(range(len(self.images)))
 
         async def client() -> None:
             while time.monotonic() < end:
-                await self.ask((next(rows),))
+                await self.ask(tuple(itertools.islice(rows, per_request)))
 
         await asyncio.gather(*(client() for _ in range(clients)))
 
@@ -176,21 +194,29 @@ def run(server: Server, images: np.ndarray, budget: float, work: Any) -> Load:
         load.close()
         return load
 
-    load = asyncio.run(go())
+    gc.collect()
+    gc.disable()  # a look through all answers so far stops the clients for longer than the server takes
+    try:
+        load = asyncio.run(go())
+    finally:
+        gc.enable()
     if len(load.answers) != load.sent:
         raise SystemExit(f"{load.sent} requests and {len(load.answers)} answers")
     return load
 
 
-def check(load: Load, classifier: AdaptiveClassifier) -> int:
-    """Compare every answer with the offline prediction of its images at the budget applied; how many images agreed."""
+def check(load: Load, classifier: AdaptiveClassifier) -> str:
+    """Compare every answer with the offline prediction of its images at the budget applied; how many images agreed.
+
+    With torch's exact arithmetic one that differs ends the benchmark; other engines' last bits depend on the batch.
+    """
     by_budget: dict[float, list[Answer]] = defaultdict(list)
     for answer in load.answers:
         if answer.status == 200:
             by_budget[answer.value["parameters"]["budget_applied"]].append(answer)
         elif answer.status != 503 or not answer.retry_after:
             raise SystemExit(f"status {answer.status}: {answer.value}")
-    agreed = 0
+    agreed = total = 0
     for budget, answers in by_budget.items():
         rows = sorted({row for answer in answers for row in answer.images})
         offline = classifier.route(load.images[rows], budget=budget)
@@ -200,10 +226,14 @@ def check(load: Load, classifier: AdaptiveClassifier) -> int:
             for position, row in enumerate(answer.images):
                 index = at[row]
                 expected = (int(offline.label[index]), offline.path[index], float(offline.cost[index]))
-                if expected != (got["label"][position], got["path"][position], got["cost"][position]):
+                total += 1
+                if expected == (got["label"][position], got["path"][position], got["cost"][position]):
+                    agreed += 1
+                elif classifier.engine.name == "torch":
                     raise SystemExit(f"image {row} at budget {budget}: offline {expected}, served {got}")
-                agreed += 1
-    return agreed
+    if agreed < (1 - FLIPS) * total:
+        raise SystemExit(f"{agreed} of {total} answers are those of the offline prediction")
+    return f"{agreed} of {total}"
 
 
 def figures(answers: list[Answer], seconds: float) -> dict[str, float]:
@@ -237,24 +267,42 @@ def corrupted(images: np.ndarray) -> np.ndarray:
 
 
 def closed_loop(options: argparse.Namespace, images: np.ndarray, classifier: AdaptiveClassifier) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for _ in range(options.repeats):
-        for name, batch in (("one request at a time", "1"), ("batched across requests", "64")):
-            with Server(options.bundle, "--batch", batch, "--no-control") as server:
-                run(server, images, options.budget, lambda load: load.closed(CLIENTS, 1.0))
+    """Both servers are there from beginning to end and asked in turn: what else the machine does falls on both."""
+    batches = {"one image at a time": "1", "batched across requests": "64"}
+    found: dict[str, Any] = {name: [] for name in batches}
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(served(options, "--batch", b, "--no-control")) for name, b in batches.items()
+        }
+        for server in servers.values():
+            run(server, images, options.budget, lambda load: load.closed(CLIENTS, 1.0))
+        for _ in range(options.repeats):
+            for name, server in servers.items():
+                before = server.cpu()
                 load = run(server, images, options.budget, lambda load: load.closed(CLIENTS, options.seconds))
                 result = figures(load.answers, options.seconds)
-                note = f"{check(load, classifier)} answers as offline"
+                result["cpu_ms"] = 1000 * (server.cpu() - before) / len(load.answers)
+                note = f"CPU {result['cpu_ms']:.2f} ms/image, {check(load, classifier)} answers as offline"
                 line(f"closed loop, {CLIENTS} clients, {name}"[:60], result, note)
-                found.setdefault(name, []).append(result)
-    one, many = (found[name] for name in ("one request at a time", "batched across requests"))
-    ratios = sorted(b["images_per_s"] / a["images_per_s"] for a, b in zip(one, many, strict=True))
-    print(f"throughput with batching over without: {ratios[len(ratios) // 2]:.2f} (median of {len(ratios)})")
-    return {**found, "ratio": ratios[len(ratios) // 2]}
+                found[name].append(result)
+    one, many = found.values()
+    for key, told in (("images_per_s", "throughput"), ("p95", "p95"), ("cpu_ms", "CPU time per image")):
+        ratios = [b[key] / a[key] for a, b in zip(one, many, strict=True)]
+        found[f"{key} ratio"] = float(np.median(ratios))
+        print(f"{told} with batching over without: {np.median(ratios):.2f} (median of {len(ratios)})", flush=True)
+    return found
 
 
-def capacity(server: Server, images: np.ndarray, budget: float, seconds: float = 4.0) -> float:
-    load = run(server, images, budget, lambda load: load.closed(CLIENTS, seconds))
+def capacity(
+    server: Server,
+    images: np.ndarray,
+    budget: float,
+    seconds: float = 4.0,
+    clients: int = CLIENTS,
+    per_request: int = 1,
+) -> float:
+    """Images per second in a closed loop."""
+    load = run(server, images, budget, lambda load: load.closed(clients, seconds, per_request))
     return figures(load.answers, seconds)["images_per_s"]
 
 
@@ -262,7 +310,7 @@ def open_loop(options: argparse.Namespace, images: np.ndarray, classifier: Adapt
     found = {}
     rates: list[float] = []
     for name, batch in (("one request at a time", "1"), ("batched across requests", "64")):
-        with Server(options.bundle, "--batch", batch, "--no-control") as server:
+        with served(options, "--batch", batch, "--no-control") as server:
             most = capacity(server, images, options.budget)
             rates = rates or [0.5 * most, 0.9 * most, 1.5 * most]  # of what goes without batching
             for rate in rates:
@@ -276,13 +324,14 @@ def open_loop(options: argparse.Namespace, images: np.ndarray, classifier: Adapt
 
 
 def overload(options: argparse.Namespace, images: np.ndarray, classifier: AdaptiveClassifier) -> dict[str, Any]:
-    with Server(options.bundle, "--queue", str(QUEUE), "--no-control") as server:
+    with served(options, "--queue", str(QUEUE), "--no-control") as server:
         most = capacity(server, images, options.budget)
         base = 0.3 * most
         before = run(server, images, options.budget, lambda load: load.open(base, 10.0))
         reference = figures(before.answers, 10.0)
         line(f"base load, {base:.0f}/s", reference, f"{check(before, classifier)} as offline")
-        rate = OVERLOAD * most / OVERLOAD_IMAGES
+        bulk = capacity(server, images, options.budget, 4.0, QUEUE // OVERLOAD_IMAGES, OVERLOAD_IMAGES)
+        rate = OVERLOAD * bulk / OVERLOAD_IMAGES
         flood = run(
             server,
             images,
@@ -292,7 +341,7 @@ def overload(options: argparse.Namespace, images: np.ndarray, classifier: Adapti
         during = figures(flood.answers, OVERLOAD_SECONDS)
         refused = sum(a.status == 503 for a in flood.answers)
         note = f"{check(flood, classifier)} as offline, {refused} of {len(flood.answers)} requests refused"
-        line(f"{OVERLOAD}× what it can take", during, note)
+        line(f"{OVERLOAD}× what it can take, {rate * OVERLOAD_IMAGES:.0f}/s", during, note)
         after = run(server, images, options.budget, lambda load: load.open(base, 10.0, seed=1))
         check(after, classifier)
         start = min(a.at for a in after.answers)
@@ -317,7 +366,7 @@ def drift(options: argparse.Namespace, images: np.ndarray, classifier: AdaptiveC
     }
     found: dict[str, Any] = {}
     for name, flag in (("without control", "--no-control"), ("with control", "--control")):
-        with Server(options.bundle, flag) as server:
+        with served(options, flag) as server:
             spent = {}
             for phase, rows in phases.items():
                 load = run(server, both, options.budget, lambda load, rows=rows: load.stream(4, 32, rows.tolist()))
@@ -343,13 +392,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default=",".join(PARTS), help="of closed, open, overload, drift")
+    parser.add_argument(
+        "--engine", default="torch", help="as of `quee serve`; answers of others are compared with its own"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if unknown := set(options.only.split(",")) - set(PARTS):
         raise SystemExit(f"--only {', '.join(sorted(unknown))}: valid are {', '.join(PARTS)}")
     torch.set_num_threads(1)
     images = load_images(options.data, options.images)
-    classifier = load_bundle(options.bundle)
+    classifier = load_bundle(options.bundle, options.engine)
     results = {name: PARTS[name](options, images, classifier) for name in options.only.split(",")}
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")

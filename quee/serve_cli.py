@@ -54,7 +54,7 @@ def serve(
     import torch
 
     from quee.runtime.serving.server import server_of
-    from quee.runtime.serving.service import Service
+    from quee.runtime.serving.service import Service, settle
     from quee.runtime.serving.settings import Settings
 
     settings = Settings(
@@ -76,14 +76,27 @@ def serve(
     if threads < 1:
         raise UsageError(f"threads={threads}: give at least 1")
     torch.set_num_threads(threads)
+    _open_files(settings.connections + 256)
     listener = _listen(host, port)
-    service = Service(bundle, settings, batch, digest, engine)
+    service = Service(bundle, settings, batch, digest, engine, threads)
     server = server_of(service)
     where = f"[{host}]" if ":" in host else host
     served = service.current
     print(f"{served.name} {served.version} on http://{where}:{listener.getsockname()[1]}/", file=sys.stderr, flush=True)
     os.environ.pop("QUEE_TOKEN", None)
+    settle()
     server.run(sockets=[listener])
+
+
+def _open_files(wanted: int) -> None:
+    """Allow as many, where the system's own limit does; each connection is one."""
+    if find_spec("resource"):  # not on Windows
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,7 +1,7 @@
 """The scheduler: samples of different callers, at different depths, share batches by segment and precision.
 
-One worker thread runs, again and again, the group with most to gain: one whose first sample has waited for longer than
-`linger`, the longest first, or else the one with the most samples. Nothing waits for a batch to fill.
+One worker thread runs, again and again, the group whose samples have waited longest, all their times added up: large
+ones and old ones go first. One that was passed over `patience` times is next. Nothing waits for a batch to fill.
 
 >>> with Scheduler(classifier) as scheduler:                                            # doctest: +SKIP
 ...     futures = [scheduler.submit([image], Options(budget=0.1)) for image in images]
@@ -80,11 +80,22 @@ class _Waiting:
     """Samples that wait for one segment at one precision, in the order they came."""
 
     parts: deque[tuple[float, Flight]] = field(default_factory=deque)
+    """When they came, in seconds, and who."""
     size: int = 0
+    came: float = 0.0
+    """Sum over the samples of when they came."""
+    passed: int = 0
+    """Batches of others since one of these was run."""
 
     def add(self, flight: Flight) -> None:
-        self.parts.append((time.monotonic(), flight))
+        now = time.monotonic()
+        self.parts.append((now, flight))
         self.size += len(flight)
+        self.came += now * len(flight)
+
+    def waited(self, now: float) -> float:
+        """Seconds, added up over the samples."""
+        return now * self.size - self.came
 
     def pop(self, most: int) -> Flight:
         taken: list[Flight] = []
@@ -95,6 +106,7 @@ class _Waiting:
                 flight = flight.take(slice(0, most))
             most -= len(flight)
             self.size -= len(flight)
+            self.came -= since * len(flight)
             taken.append(flight)
         return Flight.joined(taken)
 
@@ -105,6 +117,19 @@ class _Waiting:
             if len(rows):
                 kept.append((since, flight if len(rows) == len(flight) else flight.take(rows)))
         self.parts, self.size = kept, sum(len(flight) for _, flight in kept)
+        self.came = sum(since * len(flight) for since, flight in kept)
+
+
+def next_group(groups: dict[Group, _Waiting], patience: int) -> Group:
+    """Whom to run: the group whose samples have waited longest in sum, or the one passed over most if that is `patience`."""
+    now = time.monotonic()
+    chosen = max(groups, key=lambda key: groups[key].passed)
+    if groups[chosen].passed < patience:
+        chosen = max(groups, key=lambda key: groups[key].waited(now))
+    for waiting in groups.values():
+        waiting.passed += 1
+    groups[chosen].passed = 0
+    return chosen
 
 
 class Scheduler:
@@ -115,12 +140,12 @@ class Scheduler:
     """
 
     def __init__(
-        self, classifier: AdaptiveClassifier, batch: int = 64, capacity: int = 1024, linger: float = 0.01
+        self, classifier: AdaptiveClassifier, batch: int = 64, capacity: int = 1024, patience: int = 16
     ) -> None:
-        """`linger` is in seconds. Starts the worker thread."""
-        if batch < 1 or capacity < 1 or linger < 0:
-            raise UsageError(f"batch={batch}, capacity={capacity}, linger={linger}: give at least 1, 1 and 0")
-        self.classifier, self.batch, self.capacity, self.linger = classifier, batch, capacity, linger
+        """Starts the worker thread."""
+        if batch < 1 or capacity < 1 or patience < 1:
+            raise UsageError(f"batch={batch}, capacity={capacity}, patience={patience}: give at least 1")
+        self.classifier, self.batch, self.capacity, self.patience = classifier, batch, capacity, patience
         self._changed = Condition()
         slots = capacity + batch  # those of requests given up while their samples were being run are free only then
         self._samples = classifier.executor.samples(slots)
@@ -234,12 +259,7 @@ class Scheduler:
 
     def _next(self) -> tuple[Group, Flight]:
         """The group to run, and up to a batch of its samples."""
-        now = time.monotonic()
-        overdue = {key: w for key, w in self._groups.items() if now - w.parts[0][0] > self.linger}
-        if overdue:
-            key = min(overdue, key=lambda k: overdue[k].parts[0][0])
-        else:
-            key = max(self._groups, key=lambda k: self._groups[k].size)
+        key = next_group(self._groups, self.patience)
         flight = self._groups[key].pop(self.batch)
         if not self._groups[key].size:
             del self._groups[key]

@@ -85,11 +85,11 @@ def _inference(app: FastAPI, service: Service) -> None:
             has = f"{served.name}, version {served.version}"
             raise RefusedError(404, "model", f"no model {name[:80]!r} of version {str(version)[:80]!r}; there is {has}")
 
-    async def infer(request: Request, name: str, version: str | None = None) -> Response:
-        known(name, version)
+    async def infer(request: Request) -> Response:
+        known(request.path_params["name"], request.path_params.get("version"))
         async with service.admit() as take:
             body, length = await request.body(), request.headers.get(protocol.HEADER)
-            asked = await service.in_thread(lambda: protocol.parse(body, length, service.settings))
+            asked = await service.done(lambda: protocol.parse(body, length, service.settings), len(body))
             take(len(asked.images))
             found = await service.route(asked.images, asked.options, asked.timeout, gone=request.receive)
             served = found.served
@@ -113,13 +113,14 @@ def _inference(app: FastAPI, service: Service) -> None:
         options: dict[str, Any] = {"tags": ["inference"]}
         app.get(path, summary=f"The model's tensors{note}.", **options)(described)
         app.get(f"{path}/ready", summary=f"Whether the model answers{note}.", **options)(model_ready)
-        app.post(f"{path}/infer", summary=f"Classify{note}.", openapi_extra=schema.INFER, **options)(infer)
+        extra = {**schema.INFER, "parameters": schema.path_parameters(path)}
+        app.post(f"{path}/infer", summary=f"Classify{note}.", openapi_extra=extra, **options)(infer)
 
     @app.post("/v1/classify", tags=["images"], summary="Classify image files.", openapi_extra=schema.CLASSIFY)
     async def classify(request: Request) -> JSONResponse:
         async with service.admit() as take:
             body, kind = await request.body(), request.headers.get("content-type", "")
-            found, options, explain = await service.in_thread(lambda: images.parse(body, kind, service.settings))
+            found, options, explain = await service.done(lambda: images.parse(body, kind, service.settings), len(body))
             take(len(found))
             answer = await service.route(found, options, explain=explain, gone=request.receive)
             return JSONResponse(_classified(answer))

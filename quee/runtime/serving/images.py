@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,9 @@ FIELDS = ("image", "images", *OPTIONS, "explain")
 ELONGATION = 64
 """Longer side over shorter at most: the shorter is scaled to the network's input, and the longer with it."""
 PARTS = 2048
+logging.getLogger("python_multipart").setLevel(
+    logging.CRITICAL
+)  # it warns of every bad form: strangers would fill the log
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
 
 

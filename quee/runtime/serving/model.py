@@ -22,14 +22,21 @@ class Served:
     """
 
     def __init__(
-        self, bundle: Path, queue: int, batch: int, control: bool, digest: str | None = None, engine: str = "torch"
+        self,
+        bundle: Path,
+        queue: int,
+        batch: int,
+        control: bool,
+        digest: str | None = None,
+        engine: str = "torch",
+        threads: int | None = None,
     ) -> None:
         """Raises IntegrityError when the bundle is not whole, or another than `digest` names."""
         folder = bundle.resolve()  # what a link names now: not half of the old and half of the new
         self.digest = file_digest(folder / "bundle.json")
         if digest is not None and digest != self.digest:
             raise IntegrityError(f"{bundle} has digest {self.digest}, expected {digest}")
-        self.classifier = load_bundle(folder, engine)
+        self.classifier = load_bundle(folder, engine, threads)
         if file_digest(folder / "bundle.json") != self.digest:
             raise IntegrityError(f"{bundle} changed while it was read")
         self.unit_bitflops = float(read_json(folder / "tree.json")["unit_bitflops"])

@@ -18,6 +18,11 @@ from quee.runtime.serving.app import create_app
 from quee.runtime.serving.service import Service
 
 HEAD_BYTES = 16 * 1024
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    b'content-length: 33\r\n\r\n{"error": "too many connections"}'
+)
+"""What a connection beyond the limit gets, before it has said anything."""
 logger = logging.getLogger("quee.serving")
 
 
@@ -34,7 +39,9 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.service.settings.connections:
-            self._drop("connections")
+            self.service.metrics.dropped("connections")
+            self.transport.write(FULL)
+            self.transport.close()
             return
         self._watch_head()
 
@@ -137,13 +144,14 @@ def server_of(service: Service, app: FastAPI | None = None) -> Server:
         http=type("Bound", (Protocol,), {"service": service}),
         ws="none",
         lifespan="on",
-        loop="asyncio",
+        loop="auto",
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_keep_alive=max(1, round(settings.keep_alive)),
         timeout_graceful_shutdown=max(1, round(settings.grace)),
         backlog=2048,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing depends on who a client says it is
         log_level="error",
     )
     return Server(config, service)

@@ -1,33 +1,45 @@
 """What stands between the endpoints and the model: admission, answers, metrics, and the change to another model."""
 
 import asyncio
+import gc
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from anyio import CapacityLimiter, to_thread
 
 from quee.errors import QueeError, UsageError
 from quee.runtime.classifier import Images, Options, Routed
 from quee.runtime.explanation import Explanation
 from quee.runtime.scheduler import DrainingError, ExpiredError, OverloadedError
+from quee.runtime.serving.crossing import Crossing
 from quee.runtime.serving.metrics import Metrics
 from quee.runtime.serving.model import Served
-from quee.runtime.serving.refusal import GoneError, RefusedError, bad
+from quee.runtime.serving.refusal import RefusedError, bad
 from quee.runtime.serving.settings import Settings
 
 THREADS = 2
-"""In which requests are parsed and images decoded: bounds the memory that takes, too."""
+"""In which large requests are parsed and images decoded: bounds the memory that takes, too."""
+SMALL = 32 * 1024
+"""Bytes of a request, or values of its pixels, that take less time than handing them to a thread and back."""
 EXPLAINING = 8
 """Explanations waited for at once; each runs its image apart from the others' batches."""
 RATE_WINDOW = 10.0
 """Seconds over which the rate of answers is taken, for Retry-After."""
 T = TypeVar("T")
+
+
+def settle() -> None:
+    """Exempt what is there now from garbage collection: looking through all of PyTorch again and again took a fifth of the
+    event loop's time. Call it when a model is loaded; one that is replaced is let go."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)
@@ -57,10 +69,16 @@ class Service:
     """One bundle path, whichever bundle it holds at present."""
 
     def __init__(
-        self, bundle: Path, settings: Settings, batch: int = 64, digest: str | None = None, engine: str = "torch"
+        self,
+        bundle: Path,
+        settings: Settings,
+        batch: int = 64,
+        digest: str | None = None,
+        engine: str = "torch",
+        threads: int | None = None,
     ) -> None:
         """Loads the bundle; raises IntegrityError as `Served` does."""
-        self.bundle, self.settings, self.batch, self.engine = bundle, settings, batch, engine
+        self.bundle, self.settings, self.batch, self.engine, self.threads = bundle, settings, batch, engine, threads
         self.metrics = Metrics()
         self.current = self._load(digest)
         self.ready = True
@@ -69,6 +87,7 @@ class Service:
         self._threads = CapacityLimiter(THREADS)
         self._apart = CapacityLimiter(1)
         self._explaining = 0
+        self._crossing: Crossing[Routed] = Crossing()
         self._reloading = asyncio.Lock()
         self._retired: set[asyncio.Task[None]] = set()
         self._answered = 0
@@ -80,7 +99,7 @@ class Service:
         settings = self.settings
         # Room beyond the queue: what is admitted here is never refused there.
         room = settings.queue + settings.max_images
-        return Served(self.bundle, room, self.batch, settings.control, digest, self.engine)
+        return Served(self.bundle, room, self.batch, settings.control, digest, self.engine, self.threads)
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[Callable[[int], None]]:
@@ -104,8 +123,9 @@ class Service:
         """Seconds until the queue is worked off at the rate of late."""
         return min(max(math.ceil(self.admitted / self._rate), 1), 30) if self._rate else 1
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        return await to_thread.run_sync(work, limiter=self._threads)
+    async def done(self, work: Callable[[], T], size: int) -> T:
+        """The work's result: here where it is little, and in a thread where others would have to wait for it."""
+        return work() if size <= SMALL else await to_thread.run_sync(work, limiter=self._threads)
 
     async def route(
         self,
@@ -120,12 +140,14 @@ class Service:
         `gone` returns when the client has left: then what has not run yet is dropped, with GoneError.
         """
         timeout = min(timeout or math.inf, self.settings.deadline)
+        # Encoded images are small until they are decoded.
+        size = images.size if isinstance(images, np.ndarray) else SMALL + 1
         while True:
             served = self.current
             applied = served.applied(options)
             try:
-                future = await self.in_thread(lambda s=served, a=applied: s.submit(images, a, timeout))  # type: ignore[misc]
-                routed = await _unless_gone(future, gone)
+                future = await self.done(lambda s=served, a=applied: s.submit(images, a, timeout), size)  # type: ignore[misc]
+                routed = await self._crossing.wait(future, gone)
                 break
             except DrainingError:
                 if served is self.current:
@@ -184,24 +206,12 @@ class Service:
 
     async def _retire(self, served: Served) -> None:
         await asyncio.to_thread(served.close, self.settings.deadline + 1)
+        del served
+        if gc.get_freeze_count():
+            settle()
 
     async def close(self) -> None:
         """Answer what is in flight, take nothing more."""
         self.ready = False
         await asyncio.to_thread(self.current.close, self.settings.grace)
         await asyncio.gather(*self._retired)
-
-
-async def _unless_gone(future: "Future[Routed]", gone: Callable[[], Awaitable[Any]] | None) -> Routed:
-    answer = asyncio.wrap_future(future)
-    if gone is None:
-        return await answer
-    left = asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            answer.cancel()
-            raise GoneError
-        return await answer
-    finally:
-        left.cancel()

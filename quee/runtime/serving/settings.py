@@ -33,7 +33,8 @@ class Settings:
     """Images in one request."""
     queue: int = 1024
     """Images admitted and not yet answered; beyond it, 503."""
-    connections: int = 1000
+    connections: int = 4096
+    """Open at once; more than `queue`, so that what is too much is told when to come back."""
     header_timeout: float = 10.0
     """For a request's head, from its first byte or the connection's start."""
     body_timeout: float = 30.0

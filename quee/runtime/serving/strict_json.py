@@ -11,7 +11,8 @@ from quee.runtime.serving.refusal import bad
 DEPTH = 16
 CONTAINERS = 2_000_000
 """Lists and objects in a body: an empty one takes 2 bytes here and 60 in memory."""
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Its closing quote may be missing: a pattern that then failed would be tried again from every quote that follows.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _STEP = np.zeros(256, np.int8)
 _STEP[[ord("["), ord("{")]] = 1
 _STEP[[ord("]"), ord("}")]] = -1

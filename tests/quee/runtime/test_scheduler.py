@@ -1,15 +1,20 @@
 """The scheduler: answers are those of the classifier, whoever shares the batch, and a full queue, a deadline or a stop say so."""
 
+import itertools
 import threading
 import time
 from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
+from callers import at_once
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quee.errors import UsageError
 from quee.runtime import AdaptiveClassifier, Options
-from quee.runtime.scheduler import DrainingError, ExpiredError, OverloadedError, Scheduler
+from quee.runtime.executor import Flight
+from quee.runtime.scheduler import DrainingError, ExpiredError, OverloadedError, Scheduler, _Waiting, next_group
 
 BUDGETS = (0.05, 0.2, 0.4, 0.9)
 
@@ -40,25 +45,17 @@ def same(a, b) -> bool:
 
 
 def test_callers_in_many_threads_get_what_the_classifier_alone_gives_them(classifier, images) -> None:
-    wrong: list[int] = []
-
     def caller(number: int) -> None:
         random = np.random.default_rng(number)
         for _ in range(4):
             own = images[0][random.integers(len(images[0]), size=random.integers(1, 20))]
             options = Options(budget=float(random.choice(BUDGETS)))
             found = scheduler.submit(own, options).result(60)
-            if not same(found, classifier.route(own, budget=options.budget)):
-                wrong.append(number)
+            assert same(found, classifier.route(own, budget=options.budget))
 
     with Scheduler(classifier, batch=16, capacity=4096) as scheduler:
-        threads = [threading.Thread(target=caller, args=(n,)) for n in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(caller, 8)
         stats = scheduler.stats()
-    assert wrong == []
     assert stats.requests == {"done": 32} and stats.in_flight == 0 and not stats.queue
 
 
@@ -72,6 +69,51 @@ def test_callers_share_batches(held, images) -> None:
         sizes = scheduler.stats().batch_sizes
     assert max(sizes) > 20
     assert sum(size * number for size, number in sizes.items()) >= 40
+
+
+def flight(slots: list[int]) -> Flight:
+    return Flight(np.array(slots), np.zeros((len(slots), 1), np.float32))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "pop", "drop"]), st.integers(1, 9)), max_size=20))
+def test_waiting_times_add_up_whatever_is_taken_and_dropped(moves) -> None:
+    waiting, numbers = _Waiting(), itertools.count()
+    for move, count in moves:
+        if move == "add":
+            waiting.add(flight(list(itertools.islice(numbers, count))))
+        elif move == "pop" and waiting.size:
+            taken = waiting.pop(count)
+            assert len(taken) <= count
+        elif waiting.size:
+            waiting.drop(waiting.parts[-1][1].slots[:count])
+        now = time.monotonic()
+        alone = [now - since for since, part in waiting.parts for _ in part.slots]
+        assert waiting.size == len(alone)
+        assert waiting.waited(now) == pytest.approx(sum(alone), abs=1e-6)
+
+
+def test_the_group_whose_samples_waited_longest_in_sum_is_next() -> None:
+    groups = {(1, 0): _Waiting(), (1, 1): _Waiting(), (2, 0): _Waiting()}
+    groups[1, 0].add(flight([0]))
+    time.sleep(0.02)
+    groups[1, 1].add(flight(list(range(1, 30))))
+    time.sleep(0.02)
+    groups[2, 0].add(flight(list(range(30, 40))))
+    assert next_group(groups, patience=16) == (1, 1)  # 29 · 20 ms against 40 ms and next to nothing
+
+
+@pytest.mark.parametrize("patience", [1, 4, 16])
+def test_nobody_is_passed_over_for_ever(patience: int) -> None:
+    groups = {(1, choice): _Waiting() for choice in range(4)}
+    groups[1, 0].add(flight([0]))
+
+    def flooded() -> tuple[int, int]:
+        for choice in range(1, 4):
+            groups[1, choice].add(flight([1] * 500))
+        return next_group(groups, patience)
+
+    turn = next(turn for turn in range(1000) if flooded() == (1, 0))
+    assert patience <= turn <= patience + len(groups)
 
 
 def test_a_full_queue_refuses_and_takes_again_when_it_empties(held, images) -> None:
@@ -179,7 +221,6 @@ def test_what_an_engine_fails_with_reaches_the_caller_and_nobody_else(held, imag
 
 def test_places_of_requests_given_up_anywhere_on_their_way_are_free_again(classifier, images) -> None:
     expected = classifier.route(images[0][:200], budget=0.4)
-    wrong: list[int] = []
 
     def caller(number: int) -> None:
         random = np.random.default_rng(number)
@@ -196,18 +237,11 @@ def test_places_of_requests_given_up_anywhere_on_their_way_are_free_again(classi
                 found = future.result(60)
             except (OverloadedError, ExpiredError, CancelledError):
                 continue
-            if found.path != expected.path[rows] or not np.array_equal(
-                found.probabilities, expected.probabilities[rows]
-            ):
-                wrong.append(number)
+            assert found.path == expected.path[rows]
+            assert np.array_equal(found.probabilities, expected.probabilities[rows])
 
     with Scheduler(classifier, batch=16, capacity=120) as scheduler:
-        threads = [threading.Thread(target=caller, args=(n,)) for n in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert wrong == []
+        at_once(caller, 6)
         assert same(scheduler.submit(images[0][:120]).result(60), classifier.route(images[0][:120]))
         stats = scheduler.stats()
     assert stats.in_flight == 0 and not stats.queue

@@ -25,7 +25,7 @@ function number(value, digits = 3) {
 }
 
 function percent(share) {
-  return share > 0 && share < 0.001 ? "< 0.1 %" : `${Math.round(share * 1000) / 10} %`;
+  return share > 0 && share < 0.001 ? "<\u00a00.1\u00a0%" : `${Math.round(share * 1000) / 10}\u00a0%`;
 }
 
 function budget() {
@@ -63,7 +63,8 @@ function show(answer) {
   const spent = result.cost;
   by("result").hidden = false;
   const met = answer.budget_met ? "" : " This budget is out of reach; the nearest was taken.";
-  say(`${result.class}, ${Math.round(Math.max(...result.probabilities) * 100)} %, for ${number(spent)} of the static network.${met}`);
+  const sure = Math.round(Math.max(...result.probabilities) * 100);
+  say(`${result.class}, ${sure}\u00a0% sure, for ${number(spent)} of the static network’s cost.${met}`);
   drawPath(by("path"), state.model, result);
   by("gates").tBodies[0].replaceChildren(...gates.map((gate, i) => element("tr", null,
     element("td", String(gate.gate)),
@@ -146,7 +147,7 @@ async function start() {
   by("name").textContent = model.name;
   by("about").textContent = `${model.classes.length} classes, ${model.segments} segments, each at ${model.precisions.join(", ")}.`
     + " Each image takes its own way through them.";
-  by("digest").textContent = model.digest;
+  by("digest").textContent = `SHA-256 ${model.digest}`;
   const [low, high] = model.budgets;
   const at = Math.log(model.budget / low) / Math.log(high / low);
   by("budget").value = Math.round(1000 * Math.min(1, Math.max(0, at)));

@@ -17,7 +17,7 @@ export function drawPath(svg, model, result) {
   const width = Math.max(280, svg.clientWidth || svg.parentNode.clientWidth);
   const rows = [...model.precisions].reverse();
   const column = (width - 2 * LEFT) / model.segments;
-  const height = TOP + rows.length * ROW + 52;
+  const height = TOP + rows.length * ROW + 40;
   const box = Math.min(70, column - 18);
   const x = (segment) => LEFT + column * (segment - 0.5);
   const y = (precision) => TOP + ROW * (rows.indexOf(precision) + 0.5);
@@ -30,7 +30,7 @@ export function drawPath(svg, model, result) {
   const parts = [title];
   for (let segment = 1; segment <= model.segments; segment += 1) {
     const gate = gates[segment - 1];
-    parts.push(shape("text", { x: x(segment), y: 16, "text-anchor": "middle" }, column > 90 ? `segment ${segment}` : `${segment}`));
+    parts.push(shape("text", { x: x(segment), y: 16, "text-anchor": "middle" }, `${column > 90 ? "segment" : "seg."} ${segment}`));
     for (const precision of rows) {
       parts.push(shape("rect", { x: x(segment) - box / 2, y: y(precision) - 13, width: box, height: 26, rx: 5, class: "cell" }));
       if (!gate || gate.precision !== precision) {

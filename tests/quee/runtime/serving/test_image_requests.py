@@ -103,3 +103,9 @@ def test_of_an_animation_the_first_frame_counts(tmp_path) -> None:
 def test_noise_is_refused_and_nothing_else(body: bytes, content_type: str) -> None:
     with pytest.raises(RefusedError):
         parse(body, content_type, SETTINGS)
+
+
+def test_bad_forms_leave_nothing_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(RefusedError):
+        parse(b"no form at all", MULTIPART, Settings())
+    assert caplog.records == []

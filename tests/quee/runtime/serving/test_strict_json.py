@@ -1,6 +1,7 @@
 """JSON from strangers."""
 
 import json
+import time
 from contextlib import suppress
 
 import pytest
@@ -40,6 +41,14 @@ def test_depth_is_bounded(depth: int, opens: str, closes: str) -> None:
 def test_brackets_in_strings_are_no_depth() -> None:
     text = {"a": "[" * 100 + '"\\'}
     assert loads(json.dumps(text).encode()) == text
+
+
+def test_a_string_without_an_end_takes_no_longer_than_its_length() -> None:
+    data = b'"' + b'\\"' * 500_000
+    start = time.process_time()
+    with pytest.raises(RefusedError, match="Unterminated"):
+        loads(data)
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '{"b": {"a": 1, "a": 2}}', '{"a": 1, "\\u0061": 2}'])
