@@ -4,7 +4,8 @@
                                       [--calibration 256] [--peers NAMES] [--presets NAMES] [--precisions NAMES]
                                       [--stem PRECISION] [--limit SECONDS]
 
-PARTS are of methods, ablation, additions, extras, paths, speed, peers, with commas; PRESETS and PRECISIONS narrow `methods`.
+PARTS are of methods, ablation, additions, extras, mixed, paths, speed, peers, with commas; PRESETS and PRECISIONS narrow
+`methods` and `mixed`.
 Needs the experiment's stages `prepare` and `backbone`.
 Calibration samples are drawn from the training split by seed; everything is measured on held-out splits, the predictors'
 first. Peers (the extra `bench`) are left out with a message where they cannot be imported, fail, or are silent for LIMIT
@@ -41,14 +42,23 @@ from quee.execution import MultiPrecisionBackbone
 from quee.experiment import load_experiment
 from quee.io import read_json
 from quee.precision import Precision
-from quee.quantization import ADDITIONS, INGREDIENTS, PRESETS, QuantizationConfig, quantize_, quantize_paths
+from quee.quantization import (
+    ADDITIONS,
+    INGREDIENTS,
+    PRESETS,
+    QuantizationConfig,
+    quantize_,
+    quantize_paths,
+    with_mixed_bits,
+)
 from quee.quantization.calibration import Calibrator, checked, install
+from quee.quantization.overrides import own_layers
 from quee.quantization.units import run_unit
 from quee.store import load_backbone
 
 PRECISIONS = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a4")
 ABLATED = ("w4a4", "w3a3")
-PARTS = ("methods", "ablation", "additions", "extras", "paths", "peers", "speed")
+PARTS = ("methods", "ablation", "additions", "extras", "mixed", "paths", "peers", "speed")
 VALUES = ("accuracy", "agreement", "sqnr_db", "seconds", "peak_mb", "cost", "ratio")
 KEYS = ("experiment", "samples", "calibration", "method", "precision", "seed")
 Predict = Callable[[Tensor], Tensor]
@@ -206,6 +216,33 @@ def extras(bench: Bench, seeds: int) -> Iterator[Row]:
     chosen = tuple(p for p in ABLATED if p in bench.shown)
     yield from ours(bench, variants, chosen, seeds, costs=True)
     yield from ours(bench, {"fast": QuantizationConfig.of}, tuple(p for q in chosen for p in between[q]), seeds, True)
+
+
+def mixed(bench: Bench, seeds: int) -> Iterator[Row]:
+    """Bits of their own for a segment's layers against uniform bits, within the same BitFLOPs."""
+    plain = trace_cost(bench.backbone)
+    for preset, precision, seed in product(bench.presets, bench.shown, range(seeds)):
+        config = QuantizationConfig.of(precision, preset)
+        if config.precision.plain:
+            continue
+        yield next(
+            row for row in ours(bench, {preset: lambda _, c=config: c}, (precision,), seed + 1) if row[2] == seed
+        )
+
+        def measure(config: QuantizationConfig = config, seed: int = seed) -> Values:
+            batches = bench.calibration(seed)
+            chosen: list[QuantizationConfig] = []
+
+            def make() -> Predict:
+                chosen.extend(with_mixed_bits(bench.backbone, [config], batches))
+                return quantize_(deepcopy(bench.backbone), chosen[0], batches)
+
+            model, spent = timed(make)
+            cost = trace_cost(bench.backbone, layers=own_layers(bench.backbone, chosen))
+            path = (config.precision,) * cost.segments
+            return {**bench.measure(predict(model, bench.x)), **spent, "ratio": cost.static(path) / plain.static(path)}
+
+        yield bench.row(f"{preset}, mixed", precision, seed, measure)
 
 
 def paths(bench: Bench, seeds: int) -> Iterator[Row]:

@@ -4,10 +4,10 @@
 
 `fixture` runs the bundle of an experiment (default fashion_mnist_cpu) on its test set: accuracy of everything on all
 images, then throughput at several batches and p50 and p95 at batch 1, in alternation, medians, the same threads. QuEE's
-operating point is the cheapest from which on validation accuracy is within half a point of the highest precision's; so
-is the threshold of `exits only`; fixed budgets stand beside it. Ratios are of the fastest that reach the target on
-test. `sizes` runs networks of real sizes with random weights from which given shares of the samples leave, to show what
-the executor adds to the time of its parts. Peers need the extra `bench`.
+operating point is the cheapest that on validation is, with 95 % confidence (paired), within half a point of the highest
+precision's accuracy; so is the threshold of `exits only`; fixed budgets stand beside it. Ratios are of the fastest that
+reach the target on test. `sizes` runs networks of real sizes with random weights from which given shares of the samples
+leave, to show what the executor adds to the time of its parts. Peers need the extra `bench`.
 """
 
 import argparse
@@ -33,8 +33,9 @@ from quee.experiment import load_experiment
 from quee.features import GateView
 from quee.io import read_json, read_table
 from quee.paths import PathTree
-from quee.policies import EXIT
+from quee.policies import EXIT, simulate_behind
 from quee.precision import Precision
+from quee.predictors import gate_inputs
 from quee.runtime import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.engines import Step, open_engine
@@ -44,7 +45,7 @@ from quee.runtime.export import export_graphs
 from quee.runtime.profile import Profile, measure
 
 sys.path.insert(0, str(Path(__file__).parent))
-from static_engines import Run, static_deployments
+from static_engines import Run, resident, static_deployments
 
 CLOCK: Callable[[], float] = time.perf_counter
 DROP = 0.005
@@ -171,23 +172,25 @@ def fixture(options: argparse.Namespace) -> dict[str, Any]:
 
     (x, y), (calibration, _) = read(ids), read(np.sort(calibration_ids))
     x = np.ascontiguousarray(x)
+    before = resident()
+    classifier.warm()
+    memory = resident() - before
     quee = quee_runs(classifier, x, options)
     models = classifier.backbone.models
-    runs = {
-        **quee,
-        **static_deployments(
-            models[Precision("fp32")],
-            models.get(Precision("w8a8")),
-            torch.from_numpy(calibration),
-            options.threads,
-            [n for n in options.static.split(";") if n],
-        ),
-    }
+    static, sizes = static_deployments(
+        models[Precision("fp32")],
+        models.get(Precision("w8a8")),
+        torch.from_numpy(calibration),
+        options.threads,
+        [n for n in options.static.split(";") if n],
+        x[:64],
+    )
+    runs = {**quee, **static}
     accuracy = {n: float((predict(run, x, n) == y).mean()) for n, run in runs.items()}
     floating = float(
         np.mean(predict(lambda part: models[Precision("fp32")](torch.from_numpy(part)).numpy(), x, "fp32") == y)
     )
-    rows = {n: {"accuracy": accuracy[n], "reaches": accuracy[n] >= floating - DROP} for n in runs}
+    rows = {n: {"accuracy": accuracy[n], "reaches": accuracy[n] >= floating - DROP, **sizes.get(n, {})} for n in runs}
     print(f"\n{name}: {len(x)} test images, float accuracy {floating:.4f}, target {floating - DROP:.4f}")
     for batch in map(int, options.batches.split(",")):
         each, calls = alternate(runs, x, batch, IMAGES.get(batch, 1024), options.repeats)
@@ -198,7 +201,8 @@ def fixture(options: argparse.Namespace) -> dict[str, Any]:
     ratio = over_parts(classifier.engine, lambda e: quee_run(classifier, e, options), x[:64], 4 * options.repeats)
     files = sum(path.stat().st_size for path in (folder / "bundle").iterdir())
     for n in quee:
-        rows[n]["bytes"] = files  # networks for every engine, heads, predictors, validation samples
+        # Networks for every engine, heads, predictors, validation samples; and graphs of every size of batch, compiled.
+        rows[n] |= {"bytes": files, "resident": memory}
     show(rows)
     found: dict[str, Any] = {"float_accuracy": floating, "target": floating - DROP, "rows": rows, "over_parts": ratio}
     found["agreement"] = agreement(classifier, folder, x, y, options.budget)
@@ -207,8 +211,8 @@ def fixture(options: argparse.Namespace) -> dict[str, Any]:
         key = f"images_per_second_{batch}"
         reach = [n for n in rows if rows[n]["reaches"]]
         ours = max((n for n in reach if n.startswith("QuEE")), key=lambda n: rows[n][key], default="")
-        static = [n for n in reach if n not in quee or n.startswith("static")]
-        fastest = max(static, key=lambda n: rows[n][key], default="")
+        whole = [n for n in reach if n in static or n.startswith("static")]
+        fastest = max(whole, key=lambda n: rows[n][key], default="")
         if ours and fastest:
             found[f"ratio_{batch}"] = rows[ours][key] / rows[fastest][key]
             print(f"batch {batch}: {ours} {found[f'ratio_{batch}']:.2f} × the fastest static deployment ({fastest})")
@@ -242,43 +246,57 @@ def quee_runs(classifier: AdaptiveClassifier, x: np.ndarray, options: argparse.N
     """QuEE by its own costs and by measured time, its static paths, and exits by confidence alone."""
     engine, tree, names = classifier.engine, classifier.tree, len(classifier.view.names)
     error = classifier.validation["error"].astype(float)
-    full = tree.nodes_at(tree.segments)[-1]
-    target = 1 - error[:, full].mean() - DROP  # the highest precision stands for float: it is not cached here
-    options.budget = least_cost([(p.cost, p.accuracy) for p in classifier.points], target)
-    timings = measure(engine, classifier.executor.router, names, x[:64], (1, 8, 64), 5)
+    rows, full = np.arange(len(error)), tree.nodes_at(tree.segments)[-1]
+
+    def sure(left: np.ndarray) -> bool:
+        """Whether samples that leave at nodes (n,) lose at most half a point, with 95 % confidence."""
+        lost = error[rows, left] - error[rows, full]  # the highest precision stands for float: it is not cached here
+        return bool(lost.mean() + 1.645 * lost.std() / len(lost) ** 0.5 <= DROP)
+
+    features = np.zeros((len(error), len(tree), names), np.float32)
+    features[:, : classifier.validation["features"].shape[1]] = classifier.validation["features"]
+    inputs = [gate_inputs(tree, gate, features) for gate in range(1, tree.segments)]
+
+    def chosen(own: AdaptiveClassifier) -> float:
+        lambdas, first = np.array([p.trade_off for p in own.points]), np.array([p.first for p in own.points])
+        ends = simulate_behind(tree, own.policy, inputs, lambdas, first)
+        return next((p.cost for i, p in enumerate(own.points) if sure(ends[:, i])), own.points[-1].cost)
+
+    options.budget = chosen(classifier)
+    timings = measure(engine, classifier.executor.router, names, x[:64], (1, 2, 4, 8, 16, 32, 64), 9)
     classifier.profile = Profile("", engine.name, "", options.threads, "", timings)
-    milliseconds = least_cost([(p.cost, p.accuracy) for p in classifier.timed(64).points], target)
-    print(f"budget {options.budget:.3f} of static w8a8, or {milliseconds:.4f} ms per image at batch 64")
+    milliseconds = {batch: chosen(classifier.timed(batch)) for batch in BATCHES}
+    print(f"budget {options.budget:.3f} of static w8a8, or by batch {milliseconds} ms per image")
+    for timing in timings:
+        if timing.batch in (1, 8, 64):
+            print(
+                f"  {timing.segment} {timing.precision or 'decision':9} batch {timing.batch}: {timing.milliseconds:.3f} ms"
+            )
+
+    def by_milliseconds(x: np.ndarray) -> np.ndarray:
+        batch = len(x) if len(x) in milliseconds else 64
+        return classifier.timed(batch).route_prepared(x, budget=milliseconds[batch]).probabilities
+
     runs: dict[str, Run] = {
         "QuEE": lambda x: classifier.route_prepared(x, budget=options.budget).probabilities,
-        "QuEE, by milliseconds": lambda x: classifier.timed(64).route_prepared(x, budget=milliseconds).probabilities,
+        "QuEE, by milliseconds": by_milliseconds,
     }
     for budget in BUDGETS:
         runs[f"QuEE, budget {budget}"] = lambda x, b=budget: classifier.route_prepared(x, budget=b).probabilities  # type: ignore[misc]
     for gate in range(1, tree.segments + 1):
         path = tree.lineage(full)[gate - 1]
         runs[f"static {tree.name(path)} ({gate} of {tree.segments})"] = chain(engine, tree.paths[path])
-    features = classifier.validation["features"].astype(float)
-    only = {}
-    for threshold in np.linspace(0.3, 1.0, 141):
+    least, threshold = np.inf, 1.0
+    for value in np.linspace(0.3, 1.0, 141):
         left = np.full(len(error), full)
         for gate in range(tree.segments - 1, 0, -1):
             node = tree.lineage(full)[gate - 1]
-            left = np.where(features[:, node, 0] >= threshold, node, left)
-        correct = 1 - error[np.arange(len(error)), left].mean()
-        only[threshold] = (classifier.costs[left].mean(), correct)
-    least = least_cost(list(only.values()), target)
-    chosen = next(t for t in only if only[t][0] == least)
+            left = np.where(features[:, node, 0] >= value, node, left)
+        if sure(left) and (cost := classifier.costs[left].mean()) < least:
+            least, threshold = cost, value
     straight = PathTree([tree.precisions[-1]], tree.segments)
-    runs[f"exits only ({tree.precisions[-1]})"] = routed_by(engine, Threshold(straight, chosen), names)
+    runs[f"exits only ({tree.precisions[-1]})"] = routed_by(engine, Threshold(straight, threshold), names)
     return runs
-
-
-def least_cost(points: list[tuple[float, float]], target: float) -> float:
-    """The least cost from which on every dearer point has the accuracy: one lucky point does not count."""
-    falling = sorted(points, reverse=True)
-    missed = next((i for i, (_, accuracy) in enumerate(falling) if accuracy < target), len(falling))
-    return falling[max(0, missed - 1)][0]
 
 
 def chain(engine: Any, path: tuple[Precision, ...]) -> Run:

@@ -1,7 +1,9 @@
 """Static deployments of a backbone that benchmarks/runtime.py compares with: whole networks, one graph each."""
 
+import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -128,14 +130,27 @@ def static_deployments(
     calibration: Tensor,
     threads: int,
     names: Sequence[str],
-) -> dict[str, Run]:
-    """Every deployment of `names`, or all, that can be made here; the others are left out with the reason."""
+    x: np.ndarray,
+) -> tuple[dict[str, Run], dict[str, dict[str, int]]]:
+    """Every deployment of `names`, or all, that can be made here; the others are left out with the reason.
+
+    And by name the bytes of its file, and by how many the process grew until it had run x (n, c, h, w).
+    """
     graph = whole_graph(float_model)
+
+    @cache
+    def int8() -> Path:
+        from openvino import save_model
+
+        model = graph.with_name("nncf.xml")
+        save_model(nncf_int8(graph, calibration), model, compress_to_fp16=False)
+        return model
+
     makers: dict[str, Callable[[], Run]] = {
         "OpenVINO fp32": lambda: openvino(graph, threads, "f32"),
         "OpenVINO bf16": lambda: openvino(graph, threads, "bf16"),
-        "OpenVINO int8 (NNCF)": lambda: openvino(nncf_int8(graph, calibration), threads, "f32"),
-        "OpenVINO int8 (NNCF), bf16 beside": lambda: openvino(nncf_int8(graph, calibration), threads, "bf16"),
+        "OpenVINO int8 (NNCF)": lambda: openvino(int8(), threads, "f32"),
+        "OpenVINO int8 (NNCF), bf16 beside": lambda: openvino(int8(), threads, "bf16"),
         "ONNX Runtime fp32": lambda: onnxruntime(graph, threads),
         "ONNX Runtime int8 static": lambda: onnxruntime(onnxruntime_static(graph, calibration), threads),
         "ONNX Runtime int8 dynamic": lambda: onnxruntime(onnxruntime_dynamic(graph), threads),
@@ -144,11 +159,27 @@ def static_deployments(
     }
     if w8a8 is not None:
         makers["OpenVINO int8 (quee)"] = lambda: openvino(whole_graph(w8a8, "w8a8"), threads, "f32")
-    found = {}
+    kinds = {"fp32": graph, "bf16": graph, "static": graph.with_name("static.onnx")}
+    kinds |= {"(NNCF)": graph.with_name("nncf.bin"), "dynamic": graph.with_name("dynamic.onnx")}
+    found, sizes = {}, {}
     for name in names or makers:
         try:
+            if "NNCF" in name:
+                int8()
+            before = resident()
             found[name] = makers[name]()
+            found[name](x)
+            sizes[name] = {"resident": resident() - before}
+            file = next((path for kind, path in kinds.items() if name.endswith(kind)), None)
+            if file is not None and file.is_file():
+                sizes[name]["bytes"] = file.stat().st_size
             print(f"{name}: made", flush=True)
         except Exception as error:  # a peer's own fault, whatever it is
+            found.pop(name, None)
             print(f"{name}: left out, {type(error).__name__}: {str(error)[:150]}")
-    return found
+    return found, sizes
+
+
+def resident() -> int:
+    """Bytes of the process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

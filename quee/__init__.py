@@ -8,6 +8,7 @@ _LAZY = {
     "create_backbone": "quee.backbones",
     "quantize_": "quee.quantization",
     "QuantizationConfig": "quee.quantization",
+    "with_mixed_bits": "quee.quantization",
     "Precision": "quee.precision",
     "PathTree": "quee.paths",
     "fit": "quee.api",

@@ -5,8 +5,8 @@ activations × activations within attention, 32 × 32 for what stays in floating
 w8a8 backbone. See docs/cost.md for a table worked out by hand.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from math import log2, prod
 from typing import Any, Protocol
 
@@ -78,7 +78,8 @@ class BitFlops:
 
     `include_elementwise` adds elementwise work at 32 × 32 per element; `formula` is `product` or `baskin`. `stem` and
     `head` are the precisions of these parts in quantized networks, where they have their own, `compensation` that of the
-    layers that quantization adds beside blocks of fewer than 8 activation bits.
+    layers that quantization adds beside blocks of fewer than 8 activation bits. `layers` has, by the segment's precision,
+    the layers that are executed at another.
     """
 
     products: tuple[Product, ...]
@@ -88,6 +89,7 @@ class BitFlops:
     stem: str = ""
     head: str = ""
     compensation: str = ""
+    layers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def exists(self, product: Product, precision: Precision) -> bool:
         """Whether a product is executed at all where its segment runs at `precision`."""
@@ -97,6 +99,8 @@ class BitFlops:
         """What a product is executed and counted at where its segment runs at `precision`."""
         if product.part == COMPENSATION:
             return Precision(self.compensation)
+        if own := self.layers.get(str(precision), {}).get(product.name):
+            return Precision(own)
         if not precision.is_float and (own := {"stem": self.stem, "head": self.head}.get(product.part)):
             return Precision(own)
         return precision.head if product.part == "head" else precision
@@ -119,7 +123,7 @@ class BitFlops:
     @property
     def unit(self) -> float:
         """BitFLOPs of the static w8a8 backbone, every part at w8a8: cost 1."""
-        return replace(self, stem="", head="", compensation="").static((Precision("w8a8"),) * self.segments)
+        return replace(self, stem="", head="", compensation="", layers={}).static((Precision("w8a8"),) * self.segments)
 
     def static(self, path: Sequence[Precision]) -> float:
         """BitFLOPs of a full-length path with the backbone's own head."""
@@ -134,7 +138,9 @@ class BitFlops:
         return sum(p.macs for p in self.products if p.part != COMPENSATION)
 
     def to_json(self) -> dict[str, Any]:
-        added = {COMPENSATION: self.compensation} if self.compensation else {}
+        added: dict[str, Any] = {COMPENSATION: self.compensation} if self.compensation else {}
+        if self.layers:
+            added["layers"] = {precision: dict(own) for precision, own in self.layers.items()}
         return added | {
             "elementwise": [asdict(e) for e in self.elementwise],
             "formula": self.formula,
@@ -150,7 +156,7 @@ class BitFlops:
         elementwise = tuple(Elementwise(**e) for e in value["elementwise"])
         switches = {
             name: value[name]
-            for name in ("formula", "include_elementwise", "stem", "head", COMPENSATION)
+            for name in ("formula", "include_elementwise", "stem", "head", COMPENSATION, "layers")
             if name in value
         }
         return cls(products, elementwise, **switches)

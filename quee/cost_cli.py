@@ -17,21 +17,30 @@ def cost(
     formula: Annotated[str, typer.Option(help="`product`, or `baskin`, which counts accumulation too.")] = "product",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what each segment costs at each precision, in units of the static w8a8 backbone."""
+    """Show what each segment costs at each precision, in units of the static w8a8 backbone.
+
+    With `quantize.mixed` the bits of layers are chosen on the calibration samples: what they cost is in
+    artifacts/EXPERIMENT/quantize/metrics.json, and at most what is shown here.
+    """
     from quee.backbones import create_backbone
     from quee.cost import explain as explain_path
     from quee.cost import trace_cost
     from quee.errors import UsageError
     from quee.experiment import load_experiment
     from quee.paths import parse_path
-    from quee.precision import Precision
+    from quee.precision import FLOATS, Precision
+    from quee.quantization import QuantizationConfig
+    from quee.quantization.overrides import own_layers
 
     if formula not in ("product", "baskin"):
         raise UsageError(f"unknown formula {formula!r}; valid: product, baskin")
     settings = load_experiment(experiment, Path("experiments"))
     backbone = create_backbone(settings.backbone.name, settings.backbone.gates, **settings.backbone.kwargs)
     own = {name: getattr(settings.quantize, name) or "" for name in ("stem", "head", "compensation")}
-    model = trace_cost(backbone, formula=formula, include_elementwise=elementwise, **own)
+    names = {*settings.paths.precisions, *settings.paths.references, "w8a8"}
+    configs = [QuantizationConfig.of(name, layers=settings.quantize.layers) for name in names if name not in FLOATS]
+    layers = own_layers(backbone, configs)
+    model = trace_cost(backbone, formula=formula, include_elementwise=elementwise, layers=layers, **own)
     if explain is not None:
         path = parse_path(explain)
         if len(path) > model.segments:

@@ -4,6 +4,7 @@ Schema of `experiments/NAME.yaml`. Unknown keys, wrong types and values out of r
 key, the bad value and what is valid. A comment or reformatting changes nothing.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -203,18 +204,25 @@ class Quantize(Block):
     """Precision of the stem, where it is not segment 1's."""
     head: PrecisionName | None = None
     """Precision of the backbone's own head; w8a8 unless given."""
+    layers: dict[str, PrecisionName] | None = None
+    """Layers of integer networks with a precision of their own, by name or pattern: `{blocks.*.mlp.fc2: w8a8}`."""
+    mixed: bool = False
+    """Whether the layers of a segment have bits of their own, within the BitFLOPs of its precision."""
     compensation: PrecisionName | None = None
     """Precision of a layer beside each block that takes its error away; none unless given."""
     seed: Seed = 0
 
     def settings(self) -> dict[str, Any]:
         """What the block says about ingredients, for `QuantizationConfig.of(precision, preset, **settings)`."""
-        return self.model_dump(exclude={"preset", "path_aware"}, exclude_none=True)
+        return self.model_dump(exclude={"preset", "path_aware", "mixed"}, exclude_none=True)
 
 
 class Exits(Block):
     pooling: Literal["cls", "cls_mean"] = "cls_mean"
     """What a head sees: the class token, or it and the mean patch token."""
+    prefixes: Literal["mixed", "float"] = "mixed"
+    """What ran before the states that heads and embedding are fitted on: precisions of the tree drawn per sample and
+    segment, or the float network."""
     draws: Count = 8
     """Passes over the training samples, each with new augmentation and new prefix precisions."""
     max_samples: Count | None = None
@@ -225,6 +233,10 @@ class Exits(Block):
     embedding: Annotated[int, Field(ge=0)] = 8
     """Principal components of the pooled state among the state features."""
     seed: Seed = 0
+
+    def behind(self, precisions: Sequence[Precision]) -> tuple[Precision, ...]:
+        """What segments run at before the states that heads are fitted on; `precisions` are the tree's."""
+        return tuple(precisions) if self.prefixes == "mixed" else (Precision("fp32"),)
 
 
 class Features(Block):
@@ -315,7 +327,7 @@ class Evaluate(Block):
 
 
 Axis = Literal[
-    "clusters", "targets", "hidden", "features", "considered", "precisions", "gates", "first_step", "commit",
+    "clusters", "targets", "hidden", "features", "heads", "considered", "precisions", "gates", "first_step", "commit",
     "fitted_q", "reference",
 ]  # fmt: skip
 AXES: tuple[Axis, ...] = get_args(Axis)
@@ -340,6 +352,8 @@ class Ablate(Block):
     """Instead of clusters: errors as they are, their mean over nearest neighbours, or 1 - probability of the label."""
     neighbours: Count = 50
     hidden: Annotated[tuple[Count, ...], Listed] = (4, 8, 16, 64, 128)
+    heads: Annotated[tuple[Literal["mixed", "float"], ...], Listed] = ()
+    """Exit heads fitted on states behind other prefixes than `exits.prefixes` says; the network runs for each."""
     considered: Annotated[tuple[Considered, ...], Listed] = (
         Considered(max_switches=0),
         Considered(max_switches=1),
@@ -351,6 +365,8 @@ class Ablate(Block):
     """Paths to keep of the cached tree; a sample is drawn anew in each repetition."""
     precisions: Annotated[tuple[Annotated[tuple[PrecisionName, ...], Listed, Field(min_length=1)], ...], Listed] = ()
     """Precisions to keep; by default every one left out, and every one alone."""
+    added: Annotated[tuple[PrecisionName, ...], Listed] = ()
+    """References of `paths` to take into the tree, one at a time; the network runs for each."""
     gates: Annotated[tuple[Annotated[tuple[Count, ...], Listed, Field(min_length=2)], ...], Listed] = ()
     """Gates to keep, as 1 for the first; the last always among them. By default every one left out, and every second."""
     blend: Annotated[tuple[Share | Literal["auto"], ...], Listed] = (0.5, 1.0, "auto")
@@ -359,16 +375,6 @@ class Ablate(Block):
     """Trade-offs λ in each sweep."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000
     seed: Seed = 0
-
-    @field_validator("axes", mode="before")
-    @classmethod
-    def _heads_need_the_network(cls, axes: Any) -> Any:
-        if isinstance(axes, list | tuple) and "heads" in axes:
-            raise ValueError(
-                "heads is no axis: other heads need the network run again, and ablations come from the feature cache "
-                f"alone; valid: {', '.join(AXES)}"
-            )
-        return axes
 
 
 class Report(Block):

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +19,18 @@ from rich.progress import (
 
 PLAIN_SECONDS = 15.0
 """Where there is no terminal, a line is printed at most this often."""
+_open: list["Bar"] = []
+_inner: ContextVar[bool] = ContextVar("inner", default=False)
+
+
+@contextmanager
+def part_of_a_shard() -> Iterator[None]:
+    """Bars in this block are shown beside the one that is open, and not at all in a worker, where none is."""
+    token = _inner.set(True)
+    try:
+        yield
+    finally:
+        _inner.reset(token)
 
 
 class Bar:
@@ -32,6 +45,10 @@ class Bar:
         self._note = ""
         self._start = self._last = time.monotonic()
         self._rich: Progress | None = None
+        self._inner = _inner.get()
+        self._outer = next(iter(_open), None) if self._inner else None
+        if self._inner:
+            return
         if sys.stderr.isatty():
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
@@ -40,17 +57,24 @@ class Bar:
             self._rich.start()
 
     def advance(self, units: int = 1, note: str | None = None) -> None:
-        self.done += units
+        self.done = min(self.done + units, self.total)
         self._note = note or self._note
+        if self._inner:
+            if self._outer:
+                self._outer.advance(0, f"{self.description} {self.done}/{self.total} {self._note}".rstrip())
+            return
         if self._rich:
             self._rich.update(self._task, completed=self.done, note=self._note)
         elif (now := time.monotonic()) - self._last >= PLAIN_SECONDS:
             self._last = now
-            left = (now - self._start) / max(self.done - self._before, 1) * (self.total - self.done)
-            line = f"{self.description}: {self.done}/{self.total}, about {left:.0f} s left {self._note}"
-            print(line.rstrip(), file=sys.stderr, flush=True)
+            line = f"{self.description}: {self.done}/{self.total}"
+            if new := self.done - self._before:
+                line += f", about {(now - self._start) / new * (self.total - self.done):.0f} s left"
+            print(f"{line} {self._note}".rstrip(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        if self._outer:
+            self._outer._note = ""
         if self._rich:
             self._rich.stop()
 
@@ -58,7 +82,9 @@ class Bar:
 @contextmanager
 def progress(description: str, total: int, done: int = 0) -> Iterator[Bar]:
     bar = Bar(description, total, done)
+    _open.append(bar)
     try:
         yield bar
     finally:
+        _open.remove(bar)
         bar.close()

@@ -17,12 +17,12 @@ from typing import Any
 
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.executors import Lanes
-from quee.progress import Bar, progress
+from quee.progress import Bar, part_of_a_shard, progress
 
 ROUNDS = 3
 """So often may workers die without a single shard being finished between."""
 CHECK_SECONDS = 10.0
-LIBRARIES = ("numpy", "pyarrow", "torch")
+LIBRARIES = ("numpy", "pyarrow", "safetensors", "scipy", "torch")
 OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "az", "oci", "memory")
 """A put there is seen whole or not at all."""
 
@@ -150,7 +150,8 @@ def fill(store: ShardStore, shard: Shard, expected: tuple[tuple[str, str], ...])
                           if have != want)  # fmt: skip
         raise UsageError(f"a worker runs other code than this process ({wrong}): restart the workers with the same")
     if store.read(shard.name) is None:
-        store.write(shard.name, shard.compute(*shard.arguments))
+        with part_of_a_shard():
+            store.write(shard.name, shard.compute(*shard.arguments))
     return shard.name
 
 

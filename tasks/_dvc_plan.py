@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,8 +75,9 @@ def make_plan(
     force: bool = False,
     data: dict[str, Path] | None = None,
     file: str = PIPELINE,
+    only: Collection[str] | None = None,
 ) -> list[Step]:
-    """A step for every stage of the experiments in a dvc.yaml, in the order in which they run.
+    """A step for every stage of the experiments in a dvc.yaml, or `only` those named, in the order in which they run.
 
     `data` names folders by the `.dvc` file that records them; raises IntegrityError on one that differs.
     """
@@ -85,6 +86,7 @@ def make_plan(
             _check_data(root, repo, pointer, folder)
         found = [stage for stage in repo.index.stages if stage.path_in_repo == file]
         stages = [stage for stage in found if "@" in (getattr(stage, "name", None) or "")]
+        stages = [stage for stage in stages if only is None or stage.name.partition("@")[0] in only]
         planner = _Planner(root, repo, force)
         by_experiment = {name: [s for s in stages if s.name.partition("@")[2] == name] for name in experiments}
         steps = [planner.step(stage) for name in experiments for stage in by_experiment[name]]

@@ -5,6 +5,8 @@ interrupted one goes on.
 """
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,15 @@ import pyarrow as pa
 from quee.cache import FeatureCache, read_cache
 from quee.errors import IntegrityError
 from quee.evaluation.ablation.fit import DIVISIONS, Study
-from quee.evaluation.ablation.grid import points
+from quee.evaluation.ablation.grid import Point, points
+from quee.evaluation.ablation.rerun import AS_CACHED, Variant
 from quee.evaluation.ablation.run import Store, compute, missing, outcomes
 from quee.evaluation.ablation.table import compare, difference_rows, repetition_rows, summary
 from quee.io import file_digest, write_bytes, write_json, write_table
 from quee.progress import progress
 from quee.report.ablations import forest
 from quee.threads import one_thread
+from tasks.ablate_network import study_of, variant_cache
 from tasks.stage import Stage, main
 
 ROOT = Path(__file__).parent.parent
@@ -38,15 +42,20 @@ def run(stage: Stage) -> None:
     """Fit and evaluate every point of the grid on several divisions or seeds; compare each with the experiment as it is."""
     settings = stage.experiment.ablate
     cache = read_cache(stage.input("features"))
-    study = Study(cache, stage.experiment, source(ROOT, stage.input("features")))
+    base = Study(cache, stage.experiment, source(ROOT, stage.input("features")))
     grid = points(stage.experiment, cache.tree, cache.description["feature_names"])
     store = Store(STORE)
-    todo = missing(study, grid, store)
-    total = len(grid) * settings.seeds
-    with one_thread(), progress("ablations", total, total - len(todo)) as bar:
-        for point, seed, outcome in compute(study, todo, store):
-            bar.advance(note=f"{point.title} ({seed + 1} of {settings.seeds}): auc {outcome.facts['auc']:.4f}")
-    found = outcomes(study, grid, store)
+    parts = [_part(stage, base, variant, grid, store) for variant in dict.fromkeys(point.variant for point in grid)]
+    for part in parts:  # the network first, lest it spoil the estimate of what is left
+        part.cache(stage, base, store)
+    total, left = len(grid) * settings.seeds, sum(len(part.todo) for part in parts)
+    with one_thread(), progress("ablations", total, total - left) as bar:
+        for part in parts:
+            study = replace(part.study, cache=part.cache(stage, base, store))
+            for point, seed, outcome in compute(study, part.todo, store):
+                bar.advance(note=f"{point.title} ({seed + 1} of {settings.seeds}): auc {outcome.facts['auc']:.4f}")
+    rows = {part.variant: iter(outcomes(part.study, part.points, store)) for part in parts}
+    found = [next(rows[point.variant]) for point in grid]
     budgets = stage.experiment.evaluate.budgets
     area, at_budgets = compare(found, _ratio(cache, settings.divide), settings.bootstrap, settings.seed)
     differences = difference_rows(grid, budgets, area, at_budgets)
@@ -55,8 +64,35 @@ def run(stage: Stage) -> None:
     write_table(stage.out / "differences.parquet", pa.Table.from_pylist(differences))
     write_bytes(stage.out / "ablations.svg", forest(differences, stage.experiment.name).encode())
     write_json(stage.out / "metrics.json", metrics)
-    write_json(stage.out / "points.json", {point.title: point.recipe.model_dump(mode="json") for point in grid})
+    write_json(stage.out / "points.json", {point.title: point.facts() for point in grid})
     store.prune()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Points of a grid that share a network, and so a feature cache."""
+
+    variant: Variant
+    study: Study
+    """With the cached network's cache, of which nothing is used until another is needed."""
+    points: list[Point]
+    todo: list[tuple[Point, int]]
+    digest: str = ""
+
+    def cache(self, stage: Stage, base: Study, store: Store) -> FeatureCache:
+        """What points are computed from; the network runs where it has not been kept."""
+        if self.variant == AS_CACHED or not self.todo:
+            return base.cache
+        return variant_cache(stage, base.cache, self.variant, store, self.digest)
+
+
+def _part(stage: Stage, base: Study, variant: Variant, grid: Sequence[Point], store: Store) -> Part:
+    own = [point for point in grid if point.variant == variant]
+    if variant == AS_CACHED:
+        return Part(variant, base, own, missing(base, own, store))
+    study, digest = study_of(stage, base, variant, ROOT)
+    store.touch(digest)
+    return Part(variant, study, own, missing(study, own, store), digest)
 
 
 def source(root: Path, features: Path) -> str:

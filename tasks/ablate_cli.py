@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from quee.errors import IntegrityError
 
@@ -26,8 +27,9 @@ def ablate(
     """Vary one thing at a time in an experiment and show what each is worth, with intervals.
 
     Every point of the grid departs from the experiment as it stands in one thing: the number of clusters, the targets,
-    the predictors' size, what a gate sees, which paths, precisions and gates there are, how it is decided. Targets,
-    predictors and policies are fitted anew from the feature cache; no network runs, so `quee run EXPERIMENT` comes first.
+    the predictors' size, what a gate sees, the exit heads, which paths, precisions and gates there are, how it is decided.
+    Targets, predictors and policies are fitted anew from the feature cache, so `quee run EXPERIMENT` comes first; the
+    network runs for other heads and added precisions alone.
 
     The block `ablate` of experiments/EXPERIMENT.yaml says which axes and values, how many repetitions and what each
     repetition divides anew. Every finished point is kept in .quee/ablations by its content: an interrupted grid goes on,
@@ -46,8 +48,9 @@ def ablate(
     root = Path.cwd()
     for name in names:
         load_experiment(name)
-        if not (folder := root / "artifacts" / name / "features").is_dir():
-            raise IntegrityError(f"missing folder: {folder.relative_to(root)}; `quee run {name}` makes it")
+        for folder in _inputs(root, name):
+            if not folder.is_dir():
+                raise IntegrityError(f"missing folder: {folder.relative_to(root)}; `quee run {name}` makes it")
     if list_:
         _list(root, names, json_)
         return
@@ -66,6 +69,12 @@ def ablate(
             _show(metrics)
 
 
+def _inputs(root: Path, name: str) -> list[Path]:
+    """Folders of results that the stage reads."""
+    deps = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))["stages"]["ablate"]["deps"]
+    return [root / dep.replace("${item.experiment}", name) for dep in deps if dep.startswith("artifacts/")]
+
+
 def _list(root: Path, names: list[str], json_: bool) -> None:
     from quee.cache import read_tree
     from quee.evaluation.ablation.grid import points
@@ -75,7 +84,7 @@ def _list(root: Path, names: list[str], json_: bool) -> None:
     for name in names:
         tree, description = read_tree(root / "artifacts" / name / "features")
         grid = points(load_experiment(name), tree, description["feature_names"])
-        found[name] = [{"axis": p.axis, "point": p.name, "recipe": p.recipe.model_dump(mode="json")} for p in grid]
+        found[name] = [{"axis": p.axis, "point": p.name, "recipe": p.facts()} for p in grid]
     if json_:
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return

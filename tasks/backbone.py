@@ -1,6 +1,6 @@
 """Stage `backbone`: the float backbone, trained here, taken over and trained on, probed, or taken as it is."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,18 +19,27 @@ from quee.data.weights import has_seen, head_classes, load_weights, refuse_overl
 from quee.errors import UsageError
 from quee.experiment import Backbone
 from quee.io import file_digest, read_json, write_json, write_table
+from quee.precision import Precision
+from quee.predictions import Networks, predict
 from quee.probe import fit_probe
 from quee.store import save_backbone
 from quee.threads import spare_threads
-from quee.training import History, device, freeze, predict_logits, seed_torch, train_backbone
+from quee.training import History, freeze, predict_logits, seed_torch, train_backbone
+from tasks.scale import read_scale
 from tasks.stage import Stage, main
 
+FP32 = Precision("fp32")
 SVC_LIMIT = 200_000
 """Pixels × samples up to which the support vector machine is fitted for comparison."""
 
 
 def run(stage: Stage) -> None:
-    """Make the backbone and record its accuracy, on small data beside that of an RBF support vector machine."""
+    """Make the backbone and record its accuracy, on small data beside that of an RBF support vector machine.
+
+    Where accuracy is computed is set as for `features`; it does not depend on it.
+    """
+    scale = read_scale()
+    lanes = scale.lanes()
     settings, prepared = stage.experiment.backbone, stage.input("prepare")
     described = read_json(prepared / "dataset.json")
     images = open_dataset(stage.data, stage.experiment.prepare.dataset, described["files"])
@@ -45,10 +54,14 @@ def run(stage: Stage) -> None:
     history = fit(stage, backbone, images, ids)
     save_backbone(stage.out, backbone, kwargs, **facts)
     write_table(stage.out / "history.parquet", pa.table(history.columns()))
-    accuracy = measure(backbone.to(device()), images, ids)
-    told = ("validation", "test") if settings.mode == "pretrained" else ("train", "validation", "test")
+    networks = Networks.at(stage.data, stage.experiment.prepare.dataset, described["files"], stage.out)
+    known = ("validation", "test") if settings.mode == "pretrained" else ("train", "validation", "test")
+    told = [split for split in known if len(ids[split])]
+    rows = np.concatenate([ids[split] for split in told])
+    found = predict(networks, [FP32], rows, scale.store(stage), scale.shard_size, lanes, "evaluating the backbone")
+    right = np.split(found[FP32] == images.labels[rows], np.cumsum([len(ids[split]) for split in told])[:-1])
     metrics = {
-        "accuracy": {split: accuracy(split) for split in told if len(ids[split])},
+        "accuracy": {split: float(part.mean()) for split, part in zip(told, right, strict=True)},
         "macs": macs,
         "parameters": sum(p.numel() for p in backbone.parameters()),
     }
@@ -131,20 +144,15 @@ def fit(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: dic
             ids["train"], transform, settings.batch_size, (settings.seed, epoch), settings.augmentation
         ),
         -(-len(ids["train"]) // settings.batch_size),
-        lambda model: measure(model, images, ids)("validation"),
+        lambda model: measure(model, images, ids["validation"]),
         stage.partial / "checkpoint.pt",
     )
 
 
-def measure(backbone: SegmentedBackbone, images: ImageSource, ids: dict[str, np.ndarray]) -> Callable[[str], float]:
-    """The backbone's accuracy by split."""
-    transform = Preprocessing.from_timm(backbone.input)
-
-    def accuracy(split: str) -> float:
-        logits, labels = predict_logits(backbone, images.batches(ids[split], transform, 256))
-        return float((logits.argmax(axis=1) == labels).mean())
-
-    return accuracy
+def measure(backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray) -> float:
+    """The accuracy of a backbone in training on samples `ids` (n,), where it is."""
+    logits, labels = predict_logits(backbone, images.batches(ids, Preprocessing.from_timm(backbone.input), 256))
+    return float((logits.argmax(axis=1) == labels).mean())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,21 +147,29 @@ def session(
     show: bool = True,
     notify: Callable[[str], None] = say,
     file: str = PIPELINE,
+    stages: Sequence[str] | None = None,
 ) -> Iterator[Session]:
     """Have the checkout for a run of the experiments (all of params.yaml by default).
 
     Every YAML, data set and file of weights is checked before anything is created: raises UsageError, or IntegrityError
     saying which files to get. Another run is waited for, or with `wait` off raises BusyError. Stages of another `file`
-    than the pipeline's read its results, not the data.
+    than the pipeline's read its results, not the data, and so may all of `stages`, where only those are to be run.
     """
     names = checked(root, experiments)
     with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
         _wait_for(lambda: heal(root, notify), wait, notify)
-        data = ensure_inputs(root, names, notify) if file == PIPELINE else {}
+        data = ensure_inputs(root, names, notify) if file == PIPELINE and _read_inputs(root, stages) else {}
         add_experiments(root, names, notify)
         steps: list[Step] = []
-        _wait_for(lambda: steps.extend(make_plan(root, names, force, data, file)), wait, notify)
+        _wait_for(lambda: steps.extend(make_plan(root, names, force, data, file, stages)), wait, notify)
         yield Session(root, steps, force, wait, notify, show)
+
+
+def _read_inputs(root: Path, stages: Sequence[str] | None) -> bool:
+    """Whether any of the stages reads data sets or weights; all are meant if none is named."""
+    return stages is None or any(
+        str(dep).startswith("experiments/") for stage in stages for dep in stage_entry(root, stage, "NAME")["deps"]
+    )
 
 
 def plan(root: Path, experiments: list[str] | None = None, force: bool = False) -> list[Step]:

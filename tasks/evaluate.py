@@ -1,5 +1,9 @@
 """Stage `evaluate`: every method's curve, budgets, intervals and usage, from the cache alone."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
@@ -7,14 +11,14 @@ from quee.cache import FeatureCache, read_cache
 from quee.evaluation.certification import certify
 from quee.evaluation.curves import area
 from quee.evaluation.draws import Draws
-from quee.evaluation.measured import Measured, Yardstick, measure
+from quee.evaluation.drops import cost_intervals, cost_replicates
+from quee.evaluation.measured import Measured, Yardstick, float_errors, measure
 from quee.evaluation.methods import all_sweeps, constant_floor, fitted_sweeps, marginal_first, routed_sweep
 from quee.evaluation.quality import measured_variants, rank_correlation
 from quee.evaluation.resplits import fit_quee, resplit
 from quee.evaluation.summary import compare, resplit_summary
 from quee.evaluation.sweep import Setting, Sweep
-from quee.evaluation.tables import band_rows, budget_rows, curve_rows, operating_rows, usage_rows
-from quee.experiment import Experiment
+from quee.evaluation.tables import Row, band_rows, budget_rows, curve_rows, operating_rows, usage_rows
 from quee.io import atomic_path, read_tensors, write_json, write_table
 from quee.methods import OURS
 from quee.policies import Costs, FittedQ, Plan
@@ -34,8 +38,8 @@ CURVE = pa.schema(
 def run(stage: Stage) -> None:
     """Sweep λ and thresholds over the cached tree, choose operating points on validation, report them on test."""
     experiment, settings = stage.experiment, stage.experiment.evaluate
-    cache = read_cache(stage.input("features"))
-    plan, fitted = _policies(stage, cache)
+    cache = _read(stage.input("features"))
+    policies = _policies(stage, cache)
     certified = bool((cache.split == "certification").any())
     caches = {split: cache.of(split) for split in ("validation", "test", *["certification"] * certified)}
     setting = Setting(caches, Costs.of(cache.tree, cache.description), settings.points, cache.of("predictor"))
@@ -43,19 +47,31 @@ def run(stage: Stage) -> None:
     if first_step == other:
         other = "rollout"
     floor = constant_floor(setting)
-    yardstick = Yardstick.of(setting, settings.budgets, floor)
-    found: dict[str, list[Measured]] = {}
-    routed: list[Sweep] = []
-    for sweep in all_sweeps(setting, plan, fitted, first_step):
-        found[sweep.name] = [measure(sweep, yardstick)]
-        if sweep.nodes is not None and sweep.kind == "lambda":
-            routed.append(sweep)
-    _add_seeds(found, cache, experiment, setting, yardstick)
-    alternative = routed_sweep("quee_plan", setting, plan, plan.costs, other, marginal_first(setting, plan.costs))
+    yardstick, reference = Yardstick.of(setting, settings.budgets, floor), float_errors(setting)
+    plan, fitted = policies[0]
     variants, variant_curves = measured_variants(cache, experiment, plan, setting, yardstick)
-
     draws = Draws.of(len(caches["test"]), settings.seeds, settings.bootstrap, settings.seed)
-    metrics = compare(found, yardstick, draws)
+    found: dict[str, list[Measured]] = {}
+    near: dict[str, list[np.ndarray]] = {}
+    used: list[Row] = []
+    ours: list[Sweep] = []
+
+    def look(sweep: Sweep) -> None:
+        found.setdefault(sweep.name, []).append(measure(sweep, yardstick))
+        near.setdefault(sweep.name, []).append(cost_replicates(sweep, reference, draws))
+
+    # One at a time, and none kept that need not be: a sweep has every sample at every point.
+    for sweep in all_sweeps(setting, plan, fitted, first_step):
+        look(sweep)
+        used += usage_rows([sweep], settings.budgets, setting, cache.description["classes"])
+        if certified and sweep.name in OURS:
+            ours.append(sweep)
+    for plan_, fitted_ in policies[1:]:
+        for sweep in fitted_sweeps(setting, plan_, fitted_, first_step):
+            look(sweep)
+    alternative = routed_sweep("quee_plan", setting, plan, plan.costs, other, marginal_first(setting, plan.costs))
+
+    metrics = compare(found, yardstick, draws) | cost_intervals(near, draws)
     methods = metrics["methods"]
     metrics |= {
         "experiment": experiment.name,
@@ -68,7 +84,6 @@ def run(stage: Stage) -> None:
         "seeds": settings.seeds,
     }
     if certified:
-        ours = [sweep for sweep in routed if sweep.name in OURS]
         limits = settings.certification
         metrics["certification"] = certify(
             setting, ours, limits.accuracy_losses, settings.budgets, limits.delta, settings.seed
@@ -81,7 +96,7 @@ def run(stage: Stage) -> None:
         "quality": variants,
         "quality_curve": variant_curves,
         "resplits": [],
-        "usage": usage_rows(routed, settings.budgets, setting, cache.description["classes"]),
+        "usage": used,
     }
     with progress("resplits", settings.resplits) as bar:
         for seed in range(settings.resplits):
@@ -99,26 +114,31 @@ def run(stage: Stage) -> None:
     write_json(stage.out / "metrics.json", metrics)
 
 
-def _add_seeds(
-    found: dict[str, list[Measured]],
-    cache: FeatureCache,
-    experiment: Experiment,
-    setting: Setting,
-    yardstick: Yardstick,
-) -> None:
-    """Fit targets, predictors and policies again under the other seeds, and measure what depends on them."""
-    with progress("seeds", experiment.evaluate.seeds - 1) as bar:
-        for seed in range(1, experiment.evaluate.seeds):
-            plan, fitted = fit_quee(cache, experiment, seed)
-            for sweep in fitted_sweeps(setting, plan, fitted, experiment.policies.first_step):
-                found[sweep.name].append(measure(sweep, yardstick))
-            bar.advance()
+def _read(features: Path) -> FeatureCache:
+    """The cache in memory of its own. What reading took, five times as much, is given back; a string apiece for the split
+    of every row would keep the pages of all."""
+    cache = read_cache(features)
+    names, codes = np.unique(cache.split, return_inverse=True)
+    owned = replace(cache.select(np.arange(len(cache))), split=names[codes])
+    del cache
+    pa.default_memory_pool().release_unused()
+    return owned
 
 
-def _policies(stage: Stage, cache: FeatureCache) -> tuple[Plan, FittedQ]:
+def _policies(stage: Stage, cache: FeatureCache) -> list[tuple[Plan, FittedQ]]:
+    """The stages' own policies, and targets, predictors and policies fitted again under the other seeds.
+
+    Before anything else is held: fitting takes most memory.
+    """
     predictors = Predictors.from_arrays(read_tensors(stage.input("predictors") / "predictors.safetensors"))
     plan = Plan.of(cache.tree, cache.description, predictors)
-    return plan, FittedQ.from_arrays(plan, read_tensors(stage.input("policies") / "fitted_q.safetensors"))
+    found = [(plan, FittedQ.from_arrays(plan, read_tensors(stage.input("policies") / "fitted_q.safetensors")))]
+    seeds = stage.experiment.evaluate.seeds
+    with progress("seeds", seeds - 1) as bar:
+        for seed in range(1, seeds):
+            found.append(fit_quee(cache, stage.experiment, seed))
+            bar.advance()
+    return found
 
 
 if __name__ == "__main__":

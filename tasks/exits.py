@@ -1,13 +1,18 @@
 """Stage `exits`: a classifier at every gate."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 
 from quee.cost import trace_cost
 from quee.data import open_dataset
+from quee.data.source import ImageSource
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
-from quee.exits import fit_exits
+from quee.execution import MultiPrecisionBackbone
+from quee.exits import ExitHeads, fit_exits
+from quee.experiment import Exits
 from quee.features import GateView
 from quee.io import read_json, write_json, write_table
 from quee.precision import Precision
@@ -16,34 +21,39 @@ from quee.threads import spare_threads
 from tasks.stage import Stage, main
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What heads are fitted from: the network at every precision of the tree, and the images."""
+
+    backbone: MultiPrecisionBackbone
+    precisions: tuple[Precision, ...]
+    images: ImageSource
+    ids: dict[str, np.ndarray]
+    transform: Preprocessing
+
+    @classmethod
+    def of(cls, stage: Stage) -> "Inputs":
+        prepared = stage.input("prepare")
+        images = open_dataset(
+            stage.data, stage.experiment.prepare.dataset, read_json(prepared / "dataset.json")["files"]
+        )
+        precisions = tuple(Precision(name) for name in stage.experiment.paths.precisions)
+        backbone = load_precisions(stage.input("backbone"), stage.input("quantize"), precisions)
+        transform = Preprocessing.from_timm(backbone.models[Precision("fp32")].input)
+        return cls(backbone, precisions, images, split_ids(prepared / "splits.parquet"), transform)
+
+
 def run(stage: Stage) -> None:
     """Train the exit heads on prefixes drawn uniformly; measure each uniform precision on the validation split."""
-    settings, prepared = stage.experiment.exits, stage.input("prepare")
-    images = open_dataset(stage.data, stage.experiment.prepare.dataset, read_json(prepared / "dataset.json")["files"])
-    ids = split_ids(prepared / "splits.parquet")
-    precisions = [Precision(name) for name in stage.experiment.paths.precisions]
-    backbone = load_precisions(stage.input("backbone"), stage.input("quantize"), precisions)
-    float_model = backbone.models[Precision("fp32")]
-    spare_threads(trace_cost(float_model).macs)
-    transform = Preprocessing.from_timm(float_model.input)
-    random = np.random.default_rng(settings.seed)
-    train = ids["train"]
-    if settings.max_samples and len(train) > settings.max_samples:
-        train = np.sort(random.choice(train, settings.max_samples, replace=False))
-    augmentation = stage.experiment.backbone.augmentation if settings.augment else None
-    draws = (
-        (x, y)
-        for draw in range(settings.draws)
-        for _, x, y in images.batches(train, transform, 256, (settings.seed, draw), augmentation)
-    )
-    heads, history = fit_exits(backbone, precisions, draws, settings, settings.draws * -(-len(train) // 256))
+    inputs = Inputs.of(stage)
+    heads, history = fit(stage, inputs, stage.experiment.exits)
     heads.save(stage.out / "heads.safetensors")
     write_table(stage.out / "history.parquet", pa.Table.from_pylist(history))
 
-    view = GateView(backbone, heads, embedding=False)
+    backbone, view = inputs.backbone, GateView(inputs.backbone, heads, embedding=False)
     right: dict[int, dict[str, list[np.ndarray]]] = {gate: {} for gate in range(1, backbone.segments + 1)}
-    for _, x, y in images.batches(ids["validation"], transform, 256):
-        for precision in precisions:
+    for _, x, y in inputs.images.batches(inputs.ids["validation"], inputs.transform, 256):
+        for precision in inputs.precisions:
             state = x
             for gate in right:
                 state = backbone.run(gate, precision, state)
@@ -53,6 +63,22 @@ def run(stage: Stage) -> None:
         str(gate): {name: float(np.concatenate(hits).mean()) for name, hits in by.items()} for gate, by in right.items()
     }
     write_json(stage.out / "metrics.json", {"gates": accuracy})
+
+
+def fit(stage: Stage, inputs: Inputs, settings: Exits) -> tuple[ExitHeads, list[dict[str, float]]]:
+    """Heads fitted on the training split under some settings, and their history."""
+    spare_threads(trace_cost(inputs.backbone.models[Precision("fp32")]).macs)
+    random, train = np.random.default_rng(settings.seed), inputs.ids["train"]
+    if settings.max_samples and len(train) > settings.max_samples:
+        train = np.sort(random.choice(train, settings.max_samples, replace=False))
+    augmentation = stage.experiment.backbone.augmentation if settings.augment else None
+    draws = (
+        (x, y)
+        for draw in range(settings.draws)
+        for _, x, y in inputs.images.batches(train, inputs.transform, 256, (settings.seed, draw), augmentation)
+    )
+    total = settings.draws * -(-len(train) // 256)
+    return fit_exits(inputs.backbone, settings.behind(inputs.precisions), draws, settings, total)
 
 
 if __name__ == "__main__":

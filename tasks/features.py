@@ -1,5 +1,8 @@
 """Stage `features`: the cache of every held-out sample at every node."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from quee.cache import Recipe, build_cache, describe_tree, write_description
@@ -25,14 +28,20 @@ def run(stage: Stage) -> None:
     scale = read_scale()
     lanes, recipe = scale.lanes(), recipe_of(stage)
     samples, splits = held_out(stage)
-    build_cache(recipe, samples, splits, scale.store(stage), stage.out, scale.shard_size, lanes)
+    store = scale.store(stage) / f"shards-{scale.shard_size}"
+    build_cache(recipe, samples, splits, store, stage.out, scale.shard_size, lanes)
+    write_description(stage.out, described(stage, recipe))
+
+
+def described(stage: Stage, recipe: Recipe) -> dict[str, Any]:
+    """`tree.json` of the paths of a recipe."""
     names = [*recipe.precisions, *recipe.references]
-    backbone = load_precisions(stage.input("backbone"), stage.input("quantize"), map(Precision, names))
+    backbone = load_precisions(Path(recipe.backbone), Path(recipe.quantized), map(Precision, names))
     tree = PathTree.from_names(recipe.precisions, backbone.segments, recipe.paths)
-    view = GateView(backbone, ExitHeads.load(stage.input("exits") / "heads.safetensors"), recipe.embedding)
+    view = GateView(backbone, ExitHeads.load(Path(recipe.heads)), recipe.embedding)
     cost = BitFlops.from_json(read_json(stage.input("quantize") / "quantization.json")["cost"])
     classes = read_json(stage.input("prepare") / "dataset.json")["classes"]
-    write_description(stage.out, describe_tree(stage.experiment.name, tree, recipe.references, cost, view, classes))
+    return describe_tree(stage.experiment.name, tree, recipe.references, cost, view, classes)
 
 
 def recipe_of(stage: Stage) -> Recipe:

@@ -29,6 +29,10 @@ def reproduce(
     name: Annotated[
         str, typer.Argument(metavar="RUN|FILE", help="MLflow run id, or a file under artifacts/ or in a bundle.")
     ],
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Take what comes before from DVC's cache or a remote."),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the worktree where it is.")] = False,
     json_: AsJson = False,
 ) -> None:
@@ -39,10 +43,12 @@ def reproduce(
 
     root = Path.cwd()
     run_id = find_run(Memory(root), name)
-    compared = make_again(root, run_id, lambda message: typer.echo(message, err=json_), keep)
+    made = make_again(root, run_id, lambda message: typer.echo(message, err=json_), keep, start)
+    compared = made.compared
     if json_:
         stages = [{"stage": c.stage, "equal": c.equal, "recorded": c.recorded, "now": c.now} for c in compared]
-        typer.echo(json.dumps({"run": run_id, "equal": all(c.equal for c in compared), "stages": stages}, indent=1))
+        equal = all(c.equal for c in compared)
+        typer.echo(json.dumps({"run": run_id, "equal": equal, "stages": stages, "taken": made.taken}, indent=1))
     differing = [c.stage for c in compared if not c.equal]
     if differing:
         raise IntegrityError(
@@ -50,4 +56,5 @@ def reproduce(
             "(another processor or other library versions give other last bits; `quee lineage` has those of the run)"
         )
     if not json_:
-        typer.echo(f"all {len(compared)} stages came out with the recorded digests")
+        rest = f"; taken as recorded: {', '.join(made.taken)}" if made.taken else ""
+        typer.echo(f"all {len(compared)} stages came out with the recorded digests{rest}")

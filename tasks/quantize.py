@@ -1,31 +1,26 @@
 """Stage `quantize`: the backbone at every precision of the tree and of the references."""
 
-from collections.abc import Callable
-from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
-from quee.backbones.base import SegmentedBackbone
+from quee.calibrations import calibrate, measure_sensitivity
 from quee.cost import trace_cost
 from quee.data import open_dataset
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
-from quee.execution import MultiPrecisionBackbone
 from quee.io import FORMAT, read_json, write_json, write_table
 from quee.precision import Precision
-from quee.progress import progress
-from quee.quantization import QuantizationConfig, quantize_, quantize_paths
-from quee.quantization.sensitivity import sensitivity
-from quee.store import load_backbone, save_quantized
-from quee.threads import spare_threads
-from quee.training import device, predict_logits
+from quee.predictions import Networks, predict
+from quee.quantization import QuantizationConfig
+from quee.quantization.allocation import SAMPLES, with_mixed_bits
+from quee.quantization.overrides import own_layers
+from quee.store import load_backbone
+from tasks.scale import read_scale
 from tasks.stage import Stage, main
 
+FP32 = Precision("fp32")
 SENSITIVITY_SAMPLES = 128
 """Validation samples on which each layer is quantized alone."""
 SENSITIVITY = pa.schema(
@@ -43,80 +38,56 @@ SENSITIVITY = pa.schema(
 
 
 def run(stage: Stage) -> None:
-    """Quantize the backbone on the calibration split; measure each uniform precision on the validation split."""
+    """Quantize the backbone on the calibration split; measure each uniform precision on the validation split.
+
+    Where it is computed is set as for `features`; the result does not depend on it.
+    """
+    scale = read_scale()
+    lanes, store = scale.lanes(), scale.store(stage)
     settings, paths, prepared = stage.experiment.quantize, stage.experiment.paths, stage.input("prepare")
-    images = open_dataset(stage.data, stage.experiment.prepare.dataset, read_json(prepared / "dataset.json")["files"])
+    dataset, files = stage.experiment.prepare.dataset, read_json(prepared / "dataset.json")["files"]
+    images = open_dataset(stage.data, dataset, files)
     ids = split_ids(prepared / "splits.parquet")
     backbone = load_backbone(stage.input("backbone"))
-    transform = Preprocessing.from_timm(backbone.input)
-    spare_threads(trace_cost(backbone).macs)
     own = {name: getattr(settings, name) or "" for name in ("stem", "head", "compensation")}
-    cost = trace_cost(backbone, **own)
-    batches = [x for _, x, _ in images.batches(ids["calibration"], transform, 64)]
     tree = sorted(map(Precision, paths.precisions))
     names = sorted({*tree, *map(Precision, paths.references), Precision("w8a8")})
     configs = {p: QuantizationConfig.of(p, settings.preset, **settings.settings()) for p in names if not p.is_float}
-    backbone.to(device())
-    models = _quantized(backbone, tree, configs, batches, settings.path_aware, settings.seed, stage.partial)
-    for model in (backbone, *models.values()):
-        model.cpu()  # everything is measured where it will be executed
-    for precision, model in models.items():
-        save_quantized(stage.out, precision, model)
-    multi = MultiPrecisionBackbone({Precision("fp32"): backbone, **models})
-    reference, labels = predict_logits(backbone, images.batches(ids["validation"], transform, 64))
+    if settings.mixed:
+        few = ids["calibration"][np.linspace(0, len(ids["calibration"]) - 1, SAMPLES).astype(int)]
+        batches = [x for _, x, _ in images.batches(np.unique(few), Preprocessing.from_timm(backbone.input), SAMPLES)]
+        configs = dict(zip(configs, with_mixed_bits(backbone, list(configs.values()), batches), strict=True))
+    cost = trace_cost(backbone, **own, layers=own_layers(backbone, configs.values()))
+    together = [configs[p] for p in tree if p in configs] if settings.path_aware else []
+    others = [config for config in configs.values() if config not in together]
+    networks = Networks.at(stage.data, dataset, files, stage.input("backbone"))
+    calibrate(networks, together, others, ids["calibration"], settings.seed, store, stage.partial, lanes, stage.out)
+    networks = Networks.at(stage.data, dataset, files, stage.input("backbone"), stage.out)
+    shown = sorted({*names, FP32})
+    found = predict(networks, shown, ids["validation"], store, scale.shard_size, lanes, "evaluating precisions")
     metrics: dict[str, Any] = {}
-    with progress("evaluating precisions", len(names)) as bar:
-        for precision in names:
-            path = (precision,) * backbone.segments
-            found = [_logits(multi, path)(x).numpy() for _, x, _ in images.batches(ids["validation"], transform, 64)]
-            predicted = np.concatenate(found).argmax(axis=1)
-            file = stage.out / f"{precision}.safetensors"
-            metrics[str(precision)] = {
-                "accuracy": float((predicted == labels).mean()),
-                "agreement": float((predicted == reference.argmax(axis=1)).mean()),
-                "bitflops": cost.static(path),
-                "bytes": file.stat().st_size if file.exists() else 4 * sum(p.numel() for p in backbone.parameters()),
-                "cost": cost.static(path) / cost.unit,
-            }
-            bar.advance()
-    sample = next(images.batches(ids["validation"], transform, SENSITIVITY_SAMPLES))
+    for precision in names:
+        path = (precision,) * backbone.segments
+        file = stage.out / f"{precision}.safetensors"
+        metrics[str(precision)] = {
+            "accuracy": float((found[precision] == images.labels[ids["validation"]]).mean()),
+            "agreement": float((found[precision] == found[FP32]).mean()),
+            "bitflops": cost.static(path),
+            "bytes": file.stat().st_size if file.exists() else 4 * sum(p.numel() for p in backbone.parameters()),
+            "cost": cost.static(path) / cost.unit,
+        }
+    alone = [p for p in tree if p in configs]
+    layers = measure_sensitivity(networks, alone, ids["validation"][:SENSITIVITY_SAMPLES], store, lanes)
     rows = [
         {**row, "executed": row["precision"], "precision": str(p), "position": position}
-        for p in tree
-        if p in models
-        for position, row in enumerate(sensitivity(backbone, models[p], *sample[1:]))
+        for p in alone
+        for position, row in enumerate(layers[p])
     ]
     write_table(stage.out / "sensitivity.parquet", pa.Table.from_pylist(rows, SENSITIVITY))
     facts = {"calibration_samples": len(ids["calibration"]), "cost": cost.to_json(), "format": FORMAT}
     described = {str(precision): config.to_json() for precision, config in configs.items()}
     write_json(stage.out / "quantization.json", {**facts, "configs": described, "path_aware": settings.path_aware})
     write_json(stage.out / "metrics.json", {"precisions": metrics})
-
-
-def _quantized(
-    backbone: SegmentedBackbone,
-    tree: list[Precision],
-    configs: dict[Precision, QuantizationConfig],
-    batches: list[Tensor],
-    path_aware: bool,
-    seed: int,
-    partial: Path,
-) -> dict[Precision, SegmentedBackbone]:
-    """The tree's precisions together, where prefixes mix; the others each behind its own."""
-    together = [configs[p] for p in tree if p in configs] if path_aware else []
-    models = quantize_paths(backbone, together, batches, seed, partial) if together else {}
-    for precision, config in configs.items():
-        if precision not in models:
-            models[precision] = quantize_(deepcopy(backbone), config, batches, partial)  # type: ignore[assignment]
-    return models
-
-
-def _logits(multi: MultiPrecisionBackbone, path: tuple[Precision, ...]) -> Callable[[Tensor], Tensor]:
-    def run(x: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return multi.classify(path[-1], multi.run_path(path, x))
-
-    return run
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """A tracked result made again: its commit, uncommitted differences, settings and `dvc.lock` entries in a worktree of
-their own, run by force, and the digests compared."""
+their own, run by force, and the digests compared. All of it, or from a stage on: then what that rests on is taken as
+recorded from DVC's cache or a remote."""
 
 import configparser
+import contextlib
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -21,10 +23,9 @@ from tasks._tracking_lock import StageResult, dvc_digest, git, read_lock
 from tasks._tracking_memory import MADE, Memory, named
 from tasks.differences import NONE
 
-if TYPE_CHECKING:
-    pass
-
 Tell = Callable[[str], None]
+CACHE = "quee-reproduce-cache"
+"""Name of the remote by which a worktree sees its checkout's cache."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,14 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Reproduced:
+    """What was run again, and which results it rests on were not but taken from where."""
+
+    compared: list[Compared]
+    taken: dict[str, str]
+
+
+@dataclass(frozen=True)
 class _Recorded:
     """What a run's artifacts say that made it."""
 
@@ -52,18 +61,48 @@ class _Recorded:
     codes: list[tuple[str, bytes, str]]
     """Candidates for the code: commit, patch, where it was remembered."""
     threads: str | None
+    chosen: tuple[str, ...] = ()
+    """The stages that are run again."""
+
+    def folder(self, stage: str) -> str:
+        return f"artifacts/{self.experiment}/{stage}"
+
+    def reads(self, stage: str) -> set[str]:
+        """The stages whose results a stage reads."""
+        deps = {str(dep["path"]) for dep in self.entries[stage].get("deps", [])}
+        return {other for other in self.entries if self.folder(other) in deps}
+
+    def starting(self, start: str | None) -> "_Recorded":
+        """With every stage chosen, or `start` and what rests on it. Raises UsageError where it is not among them."""
+        if start is None:
+            return replace(self, chosen=tuple(self.entries))
+        if start not in self.entries:
+            raise UsageError(f"--from {start}: the run rests on {', '.join(self.entries)}")
+        chosen = [start]
+        for stage in self.entries:
+            if stage != start and self.reads(stage) & set(chosen):
+                chosen.append(stage)
+        return replace(self, chosen=tuple(chosen))
+
+    @property
+    def given(self) -> list[str]:
+        """The stages whose results are read and not made."""
+        read = {other for stage in self.chosen for other in self.reads(stage)}
+        return [stage for stage in self.entries if stage in read - set(self.chosen)]
 
 
-def reproduce(root: Path, run_id: str, tell: Tell, keep: bool = False) -> list[Compared]:
+def reproduce(root: Path, run_id: str, tell: Tell, keep: bool = False, start: str | None = None) -> Reproduced:
     """Run a tracked result again, with everything it rests on, and compare each stage's digests.
 
-    Raises UsageError when the run, its commit or differences cannot be had, IntegrityError when no remembered state of
-    the code has the digests that the run recorded.
+    From the stage `start` on, if one is named: the results before it are taken from the DVC cache of this checkout, or
+    from a remote. Raises UsageError when the run, its commit or differences cannot be had, IntegrityError when no
+    remembered state of the code has the digests that the run recorded, or a result to be taken is not to be had.
     """
-    recorded = _remembered(root, run_id)
+    recorded = _remembered(root, run_id).starting(start)
     with _worktree(root, recorded.codes[0][0], keep, tell) as tree:
         _restore(root, tree, recorded, tell)
-        return _run_again(tree, recorded, tell)
+        taken = {stage: _take(root, tree, recorded, stage, tell) for stage in recorded.given}
+        return Reproduced(_run_again(tree, recorded, tell), taken)
 
 
 def _remembered(root: Path, run_id: str) -> _Recorded:
@@ -122,6 +161,8 @@ def _worktree(root: Path, commit: str, keep: bool, tell: Tell) -> Iterator[Path]
 
 
 def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
+    from tasks.dvc import add_experiments
+
     name = recorded.experiment
     faults = []
     for commit, patch, source in recorded.codes:
@@ -147,12 +188,13 @@ def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
     others = {key: entry for key, entry in content["stages"].items() if key.partition("@")[2] != name}
     own = {f"{stage}@{name}": entry for stage, entry in recorded.entries.items()}
     write_bytes(tree / "dvc.lock", yaml.safe_dump({"schema": "2.0", "stages": {**others, **own}}).encode())
+    add_experiments(tree, [name], tell)
 
 
 def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
     """The first file of code that is not as it was recorded; data and weights are looked at when they are read."""
-    for entry in recorded.entries.values():
-        for dep in entry.get("deps", []):
+    for stage in recorded.chosen:
+        for dep in recorded.entries[stage].get("deps", []):
             path = str(dep["path"])
             if path.startswith(("artifacts/", "experiments/", "data/")):
                 continue
@@ -164,8 +206,8 @@ def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
 
 
 def _inputs(recorded: _Recorded) -> dict[str, str]:
-    """Digests of the data set and weights, by the links that lead to them."""
-    deps = [dep for entry in recorded.entries.values() for dep in entry.get("deps", [])]
+    """Digests of the data set and weights that are read, by the links that lead to them."""
+    deps = [dep for stage in recorded.chosen for dep in recorded.entries[stage].get("deps", [])]
     return {dep["path"]: dep["md5"] for dep in deps if str(dep["path"]).startswith("experiments/")}
 
 
@@ -186,21 +228,38 @@ def _copy_inputs(root: Path, tree: Path, recorded: _Recorded) -> None:
 
 
 def _copy_remotes(root: Path, tree: Path) -> None:
-    """The remotes that only this clone knows; its cache stays its own."""
+    """The remotes that only this clone knows, and its cache as another: the worktree's own cache goes with it."""
+    from tasks.dvc import run_dvc
+
     local, parser = root / ".dvc" / "config.local", configparser.ConfigParser()
-    try:
+    with contextlib.suppress(configparser.Error):
         parser.read(local)
-    except configparser.Error:
-        return
-    if not parser.sections():
-        return
     parser.remove_section("cache")
     for section in parser.sections():
         url = parser[section].get("url", "")
         if "remote" in section and url and "://" not in url:
             parser[section]["url"] = str((root / ".dvc" / url).resolve())
+    cache = Path(run_dvc(root, "cache", "dir").stdout.strip())
+    parser[f'remote "{CACHE}"'] = {"url": str((root / cache).resolve()), "verify": "true"}
     with (tree / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
         parser.write(file)
+
+
+def _take(root: Path, tree: Path, recorded: _Recorded, stage: str, tell: Tell) -> str:
+    """Bring a recorded result into the worktree; returns from where. Raises IntegrityError where nobody has it."""
+    from tasks.dvc import run_dvc
+
+    name, folder = f"{stage}@{recorded.experiment}", recorded.folder(stage)
+    (md5,) = StageResult(recorded.experiment, stage, recorded.entries[stage]).outs.values()
+    for place, remote in (("DVC's cache here", ["--remote", CACHE]), ("a DVC remote", [])):
+        run_dvc(tree, "pull", "--quiet", "--force", *remote, name)
+        if (tree / folder).is_dir() and dvc_digest(tree / folder) == md5:
+            tell(f"  {name:<36} taken from {place} as recorded ({md5[:7]})")
+            return place
+    raise IntegrityError(
+        f"{folder} ({md5}) is neither in DVC's cache of this checkout nor on a remote: "
+        f"--from {stage}, or a stage before it, makes it again"
+    )
 
 
 def _run_again(tree: Path, recorded: _Recorded, tell: Tell) -> list[Compared]:
@@ -210,13 +269,11 @@ def _run_again(tree: Path, recorded: _Recorded, tell: Tell) -> list[Compared]:
         os.environ["OMP_NUM_THREADS"] = recorded.threads  # more or fewer give other last bits
     found = []
     name = recorded.experiment
-    with dvc.session(tree, [name], force=True, show=False, notify=tell) as session:
+    with dvc.session(tree, [name], force=True, show=False, notify=tell, stages=recorded.chosen) as session:
         for link, md5 in _inputs(recorded).items():
             if (here := dvc_digest(tree / link)) != md5:
                 raise IntegrityError(f"{link} has digest {here}, recorded is {md5}: the data of then are not to be had")
         for step in session.steps:
-            if step.stage not in recorded.entries:
-                continue
             outcome = session.execute(step)
             now = read_lock(tree)[name].stages[step.stage].outs
             then = StageResult(name, step.stage, recorded.entries[step.stage]).outs

@@ -47,12 +47,19 @@ class Scale:
 
     def store(self, stage: Stage) -> ShardStore:
         """Where the stage's shards are: under a name that covers all that decides them. Removed when it succeeds."""
+        whole = self.place(stage.partial, stage.name, stage.partial.name)
+        if self.shards is not None:
+            stage.on_success.append(whole.discard)
+        return whole
+
+    def place(self, folder: Path, *names: str) -> ShardStore:
+        """A folder for shards, or what bears these names where `shards` says that they are kept."""
         if self.shards is None:
-            return ShardStore(str(stage.partial.resolve())) / f"shards-{self.shard_size}"
-        base = self.shards if "://" in self.shards else str(Path(self.shards).resolve())
-        whole = ShardStore(base) / stage.name / stage.partial.name
-        stage.on_success.append(whole.discard)
-        return whole / f"shards-{self.shard_size}"
+            return ShardStore(str(folder.resolve()))
+        base = ShardStore(self.shards if "://" in self.shards else str(Path(self.shards).resolve()))
+        for name in names:
+            base /= name
+        return base
 
 
 def read_scale(environment: dict[str, str] | None = None, file: Path = FILE) -> Scale:

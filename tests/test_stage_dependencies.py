@@ -43,7 +43,7 @@ NO_NUMBERS = (
 )  # fmt: skip
 """What ablations' points import that decides no number: no network runs, and the cache's content has its own digest."""
 
-READERS = {"targets", "predictors", "policies", "evaluate", "ablate"}
+READERS = {"targets", "predictors", "policies", "evaluate"}
 READ = {"quee/paths.py", "quee/precision.py"}
 """These stages read the cache and run no network. Of what quee/cache.py and quee/cost.py import they need only this;
 the rest builds a cache and traces a network, which `features` does."""
@@ -124,7 +124,7 @@ def test_a_stage_depends_on_exactly_the_code_it_uses(stage: str) -> None:
 
 
 def test_points_of_an_ablation_are_known_by_all_the_code_that_decides_them() -> None:
-    used = used_by("ablate", "quee/evaluation/ablation/fit.py")
+    used = used_by("evaluate", "quee/evaluation/ablation/fit.py")  # which reads caches and runs no network
     assert [file for file in sorted(used) if not any(covers(code, file) for code in (*CODE, *NO_NUMBERS))] == []
     assert all((ROOT / code).exists() for code in CODE)
 
@@ -142,6 +142,7 @@ def test_a_stage_depends_on_every_result_it_reads(stage: str) -> None:
         and node.func.attr == "input"
         and node.args
         and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
     }
     assert read <= listed
 

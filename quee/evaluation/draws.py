@@ -30,10 +30,14 @@ class Draws:
 
     def replicates(self, values: np.ndarray) -> np.ndarray:
         """Means (R, P) of values (seeds, S, P), or (1, S, P) where nothing is drawn by seed."""
-        by_seed = np.stack([self.samples @ value for value in values])  # (seeds, R, P)
-        count = len(values)
+        return self.over_seeds(np.stack([self.samples @ value for value in values]))
+
+    def over_seeds(self, by_seed: np.ndarray) -> np.ndarray:
+        """Means (R, P) over seeds of what each comes to in every replicate, (seeds, R, P)."""
+        count = len(by_seed)
         if count == 1:
-            return by_seed[0]
+            only: np.ndarray = by_seed[0]
+            return only
         if count != self.seeds.shape[1]:
             raise ValueError(f"values of {count} seeds, draws of {self.seeds.shape[1]}")
         apart = np.einsum("rn,nrp->rp", self.seeds - 1 / count, by_seed)

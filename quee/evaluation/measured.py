@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from quee.evaluation.curves import Floor, OperatingPoint, budget_grid, cost_at_drop, errors_at, operating_point
+from quee.evaluation.drops import DROPS
 from quee.evaluation.sweep import Setting, Sweep
 
 BAND_POINTS = 40
-DROPS = (0.5, 1.0)
-"""Points of accuracy below the float network."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,12 @@ class Yardstick:
     @classmethod
     def of(cls, setting: Setting, budgets: Sequence[float], floor: Floor) -> "Yardstick":
         costs = setting.costs.static
-        return cls(np.array(budgets, float), budget_grid(costs.min(), costs.max()), floor, float_accuracy(setting))
+        return cls(
+            np.array(budgets, float),
+            budget_grid(costs.min(), costs.max()),
+            floor,
+            float(1 - float_errors(setting).mean()),
+        )
 
     @property
     def band(self) -> np.ndarray:
@@ -92,8 +96,8 @@ def measure(sweep: Sweep, yardstick: Yardstick) -> Measured:
     )
 
 
-def float_accuracy(setting: Setting) -> float:
-    """Test accuracy of the float network; where none was cached, of the highest precision."""
+def float_errors(setting: Setting) -> np.ndarray:
+    """(S,) test errors of the float network; where none was cached, of the highest precision."""
     found = list(setting.uniform())
     _, nodes, references = next((f for f in found if f[0] == "fp32"), found[len(setting.tree.precisions) - 1])
-    return float(1 - setting.errors("test", references)[:, nodes[-1]].mean())
+    return setting.errors("test", references)[:, nodes[-1]]

@@ -7,7 +7,8 @@ import numpy as np
 
 from quee.evaluation.curves import gap_closed
 from quee.evaluation.draws import Draws, paired
-from quee.evaluation.measured import DROPS, Measured, Yardstick
+from quee.evaluation.drops import DROPS
+from quee.evaluation.measured import Measured, Yardstick
 from quee.methods import BOUND, OURS, REFERENCE, rivals
 
 Found = Mapping[str, Sequence[Measured]]

@@ -4,6 +4,7 @@ Everything is executed exactly: products of integer-valued float32 operands, so 
 arithmetic whatever the batch or the number of threads.
 """
 
+from quee.quantization.allocation import with_mixed_bits
 from quee.quantization.calibration import quantize_, quantize_paths
 from quee.quantization.config import ADDITIONS, INGREDIENTS, PRESETS, QuantizationConfig
 from quee.quantization.layers import (
@@ -35,4 +36,5 @@ __all__ = [
     "quantize_linear",
     "quantize_paths",
     "quantize_weight",
+    "with_mixed_bits",
 ]

@@ -24,6 +24,7 @@ from quee.quantization.config import QuantizationConfig
 from quee.quantization.fisher import Fisher, fisher
 from quee.quantization.folding import channel_affine, fold, unfold_weight
 from quee.quantization.layers import QUANTIZED, QuantizedLayer, QuantizedMatMul, layout, quantizable, quantized_layer
+from quee.quantization.overrides import resolved
 from quee.quantization.reconstruction import norms_of, reconstruct
 from quee.quantization.search import search_quantizer, thinned
 from quee.quantization.units import Sources, Unit, observe, run_unit, sources, units_of
@@ -55,9 +56,12 @@ class Calibrator:
         self.latents: dict[str, Tensor] = {}
         self.partial = partial
         self.information = information if config.importance == "fisher" else None
+        self.own = resolved(quantizable(model), config.layers)
 
-    def precision(self, unit: Unit) -> Precision:
-        """Precision at which a unit's layers are executed."""
+    def precision(self, unit: Unit, layer: str = "") -> Precision:
+        """Precision at which a unit's layers, or one with its own, are executed."""
+        if layer in self.own:
+            return self.own[layer]
         own = {"stem": self.config.stem, "head": self.config.head or self.config.precision.head}
         return own.get(unit.name) or self.config.precision
 
@@ -147,7 +151,7 @@ class Calibrator:
                 inputs[name] if not config.propagate else observe(self.network, unit, x, [name], config.rows)[name]
             )
             module = self.network.get_submodule(name)
-            layer = quantized_layer(module, self.precision(unit))
+            layer = quantized_layer(module, self.precision(unit, name))
             if isinstance(layer, QuantizedMatMul):
                 self._product(name, layer, observer.values(0), observer.values(1))
             else:

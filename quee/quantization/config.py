@@ -1,5 +1,6 @@
 """Settings of post-training quantization: one frozen config per precision, presets, and the list of ingredients."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +69,8 @@ class QuantizationConfig:
     """Precision of the stem, where it is not that of segment 1."""
     head: Precision | None = None
     """Precision of the head; w8a8 unless given."""
+    layers: tuple[tuple[str, Precision], ...] = ()
+    """Layers with a precision of their own, whatever their part's: by name or by a pattern such as `blocks.*.mlp.fc2`."""
     compensation: Precision | None = None
     """Precision of a linear layer beside each block of fewer than 8 activation bits, fitted to take its error away
     (QwT); none unless given."""
@@ -86,6 +89,8 @@ class QuantizationConfig:
             value = getattr(self, name)
             if value is not None and not isinstance(value, Precision):
                 object.__setattr__(self, name, Precision(value))
+        given = self.layers.items() if isinstance(self.layers, Mapping) else self.layers
+        object.__setattr__(self, "layers", tuple((name, Precision(value)) for name, value in given))
 
     @classmethod
     def of(cls, precision: "Precision | str", preset: str = "fast", **settings: Any) -> "QuantizationConfig":
@@ -101,7 +106,9 @@ class QuantizationConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Every setting; of the additions those that are made."""
-        shown = {k: v for k, v in _fields(self).items() if v is not None or k not in ADDED}
+        shown = {k: v for k, v in _fields(self).items() if k not in ADDED or v}
+        if self.layers:
+            shown["layers"] = {name: str(precision) for name, precision in self.layers}
         return {k: str(v) if isinstance(v, Precision) else v for k, v in shown.items()}
 
     def with_addition(self, addition: str) -> "QuantizationConfig":
@@ -142,7 +149,7 @@ _ON: dict[str, dict[str, Any]] = {
 for _name, _on in _ON.items():
     ADDITIONS.register(_name)(_on)
 
-ADDED = ("compensation",)
+ADDED = ("compensation", "layers")
 """Settings that are named only where they are made use of."""
 
 PLAIN: dict[str, Any] = {

@@ -13,15 +13,23 @@ def executed_section(measured: dict[str, Any]) -> str:
         return ""
     rows = found["rows"]
     batches = sorted({int(key.rpartition("_")[2]) for row in rows.values() for key in row if "per_second" in key})
-    head = ["", "accuracy", *(f"images/s, batch {batch}" for batch in batches), "p50, ms", "p95, ms", "MB"]
+    head = [
+        "",
+        "accuracy",
+        *(f"images/s, batch {batch}" for batch in batches),
+        "p50, ms",
+        "p95, ms",
+        "MB",
+        "MB in memory",
+    ]
 
     def line(name: str) -> list[str]:
         row = rows[name]
         accuracy = f"{100 * row['accuracy']:.2f} %"
         speeds = [f"{row[f'images_per_second_{batch}']:,.0f}" for batch in batches]
         times = [f"{row[key]:.2f}" if key in row else "–" for key in ("p50_ms", "p95_ms")]
-        size = f"{row['bytes'] / 1e6:.1f}" if row.get("bytes") else "–"
-        return [escape(name), accuracy if row["reaches"] else f"<small>{accuracy}</small>", *speeds, *times, size]
+        sizes = [f"{row[key] / 1e6:.1f}" if row.get(key) else "–" for key in ("bytes", "resident")]
+        return [escape(name), accuracy if row["reaches"] else f"<small>{accuracy}</small>", *speeds, *times, *sizes]
 
     order = sorted(rows, key=lambda name: (not name.startswith("QuEE"), not rows[name]["reaches"], name))
     ratios = ", ".join(

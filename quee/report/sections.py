@@ -7,6 +7,9 @@ from quee.methods import OURS, REFERENCE, RIVALS
 from quee.report import Results
 from quee.report.markup import bits, percent, signed, star, table
 
+DROPS = ("0.5", "1.0")
+"""Points of accuracy below the float network, as metrics name them."""
+
 
 def verdict(low: float, high: float) -> str:
     """What a 95 % interval of a difference allows to say."""
@@ -174,9 +177,8 @@ def methods(results: Results) -> str:
     for method in results.methods:
         found = evaluate["methods"][method]
         closed = evaluate["oracle_gap_closed"].get(method)
-        drops = [found.get(f"cost_at_drop_{drop}") for drop in ("0.5", "1.0")]
-        costs = ["never" if cost is None else f"{cost:.3g}" for cost in drops]
-        rows.append([escape(method), percent(found["auc"], 2), percent(closed), percent(found["accuracy"]), *costs])
+        cells = [escape(method), percent(found["auc"], 2), percent(closed), percent(found["accuracy"])]
+        rows.append([*cells, *_near(evaluate, method)])
     float_accuracy = evaluate.get("fp32_accuracy")
     head = [
         "method",
@@ -191,22 +193,54 @@ def methods(results: Results) -> str:
         "<p>Mean over budgets: accuracy averaged over budgets on a logarithmic scale; below its cheapest point a "
         "method is mixed with always answering the most frequent class. Oracle gap closed: 0 % is static_hull, 100 "
         "% the oracle. The last columns give the least cost at which accuracy is within half a point, or one, "
-        "of the float network"
+        "of the float network, with its 95 % interval"
         f"{'' if float_accuracy is None else ' (' + percent(float_accuracy) + ')'}.</p>" + table(head, rows)
     )
 
 
 def savings(results: Results) -> str:
     """What it costs to be nearly as accurate as the float network."""
-    found, rows = results.metrics["evaluate"]["methods"], []
-    for name in (*OURS, *(n for n in ("static_w8a8", REFERENCE, "small_static", "confidence_hull") if n in found)):
-        costs = [found.get(name, {}).get(f"cost_at_drop_{drop}") for drop in ("0.5", "1.0")]
-        rows.append([escape(name), *("never" if cost is None else f"{cost:.3g}" for cost in costs)])
+    evaluate = results.metrics["evaluate"]
+    found, ratios = evaluate["methods"], evaluate.get("cost_at_drop_ratio", {})
+    rivals = [n for n in ("static_w8a8", REFERENCE, "small_static", "confidence_hull") if n in found]
+    rows = [[escape(name), *_near(evaluate, name)] for name in (*OURS, *rivals)]
+    head = ["cost at −0.5 points", "cost at −1 point"]
+    shares = [
+        [escape(ours), escape(rival), *(_limits(ratios[ours][rival][drop]) for drop in DROPS)]
+        for ours in OURS
+        for rival in rivals
+        if rival in ratios.get(ours, {})
+    ]
+    against = (
+        "<p>The same as a share of a rival’s cost: 95 % interval over the same draws of test samples; the two differ where it "
+        "leaves out 1. 0: the rival never gets there; “never”: the method does not.</p>"
+        + table(["method", "rival", *head], shares)
+    )
     return (
         '<h2 id="savings">What float accuracy costs</h2><p>The least cost at which test accuracy is within half a point, or '
         "one, of the float network; the points go by their cost on validation. Mean over seeds; “never” where a seed does "
-        "not get there.</p>" + table(["method", "cost at −0.5 points", "cost at −1 point"], rows)
+        "not get there. Below, the 95 % interval (paired bootstrap over test samples and seeds, the float network drawn "
+        "alike).</p>" + table(["method", *head], rows) + (against if shares else "")
     )
+
+
+def _near(evaluate: dict[str, Any], method: str) -> list[str]:
+    """Costs at which a method is within each drop of the float network, with their intervals."""
+    found, limits = evaluate["methods"].get(method, {}), evaluate.get("cost_at_drop", {}).get(method, {})
+    cells = []
+    for drop in DROPS:
+        text = _cost(found.get(f"cost_at_drop_{drop}"))
+        cells.append(f"{text}<small>{_limits(limits[drop])}</small>" if drop in limits else text)
+    return cells
+
+
+def _cost(cost: float | None) -> str:
+    return "never" if cost is None else f"{cost:.3g}"
+
+
+def _limits(row: dict[str, float | None]) -> str:
+    low, high = _cost(row["low"]), _cost(row["high"])
+    return low if low == high else f"{low} … {high}"
 
 
 def quality(results: Results) -> str:

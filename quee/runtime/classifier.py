@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 
 from quee.data.transforms import Preprocessing
 from quee.errors import UsageError
@@ -15,12 +14,15 @@ from quee.features import GateView
 from quee.paths import PathTree
 from quee.policies import FittedQ, Plan
 from quee.precision import Precision
+from quee.runtime.conventions import FittedClassifier
 from quee.runtime.engines import Engine
+from quee.runtime.engines.graphs import LARGEST, GraphEngine
+from quee.runtime.engines.probe import AutoEngine
 from quee.runtime.engines.torch import TorchEngine
 from quee.runtime.executor import Executor, Flight, draws
 from quee.runtime.explanation import Explanation, Trace, explained, static_costs
 from quee.runtime.images import Images, checked, prepare
-from quee.runtime.operating import Expected, Guarantee, Operating, OperatingPoints, Options, Point
+from quee.runtime.operating import Asked, Expected, Guarantee, Operating, OperatingPoints, Options, Point
 from quee.runtime.profile import Profile
 from quee.runtime.router import Router
 from quee.runtime.timed import timed_points
@@ -55,13 +57,13 @@ class Start:
     met: bool
 
 
-class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier whose budget is chosen per call; to scikit-learn a fitted one.
+class AdaptiveClassifier(FittedClassifier):
+    """A classifier whose budget is chosen per call, by the options of `Options`; to scikit-learn a fitted one.
 
-    `budget` is a mean cost over data like the validation data, `max_cost` a limit for every sample, `trade_off` the
-    price λ of a unit of cost. A sample's prediction, path and cost do not depend on what it is batched with. Safe to
-    call from several threads.
+    A sample's prediction, path and cost do not depend on what it is batched with. Safe to call from several threads.
     """
+
+    _beside = ("digest", "profile", "validation")
 
     def __init__(
         self,
@@ -104,52 +106,29 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """(classes,) what `predict` answers with: indices into `classes`, the names."""
         return np.arange(len(self.classes))
 
-    def fit(self, images: Any = None, labels: Any = None) -> "AdaptiveClassifier":
-        """Changes nothing: a classifier is fitted by `quee.fit`. scikit-learn asks for the method."""
-        return self
-
-    def predict(self, images: Images, **options: float | None) -> np.ndarray:
-        """Class indices (n,); options as in `route`."""
+    def predict(self, images: Images, **options: Unpack[Asked]) -> np.ndarray:
+        """Class indices (n,)."""
         return self.route(images, **options).label
 
-    def predict_proba(self, images: Images, **options: float | None) -> np.ndarray:
-        """Probabilities (n, classes); options as in `route`."""
+    def predict_proba(self, images: Images, **options: Unpack[Asked]) -> np.ndarray:
+        """Probabilities (n, classes)."""
         return self.route(images, **options).probabilities
 
-    def route(
-        self,
-        images: Images,
-        budget: float | None = None,
-        trade_off: float | None = None,
-        max_cost: float | None = None,
-        latency_ms: float | None = None,
-        images_per_second: float | None = None,
-    ) -> Routed:
+    def route(self, images: Images, **options: Unpack[Asked]) -> Routed:
         """Route images: uint8 arrays (n, h, w) or (n, h, w, c), or a list of PIL images, file paths or encoded bytes.
 
-        Give `budget` or `trade_off`, with or without `max_cost`, or `max_cost` alone, which spends up to it on every
-        sample; none means the bundle's budget. Or give a budget of time: `latency_ms`, mean milliseconds per image, or
-        `images_per_second`, both of batches of as many images as are given; that takes a profile. What cannot be met is
-        answered at the nearest, with `budget_met` false. Raises UsageError, a ValueError, naming a bad value.
+        `budget_met` is false where what is asked cannot be met. Raises UsageError, a ValueError, naming a bad value.
         """
-        options = Options(budget, trade_off, max_cost, latency_ms, images_per_second)
-        return self._run(self.prepare(images), options)
+        asked = Options(**options)
+        return self._run(self.prepare(images), asked)
 
-    def route_prepared(
-        self,
-        x: np.ndarray,
-        budget: float | None = None,
-        trade_off: float | None = None,
-        max_cost: float | None = None,
-        latency_ms: float | None = None,
-        images_per_second: float | None = None,
-    ) -> Routed:
+    def route_prepared(self, x: np.ndarray, **options: Unpack[Asked]) -> Routed:
         """`route` for prepared images (n, c, h, w), float32."""
-        options = Options(budget, trade_off, max_cost, latency_ms, images_per_second)
-        return self._run(checked(x, self.transform), options)
+        asked = Options(**options)
+        return self._run(checked(x, self.transform), asked)
 
-    def explain(self, images: Images, **options: float | None) -> list[Explanation]:
-        """Why each image took its path: options as in `route`."""
+    def explain(self, images: Images, **options: Unpack[Asked]) -> list[Explanation]:
+        """Why each image took its path."""
         x = self.prepare(images)
         trace = Trace(len(x), self.tree.segments)
         routed = self._run(x, Options(**options), trace)
@@ -169,13 +148,20 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         floats = isinstance(images, np.ndarray) and images.dtype == np.float32
         return checked(images, self.transform) if floats else self.prepare(images)
 
+    def warm(self, batch: int = LARGEST) -> "AdaptiveClassifier":
+        """Have an engine that compiles graphs do so now for batches of up to `batch` images, not in the first calls."""
+        if isinstance(self.engine, GraphEngine | AutoEngine):
+            for segment, precision in sorted({(len(path), path[-1]) for path in self.tree.paths}):
+                self.engine.warm(segment, precision, batch)
+        return self
+
     @property
     def guarantees(self) -> list[Guarantee]:
         """What was certified, where the experiment keeps a certification split."""
         return [Guarantee(**facts) for facts in self.description.get("guarantees", [])]
 
-    def expect(self, **options: float | None) -> Expected:
-        """Accuracy and mean cost to expect, with 95 % intervals, of data like the validation data: options as in `route`.
+    def expect(self, **options: Unpack[Asked]) -> Expected:
+        """Accuracy and mean cost to expect, with 95 % intervals, of data like the validation data.
 
         With `max_cost` it is an upper bound of both: the points were measured without such a limit.
         """
@@ -191,7 +177,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise UsageError("a budget of time is that of one call's batch; batches that callers share have none")
         at, n = self.operating(options), len(x)
         # Which of the two points a sample is served at is drawn from the sample itself, never from its batch.
-        second = draws(x) < at.share if at.share else np.zeros(n, bool)
+        second = draws(x) < at.share if 0 < at.share < 1 else np.full(n, at.share > 0)
         first = np.where(second, at.high.first, at.low.first)
         trade_off = np.where(second, at.high.trade_off, at.low.trade_off)
         limit = np.full(n, np.inf if options.max_cost is None else float(options.max_cost))
@@ -245,9 +231,6 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return (
             f"AdaptiveClassifier({len(self.classes)} classes, {precisions}, budget={self.budget}, {self.engine.name})"
         )
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
 
 
 __all__ = ["AdaptiveClassifier", "Images", "Options", "Point", "Routed", "Start"]

@@ -6,17 +6,17 @@ belong to. Python's loops run over groups, never over samples.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from quee.data.transforms import draws as spread
+from quee.data.transforms import _mix
 from quee.policies import EXIT
 from quee.runtime.engines.base import Engine
 from quee.runtime.router import Router
 
 BATCH = 256
 """Samples that start together; more only take more memory."""
-DRAW_SEED = (0,)
 
 
 class Samples:
@@ -62,10 +62,9 @@ class Flight:
 
     def by_step(self, steps: np.ndarray) -> Iterator[tuple[int, "Flight"]]:
         """Those that go on, by their next step (n,): each group copied once, and not at all where it is everybody."""
-        for step in np.unique(steps):
-            if step != EXIT:
-                rows = np.flatnonzero(steps == step)
-                yield int(step), self if len(rows) == len(self) else self.take(rows)
+        for step in range(EXIT + 1, int(steps.max(initial=EXIT)) + 1):
+            if len(rows := np.flatnonzero(steps == step)):
+                yield step, self if len(rows) == len(self) else self.take(rows)
 
 
 Seen = Callable[[int, np.ndarray, np.ndarray], None]
@@ -139,9 +138,14 @@ class Executor:
         return onward
 
 
+@lru_cache(maxsize=8)
+def _powers(count: int) -> np.ndarray:
+    return np.multiply.accumulate(np.full(count, 0x9E3779B97F4A7C15, np.uint64))
+
+
 def draws(images: np.ndarray) -> np.ndarray:
     """A number (n,) in [0, 1) for each prepared image (n, …), float32, by its own pixels alone."""
-    words = np.ascontiguousarray(images, np.float32).reshape(len(images), -1).view(np.uint32)
-    powers = np.multiply.accumulate(np.full(words.shape[1], 0x9E3779B97F4A7C15, np.uint64))
-    ids = np.einsum("np,p->n", words, powers, dtype=np.uint64)  # a polynomial of the pixels, modulo 2^64
-    return spread(DRAW_SEED, ids, 1)[:, 0]
+    pixels = np.ascontiguousarray(images, np.float32).reshape(len(images), -1)
+    words: np.ndarray = pixels.view(np.uint32 if pixels.shape[1] % 2 else np.uint64)
+    ids = np.einsum("np,p->n", words, _powers(words.shape[1]), dtype=np.uint64)  # a polynomial of the pixels, mod 2^64
+    return np.asarray((_mix(ids) >> np.uint64(11)) * 2.0**-53)

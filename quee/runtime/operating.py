@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from numbers import Real
+from typing import TypedDict
 
 import numpy as np
 
@@ -53,13 +55,25 @@ class Expected:
     budget_met: bool
 
 
+class Asked(TypedDict, total=False):
+    """`Options` as keyword arguments."""
+
+    budget: float | None
+    trade_off: float | None
+    max_cost: float | None
+    latency_ms: float | None
+    images_per_second: float | None
+
+
 @dataclass(frozen=True)
 class Options:
     """What a caller asks for; costs in units of the static w8a8 backbone.
 
-    `budget` is a mean cost over data like the validation data, `max_cost` a limit for every sample, `trade_off` the
-    price λ of a unit of cost. `latency_ms` (mean milliseconds per image) and `images_per_second` are budgets of time, on
-    a machine where the bundle was profiled. Raises UsageError naming a value out of range.
+    `budget` is a mean cost over data like the validation data, `trade_off` the price λ of a unit of cost, and either
+    goes with `max_cost`, a limit for every sample, which alone is spent up to on every sample; none means the bundle's
+    budget. `latency_ms` (mean milliseconds per image) and `images_per_second` are budgets of time, of batches of as many
+    images as a call brings, on a machine where the bundle was profiled. What cannot be met is answered at the nearest.
+    Raises UsageError naming a value out of range.
     """
 
     budget: float | None = None
@@ -125,9 +139,10 @@ class OperatingPoints:
     def __init__(self, tree: PathTree, costs: np.ndarray, points: Sequence[Point], budget: float) -> None:
         """`costs` (N,) are routed costs by node; `budget` is what no options mean."""
         self.tree, self.costs, self.points, self.budget = tree, costs, list(points), budget
-
-    def choose(self, options: Options) -> Operating:
+        self.choose = lru_cache(maxsize=1024)(self._choose)
         """The points that answer the options; what cannot be met is answered at the nearest."""
+
+    def _choose(self, options: Options) -> Operating:
         limit = options.max_cost
         met = limit is None or bool(limit >= self.costs[self.tree.nodes_at(1)].min())
         if options.trade_off is not None:

@@ -177,6 +177,7 @@ def measure(
     times: dict[tuple[int, str, str, int], list[float]] = {key: [] for key in runs}
     for _ in range(repeats + 1):
         for key, run in runs.items():
+            run()  # a segment's weights are at hand where batch follows batch, and not behind everything else measured here
             start = time.perf_counter()
             run()
             times[key].append(time.perf_counter() - start)

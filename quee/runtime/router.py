@@ -5,11 +5,15 @@ and limit. Both give the same steps.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
+from scipy.special import expit
 
 from quee.policies import EXIT, FittedQ, Plan
+from quee.runtime.forward import Forward
+
+REMEMBERED = 1024
+"""Trade-offs whose fitted weights are kept."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +23,37 @@ class _Gate:
     prefix: np.ndarray
     """(nodes, prefix) what a predictor sees of the way here."""
     cost: np.ndarray
-    """(nodes, suffixes) cost still to come, infinite where not considered."""
+    """(nodes, suffixes) cost still to come, 0 where not considered."""
+    considered: np.ndarray
+    """(nodes, suffixes)"""
     total: np.ndarray
-    """(nodes, suffixes) routed cost of where the suffix ends."""
+    """(nodes, suffixes) routed cost of where the suffix ends; infinite where not considered."""
     first: np.ndarray
     """(suffixes,) first step of each suffix."""
+    order: np.ndarray
+    """(suffixes,) suffixes by first step, exit first."""
+    starts: np.ndarray
+    """(1 + B,) where each first step begins in that order."""
+    absent: np.ndarray
+    """(1 + B,) whether no suffix begins with a step."""
+    whole: bool
+    """Whether everything is considered, from everywhere."""
+    forward: Forward
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What one trade-off's fitted values at a gate are read with."""
+
+    weights: np.ndarray
+    """(steps, H), float64."""
+    bias: np.ndarray
+    """(steps,)"""
+    blend: float
 
 
 class Router:
-    """Decides at gates 1 … L-1."""
+    """Decides at gates 1 … L-1. Safe to call from several threads."""
 
     def __init__(self, policy: Plan | FittedQ, costs: np.ndarray) -> None:
         """`costs` (N,) are the routed costs by node that limits are held against."""
@@ -36,6 +62,7 @@ class Router:
         self.tree = policy.tree
         self.position = np.zeros(len(self.tree), np.int64)
         self._gates = [self._tables(gate) for gate in range(1, self.tree.segments)]
+        self._remembered: dict[tuple[int, float], _Fitted] = {}
 
     def _tables(self, gate: int) -> _Gate:
         tree, nodes = self.tree, self.tree.nodes_at(gate)
@@ -44,14 +71,16 @@ class Router:
         prefix = np.eye(len(tree.precisions), dtype=np.float32)[tree.choice[lineages]].reshape(len(nodes), -1)
         found = [self.plan.future(int(node)) for node in nodes]
         cost, ends = np.stack([own for own, _ in found]), tree.extensions(gate)
-        total = np.where(ends >= 0, self.costs[ends], np.inf)
-        return _Gate(prefix, cost, total, found[0][1].astype(np.int64))
-
-    @cached_property
-    def _weights(self) -> list[np.ndarray]:
-        """By gate (knots, H + 1, steps)."""
-        assert isinstance(self.policy, FittedQ)
-        return [np.ascontiguousarray(w.transpose(2, 0, 1)) for w in self.policy.weights]
+        considered = np.isfinite(cost)
+        total = np.where(considered & (ends >= 0), self.costs[ends], np.inf)
+        first = found[0][1].astype(np.int64)
+        order = np.argsort(first, kind="stable")
+        steps = np.arange(EXIT, len(tree.precisions))
+        starts = np.searchsorted(first[order], steps).clip(max=len(order) - 1)
+        absent = ~np.isin(steps, first)
+        forward = Forward(self.plan.predictors.networks[gate - 1])
+        costs = np.where(considered, cost, 0.0)
+        return _Gate(prefix, costs, considered, total, first, order, starts, absent, bool(considered.all()), forward)
 
     def decide(
         self, gate: int, node: np.ndarray, features: np.ndarray, trade_off: np.ndarray, max_cost: np.ndarray
@@ -62,37 +91,51 @@ class Router:
         cost is above `max_cost` (n,).
         """
         table, rows = self._gates[gate - 1], self.position[node]
-        seen = features[:, :gate].reshape(len(node), -1)
-        inputs = np.concatenate([seen, table.prefix[rows]], axis=1)
-        error = self.plan.predictors.predict(gate, inputs)  # (n, suffixes)
-        cost = table.cost[rows]
-        allowed = np.isfinite(cost) & (table.total[rows] <= max_cost[:, None])
-        value = np.where(allowed, error + trade_off[:, None] * np.where(allowed, cost, 0.0), np.inf)
+        inputs = np.concatenate([features[:, :gate].reshape(len(node), -1), table.prefix[rows]], axis=1)
+        hidden, logits = table.forward(inputs)
+        error = expit(logits)  # (n, suffixes)
+        value = error + trade_off[:, None] * table.cost[rows]
+        if not table.whole or np.isfinite(max_cost).any():
+            allowed = table.total[rows] <= max_cost[:, None]
+            allowed &= table.considered[rows]
+            np.copyto(value, np.inf, where=~allowed)
         if isinstance(self.policy, FittedQ):
-            step = self._fitted(gate, inputs, value, table.first, trade_off)
+            step = self._fitted(gate, hidden, value, table, trade_off)
         else:
             step = table.first[value.argmin(axis=1)]
         return step, error[:, 0]
 
     def _fitted(
-        self, gate: int, inputs: np.ndarray, value: np.ndarray, first: np.ndarray, trade_off: np.ndarray
+        self, gate: int, hidden: np.ndarray, value: np.ndarray, table: _Gate, trade_off: np.ndarray
     ) -> np.ndarray:
-        policy = self.policy
-        assert isinstance(policy, FittedQ)
-        lambdas, column = np.unique(trade_off, return_inverse=True)
-        right = np.clip(np.searchsorted(policy.knots, lambdas), 1, len(policy.knots) - 1)
-        low, high = policy.knots[right - 1], policy.knots[right]
-        share = ((lambdas - low) / (high - low))[:, None, None]
-        weights = self._weights[gate - 1]
-        own = (weights[right - 1] * (1 - share) + weights[right] * share)[column]  # (n, H + 1, steps)
-        hidden = self.plan.predictors.networks[gate - 1].hidden(inputs)
+        planned = np.minimum.reduceat(value[:, table.order], table.starts, axis=1)  # (n, 1 + B)
+        lambdas = sorted(set(trade_off.tolist()))
+        each = [self._at(gate, value) for value in lambdas]
+        weights, bias, blend = each[0].weights, each[0].bias, np.asarray(each[0].blend)
+        if len(each) > 1:
+            which = np.searchsorted(lambdas, trade_off)
+            weights, bias = np.stack([e.weights for e in each])[which], np.stack([e.bias for e in each])[which]
+            blend = np.array([e.blend for e in each])[which, None]
         # Summed in a fixed order, where a matrix product's last bits depend on how many rows it has.
-        fitted = (hidden[:, :, None] * own[:, :-1]).sum(axis=1) + own[:, -1]
-        planned = np.full_like(fitted, np.inf)
-        for step in range(fitted.shape[1]):
-            if (columns := np.flatnonzero(first == step - 1)).size:
-                planned[:, step] = value[:, columns].min(axis=1)
-        blend = np.interp(trade_off, policy.knots, policy.blend[gate - 1])[:, None]
-        known = np.isfinite(planned)
-        mixed = np.where(known, blend * fitted + (1 - blend) * np.where(known, planned, 0.0), np.inf)
+        fitted = (hidden[:, None, :] * weights).sum(axis=2)
+        fitted += bias
+        unknown = np.isinf(planned) | table.absent
+        planned[unknown] = 0.0
+        mixed = blend * fitted + (1 - blend) * planned
+        mixed[unknown] = np.inf
         return mixed.astype(np.float32).argmin(axis=1) + EXIT
+
+    def _at(self, gate: int, trade_off: float) -> _Fitted:
+        if (found := self._remembered.get((gate, trade_off))) is None:
+            policy = self.policy
+            assert isinstance(policy, FittedQ)
+            knots, weights = policy.knots, policy.weights[gate - 1]  # (H + 1, steps, knots)
+            right = int(np.clip(np.searchsorted(knots, trade_off), 1, len(knots) - 1))
+            share = (trade_off - knots[right - 1]) / (knots[right] - knots[right - 1])
+            own = weights[..., right - 1] * (1 - share) + weights[..., right] * share
+            blend = float(np.interp(trade_off, knots, policy.blend[gate - 1]))
+            found = _Fitted(np.ascontiguousarray(own[:-1].T), own[-1].copy(), blend)
+            if len(self._remembered) >= REMEMBERED:
+                self._remembered.clear()
+            self._remembered[gate, trade_off] = found
+        return found

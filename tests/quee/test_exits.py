@@ -215,3 +215,15 @@ def test_features_are_named_finite_and_begin_with_the_uncertainty(
         "embedding_0",
         "embedding_1",
     ]
+
+
+def test_heads_behind_float_prefixes_see_the_float_network_alone(backbone: MultiPrecisionBackbone) -> None:
+    chosen = settings(prefixes="float")
+    assert settings().behind([W4A4, W8A8]) == (W4A4, W8A8)
+    heads, _ = fit_exits(backbone, chosen.behind([W4A4, W8A8]), DRAWS, chosen, len(DRAWS))
+    alone = MultiPrecisionBackbone({FP32: backbone.models[FP32]})
+    same, _ = fit_exits(alone, [FP32], DRAWS, chosen, len(DRAWS))
+    for one, other in zip(heads.heads[:-1], same.heads[:-1], strict=True):
+        assert one.linear is not None
+        assert other.linear is not None
+        assert torch.equal(one.linear.weight, other.linear.weight)

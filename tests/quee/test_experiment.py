@@ -71,7 +71,11 @@ WRONG = {
     "not a number": ("exits", "{learning_rate: .nan}", ["exits.learning_rate", "nan"]),
     "infinite": ("exits", "{learning_rate: .inf}", ["exits.learning_rate", "finite", "inf"]),
     "none of the choices": ("exits", "{pooling: max}", ["exits.pooling", "'cls' or 'cls_mean'", "'max'"]),
-    "unknown key": ("exits", "{epoch: 3}", ["exits.epoch", "unknown key 'epoch'", "'epochs'", "valid: pooling, draws"]),
+    "unknown key": (
+        "exits",
+        "{epoch: 3}",
+        ["exits.epoch", "unknown key 'epoch'", "'epochs'", "valid: pooling, prefixes, draws"],
+    ),
     "unknown inner key": (
         "prepare",
         "{splits: {tran: 0.4}}",

@@ -1,8 +1,8 @@
 """Shards on a real Dask cluster of separate processes and on a real S3-compatible server."""
 
 import signal
-import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,18 +30,9 @@ def begun(log: Path) -> list[tuple[int, int]]:
     return [(int(pid), int(number)) for pid, number in (line.split() for line in lines if line)]
 
 
-def in_background(shards: list[Shard], store: ShardStore, cluster: Cluster) -> tuple[threading.Thread, list[Exception]]:
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            run_shards(shards, store, Dask(Workers(address=cluster.address)), "squares")
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, errors
+def in_background(shards: list[Shard], store: ShardStore, cluster: Cluster) -> "Future[None]":
+    lanes = Dask(Workers(address=cluster.address))
+    return ThreadPoolExecutor(1).submit(run_shards, shards, store, lanes, "squares")
 
 
 @pytest.mark.parametrize("place", ["folder", "s3"])
@@ -54,14 +45,13 @@ def test_a_worker_killed_in_the_middle_costs_its_own_shard_alone(
             monkeypatch.setenv(name, value)
         store = ShardStore("s3://quee/shards" if place == "s3" else str(tmp_path / "store"))
         with dask_cluster(2, tmp_path / "dask", **environment) as cluster:
-            thread, errors = in_background(pieces(log), store, cluster)
+            build = in_background(pieces(log), store, cluster)
             while len({pid for pid, _ in begun(log)}) < 2 or len(begun(log)) < 6:
-                assert thread.is_alive(), errors
+                assert not build.done(), build.exception()
                 time.sleep(0.05)
             victim = cluster.workers[0]
             victim.send_signal(signal.SIGKILL)
-            thread.join(60)
-        assert errors == []
+            build.result(60)
         numbers = [number for _, number in begun(log)]
         assert sorted(set(numbers)) == list(range(COUNT))
         assert len(numbers) <= COUNT + 1, "a finished shard was computed again"
@@ -77,15 +67,13 @@ def test_a_cluster_left_without_workers_is_named_and_the_next_goes_on(
     monkeypatch.setattr("quee.shards.CHECK_SECONDS", 2.0)
     log, store = tmp_path / "log", ShardStore(str(tmp_path / "store"))
     with dask_cluster(1, tmp_path / "dask") as cluster:
-        thread, errors = in_background(pieces(log), store, cluster)
+        build = in_background(pieces(log), store, cluster)
         while len(begun(log)) < 4:
-            assert thread.is_alive(), errors
+            assert not build.done(), build.exception()
             time.sleep(0.05)
         cluster.workers[0].kill()
-        thread.join(60)
-        assert not thread.is_alive()
-        (error,) = errors
-        assert isinstance(error, QueeError) and "has had no worker for" in str(error)
+        with pytest.raises(QueeError, match="has had no worker for"):
+            build.result(60)
         cluster.add_worker()
         run_shards(pieces(log), store, Dask(Workers(address=cluster.address)), "squares")
     assert len(begun(log)) <= COUNT + 1

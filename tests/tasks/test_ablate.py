@@ -85,7 +85,7 @@ def test_without_features_the_way_to_them_is_named(ablated: Project) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{axes: [heads]}", "heads need the network run again"),
+        ("{heads: [int8]}", "ablate.heads.0: Input should be 'mixed' or 'float'"),
         ("{seeds: 2}", "ablate.seeds"),
         ("{cluster: [3]}", "unknown key 'cluster'"),
     ],

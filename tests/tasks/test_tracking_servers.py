@@ -5,6 +5,7 @@ import http.server
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,13 +17,14 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import mlflow
 import pytest
 from toy_project import Project
 
 from tasks import tracking
 from tasks.tracking import track
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def free_port() -> int:
@@ -45,16 +47,20 @@ def test_a_server_that_answers_500_and_recovers_gets_every_result_once(
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--artifacts-destination", str(tmp_path / "files")]
     quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen(command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quietly = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, env=quiet, start_new_session=True, **quietly)
     gate = Gate(port)
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.address)
+        behind = mlflow.MlflowClient(f"http://127.0.0.1:{port}")
         for allowed in (0, 20):  # at once, and in the middle of writing
             gate.allowed = allowed
-            with pytest.raises(tracking.UnreachableError, match="nothing is lost"):
+            with pytest.raises(tracking.UnreachableError, match=r"500.*nothing is lost: `quee track` logs them"):
                 track(done.root)
+            begun = [run for item in behind.search_experiments() for run in behind.search_runs([item.experiment_id])]
+            assert bool([run for run in begun if "quee.complete" not in run.data.tags]) == bool(allowed)
         gate.allowed = 10**9
         assert len(track(done.root).logged) + track(done.root).known >= 4
         assert track(done.root).logged == []
@@ -66,7 +72,7 @@ def test_a_server_that_answers_500_and_recovers_gets_every_result_once(
         assert {run.data.tags["quee.complete"] for run in runs} == {"true"}
     finally:
         gate.close()
-        server.kill()
+        os.killpg(server.pid, signal.SIGKILL)  # its worker too
         server.wait()
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quee.evaluation.ablation.fit import Recipe
+from quee.evaluation.ablation.rerun import AS_CACHED, Variant, variant_tree
 from quee.evaluation.ablation.views import EMBEDDING
 from quee.experiment import Ablate, Considered, Experiment
 from quee.paths import PathTree
@@ -20,11 +21,16 @@ class Point:
     axis: str
     name: str
     recipe: Recipe
+    variant: Variant = AS_CACHED
 
     @property
     def title(self) -> str:
         """What people see: `clusters/50`."""
         return f"{self.axis}/{self.name}"
+
+    def facts(self) -> dict[str, Any]:
+        """What `points.json` says of it."""
+        return self.recipe.model_dump(mode="json") | self.variant.facts()
 
 
 def base_recipe(experiment: Experiment, tree: PathTree) -> Recipe:
@@ -42,17 +48,19 @@ def base_recipe(experiment: Experiment, tree: PathTree) -> Recipe:
 def points(experiment: Experiment, tree: PathTree, feature_names: Sequence[str]) -> list[Point]:
     """The grid, the base first; what equals a point before it is left out. Order is that of `ablate.axes`.
 
-    `tree` and `feature_names` are the cache's.
+    `tree` and `feature_names` are the cache's. Raises UsageError on a precision to add that is no reference.
     """
-    base, world = base_recipe(experiment, tree), World(experiment.ablate, tree, feature_names)
+    base, world = base_recipe(experiment, tree), World(experiment, tree, feature_names)
     found = [Point(BASE, "as configured", base)]
-    seen = {base}
+    seen = {(base, AS_CACHED)}
     for axis in experiment.ablate.axes:
         for name, changes in AXES[axis](world):
+            if (variant := changes.pop(VARIANT, AS_CACHED)) != AS_CACHED:
+                variant_tree(experiment, tree, variant)
             recipe = base.model_copy(update=changes)
-            if recipe not in seen:
-                seen.add(recipe)
-                found.append(Point(axis, name, recipe))
+            if (recipe, variant) not in seen:
+                seen.add((recipe, variant))
+                found.append(Point(axis, name, recipe, variant))
     return found
 
 
@@ -60,11 +68,17 @@ def points(experiment: Experiment, tree: PathTree, feature_names: Sequence[str])
 class World:
     """What an axis may look at."""
 
-    settings: Ablate
+    experiment: Experiment
     tree: PathTree
     feature_names: Sequence[str]
 
+    @property
+    def settings(self) -> Ablate:
+        return self.experiment.ablate
 
+
+VARIANT = "variant"
+"""Among the changes of a point: its network, where it is not the cached one."""
 Variations = Iterator[tuple[str, dict[str, Any]]]
 
 
@@ -97,6 +111,13 @@ def _features(world: World) -> Variations:
     yield "this gate alone, without the prefix", {"history": False, "prefix": False}
 
 
+def _heads(world: World) -> Variations:
+    names = {"float": "fitted behind the float network", "mixed": "fitted behind mixed precisions"}
+    for prefixes in world.settings.heads:
+        if prefixes != world.experiment.exits.prefixes:
+            yield names[prefixes], {VARIANT: Variant(heads=prefixes)}
+
+
 def _considered(world: World) -> Variations:
     for rules in world.settings.considered:
         yield considered_name(rules), {"considered": rules}
@@ -118,6 +139,9 @@ def _precisions(world: World) -> Variations:
     without = [tuple(name for name in names if name != other) for other in names] if len(names) > 2 else []
     for kept in world.settings.precisions or (*without, *((name,) for name in names)):
         yield " ".join(kept), {"precisions": kept}
+    for added in world.settings.added:
+        whole = (*names, added)
+        yield " ".join(whole), {"precisions": whole, VARIANT: Variant(added=added)}
 
 
 def _gates(world: World) -> Variations:
@@ -154,6 +178,7 @@ AXES: dict[str, Callable[[World], Variations]] = {
     "targets": _targets,
     "hidden": _hidden,
     "features": _features,
+    "heads": _heads,
     "considered": _considered,
     "precisions": _precisions,
     "gates": _gates,

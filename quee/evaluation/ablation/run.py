@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from quee.evaluation.ablation.grid import Point
 from quee.io import read_metadata, read_tensors, write_tensors
 
 KEPT_SECONDS = 30 * 24 * 3600
+WORK = "work"
+"""Folder of the store for what is not finished."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,24 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, arrays, {"facts": json.dumps(facts, sort_keys=True)})
 
+    def touch(self, digest: str) -> None:
+        """Say that something is still referred to, without reading it."""
+        if self._path(digest).is_file():
+            os.utime(self._path(digest))
+
+    def work(self, digest: str) -> Path:
+        """Folder for what is on the way to being kept under a digest."""
+        return self.folder / WORK / digest
+
     def prune(self, seconds: float = KEPT_SECONDS) -> None:
-        """Remove what was neither written nor read for so long."""
+        """Remove what was neither written nor referred to for so long."""
+        before = time.time() - seconds
         for file in self.folder.glob("*/*.safetensors"):
-            if time.time() - file.stat().st_mtime > seconds:
+            if file.stat().st_mtime < before:
                 file.unlink(missing_ok=True)
+        for folder in (self.folder / WORK).glob("*"):
+            if max(part.stat().st_mtime for part in (folder, *folder.rglob("*"))) < before:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / f"{digest}.safetensors"

@@ -1,7 +1,8 @@
-"""What engines that execute exported graphs share: sizes of batches, one compiled graph at a time, the gate's features."""
+"""What engines that execute exported graphs share: sizes of batches, calls that run side by side, the gate's features."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,24 +11,22 @@ from threading import Lock
 import numpy as np
 
 from quee.errors import QueeError
-from quee.features import GateView, uncertainty
+from quee.features import GateView
 from quee.precision import Precision
 from quee.runtime.engines.base import Step
 from quee.runtime.export import graph_name
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
-"""(n, …) to the graph's outputs; they may be overwritten by the next call."""
+"""(n, …) to the graph's outputs for n samples, the caller's own. Safe to call from several threads."""
 LARGEST = 64
 """Samples per call: beyond, states leave the cache and nothing is gained."""
 
 
 class GraphEngine(ABC):
-    """Executes the ONNX files of a bundle; each is compiled when first used."""
+    """Executes the ONNX files of a bundle; each is compiled when first used, or by `warm`."""
 
     name: str
     package: str
-    smallest, step = 1, 1
-    """Batches are padded to at least so many samples, and above `step` to a multiple of it, so that few shapes are met."""
 
     def __init__(self, view: GateView, graphs: Path | None, threads: int) -> None:
         """Raises QueeError naming the extra to install, or a folder without graphs."""
@@ -40,12 +39,16 @@ class GraphEngine(ABC):
             )
         self.segments, self.embedding = view.backbone.segments, view.embedding
         self.graphs, self.threads = graphs, threads
-        self._loaded: dict[tuple[int, Precision], tuple[Run, Lock]] = {}
+        self._runs: dict[tuple[int, Precision, int], Run] = {}
         self._loading = Lock()
 
     @abstractmethod
-    def load(self, path: Path, precision: Precision) -> Run:
-        """Compile a graph for a precision."""
+    def load(self, path: Path, precision: Precision, size: int) -> Run:
+        """Compile a graph for batches of up to `size` samples."""
+
+    @abstractmethod
+    def sizes(self, path: Path) -> Sequence[int]:
+        """The sizes, rising to LARGEST, that a graph is compiled for."""
 
     @abstractmethod
     def executed(self, precision: Precision) -> str: ...
@@ -61,26 +64,57 @@ class GraphEngine(ABC):
             raise QueeError(f"{self.graphs} has no graph {path.name}; engine torch executes {precision}")
         return path
 
-    def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
-        if (found := self._loaded.get((segment, precision))) is None:
+    def warm(self, segment: int, precision: Precision, batch: int = LARGEST) -> None:
+        """Compile everything that batches of up to `batch` samples take."""
+        sizes = self.sizes(self.path(segment, precision))
+        for size in sizes[: bisect_left(sizes, min(batch, LARGEST)) + 1]:
+            self._run_for(segment, precision, size)
+
+    def _run_for(self, segment: int, precision: Precision, samples: int) -> Run:
+        if (found := self._runs.get((segment, precision, samples))) is None:
             with self._loading:
-                if (segment, precision) not in self._loaded:
-                    self._loaded[segment, precision] = self.load(self.path(segment, precision), precision), Lock()
-                found = self._loaded[segment, precision]
-        run, lock = found
-        parts = []
-        with lock:
-            for start in range(0, len(state), LARGEST):
-                part = state[start : start + LARGEST]
-                count = len(part)
-                size = max(self.smallest, count if count <= self.step else -(-count // self.step) * self.step)
-                if missing := size - count:
-                    part = np.concatenate([part, np.broadcast_to(part[:1], (missing, *part.shape[1:]))])
-                parts.append([np.array(output[:count]) for output in run(np.ascontiguousarray(part))])
-        outputs = parts[0] if len(parts) == 1 else [np.concatenate(found) for found in zip(*parts, strict=True)]
-        after = outputs.pop(0) if segment < self.segments else None
-        log_probs = outputs[0].astype(np.float64)  # scipy's log_softmax takes longer than a small segment
-        log_probs -= log_probs.max(axis=1, keepdims=True)
-        log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
-        seen = [uncertainty(log_probs), *outputs[1:]]
-        return Step(after, log_probs, np.concatenate(seen, axis=1, dtype=np.float32))
+                path = self.path(segment, precision)
+                sizes = self.sizes(path)
+                size = sizes[bisect_left(sizes, samples)]
+                if (found := self._runs.get((segment, precision, size))) is None:
+                    found = self._runs[segment, precision, size] = self.load(path, precision, size)
+                self._runs[segment, precision, samples] = found
+        return found
+
+    def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
+        if len(state) <= LARGEST:
+            outputs = self._run_for(segment, precision, len(state))(state)
+        else:
+            parts = [state[start : start + LARGEST] for start in range(0, len(state), LARGEST)]
+            ran = [self._run_for(segment, precision, len(part))(part) for part in parts]
+            outputs = [np.concatenate(found) for found in zip(*ran, strict=True)]
+        after = outputs[0] if segment < self.segments else None
+        log_probs, features = seen(*outputs[segment < self.segments :])
+        return Step(after, log_probs, features)
+
+
+def seen(logits: np.ndarray, embedding: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Log probabilities (n, classes), float64, and state features (n, F), float32, as `GateView` has them.
+
+    A small segment takes no longer than its features the plain way: logarithms are taken once and shared.
+    """
+    rows = np.arange(len(logits))
+    log_probs = logits.astype(np.float64)
+    top = log_probs.argmax(axis=1)
+    log_probs -= log_probs[rows, top][:, None]
+    p = np.exp(log_probs)
+    total = p.sum(axis=1)
+    log_probs -= np.log(total)[:, None]
+    p /= total[:, None]
+    squared = p * p
+    mass = squared.sum(axis=1)
+    features = np.empty((len(rows), 4 if embedding is None else 4 + embedding.shape[1]), np.float32)
+    features[:, 0] = largest = p[rows, top]
+    features[:, 1] = -np.multiply(p, log_probs).sum(axis=1)
+    # With q = p²/Σp²: -Σ q log q = log Σp² - 2 Σ q log p.
+    features[:, 3] = np.log(mass) - 2 * np.multiply(squared, log_probs, out=squared).sum(axis=1) / mass
+    p[rows, top] = -1.0
+    features[:, 2] = largest - p.max(axis=1)
+    if embedding is not None:
+        features[:, 4:] = embedding
+    return log_probs, features

@@ -1,17 +1,17 @@
 """ONNX Runtime on the CPU: float kernels and 8-bit integer kernels for matrix products; convolutions stay in float."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quee.precision import Precision
-from quee.runtime.engines.graphs import GraphEngine, Run
+from quee.runtime.engines.graphs import LARGEST, GraphEngine, Run
 
 
 class OnnxRuntimeEngine(GraphEngine):
     name = package = "onnxruntime"
-    smallest = 2  # a single row is multiplied in another order
 
     def executed(self, precision: Precision) -> str:
         if precision.is_float:
@@ -33,11 +33,15 @@ class OnnxRuntimeEngine(GraphEngine):
             options.optimized_model_filepath = str(optimized)
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def load(self, path: Path, precision: Precision) -> Run:
+    def sizes(self, path: Path) -> Sequence[int]:
+        return (LARGEST,)
+
+    def load(self, path: Path, precision: Precision, size: int) -> Run:
         session = self.session(path)
 
         def run(x: np.ndarray) -> list[np.ndarray]:
-            found: list[np.ndarray] = session.run(None, {"x": x})
-            return found
+            # A single row is multiplied in another order.
+            given = np.ascontiguousarray(x) if len(x) > 1 else np.repeat(x, 2, axis=0)
+            return [output[: len(x)] for output in session.run(None, {"x": given})]
 
         return run

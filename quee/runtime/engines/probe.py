@@ -15,6 +15,7 @@ import numpy as np
 from quee.io import file_digest
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine, Step
+from quee.runtime.engines.graphs import GraphEngine
 from quee.runtime.export import graph_name
 
 BATCH = 16
@@ -76,6 +77,11 @@ class AutoEngine:
 
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
         return self.chosen(segment, precision, state).run(segment, precision, state)
+
+    def warm(self, segment: int, precision: Precision, batch: int) -> None:
+        """Have whichever engine was chosen compile what batches of up to `batch` samples take."""
+        if isinstance(chosen := self._chosen.get((segment, precision)), GraphEngine):
+            chosen.warm(segment, precision, batch)
 
     def executed(self, precision: Precision) -> str:
         ways = {e.executed(precision) for (_, p), e in self._chosen.items() if p == precision}

@@ -191,7 +191,7 @@ def test_each_point_departs_from_the_base_in_its_axis_and_none_comes_twice() -> 
     settings = experiment()
     grid = points(settings, TREE, CACHE.description["feature_names"])
     assert grid[0].axis == BASE
-    recipes = [point.recipe for point in grid]
+    recipes = [(point.recipe, point.variant) for point in grid]
     assert len(set(recipes)) == len(recipes)
     own = {"clusters": {"clusters"}, "hidden": {"hidden"}, "gates": {"gates"}, "precisions": {"precisions"}}
     for point in grid[1:]:
@@ -199,7 +199,7 @@ def test_each_point_departs_from_the_base_in_its_axis_and_none_comes_twice() -> 
         changed = {key for key in before if before[key] != after[key]}
         assert changed
         assert changed == own.get(point.axis, changed)
-    assert {point.axis for point in grid[1:]} >= set(Ablate().axes) - {"reference"}
+    assert {point.axis for point in grid[1:]} >= set(Ablate().axes) - {"reference", "heads"}
 
 
 # The store

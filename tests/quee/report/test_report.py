@@ -79,6 +79,15 @@ def example(classes: int = 3) -> Results:
     evaluate = {
         "methods": methods,
         "oracle_gap_closed": dict.fromkeys(METHODS, 0.5),
+        "cost_at_drop": {
+            "quee_plan": {
+                "0.5": {"low": 0.3, "high": None, "reached": 0.4},
+                "1.0": {"low": 0.35, "high": 0.5, "reached": 1.0},
+            }
+        },
+        "cost_at_drop_ratio": {
+            "quee_plan": {"static_hull": {"0.5": {"low": 0.0, "high": None}, "1.0": {"low": 0.6, "high": 0.8}}}
+        },
         "difference_vs_static_hull": {"quee_plan": {"0.05": interval(0.01, 0.02), "0.2": interval(-0.01, 0.02)}},
         "differences": {
             "quee_plan": {
@@ -172,6 +181,13 @@ def test_two_builds_are_the_same_bytes_whatever_the_settings_of_matplotlib(
     again = draw(example())
     assert again == figures
     assert build_page(example(), again) == page
+
+
+def test_costs_near_the_float_network_have_their_intervals_and_stand_against_rivals(page: str) -> None:
+    savings = page[page.index('id="savings"') :]
+    assert "<td>never<small>0.3 … never</small></td><td>0.4<small>0.35 … 0.5</small></td>" in savings
+    assert "<td>static_hull</td><td>0 … never</td><td>0.6 … 0.8</td>" in savings
+    assert "<td>static_w8a8</td><td>never</td><td>0.4</td>" in savings  # results from before there were intervals
 
 
 def test_the_stage_writes_the_page_and_the_figures_from_the_files_of_the_others(

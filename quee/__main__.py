@@ -1,0 +1,5 @@
+"""`python -m quee` is `quee`."""
+
+from quee.cli import main
+
+main()

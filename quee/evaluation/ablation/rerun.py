@@ -1,0 +1,123 @@
+"""Points for which the network runs again: exit heads fitted otherwise, a reference precision taken into the tree.
+
+No more is run than differs. Behind the last gate stands the backbone's own head, whatever the others are; and paths that
+the cache has are what they were, so long as the heads are the same. Samples kept for certification are left out.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from quee.cache import FeatureCache
+from quee.errors import UsageError
+from quee.evaluation.ablation.fit import Study
+from quee.experiment import Experiment
+from quee.paths import PathTree
+
+COLUMNS = ("prediction", "p_label", "features")
+"""Of the feature cache, what evaluation reads of a node."""
+USED = ("predictor", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """In what a point's network differs from the one behind the feature cache."""
+
+    heads: str | None = None
+    """`exits.prefixes` of its heads, where it is not the experiment's."""
+    added: str | None = None
+    """A reference precision that is in its tree."""
+
+    def facts(self) -> dict[str, str]:
+        return {name: value for name, value in (("heads", self.heads), ("added", self.added)) if value is not None}
+
+
+AS_CACHED = Variant()
+
+
+@dataclass(frozen=True)
+class Rerun(Study):
+    """A study of a variant, whose `auc` is over the same budgets as that of the experiment as it stands."""
+
+    budgets_of: Study
+
+    def grid(self) -> np.ndarray:
+        return self.budgets_of.grid()
+
+
+def evaluated(cache: FeatureCache) -> FeatureCache:
+    """The samples that ablations look at."""
+    return cache.select(np.isin(cache.split, USED))
+
+
+def variant_tree(experiment: Experiment, tree: PathTree, variant: Variant) -> PathTree:
+    """Considered paths of a variant; raises UsageError where a precision was not quantized, or they are too many."""
+    if variant.added is None:
+        return tree
+    paths = experiment.paths
+    if variant.added not in paths.references:
+        raise UsageError(
+            f"ablate.added: {variant.added!r} is not among paths.references, of which alone there is a network; "
+            f"they are {', '.join(paths.references) or 'none'}"
+        )
+    names = [*map(str, tree.precisions), variant.added]
+    return PathTree(names, tree.segments, paths.considered, paths.max_nodes)
+
+
+def known_nodes(cached: PathTree, tree: PathTree, same_heads: bool) -> np.ndarray:
+    """(N,) the node of the cached tree that shows each of a tree's nodes; -1 where the network has to run."""
+    nodes = {path: node for node, path in enumerate(cached.paths)}
+    found = [nodes.get(path, -1) if same_heads or len(path) == tree.segments else -1 for path in tree.paths]
+    return np.array(found)
+
+
+def to_run(tree: PathTree, known: np.ndarray) -> list[int]:
+    """Nodes that lead to those not known, themselves included, in the tree's order."""
+    return sorted({node for unknown in np.flatnonzero(known < 0) for node in tree.lineage(int(unknown))})
+
+
+def computed(shards: Iterable[bytes], run: list[int], known: np.ndarray) -> dict[str, np.ndarray]:
+    """`COLUMNS` of the nodes that were not known, (S, nodes, …), from shards of the nodes `run`."""
+    wanted = np.flatnonzero(known[run] < 0)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
+    for data in shards:
+        table = pq.read_table(pa.BufferReader(data), columns=list(COLUMNS))
+        for name, column in parts.items():
+            values = table[name].combine_chunks()
+            if name == "features":
+                width = values.type.list_size
+                column.append(values.values.to_numpy().reshape(-1, len(run), width)[:, wanted])
+            else:
+                column.append(values.to_numpy().reshape(-1, len(run))[:, wanted])
+    return {name: np.concatenate(column) for name, column in parts.items()}
+
+
+def joined(
+    cache: FeatureCache, tree: PathTree, description: dict[str, Any], known: np.ndarray, own: dict[str, np.ndarray]
+) -> FeatureCache:
+    """A variant's cache: of nodes that are known from `cache`, `evaluated` samples alone, and what was computed.
+
+    Of the last gate's features nobody asks: the embedding there stays that of the cached heads.
+    """
+    old, new = np.flatnonzero(known >= 0), np.flatnonzero(known < 0)
+    none = np.zeros((len(cache), 0))
+    found: dict[str, np.ndarray] = {}
+    for name in COLUMNS:
+        before: np.ndarray = getattr(cache, name)
+        whole = np.empty((len(cache), len(tree), *before.shape[2:]), before.dtype)
+        whole[:, old], whole[:, new] = before[:, known[old]], own[name]
+        found[name] = whole
+    return replace(
+        cache,
+        tree=tree,
+        description=description,
+        error=found["prediction"] != cache.label[:, None],
+        reference_error=none.astype(bool),
+        reference_features=np.zeros((len(cache), 0, cache.features.shape[2]), np.float32),
+        reference_prediction=none.astype(np.int32),
+        **found,
+    )

@@ -1,0 +1,138 @@
+"""Mixed precision within a segment: more bits for the layers that disturb the answer most, none more for the segment.
+
+Every layer's error is measured alone, once with few weight bits and once with few activation bits. From there on a bit more
+divides its power by four, the law of a uniform quantizer, and errors of layers add up. So each segment has a multiple-choice
+knapsack problem: the bits of its layers that make the sum least, within the BitFLOPs of the uniform segment.
+"""
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quee.backbones.base import SegmentedBackbone
+from quee.cost import HEAD, Product, bitflops, trace_cost
+from quee.errors import QueeError
+from quee.precision import ACTIVATION_BITS, WEIGHT_BITS, Precision
+from quee.quantization.calibration import checked, quantize_
+from quee.quantization.config import QuantizationConfig
+from quee.quantization.layers import quantizable
+from quee.quantization.overrides import resolved
+from quee.quantization.sensitivity import sensitivity
+
+PROBES = {"weight": Precision("w3a7"), "activation": Precision("w7a4")}
+"""Precisions at which errors are measured: of weights at 3 bits, of activations at 4."""
+SAMPLES = 64
+"""Calibration samples that errors are measured on."""
+GAP = 1e-3
+"""Relative distance from the least sum of errors at which a search may end."""
+
+
+def with_mixed_bits(
+    backbone: SegmentedBackbone, configs: Sequence[QuantizationConfig], calibration_batches: Iterable[Tensor]
+) -> list[QuantizationConfig]:
+    """The configs with bits of their own for the layers of every segment, within the BitFLOPs it has at uniform bits.
+
+    Stem, head and layers that have a precision of their own already keep it, at their own expense. Configs of 8 activation
+    bits stay as they are: they are what engines execute. Raises QueeError as `quantize_` does.
+    """
+    few = [config for config in configs if not config.precision.plain]
+    if not few:
+        return list(configs)
+    images = checked(calibration_batches, max(config.samples for config in few), backbone)
+    noise = layer_noise(
+        backbone, few[0], images[np.linspace(0, len(images) - 1, min(SAMPLES, len(images))).astype(int)]
+    )
+    return [config if config.precision.plain else _mixed(backbone, config, noise) for config in configs]
+
+
+def layer_noise(
+    backbone: SegmentedBackbone, config: QuantizationConfig, images: Tensor
+) -> dict[str, tuple[float, float]]:
+    """Noise power of the logits, over the signal's, when one layer alone is quantized: by layer, at the PROBES' bits.
+
+    `images` (n, c, h, w) both calibrate and measure. Layers are calibrated as `config` says, in closed form.
+    """
+    plain = replace(
+        config, layers=(), compensation=None,
+        rounding="compensated" if config.rounding == "learned" else config.rounding,
+        importance="output" if config.importance == "fisher" else config.importance,
+    )  # fmt: skip
+    with torch.inference_mode():
+        labels = torch.cat([backbone(part) for part in images.split(SAMPLES)]).argmax(dim=1)
+    found: dict[str, dict[str, float]] = {}
+    for kind, precision in PROBES.items():
+        probe = quantize_(deepcopy(backbone), replace(plain, precision=precision), [images])
+        for row in sensitivity(backbone, probe, images, labels):  # type: ignore[arg-type]
+            found.setdefault(row["layer"], {})[kind] = 10 ** (-row["sqnr_db"] / 10)
+    return {name: (each["weight"], each["activation"]) for name, each in found.items()}
+
+
+def _mixed(
+    backbone: SegmentedBackbone, config: QuantizationConfig, noise: dict[str, tuple[float, float]]
+) -> QuantizationConfig:
+    fixed = resolved(quantizable(backbone), config.layers)
+    chosen = dict(fixed)
+    products = trace_cost(backbone).products
+    for segment in sorted({p.segment for p in products} - {HEAD}):
+        free = [
+            p for p in products
+            if p.segment == segment and p.kind != "float" and p.name not in fixed
+            and not (p.part == "stem" and config.stem)
+        ]  # fmt: skip
+        choices = [_choices(product) for product in free]
+        errors = [[_predicted(noise[p.name], p, c) for c in own] for p, own in zip(free, choices, strict=True)]
+        costs = [[bitflops(p.macs, p.bits(c)) for c in own] for p, own in zip(free, choices, strict=True)]
+        budget = sum(bitflops(p.macs, p.bits(config.precision)) for p in free)
+        for product, own, index in zip(free, choices, least_error(errors, costs, budget), strict=True):
+            if own[index] != config.precision:
+                chosen[product.name] = own[index]
+    return replace(config, layers=tuple(sorted(chosen.items())))
+
+
+def _choices(product: Product) -> list[Precision]:
+    """Precisions a layer may have: fewer than 8 activation bits, whose grids are those of low precisions."""
+    few = ACTIVATION_BITS[:-1]
+    if product.kind == "attention":
+        return [Precision(f"w{bits}a{bits}") for bits in few]
+    return [Precision(f"w{weight}a{activation}") for weight in WEIGHT_BITS for activation in few]
+
+
+def _predicted(noise: tuple[float, float], product: Product, precision: Precision) -> float:
+    of_weights, of_activations = noise
+    fewer = PROBES["activation"].activation_bits - precision.activation_bits
+    predicted = of_activations * 4.0**fewer
+    if product.kind == "weight":
+        predicted += of_weights * 4.0 ** (PROBES["weight"].weight_bits - precision.weight_bits)
+    return predicted
+
+
+def least_error(errors: Sequence[Sequence[float]], costs: Sequence[Sequence[float]], budget: float) -> list[int]:
+    """One choice per row whose errors sum to the least (within GAP) with costs of at most `budget`.
+
+    Raises QueeError when even the cheapest choices cost more.
+    """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    if not errors:
+        return []
+    if budget <= 0 or sum(map(min, costs)) > budget:
+        raise QueeError(f"a budget of {budget:g} BitFLOPs; the cheapest choices need {sum(map(min, costs)):g}")
+    sizes = [len(row) for row in errors]
+    objective = np.concatenate([np.asarray(row, dtype=np.float64) for row in errors])
+    one_each = np.repeat(np.eye(len(sizes)), sizes, axis=1)
+    price = np.concatenate([np.asarray(row, dtype=np.float64) for row in costs]) / budget
+    solved = milp(
+        objective / max(float(objective.max()), 1e-300),
+        integrality=np.ones(len(objective)),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(price[None], 0, 1 + 1e-12)],
+        options={"mip_rel_gap": GAP},
+    )
+    if solved.x is None:
+        raise QueeError(f"no bits within {budget:g} BitFLOPs were found: {solved.message}")
+    ends = np.cumsum(sizes)
+    return [int(part.argmax()) for part in np.split(solved.x, ends[:-1])]

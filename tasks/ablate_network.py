@@ -1,0 +1,148 @@
+"""The network run again for ablations: heads fitted otherwise, and the nodes that the feature cache lacks.
+
+What comes of it is kept with the ablations' points, under a digest of all that it depends on; shards too, until it is whole.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from quee.cache import FeatureCache, Recipe, compute_shard
+from quee.errors import IntegrityError
+from quee.evaluation.ablation.fit import Study
+from quee.evaluation.ablation.rerun import (
+    Rerun,
+    Variant,
+    computed,
+    evaluated,
+    joined,
+    known_nodes,
+    to_run,
+    variant_tree,
+)
+from quee.evaluation.ablation.run import Store
+from quee.experiment import Exits
+from quee.io import file_digest
+from quee.paths import PathTree
+from quee.shards import Shard, read_shards, run_shards
+from tasks import exits, features
+from tasks.scale import read_scale
+from tasks.stage import Stage
+
+STAGES = ("exits", "features")
+"""Whose code runs."""
+INPUTS = ("prepare", "backbone", "quantize")
+FACTS = ("dataset.json", "splits.parquet", "backbone.json", "quantization.json")
+"""Files of theirs that decide what is computed, beside all weights."""
+
+
+def study_of(stage: Stage, base: Study, variant: Variant, root: Path) -> tuple[Rerun, str]:
+    """The study of a variant, with the cached network's cache until it gets its own, and the digest of that."""
+    digest = _digest(stage, base, variant, root)
+    source = hashlib.sha256(f"{base.source} {digest}".encode()).hexdigest()
+    return Rerun(base.cache, base.experiment, source, budgets_of=base), digest
+
+
+def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
+    """Of what decides a variant's cache: the networks, the images, the settings and the code that runs."""
+    experiment = base.experiment
+    entries = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    names = {dep for name in STAGES for dep in entries[name]["deps"] if dep.startswith(("quee/", "tasks/"))}
+    code = [file for name in sorted({*names, "quee/evaluation/ablation/rerun.py"}) for file in _files(root / name)]
+    folders = [*INPUTS, *(["exits"] if variant.heads is None else [])]
+    files = [
+        file
+        for folder in folders
+        for file in _files(stage.input(folder))
+        if file.suffix == ".safetensors" or file.name in FACTS
+    ]
+    parts = [
+        variant.facts(),
+        _exits(stage, variant).model_dump(mode="json"),
+        experiment.backbone.augmentation.model_dump(mode="json"),
+        experiment.features.model_dump(mode="json"),
+        [base.cache.tree.name(node) for node in range(len(base.cache.tree))],
+        experiment.paths.considered.model_dump(mode="json"),
+        [[file.relative_to(stage.artifacts).as_posix(), file_digest(file)] for file in files],
+        [[file.relative_to(root).as_posix(), file_digest(file)] for file in code],
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    if not found:
+        raise IntegrityError(f"missing: {path}, on which ablations depend")
+    return found
+
+
+def _exits(stage: Stage, variant: Variant) -> Exits:
+    settings = stage.experiment.exits
+    return settings if variant.heads is None else settings.model_copy(update={"prefixes": variant.heads})
+
+
+def variant_cache(stage: Stage, cache: FeatureCache, variant: Variant, store: Store, digest: str) -> FeatureCache:
+    """The cache of a variant. What is kept of it is read; else the network runs, going on where it was interrupted."""
+    tree = variant_tree(stage.experiment, cache.tree, variant)
+    known = known_nodes(cache.tree, tree, same_heads=variant.heads is None)
+    samples, kept = evaluated(cache), store.read(digest)
+    own = kept[0] if kept else _run(stage, samples, variant, tree, known, store, digest)
+    description = {**cache.description, "reference_precisions": [], "references": []}
+    if variant.added is not None:
+        description = features.described(stage, _recipe(features.recipe_of(stage), tree, range(len(tree))))
+    return joined(samples, tree, description, known, own)
+
+
+def _run(
+    stage: Stage, samples: FeatureCache, variant: Variant, tree: PathTree, known: np.ndarray, store: Store, digest: str
+) -> dict[str, np.ndarray]:
+    """What the cache lacks of a variant, computed where and as `features` computes; kept in the store."""
+    scale, folder, run = read_scale(), store.work(digest), to_run(tree, known)
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = _recipe(features.recipe_of(stage), tree, run)
+    if variant.heads is not None:
+        recipe = _with_heads(recipe, _fitted(stage, variant, folder / "heads.safetensors"))
+    whole = scale.place(folder / "shards", "ablate", digest)
+    shards = [
+        Shard(f"shard-{start:09d}", compute_shard, (recipe, samples.sample_id[rows], samples.split[rows]))
+        for start in range(0, len(samples), scale.shard_size)
+        for rows in [slice(start, start + scale.shard_size)]
+    ]
+    place = whole / f"shards-{scale.shard_size}"
+    run_shards(shards, place, scale.lanes(), f"network for {stage.name}: {_title(variant)}")
+    own = computed(read_shards(shards, place), run, known)
+    store.write(digest, own, {})
+    whole.discard()
+    shutil.rmtree(folder, ignore_errors=True)
+    return own
+
+
+def _title(variant: Variant) -> str:
+    return ", ".join(f"{name} {value}" for name, value in variant.facts().items())
+
+
+def _recipe(recipe: Recipe, tree: PathTree, nodes: Sequence[int]) -> Recipe:
+    """The recipe of a variant's nodes; no references."""
+    names = tuple(map(str, tree.precisions))
+    return replace(recipe, precisions=names, references=(), paths=tuple(tree.name(node) for node in nodes))
+
+
+def _with_heads(recipe: Recipe, heads: Path) -> Recipe:
+    others = tuple((file, digest) for file, digest in recipe.networks if file != recipe.heads)
+    return replace(recipe, heads=str(heads), networks=(*others, (str(heads), file_digest(heads))))
+
+
+def _fitted(stage: Stage, variant: Variant, file: Path) -> Path:
+    """The file of a variant's heads; they are fitted unless they were before an interruption."""
+    if not file.is_file():
+        heads, _ = exits.fit(stage, exits.Inputs.of(stage), _exits(stage, variant))
+        heads.save(file)
+    return file.resolve()
