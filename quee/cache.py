@@ -8,13 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from quee.cost import BitFlops
 from quee.data import open_dataset
@@ -29,6 +27,7 @@ from quee.paths import PathTree
 from quee.precision import Precision
 from quee.shards import Shard, ShardStore, read_shards, run_shards
 from quee.store import load_precisions
+from quee.threads import alone
 
 PART_ROWS = 1 << 16
 MANY_CLASSES, TOP = 100, 5
@@ -125,13 +124,9 @@ def _worker(recipe: Recipe) -> ShardWorker:
     return ShardWorker(recipe)
 
 
-_COMPUTING = Lock()
-
-
 def compute_shard(recipe: Recipe, ids: np.ndarray, splits: np.ndarray) -> bytes:
     """A shard of samples as a Parquet file's bytes. Runs in any process; one at a time in each."""
-    with _COMPUTING:
-        torch.set_num_threads(1)  # shards run side by side; more threads would change no result
+    with alone():
         table = _worker(recipe).rows(ids, splits)
     sink = pa.BufferOutputStream()
     with table_writer(sink, table.schema) as writer:

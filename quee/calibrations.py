@@ -18,11 +18,12 @@ from quee.data.transforms import Preprocessing
 from quee.executors import Lanes
 from quee.io import table_writer, write_bytes
 from quee.precision import Precision
-from quee.predictions import Networks, alone
+from quee.predictions import Networks
 from quee.quantization import QuantizationConfig, quantize_, quantize_paths
 from quee.quantization.sensitivity import sensitivity
 from quee.shards import Shard, ShardStore, read_shards, run_shards
 from quee.store import load_backbone, load_quantized, save_quantized
+from quee.threads import alone
 from quee.training import device
 
 FILES = pa.schema([("precision", pa.string()), ("content", pa.large_binary())])

@@ -1,16 +1,13 @@
 """What whole networks predict for samples, computed in shards: the accuracy of a backbone and of its precisions."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from quee.data import open_dataset
 from quee.data.source import ImageSource
@@ -21,7 +18,7 @@ from quee.io import file_digest, verify_digests
 from quee.precision import Precision
 from quee.shards import Shard, ShardStore, read_shards, run_shards
 from quee.store import load_precisions
-from quee.threads import one_thread
+from quee.threads import alone
 from quee.training import device
 
 PASSES = 16
@@ -73,16 +70,6 @@ class Networks:
 @lru_cache(1)
 def _images(data: str, dataset: str, digests: tuple[tuple[str, str], ...]) -> ImageSource:
     return open_dataset(Path(data), dataset, dict(digests))
-
-
-_COMPUTING = Lock()
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """For what a shard computes: one at a time in a process and on one thread, so that its bytes depend on neither."""
-    with _COMPUTING, one_thread(), threadpool_limits(1, user_api="blas"):
-        yield
 
 
 def predict(

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import torch
+from threadpoolctl import threadpool_limits
 
 SMALL_MACS = 10_000_000
+_COMPUTING = Lock()
 
 
 @contextmanager
@@ -17,6 +20,13 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """For what a shard computes: one at a time in a process and on one thread, so that its bytes depend on neither."""
+    with _COMPUTING, one_thread(), threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def spare_threads(macs: int) -> None:

@@ -46,7 +46,8 @@ def with_mixed_bits(
     noise = layer_noise(
         backbone, few[0], images[np.linspace(0, len(images) - 1, min(SAMPLES, len(images))).astype(int)]
     )
-    return [config if config.precision.plain else _mixed(backbone, config, noise) for config in configs]
+    products = trace_cost(backbone).products
+    return [config if config.precision.plain else _mixed(backbone, products, config, noise) for config in configs]
 
 
 def layer_noise(
@@ -72,11 +73,13 @@ def layer_noise(
 
 
 def _mixed(
-    backbone: SegmentedBackbone, config: QuantizationConfig, noise: dict[str, tuple[float, float]]
+    backbone: SegmentedBackbone,
+    products: Sequence[Product],
+    config: QuantizationConfig,
+    noise: dict[str, tuple[float, float]],
 ) -> QuantizationConfig:
     fixed = resolved(quantizable(backbone), config.layers)
     chosen = dict(fixed)
-    products = trace_cost(backbone).products
     for segment in sorted({p.segment for p in products} - {HEAD}):
         free = [
             p for p in products
