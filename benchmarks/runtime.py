@@ -62,9 +62,11 @@ class Threshold:
 
     tree: PathTree
     threshold: float
+    features: int
+    """How many a gate has."""
 
     def decide(self, gate: int, node: np.ndarray, features: np.ndarray, *_: Any) -> tuple[np.ndarray, np.ndarray]:
-        leaves = features[:, gate - 1, 0] >= self.threshold
+        leaves = features[:, -self.features] >= self.threshold  # the first of this gate's
         return np.where(leaves, EXIT, 0), np.zeros(len(node))
 
 
@@ -105,7 +107,7 @@ def routed_by(engine: Any, router: Any, features: int) -> Run:
     def run(x: np.ndarray) -> np.ndarray:
         n, found = len(x), {}
         samples = executor.samples(n)
-        samples.admit(slice(None), np.zeros(n), np.full(n, np.inf))
+        samples.admit(slice(None), np.zeros(n))
         flight = Flight(np.arange(n), x)
         executor.run(samples, flight, np.zeros(n, int), lambda gate, *left: found.update({len(found): left}))
         result = np.empty((n, next(iter(found.values()))[1].shape[1]))
@@ -300,7 +302,7 @@ def quee_runs(classifier: AdaptiveClassifier, x: np.ndarray, options: argparse.N
         if sure(left) and (cost := classifier.costs[left].mean()) < least:
             least, threshold = cost, value
     straight = PathTree([tree.precisions[-1]], tree.segments)
-    runs[f"exits only ({tree.precisions[-1]})"] = routed_by(engine, Threshold(straight, threshold), names)
+    runs[f"exits only ({tree.precisions[-1]})"] = routed_by(engine, Threshold(straight, threshold, names), names)
     return runs
 
 

@@ -108,12 +108,12 @@ def draws(seed: Sequence[int], ids: np.ndarray, count: int = DRAWS) -> np.ndarra
     key = np.random.default_rng(list(seed)).integers(0, 2**63, dtype=np.uint64)
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03)
     with np.errstate(over="ignore"):
-        z = _mix(ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key)[:, None] + steps
-        return np.asarray((_mix(z) >> np.uint64(11)) * 2.0**-53)
+        z = splitmix64(ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key)[:, None] + steps
+        return np.asarray((splitmix64(z) >> np.uint64(11)) * 2.0**-53)
 
 
-def _mix(z: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: every bit of the input changes half of the output's."""
+def splitmix64(z: np.ndarray) -> np.ndarray:
+    """Its finaliser: every bit of the input changes half of the output's."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(z ^ (z >> np.uint64(31)))

@@ -53,7 +53,8 @@ class Start:
     first: np.ndarray
     """(n,) index of the first segment's precision."""
     trade_off: np.ndarray
-    max_cost: np.ndarray
+    """(n,)"""
+    max_cost: float | None
     met: bool
 
 
@@ -149,10 +150,20 @@ class AdaptiveClassifier(FittedClassifier):
         return checked(images, self.transform) if floats else self.prepare(images)
 
     def warm(self, batch: int = LARGEST) -> "AdaptiveClassifier":
-        """Have an engine that compiles graphs do so now for batches of up to `batch` images, not in the first calls."""
-        if isinstance(self.engine, GraphEngine | AutoEngine):
-            for segment, precision in sorted({(len(path), path[-1]) for path in self.tree.paths}):
-                self.engine.warm(segment, precision, batch)
+        """Have every segment run now, and compiled for batches of up to `batch` images where the engine compiles graphs.
+
+        Otherwise that happens in the first calls that need it.
+        """
+        tree, size = self.tree, self.transform.size
+        state = np.zeros((1, self.transform.channels, *size), np.float32)
+        for segment in range(1, tree.segments + 1):
+            after = None
+            for precision in sorted({path[-1] for path in tree.paths if len(path) == segment}):
+                after = self.engine.run(segment, precision, state).state
+                if isinstance(self.engine, GraphEngine | AutoEngine):
+                    self.engine.warm(segment, precision, batch)
+            if after is not None:
+                state = after
         return self
 
     @property
@@ -180,8 +191,7 @@ class AdaptiveClassifier(FittedClassifier):
         second = draws(x) < at.share if 0 < at.share < 1 else np.full(n, at.share > 0)
         first = np.where(second, at.high.first, at.low.first)
         trade_off = np.where(second, at.high.trade_off, at.low.trade_off)
-        limit = np.full(n, np.inf if options.max_cost is None else float(options.max_cost))
-        return Start(first, trade_off, limit, at.met)
+        return Start(first, trade_off, None if options.max_cost is None else float(options.max_cost), at.met)
 
     def routed(self, node: np.ndarray, log_probs: np.ndarray, error: np.ndarray, met: bool) -> Routed:
         """The answer for samples that left at nodes (n,), with log probabilities (n, classes)."""

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from quee.data.transforms import _mix
+from quee.data.transforms import splitmix64
 from quee.policies import EXIT
 from quee.runtime.engines.base import Engine
 from quee.runtime.router import Router
@@ -24,22 +24,26 @@ class Samples:
 
     def __init__(self, slots: int, segments: int, features: int) -> None:
         self.trade_off = np.zeros(slots)
-        self.max_cost = np.full(slots, np.inf)
-        """Infinite where there is no limit."""
-        self.node = np.full(slots, -1)
+        self.max_cost: np.ndarray | None = None
+        """Infinite where there is no limit; None until any sample has one."""
+        self.node = np.empty(slots, np.int64)
         """Where a sample stands; -1 before segment 1."""
-        self.features = np.zeros((slots, segments, features), np.float32)
-        """Of the gates visited."""
-        self.error = np.full((slots, segments - 1), np.nan, np.float32)
+        self.features = np.empty((slots, segments * features), np.float32)
+        """Of the gates visited, side by side."""
+        self.error = np.empty((slots, segments - 1), np.float32)
         """Predicted error of leaving at each gate visited; NaN elsewhere."""
 
-    def admit(self, slots: np.ndarray | slice, trade_off: np.ndarray, max_cost: np.ndarray) -> None:
+    def admit(self, slots: np.ndarray | slice, trade_off: np.ndarray, max_cost: float | None = None) -> None:
         """Put new samples in slots, before segment 1."""
-        self.trade_off[slots], self.max_cost[slots] = trade_off, max_cost
-        self.node[slots], self.error[slots] = -1, np.nan
+        self.trade_off[slots], self.node[slots], self.error[slots] = trade_off, -1, np.nan
+        if max_cost is None and self.max_cost is None:
+            return
+        limits = np.full(len(self.node), np.inf) if self.max_cost is None else self.max_cost
+        limits[slots] = np.inf if max_cost is None else max_cost
+        self.max_cost = limits  # last, for others may be reading
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Flight:
     """States of n samples that stand before the same segment."""
 
@@ -62,9 +66,9 @@ class Flight:
 
     def by_step(self, steps: np.ndarray) -> Iterator[tuple[int, "Flight"]]:
         """Those that go on, by their next step (n,): each group copied once, and not at all where it is everybody."""
-        for step in range(EXIT + 1, int(steps.max(initial=EXIT)) + 1):
-            if len(rows := np.flatnonzero(steps == step)):
-                yield step, self if len(rows) == len(self) else self.take(rows)
+        for step in sorted(set(steps.tolist()) - {EXIT}):
+            rows = (steps == step).nonzero()[0]
+            yield step, self if len(rows) == len(self) else self.take(rows)
 
 
 Seen = Callable[[int, np.ndarray, np.ndarray], None]
@@ -84,18 +88,21 @@ class Executor:
 
     def advance(self, segment: int, choice: int, samples: Samples, flight: Flight) -> tuple[Flight, np.ndarray]:
         """Run a segment at a precision: the flight behind it, and log probabilities (n, classes) at its gate."""
+        slots = flight.slots
         ran = self.engine.run(segment, self.tree.precisions[choice], flight.state)
-        samples.node[flight.slots] = self.tree.children[samples.node[flight.slots], choice]
-        samples.features[flight.slots, segment - 1] = ran.features
-        state = np.empty((len(flight), 0), np.float32) if ran.state is None else ran.state
-        return Flight(flight.slots, state), ran.log_probs
+        samples.node[slots] = self.tree.children[samples.node[slots], choice]
+        if ran.state is None:
+            return Flight(slots, np.empty((len(slots), 0), np.float32)), ran.log_probs
+        samples.features[slots, (segment - 1) * self.features : segment * self.features] = ran.features
+        return Flight(slots, ran.state), ran.log_probs
 
     def decide(self, gate: int, samples: Samples, slots: np.ndarray) -> np.ndarray:
         """The next step (n,) of samples that stand at a gate; EXIT at the last."""
         if gate == self.tree.segments:
             return np.full(len(slots), EXIT)
-        features, node = samples.features[slots, :gate], samples.node[slots]
-        step, error = self.router.decide(gate, node, features, samples.trade_off[slots], samples.max_cost[slots])
+        features = samples.features.take(slots, axis=0)[:, : gate * self.features]
+        limit = None if samples.max_cost is None else samples.max_cost[slots]
+        step, error = self.router.decide(gate, samples.node[slots], features, samples.trade_off[slots], limit)
         samples.error[slots, gate - 1] = error
         return step
 
@@ -124,14 +131,21 @@ class Executor:
         onward: dict[int, list[Flight]] = {}
         if not behind:
             return onward
-        steps = self.decide(segment, samples, np.concatenate([flight.slots for flight, _ in behind]))
+        if segment == self.tree.segments:
+            for flight, log_probs in behind:
+                if seen is not None:
+                    seen(segment, flight.slots, log_probs)
+                ended(segment, flight.slots, log_probs)
+            return onward
+        slots = behind[0][0].slots if len(behind) == 1 else np.concatenate([flight.slots for flight, _ in behind])
+        steps = self.decide(segment, samples, slots)
         at = 0
         for flight, log_probs in behind:
             own = steps[at : at + len(flight)]
             at += len(flight)
             if seen is not None:
                 seen(segment, flight.slots, log_probs)
-            if len(leaves := np.flatnonzero(own == EXIT)):
+            if len(leaves := (own == EXIT).nonzero()[0]):
                 ended(segment, flight.slots[leaves], log_probs[leaves])
             for step, group in flight.by_step(own):
                 onward.setdefault(step, []).append(group)
@@ -148,4 +162,4 @@ def draws(images: np.ndarray) -> np.ndarray:
     pixels = np.ascontiguousarray(images, np.float32).reshape(len(images), -1)
     words: np.ndarray = pixels.view(np.uint32 if pixels.shape[1] % 2 else np.uint64)
     ids = np.einsum("np,p->n", words, _powers(words.shape[1]), dtype=np.uint64)  # a polynomial of the pixels, mod 2^64
-    return np.asarray((_mix(ids) >> np.uint64(11)) * 2.0**-53)
+    return np.asarray((splitmix64(ids) >> np.uint64(11)) * 2.0**-53)

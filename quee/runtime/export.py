@@ -211,7 +211,7 @@ class _Attention(nn.Module):
         q, k, v = (part(given).reshape(n, tokens, self.heads, dim // self.heads).transpose(1, 2) for part in self.parts)
         query, key, weight, value = self.integers
         q = query(self.q_norm(q) * self.scale if self.scale != 1 else self.q_norm(q))
-        attention = q @ key(self.k_norm(k).transpose(-2, -1)) * self.steps[0]  # (n, heads, tokens, tokens)
+        attention = q @ key(self.k_norm(k)).transpose(-2, -1) * self.steps[0]  # (n, heads, tokens, tokens)
         found = weight(attention.softmax(dim=-1)) @ value(v) * self.steps[1]
         return cast(Tensor, self.proj(found.transpose(1, 2).reshape(n, tokens, dim)))
 

@@ -39,9 +39,12 @@ def checked(x: Any, transform: Preprocessing) -> np.ndarray:
         raise UsageError(f"prepared images have {kind}; valid: {valid}")
     if not len(x):
         raise UsageError("no images given")
-    if not (finite := np.isfinite(x).all(axis=(1, 2, 3))).all():
+    x = np.ascontiguousarray(x)
+    flat = x.reshape(-1)
+    # A sum of squares is finite only where every value is, and takes a third of the time.
+    if not np.isfinite(flat.dot(flat)) and not (finite := np.isfinite(x).all(axis=(1, 2, 3))).all():
         raise UsageError(f"prepared image {int(np.argmin(finite))} has values that are not finite; valid: {valid}")
-    return np.ascontiguousarray(x)
+    return x
 
 
 def _pixels(array: np.ndarray, name: str, axes: tuple[str, ...]) -> np.ndarray:

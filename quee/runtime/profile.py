@@ -161,7 +161,7 @@ def measure(
         state = engine.run(segment, tree.precisions[-1], states[segment]).state
         assert state is not None
         states[segment + 1] = state
-    seen = np.zeros((largest, tree.segments, features), np.float32)
+    seen = np.zeros((largest, tree.segments * features), np.float32)
     runs: dict[tuple[int, str, str, int], Callable[[], Any]] = {}
     considered = {(len(path), path[-1]) for path in tree.paths}
     for batch in batches:
@@ -172,7 +172,7 @@ def measure(
             runs[key] = lambda s=segment, p=precision, x=state: engine.run(s, p, x)  # type: ignore[misc]
         for gate in range(1, tree.segments):
             node = np.full(batch, tree.nodes_at(gate)[0])
-            given = (node, seen[:batch], np.full(batch, 0.1), np.full(batch, np.inf))
+            given = (node, seen[:batch, : gate * features], np.full(batch, 0.1))
             runs[gate, "", "fp32", batch] = lambda g=gate, a=given: router.decide(g, *a)  # type: ignore[misc]
     times: dict[tuple[int, str, str, int], list[float]] = {key: [] for key in runs}
     for _ in range(repeats + 1):

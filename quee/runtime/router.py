@@ -4,24 +4,24 @@ The policies themselves answer for one node and many trade-offs, as a sweep asks
 and limit. Both give the same steps.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
 
 from quee.policies import EXIT, FittedQ, Plan
+from quee.policies.fitted_q import interpolate
 from quee.runtime.forward import Forward
 
-REMEMBERED = 1024
-"""Trade-offs whose fitted weights are kept."""
+REMEMBERED = 64
+"""Trade-offs, up to which weights are added to those at hand."""
 
 
 @dataclass(frozen=True)
 class _Gate:
     """Tables of one gate; `position[node]` is a node's row in them."""
 
-    prefix: np.ndarray
-    """(nodes, prefix) what a predictor sees of the way here."""
     cost: np.ndarray
     """(nodes, suffixes) cost still to come, 0 where not considered."""
     considered: np.ndarray
@@ -30,12 +30,12 @@ class _Gate:
     """(nodes, suffixes) routed cost of where the suffix ends; infinite where not considered."""
     first: np.ndarray
     """(suffixes,) first step of each suffix."""
-    order: np.ndarray
-    """(suffixes,) suffixes by first step, exit first."""
+    order: np.ndarray | slice
+    """(suffixes,) suffixes by first step, exit first; a slice where they are so already."""
     starts: np.ndarray
     """(1 + B,) where each first step begins in that order."""
-    absent: np.ndarray
-    """(1 + B,) whether no suffix begins with a step."""
+    absent: np.ndarray | None
+    """(1 + B,) whether no suffix begins with a step; None where every step has one."""
     whole: bool
     """Whether everything is considered, from everywhere."""
     forward: Forward
@@ -43,13 +43,21 @@ class _Gate:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What one trade-off's fitted values at a gate are read with."""
+    """What fitted values at a gate are read with, at a few trade-offs."""
 
+    trade_offs: np.ndarray
+    """(k + 1,) rising, infinity at the end."""
     weights: np.ndarray
-    """(steps, H), float64."""
+    """(k, steps, H), float64, times the share of the fitted values in a decision."""
     bias: np.ndarray
-    """(steps,)"""
-    blend: float
+    """(k, steps), likewise."""
+    rest: np.ndarray
+    """(k, 1) share of the plan's."""
+
+    def rows(self, trade_off: np.ndarray) -> np.ndarray | None:
+        """Where trade-offs (n,) are among these, or None where some are not."""
+        found = self.trade_offs.searchsorted(trade_off)
+        return None if np.count_nonzero(self.trade_offs[found] != trade_off) else found
 
 
 class Router:
@@ -62,7 +70,7 @@ class Router:
         self.tree = policy.tree
         self.position = np.zeros(len(self.tree), np.int64)
         self._gates = [self._tables(gate) for gate in range(1, self.tree.segments)]
-        self._remembered: dict[tuple[int, float], _Fitted] = {}
+        self._fitted: dict[int, _Fitted] = {}
 
     def _tables(self, gate: int) -> _Gate:
         tree, nodes = self.tree, self.tree.nodes_at(gate)
@@ -78,64 +86,94 @@ class Router:
         steps = np.arange(EXIT, len(tree.precisions))
         starts = np.searchsorted(first[order], steps).clip(max=len(order) - 1)
         absent = ~np.isin(steps, first)
-        forward = Forward(self.plan.predictors.networks[gate - 1])
+        by_step = slice(None) if (np.diff(order) == 1).all() else order
+        forward = Forward(self.plan.predictors.networks[gate - 1], prefix)
         costs = np.where(considered, cost, 0.0)
-        return _Gate(prefix, costs, considered, total, first, order, starts, absent, bool(considered.all()), forward)
+        return _Gate(
+            costs,
+            considered,
+            total,
+            first,
+            by_step,
+            starts,
+            absent if absent.any() else None,
+            bool(considered.all()),
+            forward,
+        )
 
     def decide(
-        self, gate: int, node: np.ndarray, features: np.ndarray, trade_off: np.ndarray, max_cost: np.ndarray
+        self,
+        gate: int,
+        node: np.ndarray,
+        features: np.ndarray,
+        trade_off: np.ndarray,
+        max_cost: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The next step (n,), EXIT or a precision's index, and the predicted error of leaving here (n,).
 
-        Samples stand at `node` (n,) with `features` (n, ≥ gate, F) of the nodes visited, and go nowhere whose routed
+        Samples stand at `node` (n,) with `features` (n, gate · F) of the nodes visited, and go nowhere whose routed
         cost is above `max_cost` (n,).
         """
-        table, rows = self._gates[gate - 1], self.position[node]
-        inputs = np.concatenate([features[:, :gate].reshape(len(node), -1), table.prefix[rows]], axis=1)
-        hidden, logits = table.forward(inputs)
+        table = self._gates[gate - 1]
+        rows = self.position[node] if len(table.cost) > 1 else 0
+        hidden, logits = table.forward(features, rows)
         error = expit(logits)  # (n, suffixes)
-        value = error + trade_off[:, None] * table.cost[rows]
-        if not table.whole or np.isfinite(max_cost).any():
-            allowed = table.total[rows] <= max_cost[:, None]
-            allowed &= table.considered[rows]
+        value = trade_off[:, None] * table.cost[rows]
+        value += error
+        limited = not table.whole or max_cost is not None
+        if limited:
+            allowed = table.considered[rows]
+            if max_cost is not None:
+                allowed = allowed & (table.total[rows] <= max_cost[:, None])
             np.copyto(value, np.inf, where=~allowed)
         if isinstance(self.policy, FittedQ):
-            step = self._fitted(gate, hidden, value, table, trade_off)
+            step = self._blended(gate, hidden, value, trade_off, limited)
         else:
             step = table.first[value.argmin(axis=1)]
         return step, error[:, 0]
 
-    def _fitted(
-        self, gate: int, hidden: np.ndarray, value: np.ndarray, table: _Gate, trade_off: np.ndarray
+    def _blended(
+        self, gate: int, hidden: np.ndarray, value: np.ndarray, trade_off: np.ndarray, limited: bool
     ) -> np.ndarray:
-        planned = np.minimum.reduceat(value[:, table.order], table.starts, axis=1)  # (n, 1 + B)
-        lambdas = sorted(set(trade_off.tolist()))
-        each = [self._at(gate, value) for value in lambdas]
-        weights, bias, blend = each[0].weights, each[0].bias, np.asarray(each[0].blend)
-        if len(each) > 1:
-            which = np.searchsorted(lambdas, trade_off)
-            weights, bias = np.stack([e.weights for e in each])[which], np.stack([e.bias for e in each])[which]
-            blend = np.array([e.blend for e in each])[which, None]
+        """Next steps by fitted and planned values, from the plan's `value` (n, suffixes)."""
+        table = self._gates[gate - 1]
+        mixed = np.minimum.reduceat(value[:, table.order], table.starts, axis=1)  # (n, 1 + B)
+        unknown = None
+        if limited or table.absent is not None:
+            unknown = np.isinf(mixed)
+            if table.absent is not None:
+                unknown |= table.absent
+            mixed[unknown] = 0.0
+        read, rows = self._at(gate, trade_off)
         # Summed in a fixed order, where a matrix product's last bits depend on how many rows it has.
-        fitted = (hidden[:, None, :] * weights).sum(axis=2)
-        fitted += bias
-        unknown = np.isinf(planned) | table.absent
-        planned[unknown] = 0.0
-        mixed = blend * fitted + (1 - blend) * planned
-        mixed[unknown] = np.inf
+        fitted = np.add.reduce(hidden.astype(np.float64)[:, None, :] * read.weights[rows], axis=2)
+        fitted += read.bias[rows]
+        mixed *= read.rest[rows]
+        mixed += fitted
+        if unknown is not None:
+            mixed[unknown] = np.inf
         return mixed.astype(np.float32).argmin(axis=1) + EXIT
 
-    def _at(self, gate: int, trade_off: float) -> _Fitted:
-        if (found := self._remembered.get((gate, trade_off))) is None:
-            policy = self.policy
-            assert isinstance(policy, FittedQ)
-            knots, weights = policy.knots, policy.weights[gate - 1]  # (H + 1, steps, knots)
-            right = int(np.clip(np.searchsorted(knots, trade_off), 1, len(knots) - 1))
-            share = (trade_off - knots[right - 1]) / (knots[right] - knots[right - 1])
-            own = weights[..., right - 1] * (1 - share) + weights[..., right] * share
-            blend = float(np.interp(trade_off, knots, policy.blend[gate - 1]))
-            found = _Fitted(np.ascontiguousarray(own[:-1].T), own[-1].copy(), blend)
-            if len(self._remembered) >= REMEMBERED:
-                self._remembered.clear()
-            self._remembered[gate, trade_off] = found
-        return found
+    def _at(self, gate: int, trade_off: np.ndarray) -> tuple[_Fitted, np.ndarray]:
+        """What trade-offs (n,) are read with, remembered for the next call, and each one's row."""
+        known = self._fitted.get(gate)
+        rows = None if known is None else known.rows(trade_off)
+        if known is None or rows is None:
+            wanted = set(trade_off.tolist())
+            if known is not None and len(wanted) + len(known.rest) <= REMEMBERED:
+                wanted.update(known.trade_offs[:-1].tolist())
+            known = self._fitted[gate] = self._read_at(gate, sorted(wanted))
+            rows = known.rows(trade_off)
+            assert rows is not None
+        return known, rows
+
+    def _read_at(self, gate: int, trade_offs: Sequence[float]) -> _Fitted:
+        policy = self.policy
+        assert isinstance(policy, FittedQ)
+        at = np.array(trade_offs)
+        weights = interpolate(policy.weights[gate - 1], policy.knots, at)  # (H + 1, steps, k)
+        share = np.interp(at, policy.knots, policy.blend[gate - 1])
+        weights *= share
+        return _Fitted(
+            np.append(at, np.inf), weights[:-1].transpose(2, 1, 0).copy(), weights[-1].T.copy(), 1 - share[:, None]
+        )

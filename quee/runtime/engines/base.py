@@ -12,7 +12,7 @@ import numpy as np
 from quee.precision import Precision
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Step:
     """What a segment gives for n samples; the arrays are the caller's, no later call overwrites them."""
 

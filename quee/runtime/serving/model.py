@@ -43,9 +43,8 @@ class Served:
         self.name = f"quee-{self.classifier.description['experiment']}"
         self.version = self.digest[:12]
         self.control = BudgetControl([point.cost for point in self.classifier.points], enabled=control)
-        size = self.classifier.transform.size
-        blank = np.zeros((1, *size, 3), np.uint8)
-        self.classifier.predict(blank)  # the first call is slow, and a bundle that cannot run is not taken
+        self.classifier.warm(batch)  # first calls are slow, and a bundle that cannot run is not taken
+        self.classifier.predict(np.zeros((1, *self.classifier.transform.size, 3), np.uint8))
         self.scheduler = Scheduler(self.classifier, batch=batch, capacity=queue)
 
     def asked(self, options: Options) -> float | None:

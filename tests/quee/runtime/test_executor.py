@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quee.policies import FittedQ
-from quee.runtime import AdaptiveClassifier
-from quee.runtime.executor import draws
+from quee.runtime import AdaptiveClassifier, load_bundle
+from quee.runtime.engines.graphs import GraphEngine
+from quee.runtime.executor import Samples, draws
 from quee.runtime.router import Router
 
 
@@ -40,7 +41,7 @@ def test_one_call_decides_for_every_node_trade_off_and_limit_as_the_policy_does_
         node = random.choice(tree.nodes_at(gate), size=n)
         trade_off = random.choice([0.0, 0.003, 0.05, 0.7, 20.0, 80.0], size=n)
         which = random.integers(2, size=n)
-        step, error = router.decide(gate, node, features, trade_off, limits[which])
+        step, error = router.decide(gate, node, features[:, :gate].reshape(n, -1), trade_off, limits[which])
         for row in range(n):
             own = inputs_at(classifier, gate, int(node[row]), features[row : row + 1])
             limited = restricted(policy, classifier.costs <= limits[which[row]])
@@ -125,3 +126,28 @@ def test_draws_are_uniform_and_each_sample_s_own() -> None:
     near = x.copy()
     near[:, 0, 0, 0] = np.nextafter(near[:, 0, 0, 0], np.float32(9))
     assert abs(np.corrcoef(u, draws(near))[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("name", ["openvino", "auto"])
+def test_behind_warm_nothing_is_chosen_or_compiled_in_a_call(bundle, images, monkeypatch, tmp_path, name: str) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    warm = load_bundle(bundle, name).warm(4)
+    of_auto = warm.engine.engines.values() if name == "auto" else [warm.engine]
+    for engine in of_auto:
+        if isinstance(engine, GraphEngine):
+            monkeypatch.setattr(engine, "load", lambda *_: pytest.fail("compiled in a call"))
+    monkeypatch.setattr("quee.runtime.engines.probe.least_seconds", lambda *_: pytest.fail("timed in a call"))
+    for count in (1, 2, 3, 4):
+        for budget in (0.02, 0.2, 1.0):
+            warm.route(images[0][:count], budget=budget)
+
+
+def test_samples_with_and_without_a_limit_may_take_the_same_slots() -> None:
+    samples = Samples(3, 2, 1)
+    samples.admit(np.array([0, 1, 2]), np.zeros(3))
+    assert samples.max_cost is None
+    samples.admit(np.array([1]), np.zeros(1), 0.25)
+    samples.admit(np.array([0]), np.zeros(1))
+    assert samples.max_cost is not None and samples.max_cost.tolist() == [np.inf, 0.25, np.inf]
+    samples.admit(np.array([1]), np.zeros(1))
+    assert samples.max_cost.tolist() == [np.inf] * 3
