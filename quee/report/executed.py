@@ -32,16 +32,20 @@ def executed_section(measured: dict[str, Any]) -> str:
         return [escape(name), accuracy if row["reaches"] else f"<small>{accuracy}</small>", *speeds, *times, *sizes]
 
     order = sorted(rows, key=lambda name: (not name.startswith("QuEE"), not rows[name]["reaches"], name))
-    ratios = ", ".join(
-        f"{found[f'ratio_{batch}']:.2f} at batch {batch}" for batch in batches if f"ratio_{batch}" in found
-    )
+
+    def ratios(key: str) -> str:
+        known = [batch for batch in batches if f"{key}_{batch}" in found]
+        return ", ".join(f"{found[f'{key}_{batch}']:.2f} at batch {batch}" for batch in known) or "–"
+
     return (
         '<h2 id="executed">Executed</h2>'
         f"<p>Measured on {escape(measured['machine'])} with {measured['threads']} thread(s), not simulated, "
         f"in {'CPU' if measured.get('clock') == 'cpu' else 'wall-clock'} seconds; milliseconds "
         "are those of one call at batch 1. Small accuracies are below the target, "
         f"{100 * found['target']:.2f} % (the float network's less half a point). "
-        f"QuEE's images per second over those of the fastest static deployment that reaches it: {ratios or '–'}. "
+        "QuEE's images per second over those of the fastest static deployment that reaches it and that the rule by which "
+        f"QuEE's budget was chosen on validation allows: {ratios('ratio')}; over the fastest first part of the network with "
+        f"its exit head, allowed or not: {ratios('ratio_part')}. "
         f"What QuEE takes over the sum of its segments run alone, at batch 64: {found['over_parts']:.3f}.</p>"
         + table(head, [line(name) for name in order])
     )
