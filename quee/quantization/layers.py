@@ -41,6 +41,8 @@ class _QuantizedWeight(nn.Module):
     bias: Tensor
 
     input: Quantizer
+    integer_product: Callable[[Tensor], Tensor] | None = None
+    """What multiplies in place of float32, see `quee.quantization.integer`."""
 
     def __init__(self, out_features: int, in_features: int, precision: Precision, kind: str = "affine") -> None:
         super().__init__()
@@ -87,6 +89,8 @@ class _QuantizedWeight(nn.Module):
 
     def _multiply(self, integers: Tensor) -> Tensor:
         """(…, in) quantized to (…, out): multiply integers, rescale, add the bias."""
+        if self.integer_product is not None:
+            return self.integer_product(integers).mul_(self._scale).add_(self.bias)
         return exact_matmul(integers, self._transposed, self._size).mul_(self._scale).add_(self.bias)
 
 

@@ -2,7 +2,8 @@
 
 Small graphs are compiled once for every size of batch on a ladder: with free shapes a small segment takes a tenth more
 of 64 samples and half as much again of one, and kernels are made in the middle of a call for every size it had not seen.
-Large ones are compiled once, with a free batch.
+Large ones are compiled once, with a free batch: there a new size costs a few milliseconds once, padding would cost whole
+samples each time, and a sample's bits are the same at any size.
 """
 
 from collections import deque
@@ -21,8 +22,6 @@ LADDER = (1, 2, 4, 8, 12, 16, 20, 24, 32, 48, LARGEST)
 """Sizes that small graphs are compiled for: closer together a little time would be saved, at 5 to 20 MB a graph."""
 SMALL = 4 << 20
 """Bytes up to which a graph is small."""
-STEP = 4
-"""Batches of large graphs are padded to a multiple of so many samples, so that few shapes are met."""
 
 
 class OpenVinoEngine(GraphEngine):
@@ -118,8 +117,6 @@ class _Free:
         self.request, self.outputs, self.lock = compiled.create_infer_request(), range(len(compiled.outputs)), Lock()
 
     def __call__(self, x: np.ndarray) -> list[np.ndarray]:
-        missing = -len(x) % STEP
-        given = np.concatenate([x, np.broadcast_to(x[:1], (missing, *x.shape[1:]))]) if missing else x
         with self.lock:
-            found = self.request.infer({0: np.ascontiguousarray(given)}, share_inputs=True, share_outputs=True)
-            return [np.array(found[i][: len(x)]) for i in self.outputs]
+            found = self.request.infer({0: np.ascontiguousarray(x)}, share_inputs=True, share_outputs=True)
+            return [np.array(found[i]) for i in self.outputs]

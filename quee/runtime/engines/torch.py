@@ -9,13 +9,15 @@ from quee.errors import QueeError
 from quee.execution import MultiPrecisionBackbone
 from quee.features import GateView
 from quee.precision import Precision
+from quee.quantization.integer import use_integer_kernels
 from quee.runtime.engines.base import Step
 
 
 class TorchEngine:
     """Executes what the simulation executes: the same bits, in any batch. Integer products are emulated in float32.
 
-    On `cuda` segments run there, `bf16` and `fp16` by its kernels; gates stay on the CPU.
+    On `cuda` segments run there, `bf16` and `fp16` and products with integer weights by its kernels; gates stay on the
+    CPU.
     """
 
     def __init__(self, view: GateView, device: str = "cpu") -> None:
@@ -26,6 +28,8 @@ class TorchEngine:
         self.view, self.device, self.backbone = view, device, view.backbone
         if device != "cpu":
             models = {precision: deepcopy(model).to(device) for precision, model in view.backbone.models.items()}
+            for model in models.values():
+                use_integer_kernels(model)
             self.backbone = MultiPrecisionBackbone(models)
 
     @property
@@ -39,4 +43,8 @@ class TorchEngine:
         return Step(after.numpy() if segment < self.backbone.segments else None, log_probs, features)
 
     def executed(self, precision: Precision) -> str:
-        return precision.name if precision.is_float else "fp32 (emulated)"
+        if precision.is_float:
+            return precision.name
+        if self.device == "cpu":
+            return "fp32 (emulated)"
+        return "int8" if precision == Precision("w8a8") else "int8 (emulated)"

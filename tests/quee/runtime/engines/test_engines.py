@@ -84,8 +84,11 @@ def test_an_exported_step_is_that_of_torch_up_to_rounding(view, images, folder, 
 
 
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
-@pytest.mark.parametrize("name", ENGINES)
-def test_an_engines_results_do_not_depend_on_the_batch(view, images, folder, name, precision) -> None:
+@pytest.mark.parametrize("name", [*ENGINES, "openvino, large"])
+def test_an_engines_results_do_not_depend_on_the_batch(view, images, folder, name, precision, monkeypatch) -> None:
+    name, _, large = name.partition(", ")
+    if large:
+        monkeypatch.setattr("quee.runtime.engines.openvino.SMALL", 0)
     engine = opened(name, view, folder)
     for segment, state in along(view, images, precision):
         whole = engine.run(segment, precision, state)
