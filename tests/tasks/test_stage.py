@@ -161,7 +161,11 @@ def test_a_second_writer_waits_for_the_first(project: Project) -> None:
 
 def test_a_stage_ends_with_whoever_started_it(project: Project) -> None:
     project.do(sys.executable, "-m", "stages.prepare", "toy")
-    script = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'stages.targets', 'toy'])"
+    # Tests may run under nohup, whose children are meant to survive.
+    script = (
+        "import signal, subprocess, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
+        "subprocess.run([sys.executable, '-m', 'stages.targets', 'toy'])"
+    )
     parent = project.start(sys.executable, "-c", script, TOY_SECONDS="1")
     while not project.computed():
         time.sleep(0.02)
