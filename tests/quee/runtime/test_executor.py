@@ -130,6 +130,8 @@ def test_draws_are_uniform_and_each_sample_s_own() -> None:
 
 @pytest.mark.parametrize("name", ["openvino", "auto"])
 def test_behind_warm_nothing_is_chosen_or_compiled_in_a_call(bundle, images, monkeypatch, tmp_path, name: str) -> None:
+    pytest.importorskip("openvino")  # and without onnx the bundle would have no graphs
+    pytest.importorskip("onnx")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     warm = load_bundle(bundle, name).warm(4)
     of_auto = warm.engine.engines.values() if name == "auto" else [warm.engine]
