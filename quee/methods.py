@@ -19,3 +19,9 @@ def rivals(names: Iterable[str]) -> list[str]:
     known = set(names)
     restricted = sorted(name for name in known if name.startswith(RESTRICTED))
     return [name for name in (*RIVALS, *BASELINES, *restricted) if name in known]
+
+
+def shown(names: Iterable[str]) -> list[str]:
+    """Of the methods named, those of short tables, in their order."""
+    known = set(names)
+    return [name for name in MAIN if name in known]

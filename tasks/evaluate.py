@@ -82,6 +82,7 @@ def run(stage: Stage) -> None:
         "fp32_accuracy": methods.get("static_fp32", methods.get("static_w8a8", {})).get("accuracy"),
         "quality_rank_correlation": rank_correlation(variants),
         "seeds": settings.seeds,
+        "test_samples": len(draws.samples[0]),
     }
     if certified:
         limits = settings.certification

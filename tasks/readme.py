@@ -13,7 +13,7 @@ from quee.methods import MAIN, OURS, RIVALS
 from tasks import journal
 from tasks._tracking_lock import default_experiments
 from tasks.reference import FOLDER, fetch, published
-from tasks.results import load_results
+from tasks.results import Results, level_mark, level_note, load_results
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 METHODS = ("static_w8a8", *MAIN)
@@ -26,7 +26,7 @@ def section(root: Path, experiments: list[str]) -> str:
     head = " / ".join(f"{budget:g}" for budget in BUDGETS)
     lines = [f"| dataset | backbone | method | accuracy % at cost {head} | `auc` % | command | hardware | commit |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    said = []
+    said, marks = [], []
     for name in experiments:
         folder, made, reference = _sources(root, name)
         results = load_results(root, name, reference)
@@ -34,9 +34,12 @@ def section(root: Path, experiments: list[str]) -> str:
         command = "`make repro`" if not reference else f"`quee run {name}`"
         for method in METHODS:
             if method in results.metrics["methods"]:
-                cells = [dataset["dataset"], backbone["name"], f"`{method}`", _accuracies(results.points, method)]
-                cells += [f"{100 * results.metrics['methods'][method]['auc']:.2f}", command, *_made(made)]
+                cells = [dataset["dataset"], backbone["name"], f"`{method}`", _accuracies(results, method)]
+                auc = 100 * results.metrics["methods"][method]["auc"]
+                cells += [f"{level_mark(results.metrics, method, 'auc')}{auc:.2f}", command, *_made(made)]
                 lines.append(f"| {' | '.join(cells)} |")
+        if "behind_best" in results.metrics:
+            marks.append(f"{name}: {level_note(results.metrics)}")
         said.append(_words(name, dataset, read_json(folder / "backbone/metrics.json"), results.metrics))
         if reference:
             said.append(_every_method(name, results.points))
@@ -45,7 +48,7 @@ def section(root: Path, experiments: list[str]) -> str:
         "Cost 1 is the static w8a8 network; `*`: the budget cannot be met, the cheapest point is shown. `auc` is the mean "
         "accuracy over log-uniform budgets in the tree's range of cost."
     )
-    return "\n".join([BEGIN, *lines, "", note, "", *said, END])
+    return "\n".join([BEGIN, *lines, "", " ".join([note, *marks]), "", *said, END])
 
 
 def _sources(root: Path, name: str) -> tuple[Path, dict[str, Any], bool]:
@@ -59,10 +62,13 @@ def _sources(root: Path, name: str) -> tuple[Path, dict[str, Any], bool]:
     return folder, read_json(folder / "made.json")["evaluate"], True
 
 
-def _accuracies(points: list[dict[str, Any]], method: str) -> str:
-    found = {point["budget"]: point for point in points if point["method"] == method}
-    cells = [f"{100 * found[b]['test_accuracy']:.1f}{'' if found[b]['budget_met'] else '*'}" for b in BUDGETS]
-    return " / ".join(cells)
+def _accuracies(results: Results, method: str) -> str:
+    found = {point["budget"]: point for point in results.points if point["method"] == method}
+    return " / ".join(
+        f"{level_mark(results.metrics, method, f'{b:g}')}{100 * found[b]['test_accuracy']:.1f}"
+        f"{'' if found[b]['budget_met'] else '*'}"
+        for b in BUDGETS
+    )
 
 
 def _made(record: dict[str, Any]) -> list[str]:

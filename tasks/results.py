@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from quee.errors import IntegrityError, UsageError
-from quee.methods import BOUND, MAIN, REFERENCE
+from quee.methods import BOUND, MAIN, REFERENCE, shown
 from quee.registry import unknown
 from tasks._tracking_lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
 from tasks._tracking_values import numbers
@@ -34,6 +34,10 @@ TOLERANCES = (
     Tolerance(r"", 0.02, 0.02, "training elsewhere changes the last bits, and these a few samples"),
 )
 """The first whose pattern is found in a metric's name decides. Another processor gives other last bits."""
+
+
+LEVEL = "≈"
+"""Mark of methods that are the best of their column, or cannot be told from it."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,15 @@ def results_table(results: Results, all_methods: bool = False) -> Group:
     """A row per method: accuracy on test in % at each budget, below it the cost realised there."""
     budgets = sorted({point["budget"] for point in results.points})
     names = {point["method"] for point in results.points}
-    methods = [name for name in MAIN if name in names] + (sorted(names - set(MAIN)) if all_methods else [])
+    methods = shown(names) + (sorted(names - set(MAIN)) if all_methods else [])
     fp32 = results.metrics.get("fp32_accuracy")
     title = f"[bold]{results.experiment}[/bold]: accuracy on test (%), below it the realised cost"
     full = "" if fp32 is None else f"fp32 {100 * fp32:.2f} %. "
     missed = any(not point["budget_met"] for point in results.points if point["method"] in methods)
-    note = f"[dim]{full}Cost 1 is static w8a8.{' * out of reach: the nearest.' if missed else ''}[/dim]"
+    notes = [f"{full}Cost 1 is static w8a8.{' * out of reach: the nearest.' if missed else ''}"]
+    if "behind_best" in results.metrics:
+        notes.append(level_note(results.metrics))
+    note = "\n".join(f"[dim]{line}[/dim]" for line in notes)
     table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("method \\ budget", no_wrap=True)
     for budget in budgets:
@@ -110,25 +117,40 @@ def results_table(results: Results, all_methods: bool = False) -> Group:
     found = {(point["method"], point["budget"]): point for point in results.points}
     for method in methods:
         row = [found.get((method, budget)) for budget in budgets]
-        table.add_row(f"{method}\n[dim]{_summary(results.metrics, method)}[/dim]", *map(_cell, row))
+        cells = [_cell(point, level_mark(results.metrics, method, f"{budget:g}"))
+                 for point, budget in zip(row, budgets, strict=True)]  # fmt: skip
+        table.add_row(f"{method}\n[dim]{_summary(results.metrics, method)}[/dim]", *cells)
     return Group(title, table, note)
 
 
 def _summary(metrics: dict[str, Any], method: str) -> str:
     parts = []
     if (auc := metrics.get("methods", {}).get(method, {}).get("auc")) is not None:
-        parts.append(f"auc {100 * auc:.2f}")
+        parts.append(f"auc {level_mark(metrics, method, 'auc')}{100 * auc:.2f}")
     gap = metrics.get("oracle_gap_closed", {}).get(method)
     if isinstance(gap, int | float) and method not in (REFERENCE, BOUND):
         parts.append(f"gap {100 * gap:+.0f} %")
     return " ".join(parts)
 
 
-def _cell(point: dict[str, Any] | None) -> str:
+def level_mark(metrics: dict[str, Any], method: str, column: str) -> str:
+    """LEVEL where a method cannot be told from the best of a column (`auc`, or a budget such as `0.1`), else nothing."""
+    found = metrics.get("behind_best", {}).get(method, {}).get(column)
+    return LEVEL if found is not None and found["low"] <= 0 else ""
+
+
+def level_note(metrics: dict[str, Any]) -> str:
+    """What LEVEL means, on how many test images."""
+    samples = metrics["test_samples"]
+    return f"{LEVEL} the best of its column, or within the 95 % interval of it on {samples:,} test images (paired)."
+
+
+def _cell(point: dict[str, Any] | None, mark: str) -> str:
     if point is None or point["test_accuracy"] is None:
         return "–"
     missed = "" if point["budget_met"] else "*"
-    return f"{100 * point['test_accuracy']:.1f}\n[dim]{missed}{point['test_cost']:.2g}[/dim]"
+    accuracy = f"{100 * point['test_accuracy']:.1f}".removesuffix(".0" if point["test_accuracy"] > 0.9995 else "")
+    return f"{mark}{accuracy}\n[dim]{missed}{point['test_cost']:.2g}[/dim]"
 
 
 def metrics_of(root: Path, result: ExperimentResult, here: bool) -> dict[str, float]:

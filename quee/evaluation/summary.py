@@ -9,7 +9,7 @@ from quee.evaluation.curves import gap_closed
 from quee.evaluation.draws import Draws, paired
 from quee.evaluation.drops import DROPS
 from quee.evaluation.measured import Measured, Yardstick
-from quee.methods import BOUND, OURS, REFERENCE, rivals
+from quee.methods import BOUND, OURS, REFERENCE, rivals, shown
 
 Found = Mapping[str, Sequence[Measured]]
 """By method, one measurement per seed; one alone of methods into which no seed goes."""
@@ -30,6 +30,7 @@ def compare(found: Found, yardstick: Yardstick, draws: Draws) -> dict[str, Any]:
 
     against = {name: [*rivals(found), *(["quee_plan"] if name == "quee_fitted_q" else [])] for name in OURS}
     return {
+        "behind_best": behind_best(found, yardstick, draws),
         "difference_vs_static_hull": {name: differences(name, REFERENCE) for name in found},
         "differences": {name: {rival: differences(name, rival) for rival in against[name]} for name in OURS},
         "gains": {
@@ -40,6 +41,32 @@ def compare(found: Found, yardstick: Yardstick, draws: Draws) -> dict[str, Any]:
         "methods": {name: _method(by_seed, keys, auc[name]) for name, by_seed in found.items()},
         "oracle_gap_closed": {name: gap_closed(value, auc[REFERENCE], auc[BOUND]) for name, value in auc.items()},
     }
+
+
+def behind_best(found: Found, yardstick: Yardstick, draws: Draws) -> dict[str, dict[str, dict[str, Any]]]:
+    """How far each method of short tables is behind the best of them in test accuracy, by budget and in `auc`.
+
+    The best is the one of highest mean accuracy among those that meet the budget; bounds do not compete. Each entry has
+    `best`, the best's name, and `mean`, `low`, `high`: the paired difference with its 95 % interval. A method whose `low`
+    is not above 0 cannot be told from the best on this many test samples.
+    """
+    names = [name for name in shown(found) if name != BOUND]
+    columns: dict[str, tuple[dict[str, np.ndarray], list[str]]] = {
+        "auc": ({name: np.stack([m.overall[:, None] for m in found[name]]) for name in names}, names)
+    }
+    for index, budget in enumerate(yardstick.budgets):
+        errors = {name: np.stack([m.mixed[:, index : index + 1] for m in found[name]]) for name in names}
+        meets = [name for name in names if all(m.points[index].budget_met for m in found[name])]
+        columns[f"{budget:g}"] = (errors, meets)
+    result: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in names}
+    for key, (errors, candidates) in columns.items():
+        if not candidates:
+            continue
+        best = min(candidates, key=lambda name: float(errors[name].mean()))
+        for name in candidates:
+            difference = paired(errors[name] - errors[best], draws)[0]
+            result[name][key] = {"best": best, **{side: difference[side] for side in ("high", "low", "mean")}}
+    return result
 
 
 def _method(by_seed: Sequence[Measured], keys: Sequence[str], auc: float) -> dict[str, Any]:

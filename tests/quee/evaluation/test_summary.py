@@ -56,6 +56,27 @@ def test_a_method_is_the_mean_of_its_seeds(found) -> None:
     assert {p["seed"] for p in points if p["method"] == "static_hull"} == {0}
 
 
+def test_what_a_method_is_behind_the_best_is_a_paired_difference_of_the_shown_accuracies(found) -> None:
+    said = compare(found, YARDSTICK, DRAWS)
+    behind = said["behind_best"]
+    assert set(behind) == set(NAMES) - {"oracle"}  # a bound is no competitor
+    for column in ("auc", "1"):
+        best = {entry[column]["best"] for entry in behind.values()}.pop()
+        assert behind[best][column]["mean"] == behind[best][column]["low"] == 0
+        for name, entry in behind.items():
+            row = entry[column]
+            assert row["best"] == best and row["low"] <= row["mean"] <= row["high"] and row["mean"] >= 0
+            at = said["methods"][name]["auc"] if column == "auc" else said["methods"][name]["accuracy_at_budget"]["1"]
+            top = said["methods"][best]["auc"] if column == "auc" else said["methods"][best]["accuracy_at_budget"]["1"]
+            assert row["mean"] == pytest.approx(top - at)
+
+
+def test_a_budget_that_a_method_cannot_meet_has_no_best_of_it() -> None:
+    yardstick = Yardstick(np.array([0.001, 1.0]), YARDSTICK.grid, FLOOR, 0.9)
+    dear = {name: [measure(sweep(name, 3), yardstick)] for name in NAMES}
+    assert all(set(entry) == {"auc", "1"} for entry in compare(dear, yardstick, DRAWS)["behind_best"].values())
+
+
 def test_bands_over_all_budgets_are_wider_than_intervals_at_each(found) -> None:
     for row in budget_rows(found, YARDSTICK, DRAWS):
         assert row["low"] <= row["test_accuracy"] <= row["high"]
