@@ -43,7 +43,6 @@ from quee.experiment import load_experiment
 from quee.io import read_json
 from quee.precision import Precision
 from quee.quantization import (
-    ADDITIONS,
     INGREDIENTS,
     PRESETS,
     QuantizationConfig,
@@ -176,7 +175,7 @@ def ours(
 
         method, _, _, values = bench.row(name, precision, seed, measure)
         if costs:
-            cost = trace_cost(bench.backbone, compensation=str(config.compensation or ""))
+            cost = trace_cost(bench.backbone)
             values = {**values, "cost": cost.static((config.precision,) * bench.backbone.segments) / cost.unit}
         yield method, precision, seed, values
 
@@ -208,14 +207,11 @@ def additions(bench: Bench, seeds: int) -> Iterator[Row]:
 
 
 def extras(bench: Bench, seeds: int) -> Iterator[Row]:
-    """What the default leaves out, with its cost; and uniform precisions of a cost between."""
-    variants: dict[str, Callable[[str], QuantizationConfig]] = {"fast": QuantizationConfig.of}
-    variants |= {f"fast + {i}": lambda p, i=i: QuantizationConfig.of(p).with_addition(i) for i in ADDITIONS}
-    variants["fast + compensation, own bits"] = lambda p: QuantizationConfig.of(p, compensation=Precision(p))
+    """Uniform precisions, and those of a cost between, with their cost."""
     between = {"w3a3": ("w3a4", "w4a3"), "w4a4": ("w4a5", "w5a4")}
     chosen = tuple(p for p in ABLATED if p in bench.shown)
-    yield from ours(bench, variants, chosen, seeds, costs=True)
-    yield from ours(bench, {"fast": QuantizationConfig.of}, tuple(p for q in chosen for p in between[q]), seeds, True)
+    both = tuple(p for q in chosen for p in (q, *between[q]))
+    yield from ours(bench, {"fast": QuantizationConfig.of}, both, seeds, costs=True)
 
 
 def mixed(bench: Bench, seeds: int) -> Iterator[Row]:

@@ -8,17 +8,17 @@ w8a8 backbone. See docs/cost.md for a table worked out by hand.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import log2, prod
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quee.backbones.attention import MatMul
 from quee.backbones.base import SegmentedBackbone
+from quee.errors import IntegrityError
 from quee.precision import Precision
 
 FLOAT_BITS = 32
-COMPENSATION = "compensation"
 HEAD = 0
 """Segment number under which the products of the backbone's own head are kept."""
 
@@ -36,8 +36,7 @@ class Product:
     reduction: int
     """Terms summed per output, for the Baskin formula."""
     part: str = "block"
-    """`stem`, `block` or `head`: the stem and the head can have a precision of their own; `compensation`: a layer that
-    quantization adds beside a block."""
+    """`stem`, `block` or `head`: the stem and the head can have a precision of their own."""
 
     def bits(self, precision: Precision) -> tuple[int, int]:
         """Bits of the two operands."""
@@ -64,22 +63,13 @@ def bitflops(macs: int, bits: tuple[int, int], reduction: int = 1, formula: str 
     return macs * per_mac
 
 
-class CostModel(Protocol):
-    """What policies know of cost: they never learn whether it is BitFLOPs or milliseconds."""
-
-    def cost(self, segment: int, precision: Precision, batch: int = 1) -> float:
-        """Cost per sample of a segment (0: the backbone's own head) at a precision, in units of the static w8a8 backbone."""
-        ...
-
-
 @dataclass(frozen=True)
 class BitFlops:
     """The BitFLOPs cost model of a backbone.
 
     `include_elementwise` adds elementwise work at 32 × 32 per element; `formula` is `product` or `baskin`. `stem` and
-    `head` are the precisions of these parts in quantized networks, where they have their own, `compensation` that of the
-    layers that quantization adds beside blocks of fewer than 8 activation bits. `layers` has, by the segment's precision,
-    the layers that are executed at another.
+    `head` are the precisions of these parts in quantized networks, where they have their own. `layers` has, by the
+    segment's precision, the layers that are executed at another.
     """
 
     products: tuple[Product, ...]
@@ -88,17 +78,10 @@ class BitFlops:
     include_elementwise: bool = False
     stem: str = ""
     head: str = ""
-    compensation: str = ""
     layers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-
-    def exists(self, product: Product, precision: Precision) -> bool:
-        """Whether a product is executed at all where its segment runs at `precision`."""
-        return product.part != COMPENSATION or bool(self.compensation and not precision.plain)
 
     def executed(self, product: Product, precision: Precision) -> Precision:
         """What a product is executed and counted at where its segment runs at `precision`."""
-        if product.part == COMPENSATION:
-            return Precision(self.compensation)
         if own := self.layers.get(str(precision), {}).get(product.name):
             return Precision(own)
         if not precision.is_float and (own := {"stem": self.stem, "head": self.head}.get(product.part)):
@@ -110,7 +93,7 @@ class BitFlops:
         total = sum(
             bitflops(p.macs, p.bits(self.executed(p, precision)), p.reduction, self.formula)
             for p in self.products
-            if p.segment == segment and self.exists(p, precision)
+            if p.segment == segment
         )
         if self.include_elementwise:
             total += sum(e.elements * FLOAT_BITS**2 for e in self.elementwise if e.segment == segment)
@@ -123,7 +106,7 @@ class BitFlops:
     @property
     def unit(self) -> float:
         """BitFLOPs of the static w8a8 backbone, every part at w8a8: cost 1."""
-        return replace(self, stem="", head="", compensation="", layers={}).static((Precision("w8a8"),) * self.segments)
+        return replace(self, stem="", head="", layers={}).static((Precision("w8a8"),) * self.segments)
 
     def static(self, path: Sequence[Precision]) -> float:
         """BitFLOPs of a full-length path with the backbone's own head."""
@@ -135,13 +118,11 @@ class BitFlops:
     @property
     def macs(self) -> int:
         """MACs of the whole float network per sample."""
-        return sum(p.macs for p in self.products if p.part != COMPENSATION)
+        return sum(p.macs for p in self.products)
 
     def to_json(self) -> dict[str, Any]:
-        added: dict[str, Any] = {COMPENSATION: self.compensation} if self.compensation else {}
-        if self.layers:
-            added["layers"] = {precision: dict(own) for precision, own in self.layers.items()}
-        return added | {
+        own = {precision: dict(layers) for precision, layers in self.layers.items()}
+        return ({"layers": own} if own else {}) | {
             "elementwise": [asdict(e) for e in self.elementwise],
             "formula": self.formula,
             "head": self.head,
@@ -152,12 +133,13 @@ class BitFlops:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "BitFlops":
+        """What `to_json` gave; raises IntegrityError for costs with layers that quantization no longer adds."""
+        if value.get("compensation"):
+            raise IntegrityError("these costs count layers of `quantize.compensation`, which is no longer there")
         products = tuple(Product(**p) for p in value["products"])
         elementwise = tuple(Elementwise(**e) for e in value["elementwise"])
         switches = {
-            name: value[name]
-            for name in ("formula", "include_elementwise", "stem", "head", COMPENSATION, "layers")
-            if name in value
+            name: value[name] for name in ("formula", "include_elementwise", "stem", "head", "layers") if name in value
         }
         return cls(products, elementwise, **switches)
 
@@ -184,18 +166,7 @@ def trace_cost(backbone: SegmentedBackbone, **switches: Any) -> BitFlops:
     def hook(name: str):  # type: ignore[no-untyped-def]
         return lambda module, inputs, output: see(name, module, inputs, output)
 
-    def beside(name: str):  # type: ignore[no-untyped-def]
-        def see(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            dim, segment = output.shape[-1], backbone.segment_of(name)
-            products.append(Product(name, segment, "weight", output.numel() * dim, dim, COMPENSATION))
-
-        return see
-
     handles = [m.register_forward_hook(hook(n)) for n, m in backbone.named_modules() if not list(m.children())]
-    if switches.get(COMPENSATION):
-        handles += [
-            b.register_forward_hook(beside(f"blocks.{i}.{COMPENSATION}")) for i, b in enumerate(backbone.blocks)
-        ]
     image = torch.zeros(1, backbone.input.channels, backbone.input.height, backbone.input.width)
     try:
         with torch.inference_mode():
@@ -216,8 +187,6 @@ def explain(model: BitFlops, path: Sequence[Precision]) -> Iterable[tuple[str, i
         if product.segment > len(path) or (product.segment == HEAD and len(path) < model.segments):
             continue
         precision = path[-1] if product.segment == HEAD else path[product.segment - 1]
-        if not model.exists(product, precision):
-            continue
         a, b = product.bits(model.executed(product, precision))
         amount = bitflops(product.macs, (a, b), product.reduction, model.formula)
         yield product.name, product.segment, product.kind, product.macs, f"{a}×{b}", amount

@@ -184,8 +184,8 @@ class Quantize(Block):
     weights: Literal["minmax", "mse"] | None = None
     """Search of the weight scales: the full range, or the least squared error."""
     activations: Literal["minmax", "percentile", "mse"] | None = None
-    importance: Literal["none", "output", "fisher"] | None = None
-    """Whether ranges are searched for the error of the values, of the layer's output or of the network's answer."""
+    importance: Literal["none", "output"] | None = None
+    """Whether ranges are searched for the error of the values, or of the layer's output they cause."""
     bias_correction: bool | None = None
     fold_norms: bool | None = None
     softmax: Literal["uniform", "log"] | None = None
@@ -208,8 +208,6 @@ class Quantize(Block):
     """Layers of integer networks with a precision of their own, by name or pattern: `{blocks.*.mlp.fc2: w8a8}`."""
     mixed: bool = False
     """Whether the layers of a segment have bits of their own, within the BitFLOPs of its precision."""
-    compensation: PrecisionName | None = None
-    """Precision of a layer beside each block that takes its error away; none unless given."""
     seed: Seed = 0
 
     def settings(self) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def run(stage: Stage) -> None:
     images = open_dataset(stage.data, dataset, files)
     ids = split_ids(prepared / "splits.parquet")
     backbone = load_backbone(stage.input("backbone"))
-    own = {name: getattr(settings, name) or "" for name in ("stem", "head", "compensation")}
+    own = {name: getattr(settings, name) or "" for name in ("stem", "head")}
     tree = sorted(map(Precision, paths.precisions))
     names = sorted({*tree, *map(Precision, paths.references), Precision("w8a8")})
     configs = {p: QuantizationConfig.of(p, settings.preset, **settings.settings()) for p in names if not p.is_float}

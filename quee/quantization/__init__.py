@@ -6,7 +6,7 @@ arithmetic whatever the batch or the number of threads.
 
 from quee.quantization.allocation import with_mixed_bits
 from quee.quantization.calibration import quantize_, quantize_paths
-from quee.quantization.config import ADDITIONS, INGREDIENTS, PRESETS, QuantizationConfig
+from quee.quantization.config import INGREDIENTS, PRESETS, QuantizationConfig
 from quee.quantization.layers import (
     QuantizedConv2d,
     QuantizedLinear,
@@ -20,7 +20,6 @@ from quee.quantization.single import quantize_linear
 from quee.quantization.weights import quantize_weight
 
 __all__ = [
-    "ADDITIONS",
     "INGREDIENTS",
     "PRESETS",
     "AffineQuantizer",

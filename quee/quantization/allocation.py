@@ -58,9 +58,8 @@ def layer_noise(
     `images` (n, c, h, w) both calibrate and measure. Layers are calibrated as `config` says, in closed form.
     """
     plain = replace(
-        config, layers=(), compensation=None,
+        config, layers=(),
         rounding="compensated" if config.rounding == "learned" else config.rounding,
-        importance="output" if config.importance == "fisher" else config.importance,
     )  # fmt: skip
     with torch.inference_mode():
         labels = torch.cat([backbone(part) for part in images.split(SAMPLES)]).argmax(dim=1)

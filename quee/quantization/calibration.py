@@ -18,10 +18,7 @@ from quee.errors import QueeError
 from quee.io import read_metadata, read_tensors, write_tensors
 from quee.precision import Precision
 from quee.progress import progress
-from quee.quantization.beside import add_beside, block_of
-from quee.quantization.compensation import compensation, through
 from quee.quantization.config import QuantizationConfig
-from quee.quantization.fisher import Fisher, fisher
 from quee.quantization.folding import channel_affine, fold, unfold_weight
 from quee.quantization.layers import QUANTIZED, QuantizedLayer, QuantizedMatMul, layout, quantizable, quantized_layer
 from quee.quantization.overrides import resolved
@@ -42,10 +39,8 @@ class Calibrator:
         model: nn.Module,
         config: QuantizationConfig,
         partial: Path | None = None,
-        information: Fisher | None = None,
     ) -> None:
-        """`partial` is a folder where finished units are kept, and found again; `information` is there for configs
-        whose importance is `fisher`."""
+        """`partial` is a folder where finished units are kept, and found again."""
         if config.precision.is_float:
             raise QueeError(f"quantize_ makes integer precisions such as w8a8, not {config.precision}")
         self.float, self.config = model, config
@@ -55,7 +50,6 @@ class Calibrator:
         """LayerNorms that are no longer the float network's."""
         self.latents: dict[str, Tensor] = {}
         self.partial = partial
-        self.information = information if config.importance == "fisher" else None
         self.own = resolved(quantizable(model), config.layers)
 
     def precision(self, unit: Unit, layer: str = "") -> Precision:
@@ -104,15 +98,12 @@ class Calibrator:
         self._unit(unit, found, x, reference)
         if config.rounding == "learned" and unit.layers and self.precision(unit).weight_bits < PLAIN_BITS:
             target = behind if config.target == "float" else run_unit(self.float, unit, x)
-            importance = self.information.states[unit.name] if self.information else torch.ones(())
-            reconstruct(self.network, unit, self.latents, x, target, importance, config)
+            reconstruct(self.network, unit, self.latents, x, target, config)
             self.norms |= set(norms_of(self.network, unit))
-        if config.compensation and unit.name.startswith("blocks.") and not self.precision(unit).plain:
-            self._compensate(unit, x, reference if config.target == "float" else x)
 
     def _keep(self, unit: Unit, norms: set[str], file: Path) -> None:
-        """Write a finished unit: its layers, the norms that changed with them, and what is beside it."""
-        parts = {n: p for n, p in layout(self.network).items() if n in unit.layers or block_of(n) == unit.name}
+        """Write a finished unit: its layers, and the norms that changed with them."""
+        parts = {name: kinds for name, kinds in layout(self.network).items() if name in unit.layers}
         modules = {name: self.network.get_submodule(name) for name in sorted({*parts, *norms})}
         state = {f"{n}.{key}": value.cpu().numpy() for n, m in modules.items() for key, value in m.state_dict().items()}
         write_tensors(file, state, {"layout": json.dumps(parts, sort_keys=True), "norms": json.dumps(sorted(norms))})
@@ -122,13 +113,8 @@ class Calibrator:
         state, facts = read_tensors(file), read_metadata(file)
         parts, norms = json.loads(facts["layout"]), json.loads(facts["norms"])
         for name, (precision, *kinds) in parts.items():
-            if block := block_of(name):
-                square = nn.Linear(self.network.dim, self.network.dim)  # type: ignore[arg-type]
-                layer = quantized_layer(square, Precision(precision), kinds)
-                add_beside(self.network.get_submodule(block), layer)
-            else:
-                layer = quantized_layer(self.float.get_submodule(name), Precision(precision), kinds)
-                self.network.set_submodule(name, layer)
+            layer = quantized_layer(self.float.get_submodule(name), Precision(precision), kinds)
+            self.network.set_submodule(name, layer)
         for name in [*parts, *norms]:
             module = self.network.get_submodule(name)
             module.load_state_dict({key: torch.from_numpy(state[f"{name}.{key}"]) for key in module.state_dict()})
@@ -159,21 +145,12 @@ class Calibrator:
             layer.finalize()
             self.network.set_submodule(name, layer.to(x.device))
 
-    def _compensate(self, unit: Unit, x: Tensor, reference: Tensor) -> None:
-        """Put a layer beside a calibrated block, so that on x it gives what the float block gives on `reference`."""
-        assert self.config.compensation is not None
-        rows, given = through(self.network, unit, x, self.config.rows)
-        missing = through(self.float, unit, reference, self.config.rows)[1] - given
-        layer = compensation(rows, missing, self.config.compensation, self.config, unit.name)
-        add_beside(self.network.get_submodule(unit.name), layer.to(x.device))
-
     def _product(self, name: str, layer: QuantizedMatMul, a: np.ndarray, b: np.ndarray) -> None:
         bits = layer.precision.activation_bits
         powers = name.endswith("attention_value") and self.config.softmax == "log" and bits < PLAIN_BITS
         method = self.config.activations
-        of_a, of_b = self.information.operands[name] if self.information else (None, None)
-        layer.a = search_quantizer(thinned(a), bits, method, name, of_a, ("log",) if powers else ())
-        layer.b = search_quantizer(thinned(b), bits, method, name, of_b)
+        layer.a = search_quantizer(thinned(a), bits, method, name, None, ("log",) if powers else ())
+        layer.b = search_quantizer(thinned(b), bits, method, name)
 
     def _weighted(
         self,
@@ -200,8 +177,6 @@ class Calibrator:
         if few and name in found.gelu:
             families = {"uniform": (), "searched": ("two_range", "shifted_log")}.get(config.gelu, (config.gelu,))
         importance = None if config.importance == "none" else np.square(weight).sum(axis=0)
-        if self.information:
-            importance = self.information.outputs[name] @ np.square(weight)
         bits = precision.activation_bits
         layer.input = search_quantizer(thinned(rows), bits, config.activations, name, importance, families)
         seen = (layer.input(torch.from_numpy(rows).float()) * layer.input.scale).double().numpy()
@@ -253,7 +228,7 @@ def quantize_(
     head) are kept in `partial`, a folder for this model, config and data alone, and found again.
     """
     images = checked(calibration_batches, config.samples, model).to(_device(model))
-    calibrator = Calibrator(model, config, partial, _information([config], model, images))
+    calibrator = Calibrator(model, config, partial)
     x, reference = images, images
     with progress(f"quantizing to {config.precision}", len(calibrator.units)) as bar:
         for segment in _segments(model):
@@ -275,8 +250,7 @@ def quantize_paths(
     precision per segment, uniformly. Raises QueeError as `quantize_` does.
     """
     images = checked(calibration_batches, max(config.samples for config in configs), model).to(_device(model))
-    information = _information(configs, model, images)
-    calibrators = [Calibrator(model, config, partial, information) for config in configs]
+    calibrators = [Calibrator(model, config, partial) for config in configs]
     random = np.random.default_rng(seed)
     x, reference = images, images
     segments = _segments(model)
@@ -294,11 +268,6 @@ def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _information(configs: Sequence[QuantizationConfig], model: nn.Module, images: Tensor) -> Fisher | None:
-    wanted = [config for config in configs if config.importance == "fisher"]
-    return fisher(model, images, wanted[0].seed) if wanted else None
-
-
 def _segments(model: nn.Module) -> list[int]:
     """Segments in the order of execution, the head (0) last."""
     return [*range(1, model.segments + 1), 0] if isinstance(model, SegmentedBackbone) else [1]
@@ -314,9 +283,7 @@ def _float_segment(calibrator: Calibrator, segment: int, reference: Tensor) -> T
 def install(model: nn.Module, calibrator: Calibrator) -> nn.Module:
     """Put what was calibrated into the float model."""
     for name, module in list(calibrator.network.named_modules()):
-        if isinstance(module, QUANTIZED) and (block := block_of(name)):
-            add_beside(model.get_submodule(block), module)
-        elif isinstance(module, QUANTIZED):
+        if isinstance(module, QUANTIZED):
             model.set_submodule(name, module)
     for name in sorted(calibrator.norms):
         model.get_submodule(name).load_state_dict(calibrator.network.get_submodule(name).state_dict())

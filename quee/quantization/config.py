@@ -11,7 +11,7 @@ from quee.registry import Registry, unknown
 CHOICES = {
     "weights": ("minmax", "mse"),
     "activations": ("minmax", "percentile", "mse"),
-    "importance": ("none", "output", "fisher"),
+    "importance": ("none", "output"),
     "rounding": ("nearest", "compensated", "learned"),
     "softmax": ("uniform", "log"),
     "gelu": ("uniform", "two_range", "shifted_log", "searched"),
@@ -35,9 +35,8 @@ class QuantizationConfig:
     activations: str = "mse"
     """Search of activation ranges: `minmax`, `percentile` or `mse`."""
     importance: str = "output"
-    """Error that ranges are searched for: of the values themselves (`none`), of the layer's output they cause
-    (`output`), or of the network's answer (`fisher`: the Fisher information's diagonal, which weights learned rounding
-    too)."""
+    """Error that ranges are searched for: of the values themselves (`none`), or of the layer's output they cause
+    (`output`)."""
     bias_correction: bool = True
     """Absorb the mean error of each layer's output in its bias."""
     fold_norms: bool = True
@@ -71,9 +70,6 @@ class QuantizationConfig:
     """Precision of the head; w8a8 unless given."""
     layers: tuple[tuple[str, Precision], ...] = ()
     """Layers with a precision of their own, whatever their part's: by name or by a pattern such as `blocks.*.mlp.fc2`."""
-    compensation: Precision | None = None
-    """Precision of a linear layer beside each block of fewer than 8 activation bits, fitted to take its error away
-    (QwT); none unless given."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -85,7 +81,7 @@ class QuantizationConfig:
                 raise UsageError(f"{name} {value!r}; valid: from 1")
         if not self.ridge_strength >= 0:
             raise UsageError(f"ridge_strength {self.ridge_strength!r}; valid: from 0")
-        for name in ("precision", "stem", "head", "compensation"):
+        for name in ("precision", "stem", "head"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Precision):
                 object.__setattr__(self, name, Precision(value))
@@ -105,19 +101,11 @@ class QuantizationConfig:
         return replace(self, **INGREDIENTS[ingredient])
 
     def to_json(self) -> dict[str, Any]:
-        """Every setting; of the additions those that are made."""
-        shown = {k: v for k, v in _fields(self).items() if k not in ADDED or v}
+        """Every setting by name; `layers` only where a layer has a precision of its own."""
+        shown = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "layers"}
         if self.layers:
             shown["layers"] = {name: str(precision) for name, precision in self.layers}
         return {k: str(v) if isinstance(v, Precision) else v for k, v in shown.items()}
-
-    def with_addition(self, addition: str) -> "QuantizationConfig":
-        """The config with what the default leaves out; raises UsageError naming an unknown addition."""
-        return replace(self, **ADDITIONS[addition])
-
-
-def _fields(config: QuantizationConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 
 INGREDIENTS: Registry[dict[str, Any]] = Registry("ingredient")
@@ -138,19 +126,6 @@ _OFF: dict[str, dict[str, Any]] = {
 }
 for _name, _off in _OFF.items():
     INGREDIENTS.register(_name)(_off)
-
-ADDITIONS: Registry[dict[str, Any]] = Registry("addition")
-"""What the default leaves out, because it was not found to pay: name to the settings that switch it on."""
-
-_ON: dict[str, dict[str, Any]] = {
-    "compensation": {"compensation": Precision("w8a8")},
-    "fisher": {"importance": "fisher"},
-}
-for _name, _on in _ON.items():
-    ADDITIONS.register(_name)(_on)
-
-ADDED = ("compensation", "layers")
-"""Settings that are named only where they are made use of."""
 
 PLAIN: dict[str, Any] = {
     "weights": "minmax", "activations": "minmax", "importance": "none", "bias_correction": False, "fold_norms": False,

@@ -13,7 +13,6 @@ from torch.nn import functional
 from quee.backbones.attention import MatMul
 from quee.errors import QueeError
 from quee.precision import Precision
-from quee.quantization.beside import add_beside, block_of
 from quee.quantization.quantizers import QUANTIZERS, Quantizer, make_quantizer
 
 EXACT = 2.0**24
@@ -239,20 +238,14 @@ def empty_quantized(model: nn.Module, layout: Layout) -> nn.Module:
     Raises QueeError when the layout is not one of this model.
     """
     layers = quantizable(model)
-    blocks = {name for name, _ in model.named_modules()}
-    beside = {name for name in layout if block_of(name) in blocks - {""}}
-    if set(layers) != set(layout) - beside:
-        odd = min(set(layers) ^ (set(layout) - beside))
+    if set(layers) != set(layout):
+        odd = min(set(layers) ^ set(layout))
         raise QueeError(f"the quantized network and the backbone differ in layer {odd}")
-    for name in [*layers, *sorted(beside)]:
+    for name, layer in layers.items():
         precision, *kinds = layout[name]
         if not set(kinds) <= set(QUANTIZERS):
             raise QueeError(f"{name}: unknown quantizer {kinds!r}; valid: {', '.join(QUANTIZERS)}")
-        if name in beside:
-            square = nn.Linear(model.dim, model.dim)  # type: ignore[arg-type]
-            add_beside(model.get_submodule(block_of(name)), quantized_layer(square, Precision(precision), kinds))
-        else:
-            model.set_submodule(name, quantized_layer(layers[name], Precision(precision), kinds))
+        model.set_submodule(name, quantized_layer(layer, Precision(precision), kinds))
     return model
 
 

@@ -102,10 +102,9 @@ def reconstruct(
     latents: Mapping[str, Tensor],
     x: Tensor,
     target: Tensor,
-    importance: Tensor,
     config: QuantizationConfig,
 ) -> tuple[float, float]:
-    """Train a calibrated unit in place on states x (n, …) to give `target` (n, …); errors weighted by `importance`.
+    """Train a calibrated unit in place on states x (n, …) to give `target` (n, …).
 
     `latents` are the layers' weights in steps of their grids, before they were rounded. Returns the error on the held-out
     samples before and after; nothing is changed where it does not fall.
@@ -121,13 +120,13 @@ def reconstruct(
             assert isinstance(layer, QuantizedLinear | QuantizedConv2d)
             soft[name] = SoftLayer(layer, latents[name].to(x.device))
     check = torch.arange(len(x)) % HELD_OUT == HELD_OUT - 1
-    before = _error(network, unit, x[check], target[check], importance)
+    before = _error(network, unit, x[check], target[check])
     norms = norms_of(network, unit)
     with one_thread():
         for name, module in soft.items():
             network.set_submodule(name, module)
         try:
-            _train(network, unit, soft, norms, x[~check], target[~check], importance, config, generator)
+            _train(network, unit, soft, norms, x[~check], target[~check], config, generator)
         finally:
             for name, module in soft.items():
                 network.set_submodule(name, module.layer)
@@ -136,7 +135,7 @@ def reconstruct(
     with torch.no_grad():
         for module in soft.values():
             module.harden()
-    after = _error(network, unit, x[check], target[check], importance)
+    after = _error(network, unit, x[check], target[check])
     if not after < before:
         load_unit_state(network, unit, kept)
     return before, after
@@ -149,7 +148,6 @@ def _train(
     norms: Mapping[str, nn.LayerNorm],
     x: Tensor,
     target: Tensor,
-    importance: Tensor,
     config: QuantizationConfig,
     generator: torch.Generator,
 ) -> None:
@@ -166,16 +164,16 @@ def _train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.iterations)
     for _ in range(config.iterations):
         rows = torch.randint(len(x), (min(BATCH, len(x)),), generator=generator)
-        loss = ((unit.run(network, x[rows]) - target[rows]).square() * importance).mean()
+        loss = (unit.run(network, x[rows]) - target[rows]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
 
 
-def _error(network: nn.Module, unit: Unit, x: Tensor, target: Tensor, importance: Tensor) -> float:
+def _error(network: nn.Module, unit: Unit, x: Tensor, target: Tensor) -> float:
     with torch.no_grad():
-        return float(((unit.run(network, x) - target).square() * importance).double().mean())
+        return float((unit.run(network, x) - target).square().double().mean())
 
 
 def norms_of(network: nn.Module, unit: Unit) -> dict[str, nn.LayerNorm]:

@@ -141,7 +141,7 @@ def test_a_network_that_is_quantized_already_is_refused(backbone: SegmentedBackb
 def test_finished_units_are_found_again_and_the_result_is_the_same(
     original: SegmentedBackbone, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs = [config("w3a3", compensation="w8a8", head="w4a4"), config("w8a8")]
+    configs = [config("w3a3", head="w4a4"), config("w8a8")]
     whole = quantize_paths(original, configs, [images])
     calibrate = Calibrator._calibrate
 

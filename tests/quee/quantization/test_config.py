@@ -7,7 +7,7 @@ import pytest
 from quee.errors import UsageError
 from quee.experiment import Quantize
 from quee.precision import Precision
-from quee.quantization import ADDITIONS, INGREDIENTS, PRESETS, QuantizationConfig
+from quee.quantization import INGREDIENTS, PRESETS, QuantizationConfig
 from quee.quantization.config import CHOICES, PLAIN
 
 
@@ -23,14 +23,6 @@ def test_every_preset_is_a_config_and_names_its_precision(preset: str) -> None:
 def test_every_ingredient_of_the_default_can_be_switched_off(ingredient: str) -> None:
     config = QuantizationConfig(Precision("w4a4"))
     assert config.without(ingredient) != config
-
-
-@pytest.mark.parametrize("addition", ADDITIONS)
-def test_every_addition_is_left_out_of_the_default_and_can_be_made(addition: str) -> None:
-    config = QuantizationConfig(Precision("w4a4"))
-    assert config.with_addition(addition) != config
-    assert set(config.with_addition(addition).to_json()) >= set(config.to_json())
-    assert "compensation" not in config.to_json()  # what is written of the default says no more than it did
 
 
 def test_without_any_ingredient_the_default_is_plain_minmax() -> None:
@@ -53,8 +45,6 @@ def test_unknown_names_and_values_are_answered_with_the_valid_ones() -> None:
         QuantizationConfig.of("w9a9")
     with pytest.raises(UsageError, match="unknown ingredient 'folding'"):
         QuantizationConfig(Precision("w4a4")).without("folding")
-    with pytest.raises(UsageError, match="unknown addition 'qwt'"):
-        QuantizationConfig(Precision("w4a4")).with_addition("qwt")
 
 
 def test_the_experiments_block_has_every_setting_with_the_same_choices() -> None:

@@ -41,7 +41,7 @@ def calibrated(backbone: SegmentedBackbone, config: QuantizationConfig) -> tuple
 def test_a_block_comes_closer_to_the_float_one_and_stays_on_its_grid(backbone: SegmentedBackbone) -> None:
     calibrator, state, target = calibrated(backbone, CONFIG)
     network, block = calibrator.network, calibrator.units[1]
-    before, after = reconstruct(network, block, calibrator.latents, state, target, torch.ones(()), CONFIG)
+    before, after = reconstruct(network, block, calibrator.latents, state, target, CONFIG)
     assert after < before
     for name in ("attn.qkv", "mlp.fc2"):
         layer = network.get_submodule(f"blocks.0.{name}")
@@ -60,7 +60,7 @@ def test_what_held_out_samples_do_not_confirm_is_not_kept(
     kept, output = unit_state(network, block), run_unit(network, block, state)
     rates = {"latent": 5.0, "scale": 1.0, "bias": 5.0, "norm": 1.0}  # far too fast
     monkeypatch.setattr("quee.quantization.reconstruction.RATES", rates)
-    before, after = reconstruct(network, block, calibrator.latents, state, target, torch.ones(()), CONFIG)
+    before, after = reconstruct(network, block, calibrator.latents, state, target, CONFIG)
     assert after >= before
     assert all(torch.equal(value, kept[key]) for key, value in unit_state(network, block).items())
     assert torch.equal(run_unit(network, block, state), output)
