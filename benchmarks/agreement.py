@@ -27,7 +27,7 @@ from quee.exits import ExitHeads
 from quee.features import GateView
 from quee.io import read_json, read_tensors
 from quee.policies import FittedQ, Plan, simulate
-from quee.predictors import Predictors, gate_inputs
+from quee.policies.predictors import Predictors
 from quee.runtime import AdaptiveClassifier, Options, Routed, load_bundle
 from quee.runtime.engines import open_engine
 from quee.runtime.executor import draws
@@ -55,8 +55,7 @@ def simulated(
     """Nodes and labels (n,) from the cache alone, and each sample's λ."""
     at, tree = classifier.operating(Options(budget=budget)), cache.tree
     lambdas = np.array([at.low.trade_off, at.high.trade_off])
-    inputs = [gate_inputs(tree, gate, cache.features) for gate in range(1, tree.segments)]
-    ends, rows = simulate(tree, policy, inputs, lambdas), np.arange(len(cache))
+    ends, rows = simulate(tree, policy, cache.features, lambdas), np.arange(len(cache))
     second = (draws(x) < at.share).astype(int)
     node = ends[np.where(second, at.high.first, at.low.first), rows, second]
     return node, cache.prediction[rows, node], lambdas[second]
@@ -113,8 +112,8 @@ def margin(
             return float("inf")
         here, gate = a[shared - 1], shared
         steps = [-1 if len(path) == shared else int(tree.choice[path[shared]]) for path in (a, b)]
-        inputs = gate_inputs(tree, gate, cache.features[row : row + 1])[:, list(tree.nodes_at(gate)).index(here)]
-        values = policy.values(here, inputs, at[row : row + 1])[0, :, 0]
+        view = cache.features[row, a[:shared]].reshape(1, -1)
+        values = policy.values(policy.read(gate, np.array([here]), view), at[row : row + 1])[0]
         largest = max(largest, abs(float(values[steps[0] + 1] - values[steps[1] + 1])))
     return largest
 

@@ -23,7 +23,8 @@ from quee.evaluation.sweep import Setting, Sweep
 from quee.experiment import FittedQ as FittedQSettings
 from quee.paths import PathTree
 from quee.policies import Plan, fit_fitted_q
-from quee.predictors import Network, Predictors, gate_inputs, rows_of
+from quee.policies.predictors import Predictors, gate_inputs, rows_of
+from quee.predictors import quantized
 
 PRECISIONS, SEGMENTS, FEATURES, HIDDEN = ("w3a3", "w4a4", "w8a8"), 4, 12, 32
 SECONDS, MEGABYTES = 10.0, 2000.0
@@ -65,7 +66,7 @@ def predictors_for(cache: FeatureCache) -> Predictors:
         first, last = nn.Linear(x.shape[1], HIDDEN), nn.Linear(HIDDEN, len(cache.tree.suffixes(gate)))
         for layer in (first, last):
             layer.requires_grad_(False)
-        networks.append(Network.quantized(x.mean(axis=0), x.std(axis=0) + 1e-6, first, last, x))
+        networks.append(quantized(x.mean(axis=0), x.std(axis=0) + 1e-6, first, last, x))
     return Predictors(networks)
 
 

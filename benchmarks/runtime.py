@@ -34,9 +34,8 @@ from quee.experiment import load_experiment
 from quee.features import GateView
 from quee.io import read_json, read_table
 from quee.paths import PathTree
-from quee.policies import EXIT, simulate_behind
+from quee.policies import EXIT, Limit, Policy, Table, simulate_behind
 from quee.precision import Precision
-from quee.predictors import gate_inputs
 from quee.runtime import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.engines import Step, open_engine
@@ -61,16 +60,21 @@ IMAGES = {1: 150, 8: 400, 64: 1024, 256: 1024}
 
 @dataclass
 class Threshold:
-    """Leaves where the largest probability reaches a threshold: early exit only, as a router."""
+    """Leaves where the largest probability reaches a threshold: early exit only, as a policy."""
 
     tree: PathTree
     threshold: float
     features: int
     """How many a gate has."""
 
-    def decide(self, gate: int, node: np.ndarray, features: np.ndarray, *_: Any) -> tuple[np.ndarray, np.ndarray]:
-        leaves = features[:, -self.features] >= self.threshold  # the first of this gate's
-        return np.where(leaves, EXIT, 0), np.zeros(len(node))
+    def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
+        return Table(gate, node, (view[:, -self.features],))  # the first of this gate's
+
+    def decide(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
+        return np.where(table.columns[0] >= self.threshold, EXIT, 0)
+
+    def exit_error(self, table: Table) -> np.ndarray:
+        return 1 - table.columns[0]
 
 
 @dataclass
@@ -80,12 +84,18 @@ class Forced:
     tree: PathTree
     share: float
 
-    def decide(self, gate: int, node: np.ndarray, features: np.ndarray, *_: Any) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
+        return Table(gate, node, ())
+
+    def decide(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
         gates = self.tree.segments - 1
-        here = self.share / gates / (1 - self.share * (gate - 1) / gates)
-        step = np.zeros(len(node), np.int64)
-        step[: round(here * len(node))] = EXIT
-        return step, np.zeros(len(node))
+        here = self.share / gates / (1 - self.share * (table.gate - 1) / gates)
+        step = np.zeros(len(table), np.int64)
+        step[: round(here * len(table))] = EXIT
+        return step
+
+    def exit_error(self, table: Table) -> np.ndarray:
+        return np.zeros(len(table))
 
 
 class Recording:
@@ -103,9 +113,9 @@ class Recording:
         return self.engine.executed(precision)
 
 
-def routed_by(engine: Any, router: Any, features: int) -> Run:
-    """Runs images as a router decides, to log probabilities."""
-    executor = Executor(engine, router, features)
+def routed_by(engine: Any, policy: Policy, features: int) -> Run:
+    """Runs images as a policy decides, to log probabilities."""
+    executor = Executor(engine, policy, np.zeros(len(policy.tree)), features)
 
     def run(x: np.ndarray) -> np.ndarray:
         n, found = len(x), {}
@@ -277,15 +287,14 @@ def quee_runs(
 
     features = np.zeros((len(error), len(tree), names), np.float32)
     features[:, : classifier.validation["features"].shape[1]] = classifier.validation["features"]
-    inputs = [gate_inputs(tree, gate, features) for gate in range(1, tree.segments)]
 
     def chosen(own: AdaptiveClassifier) -> float:
         lambdas, first = np.array([p.trade_off for p in own.points]), np.array([p.first for p in own.points])
-        ends = simulate_behind(tree, own.policy, inputs, lambdas, first)
+        ends = simulate_behind(tree, own.policy, features, lambdas, first)
         return next((p.cost for i, p in enumerate(own.points) if sure(ends[:, i])), own.points[-1].cost)
 
     options.budget = chosen(classifier)
-    timings = measure(engine, classifier.executor.router, names, x[:64], (1, 2, 4, 8, 16, 32, 64), 9)
+    timings = measure(engine, classifier.policy, names, x[:64], (1, 2, 4, 8, 16, 32, 64), 9)
     classifier.profile = Profile("", engine.name, "", options.threads, "", timings)
     milliseconds = {batch: chosen(classifier.timed(batch)) for batch in BATCHES}
     print(f"budget {options.budget:.3f} of static w8a8, or by batch {milliseconds} ms per image")

@@ -8,15 +8,15 @@ w8a8 backbone. See docs/cost.md for a table worked out by hand.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import log2, prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from quee.backbones.attention import MatMul
-from quee.backbones.base import SegmentedBackbone
 from quee.errors import IntegrityError
 from quee.precision import Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from quee.backbones.base import SegmentedBackbone
 
 FLOAT_BITS = 32
 HEAD = 0
@@ -144,12 +144,17 @@ class BitFlops:
         return cls(products, elementwise, **switches)
 
 
-def trace_cost(backbone: SegmentedBackbone, **switches: Any) -> BitFlops:
+def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
     """Cost model of a float backbone: the shapes its layers see on one image, and the MACs that follow from them."""
+    import torch
+    from torch import nn
+
+    from quee.backbones.attention import MatMul
+
     products: list[Product] = []
     elementwise: list[Elementwise] = []
 
-    def see(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def see(name: str, module: "nn.Module", inputs: "tuple[Tensor, ...]", output: "Tensor") -> None:
         segment = backbone.segment_of(name)
         part = "head" if segment == HEAD else "block" if name.startswith("blocks.") else "stem"
         if isinstance(module, MatMul):

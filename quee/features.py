@@ -4,13 +4,17 @@ The first four are the uncertainty measures of JEI-DNN's gates: largest probabil
 two largest, entropy of p²/Σp². The others are the compressed embedding: principal components of the pooled state.
 """
 
-import numpy as np
-from scipy.special import log_softmax, xlogy
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from quee.execution import MultiPrecisionBackbone
-from quee.exits import ExitHeads
+import numpy as np
+
 from quee.precision import Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from quee.execution import MultiPrecisionBackbone
+    from quee.exits import ExitHeads
 
 UNCERTAINTY = ("max_probability", "entropy", "margin", "sharpened_entropy")
 
@@ -19,38 +23,51 @@ def feature_names(embedding: int) -> list[str]:
     return [*UNCERTAINTY, *(f"embedding_{i}" for i in range(embedding))]
 
 
-def uncertainty(log_probs: np.ndarray) -> np.ndarray:
-    """Log probabilities (n, classes), float64, to the uncertainty features (n, 4)."""
+def state_features(logits: np.ndarray, embedding: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Log probabilities (n, classes), float64, and state features (n, F), float32, of exit logits (n, classes).
+
+    `embedding` (n, E) follows the measures of uncertainty. Computed in double precision and rounded once, row by row, so
+    that a sample's features do not depend on the batch. Logarithms are taken once and shared: for a small segment the
+    features would otherwise take as long as the segment.
+    """
+    rows, measures = np.arange(len(logits)), len(UNCERTAINTY)
+    log_probs = logits.astype(np.float64)
+    top = log_probs.argmax(axis=1)
+    log_probs -= log_probs[rows, top][:, None]
     p = np.exp(log_probs)
-    top = np.partition(p, -2, axis=1)[:, -2:]
-    squared = p**2
-    squared /= squared.sum(axis=1, keepdims=True)
-    entropy, sharpened = -(p * log_probs).sum(axis=1), -xlogy(squared, squared).sum(axis=1)
-    return np.stack([top[:, 1], entropy, top[:, 1] - top[:, 0], sharpened], axis=1)
+    total = p.sum(axis=1)
+    log_probs -= np.log(total)[:, None]
+    p /= total[:, None]
+    squared = p * p
+    mass = squared.sum(axis=1)
+    features = np.empty((len(rows), measures + (0 if embedding is None else embedding.shape[1])), np.float32)
+    features[:, 0] = largest = p[rows, top]
+    features[:, 1] = -np.multiply(p, log_probs).sum(axis=1)
+    # With q = p²/Σp²: -Σ q log q = log Σp² - 2 Σ q log p.
+    features[:, 3] = np.log(mass) - 2 * np.multiply(squared, log_probs, out=squared).sum(axis=1) / mass
+    p[rows, top] = -1.0
+    features[:, 2] = largest - p.max(axis=1)
+    if embedding is not None:
+        features[:, measures:] = embedding
+    return log_probs, features
 
 
 class GateView:
     """What is computed at a gate, alike when the cache is built and when the classifier runs."""
 
-    def __init__(self, backbone: MultiPrecisionBackbone, heads: ExitHeads, embedding: bool) -> None:
+    def __init__(self, backbone: "MultiPrecisionBackbone", heads: "ExitHeads", embedding: bool) -> None:
         self.backbone, self.heads, self.embedding = backbone, heads, embedding
 
     @property
     def names(self) -> list[str]:
         return feature_names(self.heads.embedding if self.embedding else 0)
 
-    def __call__(self, gate: int, precision: Precision, state: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Log probabilities (n, classes), float64, and state features (n, F), float32, of states at a gate.
-
-        Computed exactly, or in double precision and rounded once, so that they do not depend on the batch.
-        """
+    def __call__(self, gate: int, precision: Precision, state: "Tensor") -> tuple[np.ndarray, np.ndarray]:
+        """Log probabilities (n, classes), float64, and state features (n, F), float32, of states at a gate."""
         pooled = self.heads.pooled(self.backbone, state)
         logits = self.heads.logits(self.backbone, gate, precision, state, pooled)
-        log_probs = log_softmax(logits.numpy().astype(np.float64), axis=1)
-        columns = [uncertainty(log_probs)]
-        if self.embedding:
-            columns.append(self.heads.heads[gate - 1].embed(pooled))
-        return log_probs, np.concatenate(columns, axis=1).astype(np.float32)
+        embedding = self.heads.heads[gate - 1].embed(pooled) if self.embedding else None
+        return state_features(logits.numpy(), embedding)
 
     def bitflops(self, gate: int) -> float:
         """BitFLOPs spent on features beyond the exit head."""

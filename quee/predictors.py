@@ -1,104 +1,38 @@
-"""Predictors h_j: at each gate a small network from state features to the error probability of every way to go on.
+"""Fitting the predictors h_j to the targets p̃e.
 
-Inputs are the state features at the nodes visited, stacked, and the prefix precisions one-hot; outputs are suffixes,
-"exit here" first, through a sigmoid. Trained on the targets p̃e with cross-entropy and early stopping; then executed
-and counted at w8a8, as exit heads are: in floating point a predictor would cost a sixth of the cheapest segment of a
-small network.
+Trained in floating point with cross-entropy and early stopping; then executed and counted at w8a8, as exit heads are: in
+floating point a predictor would cost a sixth of the cheapest segment of a small network. How they are executed is in
+`quee.policies.predictors`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import expit
 from torch import Tensor, nn
 
 from quee.cache import FeatureCache
-from quee.cost import bitflops
 from quee.experiment import Predictors as PredictorSettings
-from quee.paths import PathTree
 from quee.perceptron import Fit, fit_perceptron
-from quee.precision import Precision
+from quee.policies.predictors import CLIP, PRECISION, Layer, Network, Predictors, gate_inputs, rows_of
 from quee.quantization import QuantizedLinear, quantize_linear
 from quee.targets import calibration_error
 
-
-def gate_inputs(tree: PathTree, gate: int, features: np.ndarray) -> np.ndarray:
-    """Predictor inputs (S, nodes at the gate, D) from cached features (S, N, F): visited nodes' features, then prefix."""
-    nodes = tree.nodes_at(gate)
-    lineages = np.array([tree.lineage(int(node)) for node in nodes])  # (nodes, gate)
-    stacked = features[:, lineages].reshape(len(features), len(nodes), -1)
-    prefix = np.eye(len(tree.precisions), dtype=np.float32)[tree.choice[lineages]].reshape(len(nodes), -1)
-    return np.concatenate([stacked, np.broadcast_to(prefix, (len(features), *prefix.shape))], axis=2)
-
-
-PRECISION = Precision("w8a8")
-CLIP = 8.0
-"""Standardised inputs beyond are taken for this."""
 RANGE_ROWS = 4096
 """Inputs on which the ranges of the quantized layers are searched."""
 
 
-@dataclass
-class Network:
-    """Standardisation, one hidden layer of rectified units, a linear output; integer products, exact in any batch."""
+def quantized(mean: np.ndarray, scale: np.ndarray, first: nn.Linear, last: nn.Linear, x: np.ndarray) -> Network:
+    """A network of layers in floating point, their ranges searched on inputs x (n, D)."""
+    z = standardised(x[:: max(1, len(x) // RANGE_ROWS)], mean, scale)
+    own = quantize_linear(first, z, PRECISION, "predictor.first")
+    with torch.inference_mode():
+        behind = quantize_linear(last, own(z).relu(), PRECISION, "predictor.last")
+    return Network(mean, scale, _layer(own), _layer(behind))
 
-    mean: np.ndarray
-    """(D,)"""
-    scale: np.ndarray
-    first: QuantizedLinear
-    """(…, D) to (…, H)."""
-    last: QuantizedLinear
-    """(…, H) to (…, outputs)."""
 
-    @classmethod
-    def quantized(
-        cls, mean: np.ndarray, scale: np.ndarray, first: nn.Linear, last: nn.Linear, x: np.ndarray
-    ) -> "Network":
-        """From layers in floating point, their ranges searched on inputs x (n, D)."""
-        z = standardised(x[:: max(1, len(x) // RANGE_ROWS)], mean, scale)
-        own = quantize_linear(first, z, PRECISION, "predictor.first")
-        with torch.inference_mode():
-            return cls(mean, scale, own, quantize_linear(last, own(z).relu(), PRECISION, "predictor.last"))
-
-    def _hidden(self, x: np.ndarray) -> Tensor:
-        with torch.inference_mode():
-            return self.first(standardised(x, self.mean, self.scale)).relu_()
-
-    def hidden(self, x: np.ndarray) -> np.ndarray:
-        """(…, D) to (…, H), float64."""
-        return self._hidden(x).double().numpy()
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Logits (…, outputs), float32."""
-        with torch.inference_mode():
-            found: np.ndarray = self.last(self._hidden(x)).numpy()
-        return found
-
-    @property
-    def bitflops(self) -> float:
-        products = self.first.weight.numel() + self.last.weight.numel()
-        return bitflops(products, (PRECISION.weight_bits, PRECISION.activation_bits))
-
-    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        found = {f"{prefix}.mean": self.mean, f"{prefix}.scale": self.scale}
-        for name, layer in (("first", self.first), ("last", self.last)):
-            found |= {f"{prefix}.{name}.{key}": value.numpy() for key, value in layer.state_dict().items()}
-        return found
-
-    @classmethod
-    def from_arrays(cls, prefix: str, arrays: dict[str, np.ndarray]) -> "Network":
-        def layer(name: str) -> QuantizedLinear:
-            start = f"{prefix}.{name}."
-            state = {key.removeprefix(start): torch.from_numpy(v) for key, v in arrays.items() if key.startswith(start)}
-            outputs, inputs = state["weight"].shape
-            found = QuantizedLinear(nn.Linear(inputs, outputs), PRECISION)
-            found.load_state_dict(state)
-            found.finalize()
-            return found
-
-        return cls(arrays[f"{prefix}.mean"], arrays[f"{prefix}.scale"], layer("first"), layer("last"))
+def _layer(layer: QuantizedLinear) -> Layer:
+    return Layer.from_arrays({key: value.numpy() for key, value in layer.state_dict().items()})
 
 
 def standardised(x: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Tensor:
@@ -117,34 +51,7 @@ def fit_network(
         for layer, weight, bias in ((first, fitted.first, fitted.first_bias), (last, fitted.last, fitted.last_bias)):
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
-    return Network.quantized(mean, scale, first, last, x), history
-
-
-class Predictors:
-    """One network per gate before the last, by gate: `networks[gate - 1]`."""
-
-    def __init__(self, networks: Sequence[Network]) -> None:
-        self.networks = list(networks)
-
-    def predict(self, gate: int, inputs: np.ndarray) -> np.ndarray:
-        """Inputs (…, D) to error probabilities (…, suffixes)."""
-        return expit(self.networks[gate - 1](inputs))
-
-    def bitflops(self, gate: int) -> float:
-        return self.networks[gate - 1].bitflops
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {k: v for gate, net in enumerate(self.networks, 1) for k, v in net.arrays(f"gate.{gate}").items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Predictors":
-        gates = sorted({int(name.split(".")[1]) for name in arrays})
-        return cls([Network.from_arrays(f"gate.{gate}", arrays) for gate in gates])
-
-
-def rows_of(values: np.ndarray) -> np.ndarray:
-    """(S, nodes, D) to (S·nodes, D)."""
-    return values.reshape(-1, values.shape[-1])
+    return quantized(mean, scale, first, last, x), history
 
 
 def fit_predictors(

@@ -4,7 +4,7 @@ from quee.cache import read_cache
 from quee.errors import IntegrityError
 from quee.io import read_json, read_tensors
 from quee.policies import FittedQ, Plan
-from quee.predictors import Predictors
+from quee.policies.predictors import Predictors
 from quee.runtime import load_bundle
 from quee.runtime.writing import guarantees_of, write_bundle
 from tasks.stage import Stage, main

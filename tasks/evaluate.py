@@ -22,7 +22,7 @@ from quee.evaluation.tables import Row, band_rows, budget_rows, curve_rows, oper
 from quee.io import atomic_path, read_tensors, write_json, write_table
 from quee.methods import OURS
 from quee.policies import Costs, FittedQ, Plan
-from quee.predictors import Predictors
+from quee.policies.predictors import Predictors
 from quee.progress import progress
 from tasks.stage import Stage, main
 

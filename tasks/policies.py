@@ -3,7 +3,7 @@
 from quee.cache import read_cache
 from quee.io import read_tensors, write_json, write_tensors
 from quee.policies import Plan, fit_fitted_q
-from quee.predictors import Predictors
+from quee.policies.predictors import Predictors
 from tasks.stage import Stage, main
 
 

@@ -5,7 +5,8 @@ import pyarrow as pa
 
 from quee.cache import FeatureCache, read_cache
 from quee.io import read_table, write_json, write_table, write_tensors
-from quee.predictors import fit_predictors, gate_inputs, quality
+from quee.policies.predictors import gate_inputs
+from quee.predictors import fit_predictors, quality
 from quee.targets import future_errors
 from tasks.stage import Stage, main
 

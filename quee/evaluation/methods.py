@@ -10,7 +10,6 @@ from quee.evaluation.curves import Floor
 from quee.evaluation.sweep import Setting, Sweep
 from quee.policies import Costs, FittedQ, Plan, oracle_nodes, simulate, simulate_behind
 from quee.policies.base import Policy
-from quee.predictors import gate_inputs
 
 
 def trade_offs(points: int) -> np.ndarray:
@@ -29,16 +28,12 @@ def routed_sweep(
 ) -> Sweep:
     """Simulate a policy at every λ; the first precision is chosen per λ on validation, by rollout or by `marginal`."""
     values, tree = trade_offs(setting.points), setting.tree
-    inputs = {
-        split: [gate_inputs(tree, gate, cache.features) for gate in range(1, tree.segments)]
-        for split, cache in setting.caches.items()
-    }
     if first_step == "rollout" or marginal is None:
         rows = np.arange(len(setting.caches["validation"]))[:, None]
         score = np.stack(
             [
                 (setting.errors("validation")[rows, end] + values * costs.routed[end]).mean(axis=0)
-                for end in simulate(tree, policy, inputs["validation"], values)
+                for end in simulate(tree, policy, setting.features("validation"), values)
             ]
         )  # (B, Λ)
         considered = tree.children[-1] >= 0
@@ -46,7 +41,7 @@ def routed_sweep(
         first = np.where(allowed[:, None], score, np.inf).argmin(axis=0)
     else:
         first = marginal(values)
-    nodes = {split: simulate_behind(tree, policy, own, values, first) for split, own in inputs.items()}
+    nodes = {split: simulate_behind(tree, policy, setting.features(split), values, first) for split in setting.splits}
     errors = {split: np.take_along_axis(setting.errors(split), n, axis=1) for split, n in nodes.items()}
     return Sweep(name, "lambda", values, errors, {split: costs.routed[n] for split, n in nodes.items()}, nodes)
 
@@ -68,10 +63,10 @@ def quee_sweeps(setting: Setting, plan: Plan, fitted: FittedQ, first_step: str) 
     yield routed_sweep("quee_plan", setting, plan, costs, first_step, marginal)
     yield routed_sweep("quee_fitted_q", setting, fitted, fitted_costs)
     full = tree.gate == tree.segments
-    yield routed_sweep("quee_plan_precisions_only", setting, replace(plan, may_exit=full, _future={}), costs)
+    yield routed_sweep("quee_plan_precisions_only", setting, replace(plan, may_exit=full), costs)
     for index, precision in enumerate(tree.precisions):
         uniform = np.array([set(path) == {precision} for path in tree.paths])
-        only = replace(plan, restrict=uniform, _future={})
+        only = replace(plan, restrict=uniform)
         allowed = np.arange(len(tree.precisions)) == index
         yield routed_sweep(f"quee_plan_exits_only_{precision}", setting, only, costs, allowed_first=allowed)
 

@@ -19,7 +19,8 @@ from quee.evaluation.resplits import fit_plan
 from quee.evaluation.sweep import Setting
 from quee.experiment import Experiment
 from quee.policies import Plan
-from quee.predictors import Predictors, gate_inputs, quality
+from quee.policies.predictors import Predictors, Read, gate_inputs
+from quee.predictors import quality
 from quee.progress import progress
 from quee.targets import future_errors
 
@@ -45,6 +46,13 @@ class NoisyPredictors(Predictors):
         uniform = np.clip((SCRAMBLE * (inputs.astype(np.float64) @ directions)) % 1.0, 1e-6, 1 - 1e-6)
         found: np.ndarray = expit(clean + self.noise * norm.ppf(uniform))
         return found
+
+    def reader(self, gate: int, known: np.ndarray) -> Read:
+        def read(view: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            inputs = np.concatenate([view, known[rows]], axis=1)
+            return self.networks[gate - 1].hidden(inputs), self.predict(gate, inputs)
+
+        return read
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ def variants(cache: FeatureCache, experiment: Experiment, plan: Plan) -> Iterato
 
 
 def _with(plan: Plan, predictors: Predictors) -> Plan:
-    return replace(plan, predictors=predictors, _future={})
+    return replace(plan, predictors=predictors)
 
 
 def thinned(cache: FeatureCache, share: float, seed: int) -> FeatureCache:

@@ -1,4 +1,8 @@
-"""What all policies share: the costs they weigh, and the simulation of one over a cache."""
+"""What all policies share: the interface, the costs they weigh, and the simulation of one over a cache.
+
+A policy has one implementation, in numpy. It reads a state once and decides from what it read as often as there are
+knobs: simulation asks for every knob of a sweep, the runtime once per sample with the sample's own knob.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from quee.paths import PathTree
-from quee.threads import one_thread
+from quee.policies.predictors import views
 
 EXIT = -1
 """The step that leaves; any other is an index into the tree's precisions."""
@@ -50,59 +54,103 @@ class Costs:
         return cls(segment, head, decision, static, routed)
 
 
-class Policy(Protocol):
-    """Chooses the next step of samples standing at a node."""
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a policy read of n states that stand at one gate: all that its decisions need, whatever the knob."""
 
-    def step(self, node: int, inputs: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
-        """Predictor inputs (S, D) at a node before the last gate, λ (Λ,) → steps (S, Λ), int8: EXIT or a precision's index."""
+    gate: int
+    node: np.ndarray
+    """(n,)"""
+    columns: tuple[np.ndarray, ...]
+    """Each (n, …); what they are is the policy's own affair."""
+
+    def __len__(self) -> int:
+        return len(self.node)
+
+    def take(self, rows: np.ndarray | slice) -> "Table":
+        return Table(self.gate, self.node[rows], tuple(column[rows] for column in self.columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The most that a sample may spend."""
+
+    costs: np.ndarray
+    """(N,) by node: what a sample that ends there has spent."""
+    most: np.ndarray
+    """(n,)"""
+
+
+class Policy(Protocol):
+    """Chooses the next step of samples at the gates before the last. Safe to call from several threads."""
+
+    @property
+    def tree(self) -> PathTree: ...
+
+    def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
+        """Samples that stand at nodes (n,) of a gate, with the state features (n, gate · F) of the gates visited."""
+        ...
+
+    def decide(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
+        """The next step (n,) of each sample at its knob (n,): EXIT or a precision's index, nowhere beyond the limit."""
+        ...
+
+    def exit_error(self, table: Table) -> np.ndarray:
+        """Predicted error (n,) of leaving here."""
         ...
 
 
-ROWS = 512
-"""Samples simulated at a time: what they need, (rows, Λ) at double precision, stays in a core's cache."""
+ROWS = 1024
+"""Samples simulated at a time: what was read of them stays in a core's cache."""
 
 
-@one_thread()
-def simulate(tree: PathTree, policy: Policy, inputs: Sequence[np.ndarray], trade_offs: np.ndarray) -> np.ndarray:
-    """Nodes at which samples leave behind every first precision: (B, S, Λ) int32; -1 where it is not considered.
+def simulate(tree: PathTree, policy: Policy, features: np.ndarray, knobs: np.ndarray) -> np.ndarray:
+    """Nodes at which samples leave behind every first precision: (B, S, K) int32; -1 where it is not considered.
 
-    `inputs[gate - 1]` are predictor inputs (S, nodes at the gate, D). No network runs.
+    `features` (S, N, F) are the state features of a cache, `knobs` (K,). No network runs.
     """
-    found = [_behind(tree, policy, inputs, trade_offs, first) for first in range(len(tree.precisions))]
-    return np.stack(found)
+    choices = range(len(tree.precisions))
+    return _simulated(tree, policy, features, knobs, np.repeat(np.array(choices)[:, None], len(knobs), axis=1))
 
 
-@one_thread()
 def simulate_behind(
-    tree: PathTree, policy: Policy, inputs: Sequence[np.ndarray], trade_offs: np.ndarray, first: np.ndarray
+    tree: PathTree, policy: Policy, features: np.ndarray, knobs: np.ndarray, first: np.ndarray
 ) -> np.ndarray:
-    """As `simulate`, behind one first precision per trade-off, `first` (Λ,): (S, Λ) int32."""
-    ends = np.full((len(inputs[0]) if inputs else 0, len(trade_offs)), -1, dtype=np.int32)
-    for choice in np.unique(first):
-        columns = np.flatnonzero(first == choice)
-        ends[:, columns] = _behind(tree, policy, inputs, trade_offs[columns], int(choice))
+    """As `simulate`, behind one first precision per knob, `first` (K,): (S, K) int32."""
+    return _simulated(tree, policy, features, knobs, first[None])[0]
+
+
+def _simulated(
+    tree: PathTree, policy: Policy, features: np.ndarray, knobs: np.ndarray, first: np.ndarray
+) -> np.ndarray:
+    """(C, S, K) nodes at which samples leave behind first precisions (C, K)."""
+    ends = np.empty((len(first), len(features), len(knobs)), np.int32)
+    ends[:] = tree.children[-1][first][:, None]
+    position = np.zeros(len(tree), np.int64)
+    for gate in range(1, tree.segments):
+        nodes = tree.nodes_at(gate)
+        position[nodes] = np.arange(len(nodes))
+    for start in range(0, len(features), ROWS):
+        some = features[start : start + ROWS]
+        tables = [_read_all(tree, policy, gate, some) for gate in range(1, tree.segments)]
+        for way, column in np.ndindex(first.shape):
+            here = ends[way, start : start + ROWS, column]
+            if len(here) and here[0] < 0:
+                continue
+            standing = np.arange(len(here))
+            for gate, table in enumerate(tables, 1):
+                if not len(standing):
+                    break
+                node = here[standing]
+                own = table.take(standing * len(tree.nodes_at(gate)) + position[node])
+                step = policy.decide(own, np.full(len(own), knobs[column]))
+                onward = step != EXIT
+                standing = standing[onward]
+                here[standing] = tree.children[node[onward], step[onward]]
     return ends
 
 
-def _behind(
-    tree: PathTree, policy: Policy, inputs: Sequence[np.ndarray], trade_offs: np.ndarray, first: int
-) -> np.ndarray:
-    """(S, Λ) nodes at which samples leave behind one first precision."""
-    samples = len(inputs[0]) if inputs else 0
-    root = tree.children[-1, first]
-    ends = np.full((samples, len(trade_offs)), root, dtype=np.int32)
-    if root < 0:
-        return ends
-    for start in range(0, samples, ROWS):
-        here = ends[start : start + ROWS]
-        for gate in range(1, tree.segments):
-            for index, node in enumerate(tree.nodes_at(gate)):
-                standing = here == node
-                columns = np.flatnonzero(standing.any(axis=0))
-                if not len(columns):
-                    continue
-                rows = np.flatnonzero(standing.any(axis=1))
-                step = policy.step(int(node), inputs[gate - 1][start + rows, index], trade_offs[columns])
-                at = np.ix_(rows, columns)
-                here[at] = np.where(standing[at] & (step != EXIT), tree.children[node, step], here[at])
-    return ends
+def _read_all(tree: PathTree, policy: Policy, gate: int, features: np.ndarray) -> Table:
+    """All samples at all nodes of a gate, node by node within each sample."""
+    seen = views(tree, gate, features)
+    return policy.read(gate, np.tile(tree.nodes_at(gate), len(features)), seen.reshape(-1, seen.shape[2]))

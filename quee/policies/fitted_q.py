@@ -14,22 +14,47 @@ plan's predictors did, which favours the plan). Where plans are biased w goes to
 it says which of the two is noisier.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quee.cache import FeatureCache
 from quee.cost import FLOAT_BITS, bitflops
-from quee.experiment import FittedQ as Settings
 from quee.paths import PathTree
-from quee.policies.base import EXIT
+from quee.policies.base import EXIT, Limit, Table
 from quee.policies.plan import Plan
-from quee.predictors import gate_inputs, rows_of
+from quee.policies.predictors import rows_of, views
+
+if TYPE_CHECKING:
+    from quee.cache import FeatureCache
+    from quee.experiment import FittedQ as Settings
 
 LOWEST, HIGHEST = 1e-3, 50.0
 """Range of the trade-offs at which values are fitted."""
 RIDGE = 3.0
 """Penalty per standardised hidden unit, in samples' worth of squared error."""
+REMEMBERED = 64
+"""So many trade-offs' weights are kept per gate for the next call."""
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What fitted values at a gate are read with, at a few trade-offs k."""
+
+    trade_offs: np.ndarray
+    """(k + 1,) rising, infinity at the end."""
+    weights: np.ndarray
+    """(k, steps, H), float64, times the share of the fitted values in a decision."""
+    bias: np.ndarray
+    """(k, steps), likewise."""
+    rest: np.ndarray
+    """(k, 1) share of the plan's."""
+
+    def rows(self, trade_off: np.ndarray) -> np.ndarray | None:
+        """Where trade-offs (n,) are among these, or None where some are not."""
+        found = self.trade_offs.searchsorted(trade_off)
+        return None if np.count_nonzero(self.trade_offs[found] != trade_off) else found
 
 
 @dataclass
@@ -42,24 +67,62 @@ class FittedQ:
     weights: list[np.ndarray]
     blend: np.ndarray
     """(gates, knots) share of the fitted values in a decision; the rest is the plan's."""
+    _known: dict[int, _Weights] = field(init=False, repr=False, default_factory=dict)
 
     @property
     def tree(self) -> PathTree:
         return self.plan.tree
 
-    def values(self, node: int, inputs: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
-        """Fitted and planned values blended: (S, 1 + B, Λ), exit first; infinite where not considered."""
-        gate = int(self.tree.gate[node])
-        fitted = _read(self._hidden(gate, inputs), interpolate(self.weights[gate - 1], self.knots, trade_offs))
-        planned = self.plan.values(node, inputs, trade_offs)
-        share = np.interp(trade_offs, self.knots, self.blend[gate - 1])
-        return _blended(fitted, planned, share)
+    def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
+        """As the plan does."""
+        return self.plan.read(gate, node, view)
 
-    def step(self, node: int, inputs: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
-        return (self.values(node, inputs, trade_offs).astype(np.float32).argmin(axis=1) - 1).astype(np.int8)
+    def exit_error(self, table: Table) -> np.ndarray:
+        return self.plan.exit_error(table)
 
-    def _hidden(self, gate: int, inputs: np.ndarray) -> np.ndarray:
-        return self.plan.predictors.networks[gate - 1].hidden(inputs)
+    def decide(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
+        step: np.ndarray = self.values(table, knob, limit).astype(np.float32).argmin(axis=1) + EXIT
+        return step
+
+    def values(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
+        """Fitted and planned values blended: (n, 1 + B), exit first; infinite where not considered."""
+        mixed = self.plan.values(table, knob, limit)
+        unknown = None if np.isfinite(mixed).all() else np.isinf(mixed)
+        if unknown is not None:
+            mixed[unknown] = 0.0
+        known, rows = self._at(table.gate, knob)
+        # Summed in a fixed order, where a matrix product's last bits depend on how many rows it has.
+        fitted = np.add.reduce(table.columns[1].astype(np.float64)[:, None, :] * known.weights[rows], axis=2)
+        fitted += known.bias[rows]
+        mixed *= known.rest[rows]
+        mixed += fitted
+        if unknown is not None:
+            mixed[unknown] = np.inf
+        return mixed
+
+    def _at(self, gate: int, trade_off: np.ndarray) -> tuple[_Weights, np.ndarray | slice]:
+        """What trade-offs (n,) are read with, remembered for the next call, and each one's row; one row for equal ones."""
+        known = self._known.get(gate)
+        rows = None if known is None else known.rows(trade_off)
+        if known is None or rows is None:
+            wanted = set(trade_off.tolist())
+            if known is not None and len(wanted) + len(known.rest) <= REMEMBERED:
+                wanted.update(known.trade_offs[:-1].tolist())
+            known = self._known[gate] = self._read_at(gate, sorted(wanted))
+            rows = known.rows(trade_off)
+            assert rows is not None
+        if len(rows) and not (rows != rows[0]).any():
+            return known, slice(int(rows[0]), int(rows[0]) + 1)
+        return known, rows
+
+    def _read_at(self, gate: int, trade_offs: Sequence[float]) -> _Weights:
+        at = np.array(trade_offs)
+        weights = interpolate(self.weights[gate - 1], self.knots, at)  # (H + 1, steps, k)
+        share = np.interp(at, self.knots, self.blend[gate - 1])
+        weights *= share
+        return _Weights(
+            np.append(at, np.inf), weights[:-1].transpose(2, 1, 0).copy(), weights[-1].T.copy(), 1 - share[:, None]
+        )
 
     def bitflops(self, gate: int) -> float:
         """BitFLOPs of the decision at a gate: the predictor, and one column of weights per step for the λ at hand."""
@@ -104,7 +167,7 @@ def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.concatenate([w, (centre - mean @ w)[None]])
 
 
-def fit_fitted_q(plan: Plan, cache: FeatureCache, settings: Settings, seed: int = 0) -> FittedQ:
+def fit_fitted_q(plan: Plan, cache: "FeatureCache", settings: "Settings", seed: int = 0) -> FittedQ:
     """Fit on the predictor split's cache, from the last gate to the first."""
     fixed = None if settings.blend == "auto" else settings.blend
     tree, step_cost = plan.tree, plan.costs.step
@@ -117,8 +180,9 @@ def fit_fitted_q(plan: Plan, cache: FeatureCache, settings: Settings, seed: int 
     value = {int(n): np.repeat(cache.error[:, n, None].astype(float), len(knots), axis=1) for n in last}
     for gate in range(tree.segments - 1, 0, -1):
         nodes = tree.nodes_at(gate)
-        inputs = gate_inputs(tree, gate, cache.features)
-        hidden = plan.predictors.networks[gate - 1].hidden(inputs)  # (S, nodes, H)
+        seen = views(tree, gate, cache.features)
+        table = plan.read(gate, np.tile(nodes, samples), seen.reshape(-1, seen.shape[2]))
+        hidden = table.columns[1].astype(np.float64).reshape(samples, len(nodes), -1)  # (S, nodes, H)
         target = np.full((samples, len(nodes), 1 + choices, len(knots)), np.nan)
         target[:, :, 0] = cache.error[:, nodes, None]
         for index, node in enumerate(nodes):
@@ -137,7 +201,8 @@ def fit_fitted_q(plan: Plan, cache: FeatureCache, settings: Settings, seed: int 
 
         weights[gate - 1] = fit(np.ones(samples, bool))
         unseen = [fit(fold != k) for k in range(settings.folds)]
-        planned = np.stack([plan.values(int(node), inputs[:, i], knots) for i, node in enumerate(nodes)], axis=1)
+        planned = np.stack([plan.values(table, np.full(len(table), knot)) for knot in knots], axis=2)
+        planned = planned.reshape(samples, len(nodes), 1 + choices, len(knots))
         fitted = np.empty_like(planned)
         for k, own in enumerate(unseen):
             fitted[fold == k] = _read(hidden[fold == k], own)
@@ -159,4 +224,4 @@ def stacked(fitted: np.ndarray, planned: np.ndarray, realised: np.ndarray) -> np
     return np.clip((apart * missing).sum(axis=axes) / np.maximum((apart**2).sum(axis=axes), 1e-12), 0.0, 1.0)
 
 
-__all__ = ["EXIT", "FittedQ", "fit_fitted_q", "interpolate", "stacked"]
+__all__ = ["FittedQ", "fit_fitted_q", "interpolate", "stacked"]

@@ -1,11 +1,14 @@
 """`oracle`: the path with least error + λ · cost, knowing the errors. A bound, not a policy."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from quee.cache import FeatureCache
+if TYPE_CHECKING:
+    from quee.cache import FeatureCache
 
 
-def oracle_nodes(cache: FeatureCache, static_cost: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
+def oracle_nodes(cache: "FeatureCache", static_cost: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
     """Nodes (S, Λ) of the cheapest correct static path (at λ small; at λ large, of the cheapest)."""
     nodes = np.empty((len(cache), len(trade_offs)), dtype=np.int32)
     for column, trade_off in enumerate(trade_offs):

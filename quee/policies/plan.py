@@ -6,8 +6,31 @@ from typing import Any
 import numpy as np
 
 from quee.paths import PathTree
-from quee.policies.base import EXIT, Costs
-from quee.predictors import Predictors
+from quee.policies.base import EXIT, Costs, Limit, Table
+from quee.policies.predictors import Predictors, Read, prefixes
+
+
+@dataclass(frozen=True)
+class Futures:
+    """Every way to go on from the nodes of a gate: rows are nodes, columns suffixes."""
+
+    cost: np.ndarray
+    """(nodes, suffixes) cost still to come, 0 where not considered."""
+    considered: np.ndarray
+    """(nodes, suffixes)"""
+    ends: np.ndarray
+    """(nodes, suffixes) where a suffix leads; -1 where the tree has no such path."""
+    first: np.ndarray
+    """(suffixes,) first step of each suffix."""
+    order: np.ndarray | slice
+    """(suffixes,) suffixes by first step, exit first; a slice where they are so already."""
+    starts: np.ndarray
+    """(1 + B,) where each first step begins in that order."""
+    absent: np.ndarray | None
+    """(1 + B,) whether no suffix begins with a step; None where every step has one."""
+    whole: bool
+    """Whether everything is considered, from everywhere."""
+    read: Read
 
 
 @dataclass
@@ -22,7 +45,15 @@ class Plan:
     predictors: Predictors
     restrict: np.ndarray | None = None
     may_exit: np.ndarray | None = None
-    _future: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    position: np.ndarray = field(init=False, repr=False)
+    """(N,) a node's row among those of its gate."""
+    _futures: dict[int, Futures] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.position = np.zeros(len(self.tree), np.int64)
+        for gate in range(1, self.tree.segments):
+            nodes = self.tree.nodes_at(gate)
+            self.position[nodes] = np.arange(len(nodes))
 
     @classmethod
     def of(cls, tree: PathTree, description: dict[str, Any], predictors: Predictors) -> "Plan":
@@ -30,50 +61,66 @@ class Plan:
         spent = [predictors.bitflops(gate) for gate in range(1, tree.segments)]
         return cls(tree, Costs.of(tree, description, spent), predictors)
 
-    def future(self, node: int) -> tuple[np.ndarray, np.ndarray]:
-        """(suffixes,) cost still to come along each suffix, infinite where not considered; and its first step."""
-        if node not in self._future:
-            gate = int(self.tree.gate[node])
-            nodes = list(self.tree.nodes_at(gate))
-            ends = self.tree.extensions(gate)[nodes.index(node)]
-            cost = np.where(ends >= 0, self.costs.routed[ends] - self.costs.routed[node], np.inf)
-            # A planned exit needs no decision; the steps on the way do.
-            cost = np.where(ends == node, 0.0, cost - np.where(ends >= 0, self.costs.decision[ends], 0.0))
-            if self.may_exit is not None:
-                cost = np.where(self.may_exit[ends], cost, np.inf)
-            if self.restrict is not None:
-                cost = np.where(self.restrict[ends], cost, np.inf)
-            first = np.array([s[0] if s else EXIT for s in self.tree.suffixes(gate)], dtype=np.int8)
-            self._future[node] = cost, first
-        return self._future[node]
+    def futures(self, gate: int) -> Futures:
+        if gate not in self._futures:
+            self._futures[gate] = self._look_ahead(gate)
+        return self._futures[gate]
 
-    def predicted(self, node: int, inputs: np.ndarray) -> np.ndarray:
-        """p̂e (S, suffixes)."""
-        return self.predictors.predict(int(self.tree.gate[node]), inputs)
+    def _look_ahead(self, gate: int) -> Futures:
+        tree, nodes, ends = self.tree, self.tree.nodes_at(gate), self.tree.extensions(gate)
+        cost = np.where(ends >= 0, self.costs.routed[ends] - self.costs.routed[nodes][:, None], np.inf)
+        # A planned exit needs no decision; the steps on the way do.
+        cost = np.where(ends == nodes[:, None], 0.0, cost - np.where(ends >= 0, self.costs.decision[ends], 0.0))
+        for allowed in (self.may_exit, self.restrict):
+            if allowed is not None:
+                cost = np.where(allowed[ends], cost, np.inf)
+        considered = np.isfinite(cost)
+        first = np.array([suffix[0] if suffix else EXIT for suffix in tree.suffixes(gate)], np.int64)
+        order, steps = np.argsort(first, kind="stable"), np.arange(EXIT, len(tree.precisions))
+        absent = ~np.isin(steps, first)
+        return Futures(
+            np.where(considered, cost, 0.0),
+            considered,
+            ends,
+            first,
+            slice(None) if (np.diff(order) == 1).all() else order,
+            np.searchsorted(first[order], steps).clip(max=len(order) - 1),
+            absent if absent.any() else None,
+            bool(considered.all()),
+            self.predictors.reader(gate, prefixes(tree, gate)),
+        )
 
-    def step(self, node: int, inputs: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
-        cost, first = self.future(node)
-        kept = np.flatnonzero(np.isfinite(cost))
-        if not len(kept):  # nothing allowed goes on from here; the node is never stood at
-            return np.full((len(inputs), len(trade_offs)), EXIT, np.int8)
-        error, cost, first = self.predicted(node, inputs)[:, kept], cost[kept], first[kept]
-        least = np.full((len(inputs), len(trade_offs)), np.inf)
-        step = np.empty(least.shape, np.int8)
-        for column, ahead in enumerate(np.multiply.outer(cost, trade_offs)):
-            value = error[:, column, None] + ahead
-            better = value < least  # of equal values the first, as argmin has it
-            np.copyto(least, value, where=better)
-            np.copyto(step, first[column], where=better)
+    def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
+        """Columns: predicted errors p̂e (n, suffixes), and the predictor's hidden units (n, H); float32."""
+        hidden, error = self.futures(gate).read(view, self.position[node])
+        return Table(gate, node, (error, hidden))
+
+    def exit_error(self, table: Table) -> np.ndarray:
+        found: np.ndarray = table.columns[0][:, 0]
+        return found
+
+    def decide(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
+        step: np.ndarray = self.futures(table.gate).first[self._value(table, knob, limit).argmin(axis=1)]
         return step
 
-    def values(self, node: int, inputs: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
-        """Least predicted error + λ · cost by first step: (S, 1 + B, Λ), exit first; infinite where not considered."""
-        cost, first = self.future(node)
-        error = self.predicted(node, inputs)
-        found = np.full((len(inputs), 1 + len(self.tree.precisions), len(trade_offs)), np.inf)
-        for choice in range(-1, len(self.tree.precisions)):
-            columns = np.flatnonzero((first == choice) & np.isfinite(cost))
-            for column in columns:
-                value = error[:, column, None] + trade_offs * cost[column]
-                np.minimum(found[:, choice + 1], value, out=found[:, choice + 1])
+    def _value(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
+        """Predicted error + λ · cost (n, suffixes), float64; infinite where not considered or beyond the limit."""
+        ahead = self.futures(table.gate)
+        rows = self.position[table.node] if len(ahead.cost) > 1 else 0
+        value = knob[:, None] * ahead.cost[rows]
+        value += table.columns[0]
+        if limit is not None or not ahead.whole:
+            allowed = ahead.considered[rows]
+            if limit is not None:
+                total = np.where(ahead.considered & (ahead.ends >= 0), limit.costs[ahead.ends], np.inf)
+                allowed = allowed & (total[rows] <= limit.most[:, None])
+            np.copyto(value, np.inf, where=~allowed)
+        return value
+
+    def values(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
+        """Least predicted error + λ · cost by first step: (n, 1 + B), exit first; infinite where none is considered."""
+        ahead = self.futures(table.gate)
+        found = np.minimum.reduceat(self._value(table, knob, limit)[:, ahead.order], ahead.starts, axis=1)
+        if ahead.absent is not None:
+            found[:, ahead.absent] = np.inf
         return found

@@ -14,8 +14,8 @@ from quee.features import GateView
 from quee.io import FORMAT, file_digest, read_json, read_tensors
 from quee.paths import PathTree
 from quee.policies import Costs, FittedQ, Plan
+from quee.policies.predictors import Predictors
 from quee.precision import Precision
-from quee.predictors import Predictors
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.engines import open_engine
 from quee.runtime.manifest import NAME, Manifest, check_files, read_manifest

@@ -24,7 +24,6 @@ from quee.runtime.explanation import Explanation, Trace, explained, static_costs
 from quee.runtime.images import Images, checked, prepare
 from quee.runtime.operating import Asked, Expected, Guarantee, Operating, OperatingPoints, Options, Point
 from quee.runtime.profile import Profile
-from quee.runtime.router import Router
 from quee.runtime.timed import timed_points
 
 
@@ -83,7 +82,7 @@ class AdaptiveClassifier(FittedClassifier):
         self.description = description or {}
         self.engine = engine or TorchEngine(view)
         self.transform = Preprocessing.from_timm(self.backbone.models[Precision("fp32")].input)
-        self.executor = Executor(self.engine, Router(policy, costs), len(view.names))
+        self.executor = Executor(self.engine, policy, costs, len(view.names))
         self.paths = np.array([self.tree.name(node) for node in range(len(self.tree))], dtype=object)
         self.profile: Profile | None = None
         """Times on this machine, where the bundle was profiled."""

@@ -11,9 +11,8 @@ from functools import lru_cache
 import numpy as np
 
 from quee.data.transforms import splitmix64
-from quee.policies import EXIT
+from quee.policies import EXIT, Limit, Policy
 from quee.runtime.engines.base import Engine
-from quee.runtime.router import Router
 
 BATCH = 256
 """Samples that start together; more only take more memory."""
@@ -76,12 +75,12 @@ Seen = Callable[[int, np.ndarray, np.ndarray], None]
 
 
 class Executor:
-    """Runs flights on an engine as a router decides. Safe to call from several threads, on samples of their own."""
+    """Runs flights on an engine as a policy decides. Safe to call from several threads, on samples of their own."""
 
-    def __init__(self, engine: Engine, router: Router, features: int, batch: int = BATCH) -> None:
-        """`features` is how many state features a gate sees."""
-        self.engine, self.router, self.features, self.batch = engine, router, features, batch
-        self.tree = router.tree
+    def __init__(self, engine: Engine, policy: Policy, costs: np.ndarray, features: int, batch: int = BATCH) -> None:
+        """`costs` (N,) are the routed costs that limits are held against; `features` is how many a gate sees."""
+        self.engine, self.policy, self.costs, self.features, self.batch = engine, policy, costs, features, batch
+        self.tree = policy.tree
 
     def samples(self, slots: int) -> Samples:
         return Samples(slots, self.tree.segments, self.features)
@@ -101,10 +100,10 @@ class Executor:
         if gate == self.tree.segments:
             return np.full(len(slots), EXIT)
         features = samples.features.take(slots, axis=0)[:, : gate * self.features]
-        limit = None if samples.max_cost is None else samples.max_cost[slots]
-        step, error = self.router.decide(gate, samples.node[slots], features, samples.trade_off[slots], limit)
-        samples.error[slots, gate - 1] = error
-        return step
+        limit = None if samples.max_cost is None else Limit(self.costs, samples.max_cost[slots])
+        table = self.policy.read(gate, samples.node[slots], features)
+        samples.error[slots, gate - 1] = self.policy.exit_error(table)
+        return self.policy.decide(table, samples.trade_off[slots], limit)
 
     def run(self, samples: Samples, flight: Flight, first: np.ndarray, ended: Seen, seen: Seen | None = None) -> None:
         """Run samples from segment 1, with first steps (n,), to their ends, gate by gate.

@@ -17,10 +17,9 @@ import numpy as np
 from quee.errors import IntegrityError, UsageError
 from quee.io import FORMAT, read_json, write_bytes
 from quee.paths import PathTree
-from quee.policies import Costs
+from quee.policies import Costs, Policy
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine
-from quee.runtime.router import Router
 
 BATCHES = (1, 8, 64)
 REPEATS = 9
@@ -143,7 +142,7 @@ def read_profile(bundle: Path, digest: str) -> Profile | None:
 
 def measure(
     engine: Engine,
-    router: Router,
+    policy: Policy,
     features: int,
     images: np.ndarray,
     batches: Sequence[int] = BATCHES,
@@ -155,7 +154,7 @@ def measure(
     """
     if not batches or min(batches) < 1:
         raise UsageError(f"batches {list(batches)}; valid: from 1")
-    tree, largest = router.tree, max(batches)
+    tree, largest = policy.tree, max(batches)
     states = {1: np.resize(images, (largest, *images.shape[1:]))}
     for segment in range(1, tree.segments):
         state = engine.run(segment, tree.precisions[-1], states[segment]).state
@@ -172,8 +171,8 @@ def measure(
             runs[key] = lambda s=segment, p=precision, x=state: engine.run(s, p, x)  # type: ignore[misc]
         for gate in range(1, tree.segments):
             node = np.full(batch, tree.nodes_at(gate)[0])
-            given = (node, seen[:batch, : gate * features], np.full(batch, 0.1))
-            runs[gate, "", "fp32", batch] = lambda g=gate, a=given: router.decide(g, *a)  # type: ignore[misc]
+            given = (gate, node, seen[:batch, : gate * features], np.full(batch, 0.1))
+            runs[gate, "", "fp32", batch] = lambda g=given: policy.decide(policy.read(*g[:3]), g[3])  # type: ignore[misc]
     times: dict[tuple[int, str, str, int], list[float]] = {key: [] for key in runs}
     for _ in range(repeats + 1):
         for key, run in runs.items():

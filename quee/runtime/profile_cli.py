@@ -36,9 +36,7 @@ def profile(
     classifier = load_bundle(bundle, engine=engine, threads=threads, profiled=False)
     channels, (height, width) = classifier.transform.channels, classifier.transform.size
     images = np.random.default_rng(0).standard_normal((max(batches), channels, height, width), dtype=np.float32)
-    timings = measure(
-        classifier.engine, classifier.executor.router, len(classifier.view.names), images, batches, repeats
-    )
+    timings = measure(classifier.engine, classifier.policy, len(classifier.view.names), images, batches, repeats)
     version = str(getattr(classifier.engine, "version", ""))
     found = Profile(classifier.digest, engine, version, threads or available_threads(), cpu_model(), timings)
     found.write(profile_path(bundle))

@@ -13,7 +13,6 @@ from quee.cache import FeatureCache
 from quee.io import read_tensors, write_tensors
 from quee.paths import PathTree
 from quee.policies import Costs, Plan, simulate
-from quee.predictors import gate_inputs
 from quee.runtime.operating import Point
 from quee.runtime.profile import Profile
 
@@ -50,21 +49,20 @@ def timed_points(
     unit = profile.unit(tree, batch)
     own = profile.costs(tree, batch)
     costs = Costs(*(getattr(own, name) / unit for name in ("segment", "head", "decision", "static", "routed")))
-    timed = replace(plan, costs=costs, _future={})
+    timed = replace(plan, costs=costs)
     error = arrays["error"].astype(float)
     features = np.zeros((len(error), len(tree), arrays["features"].shape[2]), np.float32)
     features[:, : arrays["features"].shape[1]] = arrays["features"]
-    inputs = [gate_inputs(tree, gate, features) for gate in range(1, tree.segments)]
-    return timed, costs, _points(tree, timed, costs, inputs, error, profile, batch)
+    return timed, costs, _points(tree, timed, costs, features, error, profile, batch)
 
 
 def _points(
-    tree: PathTree, plan: Plan, costs: Costs, inputs: list[np.ndarray], error: np.ndarray, profile: Profile, batch: int
+    tree: PathTree, plan: Plan, costs: Costs, features: np.ndarray, error: np.ndarray, profile: Profile, batch: int
 ) -> list[Point]:
     from quee.evaluation.methods import trade_offs  # only needed where time is budgeted
 
     values = trade_offs(120)
-    ends, rows = simulate(tree, plan, inputs, values), np.arange(len(error))
+    ends, rows = simulate(tree, plan, features, values), np.arange(len(error))
     points = []
     for column, value in enumerate(values):
         scores = [

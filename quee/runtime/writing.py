@@ -17,8 +17,8 @@ from quee.evaluation.sweep import Setting, Sweep
 from quee.io import read_json, write_json, write_tensors
 from quee.paths import PathTree
 from quee.policies import Costs, FittedQ, Plan
+from quee.policies.predictors import Predictors
 from quee.precision import Precision
-from quee.predictors import Predictors
 from quee.runtime.bundle import load_view, policy_costs
 from quee.runtime.export import export_graphs
 from quee.runtime.manifest import seal

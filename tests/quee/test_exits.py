@@ -13,7 +13,7 @@ from quee.errors import QueeError
 from quee.execution import MultiPrecisionBackbone
 from quee.exits import ExitHeads, fit_exits, normalised
 from quee.experiment import Exits
-from quee.features import GateView, feature_names, uncertainty
+from quee.features import GateView, feature_names, state_features
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_
 
@@ -187,7 +187,7 @@ def test_each_part_of_a_pooled_state_is_normalised() -> None:
 
 def test_uncertainty_by_hand() -> None:
     p = np.array([[0.25, 0.25, 0.5], [1.0, 0.0, 0.0]])
-    largest, entropy, margin, sharpened = uncertainty(np.log(np.maximum(p, 1e-300))).T
+    largest, entropy, margin, sharpened = state_features(np.log(np.maximum(p, 1e-300)))[1].T
     assert largest.tolist() == [0.5, 1.0]
     assert entropy == pytest.approx([1.5 * np.log(2), 0.0])
     assert margin == pytest.approx([0.25, 1.0])

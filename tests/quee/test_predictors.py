@@ -5,7 +5,8 @@ from small_world import small_cache
 from torch import nn
 
 from quee.experiment import Predictors as Settings
-from quee.predictors import Network, Predictors, fit_predictors, gate_inputs, quality, standardised
+from quee.policies.predictors import Network, Predictors, gate_inputs
+from quee.predictors import fit_predictors, quality, quantized, standardised
 from quee.targets import ClusterTargets, future_errors
 
 
@@ -53,7 +54,7 @@ def network(inputs: int = 3, hidden: int = 7, outputs: int = 2) -> tuple[Network
     torch.manual_seed(0)
     first, last = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
     x = np.random.default_rng(0).normal(2.0, 3.0, (500, inputs))
-    found = Network.quantized(x.mean(axis=0), x.std(axis=0), first, last, x)
+    found = quantized(x.mean(axis=0), x.std(axis=0), first, last, x)
     return found, first, last, x
 
 

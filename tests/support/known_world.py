@@ -14,7 +14,6 @@ from quee.cache import FeatureCache
 from quee.paths import PathTree
 from quee.policies import EXIT, Costs
 from quee.policies.base import Policy
-from quee.predictors import gate_inputs
 
 Choose = Callable[[int, np.ndarray], np.ndarray]
 """Node and values by step (1 + B, histories, Λ) → index of the step taken (histories, Λ)."""
@@ -120,14 +119,12 @@ class KnownWorld:
         def choose(node: int, ways: np.ndarray) -> np.ndarray:
             gate = int(self.tree.gate[node])
             histories = np.arange(ways.shape[1])
-            features = np.zeros((len(histories), len(self.tree), self.symbols ** len(self.emission)), np.float32)
-            for before in range(1, gate + 1):
-                seen = histories // self.symbols ** (gate - before)
-                features[:, self.tree.nodes_at(before)] = self.features(before, seen)[:, None]
-            index = list(self.tree.nodes_at(gate)).index(node)
-            inputs = gate_inputs(self.tree, gate, features)[:, index]
+            before = [histories // self.symbols ** (gate - earlier) for earlier in range(1, gate + 1)]
+            view = np.concatenate([self.features(earlier, seen) for earlier, seen in enumerate(before, 1)], axis=1)
+            table = policy.read(gate, np.full(len(histories), node), view)
             assert EXIT == -1
-            return policy.step(node, inputs, trade_offs).astype(np.int64) + 1
+            steps = [policy.decide(table, np.full(len(histories), trade_off)) for trade_off in trade_offs]
+            return np.stack(steps, axis=1).astype(np.int64) + 1
 
         return self.value(costs, trade_offs, choose) - self.optimum(costs, trade_offs)
 

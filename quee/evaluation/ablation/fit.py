@@ -20,7 +20,8 @@ from quee.evaluation.sweep import Setting, Sweep
 from quee.experiment import Block, Considered, Experiment, PrecisionName, Share
 from quee.perceptron import Fit
 from quee.policies import Costs, Plan, fit_fitted_q
-from quee.predictors import Network, Predictors, fit_network, gate_inputs, quality, rows_of
+from quee.policies.predictors import Network, Predictors, Read, gate_inputs, rows_of, views
+from quee.predictors import fit_network, quality
 from quee.targets import future_errors
 
 DIVISIONS = {
@@ -111,8 +112,15 @@ class Selected(Network):
         found.columns = columns
         return found
 
-    def _hidden(self, x: np.ndarray) -> Any:
-        return super()._hidden(x[..., self.columns])
+    def hidden(self, x: np.ndarray) -> np.ndarray:
+        return super().hidden(x[..., self.columns])
+
+    def reader(self, known: np.ndarray) -> Read:
+        def read(view: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            hidden = self.hidden(np.concatenate([view, known[rows]], axis=1))
+            return hidden, self.outputs(hidden)
+
+        return read
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         return {**super().arrays(prefix), f"{prefix}.columns": self.columns}
@@ -246,11 +254,11 @@ def committed_sweep(setting: Setting, plan: Plan) -> Sweep:
     paid = costs.static + costs.decision[first] + np.where(tree.gate > 1, costs.head[first], 0.0)
     taken: dict[str, np.ndarray] = {}
     for split, cache in setting.caches.items():
-        inputs = gate_inputs(tree, 1, cache.features)
+        seen = views(tree, 1, cache.features)
         found = np.full((len(tree.precisions), len(cache), len(values)), -1, np.int64)
         for index, node in enumerate(starts):
             known = np.flatnonzero(ends[index] >= 0)
-            error = plan.predicted(int(node), inputs[:, index])[:, known]
+            error = plan.read(1, np.full(len(cache), node), seen[:, index]).columns[0][:, known]
             for column, trade_off in enumerate(values):
                 best = (error + trade_off * paid[ends[index, known]]).argmin(axis=1)
                 found[tree.choice[node], :, column] = ends[index, known][best]

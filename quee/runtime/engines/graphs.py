@@ -11,7 +11,7 @@ from threading import Lock
 import numpy as np
 
 from quee.errors import QueeError
-from quee.features import GateView
+from quee.features import GateView, state_features
 from quee.precision import Precision
 from quee.runtime.engines.base import Step
 from quee.runtime.export import graph_name
@@ -89,32 +89,5 @@ class GraphEngine(ABC):
             ran = [self._run_for(segment, precision, len(part))(part) for part in parts]
             outputs = [np.concatenate(found) for found in zip(*ran, strict=True)]
         after = outputs[0] if segment < self.segments else None
-        log_probs, features = seen(*outputs[segment < self.segments :])
+        log_probs, features = state_features(*outputs[segment < self.segments :])
         return Step(after, log_probs, features)
-
-
-def seen(logits: np.ndarray, embedding: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Log probabilities (n, classes), float64, and state features (n, F), float32, as `GateView` has them.
-
-    A small segment takes no longer than its features the plain way: logarithms are taken once and shared.
-    """
-    rows = np.arange(len(logits))
-    log_probs = logits.astype(np.float64)
-    top = log_probs.argmax(axis=1)
-    log_probs -= log_probs[rows, top][:, None]
-    p = np.exp(log_probs)
-    total = p.sum(axis=1)
-    log_probs -= np.log(total)[:, None]
-    p /= total[:, None]
-    squared = p * p
-    mass = squared.sum(axis=1)
-    features = np.empty((len(rows), 4 if embedding is None else 4 + embedding.shape[1]), np.float32)
-    features[:, 0] = largest = p[rows, top]
-    features[:, 1] = -np.multiply(p, log_probs).sum(axis=1)
-    # With q = p²/Σp²: -Σ q log q = log Σp² - 2 Σ q log p.
-    features[:, 3] = np.log(mass) - 2 * np.multiply(squared, log_probs, out=squared).sum(axis=1) / mass
-    p[rows, top] = -1.0
-    features[:, 2] = largest - p.max(axis=1)
-    if embedding is not None:
-        features[:, 4:] = embedding
-    return log_probs, features

@@ -9,8 +9,9 @@ from known_world import KnownWorld, waiting_world
 from quee.evaluation.resplits import fit_quee
 from quee.experiment import Experiment
 from quee.policies import Costs, FittedQ, Plan, fit_fitted_q, simulate
+from quee.policies.base import Table
 from quee.policies.fitted_q import stacked
-from quee.predictors import gate_inputs
+from quee.policies.predictors import Predictors, Read
 
 WORLD = waiting_world()
 COSTS = Costs.of(WORLD.tree, WORLD.description())
@@ -18,16 +19,22 @@ TRADE_OFFS = np.array([0.3, 0.6, 1.0, 1.5, 2.0, 2.5, 3.0])
 SEEDS = range(3)
 
 
+class Nothing(Predictors):
+    """Predictors that nobody asks."""
+
+    def reader(self, gate: int, known: np.ndarray) -> Read:
+        return lambda view, rows: (view, view)
+
+
 class ExactPlan(Plan):
     """The plan that knows the error probability of every path given all that was seen."""
 
-    def predicted(self, node: int, inputs: np.ndarray) -> np.ndarray:
-        gate, width = int(self.tree.gate[node]), WORLD.symbols ** len(WORLD.emission)
-        history = inputs[:, (gate - 1) * width : gate * width].argmax(axis=1)
+    def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
+        history = view[:, -(WORLD.symbols ** len(WORLD.emission)) :].argmax(axis=1)
         joint = WORLD.joint(gate)[:, history]
-        ends = self.tree.extensions(gate)[list(self.tree.nodes_at(gate)).index(node)]
-        known: np.ndarray = ((joint / joint.sum(axis=0)).T @ WORLD.error)[:, ends]
-        return known
+        ends = self.tree.extensions(gate)[self.position[node]]
+        known = np.take_along_axis((joint / joint.sum(axis=0)).T @ WORLD.error, ends, axis=1)
+        return Table(gate, node, (known,))
 
 
 def settings(blend: float | str) -> Experiment:
@@ -60,9 +67,8 @@ def many() -> list[tuple[Plan, dict[float | str, FittedQ]]]:
 
 def test_values_of_the_world_are_what_samples_spend() -> None:
     cache = WORLD.sample(20000, 9)
-    plan = ExactPlan(WORLD.tree, COSTS, None)  # type: ignore[arg-type]
-    inputs = [gate_inputs(WORLD.tree, gate, cache.features) for gate in (1, 2)]
-    ends = simulate(WORLD.tree, plan, inputs, TRADE_OFFS)
+    plan = ExactPlan(WORLD.tree, COSTS, Nothing([]))
+    ends = simulate(WORLD.tree, plan, cache.features, TRADE_OFFS)
     spent = cache.error[np.arange(len(cache))[:, None], ends] + TRADE_OFFS * COSTS.routed[ends]
     expected = WORLD.optimum(COSTS, TRADE_OFFS) + WORLD.regret(plan, COSTS, TRADE_OFFS)
     error = spent.std(axis=1).max(axis=0) / np.sqrt(len(cache))
@@ -76,7 +82,7 @@ def test_the_optimum_is_below_every_policy(few) -> None:
 
 
 def test_even_a_plan_that_knows_all_probabilities_has_regret_where_waiting_has_value() -> None:
-    regret = WORLD.regret(ExactPlan(WORLD.tree, COSTS, None), COSTS, TRADE_OFFS)  # type: ignore[arg-type]
+    regret = WORLD.regret(ExactPlan(WORLD.tree, COSTS, Nothing([])), COSTS, TRADE_OFFS)
     assert regret.max() > 0.03
     assert (regret[TRADE_OFFS < 2] < 1e-9).all()
 

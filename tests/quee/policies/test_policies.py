@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_world import small_cache, small_experiment
 
 from quee.evaluation.resplits import fit_quee
+from quee.paths import PathTree
 from quee.policies import EXIT, Costs, FittedQ, Plan, oracle_nodes, simulate, simulate_behind
+from quee.policies.base import Limit, Table
 from quee.policies.fitted_q import interpolate
-from quee.predictors import gate_inputs
+from quee.policies.predictors import views
 
 SETTINGS = small_experiment(epochs=30)
 TRADE_OFFS = np.array([0.0, 0.01, 0.1, 1.0, 30.0])
@@ -17,8 +21,14 @@ def world() -> tuple[Plan, FittedQ, object]:
     return (*fit_quee(cache, SETTINGS), cache)
 
 
-def inputs(cache) -> list[np.ndarray]:
-    return [gate_inputs(cache.tree, gate, cache.features) for gate in range(1, cache.tree.segments)]
+def read(policy, cache, gate: int, node: int) -> Table:
+    """What a policy reads of all samples of a cache at one node."""
+    view = cache.features[:, cache.tree.lineage(node)].reshape(len(cache), -1)
+    return policy.read(gate, np.full(len(cache), node), view)
+
+
+def knob(cache, value: float) -> np.ndarray:
+    return np.full(len(cache), value)
 
 
 def test_routed_cost_adds_up_along_the_path(world) -> None:
@@ -30,37 +40,33 @@ def test_routed_cost_adds_up_along_the_path(world) -> None:
 def test_plan_with_zero_trade_off_follows_the_path_with_least_predicted_error(world) -> None:
     plan, _, cache = world
     node = int(cache.tree.nodes_at(1)[0])
-    x = gate_inputs(cache.tree, 1, cache.features)[:, 0]
-    suffixes = cache.tree.suffixes(1)
-    best = plan.predicted(node, x).argmin(axis=1)
-    expected = [suffixes[i][0] if suffixes[i] else EXIT for i in best]
-    assert plan.step(node, x, np.array([0.0]))[:, 0].tolist() == expected
+    table, suffixes = read(plan, cache, 1, node), cache.tree.suffixes(1)
+    expected = [suffixes[i][0] if suffixes[i] else EXIT for i in table.columns[0].argmin(axis=1)]
+    assert plan.decide(table, knob(cache, 0.0)).tolist() == expected
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_dear_unit_of_cost_makes_every_sample_leave_at_once(world, which: int) -> None:
     cache = world[2]
-    ends = simulate(cache.tree, world[which], inputs(cache), np.array([1e4]))
+    ends = simulate(cache.tree, world[which], cache.features, np.array([1e4]))
     assert (cache.tree.gate[ends] == 1).all()
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_mean_cost_falls_with_the_trade_off(world, which: int) -> None:
     cache, costs = world[2], world[0].costs
-    ends = simulate(cache.tree, world[which], inputs(cache), TRADE_OFFS)
+    ends = simulate(cache.tree, world[which], cache.features, TRADE_OFFS)
     spent = costs.routed[ends].mean(axis=1)
     assert (np.diff(spent, axis=1) <= 1e-9).all()
 
 
 def test_restricted_plans_stay_inside_their_restriction(world) -> None:
-    from dataclasses import replace
-
     plan, _, cache = world
     uniform = np.array([len(set(path)) == 1 for path in cache.tree.paths])
-    ends = simulate(cache.tree, replace(plan, restrict=uniform, _future={}), inputs(cache), TRADE_OFFS)
+    ends = simulate(cache.tree, replace(plan, restrict=uniform), cache.features, TRADE_OFFS)
     assert uniform[ends].all()
     full = cache.tree.gate == cache.tree.segments
-    ends = simulate(cache.tree, replace(plan, may_exit=full, _future={}), inputs(cache), TRADE_OFFS)
+    ends = simulate(cache.tree, replace(plan, may_exit=full), cache.features, TRADE_OFFS)
     assert full[ends].all()
 
 
@@ -73,7 +79,7 @@ def test_fitted_values_are_exact_at_the_knots_and_between_them_linear() -> None:
 def test_fitted_q_survives_storage(world) -> None:
     plan, fitted, cache = world
     again = FittedQ.from_arrays(plan, fitted.arrays())
-    one, two = (simulate(cache.tree, policy, inputs(cache), TRADE_OFFS) for policy in (fitted, again))
+    one, two = (simulate(cache.tree, policy, cache.features, TRADE_OFFS) for policy in (fitted, again))
     assert np.array_equal(one, two)
 
 
@@ -88,11 +94,53 @@ def test_oracle_is_right_wherever_a_path_is(world) -> None:
 def test_a_plan_steps_toward_the_path_with_least_predicted_error_and_price(world) -> None:
     plan, _, cache = world
     node = int(cache.tree.nodes_at(1)[0])
-    cost, first = plan.future(node)
-    x = inputs(cache)[0][:, 0]
-    error = plan.predicted(node, x)
-    expected = np.stack([first[(error + trade_off * cost).argmin(axis=1)] for trade_off in TRADE_OFFS], axis=1)
-    assert (plan.step(node, x, TRADE_OFFS) == expected).all()
+    ahead, table = plan.futures(1), read(plan, cache, 1, node)
+    for trade_off in TRADE_OFFS:
+        expected = ahead.first[(table.columns[0] + trade_off * ahead.cost[0]).argmin(axis=1)]
+        assert (plan.decide(table, knob(cache, trade_off)) == expected).all()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_decision_depends_on_its_own_sample_alone_and_mixes_nodes_and_knobs(world, which: int) -> None:
+    policy, cache, random = world[which], world[2], np.random.default_rng(0)
+    for gate in range(1, cache.tree.segments):
+        nodes = cache.tree.nodes_at(gate)
+        index, trade_off = random.integers(len(nodes), size=len(cache)), random.choice(TRADE_OFFS, size=len(cache))
+        view = views(cache.tree, gate, cache.features)[np.arange(len(cache)), index]
+        table = policy.read(gate, nodes[index], view)
+        whole, error = policy.decide(table, trade_off), policy.exit_error(table)
+        for row in range(0, len(cache), 41):
+            one = slice(row, row + 1)
+            alone = policy.read(gate, nodes[index[one]], view[one])
+            assert (
+                policy.decide(alone, trade_off[one])[0]
+                == policy.decide(table.take(one), trade_off[one])[0]
+                == whole[row]
+            )
+            assert policy.exit_error(alone)[0] == error[row]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_limit_is_a_restriction_to_the_nodes_within_it(world, which: int) -> None:
+    plan, _, cache = world
+    policy, costs = world[which], plan.costs.routed
+    for most in np.quantile(costs, [0.1, 0.4, 0.8]):
+        limited = replace(plan, restrict=costs <= most)
+        limited = limited if which == 0 else replace(policy, plan=limited)
+        for gate in range(1, cache.tree.segments):
+            node = int(cache.tree.nodes_at(gate)[-1])
+            table, own = read(policy, cache, gate, node), read(limited, cache, gate, node)
+            steps = policy.decide(table, knob(cache, 0.01), Limit(costs, np.full(len(cache), most)))
+            assert (steps == limited.decide(own, knob(cache, 0.01))).all()
+            ends = cache.tree.children[node, steps[steps != EXIT]]
+            assert (costs[ends] <= most).all()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_segment_leaves_nothing_to_decide(world, which: int) -> None:
+    tree = PathTree(["w4a4", "w8a8"], 1)
+    ends = simulate(tree, world[which], np.zeros((5, 2, 3), np.float32), TRADE_OFFS)
+    assert (ends == np.array([0, 1])[:, None, None]).all()
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -101,6 +149,6 @@ def test_behind_one_first_precision_per_trade_off_samples_leave_where_the_whole_
 ) -> None:
     cache = world[2]
     first = np.arange(len(TRADE_OFFS)) % 2
-    ends = simulate(cache.tree, world[which], inputs(cache), TRADE_OFFS)
+    ends = simulate(cache.tree, world[which], cache.features, TRADE_OFFS)
     chosen = ends[first, :, np.arange(len(TRADE_OFFS))].T
-    assert (simulate_behind(cache.tree, world[which], inputs(cache), TRADE_OFFS, first) == chosen).all()
+    assert (simulate_behind(cache.tree, world[which], cache.features, TRADE_OFFS, first) == chosen).all()

@@ -1,4 +1,4 @@
-"""The executor: tables decide as policies do, groups run once per segment and precision, and company changes nothing."""
+"""The executor: groups run once per segment and precision, and company changes nothing."""
 
 from collections import Counter
 
@@ -7,55 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quee.policies import FittedQ
 from quee.runtime import AdaptiveClassifier, load_bundle
 from quee.runtime.engines.graphs import GraphEngine
 from quee.runtime.executor import Samples, draws
-from quee.runtime.router import Router
-
-
-@pytest.fixture(scope="module", params=["plan", "fitted_q"])
-def policy(request: pytest.FixtureRequest, classifier: AdaptiveClassifier):
-    assert isinstance(classifier.policy, FittedQ)
-    return classifier.policy if request.param == "fitted_q" else classifier.policy.plan
-
-
-def inputs_at(classifier, gate: int, node: int, features: np.ndarray) -> np.ndarray:
-    """What a policy is given at a node, from features (n, segments, F)."""
-    tree = classifier.tree
-    prefix = np.eye(len(tree.precisions), dtype=np.float32)[tree.choice[tree.lineage(node)]].ravel()
-    seen = features[:, :gate].reshape(len(features), -1)
-    return np.concatenate([seen, np.broadcast_to(prefix, (len(features), len(prefix)))], axis=1)
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), share=st.floats(0, 1))
-def test_one_call_decides_for_every_node_trade_off_and_limit_as_the_policy_does_one_by_one(
-    classifier, policy, seed: int, share: float
-) -> None:
-    random, tree, n = np.random.default_rng(seed), classifier.tree, 24
-    router = Router(policy, classifier.costs)
-    features = random.normal(size=(n, tree.segments, len(classifier.view.names))).astype(np.float32)
-    limits = np.array([np.inf, np.quantile(classifier.costs, share)])
-    for gate in range(1, tree.segments):
-        node = random.choice(tree.nodes_at(gate), size=n)
-        trade_off = random.choice([0.0, 0.003, 0.05, 0.7, 20.0, 80.0], size=n)
-        which = random.integers(2, size=n)
-        step, error = router.decide(gate, node, features[:, :gate].reshape(n, -1), trade_off, limits[which])
-        for row in range(n):
-            own = inputs_at(classifier, gate, int(node[row]), features[row : row + 1])
-            limited = restricted(policy, classifier.costs <= limits[which[row]])
-            assert step[row] == limited.step(int(node[row]), own, trade_off[row : row + 1])[0, 0]
-            plan = policy.plan if isinstance(policy, FittedQ) else policy
-            assert error[row] == plan.predicted(int(node[row]), own)[0, 0]
-
-
-def restricted(policy, within: np.ndarray):
-    from dataclasses import replace
-
-    if isinstance(policy, FittedQ):
-        return replace(policy, plan=replace(policy.plan, restrict=within, _future={}))
-    return replace(policy, restrict=within, _future={})
 
 
 @settings(max_examples=25, deadline=None)

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax
 
 from quee.backbones import create_backbone
 from quee.errors import QueeError, UsageError
 from quee.execution import MultiPrecisionBackbone
 from quee.exits import fit_exits
 from quee.experiment import Exits
-from quee.features import GateView, uncertainty
+from quee.features import GateView
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_paths
 from quee.runtime.engines import graphs, open_engine, probe
@@ -128,17 +127,6 @@ def test_sizes_not_compiled_for_are_padded_to_the_next(view, images, folder) -> 
     for size in (3, 5, 7):
         assert engine.run(1, precision, images[:size]).state.shape[0] == size
     assert set(map(id, engine._runs.values())) == compiled
-
-
-@pytest.mark.parametrize("classes", [2, 10, 1000])
-def test_features_of_graph_engines_are_those_of_the_cache(classes: int) -> None:
-    logits = np.random.default_rng(0).normal(scale=8, size=(50, classes)).astype(np.float32)
-    logits[0], logits[1, :2] = 0.0, 99.0  # all alike, and two alike
-    log_probs, features = graphs.seen(logits, np.ones((50, 3), np.float32))
-    wanted = log_softmax(logits.astype(np.float64), axis=1)
-    assert np.allclose(log_probs, wanted, rtol=0, atol=1e-12)
-    assert np.allclose(features[:, :4], uncertainty(wanted), rtol=0, atol=1e-6)
-    assert (features[:, 4:] == 1).all()
 
 
 def test_openvino_runs_weights_by_integer_kernels(view, folder) -> None:

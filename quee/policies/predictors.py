@@ -1,0 +1,212 @@
+"""Predictors h_j as they are executed: at each gate a small network from what was seen to error probabilities.
+
+Inputs are the state features at the gates visited, side by side, and the prefix's precisions one-hot; outputs are
+suffixes, "exit here" first, through a sigmoid. Products are of integers (w8a8) and exact in float32, so that the bits
+depend neither on the batch nor on the order of summation; everything else is one rounding per element. This is the only
+implementation: simulation and runtime execute it alike, without PyTorch. `quee.predictors` fits the networks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+from quee.cost import bitflops
+from quee.paths import PathTree
+from quee.precision import Precision
+
+PRECISION = Precision("w8a8")
+CLIP = 8.0
+"""Standardised inputs beyond are taken for this."""
+EXACT = 2.0**24
+"""Integers up to here are exact in float32."""
+
+
+def prefixes(tree: PathTree, gate: int) -> np.ndarray:
+    """The prefix's precisions one-hot, of every node at a gate: (nodes, gate · B), float32."""
+    lineages = np.array([tree.lineage(int(node)) for node in tree.nodes_at(gate)])
+    return np.eye(len(tree.precisions), dtype=np.float32)[tree.choice[lineages]].reshape(len(lineages), -1)
+
+
+def views(tree: PathTree, gate: int, features: np.ndarray) -> np.ndarray:
+    """State features (S, N, F) to what every node at a gate has seen: (S, nodes, gate · F)."""
+    lineages = np.array([tree.lineage(int(node)) for node in tree.nodes_at(gate)])  # (nodes, gate)
+    return features[:, lineages].reshape(len(features), len(lineages), -1)
+
+
+def gate_inputs(tree: PathTree, gate: int, features: np.ndarray) -> np.ndarray:
+    """Predictor inputs (S, nodes at the gate, D) from cached features (S, N, F): visited nodes' features, then prefix."""
+    seen, prefix = views(tree, gate, features), prefixes(tree, gate)
+    return np.concatenate([seen, np.broadcast_to(prefix, (len(features), *prefix.shape))], axis=2)
+
+
+class Layer:
+    """A linear layer of integers: inputs are rounded to a grid, multiplied exactly, and rescaled."""
+
+    def __init__(
+        self, weight: np.ndarray, weight_scale: np.ndarray, bias: np.ndarray, scale: np.ndarray, zero_point: np.ndarray
+    ) -> None:
+        """`weight` (out, in) int8; `weight_scale`, `bias` (out,) and `scale` () float32; `zero_point` () int32."""
+        self.weight, self.weight_scale, self.bias = weight, weight_scale, bias
+        self.scale, self.zero_point = scale, zero_point
+        self._step = np.float32(scale)
+        self.low = np.float32(-int(zero_point))
+        self.high = np.float32(2**PRECISION.activation_bits - 1 - int(zero_point))
+        self._out = (self._step * weight_scale).astype(np.float32)
+        largest = np.abs(weight.astype(np.int64)).sum(axis=1).max(initial=0) * float(max(-self.low, self.high))
+        kind = np.float32 if largest <= EXACT else np.float64  # double precision is exact for any width there is
+        self._transposed = np.ascontiguousarray(weight.T, kind)  # (in, out)
+
+    def grid(self, clip: float | None) -> tuple[np.float32, np.float32]:
+        """Least and largest integer of inputs clipped to ± `clip`, or, where that is None, at least 0."""
+        if clip is None:
+            return max(self.low, np.float32(0)), self.high
+        end = np.rint(np.float32(clip) / self._step)  # rounding keeps order: limits of inputs are limits of integers
+        return max(self.low, -end), min(self.high, end)
+
+    def integers(self, x: np.ndarray, limits: tuple[np.float32, np.float32]) -> np.ndarray:
+        """Of inputs (…, in), float32, within limits."""
+        x = x / self._step
+        np.rint(x, out=x)
+        np.maximum(x, limits[0], out=x)
+        np.minimum(x, limits[1], out=x)
+        return x
+
+    def product(self, integers: np.ndarray, columns: slice = slice(None)) -> np.ndarray:
+        """Sums (…, out) of integers (…, in), or of those columns' share; exact."""
+        weight = self._transposed[columns]
+        return integers.astype(weight.dtype, copy=False) @ weight
+
+    def rescaled(self, sums: np.ndarray) -> np.ndarray:
+        """(…, out), float32, of sums of integer products."""
+        found = sums.astype(np.float32)
+        found *= self._out
+        found += self.bias
+        return found
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As `quee.quantization.QuantizedLinear` names them."""
+        return {
+            "bias": self.bias,
+            "input.scale": self.scale,
+            "input.zero_point": self.zero_point,
+            "weight": self.weight,
+            "weight_scale": self.weight_scale,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Layer":
+        return cls(*(arrays[name] for name in ("weight", "weight_scale", "bias", "input.scale", "input.zero_point")))
+
+
+Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Views (n, D - p) and rows (n,) of known prefixes to hidden units (n, H) and outputs (n, suffixes), float32."""
+
+
+@dataclass
+class Network:
+    """Standardisation, one hidden layer of rectified units, a linear output."""
+
+    mean: np.ndarray
+    """(D,), float64"""
+    scale: np.ndarray
+    first: Layer
+    """(…, D) to (…, H)."""
+    last: Layer
+    """(…, H) to (…, outputs)."""
+
+    def hidden(self, x: np.ndarray) -> np.ndarray:
+        """(…, D) to (…, H), float32."""
+        z = ((x - self.mean) / self.scale).astype(np.float32)
+        first = self.first
+        return np.maximum(first.rescaled(first.product(first.integers(z, first.grid(CLIP)))), np.float32(0))
+
+    def outputs(self, hidden: np.ndarray) -> np.ndarray:
+        """Logits (…, outputs), float32, of hidden units (…, H)."""
+        last = self.last
+        return last.rescaled(last.product(last.integers(hidden, last.grid(None))))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Logits (…, outputs), float32."""
+        return self.outputs(self.hidden(x))
+
+    def reader(self, known: np.ndarray) -> Read:
+        """The network on views that one of the `known` prefixes (P, p) stands behind, float32.
+
+        What a prefix adds to the first product is the same for all samples that came that way, and computed once. For a
+        few samples the time is that of the calls, so there are few.
+        """
+        before = len(self.mean) - known.shape[1]
+        first, limits = self.first, self.first.grid(CLIP)
+        z = ((known - self.mean[before:]) / self.scale[before:]).astype(np.float32)
+        added = first.product(first.integers(z, limits), slice(before, None))  # (P, H)
+        mean, scale, seen = self.mean[:before], self.scale[:before], slice(0, before)
+
+        def read(view: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            z = view - mean
+            z /= scale
+            sums = first.product(first.integers(z.astype(np.float32), limits), seen)
+            sums += added[rows]
+            hidden = first.rescaled(sums)
+            np.maximum(hidden, np.float32(0), out=hidden)
+            return hidden, self.outputs(hidden)
+
+        return read
+
+    @property
+    def bitflops(self) -> float:
+        products = self.first.weight.size + self.last.weight.size
+        return bitflops(products, (PRECISION.weight_bits, PRECISION.activation_bits))
+
+    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        found = {f"{prefix}.mean": self.mean, f"{prefix}.scale": self.scale}
+        for name, layer in (("first", self.first), ("last", self.last)):
+            found |= {f"{prefix}.{name}.{key}": value for key, value in layer.arrays().items()}
+        return found
+
+    @classmethod
+    def from_arrays(cls, prefix: str, arrays: dict[str, np.ndarray]) -> "Network":
+        def layer(name: str) -> Layer:
+            start = f"{prefix}.{name}."
+            return Layer.from_arrays({key.removeprefix(start): v for key, v in arrays.items() if key.startswith(start)})
+
+        return cls(arrays[f"{prefix}.mean"], arrays[f"{prefix}.scale"], layer("first"), layer("last"))
+
+
+class Predictors:
+    """One network per gate before the last, by gate: `networks[gate - 1]`."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self.networks = list(networks)
+
+    def predict(self, gate: int, inputs: np.ndarray) -> np.ndarray:
+        """Inputs (…, D) to error probabilities (…, suffixes)."""
+        found: np.ndarray = expit(self.networks[gate - 1](inputs))
+        return found
+
+    def reader(self, gate: int, known: np.ndarray) -> Read:
+        """`Network.reader` of a gate, with error probabilities for outputs."""
+        read = self.networks[gate - 1].reader(known)
+
+        def predicted(view: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            hidden, logits = read(view, rows)
+            return hidden, expit(logits)
+
+        return predicted
+
+    def bitflops(self, gate: int) -> float:
+        return self.networks[gate - 1].bitflops
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {k: v for gate, net in enumerate(self.networks, 1) for k, v in net.arrays(f"gate.{gate}").items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Predictors":
+        gates = sorted({int(name.split(".")[1]) for name in arrays})
+        return cls([Network.from_arrays(f"gate.{gate}", arrays) for gate in gates])
+
+
+def rows_of(values: np.ndarray) -> np.ndarray:
+    """(S, nodes, D) to (S·nodes, D)."""
+    return values.reshape(-1, values.shape[-1])
