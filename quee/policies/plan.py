@@ -12,8 +12,10 @@ from quee.policies.predictors import Predictors, Read, prefixes
 
 @dataclass(frozen=True)
 class Futures:
-    """Every way to go on from the nodes of a gate: rows are nodes, columns suffixes."""
+    """Every way to go on from the nodes of a gate that any of them considers: rows are nodes, columns suffixes."""
 
+    kept: np.ndarray | None
+    """Which suffixes are columns here, "exit here" always among them; None: all."""
     cost: np.ndarray
     """(nodes, suffixes) cost still to come, 0 where not considered."""
     considered: np.ndarray
@@ -74,11 +76,15 @@ class Plan:
         for allowed in (self.may_exit, self.restrict):
             if allowed is not None:
                 cost = np.where(allowed[ends], cost, np.inf)
-        considered = np.isfinite(cost)
         first = np.array([suffix[0] if suffix else EXIT for suffix in tree.suffixes(gate)], np.int64)
+        used = np.isfinite(cost).any(axis=0)
+        used[0] = True  # exit here
+        cost, ends, first = cost[:, used], ends[:, used], first[used]
+        considered = np.isfinite(cost)
         order, steps = np.argsort(first, kind="stable"), np.arange(EXIT, len(tree.precisions))
         absent = ~np.isin(steps, first)
         return Futures(
+            None if used.all() else np.flatnonzero(used),
             np.where(considered, cost, 0.0),
             considered,
             ends,
@@ -91,9 +97,10 @@ class Plan:
         )
 
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
-        """Columns: predicted errors p̂e (n, suffixes), and the predictor's hidden units (n, H); float32."""
-        hidden, error = self.futures(gate).read(view, self.position[node])
-        return Table(gate, node, (error, hidden))
+        """Columns: predicted errors p̂e (n, suffixes considered), and the predictor's hidden units (n, H); float32."""
+        ahead = self.futures(gate)
+        hidden, error = ahead.read(view, self.position[node])
+        return Table(gate, node, (error if ahead.kept is None else error[:, ahead.kept], hidden))
 
     def exit_error(self, table: Table) -> np.ndarray:
         found: np.ndarray = table.columns[0][:, 0]
