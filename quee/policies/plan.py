@@ -27,9 +27,9 @@ class Futures:
     order: np.ndarray | slice
     """(suffixes,) suffixes by first step, exit first; a slice where they are so already."""
     starts: np.ndarray
-    """(1 + B,) where each first step begins in that order."""
-    absent: np.ndarray | None
-    """(1 + B,) whether no suffix begins with a step; None where every step has one."""
+    """(steps,) where each first step that there is begins in that order."""
+    present: np.ndarray | None
+    """(steps,) these first steps, counted from EXIT; None where every step is there."""
     whole: bool
     """Whether everything is considered, from everywhere."""
     read: Read
@@ -77,12 +77,11 @@ class Plan:
             if allowed is not None:
                 cost = np.where(allowed[ends], cost, np.inf)
         first = np.array([suffix[0] if suffix else EXIT for suffix in tree.suffixes(gate)], np.int64)
-        used = np.isfinite(cost).any(axis=0)
-        used[0] = True  # exit here
+        used: np.ndarray = np.isfinite(cost).any(axis=0) | (first == EXIT)
         cost, ends, first = cost[:, used], ends[:, used], first[used]
         considered = np.isfinite(cost)
-        order, steps = np.argsort(first, kind="stable"), np.arange(EXIT, len(tree.precisions))
-        absent = ~np.isin(steps, first)
+        order = np.argsort(first, kind="stable")
+        present, starts = np.unique(first[order], return_index=True)
         return Futures(
             None if used.all() else np.flatnonzero(used),
             np.where(considered, cost, 0.0),
@@ -90,8 +89,8 @@ class Plan:
             ends,
             first,
             slice(None) if (np.diff(order) == 1).all() else order,
-            np.searchsorted(first[order], steps).clip(max=len(order) - 1),
-            absent if absent.any() else None,
+            starts,
+            None if len(present) == 1 + len(tree.precisions) else present - EXIT,
             bool(considered.all()),
             self.predictors.reader(gate, prefixes(tree, gate)),
         )
@@ -128,6 +127,8 @@ class Plan:
         """Least predicted error + λ · cost by first step: (n, 1 + B), exit first; infinite where none is considered."""
         ahead = self.futures(table.gate)
         found = np.minimum.reduceat(self._value(table, knob, limit)[:, ahead.order], ahead.starts, axis=1)
-        if ahead.absent is not None:
-            found[:, ahead.absent] = np.inf
-        return found
+        if ahead.present is None:
+            return found
+        spread = np.full((len(found), 1 + len(self.tree.precisions)), np.inf)
+        spread[:, ahead.present] = found
+        return spread

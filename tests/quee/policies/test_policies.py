@@ -136,6 +136,19 @@ def test_a_limit_is_a_restriction_to_the_nodes_within_it(world, which: int) -> N
             assert (costs[ends] <= most).all()
 
 
+def test_values_by_first_step_are_the_least_over_all_that_begin_with_it(world) -> None:
+    plan, _, cache = world
+    for allowed in (None, *(np.array([set(p) == {b} for p in cache.tree.paths]) for b in cache.tree.precisions)):
+        own = replace(plan, restrict=allowed)
+        ahead, table = own.futures(1), read(own, cache, 1, 0)
+        value = np.where(ahead.considered[0], table.columns[0] + 0.1 * ahead.cost[0], np.inf)
+        found = own.values(table, knob(cache, 0.1))
+        for step in range(EXIT, len(cache.tree.precisions)):
+            with_it = value[:, ahead.first == step]
+            wanted = with_it.min(axis=1) if with_it.shape[1] else np.full(len(cache), np.inf)
+            assert np.array_equal(found[:, step - EXIT], wanted)
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_segment_leaves_nothing_to_decide(world, which: int) -> None:
     tree = PathTree(["w4a4", "w8a8"], 1)
