@@ -112,7 +112,7 @@ def test_a_budget_of_time_takes_a_profile_of_this_engine(timed, images) -> None:
 def test_what_is_measured_is_every_segment_precision_and_batch(classifier) -> None:
     x = np.zeros((2, 1, 8, 8), np.float32)
     names = len(classifier.view.names)
-    timings = measure(classifier.engine, classifier.executor.router, names, x, (1, 4), repeats=1)
+    timings = measure(classifier.engine, classifier.policy, names, x, (1, 4), repeats=1)
     found = {(t.segment, t.precision, t.batch) for t in timings}
     segments = range(1, classifier.tree.segments + 1)
     assert found == {(s, p, b) for s in segments for p in ("w4a4", "w8a8") for b in (1, 4)} | {
