@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from quee.errors import UsageError
-from quee.experiment import BLOCKS, OPTIONAL, Experiment, load_experiment, parse_experiment
+from quee.experiment import BLOCKS, Experiment, load_experiment, parse_experiment
 
 SOURCE = "experiments/x.yaml"
 TEXT = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n" + "".join(f"{b}: {{}}\n" for b in BLOCKS[2:])
@@ -112,18 +112,18 @@ def test_a_wrong_setting_is_refused_with_key_value_and_what_is_valid(case: str) 
         assert part in message
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block not in OPTIONAL])
-def test_a_missing_block_is_named(block: str) -> None:
-    content = yaml.safe_load(TEXT)
-    del content[block]
-    assert f"missing block '{block}'" in refusal(yaml.safe_dump(content))
+def test_blocks_left_out_mean_their_defaults() -> None:
+    assert parse("prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n") == parse(TEXT)
 
 
+@pytest.mark.parametrize("left", ["empty", "out"])
 @pytest.mark.parametrize("block", ["prepare", "backbone"])
-def test_a_missing_key_is_named(block: str) -> None:
+def test_a_missing_key_is_named(block: str, left: str) -> None:
     key = {"prepare": "prepare.dataset", "backbone": "backbone.name"}[block]
     content = yaml.safe_load(TEXT)
     content[block] = None
+    if left == "out":
+        del content[block]
     assert refusal(yaml.safe_dump(content)) == f"{SOURCE}: {key}: Field required"
 
 
