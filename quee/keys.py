@@ -85,7 +85,7 @@ def _size(file: Path) -> int:
 
 
 def _stat(file: Path) -> list[int]:
-    found = file.stat()
+    found = file.lstat() if not file.exists() else file.stat()  # of a link to nothing, the link's
     return [found.st_size, found.st_mtime_ns]
 
 

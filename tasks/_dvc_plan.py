@@ -101,7 +101,9 @@ def make_plan(
         for name in experiments:
             stages = [stage for stage in repo.index.stages if _experiment(stage) == name]
             resolving = [s for s in stages if s.path_in_repo == PIPELINE and _stage(s) == SETTINGS]
-            found.settings += [step for stage in resolving if (step := planner.settings_step(stage)).action != "unchanged"]
+            found.settings += [
+                step for stage in resolving if (step := planner.settings_step(stage)).action != "unchanged"
+            ]
             own = [s for s in stages if s.path_in_repo == file and s not in resolving]
             found.steps += [planner.step(stage) for stage in own if only is None or _stage(stage) in only]
     _estimate(root, found.steps)

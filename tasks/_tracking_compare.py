@@ -80,9 +80,7 @@ def settings_differences(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
     """Settings that are not equal; of a side whose defaults were not recorded, what its YAML left out is not known."""
     found = differences(a.settings, b.settings)
     return {
-        name: pair
-        for name, pair in found.items()
-        if all(side.has_defaults or name in side.settings for side in (a, b))
+        name: pair for name, pair in found.items() if all(side.has_defaults or name in side.settings for side in (a, b))
     }
 
 

@@ -422,7 +422,11 @@ def _says(text: str, path: str, result: StageResult | ExperimentResult) -> bool:
     from quee.experiment import parse_experiment, read_content, resolved
 
     try:
-        blocks = resolved(parse_experiment(result.experiment, text, path)) if result.has_defaults else read_content(text, path)
+        blocks = (
+            resolved(parse_experiment(result.experiment, text, path))
+            if result.has_defaults
+            else read_content(text, path)
+        )
     except QueeError:
         return False
     return all(blocks.get(name) == value for name, value in result.settings.items())

@@ -50,7 +50,9 @@ def _settings(entry: dict[str, Any], experiment: str, artifacts: Path) -> list[l
                 content = resolved(stage_settings(experiment, artifacts))
             else:
                 content = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-            found += [[file, block, json.dumps(content.get(block))] for block in (content if blocks is None else blocks)]
+            found += [
+                [file, block, json.dumps(content.get(block))] for block in (content if blocks is None else blocks)
+            ]
     return found
 
 

@@ -26,7 +26,7 @@ from tasks._tracking_lock import stage_names
 from tasks.healing import keep_last_good
 from tasks.lifeline import die_with_parent
 from tasks.locks import exclusive
-from tasks.resolved import SETTINGS, changed_since, settings_file, stage_settings
+from tasks.resolved import SETTINGS, changed_since, stage_settings
 from tasks.space import check_space
 
 if TYPE_CHECKING:

@@ -143,7 +143,9 @@ def compare(
     console = Console()
     for one in (left, right):
         if not one.has_defaults:
-            console.print(f"{one.label}: defaults were not recorded; only what its YAML says is compared.", soft_wrap=True)
+            console.print(
+                f"{one.label}: defaults were not recorded; only what its YAML says is compared.", soft_wrap=True
+            )
     for kind, found in (("settings", settings), ("metrics", metrics)):
         shown = found
         if kind == "metrics" and not all_:
