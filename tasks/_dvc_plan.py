@@ -264,7 +264,7 @@ class _Planner:
                 if str(dep) in self.restored:
                     _foresee(dep, self.restored[str(dep)])
                 elif str(dep) in self.resolved:
-                    _foresee(dep, HashInfo("params", self._parameters(dep)))
+                    _foresee(dep, HashInfo("params", self._parameters(dep)))  # type: ignore[arg-type]
                 else:
                     dep.save()
         except DependencyDoesNotExistError:
