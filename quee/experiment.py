@@ -10,7 +10,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from quee.data.sets import DATASET, sets_of
@@ -204,6 +213,17 @@ class Quantize(Block):
     compensation: PrecisionName | None = None
     """Precision of a layer beside each block that takes its error away; none unless given."""
     seed: Seed = 0
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _from_pairs(cls, layers: Any) -> Any:
+        pairs = isinstance(layers, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in layers)
+        return dict(layers) if pairs else layers
+
+    @field_serializer("layers", when_used="json")
+    def _as_pairs(self, layers: dict[str, str] | None) -> list[list[str]] | None:
+        """Pairs, because the first pattern that fits a layer counts, and DVC sees no order of keys."""
+        return None if layers is None else [[name, precision] for name, precision in layers.items()]
 
 
 class Exits(Block):
