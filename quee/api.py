@@ -16,7 +16,7 @@ from quee.data.transforms import Preprocessing, to_unit
 from quee.errors import UsageError
 from quee.evaluation.resplits import fit_quee
 from quee.execution import MultiPrecisionBackbone, walk_tree
-from quee.exits import fit_exits
+from quee.exits import behind, fit_exits
 from quee.experiment import Experiment, Splits
 from quee.features import GateView
 from quee.paths import PathTree
@@ -74,7 +74,7 @@ def fit(
     multi = MultiPrecisionBackbone(models)
     train = torch.from_numpy(np.flatnonzero(split == "train"))
     draws = [(x[rows], y[rows]) for _ in range(settings.exits.draws) for rows in train.split(256)]
-    heads, _ = fit_exits(multi, settings.exits.behind(tree.precisions), draws, settings.exits, len(draws))
+    heads, _ = fit_exits(multi, behind(settings.exits, tree.precisions), draws, settings.exits, len(draws))
     view = GateView(multi, heads, embedding=True)
     classes = [str(index) for index in range(backbone.num_classes)]
     description = describe_tree("fit", tree, [], trace_cost(backbone), view, classes)

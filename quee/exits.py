@@ -27,6 +27,11 @@ from quee.quantization import QuantizedLinear, quantize_linear
 HEAD_PRECISION = Precision("w8a8")
 
 
+def behind(settings: Exits, precisions: Sequence[Precision]) -> tuple[Precision, ...]:
+    """What segments run at before the states that heads are fitted on; `precisions` are the tree's."""
+    return tuple(precisions) if settings.prefixes == "mixed" else (Precision("fp32"),)
+
+
 def normalised(pooled: Tensor, parts: int) -> Tensor:
     """Each of the equal parts of a pooled state (n, parts·dim) at zero mean and unit variance."""
     dim = pooled.shape[1] // parts

@@ -1,22 +1,31 @@
 """Experiments: one YAML file each, one block per stage, checked before anything runs.
 
 Schema of `experiments/NAME.yaml`. Unknown keys, wrong types and values out of range are refused with the file, the
-key, the bad value and what is valid. A comment or reformatting changes nothing.
+key, the bad value and what is valid. A comment or reformatting changes nothing; a block or key left out means its
+default. Stages depend on the settings as `resolved` gives them, so that a changed default is a changed setting: nothing
+else in this file may decide a number.
 """
 
-from collections.abc import Sequence
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
-from quee.errors import UsageError
+from quee.data.sets import DATASET, sets_of
+from quee.errors import IntegrityError, UsageError
 from quee.precision import Precision
 from quee.registry import unknown
-
-SPLITS = ("train", "predictor", "validation", "certification", "test")
-"""Disjoint splits; `calibration` is a subset of `train`."""
 
 
 def _listed(value: Any) -> Any:
@@ -62,20 +71,13 @@ class Splits(Block):
 
     @model_validator(mode="after")
     def _sums(self) -> "Splits":
-        for names in self.sets():
+        for names in sets_of(self.evaluation_set):
             total = sum(getattr(self, name) for name in names)
             if not total <= 1 + 1e-9:
                 raise ValueError(f"shares of {', '.join(names)} sum to {total:g}; they may sum to at most 1")
         if min(self.predictor, self.validation, self.test) <= 0:
             raise ValueError("predictor, validation and test must each be above 0")
         return self
-
-    def sets(self) -> tuple[tuple[str, ...], ...]:
-        """Splits taken from the official training set, and from the evaluation set; all in one where they are pooled."""
-        if self.evaluation_set == "pooled":
-            return (SPLITS,)
-        cut = 1 if self.evaluation_set == "held_out" else len(SPLITS) - 1
-        return SPLITS[:cut], SPLITS[cut:]
 
 
 class Prepare(Block):
@@ -210,9 +212,16 @@ class Quantize(Block):
     """Whether the layers of a segment have bits of their own, within the BitFLOPs of its precision."""
     seed: Seed = 0
 
-    def settings(self) -> dict[str, Any]:
-        """What the block says about ingredients, for `QuantizationConfig.of(precision, preset, **settings)`."""
-        return self.model_dump(exclude={"preset", "path_aware", "mixed"}, exclude_none=True)
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _from_pairs(cls, layers: Any) -> Any:
+        pairs = isinstance(layers, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in layers)
+        return dict(layers) if pairs else layers
+
+    @field_serializer("layers", when_used="json")
+    def _as_pairs(self, layers: dict[str, str] | None) -> list[list[str]] | None:
+        """Pairs, because the first pattern that fits a layer counts, and DVC sees no order of keys."""
+        return None if layers is None else [[name, precision] for name, precision in layers.items()]
 
 
 class Exits(Block):
@@ -231,10 +240,6 @@ class Exits(Block):
     embedding: Annotated[int, Field(ge=0)] = 8
     """Principal components of the pooled state among the state features."""
     seed: Seed = 0
-
-    def behind(self, precisions: Sequence[Precision]) -> tuple[Precision, ...]:
-        """What segments run at before the states that heads are fitted on; `precisions` are the tree's."""
-        return tuple(precisions) if self.prefixes == "mixed" else (Precision("fp32"),)
 
 
 class Features(Block):
@@ -405,8 +410,6 @@ class Experiment(Block):
 
 
 BLOCKS = tuple(name for name in Experiment.model_fields if name != "name")
-OPTIONAL = ("ablate",)
-"""Blocks that only stages outside the pipeline read."""
 
 
 def load_experiment(name: str, folder: Path = Path("experiments")) -> Experiment:
@@ -426,6 +429,11 @@ def experiment_names(folder: Path = Path("experiments")) -> list[str]:
 
 def parse_experiment(name: str, text: str, source: str) -> Experiment:
     """Check the text of an experiment; `source` names it in errors."""
+    return _checked(name, read_content(text, source), source)
+
+
+def read_content(text: str, source: str) -> dict[str, Any]:
+    """The blocks of an experiment as they are written, defaults not filled in; raises UsageError where it is no YAML."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -439,9 +447,38 @@ def parse_experiment(name: str, text: str, source: str) -> Experiment:
         raise UsageError(f"{source}: not YAML: {where}{' '.join(problem.split())}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{source}: expected blocks such as `prepare:`; valid: {', '.join(BLOCKS)}")
-    missing = [block for block in BLOCKS if block not in content and block not in OPTIONAL]
-    if missing:  # a block left out would make DVC stop half-way
-        raise UsageError(f"{source}: missing block {missing[0]!r} (write `{missing[0]}: {{}}` for its defaults)")
+    return content
+
+
+def resolved(experiment: Experiment) -> dict[str, Any]:
+    """Every block with all its defaults, and under `dataset` what the registry knows of the data set, as plain values."""
+    from quee.data import DATASETS
+
+    blocks = experiment.model_dump(mode="json", exclude={"name"})
+    return {**blocks, DATASET: DATASETS.facts(experiment.prepare.dataset)}
+
+
+def parse_resolved(name: str, text: str, source: str) -> Experiment:
+    """The experiment of which `resolved` gave the values in a JSON text; `source` names it in errors."""
+    try:
+        content = json.loads(text)
+        blocks = {block: value for block, value in content.items() if block != DATASET}
+    except (ValueError, AttributeError) as error:
+        raise IntegrityError(f"{source}: not the settings of an experiment ({error})") from None
+    return _checked(name, blocks, source)
+
+
+def is_given(content: dict[str, Any], key: str) -> bool:
+    """Whether the blocks of an experiment, as they are written, say something about a dotted key."""
+    value: Any = content
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
+def _checked(name: str, content: dict[str, Any], source: str) -> Experiment:
     strange = [key for key in content if key not in BLOCKS]
     if strange:
         raise UsageError(f"{source}: {unknown('block', str(strange[0]), list(BLOCKS))}")

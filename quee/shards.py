@@ -11,18 +11,16 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.executors import Lanes
+from quee.keys import PACKAGE, contents_below, key_of, versions
 from quee.progress import Bar, part_of_a_shard, progress
 
 ROUNDS = 3
 """So often may workers die without a single shard being finished between."""
 CHECK_SECONDS = 10.0
-LIBRARIES = ("numpy", "pyarrow", "safetensors", "scipy", "torch")
 OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "az", "oci", "memory")
 """A put there is seen whole or not at all."""
 
@@ -133,11 +131,7 @@ class Shard:
 @functools.cache
 def fingerprint() -> tuple[tuple[str, str], ...]:
     """What decides a shard's bytes besides its arguments: quee's code as this process loaded it, and the libraries."""
-    package = Path(__file__).parent
-    code = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        code.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
-    return ("quee", code.hexdigest()[:16]), *((name, version(name)) for name in LIBRARIES)
+    return ("quee", key_of(contents_below(PACKAGE))[:16]), *versions().items()
 
 
 def fill(store: ShardStore, shard: Shard, expected: tuple[tuple[str, str], ...]) -> str:

@@ -1,5 +1,6 @@
 """Training of a backbone or of its head alone: seeded, resumable after every epoch, on whatever GPUs there are."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -17,6 +18,7 @@ from quee.backbones.base import SegmentedBackbone
 from quee.errors import UsageError
 from quee.experiment import Backbone
 from quee.io import atomic_path
+from quee.keys import key_of, versions
 from quee.progress import Bar, progress
 
 Batches = Callable[[int], Iterator[tuple[np.ndarray, Tensor, Tensor]]]
@@ -144,6 +146,7 @@ def train_backbone(
 ) -> History:
     """Train in place; continue from `checkpoint` when it exists, and write it after every epoch.
 
+    A checkpoint of other settings or libraries is not continued from: training begins anew, which is said.
     Runs on the GPUs there are; afterwards the network is on the CPU. Returns the history: epoch, loss, learning_rate
     (of the head), validation_accuracy (of the averaged weights when EMA is on).
     """
@@ -156,9 +159,11 @@ def train_backbone(
         optimizer = torch.optim.AdamW(groups, fused=True)
     average = {k: v.clone() for k, v in backbone.state_dict().items()} if settings.ema else None
     run = _Run(backbone, settings, optimizer, [group["lr"] for group in groups], steps_per_epoch, average)
-    history, start = History(), 0
-    if checkpoint.is_file():
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    history, start, own = History(), 0, key_of(settings.model_dump(mode="json"), steps_per_epoch, versions())
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.is_file() else None
+    if saved is not None and saved.get("key") != own:
+        print(f"{checkpoint} was begun under other settings or libraries: training begins anew", file=sys.stderr)
+    elif saved is not None:
         backbone.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         if average is not None:
@@ -173,6 +178,7 @@ def train_backbone(
             values = (float(epoch), float(np.mean(losses)), rate, accuracy)
             history.rows.append(dict(zip(COLUMNS, values, strict=True)))
             state = {
+                "key": own,
                 "model": backbone.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "average": run.average,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from quee.errors import BusyError, IntegrityError, QueeError
 from quee.io import write_json
 from tasks import journal
+from tasks.resolved import SETTINGS, as_text, differences, settings_file
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -69,6 +70,16 @@ def opened(root: Path) -> "Iterator[Repo]":
         raise QueeError(" ".join(str(error).split())) from None
 
 
+@dataclass
+class Plan:
+    """What is to be done, in the order in which it is done."""
+
+    settings: list[Step]
+    """Files of resolved settings that are not what the YAML and the code's defaults say now."""
+    steps: list[Step]
+    """Every stage that computes."""
+
+
 def make_plan(
     root: Path,
     experiments: list[str],
@@ -76,24 +87,37 @@ def make_plan(
     data: dict[str, Path] | None = None,
     file: str = PIPELINE,
     only: Collection[str] | None = None,
-) -> list[Step]:
+) -> Plan:
     """A step for every stage of the experiments in a dvc.yaml, or `only` those named, in the order in which they run.
 
-    `data` names folders by the `.dvc` file that records them; raises IntegrityError on one that differs.
+    Settings are resolved here, so that no stage need have run. `data` names folders by the `.dvc` file that records them;
+    raises IntegrityError on one that differs, UsageError on settings that are wrong.
     """
     with opened(root) as repo:
         for pointer, folder in (data or {}).items():
             _check_data(root, repo, pointer, folder)
-        found = [stage for stage in repo.index.stages if stage.path_in_repo == file]
-        stages = [stage for stage in found if "@" in (getattr(stage, "name", None) or "")]
-        stages = [stage for stage in stages if only is None or stage.name.partition("@")[0] in only]
         planner = _Planner(root, repo, force)
-        by_experiment = {name: [s for s in stages if s.name.partition("@")[2] == name] for name in experiments}
-        steps = [planner.step(stage) for name in experiments for stage in by_experiment[name]]
-    for step in steps:
+        found = Plan([], [])
+        for name in experiments:
+            stages = [stage for stage in repo.index.stages if _experiment(stage) == name]
+            resolving = [s for s in stages if s.path_in_repo == PIPELINE and _stage(s) == SETTINGS]
+            found.settings += [
+                step for stage in resolving if (step := planner.settings_step(stage)).action != "unchanged"
+            ]
+            own = [s for s in stages if s.path_in_repo == file and s not in resolving]
+            found.steps += [planner.step(stage) for stage in own if only is None or _stage(stage) in only]
+    _estimate(root, found.steps)
+    for step in found.steps:
         step.file = file
-        _estimate(root, step)
-    return steps
+    return found
+
+
+def _stage(stage: "Stage") -> str:
+    return str(getattr(stage, "name", None) or "").partition("@")[0]
+
+
+def _experiment(stage: "Stage") -> str:
+    return str(getattr(stage, "name", None) or "").partition("@")[2]
 
 
 def _check_data(root: Path, repo: "Repo", pointer: str, folder: Path) -> None:
@@ -112,15 +136,12 @@ def _check_data(root: Path, repo: "Repo", pointer: str, folder: Path) -> None:
     raise IntegrityError(f"{what} {fault}; {remedy}")
 
 
-def _estimate(root: Path, step: Step) -> None:
-    done = [
-        r
-        for r in journal.records(root)
-        if (r.get("experiment"), r.get("stage"), r.get("status")) == (step.experiment, step.stage, "done")
-    ]
-    if done:
-        step.seconds = done[-1].get("seconds")
-        step.bytes = done[-1].get("bytes", step.bytes)
+def _estimate(root: Path, steps: list[Step]) -> None:
+    done = journal.latest(root, [(step.experiment, step.stage) for step in steps], status="done")
+    for step in steps:
+        if record := done.get((step.experiment, step.stage)):
+            step.seconds = record.get("seconds")
+            step.bytes = record.get("bytes", step.bytes)
 
 
 class _Planner:
@@ -132,6 +153,25 @@ class _Planner:
         """Results that will be made anew: path to the stage's name."""
         self.restored: dict[str, Any] = {}
         """Results that will be restored: path to their digest."""
+        self.resolved: dict[str, dict[str, Any]] = {}
+        """Settings as they are now, defaults filled in: path of their file to its content."""
+        self.given: dict[str, dict[str, Any]] = {}
+        """By the same path, what the YAML says itself."""
+
+    def settings_step(self, stage: "Stage") -> Step:
+        """Resolve an experiment's settings; the step is to run where their file is not what they are now."""
+        from quee.experiment import load_experiment, read_content, resolved
+
+        name, folder = _experiment(stage), self.root / "experiments"
+        experiment, source, path = load_experiment(name, folder), folder / f"{name}.yaml", settings_file(name)
+        self.resolved[path] = resolved(experiment)
+        self.given[path] = read_content(source.read_text(encoding="utf-8"), str(source))
+        reasons = [reason for dep in stage.deps for reason in self._changes(dep)]
+        file = self.root / path
+        if stage.cmd_changed or not file.is_file() or file.read_text(encoding="utf-8") != as_text(experiment):
+            reasons.append(f"{path}: not what the settings are now")
+        action: Action = "run" if reasons or any(out.status() for out in stage.outs) else "unchanged"
+        return Step(name, SETTINGS, action, reasons)
 
     def step(self, stage: "Stage") -> Step:
         name, _, experiment = stage.name.partition("@")
@@ -175,11 +215,28 @@ class _Planner:
         return [f"{path}: {kind}"]
 
     def _settings(self, dep: Any) -> list[str]:
-        if not dep.workspace_status():
+        path = str(dep)
+        before = dep.hash_info.value if dep.hash_info else None
+        if path in self.resolved:
+            now = self._parameters(dep)
+            if before is None:
+                return [f"{path}: not there at the last run"]
+        elif dep.workspace_status():
+            now = dep.read_params(flatten=False)
+        else:
             return []
-        before = dep.hash_info.value if dep.hash_info else {}
-        now = dep.read_params(flatten=False)
-        return [f"{name}: {_shown(old)} → {_shown(new)}" for name, old, new in differences(before or {}, now)]
+        return [self._shown(path, *difference) for difference in differences(before or {}, now)]
+
+    def _parameters(self, dep: Any) -> dict[str, Any]:
+        """What a stage takes from the file of resolved settings as it will be."""
+        content = self.resolved[str(dep)]
+        return {block: content[block] for block in dep.params if block in content}
+
+    def _shown(self, path: str, name: str, old: Any, new: Any) -> str:
+        from quee.experiment import is_given
+
+        default = path in self.given and new is not None and not is_given(self.given[path], name)
+        return f"{name}: {_text(old)} → {_text(new)}{' (default)' if default else ''}"
 
     def _files(self, folder: str, digest: str) -> list[str]:
         """Which files of a folder differ from its last run, as far as its listing was kept."""
@@ -198,14 +255,16 @@ class _Planner:
     def _cached(self, stage: "Stage") -> dict[str, Any] | None:
         """The results that DVC would restore from its run cache instead of running the stage."""
         from dvc.dependency.base import DependencyDoesNotExistError
+        from dvc_data.hashfile.hash_info import HashInfo
 
         if not any(out.hash_info for out in stage.outs) and not (self.root / ".dvc" / "cache" / "runs").is_dir():
             return None
         try:
             for dep in stage.deps:
                 if str(dep) in self.restored:
-                    dep.hash_info = restored = self.restored[str(dep)]
-                    dep.get_hash = lambda restored=restored: restored  # what DVC would look up may not be there yet
+                    _foresee(dep, self.restored[str(dep)])
+                elif str(dep) in self.resolved:
+                    _foresee(dep, HashInfo("params", self._parameters(dep)))  # type: ignore[arg-type]
                 else:
                     dep.save()
         except DependencyDoesNotExistError:
@@ -217,16 +276,13 @@ class _Planner:
         return {str(out): out.hash_info for out in stored.outs} if stored.outs_cached() else None
 
 
-def differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """(key, old, new) of every setting that differs; None stands for one that is not there."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now and type(before) is type(now) else [(name, before, now)]
-    keys = dict.fromkeys((*before, *now))
-    found = (differences(before.get(k), now.get(k), f"{name}.{k}" if name else str(k)) for k in keys)
-    return [difference for differing in found for difference in differing]
+def _foresee(dep: Any, found: Any) -> None:
+    """Let DVC take a dependency to have this digest: what it would look up may not be there yet."""
+    dep.hash_info = found
+    dep.get_hash = lambda: found
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     return "none" if value is None else json.dumps(value)
 
 

@@ -22,6 +22,8 @@ class Side:
     label: str
     settings: dict[str, str]
     metrics: dict[str, float]
+    has_defaults: bool = True
+    """Whether settings that were left to their defaults are among the settings."""
 
 
 def side(root: Path, name: str, other: str) -> Side:
@@ -53,7 +55,8 @@ def _of_lock(root: Path, label: str, result: ExperimentResult, here: bool) -> Si
         text = read_out(root, result.stages[stage], "metrics.json", here)
         return None if text is None else json.loads(text)
 
-    return Side(label, settings_of(result.settings), experiment_metrics(read, list(result.stages)))
+    metrics = experiment_metrics(read, list(result.stages))
+    return Side(label, settings_of(result.settings), metrics, result.has_defaults)
 
 
 def _of_run(root: Path, run_id: str) -> Side:
@@ -71,6 +74,14 @@ def _of_run(root: Path, run_id: str) -> Side:
         raise UsageError(f"unknown MLflow run {run_id!r} ({' '.join(str(error).split())[:200]})") from None
     metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith(STEPPED)}
     return Side(run.info.run_name or run_id, dict(run.data.params), metrics)
+
+
+def settings_differences(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
+    """Settings that are not equal; of a side whose defaults were not recorded, what its YAML left out is not known."""
+    found = differences(a.settings, b.settings)
+    return {
+        name: pair for name, pair in found.items() if all(side.has_defaults or name in side.settings for side in (a, b))
+    }
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -19,7 +19,7 @@ SLACK = 5.0
 
 
 class Journal:
-    """The executions written down in `.quee/journal/`, read when first asked for."""
+    """The executions written down in `.quee/journal/`, read once when first asked for."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -38,7 +38,7 @@ class Journal:
         """
         files = [file for path in result.outs for file in _files(self.root / path)]
         newest = max((file.stat().st_mtime for file in files), default=0.0)
-        for record in reversed(self.records):
+        for record in self.records:
             if (record.get("experiment"), record.get("stage")) == (result.experiment, result.stage):
                 start, end = float(record["start"]), float(record["end"])
                 if start - SLACK <= newest <= end + SLACK:

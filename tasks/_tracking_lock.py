@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
+from quee.data.sets import DATASET
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.registry import unknown
+from tasks.resolved import SETTINGS, settings_file
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -61,8 +63,18 @@ class StageResult:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The blocks of the experiment's YAML that the stage was run with."""
-        return dict(self.entry.get("params", {}).get(f"experiments/{self.experiment}.yaml", {}))
+        """The blocks that the stage was run with, as they were recorded.
+
+        Defaults are among them, but for results recorded when stages took their parameters from the YAML itself.
+        """
+        params = self.entry.get("params", {})
+        found = params.get(settings_file(self.experiment)) or params.get(f"experiments/{self.experiment}.yaml") or {}
+        return {block: value for block, value in found.items() if block != DATASET}
+
+    @property
+    def has_defaults(self) -> bool:
+        """Whether the defaults of then are among the recorded settings."""
+        return settings_file(self.experiment) in self.entry.get("params", {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +96,11 @@ class ExperimentResult:
     def settings(self) -> dict[str, Any]:
         return {block: value for result in self.stages.values() for block, value in result.settings.items()}
 
+    @property
+    def has_defaults(self) -> bool:
+        """Whether the defaults of then are among the recorded settings."""
+        return all(result.has_defaults for result in self.stages.values())
+
     def unfinished(self, expected: list[str]) -> str | None:
         """Why the entries are not one whole result: a stage missing, or run on another's earlier output."""
         missing = [stage for stage in expected if stage not in self.stages]
@@ -98,7 +115,10 @@ class ExperimentResult:
 
 
 def read_lock(root: Path, revision: str | None = None) -> dict[str, ExperimentResult]:
-    """The experiments in `dvc.lock`, of the working tree or of a git revision; empty when there is no such file."""
+    """The experiments in `dvc.lock`, of the working tree or of a git revision; empty when there is no such file.
+
+    Settings are no result of their own: every stage's entry holds those that it was run with.
+    """
     text = read_text(root, "dvc.lock", revision)
     try:
         content = yaml.load(text or "", Loader=LOADER) or {}
@@ -109,7 +129,7 @@ def read_lock(root: Path, revision: str | None = None) -> dict[str, ExperimentRe
     order = stage_names(root, revision)
     for name, entry in sorted(entries.items(), key=lambda item: _rank(item[0].partition("@")[0], order)):
         stage, _, experiment = name.partition("@")
-        if experiment:
+        if experiment and stage != SETTINGS:
             found.setdefault(experiment, {})[stage] = StageResult(experiment, stage, entry)
     return {name: ExperimentResult(name, found[name]) for name in sorted(found)}
 
@@ -134,11 +154,10 @@ def _rank(stage: str, order: list[str]) -> tuple[int, str]:
 
 
 def stage_names(root: Path, revision: str | None = None) -> list[str]:
-    """The stages of `dvc.yaml` that are run per experiment, in its order."""
+    """The stages of `dvc.yaml` that are run per experiment, in its order, without `settings`."""
     content = yaml.load(read_text(root, "dvc.yaml", revision) or "", Loader=LOADER) or {}
-    return [
-        name for name, stage in (content.get("stages") or {}).items() if isinstance(stage, dict) and "matrix" in stage
-    ]
+    stages = (content.get("stages") or {}).items()
+    return [name for name, stage in stages if isinstance(stage, dict) and "matrix" in stage and name != SETTINGS]
 
 
 def default_experiments(root: Path) -> list[str]:

@@ -29,6 +29,7 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 
+from quee.errors import QueeError
 from tasks._tracking_figure import curve_figure, sensitivity_figure
 from tasks._tracking_index import (
     BUNDLE,
@@ -404,11 +405,7 @@ class Store:
         """The experiment's YAML, if it still says what the result was made with."""
         path = f"experiments/{result.experiment}.yaml"
         text = read_text(self.root, path)
-        try:
-            blocks = yaml.safe_load(text or "") or {}
-        except yaml.YAMLError:
-            return
-        if text and all(blocks.get(name) == value for name, value in result.settings.items()):
+        if text and _says(text, path, result):
             self.client.log_text(run_id, text, path)
 
     def register(self, bundle: StageResult, pyfunc: Path) -> tuple[str, str]:
@@ -418,3 +415,18 @@ class Store:
         with self.reachable():
             run = self.client.get_run(self.held().runs[bundle.digest])
             return register_bundle(self.client, self.root, bundle, run, pyfunc)
+
+
+def _says(text: str, path: str, result: StageResult | ExperimentResult) -> bool:
+    """Whether a YAML, with the defaults of now where a result's were recorded, has the settings of the result."""
+    from quee.experiment import parse_experiment, read_content, resolved
+
+    try:
+        blocks = (
+            resolved(parse_experiment(result.experiment, text, path))
+            if result.has_defaults
+            else read_content(text, path)
+        )
+    except QueeError:
+        return False
+    return all(blocks.get(name) == value for name, value in result.settings.items())

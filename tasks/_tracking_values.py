@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import BaseModel, ValidationError
-
 from quee.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -32,25 +30,8 @@ class Point(NamedTuple):
 
 
 def settings_of(blocks: dict[str, Any]) -> dict[str, str]:
-    """Blocks of an experiment as `block.key` to text, defaults included where they were left out."""
-    return {
-        name: _text(value)
-        for block, value in sorted(blocks.items())
-        for name, value in leaves(_full(block, value), block)
-    }
-
-
-def _full(block: str, value: Any) -> Any:
-    from quee.experiment import Experiment
-
-    field = Experiment.model_fields.get(block)
-    model = field.annotation if field else None
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        return value
-    try:
-        return model.model_validate(value or {}).model_dump(mode="json")
-    except ValidationError:  # settings of an earlier version
-        return value
+    """Blocks of an experiment as `block.key` to text, as they were recorded: nothing is filled in."""
+    return {name: _text(value) for block, value in sorted(blocks.items()) for name, value in leaves(value, block)}
 
 
 def _text(value: Any) -> str:

@@ -20,6 +20,7 @@ from quee.evaluation.ablation.rerun import AS_CACHED, Variant
 from quee.evaluation.ablation.run import Store, compute, missing, outcomes
 from quee.evaluation.ablation.table import compare, difference_rows, repetition_rows, summary
 from quee.io import file_digest, write_bytes, write_json, write_table
+from quee.keys import key_of, versions
 from quee.progress import progress
 from quee.report.ablations import forest
 from quee.threads import one_thread
@@ -96,8 +97,9 @@ def _part(stage: Stage, base: Study, variant: Variant, grid: Sequence[Point], st
 
 
 def source(root: Path, features: Path) -> str:
-    """Digest of what all points depend on: the cache, by the digests it holds, and the code."""
+    """Digest of what all points depend on: the cache, by the digests it holds, the code and the libraries."""
     digest = hashlib.sha256(file_digest(features / "tree.json").encode())
+    digest.update(key_of(versions()).encode())
     for name in CODE:
         path = root / name
         files = [path] if path.is_file() else sorted(path.rglob("*.py"))

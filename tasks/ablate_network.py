@@ -29,6 +29,7 @@ from quee.evaluation.ablation.rerun import (
 from quee.evaluation.ablation.run import Store
 from quee.experiment import Exits
 from quee.io import file_digest
+from quee.keys import versions
 from quee.paths import PathTree
 from quee.shards import Shard, read_shards, run_shards
 from tasks import exits, features
@@ -71,6 +72,7 @@ def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
         experiment.paths.considered.model_dump(mode="json"),
         [[file.relative_to(stage.artifacts).as_posix(), file_digest(file)] for file in files],
         [[file.relative_to(root).as_posix(), file_digest(file)] for file in code],
+        versions(),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

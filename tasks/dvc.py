@@ -22,7 +22,7 @@ import yaml
 from quee.errors import BusyError, QueeError, UsageError
 from tasks import journal
 from tasks._dvc_cache import remove_damaged
-from tasks._dvc_plan import PIPELINE, remember_folders
+from tasks._dvc_plan import PIPELINE, Plan, remember_folders
 from tasks._dvc_plan import Step as Step
 from tasks._dvc_plan import make_plan as make_plan
 from tasks._dvc_process import run_logged
@@ -32,6 +32,7 @@ from tasks.inputs import ensure_inputs, link_inputs, refuse_missing
 from tasks.lifeline import SUPERVISED
 from tasks.locks import exclusive, say
 from tasks.partial import stage_entry
+from tasks.resolved import SETTINGS
 
 LOGS = Path(".quee") / "logs"
 LAST_LINES = 15
@@ -78,13 +79,24 @@ class Session:
     """Whether the stages' own output is shown while they run."""
     _ran: bool = False
 
+    def settle(self, settings: list[Step]) -> None:
+        """Write the files of resolved settings that stages take their parameters from. Raises StageError."""
+        for step in settings:
+            log = _log_file(self.root, step)
+            began = time.time()
+            if status := self._dvc_repro(step, log, force=True, show=False):
+                raise self._failure(step, log, journal.last(self.root, step.experiment, step.stage, began), status)
+            log.unlink()
+            keep_last_good(self.root)
+            self._ran = True  # DVC has the last word on what follows: it sees the file, the plan foresaw it
+
     def execute(self, step: Step) -> Outcome:
         """Bring one stage up to date. Raises StageError naming the stage and its log; earlier results stay."""
         if step.action == "unchanged" and not self._ran:
             return Outcome(step.experiment, step.stage, "unchanged", 0.0)
         began, log = time.time(), _log_file(self.root, step)
         try:
-            status = self._dvc_repro(step, log)
+            status = self._dvc_repro(step, log, self.force, self.show)
         except BaseException:
             restore_result(self.root, step)
             raise
@@ -105,11 +117,11 @@ class Session:
             log.unlink()
         return Outcome(step.experiment, step.stage, did, time.time() - began, log if did == "ran" else None)
 
-    def _dvc_repro(self, step: Step, log: Path) -> int:
-        arguments = ["repro", "--single-item", step.target, *(["--force"] if self.force else [])]
+    def _dvc_repro(self, step: Step, log: Path, force: bool, show: bool) -> int:
+        arguments = ["repro", "--single-item", step.target, *(["--force"] if force else [])]
         told = False
         while True:
-            status = run_logged(dvc_command(*arguments), log, self.root, environment(), self.show)
+            status = run_logged(dvc_command(*arguments), log, self.root, environment(), show)
             if not status or not BUSY.search(log.read_text(encoding="utf-8", errors="replace")):
                 return status
             if not self.wait:
@@ -160,9 +172,11 @@ def session(
         _wait_for(lambda: heal(root, notify), wait, notify)
         data = ensure_inputs(root, names, notify) if file == PIPELINE and _read_inputs(root, stages) else {}
         add_experiments(root, names, notify)
-        steps: list[Step] = []
-        _wait_for(lambda: steps.extend(make_plan(root, names, force, data, file, stages)), wait, notify)
-        yield Session(root, steps, force, wait, notify, show)
+        plans: list[Plan] = []
+        _wait_for(lambda: plans.append(make_plan(root, names, force, data, file, stages)), wait, notify)
+        started = Session(root, plans[-1].steps, force, wait, notify, show)
+        started.settle(plans[-1].settings)
+        yield started
 
 
 def _read_inputs(root: Path, stages: Sequence[str] | None) -> bool:
@@ -181,7 +195,7 @@ def plan(root: Path, experiments: list[str] | None = None, force: bool = False) 
     refuse_missing(root, names)
     with exclusive("run", "this checkout", root=root):
         heal(root, say)
-        return make_plan(root, names, force)
+        return make_plan(root, names, force).steps
 
 
 def checked(root: Path, experiments: list[str] | None) -> list[str]:
@@ -294,8 +308,9 @@ def smoke(
     names = checked(root, experiments)
     with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
         ensure_inputs(root, names, notify)
+        stages = stage_names(root)
         for name in names:
-            for stage in stage_names(root):
+            for stage in [SETTINGS, *stages]:
                 step = Step(name, stage, "run")
                 began, log = time.time(), _log_file(root, step)
                 words = shlex.split(stage_entry(root, stage, name)["cmd"])
@@ -304,4 +319,5 @@ def smoke(
                     if status == INTERRUPTED:
                         raise KeyboardInterrupt
                     raise StageError(f"smoke run: stage {step.name} failed\nlog: {_short(root, log)}", status)
-                yield Outcome(name, stage, "ran", time.time() - began, log)
+                if stage != SETTINGS:
+                    yield Outcome(name, stage, "ran", time.time() - began, log)

@@ -11,7 +11,7 @@ from quee.data.source import ImageSource
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
 from quee.execution import MultiPrecisionBackbone
-from quee.exits import ExitHeads, fit_exits
+from quee.exits import ExitHeads, behind, fit_exits
 from quee.experiment import Exits
 from quee.features import GateView
 from quee.io import read_json, write_json, write_table
@@ -78,7 +78,7 @@ def fit(stage: Stage, inputs: Inputs, settings: Exits) -> tuple[ExitHeads, list[
         for _, x, y in inputs.images.batches(train, inputs.transform, 256, (settings.seed, draw), augmentation)
     )
     total = settings.draws * -(-len(train) // 256)
-    return fit_exits(inputs.backbone, settings.behind(inputs.precisions), draws, settings, total)
+    return fit_exits(inputs.backbone, behind(settings, inputs.precisions), draws, settings, total)
 
 
 if __name__ == "__main__":

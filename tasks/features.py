@@ -7,9 +7,9 @@ import numpy as np
 
 from quee.cache import Recipe, build_cache, describe_tree, write_description
 from quee.cost import BitFlops
+from quee.data.sets import SPLITS
 from quee.data.splits import split_ids
 from quee.exits import ExitHeads
-from quee.experiment import SPLITS
 from quee.features import GateView
 from quee.io import file_digest, read_json
 from quee.paths import PathTree

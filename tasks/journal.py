@@ -6,16 +6,20 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from quee.io import write_bytes, write_json
+from quee.keys import ABSENT, LIBRARIES, versions
 from tasks.differences import snapshot
 
 JOURNAL = Path(".quee") / "journal"
-PACKAGES = ("quee", "numpy", "pyarrow", "scikit-learn", "scipy", "timm", "torch", "torchvision", "dvc", "prefect")
+PACKAGES = ("quee", *LIBRARIES, "matplotlib", "onnx", "onnxruntime", "openvino", "dvc", "prefect")
+"""Distributions whose versions are written down: what computes results, draws them, and runs the stages."""
+STAMP = "%Y%m%dT%H%M%S"
+"""How the name of a record's file begins: when the execution started, so that names sort by time."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "QUEE_WORKERS")
 """Environment variables that say how many threads and processes compute; another number may give other last bits."""
 
@@ -39,7 +43,7 @@ def begin(experiment: str, stage: str, limit: int | None) -> dict[str, Any]:
             "processor": _processor(),
             "cores": os.cpu_count(),
         },
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **_installed()},
         "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
     }
     if limit is not None:
@@ -70,7 +74,7 @@ def finish(
     ended = {"end": end, "seconds": round(end - record["start"], 3), "status": status, "peak_bytes": peak}
     failure = {"exit": exit_status, "error": error} if status != "done" else {}
     size = {} if bytes is None else {"bytes": bytes}
-    stamp = datetime.fromtimestamp(record["start"], UTC).strftime("%Y%m%dT%H%M%S.%f")
+    stamp = datetime.fromtimestamp(record["start"], UTC).strftime(STAMP + ".%f")
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{stamp}-{record['experiment']}-{record['stage']}-{os.getpid()}.json"
     write_json(folder / name, {**record, **ended, **failure, **size})
@@ -84,8 +88,9 @@ def summary_file(experiment: str) -> Path:
 def summarise(root: Path, experiment: str, stages: list[str]) -> None:
     """Write the latest execution of each stage for the experiment's report to show."""
     rows = []
+    known = latest(root, [(experiment, stage) for stage in stages], status="done")
     for stage in stages:
-        record = last(root, experiment, stage, status="done")
+        record = known.get((experiment, stage))
         if record is None:
             rows.append([stage, "not run here", "", "", "", "", ""])
             continue
@@ -97,39 +102,59 @@ def summarise(root: Path, experiment: str, stages: list[str]) -> None:
     write_bytes(root / summary_file(experiment), f"queeStages({json.dumps(rows)});\n".encode())
 
 
-def records(root: Path, since: float = 0.0) -> list[dict[str, Any]]:
-    """The executions written down, oldest first, that started at or after `since` (seconds since 1970)."""
-    floor = datetime.fromtimestamp(since, UTC).strftime("%Y%m%dT%H%M%S")
-    found = []
-    for file in sorted((root / JOURNAL).glob("*.json")):
-        if file.name < floor:
+def records(root: Path) -> Iterator[dict[str, Any]]:
+    """The executions written down, latest first. Each is read when it is asked for."""
+    return (record for file in _files(root) if (record := _read(file)))
+
+
+def latest(
+    root: Path, wanted: Iterable[tuple[str, str]], since: float = 0.0, status: str | None = None
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """By (experiment, stage) the latest execution that started at or after `since` (seconds since 1970), however it
+    ended or with that `status`. The folder is listed once, and no record is read that is not of a wanted stage."""
+    floor = datetime.fromtimestamp(since, UTC).strftime(STAMP)
+    missing = set(wanted)
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for file in _files(root):
+        if not missing or file.name < floor:
+            break
+        if _stage_of(file) not in missing or not (record := _read(file)):
             continue
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and record.get("start", 0.0) >= since:
-            found.append(record)
+        key = (str(record.get("experiment")), str(record.get("stage")))
+        if key in missing and record.get("start", 0.0) >= since and status in (None, record.get("status")):
+            found[key] = record
+            missing.remove(key)
     return found
 
 
 def last(
     root: Path, experiment: str, stage: str, since: float = 0.0, status: str | None = None
 ) -> dict[str, Any] | None:
-    """The latest execution of a stage, however it ended or with that `status`."""
-    named = [r for r in records(root, since) if (r.get("experiment"), r.get("stage")) == (experiment, stage)]
-    named = [r for r in named if status in (None, r.get("status"))]
-    return named[-1] if named else None
+    """The latest execution of a stage, as `latest` finds it."""
+    return latest(root, [(experiment, stage)], since, status).get((experiment, stage))
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def _files(root: Path) -> list[Path]:
+    """The records' files, latest first."""
+    return sorted((root / JOURNAL).glob("*.json"), reverse=True)
+
+
+def _stage_of(file: Path) -> tuple[str, str]:
+    """(experiment, stage) by the name of a record's file: TIME-EXPERIMENT-STAGE-PROCESS.json."""
+    parts = file.stem.split("-")
+    return (parts[1], parts[2]) if len(parts) == 4 else ("", "")
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _installed() -> dict[str, str]:
+    return {name: found for name, found in versions(PACKAGES).items() if found != ABSENT}
 
 
 def _processor() -> str:

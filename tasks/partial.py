@@ -1,8 +1,10 @@
-"""Resumable work: `.quee/partial/STAGE/DIGEST/`, where DIGEST covers exactly what DVC would look at for the stage."""
+"""Resumable work: `.quee/partial/STAGE/DIGEST/`, where DIGEST covers everything that decides the work.
 
-import hashlib
+That is what DVC looks at for the stage, and beside it the versions of the libraries that compute: a result that is whole
+stays when a library is updated, but what was begun under one version is not gone on with under another.
+"""
+
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -11,33 +13,47 @@ from typing import Any
 import yaml
 
 from quee.errors import UsageError
+from quee.keys import code, contents_below, key_of, versions
+from tasks.resolved import settings_file, stage_settings
 
 PARTIAL = Path(".quee") / "partial"
 KEPT_SECONDS = 14 * 24 * 3600
 """Work left by runs with other settings is removed when untouched for so long and the stage succeeds."""
+WRITTEN_BY = "io.py"
+"""Code of the library by which all stages write files; no stage depends on it."""
 
 
 def stage_digest(stage: str, experiment: str, artifacts: Path, limit: int | None = None) -> str:
-    """SHA-256 over the stage's entry in `dvc.yaml`: its command, blocks of settings and dependencies' contents.
+    """Digest of a stage's entry in `dvc.yaml` (its command, resolved blocks of settings, contents of its dependencies)
+    and of the versions of the libraries that compute.
 
     `artifacts` is the folder with the other stages' results; a smoke run has its own.
     """
     entry = stage_entry(Path(), stage, experiment)
-    digest = hashlib.sha256(json.dumps([entry.get("cmd"), limit]).encode())
-    for params in entry.get("params", []):
-        for file, blocks in params.items():
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-            chosen = {block: content.get(block) for block in blocks}
-            digest.update(json.dumps([file, chosen], sort_keys=True).encode())
     own = f"artifacts/{experiment}"
+    deps = []
     for dep in entry.get("deps", []):
         path = artifacts / Path(dep).relative_to(own) if Path(dep).is_relative_to(own) else Path(dep)
-        digest.update(dep.encode())
-        for file in _files(path):
-            with file.open("rb") as opened:
-                content = hashlib.file_digest(opened, "sha256").digest()
-            digest.update(file.relative_to(path).as_posix().encode() + content)
-    return digest.hexdigest()[:32]
+        deps.append([dep, contents_below(path)])
+    settings = _settings(entry, experiment, artifacts)
+    return key_of(entry.get("cmd"), limit, settings, deps, code(WRITTEN_BY), versions())
+
+
+def _settings(entry: dict[str, Any], experiment: str, artifacts: Path) -> list[list[Any]]:
+    """The parameters of a stage by file and block, in the order of dvc.yaml."""
+    from quee.experiment import resolved
+
+    found = []
+    for params in entry.get("params", []):
+        for file, blocks in params.items():
+            if file == settings_file(experiment):
+                content = resolved(stage_settings(experiment, artifacts))
+            else:
+                content = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+            found += [
+                [file, block, json.dumps(content.get(block))] for block in (content if blocks is None else blocks)
+            ]
+    return found
 
 
 def stage_entry(root: Path, stage: str, experiment: str) -> dict[str, Any]:
@@ -54,12 +70,16 @@ def discard(folder: Path) -> None:
     """Remove a finished stage's resumable work, and what runs with other settings left long ago."""
     shutil.rmtree(folder, ignore_errors=True)
     for other in folder.parent.glob("*"):
-        if time.time() - other.stat().st_mtime > KEPT_SECONDS:
+        if time.time() - newest(other) > KEPT_SECONDS:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    found = (Path(where) / name for where, _, names in os.walk(path) for name in names)
-    return sorted(file for file in found if "__pycache__" not in file.parts)
+def newest(folder: Path) -> float:
+    """When anything in a folder, at whatever depth, was last written (seconds since 1970); now where it is just going."""
+    times = []
+    for path in (folder, *folder.rglob("*")):
+        try:
+            times.append(path.lstat().st_mtime)
+        except FileNotFoundError:  # another process at work
+            return time.time()
+    return max(times)

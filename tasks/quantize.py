@@ -53,7 +53,7 @@ def run(stage: Stage) -> None:
     own = {name: getattr(settings, name) or "" for name in ("stem", "head")}
     tree = sorted(map(Precision, paths.precisions))
     names = sorted({*tree, *map(Precision, paths.references), Precision("w8a8")})
-    configs = {p: QuantizationConfig.of(p, settings.preset, **settings.settings()) for p in names if not p.is_float}
+    configs = {p: QuantizationConfig.of_settings(p, settings) for p in names if not p.is_float}
     if settings.mixed:
         few = ids["calibration"][np.linspace(0, len(ids["calibration"]) - 1, SAMPLES).astype(int)]
         batches = [x for _, x, _ in images.batches(np.unique(few), Preprocessing.from_timm(backbone.input), SAMPLES)]

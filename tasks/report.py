@@ -35,8 +35,10 @@ def run(stage: Stage) -> None:
         found: list[dict[str, Any]] = read_table(path(folder, f"{name}.parquet")).to_pylist()
         return found
 
-    # Times differ with every run, so that no stage depends on them: shown where somebody measured, as they were then.
+    # Times differ with every run, so that no stage makes them: shown where somebody measured, as they were then.
     speeds = MEASURED / f"{stage.experiment.name}.json"
+    if speeds.is_file():
+        digests[speeds.as_posix()] = file_digest(speeds)
     repeated = (folders["evaluate"] / "resplits.parquet").exists()
     results = Results(
         experiment=stage.experiment.name,

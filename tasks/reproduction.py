@@ -4,6 +4,7 @@ recorded from DVC's cache or a remote."""
 
 import configparser
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import yaml
 
 from quee.errors import IntegrityError, QueeError, UsageError
+from quee.experiment import read_content
 from quee.io import write_bytes
 from tasks._tracking_journal import COMMIT, PATCH
 from tasks._tracking_lock import StageResult, dvc_digest, git, read_lock
@@ -117,8 +119,9 @@ def _remembered(root: Path, run_id: str) -> _Recorded:
         entry = content[f"{stage.data.tags['quee.stage']}@{experiment}"]
         entries[stage.data.tags["quee.stage"]] = entry
         settings |= StageResult(experiment, stage.data.tags["quee.stage"], entry).settings
-    text = memory.artifact(run, f"experiments/{experiment}.yaml")
-    text = text or yaml.safe_dump(settings, sort_keys=False).encode()
+    path = f"experiments/{experiment}.yaml"
+    said = read_content((memory.artifact(run, path) or b"{}").decode(), path)
+    text = json.dumps({**said, **settings}, indent=1).encode()  # JSON is YAML that no reader takes otherwise
     codes: list[tuple[str, bytes, str]] = []
     missing = []
     for source in (run, *reversed(chain)):

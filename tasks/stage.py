@@ -26,6 +26,7 @@ from tasks._tracking_lock import stage_names
 from tasks.healing import keep_last_good
 from tasks.lifeline import die_with_parent
 from tasks.locks import exclusive
+from tasks.resolved import SETTINGS, changed_since, stage_settings
 from tasks.space import check_space
 
 if TYPE_CHECKING:
@@ -123,10 +124,16 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
     """
     from quee.experiment import load_experiment
 
-    loaded = load_experiment(experiment)
+    artifacts = artifacts_of(experiment, limit)
+    loaded = load_experiment(experiment) if name == SETTINGS else stage_settings(experiment, artifacts)
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: give a number of samples from 1")
-    artifacts = artifacts_of(experiment, limit)
+    if name != SETTINGS and (changed := changed_since(experiment, artifacts)):
+        print(
+            f"stage {name} runs with the settings in {artifacts / SETTINGS}; experiments/{experiment}.yaml was changed since: "
+            f"{changed}",
+            file=sys.stderr,
+        )
     with exclusive(f"{artifacts.name}.{name}", f"stage {name} of {artifacts.name}"):
         if limit is None:
             keep_last_good(Path())

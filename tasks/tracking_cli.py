@@ -128,12 +128,12 @@ def compare(
 ) -> None:
     """Show how two results differ in settings and metrics."""
     from quee.methods import MAIN
-    from tasks._tracking_compare import differences, side
+    from tasks._tracking_compare import differences, settings_differences, side
     from tasks.results import figure
 
     root = Path.cwd()
     left, right = side(root, a, b), side(root, b, a)
-    settings, metrics = differences(left.settings, right.settings), differences(left.metrics, right.metrics)
+    settings, metrics = settings_differences(left, right), differences(left.metrics, right.metrics)
     if json_:
         typer.echo(json.dumps({"a": left.label, "b": right.label, "settings": settings, "metrics": metrics}, indent=1))
         return
@@ -141,6 +141,11 @@ def compare(
     from rich.table import Table
 
     console = Console()
+    for one in (left, right):
+        if not one.has_defaults:
+            console.print(
+                f"{one.label}: defaults were not recorded; only what its YAML says is compared.", soft_wrap=True
+            )
     for kind, found in (("settings", settings), ("metrics", metrics)):
         shown = found
         if kind == "metrics" and not all_:

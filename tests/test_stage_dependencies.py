@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +10,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from quee.data.sets import DATASET
+from quee.experiment import BLOCKS
 from tasks.ablate import CODE
 
 ROOT = Path(__file__).parent.parent
 
 # Not dependencies, and what only they import is none either: errors, progress bars, locks and where shards are computed
-# and kept never change a result; an
-# entry added to a registry or a key to the schema of settings would otherwise run everything again, and the settings
-# themselves are parameters. io.py fixes how results are written: whoever changes the bytes raises its format number
+# and kept never change a result. What experiment.py and data/__init__.py say decides results through the values that stage
+# `settings` writes, which are every other stage's parameters; an entry added to a registry or a key to the schema would
+# otherwise run everything again. io.py fixes how results are written: whoever changes the bytes raises its format number
 # and runs with --force.
 EXEMPT = {
     "quee/__init__.py",
@@ -25,6 +28,7 @@ EXEMPT = {
     "quee/executors.py",
     "quee/experiment.py",
     "quee/io.py",
+    "quee/keys.py",
     "quee/progress.py",
     "quee/registry.py",
     "quee/shards.py",
@@ -33,6 +37,7 @@ EXEMPT = {
     "tasks/lifeline.py",
     "tasks/locks.py",
     "tasks/partial.py",
+    "tasks/resolved.py",
     "tasks/scale.py",
     "tasks/stage.py",
 }
@@ -45,8 +50,14 @@ NO_NUMBERS = (
 
 READERS = {"targets", "predictors", "policies", "evaluate"}
 READ = {"quee/paths.py", "quee/precision.py"}
-"""These stages read the cache and run no network. Of what quee/cache.py and quee/cost.py import they need only this;
-the rest builds a cache and traces a network, which `features` does."""
+READERS_SKIM = ("quee/cache.py", "quee/cost.py")
+"""These stages read the cache and run no network. Of what READERS_SKIM import they need only READ; the rest builds a
+cache and traces a network, which `features` does."""
+
+SCHEMA = {"quee/experiment.py", "quee/data/__init__.py", "tasks/resolved.py"}
+"""Stage `settings` depends on what other stages need not: the values they get are its result."""
+VALUES = {"quee/data/__init__.py", "quee/data/sets.py", "quee/precision.py"}
+"""Of what quee/experiment.py imports these decide values; a backbone's name is checked and decides none."""
 
 LAZY = {"quee.data.open_dataset": "quee/data/source.py", "quee.fit": "quee/api.py"}
 """Names that packages import when first used."""
@@ -100,10 +111,11 @@ def used_by(stage: str, start: str | None = None) -> set[str]:
     todo = [start or f"tasks/{stage}.py"]
     while todo:
         file = todo.pop()
-        if file not in found and file not in EXEMPT:
+        if file not in found and file not in (EXEMPT - SCHEMA if stage == "settings" else EXEMPT):
             found.add(file)
-            reads = stage in READERS and file in ("quee/cache.py", "quee/cost.py")
-            todo += [other for other in imports(file) if not reads or other in READ]
+            known = VALUES if file in SCHEMA else READ if stage in READERS and file in READERS_SKIM else None
+            own = {"quee/experiment.py"} if file == "tasks/resolved.py" else set()
+            todo += [other for other in imports(file) if known is None or other in known | own]
     return found
 
 
@@ -145,6 +157,27 @@ def test_a_stage_depends_on_every_result_it_reads(stage: str) -> None:
         and isinstance(node.args[0].value, str)
     }
     assert read <= listed
+
+
+def blocks_of(stage: str) -> set[str]:
+    """Parts of the resolved settings that a stage takes as parameters."""
+    (params,) = STAGES[stage]["params"]
+    ((file, blocks),) = params.items()
+    assert file == "artifacts/${item.experiment}/settings/settings.json"
+    return set(blocks)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "settings"])
+def test_a_stage_takes_the_settings_it_reads_as_parameters(stage: str) -> None:
+    code = "\n".join((ROOT / file).read_text() for file in used_by(stage) if file.startswith("tasks/"))
+    read = set(re.findall(r"experiment\.([a-z]+)(?!\w)", code)) & set(BLOCKS)
+    dataset = {"dataset"} if "quee/data/source.py" in used_by(stage) else set()
+    # what `prepare` says reaches later stages as its result; they take the name of the data set with what is known of it
+    assert (read - {"prepare"} if stage != "prepare" else read) | dataset <= blocks_of(stage)
+
+
+def test_every_block_is_a_parameter_of_some_stage() -> None:
+    assert set().union(*(blocks_of(stage) for stage in STAGES if stage != "settings")) == {*BLOCKS, DATASET}
 
 
 def test_a_stage_writes_its_own_folder_alone() -> None:

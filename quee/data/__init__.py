@@ -4,7 +4,7 @@ Importing this package imports no torch, pyarrow or PIL: settings are checked ag
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,10 @@ class Dataset:
     """What stands for them in that command."""
 
 
+TOLD = ("title", "source", "argument")
+"""What people are told of a data set, and no stage reads."""
+
+
 def unregistered(name: str) -> Dataset:
     """A dataset of whose images nothing is known before they are read."""
     return Dataset(title=name, size=(224, 224))
@@ -57,6 +61,13 @@ class Datasets(Registry[Dataset]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted({*super().__iter__(), *self._added()}))
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What decides how the files of a data set are read, as plain values: part of an experiment's settings."""
+        known = super().__getitem__(name) if super().__contains__(name) else unregistered(name)
+        values = asdict(known)
+        facts = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return {"name": name, **{key: value for key, value in facts.items() if key not in TOLD}}
 
     @staticmethod
     def _added() -> set[str]:

@@ -1,7 +1,6 @@
-"""Decoded small images in memory-mapped arrays under `.quee/`, keyed by the digests of their files."""
+"""Decoded small images in memory-mapped arrays under `.quee/`, keyed by the digests of their files and by what decodes
+them."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quee.io import atomic_path
+from quee.keys import code, key_of, versions
 from quee.progress import progress
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ MAX_BYTES = 4 << 30
 """Larger datasets are decoded each time they are read."""
 MAX_SIDE = 96
 FORMAT = 1
+DECODING = ("data/decode.py", "data/pixels.py")
+LIBRARIES = ("numpy", "Pillow")
+"""What decides the pixels beside the files: code of this package, and libraries."""
 _STEP = 512
 
 
@@ -31,8 +34,8 @@ def cached_pixels(source: "ImageSource", decode: Callable[[int], np.ndarray]) ->
     shape = (len(source), height, width, source.dataset.channels)
     if max(height, width) > MAX_SIDE or np.prod(shape) > MAX_BYTES:
         return None
-    key = json.dumps([FORMAT, shape, sorted(source.digests.items())])
-    path = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+    key = key_of(FORMAT, shape, sorted(source.digests.items()), code(*DECODING), versions(LIBRARIES))
+    path = CACHE / f"{key}.npy"
     if path.is_file() and (found := _open(path, shape)) is not None:
         return found
     CACHE.mkdir(parents=True, exist_ok=True)

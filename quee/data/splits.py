@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from quee.data.sets import SPLITS, sets_of
 from quee.errors import UsageError
-from quee.experiment import SPLITS, Splits
+from quee.experiment import Splits
 from quee.io import read_table
 
 
@@ -33,7 +34,7 @@ def make_splits(
         pooled = np.sort(np.concatenate(orders))
         orders = [pooled[stratified_order(labels[pooled], rng)]]
     parts: dict[str, np.ndarray] = {}
-    for drawn, wanted in zip(orders, splits.sets(), strict=True):
+    for drawn, wanted in zip(orders, sets_of(splits.evaluation_set), strict=True):
         parts |= _cut(drawn, {name: getattr(splits, name) for name in wanted})
     _check(parts, splits, limit)
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quee.errors import UsageError
 from quee.precision import Precision
 from quee.registry import Registry, unknown
+
+if TYPE_CHECKING:
+    from quee.experiment import Quantize
 
 CHOICES = {
     "weights": ("minmax", "mse"),
@@ -95,6 +98,12 @@ class QuantizationConfig:
         if strange := [name for name in chosen if name not in cls.__dataclass_fields__]:
             raise UsageError(unknown("quantization setting", strange[0], sorted(cls.__dataclass_fields__)))
         return cls(Precision(precision), **chosen)
+
+    @classmethod
+    def of_settings(cls, precision: "Precision | str", settings: "Quantize") -> "QuantizationConfig":
+        """The config that an experiment's block describes: its preset, with the ingredients that the block gives."""
+        given = settings.model_dump(exclude={"preset", "path_aware", "mixed"}, exclude_none=True)
+        return cls.of(precision, settings.preset, **given)
 
     def without(self, ingredient: str) -> "QuantizationConfig":
         """The config with one ingredient switched off; raises UsageError naming an unknown one."""

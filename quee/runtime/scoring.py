@@ -1,7 +1,5 @@
 """Batch scoring: any number of images through a classifier, in bounded memory, to rows or to a Parquet file."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +12,7 @@ import pyarrow.parquet as pq
 
 from quee.errors import UsageError
 from quee.io import atomic_path, table_writer, write_table
+from quee.keys import LIBRARIES, key_of, versions
 from quee.progress import progress
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.inputs import Inputs
@@ -141,7 +140,7 @@ def score_to_parquet(
 def _parts(classifier: AdaptiveClassifier, inputs: Inputs, options: Options, out: Path, skip_bad: bool) -> Path:
     """The folder of what was done of exactly this; what was begun for the same file of anything else goes."""
     own = [dict(classifier.description), classifier.engine.name, asdict(options), skip_bad, SHARD, inputs.identity()]
-    key = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+    key = key_of(own, versions((*LIBRARIES, "onnxruntime", "openvino")))[:16]
     parts = out.with_name(f".{out.name}.{key}.parts")
     for other in out.parent.glob(f".{out.name}.*.parts"):
         if other != parts:

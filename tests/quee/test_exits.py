@@ -11,7 +11,7 @@ from quee.backbones import create_backbone
 from quee.cost import trace_cost
 from quee.errors import QueeError
 from quee.execution import MultiPrecisionBackbone
-from quee.exits import ExitHeads, fit_exits, normalised
+from quee.exits import ExitHeads, behind, fit_exits, normalised
 from quee.experiment import Exits
 from quee.features import GateView, feature_names, state_features
 from quee.precision import Precision
@@ -219,8 +219,8 @@ def test_features_are_named_finite_and_begin_with_the_uncertainty(
 
 def test_heads_behind_float_prefixes_see_the_float_network_alone(backbone: MultiPrecisionBackbone) -> None:
     chosen = settings(prefixes="float")
-    assert settings().behind([W4A4, W8A8]) == (W4A4, W8A8)
-    heads, _ = fit_exits(backbone, chosen.behind([W4A4, W8A8]), DRAWS, chosen, len(DRAWS))
+    assert behind(settings(), [W4A4, W8A8]) == (W4A4, W8A8)
+    heads, _ = fit_exits(backbone, behind(chosen, [W4A4, W8A8]), DRAWS, chosen, len(DRAWS))
     alone = MultiPrecisionBackbone({FP32: backbone.models[FP32]})
     same, _ = fit_exits(alone, [FP32], DRAWS, chosen, len(DRAWS))
     for one, other in zip(heads.heads[:-1], same.heads[:-1], strict=True):

@@ -1,12 +1,22 @@
 """Experiments are checked before anything runs, and a refusal says where, what and what is valid."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from quee.errors import UsageError
-from quee.experiment import BLOCKS, OPTIONAL, Experiment, load_experiment, parse_experiment
+from quee.errors import IntegrityError, UsageError
+from quee.experiment import (
+    BLOCKS,
+    Experiment,
+    is_given,
+    load_experiment,
+    parse_experiment,
+    parse_resolved,
+    read_content,
+    resolved,
+)
 
 SOURCE = "experiments/x.yaml"
 TEXT = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n" + "".join(f"{b}: {{}}\n" for b in BLOCKS[2:])
@@ -112,18 +122,18 @@ def test_a_wrong_setting_is_refused_with_key_value_and_what_is_valid(case: str) 
         assert part in message
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block not in OPTIONAL])
-def test_a_missing_block_is_named(block: str) -> None:
-    content = yaml.safe_load(TEXT)
-    del content[block]
-    assert f"missing block '{block}'" in refusal(yaml.safe_dump(content))
+def test_blocks_left_out_mean_their_defaults() -> None:
+    assert parse("prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n") == parse(TEXT)
 
 
+@pytest.mark.parametrize("left", ["empty", "out"])
 @pytest.mark.parametrize("block", ["prepare", "backbone"])
-def test_a_missing_key_is_named(block: str) -> None:
+def test_a_missing_key_is_named(block: str, left: str) -> None:
     key = {"prepare": "prepare.dataset", "backbone": "backbone.name"}[block]
     content = yaml.safe_load(TEXT)
     content[block] = None
+    if left == "out":
+        del content[block]
     assert refusal(yaml.safe_dump(content)) == f"{SOURCE}: {key}: Field required"
 
 
@@ -167,6 +177,63 @@ def test_experiments_are_found_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as raised:
         load_experiment("othre", tmp_path)
     assert str(raised.value) == "unknown experiment 'othre' (did you mean 'other'?); valid: other, x"
+
+
+EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[2] / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_resolved_settings_are_whole_and_say_the_same(name: str) -> None:
+    experiment = load_experiment(name, Path(__file__).parents[2] / "experiments")
+    values = resolved(experiment)
+    assert list(values) == [*BLOCKS, "dataset"]
+    for block in BLOCKS:
+        assert list(values[block]) == list(type(getattr(experiment, block)).model_fields), "a key is missing"
+    assert parse_resolved(name, json.dumps(values), "settings.json") == experiment
+
+
+ODD = {
+    "numbers": ("exits", "{learning_rate: 1.0e-07, weight_decay: 1}"),
+    "text like a number": ("report", "{title: '1e3'}"),
+    "lists of blocks": ("ablate", "{considered: [{sample: 3}, {monotone: up}], blend: [auto, 0.25]}"),
+    "patterns": ("quantize", "{layers: {'blocks.*.fc2': w8a8, 'blocks.*': w4a8}}"),
+    "any kwargs": (
+        "backbone",
+        "{name: vit_digits, kwargs: {depth: 3, ratio: 4.0, name: é, deep: {list: [1, null, true]}}}",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_settings_survive_being_resolved(case: str) -> None:
+    block, value = ODD[case]
+    experiment = parse(
+        "".join(f"{line}\n" for line in TEXT.splitlines() if not line.startswith(f"{block}: ")) + f"{block}: {value}"
+    )
+    again = parse_resolved("x", json.dumps(resolved(experiment)), "settings.json")
+    assert again == experiment
+    assert repr(again) == repr(experiment), "types or order differ"
+
+
+def test_the_order_of_patterns_is_part_of_resolved_settings() -> None:
+    one, other = (
+        resolved(parse(TEXT.replace("quantize: {}", f"quantize: {{layers: {{{layers}}}}}")))
+        for layers in ("'blocks.*.fc2': w8a8, 'blocks.*': w4a8", "'blocks.*': w4a8, 'blocks.*.fc2': w8a8")
+    )
+    assert one != other
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "3"])
+def test_damaged_resolved_settings_are_named(text: str) -> None:
+    with pytest.raises(IntegrityError, match="^settings.json: not the settings of an experiment"):
+        parse_resolved("x", text, "settings.json")
+
+
+def test_what_the_yaml_says_itself_is_known() -> None:
+    content = read_content(with_block("prepare", "{splits: {train: 0.4}}"), SOURCE)
+    assert is_given(content, "prepare.splits.train")
+    assert not is_given(content, "prepare.splits.test")
+    assert not is_given(content, "exits.learning_rate")
 
 
 def test_an_error_names_the_file(tmp_path: Path) -> None:

@@ -74,12 +74,19 @@ if __name__ == "__main__":
 
 DVC_YAML = """
 stages:
+  settings:
+    matrix:
+      experiment: ${experiments}
+    cmd: python -m tasks.settings ${item.experiment}
+    params:
+      - experiments/${item.experiment}.yaml:
+    outs: ["artifacts/${item.experiment}/settings"]
   prepare:
     matrix:
       experiment: ${experiments}
     cmd: python -m stages.prepare ${item.experiment}
     params:
-      - experiments/${item.experiment}.yaml:
+      - artifacts/${item.experiment}/settings/settings.json:
           - prepare
     deps: [stages/prepare.py, "experiments/${item.experiment}.data"]
     outs: ["artifacts/${item.experiment}/prepare"]
@@ -88,7 +95,7 @@ stages:
       experiment: ${experiments}
     cmd: python -m stages.targets ${item.experiment}
     params:
-      - experiments/${item.experiment}.yaml:
+      - artifacts/${item.experiment}/settings/settings.json:
           - targets
     deps: [stages/targets.py, helpers, "artifacts/${item.experiment}/prepare"]
     outs: ["artifacts/${item.experiment}/targets"]
@@ -97,7 +104,7 @@ stages:
       experiment: ${experiments}
     cmd: python -m stages.evaluate ${item.experiment}
     params:
-      - experiments/${item.experiment}.yaml:
+      - artifacts/${item.experiment}/settings/settings.json:
           - evaluate
     deps: [stages/evaluate.py, "artifacts/${item.experiment}/targets"]
     outs: ["artifacts/${item.experiment}/evaluate"]

@@ -14,7 +14,7 @@ stages:
       experiment: ${experiments}
     cmd: python -m stages.ablate ${item.experiment}
     params:
-      - experiments/${item.experiment}.yaml:
+      - artifacts/${item.experiment}/settings/settings.json:
           - ablate
     deps: [stages/ablate.py, helpers, "artifacts/${item.experiment}/features"]
     outs: ["artifacts/${item.experiment}/ablate"]

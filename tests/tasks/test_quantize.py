@@ -10,7 +10,7 @@ import yaml
 from quee.backbones import create_backbone
 from quee.cost import BitFlops, trace_cost
 from quee.data.importers import import_dataset
-from quee.experiment import BLOCKS, OPTIONAL, load_experiment
+from quee.experiment import load_experiment
 from quee.precision import Precision
 from quee.store import load_backbone, load_quantized, save_backbone
 from tasks import prepare, quantize
@@ -35,7 +35,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
         (tmp_path / name).symlink_to(ROOT / name)
     file = tmp_path / "experiments" / "mini.yaml"
     file.parent.mkdir()
-    file.write_text(yaml.safe_dump({**{block: {} for block in BLOCKS if block not in OPTIONAL}, **SETTINGS}))
+    file.write_text(yaml.safe_dump(SETTINGS))
     import_dataset("digits", None, tmp_path / "data" / "digits")
     artifacts = tmp_path / "artifacts" / "mini"
     for name in ("prepare", "backbone", "quantize"):

@@ -109,7 +109,7 @@ def test_the_journal_tells_how_each_execution_ended(here: Project) -> None:
     run_stage("prepare", write("12345"), "toy")
     with pytest.raises(IntegrityError):
         run_stage("prepare", fail, "toy")
-    done, failed = journal.records(here.root)
+    failed, done = journal.records(here.root)
     assert (done["experiment"], done["stage"], done["status"], done["bytes"]) == ("toy", "prepare", "done", 5)
     assert (failed["status"], failed["exit"], failed["error"]) == ("failed", 4, "shard 3 is truncated")
     assert done["start"] <= done["end"] <= failed["end"]

@@ -18,10 +18,12 @@ import pytest
 import yaml
 
 from quee.errors import QueeError, UsageError
+from quee.experiment import parse_experiment, resolved
 from quee.io import write_json, write_table, write_tensors
 from tasks import tracking
 from tasks._tracking_index import Held, held, run_pages
 from tasks._tracking_lock import dvc_digest, out_problem, read_lock
+from tasks.resolved import settings_file
 from tasks.tracking import track
 
 CHECKOUT = Path(__file__).parents[2]
@@ -198,7 +200,8 @@ def write_lock(root: Path, blocks: dict[str, Any] = BLOCKS, stages: list[str] = 
         files = [file for file in (root / folder).rglob("*") if file.is_file()]
         out = {"path": folder, "hash": "md5", "md5": dvc_digest(root / folder), "nfiles": len(files)}
         out["size"] = sum(file.stat().st_size for file in files)
-        params = {"experiments/digits.yaml": {block: blocks[block] for block in USES.get(stage, [stage])}}
+        settings = resolved(parse_experiment("digits", yaml.safe_dump(blocks), "digits.yaml"))
+        params = {settings_file("digits"): {block: settings[block] for block in USES.get(stage, [stage])}}
         command = f"python -m tasks.{stage} digits"
         entries[f"{stage}@digits"] = {"cmd": command, "deps": deps, "params": params, "outs": [out]}
     (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": entries}))

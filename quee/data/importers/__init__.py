@@ -4,8 +4,6 @@ An importer turns a source into a plan, a list of shards; `import_dataset` write
 whole in place at once.
 """
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -15,6 +13,7 @@ from pathlib import Path
 
 from quee.data import DATASETS, unregistered
 from quee.errors import IntegrityError, QueeError, UsageError
+from quee.keys import code, key_of, stats_below, versions
 from quee.progress import progress
 
 PARTIAL = Path(".quee") / "partial" / "import"
@@ -142,8 +141,8 @@ def _put_in_place(folder: Path, target: Path) -> None:
 
 
 def _key(source: Path | None, options: Options, plan: Plan) -> str:
-    """What resumable work belongs to: source files by path, size and time, options and the division into shards."""
-    files = [] if source is None else [source] if source.is_file() else sorted(source.iterdir())
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    """What resumable work belongs to: source files at every depth by name, size and time, options, the division into
+    shards, the code and the libraries that write them."""
+    files = [] if source is None else [str(source.resolve()), stats_below(source)]
     shards = [(shard.name, shard.samples) for shard in plan.shards]
-    return hashlib.sha256(json.dumps([stats, str(options), shards]).encode()).hexdigest()[:16]
+    return key_of(files, str(options), shards, code("data", "io.py"), versions())[:16]

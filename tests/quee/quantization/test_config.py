@@ -53,9 +53,10 @@ def test_the_experiments_block_has_every_setting_with_the_same_choices() -> None
     for name, valid in {**CHOICES, "preset": tuple(PRESETS)}.items():
         kinds = {text for part in _literals(Quantize.model_fields[name].annotation) for text in part}
         assert kinds == set(valid), name
-    settings = Quantize(preset="mse", ridge=True, stem="w8a8").settings()
-    assert settings == {"ridge": True, "stem": "w8a8", "seed": 0}
-    assert QuantizationConfig.of("w3a3", "mse", **settings).ridge
+    settings = Quantize(preset="mse", ridge=True, stem="w8a8")
+    assert QuantizationConfig.of_settings("w3a3", settings) == QuantizationConfig.of(
+        "w3a3", "mse", ridge=True, stem="w8a8"
+    )
 
 
 def _literals(annotation: object) -> list[tuple[str, ...]]:

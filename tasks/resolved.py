@@ -1,0 +1,68 @@
+"""Settings as stages see them: `artifacts/EXPERIMENT/settings/settings.json`, every default filled in.
+
+Stage `settings` writes the file from experiments/EXPERIMENT.yaml and the defaults in the code, and all other stages take
+their parameters from it. So DVC sees a changed default as it sees a changed YAML, and `dvc.lock` keeps what was used.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quee.errors import UsageError
+
+if TYPE_CHECKING:
+    from quee.experiment import Experiment
+
+SETTINGS = "settings"
+"""Name of the stage."""
+
+NAME = "settings.json"
+
+
+def settings_file(experiment: str) -> str:
+    """The file's path from the project's folder, as dvc.yaml names it."""
+    return f"artifacts/{experiment}/{SETTINGS}/{NAME}"
+
+
+def as_text(experiment: "Experiment") -> str:
+    """Content of the file. Keys keep the order of the schema and of the YAML: that of patterns decides."""
+    from quee.experiment import resolved
+
+    return json.dumps(resolved(experiment), indent=1, ensure_ascii=False) + "\n"
+
+
+def stage_settings(experiment: str, artifacts: Path) -> "Experiment":
+    """What stages of an experiment run with; `artifacts` is the folder with its results.
+
+    The file counts even when the YAML was changed since: DVC records the file. Where it is not there, as for a stage run
+    by hand, the YAML is resolved now. Raises UsageError on a wrong name or settings.
+    """
+    from quee.experiment import load_experiment, parse_resolved
+
+    file = artifacts / SETTINGS / NAME
+    if not file.is_file():
+        return load_experiment(experiment)
+    return parse_resolved(experiment, file.read_text(encoding="utf-8"), str(file))
+
+
+def changed_since(experiment: str, artifacts: Path) -> str | None:
+    """How the YAML differs from the settings that stages run with, in a few words; None where it does not."""
+    from quee.experiment import load_experiment, resolved
+
+    used = resolved(stage_settings(experiment, artifacts))
+    try:
+        now = resolved(load_experiment(experiment))
+    except UsageError as error:
+        return str(error)
+    changed = [name for name, _, _ in differences(used, now)]
+    return f"{', '.join(changed[:3])}{' …' if len(changed) > 3 else ''}" if changed else None
+
+
+def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, old, new) of every setting that differs; None stands for one that is not there."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*before, *now)):
+            yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+    elif before != now or type(before) is not type(now):
+        yield name, before, now

@@ -1,0 +1,213 @@
+"""A changed default is a changed setting: of the stages that use it, in the experiments that do not set it, and of no other.
+
+On the real dvc.yaml and code, with results that are made up: what is looked at is who would run, and why.
+"""
+
+import ast
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import yaml
+from toy_project import ROOT, Project
+
+from quee.experiment import BLOCKS, Experiment, load_experiment, resolved
+from tasks._dvc_plan import Step, make_plan
+from tasks._tracking_lock import read_lock
+from tasks._tracking_values import settings_of
+from tasks.inputs import link_inputs
+from tasks.resolved import SETTINGS, as_text, settings_file
+
+PLAIN = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n"
+COPIED = ("dvc.yaml", "quee", "tasks", "benchmarks/results", ".dvcignore", ".dvc/config")
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+READ_BY_PIPELINE = [block for block in BLOCKS if block != "ablate"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Two experiments with results: `plain` leaves everything to the defaults, `explicit` says the same in full."""
+    project = Project(tmp_path_factory.mktemp("defaults") / "project")
+    for name in COPIED:
+        source, target = ROOT / name, project.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    project.write("params.yaml", "experiments: [plain, explicit]\n")
+    project.write("experiments/plain.yaml", PLAIN)
+    full = resolved(load_experiment("plain", project.root / "experiments"))
+    project.write("experiments/explicit.yaml", yaml.safe_dump({block: full[block] for block in BLOCKS}))
+    project.write("data/digits/train-0.parquet", "images")
+    project.write(".gitignore", "/artifacts/\n/.quee/\n__pycache__/\n")
+    for name in ("plain", "explicit"):
+        link_inputs(project.root, name)
+        experiment = load_experiment(name, project.root / "experiments")
+        project.write(settings_file(name), as_text(experiment))
+        for stage in PIPELINE:
+            if stage != SETTINGS:
+                project.write(f"artifacts/{name}/{stage}/metrics.json", json.dumps({"of": [name, stage]}))
+    project.do("git", "init", "-q")
+    project.do("dvc", "init", "-q", "-f")
+    project.do("dvc", "commit", "-q", "-f")
+    return project
+
+
+@pytest.fixture
+def defaults(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Change a block's default in this process."""
+    changed: list[Any] = []
+
+    def change(block: str, key: str, value: Any) -> None:
+        model = Experiment.model_fields[block].annotation
+        changed.append(model)
+        monkeypatch.setattr(model.model_fields[key], "default", value)
+        _rebuild(model)
+
+    yield change
+    monkeypatch.undo()
+    for model in changed:
+        _rebuild(model)
+
+
+def _rebuild(model: Any) -> None:
+    for one in (model, Experiment):
+        one.model_rebuild(force=True)
+
+
+def other_default(block: str) -> tuple[str, Any, Any]:
+    """A setting of a block, its default, and another value that is valid: numbers first, choices may hang together."""
+    model: Any = Experiment.model_fields[block].annotation
+    fields = model.model_fields.items()
+    for key, field in sorted(fields, key=lambda item: get_origin(item[1].annotation) is Literal):
+        old = field.default
+        if get_origin(field.annotation) is Literal:
+            return key, old, next(value for value in get_args(field.annotation) if value != old)
+        if isinstance(old, bool):
+            return key, old, not old
+        if isinstance(old, int):
+            return key, old, old + 1
+        if isinstance(old, str):
+            return key, old, f"{old} other"
+        if isinstance(old, float) and old > 0:
+            return key, old, old / 2
+    raise AssertionError(f"block {block} has no plain setting")
+
+
+def expected(block: str) -> tuple[set[str], set[str]]:
+    """By dvc.yaml: stages that take a block as parameter, and those that only rest on the results of such."""
+    using = {
+        stage
+        for stage, entry in PIPELINE.items()
+        if stage != SETTINGS and block in next(iter(entry["params"][0].values()))
+    }
+    after: set[str] = set()
+    for stage, entry in PIPELINE.items():  # in the order in which they run
+        read = {dep.rpartition("/")[2] for dep in entry["deps"] if dep.startswith("artifacts/")}
+        if stage not in using and read & (using | after):
+            after.add(stage)
+    return using, after
+
+
+def plan(project: Project, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Step]]:
+    monkeypatch.chdir(project.root)
+    found: dict[str, dict[str, Step]] = {"plain": {}, "explicit": {}}
+    for step in make_plan(project.root, list(found)).steps:
+        found[step.experiment][step.stage] = step
+    return found
+
+
+def test_nothing_is_to_be_done_before_a_default_changes(made: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = plan(made, monkeypatch)
+    assert {step.action for steps in found.values() for step in steps.values()} == {"unchanged"}
+    assert make_plan(made.root, ["plain"]).settings == []
+
+
+@pytest.mark.parametrize("block", READ_BY_PIPELINE)
+def test_a_changed_default_runs_the_stages_that_use_it_and_says_why(
+    made: Project, block: str, defaults: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, old, new = other_default(block)
+    before = settings_of(read_lock(made.root)["plain"].settings)
+    defaults(block, key, new)
+    found = plan(made, monkeypatch)
+    using, after = expected(block)
+    reason = f"{block}.{key}: {json.dumps(old)} → {json.dumps(new)} (default)"
+    assert using
+    for stage, step in found["plain"].items():
+        assert step.action == ("run" if stage in using | after else "unchanged"), stage
+        assert (reason in step.reasons) == (stage in using)
+        assert all("made anew by" in other for other in step.reasons if other != reason)
+    assert {step.action for step in found["explicit"].values()} == {"unchanged"}
+    # what the earlier result was made with is what was recorded, whatever the code says now
+    assert settings_of(read_lock(made.root)["plain"].settings) == before
+    assert before[f"{block}.{key}"] == (old if isinstance(old, str) else json.dumps(old))
+
+
+def test_a_default_that_is_changed_and_set_runs_nothing(
+    made: Project, defaults: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults("exits", "learning_rate", 0.001)
+    text = made.read("experiments/plain.yaml")
+    made.write("experiments/plain.yaml", PLAIN + "exits: {learning_rate: 0.01}\n")
+    try:
+        assert {step.action for step in plan(made, monkeypatch)["plain"].values()} == {"unchanged"}
+    finally:
+        made.write("experiments/plain.yaml", text)
+
+
+def edited_default(text: str, model: str, key: str, new: str) -> str:
+    """The source of quee/experiment.py with another default of a block's setting."""
+    (block,) = [n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == model]
+    (field,) = [n for n in block.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == key]
+    assert field.value is not None
+    lines = text.splitlines(keepends=True)
+    at = field.value.lineno - 1
+    lines[at] = lines[at][: field.value.col_offset] + new + lines[at][field.value.end_col_offset :]
+    return "".join(lines)
+
+
+EDITS = [
+    ("Exits", "learning_rate", "1e-3", "exits.learning_rate: 0.01 → 0.001 (default)", {"exits"}),
+    ("Splits", "train", "0.40", "prepare.splits.train: 0.45 → 0.4 (default)", {"prepare"}),
+    ("FittedQ", "knots", "13", "policies.fitted_q.knots: 12 → 13 (default)", {"policies", "evaluate"}),
+]
+
+
+@pytest.mark.slow
+def test_dvc_alone_sees_defaults_that_were_edited_in_the_code(made: Project, tmp_path: Path) -> None:
+    shutil.copytree(made.root, tmp_path / "project", symlinks=True)
+    project = Project(tmp_path / "project")
+    file = "quee/experiment.py"
+    for model, key, new, _, _ in EDITS:
+        project.write(file, edited_default(project.read(file), model, key, new))
+    output = project.quee("plan", "--json")
+    steps = json.loads(output[output.index("{") :])["stages"]
+    for *_, reason, using in EDITS:
+        named = {(step["experiment"], step["stage"]) for step in steps if reason in step["reasons"]}
+        assert named == {("plain", stage) for stage in using}
+    # DVC by itself: the settings are resolved anew, and then it finds the same stages changed
+    project.do("dvc", "repro", "-q", "--single-item", "settings@plain", "settings@explicit")
+    changed = json.loads(project.do("dvc", "status", "--json"))
+    own = {name: f"artifacts/{name.partition('@')[2]}/settings" for name in changed}
+    found = {name for name, states in changed.items() if own[name] in json.dumps(states)}
+    assert found == {f"{stage}@plain" for *_, using in EDITS for stage in using}
+
+
+def test_a_comment_and_another_layout_change_no_settings(made: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = made.read("experiments/plain.yaml")
+    made.write("experiments/plain.yaml", "# Said.\nbackbone:\n  name: vit_digits\nprepare:\n  dataset: digits\n")
+    try:
+        monkeypatch.chdir(made.root)
+        assert make_plan(made.root, ["plain"]).settings == []
+        status = subprocess.run(
+            ["dvc", "status", "settings@plain"], cwd=made.root, env=made.environment(), capture_output=True, text=True
+        )
+        assert "up to date" in status.stdout
+    finally:
+        made.write("experiments/plain.yaml", text)
