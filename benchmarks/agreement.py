@@ -56,7 +56,7 @@ def simulated(
     at, tree = classifier.operating(Options(budget=budget)), cache.tree
     lambdas = np.array([at.low.trade_off, at.high.trade_off])
     inputs = [gate_inputs(tree, gate, cache.features) for gate in range(1, tree.segments)]
-    ends, rows = simulate(tree, policy, inputs, lambdas), np.arange(len(cache))
+    ends, rows = simulate(tree, policy, inputs, lambdas, len(cache)), np.arange(len(cache))
     second = (draws(x) < at.share).astype(int)
     node = ends[np.where(second, at.high.first, at.low.first), rows, second]
     return node, cache.prediction[rows, node], lambdas[second]

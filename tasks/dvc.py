@@ -32,6 +32,7 @@ from tasks.inputs import ensure_inputs, link_inputs, refuse_missing
 from tasks.lifeline import SUPERVISED
 from tasks.locks import exclusive, say
 from tasks.partial import stage_entry
+from tasks.requirements import refuse_unworkable
 
 LOGS = Path(".quee") / "logs"
 LAST_LINES = 15
@@ -162,6 +163,8 @@ def session(
         add_experiments(root, names, notify)
         steps: list[Step] = []
         _wait_for(lambda: steps.extend(make_plan(root, names, force, data, file, stages)), wait, notify)
+        if file == PIPELINE:
+            refuse_unworkable(root, steps)
         yield Session(root, steps, force, wait, notify, show)
 
 
@@ -181,7 +184,9 @@ def plan(root: Path, experiments: list[str] | None = None, force: bool = False) 
     refuse_missing(root, names)
     with exclusive("run", "this checkout", root=root):
         heal(root, say)
-        return make_plan(root, names, force)
+        steps = make_plan(root, names, force)
+    refuse_unworkable(root, steps)
+    return steps
 
 
 def checked(root: Path, experiments: list[str] | None) -> list[str]:

@@ -13,7 +13,7 @@ from tasks.ablate import CODE
 
 ROOT = Path(__file__).parent.parent
 
-# Not dependencies, and what only they import is none either: errors, progress bars, locks and where shards are computed
+# Not dependencies, and what only they import is none either: errors, refusals, progress bars, locks and where shards are computed
 # and kept never change a result; an
 # entry added to a registry or a key to the schema of settings would otherwise run everything again, and the settings
 # themselves are parameters. io.py fixes how results are written: whoever changes the bytes raises its format number
@@ -27,6 +27,7 @@ EXEMPT = {
     "quee/io.py",
     "quee/progress.py",
     "quee/registry.py",
+    "quee/requirements.py",
     "quee/shards.py",
     "tasks/__init__.py",
     "tasks/journal.py",

@@ -38,7 +38,7 @@ def routed_sweep(
         score = np.stack(
             [
                 (setting.errors("validation")[rows, end] + values * costs.routed[end]).mean(axis=0)
-                for end in simulate(tree, policy, inputs["validation"], values)
+                for end in simulate(tree, policy, inputs["validation"], values, len(rows))
             ]
         )  # (B, Λ)
         considered = tree.children[-1] >= 0
@@ -46,9 +46,13 @@ def routed_sweep(
         first = np.where(allowed[:, None], score, np.inf).argmin(axis=0)
     else:
         first = marginal(values)
-    nodes = {split: simulate_behind(tree, policy, own, values, first) for split, own in inputs.items()}
+    nodes = {
+        split: simulate_behind(tree, policy, own, values, first, len(setting.caches[split]))
+        for split, own in inputs.items()
+    }
     errors = {split: np.take_along_axis(setting.errors(split), n, axis=1) for split, n in nodes.items()}
-    return Sweep(name, "lambda", values, errors, {split: costs.routed[n] for split, n in nodes.items()}, nodes)
+    spent = {split: costs.routed[n] for split, n in nodes.items()}
+    return Sweep(name, "lambda", values, errors, spent, nodes, float(costs.routed.max()))
 
 
 def marginal_first(setting: Setting, costs: Costs) -> Callable[[np.ndarray], np.ndarray]:

@@ -63,32 +63,52 @@ ROWS = 512
 
 
 @one_thread()
-def simulate(tree: PathTree, policy: Policy, inputs: Sequence[np.ndarray], trade_offs: np.ndarray) -> np.ndarray:
+def simulate(
+    tree: PathTree, policy: Policy, inputs: Sequence[np.ndarray], trade_offs: np.ndarray, samples: int | None = None
+) -> np.ndarray:
     """Nodes at which samples leave behind every first precision: (B, S, Λ) int32; -1 where it is not considered.
 
-    `inputs[gate - 1]` are predictor inputs (S, nodes at the gate, D). No network runs.
+    `inputs[gate - 1]` are predictor inputs (S, nodes at the gate, D); a tree of one segment has none, and takes the
+    number of `samples`. No network runs.
     """
-    found = [_behind(tree, policy, inputs, trade_offs, first) for first in range(len(tree.precisions))]
+    count = _count(inputs, samples)
+    found = [_behind(tree, policy, inputs, trade_offs, first, count) for first in range(len(tree.precisions))]
     return np.stack(found)
+
+
+def _count(inputs: Sequence[np.ndarray], samples: int | None) -> int:
+    if not inputs and samples is None:
+        raise ValueError("a tree of one segment has no inputs: give the number of samples")
+    return len(inputs[0]) if samples is None else samples
 
 
 @one_thread()
 def simulate_behind(
-    tree: PathTree, policy: Policy, inputs: Sequence[np.ndarray], trade_offs: np.ndarray, first: np.ndarray
+    tree: PathTree,
+    policy: Policy,
+    inputs: Sequence[np.ndarray],
+    trade_offs: np.ndarray,
+    first: np.ndarray,
+    samples: int | None = None,
 ) -> np.ndarray:
     """As `simulate`, behind one first precision per trade-off, `first` (Λ,): (S, Λ) int32."""
-    ends = np.full((len(inputs[0]) if inputs else 0, len(trade_offs)), -1, dtype=np.int32)
+    count = _count(inputs, samples)
+    ends = np.full((count, len(trade_offs)), -1, dtype=np.int32)
     for choice in np.unique(first):
         columns = np.flatnonzero(first == choice)
-        ends[:, columns] = _behind(tree, policy, inputs, trade_offs[columns], int(choice))
+        ends[:, columns] = _behind(tree, policy, inputs, trade_offs[columns], int(choice), count)
     return ends
 
 
 def _behind(
-    tree: PathTree, policy: Policy, inputs: Sequence[np.ndarray], trade_offs: np.ndarray, first: int
+    tree: PathTree,
+    policy: Policy,
+    inputs: Sequence[np.ndarray],
+    trade_offs: np.ndarray,
+    first: int,
+    samples: int,
 ) -> np.ndarray:
     """(S, Λ) nodes at which samples leave behind one first precision."""
-    samples = len(inputs[0]) if inputs else 0
     root = tree.children[-1, first]
     ends = np.full((samples, len(trade_offs)), root, dtype=np.int32)
     if root < 0:

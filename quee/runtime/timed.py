@@ -64,7 +64,7 @@ def _points(
     from quee.evaluation.methods import trade_offs  # only needed where time is budgeted
 
     values = trade_offs(120)
-    ends, rows = simulate(tree, plan, inputs, values), np.arange(len(error))
+    ends, rows = simulate(tree, plan, inputs, values, len(error)), np.arange(len(error))
     points = []
     for column, value in enumerate(values):
         scores = [

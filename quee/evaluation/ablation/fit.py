@@ -20,7 +20,7 @@ from quee.evaluation.sweep import Setting, Sweep
 from quee.experiment import Block, Considered, Experiment, PrecisionName, Share
 from quee.perceptron import Fit
 from quee.policies import Costs, Plan, fit_fitted_q
-from quee.predictors import Network, Predictors, fit_network, gate_inputs, quality, rows_of
+from quee.predictors import Network, Predictors, fit_network, gate_inputs, over_gates, quality, rows_of
 from quee.targets import future_errors
 
 DIVISIONS = {
@@ -265,9 +265,9 @@ def committed_sweep(setting: Setting, plan: Plan) -> Sweep:
 
 
 def _quality(validation: FeatureCache, predictors: Predictors) -> dict[str, float]:
-    """Means over gates of what the predictors achieve on validation."""
+    """Means over gates of what the predictors achieve on validation, as far as it is known."""
     found = []
     for gate in range(1, validation.tree.segments):
         p = predictors.predict(gate, gate_inputs(validation.tree, gate, validation.features))
         found.append(quality(p, future_errors(validation, gate)))
-    return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
+    return {name: value for name, value in over_gates(found).items() if value is not None}
