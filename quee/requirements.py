@@ -58,56 +58,66 @@ def pool_of(experiment: Experiment, images: "DatasetFiles") -> np.ndarray:
 def _faults(
     experiment: Experiment, split: np.ndarray, labels: np.ndarray, pool: np.ndarray, classes: Sequence[str]
 ) -> Iterator[str]:
-    from quee.data.splits import thinned  # with pyarrow, which reading settings does not wait for
+    train = labels[split == "train"]
+    yield from _class_faults(experiment, train, pool, classes)
+    if len(classes) >= LEAST:
+        yield from _size_faults(experiment, split, len(train))
 
+
+def _class_faults(experiment: Experiment, train: np.ndarray, pool: np.ndarray, classes: Sequence[str]) -> Iterator[str]:
+    """What is wrong with the classes of the training samples, labels (n,); the first fault alone, of which others follow."""
     data, file, settings = f"data/{experiment.prepare.dataset}", _file(experiment), experiment.prepare.splits
+    images, pooled = np.bincount(pool, minlength=len(classes)), settings.evaluation_set == "pooled"
+    needed = 2 if pooled else 1
+    few = np.flatnonzero(images < needed)
     if len(classes) < LEAST:
         yield f"{data}: {len(classes)} class; a classifier needs two"
-        return
-    images = np.bincount(pool, minlength=len(classes))
-    needed = 2 if settings.evaluation_set == "pooled" else 1
-    train = labels[split == "train"]
-    few = np.flatnonzero(images < needed)
-    if len(few):
+    elif len(few):
         counted = [f"{name}: {count}" for name, count in zip(classes, images, strict=True)]
-        use = "one to train on and one held out" if needed == 2 else "in the training set"
+        use = "one to train on and one held out" if pooled else "in the training set"
         yield (
             f"{data}: too few images of {_classes(few, counted)}; each class needs {needed}, {use}: add images, or add the "
             "data again without the class"
         )
     elif len(train) < len(classes):
         yield (
-            f"{file}: prepare.splits.train: {settings.train:g} of {len(pool)} samples are {len(train)}, for {len(classes)} classes; "
-            "each needs a training sample: raise it, or prepare.limit"
+            f"{file}: prepare.splits.train: {settings.train:g} of {len(pool)} samples are {len(train)}, for {len(classes)} "
+            "classes; each needs a training sample: raise it, or prepare.limit"
         )
-    elif len(absent := np.flatnonzero(np.bincount(train, minlength=len(classes)) == 0)):
+    elif len(absent := _absent(train, classes)):
         yield f"{data}: no training sample of {_classes(absent, classes)}; raise prepare.splits.train or prepare.limit"
-    else:
+    elif len(absent := _absent(_for_exits(experiment, train), classes)):
         most = experiment.exits.max_samples
-        chosen = thinned(np.arange(len(train)), most, experiment.exits.seed)
-        absent = np.flatnonzero(np.bincount(train[chosen], minlength=len(classes)) == 0)
-        if len(absent):
-            yield f"{file}: exits.max_samples: {most} training samples have none of {_classes(absent, classes)}; raise it"
+        yield f"{file}: exits.max_samples: {most} training samples have none of {_classes(absent, classes)}; raise it"
+
+
+def _size_faults(experiment: Experiment, split: np.ndarray, train: int) -> Iterator[str]:
+    """What the splits, names (n,) of which so many are `train`, are too small for."""
+    file, predictor = _file(experiment), int((split == "predictor").sum())
     for name in HELD_OUT:
-        count, share = int((split == name).sum()), getattr(settings, name)
+        count, share = int((split == name).sum()), getattr(experiment.prepare.splits, name)
         if share > 0 and count < LEAST:
-            yield (
-                f"{file}: prepare.splits.{name}: {share:g} is {count} of {len(split)} samples; at least {LEAST} are needed: "
-                "raise it"
-            )
-    predictor = int((split == "predictor").sum())
-    for key, value, what in (
-        ("targets.clusters", experiment.targets.clusters, "clusters"),
-        ("policies.fitted_q.folds", experiment.policies.fitted_q.folds, "parts"),
+            of = f"{share:g} is {count} of {len(split)} samples"
+            yield f"{file}: prepare.splits.{name}: {of}; at least {LEAST} are needed: raise it"
+    states = experiment.exits.draws * len(_for_exits(experiment, np.arange(train)))
+    for key, value, most, what in (
+        ("targets.clusters", experiment.targets.clusters, predictor, "clusters of the samples in split 'predictor'"),
+        ("policies.fitted_q.folds", experiment.policies.fitted_q.folds, predictor, "parts of split 'predictor'"),
+        ("exits.embedding", experiment.exits.embedding, states, "components of the training states"),
     ):
-        if value > predictor:
-            yield f"{file}: {key}: {value} {what} of {predictor} samples in split 'predictor'; valid: up to {predictor}"
-    embedding, drawn = experiment.exits.embedding, len(thinned(train, experiment.exits.max_samples, 0))
-    if embedding > experiment.exits.draws * drawn:
-        yield (
-            f"{file}: exits.embedding: {embedding} components of {experiment.exits.draws * drawn} training states; valid: up to "
-            f"{experiment.exits.draws * drawn}"
-        )
+        if value > most:
+            yield f"{file}: {key}: {value} {what}; there are {most}: valid up to that"
+
+
+def _absent(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    return np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
+
+
+def _for_exits(experiment: Experiment, train: np.ndarray) -> np.ndarray:
+    """What of the training samples (n,) the exit heads are fitted on."""
+    from quee.data.splits import thinned  # with pyarrow, which reading settings does not wait for
+
+    return train[thinned(np.arange(len(train)), experiment.exits.max_samples, experiment.exits.seed)]
 
 
 def _classes(which: np.ndarray, classes: Sequence[str]) -> str:

@@ -35,7 +35,10 @@ def run(stage: Stage) -> None:
 def _splits(stage: Stage, images: ImageSource, limit: int | None, smoke: bool = False) -> pa.Table:
     settings, cut = stage.experiment.prepare, images.train_samples
     evaluation = images.labels[cut:] if cut < len(images) else None
-    return make_splits(images.labels[:cut], evaluation, settings.splits, settings.seed, limit, smoke)
+    try:
+        return make_splits(images.labels[:cut], evaluation, settings.splits, settings.seed, limit, smoke)
+    except UsageError as error:
+        raise UsageError(f"experiments/{stage.experiment.name}.yaml: {error}") from None
 
 
 def _check(stage: Stage, images: ImageSource, table: pa.Table) -> None:

@@ -76,7 +76,9 @@ def smoke_classes(sets: Sequence[np.ndarray], limit: int, splits: Splits, seed: 
     enough = np.flatnonzero(np.bincount(labels) >= SMALLEST)
     count = min(len(enough), min(limit, len(sets[0])) // SMALLEST)
     if count < 2:
-        raise UsageError(f"--limit {limit}: too few samples for {SMALLEST} of each of two classes; raise it")
+        raise UsageError(
+            f"a smoke run of {limit} samples has too few for {SMALLEST} of each of two classes; raise --limit"
+        )
     if count == len(enough):
         return enough
     return np.sort(np.random.default_rng([seed, 0x5E1]).choice(enough, count, replace=False))
@@ -135,7 +137,7 @@ def _check(parts: dict[str, np.ndarray], splits: Splits, smoke: bool) -> None:
     if empty := [name for name, part in parts.items() if getattr(splits, name) > 0 and not len(part)]:
         raise UsageError(
             f"prepare.splits.{empty[0]}: too few samples for split {empty[0]!r}, of {sum(map(len, parts.values()))} in all; "
-            "raise its share or the limit"
+            "raise its share, or the limit"
         )
     if not smoke and len(parts["train"]) < splits.calibration:
         raise UsageError(
