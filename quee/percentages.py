@@ -10,9 +10,9 @@ DASH = "–"
 VANISHING = 1e-4
 """A difference of accuracies below a hundredth of a point, the last digit that tables have, is none."""
 ROUNDING = 1e-9
-SHARE, DIFFERENCE, AMOUNT = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf)
+SHARE, DIFFERENCE, AMOUNT, GAP = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf), (-1 / VANISHING, 1.0)
 RANGES: tuple[tuple[str, tuple[float, float]], ...] = (
-    (r"(^|\.)oracle_gap_closed\.|(^|\.)gap_closed$", (-math.inf, 1.0)),
+    (r"(^|\.)oracle_gap_closed\.|(^|\.)gap_closed$", GAP),
     (r"(^|\.)(differences?(_vs_\w+)?|gains|gain|accuracy_change|quality_rank_correlation)(\.|$)", DIFFERENCE),
     (r"(^|\.)cost_at_\w*|(^|\.)(\w+_)?cost(_low|_high)?$|(^|\.)(budget|bitflops|bytes|macs|samples)$", AMOUNT),
     (r"(^|\.)(\w+_)?(accuracy|auc|auc_by_seed)(_at_budget|_low|_high)?(\.|$)|(^|\.)resplits\.auc\.", SHARE),

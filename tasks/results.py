@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import asdict, dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from quee.errors import IntegrityError, UsageError
 from quee.methods import BOUND, MAIN, REFERENCE
-from quee.percentages import DASH, figure, percent
+from quee.percentages import DASH, GAP, figure, percent
 from quee.registry import unknown
 from tasks._tracking_lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
 from tasks._tracking_values import numbers
@@ -124,7 +123,7 @@ def _summary(metrics: dict[str, Any], method: str) -> str:
         parts.append(f"auc {figure(auc)}")
     gaps = metrics.get("oracle_gap_closed", {})
     if method in gaps and method not in (REFERENCE, BOUND):
-        gap = figure(gaps[method], 0, -inf, 1.0, sign=True)
+        gap = figure(gaps[method], 0, *GAP, sign=True)
         parts.append(f"gap {gap}" if gap == DASH else f"gap {gap} %")
     return " ".join(parts)
 

@@ -1,11 +1,10 @@
 """Sections of the report: what the results say, in words and tables."""
 
 from html import escape
-from math import inf
 from typing import Any
 
 from quee.methods import OURS, REFERENCE, RIVALS
-from quee.percentages import DASH, DIFFERENCE, figure, percent
+from quee.percentages import DASH, DIFFERENCE, GAP, figure, percent
 from quee.report import Results
 from quee.report.markup import bits, measured, signed, star, table
 
@@ -183,7 +182,7 @@ def methods(results: Results) -> str:
     for method in results.methods:
         found = evaluate["methods"][method]
         closed = evaluate["oracle_gap_closed"].get(method)
-        gap = percent(closed, low=-inf)
+        gap = percent(closed, 1, *GAP)
         cells = [escape(method), percent(found["auc"], 2), gap, percent(found["accuracy"])]
         rows.append([*cells, *_near(evaluate, method)])
     float_accuracy = evaluate.get("fp32_accuracy")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quee.evaluation.curves import gap_closed
-from quee.percentages import DASH, figure, impossible, percent, range_of, ratio
+from quee.percentages import DASH, GAP, figure, impossible, percent, range_of, ratio
 
 ROOT = Path(__file__).parents[2]
 ACCURACY = st.floats(0, 1)
@@ -57,7 +57,8 @@ def test_gains_have_a_sign_and_their_own_range() -> None:
     assert figure(0.0123, 2, -1.0, 1.0, sign=True) == "+1.23"
     assert figure(-0.5, 1, -1.0, 1.0, sign=True) == "-50.0"
     assert figure(-1.5, 1, -1.0, 1.0, sign=True) == DASH
-    assert percent(-2.5, low=-math.inf) == "−250.0 %"
+    assert percent(-2.5, 1, *GAP) == "−250.0 %"
+    assert percent(-454062.3, 1, *GAP) == DASH
 
 
 BAD = {
