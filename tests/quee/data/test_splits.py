@@ -91,7 +91,7 @@ def test_too_little_data_is_refused_naming_the_split():
     with pytest.raises(UsageError, match="calibration: 256 samples out of 45"):
         make_splits(np.arange(100) % 10, None, DIGITS, 0)
     with pytest.raises(
-        UsageError, match=r"prepare\.splits\.predictor: too few samples for split 'predictor', of 3 in all"
+        UsageError, match=r"prepare\.splits\.validation: too few samples for split 'validation', of 3 in all"
     ):
         make_splits(np.arange(3), None, DIGITS, 0)
     with pytest.raises(UsageError, match="calibration: 256 samples out of 45 in train"):
