@@ -329,8 +329,8 @@ def quee_runs(
             left = np.where(features[:, node, 0] >= value, node, left)
         if sure(left) and (cost := classifier.costs[left].mean()) < least:
             least, threshold = cost, value
-    straight = PathTree([tree.precisions[-1]], tree.segments)
-    runs[f"exits only ({tree.precisions[-1]})"] = routed_by(engine, Threshold(straight, threshold, names), names)
+    straight = PathTree([max(tree.precisions)], tree.segments)
+    runs[f"exits only ({max(tree.precisions)})"] = routed_by(engine, Threshold(straight, threshold, names), names)
     return runs, unsure
 
 

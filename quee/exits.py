@@ -6,7 +6,7 @@ embedding among the state features, everywhere. The backbone stays as it is. (JE
 Linear(D, classes) on the class token behind the backbone's shared final LayerNorm; `pooling: cls` is closest to it.)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,11 +146,12 @@ def fit_exits(
     draws: Iterable[tuple[Tensor, Tensor]],
     settings: Exits,
     total: int,
+    left_out: Collection[int] = (),
 ) -> tuple[ExitHeads, list[dict[str, float]]]:
     """Train the heads on states whose prefix precisions are drawn uniformly per sample.
 
     `draws` gives batches of (images, labels); `total` is their number. Returns the heads and their history: gate, epoch,
-    loss. Raises QueeError when a class is absent from the samples.
+    loss. Raises QueeError when a class is absent from the samples that is not among those `left_out`.
     """
     random = np.random.default_rng(settings.seed)
     pooled: list[list[Tensor]] = [[] for _ in range(backbone.segments)]
@@ -163,7 +164,7 @@ def fit_exits(
                 pooled[gate - 1].append(helper.pooled(backbone, state))
             bar.advance()
     y = torch.cat(labels)
-    absent = sorted(set(range(backbone.classes)) - set(y.unique().tolist()))
+    absent = sorted(set(range(backbone.classes)) - set(y.unique().tolist()) - set(left_out))
     if absent:
         raise QueeError(f"no training sample of class {absent[0]} for the exit heads")
     heads, history = [], []
@@ -182,9 +183,10 @@ def fit_exits(
 
 
 def _principal(x: Tensor, components: int, seed: int, gate: int) -> QuantizedLinear:
-    """Whitened principal directions of the rows of x (n, D) as a layer (n, D) → (n, components)."""
+    """Whitened principal directions of the rows of x (n, D) as a layer (n, D) → (n, components), or (n, n) of few rows."""
     from sklearn.decomposition import PCA  # takes a second to import, which most stages would wait for in vain
 
+    components = min(components, *x.shape)
     pca = PCA(components, svd_solver="covariance_eigh", random_state=seed).fit(x.double().numpy())
     directions = pca.components_ / np.sqrt(np.maximum(pca.explained_variance_, 1e-12))[:, None]
     linear = nn.Linear(x.shape[1], components).requires_grad_(False)

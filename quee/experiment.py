@@ -75,8 +75,8 @@ class Splits(Block):
             total = sum(getattr(self, name) for name in names)
             if not total <= 1 + 1e-9:
                 raise ValueError(f"shares of {', '.join(names)} sum to {total:g}; they may sum to at most 1")
-        if min(self.predictor, self.validation, self.test) <= 0:
-            raise ValueError("predictor, validation and test must each be above 0")
+        if min(self.train, self.predictor, self.validation, self.test) <= 0:
+            raise ValueError("train, predictor, validation and test must each be above 0")
         return self
 
 
@@ -166,10 +166,16 @@ class Considered(Block):
 
 class Paths(Block):
     precisions: Annotated[tuple[PrecisionName, ...], Listed, Field(min_length=1)] = ("w3a3", "w4a4", "w8a8")
+    """In any order; the tree has them by their bits, the fewest first."""
     references: Annotated[tuple[PrecisionName, ...], Listed] = ("fp32",)
-    """Uniform paths evaluated beside the tree."""
+    """Uniform paths evaluated beside the tree; without `fp32` here or in `precisions` no float accuracy is told."""
     max_nodes: Count = 500
     considered: Considered = Considered()
+
+    @field_validator("precisions", "references")
+    @classmethod
+    def _rising(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(names, key=Precision))
 
     @model_validator(mode="after")
     def _distinct(self) -> "Paths":
@@ -488,6 +494,7 @@ def _checked(name: str, content: dict[str, Any], source: str) -> Experiment:
     except ValidationError as error:
         raise UsageError(_explain(error, source)) from None
     _check_names(experiment, source)
+    _check_settings(experiment, source)
     return experiment
 
 
@@ -500,6 +507,15 @@ def _check_names(experiment: Experiment, source: str) -> None:
         raise UsageError(f"{source}: prepare.dataset: {message}")
     if not is_backbone(experiment.backbone.name):
         raise UsageError(f"{source}: backbone.name: {unknown('backbone', experiment.backbone.name, backbone_names())}")
+
+
+def _check_settings(experiment: Experiment, source: str) -> None:
+    from quee.requirements import check_settings
+
+    try:
+        check_settings(experiment)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from None
 
 
 def _explain(error: ValidationError, source: str) -> str:

@@ -5,7 +5,7 @@ floating point a predictor would cost a sixth of the cheapest segment of a small
 `quee.policies.predictors`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -80,8 +80,18 @@ def fit_predictors(
     return Predictors(networks), history
 
 
-def quality(predicted: np.ndarray, errors: np.ndarray) -> dict[str, float]:
-    """RMSE and ECE of error probabilities against errors, and how they rank: AUROC and AURC. NaN entries left out."""
+def over_gates(by_gate: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Means over the gates where a measure is known, by the names of `quality`; None where it is nowhere."""
+    names = by_gate[0] if by_gate else ()
+    known = {name: [found[name] for found in by_gate if found[name] is not None] for name in names}
+    return {name: float(np.mean(values)) if values else None for name, values in known.items()}  # type: ignore[arg-type]
+
+
+def quality(predicted: np.ndarray, errors: np.ndarray) -> dict[str, float | None]:
+    """RMSE and ECE of error probabilities against errors, and how they rank: AUROC and AURC. NaN entries left out.
+
+    AUROC is None where all are right, or all wrong: there is nothing to rank.
+    """
     from sklearn.metrics import roc_auc_score  # takes a second to import, which loading predictors should not
 
     known = np.isfinite(errors)
@@ -90,7 +100,7 @@ def quality(predicted: np.ndarray, errors: np.ndarray) -> dict[str, float]:
     risk = np.cumsum(e[order]) / np.arange(1, len(e) + 1)
     return {
         "aurc": float(risk.mean()),
-        "auroc": float(roc_auc_score(e, p)) if 0 < e.mean() < 1 else 0.5,
+        "auroc": float(roc_auc_score(e, p)) if 0 < e.mean() < 1 else None,
         "ece": calibration_error(p, e),
         "rmse": float(np.sqrt(np.mean((p - e) ** 2))),
     }

@@ -190,6 +190,8 @@ class Store:
             metrics = experiment_metrics(
                 lambda stage: self._json(result.stages[stage], "metrics.json"), [*result.stages]
             )
+            if "evaluate" in result.stages and "fp32_accuracy" not in metrics:
+                self.client.set_tag(run_id, "quee.float_accuracy", "not told: fp32 is not among the precisions")
             self._log_numbers(run_id, settings_of(result.settings), metrics, self._log_curves(run_id, result))
             first = result.stages.get("prepare")
             self.client.log_inputs(run_id, self._datasets(first) if first else [])

@@ -33,7 +33,7 @@ CODE = (
     "quee/baselines", "quee/cost.py", "quee/evaluation/ablation/fit.py", "quee/evaluation/ablation/labels.py",
     "quee/evaluation/ablation/views.py", "quee/evaluation/curves.py", "quee/evaluation/methods.py",
     "quee/evaluation/resplits.py", "quee/evaluation/sweep.py", "quee/methods.py", "quee/paths.py",
-    "quee/perceptron.py", "quee/policies", "quee/precision.py",
+    "quee/percentages.py", "quee/perceptron.py", "quee/policies", "quee/precision.py",
     "quee/predictors.py", "quee/quantization", "quee/targets.py",
 )  # fmt: skip
 """What decides a point's numbers; what only arranges or shows them is not here."""

@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from quee.errors import IntegrityError
+from quee.percentages import DIFFERENCE, figure
 
 FILE = "ablations/dvc.yaml"
 
@@ -108,9 +109,9 @@ def _show(metrics: dict[str, Any]) -> None:
         gain = interval = ""
         if "gain.mean" in row:
             low, high = row["gain.joint_low"], row["gain.joint_high"]
-            gain = f"{100 * row['gain.mean']:+.2f}{'*' if low > 0 or high < 0 else ' '}"
-            interval = f"[{100 * low:+.2f}, {100 * high:+.2f}]"
-        table.add_row(axis, point, f"{100 * row['auc']:.2f}", gain, interval, f"{100 * row['validation_auc']:.2f}")
+            gain = f"{_gain(row['gain.mean'])}{'*' if low > 0 or high < 0 else ' '}"
+            interval = f"[{_gain(low)}, {_gain(high)}]"
+        table.add_row(axis, point, figure(row["auc"]), gain, interval, figure(row["validation_auc"]))
     console = Console()
     console.print(table)
     console.print(f"Points of accuracy; {_power(metrics)}", soft_wrap=True, highlight=False)
@@ -120,20 +121,24 @@ def as_markdown(metrics: dict[str, Any]) -> str:
     """The table in Markdown: points of accuracy, gains in bold whose interval for all rows leaves out zero."""
 
     def between(row: dict[str, float], low: str, high: str) -> str:
-        return f"{100 * row[low]:+.2f} … {100 * row[high]:+.2f}" if low in row else ""
+        return f"{_gain(row[low])} … {_gain(row[high])}" if low in row else ""
 
     names = ("axis", "point", "auc", "gain", "alone", "for all rows", "validation auc", "AUROC", "RMSE", "ECE")
     lines = [f"| {' | '.join(names)} |", f"| {' | '.join('---' for _ in names)} |"]
     for title, row in _in_order(metrics["points"]):
-        gain = f"{100 * row['gain.mean']:+.2f}" if "gain.mean" in row else ""
+        gain = _gain(row["gain.mean"]) if "gain.mean" in row else ""
         if gain and (row["gain.joint_low"] > 0 or row["gain.joint_high"] < 0):
             gain = f"**{gain}**"
-        cells = [*title.split("/", 1), f"{100 * row['auc']:.2f}", gain]
+        cells = [*title.split("/", 1), figure(row["auc"]), gain]
         cells += [between(row, "gain.low", "gain.high"), between(row, "gain.joint_low", "gain.joint_high")]
-        cells += [f"{100 * row['validation_auc']:.2f}"]
+        cells += [figure(row["validation_auc"])]
         cells += [f"{row[name]:.3f}" if name in row else "" for name in ("auroc", "rmse", "ece")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", _power(metrics)])
+
+
+def _gain(value: float) -> str:
+    return figure(value, 2, *DIFFERENCE, sign=True)
 
 
 def _power(metrics: dict[str, Any]) -> str:

@@ -16,12 +16,12 @@ from quee.data.source import ImageSource
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
 from quee.data.weights import has_seen, head_classes, load_weights, refuse_overlap, weights_facts, weights_path
-from quee.errors import UsageError
 from quee.experiment import Backbone
 from quee.io import file_digest, read_json, write_json, write_table
 from quee.precision import Precision
 from quee.predictions import Networks, predict
 from quee.probe import fit_probe
+from quee.requirements import check_classes, check_head
 from quee.store import save_backbone
 from quee.threads import spare_threads
 from quee.training import History, freeze, predict_logits, seed_torch, train_backbone
@@ -66,7 +66,8 @@ def run(stage: Stage) -> None:
         "parameters": sum(p.numel() for p in backbone.parameters()),
     }
     height, width = backbone.input.height, backbone.input.width
-    if settings.mode == "train" and len(ids["train"]) * height * width <= SVC_LIMIT:
+    small = images.image_size() is not None and len(ids["train"]) * height * width <= SVC_LIMIT
+    if settings.mode == "train" and small:  # pixels of images of one size alone can be compared
         x = {
             split: np.asarray(images.decode(ids[split])).reshape(len(ids[split]), -1) / 255
             for split in ("train", "test")
@@ -104,22 +105,15 @@ def build(settings: Backbone, classes: int) -> tuple[SegmentedBackbone, dict[str
     """
     kwargs = dict(settings.kwargs)
     path = None if settings.weights is None else weights_path(settings.weights)
+    check_classes(settings, classes)
     backbone = create_backbone(settings.name, settings.gates, **kwargs)
     if backbone.num_classes != classes:
-        if "num_classes" in kwargs:
-            given = kwargs["num_classes"]
-            raise UsageError(f"backbone.kwargs.num_classes: {given}; the data set has {classes} classes")
         kwargs["num_classes"] = classes
         seed_torch(settings.seed)
         backbone = create_backbone(settings.name, settings.gates, **kwargs)
     if path is not None:
         own = head_classes(path)
-        if settings.mode == "pretrained" and own != classes:
-            found = "no head" if own is None else f"a head for {own} classes"
-            raise UsageError(
-                f"backbone.mode pretrained: {settings.weights!r} has {found}, the data set {classes} classes; "
-                "valid: finetune, linear_probe"
-            )
+        check_head(settings, classes)
         load_weights(backbone, path, new_head=settings.mode == "linear_probe" or own != classes)
     return backbone, kwargs
 

@@ -32,6 +32,7 @@ from tasks.inputs import ensure_inputs, link_inputs, refuse_missing
 from tasks.lifeline import SUPERVISED
 from tasks.locks import exclusive, say
 from tasks.partial import stage_entry
+from tasks.requirements import refuse_unworkable
 from tasks.resolved import SETTINGS
 
 LOGS = Path(".quee") / "logs"
@@ -174,6 +175,8 @@ def session(
         add_experiments(root, names, notify)
         plans: list[Plan] = []
         _wait_for(lambda: plans.append(make_plan(root, names, force, data, file, stages)), wait, notify)
+        if file == PIPELINE:
+            refuse_unworkable(root, plans[-1].steps)
         started = Session(root, plans[-1].steps, force, wait, notify, show)
         started.settle(plans[-1].settings)
         yield started
@@ -195,7 +198,9 @@ def plan(root: Path, experiments: list[str] | None = None, force: bool = False) 
     refuse_missing(root, names)
     with exclusive("run", "this checkout", root=root):
         heal(root, say)
-        return make_plan(root, names, force).steps
+        steps = make_plan(root, names, force).steps
+    refuse_unworkable(root, steps)
+    return steps
 
 
 def checked(root: Path, experiments: list[str] | None) -> list[str]:

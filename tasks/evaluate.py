@@ -8,11 +8,12 @@ import pyarrow as pa
 from pyarrow import csv
 
 from quee.cache import FeatureCache, read_cache
+from quee.errors import QueeError
 from quee.evaluation.certification import certify
 from quee.evaluation.curves import area
 from quee.evaluation.draws import Draws
 from quee.evaluation.drops import cost_intervals, cost_replicates
-from quee.evaluation.measured import Measured, Yardstick, float_errors, measure
+from quee.evaluation.measured import FLOAT, Measured, Yardstick, float_errors, measure
 from quee.evaluation.methods import all_sweeps, constant_floor, fitted_sweeps, marginal_first, routed_sweep
 from quee.evaluation.quality import measured_variants, rank_correlation
 from quee.evaluation.resplits import fit_quee, resplit
@@ -21,6 +22,7 @@ from quee.evaluation.sweep import Setting, Sweep
 from quee.evaluation.tables import Row, band_rows, budget_rows, curve_rows, operating_rows, usage_rows
 from quee.io import atomic_path, read_tensors, write_json, write_table
 from quee.methods import OURS
+from quee.percentages import impossible
 from quee.policies import Costs, FittedQ, Plan
 from quee.policies.predictors import Predictors
 from quee.progress import progress
@@ -58,7 +60,8 @@ def run(stage: Stage) -> None:
 
     def look(sweep: Sweep) -> None:
         found.setdefault(sweep.name, []).append(measure(sweep, yardstick))
-        near.setdefault(sweep.name, []).append(cost_replicates(sweep, reference, draws))
+        if reference is not None:
+            near.setdefault(sweep.name, []).append(cost_replicates(sweep, reference, draws))
 
     # One at a time, and none kept that need not be: a sweep has every sample at every point.
     for sweep in all_sweeps(setting, plan, fitted, first_step):
@@ -79,7 +82,7 @@ def run(stage: Stage) -> None:
             first_step: found["quee_plan"][0].auc,
             other: area(alternative, yardstick.grid, floor),
         },
-        "fp32_accuracy": methods.get("static_fp32", methods.get("static_w8a8", {})).get("accuracy"),
+        "fp32_accuracy": methods.get(f"static_{FLOAT}", {}).get("accuracy"),
         "quality_rank_correlation": rank_correlation(variants),
         "seeds": settings.seeds,
         "test_samples": len(draws.samples[0]),
@@ -105,6 +108,8 @@ def run(stage: Stage) -> None:
             bar.advance()
     if tables["resplits"]:
         metrics["resplits"] = resplit_summary(tables["resplits"])
+    if faults := list(impossible({**metrics, "budgets": tables["budgets"], "bands": tables["bands"]})):
+        raise QueeError(f"evaluation gave numbers that cannot be: {'; '.join(faults[:3])}")
 
     write_table(stage.out / "curve.parquet", curve)
     with atomic_path(stage.out / "curve.csv") as aside:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from quee.cost import trace_cost
 from quee.data import open_dataset
 from quee.data.source import ImageSource
-from quee.data.splits import split_ids
+from quee.data.splits import split_ids, thinned
 from quee.data.transforms import Preprocessing
 from quee.execution import MultiPrecisionBackbone
 from quee.exits import ExitHeads, behind, fit_exits
@@ -68,9 +68,7 @@ def run(stage: Stage) -> None:
 def fit(stage: Stage, inputs: Inputs, settings: Exits) -> tuple[ExitHeads, list[dict[str, float]]]:
     """Heads fitted on the training split under some settings, and their history."""
     spare_threads(trace_cost(inputs.backbone.models[Precision("fp32")]).macs)
-    random, train = np.random.default_rng(settings.seed), inputs.ids["train"]
-    if settings.max_samples and len(train) > settings.max_samples:
-        train = np.sort(random.choice(train, settings.max_samples, replace=False))
+    train = thinned(inputs.ids["train"], settings.max_samples, settings.seed)
     augmentation = stage.experiment.backbone.augmentation if settings.augment else None
     draws = (
         (x, y)
@@ -78,7 +76,15 @@ def fit(stage: Stage, inputs: Inputs, settings: Exits) -> tuple[ExitHeads, list[
         for _, x, y in inputs.images.batches(train, inputs.transform, 256, (settings.seed, draw), augmentation)
     )
     total = settings.draws * -(-len(train) // 256)
-    return fit_exits(inputs.backbone, behind(settings, inputs.precisions), draws, settings, total)
+    prefixes = behind(settings, inputs.precisions)
+    return fit_exits(inputs.backbone, prefixes, draws, settings, total, left_out(stage, inputs, train))
+
+
+def left_out(stage: Stage, inputs: Inputs, train: np.ndarray) -> set[int]:
+    """Classes that a smoke run has no sample of among `train` (n,), sample ids; none in any other run."""
+    if stage.limit is None:
+        return set()
+    return set(range(len(inputs.images.classes))) - set(inputs.images.labels[train].tolist())
 
 
 if __name__ == "__main__":

@@ -1,25 +1,63 @@
 """Stage `prepare`: the splits, and what is known of the images."""
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from quee.data import open_dataset
-from quee.data.source import describe
+from quee.data.source import ImageSource, describe
 from quee.data.splits import make_splits
+from quee.errors import UsageError
 from quee.io import write_json, write_table
+from quee.requirements import check_data, check_network, pool_of
 from tasks.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
-    """Divide a dataset's samples into disjoint, stratified splits and record its classes, sizes and digests."""
+    """Divide a dataset's samples into disjoint, stratified splits and record its classes, sizes and digests.
+
+    What later stages could not use is refused here: data, settings, network. A smoke run refuses what the whole run
+    would, then draws its samples from as many classes as get two each, and says from how many.
+    """
     settings = stage.experiment.prepare
     images = open_dataset(stage.data, settings.dataset)
-    limits = [limit for limit in (settings.limit, stage.limit) if limit is not None]
-    cut = images.train_samples
-    labels_test = images.labels[cut:] if cut < len(images) else None
-    table = make_splits(images.labels[:cut], labels_test, settings.splits, settings.seed, min(limits, default=None))
+    table = _splits(stage, images, settings.limit)
+    _check(stage, images, table)
+    left_out: dict[str, list[str]] = {}
+    if stage.limit is not None:
+        table = _splits(stage, images, min(stage.limit, settings.limit or stage.limit), smoke=True)
+        left_out["left_out"] = _left_out(images, table)
     counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(table["split"]).to_pylist()}
     write_table(stage.out / "splits.parquet", table)
-    write_json(stage.out / "dataset.json", {**describe(images, settings.dataset), "splits": counts})
+    write_json(stage.out / "dataset.json", {**describe(images, settings.dataset), "splits": counts, **left_out})
+
+
+def _splits(stage: Stage, images: ImageSource, limit: int | None, smoke: bool = False) -> pa.Table:
+    settings, cut = stage.experiment.prepare, images.train_samples
+    evaluation = images.labels[cut:] if cut < len(images) else None
+    try:
+        return make_splits(images.labels[:cut], evaluation, settings.splits, settings.seed, limit, smoke)
+    except UsageError as error:
+        raise UsageError(f"experiments/{stage.experiment.name}.yaml: {error}") from None
+
+
+def _check(stage: Stage, images: ImageSource, table: pa.Table) -> None:
+    experiment, ids = stage.experiment, table["sample_id"].to_numpy()
+    split = np.asarray(table["split"].to_pylist(), dtype=object)
+    check_data(experiment, split, images.labels[ids], pool_of(experiment, images), images.classes)
+    chosen = ids[table["calibration"].to_numpy(zero_copy_only=False)]
+    first = images.encoded[int(chosen[0])][0]
+    if all(images.encoded[int(sample)][0] == first for sample in chosen[1:]):
+        raise UsageError(f"{stage.data}: all {len(chosen)} calibration images are equal")
+    check_network(experiment, len(images.classes), images.dataset.channels)
+
+
+def _left_out(images: ImageSource, table: pa.Table) -> list[str]:
+    """Names of the classes of which a smoke run has no sample, which it says."""
+    drawn = np.unique(images.labels[table["sample_id"].to_numpy()])
+    names = [images.classes[label] for label in range(len(images.classes)) if label not in set(drawn.tolist())]
+    print(f"smoke run: {len(table):,} images of {len(drawn):,} of {len(images.classes):,} classes", flush=True)
+    return names
 
 
 if __name__ == "__main__":

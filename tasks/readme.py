@@ -10,6 +10,7 @@ from typing import Any
 from quee.errors import IntegrityError, QueeError
 from quee.io import read_json, write_bytes
 from quee.methods import MAIN, OURS, RIVALS
+from quee.percentages import DIFFERENCE, figure, percent
 from tasks import journal
 from tasks._tracking_lock import default_experiments
 from tasks.reference import FOLDER, fetch, published
@@ -35,8 +36,8 @@ def section(root: Path, experiments: list[str]) -> str:
         for method in METHODS:
             if method in results.metrics["methods"]:
                 cells = [dataset["dataset"], backbone["name"], f"`{method}`", _accuracies(results, method)]
-                auc = 100 * results.metrics["methods"][method]["auc"]
-                cells += [f"{level_mark(results.metrics, method, 'auc')}{auc:.2f}", command, *_made(made)]
+                auc = figure(results.metrics["methods"][method]["auc"])
+                cells += [f"{level_mark(results.metrics, method, 'auc')}{auc}", command, *_made(made)]
                 lines.append(f"| {' | '.join(cells)} |")
         if "behind_best" in results.metrics:
             marks.append(f"{name}: {level_note(results.metrics)}")
@@ -65,7 +66,7 @@ def _sources(root: Path, name: str) -> tuple[Path, dict[str, Any], bool]:
 def _accuracies(results: Results, method: str) -> str:
     found = {point["budget"]: point for point in results.points if point["method"] == method}
     return " / ".join(
-        f"{level_mark(results.metrics, method, f'{b:g}')}{100 * found[b]['test_accuracy']:.1f}"
+        f"{level_mark(results.metrics, method, f'{b:g}')}{figure(found[b]['test_accuracy'], 1)}"
         f"{'' if found[b]['budget_met'] else '*'}"
         for b in BUDGETS
     )
@@ -80,8 +81,12 @@ def _words(name: str, dataset: dict[str, Any], trained: dict[str, Any], metrics:
     tested = f"{dataset['splits']['test']:,} test images"
     svc = trained.get("svc_accuracy")
     text = [f"![Accuracy over cost, {name}]({FIGURE.as_posix()}/{name}.svg)", ""]
-    beside = "" if svc is None else f" (an RBF support vector machine: {100 * svc:.2f} %)"
-    text.append(f"**{name}**: float accuracy {100 * metrics['fp32_accuracy']:.2f} % on {tested}{beside}.")
+    beside = "" if svc is None else f" (an RBF support vector machine: {percent(svc, 2)})"
+    accuracy = metrics.get("fp32_accuracy")
+    told = f"float accuracy {percent(accuracy, 2)} on {tested}"
+    if accuracy is None:
+        told = f"{tested}; float accuracy is not told, for fp32 is not among its precisions"
+    text.append(f"**{name}**: {told}{beside}.")
     gains, over = metrics.get("resplits") or metrics.get("gains", {}), "by paired bootstrap over test images"
     if metrics.get("seeds", 1) > 1:
         over = f"by paired bootstrap over test images and {metrics['seeds']} seeds"
@@ -95,7 +100,7 @@ def _words(name: str, dataset: dict[str, Any], trained: dict[str, Any], metrics:
 
 
 def _gain(found: dict[str, float], rival: str) -> str:
-    mean, low, high = (f"{100 * found[side]:+.2f}" for side in ("mean", "low", "high"))
+    mean, low, high = (figure(found[side], 2, *DIFFERENCE, sign=True) for side in ("mean", "low", "high"))
     verdict = "above" if found["low"] > 0 else "below" if found["high"] < 0 else "not distinguishable from"
     return f"{verdict} `{rival}` ({mean} [{low}, {high}] points)"
 
@@ -110,8 +115,8 @@ def _every_method(name: str, points: list[dict[str, Any]]) -> str:
         cells = []
         for budget in budgets:
             point = found[method, budget]
-            mean, low, high = (100 * point[key] for key in ("test_accuracy", "low", "high"))
-            cells.append(f"{mean:.1f}{'' if point['budget_met'] else '*'} [{low:.1f}, {high:.1f}]")
+            mean, low, high = (figure(point[key], 1) for key in ("test_accuracy", "low", "high"))
+            cells.append(f"{mean}{'' if point['budget_met'] else '*'} [{low}, {high}]")
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
     title = (
         f"{name}: every method at every budget, accuracy % with 95 % intervals (bootstrap over test images and seeds)"

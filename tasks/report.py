@@ -35,11 +35,14 @@ def run(stage: Stage) -> None:
         found: list[dict[str, Any]] = read_table(path(folder, f"{name}.parquet")).to_pylist()
         return found
 
+    def some(folder: str, name: str) -> list[dict[str, Any]]:
+        """Rows of a table that is not written where it would be empty."""
+        return rows(folder, name) if (folders[folder] / f"{name}.parquet").exists() else []
+
     # Times differ with every run, so that no stage makes them: shown where somebody measured, as they were then.
     speeds = MEASURED / f"{stage.experiment.name}.json"
     if speeds.is_file():
         digests[speeds.as_posix()] = file_digest(speeds)
-    repeated = (folders["evaluate"] / "resplits.parquet").exists()
     results = Results(
         experiment=stage.experiment.name,
         title=stage.experiment.report.title or f"QuEE: {stage.experiment.name}",
@@ -52,10 +55,10 @@ def run(stage: Stage) -> None:
         usage=rows("evaluate", "usage"),
         calibration=rows("targets", "calibration"),
         clusters=rows("targets", "clusters"),
-        quality=rows("evaluate", "quality"),
-        quality_curve=rows("evaluate", "quality_curve"),
+        quality=some("evaluate", "quality"),
+        quality_curve=some("evaluate", "quality_curve"),
         sensitivity=rows("quantize", "sensitivity"),
-        resplits=rows("evaluate", "resplits") if repeated else [],
+        resplits=some("evaluate", "resplits"),
         executed=read_json(speeds) if speeds.is_file() else {},
         digests=digests,
     )

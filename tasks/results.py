@@ -11,6 +11,7 @@ from rich.table import Table
 
 from quee.errors import IntegrityError, UsageError
 from quee.methods import BOUND, MAIN, REFERENCE, shown
+from quee.percentages import DASH, GAP, figure, percent
 from quee.registry import unknown
 from tasks._tracking_lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
 from tasks._tracking_values import numbers
@@ -104,7 +105,9 @@ def results_table(results: Results, all_methods: bool = False) -> Group:
     methods = shown(names) + (sorted(names - set(MAIN)) if all_methods else [])
     fp32 = results.metrics.get("fp32_accuracy")
     title = f"[bold]{results.experiment}[/bold]: accuracy on test (%), below it the realised cost"
-    full = "" if fp32 is None else f"fp32 {100 * fp32:.2f} %. "
+    full = (
+        "No fp32 among the precisions: float accuracy is not told. " if fp32 is None else f"fp32 {percent(fp32, 2)}. "
+    )
     missed = any(not point["budget_met"] for point in results.points if point["method"] in methods)
     notes = [f"{full}Cost 1 is static w8a8.{' * out of reach: the nearest.' if missed else ''}"]
     if "behind_best" in results.metrics:
@@ -126,10 +129,11 @@ def results_table(results: Results, all_methods: bool = False) -> Group:
 def _summary(metrics: dict[str, Any], method: str) -> str:
     parts = []
     if (auc := metrics.get("methods", {}).get(method, {}).get("auc")) is not None:
-        parts.append(f"auc {level_mark(metrics, method, 'auc')}{100 * auc:.2f}")
-    gap = metrics.get("oracle_gap_closed", {}).get(method)
-    if isinstance(gap, int | float) and method not in (REFERENCE, BOUND):
-        parts.append(f"gap {100 * gap:+.0f} %")
+        parts.append(f"auc {level_mark(metrics, method, 'auc')}{figure(auc)}")
+    gaps = metrics.get("oracle_gap_closed", {})
+    if method in gaps and method not in (REFERENCE, BOUND):
+        gap = figure(gaps[method], 0, *GAP, sign=True)
+        parts.append(f"gap {gap}" if gap == DASH else f"gap {gap} %")
     return " ".join(parts)
 
 
@@ -147,10 +151,11 @@ def level_note(metrics: dict[str, Any]) -> str:
 
 def _cell(point: dict[str, Any] | None, mark: str) -> str:
     if point is None or point["test_accuracy"] is None:
-        return "–"
+        return DASH
     missed = "" if point["budget_met"] else "*"
-    accuracy = f"{100 * point['test_accuracy']:.1f}".removesuffix(".0" if point["test_accuracy"] > 0.9995 else "")
-    return f"{mark}{accuracy}\n[dim]{missed}{point['test_cost']:.2g}[/dim]"
+    accuracy = figure(point["test_accuracy"], 1)
+    short = "100" if accuracy == "100.0" else accuracy  # nine budgets and their marks fit eighty columns
+    return f"{mark}{short}\n[dim]{missed}{point['test_cost']:.2g}[/dim]"
 
 
 def metrics_of(root: Path, result: ExperimentResult, here: bool) -> dict[str, float]:
@@ -202,13 +207,13 @@ def changes_table(experiment: str, changes: list[Change], revision: str, all_met
     for change in changes:
         if all_metrics or not change.within:
             difference = None if change.before is None or change.after is None else change.after - change.before
-            figures = [figure(value) for value in (change.before, change.after, difference, change.allowed)]
+            figures = [number(value) for value in (change.before, change.after, difference, change.allowed)]
             table.add_row(change.metric, *figures, "" if change.within else "outside")
     return table
 
 
-def figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.5g}"
+def number(value: float | None) -> str:
+    return DASH if value is None else f"{value:.5g}"
 
 
 def print_results(console: Console, results: Results, all_methods: bool = False) -> None:

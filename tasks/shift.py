@@ -82,11 +82,13 @@ def load(root: Path, experiment: str, samples: int, seed: int) -> tuple[Any, Any
 
 
 def table(rows: list[dict[str, Any]]) -> str:
+    from quee.percentages import DIFFERENCE, figure
+
     lines = [f"{'shift':<12}{'severity':>8}{'budget':>8}{'cost':>8}{'accuracy':>10}{'static':>8}   gap at equal cost"]
     for row in rows:
-        low, high = 100 * row["gap_low"], 100 * row["gap_high"]
+        gap, low, high = (figure(row[key], 1, *DIFFERENCE, sign=True) for key in ("gap", "gap_low", "gap_high"))
         lines.append(
-            f"{row['kind']:<12}{row['severity']:>8}{row['budget']:>8g}{row['cost']:>8.3f}{100 * row['accuracy']:>10.1f}"
-            f"{100 * row['static_accuracy']:>8.1f}   {100 * row['gap']:+.1f} [{low:+.1f}, {high:+.1f}]"
+            f"{row['kind']:<12}{row['severity']:>8}{row['budget']:>8g}{row['cost']:>8.3f}"
+            f"{figure(row['accuracy'], 1):>10}{figure(row['static_accuracy'], 1):>8}   {gap} [{low}, {high}]"
         )
     return "\n".join(lines)

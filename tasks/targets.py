@@ -9,18 +9,25 @@ from quee.progress import progress
 from quee.targets import ClusterTargets, calibration_error, cluster_rows, future_errors
 from tasks.stage import Stage, main
 
+TARGETS = pa.schema(
+    [("sample_id", pa.int64()), ("node", pa.int32()), ("cluster", pa.int32()), ("target", pa.list_(pa.float32()))]
+)
 SHOWN = 20
 """Number of clusters whose contents are told, as in the paper's Fig. 5A; the setting's where this is not tried."""
 
 
 def run(stage: Stage) -> None:
-    """Cluster the predictor split at every node; report the calibration error on validation over numbers of clusters."""
+    """Cluster the predictor split at every node; report the calibration error on validation over numbers of clusters.
+
+    A smoke run has no more clusters than samples. A network of one segment has no gate to decide at, and no targets.
+    """
     settings = stage.experiment.targets
     cache = read_cache(stage.input("features"))
     predictor, validation = cache.of("predictor"), cache.of("validation")
     tree = cache.tree
     options = {"shrinkage": settings.shrinkage, "per_node": settings.per_node, "seed": settings.seed}
-    targets = ClusterTargets(settings.clusters, **options).fit(predictor)  # type: ignore[arg-type]
+    used = min(settings.clusters, len(predictor))
+    targets = ClusterTargets(used, **options).fit(predictor)  # type: ignore[arg-type]
 
     arrays: dict[str, np.ndarray] = {}
     tables = []
@@ -33,16 +40,17 @@ def run(stage: Stage) -> None:
             label = clusters.assign(predictor.features[:, node]).astype(np.int32)
             columns = {"sample_id": predictor.sample_id, "node": np.full(len(label), node, np.int32), "cluster": label}
             tables.append(pa.table({**columns, "target": values}))
-    table = pa.concat_tables(tables).sort_by([("sample_id", "ascending"), ("node", "ascending")])
+    table = pa.concat_tables([TARGETS.empty_table(), *tables])
+    table = table.sort_by([("sample_id", "ascending"), ("node", "ascending")])
     write_table(stage.out / "targets.parquet", table)
     write_tensors(stage.out / "clusters.safetensors", arrays)
 
     rows, members = [], cluster_rows(targets, predictor)
-    counts = sorted({k for k in (*settings.sweep, settings.clusters) if k <= len(predictor)})
+    counts = sorted({k for k in (*settings.sweep, used) if k <= len(predictor)})
     with progress("calibration over clusters", len(counts)) as bar:
         for k in counts:
             fitted = ClusterTargets(k, **options).fit(predictor)  # type: ignore[arg-type]
-            if k == SHOWN != settings.clusters:
+            if k == SHOWN != used:
                 members = cluster_rows(fitted, predictor)
             for gate in range(1, tree.segments):
                 for split, part in (("predictor", predictor), ("validation", validation)):
@@ -62,8 +70,8 @@ def run(stage: Stage) -> None:
         for gate in range(1, tree.segments)
     }
     metrics = {
-        "clusters": settings.clusters,
-        "ece": {gate: by_count[str(settings.clusters)] for gate, by_count in ece.items() if by_count},
+        "clusters": used,
+        "ece": {gate: by_count[str(used)] for gate, by_count in ece.items() if by_count},
         "ece_by_clusters": ece,
         "polynomial": {gate: second_order(by_count) for gate, by_count in ece.items()},
     }

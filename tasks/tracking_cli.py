@@ -129,7 +129,7 @@ def compare(
     """Show how two results differ in settings and metrics."""
     from quee.methods import MAIN
     from tasks._tracking_compare import differences, settings_differences, side
-    from tasks.results import figure
+    from tasks.results import number
 
     root = Path.cwd()
     left, right = side(root, a, b), side(root, b, a)
@@ -167,7 +167,7 @@ def compare(
                 table.add_row(name, *("–" if value is None else str(value) for value in (old, new)))
             else:
                 change = None if old is None or new is None else new - old
-                table.add_row(name, figure(old), figure(new), figure(change))
+                table.add_row(name, number(old), number(new), number(change))
         console.print(table)
         if len(shown) < len(found):
             console.print(f"{len(found) - len(shown)} more with --all", style="dim")

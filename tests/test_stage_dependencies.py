@@ -16,9 +16,9 @@ from tasks.ablate import CODE
 
 ROOT = Path(__file__).parent.parent
 
-# Not dependencies, and what only they import is none either: errors, progress bars, locks and where shards are computed
-# and kept never change a result. What experiment.py and data/__init__.py say decides results through the values that stage
-# `settings` writes, which are every other stage's parameters; an entry added to a registry or a key to the schema would
+# Not dependencies, and what only they import is none either: errors, refusals, progress bars, locks and where shards are
+# computed and kept never change a result. What experiment.py and data/__init__.py say decides results through the values that
+# stage `settings` writes, which are every other stage's parameters; an entry added to a registry or a key to the schema would
 # otherwise run everything again. io.py fixes how results are written: whoever changes the bytes raises its format number
 # and runs with --force.
 EXEMPT = {
@@ -31,6 +31,7 @@ EXEMPT = {
     "quee/keys.py",
     "quee/progress.py",
     "quee/registry.py",
+    "quee/requirements.py",
     "quee/shards.py",
     "tasks/__init__.py",
     "tasks/journal.py",

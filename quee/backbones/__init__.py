@@ -24,6 +24,9 @@ for _name in ("7", "10", "12", "14", "19", "24", "t_14"):
 TIMM_PREFIXES = ("vit_", "deit_", "deit3_")
 """Names with these beginnings are looked up among timm's VisionTransformers."""
 
+READS_FILES = ("pretrained", "checkpoint", "cache")
+"""Beginnings of keywords by which an architecture would read files of its own; a bundle admits none."""
+
 
 def backbone_names() -> list[str]:
     return [*BACKBONES, *(f"{prefix}* (timm's VisionTransformers)" for prefix in TIMM_PREFIXES)]

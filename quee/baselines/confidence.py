@@ -21,7 +21,9 @@ def exits_by_threshold(score: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 def thresholds_of(score: np.ndarray, points: int) -> np.ndarray:
-    """Thresholds spread over the scores seen before the last gate, from never to always leaving."""
+    """Thresholds spread over the scores seen before the last gate, from never to always leaving; never, if that is all."""
+    if score.shape[1] == 1:
+        return np.array([np.inf])
     quantiles = np.quantile(score[:, :-1], np.linspace(0, 1, points - 1))
     return np.append(quantiles, np.inf)
 

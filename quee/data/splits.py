@@ -1,5 +1,6 @@
 """Disjoint, stratified, seeded splits, recorded by sample id."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,33 +11,50 @@ from quee.errors import UsageError
 from quee.experiment import Splits
 from quee.io import read_table
 
+SMALLEST = 2
+"""Images of a class, at least, that a smoke run draws from."""
+
 
 def make_splits(
-    labels_train: np.ndarray, labels_test: np.ndarray | None, splits: Splits, seed: int, limit: int | None = None
+    labels_train: np.ndarray,
+    labels_test: np.ndarray | None,
+    splits: Splits,
+    seed: int,
+    limit: int | None = None,
+    smoke: bool = False,
 ) -> pa.Table:
     """Columns sample_id (sorted), split, calibration; a sample id is a row number over training, then test files.
 
-    `splits.evaluation_set` says which splits are drawn from which labels. `limit` keeps so many samples of each set, and
-    then no more calibration samples than there are. Raises UsageError when a split that is needed comes out empty.
+    `splits.evaluation_set` says which splits are drawn from which labels. Every class of which there are enough has a
+    training sample. `limit` keeps so many samples of each set; a `smoke` run takes them from as many classes as get two
+    each, uses all of them, and has no more calibration samples than there are. Raises UsageError when a split that is
+    needed comes out empty, or is too small for its calibration samples.
     """
     rng = np.random.default_rng([seed, 0x5917])
     sets = [np.asarray(labels) for labels in (labels_train, labels_test) if labels is not None]
-    offsets = np.cumsum([0, *map(len, sets)])
-    orders = [offset + stratified_order(labels, rng)[:limit] for offset, labels in zip(offsets, sets, strict=False)]
-    if splits.evaluation_set != "pooled":
-        if labels_test is None:
-            raise UsageError(
-                f"prepare.splits.evaluation_set: {splits.evaluation_set!r}, but the dataset has no official evaluation "
-                "set; valid: 'pooled'"
-            )
-    else:
-        labels = np.concatenate(sets)
+    if splits.evaluation_set != "pooled" and labels_test is None:
+        raise UsageError(
+            f"prepare.splits.evaluation_set: {splits.evaluation_set!r}, but the dataset has no official evaluation "
+            "set; valid: 'pooled'"
+        )
+    drawn = smoke_classes(sets, limit, splits, seed) if smoke and limit is not None else None
+    labels, offset, orders = np.concatenate(sets), 0, []
+    for own in sets:
+        rows = np.arange(len(own)) if drawn is None else np.flatnonzero(np.isin(own, drawn))
+        orders.append(offset + rows[stratified_order(own[rows], rng)][:limit])
+        offset += len(own)
+    if splits.evaluation_set == "pooled":
         pooled = np.sort(np.concatenate(orders))
         orders = [pooled[stratified_order(labels[pooled], rng)]]
     parts: dict[str, np.ndarray] = {}
-    for drawn, wanted in zip(orders, sets_of(splits.evaluation_set), strict=True):
-        parts |= _cut(drawn, {name: getattr(splits, name) for name in wanted})
-    _check(parts, splits, limit)
+    for rows, wanted in zip(orders, sets_of(splits.evaluation_set), strict=True):
+        shares = {name: getattr(splits, name) for name in wanted}
+        if drawn is not None:
+            shares = _smoke_shares(shares, len(drawn), len(rows))
+        if "train" in shares:
+            rows = _every_class_first(rows, labels[rows], round(shares["train"] * len(rows)))
+        parts |= _cut(rows, shares)
+    _check(parts, splits, smoke)
 
     calibration = parts["train"][: splits.calibration]
     ids = np.concatenate(list(parts.values()))
@@ -48,6 +66,57 @@ def make_splits(
         "calibration": pa.array(np.isin(ids[order], calibration)),
     }
     return pa.table(columns)
+
+
+def smoke_classes(sets: Sequence[np.ndarray], limit: int, splits: Splits, seed: int) -> np.ndarray:
+    """The classes, rising, that a smoke run of `limit` samples of each set draws from: as many as get two each.
+
+    Raises UsageError where these are fewer than two.
+    """
+    labels = np.concatenate(sets) if splits.evaluation_set == "pooled" else sets[0]
+    enough = np.flatnonzero(np.bincount(labels) >= SMALLEST)
+    count = min(len(enough), min(limit, len(sets[0])) // SMALLEST)
+    if count < 2:
+        raise UsageError(
+            f"a smoke run of {limit} samples has too few for {SMALLEST} of each of two classes; raise --limit"
+        )
+    if count == len(enough):
+        return enough
+    return np.sort(np.random.default_rng([seed, 0x5E1]).choice(enough, count, replace=False))
+
+
+def _smoke_shares(shares: dict[str, float], classes: int, samples: int) -> dict[str, float]:
+    """Shares of all samples that were drawn, one of each class at least for training."""
+    total = sum(shares.values())
+    scaled = {name: share / total for name, share in shares.items()}
+    least = classes / samples
+    if scaled.get("train", 1.0) >= least:
+        return scaled
+    rest = (1 - least) / (1 - scaled["train"])
+    return {name: least if name == "train" else share * rest for name, share in scaled.items()}
+
+
+def _every_class_first(order: np.ndarray, labels: np.ndarray, first: int) -> np.ndarray:
+    """The order (n,) with a sample of every class among its `first`, as far as there is room; labels (n,).
+
+    What a class lacks there is swapped with a sample of the class that has most, the last of them. An order that has all
+    classes is left as it is.
+    """
+    counts = np.bincount(labels[:first], minlength=int(labels.max(initial=0)) + 1)
+    later, places = np.unique(labels[first:], return_index=True)
+    order, labels = order.copy(), labels.copy()
+    for label, place in zip(later, places + first, strict=True):
+        if counts[label]:
+            continue
+        most = int(counts.argmax())
+        if counts[most] < 2:
+            break
+        last = np.flatnonzero(labels[:first] == most)[-1]
+        for values in (order, labels):
+            values[[last, place]] = values[[place, last]]
+        counts[most] -= 1
+        counts[label] += 1
+    return order
 
 
 def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -65,14 +134,24 @@ def _cut(order: np.ndarray, shares: dict[str, float]) -> dict[str, np.ndarray]:
     return dict(zip(shares, np.split(order, ends), strict=False))
 
 
-def _check(parts: dict[str, np.ndarray], splits: Splits, limit: int | None) -> None:
-    needed = {"predictor", "validation", "test"} | ({"train"} if splits.train > 0 else set())
-    if empty := sorted(name for name in needed if not len(parts[name])):
-        raise UsageError(f"prepare.splits: too few samples for split {empty[0]!r}; raise its share or the limit")
-    if limit is None and 0 < len(parts["train"]) < splits.calibration:
+def _check(parts: dict[str, np.ndarray], splits: Splits, smoke: bool) -> None:
+    if empty := [name for name, part in parts.items() if getattr(splits, name) > 0 and not len(part)]:
         raise UsageError(
-            f"prepare.splits.calibration: {splits.calibration} samples out of {len(parts['train'])} in train"
+            f"prepare.splits.{empty[0]}: too few samples for split {empty[0]!r}, of {sum(map(len, parts.values()))} in all; "
+            "raise its share, or the limit"
         )
+    if not smoke and len(parts["train"]) < splits.calibration:
+        raise UsageError(
+            f"prepare.splits.calibration: {splits.calibration} samples out of {len(parts['train'])} in train; "
+            "lower it, or raise prepare.splits.train or prepare.limit"
+        )
+
+
+def thinned(ids: np.ndarray, most: int | None, seed: int) -> np.ndarray:
+    """At most so many of the samples `ids` (n,), drawn at random, rising; all of them where `most` is None."""
+    if not most or len(ids) <= most:
+        return ids
+    return np.sort(np.random.default_rng(seed).choice(ids, most, replace=False))
 
 
 def split_ids(path: Path) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ from quee.evaluation.sweep import Setting, Sweep
 Test = Literal["betting", "hoeffding_bentkus", "binomial"]
 SPLIT = "certification"
 DEAREST = 1.5
-"""No routed sample costs more than so many times the dearest static path, heads and decisions included."""
+"""A limit of costs, in those of the dearest static path; higher where heads and decisions alone cost more than the rest."""
 
 
 def p_values(losses: np.ndarray, limit: float, low: float, high: float, test: Test, level: float = 0.1) -> np.ndarray:
@@ -108,7 +108,7 @@ def certify(
     The accuracy loss is against the static network at the tree's highest precision, on the same samples; λ goes from the
     dearest point (validation cost) to the cheapest, for budgets the other way. Raises KeyError without the split.
     """
-    reference = setting.tree.node((max(setting.tree.precisions),) * setting.tree.segments)
+    precision, reference = setting.dearest()
     static = setting.errors(SPLIT)[:, reference].astype(np.float64)
     # Bets go by the order of rows, and sample ids may be sorted by class.
     rows = np.random.default_rng(seed).permutation(len(static))
@@ -117,7 +117,7 @@ def certify(
         rising = sweep.order
         excess = (sweep.errors[SPLIT] - static[:, None])[rows][:, rising[::-1]]
         costs = sweep.costs[SPLIT][rows][:, rising]
-        ceiling = DEAREST * float(setting.costs.static.max())
+        ceiling = max(DEAREST * float(setting.costs.static.max()), sweep.dearest)
         loss = {
             f"{limit:g}": {
                 "conformal": _point(sweep, rising[::-1], conformal_risk_control(excess, limit)),
@@ -136,7 +136,7 @@ def certify(
     return {
         "delta": delta,
         "methods": found,
-        "reference": f"static_{max(setting.tree.precisions)}",
+        "reference": f"static_{precision}",
         "reference_test_accuracy": float(1 - setting.errors("test")[:, reference].mean()),
         "samples": len(static),
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quee.evaluation.sweep import Sweep
+from quee.percentages import ROUNDING, VANISHING, ratio
 
 GRID = 200
 """Budgets over which the area under a curve is averaged."""
@@ -88,20 +89,27 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.nd
     return low, high
 
 
-def cost_at_drop(sweep: Sweep, reference: float, drop: float) -> float | None:
+def cost_at_drop(sweep: Sweep, reference: float | None, drop: float) -> float | None:
     """Least test cost at which test accuracy is within `drop` points of the reference; the points go by validation cost.
 
-    None where the method never gets there.
+    None where the method never gets there, or there is no reference.
     """
+    if reference is None:
+        return None
     accuracy = 1 - sweep.errors["test"].mean(axis=0)[sweep.order]
     cost = sweep.costs["test"].mean(axis=0)[sweep.order]
     reached = np.flatnonzero(accuracy >= reference - drop / 100 - 1e-12)
     return float(cost[reached[0]]) if len(reached) else None
 
 
-def gap_closed(auc: float, static: float, oracle: float) -> float:
-    """(auc - auc_static_hull) / (auc_oracle - auc_static_hull)"""
-    return (auc - static) / max(oracle - static, 1e-12)
+def gap_closed(auc: float, static: float, oracle: float) -> float | None:
+    """(auc - auc_static_hull) / (auc_oracle - auc_static_hull).
+
+    None where there is no gap to the hundredth of a point, and above the oracle: a method gets there by spending more on
+    test than on validation.
+    """
+    found = ratio(auc - static, oracle - static, VANISHING)
+    return None if found is None or found > 1 + ROUNDING else min(found, 1.0)
 
 
 def usage(labels: np.ndarray, nodes: np.ndarray, weights: np.ndarray, classes: Sequence[str], count: int) -> np.ndarray:

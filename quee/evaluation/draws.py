@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quee.evaluation.curves import interval, resamples
+from quee.percentages import DIFFERENCE
 
 LEVEL = 0.95
 
@@ -45,18 +46,23 @@ class Draws:
         return widened
 
 
-def simultaneous_band(mean: np.ndarray, replicates: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """Band around means (P,) that holds at all of them at once (max-|t|), from their replicates (R, P)."""
+def simultaneous_band(
+    mean: np.ndarray, replicates: np.ndarray, valid: tuple[float, float], level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
+    """Band around means (P,) that holds at all of them at once (max-|t|), from their replicates (R, P).
+
+    It ends where the means themselves do, at the ends of their `valid` range.
+    """
     spread = np.maximum(replicates.std(axis=0), 1e-9)
     critical = np.quantile(np.abs((replicates - mean) / spread).max(axis=1), level)
-    return mean - critical * spread, mean + critical * spread
+    return np.maximum(mean - critical * spread, valid[0]), np.minimum(mean + critical * spread, valid[1])
 
 
 def paired(gain: np.ndarray, draws: Draws) -> list[dict[str, float]]:
     """Of each column of gains (seeds, S, P) per sample: mean, 95 % interval, and band over all columns at once."""
     mean, replicates = gain.mean(axis=(0, 1)), draws.replicates(gain)
-    low, high = interval(replicates)
-    band_low, band_high = simultaneous_band(mean, replicates)
+    low, high = interval(replicates.clip(*DIFFERENCE))
+    band_low, band_high = simultaneous_band(mean, replicates, DIFFERENCE)
     return [
         {"band_high": float(bh), "band_low": float(bl), "high": float(h), "low": float(lo), "mean": float(m)}
         for m, lo, h, bl, bh in zip(mean, low, high, band_low, band_high, strict=True)

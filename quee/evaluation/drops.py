@@ -43,7 +43,7 @@ def cost_intervals(near: Near, draws: Draws) -> dict[str, Any]:
     `cost_at_drop_ratio` compares ours with each rival in the same replicates. A limit is None where it is “never”; where
     both never get there the ratio is anything.
     """
-    costs = {name: _over_seeds(by_seed, draws) for name, by_seed in near.items()}
+    costs = {name: _over_seeds(by_seed, draws).clip(min=0.0) for name, by_seed in near.items()}
     intervals = {
         name: {f"{drop}": _interval(costs[name][:, i], costs[name][:, i]) for i, drop in enumerate(DROPS)}
         for name in near
@@ -54,8 +54,8 @@ def cost_intervals(near: Near, draws: Draws) -> dict[str, Any]:
     ratios: dict[str, dict[str, dict[str, dict[str, float | None]]]] = {}
     for ours in (name for name in OURS if name in costs):
         for rival in (name for name in (DEPLOYED, *rivals(costs)) if name in costs):
-            with np.errstate(invalid="ignore"):
-                ratio = costs[ours] / costs[rival]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                ratio = np.where(costs[rival] > 0, costs[ours] / costs[rival], np.nan)
             unknown = np.isnan(ratio)
             low, high = np.where(unknown, 0.0, ratio), np.where(unknown, np.inf, ratio)
             ratios.setdefault(ours, {})[rival] = {

@@ -10,6 +10,8 @@ from quee.evaluation.drops import DROPS
 from quee.evaluation.sweep import Setting, Sweep
 
 BAND_POINTS = 40
+FLOAT = "fp32"
+"""The precision whose accuracy is the float network's."""
 
 
 @dataclass(frozen=True)
@@ -21,18 +23,14 @@ class Yardstick:
     grid: np.ndarray
     """Log-uniform budgets over which `auc` is the mean."""
     floor: Floor
-    float_accuracy: float
-    """On test."""
+    float_accuracy: float | None
+    """On test; None where the float network is not among the precisions and references."""
 
     @classmethod
     def of(cls, setting: Setting, budgets: Sequence[float], floor: Floor) -> "Yardstick":
-        costs = setting.costs.static
-        return cls(
-            np.array(budgets, float),
-            budget_grid(costs.min(), costs.max()),
-            floor,
-            float(1 - float_errors(setting).mean()),
-        )
+        costs, errors = setting.costs.static, float_errors(setting)
+        accuracy = None if errors is None else float(1 - errors.mean())
+        return cls(np.array(budgets, float), budget_grid(costs.min(), costs.max()), floor, accuracy)
 
     @property
     def band(self) -> np.ndarray:
@@ -62,7 +60,7 @@ class Measured:
     """Least validation cost."""
     dearest_accuracy: float
     drops: dict[float, float | None]
-    """Test cost at which accuracy is so many points below the float network's; None: never."""
+    """Test cost at which accuracy is so many points below the float network's; None: never, or there is none."""
     curve: list[tuple[str, float | None, float, float]]
     """Split, λ or threshold, accuracy and cost of every point, by rising validation cost."""
 
@@ -96,8 +94,7 @@ def measure(sweep: Sweep, yardstick: Yardstick) -> Measured:
     )
 
 
-def float_errors(setting: Setting) -> np.ndarray:
-    """(S,) test errors of the float network; where none was cached, of the highest precision."""
-    found = list(setting.uniform())
-    _, nodes, references = next((f for f in found if f[0] == "fp32"), found[len(setting.tree.precisions) - 1])
-    return setting.errors("test", references)[:, nodes[-1]]
+def float_errors(setting: Setting) -> np.ndarray | None:
+    """(S,) test errors of the float network; None where it is not among the precisions and references."""
+    found = next((found for found in setting.uniform() if found[0] == FLOAT), None)
+    return None if found is None else setting.errors("test", found[2])[:, found[1][-1]]

@@ -43,7 +43,8 @@ def routed_sweep(
         first = marginal(values)
     nodes = {split: simulate_behind(tree, policy, setting.features(split), values, first) for split in setting.splits}
     errors = {split: np.take_along_axis(setting.errors(split), n, axis=1) for split, n in nodes.items()}
-    return Sweep(name, "lambda", values, errors, {split: costs.routed[n] for split, n in nodes.items()}, nodes)
+    spent = {split: costs.routed[n] for split, n in nodes.items()}
+    return Sweep(name, "lambda", values, errors, spent, nodes, float(costs.routed.max()))
 
 
 def marginal_first(setting: Setting, costs: Costs) -> Callable[[np.ndarray], np.ndarray]:

@@ -20,7 +20,7 @@ from quee.evaluation.sweep import Setting
 from quee.experiment import Experiment
 from quee.policies import Plan
 from quee.policies.predictors import Predictors, Read, gate_inputs
-from quee.predictors import quality
+from quee.predictors import over_gates, quality
 from quee.progress import progress
 from quee.targets import future_errors
 
@@ -66,13 +66,18 @@ class Variant:
 
 
 def variants(cache: FeatureCache, experiment: Experiment, plan: Plan) -> Iterator[Variant]:
-    """The plan itself and, fitted one by one, its variants under `evaluate.quality`."""
+    """The plan itself and, fitted one by one, its variants under `evaluate.quality`.
+
+    Numbers of clusters above the number of samples are left out.
+    """
     settings, targets = experiment.evaluate.quality, experiment.targets
-    count = len(settings.widths) + len(settings.samples) + len([k for k in settings.clusters if k != targets.clusters])
+    samples = int((cache.split == "predictor").sum())
+    numbers = [k for k in settings.clusters if k != targets.clusters and k <= samples]
+    count = len(settings.widths) + len(settings.samples) + len(numbers)
     yield Variant("as_used", 1.0, plan)
     for noise in settings.noise:
         yield Variant("noise", noise, _with(plan, NoisyPredictors(plan.predictors, noise, experiment.evaluate.seed)))
-    yield Variant("clusters", float(targets.clusters), plan)
+    yield Variant("clusters", float(min(targets.clusters, samples)), plan)
     with progress("predictors of other quality", count) as bar:
         for width in settings.widths:
             other = experiment.predictors.model_copy(update={"hidden": width})
@@ -81,13 +86,12 @@ def variants(cache: FeatureCache, experiment: Experiment, plan: Plan) -> Iterato
         for share in settings.samples:
             yield Variant("samples", share, fit_plan(thinned(cache, share, experiment.evaluate.seed), experiment))
             bar.advance()
-        for clusters in settings.clusters:
-            if clusters != targets.clusters:
-                other_targets = targets.model_copy(update={"clusters": clusters})
-                yield Variant(
-                    "clusters", clusters, fit_plan(cache, experiment.model_copy(update={"targets": other_targets}))
-                )
-                bar.advance()
+        for clusters in numbers:
+            other_targets = targets.model_copy(update={"clusters": clusters})
+            yield Variant(
+                "clusters", clusters, fit_plan(cache, experiment.model_copy(update={"targets": other_targets}))
+            )
+            bar.advance()
 
 
 def _with(plan: Plan, predictors: Predictors) -> Plan:
@@ -103,22 +107,27 @@ def thinned(cache: FeatureCache, share: float, seed: int) -> FeatureCache:
     return cache.select(keep)
 
 
-def predictor_quality(predictors: Predictors, cache: FeatureCache) -> dict[str, float]:
-    """RMSE, ECE, AUROC and AURC of predicted against realised errors, mean over gates."""
+def predictor_quality(predictors: Predictors, cache: FeatureCache) -> dict[str, float | None]:
+    """RMSE, ECE, AUROC and AURC of predicted against realised errors, mean over gates; nothing where there is no gate."""
     tree, by_gate = cache.tree, []
     for gate in range(1, tree.segments):
         inputs = gate_inputs(tree, gate, cache.features)
         predicted = np.stack([predictors.predict(gate, inputs[:, i]) for i in range(inputs.shape[1])], axis=1)
         by_gate.append(quality(predicted, future_errors(cache, gate)))
-    return {key: float(np.mean([found[key] for found in by_gate])) for key in by_gate[0]}
+    return over_gates(by_gate)
 
 
 def measured_variants(
     cache: FeatureCache, experiment: Experiment, plan: Plan, setting: Setting, yardstick: Yardstick
 ) -> tuple[list[Row], list[Row]]:
-    """A row per variant with its predictors' quality on test and its `auc`; and the points of its curve on test."""
+    """A row per variant with its predictors' quality on test and its `auc`; and the points of its curve on test.
+
+    Nothing where the network has one segment, and so no gate to predict at.
+    """
     rows, points = [], []
-    used: tuple[Measured, dict[str, float]] | None = None
+    if setting.tree.segments == 1:  # no predictor to be made worse
+        return [], []
+    used: tuple[Measured, dict[str, float | None]] | None = None
     for variant in variants(cache, experiment, plan):
         if variant.plan is plan and used is not None:
             found, how_good = used

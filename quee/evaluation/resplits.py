@@ -53,7 +53,7 @@ def fit_quee(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> tupl
     return plan, fit_fitted_q(plan, cache.of("predictor"), policies.fitted_q, policies.seed + seed)
 
 
-def resplit(cache: FeatureCache, experiment: Experiment, seed: int) -> list[dict[str, float | int | str]]:
+def resplit(cache: FeatureCache, experiment: Experiment, seed: int) -> list[dict[str, float | int | str | None]]:
     """One repetition: rows of method, resplit, auc, gap_closed."""
     divided = redivide(cache, seed)
     plan, fitted = fit_quee(divided, experiment)

@@ -9,6 +9,7 @@ spent: routing fails where that gap falls below 0 while the static networks stil
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class Outcome:
     costs: np.ndarray
     """(n, budgets)"""
     predicted: np.ndarray
-    """(budgets,) mean predicted error at the gates where samples stood, before the last."""
+    """(budgets,) mean predicted error at the gates where samples stood, before the last; NaN of one segment alone."""
     static: np.ndarray
     """(n, precisions) bool"""
 
@@ -104,12 +105,18 @@ def outcome(
             (
                 np.stack([r.label != labels[rows] for r in routed], axis=1),
                 np.stack([r.cost for r in routed], axis=1),
-                np.stack([np.nanmean(r.predicted_error, axis=1) for r in routed], axis=1),
+                np.stack([_known(r.predicted_error) for r in routed], axis=1),
                 said != labels[rows, None],
             )
         )
     errors, costs, predicted, static = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Outcome(errors, costs, np.nanmean(predicted, axis=0), static)
+    return Outcome(errors, costs, _known(predicted.T), static)
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    """Means (n,) over the values of each row (n, k) that are known; NaN where none is."""
+    known = np.isfinite(values)
+    return np.where(known, values, 0.0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
 
 
 def static_predictions(classifier: "AdaptiveClassifier", x: np.ndarray, choice: int) -> np.ndarray:
@@ -152,6 +159,7 @@ def shift_rows(
             mix = _mixture(cost[kept], float(spent.mean()))
             gap = found.static[:, kept] @ mix * weights - error
             low, high = interval(draws @ gap)
+            predicted = float(found.predicted[index])
             yield {
                 "accuracy": float(1 - error.mean()),
                 "budget": float(budget),
@@ -161,7 +169,7 @@ def shift_rows(
                 "gap_low": float(low),
                 "kind": kind,
                 "overspent": float(spent.mean() / budget - 1),
-                "predicted_error": float(found.predicted[index]),
+                "predicted_error": None if isnan(predicted) else predicted,
                 "severity": severity,
                 "static_accuracy": float(1 - (found.static[:, kept[-1]] * weights).mean()),
             }

@@ -10,6 +10,7 @@ from quee.evaluation.draws import Draws, paired
 from quee.evaluation.drops import DROPS
 from quee.evaluation.measured import Measured, Yardstick
 from quee.methods import BOUND, OURS, REFERENCE, rivals, shown
+from quee.percentages import DIFFERENCE, SHARE
 
 Found = Mapping[str, Sequence[Measured]]
 """By method, one measurement per seed; one alone of methods into which no seed goes."""
@@ -96,13 +97,15 @@ def resplit_summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, fl
     for row in rows:
         values.setdefault(str(row["method"]), []).append(float(row["auc"]))
     found = {name: np.array(column) for name, column in values.items()}
-    result = {f"auc.{name}": mean_interval(column) for name, column in found.items()}
+    result = {f"auc.{name}": mean_interval(column, SHARE) for name, column in found.items()}
     for ours in OURS:
         for rival in rivals(found):
-            result[f"gain.{ours}.{rival}"] = mean_interval(found[ours] - found[rival])
+            result[f"gain.{ours}.{rival}"] = mean_interval(found[ours] - found[rival], DIFFERENCE)
     return result
 
 
-def mean_interval(values: np.ndarray) -> dict[str, float]:
+def mean_interval(values: np.ndarray, valid: tuple[float, float]) -> dict[str, float]:
+    """Mean of values (R,) with its 95 % interval, which ends where the values do, at the ends of their `valid` range."""
     half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return {"high": float(values.mean() + half), "low": float(values.mean() - half), "mean": float(values.mean())}
+    mean = float(values.mean())
+    return {"high": min(float(mean + half), valid[1]), "low": max(float(mean - half), valid[0]), "mean": mean}

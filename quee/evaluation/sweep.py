@@ -42,6 +42,8 @@ class Sweep:
     costs: Mapping[str, np.ndarray]
     nodes: Mapping[str, np.ndarray] | None = None
     """Node each sample leaves at, (S, P), where paths are the tree's."""
+    dearest: float = 0.0
+    """What no sample can cost more than, where a policy routes; known before any sample is seen."""
 
     @classmethod
     def at(
@@ -143,6 +145,11 @@ class Setting:
         for index, name in enumerate(description["reference_precisions"]):
             first = index * self.tree.segments
             yield name, list(range(first, first + self.tree.segments)), True
+
+    def dearest(self) -> tuple[str, int]:
+        """The precision of the tree whose static network costs most, and that network's node."""
+        whole = [(name, nodes[-1]) for name, nodes, references in self.uniform() if not references]
+        return max(whole, key=lambda found: float(self.costs.static[found[1]]))
 
     def uniform_costs(self, references: bool) -> dict[str, np.ndarray]:
         """Costs `segment`, `head`, `static` by node of the tree, or of the references."""

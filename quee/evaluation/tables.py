@@ -11,6 +11,7 @@ from quee.evaluation.draws import Draws, simultaneous_band
 from quee.evaluation.measured import Measured, Yardstick
 from quee.evaluation.summary import Found
 from quee.evaluation.sweep import Setting, Sweep
+from quee.percentages import SHARE
 
 Row = dict[str, Any]
 
@@ -51,8 +52,8 @@ def budget_rows(found: Found, yardstick: Yardstick, draws: Draws) -> list[Row]:
     for name, by_seed in found.items():
         mixed = np.stack([method.mixed for method in by_seed])
         replicates, mean = 1 - draws.replicates(mixed), 1 - mixed.mean(axis=(0, 1))
-        low, high = interval(replicates)
-        band_low, band_high = simultaneous_band(mean, replicates)
+        low, high = interval(replicates.clip(*SHARE))
+        band_low, band_high = simultaneous_band(mean, replicates, SHARE)
         for index, budget in enumerate(yardstick.budgets):
             points = [method.points[index] for method in by_seed]
             rows.append(
@@ -78,7 +79,7 @@ def band_rows(found: Found, yardstick: Yardstick, draws: Draws) -> list[Row]:
     for name, by_seed in found.items():
         errors = np.stack([method.band for method in by_seed])
         accuracy = 1 - errors.mean(axis=(0, 1))
-        low, high = simultaneous_band(accuracy, 1 - draws.replicates(errors))
+        low, high = simultaneous_band(accuracy, 1 - draws.replicates(errors), SHARE)
         cheapest = max(method.cheapest for method in by_seed)
         for index in np.flatnonzero(costs >= cheapest - 1e-12):
             row = {"accuracy": accuracy[index], "cost": costs[index], "high": high[index], "low": low[index]}

@@ -67,7 +67,8 @@ def layer_noise(
     for kind, precision in PROBES.items():
         probe = quantize_(deepcopy(backbone), replace(plain, precision=precision), [images])
         for row in sensitivity(backbone, probe, images, labels):  # type: ignore[arg-type]
-            found.setdefault(row["layer"], {})[kind] = 10 ** (-row["sqnr_db"] / 10)
+            quiet = row["sqnr_db"] is None  # the layer disturbs nothing
+            found.setdefault(row["layer"], {})[kind] = 0.0 if quiet else 10 ** (-row["sqnr_db"] / 10)
     return {name: (each["weight"], each["activation"]) for name, each in found.items()}
 
 

@@ -16,7 +16,7 @@ def sensitivity(
     """One row per quantized layer, in the order of execution: layer, segment (0: the head), precision, sqnr_db, the
     signal-to-noise ratio of the logits, accuracy_change and agreement with the float network on the images (n, …).
 
-    A LayerNorm into which a layer's scales are folded changes with it.
+    A LayerNorm into which a layer's scales are folded changes with it. sqnr_db is None for a layer that disturbs nothing.
     """
     network = deepcopy(backbone)
     units = units_of(backbone)
@@ -42,7 +42,7 @@ def sensitivity(
                     "layer": name,
                     "segment": unit.segment,
                     "precision": str(quantized.get_submodule(name).precision),
-                    "sqnr_db": float(10 * torch.log10(torch.tensor(signal / max(noise, 1e-30)))),
+                    "sqnr_db": float(10 * torch.log10(torch.tensor(signal / noise))) if signal > 0 < noise else None,
                     "accuracy_change": _accuracy(logits, labels) - right,
                     "agreement": _accuracy(logits, reference.argmax(dim=1)),
                 }

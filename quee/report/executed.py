@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from quee.percentages import percent
 from quee.report.markup import table
 
 
@@ -25,7 +26,7 @@ def executed_section(measured: dict[str, Any]) -> str:
 
     def line(name: str) -> list[str]:
         row = rows[name]
-        accuracy = f"{100 * row['accuracy']:.2f} %"
+        accuracy = percent(row["accuracy"], 2)
         speeds = [f"{row[f'images_per_second_{batch}']:,.0f}" for batch in batches]
         times = [f"{row[key]:.2f}" if key in row else "–" for key in ("p50_ms", "p95_ms")]
         sizes = [f"{row[key] / 1e6:.1f}" if row.get(key) else "–" for key in ("bytes", "resident")]
@@ -42,7 +43,7 @@ def executed_section(measured: dict[str, Any]) -> str:
         f"<p>Measured on {escape(measured['machine'])} with {measured['threads']} thread(s), not simulated, "
         f"in {'CPU' if measured.get('clock') == 'cpu' else 'wall-clock'} seconds; milliseconds "
         "are those of one call at batch 1. Small accuracies are below the target, "
-        f"{100 * found['target']:.2f} % (the float network's less half a point). "
+        f"{percent(found['target'], 2)} (the float network's less half a point). "
         "QuEE's images per second over those of the fastest static deployment that reaches it and that the rule by which "
         f"QuEE's budget was chosen on validation allows: {ratios('ratio')}; over the fastest first part of the network with "
         f"its exit head, allowed or not: {ratios('ratio_part')}. "

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from quee.percentages import DASH
 from quee.report import Results, Row
 from quee.report.paper import cluster_curves, clusters, gains, quality, techniques
 from quee.report.style import (
@@ -24,6 +25,7 @@ from quee.report.style import (
     cost_axes,
     curve_points,
     dashes_of,
+    plain,
     static_methods,
     svg,
 )
@@ -170,7 +172,7 @@ def usage(results: Results, method: str = "quee_plan") -> Figure | None:
         labels = by_depth[: CLASSES // 2] + by_depth[-CLASSES // 2 :]
     figure = Figure(figsize=(7.6, 1.6 + 0.3 * len(labels)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    text = [names[label] if len(names[label]) <= 18 else names[label][:17] + "…" for label in labels]
+    text = [plain(names[label] if len(names[label]) <= 18 else names[label][:17] + "…") for label in labels]
     _stack(left, np.stack([exits[k] for k in labels]), [f"gate {g + 1}" for g in range(gates)], "cividis")
     _stack(right, np.stack([runs[k] for k in labels]), precisions, "plasma")
     left.set(title="where samples leave", yticks=range(len(labels)), yticklabels=text, ylabel="class")
@@ -218,11 +220,12 @@ def predictors(results: Results) -> Figure | None:
         return None
     figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(2, 2).ravel(), QUALITY.items(), strict=True):
-        values = [results.metrics["predictors"]["gates"][gate][key] for gate in gates]
+        found = [results.metrics["predictors"]["gates"][gate][key] for gate in gates]
+        values = [value or 0.0 for value in found]
         axes.bar(gates, values, width=0.5, color=BLUE)
-        for x, value in enumerate(values):
+        for x, value in enumerate(found):
             place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "fontsize": 9}
-            axes.annotate(f"{value:.3f}", (x, value), **place)
+            axes.annotate(DASH if value is None else f"{value:.3f}", (x, value or 0.0), **place)
         if key == "auroc":
             axes.axhline(0.5, color=GREY, linewidth=1, linestyle="--")
         axes.set(title=title, xlabel="gate", ylim=(0, 1.2 * max([*values, 1e-3])))
@@ -241,7 +244,7 @@ def sensitivity(results: Results) -> Figure | None:
     figure = Figure(figsize=(7.6, 3.8), layout="constrained")
     axes = figure.subplots()
     for precision, (colour, dashes) in zip(precisions, dashes_of(len(precisions)), strict=True):
-        rows = grouped[precision]
+        rows = [row for row in grouped[precision] if row["sqnr_db"] is not None]
         axes.plot([r["position"] for r in rows], [r["sqnr_db"] for r in rows], color=colour, linestyle=dashes,
                   marker=".", label=precision)  # fmt: skip
     rows = grouped[precisions[0]]

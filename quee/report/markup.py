@@ -6,10 +6,11 @@ from html import escape
 from typing import Any
 
 from quee.methods import OURS
+from quee.percentages import DASH, DIFFERENCE, figure
 from quee.report import Row
 
 
-def figure(name: str, text: str, title: str, caption: str) -> str:
+def drawing(name: str, text: str, title: str, caption: str) -> str:
     inline = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)
     label = f'<svg role="img" aria-label="{escape(title)}" '
     head = re.sub(r'\s(width|height)="[^"]*"', "", inline[: inline.index(">")])
@@ -31,12 +32,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
-def percent(share: Any, digits: int = 1) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f} %".replace("-", "−")
+def signed(gain: Any) -> str:
+    """A difference of shares in points, with its sign."""
+    return figure(gain, 2, *DIFFERENCE, sign=True).replace("-", "−")
 
 
-def signed(points: float) -> str:
-    return f"{points:+.2f}".replace("-", "−")
+def measured(value: Any) -> str:
+    """A measure of predictors with four digits; a dash where there is none."""
+    return DASH if value is None else f"{value:.4f}"
 
 
 def star(row: Row) -> str:

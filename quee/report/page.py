@@ -6,7 +6,7 @@ from string import Template
 from quee.report import Results, sections
 from quee.report.captions import CAPTIONS
 from quee.report.executed import executed_section
-from quee.report.markup import figure
+from quee.report.markup import drawing
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -82,7 +82,7 @@ def build_page(results: Results, figures: dict[str, str], records: str | None = 
     )
 
     def drawn(name: str) -> str:
-        return figure(name, figures[name], *captions[name]) if name in figures else ""
+        return drawing(name, figures[name], *captions[name]) if name in figures else ""
 
     stages = STAGES.substitute(records=escape(records)) if records else ""
     body = [

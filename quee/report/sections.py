@@ -4,9 +4,11 @@ from html import escape
 from typing import Any
 
 from quee.methods import OURS, REFERENCE, RIVALS
+from quee.percentages import DASH, DIFFERENCE, GAP, figure, percent
 from quee.report import Results
-from quee.report.markup import bits, percent, signed, star, table
+from quee.report.markup import bits, measured, signed, star, table
 
+NO_FLOAT = "fp32 is neither among paths.precisions nor among paths.references"
 DROPS = ("0.5", "1.0")
 """Points of accuracy below the float network, as metrics name them."""
 
@@ -20,15 +22,17 @@ def verdict(low: float, high: float) -> str:
 
 def introduction(results: Results) -> str:
     splits = ", ".join(f"{name} {count:,}" for name, count in sorted(results.dataset["splits"].items()))
-    backbone, measured = results.backbone, results.metrics["backbone"]
-    accuracy = ", ".join(f"{percent(value)} on {split}" for split, value in sorted(measured["accuracy"].items()))
-    svc = measured.get("svc_accuracy")
+    backbone, found = results.backbone, results.metrics["backbone"]
+    accuracy = ", ".join(f"{percent(value)} on {split}" for split, value in sorted(found["accuracy"].items()))
+    svc = found.get("svc_accuracy")
     text = (
         f"Data set {escape(results.dataset['dataset'])}: {results.dataset['samples']:,} images, "
         f"{len(results.dataset['classes'])} classes; split into {splits}. "
-        f"Backbone {escape(backbone['name'])}: {measured['parameters']:,} parameters, gates after blocks "
+        f"Backbone {escape(backbone['name'])}: {found['parameters']:,} parameters, gates after blocks "
         f"{', '.join(str(gate) for gate in backbone['gates'])}. In floating point it is right on {accuracy}."
     )
+    if left_out := results.dataset.get("left_out"):
+        text += f" This is a smoke run: of {len(left_out):,} classes it has no image."
     if svc is not None:
         text += f" A support vector machine on the same training images reaches {percent(svc)} on test."
     return f"<p>{text}</p>\n<p>Cost counts bit operations; 1 is the whole network at w8a8.</p>"
@@ -107,7 +111,7 @@ def _gain_lines(found: dict[str, Any], interval: bool) -> list[str]:
         if not key.startswith("gain."):
             continue
         _, ours, rival = key.split(".", 2)
-        mean, low, high = (100 * found[key][side] for side in ("mean", "low", "high"))
+        mean, low, high = (found[key][side] for side in ("mean", "low", "high"))
         if interval:
             lines.append(
                 f"{escape(ours)} is <strong>{verdict(low, high)}</strong> {escape(rival)}: "
@@ -129,8 +133,9 @@ def _first_step(results: Results) -> str:
         "marginal": "from the best single path on validation, whatever the sample",
     }
     used, other = sorted(found, key=lambda name: (-found[name], name))[:2]
-    gap = 100 * (found[used] - found[other])
-    said = "The two are equal here." if gap < 5e-3 else f"On this test split {used} is ahead by {gap:.2f} points."
+    gap = found[used] - found[other]
+    ahead = f"On this test split {used} is ahead by {figure(gap, 2, *DIFFERENCE)} points."
+    said = "The two are equal here." if gap < 5e-5 else ahead
     rows = [
         f"<li>{escape(name)}, chosen {meaning.get(name, 'otherwise')}: {percent(found[name], 2)} over budgets.</li>"
         for name in sorted(found)
@@ -177,9 +182,16 @@ def methods(results: Results) -> str:
     for method in results.methods:
         found = evaluate["methods"][method]
         closed = evaluate["oracle_gap_closed"].get(method)
-        cells = [escape(method), percent(found["auc"], 2), percent(closed), percent(found["accuracy"])]
+        gap = percent(closed, 1, *GAP)
+        cells = [escape(method), percent(found["auc"], 2), gap, percent(found["accuracy"])]
         rows.append([*cells, *_near(evaluate, method)])
     float_accuracy = evaluate.get("fp32_accuracy")
+    last = (
+        "The last columns give the least cost at which accuracy is within half a point, or one, of the float network "
+        f"({percent(float_accuracy)}), with its 95 % interval."
+    )
+    if float_accuracy is None:
+        last = f"Costs near the float network’s accuracy are not told: {NO_FLOAT}."
     head = [
         "method",
         "mean over budgets",
@@ -192,15 +204,15 @@ def methods(results: Results) -> str:
         '<h2 id="methods">Every method</h2>'
         "<p>Mean over budgets: accuracy averaged over budgets on a logarithmic scale; below its cheapest point a "
         "method is mixed with always answering the most frequent class. Oracle gap closed: 0 % is static_hull, 100 "
-        "% the oracle. The last columns give the least cost at which accuracy is within half a point, or one, "
-        "of the float network, with its 95 % interval"
-        f"{'' if float_accuracy is None else ' (' + percent(float_accuracy) + ')'}.</p>" + table(head, rows)
+        f"% the oracle; {DASH}: there is no gap to the hundredth of a point. " + last + "</p>" + table(head, rows)
     )
 
 
 def savings(results: Results) -> str:
     """What it costs to be nearly as accurate as the float network."""
     evaluate = results.metrics["evaluate"]
+    if evaluate.get("fp32_accuracy") is None:
+        return f'<h2 id="savings">What float accuracy costs</h2><p>Not told: {NO_FLOAT}.</p>'
     found, ratios = evaluate["methods"], evaluate.get("cost_at_drop_ratio", {})
     rivals = [n for n in ("static_w8a8", REFERENCE, "small_static", "confidence_hull") if n in found]
     rows = [[escape(name), *_near(evaluate, name)] for name in (*OURS, *rivals)]
@@ -226,6 +238,8 @@ def savings(results: Results) -> str:
 
 def _near(evaluate: dict[str, Any], method: str) -> list[str]:
     """Costs at which a method is within each drop of the float network, with their intervals."""
+    if evaluate.get("fp32_accuracy") is None:
+        return [DASH] * len(DROPS)
     found, limits = evaluate["methods"].get(method, {}), evaluate.get("cost_at_drop", {}).get(method, {})
     cells = []
     for drop in DROPS:
@@ -250,14 +264,15 @@ def quality(results: Results) -> str:
     rows = [
         [
             escape(row["kind"].replace("_", " ")), f"{row['value']:g}",
-            *(f"{row[key]:.4f}" for key in ("rmse", "ece", "auroc", "aurc")), percent(row["auc"], 2),
+            *(measured(row[key]) for key in ("rmse", "ece", "auroc", "aurc")), percent(row["auc"], 2),
         ]
         for row in sorted(results.quality, key=lambda row: (row["kind"], row["value"]))
     ]  # fmt: skip
     correlation = results.metrics["evaluate"].get("quality_rank_correlation")
     said = ""
     if correlation is not None:
-        said = f"<p>Rank correlation of RMSE and mean accuracy, clusters apart: {signed(correlation)}.</p>"
+        shown = f"{correlation:+.2f}".replace("-", "−")
+        said = f"<p>Rank correlation of RMSE and mean accuracy, clusters apart: {shown}.</p>"
     return said + table(["changed", "to", "RMSE", "ECE", "AUROC", "AURC", "mean over budgets"], rows)
 
 
@@ -293,9 +308,12 @@ def parts(results: Results) -> str:
     ]
     predicted = results.metrics["predictors"]["gates"]
     quality = [
-        [f"gate {escape(gate)}", *(f"{predicted[gate][key]:.4f}" for key in ("rmse", "ece", "auroc", "aurc"))]
+        [f"gate {escape(gate)}", *(measured(predicted[gate][key]) for key in ("rmse", "ece", "auroc", "aurc"))]
         for gate in sorted(predicted, key=int)
     ]
+    predictors = "<h3>Predictors</h3><p>The numbers behind the figure above, on validation.</p>" + table(
+        ["", "RMSE", "ECE", "AUROC", "AURC"], quality
+    )
     return (
         '<h2 id="parts">Parts</h2><h3>Precisions</h3>'
         "<p>The whole network at one precision, on validation. Agreement: how often it answers "
@@ -303,6 +321,5 @@ def parts(results: Results) -> str:
         + table(["precision", "accuracy", "agreement", "cost", "BitFLOPs", "kB"], rows)
         + "<h3>Exit heads</h3><p>Accuracy on validation of the classifier at each gate, one precision throughout.</p>"
         + table(["", *map(escape, precisions)], heads)
-        + "<h3>Predictors</h3><p>The numbers behind the figure above, on validation.</p>"
-        + table(["", "RMSE", "ECE", "AUROC", "AURC"], quality)
+        + (predictors if quality else "")
     )

@@ -56,6 +56,11 @@ def svg(figure: Figure, name: str) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
+def plain(text: str) -> str:
+    """Text of the user's for a figure, in which a dollar is no beginning of a formula."""
+    return text.replace("$", r"\$")
+
+
 def curve_points(rows: Iterable[Row]) -> dict[str, np.ndarray]:
     """Cost and accuracy in % on test, (2, P) by rising cost, by method; the first seed where there are several."""
     test = [row for row in rows if row["split"] == "test"]

@@ -175,5 +175,8 @@ class OperatingPoints:
         allowed = [b for b in considered if self.costs[children[b]] <= max_cost]
         if point.first in allowed:
             return point
-        first = max(allowed) if allowed else min(considered, key=lambda b: float(self.costs[children[b]]))
-        return replace(point, first=first)
+
+        def cost(choice: int) -> float:
+            return float(self.costs[children[choice]])
+
+        return replace(point, first=max(allowed, key=cost) if allowed else min(considered, key=cost))

@@ -21,7 +21,7 @@ from quee.experiment import Block, Considered, Experiment, PrecisionName, Share
 from quee.perceptron import Fit
 from quee.policies import Costs, Plan, fit_fitted_q
 from quee.policies.predictors import Network, Predictors, Read, gate_inputs, rows_of, views
-from quee.predictors import fit_network, quality
+from quee.predictors import fit_network, over_gates, quality
 from quee.targets import future_errors
 
 DIVISIONS = {
@@ -273,9 +273,9 @@ def committed_sweep(setting: Setting, plan: Plan) -> Sweep:
 
 
 def _quality(validation: FeatureCache, predictors: Predictors) -> dict[str, float]:
-    """Means over gates of what the predictors achieve on validation."""
+    """Means over gates of what the predictors achieve on validation, as far as it is known."""
     found = []
     for gate in range(1, validation.tree.segments):
         p = predictors.predict(gate, gate_inputs(validation.tree, gate, validation.features))
         found.append(quality(p, future_errors(validation, gate)))
-    return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
+    return {name: value for name, value in over_gates(found).items() if value is not None}

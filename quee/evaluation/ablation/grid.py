@@ -7,7 +7,7 @@ from typing import Any
 from quee.evaluation.ablation.fit import Recipe
 from quee.evaluation.ablation.rerun import AS_CACHED, Variant, variant_tree
 from quee.evaluation.ablation.views import EMBEDDING
-from quee.experiment import Ablate, Considered, Experiment
+from quee.experiment import Ablate, Axis, Considered, Experiment
 from quee.paths import PathTree
 
 BASE = "base"
@@ -48,12 +48,15 @@ def base_recipe(experiment: Experiment, tree: PathTree) -> Recipe:
 def points(experiment: Experiment, tree: PathTree, feature_names: Sequence[str]) -> list[Point]:
     """The grid, the base first; what equals a point before it is left out. Order is that of `ablate.axes`.
 
+    Of a network of one segment, which decides at no gate, only the axes `WITHOUT_GATES` are left.
     `tree` and `feature_names` are the cache's. Raises UsageError on a precision to add that is no reference.
     """
     base, world = base_recipe(experiment, tree), World(experiment, tree, feature_names)
     found = [Point(BASE, "as configured", base)]
     seen = {(base, AS_CACHED)}
     for axis in experiment.ablate.axes:
+        if tree.segments == 1 and axis not in WITHOUT_GATES:
+            continue
         for name, changes in AXES[axis](world):
             if (variant := changes.pop(VARIANT, AS_CACHED)) != AS_CACHED:
                 variant_tree(experiment, tree, variant)
@@ -77,6 +80,7 @@ class World:
         return self.experiment.ablate
 
 
+WITHOUT_GATES: tuple[Axis, ...] = ("precisions", "first_step", "reference")
 VARIANT = "variant"
 """Among the changes of a point: its network, where it is not the cached one."""
 Variations = Iterator[tuple[str, dict[str, Any]]]

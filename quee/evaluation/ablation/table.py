@@ -135,7 +135,7 @@ def summary(
     table: dict[str, dict[str, float]] = {}
     for point, row in zip(points, found, strict=True):
         names = sorted({name for outcome in row for name in outcome.facts})
-        entry = {name: float(np.mean([outcome.facts[name] for outcome in row])) for name in names}
+        entry = {name: float(np.mean([o.facts[name] for o in row if name in o.facts])) for name in names}
         if point.axis != BASE:
             gain = gains[point.axis, point.name]
             entry |= {f"gain.{key}": gain[key] for key in ("mean", "low", "high", "joint_low", "joint_high")}

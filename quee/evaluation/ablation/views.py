@@ -24,7 +24,12 @@ def smaller(
     Returns their tree, whose segments reach from gate to gate, and (N',) the node of `tree` each of its nodes stands for.
     Raises UsageError on gates or precisions that the tree lacks, or when no way to the last gate is left.
     """
-    if list(gates) != sorted({*gates}) or len(gates) < 2 or gates[0] < 1 or gates[-1] != tree.segments:
+    if (
+        list(gates) != sorted({*gates})
+        or len(gates) < min(2, tree.segments)
+        or gates[0] < 1
+        or gates[-1] != tree.segments
+    ):
         raise UsageError(
             f"gates {list(gates)}: give at least two that rise from 1 or above to {tree.segments}, the last"
         )

@@ -76,13 +76,13 @@ def test_official_without_an_evaluation_set_is_refused():
         make_splits(np.arange(1000) % 10, None, OFFICIAL, 0)
 
 
-def test_a_limit_keeps_so_many_of_each_set_and_stays_stratified():
+def test_a_smoke_run_takes_so_many_of_each_set_and_stays_stratified():
     labels = np.arange(4000) % 10
-    table = make_splits(labels, labels, OFFICIAL, 0, limit=100)
+    table = make_splits(labels, labels, OFFICIAL, 0, limit=100, smoke=True)
     chosen = np.sort(np.concatenate([ids(table, name) for name in SPLITS]))
-    assert len(ids(table, "train")) == 90
-    assert len(chosen) == 190
-    assert table["calibration"].to_numpy().sum() == 90
+    assert len(ids(table, "train")) == 100
+    assert len(chosen) == 200
+    assert table["calibration"].to_numpy().sum() == 100
     held_out = np.bincount(labels[chosen[chosen >= 4000] - 4000])
     assert held_out.max() - held_out.min() <= 2
 
@@ -90,5 +90,54 @@ def test_a_limit_keeps_so_many_of_each_set_and_stays_stratified():
 def test_too_little_data_is_refused_naming_the_split():
     with pytest.raises(UsageError, match="calibration: 256 samples out of 45"):
         make_splits(np.arange(100) % 10, None, DIGITS, 0)
-    with pytest.raises(UsageError, match="too few samples for split"):
-        make_splits(np.arange(3), None, DIGITS, 0, limit=3)
+    with pytest.raises(
+        UsageError, match=r"prepare\.splits\.validation: too few samples for split 'validation', of 3 in all"
+    ):
+        make_splits(np.arange(3), None, DIGITS, 0)
+    with pytest.raises(UsageError, match="calibration: 256 samples out of 45 in train"):
+        make_splits(np.arange(2000) % 10, None, DIGITS, 0, limit=100)
+    with pytest.raises(UsageError, match="smoke run of 3 samples has too few for 2 of each of two classes"):
+        make_splits(np.arange(100) % 10, None, DIGITS, 0, limit=3, smoke=True)
+    with pytest.raises(UsageError, match="too few samples for split 'certification'"):
+        make_splits(np.arange(1000) % 10, None, Splits(certification=0.0002, test=0.1, calibration=16), 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.lists(st.integers(1, 9), min_size=2, max_size=40), st.floats(0.1, 0.6))
+def test_every_class_of_which_there_are_two_has_a_training_sample_where_there_is_room(seed, counts, train):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    splits = Splits(train=train, calibration=16, predictor=0.2, validation=0.1, test=0.1)
+    try:
+        table = make_splits(labels, None, splits, seed)
+    except UsageError:  # too few for a split
+        return
+    part = ids(table, "train")
+    assert len(part) == round(train * len(labels))
+    assert len(np.unique(labels[part])) == min(len(counts), len(part))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**31 - 1),
+    st.lists(st.integers(0, 6), min_size=2, max_size=60),
+    st.integers(4, 150),
+    st.sampled_from(["pooled", "held_out", "test"]),
+)
+def test_a_smoke_run_has_every_class_it_draws_in_training_whatever_the_sets(seed, counts, limit, kind):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    shares = {
+        "pooled": Splits(train=0.08, calibration=16, predictor=0.4, validation=0.1, test=0.2),
+        "held_out": Splits(train=0.08, predictor=0.4, validation=0.1, test=0.4, evaluation_set="held_out"),
+        "test": Splits(train=0.3, predictor=0.4, validation=0.2, test=1.0, evaluation_set="test"),
+    }[kind]
+    try:
+        table = make_splits(labels, labels, shares, seed, limit, smoke=True)
+    except UsageError:  # too few for a split
+        return
+    whole = np.concatenate([labels, labels])
+    drawn, trained = (np.unique(whole[ids_]) for ids_ in (table["sample_id"].to_numpy(), ids(table, "train")))
+    assert (drawn == trained).all()
+    enough = (np.bincount(whole if kind == "pooled" else labels) >= 2).sum()
+    assert len(drawn) == min(enough, min(limit, len(labels)) // 2)
+    each = np.array([np.isin(labels, drawn).sum()] * 2)
+    assert len(table) == np.minimum(each, limit).sum()

@@ -128,3 +128,25 @@ def test_guarantees_of_policies_come_from_the_certification_split_alone() -> Non
     assert loose is not None
     strict = points["accuracy_loss"]["0.02"]["learn_then_test"]
     assert strict is None or strict["validation_cost"] >= loose["validation_cost"]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.6, 5.0])
+def test_a_network_whose_heads_cost_more_than_its_segments_is_certified_too(share: float) -> None:
+    """A routed sample pays every head on its way, a static path its last one alone."""
+    from dataclasses import replace
+
+    cache = small_cache(300)
+    nodes = [{**node, "head_cost": share} for node in cache.description["nodes"]]
+    split = np.where(cache.split == "test", "certification", cache.split)
+    cache = replace(cache, split=split, description={**cache.description, "nodes": nodes})
+    plan, fitted = fit_quee(cache, small_experiment())
+    caches = {
+        "validation": cache.of("validation"),
+        "test": cache.of("predictor"),
+        "certification": cache.of("certification"),
+    }
+    setting = Setting(caches, Costs.of(cache.tree, cache.description), 100)
+    sweeps = [s for s in all_sweeps(setting, plan, fitted, "rollout") if s.name.startswith("quee_")]
+    dearest = max(sweep.costs["certification"].max() for sweep in sweeps)
+    found = certify(setting, sweeps, [0.1], [0.5, dearest], 0.1)
+    assert found["methods"]["quee_plan"]["budget"][f"{dearest:g}"]["learn_then_test"] is not None

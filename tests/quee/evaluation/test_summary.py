@@ -8,6 +8,7 @@ from quee.evaluation.summary import compare, resplit_summary
 from quee.evaluation.sweep import Sweep
 from quee.evaluation.tables import band_rows, budget_rows, curve_rows, operating_rows
 from quee.methods import rivals
+from quee.percentages import SHARE, impossible
 
 NAMES = ("static_hull", "confidence_hull", "random_routing", "quee_plan", "quee_fitted_q", "oracle")
 FLOOR = Floor({split: np.ones(400) for split in ("validation", "test")})
@@ -109,7 +110,7 @@ def test_draws_for_another_number_of_seeds_are_refused() -> None:
 def test_simultaneous_bands_hold_the_mean_and_widen_over_pointwise_ones() -> None:
     errors = np.random.default_rng(0).integers(0, 2, (200, 10)).astype(float)
     mean = 1 - errors.mean(axis=0)
-    low, high = simultaneous_band(mean, 1 - Draws.of(200, 1, 500, 0).replicates(errors[None]))
+    low, high = simultaneous_band(mean, 1 - Draws.of(200, 1, 500, 0).replicates(errors[None]), SHARE)
     assert ((low < mean) & (mean < high)).all()
     assert (high - mean > 1.96 * errors.std(axis=0) / np.sqrt(200)).mean() > 0.9
 
@@ -156,6 +157,26 @@ def test_bands_are_drawn_only_where_a_method_can_be(found) -> None:
 def test_a_paired_interval_of_a_constant_is_that_constant() -> None:
     (row,) = paired(np.full((1, 4, 1), 0.5), Draws.of(4, 1, 10, 0))
     assert all(value == pytest.approx(0.5, abs=1e-6) for value in row.values())
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.002, 0.01, 0.99, 1.0])
+def test_intervals_and_bands_end_where_accuracies_do(rate: float) -> None:
+    """Near 0 and 100 % a band of equal width on both sides, widened over seeds, would go beyond."""
+    found = {
+        name: [measure(sweep(name, 7 * i + seed, rate), YARDSTICK) for seed in range(3)] for i, name in enumerate(NAMES)
+    }
+    rows = [*budget_rows(found, YARDSTICK, DRAWS), *band_rows(found, YARDSTICK, DRAWS)]
+    assert all(0 <= row[key] <= 1 for row in rows for key in row if key.endswith(("low", "high", "accuracy")))
+    assert list(impossible(compare(found, YARDSTICK, DRAWS))) == []
+    repeated = [{"method": name, "auc": value} for name in NAMES for value in (1.0, 0.97, 1.0)]
+    assert max(row["high"] for name, row in resplit_summary(repeated).items() if name.startswith("auc.")) <= 1
+
+
+def test_without_a_float_network_no_cost_near_it_is_told() -> None:
+    own = Yardstick(YARDSTICK.budgets, YARDSTICK.grid, FLOOR, None)
+    found = {name: [measure(sweep(name), own)] for name in NAMES}
+    methods = compare(found, own, Draws.of(400, 1, 100, 0))["methods"]
+    assert {row[f"cost_at_drop_{drop}"] for row in methods.values() for drop in (0.5, 1.0)} == {None}
 
 
 def test_a_single_resplit_has_no_width() -> None:

@@ -1,0 +1,61 @@
+"""Ratios and shares as people see them, and the range that each number must lie in: what cannot be is not shown."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+DASH = "–"
+"""What stands where there is no number."""
+VANISHING = 1e-4
+"""A difference of accuracies below a hundredth of a point, the last digit that tables have, is none."""
+ROUNDING = 1e-9
+SHARE, DIFFERENCE, AMOUNT, GAP = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf), (-1 / VANISHING, 1.0)
+RANGES: tuple[tuple[str, tuple[float, float]], ...] = (
+    (r"(^|\.)oracle_gap_closed\.|(^|\.)gap_closed$", GAP),
+    (r"(^|\.)(differences?(_vs_\w+)?|gains|gain|accuracy_change|quality_rank_correlation)(\.|$)", DIFFERENCE),
+    (r"(^|\.)cost_at_\w*|(^|\.)(\w+_)?cost(_low|_high)?$|(^|\.)(budget|bitflops|bytes|macs|samples)$", AMOUNT),
+    (r"(^|\.)(\w+_)?(accuracy|auc|auc_by_seed)(_at_budget|_low|_high)?(\.|$)|(^|\.)resplits\.auc\.", SHARE),
+    (r"(^|\.)(agreement|reached|share|ece\w*|rmse|auroc|aurc|p_label|target|low|high|band_low|band_high)(\.|$)", SHARE),
+)
+"""Pattern of a number's dotted name, and where it can lie; the first pattern found decides."""
+
+
+def ratio(numerator: float, denominator: float, least: float = 0.0) -> float | None:
+    """The quotient; None where the denominator is not above `least`, or it is no finite number."""
+    if not denominator > least:
+        return None
+    found = numerator / denominator
+    return found if math.isfinite(found) else None
+
+
+def figure(share: Any, digits: int = 2, low: float = 0.0, high: float = 1.0, sign: bool = False) -> str:
+    """A share in percent, without the unit; a dash for None, and for what is not in [low, high]."""
+    if not isinstance(share, int | float) or not low - ROUNDING <= share <= high + ROUNDING:
+        return DASH
+    return f"{100 * share:{'+' if sign else ''}.{digits}f}"
+
+
+def percent(share: Any, digits: int = 1, low: float = 0.0, high: float = 1.0) -> str:
+    """The same with its unit and a typographic minus."""
+    text = figure(share, digits, low, high)
+    return text if text == DASH else f"{text} %".replace("-", "−")
+
+
+def range_of(name: str) -> tuple[float, float] | None:
+    """Where a number of that dotted name can lie; None where anything finite is possible."""
+    return next((valid for pattern, valid in RANGES if re.search(pattern, name)), None)
+
+
+def impossible(content: Any, name: str = "") -> Iterator[str]:
+    """`NAME = VALUE, valid: …` of every number in nested mappings and lists that lies where it cannot."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from impossible(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(content, Sequence) and not isinstance(content, str | bytes):
+        for value in content:
+            yield from impossible(value, name)
+    elif isinstance(content, float | int) and not isinstance(content, bool):
+        low, high = range_of(name) or (-math.inf, math.inf)
+        if not math.isfinite(content) or not low - ROUNDING <= content <= high + ROUNDING:
+            yield f"{name} = {content:g}, valid: {low:g} to {high:g}"

@@ -1,0 +1,49 @@
+"""What `quee run` and `quee plan` refuse before anything runs: experiments whose later stages could not use what is here.
+
+Stage `prepare` refuses the same, but does not run again when another block's settings change.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quee.experiment import Experiment
+    from tasks._dvc_plan import Step
+
+NETWORK = {"backbone", "quantize", "exits"}
+"""Stages that build the network, which takes PyTorch's seconds to check."""
+
+
+def refuse_unworkable(root: Path, steps: Sequence["Step"]) -> None:
+    """Raises UsageError naming the experiment's file where a stage that is to run could not do what the settings say."""
+    from quee.experiment import load_experiment
+    from quee.requirements import check_network
+
+    for name in dict.fromkeys(step.experiment for step in steps):
+        running = {step.stage for step in steps if step.experiment == name and step.action == "run"}
+        if not running:
+            continue
+        experiment = load_experiment(name, root / "experiments")
+        if "prepare" not in running:
+            _check_data(root, experiment)
+        if running & NETWORK:
+            check_network(experiment)
+
+
+def _check_data(root: Path, experiment: "Experiment") -> None:
+    """Hold the settings against the splits that `prepare` made; nothing where they, or the data, are not here."""
+    folder, data = root / "artifacts" / experiment.name / "prepare", root / "data" / experiment.prepare.dataset
+    if not (folder / "splits.parquet").is_file() or not any(data.glob("*.parquet")):
+        return
+    import numpy as np
+
+    from quee.data import DATASETS
+    from quee.data.files import DatasetFiles
+    from quee.io import read_table
+    from quee.requirements import check_data, pool_of
+
+    images, table = DatasetFiles(data, DATASETS[experiment.prepare.dataset]), read_table(folder / "splits.parquet")
+    split = np.asarray(table["split"].to_pylist(), dtype=object)
+    labels = images.labels[table["sample_id"].to_numpy()]
+    check_data(experiment, split, labels, pool_of(experiment, images), images.classes)
