@@ -3,6 +3,7 @@
 Importing this package imports no torch: settings are checked against names alone.
 """
 
+from copy import deepcopy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ def create_backbone(
     except (TypeError, ValueError, AssertionError) as error:
         raise UsageError(f"backbone {name!r} cannot be built with {kwargs}: {error}") from None
     backbone.name = name
+    backbone.made_with = deepcopy({**kwargs, **({"preprocessing": dict(preprocessing)} if preprocessing else {})})
     if preprocessing:
         from quee.backbones.preprocessing import override
 

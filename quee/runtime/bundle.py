@@ -1,6 +1,6 @@
 """Loading bundles: nothing is read before its digest fits, nothing is executed before its shapes do; no pickle, no links."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,15 @@ def load_view(folder: Path, precisions: Sequence[str], embedding: bool) -> GateV
     return GateView(load_networks(folder, precisions), ExitHeads.load(folder / "heads.safetensors"), embedding)
 
 
+def outside_files(kwargs: Mapping[str, Any]) -> list[str]:
+    """Which of a backbone's settings would read files beside its weights."""
+    return [key for key in kwargs if key.startswith(("pretrained", "checkpoint", "cache"))]
+
+
 def load_networks(folder: Path, precisions: Sequence[str]) -> MultiPrecisionBackbone:
     """Raises IntegrityError where the backbone's settings would read files outside the bundle."""
     kwargs = read_json(folder / "backbone.json")["kwargs"]
-    if outside := [key for key in kwargs if key.startswith(("pretrained", "checkpoint", "cache"))]:
+    if outside := outside_files(kwargs):
         raise IntegrityError(f"{folder / 'backbone.json'}: {outside[0]!r} is not allowed: bundles read no other files")
     return load_precisions(folder, folder, map(Precision, precisions))
 

@@ -22,10 +22,10 @@ def prepare(images: Images, transform: Preprocessing, pixels: str = "uint8") -> 
     return np.asarray(transform.normalise(to_unit(fitted(images, transform, pixels))).numpy())
 
 
-def fitted(images: Images, transform: Preprocessing, pixels: str = "uint8") -> np.ndarray:
+def fitted(images: Images, transform: Preprocessing, pixels: str = "uint8", first: int = 0) -> np.ndarray:
     """Images to uint8 (n, h, w, c) as the backbone sees them: resized, cropped, with its number of channels.
 
-    Raises UsageError naming a bad one.
+    Raises UsageError naming a bad one of a list by its number, counted from `first`.
     """
     check_choice(pixels)
     if isinstance(images, str | bytes | Path | Image.Image) or not hasattr(images, "__len__"):
@@ -39,7 +39,8 @@ def fitted(images: Images, transform: Preprocessing, pixels: str = "uint8") -> n
         if transform.needs_resizing(*found.shape[1:3]):
             found = np.stack([_fitted(Image.fromarray(_flat(p)), transform) for p in found])
     else:
-        found = np.stack([_fitted(_opened(image, i, transform, pixels), transform) for i, image in enumerate(images)])
+        opened = (_opened(image, i, transform, pixels) for i, image in enumerate(images, first))
+        found = np.stack([_fitted(image, transform) for image in opened])
     return transform.coloured(found)
 
 

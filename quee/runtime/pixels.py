@@ -49,14 +49,13 @@ def accepted(array: np.ndarray, name: str, axes: tuple[str, ...] = BATCH, pixels
 def check_form(array: np.ndarray, name: str, axes: tuple[str, ...] = BATCH, pixels: str = "uint8") -> None:
     """Raises UsageError for an array of another shape or type than is taken; looks at values for its advice alone."""
     check_choice(pixels)
-    taken = f"({', '.join(axes)}) or ({', '.join(axes)}, c) with 1, 3 or 4 channels"
-    found = f"{name} have shape {array.shape} and dtype {array.dtype}"
-    if array.dtype.kind == "f" and np.isnan(array).any():
-        found += " with NaN"
     fault = _shape_fault(array.shape, axes) or _type_fault(array, pixels)
     if fault is not None:
+        taken = f"({', '.join(axes)}) or ({', '.join(axes)}, c) with 1, 3 or 4 channels"
+        missing = " with NaN" if array.dtype.kind == "f" and np.isnan(array).any() else ""
+        found = f"{name} have shape {array.shape} and dtype {array.dtype}{missing}"
         raise UsageError(f"{found}; valid: uint8 {taken}, or floats from 0 to 1 with {_UNIT}; {fault}")
-    check_size(*array.shape[len(axes) - 2 : len(axes)], name)
+    check_size(array.shape[len(axes) - 2], array.shape[len(axes) - 1], name)
 
 
 def check_size(height: int, width: int, name: str) -> None:
@@ -100,7 +99,9 @@ def numbers(data: Any, name: str, pixels: str = "uint8") -> np.ndarray:
 def _from_unit(array: np.ndarray, name: str) -> np.ndarray:
     low, high = array.min(), array.max()
     if not 0 <= low <= high <= 1:  # NaN is not
-        raise UsageError(f"{name} hold values {_span(low, high)}; {_UNIT} takes floats from 0 to 1; {_advice_for_floats(array)}")
+        raise UsageError(
+            f"{name} hold values {_span(low, high)}; {_UNIT} takes floats from 0 to 1; {_advice_for_floats(array)}"
+        )
     return np.rint(array.astype(np.float32, copy=False) * np.float32(255)).astype(np.uint8)
 
 

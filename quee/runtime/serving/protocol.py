@@ -173,8 +173,9 @@ def _images(tensor: dict[str, Any], rest: memoryview, settings: Settings, pixels
     values = _numbers(data, shape, pixels) if size is None else _values(rest, DATATYPES[str(kind)], math.prod(shape))
     if values.size != math.prod(shape):
         raise bad(f"input {name}: shape {shape} takes {math.prod(shape)} values, {values.size} are given", "shape")
-    found = values.reshape(shape)  # uint8 is looked at when it is prepared
-    return found if pixels == "uint8" else _taken(lambda: accepted(found, f"input {name}", pixels=pixels))
+    if pixels == "uint8":
+        return values.reshape(shape)  # and looked at when it is prepared
+    return _taken(lambda: accepted(values.reshape(shape), f"input {name}", pixels=pixels))
 
 
 def _numbers(data: Any, shape: list[int], pixels: str) -> np.ndarray:
