@@ -1,11 +1,8 @@
 """`quee.fit`: the pipeline without any orchestrator."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from numbers import Integral, Real
+from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,15 +12,14 @@ from torch import Tensor
 from quee.backbones.base import SegmentedBackbone
 from quee.cache import FeatureCache, describe_tree
 from quee.cost import trace_cost
-from quee.data.splits import stratified_order
 from quee.data.transforms import Preprocessing
 from quee.errors import UsageError
 from quee.evaluation.resplits import fit_quee
 from quee.execution import MultiPrecisionBackbone, walk_tree
 from quee.exits import fit_exits
-from quee.experiment import Experiment, checked_experiment
+from quee.experiment import Experiment
 from quee.features import GateView
-from quee.fitting import check_order, rebuilt
+from quee.fitting import aside_of, bundle_path, check_order, checked_settings, divided, rebuilt
 from quee.labelled import Labelled, read_labelled
 from quee.labels import class_indices
 from quee.paths import PathTree
@@ -35,11 +31,6 @@ from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.writing import write_bundle
 from quee.store import save_backbone, save_quantized
 
-SHARES = {"train": 0.5, "predictor": 0.3, "validation": 0.2}
-CALIBRATION = 256
-"""Images that ranges of quantizers are fitted on, at most; a quarter of all otherwise."""
-LEAST = 40
-"""Images: with fewer, a validation split would say nothing."""
 BATCH = 256
 
 
@@ -69,15 +60,15 @@ def fit(
 
     Raises UsageError, before anything is computed and with nothing left on disk, for what cannot be fitted.
     """
-    target = _target(out)
-    settings = _settings(backbone, precisions, budget, seed)
+    target = bundle_path(out)
+    settings = checked_settings(backbone, precisions, budget, seed)
     tree = PathTree(settings.paths.precisions, backbone.segments, max_nodes=settings.paths.max_nodes)
     own = rebuilt(backbone, kwargs)
-    with _aside(target) as aside:
+    with aside_of(target) as aside:
         normal = Preprocessing.from_timm(own.input)
         with closing(read_labelled(images, labels, normal, pixels, aside)) as given:
             indices, names = class_indices(given.labels, classes, own.num_classes)
-            parts = _split(indices, names, settings.prepare.seed)
+            parts = divided(indices, names, settings.prepare.seed)
             if given.brightest() <= 1:
                 raise UsageError(
                     "no pixel is above 1 of 255; were images from 0 to 1 cast to uint8? Multiply them by 255 first"
@@ -147,81 +138,6 @@ def drawn(given: Labelled, indices: np.ndarray, rows: np.ndarray, draws: int) ->
         for start in range(0, len(rows), BATCH):
             ids = rows[start : start + BATCH]
             yield given.batch(ids), torch.from_numpy(indices[ids])
-
-
-def _target(out: str | Path | None) -> Path:
-    """The path of the bundle to be made; raises UsageError where there can be none."""
-    if not isinstance(out, str | Path) or not str(out):
-        raise UsageError(f"out={out!r}: give the path of the bundle to be made")
-    target = Path(out).absolute()
-    if os.path.lexists(target):
-        raise UsageError(f"{out} exists; give a new path")
-    above = _above(target)
-    if not above.is_dir():
-        raise UsageError(f"{out}: {above} is not a folder")
-    return target
-
-
-def _above(target: Path) -> Path:
-    """The nearest folder above that is there."""
-    return next(parent for parent in target.parents if os.path.lexists(parent))
-
-
-@contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """A folder for work in progress, on the file system of the target."""
-    above = _above(target)
-    try:
-        made = TemporaryDirectory(dir=above, prefix=".quee-fit-")
-    except OSError as error:
-        raise UsageError(f"{target} cannot be made: {above}: {error.strerror}") from None
-    with made as aside:
-        yield Path(aside)
-
-
-def _settings(backbone: SegmentedBackbone, precisions: Sequence[str], budget: float, seed: int) -> Experiment:
-    """The settings of all stages, checked as an experiment's are; raises UsageError."""
-    if isinstance(precisions, str) or not isinstance(precisions, Sequence):
-        raise UsageError(f"quee.fit: precisions={precisions!r}; give a list, as ['w4a4', 'w8a8']")
-    if not isinstance(backbone, SegmentedBackbone):
-        raise UsageError(
-            f"quee.fit: the backbone is a {type(backbone).__name__}; make it by quee.create_backbone(NAME, …) and give it your "
-            "weights by load_state_dict"
-        )
-    if isinstance(budget, Real) and not isinstance(budget, bool):
-        budget = float(budget)
-    if isinstance(seed, Integral) and not isinstance(seed, bool):
-        seed = int(seed)
-    return checked_experiment(
-        "quee.fit",
-        name="fit",
-        prepare={"dataset": "fit", "seed": seed},
-        backbone={"name": backbone.name, "gates": list(backbone.gates)},
-        paths={"precisions": [str(name) for name in precisions], "references": []},
-        bundle={"budget": budget},
-    )
-
-
-def _split(indices: np.ndarray, names: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """Sorted rows of train, calibration (a part of train), predictor and validation.
-
-    Raises UsageError where a class has no image to fit exit heads on.
-    """
-    if len(indices) < LEAST:
-        raise UsageError(f"{len(indices)} labelled images; give at least {LEAST}")
-    order = stratified_order(indices, np.random.default_rng([seed, 0x5917]))
-    ends = np.rint(np.cumsum(list(SHARES.values())) * len(order)).astype(int)
-    parts = dict(zip(SHARES, np.split(order, ends), strict=False))
-    seen = np.bincount(indices[parts["train"]], minlength=len(names))
-    if absent := np.flatnonzero(seen == 0).tolist():
-        counts = np.bincount(indices, minlength=len(names))
-        some = ", ".join(f"{names[index]!r} ({counts[index]})" for index in absent[:5])
-        raise UsageError(
-            f"{len(absent)} of {len(names)} classes have no image in the half that fits exit heads: {some}"
-            f"{', …' if len(absent) > 5 else ''}; give at least 4 images of each"
-        )
-    parts["calibration"] = parts["train"][: min(CALIBRATION, max(16, len(indices) // 4))]
-    return {name: np.sort(rows) for name, rows in parts.items()}
 
 
 def _cache(

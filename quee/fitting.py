@@ -1,9 +1,15 @@
-"""What `quee.fit` makes sure of before it computes: that a bundle will hold this network, and that labels are its outputs."""
+"""What `quee.fit` makes sure of before it computes: settings, where the bundle goes, that it will hold this network, that
+labels are its outputs, and that every class has images."""
 
 import json
+import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from numbers import Integral, Real
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,15 +18,97 @@ from scipy.optimize import linear_sum_assignment
 
 from quee.backbones import check_state_dict, create_backbone
 from quee.backbones.base import SegmentedBackbone
+from quee.data.splits import stratified_order
 from quee.errors import QueeError, UsageError
+from quee.experiment import Experiment, checked_experiment
 from quee.labelled import Labelled
 from quee.runtime.bundle import outside_files
 
 HOW = "make it by quee.create_backbone(NAME, …) and give it your weights by load_state_dict"
+SHARES = {"train": 0.5, "predictor": 0.3, "validation": 0.2}
+CALIBRATION = 256
+"""Images that ranges of quantizers are fitted on, at most; a quarter of all otherwise."""
+LEAST = 40
+"""Images: with fewer, a validation split would say nothing."""
 ASKED = 256
 """Images by which the order of classes is checked."""
 SURE = 0.5
 """Accuracy from which on a network's own answers tell which of its outputs is which class."""
+
+
+def bundle_path(out: str | Path | None) -> Path:
+    """The path of the bundle to be made; raises UsageError where there can be none."""
+    if not isinstance(out, str | Path) or not str(out):
+        raise UsageError(f"out={out!r}: give the path of the bundle to be made")
+    target = Path(out).absolute()
+    try:
+        os.lstat(target)
+    except FileNotFoundError:
+        return target
+    except NotADirectoryError:
+        raise UsageError(f"{out}: {_above(target)} is not a folder") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{str(out)[:80]!r} is no path for a bundle: {getattr(error, 'strerror', error)}") from None
+    raise UsageError(f"{out} exists; give a new path")
+
+
+def _above(target: Path) -> Path:
+    """The nearest folder above that is there."""
+    return next(parent for parent in target.parents if os.path.lexists(parent))
+
+
+@contextmanager
+def aside_of(target: Path) -> Iterator[Path]:
+    """A folder for work in progress, on the file system of the target."""
+    above = _above(target)
+    try:
+        made = TemporaryDirectory(dir=above, prefix=".quee-fit-")
+    except OSError as error:
+        raise UsageError(f"{target} cannot be made: {above}: {error.strerror}") from None
+    with made as aside:
+        yield Path(aside)
+
+
+def checked_settings(backbone: SegmentedBackbone, precisions: Sequence[str], budget: float, seed: int) -> Experiment:
+    """The settings of all stages, checked as an experiment's are; raises UsageError."""
+    if isinstance(precisions, str) or not isinstance(precisions, Sequence):
+        raise UsageError(f"quee.fit: precisions={precisions!r}; give a list, as ['w4a4', 'w8a8']")
+    if not isinstance(backbone, SegmentedBackbone):
+        raise UsageError(f"quee.fit: the backbone is a {type(backbone).__name__}; {HOW}")
+    if isinstance(budget, Real) and not isinstance(budget, bool):
+        budget = float(budget)
+    if isinstance(seed, Integral) and not isinstance(seed, bool):
+        seed = int(seed)
+    return checked_experiment(
+        "quee.fit",
+        name="fit",
+        prepare={"dataset": "fit", "seed": seed},
+        backbone={"name": backbone.name, "gates": list(backbone.gates)},
+        paths={"precisions": [str(name) for name in precisions], "references": []},
+        bundle={"budget": budget},
+    )
+
+
+def divided(indices: np.ndarray, names: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+    """Sorted rows of train, calibration (a part of train), predictor and validation.
+
+    Raises UsageError where a class has no image to fit exit heads on.
+    """
+    if len(indices) < LEAST:
+        raise UsageError(f"{len(indices)} labelled images; give at least {LEAST}")
+    order = stratified_order(indices, np.random.default_rng([seed, 0x5917]))
+    ends = np.rint(np.cumsum(list(SHARES.values())) * len(order)).astype(int)
+    parts = dict(zip(SHARES, np.split(order, ends), strict=False))
+    seen = np.bincount(indices[parts["train"]], minlength=len(names))
+    if absent := np.flatnonzero(seen == 0).tolist():
+        counts = np.bincount(indices, minlength=len(names))
+        some = ", ".join(f"{names[index]!r} ({counts[index]})" for index in absent[:5])
+        raise UsageError(
+            f"{len(absent)} of {len(names)} classes have no image in the half that fits exit heads: {some}"
+            f"{', …' if len(absent) > 5 else ''}; give at least 4 images of each"
+        )
+    parts["calibration"] = parts["train"][: min(CALIBRATION, max(16, len(indices) // 4))]
+    return {name: np.sort(rows) for name, rows in parts.items()}
 
 
 def rebuilt(backbone: SegmentedBackbone, kwargs: Mapping[str, Any] | None = None) -> SegmentedBackbone:
@@ -34,14 +122,14 @@ def rebuilt(backbone: SegmentedBackbone, kwargs: Mapping[str, Any] | None = None
         raise UsageError(
             f"the backbone was not made by quee.create_backbone, so that a bundle could not build it: {HOW}"
         )
-    if kwargs is not None and dict(kwargs) != made:
-        raise UsageError(f"kwargs={dict(kwargs)}, but the backbone was made with {made}; leave kwargs out")
     try:
         kept = json.loads(json.dumps(made, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"the backbone was made with what a bundle cannot keep ({error}): numbers, text and lists"
         ) from None
+    if kwargs is not None and json.dumps(dict(kwargs), sort_keys=True, default=str) != json.dumps(kept, sort_keys=True):
+        raise UsageError(f"kwargs={dict(kwargs)}, but the backbone was made with {made}; leave kwargs out")
     if outside := outside_files(kept):
         raise UsageError(f"the backbone was made with {outside[0]!r}; bundles read no other files: {HOW}")
     if backbone.num_classes < 2:

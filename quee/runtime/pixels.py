@@ -89,8 +89,8 @@ def numbers(data: Any, name: str, pixels: str = "uint8") -> np.ndarray:
             raise UsageError(f"{name}: numbers {_span(low, high)}; {_UNIT} takes those from 0 to 1")
         return array.astype(np.float64)
     if float in kinds:
-        advice = f"{_advice_for_floats(array.astype(np.float64))}" if not _huge(flat) else "none is finite"
-        raise UsageError(f"{name}: floats; give {_WHOLE}, or {_UNIT}; {advice}")
+        advice = "some are too large" if _huge(flat) else _advice_for_floats(array.astype(np.float64))
+        raise UsageError(f"{name}: floats; give {_WHOLE}; {advice}")
     if flat and not 0 <= min(flat) <= max(flat) <= 255:
         raise UsageError(f"{name}: {_span(min(flat), max(flat))}; give {_WHOLE}")
     return array.astype(np.uint8)
