@@ -19,7 +19,7 @@ from quee.execution import MultiPrecisionBackbone, walk_tree
 from quee.exits import fit_exits
 from quee.experiment import Experiment
 from quee.features import GateView
-from quee.fitting import aside_of, bundle_path, check_order, checked_settings, divided, rebuilt
+from quee.fitting import aside_of, bundle_path, check_order, check_pixels, checked_settings, divided, rebuilt
 from quee.labelled import Labelled, read_labelled
 from quee.labels import class_indices
 from quee.paths import PathTree
@@ -69,10 +69,7 @@ def fit(
         with closing(read_labelled(images, labels, normal, pixels, aside)) as given:
             indices, names = class_indices(given.labels, classes, own.num_classes)
             parts = divided(indices, names, settings.prepare.seed)
-            if given.brightest() <= 1:
-                raise UsageError(
-                    "no pixel is above 1 of 255; were images from 0 to 1 cast to uint8? Multiply them by 255 first"
-                )
+            check_pixels(*given.extremes())
             check_order(own, given, indices, names, guessed=given.labels.named and classes is None)
             _fit(own, given, indices, names, parts, tree, settings, aside)
         load_bundle(aside / "bundle")

@@ -79,7 +79,7 @@ def checked_settings(backbone: SegmentedBackbone, precisions: Sequence[str], bud
         budget = float(budget)
     if isinstance(seed, Integral) and not isinstance(seed, bool):
         seed = int(seed)
-    return checked_experiment(
+    settings = checked_experiment(
         "quee.fit",
         name="fit",
         prepare={"dataset": "fit", "seed": seed},
@@ -87,6 +87,23 @@ def checked_settings(backbone: SegmentedBackbone, precisions: Sequence[str], bud
         paths={"precisions": [str(name) for name in precisions], "references": []},
         bundle={"budget": budget},
     )
+    kinds, most = len(settings.paths.precisions), settings.paths.max_nodes
+    if (nodes := sum(kinds**length for length in range(1, backbone.segments + 1))) > most:
+        raise UsageError(
+            f"quee.fit: {kinds} precisions over {backbone.segments} segments make a tree of {nodes} nodes, of which at most "
+            f"{most} are taken; give fewer precisions, or a backbone of fewer gates"
+        )
+    return settings
+
+
+def check_pixels(low: int, high: int) -> None:
+    """Raises UsageError where the least and the greatest value of all pixels say that there is nothing to see."""
+    if high <= 1:
+        raise UsageError(
+            "no pixel is above 1 of 255; were images from 0 to 1 cast to uint8? Multiply them by 255 first"
+        )
+    if low == high:
+        raise UsageError(f"all pixels of all images are {low}")
 
 
 def divided(indices: np.ndarray, names: Sequence[str], seed: int) -> dict[str, np.ndarray]:

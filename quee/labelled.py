@@ -35,10 +35,13 @@ class Labelled:
         if isinstance(self.rows, Spool):
             self.rows.close()
 
-    def brightest(self) -> int:
-        """The greatest value of any pixel."""
-        chunks = (np.arange(i, min(i + CHUNK, len(self))) for i in range(0, len(self), CHUNK))
-        return max(int(self.rows[ids].max()) for ids in chunks)
+    def extremes(self) -> tuple[int, int]:
+        """The least and the greatest value of any pixel."""
+        low, high = 255, 0
+        for start in range(0, len(self), CHUNK):
+            chunk = self.rows[np.arange(start, min(start + CHUNK, len(self)))]
+            low, high = min(low, int(chunk.min())), max(high, int(chunk.max()))
+        return low, high
 
 
 class Spool:

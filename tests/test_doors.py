@@ -151,5 +151,7 @@ def test_whole_numbers_of_another_type_are_cast_nowhere(doors: dict[str, Door], 
 def test_a_black_image_of_floats_written_as_whole_numbers_is_unit_where_said(doors: dict[str, Door], door: str) -> None:
     """JavaScript writes 1.0 as 1."""
     whole = (X > 100).astype(np.int64)
-    kind = whole.astype(np.float32) if door == "quee serve, JSON" else whole  # whose datatype is said beside the numbers
+    kind = (
+        whole.astype(np.float32) if door == "quee serve, JSON" else whole
+    )  # whose datatype is said beside the numbers
     assert doors[door](kind, "unit") == doors["predict"]((X > 100).astype(np.float32), "unit")

@@ -79,10 +79,12 @@ def of_ones_own() -> Any:
 
 
 Y = "labels"
+EVERY = [f"w{weights}a{activations}" for weights in range(2, 9) for activations in range(3, 9)]
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "images of floats": (lambda a: {"images": a["images"] / 255}, "pixels=\"unit\""),
     "images of 16 bits": (lambda a: {"images": a["images"].astype(np.uint16) * 257}, "uint16"),
     "images of 0 and 1": (lambda a: {"images": a["images"] // 255}, "no pixel is above 1"),
+    "images of one colour": (lambda a: {"images": np.full_like(a["images"], 7)}, "all pixels of all images are 7"),
     "images of bool": (lambda a: {"images": a["images"] > 9}, "bool"),
     "transparent images": (lambda a: {"images": np.repeat(a["images"][..., None], 4, -1)}, "opaque"),
     "channels first": (lambda a: {"images": a["images"][:, None]}, "transpose"),
@@ -111,6 +113,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "precisions as text": (lambda a: {"precisions": "w8a8"}, "give a list"),
     "no precision": (lambda a: {"precisions": ()}, "paths.precisions"),
     "a precision twice": (lambda a: {"precisions": ("w8a8", "w8a8")}, "named twice"),
+    "too many nodes": (lambda a: {"precisions": EVERY}, "42 precisions over 2 segments make a tree of 1806 nodes"),
     "out exists": (lambda a: {"out": a["out"].parent}, "exists; give a new path"),
     "out below a file": (lambda a: {"out": Path(__file__) / "bundle"}, "is not a folder"),
     "no out": (lambda a: {"out": None}, "give the path"),
@@ -136,7 +139,13 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
 
 @pytest.mark.parametrize("which", CHANGES)
 def test_what_cannot_be_fitted_is_refused_at_once_and_leaves_nothing(which, digits, tmp_path) -> None:
-    given = {"backbone": made(), "images": digits[0], "labels": digits[1], "out": tmp_path / "bundle", "precisions": ["w8a8"]}
+    given = {
+        "backbone": made(),
+        "images": digits[0],
+        "labels": digits[1],
+        "out": tmp_path / "bundle",
+        "precisions": ["w8a8"],
+    }
     change, reason = CHANGES[which]
     arguments = {**given, **change(given)}
     start = time.process_time()
@@ -183,12 +192,16 @@ def test_labels_in_another_order_than_the_outputs_are_refused(digits, trained, t
     assert os.listdir(tmp_path) == []
 
 
-def test_names_that_the_backbone_confirms_are_taken_without_a_word_and_it_is_left_as_it_is(digits, trained, tmp_path) -> None:
+def test_names_that_the_backbone_confirms_are_taken_without_a_word_and_it_is_left_as_it_is(
+    digits, trained, tmp_path
+) -> None:
     backbone = trained.train()
     batches = lambda: ((digits[0][i : i + 64] / 255, np.array(NAMES)[digits[1][i : i + 64]]) for i in range(0, 400, 64))  # noqa: E731
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        found = quee.fit(backbone, batches, out=tmp_path / "new" / "bundle", precisions=["w8a8"], pixels="unit", kwargs=KWARGS)
+        found = quee.fit(
+            backbone, batches, out=tmp_path / "new" / "bundle", precisions=["w8a8"], pixels="unit", kwargs=KWARGS
+        )
     assert backbone.training and all(p.requires_grad for p in backbone.parameters())
     assert found.classes == NAMES == load_bundle(tmp_path / "new" / "bundle").classes
     assert np.mean(found.predict(digits[0], budget=1.0) == digits[1]) > 0.7
@@ -241,10 +254,13 @@ def test_images_are_the_same_in_whatever_form_they_come(form, digits, tmp_path) 
     x, y = digits[0][:130], digits[1][:130]
     transform = Preprocessing.from_timm(made().input)
     images, labels, pixels = FORMS[form](x, y)
-    expected, found = read_labelled(x, y, transform, "uint8", tmp_path), read_labelled(images, labels, transform, pixels, tmp_path)
+    expected, found = (
+        read_labelled(x, y, transform, "uint8", tmp_path),
+        read_labelled(images, labels, transform, pixels, tmp_path),
+    )
     rows = np.random.default_rng(0).permutation(130)
     assert torch.equal(expected.batch(rows), found.batch(rows))
-    assert found.labels.values.tolist() == y.tolist() and found.brightest() == int(x.max())
+    assert found.labels.values.tolist() == y.tolist() and found.extremes() == (0, 255)
     found.close()
 
 

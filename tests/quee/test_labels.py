@@ -11,7 +11,9 @@ from quee.labels import class_indices, column, joined
 NAMES = ["cat", "dog", "eel"]
 
 
-@given(st.lists(st.integers(0, 2), min_size=1, max_size=9), st.sampled_from([np.uint8, np.int32, np.int64, list, object]))
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=9), st.sampled_from([np.uint8, np.int32, np.int64, list, object])
+)
 def test_whole_numbers_are_indices(values, kind) -> None:
     labels = values if kind is list else np.array(values, dtype=kind)
     indices, names = class_indices(column(labels), None, 3)

@@ -15,7 +15,15 @@ from quee.runtime import AdaptiveClassifier, Options
 from quee.runtime.scheduler import Scheduler
 
 Door = Callable[[np.ndarray, str], list[int]]
-DATATYPES = {"|u1": "UINT8", "<f2": "FP16", "<f4": "FP32", "<f8": "FP64", "<u2": "UINT16", "<i8": "INT64", "|b1": "BOOL"}
+DATATYPES = {
+    "|u1": "UINT8",
+    "<f2": "FP16",
+    "<f4": "FP32",
+    "<f8": "FP64",
+    "<u2": "UINT16",
+    "<i8": "INT64",
+    "|b1": "BOOL",
+}
 
 
 class RefusedError(Exception):
