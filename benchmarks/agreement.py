@@ -76,8 +76,8 @@ def through_scheduler(classifier: AdaptiveClassifier, x: np.ndarray, budget: flo
     with Scheduler(classifier, batch=64, capacity=10 * len(x)) as scheduler, ThreadPoolExecutor(8) as pool:
 
         def ask(rows: np.ndarray) -> Routed:
-            other = scheduler.submit(x[rows[:5]], Options(budget=budget * 1.5))
-            found = scheduler.submit(x[rows], Options(budget=budget)).result()
+            other = scheduler.submit_prepared(x[rows[:5]], Options(budget=budget * 1.5))
+            found = scheduler.submit_prepared(x[rows], Options(budget=budget)).result()
             other.result()
             return found
 

@@ -1,110 +1,140 @@
 """`quee.fit`: the pipeline without any orchestrator."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from quee.backbones.base import SegmentedBackbone
 from quee.cache import FeatureCache, describe_tree
 from quee.cost import trace_cost
-from quee.data.splits import make_splits
-from quee.data.transforms import Preprocessing, to_unit
+from quee.data.transforms import Preprocessing
 from quee.errors import UsageError
 from quee.evaluation.resplits import fit_quee
 from quee.execution import MultiPrecisionBackbone, walk_tree
 from quee.exits import behind, fit_exits
-from quee.experiment import Experiment, Splits
+from quee.experiment import Experiment
 from quee.features import GateView
+from quee.fitting import aside_of, bundle_path, check_order, check_pixels, checked_settings, divided, rebuilt
+from quee.labelled import Labelled, read_labelled
+from quee.labels import class_indices
 from quee.paths import PathTree
 from quee.precision import Precision
+from quee.progress import progress
 from quee.quantization import QuantizationConfig, quantize_paths
 from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.writing import write_bundle
 from quee.store import save_backbone, save_quantized
 
+BATCH = 256
+
 
 def fit(
     backbone: SegmentedBackbone,
-    images: np.ndarray,
-    labels: np.ndarray,
-    out: str | Path,
+    images: Any,
+    labels: Any = None,
+    out: str | Path | None = None,
     precisions: Sequence[str] = ("w3a3", "w4a4", "w8a8"),
-    kwargs: dict[str, Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
     budget: float = 0.2,
     seed: int = 0,
+    *,
+    pixels: str = "uint8",
+    classes: Sequence[str] | None = None,
 ) -> AdaptiveClassifier:
     """Make a bundle at `out` from a trained backbone and labelled images it was not trained on, and load it.
 
-    `images` uint8 (n, h, w) or (n, h, w, c); `labels` (n,) class indices; `kwargs` are those the backbone was created
-    with. Half of the images fit the exit heads (a part of them the quantizers), three tenths the predictors, the rest
-    chooses operating points. Raises UsageError when `out` exists or shapes disagree.
-    """
-    target = Path(out)
-    if target.exists():
-        raise UsageError(f"{target} exists; give a new path")
-    if len(images) != len(labels):
-        raise UsageError(f"{len(images)} images but {len(labels)} labels")
-    backbone = backbone.requires_grad_(False).eval()
-    settings = Experiment(
-        name="fit",
-        prepare={"dataset": "fit"},  # type: ignore[arg-type]
-        backbone={"name": backbone.name, "gates": list(backbone.gates)},  # type: ignore[arg-type]
-        paths={"precisions": list(precisions), "references": []},  # type: ignore[arg-type]
-    )
-    calibration = min(256, len(labels) // 4)
-    shares = Splits(train=0.5, calibration=max(16, calibration), predictor=0.3, validation=0.19, test=0.01)
-    table = make_splits(labels, None, shares, seed)
-    split = np.asarray(table["split"].to_pylist(), dtype=object)
-    is_calibration = table["calibration"].to_numpy(zero_copy_only=False)
-    transform = Preprocessing.from_timm(backbone.input)
-    pixels = images[..., None] if images.ndim == 3 else images
-    x = transform.normalise(to_unit(transform.coloured(pixels)))
-    y = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    `images` are what `AdaptiveClassifier.route` takes, with `labels` (n,): class indices, or names. Without `labels` they
+    are batches, pairs (images, labels) or (image, label), from what is iterable or from a function that returns an
+    iterator; these are read once and kept beside `out` meanwhile, a byte a channel at the backbone's size. `pixels="unit"`
+    says that arrays are of floats from 0 to 1. `classes` names the backbone's outputs in their order; without it names
+    among the labels are the outputs in sorted order, and a warning says so unless the backbone's answers agree.
 
-    tree = PathTree(precisions, backbone.segments, max_nodes=settings.paths.max_nodes)
-    batches = list(x[torch.from_numpy(np.flatnonzero(is_calibration))].split(64))
-    models: dict[Precision, SegmentedBackbone] = {Precision("fp32"): backbone}
-    configs = [QuantizationConfig(precision) for precision in tree.precisions if not precision.is_float]
-    models.update(quantize_paths(backbone, configs, batches, seed))
-    multi = MultiPrecisionBackbone(models)
-    train = torch.from_numpy(np.flatnonzero(split == "train"))
-    draws = [(x[rows], y[rows]) for _ in range(settings.exits.draws) for rows in train.split(256)]
-    heads, _ = fit_exits(multi, behind(settings.exits, tree.precisions), draws, settings.exits, len(draws))
-    view = GateView(multi, heads, embedding=True)
-    classes = [str(index) for index in range(backbone.num_classes)]
-    description = describe_tree("fit", tree, [], trace_cost(backbone), view, classes)
-    cache = _cache(multi, view, tree, description, x, np.asarray(labels), split)
-    _, fitted = fit_quee(cache, settings)
-    with TemporaryDirectory(dir=target.parent, prefix=".quee-fit-") as aside:
-        work, result = Path(aside) / "work", Path(aside) / "bundle"
-        work.mkdir()
-        result.mkdir()
-        save_backbone(work, backbone, kwargs or {})
-        for precision, model in models.items():
-            if not precision.is_float:
-                save_quantized(work, precision, model)
-        heads.save(work / "heads.safetensors")
-        write_bundle(
-            result,
-            "fit",
-            work,
-            work,
-            work / "heads.safetensors",
-            cache,
-            fitted.plan.predictors,
-            fitted,
-            "fitted_q",
-            budget,
-            classes,
-        )
-        load_bundle(result)
-        result.rename(target)
+    Half of the images fit the exit heads (a part of them the quantizers), three tenths the predictors, the rest
+    chooses operating points. The backbone, of `create_backbone`, stays as it is; `kwargs` need not be repeated.
+
+    Raises UsageError, before anything is computed and with nothing left on disk, for what cannot be fitted.
+    """
+    target = bundle_path(out)
+    settings = checked_settings(backbone, precisions, budget, seed)
+    tree = PathTree(settings.paths.precisions, backbone.segments, max_nodes=settings.paths.max_nodes)
+    own = rebuilt(backbone, kwargs)
+    with aside_of(target) as aside:
+        normal = Preprocessing.from_timm(own.input)
+        with closing(read_labelled(images, labels, normal, pixels, aside)) as given:
+            indices, names = class_indices(given.labels, classes, own.num_classes)
+            parts = divided(indices, names, settings.prepare.seed)
+            check_pixels(*given.extremes())
+            check_order(own, given, indices, names, guessed=given.labels.named and classes is None)
+            _fit(own, given, indices, names, parts, tree, settings, aside)
+        load_bundle(aside / "bundle")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            raise UsageError(f"{target} was made meanwhile; give a new path")
+        (aside / "bundle").rename(target)
     return load_bundle(target)
+
+
+def _fit(
+    own: SegmentedBackbone,
+    given: Labelled,
+    indices: np.ndarray,
+    names: list[str],
+    parts: dict[str, np.ndarray],
+    tree: PathTree,
+    settings: Experiment,
+    aside: Path,
+) -> None:
+    """Write the bundle `aside/bundle`."""
+    models: dict[Precision, SegmentedBackbone] = {Precision("fp32"): own}
+    configs = [QuantizationConfig(precision) for precision in tree.precisions if not precision.is_float]
+    if configs:
+        batches = list(given.batch(parts["calibration"]).split(64))
+        models.update(quantize_paths(own, configs, batches, settings.prepare.seed))
+    multi = MultiPrecisionBackbone(models)
+    train, draws = parts["train"], settings.exits.draws
+    total = draws * -(-len(train) // BATCH)
+    prefixes = behind(settings.exits, tree.precisions)
+    heads, _ = fit_exits(multi, prefixes, drawn(given, indices, train, draws), settings.exits, total)
+    view = GateView(multi, heads, embedding=True)
+    description = describe_tree("fit", tree, [], trace_cost(own), view, names)
+    cache = _cache(multi, view, tree, description, given, indices, parts)
+    _, fitted = fit_quee(cache, settings)
+    work, result = aside / "work", aside / "bundle"
+    work.mkdir()
+    result.mkdir()
+    assert own.made_with is not None
+    save_backbone(work, own, own.made_with)
+    for precision, model in models.items():
+        if not precision.is_float:
+            save_quantized(work, precision, model)
+    heads.save(work / "heads.safetensors")
+    write_bundle(
+        result,
+        "fit",
+        work,
+        work,
+        work / "heads.safetensors",
+        cache,
+        fitted.plan.predictors,
+        fitted,
+        settings.bundle.policy,
+        settings.bundle.budget,
+        names,
+    )
+
+
+def drawn(given: Labelled, indices: np.ndarray, rows: np.ndarray, draws: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images and labels (n,), all rows `draws` times over; one batch is in memory at a time."""
+    for _ in range(draws):
+        for start in range(0, len(rows), BATCH):
+            ids = rows[start : start + BATCH]
+            yield given.batch(ids), torch.from_numpy(indices[ids])
 
 
 def _cache(
@@ -112,29 +142,32 @@ def _cache(
     view: GateView,
     tree: PathTree,
     description: dict[str, Any],
-    x: torch.Tensor,
+    given: Labelled,
     labels: np.ndarray,
-    split: np.ndarray,
+    parts: dict[str, np.ndarray],
 ) -> FeatureCache:
     """The cache in memory, of the rows that are not in `train`."""
-    kept = np.flatnonzero(split != "train")
+    kept = np.sort(np.concatenate([parts["predictor"], parts["validation"]]))
+    split = np.where(np.isin(kept, parts["validation"]), "validation", "predictor").astype(object)
     prediction = np.zeros((len(kept), len(tree)), np.int32)
     p_label = np.zeros((len(kept), len(tree)), np.float32)
     features = np.zeros((len(kept), len(tree), len(view.names)), np.float32)
-    for start in range(0, len(kept), 256):
-        rows = slice(start, start + 256)
-        own = kept[rows]
-        for node, state in walk_tree(backbone, tree, x[torch.from_numpy(own)]):
-            log_probs, features[rows, node] = view(int(tree.gate[node]), tree.paths[node][-1], state)
-            prediction[rows, node] = log_probs.argmax(axis=1)
-            p_label[rows, node] = np.exp(log_probs[np.arange(len(own)), labels[own]])
+    with progress("features", len(kept)) as bar:
+        for start in range(0, len(kept), BATCH):
+            rows = slice(start, start + BATCH)
+            own = kept[rows]
+            for node, state in walk_tree(backbone, tree, given.batch(own)):
+                log_probs, features[rows, node] = view(int(tree.gate[node]), tree.paths[node][-1], state)
+                prediction[rows, node] = log_probs.argmax(axis=1)
+                p_label[rows, node] = np.exp(log_probs[np.arange(len(own)), labels[own]])
+            bar.advance(len(own))
     label = labels[kept].astype(np.int32)
     none = np.zeros((len(kept), 0))
     return FeatureCache(
         tree,
         description,
         kept,
-        split[kept],
+        split,
         label,
         prediction,
         prediction != label[:, None],

@@ -498,6 +498,14 @@ def _checked(name: str, content: dict[str, Any], source: str) -> Experiment:
     return experiment
 
 
+def checked_experiment(source: str, **blocks: Any) -> Experiment:
+    """Settings given from Python; `source` names them in the UsageError that says what is wrong with them."""
+    try:
+        return Experiment(**blocks)
+    except ValidationError as error:
+        raise UsageError(_explain(error, source)) from None
+
+
 def _check_names(experiment: Experiment, source: str) -> None:
     from quee.backbones import backbone_names, is_backbone
     from quee.data import DATASETS

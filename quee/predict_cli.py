@@ -18,7 +18,9 @@ SHOWN = 1000
 
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    images: Annotated[list[Path], typer.Argument(help="Images, folders of images, Parquet files.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Images, folders of images, Parquet files, arrays (.npy, .npz).")
+    ],
     budget: Annotated[float | None, typer.Option(help="Mean cost per image; 1 is the static w8a8 network.")] = None,
     trade_off: Annotated[float | None, typer.Option(help="Instead: the price of a unit of cost, in errors.")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Limit for every image.")] = None,
@@ -27,6 +29,7 @@ def predict(
         typer.Option(help="Instead: mean milliseconds per image; takes `quee profile`. Costs are of time then."),
     ] = None,
     images_per_second: Annotated[float | None, typer.Option(help="The same, as a rate.")] = None,
+    pixels: Annotated[str, typer.Option(help="Of arrays: uint8, or unit for floats from 0 to 1.")] = "uint8",
     engine: Annotated[
         str, typer.Option(help="What executes: torch (exact), or an engine of `quee[engines]`.")
     ] = "auto",
@@ -45,7 +48,7 @@ def predict(
     if sum((as_json, as_csv, out is not None)) > 1:
         raise UsageError("give one of --json, --csv and --out")
     options = Options(budget, trade_off, max_cost, latency_ms, images_per_second)
-    inputs, classifier = Inputs(images), load_bundle(bundle, engine, threads)
+    inputs, classifier = Inputs(images, pixels), load_bundle(bundle, engine, threads)
     if options.milliseconds is not None:
         classifier, options = classifier.timed(batch), Options(budget=options.milliseconds)
     start = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quee.backbones import READS_FILES
+from quee.backbones import outside_files
 from quee.data.sets import SPLITS
 from quee.errors import QueeError, UsageError
 from quee.experiment import Backbone, Experiment
@@ -30,7 +30,7 @@ def check_settings(experiment: Experiment) -> None:
     """Refuse what needs neither data nor network to be refused: a tree that is too large, kwargs that a bundle refuses."""
     paths, gates = experiment.paths, experiment.backbone.gates
     PathTree(paths.precisions, len(gates), paths.considered, paths.max_nodes)
-    outside = [key for key in experiment.backbone.kwargs if key.startswith(READS_FILES)]
+    outside = outside_files(experiment.backbone.kwargs)
     if outside:
         raise UsageError(
             f"backbone.kwargs.{outside[0]}: a bundle reads no other files; give weights by name in backbone.weights"

@@ -137,7 +137,11 @@ def save_bundle_model(path: Path, bundle: Path, script: Path, model: Model, pack
 
 
 def signature() -> ModelSignature:
-    """Images in (N, height, width, channels; 0–255), one row per image out; budget or trade-off as parameters."""
+    """Images in (N, height, width, channels), one row per image out; budget, trade-off or limit as parameters.
+
+    The type is `object`, of any shape, for then MLflow hands on what was sent; it would cast JSON to any other before
+    the model could see that it does not fit, 0.5 to a black 0 among them.
+    """
     import numpy as np
 
     answer: list[ColSpec | TensorSpec] = [
@@ -149,10 +153,12 @@ def signature() -> ModelSignature:
     options = [
         ParamSpec("budget", "double", None),  # the bundle's own, unless there is a trade-off
         ParamSpec("trade_off", "double", None),
+        ParamSpec("max_cost", "double", None),
+        ParamSpec("pixels", "string", "uint8"),  # or `unit`: floats from 0 to 1
         ParamSpec("return_path", "boolean", True),
     ]
     return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, -1))]),
+        inputs=Schema([TensorSpec(np.dtype(object), (-1,))]),
         outputs=Schema(answer),
         params=ParamSchema(options),
     )

@@ -3,6 +3,8 @@
 Importing this package imports no torch: settings are checked against names alone.
 """
 
+from collections.abc import Mapping
+from copy import deepcopy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,11 @@ TIMM_PREFIXES = ("vit_", "deit_", "deit3_")
 
 READS_FILES = ("pretrained", "checkpoint", "cache")
 """Beginnings of keywords by which an architecture would read files of its own; a bundle admits none."""
+
+
+def outside_files(kwargs: Mapping[str, Any]) -> list[str]:
+    """Which keywords would have an architecture read files beside its weights."""
+    return [key for key in kwargs if key.startswith(READS_FILES)]
 
 
 def backbone_names() -> list[str]:
@@ -68,6 +75,7 @@ def create_backbone(
     except (TypeError, ValueError, AssertionError) as error:
         raise UsageError(f"backbone {name!r} cannot be built with {kwargs}: {error}") from None
     backbone.name = name
+    backbone.made_with = deepcopy({**kwargs, **({"preprocessing": dict(preprocessing)} if preprocessing else {})})
     if preprocessing:
         from quee.backbones.preprocessing import override
 

@@ -5,6 +5,7 @@ Segment 1 begins with the stem and takes images; every later segment takes the s
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class SegmentedBackbone(nn.Module, ABC):
     """
 
     name: str = ""
+    made_with: dict[str, Any] | None = None
+    """What `create_backbone` was given beside name and gates, and builds it again with; None where others made it."""
     input: InputConfig
     num_classes: int
     dim: int

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quee.backbones import READS_FILES
+from quee.backbones import outside_files
 from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError, QueeError
 from quee.execution import MultiPrecisionBackbone
@@ -74,7 +74,7 @@ def load_view(folder: Path, precisions: Sequence[str], embedding: bool) -> GateV
 def load_networks(folder: Path, precisions: Sequence[str]) -> MultiPrecisionBackbone:
     """Raises IntegrityError where the backbone's settings would read files outside the bundle."""
     kwargs = read_json(folder / "backbone.json")["kwargs"]
-    if outside := [key for key in kwargs if key.startswith(READS_FILES)]:
+    if outside := outside_files(kwargs):
         raise IntegrityError(f"{folder / 'backbone.json'}: {outside[0]!r} is not allowed: bundles read no other files")
     return load_precisions(folder, folder, map(Precision, precisions))
 

@@ -106,30 +106,31 @@ class AdaptiveClassifier(FittedClassifier):
         """(classes,) what `predict` answers with: indices into `classes`, the names."""
         return np.arange(len(self.classes))
 
-    def predict(self, images: Images, **options: Unpack[Asked]) -> np.ndarray:
+    def predict(self, images: Images, *, pixels: str = "uint8", **options: Unpack[Asked]) -> np.ndarray:
         """Class indices (n,)."""
-        return self.route(images, **options).label
+        return self.route(images, pixels=pixels, **options).label
 
-    def predict_proba(self, images: Images, **options: Unpack[Asked]) -> np.ndarray:
+    def predict_proba(self, images: Images, *, pixels: str = "uint8", **options: Unpack[Asked]) -> np.ndarray:
         """Probabilities (n, classes)."""
-        return self.route(images, **options).probabilities
+        return self.route(images, pixels=pixels, **options).probabilities
 
-    def route(self, images: Images, **options: Unpack[Asked]) -> Routed:
+    def route(self, images: Images, *, pixels: str = "uint8", **options: Unpack[Asked]) -> Routed:
         """Route images: uint8 arrays (n, h, w) or (n, h, w, c), or a list of PIL images, file paths or encoded bytes.
 
+        With `pixels="unit"` arrays are of floats from 0 to 1; no other type is cast.
         `budget_met` is false where what is asked cannot be met. Raises UsageError, a ValueError, naming a bad value.
         """
         asked = Options(**options)
-        return self._run(self.prepare(images), asked)
+        return self._run(self.prepare(images, pixels), asked)
 
     def route_prepared(self, x: np.ndarray, **options: Unpack[Asked]) -> Routed:
         """`route` for prepared images (n, c, h, w), float32."""
         asked = Options(**options)
         return self._run(checked(x, self.transform), asked)
 
-    def explain(self, images: Images, **options: Unpack[Asked]) -> list[Explanation]:
+    def explain(self, images: Images, *, pixels: str = "uint8", **options: Unpack[Asked]) -> list[Explanation]:
         """Why each image took its path."""
-        x = self.prepare(images)
+        x = self.prepare(images, pixels)
         trace = Trace(len(x), self.tree.segments)
         routed = self._run(x, Options(**options), trace)
         return explained(routed, trace, self.tree, self.costs, self.classes, self.static_costs)
@@ -139,14 +140,9 @@ class AdaptiveClassifier(FittedClassifier):
         """What the same network costs where every image takes the same way, by its precision."""
         return static_costs(self.backbone, self.tree, self.policy)
 
-    def prepare(self, images: Images) -> np.ndarray:
+    def prepare(self, images: Images, pixels: str = "uint8") -> np.ndarray:
         """Images as in `route` to the backbone's input: float32 (n, c, h, w)."""
-        return prepare(images, self.transform)
-
-    def prepared(self, images: Images) -> np.ndarray:
-        """The same, where float32 arrays are taken for prepared images."""
-        floats = isinstance(images, np.ndarray) and images.dtype == np.float32
-        return checked(images, self.transform) if floats else self.prepare(images)
+        return prepare(images, self.transform, pixels)
 
     def warm(self, batch: int = LARGEST) -> "AdaptiveClassifier":
         """Have every segment run now, and compiled for batches of up to `batch` images where the engine compiles graphs.

@@ -10,23 +10,38 @@ from typing import Any, Self
 
 import numpy as np
 
+from quee.errors import UsageError
+
 
 class FittedClassifier:
     """A classifier fitted by other means; its parameters are what `__init__` takes, under the same names."""
 
     _beside: tuple[str, ...] = ()
     """Attributes that are given after `__init__` and hold whatever the parameters are."""
+    classes: list[str]
+    """Names, in the order of the indices that `predict` answers with."""
     _estimator_type = "classifier"  # what scikit-learn looked at before 1.6
 
     def fit(self, images: Any = None, labels: Any = None) -> Self:
         """Changes nothing: a classifier is fitted by `quee.fit`. scikit-learn asks for the method."""
         return self
 
-    def score(self, images: Any, labels: Any, sample_weight: Any = None) -> float:
-        """Mean accuracy on images with labels (n,)."""
-        return float(np.average(self.predict(images) == np.asarray(labels), weights=sample_weight))
+    def score(self, images: Any, labels: Any, sample_weight: Any = None, *, pixels: str = "uint8") -> float:
+        """Mean accuracy on images with labels (n,), class indices or names. Raises UsageError for other labels."""
+        found, given = self.predict(images, pixels=pixels), self._indices(np.asarray(labels))
+        if found.shape != given.shape:
+            raise UsageError(f"{len(found)} images, but labels of shape {given.shape}")
+        return float(np.average(found == given, weights=sample_weight))
 
-    def predict(self, images: Any) -> np.ndarray:
+    def _indices(self, labels: np.ndarray) -> np.ndarray:
+        if labels.dtype.kind in "iu":
+            return labels
+        known = {name: index for index, name in enumerate(self.classes)}
+        if strange := sorted({repr(label) for label in labels.ravel().tolist() if label not in known}):
+            raise UsageError(f"label {strange[0]} is neither a class index nor one of the class names")
+        return np.array([known[name] for name in labels.ravel().tolist()]).reshape(labels.shape)
+
+    def predict(self, images: Any, *, pixels: str = "uint8") -> np.ndarray:
         raise NotImplementedError
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:

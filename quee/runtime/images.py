@@ -7,28 +7,41 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from quee.data.decode import MAX_PIXELS, _converted, decode, to_array
+from quee.data.decode import _converted, decode, to_array
 from quee.data.transforms import Preprocessing, to_unit
 from quee.errors import QueeError, UsageError
+from quee.runtime.pixels import BATCH, SINGLE, accepted, check_choice, check_size
 
 Images = np.ndarray | Sequence[Any]
-"""uint8 (n, h, w) or (n, h, w, c) with 1, 3 or 4 channels, or a list of such arrays without n, PIL images, file paths
-or encoded bytes."""
+"""An array (n, h, w) or (n, h, w, c) with 1, 3 or 4 channels, or a list of such arrays without n, PIL images, file paths
+or encoded bytes. Arrays are uint8, or floats from 0 to 1 where `pixels="unit"` says so: see `quee.runtime.pixels`."""
 
 
-def prepare(images: Images, transform: Preprocessing) -> np.ndarray:
+def prepare(images: Images, transform: Preprocessing, pixels: str = "uint8") -> np.ndarray:
     """Images to float32 (n, c, h, w), resized, cropped and normalised. Raises UsageError naming a bad one."""
+    return np.asarray(transform.normalise(to_unit(fitted(images, transform, pixels))).numpy())
+
+
+def fitted(images: Images, transform: Preprocessing, pixels: str = "uint8", first: int = 0) -> np.ndarray:
+    """Images to uint8 (n, h, w, c) as the backbone sees them: resized, cropped, with its number of channels.
+
+    Raises UsageError naming a bad one of a list by its number, counted from `first`.
+    """
+    check_choice(pixels)
     if isinstance(images, str | bytes | Path | Image.Image) or not hasattr(images, "__len__"):
         raise UsageError(f"images are a {type(images).__name__}; give an array or a list, also for a single image")
+    if _is_tensor(images):
+        raise UsageError("images are a Tensor; give an array, as images.numpy(), with channels last")
     if not len(images):
         raise UsageError("no images given")
     if isinstance(images, np.ndarray):
-        pixels = _pixels(images, "images", ("n", "h", "w"))
-        if transform.needs_resizing(*pixels.shape[1:3]):
-            pixels = np.stack([_fitted(Image.fromarray(_flat(p)), transform) for p in transform.coloured(pixels)])
+        found = transform.coloured(accepted(images, "images", BATCH, pixels))
+        if transform.needs_resizing(*found.shape[1:3]):
+            found = np.stack([_fitted(Image.fromarray(_flat(p)), transform) for p in found])
     else:
-        pixels = np.stack([_fitted(_opened(image, i, transform), transform) for i, image in enumerate(images)])
-    return np.asarray(transform.normalise(to_unit(transform.coloured(pixels))).numpy())
+        opened = (_opened(image, i, transform, pixels) for i, image in enumerate(images, first))
+        found = np.stack([_fitted(image, transform) for image in opened])
+    return transform.coloured(found)
 
 
 def checked(x: Any, transform: Preprocessing) -> np.ndarray:
@@ -47,25 +60,9 @@ def checked(x: Any, transform: Preprocessing) -> np.ndarray:
     return x
 
 
-def _pixels(array: np.ndarray, name: str, axes: tuple[str, ...]) -> np.ndarray:
-    """uint8 (…, h, w, c) with 1 or 3 channels."""
-    valid = f"uint8 ({', '.join(axes)}) or ({', '.join(axes)}, c) with 1, 3 or 4 channels"
-    kind = f"shape {array.shape} and dtype {array.dtype}"
-    if array.dtype.kind == "f" and np.isnan(array).any():
-        kind += " with NaN"
-    if array.dtype != np.uint8 or array.ndim - len(axes) not in (0, 1):
-        raise UsageError(f"{name} have {kind}; valid: {valid}")
-    if array.ndim == len(axes):
-        array = array[..., None]
-    if array.shape[-1] not in (1, 3, 4) or 0 in array.shape:
-        raise UsageError(f"{name} have {kind}; valid: {valid}")
-    _within(array.shape[-2], array.shape[-3], name)
-    return array[..., :3] if array.shape[-1] == 4 else array
-
-
-def _within(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise UsageError(f"{name}: {width}×{height} pixels; at most {MAX_PIXELS:,} are taken")
+def _is_tensor(images: Any) -> bool:
+    """Whether it is one of PyTorch's, without importing that."""
+    return any(kind.__module__.partition(".")[0] == "torch" for kind in type(images).__mro__)
 
 
 def _flat(pixels: np.ndarray) -> np.ndarray:
@@ -76,14 +73,14 @@ def _fitted(image: Image.Image, transform: Preprocessing) -> np.ndarray:
     return to_array(transform.fit(image))
 
 
-def _opened(image: Any, index: int, transform: Preprocessing) -> Image.Image:
+def _opened(image: Any, index: int, transform: Preprocessing, pixels: str) -> Image.Image:
     name = f"image {index}"
     if isinstance(image, np.ndarray):
-        pixels = _pixels(image, name, ("h", "w"))
-        return Image.fromarray(_flat(transform.coloured(pixels[None])[0]))
+        return Image.fromarray(_flat(transform.coloured(accepted(image, name, SINGLE, pixels)[None])[0]))
     try:
         if isinstance(image, Image.Image):
-            _within(*image.size, name)
+            check_size(image.height, image.width, name)
+            _check_mode(image, name)
             return _converted(ImageOps.exif_transpose(image), "RGB" if transform.channels == 3 else "L")
         if isinstance(image, bytes | bytearray | memoryview):
             return decode(bytes(image), transform.channels, name)
@@ -96,7 +93,17 @@ def _opened(image: Any, index: int, transform: Preprocessing) -> Image.Image:
         raise UsageError(str(error)) from None
     except (OSError, ValueError, SyntaxError) as error:  # Pillow, of images opened and not yet loaded
         raise UsageError(f"{name}: does not decode ({' '.join(str(error).split())[:160]})") from None
-    raise UsageError(f"{name} is a {type(image).__name__}; valid: uint8 array, PIL image, file path, bytes")
+    advice = "; give image.numpy(), with channels last" if _is_tensor(image) else ""
+    raise UsageError(f"{name} is a {type(image).__name__}; valid: uint8 array, PIL image, file path, bytes{advice}")
+
+
+def _check_mode(image: Image.Image, name: str) -> None:
+    """Raises UsageError for a PIL image of more than 8 bits whose range is not known, as that of a file's is."""
+    if image.mode == "F" or (image.mode.startswith("I") and image.format is None):
+        raise UsageError(
+            f"{name} is a PIL image of mode {image.mode}, whose white is not known; convert its values to 0–255: "
+            "Image.fromarray(values.astype(np.uint8))"
+        )
 
 
 def _read(path: Path) -> bytes:

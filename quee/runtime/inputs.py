@@ -3,25 +3,31 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from quee.data.rowgroups import EncodedImages, open_parquet
 from quee.errors import IntegrityError, UsageError
+from quee.runtime.array_files import SUFFIXES as ARRAYS
+from quee.runtime.array_files import ArrayFile
+from quee.runtime.pixels import check_choice
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 COLUMNS = ("image", "img")
 
 
 class Inputs:
-    """The images of files, of folders (all below, sorted) and of Parquet files with the hub's schema, in their order."""
+    """The images of files, of folders (all below, sorted), of Parquet files with the hub's schema and of numpy's arrays."""
 
-    def __init__(self, paths: Sequence[str | Path]) -> None:
-        """Raises UsageError for what is not there or holds no images."""
-        self.sources: list[Path | EncodedImages] = []
+    def __init__(self, paths: Sequence[str | Path], pixels: str = "uint8") -> None:
+        """`pixels` says how arrays are read. Raises UsageError for what is not there or holds no images."""
+        check_choice(pixels)
+        self.pixels = pixels
+        self.sources: list[Path | EncodedImages | ArrayFile] = []
         self.starts = [0]
         for path in map(Path, paths):
             for file in _files(path):
-                source = _parquet(file) if file.suffix == ".parquet" else file
+                source = _source(file, pixels)
                 self.sources.append(source)
                 self.starts.append(self.starts[-1] + (1 if isinstance(source, Path) else len(source)))
         if not len(self):
@@ -30,8 +36,8 @@ class Inputs:
     def __len__(self) -> int:
         return self.starts[-1]
 
-    def read(self, start: int, stop: int) -> Iterator[tuple[str, str | bytes]]:
-        """Names of the images start … stop-1, and what `AdaptiveClassifier.route` takes for them: a path or bytes."""
+    def read(self, start: int, stop: int) -> Iterator[tuple[str, str | bytes | np.ndarray]]:
+        """Names of the images start … stop-1, and what `AdaptiveClassifier.route` takes: a path, bytes or an array."""
         from bisect import bisect_right
 
         for index in range(start, min(stop, len(self))):
@@ -39,15 +45,17 @@ class Inputs:
             source, row = self.sources[place], index - self.starts[place]
             if isinstance(source, Path):
                 yield str(source), str(source)
+            elif isinstance(source, ArrayFile):
+                yield f"{source.path}#{row}", source[row]
             else:
                 data, name = source[row]
                 yield f"{source.paths[0]}#{row}" + (f" {name}" if name else ""), data
 
     def identity(self) -> list[list[object]]:
-        """Name, bytes and time of change of every file: what work on them may be resumed by."""
-        found = []
+        """Name, bytes and time of change of every file, and how arrays are read: what work may be resumed by."""
+        found: list[list[object]] = [[self.pixels]]
         for source in self.sources:
-            path = source if isinstance(source, Path) else source.paths[0]
+            path = source if isinstance(source, Path) else _path(source)
             facts = path.stat()
             found.append([str(path.absolute()), facts.st_size, facts.st_mtime_ns])
         return found
@@ -63,6 +71,16 @@ def _files(path: Path) -> list[Path]:
     if not found:
         raise UsageError(f"{path}: no images in this folder; valid: {', '.join(kinds)}")
     return found
+
+
+def _source(path: Path, pixels: str) -> Path | EncodedImages | ArrayFile:
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    return ArrayFile(path, pixels) if path.suffix in ARRAYS else path
+
+
+def _path(source: EncodedImages | ArrayFile) -> Path:
+    return source.path if isinstance(source, ArrayFile) else source.paths[0]
 
 
 def _parquet(path: Path) -> EncodedImages:

@@ -4,14 +4,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 
 class QueeModel(PythonModel):  # type: ignore[misc]
-    """uint8 images (N, H, W, C) to prediction, label, cost, and path unless `return_path` is false.
+    """Images (N, H, W) or (N, H, W, C) to prediction, label, cost, and path unless `return_path` is false.
 
-    Params: `budget` (mean cost, the bundle's own by default) or `trade_off` (price of a unit of cost), `return_path`.
+    Params: `budget` (mean cost, the bundle's own by default) or `trade_off` (price of a unit of cost), `max_cost`,
+    `return_path`, and `pixels`: `uint8`, or `unit` for floats from 0 to 1.
     """
 
     def load_context(self, context: Any) -> None:
@@ -20,17 +22,19 @@ class QueeModel(PythonModel):  # type: ignore[misc]
         self.classifier = load_bundle(context.artifacts["bundle"])
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        from quee.errors import UsageError
+        from quee.runtime.pixels import numbers
+
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        with_path = given.pop("return_path", True)
-        images = np.asarray(model_input)
-        if (
-            images.dtype != np.uint8
-            and images.dtype.kind in "iu"
-            and images.size
-            and 0 <= images.min() <= images.max() < 256
-        ):
-            images = images.astype(np.uint8)  # JSON's whole numbers
-        routed = self.classifier.route(images, **given)
+        with_path, pixels = given.pop("return_path", True), given.pop("pixels", "uint8")
+        try:
+            # The signature lets JSON through as it was sent, as objects; arrays of Python callers have their own type.
+            images = np.asanyarray(model_input)
+            if images.dtype == object:
+                images = numbers(images, "images", pixels)
+            routed = self.classifier.route(images, pixels=pixels, **given)
+        except UsageError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
         columns = {
             "prediction": routed.label,
             "label": [self.classifier.classes[index] for index in routed.label],

@@ -10,7 +10,7 @@ ones and old ones go first. One that was passed over `patience` times is next. N
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from heapq import heappop, heappush
 from itertools import count
 from threading import Condition, Thread
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from quee.errors import QueeError, UsageError
 from quee.policies import EXIT
 from quee.runtime.classifier import AdaptiveClassifier, Routed, Start
 from quee.runtime.executor import Flight
-from quee.runtime.images import Images
+from quee.runtime.images import Images, checked
 from quee.runtime.operating import Options
 
 Group = tuple[int, int]
@@ -166,22 +167,33 @@ class Scheduler:
         self._worker.start()
 
     def submit(
-        self, images: Images | np.ndarray, options: Options | None = None, timeout: float | None = None
+        self, images: Images, options: Options | None = None, timeout: float | None = None, pixels: str = "uint8"
     ) -> "Future[Routed]":
-        """Queue images as `AdaptiveClassifier.route` takes them, or prepared ones (n, c, h, w) as float32.
+        """Queue images as `AdaptiveClassifier.route` takes them.
 
         They are decoded in the caller's thread. `timeout` in seconds counts from now. Cancelling the future drops what
         has not run yet. Raises UsageError for bad images or options, OverloadedError when the queue is full,
         DrainingError when nothing more is taken; the future fails with ExpiredError, DrainingError, or what the engine
         failed with.
         """
+        return self._submit(images, lambda: self.classifier.prepare(images, pixels), options, timeout)
+
+    def submit_prepared(
+        self, x: np.ndarray, options: Options | None = None, timeout: float | None = None
+    ) -> "Future[Routed]":
+        """`submit` for prepared images (n, c, h, w), float32."""
+        return self._submit(x, lambda: checked(x, self.classifier.transform), options, timeout)
+
+    def _submit(
+        self, images: Any, prepare: Callable[[], np.ndarray], options: Options | None, timeout: float | None
+    ) -> "Future[Routed]":
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-        n = len(images)
+        n = len(images) if hasattr(images, "__len__") else 1  # which is refused when it is prepared
         if n > self.capacity:
             raise UsageError(f"{n} images in one request; at most {self.capacity}")
         self._reserve(n)
         try:
-            x = self.classifier.prepared(images)
+            x = prepare()
             start = self.classifier.start(x, options or Options())
         except BaseException:
             self._release(n)

@@ -69,9 +69,9 @@ def _prepare(classifier: AdaptiveClassifier, inputs: Inputs, start: int, stop: i
     for row, (name, image) in enumerate(inputs.read(start, stop)):
         names.append(name)
         try:
-            parts.append(classifier.prepare([image]))
+            parts.append(classifier.prepare([image], inputs.pixels))
         except UsageError as error:
-            reason = str(error).removeprefix("image 0: ").removeprefix(f"{name}: ")
+            reason = str(error).removeprefix("image 0: ").removeprefix("image 0 ").removeprefix(f"{name}: ")
             if not skip_bad:
                 raise UsageError(f"{name}: {reason}") from None
             bad[row] = reason

@@ -37,7 +37,7 @@ def bundle(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path
     torch.manual_seed(0)
     backbone = create_backbone("vit_digits", (2, 4), **KWARGS)
     out = tmp_path_factory.mktemp("fit") / "bundle"
-    quee.fit(backbone, images, np.arange(len(images)) % 10, out, precisions=["w4a4", "w8a8"], kwargs=KWARGS)
+    quee.fit(backbone, images, np.arange(len(images)) % 10, out, precisions=["w4a4", "w8a8"])
     return out
 
 
@@ -123,6 +123,39 @@ def test_both_prices_at_once_are_refused(endpoint: str, images: np.ndarray) -> N
     with pytest.raises(urllib.error.HTTPError) as refused:
         invoke(endpoint, body)
     assert b"not both" in refused.value.read()
+
+
+FLOATS = [
+    ({}, "unit", b"floats; give whole numbers from 0 to 255"),
+    ({"pixels": "unit"}, "whole", b"takes those from 0 to 1"),
+    ({"pixels": "grey"}, "whole", b"valid: uint8, unit"),
+]
+
+
+@pytest.mark.parametrize(("params", "which", "reason"), FLOATS)
+def test_floats_are_never_cast_to_black_images(
+    endpoint: str, images: np.ndarray, params: dict, which: str, reason: bytes
+) -> None:
+    some = images[:2, :, :, None]
+    body = {"inputs": (some / 255 if which == "unit" else some).tolist(), "params": params}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        invoke(endpoint, body)
+    assert refused.value.code == 400 and reason in refused.value.read()
+
+
+def test_floats_from_0_to_1_are_taken_where_said(endpoint: str, bundle: Path, images: np.ndarray) -> None:
+    some = images[:6, :, :, None]
+    rows = invoke(endpoint, {"instances": (some / 255).tolist(), "params": {"pixels": "unit", "max_cost": 0.3}})
+    labels, costs = expected(bundle, some, max_cost=0.3)
+    assert ([row["prediction"] for row in rows], [row["cost"] for row in rows]) == (labels, costs)
+
+
+def test_a_file_of_floats_is_refused(registry: dict[str, str], images: np.ndarray, tmp_path: Path) -> None:
+    source = tmp_path / "in.json"
+    source.write_text(json.dumps({"inputs": (images[:2, :, :, None] / 255).tolist()}))
+    command = [*mlflow("predict"), "--env-manager", "local", "-i", str(source), "-t", "json"]
+    found = subprocess.run(command, env=registry, capture_output=True, text=True, timeout=240)
+    assert found.returncode != 0 and 'pixels="unit"' in found.stderr
 
 
 def test_batches_are_scored_from_files(

@@ -6,12 +6,15 @@ https://github.com/kserve/open-inference-protocol; the extension is Triton's `ex
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from quee.errors import UsageError
 from quee.runtime.classifier import Options, Routed
+from quee.runtime.pixels import CHANNELS, PIXELS, accepted, numbers
 from quee.runtime.serving import strict_json
 from quee.runtime.serving.images import OPTIONS, check_images, check_size, decoded, options_of
 from quee.runtime.serving.refusal import RefusedError, bad
@@ -19,7 +22,10 @@ from quee.runtime.serving.settings import Settings
 
 HEADER = "inference-header-content-length"
 IMAGES, ENCODED = "images", "encoded"
-PARAMETERS = (*OPTIONS, "timeout", "priority", "binary_data_output")
+FLOATS = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
+DATATYPES = {"UINT8": "u1", **FLOATS}
+"""Of pixels, with numpy's names."""
+PARAMETERS = (*OPTIONS, "pixels", "timeout", "priority", "binary_data_output")
 OUTPUTS = {"label": "INT64", "class": "BYTES", "probabilities": "FP32", "path": "BYTES", "cost": "FP64"}
 MAX_RANK = 4
 
@@ -77,11 +83,14 @@ def parse(body: bytes, header_length: str | None, settings: Settings) -> Request
     timeout = parameters.get("timeout")
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int) or not 0 < timeout < 1 << 62):
         raise bad("timeout: give microseconds, a whole number above 0", "options")
+    pixels = parameters.get("pixels", "uint8")
+    if not isinstance(pixels, str) or pixels not in PIXELS:
+        raise bad(f"pixels: {str(pixels)[:80]!r}; valid: {', '.join(PIXELS)}", "options")
     inputs = value.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise bad(f"inputs: give one tensor, {IMAGES} or {ENCODED}")
     return Request(
-        _images(inputs[0], memoryview(body)[length:], settings),
+        _images(inputs[0], memoryview(body)[length:], settings, pixels),
         options_of(parameters),
         identity,
         None if timeout is None else timeout / 1e6,
@@ -126,13 +135,21 @@ def _outputs(value: dict[str, Any]) -> dict[str, bool]:
     return found
 
 
-def _images(tensor: dict[str, Any], rest: memoryview, settings: Settings) -> np.ndarray | list[bytes]:
+def _datatype_fault(name: str, kind: Any, pixels: str) -> str | None:
+    """What would be valid, where a datatype is not."""
+    if name == ENCODED:
+        return None if kind == "BYTES" else "BYTES"
+    if pixels == "unit":
+        return None if kind in FLOATS else f"{', '.join(FLOATS)} with the parameter pixels 'unit'"
+    return None if kind == "UINT8" else f"UINT8, or {', '.join(FLOATS)} from 0 to 1 with the parameter pixels 'unit'"
+
+
+def _images(tensor: dict[str, Any], rest: memoryview, settings: Settings, pixels: str) -> np.ndarray | list[bytes]:
     name, kind, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
     if name not in (IMAGES, ENCODED):
         raise bad(f"unknown input {str(name)[:80]!r}; valid: {IMAGES}, {ENCODED}")
-    wanted = "UINT8" if name == IMAGES else "BYTES"
-    if kind != wanted:
-        raise bad(f"input {name} has datatype {str(kind)[:40]!r}; valid: {wanted}", "dtype")
+    if (fault := _datatype_fault(name, kind, pixels)) is not None:
+        raise bad(f"input {name} has datatype {str(kind)[:40]!r}; valid: {fault}", "dtype")
     if not isinstance(shape, list) or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
         raise bad(f"input {name}: shape {str(shape)[:80]}; give a list of whole numbers above 0", "shape")
     size = _object(tensor, "parameters").get("binary_data_size")
@@ -148,31 +165,41 @@ def _images(tensor: dict[str, Any], rest: memoryview, settings: Settings) -> np.
         if shape != [len(found)]:
             raise bad(f"input {name}: shape {shape[:6]} and {len(found)} images", "shape")
         return check_images(found, settings)
-    if len(shape) not in (3, MAX_RANK) or (len(shape) == MAX_RANK and shape[3] not in (1, 3, 4)):
+    if len(shape) not in (3, MAX_RANK) or (len(shape) == MAX_RANK and shape[3] not in CHANNELS):
         raise bad(f"input {name}: shape {shape[:6]}; valid: [n, h, w] or [n, h, w, 1, 3 or 4]", "shape")
     check_size(shape[2], shape[1], f"input {name}", settings)
     if shape[0] > settings.max_images:
         raise RefusedError(413, "images", f"{shape[0]} images in a request; at most {settings.max_images}")
-    pixels = np.array(rest, np.uint8) if size is not None else _numbers(data, shape)
-    if pixels.size != math.prod(shape):
-        raise bad(f"input {name}: shape {shape} takes {math.prod(shape)} values, {pixels.size} are given", "shape")
-    return pixels.reshape(shape)
+    values = _numbers(data, shape, pixels) if size is None else _values(rest, DATATYPES[str(kind)], math.prod(shape))
+    if values.size != math.prod(shape):
+        raise bad(f"input {name}: shape {shape} takes {math.prod(shape)} values, {values.size} are given", "shape")
+    if pixels == "uint8":
+        return values.reshape(shape)  # and looked at when it is prepared
+    return _taken(lambda: accepted(values.reshape(shape), f"input {name}", pixels=pixels))
 
 
-def _numbers(data: Any, shape: list[int]) -> np.ndarray:
+def _numbers(data: Any, shape: list[int], pixels: str) -> np.ndarray:
     if not isinstance(data, list):
         raise bad("data: give a list")
-    try:
-        found = np.asarray(data)
-    except (ValueError, OverflowError) as error:
-        raise bad(f"data: {str(error)[:120]}", "shape") from None
-    if found.size and found.dtype.kind not in "iu":
-        raise bad("data: give whole numbers from 0 to 255", "dtype")
+    found = _taken(lambda: numbers(data, "data", pixels))
     if found.ndim != 1 and list(found.shape) != shape:
         raise bad(f"data has shape {list(found.shape)}, the input {shape}", "shape")
-    if found.size and (found.min() < 0 or found.max() > 255):
-        raise bad(f"data holds values from {found.min()} to {found.max()}; valid: 0 to 255", "dtype")
-    return found.astype(np.uint8)
+    return found
+
+
+def _values(rest: memoryview, kind: str, count: int) -> np.ndarray:
+    """The numbers of a binary tensor."""
+    width = np.dtype(kind).itemsize
+    if len(rest) != count * width:
+        raise bad(f"the shape takes {count * width} bytes, {len(rest)} are given", "shape")
+    return np.array(np.frombuffer(rest, kind))
+
+
+def _taken(read: Callable[[], np.ndarray]) -> np.ndarray:
+    try:
+        return read()
+    except UsageError as error:
+        raise bad(str(error), "dtype") from None
 
 
 def _texts(data: Any) -> list[bytes]:

@@ -50,7 +50,7 @@ _TENSOR = {
     "required": ["name", "datatype", "shape"],
     "properties": {
         "name": {"enum": ["images", "encoded"]},
-        "datatype": {"enum": ["UINT8", "BYTES"]},
+        "datatype": {"enum": ["UINT8", "FP16", "FP32", "FP64", "BYTES"]},
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 4},
         "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer", "minimum": 0}}},
         "data": {"type": "array", "items": {}},
@@ -76,6 +76,10 @@ INFER = _body(
                         "type": "object",
                         "properties": {
                             **_BUDGETS,
+                            "pixels": {
+                                "enum": ["uint8", "unit"],
+                                "description": "unit: the images are FP16, FP32 or FP64 from 0 to 1.",
+                            },
                             "timeout": {"type": "integer", "minimum": 1, "description": "Microseconds."},
                             "binary_data_output": {"type": "boolean"},
                         },

@@ -62,7 +62,7 @@ def test_an_unreachable_budget_is_answered_and_says_so(classifier, images) -> No
 def test_fit_does_not_overwrite(bundle: Path, images) -> None:
     backbone = create_backbone("vit_digits", (1, 2, 4), **KWARGS)
     with pytest.raises(UsageError, match="exists"):
-        quee.fit(backbone, *images, bundle, kwargs=KWARGS)
+        quee.fit(backbone, *images, bundle)
 
 
 def test_the_card_tells_people_what_the_bundle_is(bundle, classifier) -> None:

@@ -136,14 +136,14 @@ def test_bad_input_is_refused_at_once_and_takes_no_place(classifier, images) -> 
             with pytest.raises(UsageError, match="does not|not a readable"):
                 scheduler.submit([b"no image"] * 4)
         with pytest.raises(UsageError, match="not finite"):
-            scheduler.submit(np.full((1, 1, 8, 8), np.nan, np.float32))
+            scheduler.submit_prepared(np.full((1, 1, 8, 8), np.nan, np.float32))
         assert scheduler.stats().in_flight == 0
         assert len(scheduler.submit(images[0][:4]).result(60).label) == 4
 
 
 def test_prepared_images_are_taken_as_they_are(classifier, images) -> None:
     with Scheduler(classifier) as scheduler:
-        found = scheduler.submit(classifier.prepare(images[0][:5])).result(60)
+        found = scheduler.submit_prepared(classifier.prepare(images[0][:5])).result(60)
     assert same(found, classifier.route(images[0][:5]))
 
 

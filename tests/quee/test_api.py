@@ -1,0 +1,296 @@
+"""`quee.fit`: what it takes, and what it refuses before it computes, leaving nothing behind."""
+
+import gc
+import os
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import quee
+from quee.api import BATCH, drawn
+from quee.backbones import create_backbone
+from quee.data.transforms import Preprocessing
+from quee.errors import QueeError, UsageError
+from quee.labelled import read_labelled
+from quee.runtime import load_bundle
+
+KWARGS = {"embed_dim": 16, "depth": 2, "num_heads": 2}
+SECONDS = 5.0
+"""Within which a refusal comes; computing takes longer on machines that are as busy."""
+
+
+def made(**more: Any) -> Any:
+    torch.manual_seed(0)
+    return create_backbone("vit_digits", (1, 2), **{**KWARGS, **more})
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return np.rint(found.images * 255 / 16).astype(np.uint8)[:400], found.target[:400]
+
+
+def halved() -> Any:
+    return made().half()
+
+
+def with_nan() -> Any:
+    backbone = made()
+    with torch.no_grad():
+        backbone.head.bias[0] = float("nan")
+    return backbone
+
+
+def with_another_head() -> Any:
+    backbone = made()
+    backbone.head, backbone.num_classes = nn.Linear(16, 5), 5
+    return backbone
+
+
+def with_another_activation() -> Any:
+    backbone = made()
+    for block in backbone.blocks:
+        block.mlp.act = nn.ReLU()
+    return backbone
+
+
+def with_another_input() -> Any:
+    from dataclasses import replace
+
+    backbone = made()
+    backbone.input = replace(backbone.input, mean=(0.5,))
+    return backbone
+
+
+def of_ones_own() -> Any:
+    backbone = made()
+    backbone.made_with = None  # as of a class of one's own
+    return backbone
+
+
+Y = "labels"
+EVERY = [f"w{weights}a{activations}" for weights in range(2, 9) for activations in range(3, 9)]
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
+    "images of floats": (lambda a: {"images": a["images"] / 255}, "pixels=\"unit\""),
+    "images of 16 bits": (lambda a: {"images": a["images"].astype(np.uint16) * 257}, "uint16"),
+    "images of 0 and 1": (lambda a: {"images": a["images"] // 255}, "no pixel is above 1"),
+    "images of one colour": (lambda a: {"images": np.full_like(a["images"], 7)}, "all pixels of all images are 7"),
+    "images of bool": (lambda a: {"images": a["images"] > 9}, "bool"),
+    "transparent images": (lambda a: {"images": np.repeat(a["images"][..., None], 4, -1)}, "opaque"),
+    "channels first": (lambda a: {"images": a["images"][:, None]}, "transpose"),
+    "a bad image in a list": (lambda a: {"images": [*a["images"][:-1], a["images"][0] / 255]}, "image 399 have"),
+    "no images": (lambda a: {"images": a["images"][:0], Y: a[Y][:0]}, "no pixels"),
+    "a file name": (lambda a: {"images": "a.png"}, "."),
+    "fewer labels": (lambda a: {Y: a[Y][:-1]}, "400 images but 399 labels"),
+    "float labels": (lambda a: {Y: a[Y].astype(float)}, r"astype\(int\)"),
+    "one-hot labels": (lambda a: {Y: np.eye(10)[a[Y]]}, "argmax"),
+    "an unlabelled image": (lambda a: {Y: np.where(np.arange(400) == 3, -1, a[Y])}, "label -1 of image 3"),
+    "a label beyond": (lambda a: {Y: np.where(np.arange(400) == 3, 10, a[Y])}, "label 10 of image 3"),
+    "labels missing": (lambda a: {Y: None}, "labels are missing"),
+    "names of too few classes": (lambda a: {Y: np.array(["a", "b"])[a[Y] % 2]}, "2 names"),
+    "classes that do not fit": (lambda a: {"classes": ["a", "b"]}, "2 names; the backbone has 10"),
+    "few images": (lambda a: {"images": a["images"][:30], Y: a[Y][:30]}, "30 labelled images; give at least 40"),
+    "a class without images": (lambda a: {Y: a[Y] % 9}, r"1 of 10 classes .*'9' \(0\)"),
+    "budget 0": (lambda a: {"budget": 0}, "bundle.budget"),
+    "budget -1": (lambda a: {"budget": -1.0}, "bundle.budget"),
+    "budget nan": (lambda a: {"budget": float("nan")}, "bundle.budget"),
+    "budget inf": (lambda a: {"budget": float("inf")}, "bundle.budget"),
+    "budget as text": (lambda a: {"budget": "0.2"}, "bundle.budget"),
+    "budget as bool": (lambda a: {"budget": True}, "bundle.budget"),
+    "seed -1": (lambda a: {"seed": -1}, "prepare.seed"),
+    "seed 0.5": (lambda a: {"seed": 0.5}, "prepare.seed"),
+    "precision int8": (lambda a: {"precisions": ("int8",)}, "unknown precision 'int8'; valid: fp32"),
+    "precisions as text": (lambda a: {"precisions": "w8a8"}, "give a list"),
+    "no precision": (lambda a: {"precisions": ()}, "paths.precisions"),
+    "a precision twice": (lambda a: {"precisions": ("w8a8", "w8a8")}, "named twice"),
+    "too many nodes": (lambda a: {"precisions": EVERY}, "42 precisions over 2 segments make a tree of 1806 nodes"),
+    "out exists": (lambda a: {"out": a["out"].parent}, "exists; give a new path"),
+    "out below a file": (lambda a: {"out": Path(__file__) / "bundle"}, "is not a folder"),
+    "no out": (lambda a: {"out": None}, "give the path"),
+    "out empty": (lambda a: {"out": ""}, "give the path"),
+    "out with a zero": (lambda a: {"out": "a\0b"}, "no path"),
+    "out too long": (lambda a: {"out": a["out"].parent / ("x" * 300)}, "no path"),
+    "pixels unknown": (lambda a: {"pixels": "float"}, "unknown pixels 'float'; valid: uint8, unit"),
+    "other kwargs": (lambda a: {"kwargs": {**KWARGS, "depth": 8}}, "leave kwargs out"),
+    "another's network": (lambda a: {"backbone": nn.Linear(3, 3)}, "quee.create_backbone"),
+    "a backbone of one's own": (lambda a: {"backbone": of_ones_own()}, "not made by quee.create_backbone"),
+    "a backbone of half precision": (lambda a: {"backbone": halved()}, r"backbone.float\(\)"),
+    "weights that are not finite": (lambda a: {"backbone": with_nan()}, "head.bias has values that are not finite"),
+    "another head": (lambda a: {"backbone": with_another_head()}, "was changed since"),
+    "another activation": (lambda a: {"backbone": with_another_activation()}, "answers otherwise"),
+    "another input": (lambda a: {"backbone": with_another_input()}, "preprocessing="),
+    "a class as kwarg": (lambda a: {"backbone": made(norm_layer=nn.LayerNorm)}, "cannot keep"),
+    "a generator that is used up": (lambda a: {"images": iter([]), Y: None}, "used up"),
+    "batches that are no pairs": (lambda a: {"images": [a["images"]], Y: None}, "pairs"),
+    "a bad batch": (lambda a: {"images": [(a["images"], a[Y][:-1])], Y: None}, "batch 0: 400 images but 399"),
+    "a bad type in a batch": (lambda a: {"images": [(a["images"] / 255, a[Y])], Y: None}, "images of batch 0 have"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", CHANGES)
+def test_what_cannot_be_fitted_is_refused_at_once_and_leaves_nothing(which, digits, tmp_path) -> None:
+    given = {
+        "backbone": made(),
+        "images": digits[0],
+        "labels": digits[1],
+        "out": tmp_path / "bundle",
+        "precisions": ["w8a8"],
+    }
+    change, reason = CHANGES[which]
+    arguments = {**given, **change(given)}
+    start = time.process_time()
+    with pytest.raises(UsageError, match=reason) as refused:
+        quee.fit(**arguments)
+    assert time.process_time() - start < SECONDS
+    assert len(str(refused.value)) < 450
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(digits, tmp_path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    if os.access(tmp_path / "locked", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    with pytest.raises(UsageError, match="cannot be made"):
+        quee.fit(made(), *digits, tmp_path / "locked" / "bundle")
+
+
+@pytest.fixture(scope="module")
+def trained(digits: tuple[np.ndarray, np.ndarray]) -> Any:
+    """A backbone that knows these digits."""
+    backbone = made()
+    transform = Preprocessing.from_timm(backbone.input)
+    x = transform.normalise(torch.from_numpy(digits[0])[:, None].float() / 255)
+    y = torch.from_numpy(digits[1])
+    optimizer = torch.optim.AdamW(backbone.parameters(), 5e-3)
+    for _ in range(50):
+        for rows in torch.randperm(len(x)).split(40):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(backbone(x[rows]), y[rows]).backward()
+            optimizer.step()
+    assert float((backbone(x).argmax(1) == y).float().mean()) > 0.8
+    return backbone
+
+
+NAMES = [f"digit {i}" for i in range(10)]
+
+
+def test_labels_in_another_order_than_the_outputs_are_refused(digits, trained, tmp_path) -> None:
+    turned = (digits[1] + 1) % 10
+    for labels, more in ((turned, {}), (np.array(NAMES)[turned], {}), (np.array(NAMES)[turned], {"classes": NAMES})):
+        with pytest.raises(UsageError, match=r"another order: output \d is class"):
+            quee.fit(trained, digits[0], labels, tmp_path / "bundle", **more)
+    assert os.listdir(tmp_path) == []
+
+
+def test_names_that_the_backbone_confirms_are_taken_without_a_word_and_it_is_left_as_it_is(
+    digits, trained, tmp_path
+) -> None:
+    backbone = trained.train()
+    batches = lambda: ((digits[0][i : i + 64] / 255, np.array(NAMES)[digits[1][i : i + 64]]) for i in range(0, 400, 64))  # noqa: E731
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = quee.fit(
+            backbone, batches, out=tmp_path / "new" / "bundle", precisions=["w8a8"], pixels="unit", kwargs=KWARGS
+        )
+    assert backbone.training and all(p.requires_grad for p in backbone.parameters())
+    assert found.classes == NAMES == load_bundle(tmp_path / "new" / "bundle").classes
+    assert np.mean(found.predict(digits[0], budget=1.0) == digits[1]) > 0.7
+    assert os.listdir(tmp_path / "new") == ["bundle"] and os.listdir(tmp_path) == ["new"]
+
+
+def test_an_order_that_is_a_guess_is_said(digits, tmp_path) -> None:
+    labels = np.array(NAMES)[digits[1]][:80]
+    with pytest.warns(UserWarning, match="sorted order .*0 is 'digit 0'.*give classes="):
+        found = quee.fit(made(), list(digits[0][:80]), labels, tmp_path / "bundle", precisions=["fp32"])
+    assert found.classes == NAMES
+
+
+def of_pairs(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    yield from zip(x, y, strict=True)
+
+
+class Rows:
+    """What has places and a length, as a data set of PyTorch's."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+        if row >= len(self):
+            raise IndexError(row)
+        return self.x[row], int(self.y[row])
+
+
+FORMS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[Any, Any, str]]] = {
+    "an array with channels": (lambda x, y: (x[..., None], y, "uint8")),
+    "three channels": (lambda x, y: (np.repeat(x[..., None], 3, -1), y, "uint8")),
+    "floats": (lambda x, y: (x / 255, y, "unit")),
+    "a list": (lambda x, y: (list(x), y, "uint8")),
+    "a list of floats": (lambda x, y: (list(x / 255), list(y), "unit")),
+    "batches": (lambda x, y: ([(x[:70], y[:70]), (x[70:], y[70:])], None, "uint8")),
+    "batches of lists": (lambda x, y: ([(list(x[:70]), list(y[:70])), (x[70:], y[70:])], None, "uint8")),
+    "pairs": (lambda x, y: (list(zip(x, y, strict=True)), None, "uint8")),
+    "a generator": (lambda x, y: (of_pairs(x, y), None, "uint8")),
+    "a function": (lambda x, y: (lambda: of_pairs(x, y), None, "uint8")),
+    "a data set": (lambda x, y: (Rows(x, y), None, "uint8")),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_images_are_the_same_in_whatever_form_they_come(form, digits, tmp_path) -> None:
+    x, y = digits[0][:130], digits[1][:130]
+    transform = Preprocessing.from_timm(made().input)
+    images, labels, pixels = FORMS[form](x, y)
+    expected, found = (
+        read_labelled(x, y, transform, "uint8", tmp_path),
+        read_labelled(images, labels, transform, pixels, tmp_path),
+    )
+    rows = np.random.default_rng(0).permutation(130)
+    assert torch.equal(expected.batch(rows), found.batch(rows))
+    assert found.labels.values.tolist() == y.tolist() and found.extremes() == (0, 255)
+    found.close()
+
+
+def test_images_of_other_sizes_are_resized_as_the_classifier_does(tmp_path) -> None:
+    from quee.runtime.images import prepare
+
+    images = [np.random.default_rng(i).integers(256, size=(20 + i, 14, 3), dtype=np.uint8) for i in range(5)]
+    transform = Preprocessing.from_timm(made().input)
+    found = read_labelled(images, range(5), transform, "uint8", tmp_path)
+    assert np.array_equal(found.batch(np.arange(5)).numpy(), prepare(images, transform))
+
+
+def test_memory_does_not_grow_with_the_number_of_draws(digits, tmp_path) -> None:
+    transform = Preprocessing.from_timm(made().input)
+    given = read_labelled(list(digits[0]), digits[1], transform, "uint8", tmp_path)
+    rows = np.arange(0, 400)
+    alive: list[weakref.ref[torch.Tensor]] = []
+    seen, most = 0, 0
+    for x, y in drawn(given, digits[1], rows, 50):
+        alive.append(weakref.ref(x))
+        seen += len(y)
+        gc.collect(0)
+        most = max(most, sum(ref() is not None for ref in alive))
+    assert seen == 50 * 400 and most <= 2 and len(alive) == 50 * -(-400 // BATCH)
+
+
+def test_a_disk_that_is_full_is_named(tmp_path) -> None:
+    from quee.labelled import Spool
+
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with pytest.raises(QueeError, match="images cannot be kept"):
+        Spool(Path("/dev/full"), (8, 8, 1)).add(np.zeros((1, 8, 8, 1), np.uint8))
