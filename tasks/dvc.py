@@ -22,7 +22,8 @@ from tasks._dvc_cache import remove_damaged
 from tasks._dvc_plan import PIPELINE, remember_folders
 from tasks._dvc_plan import Step as Step
 from tasks._dvc_plan import make_plan as make_plan
-from tasks._dvc_process import AWAY, BUSY, dvc_command, environment, last_words, run_logged
+from tasks._dvc_process import AWAY, BUSY, dvc_command, environment, run_logged
+from tasks._dvc_process import last_words as last_words
 from tasks._dvc_process import run_dvc as run_dvc
 from tasks._tracking_lock import stage_names
 from tasks.healing import heal, keep_last_good, under_way

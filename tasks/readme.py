@@ -12,6 +12,7 @@ from quee.io import read_json, write_bytes
 from quee.methods import MAIN, OURS, RIVALS
 from tasks import journal
 from tasks._tracking_lock import default_experiments
+from tasks.place import project_root
 from tasks.reference import FOLDER, fetch, published
 from tasks.results import load_results
 
@@ -119,11 +120,11 @@ def _copy_figure(root: Path, folder: Path, name: str) -> None:
 
 
 def main() -> None:
-    root = Path.cwd()
-    names = sys.argv[1:] or list(dict.fromkeys([*default_experiments(root), *published(root)]))
-    file = root / "README.md"
-    text = file.read_text(encoding="utf-8")
     try:
+        root = project_root()
+        names = sys.argv[1:] or list(dict.fromkeys([*default_experiments(root), *published(root)]))
+        file = root / "README.md"
+        text = file.read_text(encoding="utf-8")
         if BEGIN not in text or END not in text:
             raise IntegrityError(f"README.md has no {BEGIN} … {END}")
         made = section(root, names)

@@ -19,6 +19,7 @@ from tasks.data_cli import track
 from tasks.dvc import run_dvc
 from tasks.inputs import pull
 from tasks.locks import exclusive
+from tasks.place import project_root
 
 FOLDER = Path("reference")
 POINTER = Path("reference.dvc")
@@ -90,8 +91,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tasks.reference", description=publish.__doc__)
     parser.add_argument("experiment")
     options = parser.parse_args()
-    root = Path.cwd()
     try:
+        root = project_root()
         fetch(root)
         with exclusive("reference", "reference/"):
             target = publish(root, options.experiment)

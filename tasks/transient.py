@@ -2,8 +2,6 @@
 
 import os
 
-from quee.reach import may_pass as may_pass
-
 RETRIES = 4
 FIRST_SECONDS = float(os.environ.get("QUEE_RETRY_SECONDS", "10"))
 """Wait before the first retry; each further one waits twice as long."""
