@@ -27,7 +27,7 @@ from tasks._dvc_process import last_words as last_words
 from tasks._dvc_process import run_dvc as run_dvc
 from tasks._tracking_lock import stage_names
 from tasks.healing import heal, keep_last_good, under_way
-from tasks.inputs import ensure_inputs, link_inputs, refuse_missing
+from tasks.inputs import ensure_inputs, link_inputs, refuse_not_pulled
 from tasks.locks import exclusive, say
 from tasks.partial import stage_entry
 
@@ -177,7 +177,7 @@ def plan(root: Path, experiments: list[str] | None = None, force: bool = False) 
     missing = [name for name in names if name not in listed_experiments(root)]
     if missing:
         raise UsageError(f"experiment {missing[0]!r} is not in params.yaml; `quee run {missing[0]}` adds it")
-    refuse_missing(root, names)
+    refuse_not_pulled(root, names)
     with exclusive("run", "this checkout", root=root):
         heal(root, say)
         return make_plan(root, names, force)

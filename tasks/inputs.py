@@ -89,6 +89,13 @@ def refuse_missing(root: Path, names: list[str]) -> dict[str, Path]:
     return pointers
 
 
+def refuse_not_pulled(root: Path, names: list[str]) -> None:
+    """As `refuse_missing`, and raises IntegrityError on tracked inputs that are not here yet: nothing is pulled."""
+    for pointer, path in refuse_missing(root, names).items():
+        if not _is_here(root / path):
+            raise IntegrityError(f"{path} is not here yet: `dvc pull {pointer}` brings it, and so does `quee run`")
+
+
 def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -> dict[str, Path]:
     """Pull the inputs that are not here; returns what each `.dvc` file records.
 
@@ -131,8 +138,9 @@ def link_before(root: Path, path: Path) -> str | None:
         if (root / place).is_symlink():
             target = os.readlink(root / place)
             return (
-                f"{place} is a link to {target}, and DVC takes nothing behind links; make {place} a folder, and to have "
-                f"the files on another disk keep DVC's cache there: `dvc cache dir /DISK/cache && dvc config cache.type symlink`"
+                f"{place} is a link to {target}, and DVC takes no files inside symlinked directories; make {place} "
+                "a folder, and to have the files on another disk keep DVC's cache there: "
+                "`dvc cache dir /DISK/cache && dvc config cache.type symlink`"
             )
     return None
 

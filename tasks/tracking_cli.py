@@ -47,7 +47,8 @@ def track(
         typer.echo(f"tracked {version}: {done.decided[version]}")
     for name, reason in done.skipped.items():
         typer.echo(f"skipped {name}: {reason}", err=True)
-    typer.echo(f"{len(done.logged)} results tracked, {done.known} were already")
+    hint = "; `quee run` makes what is not here" if done.skipped and not done.logged else ""
+    typer.echo(f"{len(done.logged)} results tracked, {done.known} were already{hint}")
 
 
 def results(

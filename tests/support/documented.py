@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-PROGRAMS = r"(?:quee|make|dvc|prefect|mlflow|python -m|python benchmarks)"
-COMMAND = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:nice |time )?{PROGRAMS} \S.*")
+PROGRAMS = r"(?:(?:quee|make|dvc|prefect|mlflow|python -m) \S|python benchmarks/\S).*"
+COMMAND = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:nice |time )?{PROGRAMS}")
 SPAN = re.compile(r"`([^`\n]+)`")
 SHELLS = {"", "sh", "bash", "console"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from toy_project import Project
 
-from quee.errors import IntegrityError, UsageError
+from quee.errors import UsageError
 from tasks.committing import commit_lock, put_away, take_out
 from tasks.data_changes import changed_data, fetch_changed
 from tasks.transient import delays
