@@ -12,7 +12,6 @@ from quee.io import read_json, write_bytes
 from quee.methods import MAIN, OURS, RIVALS
 from tasks import journal
 from tasks._tracking_lock import default_experiments
-from tasks.place import project_root
 from tasks.reference import FOLDER, fetch, published
 from tasks.results import load_results
 
@@ -121,7 +120,7 @@ def _copy_figure(root: Path, folder: Path, name: str) -> None:
 
 def main() -> None:
     try:
-        root = project_root()
+        root = Path.cwd()
         names = sys.argv[1:] or list(dict.fromkeys([*default_experiments(root), *published(root)]))
         file = root / "README.md"
         text = file.read_text(encoding="utf-8")

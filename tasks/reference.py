@@ -19,7 +19,6 @@ from tasks.data_cli import track
 from tasks.dvc import run_dvc
 from tasks.inputs import pull
 from tasks.locks import exclusive
-from tasks.place import project_root
 
 FOLDER = Path("reference")
 POINTER = Path("reference.dvc")
@@ -92,7 +91,7 @@ def main() -> None:
     parser.add_argument("experiment")
     options = parser.parse_args()
     try:
-        root = project_root()
+        root = Path.cwd()
         fetch(root)
         with exclusive("reference", "reference/"):
             target = publish(root, options.experiment)

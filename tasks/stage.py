@@ -27,7 +27,6 @@ from tasks._tracking_lock import stage_names
 from tasks.healing import keep_last_good
 from tasks.lifeline import die_with_parent
 from tasks.locks import exclusive
-from tasks.place import project_root
 from tasks.space import check_space
 
 if TYPE_CHECKING:
@@ -81,7 +80,6 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
     options = _parse(name, run, arguments)
     die_with_parent()
     try:
-        project_root()
         run_stage(name, run, options.experiment, options.limit)
         status = 0
     except KeyboardInterrupt:

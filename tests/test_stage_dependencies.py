@@ -26,6 +26,7 @@ EXEMPT = {
     "quee/experiment.py",
     "quee/io.py",
     "quee/progress.py",
+    "quee/reach.py",
     "quee/registry.py",
     "quee/shards.py",
     "tasks/__init__.py",

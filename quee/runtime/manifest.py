@@ -140,7 +140,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises IntegrityError with the reason when it is missing, no plain file, of another format, altered, or inconsistent.
     """
     if not folder.is_dir():
-        raise IntegrityError(f"no bundle at {folder}: not a directory")
+        raise IntegrityError(f"no bundle at {folder}: not a directory; `quee run` makes an experiment's")
     path = folder / NAME
     value = _read(path)
     number = value.get("format")
