@@ -15,10 +15,11 @@ from typing import Any
 import yaml
 
 from quee.errors import BusyError, QueeError
-from tasks.dvc import INTERRUPTED, LOGS, last_words
+from tasks.dvc import INTERRUPTED, LOGS
 from tasks.lifeline import SUPERVISED, die_with_make, end_in_order, keep
 from tasks.locks import exclusive
 from tasks.place import project_root
+from tasks.words import last_words
 
 POOL = "quee"
 FLOW = "quee-pipeline"

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.lifeline import SUPERVISED
+from tasks.words import last_words
 
 BUSY, AWAY = 5, os.EX_TEMPFAIL
 """Exit statuses of tasks/_dvc_child.py: another DVC is at work; storage does not answer."""
 
 GRACE_SECONDS = 10.0
-MOST_LINES = 4
-FOOTER = "Having any troubles?"
 ADVICE = re.compile(rb"Use `dvc push` to send your updates to remote storage\.\r?\n")
 
 
@@ -38,14 +37,6 @@ class Said:
     def may_pass(self) -> bool:
         """Whether a later try may succeed: storage did not answer, or another DVC was at work."""
         return self.status in (AWAY, BUSY)
-
-
-def last_words(text: str) -> str:
-    """The lines that begin with ERROR, and the last line, in one: how command lines say why they failed."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(FOOTER)]
-    errors = [line for line in lines if line.startswith("ERROR")]
-    found = dict.fromkeys(line.removeprefix("ERROR").lstrip(": ") for line in [*errors, *lines[-1:]])
-    return "; ".join([*found][-MOST_LINES:])
 
 
 def run_dvc(root: Path, *arguments: str) -> Said:

@@ -17,6 +17,7 @@ from typing import Any
 
 from quee.errors import QueeError, UnreachableError
 from quee.reach import may_pass
+from tasks.words import shortened
 
 DIGEST, COMPLETE, BUNDLE, DECIDED = "quee.digest", "quee.complete", "quee.bundle", "quee.champion"
 """Tags: of a run, its result's digest; set last, when all is there; of a model version, its bundle's digest; set last,
@@ -24,9 +25,6 @@ whether it became champion and why."""
 
 PREFIX = "quee/"
 """MLflow's experiments are named so, followed by quee's name of the experiment."""
-
-MOST = 400
-"""Characters of a store's reason that are shown."""
 
 TIMEOUT = 10.0
 """Seconds to wait for a server's answer."""
@@ -164,8 +162,3 @@ def unreachable(uri: str, reason: str) -> str:
 def shown(uri: str) -> str:
     """A store's address without user and password."""
     return re.sub(r"//[^/@]*@", "//", uri)
-
-
-def shortened(reason: str) -> str:
-    """A long reason's beginning and end: the last words are often those that say what was wrong."""
-    return reason if len(reason) <= MOST else f"{reason[: MOST // 2]} … {reason[-MOST // 2 :]}"

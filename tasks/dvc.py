@@ -23,13 +23,13 @@ from tasks._dvc_plan import PIPELINE, remember_folders
 from tasks._dvc_plan import Step as Step
 from tasks._dvc_plan import make_plan as make_plan
 from tasks._dvc_process import AWAY, BUSY, dvc_command, environment, run_logged
-from tasks._dvc_process import last_words as last_words
 from tasks._dvc_process import run_dvc as run_dvc
 from tasks._tracking_lock import stage_names
 from tasks.healing import heal, keep_last_good, under_way
 from tasks.inputs import ensure_inputs, link_inputs, refuse_not_pulled
 from tasks.locks import exclusive, say
 from tasks.partial import stage_entry
+from tasks.words import last_words
 
 LOGS = Path(".quee") / "logs"
 LAST_LINES = 15

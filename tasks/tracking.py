@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from quee.errors import UnreachableError as UnreachableError
 from quee.errors import UsageError
-from tasks._tracking_index import Held, held, shortened, sqlite_file, tracking_uri, unreachable
+from tasks._tracking_index import Held, held, sqlite_file, tracking_uri, unreachable
 from tasks._tracking_lock import (
     ExperimentResult,
     StageResult,
@@ -26,6 +26,7 @@ from tasks._tracking_lock import (
     read_lock,
     stage_names,
 )
+from tasks.words import shortened
 
 if TYPE_CHECKING:
     from tasks._tracking_store import Store

@@ -126,12 +126,12 @@ NOBODY = {
 }
 SOMEBODY = {**NOBODY, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}
 REMOTES = {
-    "a folder that is gone": ({"url": "../nowhere"}, {}, "missing files"),
+    "a folder that is gone": ({"url": "../nowhere"}, {}, "do not exist neither locally nor on remote"),
     "a bucket without credentials": ({"url": "s3://bucket-of-nobody/x"}, NOBODY, "Unable to locate credentials"),
     "a bucket that does not answer": (
         {"url": "s3://bucket/x", "endpointurl": "http://127.0.0.1:9"}, SOMEBODY, "Could not connect to the endpoint URL",
     ),
-    "a kind that nobody knows": ({"url": "nonsense://host/x"}, {}, "nonsense"),
+    "a kind that is not installed": ({"url": "ssh://127.0.0.1:9/x"}, {}, "requires 'dvc-ssh' to be installed"),
 }  # fmt: skip
 
 
