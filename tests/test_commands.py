@@ -51,8 +51,11 @@ NAMES = {"run": "digits", "add": "mine", "compare": "HEAD"}
 """What NAME, or the B of a comparison, stands for, by verb."""
 
 ADVICE = re.compile(
-    r"`[^`]+`|\bMissing\b|\bmissing\b|\bset [A-Z]|\bvalid:|\bgive\b|\bis not there\b|\bneither\b|--[a-z]+"
+    r"`[^`]+`|\b[Mm]issing\b|\bset [A-Z]|\bvalid:|\bgive\b|\bis not there\b|\bneither\b|\b[Nn]o such\b|\bdoes not exist\b"
+    r"|\brequires\b|--[a-z]+"
 )
+"""How a failure says what to do: a command, what is missing, or what is valid."""
+
 QUICK = {"quee plan", "quee results", "quee experiments list", "make help", "quee verify BUNDLE", "quee track"}
 MOST_SECONDS, END_SECONDS = 420, 60
 
