@@ -141,6 +141,7 @@ def test_dvcs_own_words_say_why_data_are_not_to_be_had_and_each_try_says_the_sam
     for key, value in settings.items():
         project.do("dvc", "remote", "modify", "--local", "embedded", key, value)
     project.do("rm", "-r", "data/digits", ".dvc/cache")
+    project.write("aws", "")  # nobody's credentials
     first = project.quee("run", status=4, **environment)
     assert words in first
     assert "data/digits is neither here nor to be pulled from a remote: " in first
@@ -153,6 +154,7 @@ def test_a_remote_that_does_not_answer_is_tried_again_and_one_without_credential
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.do("rm", "-r", "data/digits", ".dvc/cache")
+    project.write("aws", "")
     monkeypatch.setenv("PYTHONPATH", str(project.root))
     for name, passes in (("a bucket that does not answer", True), ("a bucket without credentials", False)):
         settings, environment, _ = REMOTES[name]
