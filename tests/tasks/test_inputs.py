@@ -121,8 +121,8 @@ def test_weights_that_have_seen_what_is_held_out_are_refused_first(with_weights:
 
 NOBODY = {
     "AWS_EC2_METADATA_DISABLED": "true",
-    "AWS_CONFIG_FILE": "/dev/null",
-    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    "AWS_CONFIG_FILE": "aws",
+    "AWS_SHARED_CREDENTIALS_FILE": "aws",
 }
 SOMEBODY = {**NOBODY, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}
 REMOTES = {
