@@ -4,6 +4,7 @@ A command passes when it succeeds, when it fails with a line that says what to d
 that answers, or a run whose first stage is done. Then it is ended, and nothing of it may be left.
 """
 
+import os
 import re
 import shutil
 import signal
@@ -112,7 +113,7 @@ def test_a_command_is_fit_to_be_the_first(clone: Clone, command: str, tmp_path: 
             assert time.monotonic() < end, f"neither ends nor gets to work:\n{log.read_text(errors='replace')[-2000:]}"
             time.sleep(0.5)
         if started.poll() is None:
-            started.send_signal(signal.SIGTERM)
+            os.killpg(started.pid, signal.SIGTERM)
             started.wait(END_SECONDS)
         else:
             check_outcome(command, started.returncode, log.read_text(errors="replace"))
@@ -126,12 +127,13 @@ def check_outcome(command: str, status: int, said: str) -> None:
     assert "Traceback" not in said, said[-3000:]
     if status == 0:
         return
-    if command.startswith(("quee ", "python -m tasks", "MLFLOW_TRACKING_URI")):
+    ours = not command.startswith("dvc ")
+    if ours and not command.startswith("make "):
         assert 1 <= status <= 5, said
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith(("make: ***", "pulling "))]
     assert lines, "failed without a word"
     assert "failed: " not in lines[-1], f"an error that nobody foresaw: {lines[-1]}"
-    assert len(lines) <= 8, said
+    assert len(lines) <= 8 or not ours, said
     assert ADVICE.search("\n".join(lines)), said
 
 

@@ -29,7 +29,7 @@ class Clone:
     def start(self, command: str, output: IO[str], **extra: str) -> "subprocess.Popen[str]":
         """Start a line of shell in a session of its own; what it prints goes to a file."""
         return subprocess.Popen(
-            ["bash", "-c", command if "=" in command.split()[0] else f"exec {command}"], cwd=self.root,
+            ["bash", "-c", command], cwd=self.root,
             env=self.environment(**extra), text=True, stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip

@@ -232,6 +232,19 @@ def test_an_interrupted_run_leaves_the_earlier_result(project: Project) -> None:
     assert project.results() == before
 
 
+def test_a_terminated_run_ends_in_order_and_leaves_the_earlier_result(project: Project) -> None:
+    project.quee("run")
+    before = project.results()
+    project.do("rm", "computed.log")
+    run = project.start("quee", "run", "--force", **SLOW)
+    wait_until(lambda: len(project.computed()) >= 1)
+    everyone = descendants(run)
+    run.terminate()
+    assert run.wait() == 128 + signal.SIGTERM
+    assert project.results() == before
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in everyone)
+
+
 def test_killing_dvc_alone_leaves_no_second_writer(project: Project) -> None:
     repro = project.start("dvc", "repro", **SLOW)
     wait_until(lambda: bool(project.computed()))
