@@ -31,11 +31,10 @@ DESCRIPTION = {
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A DVC project with a bundle that it has not yet taken."""
+    """A folder that looks like a DVC project's, with a bundle."""
     folder = tmp_path / "project"
     (folder / "artifacts" / "toy" / "bundle").mkdir(parents=True)
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    dvc(folder, "init")
+    (folder / ".dvc").mkdir()
     bundle = folder / "artifacts" / "toy" / "bundle"
     (bundle / "heads.safetensors").write_bytes(b"heads")
     (bundle / "README.md").write_bytes(b"card")
@@ -47,6 +46,9 @@ def project(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("shared", [False, True], ids=["own cache", "shared cache"])
 def test_a_bundle_is_read_as_dvc_placed_it(project: Path, kind: str, shared: bool) -> None:
+    (project / ".dvc").rmdir()
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    dvc(project, "init")
     dvc(project, "config", "cache.type", kind)
     if shared:
         dvc(project, "cache", "dir", str(project.parent / "elsewhere"))
@@ -58,7 +60,7 @@ def test_a_bundle_is_read_as_dvc_placed_it(project: Path, kind: str, shared: boo
 
 LINKS: dict[str, Callable[[Path, Path], Path]] = {
     "out of the project": lambda project, bundle: project.parent / "secret",
-    "to another file of the project": lambda project, bundle: project / ".git" / "config",
+    "to another file of the project": lambda project, bundle: project / "params.yaml",
     "to another bundle": lambda project, bundle: project / "other" / "heads.safetensors",
     "to a file of the bundle": lambda project, bundle: bundle / "README.md",
     "to DVC's settings": lambda project, bundle: project / ".dvc" / "config",
@@ -88,7 +90,7 @@ def test_a_link_elsewhere_is_refused(project: Path, name: str) -> None:
     link.unlink()
     link.symlink_to(target)
     manifest = read_manifest(bundle)
-    with pytest.raises(IntegrityError, match=r"heads\.safetensors (is not a plain file|cannot be followed)"):
+    with pytest.raises(IntegrityError, match=r"heads\.safetensors is not a plain file"):
         check_files(bundle, manifest)
 
 
