@@ -10,6 +10,9 @@ EXTRAS := pipeline,engines,serve,dask,s3,postgres,dev
 COMMA := ,
 BENCHMARKS = $(wildcard benchmarks/*.py)
 
+# What these start ends with make, however that ends.
+repro flow schedules ui: export QUEE_SUPERVISED := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help install repro test test-all lint flow schedules ui bench constraints fashion-mnist reference readme
 

@@ -1,0 +1,31 @@
+"""Prefect flows around the pipeline.
+
+`python -m flows.pipeline` runs under a keeper: Prefect starts a server for the time of the flow, which nobody would end
+where the flow is killed. This comes before Prefect is imported, which takes a second.
+"""
+
+import os
+import sys
+
+KEPT = "QUEE_KEPT"
+"""Environment variable of the process that a keeper watches."""
+
+
+def _run_kept() -> None:
+    called = sys.argv[:1] == ["-m"] and "flows.pipeline" in sys.orig_argv
+    if not called or KEPT in os.environ:
+        return
+    from quee.errors import QueeError
+    from tasks.lifeline import die_with_make, run_kept
+    from tasks.place import project_root
+
+    try:
+        project_root()
+    except QueeError as error:
+        print(f"quee: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    die_with_make()
+    sys.exit(run_kept([sys.executable, *sys.orig_argv[1:]], {**os.environ, KEPT: "1"}))
+
+
+_run_kept()

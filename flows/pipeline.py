@@ -18,14 +18,16 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from quee.errors import QueeError
+from quee.reach import may_pass
 from tasks import dvc
 from tasks.committing import Committer, commit_lock, put_away, take_out
 from tasks.data_changes import changed_data, fetch_changed
 from tasks.inputs import ensure_inputs
+from tasks.lifeline import end_in_order
 from tasks.locks import exclusive
 from tasks.results import load_results
 from tasks.tracking import track
-from tasks.transient import RETRIES, delays, may_pass
+from tasks.transient import RETRIES, delays
 
 Row = dict[str, object]
 
@@ -186,10 +188,12 @@ def main() -> None:
     parser.add_argument("--force", action="store_true")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     options = parser.parse_args()
+    end_in_order()
     try:
         for row in quee_pipeline(options.experiments or None, options.force):
             print(f"  {row['stage']:<36} {row['did']:<10}{row['seconds']:8.1f} s")
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         sys.exit(dvc.INTERRUPTED)
     except QueeError as error:
         if options.debug:

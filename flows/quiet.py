@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+from quee.errors import UsageError
+from tasks.place import project_root
+
 HOME = Path(".quee") / "prefect"
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
-    "PREFECT_HOME": str(HOME.resolve()),
     "PREFECT_LOGGING_LEVEL": "ERROR",
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -14,5 +16,17 @@ DEFAULTS = {
     "PREFECT_CLI_PROMPT": "false",
 }
 
-for _name, _value in DEFAULTS.items():
-    os.environ.setdefault(_name, _value)
+
+def settle() -> None:
+    """Set what is not set. The home is made in a project alone, with its parents: Prefect makes one level only."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    try:
+        home = project_root() / HOME
+    except UsageError:
+        return
+    if os.environ.setdefault("PREFECT_HOME", str(home)) == str(home):
+        home.mkdir(parents=True, exist_ok=True)
+
+
+settle()

@@ -3,7 +3,6 @@
 import flows.quiet  # noqa: F401, I001  first: Prefect reads its settings when imported
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,13 +15,17 @@ from typing import Any
 import yaml
 
 from quee.errors import BusyError, QueeError
-from tasks.lifeline import SUPERVISED
+from tasks.dvc import INTERRUPTED, LOGS
+from tasks.lifeline import SUPERVISED, die_with_make, end_in_order, keep
 from tasks.locks import exclusive
+from tasks.place import project_root
+from tasks.words import last_words
 
 POOL = "quee"
 FLOW = "quee-pipeline"
 PORT = 4200
 START_SECONDS = 120.0
+CHILD = "flows._prefect_child"
 
 
 def main() -> None:
@@ -31,7 +34,7 @@ def main() -> None:
         port = int(os.environ.get("QUEE_PREFECT_PORT", PORT))
         serve(port)
     except KeyboardInterrupt:
-        pass
+        sys.exit(INTERRUPTED)
     except QueeError as error:
         print(f"quee: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
@@ -39,6 +42,9 @@ def main() -> None:
 
 def serve(port: int) -> None:
     """Run until interrupted. Raises BusyError when the port is taken, QueeError when a part ends."""
+    project_root()
+    die_with_make()
+    end_in_order()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -54,16 +60,15 @@ def serve(port: int) -> None:
         "QUEE_CHECKOUT": str(Path.cwd()),
         SUPERVISED: "1",
     }
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    parts: dict[str, subprocess.Popen[bytes]] = {}
+    parts: dict[str, Part] = {}
     try:
-        parts["server"] = start(["server", "start", "--host", "127.0.0.1", "--port", str(port)], environment)
+        parts["server"] = Part("server", ["server", "start", "--host", "127.0.0.1", "--port", str(port)], environment)
         wait_for(api, parts["server"])
         do(["work-pool", "create", POOL, "--type", "process", "--overwrite"], environment)
         do(["work-pool", "set-concurrency-limit", POOL, "1"], environment)
         deployed = deploy(api, environment)
         reconcile(api)
-        parts["worker"] = start(["worker", "start", "--pool", POOL, "--limit", "1"], environment)
+        parts["worker"] = Part("worker", ["worker", "start", "--pool", POOL, "--limit", "1"], environment)
         print(f"Prefect is at http://127.0.0.1:{port}")
         for name, when in deployed.items():
             print(f"  {FLOW}/{name}: {when}")
@@ -72,25 +77,39 @@ def serve(port: int) -> None:
         print(f"  PREFECT_API_URL={api} .venv/bin/prefect deployment run {FLOW}/on-demand {parameters}")
         print("Ctrl-C ends it", flush=True)
         while True:
-            for name, part in parts.items():
-                if (status := part.poll()) is not None:
-                    raise QueeError(f"Prefect's {name} ended with status {status}")
+            for part in parts.values():
+                if part.ended:
+                    raise QueeError(f"Prefect's {part.name} ended{part.said()}")
             time.sleep(1)
     finally:
         for part in reversed(parts.values()):
-            end(part)
+            part.kept.end()
 
 
-def start(arguments: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "flows._prefect_child", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+class Part:
+    """A process of Prefect's that runs beside this one; what it prints goes to a log."""
+
+    def __init__(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
+        self.name, self.log = name, LOGS / f"prefect-{name}.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as output:
+            self.kept = keep([sys.executable, "-m", CHILD, *arguments], environment, output=output)
+
+    @property
+    def ended(self) -> bool:
+        return self.kept.process.poll() is not None
+
+    def said(self) -> str:
+        """How it ended and its last words, to be put behind its name."""
+        status, words = self.kept.process.poll(), last_words(self.log.read_text(encoding="utf-8", errors="replace"))
+        return f"{'' if status is None else f' with status {status}'}{f': {words}' if words else ''}\nlog: {self.log}"
 
 
 def do(arguments: list[str], environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "flows._prefect_child", *arguments]
+    command = [sys.executable, "-m", CHILD, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise QueeError(f"prefect {' '.join(arguments)} failed: {' '.join((done.stderr or done.stdout).split())}")
+        raise QueeError(f"prefect {' '.join(arguments)} failed: {last_words(done.stderr) or last_words(done.stdout)}")
 
 
 def deploy(api: str, environment: dict[str, str]) -> dict[str, str]:
@@ -139,24 +158,18 @@ def ask(api: str, path: str, body: dict[str, Any] | None = None) -> Any:
         return None
 
 
-def wait_for(api: str, server: "subprocess.Popen[bytes]") -> None:
+def wait_for(api: str, server: Part) -> None:
+    """Wait for the server's answer; raises QueeError with its last words when it ends or gives none in time."""
     limit = time.monotonic() + START_SECONDS
-    while time.monotonic() < limit and server.poll() is None:
+    while time.monotonic() < limit:
         try:
             with urllib.request.urlopen(f"{api}/health", timeout=2):
                 return
         except (urllib.error.URLError, OSError):
+            if server.ended:
+                raise QueeError(f"Prefect's server ended before it answered{server.said()}") from None
             time.sleep(0.5)
-    raise QueeError(f"Prefect's server did not answer at {api} within {START_SECONDS:.0f} s")
-
-
-def end(part: "subprocess.Popen[bytes]") -> None:
-    part.terminate()
-    try:
-        part.wait(20)
-    except subprocess.TimeoutExpired:
-        part.kill()
-        part.wait()
+    raise QueeError(f"Prefect's server did not answer at {api} within {START_SECONDS:.0f} s{server.said()}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The `quee` command. Verbs are imported when called: `quee --help` lists them all without importing any.
 
 Project verbs join through the entry-point group `quee.commands`: each entry is a dict of name to (`module:object`, help
-line), the object a function, a Typer app or a command.
+line), the object a function, a Typer app or a command. The dict's module may have a function `before(verb)`, which is
+called before any of its verbs runs: it raises UsageError where that cannot work, such as outside of a project.
 """
 
 import sys
@@ -30,6 +31,17 @@ def verbs() -> dict[str, tuple[str, str]]:
     for entry in entry_points(group="quee.commands"):
         found.update(entry.load())
     return found
+
+
+def check_place(arguments: list[str]) -> None:
+    """Ask the module that a verb comes from whether it can run here; help is had anywhere. Raises UsageError."""
+    verb = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if verb is None or verb in LIBRARY or "--help" in arguments:
+        return
+    for entry in entry_points(group="quee.commands"):
+        before = getattr(import_module(entry.module), "before", None)
+        if before is not None and verb in entry.load():
+            before(verb)
 
 
 class _Lazy(TyperGroup):
@@ -94,6 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"quee {__version__}")
         sys.exit(0)
     try:
+        check_place(arguments)
         status = app(args=arguments, prog_name="quee", standalone_mode=True)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

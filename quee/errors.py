@@ -5,6 +5,14 @@ class QueeError(Exception):
     """Something failed; the message says what, which value, and what is valid."""
 
     exit_status = 1
+    may_pass = False
+    """Whether the same command may succeed later by itself: storage or a server did not answer."""
+
+
+class UnreachableError(QueeError):
+    """Storage or a server does not answer for now; what is finished is kept."""
+
+    may_pass = True
 
 
 class UsageError(QueeError, ValueError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Protocol
 
-from quee.errors import QueeError, UsageError
+from quee.errors import UnreachableError, UsageError
 from quee.registry import Registry
 
 WAIT_SECONDS = 60.0
@@ -37,7 +37,7 @@ class Lanes(Protocol):
     def open(self) -> AbstractContextManager[Executor]: ...
 
     def check(self, executor: Executor) -> None:
-        """Called while nothing finishes; raises QueeError when nothing can."""
+        """Called while nothing finishes; raises UnreachableError when nothing can."""
 
 
 EXECUTORS: Registry[Callable[[Workers], Lanes]] = Registry("executor")
@@ -112,7 +112,7 @@ class Dask:
         try:
             client = distributed.Client(self.address, timeout=WAIT_SECONDS / 4, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise QueeError(f"no Dask scheduler at {self.address}: {' '.join(str(error).split())}") from None
+            raise UnreachableError(f"no Dask scheduler at {self.address}: {' '.join(str(error).split())}") from None
         with client:
             self._client = client
             self.check(None)
@@ -126,7 +126,7 @@ class Dask:
         try:
             self._client.wait_for_workers(1, timeout=WAIT_SECONDS)
         except TimeoutError:
-            raise QueeError(
+            raise UnreachableError(
                 f"the Dask scheduler at {self.address} has had no worker for {WAIT_SECONDS:.0f} s; "
                 f"start some: `dask worker {self.address} --nthreads 1`"
             ) from None

@@ -1,5 +1,6 @@
 """`quee serve`: a bundle behind HTTP."""
 
+import errno
 import os
 import socket
 import sys
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from quee.errors import QueeError, UsageError
+from quee.errors import BusyError, QueeError, UsageError
 
 MIB = 1 << 20
 
@@ -104,4 +105,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        raise QueeError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        kind = BusyError if error.errno == errno.EADDRINUSE else QueeError
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise kind(
+            f"cannot listen on {host}:{port}: {reason}; choose another with --port, or any that is free with 0"
+        ) from None

@@ -13,10 +13,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-from quee.errors import IntegrityError, QueeError, UsageError
+from quee.errors import IntegrityError, QueeError, UnreachableError, UsageError
 from quee.executors import Lanes
 from quee.keys import PACKAGE, contents_below, key_of, versions
 from quee.progress import Bar, part_of_a_shard, progress
+from quee.reach import may_pass
 
 ROUNDS = 3
 """So often may workers die without a single shard being finished between."""
@@ -91,14 +92,15 @@ class ShardStore:
             return act(fs, folder.rstrip("/"))
         except OSError as error:
             detail = error.strerror or str(error)
-            raise QueeError(
+            raise (UnreachableError if may_pass(error) else QueeError)(
                 f"shards in {self.url}: {detail}; finished ones are kept, the same command goes on"
             ) from None
         except Exception as error:  # every store has its own
             if _is(fs, "file"):
                 raise
             detail = " ".join(str(error).split())
-            raise QueeError(f"shards in {self.url}: {type(error).__name__}: {detail}") from None
+            kind = UnreachableError if may_pass(error) else QueeError
+            raise kind(f"shards in {self.url}: {type(error).__name__}: {detail}") from None
 
 
 def _files(fs: Any, folder: str) -> list[str]:

@@ -6,6 +6,26 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
+def _called() -> str:
+    """The module of this package that `python -m` was called with, or an empty string."""
+    name = sys.orig_argv[2] if sys.orig_argv[1:2] == ["-m"] and len(sys.orig_argv) > 2 else ""
+    return name if name.startswith("tasks.") else ""
+
+
+def _refuse_other_places() -> None:
+    """End in one line where a stage is called outside of the project's folder, before torch is imported."""
+    if not _called() or _called().startswith("tasks._"):
+        return
+    from quee.errors import UsageError
+    from tasks.place import project_root
+
+    try:
+        project_root()
+    except UsageError as error:
+        print(f"quee: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
 def _use_project_environment() -> None:
     """Start again with the checkout's `.venv` where `dvc repro` was called without activating it."""
     python = Path(__file__).parent.parent / ".venv" / "bin" / "python"
@@ -15,3 +35,4 @@ def _use_project_environment() -> None:
 
 
 _use_project_environment()
+_refuse_other_places()

@@ -1,4 +1,4 @@
-"""A command whose output goes to a log and, where asked, is shown as it comes. Part of tasks/dvc.py."""
+"""DVC as a process: how it is called, what it said, and its output as it comes. Part of tasks/dvc.py."""
 
 import contextlib
 import os
@@ -7,10 +7,56 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+from tasks.lifeline import SUPERVISED
+from tasks.words import last_words
+
+BUSY, AWAY = 5, os.EX_TEMPFAIL
+"""Exit statuses of tasks/_dvc_child.py: another DVC is at work; storage does not answer."""
 
 GRACE_SECONDS = 10.0
 ADVICE = re.compile(rb"Use `dvc push` to send your updates to remote storage\.\r?\n")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What became of a call of DVC."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def reason(self) -> str:
+        """The errors that DVC named, in its words."""
+        return last_words(self.err) or last_words(self.out) or f"DVC ended with status {self.status} without a word"
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether a later try may succeed: storage did not answer, or another DVC was at work."""
+        return self.status in (AWAY, BUSY)
+
+
+def run_dvc(root: Path, *arguments: str) -> Said:
+    """Call DVC and wait for its end; never with --quiet, which silences errors too."""
+    done = subprocess.run(
+        dvc_command(*arguments), cwd=root, env=environment(), capture_output=True, encoding="utf-8",
+        errors="replace", stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+def dvc_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tasks._dvc_child", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """For processes of a run: this Python first, quiet, and tied to this process's life."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    code = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PATH": path, "PYTHONPATH": code, "DVC_NO_ANALYTICS": "1", SUPERVISED: "1"}
 
 
 def run_logged(command: list[str], log: Path, root: Path, environment: dict[str, str], show: bool) -> int:

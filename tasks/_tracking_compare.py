@@ -39,7 +39,9 @@ def side(root: Path, name: str, other: str) -> Side:
     revision, _, experiment = name.partition(":")
     if not is_revision(root, revision):
         valid = ", ".join(here) or "no experiment has results"
-        raise UsageError(f"{name!r} is no experiment with results ({valid}), MLflow run id, or git revision")
+        raise UsageError(
+            f"{name!r} is no experiment with results ({valid}), MLflow run id, or git revision; `quee run NAME` makes results"
+        )
     if not experiment:
         experiment = (
             other.rpartition(":")[2] if other.rpartition(":")[2] in here else next(iter(default_experiments(root)), "")

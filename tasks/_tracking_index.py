@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quee.errors import QueeError
+from quee.errors import QueeError, UnreachableError
+from quee.reach import may_pass
+from tasks.words import shortened
 
 DIGEST, COMPLETE, BUNDLE, DECIDED = "quee.digest", "quee.complete", "quee.bundle", "quee.champion"
 """Tags: of a run, its result's digest; set last, when all is there; of a model version, its bundle's digest; set last,
@@ -26,10 +28,6 @@ PREFIX = "quee/"
 
 TIMEOUT = 10.0
 """Seconds to wait for a server's answer."""
-
-
-class UnreachableError(QueeError):
-    """The store does not take results for now; nothing is lost."""
 
 
 @dataclass
@@ -147,6 +145,20 @@ def _ask_all(address: str, name: str, query: dict[str, Any] | None) -> list[dict
             return items
 
 
+def failure(uri: str, error: BaseException) -> QueeError:
+    """What to tell of a store's error: UnreachableError where a later try may succeed, else what the store refused."""
+    reason = shortened(" ".join(str(error).split()))
+    if may_pass(error):
+        return UnreachableError(unreachable(uri, reason))
+    return QueeError(f"MLflow at {shown(uri)} refused the results: {reason}")
+
+
 def unreachable(uri: str, reason: str) -> str:
-    uri = re.sub(r"//[^/@]*@", "//", uri)
-    return f"MLflow at {uri} does not take results ({reason}); nothing is lost: `quee track` logs them once it does"
+    return (
+        f"MLflow at {shown(uri)} does not take results ({reason}); nothing is lost: `quee track` logs them once it does"
+    )
+
+
+def shown(uri: str) -> str:
+    """A store's address without user and password."""
+    return re.sub(r"//[^/@]*@", "//", uri)

@@ -240,12 +240,14 @@ def read_out(root: Path, result: StageResult, name: str, here: bool) -> bytes | 
     if listing is None:
         if (published := _published(root, result)) is not None:
             return (published / name).read_bytes() if (published / name).is_file() else None
-        raise QueeError(f"{result.title} is neither in DVC's cache nor in a remote on this machine; try `dvc fetch`")
+        raise QueeError(
+            f"{result.title} is neither in DVC's cache nor in a remote on this machine; `dvc fetch` or `quee run` brings it"
+        )
     for record in json.loads(listing):
         if record["relpath"] == name:
             content = _cached(root, record["md5"])
             if content is None:
-                raise QueeError(f"{name} of {result.title} is not in DVC's cache; try `dvc fetch`")
+                raise QueeError(f"{name} of {result.title} is not in DVC's cache; `dvc fetch` or `quee run` brings it")
             return content
     return None
 

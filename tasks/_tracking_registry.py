@@ -121,15 +121,16 @@ def compared(champion: dict[str, str] | None, new: dict[str, str]) -> tuple[bool
 def save_bundle_model(path: Path, bundle: Path, script: Path, model: Model, package: Path) -> None:
     """Write the MLflow model: the script as the model, the bundle as its data, the package as its code."""
     with tempfile.TemporaryDirectory() as aside:
-        code = Path(aside) / package.name
+        code, files = Path(aside) / "code" / package.name, Path(aside) / "files" / bundle.name
         shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(bundle, files)  # MLflow takes no links, which DVC makes with `cache.type symlink`
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # asks for type hints and an example; the signature is given
             save_model(
                 path=path,
                 mlflow_model=model,
                 python_model=str(script),
-                artifacts={"bundle": str(bundle)},
+                artifacts={"bundle": str(files)},
                 code_paths=[str(code)],
                 signature=signature(),
                 pip_requirements=requirements(),

@@ -38,10 +38,9 @@ from tasks._tracking_index import (
     DIGEST,
     PREFIX,
     Held,
-    UnreachableError,
+    failure,
     held,
     sqlite_file,
-    unreachable,
 )
 from tasks._tracking_journal import PATCH, Journal, git_tags
 from tasks._tracking_lock import ExperimentResult, StageResult, digest_of, read_out, read_text
@@ -103,8 +102,7 @@ class Store:
         try:
             yield
         except MlflowException as error:
-            reason = " ".join(str(error).split())
-            raise UnreachableError(unreachable(self.uri, reason[:300])) from None
+            raise failure(self.uri, error) from None
 
     def held(self) -> Held:
         """What is tracked by now."""

@@ -1,4 +1,4 @@
-"""The project verbs of `quee`, by name: where each is, and its line in `quee --help`. Imports nothing."""
+"""The project verbs of `quee`, by name: where each is, and its line in `quee --help`. Imports nothing until one runs."""
 
 COMMANDS = {
     "run": ("tasks.cli:run", "Bring experiments up to date, stage by stage; what is unchanged is skipped."),
@@ -17,3 +17,17 @@ COMMANDS = {
     "data": ("tasks.data_cli:data_app", "Add, list or check data sets."),
     "weights": ("tasks.data_cli:weights_app", "Add or list weights of pretrained backbones."),
 }
+
+LONG = ("run", "ablate", "reproduce", "ui")
+"""Verbs that start processes and run long: SIGTERM ends them in order, and the end of `make` ends them too."""
+
+
+def before(verb: str) -> None:
+    """Called before a verb runs; raises UsageError outside of a project's folder."""
+    from tasks.lifeline import die_with_make, end_in_order
+    from tasks.place import project_root
+
+    project_root()
+    if verb in LONG:
+        die_with_make()
+        end_in_order()

@@ -7,7 +7,7 @@ import yaml
 
 from quee.errors import IntegrityError
 from tasks._tracking_lock import dvc_digest, read_lock
-from tasks.inputs import data_path, refuse_missing
+from tasks.inputs import NotPulledError, data_path, refuse_missing
 
 
 def changed_data(root: Path, names: list[str]) -> dict[str, str]:
@@ -57,6 +57,6 @@ def fetch_changed(root: Path, experiment: str, notify: Callable[[str], None]) ->
         return
     pointer, _ = recorded_digest(root, experiment)
     notify(f"fetching what {pointer} names")
-    done = run_dvc(root, "pull", "--quiet", "--force", pointer)
-    if done.returncode:
-        raise IntegrityError(f"what {pointer} names is not to be pulled from a remote: {' '.join(done.stderr.split())}")
+    done = run_dvc(root, "pull", "--force", pointer)
+    if done.status:
+        raise NotPulledError(f"what {pointer} names is not to be pulled from a remote: {done.reason}", done.may_pass)

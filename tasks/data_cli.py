@@ -1,6 +1,7 @@
 """Verbs `quee data` and `quee weights`: what experiments are made from, brought under version control."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,8 +37,10 @@ def add(
     from quee.data.importers import Options, import_dataset
 
     target = DATA / name
+    refuse_untracked(target)
+    new = not target.exists()
     import_dataset(name, source, target, Options(extra, ground_truth), replace)
-    track(target, EMBEDDED.get(name))
+    track(target, EMBEDDED.get(name), new=new)
     found = summary(name)
     classes, digest = len(found["classes"]), found["digest"][:12]
     typer.echo(f"added {target}: {found['samples']} images, {classes} classes, digest {digest}")
@@ -111,8 +114,10 @@ def add_weights(
         if not all(seen if trained_on != "none" else ("none",)):
             raise UsageError(f"--trained-on {trained_on!r}: give names of data sets, as imagenet,cifar10, or none")
     chosen = backbone or (known.backbone if known else name)
+    refuse_untracked(target)
+    new = not target.exists()
     count = import_weights(chosen, file, target, head, seen)
-    track_as(target, target.with_name(f"{name}.dvc"))
+    track_as(target, target.with_name(f"{name}.dvc"), new=new)
     typer.echo(f"added {target}: {count:,} parameters of {chosen}, {_seen(seen)}")
 
 
@@ -173,23 +178,36 @@ def _digest(files: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def track(path: Path, dvc_file: Path | None = None) -> None:
-    """Bring a file or folder under DVC, by `dvc add`, or `dvc commit` where `dvc_file` has it already."""
+def refuse_untracked(path: Path) -> None:
+    """Raises UsageError where DVC would not take what is about to be made at a path."""
+    from tasks.inputs import link_before
+
+    if Path(".dvc").is_dir() and (behind := link_before(Path(), path)):
+        raise UsageError(f"{path} would not be tracked: {behind}")
+
+
+def track(path: Path, dvc_file: Path | None = None, *, new: bool = False) -> None:
+    """Bring a file or folder under DVC, by `dvc add`, or `dvc commit` where `dvc_file` has it already.
+
+    Raises QueeError with DVC's reason. What is `new` is removed then, so that the same command can be given again.
+    """
     if not Path(".dvc").is_dir():
         typer.echo(f"{path} is not tracked: there is no DVC project here", err=True)
         return
     from tasks.dvc import run_dvc
 
     arguments = ["commit", "--force", str(dvc_file)] if dvc_file and dvc_file.is_file() else ["add", str(path)]
-    done = run_dvc(Path.cwd(), *arguments, "--quiet")
-    if done.returncode:
-        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise QueeError(f"{path} is there, but DVC did not take it: {reason[0] if reason else 'no reason given'}")
+    done = run_dvc(Path.cwd(), *arguments)
+    if done.status:
+        if new:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        state = "was not kept" if new else "is there"
+        raise QueeError(f"{path} {state}: DVC did not take it: {done.reason}")
 
 
-def track_as(path: Path, dvc_file: Path) -> None:
+def track_as(path: Path, dvc_file: Path, *, new: bool = False) -> None:
     """As `track`, in a DVC file of another name than DVC would give it."""
-    track(path, dvc_file)
+    track(path, dvc_file, new=new)
     made = path.with_name(f"{path.name}.dvc")
     if made.is_file():
         made.rename(dvc_file)

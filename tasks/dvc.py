@@ -4,11 +4,8 @@
 and asks DVC once what is stale; `execute` then runs one stage.
 """
 
-import os
-import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,19 +22,19 @@ from tasks._dvc_cache import remove_damaged
 from tasks._dvc_plan import PIPELINE, Plan, remember_folders
 from tasks._dvc_plan import Step as Step
 from tasks._dvc_plan import make_plan as make_plan
-from tasks._dvc_process import run_logged
+from tasks._dvc_process import AWAY, BUSY, dvc_command, environment, run_logged
+from tasks._dvc_process import run_dvc as run_dvc
 from tasks._tracking_lock import stage_names
-from tasks.healing import heal, keep_last_good
-from tasks.inputs import ensure_inputs, link_inputs, refuse_missing
-from tasks.lifeline import SUPERVISED
+from tasks.healing import heal, keep_last_good, under_way
+from tasks.inputs import ensure_inputs, link_inputs, refuse_not_pulled
 from tasks.locks import exclusive, say
 from tasks.partial import stage_entry
 from tasks.requirements import refuse_unworkable
 from tasks.resolved import SETTINGS
+from tasks.words import last_words
 
 LOGS = Path(".quee") / "logs"
 LAST_LINES = 15
-BUSY = re.compile(r"is busy, it is being blocked by|Unable to acquire lock", re.IGNORECASE)
 RETRY_SECONDS = 2.0
 INTERRUPTED = 130
 
@@ -45,11 +42,11 @@ Did = Literal["ran", "restored", "unchanged"]
 
 
 class StageError(QueeError):
-    """A stage failed; its exit status is the stage's own."""
+    """A stage failed; its exit status is the stage's own, and so is whether the failure may pass."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, may_pass: bool = False) -> None:
         super().__init__(message)
-        self.exit_status = status
+        self.exit_status, self.may_pass = status, may_pass
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,9 @@ class Session:
         for step in settings:
             log = _log_file(self.root, step)
             began = time.time()
-            if status := self._dvc_repro(step, log, force=True, show=False):
+            with under_way(self.root, step.name, self.notify):
+                status = self._dvc_repro(step, log, force=True, show=False)
+            if status:
                 raise self._failure(step, log, journal.last(self.root, step.experiment, step.stage, began), status)
             log.unlink()
             keep_last_good(self.root)
@@ -95,9 +94,10 @@ class Session:
         """Bring one stage up to date. Raises StageError naming the stage and its log; earlier results stay."""
         if step.action == "unchanged" and not self._ran:
             return Outcome(step.experiment, step.stage, "unchanged", 0.0)
-        began, log = time.time(), _log_file(self.root, step)
+        began, log, before = time.time(), _log_file(self.root, step), _state(self.root, step)
         try:
-            status = self._dvc_repro(step, log, self.force, self.show)
+            with under_way(self.root, step.name, self.notify):
+                status = self._dvc_repro(step, log, self.force, self.show)
         except BaseException:
             restore_result(self.root, step)
             raise
@@ -106,10 +106,9 @@ class Session:
             raise self._failure(step, log, record, status)
         keep_last_good(self.root)
         remember_folders(self.root, _code_folders(self.root, step))
-        text = log.read_text(encoding="utf-8", errors="replace")
-        did: Did = "ran" if record else "restored" if "is cached - skipping run" in text else "unchanged"
+        did: Did = "ran" if record else "restored" if _state(self.root, step) != before else "unchanged"
         if did == "restored" and (damaged := remove_damaged(self.root, step.name, step.file)):
-            shutil.rmtree(self.root / "artifacts" / step.experiment / step.stage)
+            shutil.rmtree(_out(self.root, step))
             files = ", ".join(str(_short(self.root, file)) for file in damaged[:3])
             self.notify(f"{step.name}: DVC's cache was damaged ({files}): removed; the stage is run again")
             return self.execute(step)
@@ -123,7 +122,7 @@ class Session:
         told = False
         while True:
             status = run_logged(dvc_command(*arguments), log, self.root, environment(), show)
-            if not status or not BUSY.search(log.read_text(encoding="utf-8", errors="replace")):
+            if status != BUSY:
                 return status
             if not self.wait:
                 raise BusyError(f"stage {step.name}: another DVC is at work here (see {_short(self.root, log)})")
@@ -133,21 +132,23 @@ class Session:
             time.sleep(RETRY_SECONDS)
 
     def _failure(self, step: Step, log: Path, record: dict[str, object] | None, status: int) -> BaseException:
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        restore_result(self.root, step)
+        text = log.read_text(encoding="utf-8", errors="replace")
+        lost = restore_result(self.root, step)
         code = record.get("exit") if record else None
         if code == INTERRUPTED:
             return KeyboardInterrupt()
         if record and record.get("error"):
             why = str(record["error"])
-        else:
-            why = f"ended without a word (status {status}), perhaps killed"
-            # where even the journal could not be written, as on a full disk, the stage's own last words
-            words = [line for start in ("failed: ", "ERROR") for line in reversed(lines) if line.startswith(start)]
-            why = words[0] if words else why
+        else:  # DVC itself failed, or the stage could not even write its journal, as on a full disk
+            failed = [line for line in text.splitlines() if line.startswith("failed: ")]
+            why = (
+                failed[-1] if failed else last_words(text) or f"ended without a word (status {status}), perhaps killed"
+            )
+        lines = [line for line in text.splitlines() if line.strip()]
         tail = "" if self.show else "".join(f"\n  | {line}" for line in lines[-LAST_LINES:])
-        message = f"stage {step.name} failed: {why}\nlog: {_short(self.root, log)}{tail}"
-        return StageError(message, code if isinstance(code, int) and code else 1)
+        message = f"stage {step.name} failed: {why}{lost}\nlog: {_short(self.root, log)}{tail}"
+        passes = bool(record.get("may_pass")) if record else status == AWAY
+        return StageError(message, code if isinstance(code, int) and code else 1, passes)
 
 
 @contextmanager
@@ -195,7 +196,7 @@ def plan(root: Path, experiments: list[str] | None = None, force: bool = False) 
     missing = [name for name in names if name not in listed_experiments(root)]
     if missing:
         raise UsageError(f"experiment {missing[0]!r} is not in params.yaml; `quee run {missing[0]}` adds it")
-    refuse_missing(root, names)
+    refuse_not_pulled(root, names)
     with exclusive("run", "this checkout", root=root):
         heal(root, say)
         steps = make_plan(root, names, force).steps
@@ -246,27 +247,29 @@ def add_experiments(root: Path, names: list[str], notify: Callable[[str], None])
         link_inputs(root, name)
 
 
-def restore_result(root: Path, step: Step) -> None:
-    """Bring back the last result of a stage that failed: DVC takes it away before it runs the stage."""
-    if not (root / "artifacts" / step.experiment / step.stage).exists() and step.bytes:
-        run_dvc(root, "checkout", "--quiet", step.target)
+def restore_result(root: Path, step: Step) -> str:
+    """Bring back the last result of a stage that failed, since DVC removes it before it runs the stage.
+
+    Returns why that failed, or an empty string.
+    """
+    if _out(root, step).exists() or not step.bytes:
+        return ""
+    done = run_dvc(root, "checkout", step.target)
+    return f"; its earlier result could not be brought back: {done.reason}" if done.status else ""
 
 
-def run_dvc(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        dvc_command(*arguments), cwd=root, env=environment(), capture_output=True, text=True, check=False
-    )
+def _out(root: Path, step: Step) -> Path:
+    return root / "artifacts" / step.experiment / step.stage
 
 
-def dvc_command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "tasks._dvc_child", *arguments]
-
-
-def environment() -> dict[str, str]:
-    """For processes of a run: this Python first, quiet, and tied to this process's life."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    code = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PATH": path, "PYTHONPATH": code, "DVC_NO_ANALYTICS": "1", SUPERVISED: "1"}
+def _state(root: Path, step: Step) -> object:
+    """What a stage has: its entry in the lock file and its files as they lie there. It differs after a restore."""
+    try:
+        entry = yaml.safe_load((root / step.file).with_suffix(".lock").read_text(encoding="utf-8"))["stages"][step.name]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        entry = None
+    facts = [(path, path.lstat()) for path in sorted(_out(root, step).rglob("*"))]
+    return entry, [(path, fact.st_ino, fact.st_size, fact.st_mtime_ns) for path, fact in facts]
 
 
 def _code_folders(root: Path, step: Step) -> list[str]:

@@ -1,22 +1,31 @@
 """What kills leave behind: DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place, and then refuses every command.
 
-So it does over a folder of its run cache that it had made and not filled yet.
+DVC also fails over an empty folder of its run cache, which it had made and not filled yet.
+
+A lock that is whole is the user's, whatever it says, unless a marker shows that a run died while DVC may have been
+writing it. A lock that nobody can read is taken away and kept aside.
 """
 
 import json
+import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from quee.errors import BusyError
+from quee.errors import BusyError, IntegrityError
 from quee.io import write_bytes
 from tasks._tracking_lock import ABLATIONS
 
 LAST_GOOD = Path(".quee") / "last-good" / "dvc.lock"
+MARKER = Path(".quee") / "last-good" / "under-way.json"
+"""There while DVC runs a stage for a run of quee; a run that was killed leaves it behind."""
+
+CONFLICT = re.compile(rb"^(<<<<<<<|=======|>>>>>>>)", re.MULTILINE)
 DIGEST = re.compile(r"^[0-9a-f]{32}(\.dir)?$")
 ENTRY = re.compile(r"^[0-9a-f]{64}$")
 """Name of an entry of DVC's run cache."""
@@ -26,10 +35,24 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def heal(root: Path, notify: Callable[[str], None]) -> None:
     """Put right what killed runs left. The caller holds the checkout's lock. Raises BusyError when DVC is at work."""
     _heal_rwlock(root, notify)
-    _heal_lock(root, notify)
+    _heal_lock(root, (root / MARKER).exists(), notify)
     _heal_run_cache(root)
     _drop_damaged(root / ABLATIONS, notify)
     keep_last_good(root)
+    (root / MARKER).unlink(missing_ok=True)
+
+
+@contextmanager
+def under_way(root: Path, stage: str, notify: Callable[[str], None]) -> Iterator[None]:
+    """Mark that DVC runs a stage. Where DVC alone was killed the lock is put right at the end of the block."""
+    marker = root / MARKER
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(marker, json.dumps({"pid": os.getpid(), "stage": stage}).encode())
+    try:
+        yield
+    finally:
+        _heal_lock(root, True, notify)
+        marker.unlink(missing_ok=True)
 
 
 def keep_last_good(root: Path) -> None:
@@ -56,22 +79,31 @@ def whole(content: bytes) -> bool:
         return False
 
 
-def _heal_lock(root: Path, notify: Callable[[str], None]) -> None:
+def _heal_lock(root: Path, died: bool, notify: Callable[[str], None]) -> None:
+    """Restore a lock that cannot be read or, where a run `died`, one that was cut off between two entries.
+
+    Raises IntegrityError on one with the conflicts of a merge: those are for its author to resolve.
+    """
     lock, copy = root / "dvc.lock", root / LAST_GOOD
     if not lock.exists():
         return
     content = lock.read_bytes()
     good = copy.read_bytes() if copy.is_file() else _committed(root)
-    cut_off = len(content) < len(good) and good.startswith(content) and whole(good)
+    cut_off = died and len(content) < len(good) and good.startswith(content) and whole(good)
     if whole(content) and not cut_off:
         return
+    if CONFLICT.search(content):
+        raise IntegrityError("dvc.lock has the conflicts of a merge: resolve them, or `git checkout HEAD -- dvc.lock`")
     state = "empty" if not content.strip() else "damaged"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    kept = copy.with_name("dvc.lock.damaged")
+    write_bytes(kept, content)
     if whole(good):
         write_bytes(lock, good)
-        notify(f"dvc.lock was {state} (a run was killed while writing it): restored from the last good copy")
+        how = "a run was killed while writing it" if died else f"as it was: {kept.relative_to(root)}"
+        notify(f"dvc.lock was {state} ({how}): restored from the last good copy")
     else:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        lock.rename(copy.with_name("dvc.lock.damaged"))
+        lock.unlink()
         notify(f"dvc.lock was {state} and there is no good copy: taken away; stages are restored from the run cache")
 
 

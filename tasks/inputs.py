@@ -5,6 +5,7 @@ experiment that has none a file that says so: all experiments share one form of 
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from quee.experiment import Experiment
 
 NO_WEIGHTS = b"no pretrained weights\n"
+
+
+class NotPulledError(IntegrityError):
+    """Files that are not here could not be had from a remote; it may pass where the remote did not answer."""
+
+    def __init__(self, message: str, may_pass: bool) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 def link_inputs(root: Path, name: str) -> None:
@@ -80,6 +89,13 @@ def refuse_missing(root: Path, names: list[str]) -> dict[str, Path]:
     return pointers
 
 
+def refuse_not_pulled(root: Path, names: list[str]) -> None:
+    """As `refuse_missing`, and raises IntegrityError on tracked inputs that are not here yet: nothing is pulled."""
+    for pointer, path in refuse_missing(root, names).items():
+        if not _is_here(root / path):
+            raise IntegrityError(f"{path} is not here yet: `dvc pull {pointer}` brings it, and so does `quee run`")
+
+
 def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -> dict[str, Path]:
     """Pull the inputs that are not here; returns what each `.dvc` file records.
 
@@ -89,7 +105,8 @@ def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -
     pointers = refuse_missing(root, names)
     for pointer, path in pointers.items():
         if not _is_here(root / path):
-            _pull(root, pointer, path, notify)
+            notify(f"pulling {path}")
+            pull(root, pointer, path)
     for name in names:
         experiment = _load(root, name)
         if experiment.backbone.weights is not None:
@@ -100,14 +117,32 @@ def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -
     return pointers
 
 
-def _pull(root: Path, pointer: str, path: Path, notify: Callable[[str], None]) -> None:
+def pull(root: Path, pointer: Path | str, path: Path) -> None:
+    """Bring what a `.dvc` file names from a remote, whole or not at all; raises NotPulledError with DVC's reason."""
     from tasks.dvc import run_dvc
 
-    notify(f"pulling {path}")
-    done = run_dvc(root, "pull", "--quiet", pointer)
-    if not _is_here(root / path):
-        detail = " ".join(done.stderr.split())
-        raise IntegrityError(f"{path} is neither here nor to be pulled from a remote: {detail}")
+    behind = link_before(root, path)
+    if behind is not None:
+        raise UsageError(f"{path} cannot be pulled: {behind}")
+    before = (root / path).exists()
+    done = run_dvc(root, "pull", str(pointer))
+    if done.status or not _is_here(root / path):
+        if not before and (root / path).is_dir():
+            shutil.rmtree(root / path)
+        raise NotPulledError(f"{path} is neither here nor to be pulled from a remote: {done.reason}", done.may_pass)
+
+
+def link_before(root: Path, path: Path) -> str | None:
+    """Why DVC cannot have a path that lies behind a link, and what to do; None where it does not."""
+    for place in (path, *path.parents):
+        if (root / place).is_symlink():
+            target = os.readlink(root / place)
+            return (
+                f"{place} is a link to {target}, and DVC takes no files inside symlinked directories; make {place} "
+                "a folder, and to have the files on another disk keep DVC's cache there: "
+                "`dvc cache dir /DISK/cache && dvc config cache.type symlink`"
+            )
+    return None
 
 
 def _load(root: Path, name: str) -> "Experiment":

@@ -1,18 +1,90 @@
-"""A process that ends when the one that started it ends, so that killing DVC alone leaves no second writer behind."""
+"""Processes that end when the one that started them ends: no verb leaves any behind, however it ends itself.
+
+Our own modules call `die_with_parent`, so that killing DVC alone leaves no second writer. Commands of other tools, which
+start processes of their own, are started by `keep`.
+"""
 
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 POLL_SECONDS = 0.5
 SUPERVISED = "QUEE_SUPERVISED"
 """Environment variable set for the processes of a run."""
+
+KEEPER = Path(__file__).with_name("_keeper.py")
+GRACE_SECONDS = 15.0
+
+
+class Kept:
+    """A command of another tool, at work; nothing that it starts outlives this process."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", pipe: int) -> None:
+        self.process, self._pipe = process, pipe
+
+    def end(self) -> int:
+        """End the command and all that it started; returns its exit status."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+        return self.process.wait()
+
+
+def keep(
+    command: list[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    by: signal.Signals = signal.SIGTERM,
+    output: Any = None,
+) -> Kept:
+    """Start a command under a keeper (tasks/_keeper.py).
+
+    When `Kept.end` is called or this process ends, the command gets the signal `by` and GRACE_SECONDS to end in order.
+    `output` is a file for what it prints, by default this process's own streams.
+    """
+    reader, writer = os.pipe()
+    keeper = [sys.executable, "-I", str(KEEPER), str(reader), str(int(by)), str(GRACE_SECONDS)]
+    errors = None if output is None else subprocess.STDOUT
+    try:
+        process = subprocess.Popen(
+            [*keeper, *command], env=environment, pass_fds=[reader], start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
+        )  # fmt: skip
+    finally:
+        os.close(reader)
+    return Kept(process, writer)
+
+
+def run_kept(command: list[str], environment: Mapping[str, str], by: signal.Signals = signal.SIGINT) -> int:
+    """Run a command under a keeper to its end; returns its exit status. Ctrl-C and SIGTERM end it with this process."""
+    end_in_order()
+    kept = keep(command, environment, by=by)
+    try:
+        return kept.process.wait()
+    except KeyboardInterrupt:
+        return kept.end()
+    finally:
+        kept.end()
+
+
+def end_in_order() -> None:
+    """Have SIGTERM end this process as an exit does, so that `finally` blocks put things right and end what they started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def die_with_make() -> None:
+    """Have this process killed with its parent where `make` says that the two belong together."""
+    if SUPERVISED in os.environ:
+        die_with_parent()
 
 
 def die_with_parent() -> None:

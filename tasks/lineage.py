@@ -101,7 +101,7 @@ def find_run(memory: Memory, name: str) -> str:
 
 def _result_folder(root: Path, path: Path) -> tuple[Path, str]:
     """The folder of a stage's result that a file belongs to, and the path by which results record it."""
-    whole = path.resolve()
+    whole = path.parent.resolve() / path.name  # the file itself may be a link into DVC's cache
     artifacts = (root / "artifacts").resolve()
     if whole.is_relative_to(artifacts) and len(parts := whole.relative_to(artifacts).parts) >= 2:
         return artifacts / parts[0] / parts[1], f"artifacts/{parts[0]}/{parts[1]}"

@@ -130,11 +130,11 @@ def _copy_figure(root: Path, folder: Path, name: str) -> None:
 
 
 def main() -> None:
-    root = Path.cwd()
-    names = sys.argv[1:] or list(dict.fromkeys([*default_experiments(root), *published(root)]))
-    file = root / "README.md"
-    text = file.read_text(encoding="utf-8")
     try:
+        root = Path.cwd()
+        names = sys.argv[1:] or list(dict.fromkeys([*default_experiments(root), *published(root)]))
+        file = root / "README.md"
+        text = file.read_text(encoding="utf-8")
         if BEGIN not in text or END not in text:
             raise IntegrityError(f"README.md has no {BEGIN} … {END}")
         made = section(root, names)

@@ -17,6 +17,7 @@ from tasks import journal
 from tasks._tracking_lock import chosen, default_experiments, out_problem, read_lock
 from tasks.data_cli import track
 from tasks.dvc import run_dvc
+from tasks.inputs import pull
 from tasks.locks import exclusive
 
 FOLDER = Path("reference")
@@ -82,17 +83,15 @@ def fetch(root: Path) -> None:
     """Pull `reference/` where it is tracked and not here; raises IntegrityError when that cannot be done."""
     if published(root) or not (root / POINTER).is_file():
         return
-    done = run_dvc(root, "pull", "--quiet", str(POINTER))
-    if not published(root):
-        raise IntegrityError(f"{FOLDER}/ is not to be pulled from the remote: {' '.join(done.stderr.split())}")
+    pull(root, POINTER, Path(FOLDER))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tasks.reference", description=publish.__doc__)
     parser.add_argument("experiment")
     options = parser.parse_args()
-    root = Path.cwd()
     try:
+        root = Path.cwd()
         fetch(root)
         with exclusive("reference", "reference/"):
             target = publish(root, options.experiment)
@@ -100,9 +99,9 @@ def main() -> None:
             if size > MOST_BYTES:
                 raise UsageError(f"{FOLDER}/ has {size:,} bytes; the embedded remote takes {MOST_BYTES:,} in all")
             track(FOLDER)
-            done = run_dvc(root, "push", "--quiet", str(POINTER))
-            if done.returncode:
-                raise QueeError(f"{FOLDER}/ was not pushed: {' '.join(done.stderr.split())}")
+            done = run_dvc(root, "push", str(POINTER))
+            if done.status:
+                raise QueeError(f"{FOLDER}/ was not pushed: {done.reason}")
     except QueeError as error:
         print(f"quee: {error}", file=sys.stderr)
         sys.exit(error.exit_status)

@@ -242,7 +242,7 @@ def _copy_remotes(root: Path, tree: Path) -> None:
         url = parser[section].get("url", "")
         if "remote" in section and url and "://" not in url:
             parser[section]["url"] = str((root / ".dvc" / url).resolve())
-    cache = Path(run_dvc(root, "cache", "dir").stdout.strip())
+    cache = Path(run_dvc(root, "cache", "dir").out.strip())
     parser[f'remote "{CACHE}"'] = {"url": str((root / cache).resolve()), "verify": "true"}
     with (tree / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
         parser.write(file)
@@ -254,14 +254,16 @@ def _take(root: Path, tree: Path, recorded: _Recorded, stage: str, tell: Tell) -
 
     name, folder = f"{stage}@{recorded.experiment}", recorded.folder(stage)
     (md5,) = StageResult(recorded.experiment, stage, recorded.entries[stage]).outs.values()
+    reasons = []
     for place, remote in (("DVC's cache here", ["--remote", CACHE]), ("a DVC remote", [])):
-        run_dvc(tree, "pull", "--quiet", "--force", *remote, name)
+        done = run_dvc(tree, "pull", "--force", *remote, name)
         if (tree / folder).is_dir() and dvc_digest(tree / folder) == md5:
             tell(f"  {name:<36} taken from {place} as recorded ({md5[:7]})")
             return place
+        reasons.append(f"{place}: {done.reason if done.status else 'it has other content'}")
     raise IntegrityError(
         f"{folder} ({md5}) is neither in DVC's cache of this checkout nor on a remote: "
-        f"--from {stage}, or a stage before it, makes it again"
+        f"--from {stage}, or a stage before it, makes it again ({'; '.join(reasons)})"
     )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from threadpoolctl import threadpool_limits
 
 from quee.errors import IntegrityError, QueeError, UsageError
+from quee.reach import may_pass
 from tasks import journal, partial
 from tasks._tracking_lock import stage_names
 from tasks.healing import keep_last_good
@@ -148,6 +149,7 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
                 size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            record["may_pass"] = may_pass(error)
             journal.finish(pages, record, status, exit_status=exit_status(error), error=explain(error))
             raise
         if "partial" in stage.__dict__:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from quee.errors import UnreachableError as UnreachableError
 from quee.errors import UsageError
 from tasks._tracking_index import Held, held, sqlite_file, tracking_uri, unreachable
-from tasks._tracking_index import UnreachableError as UnreachableError
 from tasks._tracking_lock import (
     ExperimentResult,
     StageResult,
@@ -26,6 +26,7 @@ from tasks._tracking_lock import (
     read_lock,
     stage_names,
 )
+from tasks.words import shortened
 
 if TYPE_CHECKING:
     from tasks._tracking_store import Store
@@ -228,7 +229,7 @@ def database_lock(uri: str, notify: Callable[[str], None]) -> Iterator[None]:
             f"{unreachable(uri, str(error))}; `pip install 'quee[postgres]'`, postgresql+psycopg://…"
         ) from None
     except SQLAlchemyError as error:
-        raise UnreachableError(unreachable(uri, " ".join(str(error).split())[:300])) from None
+        raise UnreachableError(unreachable(uri, shortened(" ".join(str(error).split())))) from None
     with connection:
         yield
 

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import Annotated
 import typer
 
 from quee.errors import BusyError, IntegrityError, QueeError, UsageError
+from tasks.lifeline import keep
 
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="All by default.", show_default=False)
@@ -47,7 +47,8 @@ def track(
         typer.echo(f"tracked {version}: {done.decided[version]}")
     for name, reason in done.skipped.items():
         typer.echo(f"skipped {name}: {reason}", err=True)
-    typer.echo(f"{len(done.logged)} results tracked, {done.known} were already")
+    hint = "; `quee run` makes what is not here" if done.skipped and not done.logged else ""
+    typer.echo(f"{len(done.logged)} results tracked, {done.known} were already{hint}")
 
 
 def results(
@@ -198,9 +199,24 @@ def ui(
         typer.echo(f"  {name}: {page}")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--default-artifact-root", (root / "mlruns").as_uri()]
+    serve_shown(command, {**ENVIRONMENT, **os.environ})
+
+
+def serve_shown(command: list[str], environment: dict[str, str]) -> None:
+    """Run MLflow's server and show what it prints until it is ended; raises QueeError with its last words if it fails."""
+    reader, writer = os.pipe()
+    kept = keep(command, environment, output=writer)
+    os.close(writer)
+    last = ""
     try:
-        status = subprocess.run(command, env={**ENVIRONMENT, **os.environ}, check=False).returncode
+        with open(reader, encoding="utf-8", errors="replace") as output:
+            for line in output:
+                sys.stderr.write(line)
+                last = line.strip() or last
     except KeyboardInterrupt:
+        kept.end()
         return
+    finally:
+        status = kept.end()
     if status:
-        raise QueeError(f"MLflow ended with status {status}")
+        raise QueeError(f"MLflow ended with status {status}: {last or 'it said nothing'}")

@@ -30,6 +30,7 @@ EXEMPT = {
     "quee/io.py",
     "quee/keys.py",
     "quee/progress.py",
+    "quee/reach.py",
     "quee/registry.py",
     "quee/requirements.py",
     "quee/shards.py",

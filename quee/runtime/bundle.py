@@ -1,4 +1,4 @@
-"""Loading bundles: nothing is read before its digest fits, nothing is executed before its shapes do; no pickle, no links."""
+"""Loading bundles: nothing is read before its digest fits, nothing is executed before its shapes do; no pickle."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def load_bundle(
 ) -> AdaptiveClassifier:
     """The classifier of a bundle directory, executed by an engine; with its profile, if there is one and it is wanted.
 
-    Raises IntegrityError with the reason when a file is missing, left over, a link, altered, of another format, or when
+    Raises IntegrityError with the reason when a file is missing, left over, a foreign link, altered, of another format, or when
     what the files hold does not fit together.
     """
     folder = Path(path)

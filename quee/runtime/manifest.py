@@ -8,7 +8,6 @@ bundle can make one whose digests agree. Trust comes from where it is kept, or f
 import hashlib
 import json
 import re
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from quee.errors import IntegrityError
 from quee.io import verify_digests, write_bytes
+from quee.runtime.links import check_plain
 
 NAME = "bundle.json"
 FORMAT = 2
@@ -140,7 +140,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises IntegrityError with the reason when it is missing, no plain file, of another format, altered, or inconsistent.
     """
     if not folder.is_dir():
-        raise IntegrityError(f"no bundle at {folder}: not a directory")
+        raise IntegrityError(f"no bundle at {folder}: not a directory; `quee run` makes an experiment's")
     path = folder / NAME
     value = _read(path)
     number = value.get("format")
@@ -164,12 +164,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        facts = path.lstat()
-    except OSError:
-        raise IntegrityError(f"missing file: {path}") from None
-    if not stat.S_ISREG(facts.st_mode):
-        raise IntegrityError(f"{path} is not a plain file")
+    facts = check_plain(path)
     if facts.st_size > MAX_BYTES:
         raise IntegrityError(f"{path} has {facts.st_size:,} bytes; a description has at most {MAX_BYTES:,}")
     data = path.read_bytes()
@@ -189,8 +184,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     """Raises IntegrityError naming a file that is missing, left over, no plain file, or altered."""
     present = set()
     for entry in sorted(folder.iterdir()):
-        if not stat.S_ISREG(entry.lstat().st_mode):
-            raise IntegrityError(f"{entry} is not a plain file")
+        check_plain(entry)
         present.add(entry.name)
     expected = {*manifest.files, NAME}
     if present != expected:

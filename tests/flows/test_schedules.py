@@ -111,6 +111,17 @@ def test_a_cron_fires_the_run_completes_the_next_is_unchanged_and_a_cancelled_on
     assert (scheduled.root / "artifacts/toy/targets/metrics.json").is_file(), "the earlier result is back"
 
 
+def test_a_server_that_does_not_start_says_why(project: Project) -> None:
+    for name in ("prefect.yaml", "flows"):
+        project.do("cp", "-r", str(ROOT / name), ".")
+    nowhere = {"PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////nowhere/prefect.db"}
+    said = project.do(sys.executable, "-m", "flows.schedules", status=1, **{**SETTINGS, **nowhere})
+    assert "Prefect's server ended before it answered with status" in said
+    assert "Application startup failed" in said or "unable to open database file" in said
+    assert "log: .quee/logs/prefect-server.log" in said
+    assert len(said.splitlines()) <= 3, said
+
+
 def processes(project: Project, word: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():

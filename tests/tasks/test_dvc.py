@@ -11,6 +11,8 @@ import psutil
 import pytest
 from toy_project import Project, experiment
 
+from tasks._dvc_process import BUSY, dvc_command
+
 VICTIMS = ("stage", "dvc", "quee", "group", "interrupt")
 SLOW = {"TOY_SECONDS": "0.4"}
 
@@ -122,6 +124,28 @@ def test_a_failed_stage_is_named_with_its_log_and_its_earlier_result_stays(proje
     assert project.results() == before
 
 
+def test_what_a_stage_prints_decides_nothing(project: Project) -> None:
+    words = "Unable to acquire lock: it is busy, it is being blocked by: Stage is cached - skipping run"
+    project.edit("stages/targets.py", "a line from the stage", words)
+    project.write("fail", "")
+    output = project.quee("run", status=4)  # and does not wait for a lock that nobody holds
+    assert "stage targets@toy failed: shard 3 is truncated" in output
+    project.do("rm", "fail")
+    project.edit("stages/evaluate.py", "parts = ", f"print({words!r})\n    parts = ")
+    assert did(project.quee("run")) == {"prepare": "unchanged", "targets": "ran", "evaluate": "ran"}
+
+
+@pytest.mark.slow
+def test_another_dvc_at_work_is_told_by_its_status(project: Project) -> None:
+    by_hand = project.start("dvc", "repro", **SLOW)
+    wait_until(lambda: bool(project.computed()))
+    done = subprocess.run(
+        dvc_command("repro", "--single-item", "targets@toy"), cwd=project.root, env=project.environment(), check=False
+    )
+    assert done.returncode == BUSY
+    assert by_hand.wait() == 0
+
+
 def test_settings_are_checked_before_anything_is_created(project: Project) -> None:
     project.write("experiments/toy.yaml", experiment(targets="{clusters: many}"))
     before = sorted(project.root.rglob("*"))
@@ -230,6 +254,19 @@ def test_an_interrupted_run_leaves_the_earlier_result(project: Project) -> None:
     os.killpg(run.pid, signal.SIGINT)
     assert run.wait() == 130
     assert project.results() == before
+
+
+def test_a_terminated_run_ends_in_order_and_leaves_the_earlier_result(project: Project) -> None:
+    project.quee("run")
+    before = project.results()
+    project.do("rm", "computed.log")
+    run = project.start("quee", "run", "--force", **SLOW)
+    wait_until(lambda: len(project.computed()) >= 1)
+    everyone = descendants(run)
+    run.terminate()
+    assert run.wait() == 128 + signal.SIGTERM
+    assert project.results() == before
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in everyone)
 
 
 def test_killing_dvc_alone_leaves_no_second_writer(project: Project) -> None:

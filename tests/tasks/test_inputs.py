@@ -9,7 +9,10 @@ import torch
 from toy_project import Project, experiment
 
 from quee.backbones import create_backbone
+from quee.data.png import encode_png
 from quee.data.weights import import_weights
+from quee.reach import may_pass
+from tasks.inputs import NotPulledError, ensure_inputs
 
 WITH_WEIGHTS = experiment(
     prepare="{dataset: digits, seed: 1}", backbone="{name: vit_digits, mode: finetune, weights: mine}"
@@ -114,3 +117,82 @@ def test_weights_that_have_seen_what_is_held_out_are_refused_first(with_weights:
     said = project.quee("run", "tuned", status=2)
     assert "experiments/tuned.yaml: backbone.weights: 'mine' have seen the official training set of digits" in said
     assert project.read("params.yaml").endswith("[toy]\n")
+
+
+NOBODY = {
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "aws",
+    "AWS_SHARED_CREDENTIALS_FILE": "aws",
+}
+SOMEBODY = {**NOBODY, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}
+REMOTES = {
+    "a folder that is gone": ({"url": "../nowhere"}, {}, "do not exist neither locally nor on remote"),
+    "a bucket without credentials": ({"url": "s3://bucket-of-nobody/x"}, NOBODY, "Unable to locate credentials"),
+    "a bucket that does not answer": (
+        {"url": "s3://bucket/x", "endpointurl": "http://127.0.0.1:9"}, SOMEBODY, "Could not connect to the endpoint URL",
+    ),
+    "a kind that is not installed": ({"url": "ssh://127.0.0.1:9/x"}, {}, "requires 'dvc-ssh' to be installed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if "bucket" in n else []) for n in REMOTES])
+def test_dvcs_own_words_say_why_data_are_not_to_be_had_and_each_try_says_the_same(project: Project, name: str) -> None:
+    settings, environment, words = REMOTES[name]
+    for key, value in settings.items():
+        project.do("dvc", "remote", "modify", "--local", "embedded", key, value)
+    project.do("rm", "-r", "data/digits", ".dvc/cache")
+    project.write("aws", "")  # nobody's credentials
+    first = project.quee("run", status=4, **environment)
+    assert words in first
+    assert "data/digits is neither here nor to be pulled from a remote: " in first
+    assert "Traceback" not in first
+    assert not (project.root / "data/digits").exists()
+    assert project.quee("run", status=4, **environment) == first
+
+
+def test_a_remote_that_does_not_answer_is_tried_again_and_one_without_credentials_is_not(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.do("rm", "-r", "data/digits", ".dvc/cache")
+    project.write("aws", "")
+    monkeypatch.setenv("PYTHONPATH", str(project.root))
+    for name, passes in (("a bucket that does not answer", True), ("a bucket without credentials", False)):
+        settings, environment, _ = REMOTES[name]
+        for key, value in settings.items():
+            project.do("dvc", "remote", "modify", "--local", "embedded", key, value)
+        for key in SOMEBODY:
+            monkeypatch.delenv(key, raising=False)
+        for key, value in environment.items():
+            monkeypatch.setenv(key, value)
+        with pytest.raises(NotPulledError) as raised:
+            ensure_inputs(project.root, ["toy"], lambda message: None)
+        assert may_pass(raised.value) == passes, str(raised.value)
+
+
+def images(folder: Path) -> Path:
+    for index in range(8):
+        path = folder / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 256, (8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(index))
+        path.write_bytes(encode_png(pixels.numpy()))
+    return folder
+
+
+def test_data_behind_a_link_is_refused_before_anything_is_imported(project: Project, tmp_path: Path) -> None:
+    source = images(tmp_path / "two")
+    (project.root / "data").rename(tmp_path / "disk")
+    (project.root / "data").symlink_to(tmp_path / "disk")
+    first = project.quee("data", "add", "two", str(source), status=2)
+    assert f"data is a link to {tmp_path / 'disk'}, and DVC takes no files inside symlinked directories" in first
+    assert project.quee("data", "add", "two", str(source), status=2) == first
+    assert not (tmp_path / "disk" / "two").exists()
+
+
+def test_what_dvc_does_not_take_is_not_left_half_made(project: Project, tmp_path: Path) -> None:
+    source = images(tmp_path / "two")
+    project.write(".gitignore", project.read(".gitignore") + "/data/two.dvc\n")  # DVC takes no ignored .dvc files
+    first = project.quee("data", "add", "two", str(source), status=1)
+    assert "data/two was not kept: DVC did not take it: " in first
+    assert "two.dvc" in first.partition("did not take it: ")[2]
+    assert not (project.root / "data/two").exists()
+    assert project.quee("data", "add", "two", str(source), status=1) == first

@@ -426,6 +426,28 @@ def test_a_bundle_is_registered_once_and_answers_from_the_registry(project: Path
     assert list(answer["cost"]) == [0.3, 0.3]
 
 
+@pytest.mark.parametrize("kind", ["symlink", "hardlink"])
+def test_results_that_dvc_placed_as_links_are_held_as_files(project: Path, kind: str) -> None:
+    with_pyfunc(project)
+    cache = project / ".dvc" / "cache" / "files" / "md5"
+    for number, file in enumerate(sorted((project / "artifacts").rglob("*"))):
+        if file.is_file():
+            kept = cache / f"{number:02x}" / f"{number:030x}"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(kept)
+            file.symlink_to(kept) if kind == "symlink" else file.hardlink_to(kept)
+    done = track(project)
+    assert done.skipped == {}
+    assert done.registered == ["quee-digits version 1"]
+    held = [file for file in (project / "mlruns").rglob("*") if not file.is_dir()]
+    assert [file for file in held if file.is_symlink()] == []
+    shutil.rmtree(cache)
+    import mlflow
+
+    model = mlflow.pyfunc.load_model("models:/quee-digits@champion")
+    assert list(model.predict(np.zeros((1, 8, 8, 1), np.uint8), params={"budget": 0.3})["cost"]) == [0.3]
+
+
 def test_champion_moves_only_to_a_bundle_better_by_more_than_its_interval(project: Path) -> None:
     with_pyfunc(project)
     assert list(track(project).decided.values()) == ["champion, as there was none"]
@@ -469,8 +491,10 @@ def test_a_version_whose_registration_was_cut_short_is_finished_not_doubled(proj
 
 
 class Answers500(http.server.BaseHTTPRequestHandler):
+    status = 500
+
     def answer(self) -> None:
-        self.send_error(500)
+        self.send_error(self.status)
 
     do_GET = do_POST = answer  # noqa: N815
 
@@ -504,6 +528,19 @@ def test_a_server_that_fails_loses_nothing(project: Path, failing: str, monkeypa
     assert "nothing is lost" in later.stderr
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert len(track(project).logged) == len(STAGES) + 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_refuses_is_not_for_later(
+    project: Path, failing: str, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(Answers500, "status", status)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", failing)
+    with pytest.raises(QueeError, match=f"refused the results: .*{status}") as raised:
+        track(project)
+    assert not isinstance(raised.value, tracking.UnreachableError)
+    assert not raised.value.may_pass
+    assert "nothing is lost" not in str(raised.value)
 
 
 def test_a_store_out_of_reach_costs_a_message_and_loses_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

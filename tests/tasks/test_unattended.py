@@ -1,18 +1,15 @@
 """What runs without anyone need: who commits dvc.lock, whose data changed, which failures are worth another try."""
 
-import errno
 import itertools
 from pathlib import Path
 
 import pytest
 from toy_project import Project
 
-from quee.errors import BusyError, IntegrityError, QueeError, UsageError
+from quee.errors import UsageError
 from tasks.committing import commit_lock, put_away, take_out
 from tasks.data_changes import changed_data, fetch_changed
-from tasks.dvc import StageError
-from tasks.tracking import UnreachableError
-from tasks.transient import delays, may_pass
+from tasks.transient import delays
 
 IDENTITY = ("-c", "user.name=toy", "-c", "user.email=toy@example.org")
 
@@ -85,38 +82,6 @@ def test_data_have_changed_when_their_pointer_is_not_the_last_results(project: P
     fetch_changed(project.root, "toy", told.append)
     assert project.read("data/digits/train-1.parquet") == "somebody's work"
     assert project.read("dvc.lock") == lock
-
-
-PASSES = [
-    UnreachableError("MLflow does not take results"),
-    StageError("stage features@toy failed: failed: ConnectionError: reset by peer\nlog: x", 1),
-    StageError("stage features@toy failed: failed: OSError: [Errno 116] Stale file handle", 1),
-    IntegrityError("data/digits is neither here nor to be pulled from a remote: Connection timed out"),
-    QueeError("answer 503 from the store"),
-    OSError(errno.ETIMEDOUT, "timed out"),
-]
-STAYS = [
-    UsageError("experiments/toy.yaml: timeout: unknown key"),
-    BusyError("connection busy"),
-    StageError("stage targets@toy failed: targets.clusters: connection", 2),
-    StageError("stage targets@toy failed: shard 3 is truncated", 4),
-    StageError("stage targets@toy failed: failed: ValueError: no\nlog: x\n  | connection timed out once", 1),
-    IntegrityError("data/digits is neither here nor to be pulled from a remote: no such file"),
-    OSError(errno.ENOSPC, "no space left on device"),
-    PermissionError(errno.EACCES, "permission denied"),
-    ValueError("timeout"),
-    KeyboardInterrupt(),
-]
-
-
-@pytest.mark.parametrize("error", PASSES, ids=str)
-def test_what_may_pass_is_tried_again(error: BaseException) -> None:
-    assert may_pass(error)
-
-
-@pytest.mark.parametrize("error", STAYS, ids=str)
-def test_what_stays_is_not(error: BaseException) -> None:
-    assert not may_pass(error)
 
 
 def test_waits_double() -> None:

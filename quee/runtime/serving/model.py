@@ -11,6 +11,7 @@ from quee.io import file_digest, read_json
 from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import Images, Options, Routed
 from quee.runtime.explanation import Explanation
+from quee.runtime.manifest import read_manifest
 from quee.runtime.scheduler import Scheduler
 from quee.runtime.serving.control import BudgetControl
 
@@ -33,6 +34,7 @@ class Served:
     ) -> None:
         """Raises IntegrityError when the bundle is not whole, or another than `digest` names."""
         folder = bundle.resolve()  # what a link names now: not half of the old and half of the new
+        read_manifest(folder)  # says so where there is no bundle
         self.digest = file_digest(folder / "bundle.json")
         if digest is not None and digest != self.digest:
             raise IntegrityError(f"{bundle} has digest {self.digest}, expected {digest}")

@@ -1,0 +1,19 @@
+"""Where a project's verbs may be called: in its folder, where the files are that they read and write."""
+
+from pathlib import Path
+
+from quee.errors import UsageError
+
+FILES = ("params.yaml", "dvc.yaml")
+"""What every project has in its folder."""
+
+
+def project_root() -> Path:
+    """The current folder; raises UsageError naming what is missing where it is no project's."""
+    root = Path.cwd()
+    missing = [name for name in FILES if not (root / name).is_file()]
+    if not missing:
+        return root
+    above = next((place for place in root.parents if all((place / name).is_file() for name in FILES)), None)
+    where = f", {above}" if above else ""
+    raise UsageError(f"no {' and no '.join(missing)} in {root}: run this in the project's folder{where}")

@@ -1,0 +1,39 @@
+"""Every command that README.md and docs/ tell the reader to type."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+PROGRAMS = r"(?:(?:quee|make|dvc|prefect|mlflow|python -m) \S|python benchmarks/\S).*"
+COMMAND = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:nice |time )?{PROGRAMS}")
+SPAN = re.compile(r"`([^`\n]+)`")
+SHELLS = {"", "sh", "bash", "console"}
+
+
+def documented() -> dict[str, str]:
+    """Commands as they are written, each with the first page that has it."""
+    found: dict[str, str] = {}
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for text in commands(page.read_text(encoding="utf-8")):
+            found.setdefault(text, page.name)
+    return found
+
+
+def commands(text: str) -> Iterator[str]:
+    """Commands of a page of Markdown: lines of shell blocks and of indented blocks, and code in sentences."""
+    block: str | None = None
+    for line in text.splitlines():
+        if line.lstrip().startswith("```"):
+            block = None if block is not None else line.strip().removeprefix("```").strip()
+            continue
+        if block is not None:
+            spans = [line.strip()] if block in SHELLS else []
+        elif line.startswith("    "):
+            spans = [line.strip()]
+        else:
+            spans = [span.strip() for span in SPAN.findall(line.replace("\\|", "|"))]
+        for span in spans:
+            plain = re.sub(r"\s+#\s.*$", "", span.removeprefix("$ ")).strip()
+            if COMMAND.fullmatch(plain):
+                yield plain
