@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from quee.data.importers.report import Report
 from quee.data.importers.sets import preferred_roles, role
 from quee.data.importers.splits import by_split, check_whole, choose_config, choose_splits, place
 from quee.data.rowgroups import EncodedImages, open_parquet
-from quee.data.walk import IMAGE_SUFFIXES, SKIP_HINT, Skipped, Walk, faults_text, shown, some
+from quee.data.walk import SKIP_HINT, Skipped, Walk, faults_text, shown, some
 from quee.data.writer import Sample, write_images
 from quee.errors import QueeError
 from quee.io import atomic_path
@@ -128,15 +128,14 @@ class _File:
     found: Labels
     labels: np.ndarray
     """(n,) int64, -1 where a row has none."""
-    image: str
-    """Its image column."""
+    rows: "_Rows"
 
     def faults(self, names: tuple[str, ...]) -> Iterator[str]:
         """What is wrong with rows that have no label, a line each."""
         for row in np.flatnonzero(self.labels < 0):
             label, valid = int(self.found.values[row]), len(self.found.names or names) - 1
             why = "no label" if label < 0 else f"label {label} is out of range; valid: 0 to {valid}"
-            yield f"{_origin(self.found.path, self.image, int(row))}: {why}"
+            yield f"{self.rows.origin(int(row))}: {why}"
 
     def stays(self, column: str, names: tuple[str, ...], dataset: Dataset) -> bool:
         """Whether the file means, as it is, what it is to mean."""
@@ -146,9 +145,10 @@ class _File:
         return bool(same and column == usual and (self.found.names == names or dataset.classes))
 
     def shard(self, as_is: bool, names: tuple[str, ...]) -> Shard:
-        path, rows = self.found.path, np.flatnonzero(self.labels >= 0)
-        copied, written = partial(_copy, path), partial(_write, path, self.image, rows, self.labels[rows], names)
-        return Shard(self.target, len(rows), copied if as_is else written, partial(_row_origin, path, self.image, rows))
+        path, kept = self.found.path, np.flatnonzero(self.labels >= 0)
+        written = partial(_write, path, self.rows.image, kept, self.labels[kept], names)
+        write = partial(_copy, path) if as_is else written
+        return Shard(self.target, len(kept), write, partial(_row_origin, self.rows, kept))
 
 
 def _shards(
@@ -165,7 +165,7 @@ def _shards(
             shard_name(target, index, len(own)),
             one,
             translated(one, names, bool(dataset.classes)),
-            image_column(one.path, dataset),
+            _Rows(one.path, image_column(one.path, dataset)),
         )
         for target, own in named.items()
         for index, one in enumerate(own)
@@ -183,20 +183,26 @@ def _shards(
     return [file.shard(as_is, names) for file in files]
 
 
-def _row_origin(path: Path, image: str, rows: np.ndarray, row: int) -> str:
-    return _origin(path, image, int(rows[row]))
+class _Rows:
+    """What the user calls the rows of a file."""
+
+    def __init__(self, path: Path, image: str) -> None:
+        self.path, self.image = path, image
+
+    @cached_property
+    def names(self) -> pa.Array:
+        """What the file says that its images were called, read when a row is first asked for."""
+        with open_parquet(self.path) as opened:
+            images = opened.read(columns=[f"{self.image}.path"], use_threads=False).column(self.image)
+        return images.combine_chunks().field("path")
+
+    def origin(self, row: int) -> str:
+        name = self.names[row].as_py()
+        return f"{shown(self.path)}, row {row}" + (f" ({name})" if name else "")
 
 
-def _origin(path: Path, image: str, row: int) -> str:
-    name = _paths(path, image)[row].as_py()
-    return f"{shown(path)}, row {row}" + (f" ({name})" if name else "")
-
-
-@lru_cache(maxsize=4)
-def _paths(path: Path, image: str) -> pa.ChunkedArray:
-    """What the rows of a file say that their images were called."""
-    with open_parquet(path) as opened:
-        return opened.read(columns=[f"{image}.path"], use_threads=False).column(image).combine_chunks().field("path")
+def _row_origin(rows: _Rows, kept: np.ndarray, row: int) -> str:
+    return rows.origin(int(kept[row]))
 
 
 def _check_ids(path: Path) -> None:

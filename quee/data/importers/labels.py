@@ -27,16 +27,14 @@ def label_column(path: Path, dataset: Dataset, wanted: str | None, report: Repor
     Raises UsageError or QueeError, with those that there are, where none is called as usual or described as such.
     """
     schema = open_parquet(path).schema_arrow
-    if wanted is not None:
-        if wanted not in schema.names:
-            raise UsageError(f"--label {wanted!r}: no such column in {shown(path)}; it has {some(schema.names)}")
-        return wanted
     usual = [name for name in dict.fromkeys((dataset.label, *LABELS)) if name in schema.names]
     named = [name for name in described(path) if name in schema.names]
-    if not usual and len(named) != 1:
+    if wanted is not None and wanted not in schema.names:
+        raise UsageError(f"--label {wanted!r}: no such column in {shown(path)}; it has {some(schema.names)}")
+    if wanted is None and not usual and len(named) != 1:
         valid = f"valid for --label: {some(named or schema.names)}"
         raise QueeError(f"{shown(path)} has no column {dataset.label!r}; which one has the labels? {valid}")
-    column = (usual or named)[0]
+    column = wanted or (usual or named)[0]
     for other in dict.fromkeys((*usual, *named)):
         if other != column:
             report.leave(f"column {other}", 0, f"--label {other} takes its labels")
