@@ -28,6 +28,12 @@ class Folder:
         """Whether it could be a set: there are images in folders below it."""
         return any(child.images for child in self.children.values())
 
+    @property
+    def only(self) -> "Folder | None":
+        """The one folder in it with images, where it has none itself."""
+        found = [child for child in self.children.values() if child.images]
+        return found[0] if len(found) == 1 and not self.own else None
+
     def below(self) -> Iterator["Folder"]:
         for child in self.children.values():
             yield child
@@ -106,13 +112,10 @@ def _images(count: int) -> str:
 def _unwrapped(top: Folder, report: Report) -> Folder:
     """The folder with the sets, where it is alone in the source, as archives unpack."""
     folder = top
-    while len(folder.children) == 1 and not folder.own:
-        (child,) = folder.children.values()
-        if role(child.name.rpartition("/")[2]) is not None:
-            break
+    while (child := folder.only) is not None and role(child.name.rpartition("/")[2]) is None:
         folder = child
     if folder is not top and any(role(name) == "train" and c.holds_folders for name, c in folder.children.items()):
-        report.notes.append(f"read from {folder}, the only folder")
+        report.notes.append(f"read from {folder}, the only folder with images")
         return folder
     return top
 
@@ -143,13 +146,11 @@ def _training_folder(top: Folder, source: str) -> Folder | None:
 
 def _inner(folder: Folder) -> Folder:
     """The folder itself, or the only one in it where that is a set of the same name or kind, as in `train/train/CLASS`."""
-    if len(folder.children) == 1 and not folder.own:
-        ((name, child),) = folder.children.items()
-        own = folder.name.rpartition("/")[2]
-        same = name.lower() == own.lower() or (role(name) is not None and role(name) == (role(own) or resembles(own)))
-        if child.holds_folders and same:
-            return child
-    return folder
+    if (child := folder.only) is None or not child.holds_folders:
+        return folder
+    name, own = (part.name.rpartition("/")[2] for part in (child, folder))
+    same = name.lower() == own.lower() or (role(name) is not None and role(name) == (role(own) or resembles(own)))
+    return child if same else folder
 
 
 def _refuse_sets_below_classes(top: Folder, source: str) -> None:

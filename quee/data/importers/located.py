@@ -131,8 +131,9 @@ def folder_images(found: Walk, folder: Folder, classes: tuple[str, ...], faults:
     Raises QueeError for class folders that are not among `classes`.
     """
     base = found.folder / folder.name
-    known = set(_classes(folder, shown(base))) & set(classes)
-    labels_of = {name: classes.index(text) for name in folder.children if (text := class_name(name)) in known}
+    _classes(folder, shown(base))  # refuses two of one name
+    index = {name: label for label, name in enumerate(classes)}
+    labels_of = {name: index[text] for name in folder.children if (text := class_name(name)) in index}
     if unknown := [
         class_name(name) for name, child in folder.children.items() if child.images and name not in labels_of
     ]:

@@ -215,6 +215,20 @@ def test_sets_with_more_in_their_names_and_sets_within_sets(project, nested):
     assert f"evaluation set: seg_test/{'seg_test/' if nested else ''}" in report.lines()
 
 
+def test_folders_without_images_beside_the_sets_do_not_hide_them(project):
+    own = Own()
+    own.folders("files/images/train", "train", TWO)
+    own.folders("files/images/val", "evaluation", TWO)
+    put("files/labels/train/1.txt")
+    report, found = add("files")
+    assert found == own.known
+    assert report.lines() == [
+        "left out: 1 .txt",
+        "read from images/, the only folder with images",
+        "evaluation set: images/val/",
+    ]
+
+
 def test_names_that_are_not_utf_8_are_taken_and_shown(project):
     own = Own()
     own.folders("files", "train", TWO)
