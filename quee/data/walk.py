@@ -7,12 +7,15 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from quee.errors import QueeError
 
+T = TypeVar("T")
+R = TypeVar("R")
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 """Of the files that are read as images, in lower case."""
 SYSTEM = frozenset(
@@ -60,6 +63,20 @@ def faults_text(faults: Sequence[str], what: str, hint: str = "") -> str:
     if len(faults) == 1:
         return f"{faults[0]}{hint}"
     return f"{len(faults):,} {what}{hint}:\n  {some(faults, separator=BREAK)}"
+
+
+def each(function: Callable[[T], R], items: Iterable[T], what: str) -> list[R]:
+    """`function` of every item. Raises one error, of the first one's type, with what is wrong with all that it refuses."""
+    found: list[R] = []
+    errors: list[QueeError] = []
+    for item in items:
+        try:
+            found.append(function(item))
+        except QueeError as error:
+            errors.append(error)
+    if errors:
+        raise type(errors[0])(faults_text(list(map(str, errors)), what))
+    return found
 
 
 @dataclass(frozen=True)

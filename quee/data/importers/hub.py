@@ -17,7 +17,7 @@ from quee.data.importers.report import Report
 from quee.data.importers.sets import preferred_roles, role
 from quee.data.importers.splits import by_split, check_whole, choose_config, choose_splits, place
 from quee.data.rowgroups import EncodedImages, open_parquet
-from quee.data.walk import SKIP_HINT, Skipped, Walk, faults_text, shown, some
+from quee.data.walk import SKIP_HINT, Skipped, Walk, each, faults_text, shown, some
 from quee.data.writer import Sample, write_images
 from quee.errors import QueeError
 from quee.io import atomic_path
@@ -45,7 +45,8 @@ def find_parquet(source: Path, found: Walk | None) -> Parquet | None:
     if found is None:
         return Parquet(source.parent, [source.name], Skipped()) if source.suffix.lower() == SUFFIX else None
     parquet = found.of((SUFFIX,))
-    names = [file.name for file in parquet.files if _has_images(source / file.name)]
+    holds = each(_has_images, [source / file.name for file in parquet.files], "Parquet files are not readable")
+    names = [file.name for file, images in zip(parquet.files, holds, strict=True) if images]
     if others := len(parquet.files) - len(names):
         parquet.skipped.other[SUFFIX] += others
     return Parquet(source, names, parquet.skipped) if names else None
@@ -71,7 +72,7 @@ def plan(found: Parquet, dataset: Dataset, options: Options) -> Plan:
     """
     plan, source = Plan(verify=True), shown(found.source)
     plan.report.skipped.add(found.skipped)
-    parts = [place(found.source, name) for name in found.names]
+    parts = each(partial(place, found.source), found.names, "Parquet files are of no known split")
     splits = by_split(choose_config(parts, options.config, plan.report, source))
     first = next((own for split, own in splits.items() if role(split) == "train"), next(iter(splits.values())))[0].path
     column = label_column(first, dataset, options.label, plan.report)
@@ -160,27 +161,24 @@ def _shards(
     report: Report,
 ) -> list[Shard]:
     """Files copied as they are, or all written anew where one's labels are translated or rows are left out."""
-    files = [
-        _File(
-            shard_name(target, index, len(own)),
-            one,
-            translated(one, names, bool(dataset.classes)),
-            _Rows(one.path, image_column(one.path, dataset)),
-        )
-        for target, own in named.items()
-        for index, one in enumerate(own)
-    ]
-    faults = [fault for file in files for fault in file.faults(names)]
+
+    def file(place: tuple[str, Labels]) -> _File:
+        target, one = place
+        rows = _Rows(one.path, image_column(one.path, dataset))
+        return _File(target, one, translated(one, names, bool(dataset.classes)), rows)
+
+    places = [(shard_name(target, i, len(own)), one) for target, own in named.items() for i, one in enumerate(own)]
+    files = each(file, places, "Parquet files do not fit the others")
+    faults = [fault for one in files for fault in one.faults(names)]
     if faults and not skip_bad:
         raise QueeError(faults_text(faults, "images without a valid label", SKIP_HINT))
     report.bad += faults
-    for file in files:
-        _check_ids(file.found.path)
-    good = [(file, file.labels >= 0) for file in files]
+    each(_check_ids, [one.found.path for one in files], "Parquet files number samples twice")
+    good = [(one, one.labels >= 0) for one in files]
     if moved := [f for f, rows in good if f.found.text or not np.array_equal(f.labels[rows], f.found.values[rows])]:
-        report.notes.append(f"labels translated by name: {some((shown(file.found.path.name) for file in moved), 3)}")
-    as_is = all(file.stays(column, names, dataset) for file in files)
-    return [file.shard(as_is, names) for file in files]
+        report.notes.append(f"labels translated by name: {some((shown(one.found.path.name) for one in moved), 3)}")
+    as_is = all(one.stays(column, names, dataset) for one in files)
+    return [one.shard(as_is, names) for one in files]
 
 
 class _Rows:

@@ -90,6 +90,14 @@ def without_bad(folder: Path, bad: dict[str, np.ndarray]) -> Path:
         if path.name in bad:
             copy_without(path, good / path.name, bad[path.name])
         else:
-            (good / path.name).hardlink_to(path)
+            _link(path, good / path.name)
     shutil.rmtree(folder)
     return good
+
+
+def _link(path: Path, other: Path) -> None:
+    """The same file in another place; a copy where the file system has no links."""
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, other)

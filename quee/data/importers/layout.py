@@ -91,11 +91,13 @@ def find_layout(found: Walk, evaluation: str | None, preferred: Sequence[str], r
             candidates[name] = role(name) or resembles(name)
         elif child.images:
             unusable[name] = "its images are in no class folders"
+        elif role(name) is not None:
+            unusable[name] = "no image in it"
     chosen = choose_evaluation(candidates, unusable, evaluation, preferred, source)
     for name, child in top.children.items():
-        if child is not train and name != chosen and child.images:
+        if child is not train and name != chosen and (child.images or name in unusable):
             why = unusable.get(name, f"--evaluation {shown(name)} takes it")
-            report.leave(f"folder {child}", child.images, f"{_images(child.images)}; {why}")
+            report.leave(f"folder {child}", child.images, f"{_images(child.images)}; {why}" if child.images else why)
     if top.own:
         report.leave(f"{_images(top.own)} outside class folders", top.own)
     sets = [_inner(folder) for folder in (train, *([top.children[chosen]] if chosen is not None else []))]

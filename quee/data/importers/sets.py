@@ -51,6 +51,7 @@ def resembles(name: str) -> str | None:
 
 def _words(name: str) -> list[str]:
     """Words of a name in lower case, without numbers; `trainset` is two."""
+    name = re.sub(r"(?i)h[eo]ld[-_ .]?out", "holdout", name)
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
     return [part for word in words for part in _parted(word)]
 

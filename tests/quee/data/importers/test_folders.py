@@ -197,6 +197,14 @@ def test_unlabelled_test_images_are_left_out_and_validation_is_taken(project):
         add("files", evaluation="test")
 
 
+def test_an_empty_set_is_named(project):
+    own = Own()
+    own.folders("files/train", "train", TWO)
+    put("files/test/cat/1.tif")
+    report, _ = add("files")
+    assert report.lines()[0] == "left out: 1 .tif, folder test/ (no image in it)"
+
+
 def test_a_class_may_be_called_train_where_its_folder_is_one(project):
     own = Own()
     own.folders("files", "train", {"bus": 2, "train": 2, "tram": 2})

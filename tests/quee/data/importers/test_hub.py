@@ -377,6 +377,20 @@ def test_a_pointer_of_git_lfs_is_called_one(project):
     refused("files/train.parquet stands for a file of Git LFS; `git lfs pull`")
 
 
+def test_faults_of_many_files_are_named_together(project):
+    for i in range(3):
+        put(f"files/train-{i:05d}-of-00003.parquet", b"PAR1 and nothing")
+    said = refused("3 Parquet files are not readable:")
+    assert said.count("not a readable Parquet file: files/train-0000") == 3
+    for name, names in (("train", ["ant", "bee"]), ("val-0", ["ant", "cow"]), ("val-1", ["doe", "bee"])):
+        write_hub(f"more/{name}.parquet", [{"bytes": picture(i), "path": "a"} for i in range(2)], [0, 1], names)
+    said = refused("2 Parquet files do not fit the others:", source="more")
+    assert "val-0.parquet: cow" in said and "val-1.parquet: doe" in said
+    for name in ("one", "two"):
+        write_hub(f"none/{name}.parquet", [{"bytes": picture(1), "path": "a"}], [0])
+    refused("2 Parquet files are of no known split:", UsageError, source="none")
+
+
 def test_damaged_pages_are_of_the_users_file(project):
     rows = [{"bytes": picture(i), "path": f"{i}.png"} for i in range(40)]
     write_hub("files/train.parquet", rows, [i % 2 for i in range(40)], ["ant", "bee"])

@@ -18,7 +18,7 @@ def test_a_set_is_known_by_any_usual_name_and_case(named, case, form):
     assert role(case(form.format(word))) == its
 
 
-@pytest.mark.parametrize("name", ["TrainSet", "trainingData", "TestImages", "ValidationSet"])
+@pytest.mark.parametrize("name", ["TrainSet", "trainingData", "TestImages", "ValidationSet", "Hold-out", "held_out"])
 def test_words_are_parted_where_the_case_changes(name):
     assert role(name) is not None
 
