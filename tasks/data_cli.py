@@ -71,6 +71,8 @@ def list_(json_: AsJson = False) -> None:
         if row["present"]:
             counts = f"{row['train']} + {row['evaluation']} images"
             typer.echo(f"{row['name']:16} {counts:24} {len(row['classes'])} classes  digest {row['digest'][:12]}")
+            if row["unused"]:
+                typer.echo(f"{'':16} not used: {', '.join(row['unused'])}")
         else:
             where = row["source"] or f"tracked by {DATA / row['name']}.dvc, not pulled"
             typer.echo(f"{row['name']:16} not there: {where}")
@@ -180,6 +182,9 @@ def summary(name: str) -> dict[str, Any]:
         "train": images.train_samples,
         "evaluation": len(images) - images.train_samples,
         "classes": list(images.classes),
+        "unused": sorted(
+            {path.name for path in images.folder.glob("*.parquet")} - {path.name for path in images.files}
+        ),
         "digest": _digest(images.digests),
     }
 

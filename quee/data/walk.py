@@ -166,7 +166,10 @@ def walk(folder: Path, kinds: Container[str] | None = None) -> Walk:
 
 
 def _enter(found: Walk, folder: Path, prefix: str, kinds: Container[str] | None, above: tuple[object, ...]) -> None:
-    own = folder.stat()
+    try:
+        own = folder.stat()
+    except OSError as error:
+        raise QueeError(f"{shown(folder)}: cannot be read ({error.strerror})") from None
     if (here := (own.st_dev, own.st_ino)) in above:
         found.skipped.broken += 1
         return

@@ -69,6 +69,16 @@ def test_what_is_left_out_is_in_the_closing_lines_and_in_the_json(project):
     assert facts["report"]["without_image"] == ["zebra"]
 
 
+def test_files_that_are_of_no_set_in_use_are_listed(project):
+    write_folders(Path("files"))
+    quee(data_app, "add", "birds", "files")
+    assert "not used" not in quee(data_app, "list")
+    made = Path("data/birds/train-00000-of-00001.parquet").read_bytes()
+    for name in ("test-0.parquet", "validation-0.parquet"):
+        (Path("data/birds") / name).write_bytes(made)
+    assert "not used: validation-0.parquet" in quee(data_app, "list")
+
+
 def test_bad_images_stop_an_import_or_are_left_out_of_it(project):
     write_folders(Path("files"), 8)
     for i in range(2):

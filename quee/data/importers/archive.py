@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
 
-from quee.data.importers.report import Report
+from quee.data.importers.report import Report, counted
 from quee.data.walk import Skipped, shown, walk
 from quee.errors import QueeError
 
@@ -72,4 +72,4 @@ def leave_others(folder: Path, used: Container[str], report: Report) -> None:
     for name, count in counts.items():
         if name.rstrip("/") not in used:
             text = f"folder {shown(name)}" if name.endswith("/") else shown(name)
-            report.leave(text, count, f"{count:,} files" if name.endswith("/") and count > 1 else "")
+            report.leave(text, count, counted(count, "file") if name.endswith("/") else "")

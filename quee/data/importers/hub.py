@@ -13,7 +13,7 @@ from quee.data import Dataset
 from quee.data.files import IMAGES, LABELS, image_column
 from quee.data.importers import Options, Plan, Shard, shard_name
 from quee.data.importers.labels import MOST_CLASSES, Labels, common_names, label_column, read_labels, translated
-from quee.data.importers.report import Report
+from quee.data.importers.report import Report, counted
 from quee.data.importers.sets import preferred_roles, role
 from quee.data.importers.splits import by_split, check_whole, choose_config, choose_splits, place
 from quee.data.rowgroups import EncodedImages, open_parquet
@@ -92,7 +92,7 @@ def plan(found: Parquet, dataset: Dataset, options: Options) -> Plan:
         if split not in (train, evaluation):
             rows = sum(open_parquet(part.path).metadata.num_rows for part in own)
             why = unusable.get(split, f"--evaluation {shown(split)} takes it")
-            plan.report.leave(f"split {shown(split)}", rows, f"{rows:,} images; {why}")
+            plan.report.leave(f"split {shown(split)}", rows, f"{counted(rows)}; {why}")
     chosen = {"train": train} if evaluation is None else {"train": train, _role(evaluation): evaluation}
     for split in chosen.values():
         check_whole(split, splits[split])
@@ -177,7 +177,8 @@ def _shards(
     good = [(one, one.labels >= 0) for one in files]
     if moved := [f for f, rows in good if f.found.text or not np.array_equal(f.labels[rows], f.found.values[rows])]:
         report.notes.append(f"labels translated by name: {some((shown(one.found.path.name) for one in moved), 3)}")
-    as_is = all(one.stays(column, names, dataset) for one in files)
+    one_column = len({one.rows.image for one in files}) == 1
+    as_is = one_column and all(one.stays(column, names, dataset) for one in files)
     return [one.shard(as_is, names) for one in files]
 
 

@@ -102,7 +102,7 @@ def common_names(training: Sequence[Labels], others: Sequence[Labels], registere
         return registered
     files = [*training, *others]
     named = [labels for labels in files if labels.names]
-    if named and (nameless := [labels for labels in files if not labels.names]):
+    if named and (nameless := [labels for labels in files if not labels.names and not labels.text]):
         there = f"{shown(named[0].path.name)} has: {some(named[0].names)}"
         raise QueeError(
             f"{shown(nameless[0].path)}: no class names in it, but {there}; which label is which is not known"

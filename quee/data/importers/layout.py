@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from quee.data.importers.report import Report
+from quee.data.importers.report import Report, counted
 from quee.data.importers.sets import choose_evaluation, resembles, role
 from quee.data.walk import IMAGE_SUFFIXES, Walk, class_name, shown, some
 from quee.errors import QueeError, UsageError
@@ -97,18 +97,14 @@ def find_layout(found: Walk, evaluation: str | None, preferred: Sequence[str], r
     for name, child in top.children.items():
         if child is not train and name != chosen and (child.images or name in unusable):
             why = unusable.get(name, f"--evaluation {shown(name)} takes it")
-            report.leave(f"folder {child}", child.images, f"{_images(child.images)}; {why}" if child.images else why)
+            report.leave(f"folder {child}", child.images, f"{counted(child.images)}; {why}" if child.images else why)
     if top.own:
-        report.leave(f"{_images(top.own)} outside class folders", top.own)
+        report.leave(f"{counted(top.own)} outside class folders", top.own)
     sets = [_inner(folder) for folder in (train, *([top.children[chosen]] if chosen is not None else []))]
     for folder in sets:
         _leave_loose(folder, report)
         _merged(folder, report)
     return Layout(sets[0], sets[1] if chosen is not None else None)
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'' if count == 1 else 's'}"
 
 
 def _unwrapped(top: Folder, report: Report) -> Folder:
@@ -166,7 +162,7 @@ def _refuse_sets_below_classes(top: Folder, source: str) -> None:
 def _leave_loose(folder: Folder, report: Report) -> None:
     """Count images that lie beside the class folders."""
     if folder.own:
-        report.leave(f"{_images(folder.own)} outside class folders in {folder}", folder.own)
+        report.leave(f"{counted(folder.own)} outside class folders in {folder}", folder.own)
 
 
 def _merged(folder: Folder, report: Report) -> None:

@@ -12,6 +12,11 @@ EXAMPLES = 5
 """How many pairs of duplicates are named."""
 
 
+def counted(count: int, what: str = "image") -> str:
+    """A number of things, in singular or plural."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """Something of the source that is not in the data set, as `6 .tif` or `folder test/`, and how many files or images."""

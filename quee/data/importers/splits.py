@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quee.data.importers.report import Report
+from quee.data.importers.report import Report, counted
 from quee.data.importers.sets import choose_evaluation, role
 from quee.data.walk import shown, some
 from quee.errors import QueeError, UsageError
@@ -82,7 +82,7 @@ def choose_config(parts: list[Part], config: str | None, report: Report, source:
         raise UsageError(f"--config {config!r}: no such configuration in {source}; {valid}")
     for name, others in sorted(by_config.items()):
         if name != wanted:
-            report.leave(f"configuration {shown(name)}", len(others), _files(len(others)))
+            report.leave(f"configuration {shown(name)}", len(others), counted(len(others), "file"))
     return by_config[wanted]
 
 
@@ -124,7 +124,3 @@ def choose_splits(
         raise QueeError(f"{source}: split {trains[0]}: {unusable[trains[0]]}")
     others = {name: role(name) for name in splits if name != trains[0] and name not in unusable}
     return trains[0], choose_evaluation(others, unusable, wanted, preferred, source)
-
-
-def _files(count: int) -> str:
-    return f"{count:,} file{'' if count == 1 else 's'}"

@@ -180,7 +180,7 @@ def test_what_public_files_have_beside_is_left_out_and_named(project):
     write_mnist(Path("mnist"), packed=True)
     (Path("mnist") / "more").mkdir()
     (Path("mnist") / "more" / "train-labels-idx1-ubyte").write_bytes(b"")
-    assert lines("mnist", "mnist")[0] == "left out: folder more/"
+    assert lines("mnist", "mnist")[0] == "left out: folder more/ (1 file)"
 
 
 def test_copies_among_arrays_are_counted(project):

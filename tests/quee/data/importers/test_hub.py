@@ -83,6 +83,13 @@ def test_files_whose_names_agree_are_taken_byte_by_byte(project):
         assert copied.read_bytes() == Path(f"files/{split}.parquet").read_bytes()
 
 
+def test_files_with_columns_of_other_names_become_one_data_set(project):
+    own = Own()
+    own.parquet("files/train.parquet", "train", labels_of(6, NAMES), NAMES, image="img")
+    own.parquet("files/test.parquet", "evaluation", labels_of(3, NAMES), NAMES)
+    assert add("files")[1] == own.known
+
+
 def test_another_order_of_names_is_translated_and_said(project):
     own = Own()
     own.parquet("files/train.parquet", "train", labels_of(4, ["cat", "dog"]), ["cat", "dog"])
@@ -255,7 +262,7 @@ class TestSplits:
         write_hub("files/test.parquet", [{"bytes": picture(99), "path": "a"}], [-1], NAMES)
         report, found = add("files")
         assert found == own.known
-        assert report.lines()[0] == "left out: split test (1 images; its images have no labels)"
+        assert report.lines()[0] == "left out: split test (1 image; its images have no labels)"
         refused_ = pytest.raises(UsageError, match="--evaluation test: its images have no labels; valid .*: validation")
         with refused_:
             add("files", evaluation="test")
