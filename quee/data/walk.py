@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from quee.errors import QueeError
@@ -105,15 +105,17 @@ class Skipped:
 
     def admits(self, name: str, kinds: Container[str] | None) -> bool:
         """Whether a file of this name, with `/`, is to be taken; counts it where it is not."""
-        *_, last = parts = PurePosixPath(name).parts
-        if any(ignored(part) for part in parts):
+        if any(ignored(part) for part in name.split("/") if part not in ("", ".")):
             self.hidden += 1
             return False
-        suffix = PurePosixPath(last).suffix.lower()
-        if kinds is not None and suffix not in kinds:
-            self.other[shown(suffix)] += 1
-            return False
-        return True
+        return self.reads(name, kinds)
+
+    def reads(self, name: str, kinds: Container[str] | None) -> bool:
+        """Whether a file that is not hidden is of one of these kinds; counts it where it is not."""
+        if kinds is None or (suffix := os.path.splitext(name)[1].lower()) in kinds:
+            return True
+        self.other[shown(suffix)] += 1
+        return False
 
     def add(self, more: "Skipped") -> None:
         self.other.update(more.other)
@@ -149,7 +151,7 @@ class Walk:
         """The same with the files of these kinds alone, the others counted."""
         skipped = Skipped()
         skipped.add(self.skipped)
-        files = [file for file in self.files if skipped.admits(file.name, kinds)]
+        files = [file for file in self.files if skipped.reads(file.name, kinds)]
         return Walk(self.folder, files, self.folders, skipped)
 
 
@@ -184,7 +186,7 @@ def _enter(found: Walk, folder: Path, prefix: str, kinds: Container[str] | None,
             _enter(found, Path(entry.path), f"{prefix}{entry.name}/", kinds, (*above, here))
         elif facts is None or not stat.S_ISREG(facts.st_mode):
             found.skipped.broken += 1
-        elif found.skipped.admits(entry.name, kinds):
+        elif found.skipped.reads(entry.name, kinds):
             found.files.append(Found(prefix + entry.name, facts.st_size, facts.st_mtime_ns))
 
 
@@ -211,7 +213,7 @@ def _count(entry: os.DirEntry[str]) -> int:
     return sum(len(files) for _, _, files in os.walk(entry.path))
 
 
-def readable(path: Path) -> str | None:
+def readable(path: str) -> str | None:
     """Why a file cannot be read, by its permissions; none when it can."""
     return None if os.access(path, os.R_OK) else "no permission to read it"
 

@@ -142,7 +142,7 @@ def folder_images(found: Walk, folder: Folder, classes: tuple[str, ...], faults:
         raise QueeError(f"{shown(base)}: {some(f'{name}/' for name in unknown)}: no class of the training set{hint}")
     names, labels, sizes = [], [], []
     for file, name in _in_classes(found.files, folder):
-        if why := readable(base / name):
+        if why := readable(f"{base}/{name}"):
             faults.append(f"{shown(base / name)}: {why}")
             continue
         names.append(name)
