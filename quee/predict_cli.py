@@ -48,7 +48,7 @@ def predict(
     if sum((as_json, as_csv, out is not None)) > 1:
         raise UsageError("give one of --json, --csv and --out")
     options = Options(budget, trade_off, max_cost, latency_ms, images_per_second)
-    inputs, classifier = Inputs(images, pixels), load_bundle(bundle, engine, threads)
+    inputs, classifier = Inputs(images, pixels, skip_bad), load_bundle(bundle, engine, threads)
     if options.milliseconds is not None:
         classifier, options = classifier.timed(batch), Options(budget=options.milliseconds)
     start = time.perf_counter()
@@ -56,39 +56,53 @@ def predict(
         from quee.runtime.scoring import score_to_parquet
 
         sums = score_to_parquet(classifier, inputs, options, out, batch, skip_bad)
-        summary = _summary(classifier, options, int(sums["images"]), int(sums["skipped"]), sums["cost"])
+        summary = _summary(classifier, inputs, options, int(sums["images"]), int(sums["skipped"]), sums["cost"])
         _say(summary, time.perf_counter() - start, f" → {out}")
         return
-    rows = list(_rows(classifier, inputs, options, batch, skip_bad, as_csv))
+    rows = list(_rows(classifier, inputs, options, batch, skip_bad))
     costs = [row["cost"] for row in rows if row["cost"] is not None]
-    summary = _summary(classifier, options, len(rows), len(rows) - len(costs), sum(costs))
+    summary = _summary(classifier, inputs, options, len(rows), len(rows) - len(costs), sum(costs))
+    _in_utf8(sys.stdout)
     if as_json:
         typer.echo(json.dumps({"rows": rows, **summary}))
-    elif not as_csv:
+    elif as_csv:
+        _print_csv(rows)
+    else:
         _table(rows)
     _say(summary, time.perf_counter() - start)
 
 
-def _rows(classifier: "AdaptiveClassifier", inputs: Any, options: Any, batch: int, skip_bad: bool, as_csv: bool) -> Any:
-    """Rows as they come, with progress; as CSV they are printed as they come."""
-    import csv
-
+def _rows(classifier: "AdaptiveClassifier", inputs: Any, options: Any, batch: int, skip_bad: bool) -> Any:
+    """Rows as they come, with progress."""
     from quee.progress import progress
-    from quee.runtime.scoring import SCHEMA, score
+    from quee.runtime.scoring import score
 
-    writer = csv.DictWriter(sys.stdout, SCHEMA.names, lineterminator="\n")
-    if as_csv:
-        writer.writeheader()
     with progress("classifying", len(inputs)) as bar:
         for table in score(classifier, inputs, options, batch=batch, skip_bad=skip_bad):
-            rows = table.to_pylist()
-            if as_csv:
-                writer.writerows(rows)
-            yield from rows
-            bar.advance(len(rows))
+            yield from table.to_pylist()
+            bar.advance(len(table))
 
 
-def _summary(classifier: "AdaptiveClassifier", options: Any, images: int, skipped: int, cost: float) -> dict[str, Any]:
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    """All rows at once: whoever reads them gets all or none."""
+    import csv
+
+    from quee.runtime.scoring import SCHEMA
+
+    writer = csv.DictWriter(sys.stdout, SCHEMA.names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _in_utf8(stream: Any) -> None:
+    """Write UTF-8 whatever the locale is, so that no name can end the output half-way."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _summary(
+    classifier: "AdaptiveClassifier", inputs: Any, options: Any, images: int, skipped: int, cost: float
+) -> dict[str, Any]:
     return {
         "bundle": classifier.description["experiment"],
         "budget": classifier.budget if options.budget is None else options.budget,
@@ -96,6 +110,7 @@ def _summary(classifier: "AdaptiveClassifier", options: Any, images: int, skippe
         "engine": classifier.engine.name,
         "expected": asdict(classifier.operating(options).expected),
         "images": images,
+        "left_out": [text for text, _ in (*inputs.skipped.kinds(), *inputs.skipped.others())] + inputs.bad,
         "mean_cost": cost / max(images - skipped, 1),
         "skipped": skipped,
     }
@@ -107,6 +122,8 @@ def _say(summary: dict[str, Any], seconds: float, more: str = "") -> None:
     cost = f"mean cost {summary['mean_cost']:.3f}"
     line = f"{summary['images']} images{skipped}, {cost}, {rate:.0f} images/s with {summary['engine']}{more}"
     print(line, file=sys.stderr)
+    if summary["left_out"]:
+        print(f"left out: {', '.join(summary['left_out'])}", file=sys.stderr)
     expected = summary["expected"]
     if expected["cost_interval"] is not None:
         parts = (

@@ -28,22 +28,39 @@ def add(
     ground_truth: Annotated[
         Path | None, typer.Option(help="ImageNet: labels of the validation images, instead of the devkit's.")
     ] = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Folders, Parquet: the folder or split that is the evaluation set."),
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Parquet: which one of several configurations.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Parquet: the column with the labels.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be used.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Import anew what is there.")] = False,
+    json_: AsJson = False,
 ) -> None:
     """Import a dataset into data/NAME as Parquet, whole or not at all, and track it with DVC.
 
-    A name other than the registered ones takes a folder of class folders or of Parquet files with images.
+    A name other than the registered ones takes a folder of class folders or of Parquet files with images. The closing
+    lines say what was left out, chosen, merged or is there twice.
     """
     from quee.data.importers import Options, import_dataset
 
     target = DATA / name
     refuse_untracked(target)
     new = not target.exists()
-    import_dataset(name, source, target, Options(extra, ground_truth), replace)
+    options = Options(extra, ground_truth, evaluation, config, label, skip_bad)
+    report = import_dataset(name, source, target, options, replace)
     track(target, EMBEDDED.get(name), new=new)
     found = summary(name)
+    if json_:
+        typer.echo(json.dumps({**found, "report": report.facts()}, indent=1))
+        return
     classes, digest = len(found["classes"]), found["digest"][:12]
     typer.echo(f"added {target}: {found['samples']} images, {classes} classes, digest {digest}")
+    for line in report.lines():
+        typer.echo(line)
 
 
 @data_app.command("list")
@@ -57,6 +74,8 @@ def list_(json_: AsJson = False) -> None:
         if row["present"]:
             counts = f"{row['train']} + {row['evaluation']} images"
             typer.echo(f"{row['name']:16} {counts:24} {len(row['classes'])} classes  digest {row['digest'][:12]}")
+            if row["unused"]:
+                typer.echo(f"{'':16} not used: {', '.join(row['unused'])}")
         else:
             where = row["source"] or f"tracked by {DATA / row['name']}.dvc, not pulled"
             typer.echo(f"{row['name']:16} not there: {where}")
@@ -168,6 +187,9 @@ def summary(name: str) -> dict[str, Any]:
         "train": images.train_samples,
         "evaluation": len(images) - images.train_samples,
         "classes": list(images.classes),
+        "unused": sorted(
+            {path.name for path in images.folder.glob("*.parquet")} - {path.name for path in images.files}
+        ),
         "digest": _digest(images.digests),
     }
 

@@ -33,9 +33,7 @@ class DatasetFiles:
         counts = [open_parquet(path).metadata.num_rows for path in train]
         self.train_samples = sum(counts)
         """How many samples are in the official training set; the others are the official evaluation set."""
-        self.classes = _classes(self.files[0], self._columns[0][1], dataset) or tuple(
-            str(label) for label in range(int(self.labels.max(initial=-1)) + 1)
-        )
+        self.classes = self._classes() or tuple(str(label) for label in range(int(self.labels.max(initial=-1)) + 1))
         self._check_labels()
 
     def __len__(self) -> int:
@@ -72,6 +70,18 @@ class DatasetFiles:
             raise QueeError(self.name(0) + str(error)) from None
         return height, width
 
+    def _classes(self) -> tuple[str, ...]:
+        """Class names of the registry, or those that every file has; raises QueeError where a file's are others."""
+        found = [class_names(path, label) for path, (_, label) in zip(self.files, self._columns, strict=True)]
+        expected, known = self.dataset.classes or found[0], bool(self.dataset.classes)
+        for path, names in zip(self.files, found, strict=True):
+            same = [*map(same_name, names)] == [*map(same_name, expected)] if known and names else names == expected
+            if not same and not (known and not names):
+                other = f"{self.files[0].name}'s" if not known else "the dataset's"
+                how = f"`quee data add {self.folder.name} SOURCE --replace` translates them by name"
+                raise QueeError(f"{path}: class names in it are not {other}, so its labels mean other classes; {how}")
+        return expected
+
     def _check_labels(self) -> None:
         bad = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
         if len(bad):
@@ -106,14 +116,20 @@ def dataset_files(folder: Path, dataset: Dataset) -> tuple[list[Path], list[Path
 def _columns(path: Path, dataset: Dataset) -> tuple[str, str]:
     """Names of a file's image and label columns, checked for type."""
     schema = open_parquet(path).schema_arrow
-    image = _column(path, schema, (dataset.image, *IMAGES))
-    label = _column(path, schema, (dataset.label, *LABELS))
-    kind = schema.field(image).type
-    if not (pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}):
-        raise QueeError(f"{path}: column {image!r} is {kind}; expected struct<bytes: binary, path: string>")
+    image, label = image_column(path, dataset), _column(path, schema, (dataset.label, *LABELS))
     if not pa.types.is_integer(schema.field(label).type):
         raise QueeError(f"{path}: column {label!r} is {schema.field(label).type}; expected integers")
     return image, label
+
+
+def image_column(path: Path, dataset: Dataset) -> str:
+    """Name of a file's image column, checked for type."""
+    schema = open_parquet(path).schema_arrow
+    name = _column(path, schema, (dataset.image, *IMAGES))
+    kind = schema.field(name).type
+    if not (pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}):
+        raise QueeError(f"{path}: column {name!r} is {kind}; expected struct<bytes: binary, path: string>")
+    return name
 
 
 def _column(path: Path, schema: pa.Schema, names: Sequence[str]) -> str:
@@ -123,13 +139,16 @@ def _column(path: Path, schema: pa.Schema, names: Sequence[str]) -> str:
     raise QueeError(f"{path} has no column {names[0]!r}; it has {', '.join(schema.names)}")
 
 
-def _classes(path: Path, label: str, dataset: Dataset) -> tuple[str, ...]:
-    """Class names of the registry, or those in the file's metadata as the hub writes them."""
-    if dataset.classes:
-        return dataset.classes
+def class_names(path: Path, label: str) -> tuple[str, ...]:
+    """Class names of a label column in the file's metadata, as the hub writes them; empty when there are none."""
     metadata = open_parquet(path).metadata.metadata or {}
     try:
         names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
         return tuple(map(str, names))
     except (KeyError, TypeError, ValueError):
         return ()
+
+
+def same_name(name: str) -> str:
+    """What is left of a class name of a registered dataset when spelling is disregarded: `T - shirt / top`."""
+    return "".join(filter(str.isalnum, name.casefold()))

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
+from quee.data.rowgroups import open_parquet
 from quee.io import atomic_path, table_writer
 
 SCHEMA = pa.schema(
@@ -14,6 +16,8 @@ SCHEMA = pa.schema(
 )
 GROUP_ROWS, GROUP_BYTES = 1000, 4 << 20
 """A row group ends at either."""
+_WRITTEN = (b"ARROW:schema", b"format")
+"""Keys that every writer sets itself."""
 
 
 class Sample(NamedTuple):
@@ -35,6 +39,21 @@ def write_images(path: Path, samples: Iterable[Sample], classes: tuple[str, ...]
             count += len(group)
         writer.add_key_value_metadata({"huggingface": described})
     return count
+
+
+def copy_without(source: Path, path: Path, rows: np.ndarray) -> None:
+    """Write a Parquet file anew without some rows, by number; columns and what is said of them stay."""
+    with open_parquet(source) as opened, atomic_path(path) as aside:
+        said = {key: value for key, value in (opened.metadata.metadata or {}).items() if key not in _WRITTEN}
+        with table_writer(aside, opened.schema_arrow) as writer:
+            start = 0
+            for group in range(opened.num_row_groups):
+                table = opened.read_row_group(group, use_threads=False)
+                keep = ~np.isin(np.arange(start, start + len(table)), rows)
+                start += len(table)
+                if keep.any():
+                    writer.write_table(table.filter(pa.array(keep)))
+            writer.add_key_value_metadata(said)
 
 
 def _groups(samples: Iterable[Sample]) -> Iterator[pa.RecordBatch]:

@@ -7,49 +7,87 @@ import numpy as np
 import pyarrow as pa
 
 from quee.data.rowgroups import EncodedImages, open_parquet
-from quee.errors import IntegrityError, UsageError
+from quee.data.walk import IMAGE_SUFFIXES, Skipped, faults_text, shown, walk
+from quee.errors import IntegrityError, QueeError, UsageError
 from quee.runtime.array_files import SUFFIXES as ARRAYS
 from quee.runtime.array_files import ArrayFile
 from quee.runtime.pixels import check_choice
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 COLUMNS = ("image", "img")
+PARQUET = ".parquet"
 
 
 class Inputs:
     """The images of files, of folders (all below, sorted), of Parquet files with the hub's schema and of numpy's arrays."""
 
-    def __init__(self, paths: Sequence[str | Path], pixels: str = "uint8") -> None:
-        """`pixels` says how arrays are read. Raises UsageError for what is not there or holds no images."""
+    def __init__(self, paths: Sequence[str | Path], pixels: str = "uint8", skip_bad: bool = False) -> None:
+        """`pixels` says how arrays are read.
+
+        Raises UsageError for what is not there or holds no images; with `skip_bad` not for Parquet files in folders.
+        """
         check_choice(pixels)
         self.pixels = pixels
         self.sources: list[Path | EncodedImages | ArrayFile] = []
         self.starts = [0]
+        self.skipped = Skipped()
+        """Files in folders that are no images: of other kinds, hidden, thumbnails."""
+        self.bad: list[str] = []
+        """Parquet files in folders that were left out, with the reason."""
+        faults = []
         for path in map(Path, paths):
-            for file in _files(path):
-                source = _source(file, pixels)
-                self.sources.append(source)
-                self.starts.append(self.starts[-1] + (1 if isinstance(source, Path) else len(source)))
+            try:
+                files, within = self._files(path), path.is_dir()
+            except QueeError as error:
+                faults.append(str(error))
+                continue
+            for file in files:
+                try:
+                    self._add(_source(file, pixels))
+                except UsageError as error:
+                    (self.bad if skip_bad and within else faults).append(str(error))
+        if faults:
+            raise UsageError(faults_text(faults, "paths hold no images"))
         if not len(self):
             raise UsageError("no images given: name files, folders or Parquet files")
+
+    def _add(self, source: Path | EncodedImages | ArrayFile) -> None:
+        self.sources.append(source)
+        self.starts.append(self.starts[-1] + (1 if isinstance(source, Path) else len(source)))
+
+    def _files(self, path: Path) -> list[Path]:
+        """The file itself, or the images and Parquet files below a folder."""
+        if path.is_file():
+            return [path]
+        if not path.is_dir():
+            raise UsageError(f"no such image, folder or Parquet file: {shown(path)}")
+        kinds = (*IMAGE_SUFFIXES, PARQUET)
+        found = walk(path, kinds)
+        if not found.files:
+            there = f"; there are {found.skipped}" if str(found.skipped) else ""
+            raise UsageError(f"{shown(path)}: no images in this folder; valid: {', '.join(kinds)}{there}")
+        self.skipped.add(found.skipped)
+        return [path / file.name for file in found.files]
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def read(self, start: int, stop: int) -> Iterator[tuple[str, str | bytes | np.ndarray]]:
-        """Names of the images start … stop-1, and what `AdaptiveClassifier.route` takes: a path, bytes or an array."""
+        """Names of the images start … stop-1, and what `AdaptiveClassifier.route` takes: a path, bytes or an array.
+
+        Names are valid UTF-8: other bytes of a file's name are written as `\\xe9`.
+        """
         from bisect import bisect_right
 
         for index in range(start, min(stop, len(self))):
             place = bisect_right(self.starts, index) - 1
             source, row = self.sources[place], index - self.starts[place]
             if isinstance(source, Path):
-                yield str(source), str(source)
+                yield shown(source), str(source)
             elif isinstance(source, ArrayFile):
-                yield f"{source.path}#{row}", source[row]
+                yield f"{shown(source.path)}#{row}", source[row]
             else:
                 data, name = source[row]
-                yield f"{source.paths[0]}#{row}" + (f" {name}" if name else ""), data
+                yield f"{shown(source.paths[0])}#{row}" + (f" {name}" if name else ""), data
 
     def identity(self) -> list[list[object]]:
         """Name, bytes and time of change of every file, and how arrays are read: what work may be resumed by."""
@@ -61,20 +99,8 @@ class Inputs:
         return found
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UsageError(f"no such image, folder or Parquet file: {path}")
-    kinds = (*SUFFIXES, ".parquet")
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in kinds and file.is_file())
-    if not found:
-        raise UsageError(f"{path}: no images in this folder; valid: {', '.join(kinds)}")
-    return found
-
-
 def _source(path: Path, pixels: str) -> Path | EncodedImages | ArrayFile:
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == PARQUET:
         return _parquet(path)
     return ArrayFile(path, pixels) if path.suffix in ARRAYS else path
 
@@ -93,4 +119,6 @@ def _parquet(path: Path) -> EncodedImages:
             kind = schema.field(name).type
             if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
                 return EncodedImages([path], name)
-    raise UsageError(f"{path}: no column image: struct<bytes: binary, path: string>; it has {', '.join(schema.names)}")
+    raise UsageError(
+        f"{shown(path)}: no column image: struct<bytes: binary, path: string>; it has {', '.join(schema.names)}"
+    )

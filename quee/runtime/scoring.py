@@ -1,6 +1,7 @@
 """Batch scoring: any number of images through a classifier, in bounded memory, to rows or to a Parquet file."""
 
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from quee.data.walk import SKIP_HINT, faults_text, shown
 from quee.errors import UsageError
 from quee.io import atomic_path, table_writer, write_table
 from quee.keys import LIBRARIES, key_of, versions
@@ -49,34 +51,58 @@ def score(
 ) -> Iterator[pa.Table]:
     """Rows of the images start … stop-1, `batch` at a time; the next ones are decoded meanwhile.
 
-    Raises UsageError naming an image that cannot be taken, unless `skip_bad`.
+    Raises UsageError naming the images that cannot be taken, of all of `inputs` from the first such on, unless `skip_bad`.
     """
     stop = len(inputs) if stop is None else min(stop, len(inputs))
-    waiting: list[Future[Prepared]] = []
+    waiting: deque[tuple[int, Future[Prepared]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
         for first in range(start, stop, batch):
-            waiting.append(pool.submit(_prepare, classifier, inputs, first, min(first + batch, stop), skip_bad))
+            last = min(first + batch, stop)
+            waiting.append((last, pool.submit(_prepare, classifier, inputs, first, last)))
             if len(waiting) > 1:
-                yield _rows(classifier, waiting.pop(0).result(), options)
+                yield _rows(classifier, _taken(classifier, inputs, *waiting.popleft(), skip_bad), options)
         while waiting:
-            yield _rows(classifier, waiting.pop(0).result(), options)
+            yield _rows(classifier, _taken(classifier, inputs, *waiting.popleft(), skip_bad), options)
 
 
-def _prepare(classifier: AdaptiveClassifier, inputs: Inputs, start: int, stop: int, skip_bad: bool) -> Prepared:
+def _taken(
+    classifier: AdaptiveClassifier, inputs: Inputs, last: int, coming: Future[Prepared], skip_bad: bool
+) -> Prepared:
+    """A prepared batch, of which image `last` is the next; raises UsageError where images are bad and may not be."""
+    prepared = coming.result()
+    names, _, _, bad = prepared
+    if bad and not skip_bad:
+        faults = [f"{names[row]}: {reason}" for row, reason in bad.items()]
+        faults += [
+            f"{name}: {seen}" for name, seen in _read(classifier, inputs, last, len(inputs)) if isinstance(seen, str)
+        ]
+        raise UsageError(faults_text(faults, f"of {len(inputs):,} images cannot be used", SKIP_HINT))
+    return prepared
+
+
+def _prepare(classifier: AdaptiveClassifier, inputs: Inputs, start: int, stop: int) -> Prepared:
     names: list[str] = []
     parts: list[np.ndarray] = []
     bad: dict[int, str] = {}
-    for row, (name, image) in enumerate(inputs.read(start, stop)):
+    for row, (name, seen) in enumerate(_read(classifier, inputs, start, stop)):
         names.append(name)
-        try:
-            parts.append(classifier.prepare([image], inputs.pixels))
-        except UsageError as error:
-            reason = str(error).removeprefix("image 0: ").removeprefix("image 0 ").removeprefix(f"{name}: ")
-            if not skip_bad:
-                raise UsageError(f"{name}: {reason}") from None
-            bad[row] = reason
+        if isinstance(seen, str):
+            bad[row] = seen
+        else:
+            parts.append(seen)
     good = np.array([row for row in range(len(names)) if row not in bad], dtype=np.int64)
     return names, np.concatenate(parts) if parts else None, good, bad
+
+
+def _read(
+    classifier: AdaptiveClassifier, inputs: Inputs, start: int, stop: int
+) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Names of images, and each prepared (1, c, h, w), or what is wrong with it."""
+    for name, image in inputs.read(start, stop):
+        try:
+            yield name, classifier.prepare([image], inputs.pixels)
+        except UsageError as error:
+            yield name, shown(str(error)).removeprefix("image 0: ").removeprefix("image 0 ").removeprefix(f"{name}: ")
 
 
 def _rows(classifier: AdaptiveClassifier, prepared: Prepared, options: Options) -> pa.Table:

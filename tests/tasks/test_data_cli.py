@@ -54,6 +54,56 @@ def test_add_list_and_check(project):
     assert quee(data_app, "check", "birds").strip() == "data/birds: 6 images decode"
 
 
+def test_what_is_left_out_is_in_the_closing_lines_and_in_the_json(project):
+    write_folders(Path("files"))
+    for name in ("train/a/x.tif", "train/b/.DS_Store", "train/zebra/y.tif"):
+        path = Path("files") / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    lines = quee(data_app, "add", "birds", "files").splitlines()
+    assert lines[0].startswith("added data/birds: 6 images, 3 classes, digest ")
+    assert lines[1] == "left out: 2 .tif, 1 hidden file; no image of class zebra"
+    facts = json.loads(quee(data_app, "add", "birds", "files", "--replace", "--json"))
+    assert facts["samples"] == 6
+    assert [item["what"] for item in facts["report"]["left_out"]] == ["2 .tif", "1 hidden file"]
+    assert facts["report"]["without_image"] == ["zebra"]
+
+
+def test_files_that_are_of_no_set_in_use_are_listed(project):
+    write_folders(Path("files"))
+    quee(data_app, "add", "birds", "files")
+    assert "not used" not in quee(data_app, "list")
+    made = Path("data/birds/train-00000-of-00001.parquet").read_bytes()
+    for name in ("test-0.parquet", "validation-0.parquet"):
+        (Path("data/birds") / name).write_bytes(made)
+    assert "not used: validation-0.parquet" in quee(data_app, "list")
+
+
+def test_bad_images_stop_an_import_or_are_left_out_of_it(project):
+    write_folders(Path("files"), 8)
+    for i in range(2):
+        Path(f"files/train/a/bad{i}.png").write_bytes(b"no image")
+    with pytest.raises(QueeError, match="2 of 10 images cannot be used; --skip-bad"):
+        quee(data_app, "add", "birds", "files")
+    said = quee(data_app, "add", "birds", "files", "--skip-bad")
+    assert "added data/birds: 8 images" in said
+    assert "skipped 2 images that cannot be used:" in said
+    assert "files/train/a/bad0.png: not a readable" in said
+
+
+def test_the_evaluation_set_and_the_configuration_are_chosen(project):
+    write_folders(Path("files"))
+    for name in ("valid", "test"):
+        shutil.copytree("files/train", f"files/{name}")
+    assert "evaluation set: test/" in quee(data_app, "add", "birds", "files")
+    said = quee(data_app, "add", "birds", "files", "--evaluation", "valid", "--replace")
+    assert "evaluation set: valid/" in said
+    assert "folder test/ (6 images; --evaluation test takes it)" in said
+    assert "6 evaluation images that are in the training set too" in said
+    with pytest.raises(UsageError, match="--config does not apply to class folders"):
+        quee(data_app, "add", "birds", "files", "--config", "fine", "--replace")
+
+
 def test_check_reports_bad_images_by_id(project):
     write_folders(Path("files"))
     quee(data_app, "add", "birds", "files")

@@ -7,13 +7,16 @@ whole in place at once.
 import os
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from quee.data import DATASETS, unregistered
+from quee.data import DATASETS, Dataset, unregistered
+from quee.data.importers.report import Report
+from quee.data.importers.sets import preferred_roles
+from quee.data.walk import IMAGE_SUFFIXES, shown, walk
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.keys import code, key_of, stats_below, versions
+from quee.keys import code, key_of, versions
 from quee.progress import progress
 
 PARTIAL = Path(".quee") / "partial" / "import"
@@ -27,6 +30,8 @@ class Shard:
     name: str
     samples: int
     write: Callable[[Path], object]
+    origin: Callable[[int], str]
+    """What the user calls the image in a row: their file, archive and member, or Parquet file and row."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,22 @@ class Options:
     """SVHN: add the extra set to the training set."""
     ground_truth: Path | None = None
     """ImageNet: labels of the validation images, instead of the devkit's."""
+    evaluation: str | None = None
+    """Folders and Parquet: the folder or split that is the evaluation set."""
+    config: str | None = None
+    """Parquet: the one of several configurations to take."""
+    label: str | None = None
+    """Parquet: the column with the labels."""
+    skip_bad: bool = False
+    """Go on without images that cannot be used."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     shards: list[Shard] = field(default_factory=list)
     verify: bool = False
     """Whether images were taken over as they are, so must be shown to decode."""
+    report: Report = field(default_factory=Report)
 
 
 def shard_name(split: str, index: int, count: int) -> str:
@@ -55,40 +69,66 @@ def plan_import(name: str, source: Path | None, options: Options) -> Plan:
     from quee.data.importers import cifar, digits, hub, idx, imagenet, located, svhn
 
     if name == "digits":
+        _refuse_others(options, "digits")
+        if source is not None:
+            raise UsageError(f"the digits come with scikit-learn; leave out {shown(source)}")
         return digits.plan()
     if source is None:
         raise UsageError(f"dataset {name!r} needs a source, a file or folder")
     if not source.exists():
-        raise UsageError(f"source {source} does not exist")
-    if parquet := hub.parquet_files(source):
-        return hub.plan(source, parquet)
+        raise UsageError(f"source {shown(source)} does not exist")
+    dataset = dataset_called(name)
+    found = walk(source) if source.is_dir() else None
+    if parquet := hub.find_parquet(source, found):
+        _refuse_others(options, "Parquet files", "evaluation", "config", "label")
+        return hub.plan(parquet, dataset, options)
     if name in ("mnist", "fashion_mnist"):
+        _refuse_others(options, name)
         return idx.plan(name, source)
     if name in ("cifar10", "cifar100"):
+        _refuse_others(options, name)
         return cifar.plan(name, source)
     if name == "svhn":
-        return svhn.plan(source, options.extra)
+        _refuse_others(options, name, "extra")
+        return svhn.plan(source, options)
     if name == "imagenet" and imagenet.has_tars(source):
-        return imagenet.plan(source, options.ground_truth)
-    if source.is_dir():
-        return located.plan_folders(source)
-    raise UsageError(f"{source} is neither a folder of class folders nor of Parquet files with images")
+        _refuse_others(options, "ImageNet's archives", "ground_truth")
+        return imagenet.plan(source, options)
+    if found is not None:
+        _refuse_others(options, "class folders", "evaluation")
+        return located.plan_folders(found.of(IMAGE_SUFFIXES), options, preferred_roles(dataset.evaluation))
+    raise UsageError(f"{shown(source)} is neither a folder of class folders nor of Parquet files with images")
+
+
+def dataset_called(name: str) -> Dataset:
+    return DATASETS[name] if name in DATASETS else unregistered(name)
+
+
+def _refuse_others(options: Options, of: str, *taken: str) -> None:
+    """Refuse options that say nothing to an importer, rather than ignore them."""
+    for option, value in asdict(options).items():
+        if value and option not in (*taken, "skip_bad"):
+            valid = " and ".join(f"--{name}" for name in taken) or "none"
+            raise UsageError(f"--{option.replace('_', '-')} does not apply to {of}; options that do: {valid}")
 
 
 def import_dataset(
     name: str, source: Path | None, target: Path, options: Options = Options(), replace: bool = False
-) -> None:
+) -> Report:
     """Import into the folder `target`, whole or not at all; a re-run goes on after the last shard written.
 
-    Raises QueeError naming what is wrong with the source, UsageError for a bad name or a target that is there.
+    Returns what was left out, chosen, merged or is there twice. Raises QueeError naming what is wrong with the source,
+    UsageError for a bad name or a target that is there.
     """
     try:
-        _import(name, source, target, options, replace)
+        return _import(name, source, target, options, replace)
     except IntegrityError as error:  # what is damaged is the source, nothing of the project
         raise QueeError(str(error)) from None
 
 
-def _import(name: str, source: Path | None, target: Path, options: Options, replace: bool) -> None:
+def _import(name: str, source: Path | None, target: Path, options: Options, replace: bool) -> Report:
+    from quee.data.importers.inspection import inspect_images, without_bad
+
     if not NAME.fullmatch(name) or name == "weights":
         raise UsageError(f"dataset name {name!r}; valid: lower-case letters, digits and _, and not 'weights'")
     if target.exists() and any(target.iterdir()) and not replace:
@@ -102,25 +142,13 @@ def _import(name: str, source: Path | None, target: Path, options: Options, repl
             if not path.is_file():
                 shard.write(path)
             bar.advance(shard.samples)
-    try:
-        _check(name, folder, plan)
-    except QueeError:
-        shutil.rmtree(folder)  # the source must change, and may do so without this noticing
-        raise
-    _put_in_place(folder, target)
-
-
-def _check(name: str, folder: Path, plan: Plan) -> None:
-    """Open the imported whole as it will be used; decode what was not encoded here."""
-    from quee.data.check import bad_images
-    from quee.data.files import DatasetFiles
-
-    images = DatasetFiles(folder, DATASETS[name] if name in DATASETS else unregistered(name))
-    if not len(images):
-        raise QueeError(f"{folder}: no images")
-    if plan.verify:
-        for fault in bad_images(images, f"checking {name}"):
-            raise QueeError(fault.removeprefix(f"{folder}: "))
+    faults = inspect_images(folder, dataset_called(name), plan, options.skip_bad)
+    _put_in_place(without_bad(folder, faults) if faults else folder, target)
+    for left in PARTIAL.glob(f"{name}-*"):
+        shutil.rmtree(left)
+    if not plan.report.evaluation:
+        plan.report.notes.append("no evaluation set: held-out splits can be drawn from the training set alone")
+    return plan.report
 
 
 def _put_in_place(folder: Path, target: Path) -> None:
@@ -141,8 +169,20 @@ def _put_in_place(folder: Path, target: Path) -> None:
 
 
 def _key(source: Path | None, options: Options, plan: Plan) -> str:
-    """What resumable work belongs to: source files at every depth by name, size and time, options, the division into
-    shards, the code and the libraries that write them."""
-    files = [] if source is None else [str(source.resolve()), stats_below(source)]
+    """What resumable work belongs to: all files of the source by path, size and time, options, the division into shards, the
+    code and the libraries that write them.
+
+    Images that are skipped as bad are so after the shards are written, and change none.
+    """
+    tops = [path.resolve() for path in (source, options.ground_truth) if path is not None]
+    files = [[str(top), list(map(list, _files(top)))] for top in tops]
     shards = [(shard.name, shard.samples) for shard in plan.shards]
-    return key_of(files, str(options), shards, code("data", "io.py"), versions())[:16]
+    told = {name: str(value) for name, value in asdict(replace(options, skip_bad=False)).items()}
+    return key_of(files, told, shards, code("data", "io.py"), versions())[:16]
+
+
+def _files(path: Path) -> Iterator[tuple[str, int, int]]:
+    if path.is_dir():
+        return ((file.name, file.size, file.time) for file in walk(path).files)
+    facts = path.stat()
+    return iter([("", facts.st_size, facts.st_mtime_ns)])

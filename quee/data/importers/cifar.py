@@ -47,18 +47,18 @@ _BINARY = {
 
 def plan(name: str, source: Path) -> Plan:
     python, binary = _PYTHON[name], _BINARY[name]
-    found = read_members(source, python.files | binary.files)
+    plan = Plan()
+    found = read_members(source, python.files | binary.files, plan.report)
     layout = binary if any(file in found for file in binary.train) else python
     if missing := sorted(layout.files - set(found)):
         raise QueeError(f"{source} has no {missing[0]}; is it an archive of {name}?")
     read = _read_binary if layout is binary else _read_python
     classes = DATASETS[name].classes or _classes(layout, found, source)
-    shards = []
     for split, files in (("train", layout.train), ("test", layout.test)):
         parts = [read(layout, found[file], f"{source}: {file}") for file in files]
         images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
-        shards.append(array_shard(split, images, labels, classes, f"{source}, {split}"))
-    return Plan(shards)
+        plan.shards.append(array_shard(split, images, labels, classes, f"{source}, {split}"))
+    return plan
 
 
 def _classes(layout: _Layout, found: Mapping[str, bytes], source: Path) -> tuple[str, ...]:

@@ -1,46 +1,207 @@
-"""Parquet files with the schema of the hub's image datasets, taken over as they are."""
+"""Parquet files with the schema of the hub's image datasets, taken over as they are where their labels mean the same."""
 
-import re
 import shutil
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
-from quee.data.importers import Plan, Shard, shard_name
-from quee.data.rowgroups import open_parquet
-from quee.errors import QueeError, UsageError
+import numpy as np
+import pyarrow as pa
+
+from quee.data import Dataset
+from quee.data.files import IMAGES, LABELS, image_column
+from quee.data.importers import Options, Plan, Shard, shard_name
+from quee.data.importers.labels import MOST_CLASSES, Labels, common_names, label_column, read_labels, translated
+from quee.data.importers.report import Report, counted
+from quee.data.importers.sets import preferred_roles, role
+from quee.data.importers.splits import by_split, check_whole, choose_config, choose_splits, place
+from quee.data.rowgroups import EncodedImages, open_parquet
+from quee.data.walk import SKIP_HINT, Skipped, Walk, each, faults_text, shown, some
+from quee.data.writer import Sample, write_images
+from quee.errors import QueeError
 from quee.io import atomic_path
 
-SPLITS = ("train", "test", "validation", "valid", "val")
+SUFFIX = ".parquet"
+_POINTER = b"version https://git-lfs"
 
 
-def parquet_files(source: Path) -> list[Path]:
-    return [source] if source.is_file() and source.suffix == ".parquet" else sorted(source.rglob("*.parquet"))
+@dataclass(frozen=True)
+class Parquet:
+    """The Parquet files with images of a source."""
+
+    source: Path
+    """The folder they are in."""
+    names: list[str]
+    """Below it, with `/`."""
+    skipped: Skipped
 
 
-def plan(source: Path, files: list[Path]) -> Plan:
-    """Files whose names begin with a split (`train-00000-of-00002.parquet`, `test.parquet`), or one in `train/`."""
-    by_split: dict[str, list[Path]] = {}
-    for file in files:
-        split = _split(file, source)
-        by_split.setdefault("validation" if split in ("valid", "val") else split, []).append(file)
-    if "train" not in by_split:
-        raise UsageError(f"{source}: no Parquet file of the training set, such as train-00000-of-00001.parquet")
-    shards = []
-    for split, paths in sorted(by_split.items()):
-        for index, path in enumerate(paths):
-            rows = open_parquet(path).metadata.num_rows
-            _check_ids(path)
-            shards.append(Shard(shard_name(split, index, len(paths)), rows, partial(_copy, path)))
-    return Plan(shards, verify=True)
+def find_parquet(source: Path, found: Walk | None) -> Parquet | None:
+    """Parquet files of a source that have images; none when there are none. `found` is what is in a folder.
+
+    Files without images count as not read. Raises QueeError for one that is not readable.
+    """
+    if found is None:
+        return Parquet(source.parent, [source.name], Skipped()) if source.suffix.lower() == SUFFIX else None
+    parquet = found.of((SUFFIX,))
+    holds = each(_has_images, [source / file.name for file in parquet.files], "Parquet files are not readable")
+    names = [file.name for file, images in zip(parquet.files, holds, strict=True) if images]
+    if others := len(parquet.files) - len(names):
+        parquet.skipped.other[SUFFIX] += others
+    return Parquet(source, names, parquet.skipped) if names else None
 
 
-def _split(file: Path, source: Path) -> str:
-    match = re.match(rf"({'|'.join(SPLITS)})(?=[-._])", file.name)
-    if match:
-        return match[1]
-    if file.parent != source and file.parent.name in SPLITS:
-        return file.parent.name
-    raise UsageError(f"{file}: of which split? Its name must begin with one of {', '.join(SPLITS)} and a dash")
+def _has_images(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise QueeError(
+                f"{shown(path)} stands for a file of Git LFS; `git lfs pull` in its folder fetches the file"
+            )
+    schema = open_parquet(path).schema_arrow
+    return any(
+        name in IMAGES or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        for name, kind in zip(schema.names, schema.types, strict=True)
+    )
+
+
+def plan(found: Parquet, dataset: Dataset, options: Options) -> Plan:
+    """Shards of the training split and the evaluation split, with labels that mean the same in all files.
+
+    Raises QueeError or UsageError, with what to do, where a label's meaning, a configuration or a split would be a guess.
+    """
+    plan, source = Plan(verify=True), shown(found.source)
+    plan.report.skipped.add(found.skipped)
+    parts = each(partial(place, found.source), found.names, "Parquet files are of no known split")
+    splits = by_split(choose_config(parts, options.config, plan.report, source))
+    first = next((own for split, own in splits.items() if role(split) == "train"), next(iter(splits.values())))[0].path
+    column = label_column(first, dataset, options.label, plan.report)
+    labels: dict[str, list[Labels]] = {}
+    unusable: dict[str, str] = {}
+    for split, own in splits.items():
+        try:
+            labels[split] = [read_labels(part.path, column) for part in own]
+        except QueeError as error:
+            unusable[split] = str(error)
+            continue
+        if all((one.values < 0).all() for one in labels[split]):
+            unusable[split] = "its images have no labels"
+    preferred = preferred_roles(dataset.evaluation)
+    train, evaluation = choose_splits(splits, unusable, options.evaluation, preferred, source)
+    for split, own in splits.items():
+        if split not in (train, evaluation):
+            rows = sum(open_parquet(part.path).metadata.num_rows for part in own)
+            why = unusable.get(split, f"--evaluation {shown(split)} takes it")
+            plan.report.leave(f"split {shown(split)}", rows, f"{counted(rows)}; {why}")
+    chosen = {"train": train} if evaluation is None else {"train": train, _role(evaluation): evaluation}
+    for split in chosen.values():
+        check_whole(split, splits[split])
+    named = {target: labels[split] for target, split in chosen.items()}
+    names = common_names(named["train"], [one for own in named.values() for one in own], dataset.classes)
+    if not names:
+        _note_nameless(named, plan.report)
+    plan.shards += _shards(named, names, dataset, column, options.skip_bad, plan.report)
+    if evaluation is not None:
+        plan.report.notes.append(f"evaluation set: split {shown(evaluation)}")
+    return plan
+
+
+def _role(split: str) -> str:
+    """What the files of an evaluation split are called: `validation` or `test`."""
+    return "validation" if role(split) == "validation" else "test"
+
+
+def _note_nameless(labels: Mapping[str, Sequence[Labels]], report: Report) -> None:
+    largest = max((int(one.values.max(initial=-1)), one.path) for own in labels.values() for one in own)
+    if largest[0] >= MOST_CLASSES:
+        raise QueeError(
+            f"{shown(largest[1])}: label {largest[0]}, and no class names; at most {MOST_CLASSES:,} are taken"
+        )
+    report.notes.append(f"no class names in the files: classes are called 0 to {largest[0]}")
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of a chosen split, and what its labels are in the data set."""
+
+    target: str
+    """Name of the file to be."""
+    found: Labels
+    labels: np.ndarray
+    """(n,) int64, -1 where a row has none."""
+    rows: "_Rows"
+
+    def faults(self, names: tuple[str, ...]) -> Iterator[str]:
+        """What is wrong with rows that have no label, a line each."""
+        for row in np.flatnonzero(self.labels < 0):
+            label, valid = int(self.found.values[row]), len(self.found.names or names) - 1
+            why = "no label" if label < 0 else f"label {label} is out of range; valid: 0 to {valid}"
+            yield f"{self.rows.origin(int(row))}: {why}"
+
+    def stays(self, column: str, names: tuple[str, ...], dataset: Dataset) -> bool:
+        """Whether the file means, as it is, what it is to mean."""
+        schema = open_parquet(self.found.path).schema_arrow
+        usual = next((name for name in (dataset.label, *LABELS) if name in schema.names), None)
+        same = not self.found.text and np.array_equal(self.labels, self.found.values) and (self.labels >= 0).all()
+        return bool(same and column == usual and (self.found.names == names or dataset.classes))
+
+    def shard(self, as_is: bool, names: tuple[str, ...]) -> Shard:
+        path, kept = self.found.path, np.flatnonzero(self.labels >= 0)
+        written = partial(_write, path, self.rows.image, kept, self.labels[kept], names)
+        write = partial(_copy, path) if as_is else written
+        return Shard(self.target, len(kept), write, partial(_row_origin, self.rows, kept))
+
+
+def _shards(
+    named: Mapping[str, Sequence[Labels]],
+    names: tuple[str, ...],
+    dataset: Dataset,
+    column: str,
+    skip_bad: bool,
+    report: Report,
+) -> list[Shard]:
+    """Files copied as they are, or all written anew where one's labels are translated or rows are left out."""
+
+    def file(place: tuple[str, Labels]) -> _File:
+        target, one = place
+        rows = _Rows(one.path, image_column(one.path, dataset))
+        return _File(target, one, translated(one, names, bool(dataset.classes)), rows)
+
+    places = [(shard_name(target, i, len(own)), one) for target, own in named.items() for i, one in enumerate(own)]
+    files = each(file, places, "Parquet files do not fit the others")
+    faults = [fault for one in files for fault in one.faults(names)]
+    if faults and not skip_bad:
+        raise QueeError(faults_text(faults, "images without a valid label", SKIP_HINT))
+    report.bad += faults
+    each(_check_ids, [one.found.path for one in files], "Parquet files number samples twice")
+    good = [(one, one.labels >= 0) for one in files]
+    if moved := [f for f, rows in good if f.found.text or not np.array_equal(f.labels[rows], f.found.values[rows])]:
+        report.notes.append(f"labels translated by name: {some((shown(one.found.path.name) for one in moved), 3)}")
+    one_column = len({one.rows.image for one in files}) == 1
+    as_is = one_column and all(one.stays(column, names, dataset) for one in files)
+    return [one.shard(as_is, names) for one in files]
+
+
+class _Rows:
+    """What the user calls the rows of a file."""
+
+    def __init__(self, path: Path, image: str) -> None:
+        self.path, self.image = path, image
+
+    @cached_property
+    def names(self) -> pa.Array:
+        """What the file says that its images were called, read when a row is first asked for."""
+        with open_parquet(self.path) as opened:
+            images = opened.read(columns=[f"{self.image}.path"], use_threads=False).column(self.image)
+        return images.combine_chunks().field("path")
+
+    def origin(self, row: int) -> str:
+        name = self.names[row].as_py()
+        return f"{shown(self.path)}, row {row}" + (f" ({name})" if name else "")
+
+
+def _row_origin(rows: _Rows, kept: np.ndarray, row: int) -> str:
+    return rows.origin(int(kept[row]))
 
 
 def _check_ids(path: Path) -> None:
@@ -49,9 +210,20 @@ def _check_ids(path: Path) -> None:
         for column in {"sample_id", "id"} & set(opened.schema_arrow.names):
             ids = opened.read(columns=[column]).column(column)
             if len(ids.unique()) < len(ids):
-                raise QueeError(f"{path}: a value in column {column!r} is there twice")
+                raise QueeError(f"{shown(path)}: a value in column {column!r} is there twice")
 
 
 def _copy(source: Path, path: Path) -> None:
     with atomic_path(path) as aside:
         shutil.copyfile(source, aside)
+
+
+def _write(source: Path, image: str, rows: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: Path) -> None:
+    encoded = EncodedImages([source], image)
+
+    def samples() -> Iterator[Sample]:
+        for row, label in zip(rows, labels, strict=True):
+            data, name = encoded[int(row)]
+            yield Sample(data, name, int(label))
+
+    write_images(path, samples(), names)

@@ -10,6 +10,7 @@ import numpy as np
 
 from quee.data import DATASETS
 from quee.data.importers import Plan
+from quee.data.importers.archive import leave_others
 from quee.data.importers.arrays import array_shard
 from quee.errors import QueeError, UsageError
 
@@ -18,8 +19,7 @@ MAX_BYTES = 1 << 30
 
 
 def plan(name: str, source: Path) -> Plan:
-    dataset = DATASETS[name]
-    shards = []
+    dataset, plan, used = DATASETS[name], Plan(), set()
     for split, beginning in (("train", "train"), ("test", "t10k")):
         images_file = _find(source, f"{beginning}-images", "idx3-ubyte")
         labels_file = _find(source, f"{beginning}-labels", "idx1-ubyte")
@@ -27,9 +27,11 @@ def plan(name: str, source: Path) -> Plan:
         if images.shape[1:] != dataset.size:
             found, expected = ("×".join(map(str, shape)) for shape in (images.shape[1:], dataset.size))
             raise QueeError(f"{images_file}: images of {found} pixels; expected {expected}")
-        where = f"{images_file.name} and {labels_file.name}"
-        shards.append(array_shard(split, images[..., None], labels.astype(np.int64), dataset.classes, where))
-    return Plan(shards)
+        used |= {images_file.name, labels_file.name}
+        where = f"{source}/{images_file.name} and {labels_file.name}"
+        plan.shards.append(array_shard(split, images[..., None], labels.astype(np.int64), dataset.classes, where))
+    leave_others(source, used, plan.report)
+    return plan
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

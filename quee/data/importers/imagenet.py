@@ -12,9 +12,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from quee.data.importers import Plan
-from quee.data.importers.archive import read_members
+from quee.data.importers import Options, Plan
+from quee.data.importers.archive import leave_others, read_members
 from quee.data.importers.located import plan_set
+from quee.data.importers.report import Report
+from quee.data.walk import IMAGE_SUFFIXES, shown
 from quee.errors import QueeError, UsageError
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -41,41 +43,51 @@ class TarImages:
             for index in order:
                 content = os.pread(file.fileno(), int(self.sizes[index]), int(self.offsets[index]))
                 if len(content) != self.sizes[index]:
-                    raise QueeError(f"{self.path}: truncated in {self.names[index]}")
+                    raise QueeError(f"{self.path}: truncated in {shown(self.names[index])}")
                 yield content
 
+    def origin(self, index: int) -> str:
+        return f"{shown(self.path)}: {shown(self.names[index])}"
 
-def plan(source: Path, ground_truth: Path | None) -> Plan:
-    train, classes = train_images(source / TRAIN)
-    shards = plan_set("train", train, classes)
+
+def plan(source: Path, options: Options) -> Plan:
+    plan = Plan(verify=True)
+    train, classes = train_images(source / TRAIN, plan.report)
+    plan.shards += plan_set("train", train, classes)
     if (source / VALIDATION).is_file():
-        images = validation_images(source, ground_truth, classes)
-        shards += plan_set("validation", images, classes)
-    return Plan(shards, verify=True)
+        images = validation_images(source, options.ground_truth, classes, plan.report)
+        plan.shards += plan_set("validation", images, classes)
+        plan.report.notes.append(f"evaluation set: {VALIDATION}")
+    given = {TRAIN, VALIDATION, *DEVKITS, *([options.ground_truth.name] if options.ground_truth else [])}
+    leave_others(source, given, plan.report)
+    return plan
 
 
-def train_images(path: Path) -> tuple[TarImages, tuple[str, ...]]:
+def train_images(path: Path, report: Report) -> tuple[TarImages, tuple[str, ...]]:
     """Images of a tar of tars named by class; the archives within are read in place."""
     size = path.stat().st_size
-    inner = [entry for entry in _members(path, 0, size) if entry[0].endswith(".tar")]
+    inner = [entry for entry in _members(path, 0, size) if report.skipped.admits(entry[0], (".tar",))]
     classes = tuple(sorted(PurePosixPath(name).stem for name, _, _ in inner))
     if len(set(classes)) < len(classes) or len(classes) < 2:
         raise QueeError(f"{path}: {len(set(classes))} different class archives of {len(classes)}; expected 2 or more")
+    index = {wnid: label for label, wnid in enumerate(classes)}
     names: list[str] = []
     rows: list[tuple[int, int, int]] = []
     for archive, start, length in inner:
         wnid = PurePosixPath(archive).stem
-        label = classes.index(wnid)
         for name, offset, bytes_ in _members(path, start, length):
-            names.append(f"{wnid}/{PurePosixPath(name).name}")
-            rows.append((label, offset, bytes_))
+            if report.skipped.admits(name, IMAGE_SUFFIXES):
+                names.append(f"{wnid}/{PurePosixPath(name).name}")
+                rows.append((index[wnid], offset, bytes_))
     columns = np.array(rows, np.int64).reshape(-1, 3)
-    return TarImages(path, names, columns[:, 0], columns[:, 1], columns[:, 2]), classes
+    return TarImages(path, names, columns[:, 0], columns[:, 1], columns[:, 2]), tuple(map(shown, classes))
 
 
-def validation_images(source: Path, ground_truth: Path | None, classes: tuple[str, ...]) -> TarImages:
+def validation_images(source: Path, ground_truth: Path | None, classes: tuple[str, ...], report: Report) -> TarImages:
+    """Images of the flat tar, labelled by the ground truth in the order of their names."""
     path = source / VALIDATION
-    members = sorted((PurePosixPath(name).name, offset, size) for name, offset, size in _members(path, 0, None))
+    found = [member for member in _members(path, 0, None) if report.skipped.admits(member[0], IMAGE_SUFFIXES)]
+    members = sorted((PurePosixPath(name).name, offset, size) for name, offset, size in found)
     names = [name for name, _, _ in members]
     wnids = _wnids(source, ground_truth, names)
     if len(wnids) != len(names):
@@ -176,7 +188,7 @@ def _members(path: Path, start: int, size: int | None) -> list[tuple[str, int, i
                     archive.members = []  # type: ignore[attr-defined]
                     if member.isfile():
                         if member.offset_data + member.size > length:
-                            raise QueeError(f"{path}: truncated in {member.name}")
+                            raise QueeError(f"{path}: truncated in {shown(member.name)}")
                         found.append((member.name, start + member.offset_data, member.size))
     except (tarfile.TarError, EOFError, OSError) as error:
         raise QueeError(f"{path}: not a whole tar archive ({error})") from None

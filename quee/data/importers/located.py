@@ -1,21 +1,22 @@
 """Images that lie in files or archives: taken over byte by byte, shuffled once, in shards, in constant memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from quee.data.importers import Plan, Shard, shard_name
+from quee.data.importers import Options, Plan, Shard, shard_name
+from quee.data.importers.layout import Folder, find_layout
+from quee.data.walk import IMAGE_SUFFIXES, SKIP_HINT, Found, Walk, class_name, faults_text, readable, shown, some
 from quee.data.writer import Sample, write_images
 from quee.errors import QueeError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SHARD_BYTES = 256 << 20
 SEED = 0
-EVALUATION = ("val", "valid", "validation", "test")
 
 
 class Located(Protocol):
@@ -31,6 +32,10 @@ class Located(Protocol):
         """Contents in that order."""
         ...
 
+    def origin(self, index: int) -> str:
+        """What the user calls an image."""
+        ...
+
 
 @dataclass
 class FolderImages:
@@ -43,59 +48,113 @@ class FolderImages:
 
     def read(self, order: np.ndarray) -> Iterator[bytes]:
         for index in order:
-            yield (self.folder / self.names[index]).read_bytes()
+            try:
+                yield (self.folder / self.names[index]).read_bytes()
+            except OSError as error:
+                raise QueeError(f"{self.origin(index)}: cannot be read ({error.strerror})") from None
+
+    def origin(self, index: int) -> str:
+        return shown(self.folder / self.names[index])
 
 
 def plan_set(split: str, images: Located, classes: tuple[str, ...]) -> list[Shard]:
     """Shards of about SHARD_BYTES. Images are shuffled here, so that shuffling a stream in windows suffices."""
     if len(set(images.names)) < len(images.names):
         names, counts = np.unique(np.array(images.names), return_counts=True)
-        raise QueeError(f"{split}: {names[counts > 1][0]} is there twice")
+        raise QueeError(f"{split}: {shown(names[counts > 1][0])} is there twice")
     if not images.names:
-        raise QueeError(f"{split}: no images ({', '.join(SUFFIXES)})")
+        raise QueeError(f"{split}: no images ({', '.join(IMAGE_SUFFIXES)})")
     order = np.random.default_rng(SEED).permutation(len(images.names))
     count = int(np.ceil(images.sizes.sum() / SHARD_BYTES)) or 1
     parts = np.array_split(order, min(count, len(order)))
     return [
-        Shard(shard_name(split, index, len(parts)), len(part), partial(_write, images, part, classes))
+        Shard(
+            shard_name(split, index, len(parts)),
+            len(part),
+            partial(_write, images, part, classes),
+            partial(_origin, images, part),
+        )
         for index, part in enumerate(parts)
     ]
+
+
+def _origin(images: Located, order: np.ndarray, row: int) -> str:
+    return images.origin(int(order[row]))
 
 
 def _write(images: Located, order: np.ndarray, classes: tuple[str, ...], path: Path) -> None:
     contents = images.read(order)
     samples = (
-        Sample(content, images.names[index], int(images.labels[index]))
+        Sample(content, shown(images.names[index]), int(images.labels[index]))
         for index, content in zip(order, contents, strict=True)
     )
     write_images(path, samples, classes)
 
 
-def plan_folders(source: Path) -> Plan:
-    """`train/CLASS/*` and `val/CLASS/*` (or valid, validation, test), or `CLASS/*` alone. Classes are sorted."""
-    train = source / "train" if (source / "train").is_dir() else source
-    evaluation = [source / name for name in EVALUATION if train != source and (source / name).is_dir()][:1]
-    classes = tuple(sorted(path.name for path in train.iterdir() if path.is_dir() and not path.name.startswith(".")))
+def plan_folders(found: Walk, options: Options, preferred: Sequence[str]) -> Plan:
+    """`train/CLASS/*` and an evaluation set in folders of any usual names, or `CLASS/*` alone. Classes are sorted.
+
+    `preferred` has the roles of evaluation sets, the first one that is there counts unless `options.evaluation` says.
+    """
+    plan = Plan(verify=True)
+    plan.report.skipped.add(found.skipped)
+    layout = find_layout(found, options.evaluation, preferred, plan.report)
+    where = f"{shown(found.folder / layout.train.name)}"
+    classes = _classes(layout.train, where)
     if len(classes) < 2:
-        raise QueeError(f"{train} has {len(classes)} class folders; expected 2 or more")
-    shards = []
-    for split, folder in [("train", train), *(("test", folder) for folder in evaluation)]:
-        shards += plan_set(split, folder_images(folder, classes), classes)
-    return Plan(shards, verify=True)
+        only = f"; is it the source itself, {where}/{classes[0]}?" if classes else ""
+        raise QueeError(f"{where} has {len(classes)} class folders; expected 2 or more{only}")
+    faults: list[str] = []
+    sets = {"train": layout.train, **({"test": layout.evaluation} if layout.evaluation else {})}
+    images = {split: folder_images(found, folder, classes, faults) for split, folder in sets.items()}
+    if faults and not options.skip_bad:
+        raise QueeError(faults_text(faults, "images cannot be read", SKIP_HINT))
+    plan.report.bad += faults
+    for split, located in images.items():
+        plan.shards += plan_set(split, located, classes)
+    if layout.evaluation:
+        plan.report.notes.append(f"evaluation set: {layout.evaluation}")
+    return plan
 
 
-def folder_images(folder: Path, classes: tuple[str, ...]) -> FolderImages:
-    """Raises QueeError for a class folder that is not among `classes`."""
+def _classes(folder: Folder, where: str) -> tuple[str, ...]:
+    """Names of the class folders in a set; raises QueeError where two are the same as text."""
+    names = sorted(map(class_name, folder.children))
+    if twice := [name for name, other in pairwise(names) if name == other]:
+        raise QueeError(f"{where}: two class folders are called {twice[0]!r} when written as text")
+    return tuple(names)
+
+
+def folder_images(found: Walk, folder: Folder, classes: tuple[str, ...], faults: list[str]) -> FolderImages:
+    """Images of the class folders in a set. Files that cannot be opened are left out and added to `faults`.
+
+    Raises QueeError for class folders that are not among `classes`.
+    """
+    base = found.folder / folder.name
+    _classes(folder, shown(base))  # refuses two of one name
+    index = {name: label for label, name in enumerate(classes)}
+    labels_of = {name: index[text] for name in folder.children if (text := class_name(name)) in index}
+    if unknown := [
+        class_name(name) for name, child in folder.children.items() if child.images and name not in labels_of
+    ]:
+        spelled = [c for c in classes if c.casefold() in {name.casefold() for name in unknown}]
+        hint = f"; in other case: {some(spelled)}" if spelled else f"; its classes: {some(classes)}"
+        raise QueeError(f"{shown(base)}: {some(f'{name}/' for name in unknown)}: no class of the training set{hint}")
     names, labels, sizes = [], [], []
-    for child in sorted(folder.iterdir()):
-        if not child.is_dir() or child.name.startswith("."):
+    for file, name in _in_classes(found.files, folder):
+        if why := readable(f"{base}/{name}"):
+            faults.append(f"{shown(base / name)}: {why}")
             continue
-        if child.name not in classes:
-            raise QueeError(f"{child}: no class of the training set; {len(classes)} classes from {classes[0]!r} on")
-        label = classes.index(child.name)
-        for path in sorted(child.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
-                names.append(path.relative_to(folder).as_posix())
-                labels.append(label)
-                sizes.append(path.stat().st_size)
-    return FolderImages(folder, names, np.array(labels, np.int64), np.array(sizes, np.int64))
+        names.append(name)
+        labels.append(labels_of[name.partition("/")[0]])
+        sizes.append(file.size)
+    return FolderImages(base, names, np.array(labels, np.int64), np.array(sizes, np.int64))
+
+
+def _in_classes(files: list[Found], folder: Folder) -> Iterator[tuple[Found, str]]:
+    """Files below the class folders of a set, each with its name in the set's folder."""
+    beginning = f"{folder.name}/" if folder.name else ""
+    for file in files:
+        name = file.name.removeprefix(beginning)
+        if file.name.startswith(beginning) and "/" in name:
+            yield file, name

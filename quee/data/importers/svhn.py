@@ -5,23 +5,33 @@ from pathlib import Path
 import numpy as np
 
 from quee.data import DATASETS
-from quee.data.importers import Plan
+from quee.data.importers import Options, Plan
+from quee.data.importers.archive import leave_others
 from quee.data.importers.arrays import array_shard
 from quee.errors import QueeError, UsageError
 
+ENDING = "_32x32.mat"
 
-def plan(source: Path, extra: bool) -> Plan:
+
+def plan(source: Path, options: Options) -> Plan:
     """`train_32x32.mat` and `test_32x32.mat` of a folder, and `extra_32x32.mat` on top of the training set if asked."""
     classes = DATASETS["svhn"].classes
-    parts = [read_mat(_file(source, name)) for name in (["train", "extra"] if extra else ["train"])]
+    names = ["train", "extra"] if options.extra else ["train"]
+    parts = [read_mat(_file(source, name)) for name in names]
     images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
-    train = array_shard("train", images, labels, classes, f"{source}, train")
+    plan = Plan([array_shard("train", images, labels, classes, f"{source}, {' and '.join(names)}")])
     images, labels = read_mat(_file(source, "test"))
-    return Plan([train, array_shard("test", images, labels, classes, f"{source}, test")])
+    plan.shards.append(array_shard("test", images, labels, classes, f"{source}, test"))
+    used = {_file(source, name).name for name in (*names, "test")}
+    if not options.extra and (extra := source / f"extra{ENDING}").is_file():
+        plan.report.leave(extra.name, 1, "--extra adds it to the training set")
+        used.add(extra.name)
+    leave_others(source, used, plan.report)
+    return plan
 
 
 def _file(source: Path, name: str) -> Path:
-    path = source / f"{name}_32x32.mat"
+    path = source / f"{name}{ENDING}"
     if not path.is_file():
         raise UsageError(f"{source} has no {path.name}")
     return path

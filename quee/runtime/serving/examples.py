@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from quee.data.decode import FORMATS, open_image
+from quee.data.walk import shown, top_files
 from quee.errors import QueeError, UsageError
 
 MOST = 12
@@ -26,7 +27,8 @@ def read_examples(folder: Path | None) -> list[Example]:
         return []
     if not folder.is_dir():
         raise UsageError(f"--examples {folder}: not a folder")
-    tables = sorted(folder.glob("test*.parquet")) or sorted(folder.glob("*.parquet"))
+    files = [file for file in top_files(folder) if file.suffix.lower() == ".parquet"]
+    tables = [file for file in files if file.name.startswith("test")] or files
     found = _from_table(tables[0]) if tables else _from_files(folder)
     examples = [made for name, data in found if (made := _example(name, data)) is not None][:MOST]
     if not examples:
@@ -35,8 +37,8 @@ def read_examples(folder: Path | None) -> list[Example]:
 
 
 def _from_files(folder: Path) -> list[tuple[str, bytes]]:
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.stat().st_size <= LARGEST)
-    return [(file.stem, file.read_bytes()) for file in files[: 10 * MOST]]
+    files = [file for file in top_files(folder) if file.stat().st_size <= LARGEST]
+    return [(shown(file.stem), file.read_bytes()) for file in files[: 10 * MOST]]
 
 
 def _from_table(file: Path) -> list[tuple[str, bytes]]:

@@ -165,6 +165,77 @@ def test_svhn(project, extra):
     assert np.array_equal(images.decode(np.arange(30)), noise(0, 32, 32, 3, 30).transpose(3, 0, 1, 2))
 
 
+def lines(name, source, **options):
+    return import_dataset(name, Path(source), Path("data") / name, Options(**options), replace=True).lines()
+
+
+def test_what_public_files_have_beside_is_left_out_and_named(project):
+    write_svhn(Path("files"), train=30, test=20, extra=10)
+    (Path("files") / "notes.txt").write_text("")
+    assert lines("svhn", "files")[0] == "left out: extra_32x32.mat (--extra adds it to the training set), notes.txt"
+    assert lines("svhn", "files", extra=True)[0] == "left out: notes.txt"
+    members = cifar_members("cifar10", "python") | {"cifar-10-batches-py/readme.html": b"x", "__MACOSX/._readme": b""}
+    archive = write_tar(Path("archive"), members, "w:gz")
+    assert lines("cifar10", archive)[0] == "left out: 1 .html, 1 hidden file"
+    write_mnist(Path("mnist"), packed=True)
+    (Path("mnist") / "more").mkdir()
+    (Path("mnist") / "more" / "train-labels-idx1-ubyte").write_bytes(b"")
+    assert lines("mnist", "mnist")[0] == "left out: folder more/ (1 file)"
+
+
+def test_copies_among_arrays_are_counted(project):
+    members = cifar_members("cifar10", "binary")
+    batch = members["cifar-10-batches-bin/data_batch_1.bin"]
+    members["cifar-10-batches-bin/test_batch.bin"] = batch[: 2 * 3073]
+    (said,) = [line for line in lines("cifar10", write_tar(Path("archive"), members)) if "duplicates" in line]
+    assert said.startswith(
+        "duplicates, byte for byte: 2 evaluation images that are in the training set too: archive, test"
+    )
+
+
+def test_hidden_members_and_others_of_imagenets_archives_are_no_images(project):
+    source = write_imagenet(Path("files"))
+    inner = {}
+    for label, wnid in enumerate(WNIDS):
+        images = {f"{wnid}_{i}.JPEG": photo(1000 * label + i) for i in range(3)}
+        images |= {f"._{wnid}_0.JPEG": b"x", "notes.txt": b"x", f"{wnid}_caf\udce9.JPEG": photo(1000 * label + 9)}
+        inner[f"{wnid}.tar"] = write_tar(Path("inner.tar"), images).read_bytes()
+    write_tar(source / "ILSVRC2012_img_train.tar", inner | {"._n01440764.tar": b"x"})
+    (source / "ILSVRC2012_img_test.tar").write_bytes(b"")
+    said = lines("imagenet", source)
+    assert said[0] == "left out: 3 .txt, ILSVRC2012_img_test.tar, 4 hidden files"
+    assert "evaluation set: ILSVRC2012_img_val.tar" in said
+    images = open_dataset(Path("data/imagenet"), "imagenet")
+    assert images.train_samples == 12
+    assert sum("caf\\xe9" in images.encoded[i][1] for i in range(12)) == 3
+
+
+def test_a_bad_member_of_an_archive_is_named_with_the_archive(project):
+    source = write_imagenet(Path("files"))
+    images = {f"ILSVRC2012_val_{i + 1:08d}.JPEG": photo(9000 + i)[: None if i else 99] for i in range(9)}
+    write_tar(source / "ILSVRC2012_img_val.tar", images)
+    refused(
+        "imagenet",
+        source,
+        "files/ILSVRC2012_img_val.tar: ILSVRC2012_val_00000001.JPEG: (not a readable|does not decode)",
+    )
+    assert "skipped 1 image that cannot be used:" in lines("imagenet", source, skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("svhn", {"evaluation": "test"}, "--evaluation does not apply to svhn; options that do: --extra"),
+        ("cifar10", {"extra": True}, "--extra does not apply to cifar10; options that do: none"),
+        ("imagenet", {"config": "x"}, "--config does not apply to class folders"),
+        ("birds", {"ground_truth": Path("x")}, "--ground-truth does not apply to class folders"),
+    ],
+)
+def test_options_that_say_nothing_to_an_importer_are_refused(project, name, options, reason):
+    Path("files").mkdir()
+    refused(name, Path("files"), reason, UsageError, **options)
+
+
 def test_bad_svhn_files_are_refused(project):
     from scipy.io import savemat
 
@@ -264,7 +335,7 @@ def test_class_folders_under_a_new_name(folders):
 @pytest.mark.parametrize("content", [b"", photo(1)[:-800], encoded(noise(0, 9, 9, 3), "GIF")])
 def test_an_image_that_does_not_decode_is_named_and_nothing_added(folders, content):
     (folders / "train" / "b" / "bad.png").write_bytes(content)
-    refused("my_birds", folders, r"sample \d+ \(b/bad.png\): ")
+    refused("my_birds", folders, "files/train/b/bad.png: .*; --skip-bad goes on")
     (folders / "train" / "b" / "bad.png").unlink()
     assert len(added("my_birds", folders)) == 12
 
@@ -297,7 +368,7 @@ def test_images_of_other_sizes_and_modes_are_taken_and_converted(folders):
 
 def test_an_image_above_the_pixel_limit_is_named_and_nothing_added(folders):
     Image.new("1", (8_000, 8_000)).save(folders / "train" / "c" / "huge.png")
-    refused("my_birds", folders, r"sample \d+ \(c/huge.png\): 8000×8000 pixels; at most 50,000,000 are decoded")
+    refused("my_birds", folders, "files/train/c/huge.png: 8000×8000 pixels; at most 50,000,000 are decoded")
 
 
 def test_an_import_goes_on_where_it_was_killed(folders, monkeypatch):
@@ -333,12 +404,13 @@ def test_bad_hub_parquet_is_refused(project):
     source.parent.mkdir()
     image = {"bytes": photo(1), "path": "a.jpg"}
     for table, reason in (
-        (pa.table({"image": [image], "label": [-1]}), "label -1 of sample 0 is out of range"),
+        (pa.table({"image": [image], "label": [-1]}), "split train: its images have no labels"),
+        (pa.table({"image": [image] * 2, "label": [-1, 0]}), r"train.parquet, row 0 \(a.jpg\): no label"),
         (pa.table({"image": ["a.jpg"], "label": [0]}), "expected struct<bytes: binary, path: string>"),
-        (pa.table({"image": [image], "label": ["cat"]}), "expected integers"),
+        (pa.table({"image": [image], "label": [0.5]}), "column 'label' is double; expected integers or text"),
         (pa.table({"picture": [image], "label": [0]}), "has no column 'image'"),
         (pa.table({"image": [image] * 2, "label": [0, 1], "id": [5, 5]}), "column 'id' is there twice"),
-        (pa.table({"image": [{"bytes": b"x", "path": "a.jpg"}], "label": [0]}), r"sample 0 \(a.jpg\): not a readable"),
+        (pa.table({"image": [{"bytes": b"x", "path": "a.jpg"}], "label": [0]}), r"row 0 \(a.jpg\): not a readable"),
     ):
         pq.write_table(table, source)
         refused("hub", Path("files"), reason)
@@ -351,6 +423,7 @@ def test_names_and_sources_are_checked_first(project):
     refused("weights", Path(), "dataset name 'weights'", UsageError)
     refused("cifar10", None, "needs a source", UsageError)
     refused("cifar10", Path("nowhere"), "does not exist", UsageError)
+    refused("digits", Path("x"), "the digits come with scikit-learn; leave out x", UsageError)
     import_dataset("digits", None, Path("data/digits"))
     with pytest.raises(UsageError, match="is there already"):
         import_dataset("digits", None, Path("data/digits"))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from io import BytesIO, StringIO
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from quee import cli
 from quee.data.writer import Sample, write_images
+from quee.errors import UsageError
 from quee.runtime import AdaptiveClassifier, Options
 from quee.runtime import scoring as module
 from quee.runtime.inputs import Inputs
@@ -67,6 +69,71 @@ def test_a_bad_image_is_named_or_skipped_with_its_reason(classifier, folder) -> 
     rows = module.pa.concat_tables(list(score(classifier, Inputs([folder]), Options(), skip_bad=True))).to_pylist()
     assert [row["image"].endswith("/3.png") for row in rows] == [row["error"] is not None for row in rows]
     assert rows[3]["prediction"] is None and rows[4]["prediction"] is not None
+
+
+def test_bad_images_are_named_together_with_their_number(classifier, folder) -> None:
+    for i in range(25):
+        (folder / f"bad{i:02}.png").write_bytes(b"no image")
+    with pytest.raises(UsageError) as raised:
+        list(score(classifier, Inputs([folder]), Options(), batch=4))
+    first, *lines = str(raised.value).splitlines()
+    assert first == "25 of 37 images cannot be used; --skip-bad goes on without what cannot be used:"
+    assert len(lines) == 21 and "bad00.png: not a readable" in lines[0] and lines[-1].strip() == "and 5 more"
+
+
+def test_hidden_and_other_files_are_no_images_and_counted(folder, images) -> None:
+    for name in (".ipynb_checkpoints/0-checkpoint.png", "b/@eaDir/6.png/THUMB.jpg", "b/._6.png", "b/x.tif"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(png(images[0][0]))
+    inputs = Inputs([folder])
+    assert len(inputs) == 12
+    assert str(inputs.skipped) == "1 .tif, 1 .txt, 3 hidden files"
+
+
+def test_paths_that_hold_no_images_are_named_together(folder, tmp_path) -> None:
+    (tmp_path / "other").mkdir()
+    for i in range(2):
+        pq.write_table(module.pa.table({"a": [i]}), tmp_path / "other" / f"{i}.PARQUET")
+    with pytest.raises(UsageError, match="3 paths hold no images:") as raised:
+        Inputs([tmp_path / "none.png", tmp_path / "other"])
+    assert "0.PARQUET: no column image" in str(raised.value) and "none.png" in str(raised.value)
+    inputs = Inputs([folder, tmp_path / "other"], skip_bad=True)
+    assert len(inputs) == 12 and len(inputs.bad) == 2
+
+
+@pytest.fixture
+def latin(folder, images) -> Path:
+    """A folder with an image and a file that is none whose names are Latin-1."""
+    for name, data in ((b"caf\xe9.png", png(images[0][0])), (b"h\xf6h.png", b"no image")):
+        with open(os.fsencode(folder) + b"/" + name, "wb") as file:
+            file.write(data)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["--csv", "--json", "table", "--out"])
+def test_names_that_are_not_utf_8_are_written_with_their_bytes(bundle, latin, tmp_path, capfdbinary, kind) -> None:
+    out = tmp_path / "out.parquet"
+    options = {"table": [], "--out": ["--out", out]}.get(kind, [kind])
+    assert run("predict", bundle, latin, "--engine", "torch", "--skip-bad", *options) == 0
+    printed = capfdbinary.readouterr().out.decode()  # valid UTF-8
+    if kind == "--csv":
+        rows = list(csv.DictReader(StringIO(printed)))
+    elif kind == "--json":
+        rows = json.loads(printed)["rows"]
+    else:
+        rows = pq.read_table(out).to_pylist() if kind == "--out" else []
+    if kind == "table":
+        assert "caf\\xe9" in printed.replace("\n", "")
+    else:
+        assert len(rows) == 14
+        assert [bool(row["error"]) for row in rows if "\\x" in row["image"]] == [False, True]
+
+
+def test_csv_is_whole_or_not_at_all(bundle, latin, capfd) -> None:
+    assert run("predict", bundle, latin, "--engine", "torch", "--csv", "--batch", "2") == 2
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "h\\xf6h.png: not a readable" in shown.err
 
 
 class Stopping:

@@ -1,0 +1,103 @@
+"""The imported as a whole, before it is put in place: every image decoded and compared, bad ones named or taken out."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from quee.data import Dataset
+from quee.data.check import in_order
+from quee.data.decode import verify
+from quee.data.files import DatasetFiles
+from quee.data.importers import Plan, Shard
+from quee.data.importers.report import find_duplicates
+from quee.data.walk import SKIP_HINT, faults_text
+from quee.data.writer import copy_without
+from quee.errors import IntegrityError, QueeError
+
+DIGEST_BYTES = 16
+
+
+def inspect_images(folder: Path, dataset: Dataset, plan: Plan, skip_bad: bool) -> dict[str, np.ndarray]:
+    """Rows that are bad, by file, empty without `skip_bad`. Counts, duplicates and bad images go to the plan's report.
+
+    Raises QueeError naming, as the user has them, the images that do not decode, and where nothing could be trained.
+    """
+    images = DatasetFiles(folder, dataset)
+    if not len(images):
+        raise QueeError("the source has no images")
+    shards = [next(shard for shard in plan.shards if shard.name == path.name) for path in images.files]
+    starts = np.cumsum([0, *(shard.samples for shard in shards)])
+
+    def place(sample: int) -> tuple[Shard, int]:
+        index = int(np.searchsorted(starts, sample, side="right")) - 1
+        return shards[index], sample - int(starts[index])
+
+    def origin(sample: int) -> str:
+        shard, row = place(sample)
+        return shard.origin(row)
+
+    digests, faults = _inspect(images, plan.verify, origin)
+    if faults and not skip_bad:
+        named = [f"{origin(sample)}: {why}" for sample, why in faults.items()]
+        raise QueeError(faults_text(named, f"of {len(images):,} images cannot be used", SKIP_HINT))
+    plan.report.bad += [f"{origin(sample)}: {why}" for sample, why in faults.items()]
+    good = np.setdiff1d(np.arange(len(images)), list(faults))
+    training = int(np.searchsorted(good, images.train_samples))
+    labels = images.labels[good]
+    if (trained := len(np.unique(labels[:training]))) < 2:
+        raise QueeError(f"there are training images of {trained} class{'' if trained == 1 else 'es'}; training takes 2")
+    plan.report.count(labels, training, images.classes)
+    plan.report.duplicates = find_duplicates(digests[good], labels, training, lambda i: origin(int(good[i])))
+    bad: dict[str, list[int]] = {}
+    for sample in faults:
+        shard, row = place(sample)
+        bad.setdefault(shard.name, []).append(row)
+    return {name: np.array(rows) for name, rows in bad.items()}
+
+
+def _inspect(images: DatasetFiles, decodes: bool, origin: Callable[[int], str]) -> tuple[np.ndarray, dict[int, str]]:
+    """Digests (n, 16) uint8 of the images' bytes, and what is wrong with those that do not decode, by sample."""
+    digests = np.zeros((len(images), DIGEST_BYTES), np.uint8)
+
+    def one(sample: int) -> str | None:
+        try:
+            data, _ = images.encoded[sample]
+        except IntegrityError:  # of the copy; the user knows the file it was made from
+            raise QueeError(f"{origin(sample)}: not readable, the file is damaged") from None
+        digests[sample] = np.frombuffer(hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest(), np.uint8)
+        if not data:
+            return "no bytes in it"
+        try:
+            if decodes:
+                verify(data, "")
+        except QueeError as error:
+            return str(error).removeprefix(": ")
+        return None
+
+    found = enumerate(in_order(one, len(images), "checking images"))
+    return digests, {sample: why for sample, why in found if why is not None}
+
+
+def without_bad(folder: Path, bad: dict[str, np.ndarray]) -> Path:
+    """A folder beside `folder`, which goes, with its files less the rows in `bad`."""
+    good = folder.with_name(f"{folder.name}.good")
+    shutil.rmtree(good, ignore_errors=True)
+    good.mkdir()
+    for path in sorted(folder.iterdir()):
+        if path.name in bad:
+            copy_without(path, good / path.name, bad[path.name])
+        else:
+            _link(path, good / path.name)
+    shutil.rmtree(folder)
+    return good
+
+
+def _link(path: Path, other: Path) -> None:
+    """The same file in another place; a copy where the file system has no links."""
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, other)
