@@ -457,14 +457,13 @@ def parse_experiment(name: str, text: str, source: str) -> Experiment:
 
 
 def _check_names(experiment: Experiment, source: str) -> None:
-    from quee.backbones import backbone_names, is_backbone
+    from quee.backbones import refuse_unknown
     from quee.data import DATASETS
 
     if experiment.prepare.dataset not in DATASETS:
         message = unknown("dataset", experiment.prepare.dataset, list(DATASETS))
         raise UsageError(f"{source}: prepare.dataset: {message}")
-    if not is_backbone(experiment.backbone.name):
-        raise UsageError(f"{source}: backbone.name: {unknown('backbone', experiment.backbone.name, backbone_names())}")
+    refuse_unknown(experiment.backbone.name, f"{source}: backbone.name: ")
 
 
 def _explain(error: ValidationError, source: str) -> str:

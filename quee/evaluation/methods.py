@@ -68,10 +68,10 @@ def quee_sweeps(setting: Setting, plan: Plan, fitted: FittedQ, first_step: str) 
     yield routed_sweep("quee_plan", setting, plan, costs, first_step, marginal)
     yield routed_sweep("quee_fitted_q", setting, fitted, fitted_costs)
     full = tree.gate == tree.segments
-    yield routed_sweep("quee_plan_precisions_only", setting, replace(plan, may_exit=full, _future={}), costs)
+    yield routed_sweep("quee_plan_precisions_only", setting, replace(plan, may_exit=full), costs)
     for index, precision in enumerate(tree.precisions):
         uniform = np.array([set(path) == {precision} for path in tree.paths])
-        only = replace(plan, restrict=uniform, _future={})
+        only = replace(plan, restrict=uniform)
         allowed = np.arange(len(tree.precisions)) == index
         yield routed_sweep(f"quee_plan_exits_only_{precision}", setting, only, costs, allowed_first=allowed)
 

@@ -83,7 +83,7 @@ def variants(cache: FeatureCache, experiment: Experiment, plan: Plan) -> Iterato
 
 
 def _with(plan: Plan, predictors: Predictors) -> Plan:
-    return replace(plan, predictors=predictors, _future={})
+    return replace(plan, predictors=predictors)
 
 
 def thinned(cache: FeatureCache, share: float, seed: int) -> FeatureCache:

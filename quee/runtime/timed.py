@@ -50,7 +50,7 @@ def timed_points(
     unit = profile.unit(tree, batch)
     own = profile.costs(tree, batch)
     costs = Costs(*(getattr(own, name) / unit for name in ("segment", "head", "decision", "static", "routed")))
-    timed = replace(plan, costs=costs, _future={})
+    timed = replace(plan, costs=costs)
     error = arrays["error"].astype(float)
     features = np.zeros((len(error), len(tree), arrays["features"].shape[2]), np.float32)
     features[:, : arrays["features"].shape[1]] = arrays["features"]

@@ -57,10 +57,10 @@ def test_restricted_plans_stay_inside_their_restriction(world) -> None:
 
     plan, _, cache = world
     uniform = np.array([len(set(path)) == 1 for path in cache.tree.paths])
-    ends = simulate(cache.tree, replace(plan, restrict=uniform, _future={}), inputs(cache), TRADE_OFFS)
+    ends = simulate(cache.tree, replace(plan, restrict=uniform), inputs(cache), TRADE_OFFS)
     assert uniform[ends].all()
     full = cache.tree.gate == cache.tree.segments
-    ends = simulate(cache.tree, replace(plan, may_exit=full, _future={}), inputs(cache), TRADE_OFFS)
+    ends = simulate(cache.tree, replace(plan, may_exit=full), inputs(cache), TRADE_OFFS)
     assert full[ends].all()
 
 

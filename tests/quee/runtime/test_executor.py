@@ -54,8 +54,8 @@ def restricted(policy, within: np.ndarray):
     from dataclasses import replace
 
     if isinstance(policy, FittedQ):
-        return replace(policy, plan=replace(policy.plan, restrict=within, _future={}))
-    return replace(policy, restrict=within, _future={})
+        return replace(policy, plan=replace(policy.plan, restrict=within))
+    return replace(policy, restrict=within)
 
 
 @settings(max_examples=25, deadline=None)
