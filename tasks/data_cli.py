@@ -153,7 +153,8 @@ def list_weights(json_: AsJson = False) -> None:
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
     """`KEY=VALUE` each, with YAML values, as `backbone.kwargs` has them; raises UsageError naming what is neither."""
-    import yaml
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -163,9 +164,9 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
         if key in found:
             raise UsageError(f"--set {key} is given twice: {found[key]!r} and {text!r}")
         try:
-            found[key] = yaml.safe_load(text)
-            json.dumps(found[key])
-        except (yaml.YAMLError, TypeError, ValueError):
+            found[key] = YAML(typ="safe", pure=True).load(text)
+            json.dumps(found[key], allow_nan=False)
+        except (YAMLError, TypeError, ValueError):
             raise UsageError(f"--set {pair!r}: {text!r} is no number, word, list or mapping in YAML") from None
     return found
 

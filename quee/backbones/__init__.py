@@ -22,7 +22,7 @@ for _name in ("7", "10", "12", "14", "19", "24", "t_14"):
     BACKBONES.register(f"t2t_vit_{_name}")(f"quee.backbones.t2t_vit:t2t_vit_{_name}")
 
 TIMM_PREFIXES = ("vit_", "deit_", "deit3_", "flexivit_")
-"""Names with these beginnings are looked up among timm's VisionTransformers."""
+"""How most names of timm's VisionTransformers begin."""
 BY_WEIGHTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 """Keywords by which timm loads weights; here weights come in by a verb of their own, and nothing is downloaded."""
 OTHER_FORM = ("features_only", "feature_cfg", "out_indices", "scriptable", "exportable", "no_jit")
@@ -38,8 +38,6 @@ def backbone_names() -> list[str]:
 def is_backbone(name: str) -> bool:
     if name in BACKBONES:
         return True
-    if not name.startswith(TIMM_PREFIXES):
-        return False
     from quee.backbones.timm_vit import is_timm_vit
 
     return is_timm_vit(name)
@@ -69,7 +67,9 @@ def create_backbone(
             how = "weights are added by `quee weights add NAME FILE` and named by backbone.weights"
             raise UsageError(f"backbone {name!r}: {key} is not among its kwargs; {how}")
         if key in OTHER_FORM:
-            raise UsageError(f"backbone {name!r}: {key} is not among its kwargs; it builds something else than a classifier")
+            raise UsageError(
+                f"backbone {name!r}: {key} is not among its kwargs; it builds something else than a classifier"
+            )
     if name in BACKBONES:
         module, _, function = BACKBONES[name].partition(":")
         build = getattr(import_module(module), function)
@@ -84,7 +84,11 @@ def create_backbone(
         backbone: SegmentedBackbone = build(**kwargs)
     except Exception as error:  # architectures of others raise many types; the last line says what they did not like
         reason = (str(error).strip().splitlines() or [""])[-1].strip() or type(error).__name__
-        reason = reason if isinstance(error, TypeError | ValueError | AssertionError) else f"{type(error).__name__}: {reason}"
+        reason = (
+            reason
+            if isinstance(error, TypeError | ValueError | AssertionError)
+            else f"{type(error).__name__}: {reason}"
+        )
         given = f" with {kwargs}" if kwargs else ""
         raise UsageError(f"backbone {name!r} cannot be built{given}: {reason}") from None
     if backbone.input.channels not in CHANNELS:

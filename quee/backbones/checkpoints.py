@@ -109,7 +109,9 @@ def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
         if modules := [value for value in state.values() if isinstance(value, LeftOut) and _is_network(value)]:
             raise QueeError(_whole_module(modules[0], path))
         if "param_groups" in state or any("optimizer" in str(key) for key in state):
-            raise QueeError(f"{path} holds no weights: it is the state of an optimizer; save model.state_dict() instead")
+            raise QueeError(
+                f"{path} holds no weights: it is the state of an optimizer; save model.state_dict() instead"
+            )
         found = _some(list(map(str, state))) or "nothing"
         raise QueeError(f"{path} holds no weights (found: {found}; looked under: {', '.join(WRAPPERS)})")
     if odd := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:

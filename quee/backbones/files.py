@@ -42,8 +42,12 @@ def read_file(path: Path, max_bytes: int) -> Content:
     Raises IntegrityError when the file is missing, QueeError when it is too large, damaged or of another kind.
     """
     if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.name.endswith((".index.json", ".safetensors", ".bin", ".pth")))
-        raise QueeError(f"{path} is a folder; give the file in it: {', '.join(inside[:5]) or 'there is none of weights'}")
+        inside = sorted(
+            p.name for p in path.iterdir() if p.name.endswith((".index.json", ".safetensors", ".bin", ".pth"))
+        )
+        raise QueeError(
+            f"{path} is a folder; give the file in it: {', '.join(inside[:5]) or 'there is none of weights'}"
+        )
     if not path.is_file():
         raise IntegrityError(f"missing file: {path}")
     size = path.stat().st_size
@@ -64,7 +68,9 @@ def read_file(path: Path, max_bytes: int) -> Content:
         raise QueeError(f"{path} is a tar archive; unpack it first. Read are {KINDS}")
     if what := next((what for begin, what in FOREIGN.items() if start.lstrip().startswith(begin)), None):
         raise QueeError(f"{path} is {what}. Read are {KINDS}")
-    raise QueeError(f"{path} is neither a PyTorch nor a safetensors file; it begins with {start[:9]!r}. Read are {KINDS}")
+    raise QueeError(
+        f"{path} is neither a PyTorch nor a safetensors file; it begins with {start[:9]!r}. Read are {KINDS}"
+    )
 
 
 def _refuse_large(path: Path, size: int, max_bytes: int) -> None:
@@ -124,7 +130,9 @@ def _index(path: Path, max_bytes: int) -> Content:
         files = sorted(set(weight_map.values()))
         beside = all(Path(name).name == name for name in files)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise QueeError(f"{path} is JSON, but not the index of a checkpoint (no weight_map). Read are {KINDS}") from None
+        raise QueeError(
+            f"{path} is JSON, but not the index of a checkpoint (no weight_map). Read are {KINDS}"
+        ) from None
     if not beside:
         raise QueeError(f"{path} names files that are not beside it")
     state: dict[str, Tensor] = {}
@@ -144,4 +152,3 @@ def _index(path: Path, max_bytes: int) -> Content:
     if missing := sorted(set(weight_map) - set(state)):
         raise QueeError(f"{path}: {missing[0]} is in none of its {len(files)} parts")
     return state, sorted(set(left_out))
-

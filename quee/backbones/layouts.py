@@ -194,7 +194,9 @@ def _from_jax(key: str, value: Tensor) -> Tensor:
 _PREPARED = "only backbones of `quee.backbones` are run; see docs/backbones.md for their names"
 
 LAYOUTS = (
-    Layout("LoRA adapter", r"lora_A\.(?:\w+\.)?weight", advice="merge it into its network first (peft: merge_and_unload)"),
+    Layout(
+        "LoRA adapter", r"lora_A\.(?:\w+\.)?weight", advice="merge it into its network first (peft: merge_and_unload)"
+    ),
     Layout("T2T-ViT, the authors' names", r"tokens_to_token\.project\.weight", same),
     Layout(
         "BEiT",
@@ -223,7 +225,9 @@ LAYOUTS = (
     ),
     Layout("Hugging Face CLIP or SigLIP", r"vision_model\.encoder\.layers\.0\.layer_norm1\.weight", advice=_PREPARED),
     Layout("DINOv3", r"rope_embed\.\S+|storage_tokens|layer\.0\.attention\.q_proj\.weight", advice=_PREPARED),
-    Layout("EVA or another ViT with rotary positions", r"blocks\.0\.attn\.(?:rope\S*|q_proj\.weight)", advice=_PREPARED),
+    Layout(
+        "EVA or another ViT with rotary positions", r"blocks\.0\.attn\.(?:rope\S*|q_proj\.weight)", advice=_PREPARED
+    ),
     Layout("Swin Transformer", r"layers\.0\.blocks\.0\.attn\.relative_position_bias_table", advice=_PREPARED),
     Layout("Swin Transformer", r"encoder\.layers\.0\.blocks\.0\.layernorm_before\.weight", advice=_PREPARED),
     Layout("ViT with relative positions", r"blocks\.0\.attn\.rel_pos\S*", advice=_PREPARED),
@@ -242,7 +246,9 @@ LAYOUTS = (
     Layout("ConvNeXt", r"stages\.0\.(?:blocks\.0\.conv_dw|layers\.0\.dwconv|0\.dwconv)\.weight", advice=_PREPARED),
     Layout("torchvision convolutional network", r"features\.0\.(?:0\.)?weight", advice=_PREPARED),
     Layout("EfficientNet", r"blocks\.0\.0\.conv_dw\.weight", advice=_PREPARED),
-    Layout("text transformer", r"embeddings\.word_embeddings\.weight|wte\.weight|embed_tokens\.weight", advice=_PREPARED),
+    Layout(
+        "text transformer", r"embeddings\.word_embeddings\.weight|wte\.weight|embed_tokens\.weight", advice=_PREPARED
+    ),
 )
 """In the order they are looked for: the first whose anchor is found."""
 HEAD = re.compile(r"(?:\w+_)?(?:heads?|classifier|fc|logits)\d?[./]")

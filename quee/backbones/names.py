@@ -6,6 +6,8 @@ Importing this module imports timm.
 import re
 from collections.abc import Iterator
 from difflib import SequenceMatcher
+from functools import cache
+from typing import Any
 
 import timm
 import torch
@@ -35,7 +37,9 @@ def unknown_backbone(name: str) -> str:
         return f"unknown backbone {name!r}; names are timm's own: {plain!r}"
     if timm.is_model(base) and is_timm_vit(base):
         tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
-        return f"unknown backbone {name!r}: timm's {base!r} has no weights {tag!r}; valid: {', '.join(tags) or 'no tag'}"
+        return (
+            f"unknown backbone {name!r}: timm's {base!r} has no weights {tag!r}; valid: {', '.join(tags) or 'no tag'}"
+        )
     if timm.is_model(base):
         return f"unknown backbone {name!r}: it is timm's {_kind(base)}, which is not run here; {_supported(base)}"
     if DINOV3.search(name):
@@ -73,15 +77,16 @@ def _likeness(name: str, other: str) -> float:
     return SequenceMatcher(None, FAMILY.sub("", name), FAMILY.sub("", other)).ratio()
 
 
+@cache
 def _builds(name: str) -> bool:
     try:
-        refuse_parts(_on_meta(name, num_classes=1))
+        refuse_parts(_on_meta(name, num_classes=1, depth=1))
     except UsageError:
         return False
     return True
 
 
-def _on_meta(name: str, **kwargs: int) -> nn.Module:
+def _on_meta(name: str, **kwargs: Any) -> nn.Module:
     """timm's network of a name without memory for its weights."""
     with torch.device("meta"):
         model: nn.Module = timm.create_model(name, pretrained=False, **kwargs)

@@ -71,7 +71,9 @@ def read_pickled(path: Path) -> tuple[Any, list[str]]:
     """
     names = _names(path)
     if len(names) > MAX_GLOBALS:
-        raise QueeError(f"{path} is not read: its pickle names {len(names):,} classes; at most {MAX_GLOBALS:,} are read")
+        raise QueeError(
+            f"{path} is not read: its pickle names {len(names):,} classes; at most {MAX_GLOBALS:,} are read"
+        )
     if refused := sorted(name for name in names if not _is_harmless(name)):
         raise QueeError(
             f"{path} is not read: it holds {refused[0]}, which is neither a tensor nor a plain value and runs code where "
@@ -125,7 +127,7 @@ def _names(path: Path) -> set[str]:
             with path.open("rb") as file:
                 for _ in range(LEGACY_PICKLES):
                     found |= _named(file)
-    except Exception:  # noqa: S110  # the reader itself says what is wrong
+    except Exception:  # the reader itself says what is wrong
         pass
     return found
 

@@ -170,6 +170,8 @@ def refuse_parts(model: nn.Module) -> None:
     if type(embedding) not in (PatchEmbed, ConvStem) or model.dynamic_img_size:
         kind = "dynamic_img_size" if type(embedding) in (PatchEmbed, ConvStem) else f"a {type(embedding).__name__} stem"
         raise UsageError(f"{kind} is not run by this adapter; valid: patches of a fixed img_size")
+    if min(embedding.grid_size) < 1:
+        raise UsageError(f"img_size {embedding.img_size} is smaller than one patch of {embedding.patch_size}")
     if model.attn_pool is not None or model.global_pool not in POOLS:
         raise UsageError(f"global_pool {model.global_pool!r} is not run by this adapter; valid: {', '.join(POOLS)}")
     for index, block in enumerate(model.blocks):
@@ -201,6 +203,8 @@ def _check(model: VisionTransformer) -> None:
 
 
 def _explicit(attention: nn.Module) -> Attention:
+    """Attention of the same weights with its products as modules; for what `refuse_parts` let through."""
+    assert isinstance(attention, TimmAttention)
     with torch.device("meta"):  # the layers with weights are put in below
         explicit = Attention(
             attention.qkv.in_features,
@@ -241,7 +245,7 @@ def _others(name: str) -> str:
 
     try:
         with torch.device("meta"):
-            refuse_parts(timm_model(name, num_classes=1))
+            refuse_parts(timm_model(name, num_classes=1, depth=1))
     except UsageError:
         return f"; nearest that are: {', '.join(nearest(name))}"
     return ""

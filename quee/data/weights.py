@@ -76,6 +76,8 @@ class WeightsFacts:
 
 FREE = ("img_size", "layers", "num_classes", "preprocessing")
 """Keywords of a backbone that its weights leave open: the head and the size fit or are said not to."""
+DROPOUT = re.compile(r"\w*drop\w*_rate")
+"""Keywords that act in training alone."""
 
 
 def weights_path(name: str) -> Path:
@@ -159,9 +161,8 @@ def set_options(kwargs: Mapping[str, Any]) -> str:
 
 
 def _in_yaml(value: Any) -> str:
-    import yaml
-
-    return str(yaml.safe_dump(value, default_flow_style=True, width=10**6)).splitlines()[0].replace(", ", ",")
+    word = isinstance(value, str) and value.isidentifier() and value.lower() not in ("true", "false", "null")
+    return str(value) if word else json.dumps(value, separators=(",", ": "))
 
 
 def has_head(state: Mapping[str, Any]) -> bool:
@@ -230,7 +231,7 @@ def refuse_other_kwargs(settings: "Backbone", facts: WeightsFacts) -> None:
 
 def _deciding(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Keywords that decide which function the weights compute, as JSON has them."""
-    kept = {key: value for key, value in kwargs.items() if key not in FREE and not key.endswith("drop_rate")}
+    kept = {key: value for key, value in kwargs.items() if key not in FREE and not DROPOUT.fullmatch(key)}
     plain: dict[str, Any] = json.loads(json.dumps(kept, sort_keys=True, default=str))
     return plain
 

@@ -22,7 +22,9 @@ class Plan:
     predictors: Predictors
     restrict: np.ndarray | None = None
     may_exit: np.ndarray | None = None
-    _future: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _future: dict[int, tuple[np.ndarray, np.ndarray]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, tree: PathTree, description: dict[str, Any], predictors: Predictors) -> "Plan":
