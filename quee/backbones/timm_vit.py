@@ -1,6 +1,7 @@
 """timm's VisionTransformers as segmented backbones, by name."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
@@ -273,7 +274,11 @@ def timm_vit(name: str, **kwargs: Any) -> TimmViT:
 
 def _small_vit(input: InputConfig, **kwargs: Any) -> TimmViT:
     kwargs = {"in_chans": input.channels, "img_size": (input.height, input.width), "num_classes": 10, **kwargs}
-    return TimmViT(VisionTransformer(**kwargs), input)
+    size, channels = kwargs["img_size"], kwargs["in_chans"]
+    height, width = (size, size) if isinstance(size, int) else size
+    model = VisionTransformer(**{**kwargs, "img_size": (height, width)})
+    mean, std = spread(input.mean, channels), spread(input.std, channels)
+    return TimmViT(model, replace(input, height=height, width=width, channels=channels, mean=mean, std=std))
 
 
 def vit_digits(**kwargs: Any) -> TimmViT:

@@ -124,8 +124,15 @@ def test_keywords_that_build_nothing_are_refused_in_one_line(kwargs: dict[str, A
     assert re.search(r"\w", str(raised.value).rpartition(":")[2]), "timm's own words are missing"
 
 
-def test_grey_images_are_taken() -> None:
-    assert create_backbone("vit_tiny_patch16_224", num_classes=2, depth=1, in_chans=1).input.channels == 1
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_digits", "vit_fashion_mnist", "t2t_vit_7"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [32, (32, 48)], ids=str)
+def test_the_input_is_that_of_the_keywords(name: str, channels: int, size: int | tuple[int, int]) -> None:
+    backbone = create_backbone(name, num_classes=2, depth=1, in_chans=channels, img_size=size)
+    given = backbone.input
+    assert (given.height, given.width) == ((32, 32) if size == 32 else size)
+    assert len(given.mean) == len(given.std) == given.channels == channels
+    assert backbone(torch.zeros(1, channels, given.height, given.width)).shape == (1, 2)
 
 
 @pytest.mark.slow

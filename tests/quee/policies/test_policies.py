@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_world import small_cache, small_experiment
 
 from quee.evaluation.resplits import fit_quee
+from quee.evaluation.sweep import Setting
 from quee.policies import EXIT, Costs, FittedQ, Plan, oracle_nodes, simulate, simulate_behind
 from quee.policies.fitted_q import interpolate
 from quee.predictors import gate_inputs
@@ -53,8 +56,6 @@ def test_mean_cost_falls_with_the_trade_off(world, which: int) -> None:
 
 
 def test_restricted_plans_stay_inside_their_restriction(world) -> None:
-    from dataclasses import replace
-
     plan, _, cache = world
     uniform = np.array([len(set(path)) == 1 for path in cache.tree.paths])
     ends = simulate(cache.tree, replace(plan, restrict=uniform), inputs(cache), TRADE_OFFS)
@@ -104,3 +105,15 @@ def test_behind_one_first_precision_per_trade_off_samples_leave_where_the_whole_
     ends = simulate(cache.tree, world[which], inputs(cache), TRADE_OFFS)
     chosen = ends[first, :, np.arange(len(TRADE_OFFS))].T
     assert (simulate_behind(cache.tree, world[which], inputs(cache), TRADE_OFFS, first) == chosen).all()
+
+
+def test_another_plan_made_from_one_remembers_nothing_of_it(world) -> None:
+    plan, _, cache = world
+    node = int(cache.tree.nodes_at(1)[0])
+    before, _ = plan.future(node)
+    dearer = replace(plan, costs=replace(plan.costs, routed=2 * plan.costs.routed, decision=2 * plan.costs.decision))
+    assert np.allclose(dearer.future(node)[0], 2 * before)
+    assert plan.future(node)[0] is before
+    setting = Setting({"validation": cache}, plan.costs)
+    setting.uniform_costs(references=True)
+    assert not replace(setting, points=7)._memo
