@@ -120,7 +120,9 @@ def add_weights(
     track_as(target, target.with_name(f"{name}.dvc"))
     built = "".join(f" {key}={json.dumps(value)}" for key, value in kwargs.items())
     typer.echo(f"added {target}: {count:,} parameters of {chosen}{built}, {_seen(seen)}")
-    typer.echo(f"read as: {weights_facts(target).read_as}")
+    facts = weights_facts(target)
+    typer.echo(f"read as: {facts.read_as}")
+    typer.echo(f"images are prepared with {facts.prepared}; weights trained otherwise: backbone.kwargs.preprocessing")
 
 
 @weights_app.command("list")

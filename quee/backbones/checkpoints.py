@@ -80,6 +80,8 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
     formats = sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values() if _is_other_float(v)})
     if formats:
         facts.append(f"{', '.join(formats)} as float32")
+    if found.note:
+        facts.append(found.note)
     plain = {key: _checked(key, value, path) for key, value in found.state.items()}
     return Checkpoint(plain, found.layout, tuple(facts))
 

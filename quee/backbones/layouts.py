@@ -31,6 +31,8 @@ class Layout:
     """Regular expression of which some key must have a match too."""
     unused: str = ""
     """Regular expression of keys that no classifier reads; they are left out, and said."""
+    note: str = ""
+    """What to know of weights under these names."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Recognised:
     prefix: str = ""
     left_out: tuple[str, ...] = ()
     """Keys that were not taken."""
+    note: str = ""
 
 
 def same(state: State) -> State:
@@ -210,7 +213,13 @@ LAYOUTS = (
         also=r"encoder\.layer\.0\.(?:layernorm_before|norm1)\.weight",
         unused=r"pooler\.|embeddings\.mask_token$|^decoder\.",
     ),
-    Layout("torchvision ViT", r"encoder\.layers\.encoder_layer_0\.ln_1\.weight", torchvision_vit),
+    Layout(
+        "torchvision ViT",
+        r"encoder\.layers\.encoder_layer_0\.ln_1\.weight",
+        torchvision_vit,
+        note="torchvision's own weights want preprocessing={mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], "
+        "interpolation: bilinear, crop_pct: 0.875}",
+    ),
     Layout("MMPretrain ViT", r"layers\.0\.ffn\.layers\.0\.0\.weight", mmpretrain, also=r"(^|\.)ln1\.weight$"),
     Layout(
         "Google's ViT of JAX (.npz)",
@@ -296,4 +305,4 @@ def _taken(state: State, layout: Layout, prefixes: list[str], source: str) -> Re
         converted = layout.convert(kept)
     except QueeError as error:
         raise QueeError(f"{source} ({layout.name}): {error}") from None
-    return Recognised(converted, layout.name, prefix, (*outside, *(prefix + key for key in unused)))
+    return Recognised(converted, layout.name, prefix, (*outside, *(prefix + key for key in unused)), layout.note)

@@ -72,6 +72,8 @@ class WeightsFacts:
     """What the backbone was built with when they were added, `num_classes` aside; None: not said."""
     read_as: str = field(default="", compare=False)
     """Which layout the file had that they were taken from, and what was made of it."""
+    prepared: str = field(default="", compare=False)
+    """How the backbone has images prepared, whatever the weights were trained with."""
 
 
 FREE = ("img_size", "layers", "num_classes", "preprocessing")
@@ -110,17 +112,24 @@ def import_weights(
             raise UsageError(f"a head of its own is for DINOv2's backbones; {backbone!r} has its head in its weights")
         state = with_head(state, load_checkpoint(head), str(head))
     name = f"{source} ({found.layout})" if found.layout else str(source)
-    _fit(backbone, state, given, name, found.layout)
+    prepared = _fit(backbone, state, given, name, found.layout)
     target.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"backbone": backbone, "kwargs": json.dumps(given, sort_keys=True), "read_as": found.said}
+    metadata = {
+        "backbone": backbone,
+        "kwargs": json.dumps(given, sort_keys=True),
+        "prepared": prepared,
+        "read_as": found.said,
+    }
     if trained_on is not None:
         metadata["trained_on"] = ",".join(sorted(trained_on))
     write_tensors(target, {name: value.numpy() for name, value in state.items()}, metadata)
     return sum(value.numel() for value in state.values())
 
 
-def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: str, layout: str) -> None:
-    """Raises QueeError unless weights fit the backbone that the keywords build, with as many classes as they have.
+def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: str, layout: str) -> str:
+    """How the backbone has images prepared that the keywords build, with as many classes as the weights have.
+
+    Raises QueeError unless they fit it.
 
     Where their shapes say which keywords would fit, so does the message; where their names are of no known layout, it
     says which are.
@@ -139,6 +148,9 @@ def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: s
         if not layout:
             more += f"; its names are of no layout that is read: {readable()}"
         raise type(error)(f"{error}{more}") from None
+    given_to = backbone.input
+    values = (f"{kind} {', '.join(f'{v:g}' for v in getattr(given_to, kind))}" for kind in ("mean", "std"))
+    return f"{', '.join(values)}, {given_to.interpolation}, crop {given_to.crop_pct:g}"
 
 
 def _implied(name: str, state: "dict[str, Tensor]", source: str) -> dict[str, Any]:
@@ -179,7 +191,9 @@ def weights_facts(path: Path) -> WeightsFacts:
             metadata = json.loads(file.read(min(size, 100 << 20)))["__metadata__"]
         names, kwargs = metadata.get("trained_on"), json.loads(metadata.get("kwargs", "null"))
         seen = None if names is None else tuple(filter(None, names.split(",")))
-        return WeightsFacts(metadata["backbone"], seen, kwargs, metadata.get("read_as", ""))
+        return WeightsFacts(
+            metadata["backbone"], seen, kwargs, metadata.get("read_as", ""), metadata.get("prepared", "")
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         how = f"quee weights add {path.stem} FILE --replace"
         raise IntegrityError(f"{path} is not what `quee weights add` writes; `{how}` makes it anew") from None
