@@ -507,14 +507,13 @@ def checked_experiment(source: str, **blocks: Any) -> Experiment:
 
 
 def _check_names(experiment: Experiment, source: str) -> None:
-    from quee.backbones import backbone_names, is_backbone
+    from quee.backbones import refuse_unknown
     from quee.data import DATASETS
 
     if experiment.prepare.dataset not in DATASETS:
         message = unknown("dataset", experiment.prepare.dataset, list(DATASETS))
         raise UsageError(f"{source}: prepare.dataset: {message}")
-    if not is_backbone(experiment.backbone.name):
-        raise UsageError(f"{source}: backbone.name: {unknown('backbone', experiment.backbone.name, backbone_names())}")
+    refuse_unknown(experiment.backbone.name, f"{source}: backbone.name: ")
 
 
 def _check_settings(experiment: Experiment, source: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 
@@ -14,7 +15,18 @@ from quee.backbones import check_state_dict, create_backbone
 from quee.backbones.base import SegmentedBackbone
 from quee.errors import IntegrityError, QueeError
 from quee.execution import MultiPrecisionBackbone
-from quee.io import FORMAT, read_json, read_metadata, read_tensors, write_json, write_tensors
+from quee.io import (
+    FORMAT,
+    file_digest,
+    read_json,
+    read_metadata,
+    read_table,
+    read_tensors,
+    verify_digests,
+    write_json,
+    write_table,
+    write_tensors,
+)
 from quee.precision import Precision
 from quee.quantization import QuantizedConv2d, QuantizedLinear, empty_quantized, finalize, layout
 from quee.quantization.packing import pack, unpack
@@ -24,11 +36,37 @@ def tensors(module: nn.Module) -> dict[str, np.ndarray]:
     return {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
 
 
+LISTED = 10_000
+"""Samples that `backbone.json` lists one by one at most; more are in `FITTED`, which nothing parses to load a network."""
+FITTED = "fitted_on.parquet"
+
+
 def save_backbone(folder: Path, backbone: SegmentedBackbone, kwargs: dict[str, Any], **facts: Any) -> None:
-    """Write `model.safetensors` and `backbone.json`; `facts` join the description."""
+    """Write `model.safetensors` and `backbone.json`; `facts` join the description.
+
+    Of them `fitted_on` is a list of sample ids or words; more than `LISTED` ids go to `fitted_on.parquet`, and the
+    description has their number and the file's name and digest.
+    """
     write_tensors(folder / "model.safetensors", tensors(backbone))
+    ids = facts.get("fitted_on")
+    if isinstance(ids, list) and len(ids) > LISTED:
+        write_table(folder / FITTED, pa.table({"sample_id": pa.array(ids, pa.int64())}))
+        facts["fitted_on"] = {"file": FITTED, "samples": len(ids), "sha256": file_digest(folder / FITTED)}
     description = {"format": FORMAT, "gates": list(backbone.gates), "kwargs": kwargs, "name": backbone.name, **facts}
     write_json(folder / "backbone.json", description)
+
+
+def fitted_on(folder: Path) -> list[int] | str:
+    """Ids of the samples that a backbone was fitted on, or words for a set that is not among them.
+
+    Raises IntegrityError where the file of ids is missing or another than `backbone.json` says.
+    """
+    said: list[int] | str | dict[str, Any] = read_json(folder / "backbone.json").get("fitted_on", [])
+    if not isinstance(said, dict):
+        return said
+    verify_digests(folder, {FITTED: said["sha256"]})
+    ids: list[int] = read_table(folder / FITTED)["sample_id"].to_pylist()
+    return ids
 
 
 def load_backbone(folder: Path) -> SegmentedBackbone:

@@ -1,25 +1,54 @@
 """How many threads small networks get: sums in one order, whatever the number of cores."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, Thread
+from typing import TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
 
 SMALL_MACS = 10_000_000
 _COMPUTING = Lock()
+_SETTING = Lock()
+T = TypeVar("T")
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """For matrices so small that more threads cost more than they bring; nor do the last bits depend on their number."""
+    """For matrices so small that more threads cost more than they bring; nor do the last bits depend on their number.
+
+    Holds for the calling thread alone: what others compute meanwhile, and threads begun meanwhile, keep their number.
+    """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    _set_here(1)
     try:
         yield
     finally:
+        _set_here(threads)
+
+
+def _set_here(threads: int) -> None:
+    """Set the calling thread's number of threads.
+
+    PyTorch keeps one number per thread and one for threads that have not computed yet. Its setter changes both, and a
+    thread begun in between would keep the wrong one for good, so the second is put back.
+    """
+    if torch.get_num_threads() == threads:
+        return
+    with _SETTING:
+        common = _in_new_thread(torch.get_num_threads)
         torch.set_num_threads(threads)
+        if common != threads:
+            _in_new_thread(lambda: torch.set_num_threads(common))
+
+
+def _in_new_thread(function: Callable[[], T]) -> T:
+    found: list[T] = []
+    thread = Thread(target=lambda: found.append(function()), name="quee-threads")
+    thread.start()
+    thread.join()
+    return found[0]
 
 
 @contextmanager

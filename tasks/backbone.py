@@ -8,14 +8,22 @@ import pyarrow as pa
 from sklearn.svm import SVC
 from torch import Tensor
 
-from quee.backbones import create_backbone
+from quee.backbones import create_backbone, is_headless
 from quee.backbones.base import SegmentedBackbone
 from quee.cost import trace_cost
 from quee.data import open_dataset
 from quee.data.source import ImageSource
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
-from quee.data.weights import has_seen, head_classes, load_weights, refuse_overlap, weights_facts, weights_path
+from quee.data.weights import (
+    has_seen,
+    head_classes,
+    load_weights,
+    refuse_other_kwargs,
+    refuse_overlap,
+    weights_facts,
+    weights_path,
+)
 from quee.experiment import Backbone
 from quee.io import file_digest, read_json, write_json, write_table
 from quee.precision import Precision
@@ -78,12 +86,16 @@ def run(stage: Stage) -> None:
 
 
 def weights_record(stage: Stage) -> dict[str, Any]:
-    """What `backbone.json` says of pretrained weights. Raises UsageError where they saw what is held out."""
+    """What `backbone.json` says of pretrained weights. Raises UsageError where they saw what is held out.
+
+    The same where they were added for a backbone of other keywords.
+    """
     settings, dataset = stage.experiment.backbone, stage.experiment.prepare.dataset
     assert settings.weights is not None
     path = weights_path(settings.weights)
     known = weights_facts(path)
     refuse_overlap(stage.experiment, known)
+    refuse_other_kwargs(settings, known)
     record: dict[str, Any] = {
         "weights": {
             "name": settings.weights,
@@ -104,6 +116,8 @@ def build(settings: Backbone, classes: int) -> tuple[SegmentedBackbone, dict[str
     Raises UsageError when kwargs or the weights' own head are for another number of classes.
     """
     kwargs = dict(settings.kwargs)
+    if "num_classes" not in kwargs and is_headless(settings.name):
+        kwargs["num_classes"] = classes
     path = None if settings.weights is None else weights_path(settings.weights)
     check_classes(settings, classes)
     backbone = create_backbone(settings.name, settings.gates, **kwargs)

@@ -114,13 +114,17 @@ def add_weights(
             help="Data sets whose official training sets they have seen, as imagenet,cifar10; or none.",
         ),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As in backbone.kwargs: in_chans=1; a YAML value; repeatable."),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace weights of that name.")] = False,
 ) -> None:
     """Check weights against a backbone, copy them to data/weights/NAME.safetensors, and track them with DVC.
 
     For published weights of the names that `quee weights list` shows, backbone and what they were trained on are known.
     """
-    from quee.data.weights import NAME, PUBLISHED, import_weights, weights_path
+    from quee.data.weights import NAME, PUBLISHED, import_weights, weights_facts, weights_path
 
     if not NAME.fullmatch(name):
         raise UsageError(f"weights name {name!r}; valid: letters, digits, _ . and -")
@@ -134,10 +138,14 @@ def add_weights(
             raise UsageError(f"--trained-on {trained_on!r}: give names of data sets, as imagenet,cifar10, or none")
     chosen = backbone or (known.backbone if known else name)
     refuse_untracked(target)
-    new = not target.exists()
-    count = import_weights(chosen, file, target, head, seen)
+    new, kwargs = not target.exists(), settings_of(set_ or [])
+    count = import_weights(chosen, file, target, head, seen, kwargs)
     track_as(target, target.with_name(f"{name}.dvc"), new=new)
-    typer.echo(f"added {target}: {count:,} parameters of {chosen}, {_seen(seen)}")
+    built = "".join(f" {key}={json.dumps(value)}" for key, value in kwargs.items())
+    typer.echo(f"added {target}: {count:,} parameters of {chosen}{built}, {_seen(seen)}")
+    facts = weights_facts(target)
+    typer.echo(f"read as: {facts.read_as}")
+    typer.echo(f"images are prepared with {facts.prepared}; weights trained otherwise: backbone.kwargs.preprocessing")
 
 
 @weights_app.command("list")
@@ -150,7 +158,12 @@ def list_weights(json_: AsJson = False) -> None:
     for file in sorted(WEIGHTS.glob("*.safetensors")):
         facts = weights_facts(file)
         digest = file_digest(file)
-        known = {"backbone": facts.backbone, "trained_on": facts.trained_on and list(facts.trained_on)}
+        known = {
+            "backbone": facts.backbone,
+            "kwargs": facts.kwargs,
+            "read_as": facts.read_as,
+            "trained_on": facts.trained_on and list(facts.trained_on),
+        }
         rows.append({"name": file.stem, "bytes": file.stat().st_size, "digest": digest, **known})
     if json_:
         typer.echo(json.dumps(rows, indent=1))
@@ -161,6 +174,26 @@ def list_weights(json_: AsJson = False) -> None:
     for name in PUBLISHED:
         if name not in [row["name"] for row in rows]:
             typer.echo(f"{name:24} not there: {how_to_add_weights(name)}")
+
+
+def settings_of(pairs: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` each, with YAML values, as `backbone.kwargs` has them; raises UsageError naming what is neither."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"--set {pair!r}: give KEY=VALUE, as in_chans=1")
+        if key in found:
+            raise UsageError(f"--set {key} is given twice: {found[key]!r} and {text!r}")
+        try:
+            found[key] = YAML(typ="safe", pure=True).load(text)
+            json.dumps(found[key], allow_nan=False)
+        except (YAMLError, TypeError, ValueError):
+            raise UsageError(f"--set {pair!r}: {text!r} is no number, word, list or mapping in YAML") from None
+    return found
 
 
 def _seen(names: Any) -> str:

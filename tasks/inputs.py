@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from quee.data import DATASETS
-from quee.data.weights import how_to_add_weights, refuse_overlap, weights_facts, weights_path
+from quee.data.weights import how_to_add_weights, refuse_other_kwargs, refuse_overlap, weights_facts, weights_path
 from quee.errors import IntegrityError, UsageError
 from quee.io import write_bytes
 
@@ -100,7 +100,7 @@ def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -
     """Pull the inputs that are not here; returns what each `.dvc` file records.
 
     Raises IntegrityError naming what can be had neither here nor from a remote, UsageError where weights have seen what
-    an experiment holds out.
+    an experiment holds out, or are for a backbone of other keywords.
     """
     pointers = refuse_missing(root, names)
     for pointer, path in pointers.items():
@@ -110,8 +110,10 @@ def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -
     for name in names:
         experiment = _load(root, name)
         if experiment.backbone.weights is not None:
+            facts = weights_facts(root / weights_path(experiment.backbone.weights))
             try:
-                refuse_overlap(experiment, weights_facts(root / weights_path(experiment.backbone.weights)))
+                refuse_overlap(experiment, facts)
+                refuse_other_kwargs(experiment.backbone, facts)
             except UsageError as error:
                 raise UsageError(f"experiments/{name}.yaml: {error}") from None
     return pointers

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from quee.errors import QueeError, UsageError
-from quee.registry import Registry, unknown
+from quee.registry import Registry
 
 if TYPE_CHECKING:
     from quee.backbones.base import SegmentedBackbone
@@ -23,8 +23,14 @@ BACKBONES.register("vit_small_patch14_dinov2.lvd142m")("quee.backbones.dinov2:vi
 for _name in ("7", "10", "12", "14", "19", "24", "t_14"):
     BACKBONES.register(f"t2t_vit_{_name}")(f"quee.backbones.t2t_vit:t2t_vit_{_name}")
 
-TIMM_PREFIXES = ("vit_", "deit_", "deit3_")
-"""Names with these beginnings are looked up among timm's VisionTransformers."""
+TIMM_PREFIXES = ("vit_", "deit_", "deit3_", "flexivit_")
+"""How most names of timm's VisionTransformers begin."""
+BY_WEIGHTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+"""Keywords by which timm loads weights; here weights come in by a verb of their own, and nothing is downloaded."""
+OTHER_FORM = ("features_only", "feature_cfg", "out_indices", "scriptable", "exportable", "no_jit")
+"""Keywords by which timm builds something else than a classifier."""
+CHANNELS = (1, 3)
+"""How many an image is decoded to."""
 
 READS_FILES = ("pretrained", "checkpoint", "cache")
 """Beginnings of keywords by which an architecture would read files of its own; a bundle admits none."""
@@ -42,11 +48,18 @@ def backbone_names() -> list[str]:
 def is_backbone(name: str) -> bool:
     if name in BACKBONES:
         return True
-    if not name.startswith(TIMM_PREFIXES):
-        return False
     from quee.backbones.timm_vit import is_timm_vit
 
     return is_timm_vit(name)
+
+
+def is_headless(name: str) -> bool:
+    """Whether the published network of a name has no classification head, so that the number of classes must be given."""
+    if name in BACKBONES:
+        return False
+    from quee.backbones import timm_vit
+
+    return timm_vit.is_headless(name)
 
 
 def create_backbone(
@@ -58,8 +71,15 @@ def create_backbone(
     std, interpolation or crop_pct of the backbone's own configuration; `kwargs` go to the architecture.
     Raises UsageError for an unknown name, keyword or gate.
     """
-    if not is_backbone(name):
-        raise UsageError(unknown("backbone", name, backbone_names()))
+    refuse_unknown(name)
+    for key in kwargs:
+        if key in BY_WEIGHTS:
+            how = "weights are added by `quee weights add NAME FILE` and named by backbone.weights"
+            raise UsageError(f"backbone {name!r}: {key} is not among its kwargs; {how}")
+        if key in OTHER_FORM:
+            raise UsageError(
+                f"backbone {name!r}: {key} is not among its kwargs; it builds something else than a classifier"
+            )
     if name in BACKBONES:
         module, _, function = BACKBONES[name].partition(":")
         build = getattr(import_module(module), function)
@@ -72,8 +92,19 @@ def create_backbone(
         build = partial(dinov2 if "_dinov2" in name else timm_vit, name)
     try:
         backbone: SegmentedBackbone = build(**kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UsageError(f"backbone {name!r} cannot be built with {kwargs}: {error}") from None
+    except Exception as error:  # architectures of others raise many types; the last line says what they did not like
+        reason = (str(error).strip().splitlines() or [""])[-1].strip() or type(error).__name__
+        reason = (
+            reason
+            if isinstance(error, TypeError | ValueError | AssertionError)
+            else f"{type(error).__name__}: {reason}"
+        )
+        given = f" with {kwargs}" if kwargs else ""
+        raise UsageError(f"backbone {name!r} cannot be built{given}: {reason}") from None
+    if backbone.input.channels not in CHANNELS:
+        raise UsageError(
+            f"backbone {name!r}: in_chans {backbone.input.channels}; images are decoded to 1 channel (grey) or 3 (RGB)"
+        )
     backbone.name = name
     backbone.made_with = deepcopy({**kwargs, **({"preprocessing": dict(preprocessing)} if preprocessing else {})})
     if preprocessing:
@@ -83,6 +114,14 @@ def create_backbone(
     if gates is not None:
         backbone.set_gates(gates)
     return backbone.eval()
+
+
+def refuse_unknown(name: str, where: str = "") -> None:
+    """Raises UsageError, its message beginning with `where`, unless a name is that of a backbone."""
+    if not is_backbone(name):
+        from quee.backbones.names import unknown_backbone
+
+        raise UsageError(where + unknown_backbone(name))
 
 
 def check_state_dict(backbone: "SegmentedBackbone", state: dict[str, Any], source: str) -> None:

@@ -19,7 +19,10 @@ def resample_positions(
     """
     rows = isqrt(max(table.shape[1] - prefix, 0)) if table.dim() == 3 else 0
     if rows == 0 or prefix + rows * rows != table.shape[1]:
-        raise QueeError(f"a position table of shape {tuple(table.shape)} is not {prefix} + a square grid of tokens")
+        raise QueeError(
+            f"a position table of shape {tuple(table.shape)} is not {prefix} + a square grid of tokens: "
+            "weights for images of another shape fit at their own img_size=[height,width] alone"
+        )
     squares = table[:, prefix:].float().unflatten(1, (rows, rows)).permute(0, 3, 1, 2)  # (1, dim, rows, rows)
     if offset:
         ratio = ((grid[0] + offset) / rows, (grid[1] + offset) / rows)

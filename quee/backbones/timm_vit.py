@@ -1,6 +1,7 @@
 """timm's VisionTransformers as segmented backbones, by name."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,8 @@ from quee.backbones.preprocessing import spread
 from quee.errors import UsageError
 
 POOLS = ("token", "avg", "avgmax", "max")
+VIT_MODULES = ("vision_transformer", "deit")
+"""timm's modules whose networks are VisionTransformers."""
 
 
 class TimmViT(SegmentedBackbone):
@@ -50,8 +53,8 @@ class TimmViT(SegmentedBackbone):
         _check(model)
         for name in ("cls_token", "reg_token", "dist_token", "pos_embed"):
             self.register_parameter(name, None)  # unless the model has it
-        for index, block in enumerate(model.blocks.children()):
-            block.attn = _explicit(block.get_submodule("attn"), index)
+        for block in model.blocks.children():
+            block.attn = _explicit(block.get_submodule("attn"))
         for name, child in model.named_children():
             self.add_module(name, child)
         for name, parameter in model.named_parameters(recurse=False):
@@ -159,26 +162,28 @@ def _timm_key(key: str) -> str:
     return key
 
 
-def _check(model: VisionTransformer) -> None:
-    """Raises UsageError with the first part of the model that this adapter does not run."""
+def refuse_parts(model: nn.Module) -> None:
+    """Raises UsageError with the first part of a model that this adapter does not run."""
     if type(model) not in (VisionTransformer, VisionTransformerDistilled):
         raise UsageError(f"timm's {type(model).__name__} is not run by this adapter; valid: VisionTransformer")
+    assert isinstance(model, VisionTransformer)
     embedding = model.patch_embed
     if type(embedding) not in (PatchEmbed, ConvStem) or model.dynamic_img_size:
         kind = "dynamic_img_size" if type(embedding) in (PatchEmbed, ConvStem) else f"a {type(embedding).__name__} stem"
         raise UsageError(f"{kind} is not run by this adapter; valid: patches of a fixed img_size")
-    if model.num_classes < 1:
-        raise UsageError("this model has no classification head of its own; give num_classes among its kwargs")
+    if min(embedding.grid_size) < 1:
+        raise UsageError(f"img_size {embedding.img_size} is smaller than one patch of {embedding.patch_size}")
     if model.attn_pool is not None or model.global_pool not in POOLS:
         raise UsageError(f"global_pool {model.global_pool!r} is not run by this adapter; valid: {', '.join(POOLS)}")
     for index, block in enumerate(model.blocks):
         if type(block) not in (Block, ResPostBlock):
             raise UsageError(f"blocks.{index} is a {type(block).__name__}, which this adapter does not run")
+        _refuse_attention(block.get_submodule("attn"), index)
 
 
-def _explicit(attention: nn.Module, block: int) -> Attention:
-    kind = type(attention).__name__
+def _refuse_attention(attention: nn.Module, block: int) -> None:
     if type(attention) is not TimmAttention:
+        kind = type(attention).__name__
         raise UsageError(f"blocks.{block}.attn is of type {kind}, which this adapter does not run; valid: Attention")
     unusual = {
         "a norm before its projection": not isinstance(getattr(attention, "norm", nn.Identity()), nn.Identity),
@@ -189,6 +194,18 @@ def _explicit(attention: nn.Module, block: int) -> Attention:
     for what, present in unusual.items():
         if present:
             raise UsageError(f"blocks.{block}.attn has {what}, which this adapter does not run")
+
+
+def _check(model: VisionTransformer) -> None:
+    """Raises UsageError when the model has parts that this adapter does not run, or no head."""
+    refuse_parts(model)
+    if model.num_classes < 1:
+        raise UsageError("this model has no classification head of its own; give num_classes among its kwargs")
+
+
+def _explicit(attention: nn.Module) -> Attention:
+    """Attention of the same weights with its products as modules; for what `refuse_parts` let through."""
+    assert isinstance(attention, TimmAttention)
     with torch.device("meta"):  # the layers with weights are put in below
         explicit = Attention(
             attention.qkv.in_features,
@@ -206,8 +223,13 @@ def is_timm_vit(name: str) -> bool:
     """Whether timm knows the name and builds a VisionTransformer for it."""
     base, _, tag = name.partition(".")
     known = timm.is_model(base) and (not tag or name in timm.list_pretrained(f"{base}.*"))
-    modules = (VisionTransformer.__module__, VisionTransformerDistilled.__module__)
-    return known and timm.model_entrypoint(base).__module__ in modules
+    return known and timm.model_entrypoint(base).__module__ in {f"timm.models.{module}" for module in VIT_MODULES}
+
+
+def is_headless(name: str) -> bool:
+    """Whether timm's network of that name has no classification head of its own."""
+    config = timm.get_pretrained_cfg(name) if is_timm_vit(name) else None
+    return config is not None and config.num_classes == 0
 
 
 def timm_model(name: str, **kwargs: Any) -> VisionTransformer:
@@ -216,6 +238,18 @@ def timm_model(name: str, **kwargs: Any) -> VisionTransformer:
     if not isinstance(model, VisionTransformer):
         raise UsageError(f"timm's {name!r} is a {type(model).__name__}, not a VisionTransformer")
     return model
+
+
+def _others(name: str) -> str:
+    """Names to take instead of one whose network has parts that are not run whatever its keywords; empty for others."""
+    from quee.backbones.names import nearest
+
+    try:
+        with torch.device("meta"):
+            refuse_parts(timm_model(name, num_classes=1, depth=1))
+    except UsageError:
+        return f"; nearest that are: {', '.join(nearest(name))}"
+    return ""
 
 
 def timm_input(model: VisionTransformer) -> InputConfig:
@@ -230,14 +264,21 @@ def timm_input(model: VisionTransformer) -> InputConfig:
 def timm_vit(name: str, **kwargs: Any) -> TimmViT:
     """Any timm VisionTransformer with random weights; `kwargs` go to `timm.create_model`."""
     model = timm_model(name, **kwargs)
-    _check(model)
+    try:
+        _check(model)
+    except UsageError as error:
+        raise UsageError(f"{error}{_others(name)}") from None
     adapter = DistilledViT if isinstance(model, VisionTransformerDistilled) else TimmViT
     return adapter(model, timm_input(model))
 
 
 def _small_vit(input: InputConfig, **kwargs: Any) -> TimmViT:
     kwargs = {"in_chans": input.channels, "img_size": (input.height, input.width), "num_classes": 10, **kwargs}
-    return TimmViT(VisionTransformer(**kwargs), input)
+    size, channels = kwargs["img_size"], kwargs["in_chans"]
+    height, width = (size, size) if isinstance(size, int) else size
+    model = VisionTransformer(**{**kwargs, "img_size": (height, width)})
+    mean, std = spread(input.mean, channels), spread(input.std, channels)
+    return TimmViT(model, replace(input, height=height, width=width, channels=channels, mean=mean, std=std))
 
 
 def vit_digits(**kwargs: Any) -> TimmViT:

@@ -1,28 +1,42 @@
 """Image bytes to pixels: JPEG, PNG and WebP only, and never more pixels than allowed."""
 
+import struct
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from quee.errors import QueeError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
 """Read from the header, before anything is decoded."""
-Image.MAX_IMAGE_PIXELS = None  # checked below, where Pillow would only warn up to twice as many
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
     """An image whose header alone has been read; raises QueeError naming it when it may not be decoded."""
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = _opened(data)
     except Exception as error:  # damaged files raise many types
         raise QueeError(f"{name}: not a readable {', '.join(FORMATS)} image ({_line(error, data)})") from None
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise QueeError(f"{name}: {width}×{height} pixels; at most {MAX_PIXELS:,} are decoded")
     return image
+
+
+def _opened(data: bytes) -> Image.Image:
+    """As `Image.open`, but for its limit of pixels: that is the whole process's, and up to twice as many only a warning."""
+    if not set(FORMATS) <= set(Image.OPEN):
+        Image.init()
+    for name in FORMATS:
+        factory, accepts = Image.OPEN[name]
+        if accepts is None or accepts(data[:16]) is True:
+            try:
+                return factory(BytesIO(data), "")
+            except (SyntaxError, IndexError, TypeError, struct.error):  # as `Image.open`: of another kind after all
+                continue
+    raise UnidentifiedImageError("cannot identify image file")
 
 
 def decode(data: bytes, channels: int, name: str) -> Image.Image:

@@ -6,17 +6,21 @@ it has seen. Importing this module imports no torch.
 
 import json
 import re
-from dataclasses import dataclass
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quee.data import DATA
-from quee.errors import IntegrityError, UsageError
+from quee.errors import IntegrityError, QueeError, UsageError
 from quee.io import write_tensors
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from quee.backbones.base import SegmentedBackbone
-    from quee.experiment import Experiment
+    from quee.experiment import Backbone, Experiment
 
 WEIGHTS = DATA / "weights"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -64,6 +68,18 @@ class WeightsFacts:
     backbone: str
     trained_on: tuple[str, ...] | None
     """None: not said."""
+    kwargs: Mapping[str, Any] | None = field(default_factory=dict)
+    """What the backbone was built with when they were added, `num_classes` aside; None: not said."""
+    read_as: str = field(default="", compare=False)
+    """Which layout the file had that they were taken from, and what was made of it."""
+    prepared: str = field(default="", compare=False)
+    """How the backbone has images prepared, whatever the weights were trained with."""
+
+
+FREE = ("img_size", "layers", "num_classes", "preprocessing")
+"""Keywords of a backbone that its weights leave open: the head and the size fit or are said not to."""
+DROPOUT = re.compile(r"\w*drop\w*_rate")
+"""Keywords that act in training alone."""
 
 
 def weights_path(name: str) -> Path:
@@ -76,39 +92,92 @@ def import_weights(
     target: Path,
     head: Path | None = None,
     trained_on: tuple[str, ...] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> int:
     """Write the weights in `source`, and the linear head in `head`, to `target`; returns the number of parameters.
 
-    Names stay the authors'. Weights without any head are taken too: to be finetuned or probed. Raises QueeError naming
+    `kwargs` are an experiment's `backbone.kwargs`. T2T-ViT's and DINOv2's names stay the authors', those of other
+    layouts become timm's. Weights without any head are taken too: to be finetuned or probed. Raises QueeError naming
     missing and left-over keys when they do not fit the backbone, built with as many classes as the weights have.
     """
-    from quee.backbones import backbone_names, create_backbone, is_backbone
-    from quee.backbones.checkpoints import fit_state, head_layers, load_checkpoint, with_head
-    from quee.registry import unknown
+    from quee.backbones import refuse_unknown
+    from quee.backbones.checkpoints import load_checkpoint, read_checkpoint, with_head
 
-    if not is_backbone(backbone):
-        raise UsageError(unknown("backbone", backbone, backbone_names()))
-    state = load_checkpoint(source)
-    kwargs: dict[str, Any] = {}
+    refuse_unknown(backbone)
+    given = dict(kwargs or {})
+    found = read_checkpoint(source)
+    state = found.state
     if head is not None:
         if "dinov2" not in backbone:
             raise UsageError(f"a head of its own is for DINOv2's backbones; {backbone!r} has its head in its weights")
-        layers = load_checkpoint(head)
-        state = with_head(state, layers, str(head))
-        kwargs["layers"] = head_layers(layers, state["cls_token"].shape[-1], str(head))
-    weight = state.get("head.weight")
-    if weight is not None and weight.dim() == 2:
-        kwargs["num_classes"] = weight.shape[0]
-    fit_state(create_backbone(backbone, **kwargs), state, str(source), new_head=not has_head(state))
+        state = with_head(state, load_checkpoint(head), str(head))
+    name = f"{source} ({found.layout})" if found.layout else str(source)
+    prepared = _fit(backbone, state, given, name, found.layout)
     target.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"backbone": backbone}
+    metadata = {
+        "backbone": backbone,
+        "kwargs": json.dumps(given, sort_keys=True),
+        "prepared": prepared,
+        "read_as": found.said,
+    }
     if trained_on is not None:
         metadata["trained_on"] = ",".join(sorted(trained_on))
     write_tensors(target, {name: value.numpy() for name, value in state.items()}, metadata)
     return sum(value.numel() for value in state.values())
 
 
-def has_head(state: dict[str, Any]) -> bool:
+def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: str, layout: str) -> str:
+    """How the backbone has images prepared that the keywords build, with as many classes as the weights have.
+
+    Raises QueeError unless they fit it.
+
+    Where their shapes say which keywords would fit, so does the message; where their names are of no known layout, it
+    says which are.
+    """
+    from quee.backbones import create_backbone
+    from quee.backbones.checkpoints import fit_state
+    from quee.backbones.hints import differing
+    from quee.backbones.layouts import readable
+
+    backbone = create_backbone(name, **{**_implied(name, state, source), **given})
+    try:
+        fit_state(backbone, state, source, new_head=not has_head(state))
+    except QueeError as error:
+        hints = set_options(differing(backbone, state))
+        more = f"; its shapes ask for{hints}" if hints else ""
+        if not layout:
+            more += f"; its names are of no layout that is read: {readable()}"
+        raise type(error)(f"{error}{more}") from None
+    given_to = backbone.input
+    values = (f"{kind} {', '.join(f'{v:g}' for v in getattr(given_to, kind))}" for kind in ("mean", "std"))
+    return f"{', '.join(values)}, {given_to.interpolation}, crop {given_to.crop_pct:g}"
+
+
+def _implied(name: str, state: "dict[str, Tensor]", source: str) -> dict[str, Any]:
+    """Keywords that the head in the weights decides; without one a head for one class, where a name has none."""
+    from quee.backbones import is_headless
+    from quee.backbones.checkpoints import head_layers
+
+    head = {key: state[f"head.{key}"] for key in ("weight", "bias") if f"head.{key}" in state}
+    if "weight" not in head or head["weight"].dim() != 2:
+        return {"num_classes": 1} if is_headless(name) else {}
+    kwargs: dict[str, Any] = {"num_classes": len(head["weight"])}
+    if "dinov2" in name and "cls_token" in state:
+        kwargs["layers"] = head_layers(head, state["cls_token"].shape[-1], source)
+    return kwargs
+
+
+def set_options(kwargs: Mapping[str, Any]) -> str:
+    """Keywords as options of `quee weights add`, each with a space before it, as a shell takes them."""
+    return "".join(f" --set {shlex.quote(f'{key}={_in_yaml(value)}')}" for key, value in kwargs.items())
+
+
+def _in_yaml(value: Any) -> str:
+    word = isinstance(value, str) and value.isidentifier() and value.lower() not in ("true", "false", "null")
+    return str(value) if word else json.dumps(value, separators=(",", ": "))
+
+
+def has_head(state: Mapping[str, Any]) -> bool:
     return any(key.startswith(("head.", "head_dist.")) for key in state)
 
 
@@ -120,8 +189,11 @@ def weights_facts(path: Path) -> WeightsFacts:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             metadata = json.loads(file.read(min(size, 100 << 20)))["__metadata__"]
-        names = metadata.get("trained_on")
-        return WeightsFacts(metadata["backbone"], None if names is None else tuple(filter(None, names.split(","))))
+        names, kwargs = metadata.get("trained_on"), json.loads(metadata.get("kwargs", "null"))
+        seen = None if names is None else tuple(filter(None, names.split(",")))
+        return WeightsFacts(
+            metadata["backbone"], seen, kwargs, metadata.get("read_as", ""), metadata.get("prepared", "")
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         how = f"quee weights add {path.stem} FILE --replace"
         raise IntegrityError(f"{path} is not what `quee weights add` writes; `{how}` makes it anew") from None
@@ -155,6 +227,31 @@ def refuse_overlap(experiment: "Experiment", facts: WeightsFacts) -> None:
         f"backbone.weights: {backbone.weights!r} {seen}, so no held-out split may come from it: "
         f"prepare.splits.evaluation_set must be 'held_out'; got {prepare.splits.evaluation_set!r}"
     )
+
+
+def refuse_other_kwargs(settings: "Backbone", facts: WeightsFacts) -> None:
+    """Raises UsageError where an experiment builds another network than its weights were added for."""
+    if facts.kwargs is None:
+        return
+    told, given = _deciding(facts.kwargs), _deciding(settings.kwargs)
+    if told != given:
+        name = settings.weights
+        options = set_options(given)
+        raise UsageError(
+            f"backbone.kwargs: {name!r} was added for {_shown(told)}, the experiment gives {_shown(given)}; give the same, or "
+            f"`quee weights add {name} FILE --backbone {facts.backbone}{options} --replace`"
+        )
+
+
+def _deciding(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords that decide which function the weights compute, as JSON has them."""
+    kept = {key: value for key, value in kwargs.items() if key not in FREE and not DROPOUT.fullmatch(key)}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, sort_keys=True, default=str))
+    return plain
+
+
+def _shown(kwargs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={_in_yaml(value)}" for key, value in kwargs.items()) or "no kwargs"
 
 
 def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> None:

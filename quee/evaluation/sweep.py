@@ -113,7 +113,7 @@ class Setting:
     points: int = 120
     training: FeatureCache | None = None
     """The predictor split, for baselines that learn."""
-    _memo: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+    _memo: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
 """AdaptiveClassifier: routes images through the network under a budget, as the simulation does."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from threading import Lock
 from typing import Any, Unpack
 
 import numpy as np
@@ -25,6 +27,10 @@ from quee.runtime.images import Images, checked, prepare
 from quee.runtime.operating import Asked, Expected, Guarantee, Operating, OperatingPoints, Options, Point
 from quee.runtime.profile import Profile
 from quee.runtime.timed import timed_points
+
+TIMED = 8
+"""Sizes of batches for which a policy under measured time is kept: each costs a simulation, and memory."""
+_TIMING = Lock()
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class AdaptiveClassifier(FittedClassifier):
         """SHA-256 of the bundle's description, where there is one."""
         self.validation: Mapping[str, np.ndarray] = {}
         """What operating points are found on under another cost: see `quee.runtime.timed`."""
-        self._timed: dict[int, AdaptiveClassifier] = {}
+        self._timed: OrderedDict[int, tuple[Profile, AdaptiveClassifier]] = OrderedDict()
         self._operating = OperatingPoints(self.tree, costs, self.points, budget)
 
     @property
@@ -220,16 +226,22 @@ class AdaptiveClassifier(FittedClassifier):
                 f"the bundle was profiled on engine {self.profile.engine}, this is {self.engine.name}: load it with "
                 f"engine={self.profile.engine!r}, or profile it again"
             )
-        if batch not in self._timed:
-            plan = self.policy.plan if isinstance(self.policy, FittedQ) else self.policy
-            found = timed_points(self.validation, plan, self.profile, batch)
-            if found is None:
-                raise UsageError("this bundle keeps no validation samples, so that a budget of time cannot be met")
-            policy, costs, points = found
-            self._timed[batch] = AdaptiveClassifier(
-                self.view, policy, costs.routed, points, self.classes, points[0].cost, self.description, self.engine
-            )
-        return self._timed[batch]
+        with _TIMING:
+            profile, timed = self._timed.get(batch, (None, None))
+            if timed is None or profile is not self.profile:
+                plan = self.policy.plan if isinstance(self.policy, FittedQ) else self.policy
+                found = timed_points(self.validation, plan, self.profile, batch)
+                if found is None:
+                    raise UsageError("this bundle keeps no validation samples, so that a budget of time cannot be met")
+                policy, costs, points = found
+                timed = AdaptiveClassifier(
+                    self.view, policy, costs.routed, points, self.classes, points[0].cost, self.description, self.engine
+                )
+                self._timed[batch] = self.profile, timed
+            self._timed.move_to_end(batch)
+            if len(self._timed) > TIMED:
+                self._timed.popitem(last=False)
+        return timed
 
     def __repr__(self) -> str:
         precisions = ", ".join(map(str, self.tree.precisions))

@@ -265,11 +265,11 @@ class _Step(nn.Module):
 def export_graphs(view: GateView, precisions: Sequence[Precision], out: Path) -> list[str]:
     """Write every segment's graph at every precision into `out`; the names of the files, sorted.
 
-    `bf16` and `fp16` are executed from the graph of `fp32`. Writes nothing where the package onnx is not installed:
-    such a bundle is executed by torch alone.
+    `bf16` and `fp16` are executed from the graph of `fp32`. Raises QueeError where the package onnx is missing: a bundle
+    must not depend on what else is installed.
     """
     if find_spec("onnx") is None:
-        return []
+        raise QueeError("a bundle holds graphs in ONNX, and the package onnx is missing: pip install 'onnx>=1.17'")
     backbone, names = view.backbone, []
     for precision in sorted({Precision("fp32") if p.is_float else p for p in precisions}):
         model = exportable(backbone.model(precision))

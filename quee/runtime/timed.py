@@ -22,13 +22,16 @@ LARGEST = 4 << 20
 
 
 def write_validation(out: Path, cache: FeatureCache) -> None:
-    """Keep what operating points under another cost model are found on: features and errors of validation samples."""
+    """Keep what operating points under another cost model are found on: features and errors of validation samples.
+
+    Of more than fit into `LARGEST` bytes a draw is kept, the same each time: the order of a cache may be that of classes.
+    """
     before = int((cache.tree.gate < cache.tree.segments).sum())
     features = cache.features[:, :before].astype(np.float16)
-    kept = (
-        len(features) if not features.size else max(1, min(len(features), LARGEST * len(features) // features.nbytes))
-    )
-    write_tensors(out / FILE, {"error": cache.error[:kept].astype(np.uint8), "features": features[:kept]})
+    samples = len(features)
+    most = samples if not features.size else max(1, min(samples, LARGEST * samples // features.nbytes))
+    kept = np.sort(np.random.default_rng(0).permutation(samples)[:most])
+    write_tensors(out / FILE, {"error": cache.error[kept].astype(np.uint8), "features": features[kept]})
 
 
 def read_validation(folder: Path) -> dict[str, np.ndarray]:

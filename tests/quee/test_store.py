@@ -9,10 +9,18 @@ import torch
 from quee.backbones import create_backbone
 from quee.backbones.base import SegmentedBackbone
 from quee.errors import IntegrityError, QueeError
-from quee.io import read_metadata, read_tensors, write_tensors
+from quee.io import read_json, read_metadata, read_tensors, write_json, write_tensors
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_
-from quee.store import load_precisions, load_quantized, save_backbone, save_quantized
+from quee.store import (
+    LISTED,
+    fitted_on,
+    load_backbone,
+    load_precisions,
+    load_quantized,
+    save_backbone,
+    save_quantized,
+)
 
 KWARGS = {"embed_dim": 32, "depth": 2}
 IMAGES = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -77,3 +85,37 @@ def test_every_precision_named_is_loaded_with_the_float_network(tmp_path: Path) 
     assert sorted(map(str, multi.models)) == ["fp32", "w4a4"]
     with torch.inference_mode():
         assert torch.isfinite(multi.classify(Precision("bf16"), multi.run_path((Precision("bf16"),) * 2, IMAGES))).all()
+
+
+@pytest.mark.parametrize("samples", [0, 1, 808, LISTED])
+def test_few_training_samples_are_listed_in_the_description(samples: int, tmp_path: Path) -> None:
+    save_backbone(tmp_path, build(), KWARGS, fitted_on=list(range(samples)))
+    assert read_json(tmp_path / "backbone.json")["fitted_on"] == list(range(samples)) == fitted_on(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"backbone.json", "model.safetensors"}
+
+
+def test_many_training_samples_are_kept_beside_the_description(tmp_path: Path) -> None:
+    ids = np.flatnonzero(np.random.default_rng(0).random(1_280_000) < 0.8).tolist()
+    save_backbone(tmp_path, build(), KWARGS, fitted_on=ids)
+    assert (tmp_path / "backbone.json").stat().st_size < 1000
+    assert read_json(tmp_path / "backbone.json")["fitted_on"]["samples"] == len(ids)
+    assert fitted_on(tmp_path) == ids
+    assert load_backbone(tmp_path).name == "vit_digits"
+    (tmp_path / "fitted_on.parquet").write_bytes(b"other")
+    with pytest.raises(IntegrityError, match=r"digest of .*fitted_on.parquet"):
+        fitted_on(tmp_path)
+    (tmp_path / "fitted_on.parquet").unlink()
+    with pytest.raises(IntegrityError, match=r"missing file: .*fitted_on.parquet"):
+        fitted_on(tmp_path)
+
+
+def test_words_stand_for_a_set_that_is_not_among_the_samples(tmp_path: Path) -> None:
+    save_backbone(tmp_path, build(), KWARGS, fitted_on="official training set")
+    assert fitted_on(tmp_path) == "official training set"
+
+
+def test_descriptions_of_before_are_read(tmp_path: Path) -> None:
+    save_backbone(tmp_path, build(), KWARGS)
+    description = read_json(tmp_path / "backbone.json")
+    write_json(tmp_path / "backbone.json", {**description, "fitted_on": list(range(2 * LISTED))})
+    assert fitted_on(tmp_path) == list(range(2 * LISTED))

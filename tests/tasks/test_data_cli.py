@@ -161,3 +161,25 @@ def test_weights_that_do_not_fit_are_refused(project):
     with pytest.raises(UsageError, match="unknown backbone 'vit_digit'"):
         quee(weights_app, "add", "vit_digit", "w.pth")
     assert not Path("data").exists()
+
+
+def test_weights_say_what_they_were_read_as_and_take_the_backbones_keywords(project):
+    backbone = create_backbone("vit_digits", num_classes=3, depth=2, in_chans=3)
+    torch.save(
+        {"state_dict": {f"model.{k}": v.bfloat16() for k, v in backbone.state_dict().items()}, "epoch": 1}, "w.ckpt"
+    )
+    options = ("--set", "depth=2", "--set", "in_chans=3")
+    said = quee(weights_app, "add", "mine", "w.ckpt", "--backbone", "vit_digits", *options)
+    assert "parameters of vit_digits depth=2 in_chans=3, trained on unknown data" in said
+    assert "read as: timm ViT; of 'state_dict'; without the prefix 'model.'; bfloat16 as float32" in said
+    assert (
+        "images are prepared with mean 0.305, 0.305, 0.305, std 0.376, 0.376, 0.376, bicubic, crop 1; weights" in said
+    )
+    (row,) = json.loads(quee(weights_app, "list", "--json"))
+    assert row["kwargs"] == {"depth": 2, "in_chans": 3}
+    assert row["read_as"].startswith("timm ViT; ")
+    with pytest.raises(UsageError, match="in_chans 4; images are decoded to 1 channel"):
+        quee(weights_app, "add", "other", "w.ckpt", "--backbone", "vit_digits", "--set", "in_chans=4")
+    with pytest.raises(UsageError, match="colour"):
+        quee(weights_app, "add", "other", "w.ckpt", "--backbone", "vit_digits", "--set", "colour=red")
+    assert [row["name"] for row in json.loads(quee(weights_app, "list", "--json"))] == ["mine"]

@@ -1,6 +1,9 @@
 import struct
+import subprocess
+import sys
 import zlib
 from io import BytesIO
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from image_files import encoded, noise
 from PIL import Image
 
-from quee.data.decode import MAX_PIXELS, decode, to_array, verify
+from quee.data.decode import MAX_PIXELS, decode, open_image, to_array, verify
 from quee.data.png import encode_png
 from quee.errors import QueeError
 
@@ -101,3 +104,24 @@ def test_the_pixel_limit_is_read_from_the_header(side):
 def test_damaged_images_are_refused(data, check):
     with pytest.raises(QueeError, match=r"^x: "):
         check(data)
+
+
+def test_pillows_own_limit_stays_as_it_is():
+    code = (
+        "import warnings; from PIL import Image; before = Image.MAX_IMAGE_PIXELS; import quee.data.decode, quee.data.source;"
+        "assert Image.MAX_IMAGE_PIXELS == before > 0; warnings.simplefilter('error');"
+        "Image.MAX_IMAGE_PIXELS = 10; assert quee.data.decode.open_image(open('x.png', 'rb').read(), 'x').size == (30, 20);"
+        "Image.open('x.png')"
+    )
+    with TemporaryDirectory() as folder:
+        Image.new("L", (30, 20)).save(f"{folder}/x.png")
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert "DecompressionBombError" in done.stderr  # of Pillow's own function, at its own limit
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_images_open_as_pillow_opens_them(kind):
+    data = encoded(noise(4, 21, 17, 3), kind)
+    ours, theirs = open_image(data, "x"), Image.open(BytesIO(data))
+    assert (ours.format, ours.size, ours.mode, type(ours)) == (theirs.format, theirs.size, theirs.mode, type(theirs))
+    assert np.array_equal(np.asarray(ours), np.asarray(theirs))

@@ -1,5 +1,7 @@
 """Weights on disk: what they say of themselves, and when held-out data may not come from where they were fitted."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ from quee.data.weights import (
     how_to_add_weights,
     import_weights,
     load_weights,
+    refuse_other_kwargs,
     refuse_overlap,
+    set_options,
     weights_facts,
 )
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.experiment import BLOCKS, Experiment
+from quee.experiment import BLOCKS, Backbone, Experiment
+from tasks.data_cli import settings_of
 
 DINOV2 = "vit_small_patch14_dinov2.lvd142m"
 
@@ -114,3 +119,121 @@ def test_published_weights_are_named_with_files_source_and_command(name: str) ->
     assert said.startswith(f"get {PUBLISHED[name].file}")
     assert f"`quee weights add {name} {PUBLISHED[name].file}" in said
     assert "github.com/" in said
+
+
+VIT = "vit_tiny_patch16_224"
+SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2}
+BUILT: dict[str, dict[str, Any]] = {
+    "one channel": {"in_chans": 1},
+    "average pooling": {"global_pool": "avg"},
+    "registers": {"reg_tokens": 4},
+    "norms of query and key": {"qk_norm": True},
+    "other patches": {"img_size": 64, "patch_size": 8},
+    "no class token": {"class_token": False, "global_pool": "avg"},
+    "layer scale": {"init_values": 1e-5},
+    "no biases": {"qkv_bias": False},
+    "norm before the blocks": {"pre_norm": True},
+    "several": {"in_chans": 1, "reg_tokens": 1, "qk_norm": True, "init_values": 0.1},
+}
+
+
+@pytest.mark.parametrize("what", BUILT)
+def test_weights_of_a_network_built_with_keywords_are_taken_with_them(what: str, tmp_path: Path) -> None:
+    kwargs = {**SMALL, **BUILT[what]}
+    original = timm.create_model(VIT, num_classes=2, **kwargs)
+    torch.save(original.state_dict(), tmp_path / "w.pth")
+    target = tmp_path / "mine.safetensors"
+    with pytest.raises(QueeError, match="does not fit|cannot be built") as raised:
+        import_weights(VIT, tmp_path / "w.pth", target, kwargs=SMALL)
+    assert not target.exists()
+    hint = re.search(r"its shapes ask for(( --set \S+)+)$", str(raised.value))
+    assert hint, str(raised.value)
+    asked = settings_of([word for word in shlex.split(hint[1]) if word != "--set"])
+    import_weights(VIT, tmp_path / "w.pth", target, kwargs={**SMALL, **asked})  # what the message advises is taken
+    import_weights(VIT, tmp_path / "w.pth", target, kwargs=kwargs)
+    facts = weights_facts(target)
+    assert facts.kwargs == kwargs
+    assert head_classes(target) == 2
+    assert facts.read_as == "timm ViT"
+    backbone = create_backbone(VIT, num_classes=2, **kwargs)
+    load_weights(backbone, target, new_head=False)
+    assert all(torch.equal(value, original.state_dict()[key]) for key, value in backbone.state_dict().items())
+
+
+def test_weights_for_a_rectangle_are_taken_at_their_size_alone(tmp_path: Path) -> None:
+    torch.save(timm.create_model(VIT, num_classes=2, img_size=(32, 96), **SMALL).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(QueeError, match=r"w.pth .*at their own img_size=\[height,width\] alone"):
+        import_weights(VIT, tmp_path / "w.pth", tmp_path / "o", kwargs=SMALL)
+    import_weights(VIT, tmp_path / "w.pth", tmp_path / "o", kwargs={**SMALL, "img_size": [32, 96]})
+
+
+def test_headless_weights_of_headless_names_are_taken(tmp_path: Path) -> None:
+    for kwargs in ({"num_classes": 0}, {"num_classes": 3}):
+        torch.save(timm.create_model("vit_base_patch16_224", **kwargs, **SMALL).state_dict(), tmp_path / "w.pth")
+        import_weights("vit_base_patch16_224.mae", tmp_path / "w.pth", tmp_path / "o", kwargs=SMALL)
+        assert head_classes(tmp_path / "o") == (kwargs["num_classes"] or None)
+
+
+def told(added: dict[str, Any] | None, **given: Any) -> None:
+    settings = Backbone(name=VIT, mode="pretrained", weights="mine", kwargs=given)
+    refuse_other_kwargs(settings, WeightsFacts(VIT, (), added))
+
+
+@pytest.mark.parametrize(
+    ("added", "given"),
+    [
+        ({}, {}),
+        (None, {"global_pool": "avg"}),
+        ({}, {"num_classes": 5, "img_size": 64, "preprocessing": {"crop_pct": 1.0}, "drop_path_rate": 0.1}),
+        ({"img_size": [32, 96], "in_chans": 1}, {"in_chans": 1}),
+        ({"patch_size": [8, 8]}, {"patch_size": (8, 8)}),
+    ],
+)
+def test_an_experiment_of_the_same_network_takes_the_weights(
+    added: dict[str, Any] | None, given: dict[str, Any]
+) -> None:
+    told(added, **given)
+
+
+@pytest.mark.parametrize(
+    ("added", "given", "said"),
+    [
+        ({"in_chans": 1}, {}, "'mine' was added for in_chans=1, the experiment gives no kwargs"),
+        (
+            {},
+            {"act_layer": "relu"},
+            "added for no kwargs, the experiment gives act_layer=relu; .*--set act_layer=relu --replace",
+        ),
+        ({"global_pool": "avg"}, {"global_pool": "max"}, "global_pool=avg, the experiment gives global_pool=max"),
+    ],
+)
+def test_an_experiment_of_another_network_is_told(added: dict[str, Any], given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        told(added, **given)
+
+
+def test_options_are_read_as_they_are_written() -> None:
+    kwargs = {"a": 1e-5, "b": [32, 96], "c": "avg", "d": False, "e": None, "f": {"x": 1}, "g": "two words", "h": "null"}
+    assert settings_of([word for word in shlex.split(set_options(kwargs)) if word != "--set"]) == kwargs
+
+
+@pytest.mark.parametrize("pair", ["in_chans", "=1", "in-chans=1", "x=[1", "x=2024-01-01", "x=.nan"])
+def test_options_that_are_none_are_refused(pair: str) -> None:
+    with pytest.raises(UsageError, match="--set"):
+        settings_of([pair])
+    with pytest.raises(UsageError, match="given twice"):
+        settings_of(["x=1", "x=2"])
+
+
+def test_weights_of_a_layout_nobody_knows_are_told_which_are(tmp_path: Path) -> None:
+    torch.save({"first.weight": torch.zeros(2)}, tmp_path / "w.pth")
+    with pytest.raises(QueeError, match=r"of no layout that is read: T2T-ViT, the authors' names; Hugging Face"):
+        import_weights(VIT, tmp_path / "w.pth", tmp_path / "o", kwargs=SMALL)
+
+
+def test_quantized_weights_are_refused_by_name(tmp_path: Path) -> None:
+    state = timm.create_model(VIT, num_classes=2, **SMALL).state_dict()
+    state["blocks.0.attn.qkv.weight"] = state["blocks.0.attn.qkv.weight"].to(torch.int8)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(QueeError, match=r"blocks.0.attn.qkv.weight is of int8: weights that are quantized"):
+        import_weights(VIT, tmp_path / "w.pth", tmp_path / "o", kwargs=SMALL)

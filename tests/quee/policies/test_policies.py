@@ -5,6 +5,7 @@ import pytest
 from small_world import small_cache, small_experiment
 
 from quee.evaluation.resplits import fit_quee
+from quee.evaluation.sweep import Setting
 from quee.paths import PathTree
 from quee.policies import EXIT, Costs, FittedQ, Plan, oracle_nodes, simulate, simulate_behind
 from quee.policies.base import Limit, Table
@@ -165,3 +166,14 @@ def test_behind_one_first_precision_per_trade_off_samples_leave_where_the_whole_
     ends = simulate(cache.tree, world[which], cache.features, TRADE_OFFS)
     chosen = ends[first, :, np.arange(len(TRADE_OFFS))].T
     assert (simulate_behind(cache.tree, world[which], cache.features, TRADE_OFFS, first) == chosen).all()
+
+
+def test_another_plan_made_from_one_remembers_nothing_of_it(world) -> None:
+    plan, _, cache = world
+    before = plan.futures(1)
+    dearer = replace(plan, costs=replace(plan.costs, routed=2 * plan.costs.routed, decision=2 * plan.costs.decision))
+    assert np.allclose(dearer.futures(1).cost, 2 * before.cost)
+    assert plan.futures(1) is before
+    setting = Setting({"validation": cache}, plan.costs)
+    setting.uniform_costs(references=True)
+    assert not replace(setting, points=7)._memo

@@ -3,17 +3,22 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_world import small_cache
 
 from quee.errors import IntegrityError, UsageError
 from quee.paths import PathTree
 from quee.precision import Precision
 from quee.runtime import load_bundle
+from quee.runtime.classifier import TIMED
 from quee.runtime.profile import Profile, Timing, measure, profile_path, read_profile
+from quee.runtime.timed import FILE as VALIDATION
+from quee.runtime.timed import read_validation, write_validation
 
 TREE = PathTree(["w4a4", "w8a8"], segments=2)
 MS = {"w4a4": 3.0, "w8a8": 1.0}
@@ -140,3 +145,42 @@ def test_quee_profile_writes_beside_the_bundle(bundle: Path) -> None:
         assert load_bundle(bundle, profiled=False).profile is None
     finally:
         path.unlink()
+
+
+def test_policies_under_measured_time_are_kept_for_few_sizes_of_batch_and_one_profile(timed) -> None:
+    first = timed.timed(1)
+    assert timed.timed(1) is first
+    for batch in range(2, TIMED + 2):
+        timed.timed(batch)
+    assert len(timed._timed) == TIMED
+    again = timed.timed(1)
+    assert again is not first
+    assert [p.cost for p in again.points] == [p.cost for p in first.points]
+    slower = tuple(replace(t, milliseconds=2 * t.milliseconds) for t in timed.profile.timings)
+    timed.profile = replace(timed.profile, timings=slower)
+    assert timed.timed(1).points[0].cost == pytest.approx(2 * first.points[0].cost)
+
+
+def test_callers_of_several_threads_get_one_policy_per_size(timed) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(timed.timed, [3, 5] * 6))
+    assert len({id(classifier) for classifier in found}) == 2
+
+
+def test_of_more_validation_samples_than_fit_a_draw_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = small_cache(400).of("validation")
+    write_validation(tmp_path, cache)
+    whole = read_validation(tmp_path)
+    assert np.array_equal(whole["error"], cache.error)
+    monkeypatch.setattr("quee.runtime.timed.LARGEST", whole["features"].nbytes // 4)
+    write_validation(tmp_path, cache)
+    first = (tmp_path / VALIDATION).read_bytes()
+    drawn = read_validation(tmp_path)
+    assert len(drawn["error"]) == len(cache.error) // 4 == len(drawn["features"])
+    rows = {row.tobytes() for row in whole["features"]}
+    assert all(row.tobytes() in rows for row in drawn["features"])
+    last = whole["features"][len(whole["features"]) // 2 :]
+    late = {row.tobytes() for row in last}
+    assert 0.3 < np.mean([row.tobytes() in late for row in drawn["features"]]) < 0.7  # not the first of them
+    write_validation(tmp_path, cache)
+    assert (tmp_path / VALIDATION).read_bytes() == first

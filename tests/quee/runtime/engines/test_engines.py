@@ -223,3 +223,10 @@ def test_auto_without_graphs_is_torch(view, images, tmp_path: Path) -> None:
     engine = open_engine("auto", view, tmp_path, threads=1)
     wanted = open_engine("torch", view).run(1, Precision("w8a8"), images[:3])
     assert np.array_equal(engine.run(1, Precision("w8a8"), images[:3]).log_probs, wanted.log_probs)
+
+
+def test_without_onnx_no_bundle_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quee.runtime.export.find_spec", lambda name: None)
+    with pytest.raises(QueeError, match="the package onnx is missing: pip install"):
+        export_graphs(None, PRECISIONS, tmp_path)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
