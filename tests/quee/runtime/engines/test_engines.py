@@ -144,7 +144,7 @@ def test_features_of_graph_engines_are_those_of_the_cache(classes: int) -> None:
 def test_openvino_runs_weights_by_integer_kernels(view, folder) -> None:
     engine, precision = opened("openvino", view, folder), Precision("w8a8")
     for segment in range(1, view.backbone.segments + 1):
-        compiled = engine.compile(folder / graph_name(segment, precision), precision)
+        compiled = engine.compiled((folder / graph_name(segment, precision)).read_bytes(), precision)
         facts = [op.get_rt_info() for op in compiled.get_runtime_model().get_ordered_ops()]
         products = [f for f in facts if str(f["layerType"].astype(str)) in ("FullyConnected", "Convolution")]
         whole = [f for f in products if str(f["runtimePrecision"].astype(str)) in ("u8", "i8")]
@@ -157,7 +157,7 @@ def test_onnx_runtime_runs_weights_by_integer_kernels(view, folder, tmp_path: Pa
 
     engine, precision = opened("onnxruntime", view, folder), Precision("w8a8")
     for segment in range(1, view.backbone.segments + 1):
-        engine.session(folder / graph_name(segment, precision), tmp_path / "optimised.onnx")
+        engine.session((folder / graph_name(segment, precision)).read_bytes(), tmp_path / "optimised.onnx")
         kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
         assert kinds.count("MatMulIntegerToFloat") + kinds.count("QLinearMatMul") >= 4
         assert kinds.count("MatMulNBits") == 0  # would round activations once more
