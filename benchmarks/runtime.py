@@ -40,7 +40,7 @@ from quee.predictors import gate_inputs
 from quee.runtime import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.engines import Step, open_engine
-from quee.runtime.engines.probe import cpu_model
+from quee.runtime.machine import cpu_model
 from quee.runtime.executor import Executor, Flight
 from quee.runtime.export import export_graphs
 from quee.runtime.profile import Profile, measure

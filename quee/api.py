@@ -101,6 +101,7 @@ def fit(
             "fitted_q",
             budget,
             classes,
+            lambda ids: x[torch.from_numpy(ids)].numpy(),
         )
         load_bundle(result)
         result.rename(target)

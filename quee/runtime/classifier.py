@@ -14,6 +14,7 @@ from quee.features import GateView
 from quee.paths import PathTree
 from quee.policies import FittedQ, Plan
 from quee.precision import Precision
+from quee.runtime.canary import Canary
 from quee.runtime.conventions import FittedClassifier
 from quee.runtime.engines import Engine
 from quee.runtime.engines.graphs import LARGEST, GraphEngine
@@ -64,7 +65,7 @@ class AdaptiveClassifier(FittedClassifier):
     A sample's prediction, path and cost do not depend on what it is batched with. Safe to call from several threads.
     """
 
-    _beside = ("digest", "profile", "validation")
+    _beside = ("canary", "digest", "profile", "validation")
 
     def __init__(
         self,
@@ -91,6 +92,8 @@ class AdaptiveClassifier(FittedClassifier):
         """SHA-256 of the bundle's description, where there is one."""
         self.validation: Mapping[str, np.ndarray] = {}
         """What operating points are found on under another cost: see `quee.runtime.timed`."""
+        self.canary: Canary | None = None
+        """What engines are held against, where the bundle has it."""
         self._timed: dict[int, AdaptiveClassifier] = {}
         self._operating = OperatingPoints(self.tree, costs, self.points, budget)
 
@@ -164,6 +167,12 @@ class AdaptiveClassifier(FittedClassifier):
                     self.engine.warm(segment, precision, batch)
             if after is not None:
                 state = after
+        return self
+
+    def hold(self) -> "AdaptiveClassifier":
+        """Hold the engine against the canary, where there is one; raises DisagreementError."""
+        if self.canary is not None:
+            self.canary.check(self.executor, self.policy)
         return self
 
     @property

@@ -24,7 +24,7 @@ def profile(
     from quee.errors import UsageError
     from quee.runtime import load_bundle
     from quee.runtime.engines import available_threads
-    from quee.runtime.engines.probe import cpu_model
+    from quee.runtime.machine import cpu_model
     from quee.runtime.profile import Profile, measure, profile_path
 
     try:

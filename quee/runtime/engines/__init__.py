@@ -8,7 +8,7 @@ from pathlib import Path
 from quee.errors import UsageError
 from quee.features import GateView
 from quee.registry import Registry
-from quee.runtime.engines.base import Engine, Step
+from quee.runtime.engines.base import Engine, Reference, Step
 from quee.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from quee.runtime.engines.openvino import OpenVinoEngine
 from quee.runtime.engines.probe import AutoEngine
@@ -36,15 +36,25 @@ ENGINES.register("onnxruntime")(OnnxRuntimeEngine)
 ENGINES.register("auto")(_auto)
 
 
-def open_engine(name: str, view: GateView, graphs: Path | None = None, threads: int | None = None) -> Engine:
+def open_engine(
+    name: str,
+    view: GateView,
+    graphs: Path | None = None,
+    threads: int | None = None,
+    reference: Reference | None = None,
+) -> Engine:
     """The engine of that name over a bundle's networks; `graphs` is the folder with its ONNX files.
 
-    `threads` are by default as many as the process may run on; PyTorch's own setting is left alone. Raises UsageError
-    for an unknown name or number, QueeError when the engine is not installed or the graphs are not there.
+    `threads` are by default as many as the process may run on; PyTorch's own setting is left alone. `auto` holds every
+    engine that it tries against the reference, where one is given. Raises UsageError for an unknown name or number, QueeError when the engine
+    is not installed or the graphs are not there.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}; valid: from 1")
-    return ENGINES[name](view, graphs, threads or available_threads())
+    engine = ENGINES[name](view, graphs, threads or available_threads())
+    if isinstance(engine, AutoEngine):
+        engine.reference = reference
+    return engine
 
 
 __all__ = ["ENGINES", "Engine", "Step", "TorchEngine", "available_threads", "open_engine"]

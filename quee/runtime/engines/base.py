@@ -36,3 +36,15 @@ class Engine(Protocol):
     def executed(self, precision: Precision) -> str:
         """What really runs: `fp32`, `bf16`, `int8`, …; followed by ` (emulated)` where no kernel executes the precision."""
         ...
+
+
+class Reference(Protocol):
+    """What engines are held against."""
+
+    def before(self, segment: int) -> np.ndarray:
+        """States (n, …) before a segment, or images, float32."""
+        ...
+
+    def check_step(self, engine: Engine, segment: int, precision: Precision) -> object:
+        """Raise DisagreementError when an engine's step is further from the reference's than is allowed."""
+        ...
