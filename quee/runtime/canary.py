@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from quee.errors import DisagreementError
+from quee.errors import DisagreementError, IntegrityError
 from quee.io import read_tensors
 from quee.paths import PathTree
 from quee.policies import FittedQ, Plan
 from quee.precision import Precision
-from quee.runtime.engines.base import Engine
+from quee.runtime.engines.base import Engine, Step
 from quee.runtime.executor import Executor
 from quee.runtime.machine import cpu_model
 from quee.runtime.manifest import CANARY
@@ -25,6 +25,8 @@ from quee.runtime.routes import Routes, gap, routes
 
 NUMBERS = 256
 """Numbers kept of a state, evenly spread over it."""
+_PATHS = ("trade_off", "first", "node", "label", "lead", "features")
+"""What is kept of the paths."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,26 @@ class Difference:
         return self.found / self.allowed if np.isfinite(self.found) else float("inf")
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How near an engine came to the reference."""
+
+    paths: int
+    """How many were compared."""
+    differing: int
+    step: str
+    """The step that came nearest to its margin."""
+    what: str
+    found: float
+    allowed: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.differing} of {self.paths} paths differ; at most {self.what} of {self.step} {self.found:.1e} apart "
+            f"({self.allowed:g} allowed)"
+        )
+
+
 def steps_of(tree: PathTree) -> list[tuple[int, Precision]]:
     """Every segment, from 1, with each precision that a considered path runs it at."""
     return sorted({(len(path), path[-1]) for path in tree.paths}, key=lambda step: (step[0], str(step[1])))
@@ -52,13 +74,19 @@ class Canary:
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
         self.images: np.ndarray = arrays["before.1"].astype(np.float32)
-        self.trade_offs, self.first = arrays["path.trade_off"], arrays["path.first"]
-        self.routes = Routes(*(arrays[f"path.{name}"] for name in ("node", "label", "lead", "features")))
+        self.trade_offs, self.first, *kept = (arrays[f"path.{name}"] for name in _PATHS)
+        self.routes = Routes(*kept)
 
     @classmethod
     def read(cls, folder: Path) -> "Canary | None":
-        """The canary of a bundle; None where it has none, as before format 3."""
-        return cls(read_tensors(folder / CANARY)) if (folder / CANARY).is_file() else None
+        """The canary of a bundle; None where it has none, as before format 3. Raises IntegrityError for a damaged one."""
+        path = folder / CANARY
+        if not path.is_file():
+            return None
+        arrays = read_tensors(path)
+        if absent := sorted({"before.1", *(f"path.{name}" for name in _PATHS)} - set(arrays)):
+            raise IntegrityError(f"{path}: {absent[0]} is missing")
+        return cls(arrays)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,27 +98,25 @@ class Canary:
     def fault(self, tree: PathTree, image: tuple[int, ...], classes: int, features: int) -> str:
         """What does not fit a bundle's tree and networks, or nothing."""
         n, k, last = len(self), len(self.trade_offs), tree.segments
-        wanted = {
-            "before.1": (n, *image),
-            "path.first": (k,),
-            "path.trade_off": (k,),
-            "path.node": (k, n),
-            "path.label": (k, n),
-            "path.lead": (k, n),
-            "path.features": (k, n, last * features),
-        }
+        befores = {f"before.{segment}" for segment in range(1, last + 1)}
+        if absent := sorted(befores - set(self.arrays)):
+            return f"{absent[0]} is missing"
+        by_path: dict[str, tuple[int, ...]] = dict.fromkeys(("node", "label", "lead"), (k, n))
+        by_path |= {"first": (k,), "trade_off": (k,), "features": (k, n, last * features)}
+        wanted = {"before.1": (n, *image), **{f"path.{name}": by_path[name] for name in _PATHS}}
         for segment, precision in steps_of(tree):
             name = step_name(segment, precision)
             wanted |= {f"{name}.log_probs": (n, classes), f"{name}.features": (n, features)}
             if segment < last:
                 wanted[f"{name}.state"] = (n, min(NUMBERS, self.arrays[f"before.{segment + 1}"][0].size))
         odd = [name for name, shape in wanted.items() if name not in self.arrays or self.arrays[name].shape != shape]
-        odd += sorted(set(self.arrays) - set(wanted) - {f"before.{segment}" for segment in range(2, last + 1)})
+        odd += sorted(set(self.arrays) - set(wanted) - befores)
+        odd += sorted(name for name in befores if len(self.arrays[name]) != n)
         if odd or not n or not k:
             return f"{odd[0] if odd else 'images'} missing, left over or of another shape"
         inside = ((0 <= self.routes.node) & (self.routes.node < len(tree))).all()
-        begins = ((0 <= self.first) & (self.first < len(tree.precisions))).all()
-        return "" if inside and begins else "its paths are not in the tree"
+        begins = {b for b, node in enumerate(tree.children[-1]) if node >= 0}
+        return "" if inside and set(self.first.tolist()) <= begins else "its paths are not in the tree"
 
     def difference(self, engine: Engine, segment: int, precision: Precision) -> Difference:
         """The worst of an engine's differences in a step, beside what is allowed."""
@@ -112,11 +138,13 @@ class Canary:
         differences = [Difference(kind, _typical(values), allowed) for kind, (values, allowed) in by_kind.items()]
         return max(differences, key=lambda difference: difference.excess)
 
-    def check(self, executor: Executor, policy: Plan | FittedQ) -> int:
-        """Hold an executor's engine against all of this; how many paths differ. Raises DisagreementError."""
-        for segment, precision in steps_of(policy.tree):
-            self.check_step(executor.engine, segment, precision)
-        return self.check_paths(executor, policy)
+    def check(self, executor: Executor, policy: Plan | FittedQ) -> Agreement:
+        """Hold an executor's engine against all of this; raises DisagreementError."""
+        found = {step: self.check_step(executor.engine, *step) for step in steps_of(policy.tree)}
+        segment, precision = max(found, key=lambda step: found[step].excess)
+        worst, differing = found[segment, precision], self.check_paths(executor, policy)
+        step = f"segment {segment} at {precision}"
+        return Agreement(self.routes.node.size, differing, step, worst.what, worst.found, worst.allowed)
 
     def check_step(self, engine: Engine, segment: int, precision: Precision) -> Difference:
         """The difference of a step; raises DisagreementError when it is above what is allowed."""
@@ -136,7 +164,8 @@ class Canary:
         """
         tree = policy.tree
         margin = margin_of_paths(tree.precisions)
-        found = routes(executor, self.images, self.trade_offs, self.first)
+        whole = Executor(_Whole(executor.engine, len(self)), executor.router, executor.features)
+        found = routes(whole, self.images, self.trade_offs, self.first)
         kept = self.routes
         parted, widest = np.argwhere(found.node != kept.node), 0.0
         for k, i in parted.tolist():
@@ -158,12 +187,28 @@ class Canary:
         return len(parted)
 
 
+class _Whole:
+    """An engine that is always given as many samples, the first repeated: nothing is compiled for smaller groups."""
+
+    def __init__(self, engine: Engine, size: int) -> None:
+        self.name, self.version, self.threads = engine.name, engine.version, engine.threads
+        self.engine, self.size = engine, size
+
+    def executed(self, precision: Precision) -> str:
+        return self.engine.executed(precision)
+
+    def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
+        n = len(state)
+        filled = np.concatenate([state, np.repeat(state[:1], self.size - n, axis=0)])
+        step = self.engine.run(segment, precision, filled)
+        return Step(None if step.state is None else step.state[:n], step.log_probs[:n], step.features[:n])
+
+
 def refusal(engine: Engine, reason: str) -> DisagreementError:
     """Why an engine is not taken, and what to take instead."""
-    version = getattr(engine, "version", "")
     advice = "make the bundle anew on this machine" if engine.name == "torch" else "take engine auto, or torch"
     return DisagreementError(
-        f"engine {engine.name} {version} disagrees with the bundle's reference: {reason}; {advice}. CPU: {cpu_model()}"
+        f"engine {engine.name} {engine.version} disagrees with the bundle's reference: {reason}; {advice}. CPU: {cpu_model()}"
     )
 
 

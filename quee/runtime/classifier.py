@@ -225,14 +225,15 @@ class AdaptiveClassifier(FittedClassifier):
     def timed(self, batch: int) -> "AdaptiveClassifier":
         """The same networks under a policy whose costs and budgets are milliseconds per image in batches of a size.
 
-        Raises UsageError where the bundle was not profiled on this engine, or keeps no samples to find budgets on.
+        Raises UsageError where the bundle was not profiled with this engine on this machine, or keeps no samples to
+        find budgets on.
         """
         if self.profile is None:
             raise UsageError("a budget of time takes a profile of the bundle: run `quee profile BUNDLE` first")
-        if self.profile.engine != self.engine.name:
+        if foreign := self.profile.foreign(self.engine):
             raise UsageError(
-                f"the bundle was profiled on engine {self.profile.engine}, this is {self.engine.name}: load it with "
-                f"engine={self.profile.engine!r}, or profile it again"
+                f"the bundle's profile was measured elsewhere: {foreign}; run `quee profile BUNDLE` here, or load the "
+                "bundle as it was profiled"
             )
         if batch not in self._timed:
             plan = self.policy.plan if isinstance(self.policy, FittedQ) else self.policy

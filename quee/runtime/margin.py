@@ -30,11 +30,11 @@ class Margin:
 
 
 MARGINS = {
-    "fp32": Margin(state=1e-4, seen=1e-3, paths=0.999, tie=0.01),
+    "fp32": Margin(state=1e-4, seen=2e-3, paths=0.999, tie=0.01),
     "fp16": Margin(state=0.01, seen=0.02, paths=0.995, tie=0.01),
     "bf16": Margin(state=0.05, seen=0.1, paths=0.995, tie=0.03),
-    "w8a8": Margin(state=0.004, seen=0.02, paths=0.999, tie=0.01),
-    "fewer bits": Margin(state=0.02, seen=0.03, paths=0.995, tie=0.03),
+    "w8a8": Margin(state=0.01, seen=0.04, paths=0.999, tie=0.01),
+    "fewer bits": Margin(state=0.06, seen=0.1, paths=0.995, tie=0.03),
 }
 """By number format; weights or activations of fewer than 8 bits are `fewer bits`."""
 

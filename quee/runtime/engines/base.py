@@ -29,6 +29,14 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def version(self) -> str:
+        """Of the library that executes."""
+        ...
+
+    @property
+    def threads(self) -> int: ...
+
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
         """Run a segment, counted from 1, on prepared images (n, c, h, w) or the state before it, float32, n ≥ 1."""
         ...

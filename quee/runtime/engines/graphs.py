@@ -29,6 +29,7 @@ class GraphEngine(ABC):
 
     name: str
     package: str
+    threads: int
 
     def __init__(self, view: GateView, graphs: Path | None, threads: int) -> None:
         """Raises QueeError naming the extra to install, or a folder without graphs."""
