@@ -72,7 +72,9 @@ def _executed(bundle: Path, engines: list[str], threads: int | None) -> dict[str
     for name in engines:
         classifier = load_bundle(bundle, name, threads, held=False)
         if (canary := classifier.canary) is None:
-            raise IntegrityError(f"{bundle} has no canary to hold engines against: make the bundle anew with `quee run`")
+            raise IntegrityError(
+                f"{bundle} has no canary to hold engines against: make the bundle anew with `quee run`"
+            )
         try:
             report = canary.check(classifier.executor, classifier.policy)
         except DisagreementError as error:

@@ -1,7 +1,7 @@
 """Loading bundles: nothing is read before its digest fits, nothing is executed before its shapes do; no pickle, no links."""
 
-from collections.abc import Sequence
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,9 @@ def load_bundle(
     found.digest, found.validation, found.canary = file_digest(folder / NAME), validation, canary
     if held and canary is None and engine != "torch":
         LOG.warning(
-            "%s has no canary, so that engine %s is not held against the reference: make the bundle anew", folder, engine
+            "%s has no canary, so that engine %s is not held against the reference: make the bundle anew",
+            folder,
+            engine,
         )
     if held and engine != "auto":
         found.hold()

@@ -114,7 +114,7 @@ class Canary:
         odd += sorted(name for name in befores if len(self.arrays[name]) != n)
         if odd or not n or not k:
             return f"{odd[0] if odd else 'images'} missing, left over or of another shape"
-        inside = ((0 <= self.routes.node) & (self.routes.node < len(tree))).all()
+        inside = ((self.routes.node >= 0) & (self.routes.node < len(tree))).all()
         begins = {b for b, node in enumerate(tree.children[-1]) if node >= 0}
         return "" if inside and set(self.first.tolist()) <= begins else "its paths are not in the tree"
 

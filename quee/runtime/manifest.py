@@ -1,8 +1,9 @@
 """`bundle.json`: what a bundle is made of, and the checks that come before any of it is read.
 
-Formats: 1 had no digest of its own description; 2 has, with preprocessing and the exported graphs; 3 has a canary. A bundle of an older
-format is read through its migration. The digests show damage and mix-ups, not who made a bundle: whoever can write a
-bundle can make one whose digests agree. Trust comes from where it is kept, or from comparing `digest` with a known one.
+Formats: 1 had no digest of its own description; 2 has, with preprocessing and the exported graphs; 3 has a canary. A
+bundle of an older format is read through its migrations. The digests show damage and mix-ups, not who made a bundle:
+whoever can write a bundle can make one whose digests agree. Trust comes from where it is kept, or from comparing
+`digest` with a known one.
 """
 
 import hashlib

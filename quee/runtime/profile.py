@@ -59,7 +59,9 @@ class Profile:
     def foreign(self, engine: Engine) -> str:
         """How what was profiled differs from an engine as it runs here; empty where it does not."""
         own, here = self.circumstances, circumstances(engine)
-        return ", ".join(f"{name} {own[name] or 'unknown'} (here {here[name]})" for name in here if own[name] != here[name])
+        return ", ".join(
+            f"{name} {own[name] or 'unknown'} (here {here[name]})" for name in here if own[name] != here[name]
+        )
 
     @property
     def circumstances(self) -> dict[str, str]:

@@ -49,8 +49,8 @@ def open_engine(
     """The engine of that name over a bundle's networks; `graphs` is the folder with its ONNX files.
 
     `threads` are by default as many as the process may run on; PyTorch's own setting is left alone. `auto` holds every
-    engine that it tries against the reference, where one is given. Raises UsageError for an unknown name or number, QueeError when the engine
-    is not installed or the graphs are not there.
+    engine that it tries against the reference, where one is given. Raises UsageError for an unknown name or number,
+    QueeError when the engine is not installed or the graphs are not there.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}; valid: from 1")

@@ -7,6 +7,7 @@ integers are held in float32 and multiplied there, which is exact while sums sta
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -173,7 +174,7 @@ def _parts(a: _Integers, b: _Integers, conv: bool) -> list[int]:
     width, parts = len(by_term), 1
     while parts < width:
         ends = np.linspace(0, width, parts + 1).astype(int)
-        if max(by_term[i:j].sum(axis=0).max() for i, j in zip(ends, ends[1:], strict=False)) * a.largest <= EXACT:
+        if max(by_term[i:j].sum(axis=0).max() for i, j in pairwise(ends)) * a.largest <= EXACT:
             break
         parts += 1
     return np.diff(np.linspace(0, width, parts + 1).astype(int)).tolist()  # type: ignore[no-any-return]

@@ -93,17 +93,21 @@ class AutoEngine:
             return self._held(self.engines["torch"], segment, precision)
         ways = ", ".join(f"{name} {engine.executed(precision)}" for name, engine in self.engines.items())
         key = f"{cpu_model()}; {self.version}; threads {self.threads}; {ways}; {precision} {file_digest(graph)}"
-        names = [_remembered().get(key)]
-        if names[0] not in self.engines or self._agrees(names[0], segment, precision) is False:
-            names = [name for name in self.engines if self._agrees(name, segment, precision)]
-            if not names:
-                return self._held(self.engines["torch"], segment, precision)
-            given = state if self.reference is None else self.reference.before(segment)
-            sample = np.resize(given, (BATCH, *state.shape[1:]))
-            seconds = {n: least_seconds(self.engines[n], segment, precision, sample) for n in names}
-            names = [min(sorted(seconds), key=seconds.__getitem__)]
-            _remember(key, names[0])
-        return self.engines[names[0]]
+        name = _remembered().get(key)
+        if name not in self.engines or not self._agrees(name, segment, precision):
+            name = self._fastest(segment, precision, state)
+            _remember(key, name)
+        return self.engines[name]
+
+    def _fastest(self, segment: int, precision: Precision, state: np.ndarray) -> str:
+        """The name of the fastest engine that agrees; raises DisagreementError where not even PyTorch does."""
+        names = [name for name in self.engines if self._agrees(name, segment, precision)]
+        if not names:
+            raise DisagreementError(self.refused["torch"])
+        given = state if self.reference is None else self.reference.before(segment)
+        sample = np.resize(given, (BATCH, *state.shape[1:]))
+        seconds = {name: least_seconds(self.engines[name], segment, precision, sample) for name in names}
+        return min(sorted(seconds), key=seconds.__getitem__)
 
     def _held(self, engine: Engine, segment: int, precision: Precision) -> Engine:
         """The engine; raises DisagreementError where it is further from the reference than is allowed."""

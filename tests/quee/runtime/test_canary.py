@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from saturating import SaturatingEngine, saturated
 
 from quee.cli import main
 from quee.errors import DisagreementError, IntegrityError
@@ -22,10 +23,11 @@ from quee.runtime.executor import Executor
 from quee.runtime.manifest import CANARY, canonical, own_digest, seal
 from quee.runtime.profile import profile_path
 from quee.runtime.serving.model import Served
-from saturating import SaturatingEngine, saturated
 
 FEW_BITS = Precision("w4a4")
-REASON = r"engine saturating .* disagrees .*segment \d at w\da\d, .* apart .*\(allowed: .*\); take engine auto, or torch"
+REASON = (
+    r"engine saturating .* disagrees .*segment \d at w\da\d, .* apart .*\(allowed: .*\); take engine auto, or torch"
+)
 
 
 @pytest.fixture
