@@ -94,7 +94,7 @@ class AutoEngine:
         ways = ", ".join(f"{name} {engine.executed(precision)}" for name, engine in self.engines.items())
         key = f"{cpu_model()}; {self.version}; threads {self.threads}; {ways}; {precision} {file_digest(graph)}"
         name = _remembered().get(key)
-        if name not in self.engines or not self._agrees(name, segment, precision):
+        if name is None or name not in self.engines or not self._agrees(name, segment, precision):
             name = self._fastest(segment, precision, state)
             _remember(key, name)
         return self.engines[name]
