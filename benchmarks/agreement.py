@@ -7,7 +7,8 @@ The simulation reads the feature cache and runs no network. The executor runs th
 files. Batch invariance: the same images in another order, in batches of random sizes, and through the scheduler from
 eight threads; probabilities are compared bit by bit. Engines that are installed execute graphs exported here: their share
 of equal paths, difference in accuracy, and, where a path differs, by how much the two steps differed in value (predicted
-error + λ · cost) where it parted: the tie margin. Exits with 1 when anything that must be equal is not.
+error + λ · cost) where it parted: the tie margin. Exits with 1 when anything that must be equal is not, or an engine is
+beyond the margins of `quee.runtime.margin`.
 """
 
 import argparse
@@ -32,6 +33,8 @@ from quee.runtime import AdaptiveClassifier, Options, Routed, load_bundle
 from quee.runtime.engines import open_engine
 from quee.runtime.executor import draws
 from quee.runtime.export import export_graphs
+from quee.runtime.margin import margin_of_paths
+from quee.runtime.routes import gap
 from quee.runtime.scheduler import Scheduler
 from quee.store import load_precisions
 
@@ -100,22 +103,13 @@ def with_engine(classifier: AdaptiveClassifier, name: str, graphs: Path) -> Adap
     return AdaptiveClassifier(c.view, c.policy, c.costs, c.points, c.classes, c.budget, c.description, engine)
 
 
-def margin(
+def widest(
     cache: FeatureCache, policy: Plan | FittedQ, expected: np.ndarray, found: np.ndarray, at: np.ndarray
 ) -> float:
     """The largest difference in value between the two steps where a path parted."""
-    tree, largest = cache.tree, 0.0
-    for row in np.flatnonzero(expected != found):
-        a, b = tree.lineage(int(expected[row])), tree.lineage(int(found[row]))
-        shared = sum(1 for x, y in zip(a, b, strict=False) if x == y)
-        if not shared:
-            return float("inf")
-        here, gate = a[shared - 1], shared
-        steps = [-1 if len(path) == shared else int(tree.choice[path[shared]]) for path in (a, b)]
-        view = cache.features[row, a[:shared]].reshape(1, -1)
-        values = policy.values(policy.read(gate, np.array([here]), view), at[row : row + 1])[0]
-        largest = max(largest, abs(float(values[steps[0] + 1] - values[steps[1] + 1])))
-    return largest
+    rows = np.flatnonzero(expected != found)
+    parted = (gap(policy, int(expected[row]), int(found[row]), cache.features[row], float(at[row])) for row in rows)
+    return max(parted, default=0.0)
 
 
 def main() -> int:
@@ -174,23 +168,33 @@ def main() -> int:
                 flush=True,
             )
     present = [name for name in options.engines if find_spec(name)] if find_spec("onnx") else []
+    allowed = margin_of_paths(cache.tree.precisions)
     with tempfile.TemporaryDirectory() as folder:
         if present:
             export_graphs(bundle.view, cache.tree.precisions, Path(folder))
         for name in present:
-            other = with_engine(bundle, name, Path(folder))
+            other, same = with_engine(bundle, name, Path(folder)), 0
             for budget, (node, label, at) in truth.items():
                 found = other.route_prepared(x, budget=budget)
                 equal, change = (
                     (found.node == node).mean(),
                     (found.label == cache.label).mean() - (label == cache.label).mean(),
                 )
-                widest = margin(cache, policy, node, found.node, at)
+                tie = widest(cache, policy, node, found.node, at)
+                same += int((found.node == node).sum())
+                faults += int(tie > allowed.tie)
                 print(
                     f"{name}, budget {budget:g}: equal paths {equal:.4%}, labels {(found.label == label).mean():.4%}, "
-                    f"accuracy {100 * change:+.3f} points, largest margin of a flip {widest:.4f}",
+                    f"accuracy {100 * change:+.3f} points, largest margin of a flip {tie:.4f}",
                     flush=True,
                 )
+            share = same / (len(truth) * len(x))
+            faults += int(share < allowed.paths)
+            print(
+                f"{name}: equal paths at all budgets together {share:.4%} (least: {allowed.paths:.1%}; tie margin: "
+                f"{allowed.tie:g})",
+                flush=True,
+            )
     print("equal" if not faults else f"{faults} DIFFERENCES")
     return int(faults > 0)
 

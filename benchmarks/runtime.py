@@ -39,9 +39,9 @@ from quee.precision import Precision
 from quee.runtime import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.engines import Step, open_engine
-from quee.runtime.engines.probe import cpu_model
 from quee.runtime.executor import Executor, Flight
 from quee.runtime.export import export_graphs
+from quee.runtime.machine import cpu_model
 from quee.runtime.profile import Profile, measure
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -102,7 +102,7 @@ class Recording:
     """An engine that notes what it ran."""
 
     def __init__(self, engine: Any) -> None:
-        self.engine, self.name = engine, engine.name
+        self.engine, self.name, self.version, self.threads = engine, engine.name, engine.version, engine.threads
         self.calls: list[tuple[int, Precision, np.ndarray]] = []
 
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:

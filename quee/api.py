@@ -126,6 +126,7 @@ def _fit(
         settings.bundle.policy,
         settings.bundle.budget,
         names,
+        lambda ids: given.batch(ids).numpy(),
     )
 
 

@@ -19,7 +19,7 @@ LIBRARY = {
     "profile": ("quee.runtime.profile_cli:profile", "Time a bundle's segments on this machine."),
     "cost": ("quee.cost_cli:cost", "Show the BitFLOPs behind an experiment's costs."),
     "predict": ("quee.predict_cli:predict", "Classify images with a bundle, under a budget."),
-    "verify": ("quee.predict_cli:verify", "Check a bundle: digests, format, shapes."),
+    "verify": ("quee.verify_cli:verify", "Check a bundle: digests, format, shapes; --execute: that engines agree."),
     "serve": ("quee.serve_cli:serve", "Serve a bundle over HTTP, with a budget per request and a page to try it."),
 }
 INTERRUPTED = 130

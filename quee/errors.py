@@ -37,3 +37,7 @@ class BusyError(QueeError):
     """Another process holds what this one needs."""
 
     exit_status = 5
+
+
+class DisagreementError(QueeError):
+    """An engine does not do what the reference does, within what is allowed."""

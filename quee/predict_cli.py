@@ -1,4 +1,4 @@
-"""`quee predict BUNDLE IMAGES…` and `quee verify BUNDLE`."""
+"""`quee predict BUNDLE IMAGES…`."""
 
 import json
 import sys
@@ -150,45 +150,3 @@ def _table(rows: list[dict[str, Any]]) -> None:
     Console().print(table)
     if len(rows) > SHOWN:
         print(f"{len(rows) - SHOWN} more: see --csv, --json or --out", file=sys.stderr)
-
-
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Check a bundle: format, names, digests of all files, and whether what they hold fits together."""
-    from quee.io import read_json
-    from quee.runtime import load_bundle
-    from quee.runtime.manifest import FORMAT, NAME, read_manifest
-
-    manifest = read_manifest(bundle)
-    classifier = load_bundle(bundle)
-    written = read_json(bundle / NAME)["format"]
-    facts = {
-        "classes": len(classifier.classes),
-        "digest": manifest.digest,
-        "experiment": manifest.experiment,
-        "files": len(manifest.files),
-        "format": written,
-        "graphs": sum(map(len, manifest.graphs.values())),
-        "guarantees": [asdict(guarantee) for guarantee in classifier.guarantees],
-        "precisions": [str(p) for p in classifier.tree.precisions],
-        "segments": classifier.tree.segments,
-    }
-    if as_json:
-        typer.echo(json.dumps(facts))
-        return
-    typer.echo(
-        f"{bundle}: good. {manifest.experiment}, format {written}, {facts['files']} files, {facts['graphs']} graphs, "
-        f"{facts['classes']} classes, {facts['segments']} segments at {', '.join(facts['precisions'])}"
-    )
-    for guarantee in classifier.guarantees:
-        if guarantee.method == "learn_then_test":
-            typer.echo(
-                f"certified: {guarantee.what.replace('_', ' ')} at most {guarantee.limit:g} at --trade-off "
-                f"{guarantee.trade_off:.5g}, with probability {1 - guarantee.delta:g} (cost {guarantee.cost:.3f} on validation)"
-            )
-    if written < FORMAT:
-        typer.echo(f"bundle.json has no digest in format {written}; bundles of format {FORMAT} do: make it anew")
-    else:
-        typer.echo(f"digest {manifest.digest}")

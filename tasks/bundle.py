@@ -1,12 +1,15 @@
 """Stage `bundle`: the deployable artefact."""
 
 from quee.cache import read_cache
+from quee.data import open_dataset
+from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
 from quee.io import read_json, read_tensors
 from quee.policies import FittedQ, Plan
 from quee.policies.predictors import Predictors
 from quee.runtime import load_bundle
 from quee.runtime.writing import guarantees_of, write_bundle
+from quee.store import load_backbone
 from tasks.stage import Stage, main
 
 
@@ -22,6 +25,9 @@ def run(stage: Stage) -> None:
         raise IntegrityError(f"{stage.input('evaluate')} belongs to experiment {metrics['experiment']!r}")
     certified = metrics.get("certification")
     guarantees = guarantees_of(certified, f"quee_{settings.policy}") if certified else []
+    described = read_json(stage.input("prepare") / "dataset.json")
+    source = open_dataset(stage.data, stage.experiment.prepare.dataset, described["files"])
+    transform = Preprocessing.from_timm(load_backbone(stage.input("backbone")).input)
     write_bundle(
         stage.out,
         stage.experiment.name,
@@ -34,6 +40,7 @@ def run(stage: Stage) -> None:
         settings.policy,
         settings.budget,
         cache.description["classes"],
+        lambda ids: source.batch(ids, transform).numpy(),
         guarantees,
         stage.experiment.evaluate.points,
     )

@@ -1,5 +1,6 @@
 """Loading bundles: nothing is read before its digest fits, nothing is executed before its shapes do; no pickle."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from quee.paths import PathTree
 from quee.policies import Costs, FittedQ, Plan
 from quee.policies.predictors import Predictors
 from quee.precision import Precision
+from quee.runtime.canary import Canary
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.engines import open_engine
-from quee.runtime.manifest import NAME, Manifest, check_files, read_manifest
+from quee.runtime.manifest import CANARY, NAME, Manifest, check_files, read_manifest
 from quee.runtime.operating import Point
 from quee.runtime.profile import read_profile
 from quee.runtime.timed import FILE as VALIDATION
@@ -30,13 +32,18 @@ FAULTS = (QueeError, KeyError, TypeError, ValueError, AttributeError, IndexError
 """What reading files that do not belong together raises."""
 
 
+LOG = logging.getLogger(__name__)
+
+
 def load_bundle(
-    path: str | Path, engine: str = "torch", threads: int | None = None, profiled: bool = True
+    path: str | Path, engine: str = "torch", threads: int | None = None, profiled: bool = True, held: bool = True
 ) -> AdaptiveClassifier:
     """The classifier of a bundle directory, executed by an engine; with its profile, if there is one and it is wanted.
 
-    Raises IntegrityError with the reason when a file is missing, left over, a foreign link, altered, of another format, or when
-    what the files hold does not fit together.
+    Unless `held` is false the engine is held against the bundle's canary: all of it now, by `auto` each segment at each
+    precision before it first runs. Raises IntegrityError with the reason when a file is missing, left over, a foreign link,
+    altered, of another format, or when what the files hold does not fit together; DisagreementError when the engine is
+    further from the reference than is allowed.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
@@ -45,6 +52,8 @@ def load_bundle(
         view, policy, costs, points = _parts(folder, manifest)
         validation = read_validation(folder)
         _check_validation(folder, policy.tree, view, validation)
+        canary = Canary.read(folder)
+        _check_canary(folder, policy.tree, view, canary)
     except IntegrityError:
         raise
     except FAULTS as error:
@@ -52,10 +61,18 @@ def load_bundle(
         kind = "" if isinstance(error, QueeError) else f"{type(error).__name__}: "
         raise IntegrityError(f"{folder}: its files do not fit together: {kind}{reason}") from error
     graphs = folder if manifest.graphs else None
-    runs = open_engine(engine, view, graphs, threads)
+    runs = open_engine(engine, view, graphs, threads, canary if held else None)
     facts = manifest.model_dump(mode="json")
     found = AdaptiveClassifier(view, policy, costs, points, manifest.classes, manifest.budget, facts, runs)
-    found.digest, found.validation = file_digest(folder / NAME), validation
+    found.digest, found.validation, found.canary = file_digest(folder / NAME), validation, canary
+    if held and canary is None and engine != "torch":
+        LOG.warning(
+            "%s has no canary, so that engine %s is not held against the reference: make the bundle anew",
+            folder,
+            engine,
+        )
+    if held and engine != "auto":
+        found.hold()
     found.profile = read_profile(folder, found.digest) if profiled else None
     return found
 
@@ -172,6 +189,14 @@ def _check_validation(folder: Path, tree: PathTree, view: GateView, arrays: dict
         _fit(arrays["error"].shape == (samples, len(tree)) and samples > 0, where, f"{arrays['error'].shape} errors")
         before = int((tree.gate < tree.segments).sum())
         _fit((nodes, features) == (before, len(view.names)), where, f"features of {nodes} nodes instead of {before}")
+
+
+def _check_canary(folder: Path, tree: PathTree, view: GateView, canary: Canary | None) -> None:
+    if canary is not None:
+        given = view.backbone.models[Precision("fp32")].input
+        image = (given.channels, given.height, given.width)
+        fault = canary.fault(tree, image, view.backbone.classes, len(view.names))
+        _fit(not fault, folder / CANARY, fault)
 
 
 def _check_fitted(folder: Path, tree: PathTree, policy: FittedQ) -> None:

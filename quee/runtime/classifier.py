@@ -16,6 +16,7 @@ from quee.features import GateView
 from quee.paths import PathTree
 from quee.policies import FittedQ, Plan
 from quee.precision import Precision
+from quee.runtime.canary import Canary
 from quee.runtime.conventions import FittedClassifier
 from quee.runtime.engines import Engine
 from quee.runtime.engines.graphs import LARGEST, GraphEngine
@@ -69,7 +70,7 @@ class AdaptiveClassifier(FittedClassifier):
     A sample's prediction, path and cost do not depend on what it is batched with. Safe to call from several threads.
     """
 
-    _beside = ("digest", "profile", "validation")
+    _beside = ("canary", "digest", "profile", "validation")
 
     def __init__(
         self,
@@ -96,6 +97,8 @@ class AdaptiveClassifier(FittedClassifier):
         """SHA-256 of the bundle's description, where there is one."""
         self.validation: Mapping[str, np.ndarray] = {}
         """What operating points are found on under another cost: see `quee.runtime.timed`."""
+        self.canary: Canary | None = None
+        """What engines are held against, where the bundle has it."""
         self._timed: OrderedDict[int, tuple[Profile, AdaptiveClassifier]] = OrderedDict()
         self._operating = OperatingPoints(self.tree, costs, self.points, budget)
 
@@ -167,6 +170,12 @@ class AdaptiveClassifier(FittedClassifier):
                 state = after
         return self
 
+    def hold(self) -> "AdaptiveClassifier":
+        """Hold the engine against the canary, where there is one; raises DisagreementError."""
+        if self.canary is not None:
+            self.canary.check(self.executor, self.policy)
+        return self
+
     @property
     def guarantees(self) -> list[Guarantee]:
         """What was certified, where the experiment keeps a certification split."""
@@ -217,14 +226,15 @@ class AdaptiveClassifier(FittedClassifier):
     def timed(self, batch: int) -> "AdaptiveClassifier":
         """The same networks under a policy whose costs and budgets are milliseconds per image in batches of a size.
 
-        Raises UsageError where the bundle was not profiled on this engine, or keeps no samples to find budgets on.
+        Raises UsageError where the bundle was not profiled with this engine on this machine, or keeps no samples to
+        find budgets on.
         """
         if self.profile is None:
             raise UsageError("a budget of time takes a profile of the bundle: run `quee profile BUNDLE` first")
-        if self.profile.engine != self.engine.name:
+        if foreign := self.profile.foreign(self.engine):
             raise UsageError(
-                f"the bundle was profiled on engine {self.profile.engine}, this is {self.engine.name}: load it with "
-                f"engine={self.profile.engine!r}, or profile it again"
+                f"the bundle's profile was measured elsewhere: {foreign}; run `quee profile BUNDLE` here, or load the "
+                "bundle as it was profiled"
             )
         with _TIMING:
             profile, timed = self._timed.get(batch, (None, None))

@@ -1,8 +1,9 @@
 """`bundle.json`: what a bundle is made of, and the checks that come before any of it is read.
 
-Formats: 1 had no digest of its own description; 2 has, with preprocessing and the exported graphs. A bundle of an older
-format is read through its migration. The digests show damage and mix-ups, not who made a bundle: whoever can write a
-bundle can make one whose digests agree. Trust comes from where it is kept, or from comparing `digest` with a known one.
+Formats: 1 had no digest of its own description; 2 has, with preprocessing and the exported graphs; 3 has a canary. A
+bundle of an older format is read through its migrations. The digests show damage and mix-ups, not who made a bundle:
+whoever can write a bundle can make one whose digests agree. Trust comes from where it is kept, or from comparing
+`digest` with a known one.
 """
 
 import hashlib
@@ -19,7 +20,8 @@ from quee.io import verify_digests, write_bytes
 from quee.runtime.links import check_plain
 
 NAME = "bundle.json"
-FORMAT = 2
+CANARY = "canary.safetensors"
+FORMAT = 3
 MAX_BYTES = 16 << 20
 """A description is no larger."""
 _FILE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
@@ -73,9 +75,11 @@ class PreprocessingRecord(_Strict):
 class Manifest(_Strict):
     """The description of a bundle, of the current format."""
 
-    format: Literal[2]
+    format: Literal[3]
     experiment: str
     budget: Positive
+    canary: bool
+    """Whether engines can be held against the reference; not in bundles of formats 1 and 2."""
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     embedding: bool
     policy: Literal["plan", "fitted_q"]
@@ -100,6 +104,8 @@ class Manifest(_Strict):
         named = {*self.precision_files.values(), *(g for graphs in self.graphs.values() for g in graphs)}
         if missing := sorted(named - set(self.files)):
             raise ValueError(f"{missing[0]!r} is not among its files")
+        if self.canary != (CANARY in self.files):
+            raise ValueError(f"canary is {self.canary}, which {CANARY} contradicts")
         costs = [point.cost for point in self.operating_points]
         if costs != sorted(costs):
             raise ValueError("operating_points do not rise in cost")
@@ -112,7 +118,13 @@ def _from_1(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, "format": 2, "graphs": {}, "preprocessing": None, "digest": None}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(value: dict[str, Any]) -> dict[str, Any]:
+    if "canary" in value:
+        raise IntegrityError("format 2 has no canary")
+    return {**value, "format": 3, "canary": False}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 """Format to what makes of its description one of the next."""
 
 
@@ -148,7 +160,7 @@ def read_manifest(folder: Path) -> Manifest:
         valid = ", ".join(map(str, sorted({*MIGRATIONS, FORMAT})))
         hint = "update quee" if isinstance(number, int) and number > FORMAT else "make the bundle anew with `quee run`"
         raise IntegrityError(f"{folder}: bundle format {number!r}; this version reads {valid}: {hint}")
-    if number == FORMAT and value.get("digest") != own_digest(value):
+    if number > 1 and value.get("digest") != own_digest(value):
         raise IntegrityError(f"{path}: its own digest does not fit; the description was altered")
     try:
         for step in range(number, FORMAT):

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from quee import __version__
 from quee.errors import IntegrityError, UsageError
 from quee.io import FORMAT, read_json, write_bytes
 from quee.paths import PathTree
 from quee.policies import Costs, Policy
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine
+from quee.runtime.machine import cpu_model
 
 BATCHES = (1, 8, 64)
 REPEATS = 9
@@ -50,6 +52,20 @@ class Profile:
     threads: int
     machine: str
     timings: tuple[Timing, ...]
+    quee: str = ""
+    """The version that measured; profiles once lacked it."""
+
+    def foreign(self, engine: Engine) -> str:
+        """How what was profiled differs from an engine as it runs here; empty where it does not."""
+        own, here = self.circumstances, circumstances(engine)
+        return ", ".join(
+            f"{name} {own[name] or 'unknown'} (here {here[name]})" for name in here if own[name] != here[name]
+        )
+
+    @property
+    def circumstances(self) -> dict[str, str]:
+        """What times depend on, by name."""
+        return _circumstances(self.engine, self.version, self.threads, self.machine, self.quee)
 
     @cached_property
     def _curves(self) -> dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]:
@@ -112,6 +128,20 @@ class Profile:
     def write(self, path: Path) -> None:
         value = {**asdict(self), "format": FORMAT}
         write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _circumstances(engine: str, version: str, threads: int, machine: str, quee: str) -> dict[str, str]:
+    return {"engine": f"{engine} {version}".strip(), "threads": str(threads), "CPU": machine, "quee": quee}
+
+
+def circumstances(engine: Engine) -> dict[str, str]:
+    """What an engine's times depend on, as it runs here."""
+    return _circumstances(engine.name, engine.version, engine.threads, cpu_model(), __version__)
+
+
+def profile_of(bundle: str, engine: Engine, timings: tuple[Timing, ...]) -> Profile:
+    """The profile of an engine as it runs here; `bundle` is the digest of the bundle's description."""
+    return Profile(bundle, engine.name, engine.version, engine.threads, cpu_model(), timings, __version__)
 
 
 def profile_path(bundle: Path) -> Path:

@@ -23,9 +23,7 @@ def profile(
 
     from quee.errors import UsageError
     from quee.runtime import load_bundle
-    from quee.runtime.engines import available_threads
-    from quee.runtime.engines.probe import cpu_model
-    from quee.runtime.profile import Profile, measure, profile_path
+    from quee.runtime.profile import measure, profile_of, profile_path
 
     try:
         batches = sorted({int(part) for part in batch.split(",")})
@@ -33,12 +31,11 @@ def profile(
         raise UsageError(f"--batch {batch!r}; valid: sizes with commas, as 1,8,64") from None
     if repeats < 1:
         raise UsageError(f"--repeats {repeats}; valid: from 1")
-    classifier = load_bundle(bundle, engine=engine, threads=threads, profiled=False)
+    classifier = load_bundle(bundle, engine=engine, threads=threads, profiled=False).hold()
     channels, (height, width) = classifier.transform.channels, classifier.transform.size
     images = np.random.default_rng(0).standard_normal((max(batches), channels, height, width), dtype=np.float32)
     timings = measure(classifier.engine, classifier.policy, len(classifier.view.names), images, batches, repeats)
-    version = str(getattr(classifier.engine, "version", ""))
-    found = Profile(classifier.digest, engine, version, threads or available_threads(), cpu_model(), timings)
+    found = profile_of(classifier.digest, classifier.engine, timings)
     found.write(profile_path(bundle))
     if as_json:
         typer.echo(json.dumps({"path": str(profile_path(bundle)), "timings": [vars(t) for t in timings]}))

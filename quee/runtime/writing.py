@@ -2,7 +2,7 @@
 
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from quee.policies import Costs, FittedQ, Plan
 from quee.policies.predictors import Predictors
 from quee.precision import Precision
 from quee.runtime.bundle import load_view, policy_costs
+from quee.runtime.canary_writing import write_canary
+from quee.runtime.engines.torch import TorchEngine
+from quee.runtime.executor import Executor
 from quee.runtime.export import export_graphs
 from quee.runtime.manifest import seal
 from quee.runtime.operating import Guarantee, Point
@@ -57,7 +60,8 @@ classifier = quee.load_bundle("this folder")
 classifier.predict(images, budget={budget})  # class indices; `explain` says why
 ```
 
-`quee verify` checks every file; `quee predict` classifies files. Nothing here is executed code or a pickle.
+`quee verify` checks every file, with `--execute` also what engines make of the images in `canary.safetensors`: a few
+of the validation split. `quee predict` classifies files. Nothing here is executed code or a pickle.
 
 ## Limits
 
@@ -113,11 +117,13 @@ def write_bundle(
     policy: str,
     budget: float,
     classes: list[str],
+    images: Callable[[np.ndarray], np.ndarray],
     guarantees: Sequence[Guarantee] = (),
     trade_offs: int = 120,
 ) -> None:
     """Write a bundle into the folder `out`; `policy` is `plan` or `fitted_q`, chosen points come from validation.
 
+    `images(ids)` gives prepared images (n, c, h, w) of samples of the cache, of which a few are kept as the canary.
     `guarantees` are the policy's own, at trade-offs of a sweep of so many `trade_offs`.
     """
     tree, description = cache.tree, cache.description
@@ -139,6 +145,8 @@ def write_bundle(
     write_validation(out, cache.of("validation"))
     embedding = len(description["feature_names"]) > 4
     view = load_view(out, description["precisions"], embedding)
+    executor = Executor(TorchEngine(view), chosen, costs.routed, len(view.names))
+    write_canary(out, executor, points, cache.of("validation").sample_id, images)
     graphs = defaultdict(list)
     for graph in sorted(export_graphs(view, tree.precisions, out)):  # `PRECISION.segmentN.onnx`
         graphs[graph.partition(".")[0]].append(graph)
@@ -163,6 +171,7 @@ def write_bundle(
         out,
         {
             "budget": budget,
+            "canary": True,
             "classes": classes,
             "embedding": embedding,
             "experiment": name,

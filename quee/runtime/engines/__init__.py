@@ -8,12 +8,15 @@ from pathlib import Path
 from quee.errors import UsageError
 from quee.features import GateView
 from quee.registry import Registry
-from quee.runtime.engines.base import Engine, Step
+from quee.runtime.engines.base import Engine, Reference, Step
+from quee.runtime.engines.graphs import GraphEngine
 from quee.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from quee.runtime.engines.openvino import OpenVinoEngine
 from quee.runtime.engines.probe import AutoEngine
 from quee.runtime.engines.torch import TorchEngine
 
+GRAPH_ENGINES: tuple[type[GraphEngine], ...] = (OpenVinoEngine, OnnxRuntimeEngine)
+"""Those that execute exported graphs."""
 ENGINES: Registry[Callable[[GateView, Path | None, int], Engine]] = Registry("engine")
 """Name to what opens it: (view, folder with the exported graphs, threads) → engine."""
 
@@ -24,27 +27,37 @@ def available_threads() -> int:
 
 
 def _auto(view: GateView, graphs: Path | None, threads: int) -> AutoEngine:
-    kinds = (OpenVinoEngine, OnnxRuntimeEngine) if graphs is not None and any(graphs.glob("*.onnx")) else ()
+    kinds = GRAPH_ENGINES if graphs is not None and any(graphs.glob("*.onnx")) else ()
     found = [kind(view, graphs, threads) for kind in kinds if find_spec(kind.package)]
     return AutoEngine([TorchEngine(view), *found], graphs, threads)
 
 
 ENGINES.register("torch")(lambda view, graphs, threads: TorchEngine(view))
 ENGINES.register("cuda")(lambda view, graphs, threads: TorchEngine(view, "cuda"))
-ENGINES.register("openvino")(OpenVinoEngine)
-ENGINES.register("onnxruntime")(OnnxRuntimeEngine)
+for _kind in GRAPH_ENGINES:
+    ENGINES.register(_kind.name)(_kind)
 ENGINES.register("auto")(_auto)
 
 
-def open_engine(name: str, view: GateView, graphs: Path | None = None, threads: int | None = None) -> Engine:
+def open_engine(
+    name: str,
+    view: GateView,
+    graphs: Path | None = None,
+    threads: int | None = None,
+    reference: Reference | None = None,
+) -> Engine:
     """The engine of that name over a bundle's networks; `graphs` is the folder with its ONNX files.
 
-    `threads` are by default as many as the process may run on; PyTorch's own setting is left alone. Raises UsageError
-    for an unknown name or number, QueeError when the engine is not installed or the graphs are not there.
+    `threads` are by default as many as the process may run on; PyTorch's own setting is left alone. `auto` holds every
+    engine that it tries against the reference, where one is given. Raises UsageError for an unknown name or number,
+    QueeError when the engine is not installed or the graphs are not there.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}; valid: from 1")
-    return ENGINES[name](view, graphs, threads or available_threads())
+    engine = ENGINES[name](view, graphs, threads or available_threads())
+    if isinstance(engine, AutoEngine):
+        engine.reference = reference
+    return engine
 
 
-__all__ = ["ENGINES", "Engine", "Step", "TorchEngine", "available_threads", "open_engine"]
+__all__ = ["ENGINES", "GRAPH_ENGINES", "Engine", "Step", "TorchEngine", "available_threads", "open_engine"]

@@ -29,10 +29,30 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def version(self) -> str:
+        """Of the library that executes."""
+        ...
+
+    @property
+    def threads(self) -> int: ...
+
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
         """Run a segment, counted from 1, on prepared images (n, c, h, w) or the state before it, float32, n ≥ 1."""
         ...
 
     def executed(self, precision: Precision) -> str:
         """What really runs: `fp32`, `bf16`, `int8`, …; followed by ` (emulated)` where no kernel executes the precision."""
+        ...
+
+
+class Reference(Protocol):
+    """What engines are held against."""
+
+    def before(self, segment: int) -> np.ndarray:
+        """States (n, …) before a segment, or images, float32."""
+        ...
+
+    def check_step(self, engine: Engine, segment: int, precision: Precision) -> object:
+        """Raise DisagreementError when an engine's step is further from the reference's than is allowed."""
         ...

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from quee.errors import QueeError
 from quee.features import GateView, state_features
 from quee.precision import Precision
 from quee.runtime.engines.base import Step
+from quee.runtime.engines.exact import are_exact, in_floats
 from quee.runtime.export import graph_name
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
@@ -27,11 +29,13 @@ class GraphEngine(ABC):
 
     name: str
     package: str
+    threads: int
 
     def __init__(self, view: GateView, graphs: Path | None, threads: int) -> None:
         """Raises QueeError naming the extra to install, or a folder without graphs."""
-        if find_spec(self.package) is None:
-            raise QueeError(f"engine {self.name} needs the package {self.package}: pip install 'quee[engines]'")
+        for package in (self.package, "onnx"):
+            if find_spec(package) is None:
+                raise QueeError(f"engine {self.name} needs the package {package}: pip install 'quee[engines]'")
         if graphs is None or not any(graphs.glob("*.onnx")):
             raise QueeError(
                 f"engine {self.name} needs exported graphs and {graphs or 'this network'} has none; write the bundle "
@@ -43,8 +47,12 @@ class GraphEngine(ABC):
         self._loading = Lock()
 
     @abstractmethod
+    def compile(self, graph: bytes, precision: Precision, size: int | None = None) -> Run:
+        """An ONNX model compiled for batches of `size` samples, or of any."""
+
+    @abstractmethod
     def load(self, path: Path, precision: Precision, size: int) -> Run:
-        """Compile a graph for batches of up to `size` samples."""
+        """Compile a graph of the bundle for batches of up to `size` samples."""
 
     @abstractmethod
     def sizes(self, path: Path) -> Sequence[int]:
@@ -52,6 +60,22 @@ class GraphEngine(ABC):
 
     @abstractmethod
     def executed(self, precision: Precision) -> str: ...
+
+    @cached_property
+    def exact(self) -> bool:
+        """Whether the engine's integer kernels add up without loss on this CPU; measured once in a process."""
+        return _measured(type(self), self.threads, self)
+
+    def integers(self, precision: Precision) -> str:
+        """What executes an integer precision, as `executed` says it."""
+        if not self.exact:
+            return "fp32 (emulated)"
+        return "int8" if precision == Precision("w8a8") else "int8 (emulated)"
+
+    def graph(self, path: Path) -> bytes:
+        """A graph as it is executed: with integers in floats where the engine's integer kernels lose."""
+        graph = path.read_bytes()
+        return graph if self.exact else in_floats(graph)
 
     @property
     def version(self) -> str:
@@ -91,3 +115,14 @@ class GraphEngine(ABC):
         after = outputs[0] if segment < self.segments else None
         log_probs, features = state_features(*outputs[segment < self.segments :])
         return Step(after, log_probs, features)
+
+
+_KNOWN: dict[tuple[type[GraphEngine], int], bool] = {}
+
+
+def _measured(kind: type[GraphEngine], threads: int, engine: GraphEngine) -> bool:
+    if (found := _KNOWN.get((kind, threads))) is None:
+        products = Precision("w8a8")
+        found = are_exact(lambda graph, x: engine.compile(graph, products, len(x))(x)[0])
+        _KNOWN[kind, threads] = found
+    return found

@@ -16,9 +16,9 @@ class OnnxRuntimeEngine(GraphEngine):
     def executed(self, precision: Precision) -> str:
         if precision.is_float:
             return "fp32" if precision.name == "fp32" else "fp32 (emulated)"
-        return "int8" if precision == Precision("w8a8") else "int8 (emulated)"
+        return self.integers(precision)
 
-    def session(self, path: Path, optimized: Path | None = None) -> Any:
+    def session(self, graph: bytes, optimized: Path | None = None) -> Any:
         """A session on a graph; `optimized` is where to write what is really executed."""
         import onnxruntime
 
@@ -31,13 +31,16 @@ class OnnxRuntimeEngine(GraphEngine):
         options.add_session_config_entry("session.x64quantprecision", "1")
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def sizes(self, path: Path) -> Sequence[int]:
         return (LARGEST,)
 
     def load(self, path: Path, precision: Precision, size: int) -> Run:
-        session = self.session(path)
+        return self.compile(self.graph(path), precision)
+
+    def compile(self, graph: bytes, precision: Precision, size: int | None = None) -> Run:
+        session = self.session(graph)
 
         def run(x: np.ndarray) -> list[np.ndarray]:
             # A single row is multiplied in another order.

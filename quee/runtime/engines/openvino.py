@@ -39,17 +39,19 @@ class OpenVinoEngine(GraphEngine):
 
     def executed(self, precision: Precision) -> str:
         if not precision.is_float:
-            return "int8" if precision == Precision("w8a8") else "int8 (emulated)"
-        if precision.name == "fp32" or precision.name.upper() in self._capabilities:
-            return precision.name
-        return "fp32 (emulated)"
+            return self.integers(precision)
+        return precision.name if self._has(precision) else "fp32 (emulated)"
+
+    def _has(self, precision: Precision) -> bool:
+        """Whether the CPU computes in this float precision."""
+        return precision.name == "fp32" or precision.name.upper() in self._capabilities
 
     def sizes(self, path: Path) -> Sequence[int]:
         return LADDER if path.stat().st_size <= SMALL else (LARGEST,)
 
-    def compile(self, path: Path, precision: Precision, size: int | None = None) -> Any:
-        """A graph compiled for batches of `size` samples, or of any."""
-        hint = {"bf16": "bf16", "fp16": "f16"}.get(self.executed(precision), "f32")
+    def compiled(self, graph: bytes, precision: Precision, size: int | None = None) -> Any:
+        """OpenVINO's own compiled model, for batches of `size` samples, or of any."""
+        hint = {"bf16": "bf16", "fp16": "f16"}.get(precision.name, "f32") if self._has(precision) else "f32"
         settings = {
             "INFERENCE_NUM_THREADS": self.threads,
             "INFERENCE_PRECISION_HINT": hint,
@@ -57,15 +59,17 @@ class OpenVinoEngine(GraphEngine):
             # Graphs that follow each other would each be tied to a core of their own, and wait for it.
             "ENABLE_CPU_PINNING": False,
         }
-        model = self.core.read_model(path)
+        model = self.core.read_model(model=graph)
         if size is not None:
             model.reshape([size, *list(model.input(0).partial_shape)[1:]])
         return self.core.compile_model(model, "CPU", settings)
 
+    def compile(self, graph: bytes, precision: Precision, size: int | None = None) -> Run:
+        compiled = self.compiled(graph, precision, size)
+        return _Free(compiled) if size is None else _Sized(compiled)
+
     def load(self, path: Path, precision: Precision, size: int) -> Run:
-        if self.sizes(path) is LADDER:
-            return _Sized(self.compile(path, precision, size))
-        return _Free(self.compile(path, precision))
+        return self.compile(self.graph(path), precision, size if self.sizes(path) is LADDER else None)
 
 
 class _Call:

@@ -1,36 +1,30 @@
-"""`auto`: every segment at every precision by whichever engine is fastest here; measured once, remembered per machine."""
+"""`auto`: every segment at every precision by the fastest engine here that does what the reference does.
+
+Which is fastest is measured once and remembered per machine; whether it does what the reference does is seen every time.
+"""
 
 import json
+import logging
 import os
-import platform
 import time
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from quee.errors import DisagreementError
 from quee.io import file_digest
 from quee.precision import Precision
-from quee.runtime.engines.base import Engine, Step
+from quee.runtime.engines.base import Engine, Reference, Step
 from quee.runtime.engines.graphs import GraphEngine
 from quee.runtime.export import graph_name
+from quee.runtime.machine import cpu_model
 
 BATCH = 16
 REPEATS = 5
-
-
-def cpu_model() -> str:
-    """The CPU's name and its instruction sets' digest, on which the choice of kernels depends."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return platform.processor() or platform.machine()
-    lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if line.count(":"))
-    fields = {name.strip(): value.strip() for name, value in lines.items()}
-    sets = sha256(fields.get("flags", fields.get("Features", "")).encode()).hexdigest()[:8]
-    return f"{fields.get('model name', platform.machine())} {sets}"
+LOG = logging.getLogger(__name__)
 
 
 def cache_file() -> Path:
@@ -60,6 +54,10 @@ class AutoEngine:
     def __init__(self, engines: Sequence[Any], graphs: Path | None, threads: int) -> None:
         self.engines = {engine.name: engine for engine in engines}
         self.graphs, self.threads = graphs, threads
+        self.reference: Reference | None = None
+        """What an engine is held against before it runs a segment."""
+        self.refused: dict[str, str] = {}
+        """Engines that were refused for a segment, with the first reason."""
         self._chosen: dict[tuple[int, Precision], Engine] = {}
         self._lock = Lock()
 
@@ -88,21 +86,44 @@ class AutoEngine:
         return " / ".join(sorted(ways or {e.executed(precision) for e in self.engines.values()}))
 
     def _probe(self, segment: int, precision: Precision, state: np.ndarray) -> Engine:
-        if len(self.engines) == 1:
-            return next(iter(self.engines.values()))
         graph = self.graphs and self.graphs / graph_name(
             segment, Precision("fp32") if precision.is_float else precision
         )
-        if graph is None or not graph.is_file():
-            return self.engines["torch"]
-        key = f"{cpu_model()}; {self.version}; threads {self.threads}; {precision} {file_digest(graph)}"
-        remembered = _remembered()
-        if (name := remembered.get(key)) not in self.engines:
-            sample = np.resize(state, (BATCH, *state.shape[1:]))
-            seconds = {n: least_seconds(e, segment, precision, sample) for n, e in self.engines.items()}
-            name = min(sorted(seconds), key=seconds.__getitem__)
+        if len(self.engines) == 1 or graph is None or not graph.is_file():
+            return self._held(self.engines["torch"], segment, precision)
+        ways = ", ".join(f"{name} {engine.executed(precision)}" for name, engine in self.engines.items())
+        key = f"{cpu_model()}; {self.version}; threads {self.threads}; {ways}; {precision} {file_digest(graph)}"
+        name = _remembered().get(key)
+        if name is None or name not in self.engines or not self._agrees(name, segment, precision):
+            name = self._fastest(segment, precision, state)
             _remember(key, name)
         return self.engines[name]
+
+    def _fastest(self, segment: int, precision: Precision, state: np.ndarray) -> str:
+        """The name of the fastest engine that agrees; raises DisagreementError where not even PyTorch does."""
+        names = [name for name in self.engines if self._agrees(name, segment, precision)]
+        if not names:
+            raise DisagreementError(self.refused["torch"])
+        given = state if self.reference is None else self.reference.before(segment)
+        sample = np.resize(given, (BATCH, *state.shape[1:]))
+        seconds = {name: least_seconds(self.engines[name], segment, precision, sample) for name in names}
+        return min(sorted(seconds), key=seconds.__getitem__)
+
+    def _held(self, engine: Engine, segment: int, precision: Precision) -> Engine:
+        """The engine; raises DisagreementError where it is further from the reference than is allowed."""
+        if self.reference is not None:
+            self.reference.check_step(engine, segment, precision)
+        return engine
+
+    def _agrees(self, name: str, segment: int, precision: Precision) -> bool:
+        try:
+            self._held(self.engines[name], segment, precision)
+        except DisagreementError as error:
+            if name not in self.refused:
+                self.refused[name] = str(error)
+                LOG.warning("%s. Engine auto goes on with another.", error)
+            return False
+        return True
 
 
 def _remembered() -> dict[str, str]:

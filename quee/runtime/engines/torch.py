@@ -36,6 +36,11 @@ class TorchEngine:
     def version(self) -> str:
         return str(torch.__version__)
 
+    @property
+    def threads(self) -> int:
+        """PyTorch's own setting, which engines leave alone."""
+        return torch.get_num_threads()
+
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
         with torch.inference_mode():
             after = self.backbone.run(segment, precision, torch.from_numpy(state).to(self.device)).cpu()

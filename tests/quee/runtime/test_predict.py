@@ -17,6 +17,7 @@ from quee.errors import UsageError
 from quee.runtime import AdaptiveClassifier, Options
 from quee.runtime import scoring as module
 from quee.runtime.inputs import Inputs
+from quee.runtime.manifest import FORMAT
 from quee.runtime.scoring import SCHEMA, score, score_to_parquet
 
 
@@ -256,7 +257,7 @@ def test_verify_tells_good_from_bad(bundle, tmp_path, capsys) -> None:
     assert "good" in capsys.readouterr().out
     assert run("verify", bundle, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["format"] == 2 and facts["digest"] == json.loads((bundle / "bundle.json").read_text())["digest"]
+    assert facts["format"] == FORMAT and facts["digest"] == json.loads((bundle / "bundle.json").read_text())["digest"]
     assert run("verify", tmp_path) == 4
     assert "missing file" in capsys.readouterr().err
     assert run("predict", tmp_path / "none", "x.png") == 2  # images are looked at first: they cost nothing

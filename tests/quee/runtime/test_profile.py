@@ -16,7 +16,7 @@ from quee.paths import PathTree
 from quee.precision import Precision
 from quee.runtime import load_bundle
 from quee.runtime.classifier import TIMED
-from quee.runtime.profile import Profile, Timing, measure, profile_path, read_profile
+from quee.runtime.profile import Profile, Timing, measure, profile_of, profile_path, read_profile
 from quee.runtime.timed import FILE as VALIDATION
 from quee.runtime.timed import read_validation, write_validation
 
@@ -74,7 +74,7 @@ def timed(bundle: Path, monkeypatch):
         for batch in (1, 8, 64)
     ]
     decisions = [Timing(g, "", "fp32", b, 1e-3 * b) for g in range(1, classifier.tree.segments) for b in (1, 8, 64)]
-    classifier.profile = Profile(classifier.digest, "torch", "1", 1, "here", (*timings, *decisions))
+    classifier.profile = profile_of(classifier.digest, classifier.engine, (*timings, *decisions))
     return classifier
 
 
@@ -105,13 +105,35 @@ def test_bad_budgets_of_time_are_refused(timed, images, options) -> None:
         timed.route(images[0][:2], **options)
 
 
-def test_a_budget_of_time_takes_a_profile_of_this_engine(timed, images) -> None:
-    timed.profile = replace(timed.profile, engine="openvino")
-    with pytest.raises(UsageError, match="openvino"):
-        timed.route(images[0][:2], latency_ms=1.0)
+def test_a_budget_of_time_takes_a_profile(timed, images) -> None:
     timed.profile = None
     with pytest.raises(UsageError, match="quee profile"):
         timed.route(images[0][:2], latency_ms=1.0)
+
+
+ELSEWHERE = {
+    "another engine": ({"engine": "openvino"}, "engine openvino"),
+    "another version of the engine": ({"version": "0.1"}, r"engine torch 0\.1 \(here torch"),
+    "another number of threads": ({"threads": 97}, r"threads 97 \(here"),
+    "another CPU": ({"machine": "Z80"}, r"CPU Z80 \(here"),
+    "another version of quee": ({"quee": "0.0.1"}, r"quee 0\.0\.1 \(here"),
+    "a version of quee that did not say which": ({"quee": ""}, r"quee unknown \(here"),
+}
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+def test_a_profile_measured_elsewhere_is_refused_with_what_differs(timed, images, where: str) -> None:
+    changes, said = ELSEWHERE[where]
+    timed.profile = replace(timed.profile, **changes)
+    with pytest.raises(UsageError, match=f"measured elsewhere: .*{said}"):
+        timed.route(images[0][:2], latency_ms=1.0)
+    timed.route(images[0][:2], budget=0.3)  # which takes no profile
+
+
+def test_a_profile_says_with_how_many_threads_it_was_measured(classifier) -> None:
+    import torch
+
+    assert profile_of("", classifier.engine, ()).threads == torch.get_num_threads()
 
 
 def test_what_is_measured_is_every_segment_precision_and_batch(classifier) -> None:

@@ -82,6 +82,18 @@ def test_an_exported_step_is_that_of_torch_up_to_rounding(view, images, folder, 
         assert (found.log_probs.argmax(1) == wanted.log_probs.argmax(1)).mean() > 0.98
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_integers_in_floats_are_those_of_torch_too(view, images, folder, name) -> None:
+    """What runs where integer kernels saturate, on whatever CPU this is."""
+    engine, reference, precision = opened(name, view, folder), open_engine("torch", view), Precision("w8a8")
+    engine.exact = False
+    assert engine.executed(precision) == "fp32 (emulated)"
+    for segment, state in along(view, images, precision):
+        wanted, found = reference.run(segment, precision, state), engine.run(segment, precision, state)
+        assert np.median(np.abs(found.log_probs - wanted.log_probs)) < 1e-5
+        assert np.abs(found.features - wanted.features).mean() < 2e-3
+
+
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("name", [*ENGINES, "openvino, large"])
 def test_an_engines_results_do_not_depend_on_the_batch(view, images, folder, name, precision, monkeypatch) -> None:
@@ -129,24 +141,28 @@ def test_sizes_not_compiled_for_are_padded_to_the_next(view, images, folder) -> 
     assert set(map(id, engine._runs.values())) == compiled
 
 
-def test_openvino_runs_weights_by_integer_kernels(view, folder) -> None:
+def test_openvino_runs_weights_by_integer_kernels_where_they_are_exact(view, folder) -> None:
     engine, precision = opened("openvino", view, folder), Precision("w8a8")
     for segment in range(1, view.backbone.segments + 1):
-        compiled = engine.compile(folder / graph_name(segment, precision), precision)
+        compiled = engine.compiled(engine.graph(folder / graph_name(segment, precision)), precision)
         facts = [op.get_rt_info() for op in compiled.get_runtime_model().get_ordered_ops()]
         products = [f for f in facts if str(f["layerType"].astype(str)) in ("FullyConnected", "Convolution")]
         whole = [f for f in products if str(f["runtimePrecision"].astype(str)) in ("u8", "i8")]
         # 4 linear layers in each block, the gate's two or the head's two.
-        assert len(products) >= 4 and len(whole) / len(products) > 0.8
+        assert len(products) >= 4
+        assert len(whole) / len(products) > 0.8 if engine.exact else not whole
 
 
-def test_onnx_runtime_runs_weights_by_integer_kernels(view, folder, tmp_path: Path) -> None:
+def test_onnx_runtime_runs_weights_by_integer_kernels_where_they_are_exact(view, folder, tmp_path: Path) -> None:
     import onnx
 
     engine, precision = opened("onnxruntime", view, folder), Precision("w8a8")
     for segment in range(1, view.backbone.segments + 1):
-        engine.session(folder / graph_name(segment, precision), tmp_path / "optimised.onnx")
+        engine.session(engine.graph(folder / graph_name(segment, precision)), tmp_path / "optimised.onnx")
         kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+        if not engine.exact:
+            assert not any("Integer" in kind or "QLinear" in kind for kind in kinds)
+            continue
         assert kinds.count("MatMulIntegerToFloat") + kinds.count("QLinearMatMul") >= 4
         assert kinds.count("MatMulNBits") == 0  # would round activations once more
 
@@ -154,8 +170,8 @@ def test_onnx_runtime_runs_weights_by_integer_kernels(view, folder, tmp_path: Pa
 def test_what_no_kernel_executes_is_called_emulated(view, folder) -> None:
     for name in ENGINES:
         engine = opened(name, view, folder)
-        assert engine.executed(Precision("w8a8")) == "int8"
-        assert engine.executed(Precision("w4a4")) == "int8 (emulated)"
+        assert engine.executed(Precision("w8a8")) == ("int8" if engine.exact else "fp32 (emulated)")
+        assert engine.executed(Precision("w4a4")) == ("int8 (emulated)" if engine.exact else "fp32 (emulated)")
         assert engine.executed(Precision("fp32")) == "fp32"
         assert engine.executed(Precision("bf16")) in ("bf16", "fp32 (emulated)")
     assert open_engine("torch", view).executed(Precision("w8a8")) == "fp32 (emulated)"

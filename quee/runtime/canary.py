@@ -1,0 +1,227 @@
+"""A bundle's canary: a few images with what the reference makes of them, which every engine is held against.
+
+The reference is PyTorch, which computes what the simulation computes. Kept are prepared images from the validation
+split; the states before each segment, along the tree's highest precision; what every segment at every precision makes of
+these; and the paths and answers of the whole classifier at a few operating points. An engine that is further from them
+than `quee.runtime.margin` allows is refused.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quee.errors import DisagreementError, IntegrityError
+from quee.io import read_tensors
+from quee.paths import PathTree
+from quee.policies import FittedQ, Plan
+from quee.precision import Precision
+from quee.runtime.engines.base import Engine, Step
+from quee.runtime.executor import Executor
+from quee.runtime.machine import cpu_model
+from quee.runtime.manifest import CANARY
+from quee.runtime.margin import QUANTILE, allowed_flips, margin_of, margin_of_paths
+from quee.runtime.routes import Routes, gap, routes
+
+NUMBERS = 256
+"""Numbers kept of a state, evenly spread over it."""
+_PATHS = ("trade_off", "first", "node", "label", "lead", "features")
+"""What is kept of the paths."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far an engine's step is from the reference's, for three quarters of the images at most."""
+
+    what: str
+    """`states`, `log-probabilities` or `features`."""
+    found: float
+    allowed: float
+
+    @property
+    def excess(self) -> float:
+        return self.found / self.allowed if np.isfinite(self.found) else float("inf")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near an engine came to the reference."""
+
+    paths: int
+    """How many were compared."""
+    differing: int
+    step: str
+    """The step that came nearest to its margin."""
+    what: str
+    found: float
+    allowed: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.differing} of {self.paths} paths differ; at most {self.what} of {self.step} {self.found:.1e} apart "
+            f"({self.allowed:g} allowed)"
+        )
+
+
+def steps_of(tree: PathTree) -> list[tuple[int, Precision]]:
+    """Every segment, from 1, with each precision that a considered path runs it at."""
+    return sorted({(len(path), path[-1]) for path in tree.paths}, key=lambda step: (step[0], str(step[1])))
+
+
+class Canary:
+    """What `write_canary` kept. The arrays are read once, and not changed."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays = arrays
+        self.images: np.ndarray = arrays["before.1"].astype(np.float32)
+        self.trade_offs, self.first, *kept = (arrays[f"path.{name}"] for name in _PATHS)
+        self.routes = Routes(*kept)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Canary | None":
+        """The canary of a bundle; None where it has none, as before format 3. Raises IntegrityError for a damaged one."""
+        path = folder / CANARY
+        if not path.is_file():
+            return None
+        arrays = read_tensors(path)
+        if absent := sorted({"before.1", *(f"path.{name}" for name in _PATHS)} - set(arrays)):
+            raise IntegrityError(f"{path}: {absent[0]} is missing")
+        return cls(arrays)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def before(self, segment: int) -> np.ndarray:
+        """The states (n, …) that a segment is held against, float32; images before segment 1."""
+        return self.arrays[f"before.{segment}"].astype(np.float32)
+
+    def fault(self, tree: PathTree, image: tuple[int, ...], classes: int, features: int) -> str:
+        """What does not fit a bundle's tree and networks, or nothing."""
+        n, k, last = len(self), len(self.trade_offs), tree.segments
+        befores = {f"before.{segment}" for segment in range(1, last + 1)}
+        if absent := sorted(befores - set(self.arrays)):
+            return f"{absent[0]} is missing"
+        by_path: dict[str, tuple[int, ...]] = dict.fromkeys(("node", "label", "lead"), (k, n))
+        by_path |= {"first": (k,), "trade_off": (k,), "features": (k, n, last * features)}
+        wanted = {"before.1": (n, *image), **{f"path.{name}": by_path[name] for name in _PATHS}}
+        for segment, precision in steps_of(tree):
+            name = step_name(segment, precision)
+            wanted |= {f"{name}.log_probs": (n, classes), f"{name}.features": (n, features)}
+            if segment < last:
+                wanted[f"{name}.state"] = (n, min(NUMBERS, self.arrays[f"before.{segment + 1}"][0].size))
+        odd = [name for name, shape in wanted.items() if name not in self.arrays or self.arrays[name].shape != shape]
+        odd += sorted(set(self.arrays) - set(wanted) - befores)
+        odd += sorted(name for name in befores if len(self.arrays[name]) != n)
+        if odd or not n or not k:
+            return f"{odd[0] if odd else 'images'} missing, left over or of another shape"
+        inside = ((self.routes.node >= 0) & (self.routes.node < len(tree))).all()
+        begins = {b for b, node in enumerate(tree.children[-1]) if node >= 0}
+        return "" if inside and set(self.first.tolist()) <= begins else "its paths are not in the tree"
+
+    def difference(self, engine: Engine, segment: int, precision: Precision) -> Difference:
+        """The worst of an engine's differences in a step, beside what is allowed."""
+        name, margin = step_name(segment, precision), margin_of(precision)
+        found = engine.run(segment, precision, self.before(segment))
+        kept = {key: self.arrays[f"{name}.{key}"].astype(float) for key in ("log_probs", "features")}
+        by_kind = {
+            "log-probabilities": (np.abs(found.log_probs - kept["log_probs"]).max(axis=1), margin.seen),
+            "features": (
+                np.abs(found.features - kept["features"]).max(axis=1)
+                / np.maximum(1.0, np.abs(kept["features"]).max(axis=1)),
+                margin.seen,
+            ),
+        }
+        if found.state is not None:
+            state = self.arrays[f"{name}.state"].astype(float)
+            norm = np.maximum(np.linalg.norm(state, axis=1), np.finfo(np.float32).tiny)
+            by_kind["states"] = (np.linalg.norm(spread(found.state) - state, axis=1) / norm, margin.state)
+        differences = [Difference(kind, _typical(values), allowed) for kind, (values, allowed) in by_kind.items()]
+        return max(differences, key=lambda difference: difference.excess)
+
+    def check(self, executor: Executor, policy: Plan | FittedQ) -> Agreement:
+        """Hold an executor's engine against all of this; raises DisagreementError."""
+        found = {step: self.check_step(executor.engine, *step) for step in steps_of(policy.tree)}
+        segment, precision = max(found, key=lambda step: found[step].excess)
+        worst, differing = found[segment, precision], self.check_paths(executor, policy)
+        step = f"segment {segment} at {precision}"
+        return Agreement(self.routes.node.size, differing, step, worst.what, worst.found, worst.allowed)
+
+    def check_step(self, engine: Engine, segment: int, precision: Precision) -> Difference:
+        """The difference of a step; raises DisagreementError when it is above what is allowed."""
+        difference = self.difference(engine, segment, precision)
+        if difference.excess > 1:
+            raise refusal(
+                engine,
+                f"segment {segment} at {precision}, {difference.what} {difference.found:.2g} apart for a quarter of "
+                f"{len(self)} images (allowed: {difference.allowed:g})",
+            )
+        return difference
+
+    def check_paths(self, executor: Executor, policy: Plan | FittedQ) -> int:
+        """How many of the images' paths differ, all of them near ties.
+
+        Raises DisagreementError where more do than chance explains, or where one is no near tie.
+        """
+        tree = policy.tree
+        margin = margin_of_paths(tree.precisions)
+        whole = Executor(_Whole(executor.engine, len(self)), executor.policy, executor.costs, executor.features)
+        found = routes(whole, self.images, self.trade_offs, self.first)
+        kept = self.routes
+        parted, widest = np.argwhere(found.node != kept.node), 0.0
+        for k, i in parted.tolist():
+            expected = int(kept.node[k, i])
+            features = np.zeros((len(tree), executor.features), np.float32)
+            lineage = tree.lineage(expected)
+            features[lineage] = kept.features[k, i].reshape(tree.segments, -1)[: len(lineage)]
+            own = gap(policy, expected, int(found.node[k, i]), features, float(self.trade_offs[k]))
+            widest = max(widest, own)
+        other = (found.node == kept.node) & (found.label != kept.label)
+        widest = max(widest, float(kept.lead[other].max(initial=0.0)))
+        limit = allowed_flips(found.node.size, margin.paths)
+        if len(parted) > limit or widest > margin.tie:
+            raise refusal(
+                executor.engine,
+                f"{len(parted)} of {found.node.size} paths differ, the steps by up to {widest:.2g} in value (allowed: "
+                f"{limit} paths, {margin.tie:g})",
+            )
+        return len(parted)
+
+
+class _Whole:
+    """An engine that is always given as many samples, the first repeated: nothing is compiled for smaller groups."""
+
+    def __init__(self, engine: Engine, size: int) -> None:
+        self.name, self.version, self.threads = engine.name, engine.version, engine.threads
+        self.engine, self.size = engine, size
+
+    def executed(self, precision: Precision) -> str:
+        return self.engine.executed(precision)
+
+    def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
+        n = len(state)
+        filled = np.concatenate([state, np.repeat(state[:1], self.size - n, axis=0)])
+        step = self.engine.run(segment, precision, filled)
+        return Step(None if step.state is None else step.state[:n], step.log_probs[:n], step.features[:n])
+
+
+def refusal(engine: Engine, reason: str) -> DisagreementError:
+    """Why an engine is not taken, and what to take instead."""
+    advice = "make the bundle anew on this machine" if engine.name == "torch" else "take engine auto, or torch"
+    return DisagreementError(
+        f"engine {engine.name} {engine.version} disagrees with the bundle's reference: {reason}; {advice}. CPU: {cpu_model()}"
+    )
+
+
+def step_name(segment: int, precision: Precision) -> str:
+    return f"{precision}.segment{segment}"
+
+
+def spread(state: np.ndarray) -> np.ndarray:
+    """(n, …) to (n, at most NUMBERS), evenly spread over a sample's state."""
+    flat = state.reshape(len(state), -1)
+    return flat[:, np.unique(np.linspace(0, flat.shape[1] - 1, NUMBERS).round().astype(int))]
+
+
+def _typical(values: np.ndarray) -> float:
+    """What the differences (n,) of three quarters of the images do not exceed; infinite where any is not finite."""
+    return float(np.quantile(values, QUANTILE)) if np.isfinite(values).all() else float("inf")

@@ -1,0 +1,228 @@
+"""Integer products that are exact on every CPU.
+
+CPUs without VNNI add pairs of 8-bit products in 16 bits, where 2 · 255 · 127 saturates. `are_exact` measures what an
+engine's integer kernels do with such products. `in_floats` rewrites a graph for engines whose kernels saturate: its
+integers are held in float32 and multiplied there, which is exact while sums stay within 2^24; longer reductions are split.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+
+EXACT = 1 << 24
+"""Integers up to here are exact in float32."""
+WIDTH = 96
+"""Terms of the products that are measured."""
+ROWS = (1, 32)
+"""Samples of the products that are measured: engines have kernels of their own for single rows."""
+_OPSET = 17
+_PRODUCTS = ("Conv", "MatMul")
+
+
+@dataclass(frozen=True)
+class _Integers:
+    """What a DequantizeLinear stands for: integers, held in floats, times a scale."""
+
+    name: str
+    scale: np.ndarray
+    """A scalar for activations, (channels,) for weights."""
+    largest: int
+    """Largest magnitude an integer can have."""
+    values: np.ndarray | None = None
+    """The integers themselves, where they are weights."""
+    shape: tuple[int, ...] = ()
+    """The scale's, beside the weights."""
+
+
+def in_floats(graph: bytes) -> bytes:
+    """The ONNX model in which no integer is quantized or multiplied as one; the same numbers, on any CPU.
+
+    A product of dequantized factors becomes a product of their integers, and is rescaled afterwards.
+    """
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    _Floats(model.graph).rewrite()
+    return cast(bytes, model.SerializeToString(deterministic=True))
+
+
+class _Floats:
+    """Rewrites one graph in place."""
+
+    def __init__(self, graph: Any) -> None:
+        from onnx import numpy_helper
+
+        self.graph = graph
+        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        self.value: Callable[[str], np.ndarray] = lambda name: numpy_helper.to_array(self.weights[name])
+        self.source: dict[str, str] = {}
+        """Output of a QuantizeLinear to its input."""
+        self.found: dict[str, _Integers] = {}
+        """Output of a DequantizeLinear to what it stands for."""
+        self.nodes: list[Any] = []
+
+    def rewrite(self) -> None:
+        for node in self.graph.node:
+            if node.op_type == "QuantizeLinear":
+                self.source[node.output[0]] = node.input[0]
+            elif node.op_type == "DequantizeLinear":
+                self.found[node.output[0]] = self._integers(node)
+            elif node.op_type in _PRODUCTS and self._is_product(*node.input[:2]):
+                self._product(node)
+            else:
+                for name in node.input:
+                    self._dequantize(name)
+                self.nodes.append(node)
+        for output in self.graph.output:
+            self._dequantize(output.name)
+        read = {name for node in self.nodes for name in node.input}
+        kept = [tensor for name, tensor in self.weights.items() if name in read]
+        del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
+        self.graph.node.extend(self.nodes)
+        self.graph.initializer.extend(kept)
+
+    def _is_product(self, first: str, second: str) -> bool:
+        """Whether both factors are integers, weights the second."""
+        return second in self.found and first in self.found and self.found[first].values is None
+
+    def _constant(self, name: str, value: Any) -> str:
+        from onnx import numpy_helper
+
+        if name not in self.weights:
+            self.weights[name] = numpy_helper.from_array(np.asarray(value), name)
+        return name
+
+    def _add(self, kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> str:
+        from onnx import helper
+
+        if not any(outputs[0] in node.output for node in self.nodes):
+            self.nodes.append(helper.make_node(kind, inputs, outputs, **attributes))
+        return outputs[0]
+
+    def _integers(self, node: Any) -> _Integers:
+        given, scale, zero = node.input[0], self.value(node.input[1]), self.value(node.input[2])
+        name = f"{given}.integers"
+        if given in self.weights:
+            values = self.value(given).astype(np.float32)
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+            shape = tuple(-1 if own == axis else 1 for own in range(values.ndim))
+            values -= zero.astype(np.float32).reshape(shape)
+            return _Integers(self._constant(name, values), scale, int(np.abs(values).max(initial=0)), values, shape)
+        low, high = float(-int(zero)), float(255 - int(zero))
+        divided = self._add("Div", [self.source[given], node.input[1]], [f"{given}.divided"])
+        rounded = self._add("Round", [divided], [f"{given}.rounded"])
+        ends = [self._constant(f"{given}.{end}", np.float32(v)) for end, v in (("low", low), ("high", high))]
+        return _Integers(self._add("Clip", [rounded, *ends], [name]), scale, int(max(-low, high)))
+
+    def _dequantize(self, name: str) -> None:
+        """Write out, for whatever is no product, what a DequantizeLinear gave."""
+        if (found := self.found.get(name)) is not None:
+            scale = self._constant(f"{name}.scale", found.scale.reshape(found.shape))
+            self._add("Mul", [found.name, scale], [name])
+
+    def _product(self, node: Any) -> None:
+        a, b = (self.found[name] for name in node.input[:2])
+        output, conv = node.output[0], node.op_type == "Conv"
+        attributes = {attribute.name: _attribute(attribute) for attribute in node.attribute}
+        sizes = _parts(a, b, conv)
+        if len(sizes) == 1:
+            total = self._add(node.op_type, [a.name, b.name], [f"{output}.sum"], **attributes)
+        else:
+            ways = [self._split(f"{output}.{i}", f, sizes, axis) for i, (f, axis) in enumerate(_axes(a, b, conv))]
+            sums = [
+                self._add(node.op_type, list(pair), [f"{output}.sum{i}"], **attributes)
+                for i, pair in enumerate(zip(*ways, strict=True))
+            ]
+            total = sums[0]
+            for i, other in enumerate(sums[1:], 1):
+                total = self._add("Add", [total, other], [f"{output}.upto{i}"])
+        bias = node.input[2:]
+        shape = (-1, 1, 1) if conv else (-1,)
+        scale = np.atleast_1d(np.asarray(a.scale * b.scale)).reshape(shape)
+        scaled = [f"{output}.scaled"] if bias else [output]
+        self._add("Mul", [total, self._constant(f"{output}.scale", scale)], scaled)
+        if bias:
+            added = self._constant(f"{bias[0]}.shaped", self.value(bias[0]).reshape(shape))
+            self._add("Add", [*scaled, added], [output])
+
+    def _split(self, name: str, factor: _Integers, sizes: list[int], axis: int) -> list[str]:
+        names = [f"{name}.part{i}" for i in range(len(sizes))]
+        lengths = self._constant(f"{name}.sizes", np.array(sizes, np.int64))
+        self._add("Split", [factor.name, lengths], names, axis=axis)
+        return names
+
+
+def _attribute(attribute: Any) -> Any:
+    from onnx import helper
+
+    return helper.get_attribute_value(attribute)
+
+
+def _axes(a: _Integers, b: _Integers, conv: bool) -> tuple[tuple[_Integers, int], tuple[_Integers, int]]:
+    """The factors with the axes along which their product is summed."""
+    return ((a, 1), (b, 1)) if conv else ((a, -1), (b, -2))
+
+
+def _parts(a: _Integers, b: _Integers, conv: bool) -> list[int]:
+    """Sizes of the parts of the reduction whose sums stay exact, whatever the activations; one part where all do."""
+    if b.values is None:  # activations on both sides: heads are narrow, and their width is not known here
+        return [0]
+    by_term = np.abs(b.values).sum(axis=(2, 3)).T if conv else np.abs(b.values)  # (terms, outputs)
+    width, parts = len(by_term), 1
+    while parts < width:
+        ends = np.linspace(0, width, parts + 1).astype(int)
+        if max(by_term[i:j].sum(axis=0).max() for i, j in pairwise(ends)) * a.largest <= EXACT:
+            break
+        parts += 1
+    return np.diff(np.linspace(0, width, parts + 1).astype(int)).tolist()  # type: ignore[no-any-return]
+
+
+def products(conv: bool) -> tuple[bytes, np.ndarray]:
+    """A graph of one layer of extreme 8-bit integers, and its weights (WIDTH, outputs).
+
+    Its input `x`, (n, WIDTH) or (n, WIDTH, 1, 2) for a convolution, holds integers from 0 to 255 as floats.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.random.default_rng(0).choice(np.array([-127, -90, 3, 101, 127], np.int8), (WIDTH, 64))
+    weights[:, 0] = 127  # the largest sums there are
+    arrays = {
+        "scale": np.float32(1),
+        "zero": np.uint8(0),
+        "weight": np.ascontiguousarray(weights.T).reshape(64, WIDTH, 1, 1) if conv else weights,
+        "scales": np.ones(64, np.float32),
+        "zeros": np.zeros(64, np.int8),
+    }
+    kind, axis = ("Conv", 0) if conv else ("MatMul", 1)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["a"]),
+        helper.make_node("DequantizeLinear", ["weight", "scales", "zeros"], ["b"], axis=axis),
+        helper.make_node(kind, ["a", "b"], ["y"]),
+    ]
+    rest = (1, 2) if conv else ()
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ("n", width, *rest))
+        for name, width in (("x", WIDTH), ("y", 64))
+    ]
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in arrays.items()]
+    graph = helper.make_graph(nodes, "products", values[:1], values[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+    return cast(bytes, model.SerializeToString(deterministic=True)), weights
+
+
+def are_exact(run: Callable[[bytes, np.ndarray], np.ndarray]) -> bool:
+    """Whether an engine's integer kernels add up without loss; `run(graph, x)` executes a graph."""
+    for conv in (False, True):
+        graph, weights = products(conv)
+        for rows in ROWS:
+            x = np.random.default_rng(rows).choice(np.array([0.0, 200.0, 255.0], np.float32), (rows, WIDTH))
+            x[0] = 255.0
+            found = run(graph, np.repeat(x[:, :, None, None], 2, axis=3) if conv else x)
+            wanted = x.astype(np.int64) @ weights.astype(np.int64)
+            if not np.array_equal(found[..., 0, 0] if conv else found, wanted):
+                return False
+    return True

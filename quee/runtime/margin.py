@@ -1,0 +1,66 @@
+"""How far an engine may be from the reference, by number format: the one place that says it.
+
+Engines round sums in another order than PyTorch. A value at the edge of two integers may then fall to the other side,
+which moves what follows by about one step of its grid: rarely, and by more where there are fewer bits. So the margins
+hold for three quarters of the samples, and for all samples through the paths they take.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from quee.precision import Precision
+
+QUANTILE = 0.75
+"""The share of samples whose differences are held against a margin."""
+
+
+@dataclass(frozen=True)
+class Margin:
+    """What is allowed between an engine and the reference."""
+
+    state: float
+    """Norm of the difference of a sample's state behind a segment, relative to the state's own."""
+    seen: float
+    """Largest difference in a sample's log-probabilities, and in its state features relative to their largest."""
+    paths: float
+    """Share of samples that take the same path, at least."""
+    tie: float
+    """Where a path parts, the values of the two steps (predicted error + λ · cost) differ by no more; where labels
+    differ at the same exit, neither do the two probabilities."""
+
+
+MARGINS = {
+    "fp32": Margin(state=1e-4, seen=2e-3, paths=0.999, tie=0.01),
+    "fp16": Margin(state=0.01, seen=0.02, paths=0.995, tie=0.01),
+    "bf16": Margin(state=0.05, seen=0.1, paths=0.995, tie=0.03),
+    "w8a8": Margin(state=0.01, seen=0.04, paths=0.999, tie=0.01),
+    "fewer bits": Margin(state=0.06, seen=0.1, paths=0.995, tie=0.03),
+}
+"""By number format; weights or activations of fewer than 8 bits are `fewer bits`."""
+
+
+def margin_of(precision: Precision) -> Margin:
+    return MARGINS.get(precision.name, MARGINS["fewer bits"])
+
+
+def margin_of_paths(precisions: Iterable[Precision]) -> Margin:
+    """The widest of the margins of a path's precisions, each number by itself."""
+    found = [margin_of(precision) for precision in precisions]
+    return Margin(
+        max(m.state for m in found), max(m.seen for m in found), min(m.paths for m in found), max(m.tie for m in found)
+    )
+
+
+def allowed_flips(paths: int, share: float, doubt: float = 1e-4) -> int:
+    """How many of so many paths may differ.
+
+    An engine that keeps the share in the long run is above this with a probability of `doubt` at most.
+    """
+    other = 1 - share
+    chance = total = share**paths
+    flips = 0
+    while 1 - total > doubt and flips < paths:
+        chance *= (paths - flips) / (flips + 1) * other / share
+        flips += 1
+        total += chance
+    return flips

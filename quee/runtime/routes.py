@@ -1,0 +1,64 @@
+"""Which paths images take, beside those that they should: where two paths part, and by how much the steps differed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from quee.policies import EXIT, FittedQ, Plan
+from quee.runtime.executor import Executor, Flight
+
+
+@dataclass(frozen=True)
+class Routes:
+    """What a classifier does with the canary's images (n) at its points (k)."""
+
+    node: np.ndarray
+    """(k, n) where each image leaves."""
+    label: np.ndarray
+    """(k, n)"""
+    lead: np.ndarray
+    """(k, n) probability of the label above that of the second."""
+    features: np.ndarray
+    """(k, n, segments · F) state features of the gates visited; what lies behind the last is 0."""
+
+
+def routes(executor: Executor, images: np.ndarray, trade_offs: np.ndarray, first: np.ndarray) -> Routes:
+    """What becomes of prepared images (n, c, h, w) at trade-offs (k,) behind first steps (k,)."""
+    n = len(images)
+    nodes, labels, leads, features = [], [], [], []
+    for trade_off, step in zip(trade_offs.tolist(), first.tolist(), strict=True):
+        samples = executor.samples(n)
+        samples.features[:] = 0
+        samples.admit(slice(None), np.full(n, trade_off))
+        label, lead = np.empty(n, np.int32), np.empty(n, np.float32)
+
+        def ended(
+            gate: int, slots: np.ndarray, log_probs: np.ndarray, label: np.ndarray = label, lead: np.ndarray = lead
+        ) -> None:
+            label[slots] = log_probs.argmax(axis=1)
+            two = np.exp(np.sort(log_probs, axis=1)[:, -2:])
+            lead[slots] = two[:, -1] - (two[:, 0] if two.shape[1] > 1 else 0.0)
+
+        executor.run(samples, Flight(np.arange(n), images), np.full(n, step), ended)
+        nodes.append(samples.node.astype(np.int32))
+        labels.append(label)
+        leads.append(lead)
+        features.append(samples.features.copy())
+    return Routes(np.stack(nodes), np.stack(labels), np.stack(leads), np.stack(features))
+
+
+def gap(policy: Plan | FittedQ, expected: int, found: int, features: np.ndarray, trade_off: float) -> float:
+    """By how much the steps to two nodes differ in value where their paths part; infinite where they share none.
+
+    `features` (N, F) are a sample's by node, those of the nodes on the way to `expected` at least.
+    """
+    tree = policy.tree
+    a, b = tree.lineage(expected), tree.lineage(found)
+    shared = sum(1 for x, y in zip(a, b, strict=False) if x == y)
+    if not shared:
+        return float("inf")
+    steps = [EXIT if len(path) == shared else int(tree.choice[path[shared]]) for path in (a, b)]
+    here = int(a[shared - 1])
+    table = policy.read(shared, np.array([here]), features[a[:shared]].reshape(1, -1))
+    values = policy.values(table, np.array([trade_off]))[0]
+    return abs(float(values[steps[0] - EXIT] - values[steps[1] - EXIT]))
