@@ -18,7 +18,7 @@ from quee.cost import BitFlops
 from quee.data import open_dataset
 from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
-from quee.execution import MultiPrecisionBackbone, walk_tree
+from quee.execution import MICRO_BATCH, MultiPrecisionBackbone, walk_tree
 from quee.executors import Lanes
 from quee.exits import ExitHeads
 from quee.features import GateView
@@ -68,8 +68,12 @@ class ShardWorker:
         self.images = open_dataset(Path(recipe.data), recipe.dataset, dict(recipe.digests))
         self.transform = Preprocessing.from_timm(self.backbone.models[Precision("fp32")].input)
 
-    def rows(self, ids: np.ndarray, splits: np.ndarray) -> pa.Table:
-        """Rows (sample, node) of the tree and, behind its nodes, of the references."""
+    def rows(self, ids: np.ndarray, splits: np.ndarray, start: int = 0) -> pa.Table:
+        """Rows (sample, node) of the tree and, behind its nodes, of the references.
+
+        `start` is the number of samples before these in the whole.
+        """
+        self.backbone.place = start % MICRO_BATCH
         images = self.images.batch(ids, self.transform)
         labels = self.images.labels[ids]
         columns: list[dict[str, np.ndarray]] = []
@@ -124,10 +128,16 @@ def _worker(recipe: Recipe) -> ShardWorker:
     return ShardWorker(recipe)
 
 
-def compute_shard(recipe: Recipe, ids: np.ndarray, splits: np.ndarray) -> bytes:
-    """A shard of samples as a Parquet file's bytes. Runs in any process; one at a time in each."""
+def sample_shards(recipe: Recipe, ids: np.ndarray, splits: np.ndarray, size: int) -> list[Shard]:
+    """Shards of up to `size` samples each that together are samples `ids` (n,) with their `splits` (n,)."""
+    pieces = [(start, slice(start, start + size)) for start in range(0, len(ids), size)]
+    return [Shard(f"shard-{start:09d}", compute_shard, (recipe, ids[rows], splits[rows], start)) for start, rows in pieces]
+
+
+def compute_shard(recipe: Recipe, ids: np.ndarray, splits: np.ndarray, start: int) -> bytes:
+    """A shard of samples, behind `start` others, as a Parquet file's bytes. Runs in any process; one at a time in each."""
     with alone():
-        table = _worker(recipe).rows(ids, splits)
+        table = _worker(recipe).rows(ids, splits, start)
     sink = pa.BufferOutputStream()
     with table_writer(sink, table.schema) as writer:
         writer.write_table(table)
@@ -147,8 +157,7 @@ def build_cache(
 
     `ids` (n,) sorted sample ids and their `splits` (n,). Finished shards are not computed again.
     """
-    pieces = [slice(start, start + shard_size) for start in range(0, len(ids), shard_size)]
-    shards = [Shard(f"shard-{rows.start:09d}", compute_shard, (recipe, ids[rows], splits[rows])) for rows in pieces]
+    shards = sample_shards(recipe, ids, splits, shard_size)
     run_shards(shards, store, lanes, "feature cache")
     nodes = len(recipe.paths)
     _publish(read_shards(shards, store), out, nodes, "part", lambda node: node < nodes)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from quee.cost import bitflops
 from quee.errors import QueeError
-from quee.execution import MultiPrecisionBackbone, draw_prefixes, padded
+from quee.execution import MultiPrecisionBackbone, draw_prefixes
 from quee.experiment import Exits
 from quee.io import read_tensors, write_tensors
 from quee.precision import Precision
@@ -77,7 +77,7 @@ class ExitHeads:
         head = self.heads[gate - 1]
         if head.linear is None or head.quantized is None:
             return backbone.classify(precision, state)
-        return padded(head.linear, pooled) if precision.is_float else head.quantized(pooled)
+        return backbone.padded(head.linear, pooled) if precision.is_float else head.quantized(pooled)
 
     def head_bitflops(self, gate: int, precision: Precision) -> float:
         """BitFLOPs of the linear layer at a gate before the last."""
