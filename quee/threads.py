@@ -11,6 +11,13 @@ SMALL_MACS = 10_000_000
 _COMPUTING = Lock()
 
 
+def cores() -> int:
+    """How many cores this process may use: those of its affinity and within its control group's quota, at least one."""
+    from joblib import cpu_count  # takes half a second to import
+
+    return int(cpu_count())
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """For matrices so small that more threads cost more than they bring; nor do the last bits depend on their number."""
