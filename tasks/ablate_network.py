@@ -113,7 +113,8 @@ def _run(
     whole = scale.place(folder / "shards", "ablate", digest)
     shards = sample_shards(recipe, samples.sample_id, samples.split, scale.shard_size)
     place = whole / f"shards-{scale.shard_size}"
-    run_shards(shards, place, scale.lanes(), f"network for {stage.name}: {_title(variant)}")
+    lanes = scale.lanes(features.multiply_adds(stage, recipe, len(samples)))
+    run_shards(shards, place, lanes, f"network for {stage.name}: {_title(variant)}")
     own = computed(read_shards(shards, place), run, known)
     store.write(digest, own, {})
     whole.discard()
