@@ -4,7 +4,7 @@ Work is cut into shards of samples, computed by any number of workers and kept a
 published have a fixed number of rows, so that their bytes depend on neither.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -160,36 +160,45 @@ def build_cache(
     shards = sample_shards(recipe, ids, splits, shard_size)
     run_shards(shards, store, lanes, "feature cache")
     nodes = len(recipe.paths)
-    _publish(read_shards(shards, store), out, nodes, "part", lambda node: node < nodes)
-    if recipe.references:
-        _publish(read_shards(shards, store), out, nodes, "reference", lambda node: node >= nodes)
+    parts, references = _Parts(out, "part"), _Parts(out, "reference")
+    for data in read_shards(shards, store):
+        table = pq.read_table(pa.BufferReader(data))
+        of_tree = table["node"].to_numpy() < nodes
+        parts.add(table.filter(pa.array(of_tree)))
+        if recipe.references:
+            references.add(table.filter(pa.array(~of_tree)))
+    parts.finish()
+    references.finish()
 
 
-def _publish(shards: Iterable[bytes], out: Path, nodes: int, kind: str, keep: Any) -> None:
-    """Write the shards' rows as parts of PART_ROWS rows each, whatever the shards' size was."""
-    pending: list[pa.Table] = []
-    held, number = 0, 0
+class _Parts:
+    """Rows written as files of PART_ROWS rows each, whatever tables they come in."""
 
-    def flush(rows: int) -> None:
-        nonlocal pending, held, number
-        table = pa.concat_tables(pending).unify_dictionaries().combine_chunks()
+    def __init__(self, out: Path, kind: str) -> None:
+        self.out, self.kind = out, kind
+        self._pending: list[pa.Table] = []
+        self._held = self._number = 0
+
+    def add(self, table: pa.Table) -> None:
+        self._pending.append(table)
+        self._held += len(table)
+        while self._held >= PART_ROWS:
+            self._write(PART_ROWS)
+
+    def finish(self) -> None:
+        """Write what is left."""
+        if self._held:
+            self._write(self._held)
+
+    def _write(self, rows: int) -> None:
+        table = pa.concat_tables(self._pending).unify_dictionaries().combine_chunks()
         part, rest = table.slice(0, rows), table.slice(rows)
         # Encoded anew, so that the dictionary lists what this part holds in the order it is met.
         split = pa.array(part["split"].to_pylist()).dictionary_encode()
         part = part.set_column(1, "split", split).combine_chunks()
-        with table_writer(out / f"{kind}-{number:05d}.parquet", part.schema) as writer:
+        with table_writer(self.out / f"{self.kind}-{self._number:05d}.parquet", part.schema) as writer:
             writer.write_table(part, row_group_size=PART_ROWS)
-        pending, held, number = ([rest] if len(rest) else []), len(rest), number + 1
-
-    for data in shards:
-        table = pq.read_table(pa.BufferReader(data))
-        table = table.filter(pa.array(keep(table["node"].to_numpy())))
-        pending.append(table)
-        held += len(table)
-        while held >= PART_ROWS:
-            flush(PART_ROWS)
-    if held:
-        flush(held)
+        self._pending, self._held, self._number = ([rest] if len(rest) else []), len(rest), self._number + 1
 
 
 def describe_tree(
