@@ -131,7 +131,9 @@ def _worker(recipe: Recipe) -> ShardWorker:
 def sample_shards(recipe: Recipe, ids: np.ndarray, splits: np.ndarray, size: int) -> list[Shard]:
     """Shards of up to `size` samples each that together are samples `ids` (n,) with their `splits` (n,)."""
     pieces = [(start, slice(start, start + size)) for start in range(0, len(ids), size)]
-    return [Shard(f"shard-{start:09d}", compute_shard, (recipe, ids[rows], splits[rows], start)) for start, rows in pieces]
+    return [
+        Shard(f"shard-{start:09d}", compute_shard, (recipe, ids[rows], splits[rows], start)) for start, rows in pieces
+    ]
 
 
 def compute_shard(recipe: Recipe, ids: np.ndarray, splits: np.ndarray, start: int) -> bytes:

@@ -80,7 +80,10 @@ def fit_logistic(
         "gtol": TOLERANCE,
         "ftol": 0.0,
     }
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads or cores(), thread_name_prefix="logistic") as pool:
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(threads or cores(), thread_name_prefix="logistic") as pool,
+    ):
         start = np.zeros(classes * (width + 1))
         found = minimize(objective, start, method="L-BFGS-B", jac=True, callback=after, options=options)
     return Fitted(*_parts(found.x, mean, classes), losses, float(np.abs(found.jac).max()))

@@ -124,10 +124,8 @@ class ShardStore:
 def _files(fs: Any, folder: str, beginning: str = "") -> list[str]:
     """Names of the shards' files, sorted; only those with some beginning where that spares an object store work."""
     try:
-        if beginning and _is(fs, "s3", "gs", "gcs"):
-            paths = fs.find(folder, prefix=beginning)
-        else:
-            paths = fs.ls(folder, detail=False)
+        by_prefix = beginning and _is(fs, "s3", "gs", "gcs")
+        paths = fs.find(folder, prefix=beginning) if by_prefix else fs.ls(folder, detail=False)
     except FileNotFoundError:
         return []
     names = (path.rstrip("/").rpartition("/")[2] for path in paths)

@@ -57,11 +57,12 @@ class Scale:
 
     def lanes(self, macs: float) -> Lanes:
         """Where shards are computed that take so many multiply-adds in all."""
-        executor = self.executor
-        if not self.given and macs / MACS_PER_SECOND * (1 - 1 / self.workers) < START_SECONDS:
-            executor = "inline"
+        executor, workers = self.executor, self.workers
+        if not self.given:
+            saved = macs / MACS_PER_SECOND * (1 - 1 / workers)
+            executor, workers = ("inline", 1) if saved < START_SECONDS else (executor, affordable(workers))
         # Local workers would outlive a killed stage, waiting for work, and keep whoever reads its output waiting too.
-        return EXECUTORS[executor](Workers(self.workers, self.dask, partial(die_with_parent, always=True)))
+        return EXECUTORS[executor](Workers(workers, self.dask, partial(die_with_parent, always=True)))
 
     def store(self, stage: Stage) -> ShardStore:
         """Where the stage's shards are: under a name that covers all that decides them. Removed when it succeeds."""
@@ -104,22 +105,22 @@ def read_scale(environment: dict[str, str] | None = None, file: Path = FILE) -> 
             raise UsageError(f"{where}={text!r}: give a whole number from 1")
         return int(text)
 
-    workers = whole("workers", default_workers())
-    executor = found.get("executor", ("processes" if workers > 1 else "inline", ""))[0]
+    executor = found["executor"][0] if "executor" in found else None
+    workers = whole("workers", cores() if executor in (None, "processes") else 1)
+    executor = executor or ("processes" if workers > 1 else "inline")
     dask, shards = (found[key][0] if key in found else None for key in ("dask", "shards"))
     given = "executor" in found or "workers" in found
     return Scale(executor, workers, dask, shards, whole("shard_size", 64), given)
 
 
-def default_workers() -> int:
-    """As many as there are cores, or fewer where memory is short, which is said."""
-    wanted = cores()
+def affordable(workers: int) -> int:
+    """So many workers, or fewer where memory is short, which is said."""
     free = free_memory()
-    possible = wanted if free is None else max(1, free // WORKER_BYTES)
-    if possible < wanted:
-        print(
-            f"{possible} of {wanted} cores are used: {free / 2**30:.1f} GB of memory are free, a worker may need "
-            f"{WORKER_BYTES / 2**30:.0f} GB (QUEE_WORKERS sets another number)",
-            file=sys.stderr,
-        )
-    return min(wanted, possible)
+    if free is None or (possible := max(1, free // WORKER_BYTES)) >= workers:
+        return workers
+    print(
+        f"{possible} of {workers} cores are used: {free / 2**30:.1f} GB of memory are free, a worker may need "
+        f"{WORKER_BYTES / 2**30:.0f} GB (QUEE_WORKERS sets another number)",
+        file=sys.stderr,
+    )
+    return possible

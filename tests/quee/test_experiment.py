@@ -70,8 +70,16 @@ WRONG = {
     "above the most": ("targets", "{clusters: 1001}", ["targets.clusters", "less than or equal to 1000", "1001"]),
     "not a number": ("exits", "{weight_decay: .nan}", ["exits.weight_decay", "nan"]),
     "infinite": ("exits", "{weight_decay: .inf}", ["exits.weight_decay", "finite", "inf"]),
-    "a setting of former training": ("exits", "{epochs: 60}", ["exits", "epochs", "fitted to the optimum", "leave it out"]),
-    "two settings of former training": ("exits", "{learning_rate: 1, epochs: 2}", ["exits", "epochs and learning_rate"]),
+    "a setting of former training": (
+        "exits",
+        "{epochs: 60}",
+        ["exits", "epochs", "fitted to the optimum", "leave it out"],
+    ),
+    "two settings of former training": (
+        "exits",
+        "{learning_rate: 1, epochs: 2}",
+        ["exits", "epochs and learning_rate"],
+    ),
     "none of the choices": ("exits", "{pooling: max}", ["exits.pooling", "'cls' or 'cls_mean'", "'max'"]),
     "unknown key": (
         "exits",

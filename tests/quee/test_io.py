@@ -186,7 +186,9 @@ def test_a_large_file_is_read_once_as_long_as_it_stays_as_it_is(
     assert len(read) == 3
 
 
-@pytest.mark.parametrize("harm", ["altered in place", "times put back", "replaced", "longer", "note damaged", "note of another"])
+@pytest.mark.parametrize(
+    "harm", ["altered in place", "times put back", "replaced", "longer", "note damaged", "note of another"]
+)
 def test_a_file_that_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(io, "REMEMBERED_BYTES", 10)

@@ -14,7 +14,7 @@ from quee.errors import UsageError
 from quee.executors import Dask, Inline, Processes
 from quee.threads import cores
 from tasks import scale as scales
-from tasks.scale import MACS_PER_SECOND, START_SECONDS, Scale, default_workers, read_scale
+from tasks.scale import MACS_PER_SECOND, START_SECONDS, Scale, affordable, read_scale
 
 MUCH, LITTLE = 100 * START_SECONDS * MACS_PER_SECOND, 0.5 * START_SECONDS * MACS_PER_SECOND
 
@@ -55,10 +55,9 @@ def test_what_was_asked_for_is_done_whatever_the_work(
 def test_workers_are_as_many_as_memory_holds_which_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(scales, "cores", lambda: 16)
     for free, workers in ((64 << 30, 16), (9 << 30, 4), (1 << 20, 1), (None, 16)):
         monkeypatch.setattr(scales, "free_memory", lambda free=free: free)
-        assert default_workers() == workers
+        assert affordable(16) == workers
         said = capsys.readouterr().err
         assert (f"{workers} of 16 cores are used" in said) == (workers < 16)
 
@@ -105,7 +104,7 @@ def test_workers_end_with_the_process_that_started_them_even_under_nohup(tmp_pat
 
 def test_a_variable_wins_over_the_file_and_the_file_over_dasks_own(tmp_path: Path) -> None:
     file = tmp_path / "scale.yaml"
-    file.write_text("executor: dask\ndask: tcp://a:8786\nworkers: 1\nshard_size: 32\nshards: s3://bucket/quee\n")
+    file.write_text("executor: dask\ndask: tcp://a:8786\nshard_size: 32\nshards: s3://bucket/quee\n")
     scale = read_scale({"QUEE_SHARD_SIZE": "16", "DASK_SCHEDULER_ADDRESS": "tcp://c:8786"}, file)
     assert scale == Scale("dask", 1, "tcp://a:8786", "s3://bucket/quee", 16)
     assert read_scale({"QUEE_DASK": "tcp://b:8786"}, file).dask == "tcp://b:8786"
