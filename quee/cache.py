@@ -4,7 +4,7 @@ Work is cut into shards of samples, computed by any number of workers and kept a
 published have a fixed number of rows, so that their bytes depend on neither.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from quee.cost import BitFlops
 from quee.data import open_dataset
 from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
-from quee.execution import MultiPrecisionBackbone, walk_tree
+from quee.execution import MICRO_BATCH, MultiPrecisionBackbone, walk_tree
 from quee.executors import Lanes
 from quee.exits import ExitHeads
 from quee.features import GateView
@@ -68,8 +68,12 @@ class ShardWorker:
         self.images = open_dataset(Path(recipe.data), recipe.dataset, dict(recipe.digests))
         self.transform = Preprocessing.from_timm(self.backbone.models[Precision("fp32")].input)
 
-    def rows(self, ids: np.ndarray, splits: np.ndarray) -> pa.Table:
-        """Rows (sample, node) of the tree and, behind its nodes, of the references."""
+    def rows(self, ids: np.ndarray, splits: np.ndarray, start: int = 0) -> pa.Table:
+        """Rows (sample, node) of the tree and, behind its nodes, of the references.
+
+        `start` is the number of samples before these in the whole.
+        """
+        self.backbone.place = start % MICRO_BATCH
         images = self.images.batch(ids, self.transform)
         labels = self.images.labels[ids]
         columns: list[dict[str, np.ndarray]] = []
@@ -124,10 +128,18 @@ def _worker(recipe: Recipe) -> ShardWorker:
     return ShardWorker(recipe)
 
 
-def compute_shard(recipe: Recipe, ids: np.ndarray, splits: np.ndarray) -> bytes:
-    """A shard of samples as a Parquet file's bytes. Runs in any process; one at a time in each."""
+def sample_shards(recipe: Recipe, ids: np.ndarray, splits: np.ndarray, size: int) -> list[Shard]:
+    """Shards of up to `size` samples each that together are samples `ids` (n,) with their `splits` (n,)."""
+    pieces = [(start, slice(start, start + size)) for start in range(0, len(ids), size)]
+    return [
+        Shard(f"shard-{start:09d}", compute_shard, (recipe, ids[rows], splits[rows], start)) for start, rows in pieces
+    ]
+
+
+def compute_shard(recipe: Recipe, ids: np.ndarray, splits: np.ndarray, start: int) -> bytes:
+    """A shard of samples, behind `start` others, as a Parquet file's bytes. Runs in any process; one at a time in each."""
     with alone():
-        table = _worker(recipe).rows(ids, splits)
+        table = _worker(recipe).rows(ids, splits, start)
     sink = pa.BufferOutputStream()
     with table_writer(sink, table.schema) as writer:
         writer.write_table(table)
@@ -147,40 +159,48 @@ def build_cache(
 
     `ids` (n,) sorted sample ids and their `splits` (n,). Finished shards are not computed again.
     """
-    pieces = [slice(start, start + shard_size) for start in range(0, len(ids), shard_size)]
-    shards = [Shard(f"shard-{rows.start:09d}", compute_shard, (recipe, ids[rows], splits[rows])) for rows in pieces]
+    shards = sample_shards(recipe, ids, splits, shard_size)
     run_shards(shards, store, lanes, "feature cache")
     nodes = len(recipe.paths)
-    _publish(read_shards(shards, store), out, nodes, "part", lambda node: node < nodes)
-    if recipe.references:
-        _publish(read_shards(shards, store), out, nodes, "reference", lambda node: node >= nodes)
+    parts, references = _Parts(out, "part"), _Parts(out, "reference")
+    for data in read_shards(shards, store):
+        table = pq.read_table(pa.BufferReader(data))
+        of_tree = table["node"].to_numpy() < nodes
+        parts.add(table.filter(pa.array(of_tree)))
+        if recipe.references:
+            references.add(table.filter(pa.array(~of_tree)))
+    parts.finish()
+    references.finish()
 
 
-def _publish(shards: Iterable[bytes], out: Path, nodes: int, kind: str, keep: Any) -> None:
-    """Write the shards' rows as parts of PART_ROWS rows each, whatever the shards' size was."""
-    pending: list[pa.Table] = []
-    held, number = 0, 0
+class _Parts:
+    """Rows written as files of PART_ROWS rows each, whatever tables they come in."""
 
-    def flush(rows: int) -> None:
-        nonlocal pending, held, number
-        table = pa.concat_tables(pending).unify_dictionaries().combine_chunks()
+    def __init__(self, out: Path, kind: str) -> None:
+        self.out, self.kind = out, kind
+        self._pending: list[pa.Table] = []
+        self._held = self._number = 0
+
+    def add(self, table: pa.Table) -> None:
+        self._pending.append(table)
+        self._held += len(table)
+        while self._held >= PART_ROWS:
+            self._write(PART_ROWS)
+
+    def finish(self) -> None:
+        """Write what is left."""
+        if self._held:
+            self._write(self._held)
+
+    def _write(self, rows: int) -> None:
+        table = pa.concat_tables(self._pending).unify_dictionaries().combine_chunks()
         part, rest = table.slice(0, rows), table.slice(rows)
         # Encoded anew, so that the dictionary lists what this part holds in the order it is met.
         split = pa.array(part["split"].to_pylist()).dictionary_encode()
         part = part.set_column(1, "split", split).combine_chunks()
-        with table_writer(out / f"{kind}-{number:05d}.parquet", part.schema) as writer:
+        with table_writer(self.out / f"{self.kind}-{self._number:05d}.parquet", part.schema) as writer:
             writer.write_table(part, row_group_size=PART_ROWS)
-        pending, held, number = ([rest] if len(rest) else []), len(rest), number + 1
-
-    for data in shards:
-        table = pq.read_table(pa.BufferReader(data))
-        table = table.filter(pa.array(keep(table["node"].to_numpy())))
-        pending.append(table)
-        held += len(table)
-        while held >= PART_ROWS:
-            flush(PART_ROWS)
-    if held:
-        flush(held)
+        self._pending, self._held, self._number = ([rest] if len(rest) else []), len(rest), self._number + 1
 
 
 def describe_tree(

@@ -13,19 +13,28 @@ from quee.paths import PathTree
 from quee.precision import Precision
 
 MICRO_BATCH = 64
-"""Floating-point products run in padded batches of this size: their last bits may depend on a batch's shape."""
+"""Floating-point products run in padded batches of this size: their last bits may depend on a batch's shape.
+
+They may also depend on a sample's place in its batch and on how the batch lies in memory, so both are fixed too.
+"""
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def padded(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply `run` in micro-batches of MICRO_BATCH samples, the last padded by repeating its first sample."""
-    results = []
-    for part in x.split(MICRO_BATCH):
-        n = len(part)
-        if n < MICRO_BATCH:
-            part = torch.cat([part, part[:1].expand(MICRO_BATCH - n, *part.shape[1:])])
-        results.append(run(part)[:n])
+def padded(run: Callable[[Tensor], Tensor], x: Tensor, place: int = 0) -> Tensor:
+    """Apply `run` to the samples of x (n, …) in micro-batches of MICRO_BATCH samples, each in memory of its own.
+
+    `place` is where in its micro-batch the first sample stands; places without a sample repeat one. A tensor whose
+    strides differ in an axis of length one alone is multiplied by another kernel, hence the copy.
+    """
+    results, start = [], 0
+    while start < len(x):
+        part = x[start : start + MICRO_BATCH - place]
+        batch = x.new_empty(MICRO_BATCH, *x.shape[1:])
+        batch[:] = part[:1]
+        batch[place : place + len(part)] = part
+        results.append(run(batch)[place : place + len(part)])
+        start, place = start + len(part), 0
     return torch.cat(results)
 
 
@@ -35,6 +44,9 @@ class MultiPrecisionBackbone:
     A sample's result does not depend on what else is in the batch: quantized segments are exact, floating-point ones
     run in padded micro-batches.
     """
+
+    place: int = 0
+    """Where in its micro-batch the first sample of what is run stands: a shard's samples stand as in the whole."""
 
     def __init__(self, models: Mapping[Precision, SegmentedBackbone]) -> None:
         """`models` has the float model under `fp32` and quantized ones under theirs; other floats are cast from fp32."""
@@ -53,9 +65,9 @@ class MultiPrecisionBackbone:
         model = self.model(precision)
         if precision.is_float:
             dtype = _DTYPES[precision.name]
-            return padded(lambda part: model.run_segment(segment, part.to(dtype)).float(), state)
+            return self.padded(lambda part: model.run_segment(segment, part.to(dtype)).float(), state)
         if segment == 1 and self._float_stem:
-            return padded(lambda part: model.run_segment(segment, part), state)
+            return self.padded(lambda part: model.run_segment(segment, part), state)
         return model.run_segment(segment, state)
 
     def classify(self, precision: Precision, state: Tensor) -> Tensor:
@@ -64,7 +76,11 @@ class MultiPrecisionBackbone:
         if not precision.is_float:
             return model.classify(state)
         dtype = _DTYPES[precision.name]
-        return padded(lambda part: model.classify(part.to(dtype)).float(), state)
+        return self.padded(lambda part: model.classify(part.to(dtype)).float(), state)
+
+    def padded(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Apply a floating-point `run` to samples x (n, …) in micro-batches, the first sample at `place`."""
+        return padded(run, x, self.place)
 
     def run_path(self, path: Sequence[Precision], x: Tensor) -> Tensor:
         """Images to the state at the end of a path, from the stem on."""

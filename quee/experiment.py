@@ -240,12 +240,22 @@ class Exits(Block):
     """Passes over the training samples, each with new augmentation and new prefix precisions."""
     max_samples: Count | None = None
     augment: bool = True
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-    epochs: Count = 60
-    learning_rate: Positive = 1e-2
+    weight_decay: Annotated[float, Field(ge=0)] = 1.0
+    """Strength of the L2 penalty: half of it times the sum of a head's squared weights is added to the cross-entropy
+    summed over all states, in nats."""
     embedding: Annotated[int, Field(ge=0)] = 8
     """Principal components of the pooled state among the state features."""
     seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_training(cls, given: Any) -> Any:
+        if isinstance(given, dict) and (gone := sorted({"epochs", "learning_rate"} & set(given))):
+            raise ValueError(
+                f"{' and '.join(gone)}: no longer a setting, since heads are fitted to the optimum; leave it out "
+                "(weight_decay is the strength of the penalty)"
+            )
+        return given
 
 
 class Features(Block):

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ from quee.errors import IntegrityError
 
 FORMAT = 1
 """Format number of every file written; readers refuse a newer one."""
+VERIFIED = Path(".quee") / "verified"
+"""What is known of large files' digests, a file each."""
+REMEMBERED_BYTES = 8 << 20
+"""Smaller files are read each time, which takes milliseconds."""
+SETTLED_NANOSECONDS = 2_000_000_000
+"""Times of files may be as coarse as this."""
 
 
 @contextmanager
@@ -139,9 +146,46 @@ def file_digest(path: Path) -> str:
         raise IntegrityError(f"missing file: {path}") from None
 
 
-def verify_digests(folder: Path, digests: dict[str, str]) -> None:
-    """Check named files of a folder against their SHA-256; raises IntegrityError naming the first that differs."""
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex; a large file is read once on a machine as long as it stays as it is.
+
+    What was found is kept under `.quee/verified`, by the file's name, size, times and inode. A file changed a moment ago
+    is read again the next time: another change might leave its times as they are.
+    """
+    try:
+        state = _state(path)
+    except FileNotFoundError:
+        raise IntegrityError(f"missing file: {path}") from None
+    if state["size"] < REMEMBERED_BYTES:
+        return file_digest(path)
+    name = os.path.abspath(path)
+    note = VERIFIED / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.json"
+    try:
+        known = json.loads(note.read_bytes())
+        if known["state"] == state:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing usable is known of it
+    began = time.time_ns()
+    found = file_digest(path)
+    if _state(path) == state and began - max(state["changed"], state["modified"]) > SETTLED_NANOSECONDS:
+        with suppress(OSError):  # where nothing can be kept, it is read again
+            VERIFIED.mkdir(parents=True, exist_ok=True)
+            write_json(note, {"file": os.fsencode(name).decode(errors="replace"), "sha256": found, "state": state})
+    return found
+
+
+def _state(path: Path) -> dict[str, int]:
+    found = path.stat()
+    return {"changed": found.st_ctime_ns, "inode": found.st_ino, "modified": found.st_mtime_ns, "size": found.st_size}
+
+
+def verify_digests(folder: Path, digests: dict[str, str], digest: Callable[[Path], str] = file_digest) -> None:
+    """Check named files of a folder against their SHA-256; raises IntegrityError naming the first that differs.
+
+    `digest` finds a file's SHA-256: `file_digest`, or `content_digest` for files too large to be read by every process.
+    """
     for name, expected in sorted(digests.items()):
-        actual = file_digest(folder / name)
+        actual = digest(folder / name)
         if actual != expected:
             raise IntegrityError(f"digest of {folder / name} is {actual[:12]}…, expected {expected[:12]}…")

@@ -12,7 +12,7 @@ import torch
 from quee.data import open_dataset
 from quee.data.source import ImageSource
 from quee.data.transforms import Preprocessing
-from quee.execution import MultiPrecisionBackbone
+from quee.execution import MICRO_BATCH, MultiPrecisionBackbone
 from quee.executors import Lanes
 from quee.io import file_digest, verify_digests
 from quee.precision import Precision
@@ -86,7 +86,8 @@ def predict(
     The float backbone alone runs on the GPU where a worker has one; precisions beside each other, as they are
     executed: on the CPU.
     """
-    size, kept = PASSES * shard_size, store / f"predictions-{networks.digest}-{shard_size}"
+    size = -(-PASSES * shard_size // MICRO_BATCH) * MICRO_BATCH  # so that every sample keeps its place in a micro-batch
+    kept = store / f"predictions-{networks.digest}-{shard_size}"
     pieces = [ids[start : start + size] for start in range(0, len(ids), size)]
     shards = [
         Shard(f"{precision}-{number:06d}", compute_predictions, (networks, str(precision), part))
@@ -105,7 +106,7 @@ def compute_predictions(networks: Networks, precision: str, ids: np.ndarray) -> 
         path = [Precision(precision)] * backbone.segments
         model = backbone.model(path[-1])
         place = next(model.parameters()).device
-        batches = networks.images().batches(ids, Preprocessing.from_timm(model.input), 64)
+        batches = networks.images().batches(ids, Preprocessing.from_timm(model.input), MICRO_BATCH)
         logits = [backbone.classify(path[-1], backbone.run_path(path, x.to(place))).cpu() for _, x, _ in batches]
     return torch.cat(logits).argmax(dim=1).numpy().astype(DTYPE).tobytes()
 

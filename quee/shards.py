@@ -32,17 +32,35 @@ class ShardStore:
 
     url: str
 
+    def files(self) -> dict[str, list[str]]:
+        """Names of the shards there are, with their files: one listing."""
+        found: dict[str, list[str]] = {}
+        for file in self._at_work(_files):
+            found.setdefault(file.rpartition("-")[0], []).append(file)
+        return found
+
     def names(self) -> set[str]:
         """Names of the shards there are."""
-        return {file.rpartition("-")[0] for file in self._at_work(_files)}
+        return set(self.files())
 
-    def read(self, name: str) -> bytes | None:
-        """A shard's bytes, none where it is not there; one that is not as it was written is removed."""
+    def has(self, name: str) -> bool:
+        """Whether a shard is there; an object store lists what begins with its name alone."""
+        found: list[str] = self._at_work(lambda fs, folder: _files(fs, folder, f"{name}-"))
+        return any(file.rpartition("-")[0] == name for file in found)
+
+    def read(self, name: str, files: Sequence[str] | None = None) -> bytes | None:
+        """A shard's bytes, none where it is not there; one that is not as it was written is removed.
+
+        `files` are the shard's, where they are known from `files()`.
+        """
 
         def get(fs: Any, folder: str) -> bytes | None:
-            for file in _files(fs, folder):
+            for file in _files(fs, folder, f"{name}-") if files is None else files:
                 if file.rpartition("-")[0] == name:
-                    data: bytes = fs.cat_file(f"{folder}/{file}")
+                    try:
+                        data: bytes = fs.cat_file(f"{folder}/{file}")
+                    except FileNotFoundError:
+                        continue
                     if file.endswith(f"-{_digest(data)}"):
                         return data
                     fs.rm(f"{folder}/{file}")
@@ -103,9 +121,11 @@ class ShardStore:
             raise kind(f"shards in {self.url}: {type(error).__name__}: {detail}") from None
 
 
-def _files(fs: Any, folder: str) -> list[str]:
+def _files(fs: Any, folder: str, beginning: str = "") -> list[str]:
+    """Names of the shards' files, sorted; only those with some beginning where that spares an object store work."""
     try:
-        paths = fs.ls(folder, detail=False)
+        by_prefix = beginning and _is(fs, "s3", "gs", "gcs")
+        paths = fs.find(folder, prefix=beginning) if by_prefix else fs.ls(folder, detail=False)
     except FileNotFoundError:
         return []
     names = (path.rstrip("/").rpartition("/")[2] for path in paths)
@@ -145,7 +165,7 @@ def fill(store: ShardStore, shard: Shard, expected: tuple[tuple[str, str], ...])
         wrong = ", ".join(f"{name} {have} instead of {want}" for (name, have), (_, want) in zip(own, expected, strict=True)
                           if have != want)  # fmt: skip
         raise UsageError(f"a worker runs other code than this process ({wrong}): restart the workers with the same")
-    if store.read(shard.name) is None:
+    if not store.has(shard.name):
         with part_of_a_shard():
             store.write(shard.name, shard.compute(*shard.arguments))
     return shard.name
@@ -154,10 +174,12 @@ def fill(store: ShardStore, shard: Shard, expected: tuple[tuple[str, str], ...])
 def run_shards(shards: Sequence[Shard], store: ShardStore, lanes: Lanes, what: str) -> None:
     """Have all shards in the store. Those there are not computed again, those whose worker died are retried.
 
+    Whether what is there is as it was written shows when it is read.
+
     Raises what a shard raised, or QueeError when workers die ROUNDS times with nothing finished between.
     """
     there = store.names()
-    todo = [shard for shard in shards if shard.name not in there or store.read(shard.name) is None]
+    todo = [shard for shard in shards if shard.name not in there]
     vain = 0
     with progress(what, len(shards), len(shards) - len(todo)) as bar:
         while todo:
@@ -211,9 +233,17 @@ def _round(todo: list[Shard], store: ShardStore, lanes: Lanes, bar: Bar) -> str:
 
 
 def read_shards(shards: Sequence[Shard], store: ShardStore) -> Iterator[bytes]:
-    """The shards' bytes in order. Raises IntegrityError when one is gone or was altered since it was finished."""
+    """The shards' bytes in order, each read once; one that is not as it was written is computed again, here.
+
+    Raises IntegrityError when one is gone.
+    """
+    there = store.files()
     for shard in shards:
-        data = store.read(shard.name)
+        data = store.read(shard.name, there[shard.name]) if shard.name in there else None
+        if data is None and shard.name in there and not store.has(shard.name):
+            with part_of_a_shard():
+                data = shard.compute(*shard.arguments)
+            store.write(shard.name, data)
         if data is None:
             raise IntegrityError(f"shard {shard.name} in {store.url} went missing; the same command computes it again")
         yield data

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Lock, Thread
 from typing import TypeVar
 
@@ -12,6 +13,32 @@ SMALL_MACS = 10_000_000
 _COMPUTING = Lock()
 _SETTING = Lock()
 T = TypeVar("T")
+
+
+def cores() -> int:
+    """How many cores this process may use: those of its affinity and within its control group's quota, at least one."""
+    from joblib import cpu_count  # takes half a second to import
+
+    return int(cpu_count())
+
+
+def free_memory(proc: Path = Path("/proc"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes of memory that new processes can take, of the machine and of this control group; None where none tells."""
+    found: list[int] = []
+    for line in _text(proc / "meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            found.append(int(line.split()[1]) * 1024)
+    limit, used = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
+    if limit.isdecimal() and used.isdecimal():
+        found.append(max(0, int(limit) - int(used)))
+    return min(found, default=None)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii")
+    except OSError:
+        return ""
 
 
 @contextmanager

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 HEADLINES = ("fp32_accuracy", "methods", "oracle_gap_closed")
 """Which of `evaluate`'s metrics an experiment's run carries, unprefixed; of other stages it carries all, as STAGE/…"""
 
-STEPS = ("epoch", "step", "round")
+STEPS = ("epoch", "iteration", "step", "round")
 """Columns of a history that count; the first found is a metric's step."""
 
 KEYS = ("gate", "node", "precision", "seed", "fold")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from quee.cache import FeatureCache, Recipe, compute_shard
+from quee.cache import FeatureCache, Recipe, sample_shards
 from quee.errors import IntegrityError
 from quee.evaluation.ablation.fit import Study
 from quee.evaluation.ablation.rerun import (
@@ -31,7 +31,7 @@ from quee.experiment import Exits
 from quee.io import file_digest
 from quee.keys import versions
 from quee.paths import PathTree
-from quee.shards import Shard, read_shards, run_shards
+from quee.shards import read_shards, run_shards
 from tasks import exits, features
 from tasks.scale import read_scale
 from tasks.stage import Stage
@@ -113,13 +113,10 @@ def _run(
     if variant.heads is not None:
         recipe = _with_heads(recipe, _fitted(stage, variant, folder / "heads.safetensors"))
     whole = scale.place(folder / "shards", "ablate", digest)
-    shards = [
-        Shard(f"shard-{start:09d}", compute_shard, (recipe, samples.sample_id[rows], samples.split[rows]))
-        for start in range(0, len(samples), scale.shard_size)
-        for rows in [slice(start, start + scale.shard_size)]
-    ]
+    shards = sample_shards(recipe, samples.sample_id, samples.split, scale.shard_size)
     place = whole / f"shards-{scale.shard_size}"
-    run_shards(shards, place, scale.lanes(), f"network for {stage.name}: {_title(variant)}")
+    lanes = scale.lanes(features.multiply_adds(stage, recipe, len(samples)))
+    run_shards(shards, place, lanes, f"network for {stage.name}: {_title(variant)}")
     own = computed(read_shards(shards, place), run, known)
     store.write(digest, own, {})
     whole.discard()

@@ -47,7 +47,6 @@ def run(stage: Stage) -> None:
     Where accuracy is computed is set as for `features`; it does not depend on it.
     """
     scale = read_scale()
-    lanes = scale.lanes()
     settings, prepared = stage.experiment.backbone, stage.input("prepare")
     described = read_json(prepared / "dataset.json")
     images = open_dataset(stage.data, stage.experiment.prepare.dataset, described["files"])
@@ -66,6 +65,7 @@ def run(stage: Stage) -> None:
     known = ("validation", "test") if settings.mode == "pretrained" else ("train", "validation", "test")
     told = [split for split in known if len(ids[split])]
     rows = np.concatenate([ids[split] for split in told])
+    lanes = scale.lanes(macs * len(rows))
     found = predict(networks, [FP32], rows, scale.store(stage), scale.shard_size, lanes, "evaluating the backbone")
     right = np.split(found[FP32] == images.labels[rows], np.cumsum([len(ids[split]) for split in told])[:-1])
     metrics = {

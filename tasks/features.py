@@ -26,8 +26,9 @@ def run(stage: Stage) -> None:
     .quee/scale.yaml; the result does not depend on it. Finished shards survive an interruption.
     """
     scale = read_scale()
-    lanes, recipe = scale.lanes(), recipe_of(stage)
+    recipe = recipe_of(stage)
     samples, splits = held_out(stage)
+    lanes = scale.lanes(multiply_adds(stage, recipe, len(samples)))
     store = scale.store(stage) / f"shards-{scale.shard_size}"
     build_cache(recipe, samples, splits, store, stage.out, scale.shard_size, lanes)
     write_description(stage.out, described(stage, recipe))
@@ -67,6 +68,14 @@ def recipe_of(stage: Stage) -> Recipe:
             for file in sorted(folder.glob("*.safetensors"))
         ),
     )
+
+
+def multiply_adds(stage: Stage, recipe: Recipe, samples: int) -> float:
+    """What a recipe takes for so many samples, all segments reckoned as equal."""
+    backbone = stage.input("backbone")
+    segments = len(read_json(backbone / "backbone.json")["gates"])
+    executed = len(recipe.paths) + segments * len(recipe.references)
+    return float(read_json(backbone / "metrics.json")["macs"]) * executed / segments * samples
 
 
 def held_out(stage: Stage) -> tuple[np.ndarray, np.ndarray]:

@@ -87,14 +87,14 @@ def die_with_make() -> None:
         die_with_parent()
 
 
-def die_with_parent() -> None:
+def die_with_parent(always: bool = False) -> None:
     """Have this process killed when its parent dies, at once where the kernel can, within a second elsewhere.
 
     A shell between DVC and this process counts as one with DVC. A process that someone starts under `nohup` is meant to
-    survive; one that DVC or `quee run` started is not.
+    survive; one that DVC or `quee run` started is not, nor one for which `always` is given, such as a stage's worker.
     """
     watched = _lineage()
-    supervised = "DVC_STAGE" in os.environ or SUPERVISED in os.environ
+    supervised = always or "DVC_STAGE" in os.environ or SUPERVISED in os.environ
     if not watched or (signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and not supervised):
         return
     if sys.platform == "linux":

@@ -22,6 +22,8 @@ from tasks.scale import read_scale
 from tasks.stage import Stage, main
 
 FP32 = Precision("fp32")
+CALIBRATION_PASSES = 30
+"""Passes over the network in whose time a sample calibrates a precision: an estimate, for the number of processes."""
 SENSITIVITY_SAMPLES = 128
 """Validation samples on which each layer is quantized alone."""
 SENSITIVITY = pa.schema(
@@ -44,7 +46,7 @@ def run(stage: Stage) -> None:
     Where it is computed is set as for `features`; the result does not depend on it.
     """
     scale = read_scale()
-    lanes, store = scale.lanes(), scale.store(stage)
+    store = scale.store(stage)
     settings, paths, prepared = stage.experiment.quantize, stage.experiment.paths, stage.input("prepare")
     dataset, files = stage.experiment.prepare.dataset, read_json(prepared / "dataset.json")["files"]
     images = open_dataset(stage.data, dataset, files)
@@ -63,9 +65,11 @@ def run(stage: Stage) -> None:
     together = [configs[p] for p in tree if p in configs] if settings.path_aware else []
     others = [config for config in configs.values() if config not in together]
     networks = Networks.at(stage.data, dataset, files, stage.input("backbone"))
+    lanes = scale.lanes(cost.macs * len(ids["calibration"]) * len(configs) * CALIBRATION_PASSES)
     calibrate(networks, together, others, ids["calibration"], settings.seed, store, stage.partial, lanes, stage.out)
     networks = Networks.at(stage.data, dataset, files, stage.input("backbone"), stage.out)
     shown = sorted({*names, FP32})
+    lanes = scale.lanes(cost.macs * len(shown) * len(ids["validation"]))
     found = predict(networks, shown, ids["validation"], store, scale.shard_size, lanes, "evaluating precisions")
     metrics: dict[str, Any] = {}
     for precision in names:
@@ -79,6 +83,7 @@ def run(stage: Stage) -> None:
             "cost": cost.static(path) / cost.unit,
         }
     alone = [p for p in tree if p in configs]
+    lanes = scale.lanes(cost.macs * len(alone) * SENSITIVITY_SAMPLES * len(cost.products))
     layers = measure_sensitivity(networks, alone, ids["validation"][:SENSITIVITY_SAMPLES], store, lanes)
     rows = [
         {**row, "executed": row["precision"], "precision": str(p), "position": position}

@@ -1,6 +1,7 @@
 """Where the heavy stages compute and keep their shards: settings of the machine, which never change a result.
 
-Each is an environment variable or a line of `.quee/scale.yaml` (which is not versioned); the variable wins:
+Without any, shards are computed by as many processes as there are cores and memory, where the work is worth starting
+them. Each setting is an environment variable or a line of `.quee/scale.yaml` (which is not versioned); the variable wins:
 
     executor: dask                        # QUEE_EXECUTOR: inline, processes, dask
     workers: 4                            # QUEE_WORKERS: local processes
@@ -10,7 +11,9 @@ Each is an environment variable or a line of `.quee/scale.yaml` (which is not ve
 """
 
 import os
+import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -18,6 +21,7 @@ import yaml
 from quee.errors import UsageError
 from quee.executors import EXECUTORS, Lanes, Workers
 from quee.shards import ShardStore
+from quee.threads import cores, free_memory
 from tasks.lifeline import die_with_parent
 from tasks.stage import Stage
 
@@ -31,6 +35,14 @@ VARIABLES = {
 }
 
 
+MACS_PER_SECOND = 15e9
+"""What a core does of a network's multiply-adds, quantization simulated: 13e9 for T2T-ViT-14, 15e9 for digits."""
+START_SECONDS = 10.0
+"""Workers are started where they are reckoned to save so much: until one computes, 5 s of a core are gone."""
+WORKER_BYTES = 2 << 30
+"""Memory of a worker: 1.2 GB of libraries and a small network, 2 GB with a larger one."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """The settings, checked."""
@@ -40,10 +52,17 @@ class Scale:
     dask: str | None
     shards: str | None
     shard_size: int
+    given: bool = True
+    """Whether executor or workers were set; if not, small work stays in the stage's own process."""
 
-    def lanes(self) -> Lanes:
+    def lanes(self, macs: float) -> Lanes:
+        """Where shards are computed that take so many multiply-adds in all."""
+        executor, workers = self.executor, self.workers
+        if not self.given:
+            saved = macs / MACS_PER_SECOND * (1 - 1 / workers)
+            executor, workers = ("inline", 1) if saved < START_SECONDS else (executor, affordable(workers))
         # Local workers would outlive a killed stage, waiting for work, and keep whoever reads its output waiting too.
-        return EXECUTORS[self.executor](Workers(self.workers, self.dask, die_with_parent))
+        return EXECUTORS[executor](Workers(workers, self.dask, partial(die_with_parent, always=True)))
 
     def store(self, stage: Stage) -> ShardStore:
         """Where the stage's shards are: under a name that covers all that decides them. Removed when it succeeds."""
@@ -86,7 +105,22 @@ def read_scale(environment: dict[str, str] | None = None, file: Path = FILE) -> 
             raise UsageError(f"{where}={text!r}: give a whole number from 1")
         return int(text)
 
-    workers = whole("workers", 1)
-    executor = found.get("executor", ("processes" if workers > 1 else "inline", ""))[0]
+    executor = found["executor"][0] if "executor" in found else None
+    workers = whole("workers", cores() if executor in (None, "processes") else 1)
+    executor = executor or ("processes" if workers > 1 else "inline")
     dask, shards = (found[key][0] if key in found else None for key in ("dask", "shards"))
-    return Scale(executor, workers, dask, shards, whole("shard_size", 64))
+    given = "executor" in found or "workers" in found
+    return Scale(executor, workers, dask, shards, whole("shard_size", 64), given)
+
+
+def affordable(workers: int) -> int:
+    """So many workers, or fewer where memory is short, which is said."""
+    free = free_memory()
+    if free is None or (possible := max(1, free // WORKER_BYTES)) >= workers:
+        return workers
+    print(
+        f"{possible} of {workers} cores are used: {free / 2**30:.1f} GB of memory are free, a worker may need "
+        f"{WORKER_BYTES / 2**30:.0f} GB (QUEE_WORKERS sets another number)",
+        file=sys.stderr,
+    )
+    return possible

@@ -12,7 +12,7 @@ from quee.data import DATASETS, Dataset
 from quee.data.decode import open_image
 from quee.data.rowgroups import EncodedImages, open_parquet
 from quee.errors import IntegrityError, QueeError
-from quee.io import file_digest, verify_digests
+from quee.io import content_digest, verify_digests
 
 LABELS = ("label", "labels", "fine_label")
 IMAGES = ("image", "img")
@@ -55,7 +55,7 @@ class DatasetFiles:
     @cached_property
     def digests(self) -> dict[str, str]:
         """SHA-256 by file name."""
-        return {path.name: file_digest(path) for path in self.files}
+        return {path.name: content_digest(path) for path in self.files}
 
     def name(self, sample: int) -> str:
         """What an error calls a sample."""
@@ -90,9 +90,12 @@ class DatasetFiles:
 
 
 def checked_dataset(folder: Path, name: str, digests: Mapping[str, str] | None) -> Dataset:
-    """The dataset called `name`, after checking that `folder` holds exactly the files recorded, unaltered."""
+    """The dataset called `name`, after checking that `folder` holds exactly the files recorded, unaltered.
+
+    A large file is read for it once on a machine as long as it stays as it is.
+    """
     if digests is not None:
-        verify_digests(folder, dict(digests))
+        verify_digests(folder, dict(digests), content_digest)
     dataset = DATASETS[name]
     if digests is not None:
         present = {path.name for files in dataset_files(folder, dataset) for path in files}

@@ -70,21 +70,31 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 
 
 WRONG = {
-    "true for an integer": ("exits", "{epochs: true}", ["exits.epochs", "integer", "True"]),
-    "true for a number": ("exits", "{learning_rate: true}", ["exits.learning_rate", "number", "True"]),
-    "a float for an integer": ("exits", "{epochs: 3.0}", ["exits.epochs", "integer", "3.0"]),
-    "text for a number": ("exits", "{epochs: many}", ["exits.epochs", "integer", "'many'"]),
+    "true for an integer": ("exits", "{draws: true}", ["exits.draws", "integer", "True"]),
+    "true for a number": ("exits", "{weight_decay: true}", ["exits.weight_decay", "number", "True"]),
+    "a float for an integer": ("exits", "{draws: 3.0}", ["exits.draws", "integer", "3.0"]),
+    "text for a number": ("exits", "{draws: many}", ["exits.draws", "integer", "'many'"]),
     "a number for a switch": ("exits", "{augment: 1}", ["exits.augment", "boolean", "1"]),
     "a number for text": ("report", "{title: 1}", ["report.title", "string", "1"]),
-    "below the least": ("exits", "{epochs: 0}", ["exits.epochs", "greater than or equal to 1", "0"]),
+    "below the least": ("exits", "{draws: 0}", ["exits.draws", "greater than or equal to 1", "0"]),
     "above the most": ("targets", "{clusters: 1001}", ["targets.clusters", "less than or equal to 1000", "1001"]),
-    "not a number": ("exits", "{learning_rate: .nan}", ["exits.learning_rate", "nan"]),
-    "infinite": ("exits", "{learning_rate: .inf}", ["exits.learning_rate", "finite", "inf"]),
+    "not a number": ("exits", "{weight_decay: .nan}", ["exits.weight_decay", "nan"]),
+    "infinite": ("exits", "{weight_decay: .inf}", ["exits.weight_decay", "finite", "inf"]),
+    "a setting of former training": (
+        "exits",
+        "{epochs: 60}",
+        ["exits", "epochs", "fitted to the optimum", "leave it out"],
+    ),
+    "two settings of former training": (
+        "exits",
+        "{learning_rate: 1, epochs: 2}",
+        ["exits", "epochs and learning_rate"],
+    ),
     "none of the choices": ("exits", "{pooling: max}", ["exits.pooling", "'cls' or 'cls_mean'", "'max'"]),
     "unknown key": (
         "exits",
-        "{epoch: 3}",
-        ["exits.epoch", "unknown key 'epoch'", "'epochs'", "valid: pooling, prefixes, draws"],
+        "{draw: 3}",
+        ["exits.draw", "unknown key 'draw'", "'draws'", "valid: pooling, prefixes, draws"],
     ),
     "unknown inner key": (
         "prepare",

@@ -1,6 +1,8 @@
 """Files are whole, have the same bytes for the same content, and are refused when they are not what they should be."""
 
 import json
+import os
+import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -163,3 +165,60 @@ def test_digests(tmp_path: Path) -> None:
 def test_json_written_is_plain_json(tmp_path: Path) -> None:
     io.write_json(tmp_path / "a.json", {"x": 1e-300, "y": 2**70})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1e-300, "y": 2**70}
+
+
+def test_a_large_file_is_read_once_as_long_as_it_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(io, "REMEMBERED_BYTES", 10)
+    read: list[Path] = []
+    plain = io.file_digest
+    monkeypatch.setattr(io, "file_digest", lambda path: (read.append(path), plain(path))[1])
+    file = tmp_path / "large"
+    file.write_bytes(b"0123456789")
+    assert io.content_digest(file) == plain(file)
+    assert io.content_digest(file) == plain(file)
+    assert len(read) == 2, "a file changed a moment ago is read again"
+    monkeypatch.setattr(io, "SETTLED_NANOSECONDS", -1)
+    for _ in range(3):
+        assert io.content_digest(file) == plain(file)
+    assert len(read) == 3
+
+
+@pytest.mark.parametrize(
+    "harm", ["altered in place", "times put back", "replaced", "longer", "note damaged", "note of another"]
+)
+def test_a_file_that_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(io, "REMEMBERED_BYTES", 10)
+    monkeypatch.setattr(io, "SETTLED_NANOSECONDS", -1)
+    file = tmp_path / "large"
+    file.write_bytes(b"0123456789")
+    io.content_digest(file)
+    (note,) = io.VERIFIED.iterdir()
+    before = file.stat()
+    time.sleep(0.02)
+    if harm in ("altered in place", "times put back"):
+        with file.open("r+b") as opened:
+            opened.write(b"9")
+        if harm == "times put back":
+            os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    elif harm == "replaced":
+        (tmp_path / "other").write_bytes(b"9876543210")
+        os.utime(tmp_path / "other", ns=(before.st_atime_ns, before.st_mtime_ns))
+        (tmp_path / "other").replace(file)
+    elif harm == "longer":
+        file.write_bytes(b"01234567890")
+    else:
+        note.write_text({"note damaged": "{", "note of another": '{"sha256": "0", "state": {}}'}[harm])
+    assert io.content_digest(file) == io.file_digest(file)
+
+
+def test_small_and_missing_files_leave_no_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").write_bytes(b"0")
+    io.content_digest(tmp_path / "small")
+    with pytest.raises(IntegrityError, match="missing file"):
+        io.content_digest(tmp_path / "none")
+    assert not io.VERIFIED.exists()

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,12 +42,33 @@ def test_a_shard_that_is_not_as_it_was_written_is_computed_again(
         file.unlink()
         with pytest.raises(IntegrityError, match="shard-4 .* went missing"):
             list(read_shards(todo, store))
+        run_shards(todo, store, Inline(), "squares")
     else:
         file.write_bytes({"cut off": b"1", "altered": b"17", "emptied": b""}[harm])
-    run_shards(todo, store, Inline(), "squares")
+        run_shards(todo, store, Inline(), "squares")
+    assert list(read_shards(todo, store)) == [b"0", b"1", b"4", b"9", b"16", b"25"]
     assert computed(tmp_path) == [0, 1, 2, 3, 4, 4, 5]
     assert ("shard shard-4 was damaged: it is computed again" in capsys.readouterr().err) == (harm != "gone")
-    assert list(read_shards(todo, store))[4] == b"16"
+    assert store.read("shard-4") == b"16"
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_a_store_is_listed_once_and_each_shard_read_once_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    todo, store = pieces(tmp_path, count=count), ShardStore(str(tmp_path / "store"))
+    run_shards(todo, store, Inline(), "squares")
+    local = fsspec.filesystem("file")
+    listed, read = [], []
+    ls, cat = type(local).ls, type(local).cat_file
+    monkeypatch.setattr(type(local), "ls", lambda self, *a, **k: (listed.append(a), ls(self, *a, **k))[1])
+    monkeypatch.setattr(type(local), "cat_file", lambda self, *a, **k: (read.append(a), cat(self, *a, **k))[1])
+    run_shards(todo, store, Inline(), "squares")
+    assert len(listed) == 1
+    assert read == []
+    assert len(list(read_shards(todo, store))) == count
+    assert len(listed) == 2
+    assert len(read) == count
 
 
 def test_half_written_files_are_no_shards(tmp_path: Path) -> None:

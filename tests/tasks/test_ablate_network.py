@@ -26,7 +26,7 @@ prepare: {dataset: digits}
 backbone: {name: vit_digits, gates: [3, 5, 8], epochs: 1, warmup_epochs: 0}
 paths: {precisions: [w4a4, w8a8], references: [w6a6]}
 quantize: {}
-exits: {draws: 1, epochs: 2, embedding: 2}
+exits: {draws: 1, embedding: 2}
 """ + "".join(
     f"{block}: {{}}\n" for block in ("features", "targets", "predictors", "policies", "evaluate", "report", "bundle")
 )

@@ -1,19 +1,105 @@
 """Where the heavy stages compute: settings of the machine."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from quee.errors import UsageError
 from quee.executors import Dask, Inline, Processes
-from tasks.scale import Scale, read_scale
+from quee.threads import cores
+from tasks import scale as scales
+from tasks.scale import MACS_PER_SECOND, START_SECONDS, Scale, affordable, read_scale
+
+MUCH, LITTLE = 100 * START_SECONDS * MACS_PER_SECOND, 0.5 * START_SECONDS * MACS_PER_SECOND
 
 
-def test_one_process_is_the_default_and_more_workers_are_processes(tmp_path: Path) -> None:
+def test_every_core_is_used_by_default_where_the_work_is_worth_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     none = tmp_path / "scale.yaml"
-    assert read_scale({}, none) == Scale("inline", 1, None, None, 64)
-    assert isinstance(read_scale({}, none).lanes(), Inline)
-    assert isinstance(read_scale({"QUEE_WORKERS": "2"}, none).lanes(), Processes)
+    monkeypatch.setattr(scales, "cores", lambda: 6)
+    monkeypatch.setattr(scales, "free_memory", lambda: 1 << 40)
+    scale = read_scale({}, none)
+    assert scale == Scale("processes", 6, None, None, 64, given=False)
+    lanes = scale.lanes(MUCH)
+    assert isinstance(lanes, Processes)
+    assert lanes.workers.count == 6
+    assert isinstance(scale.lanes(LITTLE), Inline)
+    monkeypatch.setattr(scales, "cores", lambda: 1)
+    assert isinstance(read_scale({}, none).lanes(MUCH), Inline)
+
+
+@pytest.mark.parametrize(
+    ("environment", "kind"),
+    [
+        ({"QUEE_WORKERS": "2"}, Processes),
+        ({"QUEE_WORKERS": "1"}, Inline),
+        ({"QUEE_EXECUTOR": "inline"}, Inline),
+        ({"QUEE_EXECUTOR": "inline", "QUEE_WORKERS": "3"}, Inline),
+        ({"QUEE_EXECUTOR": "processes", "QUEE_WORKERS": "1"}, Processes),
+    ],
+)
+@pytest.mark.parametrize("macs", [0.0, LITTLE, MUCH])
+def test_what_was_asked_for_is_done_whatever_the_work(
+    tmp_path: Path, environment: dict[str, str], kind: type, macs: float
+) -> None:
+    assert isinstance(read_scale(environment, tmp_path / "none").lanes(macs), kind)
+
+
+def test_workers_are_as_many_as_memory_holds_which_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for free, workers in ((64 << 30, 16), (9 << 30, 4), (1 << 20, 1), (None, 16)):
+        monkeypatch.setattr(scales, "free_memory", lambda free=free: free)
+        assert affordable(16) == workers
+        said = capsys.readouterr().err
+        assert (f"{workers} of 16 cores are used" in said) == (workers < 16)
+
+
+def test_cores_are_those_of_the_processs_affinity() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from quee.threads import cores; print(cores())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+    assert 1 <= cores() <= len(os.sched_getaffinity(0))
+
+
+def test_workers_end_with_the_process_that_started_them_even_under_nohup(tmp_path: Path) -> None:
+    work = Path(__file__).parent.parent / "support"
+    code = (
+        "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from pathlib import Path\n"
+        "from shard_work import wait\n"
+        "from quee.shards import Shard, ShardStore, run_shards\n"
+        "from tasks.scale import read_scale\n"
+        "if __name__ == '__main__':\n"
+        "    shards = [Shard(f's-{n}', wait, (sys.argv[1], n)) for n in range(2)]\n"
+        "    lanes = read_scale({'QUEE_WORKERS': '2'}, Path('none')).lanes(0)\n"
+        "    run_shards(shards, ShardStore(sys.argv[1] + '/store'), lanes, 'waiting')\n"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    path = os.pathsep.join([str(work), str(work.parent.parent)])
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env={**os.environ, "PYTHONPATH": path})
+    try:
+        until = time.monotonic() + 120
+        while len(list(tmp_path.glob("pid-*"))) < 2 and time.monotonic() < until:
+            assert parent.poll() is None
+            time.sleep(0.1)
+        workers = [int(file.name.removeprefix("pid-")) for file in tmp_path.glob("pid-*")]
+        assert len(workers) == 2
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    until = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) for pid in workers) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(psutil.pid_exists(pid) for pid in workers)
 
 
 def test_a_variable_wins_over_the_file_and_the_file_over_dasks_own(tmp_path: Path) -> None:
@@ -24,7 +110,7 @@ def test_a_variable_wins_over_the_file_and_the_file_over_dasks_own(tmp_path: Pat
     assert read_scale({"QUEE_DASK": "tcp://b:8786"}, file).dask == "tcp://b:8786"
     assert read_scale({"DASK_SCHEDULER_ADDRESS": "tcp://c:8786"}, tmp_path / "none").dask == "tcp://c:8786"
     pytest.importorskip("distributed")
-    assert isinstance(scale.lanes(), Dask)
+    assert isinstance(scale.lanes(0), Dask)
 
 
 @pytest.mark.parametrize(
@@ -41,4 +127,4 @@ def test_a_bad_setting_is_named(tmp_path: Path, text: str, environment: dict[str
     file = tmp_path / "scale.yaml"
     file.write_text(text)
     with pytest.raises(UsageError, match=message):
-        read_scale(environment, file).lanes()
+        read_scale(environment, file).lanes(0)

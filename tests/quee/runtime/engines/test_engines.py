@@ -35,7 +35,7 @@ def view(request: pytest.FixtureRequest) -> GateView:
     models = quantize_paths(backbone, configs, [x], 0)
     multi = MultiPrecisionBackbone({Precision("fp32"): backbone, **models})
     y = torch.arange(64) % 10
-    heads, _ = fit_exits(multi, PRECISIONS, [(x, y)], Exits(epochs=1, embedding=4), 1)
+    heads, _ = fit_exits(multi, PRECISIONS, [(x, y)], Exits(embedding=4), 1)
     return GateView(multi, heads, embedding=True)
 
 
