@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shard_work import die, die_once, square
 
-from quee import executors, shards
+from quee import executors
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.executors import EXECUTORS, Inline, Processes, Workers
+from quee.keys import LIBRARIES
 from quee.shards import Shard, ShardStore, fill, fingerprint, read_shards, run_shards
 
 
@@ -191,4 +192,4 @@ def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_fingerprint_names_what_decides_the_bytes() -> None:
     names = [name for name, _ in fingerprint()]
-    assert names == ["quee", *shards.LIBRARIES]
+    assert names == ["quee", *LIBRARIES]

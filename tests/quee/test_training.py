@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from quee import training
 from quee.backbones import create_backbone
 from quee.backbones.base import SegmentedBackbone
 from quee.errors import UsageError
@@ -296,3 +297,31 @@ def test_progress_reckons_from_what_this_run_did_and_shows_the_speed(
     bar._start -= 10
     bar.advance(5)
     assert capsys.readouterr().err.startswith("resumed: 95/100, about 10 s left")
+
+
+OTHERS = {
+    "rate": {"learning_rate": 0.02},
+    "epochs": {"epochs": 6},
+    "seed": {"seed": 6},
+}
+
+
+@pytest.mark.parametrize("change", [*OTHERS, "torch"])
+def test_a_checkpoint_of_other_settings_or_libraries_is_not_gone_on_with(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KilledError):
+        train(tmp_path / "a", settings(), killed_in(2))
+    if change == "torch":
+        known = training.versions()
+        monkeypatch.setattr(training, "versions", lambda: {**known, "torch": "0.0.1"})
+    chosen = settings(**OTHERS.get(change, {}))
+    seen = []
+
+    def source(epoch: int) -> Iterator[Batch]:
+        seen.append(epoch)
+        return batches(epoch)
+
+    train(tmp_path / "a", chosen, source)
+    assert seen == list(range(chosen.epochs))
+    assert "training begins anew" in capsys.readouterr().err

@@ -1,9 +1,12 @@
 """`quee ablate` on the toy project: a stage beside the pipeline, under the same locks and healing."""
 
 import json
+from pathlib import Path
 
 import pytest
-from toy_project import Project
+from toy_project import ROOT, Project
+
+from tasks import ablate
 
 DVC_YAML = """
 vars: [../params.yaml]
@@ -93,3 +96,12 @@ def test_without_features_the_way_to_them_is_named(ablated: Project) -> None:
 def test_a_grid_that_cannot_be_is_refused(ablated: Project, text: str, said: str) -> None:
     ablated.edit("experiments/toy.yaml", "{seeds: 4}", text)
     assert said in ablated.quee("ablate", "toy", status=2)
+
+
+def test_points_computed_by_other_libraries_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tree.json").write_text("{}")
+    before = ablate.source(ROOT, tmp_path)
+    assert ablate.source(ROOT, tmp_path) == before
+    known = ablate.versions()
+    monkeypatch.setattr(ablate, "versions", lambda: {**known, "scikit-learn": "0.0.1"})
+    assert ablate.source(ROOT, tmp_path) != before
