@@ -46,8 +46,8 @@ def make_splits(
         pooled = np.sort(np.concatenate(orders))
         orders = [pooled[stratified_order(labels[pooled], rng)]]
     parts: dict[str, np.ndarray] = {}
-    for order, names in zip(orders, splits.sets(), strict=True):
-        shares = {name: getattr(splits, name) for name in names}
+    for order, wanted in zip(orders, splits.sets(), strict=True):
+        shares = {name: getattr(splits, name) for name in wanted}
         if drawn is not None:
             shares = _smoke_shares(shares, len(drawn), len(order))
         if "train" in shares:
