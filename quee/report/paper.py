@@ -102,14 +102,14 @@ def clusters(results: Results) -> Figure | None:
     cheapest = min(used, key=lambda name: (costs.get(name, 0.0), name), default="")
     shown: dict[int, list[Row]] = defaultdict(list)
     for row in results.clusters:
-        if set(row["path"].split("-")) == {cheapest}:
+        if len(set(row["path"].split("-"))) == 1:
             shown[row["gate"]].append(row)
     if not shown:
         return None
     figure = Figure(figsize=(7.6, 3.4), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for index, (axes, gate) in enumerate(zip(panels, sorted(shown), strict=True)):
-        rows = sorted(shown[gate], key=lambda r: r["rank"])
+        rows = sorted((r for r in shown[gate] if r["path"].split("-")[0] == cheapest), key=lambda r: r["rank"])
         ranks = [row["rank"] + 1 for row in rows]
         axes.bar(ranks, [row["p_label"] for row in rows], color=BLUE, alpha=0.55)
         axes.set(title=f"gate {gate}, {rows[0]['path'].split('-')[0]}", xlabel="cluster", ylim=(0, 1.02))
