@@ -27,7 +27,9 @@ from quee.execution import MultiPrecisionBackbone
 from quee.exits import ExitHeads
 from quee.features import GateView
 from quee.io import read_json, read_tensors
-from quee.policies import FittedQ, Plan, simulate
+from quee.policies.base import simulate
+from quee.policies.fitted_q import FittedQ
+from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors
 from quee.runtime import AdaptiveClassifier, Options, Routed, load_bundle
 from quee.runtime.engines import open_engine

@@ -22,7 +22,8 @@ from quee.evaluation.methods import routed_sweep
 from quee.evaluation.sweep import Setting, Sweep
 from quee.experiment import FittedQ as FittedQSettings
 from quee.paths import PathTree
-from quee.policies import Plan, fit_fitted_q
+from quee.policies.fitted_q import fit_fitted_q
+from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors, gate_inputs, rows_of
 from quee.predictors import quantized
 

@@ -34,7 +34,7 @@ from quee.experiment import load_experiment
 from quee.features import GateView
 from quee.io import read_json, read_table
 from quee.paths import PathTree
-from quee.policies import EXIT, Limit, Policy, Table, simulate_behind
+from quee.policies.base import EXIT, Limit, Policy, Table, simulate_behind
 from quee.precision import Precision
 from quee.runtime import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier

@@ -25,18 +25,20 @@ from quee.progress import progress
 from quee.report.ablations import forest
 from quee.threads import one_thread
 from tasks.ablate_network import study_of, variant_cache
+from tasks.dependencies import used_by
 from tasks.stage import Stage, main
 
 ROOT = Path(__file__).parent.parent
 STORE = Path(".quee") / "ablations"
-CODE = (
-    "quee/baselines", "quee/cost.py", "quee/evaluation/ablation/fit.py", "quee/evaluation/ablation/labels.py",
-    "quee/evaluation/ablation/views.py", "quee/evaluation/curves.py", "quee/evaluation/methods.py",
-    "quee/evaluation/resplits.py", "quee/evaluation/sweep.py", "quee/methods.py", "quee/paths.py",
-    "quee/percentages.py", "quee/perceptron.py", "quee/policies", "quee/precision.py",
-    "quee/predictors.py", "quee/quantization", "quee/targets.py",
-)  # fmt: skip
-"""What decides a point's numbers; what only arranges or shows them is not here."""
+POINTS = "quee/evaluation/ablation/fit.py"
+"""What computes a point."""
+NO_NUMBERS = ("quee/backbones/", "quee/cache.py", "quee/threads.py")
+"""What points import that decides no number: no network runs, and the cache's content has its own digest."""
+
+
+def code() -> list[str]:
+    """Files that decide a point's numbers; what only arranges or shows them is not among these."""
+    return sorted(file for file in used_by("evaluate", POINTS) if not file.startswith(NO_NUMBERS))
 
 
 def run(stage: Stage) -> None:
@@ -100,7 +102,7 @@ def source(root: Path, features: Path) -> str:
     """Digest of what all points depend on: the cache, by the digests it holds, the code and the libraries."""
     digest = hashlib.sha256(file_digest(features / "tree.json").encode())
     digest.update(key_of(versions()).encode())
-    for name in CODE:
+    for name in code():
         path = root / name
         files = [path] if path.is_file() else sorted(path.rglob("*.py"))
         if not files:

@@ -5,7 +5,8 @@ from quee.data import open_dataset
 from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
 from quee.io import read_json, read_tensors
-from quee.policies import FittedQ, Plan
+from quee.policies.fitted_q import FittedQ
+from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors
 from quee.runtime import load_bundle
 from quee.runtime.writing import guarantees_of, write_bundle

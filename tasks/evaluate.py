@@ -23,7 +23,9 @@ from quee.evaluation.tables import Row, band_rows, budget_rows, curve_rows, oper
 from quee.io import atomic_path, read_tensors, write_json, write_table
 from quee.methods import OURS
 from quee.percentages import impossible
-from quee.policies import Costs, FittedQ, Plan
+from quee.policies.base import Costs
+from quee.policies.fitted_q import FittedQ
+from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors
 from quee.progress import progress
 from tasks.stage import Stage, main

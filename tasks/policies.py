@@ -2,7 +2,8 @@
 
 from quee.cache import read_cache
 from quee.io import read_tensors, write_json, write_tensors
-from quee.policies import Plan, fit_fitted_q
+from quee.policies.fitted_q import fit_fitted_q
+from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors
 from tasks.stage import Stage, main
 

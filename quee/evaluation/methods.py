@@ -8,8 +8,10 @@ import numpy as np
 from quee.baselines import BASELINES, random_routing
 from quee.evaluation.curves import Floor
 from quee.evaluation.sweep import Setting, Sweep
-from quee.policies import Costs, FittedQ, Plan, oracle_nodes, simulate, simulate_behind
-from quee.policies.base import Policy
+from quee.policies.base import Costs, Policy, simulate, simulate_behind
+from quee.policies.fitted_q import FittedQ
+from quee.policies.oracle import oracle_nodes
+from quee.policies.plan import Plan
 
 
 def trade_offs(points: int) -> np.ndarray:

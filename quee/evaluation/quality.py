@@ -18,7 +18,7 @@ from quee.evaluation.methods import routed_sweep
 from quee.evaluation.resplits import fit_plan
 from quee.evaluation.sweep import Setting
 from quee.experiment import Experiment
-from quee.policies import Plan
+from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors, Read, gate_inputs
 from quee.predictors import over_gates, quality
 from quee.progress import progress

@@ -11,7 +11,9 @@ from quee.evaluation.methods import all_sweeps, constant_floor
 from quee.evaluation.sweep import Setting
 from quee.experiment import Experiment
 from quee.methods import BOUND, MAIN, REFERENCE, rivals
-from quee.policies import Costs, FittedQ, Plan, fit_fitted_q
+from quee.policies.base import Costs
+from quee.policies.fitted_q import FittedQ, fit_fitted_q
+from quee.policies.plan import Plan
 from quee.predictors import fit_predictors
 from quee.targets import ClusterTargets, future_errors
 

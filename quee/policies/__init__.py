@@ -1,14 +1,4 @@
-"""Policies choose the next step at a gate; they act only inside the cached tree.
+"""Policies choose the next step at a gate; they act only inside the considered tree, and know of cost only what `Costs` says.
 
-A policy knows of cost only what `Costs` says.
+Importing this package imports nothing: a stage depends on the policies it uses, not on all there are.
 """
-
-from quee.policies.base import EXIT, Costs, Limit, Policy, Table, simulate, simulate_behind
-from quee.policies.fitted_q import FittedQ, fit_fitted_q
-from quee.policies.oracle import oracle_nodes
-from quee.policies.plan import Plan
-
-__all__ = [
-    "EXIT", "Costs", "FittedQ", "Limit", "Plan", "Policy", "Table", "fit_fitted_q", "oracle_nodes", "simulate",
-    "simulate_behind",
-]  # fmt: skip

@@ -15,7 +15,9 @@ from quee.exits import ExitHeads
 from quee.features import GateView
 from quee.io import FORMAT, file_digest, read_json, read_tensors
 from quee.paths import PathTree
-from quee.policies import Costs, FittedQ, Plan
+from quee.policies.base import Costs
+from quee.policies.fitted_q import FittedQ
+from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors
 from quee.precision import Precision
 from quee.runtime.canary import Canary

@@ -14,7 +14,8 @@ import numpy as np
 from quee.errors import DisagreementError, IntegrityError
 from quee.io import read_tensors
 from quee.paths import PathTree
-from quee.policies import FittedQ, Plan
+from quee.policies.fitted_q import FittedQ
+from quee.policies.plan import Plan
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine, Step
 from quee.runtime.executor import Executor

@@ -14,7 +14,8 @@ from quee.errors import UsageError
 from quee.execution import MultiPrecisionBackbone
 from quee.features import GateView
 from quee.paths import PathTree
-from quee.policies import FittedQ, Plan
+from quee.policies.fitted_q import FittedQ
+from quee.policies.plan import Plan
 from quee.precision import Precision
 from quee.runtime.canary import Canary
 from quee.runtime.conventions import FittedClassifier

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from quee.data.transforms import splitmix64
-from quee.policies import EXIT, Limit, Policy
+from quee.policies.base import EXIT, Limit, Policy
 from quee.runtime.engines.base import Engine
 
 BATCH = 256

@@ -11,7 +11,8 @@ import numpy as np
 from quee.cost import BitFlops, trace_cost
 from quee.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
-from quee.policies import FittedQ, Plan
+from quee.policies.fitted_q import FittedQ
+from quee.policies.plan import Plan
 from quee.precision import Precision
 
 if TYPE_CHECKING:

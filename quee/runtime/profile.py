@@ -18,7 +18,7 @@ from quee import __version__
 from quee.errors import IntegrityError, UsageError
 from quee.io import FORMAT, read_json, write_bytes
 from quee.paths import PathTree
-from quee.policies import Costs, Policy
+from quee.policies.base import Costs, Policy
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine
 from quee.runtime.machine import cpu_model

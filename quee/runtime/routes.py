@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quee.policies import EXIT, FittedQ, Plan
+from quee.policies.base import EXIT
+from quee.policies.fitted_q import FittedQ
+from quee.policies.plan import Plan
 from quee.runtime.executor import Executor, Flight
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from quee.errors import QueeError, UsageError
-from quee.policies import EXIT
+from quee.policies.base import EXIT
 from quee.runtime.classifier import AdaptiveClassifier, Routed, Start
 from quee.runtime.executor import Flight
 from quee.runtime.images import Images, checked

@@ -12,7 +12,8 @@ import numpy as np
 from quee.cache import FeatureCache
 from quee.io import read_tensors, write_tensors
 from quee.paths import PathTree
-from quee.policies import Costs, Plan, simulate
+from quee.policies.base import Costs, simulate
+from quee.policies.plan import Plan
 from quee.runtime.operating import Point
 from quee.runtime.profile import Profile
 

@@ -16,7 +16,9 @@ from quee.evaluation.methods import routed_sweep
 from quee.evaluation.sweep import Setting, Sweep
 from quee.io import read_json, write_json, write_tensors
 from quee.paths import PathTree
-from quee.policies import Costs, FittedQ, Plan
+from quee.policies.base import Costs
+from quee.policies.fitted_q import FittedQ
+from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors
 from quee.precision import Precision
 from quee.runtime.bundle import load_view, policy_costs

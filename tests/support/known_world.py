@@ -12,8 +12,7 @@ import numpy as np
 
 from quee.cache import FeatureCache
 from quee.paths import PathTree
-from quee.policies import EXIT, Costs
-from quee.policies.base import Policy
+from quee.policies.base import EXIT, Costs, Policy
 
 Choose = Callable[[int, np.ndarray], np.ndarray]
 """Node and values by step (1 + B, histories, Λ) → index of the step taken (histories, Λ)."""

@@ -13,7 +13,7 @@ from quee.evaluation.ablation.fit import Study
 from quee.evaluation.ablation.rerun import COLUMNS, Variant, evaluated
 from quee.evaluation.ablation.run import Store
 from quee.experiment import load_experiment
-from quee.policies import Costs
+from quee.policies.base import Costs
 from tasks import ablate_network
 from tasks.ablate_network import study_of, variant_cache
 from tasks.stage import Stage, artifacts_of, run_stage

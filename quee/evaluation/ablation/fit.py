@@ -19,7 +19,9 @@ from quee.evaluation.resplits import redivide
 from quee.evaluation.sweep import Setting, Sweep
 from quee.experiment import Block, Considered, Experiment, PrecisionName, Share
 from quee.perceptron import Fit
-from quee.policies import Costs, Plan, fit_fitted_q
+from quee.policies.base import Costs
+from quee.policies.fitted_q import fit_fitted_q
+from quee.policies.plan import Plan
 from quee.policies.predictors import Network, Predictors, Read, gate_inputs, rows_of, views
 from quee.predictors import fit_network, over_gates, quality
 from quee.targets import future_errors

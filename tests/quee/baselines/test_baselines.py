@@ -11,7 +11,7 @@ from quee.baselines.eero import exit_shares, share_thresholds
 from quee.baselines.jei_gate import fit_logistic
 from quee.baselines.patience import exits_by_agreement
 from quee.evaluation.sweep import Setting, Sweep, hull_of
-from quee.policies import Costs
+from quee.policies.base import Costs
 
 
 @pytest.fixture(scope="module")

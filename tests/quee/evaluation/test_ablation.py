@@ -28,7 +28,8 @@ from quee.evaluation.methods import constant_floor, routed_sweep
 from quee.evaluation.resplits import redivide
 from quee.evaluation.sweep import Setting
 from quee.experiment import Ablate, Considered, Experiment
-from quee.policies import Costs, Plan
+from quee.policies.base import Costs
+from quee.policies.plan import Plan
 from quee.predictors import fit_predictors
 from quee.report.ablations import forest
 from quee.targets import ClusterTargets, future_errors

@@ -18,7 +18,7 @@ from quee.evaluation.certification import (
 from quee.evaluation.methods import all_sweeps
 from quee.evaluation.resplits import fit_quee
 from quee.evaluation.sweep import Setting
-from quee.policies import Costs
+from quee.policies.base import Costs
 
 DRAWS, SIZE, DELTA = 300, 500, 0.1
 

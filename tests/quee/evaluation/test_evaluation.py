@@ -16,7 +16,7 @@ from quee.evaluation.curves import (
 from quee.evaluation.methods import all_sweeps, constant_floor
 from quee.evaluation.resplits import fit_quee, redivide, resplit
 from quee.evaluation.sweep import Setting, Sweep, hull
-from quee.policies import Costs
+from quee.policies.base import Costs
 
 SETTINGS = small_experiment(evaluate={"points": 100})
 

@@ -16,7 +16,8 @@ from quee.evaluation.quality import (
 )
 from quee.evaluation.resplits import fit_plan
 from quee.evaluation.sweep import Setting
-from quee.policies import Costs, Plan
+from quee.policies.base import Costs
+from quee.policies.plan import Plan
 
 QUALITY = {"widths": [1], "samples": [0.05], "noise": [3.0], "clusters": [1, 10]}
 EXPERIMENT = small_experiment(evaluate={"points": 100, "quality": QUALITY})

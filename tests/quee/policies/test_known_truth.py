@@ -8,9 +8,9 @@ from known_world import KnownWorld, waiting_world
 
 from quee.evaluation.resplits import fit_quee
 from quee.experiment import Experiment
-from quee.policies import Costs, FittedQ, Plan, fit_fitted_q, simulate
-from quee.policies.base import Table
-from quee.policies.fitted_q import stacked
+from quee.policies.base import Costs, Table, simulate
+from quee.policies.fitted_q import FittedQ, fit_fitted_q, stacked
+from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors, Read
 
 WORLD = waiting_world()

@@ -7,9 +7,10 @@ from small_world import small_cache, small_experiment
 from quee.evaluation.resplits import fit_quee
 from quee.evaluation.sweep import Setting
 from quee.paths import PathTree
-from quee.policies import EXIT, Costs, FittedQ, Plan, oracle_nodes, simulate, simulate_behind
-from quee.policies.base import Limit, Table
-from quee.policies.fitted_q import interpolate
+from quee.policies.base import EXIT, Costs, Limit, Table, simulate, simulate_behind
+from quee.policies.fitted_q import FittedQ, interpolate
+from quee.policies.oracle import oracle_nodes
+from quee.policies.plan import Plan
 from quee.policies.predictors import views
 
 SETTINGS = small_experiment(epochs=30)

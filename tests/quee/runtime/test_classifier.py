@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.validation import check_is_fitted
 
 from quee.errors import UsageError
-from quee.policies import FittedQ
+from quee.policies.fitted_q import FittedQ
 from quee.runtime import AdaptiveClassifier, Options
 from quee.runtime.explanation import Explanation
 
