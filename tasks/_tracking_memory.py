@@ -25,7 +25,9 @@ class Memory:
         uri = tracking_uri(root)
         file = sqlite_file(uri)
         if file and not file.is_file():
-            raise UsageError(f"nothing is tracked in {file}: run `quee track`, once `quee run` has results, or set MLFLOW_TRACKING_URI")
+            raise UsageError(
+                f"nothing is tracked in {file}: run `quee track` after `quee run`, or set MLFLOW_TRACKING_URI"
+            )
         self.client: MlflowClient = open_store(root, uri).client
         self._by_output: dict[tuple[str, str], str | None] = {}
 
