@@ -106,7 +106,8 @@ def read_scale(environment: dict[str, str] | None = None, file: Path = FILE) -> 
         return int(text)
 
     executor = found["executor"][0] if "executor" in found else None
-    workers = whole("workers", cores() if executor in (None, "processes") else 1)
+    alone = "workers" in found or executor not in (None, "processes")
+    workers = whole("workers", 1 if alone else cores())
     executor = executor or ("processes" if workers > 1 else "inline")
     dask, shards = (found[key][0] if key in found else None for key in ("dask", "shards"))
     given = "executor" in found or "workers" in found
