@@ -3,12 +3,15 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quee.data import DATA, DATASETS
 from quee.errors import IntegrityError, QueeError, UsageError
+
+if TYPE_CHECKING:
+    from quee.data.weights import WeightsFacts
 
 data_app = typer.Typer(help="Add, list and check datasets.", no_args_is_help=True)
 weights_app = typer.Typer(help="Add and list pretrained weights.", no_args_is_help=True)
@@ -104,7 +107,13 @@ def check(name: Name, json_: AsJson = False) -> None:
 @weights_app.command("add")
 def add_weights(
     name: Annotated[str, typer.Argument(help="Name experiments use; that of the backbone unless --backbone is given.")],
-    file: Annotated[Path, typer.Argument(help="PyTorch checkpoint or safetensors file.")],
+    file: Annotated[Path | None, typer.Argument(help="PyTorch checkpoint or safetensors file.")] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="EXPERIMENT", help="Instead of FILE: what this experiment's stage backbone made."
+        ),
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="Backbone the weights must fit.")] = None,
     head: Annotated[Path | None, typer.Option(help="DINOv2: file of the published linear head, to join.")] = None,
     trained_on: Annotated[
@@ -122,7 +131,8 @@ def add_weights(
 ) -> None:
     """Check weights against a backbone, copy them to data/weights/NAME.safetensors, and track them with DVC.
 
-    For published weights of the names that `quee weights list` shows, backbone and what they were trained on are known.
+    For published weights of the names that `quee weights list` shows, backbone and what they were trained on are known;
+    for an experiment's, the samples they were fitted on too, so that no experiment holds these out.
     """
     from quee.data.weights import NAME, PUBLISHED, import_weights, weights_facts, weights_path
 
@@ -131,6 +141,15 @@ def add_weights(
     known, target = PUBLISHED.get(name), weights_path(name)
     if target.exists() and not replace:
         raise UsageError(f"{target} is there already; give --replace to replace it")
+    if (file is None) == (from_ is None):
+        raise UsageError("give FILE, or --from EXPERIMENT")
+    if from_ is not None:
+        given = {"--backbone": backbone, "--head": head, "--trained-on": trained_on, "--set": set_}
+        if told := [option for option, value in given.items() if value]:
+            raise UsageError(f"{told[0]} goes with FILE; --from {from_} knows it")
+        _add_from(from_, name, target)
+        return
+    assert file is not None
     seen = known.trained_on if known else None
     if trained_on is not None:
         seen = () if trained_on == "none" else tuple(part.strip() for part in trained_on.split(","))
@@ -148,6 +167,23 @@ def add_weights(
     typer.echo(f"images are prepared with {facts.prepared}; weights trained otherwise: backbone.kwargs.preprocessing")
 
 
+def _add_from(experiment: str, name: str, target: Path) -> None:
+    from quee.data.weights import take_weights, weights_facts
+    from quee.experiment import load_experiment
+
+    load_experiment(experiment)  # refuses a name that there is not
+    results = Path("artifacts") / experiment
+    if missing := [stage for stage in ("prepare", "backbone") if not (results / stage).is_dir()]:
+        raise UsageError(f"missing folder: {results / missing[0]}; `quee run {experiment}` makes it")
+    refuse_untracked(target)
+    new = not target.exists()
+    count = take_weights(results / "backbone", results / "prepare", target)
+    track_as(target, target.with_name(f"{name}.dvc"), new=new)
+    facts = weights_facts(target)
+    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}, {_told(facts)}")
+    typer.echo(f"read as: {facts.read_as}")
+
+
 @weights_app.command("list")
 def list_weights(json_: AsJson = False) -> None:
     """Show the weights that are there, with what they are for, and where the published ones are to be had."""
@@ -163,13 +199,15 @@ def list_weights(json_: AsJson = False) -> None:
             "kwargs": facts.kwargs,
             "read_as": facts.read_as,
             "trained_on": facts.trained_on and list(facts.trained_on),
+            "fitted_on": facts.fitted and {"dataset": facts.fitted.dataset, "samples": len(facts.fitted.ids)},
+            "told": _told(facts),
         }
         rows.append({"name": file.stem, "bytes": file.stat().st_size, "digest": digest, **known})
     if json_:
         typer.echo(json.dumps(rows, indent=1))
         return
     for row in rows:
-        about = f"{row['backbone']}, {_seen(row['trained_on'])}"
+        about = f"{row['backbone']}, {row['told']}"
         typer.echo(f"{row['name']:24} {row['bytes']:>14,} bytes  digest {str(row['digest'])[:12]}  {about}")
     for name in PUBLISHED:
         if name not in [row["name"] for row in rows]:
@@ -194,6 +232,12 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
         except (YAMLError, TypeError, ValueError):
             raise UsageError(f"--set {pair!r}: {text!r} is no number, word, list or mapping in YAML") from None
     return found
+
+
+def _told(facts: "WeightsFacts") -> str:
+    own = facts.fitted
+    fitted = [] if own is None else [f"fitted on {len(own.ids):,} samples of {own.dataset}"]
+    return ", ".join([*fitted, *([_seen(facts.trained_on)] if facts.trained_on or not fitted else [])])
 
 
 def _seen(names: Any) -> str:

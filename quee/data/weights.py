@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from quee.data import DATA
+from quee.data.fitted import Fitted
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.io import write_tensors
 
@@ -74,6 +77,8 @@ class WeightsFacts:
     """Which layout the file had that they were taken from, and what was made of it."""
     prepared: str = field(default="", compare=False)
     """How the backbone has images prepared, whatever the weights were trained with."""
+    fitted: Fitted | None = field(default=None, compare=False)
+    """The samples they were fitted on, where an experiment here did it; of other weights nobody knows more than the set."""
 
 
 FREE = ("img_size", "layers", "num_classes", "preprocessing")
@@ -124,6 +129,34 @@ def import_weights(
         metadata["trained_on"] = ",".join(sorted(trained_on))
     write_tensors(target, {name: value.numpy() for name, value in state.items()}, metadata)
     return sum(value.numel() for value in state.values())
+
+
+def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
+    """Write the weights of an experiment's results to `target`, with the samples they were fitted on; returns their number.
+
+    `backbone` and `prepared` are the results of its stages `backbone` and `prepare`.
+    """
+    from quee.io import read_json, read_tensors
+    from quee.store import fitted_on, load_backbone
+
+    load_backbone(backbone)  # refuses what does not fit together
+    facts, described = read_json(backbone / "backbone.json"), read_json(prepared / "dataset.json")
+    ids, seen = fitted_on(backbone), set(facts.get("weights", {}).get("trained_on") or ())
+    metadata = {
+        "backbone": facts["name"],
+        "kwargs": json.dumps({k: v for k, v in facts["kwargs"].items() if k != "num_classes"}, sort_keys=True),
+        "read_as": f"stage backbone of {backbone.parent.name}, mode {facts['mode']}",
+    }
+    if isinstance(ids, str):
+        seen.add(described["dataset"])
+    else:
+        metadata["fitted_on"] = Fitted(
+            described["dataset"], described["files"], np.sort(np.array(ids, np.int64))
+        ).text()
+    arrays = read_tensors(backbone / "model.safetensors")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(target, arrays, {**metadata, "trained_on": ",".join(sorted(seen))})
+    return sum(value.size for value in arrays.values())
 
 
 def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: str, layout: str) -> str:
@@ -191,9 +224,9 @@ def weights_facts(path: Path) -> WeightsFacts:
             metadata = json.loads(file.read(min(size, 100 << 20)))["__metadata__"]
         names, kwargs = metadata.get("trained_on"), json.loads(metadata.get("kwargs", "null"))
         seen = None if names is None else tuple(filter(None, names.split(",")))
-        return WeightsFacts(
-            metadata["backbone"], seen, kwargs, metadata.get("read_as", ""), metadata.get("prepared", "")
-        )
+        fitted = Fitted.read(metadata["fitted_on"]) if "fitted_on" in metadata else None
+        told = (metadata.get("read_as", ""), metadata.get("prepared", ""))
+        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted)
     except (ValueError, KeyError, TypeError, AttributeError):
         how = f"quee weights add {path.stem} FILE --replace"
         raise IntegrityError(f"{path} is not what `quee weights add` writes; `{how}` makes it anew") from None

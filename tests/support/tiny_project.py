@@ -12,7 +12,7 @@ import yaml
 
 from quee.data.png import encode_png
 from quee.data.writer import Sample, write_images
-from quee.experiment import BLOCKS, OPTIONAL
+from quee.experiment import BLOCKS
 from quee.io import read_json
 from tasks._tracking_lock import stage_names
 from tasks.stage import artifacts_of, run_stage
@@ -63,7 +63,7 @@ class Tiny:
 
     def write(self, **blocks: Mapping[str, Any]) -> None:
         """Write experiments/tiny.yaml: `SETTINGS` with the keys given replaced, block by block."""
-        content: dict[str, Any] = {block: {} for block in BLOCKS if block not in OPTIONAL}
+        content: dict[str, Any] = {block: {} for block in BLOCKS}
         for block, settings in SETTINGS.items():
             content[block] = dict(settings)
         for block, settings in blocks.items():

@@ -11,13 +11,13 @@ import yaml
 
 from quee.backbones import create_backbone
 from quee.data.importers import import_dataset
-from quee.data.weights import import_weights, weights_path
+from quee.data.weights import import_weights, take_weights, weights_path
 from quee.errors import UsageError
 from quee.experiment import BLOCKS
 from quee.io import file_digest, read_json, read_table
 from quee.store import load_backbone
 from tasks import backbone, prepare
-from tasks.stage import run_stage
+from tasks.stage import artifacts_of, run_stage
 
 ROOT = Path(__file__).parents[2]
 OUT = Path("artifacts/small/backbone")
@@ -43,17 +43,20 @@ def weigh(classes: int = 10, trained_on: tuple[str, ...] | None = ("digits",), n
     return state
 
 
-def run(evaluation_set: str = "held_out", limit: int | None = None, **settings: Any) -> dict[str, Any]:
+def run(
+    evaluation_set: str = "held_out", limit: int | None = None, seed_of_splits: int = 0, **settings: Any
+) -> dict[str, Any]:
     content: dict[str, Any] = {block: {} for block in BLOCKS}
     splits = {"train": 0.5, "calibration": 16, "predictor": 0.2, "validation": 0.1, "test": 0.2}
     splits |= {"test": 1.0} if evaluation_set == "test" else {}
     content["prepare"] = {"dataset": "digits", "splits": {**splits, "evaluation_set": evaluation_set}}
+    content["prepare"]["seed"] = seed_of_splits
     content["backbone"] = {"name": "vit_digits", "epochs": 2, "batch_size": 64, "weights": "mine", **settings}
     Path("experiments").mkdir(exist_ok=True)
     Path("experiments/small.yaml").write_text(yaml.safe_dump(content))
-    run_stage("prepare", prepare.run, "small")
-    run_stage("backbone", backbone.run, "small")
-    described: dict[str, Any] = read_json(OUT / "backbone.json")
+    run_stage("prepare", prepare.run, "small", limit)
+    run_stage("backbone", backbone.run, "small", limit)
+    described: dict[str, Any] = read_json(artifacts_of("small", limit) / "backbone/backbone.json")
     return described
 
 
@@ -73,6 +76,20 @@ def test_pretrained_weights_are_used_as_they_are() -> None:
     assert history.num_rows == 0
     assert "validation_accuracy" in history.column_names
     assert set(read_json(OUT / "metrics.json")["accuracy"]) == {"validation", "test"}
+
+
+def test_weights_of_an_experiment_know_the_samples_they_were_fitted_on(capsys: pytest.CaptureFixture[str]) -> None:
+    run("pooled", mode="train", weights=None)
+    train = read_json(OUT / "backbone.json")["fitted_on"]
+    take_weights(OUT, OUT.parent / "prepare", weights_path("own"))
+    described = run("pooled", mode="pretrained", weights="own", epochs=1)
+    assert described["fitted_on"] == train  # the same division: nothing held out was seen
+    metrics = read_json(OUT / "metrics.json")
+    assert set(metrics["accuracy"]) == {"train", "validation", "test"} and "svc_accuracy" in metrics
+    with pytest.raises(UsageError, match=r"'own' was fitted on samples that are held out here \(.* in test"):
+        run("pooled", mode="pretrained", weights="own", seed_of_splits=1)
+    run("pooled", limit=200, mode="pretrained", weights="own")
+    assert "smoke run: backbone.weights: 'own' was fitted on" in capsys.readouterr().out
 
 
 def test_pretrained_weights_that_have_seen_none_of_it_were_fitted_on_nothing_here() -> None:

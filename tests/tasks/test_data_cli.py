@@ -13,6 +13,8 @@ from quee.backbones import create_backbone
 from quee.data.png import encode_png
 from quee.data.source import open_dataset
 from quee.errors import QueeError, UsageError
+from quee.io import write_json
+from quee.store import save_backbone
 from tasks.data_cli import data_app, weights_app
 
 
@@ -183,3 +185,27 @@ def test_weights_say_what_they_were_read_as_and_take_the_backbones_keywords(proj
     with pytest.raises(UsageError, match="colour"):
         quee(weights_app, "add", "other", "w.ckpt", "--backbone", "vit_digits", "--set", "colour=red")
     assert [row["name"] for row in json.loads(quee(weights_app, "list", "--json"))] == ["mine"]
+
+
+def test_weights_are_taken_from_an_experiment_or_a_file_and_never_from_both(project):
+    (project / "experiments").mkdir()
+    (project / "experiments" / "mine.yaml").write_text(
+        "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n", encoding="utf-8"
+    )
+    for arguments in ((), ("w.pth", "--from", "mine")):
+        with pytest.raises(UsageError, match="give FILE, or --from EXPERIMENT"):
+            quee(weights_app, "add", "own", *arguments)
+    with pytest.raises(UsageError, match="--trained-on goes with FILE; --from mine knows it"):
+        quee(weights_app, "add", "own", "--from", "mine", "--trained-on", "none")
+    with pytest.raises(UsageError, match="missing folder: artifacts/mine/prepare; `quee run mine` makes it"):
+        quee(weights_app, "add", "own", "--from", "mine")
+    with pytest.raises(UsageError, match="unknown experiment 'yours'"):
+        quee(weights_app, "add", "own", "--from", "yours")
+    backbone, prepared = (project / "artifacts/mine" / stage for stage in ("backbone", "prepare"))
+    for folder in (backbone, prepared):
+        folder.mkdir(parents=True)
+    save_backbone(backbone, create_backbone("vit_digits"), {}, fitted_on=[0, 1, 2, 9], mode="train")
+    write_json(prepared / "dataset.json", {"dataset": "digits", "files": {"train-00000-of-00001.parquet": "d"}})
+    assert "fitted on 4 samples of digits" in quee(weights_app, "add", "own", "--from", "mine")
+    (row,) = json.loads(quee(weights_app, "list", "--json"))
+    assert row["fitted_on"] == {"dataset": "digits", "samples": 4} and row["backbone"] == "vit_digits"

@@ -8,7 +8,7 @@ import pytest
 from quee.data import importers
 from quee.data.importers import Options, Plan, Shard
 
-PLAN = Plan([Shard("train-00000-of-00001.parquet", 3, lambda path: None)])
+PLAN = Plan([Shard("train-00000-of-00001.parquet", 3, lambda path: None, str)])
 
 
 @pytest.fixture

@@ -1,0 +1,68 @@
+"""Which samples of a data set weights were fitted on, where not all of its official training set: overlap is judged by them."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from quee.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Samples of one data set."""
+
+    dataset: str
+    files: Mapping[str, str]
+    """Digests by file, as `dataset.json` has them: sample ids count in these files alone."""
+    ids: np.ndarray
+    """(n,) rising sample ids."""
+
+    def text(self) -> str:
+        """As a weights file keeps it; neighbouring ids as `first-last`."""
+        return json.dumps(
+            {"dataset": self.dataset, "files": dict(self.files), "ids": as_runs(self.ids)}, sort_keys=True
+        )
+
+    @classmethod
+    def read(cls, text: str) -> "Fitted":
+        found = json.loads(text)
+        return cls(found["dataset"], found["files"], from_runs(found["ids"]))
+
+    def refuse_seen(self, name: str, files: Mapping[str, str], held_out: Mapping[str, np.ndarray]) -> None:
+        """Raises UsageError where weights `name` have seen samples of a held-out split, ids (n,), or other files count.
+
+        `files` are the digests of the files in which the splits' ids count.
+        """
+        if dict(files) != dict(self.files):
+            raise UsageError(
+                f"backbone.weights: {name!r} was fitted on samples of other files of {self.dataset} than are here, so that "
+                "nobody can tell which of them it has seen; take weights that were fitted on these"
+            )
+        seen = {split: int(np.isin(ids, self.ids).sum()) for split, ids in held_out.items()}
+        if any(seen.values()):
+            told = ", ".join(f"{count} of {len(held_out[split])} in {split}" for split, count in seen.items() if count)
+            raise UsageError(
+                f"backbone.weights: {name!r} was fitted on samples that are held out here ({told}); give the `prepare` of "
+                "the experiment that trained it, or other weights"
+            )
+
+
+def as_runs(ids: Iterable[int]) -> str:
+    """Rising whole numbers as `0-3,7,9-11`."""
+    rising = np.asarray(list(ids), np.int64)
+    if not len(rising):
+        return ""
+    parts = np.split(rising, np.flatnonzero(np.diff(rising) != 1) + 1)
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in parts)
+
+
+def from_runs(text: str) -> np.ndarray:
+    """What `as_runs` wrote; raises ValueError for anything else."""
+    ends = [part.partition("-") for part in text.split(",") if part]
+    runs = [np.arange(int(first), int(last or first) + 1) for first, _, last in ends]
+    found = np.concatenate(runs) if runs else np.zeros(0, np.int64)
+    if any(not len(run) for run in runs) or (np.diff(found) <= 0).any():
+        raise ValueError(f"ids {text[:40]!r} do not rise")
+    return found
