@@ -1,5 +1,6 @@
 """How many threads small networks get: sums in one order, whatever the number of cores."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,13 @@ _SETTING = Lock()
 T = TypeVar("T")
 
 
-def cores() -> int:
+def cores(group: Path = Path("/sys/fs/cgroup")) -> int:
     """How many cores this process may use: those of its affinity and within its control group's quota, at least one."""
-    from joblib import cpu_count  # takes half a second to import
-
-    return int(cpu_count())
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _text(group / "cpu.max").partition(" ")
+    if quota.isdecimal() and period.strip().isdecimal():
+        own = min(own, -(-int(quota) // int(period)))
+    return max(1, own)
 
 
 def free_memory(proc: Path = Path("/proc"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -47,7 +50,8 @@ def one_thread() -> Iterator[None]:
 
     Holds for the calling thread alone: what others compute meanwhile, and threads begun meanwhile, keep their number.
     """
-    threads = torch.get_num_threads()
+    with _SETTING:  # a thread takes its number when it first asks, and not while another is being set
+        threads = torch.get_num_threads()
     _set_here(1)
     try:
         yield

@@ -203,7 +203,7 @@ def test_resolved_settings_are_whole_and_say_the_same(name: str) -> None:
 
 
 ODD = {
-    "numbers": ("exits", "{learning_rate: 1.0e-07, weight_decay: 1}"),
+    "numbers": ("exits", "{weight_decay: 1.0e-07, draws: 1}"),
     "text like a number": ("report", "{title: '1e3'}"),
     "lists of blocks": ("ablate", "{considered: [{sample: 3}, {monotone: up}], blend: [auto, 0.25]}"),
     "patterns": ("quantize", "{layers: {'blocks.*.fc2': w8a8, 'blocks.*': w4a8}}"),
@@ -243,7 +243,7 @@ def test_what_the_yaml_says_itself_is_known() -> None:
     content = read_content(with_block("prepare", "{splits: {train: 0.4}}"), SOURCE)
     assert is_given(content, "prepare.splits.train")
     assert not is_given(content, "prepare.splits.test")
-    assert not is_given(content, "exits.learning_rate")
+    assert not is_given(content, "exits.weight_decay")
 
 
 def test_an_error_names_the_file(tmp_path: Path) -> None:

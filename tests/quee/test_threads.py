@@ -48,7 +48,7 @@ def test_an_error_restores_it_too() -> None:
 
 
 def test_callers_that_overlap_in_any_order_leave_nothing_behind() -> None:
-    together = Barrier(4)
+    together = Barrier(4, timeout=60)
 
     def call(rounds: int) -> set[int]:
         seen = set()

@@ -26,7 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "paths": {"precisions": ["w4a4", "w8a8"], "references": ["fp32"]},
     "quantize": {"preset": "minmax"},
-    "exits": {"draws": 1, "embedding": 4, "epochs": 2},
+    "exits": {"draws": 1, "embedding": 4},
     "targets": {"clusters": 3, "sweep": [1, 3]},
     "predictors": {"hidden": 8, "epochs": 5},
     "evaluate": {

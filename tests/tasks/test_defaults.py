@@ -152,9 +152,9 @@ def test_a_changed_default_runs_the_stages_that_use_it_and_says_why(
 def test_a_default_that_is_changed_and_set_runs_nothing(
     made: Project, defaults: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    defaults("exits", "learning_rate", 0.001)
+    defaults("exits", "weight_decay", 0.5)
     text = made.read("experiments/plain.yaml")
-    made.write("experiments/plain.yaml", PLAIN + "exits: {learning_rate: 0.01}\n")
+    made.write("experiments/plain.yaml", PLAIN + "exits: {weight_decay: 1.0}\n")
     try:
         assert {step.action for step in plan(made, monkeypatch)["plain"].values()} == {"unchanged"}
     finally:
@@ -173,7 +173,7 @@ def edited_default(text: str, model: str, key: str, new: str) -> str:
 
 
 EDITS = [
-    ("Exits", "learning_rate", "1e-3", "exits.learning_rate: 0.01 → 0.001 (default)", {"exits"}),
+    ("Exits", "weight_decay", "0.5", "exits.weight_decay: 1.0 → 0.5 (default)", {"exits"}),
     ("Splits", "train", "0.40", "prepare.splits.train: 0.45 → 0.4 (default)", {"prepare"}),
     ("FittedQ", "knots", "13", "policies.fitted_q.knots: 12 → 13 (default)", {"policies", "evaluate"}),
 ]

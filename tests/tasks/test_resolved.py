@@ -65,7 +65,7 @@ def test_a_damaged_file_is_named(here: Project) -> None:
 def test_a_run_resolves_them_without_a_line_and_a_smoke_run_its_own(project: Project) -> None:
     assert "settings@toy" not in project.quee("run")
     file = settings_file("toy")
-    assert json.loads(project.read(file))["exits"]["learning_rate"] == 0.01
+    assert json.loads(project.read(file))["exits"]["weight_decay"] == 1.0
     assert "settings@toy" in project.read("dvc.lock")
     project.write(file, "{}")
     project.edit("experiments/toy.yaml", "clusters: 20", "clusters: 30")

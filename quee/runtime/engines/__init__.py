@@ -14,16 +14,12 @@ from quee.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from quee.runtime.engines.openvino import OpenVinoEngine
 from quee.runtime.engines.probe import AutoEngine
 from quee.runtime.engines.torch import TorchEngine
+from quee.threads import cores
 
 GRAPH_ENGINES: tuple[type[GraphEngine], ...] = (OpenVinoEngine, OnnxRuntimeEngine)
 """Those that execute exported graphs."""
 ENGINES: Registry[Callable[[GateView, Path | None, int], Engine]] = Registry("engine")
 """Name to what opens it: (view, folder with the exported graphs, threads) → engine."""
-
-
-def available_threads() -> int:
-    """As many as this process may run on, where that can be known."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _auto(view: GateView, graphs: Path | None, threads: int) -> AutoEngine:
@@ -54,10 +50,10 @@ def open_engine(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}; valid: from 1")
-    engine = ENGINES[name](view, graphs, threads or available_threads())
+    engine = ENGINES[name](view, graphs, threads or cores())
     if isinstance(engine, AutoEngine):
         engine.reference = reference
     return engine
 
 
-__all__ = ["ENGINES", "GRAPH_ENGINES", "Engine", "Step", "TorchEngine", "available_threads", "open_engine"]
+__all__ = ["ENGINES", "GRAPH_ENGINES", "Engine", "Step", "TorchEngine", "open_engine"]

@@ -343,10 +343,11 @@ CALLS = {"eval", "exec", "compile", "__import__"}
 def load_path() -> tuple[Path, ...]:
     """Every module of quee that loading and running a bundle may import, inside functions too."""
     found: set[Path] = set()
+    checks = ROOT / "quee/requirements.py"  # of experiments, as their YAML is read: loading a bundle reads none
     todo = [ROOT / "quee/runtime/__init__.py"]
     while todo:
         file = todo.pop()
-        if file in found:
+        if file in found or file == checks:
             continue
         found.add(file)
         for node in ast.walk(ast.parse(file.read_text())):
