@@ -3,6 +3,7 @@ labels are its outputs, and that every class has images."""
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ LEAST = 40
 """Images: with fewer, a validation split would say nothing."""
 ASKED = 256
 """Images by which the order of classes is checked."""
+DARK = 64
+"""Of 255; no images are all below, unless they are of fewer bits."""
 SURE = 0.5
 """Accuracy from which on a network's own answers tell which of its outputs is which class."""
 
@@ -39,6 +42,12 @@ def bundle_path(out: str | Path | None) -> Path:
     """The path of the bundle to be made; raises UsageError where there can be none."""
     if not isinstance(out, str | Path) or not str(out):
         raise UsageError(f"out={out!r}: give the path of the bundle to be made")
+    if "://" in str(out):
+        raise UsageError(f"out={str(out)[:80]!r} is an address; a bundle is made in a folder of this machine")
+    if str(out).startswith("~"):
+        raise UsageError(
+            f"out={str(out)[:80]!r} would be a folder called ~: give os.path.expanduser({str(out)[:80]!r})"
+        )
     target = Path(out).absolute()
     try:
         os.lstat(target)
@@ -75,7 +84,7 @@ def checked_settings(backbone: SegmentedBackbone, precisions: Sequence[str], bud
     if not isinstance(backbone, SegmentedBackbone):
         raise UsageError(f"quee.fit: the backbone is a {type(backbone).__name__}; {HOW}")
     if isinstance(budget, Real) and not isinstance(budget, bool):
-        budget = float(budget)
+        budget = float(budget) if abs(budget) < sys.float_info.max else float("inf")
     if isinstance(seed, Integral) and not isinstance(seed, bool):
         seed = int(seed)
     settings = checked_experiment(
@@ -96,13 +105,20 @@ def checked_settings(backbone: SegmentedBackbone, precisions: Sequence[str], bud
 
 
 def check_pixels(low: int, high: int) -> None:
-    """Raises UsageError where the least and the greatest value of all pixels say that there is nothing to see."""
+    """Raises UsageError where the least and the greatest value of all pixels say that there is nothing to see.
+
+    Warns where all are so dark that their white may be another.
+    """
     if high <= 1:
         raise UsageError(
             "no pixel is above 1 of 255; were images from 0 to 1 cast to uint8? Multiply them by 255 first"
         )
     if low == high:
         raise UsageError(f"all pixels of all images are {low}")
+    if high < DARK:
+        warnings.warn(
+            f"no pixel is above {high} of 255; if {high} is to be white, multiply images by {255 // high}", stacklevel=3
+        )
 
 
 def divided(indices: np.ndarray, names: Sequence[str], seed: int) -> dict[str, np.ndarray]:

@@ -1,6 +1,8 @@
 """Labelled images as callers of `quee.fit` have them: read once, checked, and kept as the backbone sees them."""
 
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +99,7 @@ def read_labelled(images: Any, labels: Any, transform: Preprocessing, pixels: st
     if isinstance(images, np.ndarray) and not transform.needs_resizing(*images.shape[1:3]):
         return Labelled(images, values, transform)
     reading = "uint8" if isinstance(images, np.ndarray) else pixels
-    spool = Spool(folder / "images", (*transform.size, transform.channels))
-    with progress("reading images", len(images)) as bar:
+    with _spool(folder, transform) as spool, progress("reading images", len(images)) as bar:
         for start in range(0, len(images), CHUNK):
             part = fitted(images[start : start + CHUNK], transform, reading, start)
             spool.add(part)
@@ -107,10 +108,9 @@ def read_labelled(images: Any, labels: Any, transform: Preprocessing, pixels: st
 
 
 def _from_batches(given: Any, transform: Preprocessing, pixels: str, folder: Path) -> Labelled:
-    spool = Spool(folder / "images", (*transform.size, transform.channels))
     parts: list[Labels] = []
     total = len(given) if hasattr(given, "__len__") else 0
-    with progress("reading images", total) as bar:
+    with _spool(folder, transform) as spool, progress("reading images", total) as bar:
         for index, (some, own) in enumerate(_pairs(given)):
             images, labels = _batch(some, own, index, pixels)
             found = fitted(images, transform, "uint8" if isinstance(images, np.ndarray) else pixels, len(spool))
@@ -119,9 +119,23 @@ def _from_batches(given: Any, transform: Preprocessing, pixels: str, folder: Pat
             spool.add(found)
             parts.append(labels)
             bar.advance(note=f"{len(spool)} images")
-    if not parts:
-        raise UsageError("no images given: nothing came from the batches; a generator that was used up gives none")
-    return Labelled(spool, joined(parts), transform)
+        if not parts:
+            raise UsageError("no images given: nothing came from the batches; a generator that was used up gives none")
+        labels = joined(parts)
+    if len(parts) < total:
+        warnings.warn(f"the batches ended early: {len(parts)} came of the {total} that their length says", stacklevel=2)
+    return Labelled(spool, labels, transform)
+
+
+@contextmanager
+def _spool(folder: Path, transform: Preprocessing) -> Iterator[Spool]:
+    """A file for images, closed where what fills it fails."""
+    spool = Spool(folder / "images", (*transform.size, transform.channels))
+    try:
+        yield spool
+    except BaseException:
+        spool.close()
+        raise
 
 
 def _pairs(given: Any) -> Iterator[tuple[Any, Any]]:

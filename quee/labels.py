@@ -1,6 +1,6 @@
 """Class labels as callers have them, indices or names, and the classes they stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,10 @@ class Labels:
 
 def column(labels: Any) -> Labels:
     """Whole numbers or names (n,); raises UsageError with the reason for anything else."""
+    if isinstance(labels, np.ma.MaskedArray) and np.ma.is_masked(labels):
+        raise UsageError("labels are a masked array: what is masked has no label; leave these images out")
+    if isinstance(labels, set | frozenset | Mapping) or (hasattr(labels, "__next__") and hasattr(labels, "__iter__")):
+        raise UsageError(f"labels are a {type(labels).__name__}, no sequence; give an array or a list, one per image")
     try:
         array = np.asarray(labels)
     except (ValueError, TypeError) as error:
@@ -40,6 +44,8 @@ def column(labels: Any) -> Labels:
         raise UsageError(f"{found}; {valid}")
     if kind in "iu":
         return Labels(array.astype(np.int64))
+    if kind == "S" or (kind == "O" and array.size and all(isinstance(value, bytes) for value in array.tolist())):
+        raise UsageError(f"{found}; {valid}; bytes are no names: give np.char.decode(labels)")
     if kind == "T":  # numpy's strings of any length
         array, kind = array.astype(object), "O"
     values = list(labels) if kind == "U" and not isinstance(labels, np.ndarray) else array.tolist()
@@ -92,8 +98,11 @@ def class_indices(labels: Labels, classes: Sequence[str] | None, outputs: int) -
 def _class_names(classes: Sequence[str] | None, outputs: int) -> list[str] | None:
     if classes is None:
         return None
-    if isinstance(classes, str) or not all(isinstance(name, str) and name for name in classes):
-        raise UsageError("classes: give a list of names, one for each output of the backbone")
+    ordered = isinstance(classes, np.ndarray | Sequence) and not isinstance(classes, str)
+    if not ordered or not all(isinstance(name, str) and name for name in classes):
+        raise UsageError(
+            f"classes are a {type(classes).__name__}: give a list of names, one for each output of the backbone in its order"
+        )
     names = [str(name) for name in classes]
     if len(names) != outputs:
         raise UsageError(f"classes: {len(names)} names; the backbone has {outputs} outputs")

@@ -19,6 +19,9 @@ weights_app = typer.Typer(help="Add and list pretrained weights.", no_args_is_he
 EMBEDDED = {"digits": Path("data.dvc")}
 """Datasets whose DVC file is not beside them."""
 
+NAMED = 10
+"""Classes that are named in a closing line."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="Name of the dataset.")]
 
@@ -49,6 +52,7 @@ def add(
     lines say what was left out, chosen, merged or is there twice.
     """
     from quee.data.importers import Options, import_dataset
+    from quee.data.walk import some
 
     target = DATA / name
     refuse_untracked(target)
@@ -60,8 +64,9 @@ def add(
     if json_:
         typer.echo(json.dumps({**found, "report": report.facts()}, indent=1))
         return
-    classes, digest = len(found["classes"]), found["digest"][:12]
-    typer.echo(f"added {target}: {found['samples']} images, {classes} classes, digest {digest}")
+    classes, digest = found["classes"], found["digest"][:12]
+    named = f"{len(classes)} classes ({some(classes, NAMED)})"
+    typer.echo(f"added {target}: {found['samples']} images, {named}, digest {digest}")
     for line in report.lines():
         typer.echo(line)
 

@@ -57,12 +57,20 @@ def verify(data: bytes, name: str) -> None:
     try:
         image.draft("L", (1, 1))
         image.load()
+        _check_depth(image)
     except Exception as error:
         raise QueeError(f"{name}: does not decode ({_line(error, data)})") from None
 
 
+def _check_depth(image: Image.Image) -> None:
+    """Raises ValueError where the upper 8 of 16 bits say nothing, so that the image would be black."""
+    if image.mode.startswith("I") and 0 < (brightest := int(np.asarray(image).max())) < 256:
+        raise ValueError(f"16 bits a channel, none above {brightest} of 65535: save it anew with 8 bits a channel")
+
+
 def _converted(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits per pixel
+        _check_depth(image)
         high = np.asarray(image).astype(np.int64) >> 8
         image = Image.fromarray(high.clip(0, 255).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:

@@ -143,13 +143,23 @@ def _column(path: Path, schema: pa.Schema, names: Sequence[str]) -> str:
 
 
 def class_names(path: Path, label: str) -> tuple[str, ...]:
-    """Class names of a label column in the file's metadata, as the hub writes them; empty when there are none."""
+    """Class names of a label column in the file's metadata, as the hub writes them; empty when there are none.
+
+    They are a list, or names by number, as `{"0": "cat"}`. Raises QueeError for others: whose label a name is would be a guess.
+    """
     metadata = open_parquet(path).metadata.metadata or {}
     try:
         names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
-        return tuple(map(str, names))
     except (KeyError, TypeError, ValueError):
         return ()
+    if names is None:
+        return ()
+    numbers = [str(number) for number in range(len(names))] if isinstance(names, dict) else []
+    if isinstance(names, dict) and set(names) == set(numbers):
+        names = [names[number] for number in numbers]
+    if not isinstance(names, list) or any(isinstance(name, list | dict) or name is None for name in names):
+        raise QueeError(f"{path}: names of column {label!r} are neither a list nor numbered from 0: {str(names)[:80]}")
+    return tuple(map(str, names))
 
 
 def same_name(name: str) -> str:

@@ -102,7 +102,7 @@ class Inputs:
 def _source(path: Path, pixels: str) -> Path | EncodedImages | ArrayFile:
     if path.suffix.lower() == PARQUET:
         return _parquet(path)
-    return ArrayFile(path, pixels) if path.suffix in ARRAYS else path
+    return ArrayFile(path, pixels) if path.suffix.lower() in ARRAYS else path
 
 
 def _path(source: EncodedImages | ArrayFile) -> Path:

@@ -19,6 +19,7 @@ from quee.api import BATCH, drawn
 from quee.backbones import create_backbone
 from quee.data.transforms import Preprocessing
 from quee.errors import QueeError, UsageError
+from quee.fitting import check_pixels
 from quee.labelled import read_labelled
 from quee.runtime import load_bundle
 
@@ -105,6 +106,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "budget -1": (lambda a: {"budget": -1.0}, "bundle.budget"),
     "budget nan": (lambda a: {"budget": float("nan")}, "bundle.budget"),
     "budget inf": (lambda a: {"budget": float("inf")}, "bundle.budget"),
+    "budget beyond floats": (lambda a: {"budget": 10**400}, "bundle.budget"),
     "budget as text": (lambda a: {"budget": "0.2"}, "bundle.budget"),
     "budget as bool": (lambda a: {"budget": True}, "bundle.budget"),
     "seed -1": (lambda a: {"seed": -1}, "prepare.seed"),
@@ -120,6 +122,10 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "out empty": (lambda a: {"out": ""}, "give the path"),
     "out with a zero": (lambda a: {"out": "a\0b"}, "no path"),
     "out too long": (lambda a: {"out": a["out"].parent / ("x" * 300)}, "no path"),
+    "out at an address": (lambda a: {"out": "s3://bucket/bundle"}, "is an address"),
+    "out at home": (lambda a: {"out": "~/bundle"}, "expanduser"),
+    "masked labels": (lambda a: {Y: np.ma.array(a[Y], mask=a[Y] == 3)}, "masked"),
+    "classes without an order": (lambda a: {"classes": {str(i) for i in range(10)}}, "classes are a set: give a list"),
     "pixels unknown": (lambda a: {"pixels": "float"}, "unknown pixels 'float'; valid: uint8, unit"),
     "other kwargs": (lambda a: {"kwargs": {**KWARGS, "depth": 8}}, "leave kwargs out"),
     "another's network": (lambda a: {"backbone": nn.Linear(3, 3)}, "quee.create_backbone"),
@@ -294,3 +300,41 @@ def test_a_disk_that_is_full_is_named(tmp_path) -> None:
         pytest.skip("no /dev/full here")
     with pytest.raises(QueeError, match="images cannot be kept"):
         Spool(Path("/dev/full"), (8, 8, 1)).add(np.zeros((1, 8, 8, 1), np.uint8))
+
+
+def ending(x: np.ndarray, y: np.ndarray, error: BaseException) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    yield x[:50], y[:50]
+    raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("gone"), KeyboardInterrupt(), OSError(5, "gone")])
+def test_what_a_generator_raises_is_the_callers_and_nothing_stays_open(error, digits, tmp_path) -> None:
+    transform = Preprocessing.from_timm(made().input)
+    with pytest.raises(type(error)) as raised:
+        read_labelled(ending(*digits, error), None, transform, "uint8", tmp_path)
+    assert raised.value is error
+    open_files = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
+    assert not any(name.startswith(str(tmp_path)) for name in open_files)
+
+
+class Short(Rows):
+    """Ends before its length."""
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+        if row >= 90:
+            raise IndexError(row)
+        return super().__getitem__(row)
+
+
+def test_batches_that_end_before_their_length_are_said(digits, tmp_path) -> None:
+    transform = Preprocessing.from_timm(made().input)
+    with pytest.warns(UserWarning, match="ended early: 90 came of the 400"):
+        read_labelled(Short(*digits), None, transform, "uint8", tmp_path).close()
+
+
+def test_images_that_are_all_dark_are_said() -> None:
+    with pytest.warns(UserWarning, match="no pixel is above 16 of 255; if 16 is to be white, multiply images by 15"):
+        check_pixels(0, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_pixels(0, 200)

@@ -38,7 +38,12 @@ REFUSED = {
     "probabilities": (np.full((4, 2), 0.5), "argmax"),
     "a column": (np.zeros((4, 1), int), "ravel"),
     "bool": (np.array([True, False]), "bool"),
-    "bytes": (np.array([b"a", b"b"]), "S1"),
+    "bytes": (np.array([b"a", b"b"]), r"S1.*np.char.decode"),
+    "bytes in a list": ([b"a", b"b"], r"np.char.decode"),
+    "masked": (np.ma.array([0, 1, 2], mask=[0, 1, 0]), "masked"),
+    "a set": ({0, 1}, "a set, no sequence"),
+    "a dictionary": ({0: 1}, "a dict, no sequence"),
+    "a generator": ((i for i in range(3)), "a generator, no sequence"),
     "mixed": (["cat", 1], "1, of type int"),
     "missing": (np.array(["cat", None], dtype=object), "None, of type NoneType"),
     "NaN among names": (np.array(["cat", np.nan], dtype=object), "nan, of type float"),
@@ -89,3 +94,15 @@ def test_batches_are_of_one_kind() -> None:
     assert joined([column([1]), column([2])]).values.tolist() == [1, 2]
     with pytest.raises(UsageError, match="names and of others numbers"):
         joined([column([1]), column(["cat"])])
+
+
+@pytest.mark.parametrize(
+    "classes", [set(NAMES), dict.fromkeys(NAMES, 0), iter(NAMES), frozenset(NAMES), "cat", [1, 2, 3]]
+)
+def test_classes_without_an_order_are_refused(classes) -> None:
+    with pytest.raises(UsageError, match="give a list of names, one for each output of the backbone in its order"):
+        class_indices(column([0, 1, 2]), classes, 3)
+
+
+def test_a_masked_array_without_a_mask_is_an_array() -> None:
+    assert column(np.ma.array([0, 1, 2])).values.tolist() == [0, 1, 2]

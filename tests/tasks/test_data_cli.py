@@ -63,7 +63,7 @@ def test_what_is_left_out_is_in_the_closing_lines_and_in_the_json(project):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
     lines = quee(data_app, "add", "birds", "files").splitlines()
-    assert lines[0].startswith("added data/birds: 6 images, 3 classes, digest ")
+    assert lines[0].startswith("added data/birds: 6 images, 3 classes (a, b, zebra), digest ")
     assert lines[1] == "left out: 2 .tif, 1 hidden file; no image of class zebra"
     facts = json.loads(quee(data_app, "add", "birds", "files", "--replace", "--json"))
     assert facts["samples"] == 6

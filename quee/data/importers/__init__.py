@@ -14,12 +14,14 @@ from pathlib import Path
 from quee.data import DATASETS, Dataset, unregistered
 from quee.data.importers.report import Report
 from quee.data.importers.sets import preferred_roles
-from quee.data.walk import IMAGE_SUFFIXES, shown, walk
+from quee.data.walk import shown, some, walk
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.keys import code, key_of, versions
 from quee.progress import progress
 
 PARTIAL = Path(".quee") / "partial" / "import"
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+"""Endings of archives, in lower case."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
@@ -96,8 +98,9 @@ def plan_import(name: str, source: Path | None, options: Options) -> Plan:
         return imagenet.plan(source, options)
     if found is not None:
         _refuse_others(options, "class folders", "evaluation")
-        return located.plan_folders(found.of(IMAGE_SUFFIXES), options, preferred_roles(dataset.evaluation))
-    raise UsageError(f"{shown(source)} is neither a folder of class folders nor of Parquet files with images")
+        return located.plan_folders(found, options, preferred_roles(dataset.evaluation))
+    packed = "; unpack it first" if source.suffix.lower() in PACKED else ""
+    raise UsageError(f"{shown(source)} is neither a folder of class folders nor of Parquet files with images{packed}")
 
 
 def dataset_called(name: str) -> Dataset:
@@ -146,9 +149,20 @@ def _import(name: str, source: Path | None, target: Path, options: Options, repl
     _put_in_place(without_bad(folder, faults) if faults else folder, target)
     for left in PARTIAL.glob(f"{name}-*"):
         shutil.rmtree(left)
+    if near := _alike(plan.report.classes):
+        plan.report.notes.append(f"classes that differ in case or spaces alone: {some(map(repr, near))}")
     if not plan.report.evaluation:
+        plan.report.notes = [note for note in plan.report.notes if not note.startswith("evaluation set: ")]
         plan.report.notes.append("no evaluation set: held-out splits can be drawn from the training set alone")
     return plan.report
+
+
+def _alike(classes: tuple[str, ...]) -> list[str]:
+    """Names that are others' but for case, spaces, dashes and the like."""
+    spelled: dict[str, list[str]] = {}
+    for name in dict.fromkeys(classes):
+        spelled.setdefault(re.sub(r"[\s_-]+", "", name.casefold()), []).append(name)
+    return [name for names in spelled.values() if len(names) > 1 for name in names]
 
 
 def _put_in_place(folder: Path, target: Path) -> None:

@@ -65,7 +65,7 @@ class Labels:
 
 
 def read_labels(path: Path, column: str) -> Labels:
-    """Labels of a column of integers or of text; raises QueeError for other types."""
+    """Labels of a column of integers or of text, where blank text is no label; raises QueeError for other types."""
     try:
         with open_parquet(path) as opened:
             if column not in opened.schema_arrow.names:
@@ -76,7 +76,7 @@ def read_labels(path: Path, column: str) -> Labels:
     if pa.types.is_dictionary(found.type):
         found = found.cast(found.type.value_type)
     if pa.types.is_string(found.type) or pa.types.is_large_string(found.type):
-        present = set(found.drop_null().to_pylist())
+        present = {name for name in found.drop_null().to_pylist() if name.strip()}
         names = sorted(present, key=_order(list(present)))
         position = {name: index for index, name in enumerate(names)}
         values = [position.get(name, -1) for name in found.to_pylist()]

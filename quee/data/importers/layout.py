@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from quee.data.importers.report import Report, counted
-from quee.data.importers.sets import choose_evaluation, resembles, role
+from quee.data.importers.sets import NO_CLASS, choose_evaluation, resembles, role
 from quee.data.walk import IMAGE_SUFFIXES, Walk, class_name, shown, some
 from quee.errors import QueeError, UsageError
 
@@ -27,6 +27,17 @@ class Folder:
     def holds_folders(self) -> bool:
         """Whether it could be a set: there are images in folders below it."""
         return any(child.images for child in self.children.values())
+
+    @property
+    def last(self) -> str:
+        """Its own name, without the folders above."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def wrapper(self) -> "Folder | None":
+        """The one folder in it that holds all its images and says nothing of them by its name, as `images/`."""
+        child = self.only
+        return child if child is not None and child.last.lower() in NO_CLASS else None
 
     @property
     def only(self) -> "Folder | None":
@@ -79,6 +90,7 @@ def find_layout(found: Walk, evaluation: str | None, preferred: Sequence[str], r
         if evaluation is not None:
             raise UsageError(f"--evaluation {evaluation}: {source} has class folders and no folders of sets")
         _refuse_sets_below_classes(top, source)
+        _check_classes(top, found)
         _leave_loose(top, report)
         _merged(top, report)
         return Layout(top, None)
@@ -87,7 +99,7 @@ def find_layout(found: Walk, evaluation: str | None, preferred: Sequence[str], r
     for name, child in top.children.items():
         if child is train:
             continue
-        if child.holds_folders:
+        if child.holds_folders and not ((inner := child.wrapper) and not inner.holds_folders):
             candidates[name] = role(name) or resembles(name)
         elif child.images:
             unusable[name] = "its images are in no class folders"
@@ -102,6 +114,7 @@ def find_layout(found: Walk, evaluation: str | None, preferred: Sequence[str], r
         report.leave(f"{counted(top.own)} outside class folders", top.own)
     sets = [_inner(folder) for folder in (train, *([top.children[chosen]] if chosen is not None else []))]
     for folder in sets:
+        _check_classes(folder, found)
         _leave_loose(folder, report)
         _merged(folder, report)
     return Layout(sets[0], sets[1] if chosen is not None else None)
@@ -143,9 +156,12 @@ def _training_folder(top: Folder, source: str) -> Folder | None:
 
 
 def _inner(folder: Folder) -> Folder:
-    """The folder itself, or the only one in it where that is a set of the same name or kind, as in `train/train/CLASS`."""
+    """The folder itself, or the only one in it where that is a set of the same name or kind, as in `train/train/CLASS`, or
+    where its name says nothing, as in `train/images/CLASS`."""
     if (child := folder.only) is None or not child.holds_folders:
         return folder
+    if child is folder.wrapper:
+        return child
     name, own = (part.name.rpartition("/")[2] for part in (child, folder))
     same = name.lower() == own.lower() or (role(name) is not None and role(name) == (role(own) or resembles(own)))
     return child if same else folder
@@ -157,6 +173,26 @@ def _refuse_sets_below_classes(top: Folder, source: str) -> None:
             raise UsageError(
                 f"{source}: {sets[0]} is a set within a class by its name; sets come first, as train/CLASS/ and test/CLASS/"
             )
+
+
+def _check_classes(folder: Folder, found: Walk) -> None:
+    """Raises UsageError where the folders in a set are no classes by their names, or might as well be sets themselves."""
+    classes, where = [child for child in folder.children.values() if child.images], shown(found.folder / folder.name)
+    listed = some((f"{shown(child.last)}/" for child in classes), 5)
+    if len(classes) < 2:
+        return
+    if plain := [child for child in classes if child.last.lower() in NO_CLASS]:
+        raise UsageError(
+            f"{where}: {listed} would be classes, and {shown(plain[0].last)}/ is none by its name; a class of such a name must "
+            "be called otherwise"
+        )
+    inner = [child.wrapper or child for child in classes]
+    shared = set.intersection(*({c.last for c in child.children.values() if c.images} for child in inner))
+    if len(shared) > 1 and not any(child.own for child in inner):
+        raise UsageError(
+            f"{where}: {listed} all hold {some(map(shown, sorted(shared)), 5)}: which of them are the classes is not known; "
+            "give one of these folders, or move the images of a class up into it"
+        )
 
 
 def _leave_loose(folder: Folder, report: Report) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from quee.data.importers import Options, Plan, Shard, shard_name
 from quee.data.importers.layout import Folder, find_layout
+from quee.data.importers.tables import check_tables
 from quee.data.walk import IMAGE_SUFFIXES, SKIP_HINT, Found, Walk, class_name, faults_text, readable, shown, some
 from quee.data.writer import Sample, write_images
 from quee.errors import QueeError
@@ -91,12 +92,12 @@ def _write(images: Located, order: np.ndarray, classes: tuple[str, ...], path: P
     write_images(path, samples, classes)
 
 
-def plan_folders(found: Walk, options: Options, preferred: Sequence[str]) -> Plan:
+def plan_folders(walked: Walk, options: Options, preferred: Sequence[str]) -> Plan:
     """`train/CLASS/*` and an evaluation set in folders of any usual names, or `CLASS/*` alone. Classes are sorted.
 
     `preferred` has the roles of evaluation sets, the first one that is there counts unless `options.evaluation` says.
     """
-    plan = Plan(verify=True)
+    found, plan = walked.of(IMAGE_SUFFIXES), Plan(verify=True)
     plan.report.skipped.add(found.skipped)
     layout = find_layout(found, options.evaluation, preferred, plan.report)
     where = f"{shown(found.folder / layout.train.name)}"
@@ -110,6 +111,7 @@ def plan_folders(found: Walk, options: Options, preferred: Sequence[str]) -> Pla
     if faults and not options.skip_bad:
         raise QueeError(faults_text(faults, "images cannot be read", SKIP_HINT))
     plan.report.bad += faults
+    check_tables(walked, images["train"].names, classes, plan.report)
     for split, located in images.items():
         plan.shards += plan_set(split, located, classes)
     if layout.evaluation:

@@ -33,6 +33,8 @@ FILLERS = frozenset(
     )
 )
 """Words beside them that say nothing more."""
+NO_CLASS = frozenset(("image", "images", "img", "imgs", "data", "dataset"))
+"""Names of folders, in lower case, that say what is in all folders: no class is called so."""
 _ROLE = {word: role for role, words in ROLES.items() for word in words}
 
 

@@ -125,3 +125,20 @@ def test_images_open_as_pillow_opens_them(kind):
     ours, theirs = open_image(data, "x"), Image.open(BytesIO(data))
     assert (ours.format, ours.size, ours.mode, type(ours)) == (theirs.format, theirs.size, theirs.mode, type(theirs))
     assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+@pytest.mark.parametrize("brightest", [1, 16, 255])
+@pytest.mark.parametrize("read", [verify, lambda data, name: decode(data, 1, name)])
+def test_sixteen_bits_of_which_the_upper_eight_are_zero_are_refused(brightest, read):
+    data = saved(Image.fromarray(noise(0, 9, 9).astype(np.uint16) % 2 * brightest), "PNG")
+    with pytest.raises(
+        QueeError, match=f"x: does not decode .*none above {brightest} of 65535: save it anew with 8 bits"
+    ):
+        read(data, "x")
+
+
+@pytest.mark.parametrize("brightest", [0, 256, 65535])
+def test_sixteen_bits_that_are_black_or_use_the_upper_eight_are_taken(brightest):
+    data = saved(Image.fromarray(np.full((9, 9), brightest, np.uint16)), "PNG")
+    verify(data, "x")
+    assert (to_array(decode(data, 1, "x")) == brightest >> 8).all()

@@ -333,3 +333,77 @@ def test_partial_work_is_not_joined_to_where_anything_below_the_source_changed(p
     else:
         os.utime(deep, ns=(1, 1))
     assert _key(source, options, plan_import("own", source, options)) != before
+
+
+@pytest.mark.parametrize(
+    "sets", [["fold1", "fold2"], ["amazon/images", "webcam/images"], ["Trainingsdaten", "Testdaten"]]
+)
+def test_folders_that_all_hold_the_same_folders_are_refused(project, sets):
+    own = Own()
+    for name in sets:
+        own.folders(f"files/{name}", "nowhere", TWO)
+    assert "all hold cat, dog: which of them are the classes is not known" in refused(
+        "files", "give one of these folders"
+    )
+
+
+@pytest.mark.parametrize("top", ["files", "files/train"])
+@pytest.mark.parametrize("plain", ["images", "IMG", "data"])
+def test_a_folder_whose_name_says_nothing_is_no_class(project, top, plain):
+    Own().folders(top, "nowhere", {plain: 2, "masks": 2})
+    refused("files", f"{plain}/ is none by its name; a class of such a name must be called otherwise")
+
+
+def test_folders_that_say_nothing_are_looked_through_and_sets_without_classes_left_out(project):
+    own = Own()
+    own.folders("files/train/images", "train", TWO)
+    own.folders("files/val/images", "evaluation", TWO)
+    own.folders("files/test", "nowhere", {"images": 3})
+    report, found = add("files")
+    assert found == {data: where for data, where in own.known.items() if where[0] != "nowhere"}
+    assert "folder test/ (3 images; its images are in no class folders)" in report.lines()[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "refusal"),
+    [
+        (
+            "image_id,dx\ncat_{},nv\ndog_{},mel\n",
+            "names the images, and none of the folders that would be classes: part_1",
+        ),
+        ("path,label\npart_1/cat_{}.png,nv\npart_2/dog_{}.png,mel\n", None),
+    ],
+)
+def test_a_table_that_names_the_images_is_said_or_refused(project, table, refusal):
+    for i in range(8):
+        put(f"files/part_1/cat_{i}.png", picture(i))
+        put(f"files/part_2/dog_{i}.png", picture(10 + i))
+    rows = table.splitlines(keepends=True)
+    put("files/meta.csv", (rows[0] + "".join(row.format(i) for row in rows[1:] for i in range(8))).encode())
+    put("files/other.csv", b"colour,price\nred,3\n")
+    if refusal:
+        refused("files", refusal, QueeError)
+    else:
+        report, _ = add("files")
+        assert "labels in meta.csv are not read: classes are the folders" in report.lines()
+        assert not any("other.csv" in line for line in report.lines())
+
+
+def test_classes_that_differ_in_spelling_alone_are_said(project):
+    Own().folders("files", "train", {"Sea Lion": 2, "sea_lion": 2, "dog": 2})
+    report, _ = add("files")
+    assert "classes that differ in case or spaces alone: 'Sea Lion', 'sea_lion'" in report.lines()
+
+
+def test_an_evaluation_set_of_which_nothing_is_left_is_none(project):
+    Own().folders("files/train", "train", TWO)
+    put("files/val/cat/0.png")
+    report, _ = add("files", skip_bad=True)
+    assert not any(line.startswith("evaluation set") for line in report.lines())
+    assert any(line.startswith("no evaluation set") for line in report.lines())
+
+
+@pytest.mark.parametrize("name", ["birds.zip", "birds.tar.gz", "birds.7z"])
+def test_archives_are_to_be_unpacked(project, name):
+    put(f"files/{name}")
+    refused(f"files/{name}", "; unpack it first")

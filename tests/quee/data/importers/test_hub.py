@@ -1,5 +1,6 @@
 """Parquet of the hub: labels by name in every file, one configuration, splits whole and chosen."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -415,3 +416,39 @@ def test_files_put_into_the_project_by_hand_must_agree_in_their_names(project):
         QueeError, match=r"test-0.parquet: class names in it are not train-0.parquet's.*quee data add own"
     ):
         open_dataset(Path("data/own"), "own")
+
+
+@pytest.mark.parametrize(
+    "names", [{"0": "ant", "1": "bee", "2": "cow"}, {"2": "cow", "0": "ant", "1": "bee"}, ["ant", "bee", "cow"]]
+)
+def test_names_by_number_are_those_of_the_numbers(project, names):
+    rows = [{"bytes": picture(i), "path": f"{i}.png"} for i in range(6)]
+    write_hub("files/train.parquet", rows, [0, 1, 2, 0, 1, 2])
+    described(Path("files/train.parquet"), names)
+    report, found = add("files")
+    assert report.classes == ("ant", "bee", "cow")
+    assert [found[picture(i)][1] for i in range(6)] == ["ant", "bee", "cow"] * 2
+
+
+@pytest.mark.parametrize("names", ["ant", {"ant": 0, "bee": 1}, {"1": "ant", "2": "bee"}, [["ant"], ["bee"]], 3])
+def test_names_of_which_it_is_not_known_whose_they_are_are_refused(project, names):
+    rows = [{"bytes": picture(i), "path": f"{i}.png"} for i in range(4)]
+    write_hub("files/train.parquet", rows, [0, 1, 0, 1])
+    described(Path("files/train.parquet"), names)
+    refused("names of column 'label' are neither a list nor numbered from 0")
+
+
+def described(path, names):
+    """Give a file's labels such names in its metadata."""
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path)
+
+
+@pytest.mark.parametrize("blank", ["", "  ", None])
+def test_blank_text_is_no_label(project, blank):
+    rows = [{"bytes": picture(i), "path": f"{i}.png"} for i in range(5)]
+    write_hub("files/train.parquet", rows, ["ant", "bee", blank, "ant", "bee"])
+    refused("row 2 .*no label")
+    report, _ = add("files", skip_bad=True)
+    assert report.classes == ("ant", "bee") and report.training == 4
