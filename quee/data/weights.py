@@ -236,8 +236,10 @@ def weights_facts(path: Path) -> WeightsFacts:
 
 
 def how_to_add_weights(name: str) -> str:
-    """Which files to get, from where, and the command that adds them."""
-    known = PUBLISHED.get(name)
+    """Which files to get, from where, and the command that adds them, or brings them where DVC knows them."""
+    known, pointer = PUBLISHED.get(name), WEIGHTS / f"{name}.dvc"
+    if pointer.is_file():
+        return f"`dvc pull {pointer}` brings it, and so does `quee run`"
     if known is None:
         return f"`quee weights add {name} FILE --backbone BACKBONE` adds weights"
     files = f"{known.file} and {known.head}" if known.head else known.file

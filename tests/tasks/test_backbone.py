@@ -108,7 +108,9 @@ def test_samples_seen_before_weights_were_trained_on_are_not_forgotten() -> None
     taken("first")
     second = run(mode="finetune", weights="first", epochs=1, share=0.25)["fitted_on"]
     split = read_table(OUT.parent / "prepare/splits.parquet")
-    now = {i for i, part in zip(*(split[c].to_pylist() for c in ("sample_id", "split")), strict=True) if part == "train"}
+    now = {
+        i for i, part in zip(*(split[c].to_pylist() for c in ("sample_id", "split")), strict=True) if part == "train"
+    }
     assert set(first) - now  # so there is something to forget
     assert second == sorted({*first, *now})
     assert taken("second").fitted.ids.tolist() == second
