@@ -13,7 +13,10 @@ ROUNDING = 1e-9
 SHARE, DIFFERENCE, AMOUNT, GAP = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf), (-1 / VANISHING, 1.0)
 RANGES: tuple[tuple[str, tuple[float, float]], ...] = (
     (r"(^|\.)oracle_gap_closed\.|(^|\.)gap_closed$", GAP),
-    (r"(^|\.)(differences?(_vs_\w+)?|gains|gain|accuracy_change|quality_rank_correlation)(\.|$)", DIFFERENCE),
+    (
+        r"(^|\.)(behind_best|differences?(_vs_\w+)?|gains|gain|accuracy_change|quality_rank_correlation)(\.|$)",
+        DIFFERENCE,
+    ),
     (r"(^|\.)cost_at_\w*|(^|\.)(\w+_)?cost(_low|_high)?$|(^|\.)(budget|bitflops|bytes|macs|samples)$", AMOUNT),
     (r"(^|\.)(\w+_)?(accuracy|auc|auc_by_seed)(_at_budget|_low|_high)?(\.|$)|(^|\.)resplits\.auc\.", SHARE),
     (r"(^|\.)(agreement|reached|share|ece\w*|rmse|auroc|aurc|p_label|target|low|high|band_low|band_high)(\.|$)", SHARE),

@@ -91,7 +91,7 @@ def run(stage: Stage) -> None:
 def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What `backbone.json` says of pretrained weights. Raises UsageError where they saw what is held out.
 
-    The same where they were added for a backbone of other keywords.
+    The same where they were added for a backbone of other keywords. Samples of another data set count as all of it.
     """
     settings, dataset = stage.experiment.backbone, stage.experiment.prepare.dataset
     assert settings.weights is not None
@@ -99,18 +99,20 @@ def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.
     known = weights_facts(path)
     refuse_overlap(stage.experiment, known)
     refuse_other_kwargs(settings, known)
+    fitted = known.fitted if known.fitted is not None and known.fitted.dataset == dataset else None
+    elsewhere = {known.fitted.dataset} if known.fitted is not None and fitted is None else set()
     record: dict[str, Any] = {
         "weights": {
             "name": settings.weights,
             "sha256": file_digest(path),
-            "trained_on": None if known.trained_on is None else list(known.trained_on),
+            "trained_on": None if known.trained_on is None else sorted({*known.trained_on, *elsewhere}),
         }
     }
-    fitted = known.fitted if known.fitted is not None and known.fitted.dataset == dataset else None
     if fitted is not None:
         _refuse_seen(stage, settings.weights, fitted, files, ids)
-    if fitted is not None and settings.mode == "pretrained":
-        record["fitted_on"] = fitted.ids.tolist()
+    if fitted is not None and dataset not in (known.trained_on or ()):
+        now = [] if settings.mode == "pretrained" else ids["train"]
+        record["fitted_on"] = np.union1d(fitted.ids, now).astype(np.int64).tolist()  # what they saw before still counts
     elif has_seen(known, dataset, settings.mode):
         record["fitted_on"] = "official training set"
     elif settings.mode == "pretrained":

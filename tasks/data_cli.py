@@ -74,6 +74,8 @@ def add(
 @data_app.command("list")
 def list_(json_: AsJson = False) -> None:
     """Show the datasets that are there, with counts, classes and digest, and where the others are to be had."""
+    from tasks.inputs import how_to_pull
+
     rows = [summary(name) for name in DATASETS]
     if json_:
         typer.echo(json.dumps(rows, indent=1))
@@ -85,7 +87,7 @@ def list_(json_: AsJson = False) -> None:
             if row["unused"]:
                 typer.echo(f"{'':16} not used: {', '.join(row['unused'])}")
         else:
-            where = row["source"] or f"tracked by {DATA / row['name']}.dvc, not pulled"
+            where = how_to_pull(row["tracked_by"]) if row["tracked_by"] else row["source"]
             typer.echo(f"{row['name']:16} not there: {where}")
 
 
@@ -94,7 +96,9 @@ def check(name: Name, json_: AsJson = False) -> None:
     """Decode every image of a dataset and report those that do not decode, by sample id."""
     from quee.data.check import bad_images
     from quee.data.files import DatasetFiles
+    from tasks.inputs import refuse_unpulled
 
+    refuse_unpulled(Path(), DATA / name)
     images = DatasetFiles(DATA / name, DATASETS[name])
     faults = []
     for fault in bad_images(images, f"checking {name}"):
@@ -214,7 +218,8 @@ def list_weights(json_: AsJson = False) -> None:
     for row in rows:
         about = f"{row['backbone']}, {row['told']}"
         typer.echo(f"{row['name']:24} {row['bytes']:>14,} bytes  digest {str(row['digest'])[:12]}  {about}")
-    for name in PUBLISHED:
+    tracked = [file.stem for file in sorted(WEIGHTS.glob("*.dvc"))]
+    for name in dict.fromkeys([*tracked, *PUBLISHED]):
         if name not in [row["name"] for row in rows]:
             typer.echo(f"{name:24} not there: {how_to_add_weights(name)}")
 
@@ -254,6 +259,7 @@ def _seen(names: Any) -> str:
 def summary(name: str) -> dict[str, Any]:
     """What `quee data list` says of a dataset; `digest` covers its files' names and contents."""
     from quee.data.files import DatasetFiles
+    from tasks.inputs import pointer_of
 
     known: dict[str, Any] = {"name": name, "title": DATASETS[name].title, "source": DATASETS[name].source}
     try:
@@ -261,7 +267,7 @@ def summary(name: str) -> dict[str, Any]:
     except IntegrityError as error:
         if "missing file" not in str(error):
             raise
-        return {**known, "present": False}
+        return {**known, "present": False, "tracked_by": pointer_of(Path(), DATA / name)}
     return {
         **known,
         "present": True,

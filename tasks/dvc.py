@@ -95,6 +95,7 @@ class Session:
         if step.action == "unchanged" and not self._ran:
             return Outcome(step.experiment, step.stage, "unchanged", 0.0)
         began, log, before = time.time(), _log_file(self.root, step), _state(self.root, step)
+        was_here = _out(self.root, step).exists()
         try:
             with under_way(self.root, step.name, self.notify):
                 status = self._dvc_repro(step, log, self.force, self.show)
@@ -103,7 +104,7 @@ class Session:
             raise
         record = journal.last(self.root, step.experiment, step.stage, began)
         if status:
-            raise self._failure(step, log, record, status)
+            raise self._failure(step, log, record, status, was_here)
         keep_last_good(self.root)
         remember_folders(self.root, _code_folders(self.root, step))
         did: Did = "ran" if record else "restored" if _state(self.root, step) != before else "unchanged"
@@ -131,7 +132,9 @@ class Session:
             told = True
             time.sleep(RETRY_SECONDS)
 
-    def _failure(self, step: Step, log: Path, record: dict[str, object] | None, status: int) -> BaseException:
+    def _failure(
+        self, step: Step, log: Path, record: dict[str, object] | None, status: int, was_here: bool
+    ) -> BaseException:
         text = log.read_text(encoding="utf-8", errors="replace")
         lost = restore_result(self.root, step)
         code = record.get("exit") if record else None
@@ -146,7 +149,7 @@ class Session:
             )
         lines = [line for line in text.splitlines() if line.strip()]
         tail = "" if self.show else "".join(f"\n  | {line}" for line in lines[-LAST_LINES:])
-        message = f"stage {step.name} failed: {why}{lost}\nlog: {_short(self.root, log)}{tail}"
+        message = f"stage {step.name} failed: {why}{lost if was_here else ''}\nlog: {_short(self.root, log)}{tail}"
         passes = bool(record.get("may_pass")) if record else status == AWAY
         return StageError(message, code if isinstance(code, int) and code else 1, passes)
 

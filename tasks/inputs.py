@@ -79,9 +79,8 @@ def refuse_missing(root: Path, names: list[str]) -> dict[str, Path]:
     for name in names:
         missing = []
         for path, how in inputs_of(_load(root, name)):
-            found = [file for file in (root / "data.dvc", *_pointers(root / path)) if _records(file, path)]
-            if found:
-                pointers[found[0].relative_to(root).as_posix()] = path
+            if pointer := pointer_of(root, path):
+                pointers[pointer] = path
             elif not (root / path).exists():
                 missing.append(how)
         if missing:
@@ -91,9 +90,15 @@ def refuse_missing(root: Path, names: list[str]) -> dict[str, Path]:
 
 def refuse_not_pulled(root: Path, names: list[str]) -> None:
     """As `refuse_missing`, and raises IntegrityError on tracked inputs that are not here yet: nothing is pulled."""
-    for pointer, path in refuse_missing(root, names).items():
-        if not _is_here(root / path):
-            raise IntegrityError(f"{path} is not here yet: `dvc pull {pointer}` brings it, and so does `quee run`")
+    for path in refuse_missing(root, names).values():
+        refuse_unpulled(root, path)
+
+
+def refuse_unpulled(root: Path, path: Path) -> None:
+    """Raises IntegrityError where an input is tracked and not here yet."""
+    pointer = pointer_of(root, path)
+    if pointer and not _is_here(root / path):
+        raise IntegrityError(f"{path} is not here yet: {how_to_pull(pointer)}")
 
 
 def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -> dict[str, Path]:
@@ -151,6 +156,16 @@ def _load(root: Path, name: str) -> "Experiment":
     from quee.experiment import load_experiment
 
     return load_experiment(name, root / "experiments")
+
+
+def pointer_of(root: Path, path: Path) -> str | None:
+    """The `.dvc` file that records an input, by its name in the project; None where it is not tracked."""
+    found = (file for file in (root / "data.dvc", *_pointers(root / path)) if _records(file, path))
+    return next((file.relative_to(root).as_posix() for file in found), None)
+
+
+def how_to_pull(pointer: str) -> str:
+    return f"`dvc pull {pointer}` brings it, and so does `quee run`"
 
 
 def _pointers(path: Path) -> tuple[Path, Path]:

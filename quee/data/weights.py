@@ -141,21 +141,24 @@ def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
 
     load_backbone(backbone)  # refuses what does not fit together
     facts, described = read_json(backbone / "backbone.json"), read_json(prepared / "dataset.json")
-    ids, seen = fitted_on(backbone), set(facts.get("weights", {}).get("trained_on") or ())
+    before = facts["weights"]["trained_on"] if "weights" in facts else []
+    ids, seen = fitted_on(backbone), None if before is None else set(before)
     metadata = {
         "backbone": facts["name"],
         "kwargs": json.dumps({k: v for k, v in facts["kwargs"].items() if k != "num_classes"}, sort_keys=True),
         "read_as": f"stage backbone of {backbone.parent.name}, mode {facts['mode']}",
     }
     if isinstance(ids, str):
-        seen.add(described["dataset"])
+        seen = None if seen is None else seen | {described["dataset"]}
     else:
         metadata["fitted_on"] = Fitted(
             described["dataset"], described["files"], np.sort(np.array(ids, np.int64))
         ).text()
     arrays = read_tensors(backbone / "model.safetensors")
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(target, arrays, {**metadata, "trained_on": ",".join(sorted(seen))})
+    if seen is not None:
+        metadata["trained_on"] = ",".join(sorted(seen))
+    write_tensors(target, arrays, metadata)
     return sum(value.size for value in arrays.values())
 
 
@@ -233,8 +236,10 @@ def weights_facts(path: Path) -> WeightsFacts:
 
 
 def how_to_add_weights(name: str) -> str:
-    """Which files to get, from where, and the command that adds them."""
-    known = PUBLISHED.get(name)
+    """Which files to get, from where, and the command that adds them, or brings them where DVC knows them."""
+    known, pointer = PUBLISHED.get(name), WEIGHTS / f"{name}.dvc"
+    if pointer.is_file():
+        return f"`dvc pull {pointer}` brings it, and so does `quee run`"
     if known is None:
         return f"`quee weights add {name} FILE --backbone BACKBONE` adds weights"
     files = f"{known.file} and {known.head}" if known.head else known.file

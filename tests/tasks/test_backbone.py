@@ -1,5 +1,6 @@
 """Stage `backbone` in each of its modes, on scikit-learn's digits cut into an official training and evaluation set."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 from quee.backbones import create_backbone
 from quee.data.importers import import_dataset
-from quee.data.weights import import_weights, take_weights, weights_path
+from quee.data.weights import WeightsFacts, import_weights, take_weights, weights_facts, weights_path
 from quee.errors import UsageError
 from quee.experiment import BLOCKS
 from quee.io import file_digest, read_json, read_table
@@ -44,12 +45,17 @@ def weigh(classes: int = 10, trained_on: tuple[str, ...] | None = ("digits",), n
 
 
 def run(
-    evaluation_set: str = "held_out", limit: int | None = None, seed_of_splits: int = 0, **settings: Any
+    evaluation_set: str = "held_out",
+    limit: int | None = None,
+    seed_of_splits: int = 0,
+    share: float = 0.5,
+    dataset: str = "digits",
+    **settings: Any,
 ) -> dict[str, Any]:
     content: dict[str, Any] = {block: {} for block in BLOCKS}
-    splits = {"train": 0.5, "calibration": 16, "predictor": 0.2, "validation": 0.1, "test": 0.2}
+    splits = {"train": share, "calibration": 16, "predictor": 0.2, "validation": 0.1, "test": 0.2}
     splits |= {"test": 1.0} if evaluation_set == "test" else {}
-    content["prepare"] = {"dataset": "digits", "splits": {**splits, "evaluation_set": evaluation_set}}
+    content["prepare"] = {"dataset": dataset, "splits": {**splits, "evaluation_set": evaluation_set}}
     content["prepare"]["seed"] = seed_of_splits
     content["backbone"] = {"name": "vit_digits", "epochs": 2, "batch_size": 64, "weights": "mine", **settings}
     Path("experiments").mkdir(exist_ok=True)
@@ -90,6 +96,39 @@ def test_weights_of_an_experiment_know_the_samples_they_were_fitted_on(capsys: p
         run("pooled", mode="pretrained", weights="own", seed_of_splits=1)
     run("pooled", limit=200, mode="pretrained", weights="own")
     assert "smoke run: backbone.weights: 'own' was fitted on" in capsys.readouterr().out
+
+
+def taken(name: str) -> WeightsFacts:
+    take_weights(OUT, OUT.parent / "prepare", weights_path(name))
+    return weights_facts(weights_path(name))
+
+
+def test_samples_seen_before_weights_were_trained_on_are_not_forgotten() -> None:
+    first = run(mode="train", weights=None, epochs=1)["fitted_on"]
+    taken("first")
+    second = run(mode="finetune", weights="first", epochs=1, share=0.25)["fitted_on"]
+    split = read_table(OUT.parent / "prepare/splits.parquet")
+    now = {
+        i for i, part in zip(*(split[c].to_pylist() for c in ("sample_id", "split")), strict=True) if part == "train"
+    }
+    assert set(first) - now  # so there is something to forget
+    assert second == sorted({*first, *now})
+    assert taken("second").fitted.ids.tolist() == second
+    Path("data/mnist").mkdir()
+    for file in Path("data/digits").iterdir():
+        shutil.copy(file, Path("data/mnist") / file.name)
+    run("pooled", mode="finetune", weights="second", epochs=1, dataset="mnist")
+    assert taken("third").trained_on == ("digits",)  # no ids of another data set are kept: all of it counts
+    with pytest.raises(UsageError, match="'third' have seen the official training set of digits"):
+        run("pooled", mode="finetune", weights="third")
+
+
+def test_weights_that_nobody_knows_the_origin_of_stay_so_when_they_are_trained_on() -> None:
+    weigh(trained_on=None)
+    run("test", mode="finetune", epochs=1)
+    assert taken("own").trained_on is None
+    with pytest.raises(UsageError, match="'own' do not say what they were trained on"):
+        run("pooled", mode="pretrained", weights="own", dataset="digits")
 
 
 def test_pretrained_weights_that_have_seen_none_of_it_were_fitted_on_nothing_here() -> None:

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from quee.backbones import create_backbone
 from quee.data.png import encode_png
 from quee.data.source import open_dataset
-from quee.errors import QueeError, UsageError
+from quee.data.weights import weights_facts, weights_path
+from quee.errors import IntegrityError, QueeError, UsageError
 from quee.io import write_json
 from quee.store import save_backbone
 from tasks.data_cli import data_app, weights_app
@@ -54,6 +55,26 @@ def test_add_list_and_check(project):
     assert "birds" in listed
     assert "not there" in listed
     assert quee(data_app, "check", "birds").strip() == "data/birds: 6 images decode"
+
+
+def test_of_what_is_tracked_and_not_here_the_command_that_brings_it_is_told(project):
+    Path("data/weights").mkdir(parents=True)
+    for pointer, path in {
+        "data.dvc": "data/digits",
+        "data/birds.dvc": "birds",
+        "data/weights/own.dvc": "own.safetensors",
+    }.items():
+        Path(pointer).write_text(f"outs:\n- path: {path}\n")
+    listed = quee(data_app, "list")
+    for name, pointer in (("digits", "data.dvc"), ("birds", "data/birds.dvc")):
+        assert f"not there: `dvc pull {pointer}`" in next(line for line in listed.splitlines() if line.startswith(name))
+        with pytest.raises(IntegrityError, match=f"data/{name} is not here yet: `dvc pull {pointer}`"):
+            quee(data_app, "check", name)
+    assert "`dvc pull data/weights/own.dvc`" in quee(weights_app, "list")
+    with pytest.raises(
+        IntegrityError, match="missing file: data/weights/own.safetensors; `dvc pull data/weights/own.dvc`"
+    ):
+        weights_facts(weights_path("own"))
 
 
 def test_what_is_left_out_is_in_the_closing_lines_and_in_the_json(project):

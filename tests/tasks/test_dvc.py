@@ -132,6 +132,14 @@ def test_a_failed_stage_is_named_with_its_log_and_its_earlier_result_stays(proje
     assert stage_results(project) == before
 
 
+def test_a_failed_stage_says_nothing_of_a_result_that_was_not_here(project: Project) -> None:
+    project.quee("run")
+    project.do("rm", "-r", "artifacts/toy/targets", ".dvc/cache")  # as in a clone: dvc.lock knows it alone
+    project.write("fail", "")
+    output = project.quee("run", "--force", status=4)
+    assert "shard 3 is truncated" in output and "brought back" not in output
+
+
 def test_what_a_stage_prints_decides_nothing(project: Project) -> None:
     words = "Unable to acquire lock: it is busy, it is being blocked by: Stage is cached - skipping run"
     project.edit("stages/targets.py", "a line from the stage", words)

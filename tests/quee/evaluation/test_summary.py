@@ -78,6 +78,14 @@ def test_a_budget_that_a_method_cannot_meet_has_no_best_of_it() -> None:
     assert all(set(entry) == {"auc", "1"} for entry in compare(dear, yardstick, DRAWS)["behind_best"].values())
 
 
+@pytest.mark.parametrize("step", [-0.04, 0.0, 0.002, 0.04])
+def test_what_is_said_of_methods_however_near_each_other_lies_where_it_can(step: float) -> None:
+    near = {name: [measure(sweep(name, i, 0.3 - step * i), YARDSTICK)] for i, name in enumerate(NAMES)}
+    said = compare(near, YARDSTICK, DRAWS)
+    assert list(impossible(said)) == []
+    assert step or any(e["1"]["low"] < 0 for e in said["behind_best"].values())  # a difference that may be either way
+
+
 def test_bands_over_all_budgets_are_wider_than_intervals_at_each(found) -> None:
     for row in budget_rows(found, YARDSTICK, DRAWS):
         assert row["low"] <= row["test_accuracy"] <= row["high"]
