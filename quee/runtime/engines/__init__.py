@@ -1,6 +1,5 @@
 """Engines by name: a new one is one file and one line here."""
 
-import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
