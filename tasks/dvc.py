@@ -81,11 +81,12 @@ class Session:
         """Write the files of resolved settings that stages take their parameters from. Raises StageError."""
         for step in settings:
             log = _log_file(self.root, step)
-            began = time.time()
+            began, was_here = time.time(), _out(self.root, step).exists()
             with under_way(self.root, step.name, self.notify):
                 status = self._dvc_repro(step, log, force=True, show=False)
             if status:
-                raise self._failure(step, log, journal.last(self.root, step.experiment, step.stage, began), status)
+                record = journal.last(self.root, step.experiment, step.stage, began)
+                raise self._failure(step, log, record, status, was_here)
             log.unlink()
             keep_last_good(self.root)
             self._ran = True  # DVC has the last word on what follows: it sees the file, the plan foresaw it
