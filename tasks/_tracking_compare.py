@@ -62,18 +62,14 @@ def _of_lock(root: Path, label: str, result: ExperimentResult, here: bool) -> Si
 
 
 def _of_run(root: Path, run_id: str) -> Side:
-    from mlflow.exceptions import MlflowException
-
+    from tasks._tracking_memory import known_run
     from tasks.tracking import open_store
 
     uri = tracking_uri(root)
     file = sqlite_file(uri)
     if file and not file.is_file():
         raise UsageError(f"unknown MLflow run {run_id!r}: nothing is tracked yet; run `quee track`")
-    try:
-        run = open_store(root, uri).client.get_run(run_id)
-    except MlflowException as error:
-        raise UsageError(f"unknown MLflow run {run_id!r} ({' '.join(str(error).split())[:200]})") from None
+    run = known_run(open_store(root, uri).client, uri, run_id)
     metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith(STEPPED)}
     return Side(run.info.run_name or run_id, dict(run.data.params), metrics)
 

@@ -153,6 +153,12 @@ def failure(uri: str, error: BaseException) -> QueeError:
     return QueeError(f"MLflow at {shown(uri)} refused the results: {reason}")
 
 
+def unread(uri: str, error: BaseException) -> QueeError:
+    """What to tell where a store does not answer a question about results."""
+    kind = UnreachableError if may_pass(error) else QueeError
+    return kind(f"MLflow at {shown(uri)} does not answer: {shortened(' '.join(str(error).split()))}")
+
+
 def unreachable(uri: str, reason: str) -> str:
     return (
         f"MLflow at {shown(uri)} does not take results ({reason}); nothing is lost: `quee track` logs them once it does"

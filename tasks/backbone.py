@@ -111,8 +111,8 @@ def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.
     if fitted is not None:
         _refuse_seen(stage, settings.weights, fitted, files, ids)
     if fitted is not None and dataset not in (known.trained_on or ()):
-        now = np.zeros(0, np.int64) if settings.mode == "pretrained" else ids["train"]
-        record["fitted_on"] = np.union1d(fitted.ids, now).astype(np.int64).tolist()  # what they saw before still counts
+        now = ids["train"][:0] if settings.mode == "pretrained" else ids["train"]
+        record["fitted_on"] = np.union1d(fitted.ids, now).tolist()  # what they saw before still counts
     elif has_seen(known, dataset, settings.mode):
         record["fitted_on"] = "official training set"
     elif settings.mode == "pretrained":

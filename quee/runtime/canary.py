@@ -115,6 +115,8 @@ class Canary:
         odd += sorted(name for name in befores if len(self.arrays[name]) != n)
         if odd or not n or not k:
             return f"{odd[0] if odd else 'images'} missing, left over or of another shape"
+        if unreal := sorted(name for name, array in self.arrays.items() if not np.isfinite(array).all()):
+            return f"{unreal[0]} has values that are not finite"
         inside = ((self.routes.node >= 0) & (self.routes.node < len(tree))).all()
         begins = {b for b, node in enumerate(tree.children[-1]) if node >= 0}
         return "" if inside and set(self.first.tolist()) <= begins else "its paths are not in the tree"

@@ -214,6 +214,10 @@ def test_a_canary_is_drawn_alike_every_time(classifier, tmp_path: Path) -> None:
     assert (folders[0] / CANARY).read_bytes() == (folders[1] / CANARY).read_bytes()
 
 
+def unreal(name: str, value: float) -> Callable[[dict[str, np.ndarray]], object]:
+    return lambda arrays: arrays.update({name: np.full_like(arrays[name], value)})
+
+
 DAMAGE: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
     "a step missing": lambda arrays: arrays.pop("w8a8.segment1.log_probs"),
     "a stranger": lambda arrays: arrays.update(stranger=np.zeros(3, np.float32)),
@@ -224,6 +228,10 @@ DAMAGE: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
         {"w4a4.segment2.log_probs": arrays["w4a4.segment2.log_probs"][:, 1:]}
     ),
     "a node beyond the tree": lambda arrays: arrays.update({"path.node": arrays["path.node"] + 10_000}),
+    "images that are no numbers": unreal("before.1", np.nan),
+    "states that are no numbers": unreal("before.2", np.nan),
+    "answers that are not finite": unreal("w4a4.segment1.log_probs", -np.inf),
+    "trade-offs that are no numbers": unreal("path.trade_off", np.nan),
     "an unknown first step": lambda arrays: arrays.update({"path.first": arrays["path.first"] + 10}),
 }
 
