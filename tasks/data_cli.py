@@ -164,6 +164,7 @@ def add_weights(
         seen = () if trained_on == "none" else tuple(part.strip() for part in trained_on.split(","))
         if not all(seen if trained_on != "none" else ("none",)):
             raise UsageError(f"--trained-on {trained_on!r}: give names of data sets, as imagenet,cifar10, or none")
+        _refuse_other_spellings(seen)
     chosen = backbone or (known.backbone if known else name)
     refuse_untracked(target)
     new, kwargs = not target.exists(), settings_of(set_ or [])
@@ -173,7 +174,23 @@ def add_weights(
     typer.echo(f"added {target}: {count:,} parameters of {chosen}{built}, {_seen(seen)}")
     facts = weights_facts(target)
     typer.echo(f"read as: {facts.read_as}")
+    if others := [part for part in seen or () if part not in DATASETS]:
+        typer.echo(
+            f"no data set is called {', '.join(others)} here; experiments go by names to keep from testing on what was seen"
+        )
     typer.echo(f"images are prepared with {facts.prepared}; weights trained otherwise: backbone.kwargs.preprocessing")
+
+
+def _refuse_other_spellings(names: tuple[str, ...]) -> None:
+    """Raises UsageError for a data set's name that is spelled otherwise here, so that it would be taken for another."""
+    from quee.data.files import same_name
+
+    here = {same_name(name): name for name in DATASETS}
+    for name in names:
+        if name not in DATASETS and (known := here.get(same_name(name))):
+            raise UsageError(f"--trained-on {name}: the data set is called {known} here")
+        if name == "none":
+            raise UsageError("--trained-on none: stands alone, for weights that have seen no data set")
 
 
 def _add_from(experiment: str, name: str, target: Path) -> None:

@@ -4,6 +4,7 @@ Nothing in a file is executed, and its size is bounded. The kinds of files are i
 `layouts`; here is what lies between: the wrappers of training scripts, prefixes, number formats.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ WRAPPERS = (
     *("model", "net", "network", "module", "weights", "params", "backbone", "encoder"),
 )
 """Keys under which training scripts save weights, in the order they are taken; averaged ones first."""
+AVERAGED = re.compile(r"(?:^|[_.])(?:ema|swa|avg|averaged?|polyak)(?:$|[_.])")
+"""Within keys of averaged weights, in lower case, whatever else they are called."""
 BESIDE = ("optim", "scheduler", "scaler", "callback", "loops", "rng", "hyper", "config", "args", "history")
 """In keys of what training scripts save beside the weights."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
@@ -94,7 +97,10 @@ def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
     state, facts, within = content, [], ""
     while isinstance(state, dict) and (nested := _nested(state)):
         key = next((wrapper for wrapper in WRAPPERS if wrapper in nested), nested[0])
-        if key not in WRAPPERS and len(nested) > 1:
+        averaged = [name for name in nested if AVERAGED.search(name.lower())]
+        if averaged and key not in averaged:
+            key = averaged[0]
+        if key not in WRAPPERS and len(averaged or nested) > 1:
             raise QueeError(
                 f"{path} holds several sets of weights: {', '.join(nested)}; save one of them alone: "
                 f"torch.save(torch.load({path.name!r}){within}[{key!r}], 'weights.pth')"

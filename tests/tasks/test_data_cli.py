@@ -208,6 +208,22 @@ def test_weights_say_what_they_were_read_as_and_take_the_backbones_keywords(proj
     assert [row["name"] for row in json.loads(quee(weights_app, "list", "--json"))] == ["mine"]
 
 
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ("CIFAR-10,mine", "--trained-on CIFAR-10: the data set is called cifar10 here"),
+        ("imagenet,Fashion MNIST", "the data set is called fashion_mnist here"),
+        ("cifar10,none", "--trained-on none: stands alone"),
+    ],
+)
+def test_data_sets_that_weights_have_seen_go_by_their_names_here(project, names, reason):
+    torch.save(dict(create_backbone("vit_digits").state_dict()), "w.pth")
+    with pytest.raises(UsageError, match=reason):
+        quee(weights_app, "add", "own", "w.pth", "--backbone", "vit_digits", "--trained-on", names)
+    said = quee(weights_app, "add", "own", "w.pth", "--backbone", "vit_digits", "--trained-on", "imagenet,laion")
+    assert "trained on imagenet, laion" in said and "no data set is called laion here;" in said
+
+
 def test_weights_are_taken_from_an_experiment_or_a_file_and_never_from_both(project):
     (project / "experiments").mkdir()
     (project / "experiments" / "mine.yaml").write_text(

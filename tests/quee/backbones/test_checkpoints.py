@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from quee.backbones import create_backbone
 from quee.backbones.base import SegmentedBackbone
-from quee.backbones.checkpoints import fit_state, load_checkpoint
+from quee.backbones.checkpoints import fit_state, load_checkpoint, read_checkpoint
 from quee.errors import IntegrityError, QueeError
 
 
@@ -176,3 +176,30 @@ def test_size_is_bounded_before_anything_is_read(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="missing file: .*none.pth"):
         load_checkpoint(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    ("averaged", "other"),
+    [
+        ("swa_model", "model"),
+        ("model_averaged", "state_dict"),
+        ("ema_model", "net"),
+        ("teacher_ema", "model"),
+        ("best.ema", "best"),
+    ],
+)
+def test_averaged_weights_come_first_whatever_they_are_called(
+    averaged: str, other: str, backbone: SegmentedBackbone, tmp_path: Path
+) -> None:
+    state, path = weights(backbone), tmp_path / "w.pth"
+    torch.save({other: {key: value + 1 for key, value in state.items()}, averaged: state}, path)
+    found = read_checkpoint(path)
+    assert all(torch.equal(value, state[key]) for key, value in found.state.items())
+    assert f"of '{averaged}', not of" in found.said
+
+
+def test_two_kinds_of_averaged_weights_are_not_chosen_from(backbone: SegmentedBackbone, tmp_path: Path) -> None:
+    state = weights(backbone)
+    torch.save({"swa_model": state, "polyak": state, "model": state}, tmp_path / "w.pth")
+    with pytest.raises(QueeError, match="holds several sets of weights: swa_model, polyak, model; save one"):
+        read_checkpoint(tmp_path / "w.pth")
