@@ -138,6 +138,8 @@ def score_to_parquet(
     """
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"cannot write {out}: {'it is a folder' if out.is_dir() else 'no such folder'}")
+    if not _may_become_answers(out):
+        raise UsageError(f"cannot write {out}: it is there, and holds something else than answers; give another path")
     parts = _parts(classifier, inputs, options, out, skip_bad)
     starts = range(0, len(inputs), SHARD)
     files = [parts / f"{start // SHARD:07d}.parquet" for start in starts]
@@ -161,6 +163,16 @@ def score_to_parquet(
             sums["cost"] += float(np.nansum(table["cost"].to_numpy()))
     shutil.rmtree(parts)
     return sums
+
+
+def _may_become_answers(out: Path) -> bool:
+    """Whether there is nothing in a file that would be lost: it is not there, is empty, or has answers of an earlier call."""
+    if not out.exists() or not out.stat().st_size:
+        return True
+    try:
+        return bool(pq.read_schema(out).names == SCHEMA.names)
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _parts(classifier: AdaptiveClassifier, inputs: Inputs, options: Options, out: Path, skip_bad: bool) -> Path:

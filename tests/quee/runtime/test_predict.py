@@ -243,6 +243,35 @@ def test_wrong_usage_ends_with_2_and_says_what(bundle, folder, tmp_path, capsys,
     assert reason in shown and "Traceback" not in shown
 
 
+@pytest.mark.parametrize("what", ["an image", "a table", "text"])
+def test_what_is_there_and_no_answers_is_not_written_over(what, bundle, folder, tmp_path, capsys) -> None:
+    out = (
+        next(path for path in sorted(folder.iterdir()) if path.suffix == ".png")
+        if what == "an image"
+        else tmp_path / "o"
+    )
+    if what == "a table":
+        pq.write_table(module.pa.table({"a": [1]}), out)
+    elif what == "text":
+        out.write_text("mine")
+    before = out.read_bytes()
+    assert run("predict", bundle, folder, "--skip-bad", "--out", out) == 2
+    assert f"cannot write {out}: it is there, and holds something else than answers" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_array_s_name_may_end_in_capitals_and_answers_are_renewed(there, bundle, tmp_path) -> None:
+    with (tmp_path / "A.NPY").open("wb") as file:
+        np.save(file, np.random.default_rng(0).integers(256, size=(3, 8, 8), dtype=np.uint8))
+    out = tmp_path / "o.parquet"
+    if there:
+        out.write_bytes(b"")
+    for _ in range(2):
+        assert run("predict", bundle, tmp_path / "A.NPY", "--out", out) == 0
+        assert pq.read_table(out).num_rows == 3
+
+
 def test_parquet_without_images_is_refused(bundle, tmp_path, capsys) -> None:
     path = tmp_path / "other.parquet"
     pq.write_table(module.pa.table({"a": [1]}), path)
