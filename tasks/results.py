@@ -146,7 +146,7 @@ def level_mark(metrics: dict[str, Any], method: str, column: str) -> str:
 def level_note(metrics: dict[str, Any]) -> str:
     """What LEVEL means, on how many test images."""
     samples = metrics["test_samples"]
-    return f"{LEVEL} the best of its column, or within the 95 % interval of it on {samples:,} test images (paired)."
+    return f"{LEVEL} best of its column, or within the 95 % interval of it ({samples:,} test images)."
 
 
 def _cell(point: dict[str, Any] | None, mark: str) -> str:

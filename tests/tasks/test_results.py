@@ -63,7 +63,7 @@ def test_methods_that_cannot_be_told_from_the_best_of_a_column_are_marked(tmp_pa
     )
     text = shown(results_table(results))
     assert text.count("≈90.0") == 1 and "auc ≈" not in text
-    assert "within the 95 % interval of it on 359 test images" in text
+    assert "within the 95 % interval of it (359 test images)" in text
 
 
 def test_no_results_are_an_error_that_says_how_to_get_them(tmp_path: Path) -> None:
