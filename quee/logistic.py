@@ -17,13 +17,15 @@ from quee.threads import cores
 
 BLOCK = 2048
 """Rows multiplied at a time."""
-TOLERANCE = 2e-5
-"""The optimum is reached when no component of the objective's gradient is larger, in nats per unit of a weight.
+TOLERANCE = 1e-5
+"""The optimum is reached when no component of the objective's gradient is larger, in nats per unit of a whitened weight.
 
-On states of digits, up to 160,000 of them, the objective then is within 1e-5 nats of its least value.
+On 22,500 states of Fashion-MNIST, 256 wide, the objective then is within 5e-6 nats of what half the tolerance gives.
 """
 ITERATIONS = 2000
-CORRECTIONS = 20
+LEAST = 1e-3
+"""Of the largest variance of the rows: smaller ones are taken for this."""
+CORRECTIONS = 40
 """Steps from which L-BFGS estimates the curvature."""
 
 
@@ -56,18 +58,19 @@ def fit_logistic(
     from scipy.optimize import minimize  # imported late: most stages never need it
 
     width = x.shape[1]
-    mean = x.mean(axis=0, dtype=np.float64)
     losses: list[float] = []
     latest = 0.0
 
     def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal latest
-        weight, bias = _parts(values, mean, classes)
+        weight, bias = _parts(values, mean, spread, classes)
         latest, slope = _loss(x, y, weight, bias, pool)
-        slope[:, :width] += penalty * weight - np.outer(slope[:, width], mean)
+        by_weight = slope[:, :width] + penalty * weight - np.outer(slope[:, width], mean)
         if not losses:
             losses.append(latest)
-        return latest + penalty / 2 * float((weight**2).sum()), slope.ravel()
+        return latest + penalty / 2 * float((weight**2).sum()), np.column_stack(
+            [by_weight @ spread, slope[:, width]]
+        ).ravel()
 
     def after(_: np.ndarray) -> None:
         losses.append(latest)
@@ -84,18 +87,35 @@ def fit_logistic(
         threadpool_limits(1, user_api="blas"),
         ThreadPoolExecutor(threads or cores(), thread_name_prefix="logistic") as pool,
     ):
+        mean, spread = _whitening(x)
         start = np.zeros(classes * (width + 1))
         found = minimize(objective, start, method="L-BFGS-B", jac=True, callback=after, options=options)
-    return Fitted(*_parts(found.x, mean, classes), losses, float(np.abs(found.jac).max()))
+    return Fitted(*_parts(found.x, mean, spread, classes), losses, float(np.abs(found.jac).max()))
 
 
-def _parts(values: np.ndarray, mean: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _whitening(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (D,) of rows (n, D), and a matrix (D, D) by which rows less their mean are of unit covariance.
+
+    Directions in which rows hardly vary are scaled as if they varied by `LEAST` of what the widest does.
+    """
+    mean, moments = np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1]))
+    for start in range(0, len(x), BLOCK):
+        rows = x[start : start + BLOCK].astype(np.float64)
+        mean += rows.sum(axis=0)
+        moments += rows.T @ rows
+    mean /= len(x)
+    variances, directions = np.linalg.eigh(moments / len(x) - np.outer(mean, mean))
+    widest = max(float(variances[-1]), np.finfo(np.float64).tiny)
+    return mean, directions / np.sqrt(np.maximum(variances, LEAST * widest))
+
+
+def _parts(values: np.ndarray, mean: np.ndarray, spread: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """The solver's vector as weights (classes, D) and biases (classes,).
 
-    In the solver's vector biases are those of rows less their `mean` (D,), which takes a quarter of the iterations.
+    In the solver's vector they are those of whitened rows, which takes a fraction of the iterations.
     """
     table = values.reshape(classes, len(mean) + 1)
-    weight = table[:, :-1]
+    weight = table[:, :-1] @ spread.T
     return weight, table[:, -1] - weight @ mean
 
 
