@@ -10,6 +10,7 @@ from quee.data.importers import import_dataset
 from quee.errors import IntegrityError, UsageError
 from quee.experiment import BLOCKS
 from quee.io import file_digest, read_json
+from tasks.place import FILES
 from tasks.prepare import run
 from tasks.stage import run_stage
 
@@ -80,6 +81,8 @@ def test_a_truncated_file_ends_the_command_with_status_4(project):
     (file,) = Path("data/digits").iterdir()
     file.write_bytes(file.read_bytes()[:-50])
     root = Path(__file__).parents[2]
+    for name in FILES:
+        Path(name).write_text((root / name).read_text())
     command = [sys.executable, "-m", "tasks.prepare", "small"]
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(root)}, check=False)
     assert done.returncode == 4
