@@ -48,7 +48,7 @@ VALUES = {
 }  # fmt: skip
 """What stands for the placeholders."""
 
-NAMES = {"run": "digits", "add": "mine", "compare": "HEAD"}
+NAMES = {"run": "digits", "add": "mine", "compare": "HEAD", "verify": "torch"}
 """What NAME, or the B of a comparison, stands for, by verb."""
 
 ADVICE = re.compile(
