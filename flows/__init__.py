@@ -15,15 +15,10 @@ def _run_kept() -> None:
     called = sys.argv[:1] == ["-m"] and "flows.pipeline" in sys.orig_argv
     if not called or KEPT in os.environ:
         return
-    from quee.errors import QueeError
     from tasks.lifeline import die_with_make, run_kept
-    from tasks.place import project_root
+    from tasks.place import end_elsewhere
 
-    try:
-        project_root()
-    except QueeError as error:
-        print(f"quee: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    end_elsewhere()
     die_with_make()
     sys.exit(run_kept([sys.executable, *sys.orig_argv[1:]], {**os.environ, KEPT: "1"}))
 

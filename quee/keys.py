@@ -59,11 +59,6 @@ def files_below(path: Path) -> Iterator[tuple[str, Path]]:
     yield from sorted((file.relative_to(path).as_posix(), file) for file in found)
 
 
-def stats_below(path: Path) -> list[list[Any]]:
-    """Name, size and time (ns) of every file of a folder at every depth."""
-    return [[name, *_stat(file)] for name, file in files_below(path)]
-
-
 def contents_below(path: Path, large: int = LARGE) -> list[list[Any]]:
     """Name and SHA-256 of every file of a folder at every depth; size and time (ns) of those of `large` bytes or more."""
     return [[name, *(_stat(file) if _size(file) >= large else [_sha256(file)])] for name, file in files_below(path)]

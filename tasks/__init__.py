@@ -16,14 +16,9 @@ def _refuse_other_places() -> None:
     """End in one line where a stage is called outside of the project's folder, before torch is imported."""
     if not _called() or _called().startswith("tasks._"):
         return
-    from quee.errors import UsageError
-    from tasks.place import project_root
+    from tasks.place import end_elsewhere
 
-    try:
-        project_root()
-    except UsageError as error:
-        print(f"quee: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    end_elsewhere()
 
 
 def _use_project_environment() -> None:

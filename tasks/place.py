@@ -1,5 +1,6 @@
 """Where a project's verbs may be called: in its folder, where the files are that they read and write."""
 
+import sys
 from pathlib import Path
 
 from quee.errors import UsageError
@@ -17,3 +18,12 @@ def project_root() -> Path:
     above = next((place for place in root.parents if all((place / name).is_file() for name in FILES)), None)
     where = f", {above}" if above else ""
     raise UsageError(f"no {' and no '.join(missing)} in {root}: run this in the project's folder{where}")
+
+
+def end_elsewhere() -> None:
+    """End the process in one line where the current folder is no project's."""
+    try:
+        project_root()
+    except UsageError as error:
+        print(f"quee: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quee import keys
-from quee.keys import LIBRARIES, contents_below, files_below, key_of, stats_below, versions
+from quee.keys import LIBRARIES, contents_below, files_below, key_of, versions
 
 ROOT = Path(__file__).parents[2]
 NEUTRAL = {
@@ -81,7 +81,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("key", [contents_below, lambda path: contents_below(path, 0), stats_below])
+@pytest.mark.parametrize("key", [contents_below, lambda path: contents_below(path, 0)])
 def test_a_change_at_any_depth_changes_the_key(tmp_path: Path, change: str, key) -> None:  # type: ignore[no-untyped-def]
     folder = tree(tmp_path / "folder")
     (tmp_path / "elsewhere").mkdir()
