@@ -59,16 +59,16 @@ fashion-mnist: $(STAMP) ## import Fashion-MNIST from Debian's package dataset-fa
 	@sh data/fashion-mnist.sh "$(FASHION_MNIST)"
 
 reference: $(STAMP) ## publish the small results of EXPERIMENT=name in reference/ and the embedded remote
-	@python -m tasks.reference "$(EXPERIMENT)"
+	@python -m tasks.verbs.reference "$(EXPERIMENT)"
 
 readme: $(STAMP) ## write README's results from artifacts/ and reference/
-	@python -m tasks.readme
+	@python -m tasks.verbs.readme
 
 bench: $(STAMP) ## the benchmarks
 	@for file in $(BENCHMARKS); do echo "== $$file"; python "$$file" || exit 1; done
 
 dependencies: $(STAMP) ## write the code that stages depend on into dvc.yaml, from the imports
-	@python -m tasks.dependencies
+	@python -m tasks.dvc.dependencies
 
 constraints: $(STAMP) ## refresh constraints.txt from the newest releases allowed
 	uv pip compile pyproject.toml $(foreach extra,$(subst $(COMMA), ,$(EXTRAS)),--extra $(extra)) --no-header --no-annotate --no-emit-index-url --python-version 3.11 --upgrade -q -o constraints.txt

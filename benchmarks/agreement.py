@@ -21,12 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from quee.cache import FeatureCache, read_cache
+from quee.cache.read import FeatureCache, read_cache
 from quee.data import open_dataset
-from quee.execution import MultiPrecisionBackbone
 from quee.exits import ExitHeads
+from quee.export.graphs import export_graphs
 from quee.features import GateView
-from quee.io import read_json, read_tensors
+from quee.network.execution import MultiPrecisionBackbone
+from quee.network.files import load_precisions
 from quee.policies.base import simulate
 from quee.policies.fitted_q import FittedQ
 from quee.policies.plan import Plan
@@ -34,11 +35,10 @@ from quee.policies.predictors import Predictors
 from quee.runtime import AdaptiveClassifier, Options, Routed, load_bundle
 from quee.runtime.engines import open_engine
 from quee.runtime.executor import draws
-from quee.runtime.export import export_graphs
 from quee.runtime.margin import margin_of_paths
 from quee.runtime.routes import gap
 from quee.runtime.scheduler import Scheduler
-from quee.store import load_precisions
+from quee.work.io import read_json, read_tensors
 
 EXACT = "must be 0"
 

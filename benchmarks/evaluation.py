@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from quee.cache import FeatureCache
-from quee.evaluation.methods import routed_sweep
+from quee.cache.read import FeatureCache
 from quee.evaluation.sweep import Setting, Sweep
-from quee.experiment import FittedQ as FittedQSettings
 from quee.paths import PathTree
 from quee.policies.fitted_q import fit_fitted_q
 from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors, gate_inputs, rows_of
+from quee.policies.sweeps import routed_sweep
 from quee.predictors import quantized
+from quee.settings.experiment import FittedQ as FittedQSettings
 
 PRECISIONS, SEGMENTS, FEATURES, HIDDEN = ("w3a3", "w4a4", "w8a8"), 4, 12, 32
 SECONDS, MEGABYTES = 10.0, 2000.0

@@ -221,11 +221,11 @@ def at_work(commands: list[list[str]]) -> str:
             len(command) > 2
             and command[1] == "-m"
             and command[2].startswith("tasks.")
-            and "_dvc_child" not in command[2]
+            and "dvc.child" not in command[2]
         ):
             return command[2].removeprefix("tasks.")
     words = [word for command in commands for word in command]
-    if "tasks._dvc_child" in words:
+    if "tasks.dvc.child" in words:
         return "DVC"
     return "quee track" if "track" in words else "quee run" if words else "nothing (had ended)"
 

@@ -33,14 +33,13 @@ from peers.quantization import PEERS
 from scipy.stats import t as student
 from torch import Tensor
 
-from quee.backbones.base import SegmentedBackbone
 from quee.cost import trace_cost
 from quee.data import open_dataset
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
-from quee.execution import MultiPrecisionBackbone
-from quee.experiment import load_experiment
-from quee.io import read_json
+from quee.network.base import SegmentedBackbone
+from quee.network.execution import MultiPrecisionBackbone
+from quee.network.files import load_backbone
 from quee.precision import Precision
 from quee.quantization import (
     INGREDIENTS,
@@ -53,7 +52,8 @@ from quee.quantization import (
 from quee.quantization.calibration import Calibrator, checked, install
 from quee.quantization.overrides import own_layers
 from quee.quantization.units import run_unit
-from quee.store import load_backbone
+from quee.settings.experiment import load_experiment
+from quee.work.io import read_json
 
 PRECISIONS = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a4")
 ABLATED = ("w4a4", "w3a3")

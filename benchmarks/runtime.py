@@ -24,15 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from quee.backbones import create_backbone
 from quee.data import open_dataset
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
-from quee.execution import MultiPrecisionBackbone
 from quee.exits import ExitHead, ExitHeads
-from quee.experiment import load_experiment
+from quee.export.graphs import export_graphs
 from quee.features import GateView
-from quee.io import read_json, read_table
+from quee.network.architectures import create_backbone
+from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
 from quee.policies.base import EXIT, Limit, Policy, Table, simulate_behind
 from quee.precision import Precision
@@ -40,9 +39,10 @@ from quee.runtime import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.engines import Step, open_engine
 from quee.runtime.executor import Executor, Flight
-from quee.runtime.export import export_graphs
 from quee.runtime.machine import cpu_model
 from quee.runtime.profile import Profile, measure
+from quee.settings.experiment import load_experiment
+from quee.work.io import read_json, read_table
 
 sys.path.insert(0, str(Path(__file__).parent))
 from static_engines import Run, resident, static_deployments

@@ -25,10 +25,10 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from loopback import Cluster, dask_cluster  # noqa: E402
 
-from quee.cache import Recipe, build_cache  # noqa: E402
-from quee.executors import Dask, Inline, Lanes, Workers  # noqa: E402
-from quee.experiment import load_experiment  # noqa: E402
-from quee.shards import ShardStore  # noqa: E402
+from quee.cache.read import Recipe, build_cache  # noqa: E402
+from quee.settings.experiment import load_experiment  # noqa: E402
+from quee.work.shards import ShardStore  # noqa: E402
+from quee.work.workers import Dask, Inline, Lanes, Workers  # noqa: E402
 from tasks.features import held_out, recipe_of  # noqa: E402
 from tasks.stage import Stage  # noqa: E402
 

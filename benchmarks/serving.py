@@ -60,7 +60,7 @@ class Server:
     """`quee serve` in a process of its own."""
 
     def __init__(self, bundle: Path, *options: str) -> None:
-        code = "from quee.cli import main; main()"
+        code = "from quee.cli.main import main; main()"
         command = [sys.executable, "-c", code, "serve", str(bundle), "--port", "0", *options]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)

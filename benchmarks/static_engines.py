@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quee.backbones.base import SegmentedBackbone
-from quee.execution import MultiPrecisionBackbone
 from quee.exits import ExitHead, ExitHeads
+from quee.export.graphs import export_graphs
 from quee.features import GateView
+from quee.network.base import SegmentedBackbone
+from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
-from quee.runtime.export import export_graphs
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Prepared images (n, c, h, w) to logits (n, classes)."""

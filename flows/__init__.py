@@ -15,8 +15,8 @@ def _run_kept() -> None:
     called = sys.argv[:1] == ["-m"] and "flows.pipeline" in sys.orig_argv
     if not called or KEPT in os.environ:
         return
-    from tasks.lifeline import die_with_make, run_kept
-    from tasks.place import end_elsewhere
+    from tasks.work.lifeline import die_with_make, run_kept
+    from tasks.work.place import end_elsewhere
 
     end_elsewhere()
     die_with_make()

@@ -18,16 +18,16 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from quee.errors import QueeError
-from quee.reach import may_pass
-from tasks import dvc
-from tasks.committing import Committer, commit_lock, put_away, take_out
-from tasks.data_changes import changed_data, fetch_changed
-from tasks.inputs import ensure_inputs
-from tasks.lifeline import end_in_order
-from tasks.locks import exclusive
-from tasks.results import load_results
-from tasks.tracking import track
-from tasks.transient import RETRIES, delays
+from quee.work.reach import may_pass
+from tasks.dvc import session as dvc
+from tasks.dvc.committing import Committer, commit_lock, put_away, take_out
+from tasks.dvc.data_changes import changed_data, fetch_changed
+from tasks.dvc.inputs import ensure_inputs
+from tasks.work.lifeline import end_in_order
+from tasks.work.locks import exclusive
+from tasks.verbs.results import load_results
+from tasks.mlflow.tracking import track
+from tasks.work.transient import RETRIES, delays
 
 Row = dict[str, object]
 

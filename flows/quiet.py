@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from quee.errors import UsageError
-from tasks.place import project_root
+from tasks.work.place import project_root
 
 HOME = Path(".quee") / "prefect"
 DEFAULTS = {

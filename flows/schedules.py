@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 
 from quee.errors import BusyError, QueeError
-from tasks.dvc import INTERRUPTED, LOGS
-from tasks.lifeline import SUPERVISED, die_with_make, end_in_order, keep
-from tasks.locks import exclusive
-from tasks.place import project_root
-from tasks.words import last_words
+from tasks.dvc.session import INTERRUPTED, LOGS
+from tasks.work.lifeline import SUPERVISED, die_with_make, end_in_order, keep
+from tasks.work.locks import exclusive
+from tasks.work.place import project_root
+from tasks.work.words import last_words
 
 POOL = "quee"
 FLOW = "quee-pipeline"

@@ -5,7 +5,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "create_backbone": "quee.backbones",
+    "create_backbone": "quee.network.architectures",
     "quantize_": "quee.quantization",
     "QuantizationConfig": "quee.quantization",
     "with_mixed_bits": "quee.quantization",

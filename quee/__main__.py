@@ -1,5 +1,5 @@
 """`python -m quee` is `quee`."""
 
-from quee.cli import main
+from quee.cli.main import main
 
 main()

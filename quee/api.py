@@ -9,27 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quee.backbones.base import SegmentedBackbone
-from quee.cache import FeatureCache, describe_tree
+from quee.cache.read import FeatureCache, describe_tree
 from quee.cost import trace_cost
 from quee.data.transforms import Preprocessing
 from quee.errors import UsageError
 from quee.evaluation.resplits import fit_quee
-from quee.execution import MultiPrecisionBackbone, walk_tree
 from quee.exits import behind, fit_exits
-from quee.experiment import Experiment
+from quee.export.bundle import write_bundle
 from quee.features import GateView
-from quee.fitting import aside_of, bundle_path, check_order, check_pixels, checked_settings, divided, rebuilt
-from quee.labelled import Labelled, read_labelled
-from quee.labels import class_indices
+from quee.fitting.checks import aside_of, bundle_path, check_order, check_pixels, checked_settings, divided, rebuilt
+from quee.fitting.labelled import Labelled, read_labelled
+from quee.fitting.labels import class_indices
+from quee.network.base import SegmentedBackbone
+from quee.network.execution import MultiPrecisionBackbone, walk_tree
+from quee.network.files import save_backbone, save_quantized
 from quee.paths import PathTree
 from quee.precision import Precision
-from quee.progress import progress
 from quee.quantization import QuantizationConfig, quantize_paths
 from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
-from quee.runtime.writing import write_bundle
-from quee.store import save_backbone, save_quantized
+from quee.settings.experiment import Experiment
+from quee.work.progress import progress
 
 BATCH = 256
 

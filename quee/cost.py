@@ -16,7 +16,7 @@ from quee.precision import Precision
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from quee.backbones.base import SegmentedBackbone
+    from quee.network.base import SegmentedBackbone
 
 FLOAT_BITS = 32
 HEAD = 0
@@ -149,7 +149,7 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
     import torch
     from torch import nn
 
-    from quee.backbones.attention import MatMul
+    from quee.network.attention import MatMul
 
     products: list[Product] = []
     elementwise: list[Elementwise] = []

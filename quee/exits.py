@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from quee._logistic import TOLERANCE, fit_logistic
 from quee.cost import bitflops
 from quee.errors import QueeError
-from quee.execution import MultiPrecisionBackbone, draw_prefixes
-from quee.experiment import Exits
-from quee.io import read_tensors, write_tensors
-from quee.logistic import TOLERANCE, fit_logistic
+from quee.network.execution import MultiPrecisionBackbone, draw_prefixes
 from quee.precision import Precision
-from quee.progress import progress
 from quee.quantization import QuantizedLinear, quantize_linear
+from quee.settings.experiment import Exits
+from quee.work.io import read_tensors, write_tensors
+from quee.work.progress import progress
 
 HEAD_PRECISION = Precision("w8a8")
 

@@ -13,8 +13,8 @@ from quee.precision import Precision
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from quee.execution import MultiPrecisionBackbone
     from quee.exits import ExitHeads
+    from quee.network.execution import MultiPrecisionBackbone
 
 UNCERTAINTY = ("max_probability", "entropy", "margin", "sharpened_entropy")
 

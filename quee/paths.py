@@ -12,8 +12,8 @@ from itertools import pairwise
 import numpy as np
 
 from quee.errors import UsageError
-from quee.experiment import Considered
 from quee.precision import Precision
+from quee.settings.experiment import Considered
 
 Path = tuple[Precision, ...]
 

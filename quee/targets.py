@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from quee.cache import FeatureCache
+from quee.cache.read import FeatureCache
 from quee.paths import PathTree
 
 RESTARTS = 2

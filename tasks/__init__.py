@@ -14,9 +14,9 @@ def _called() -> str:
 
 def _refuse_other_places() -> None:
     """End in one line where a stage is called outside of the project's folder, before torch is imported."""
-    if not _called() or _called().startswith("tasks._"):
+    if _called() in ("", "tasks.dvc.child"):
         return
-    from tasks.place import end_elsewhere
+    from tasks.work.place import end_elsewhere
 
     end_elsewhere()
 

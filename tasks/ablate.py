@@ -12,27 +12,27 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from quee.cache import FeatureCache, read_cache
+from quee.cache.read import FeatureCache, read_cache
 from quee.errors import IntegrityError
 from quee.evaluation.ablation.fit import DIVISIONS, Study
 from quee.evaluation.ablation.grid import Point, points
 from quee.evaluation.ablation.rerun import AS_CACHED, Variant
 from quee.evaluation.ablation.run import Store, compute, missing, outcomes
 from quee.evaluation.ablation.table import compare, difference_rows, repetition_rows, summary
-from quee.io import file_digest, write_bytes, write_json, write_table
-from quee.keys import key_of, versions
-from quee.progress import progress
 from quee.report.ablations import forest
-from quee.threads import one_thread
+from quee.work.io import file_digest, write_bytes, write_json, write_table
+from quee.work.keys import key_of, versions
+from quee.work.progress import progress
+from quee.work.threads import one_thread
 from tasks.ablate_network import study_of, variant_cache
-from tasks.dependencies import used_by
+from tasks.dvc.dependencies import used_by
 from tasks.stage import Stage, main
 
 ROOT = Path(__file__).parent.parent
 STORE = Path(".quee") / "ablations"
 POINTS = "quee/evaluation/ablation/fit.py"
 """What computes a point."""
-NO_NUMBERS = ("quee/backbones/", "quee/cache.py", "quee/threads.py")
+NO_NUMBERS = ("quee/network/", "quee/cache/read.py", "quee/work/threads.py")
 """What points import that decides no number: no network runs, and the cache's content has its own digest."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from quee.cache import FeatureCache, Recipe, sample_shards
+from quee.cache.read import FeatureCache, Recipe, sample_shards
 from quee.errors import IntegrityError
 from quee.evaluation.ablation.fit import Study
 from quee.evaluation.ablation.rerun import (
@@ -27,11 +27,11 @@ from quee.evaluation.ablation.rerun import (
     variant_tree,
 )
 from quee.evaluation.ablation.run import Store
-from quee.experiment import Exits
-from quee.io import file_digest
-from quee.keys import versions
 from quee.paths import PathTree
-from quee.shards import read_shards, run_shards
+from quee.settings.experiment import Exits
+from quee.work.io import file_digest
+from quee.work.keys import versions
+from quee.work.shards import read_shards, run_shards
 from tasks import exits, features
 from tasks.scale import read_scale
 from tasks.stage import Stage

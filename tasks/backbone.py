@@ -8,8 +8,6 @@ import pyarrow as pa
 from sklearn.svm import SVC
 from torch import Tensor
 
-from quee.backbones import create_backbone, is_headless
-from quee.backbones.base import SegmentedBackbone
 from quee.cost import trace_cost
 from quee.data import open_dataset
 from quee.data.fitted import Fitted
@@ -26,15 +24,17 @@ from quee.data.weights import (
     weights_path,
 )
 from quee.errors import UsageError
-from quee.experiment import Backbone
-from quee.io import file_digest, read_json, write_json, write_table
+from quee.network.architectures import create_backbone, is_headless
+from quee.network.base import SegmentedBackbone
+from quee.network.files import save_backbone
+from quee.network.predictions import Networks, predict
+from quee.network.probe import fit_probe
+from quee.network.training import History, freeze, predict_logits, seed_torch, train_backbone
 from quee.precision import Precision
-from quee.predictions import Networks, predict
-from quee.probe import fit_probe
-from quee.requirements import check_classes, check_head
-from quee.store import save_backbone
-from quee.threads import spare_threads
-from quee.training import History, freeze, predict_logits, seed_torch, train_backbone
+from quee.settings.experiment import Backbone
+from quee.settings.requirements import check_classes, check_head
+from quee.work.io import file_digest, read_json, write_json, write_table
+from quee.work.threads import spare_threads
 from tasks.scale import read_scale
 from tasks.stage import Stage, main
 

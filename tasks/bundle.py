@@ -1,16 +1,16 @@
 """Stage `bundle`: the deployable artefact."""
 
-from quee.cache import read_cache
+from quee.cache.read import read_cache
 from quee.data import open_dataset
 from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
-from quee.io import read_json, read_tensors
+from quee.export.bundle import guarantees_of, write_bundle
+from quee.network.files import load_backbone
 from quee.policies.fitted_q import FittedQ
 from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors
 from quee.runtime import load_bundle
-from quee.runtime.writing import guarantees_of, write_bundle
-from quee.store import load_backbone
+from quee.work.io import read_json, read_tensors
 from tasks.stage import Stage, main
 
 

@@ -7,27 +7,27 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from quee.cache import FeatureCache, read_cache
+from quee.cache.read import FeatureCache, read_cache
 from quee.errors import QueeError
 from quee.evaluation.certification import certify
 from quee.evaluation.curves import area
 from quee.evaluation.draws import Draws
 from quee.evaluation.drops import cost_intervals, cost_replicates
 from quee.evaluation.measured import FLOAT, Measured, Yardstick, float_errors, measure
-from quee.evaluation.methods import all_sweeps, constant_floor, fitted_sweeps, marginal_first, routed_sweep
 from quee.evaluation.quality import measured_variants, rank_correlation
 from quee.evaluation.resplits import fit_quee, resplit
 from quee.evaluation.summary import compare, resplit_summary
 from quee.evaluation.sweep import Setting, Sweep
 from quee.evaluation.tables import Row, band_rows, budget_rows, curve_rows, operating_rows, usage_rows
-from quee.io import atomic_path, read_tensors, write_json, write_table
-from quee.methods import OURS
-from quee.percentages import impossible
 from quee.policies.base import Costs
 from quee.policies.fitted_q import FittedQ
+from quee.policies.names import OURS
 from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors
-from quee.progress import progress
+from quee.policies.sweeps import all_sweeps, constant_floor, fitted_sweeps, marginal_first, routed_sweep
+from quee.work.io import atomic_path, read_tensors, write_json, write_table
+from quee.work.percentages import impossible
+from quee.work.progress import progress
 from tasks.stage import Stage, main
 
 CURVE = pa.schema(

@@ -10,14 +10,14 @@ from quee.data import open_dataset
 from quee.data.source import ImageSource
 from quee.data.splits import split_ids, thinned
 from quee.data.transforms import Preprocessing
-from quee.execution import MultiPrecisionBackbone
 from quee.exits import ExitHeads, behind, fit_exits
-from quee.experiment import Exits
 from quee.features import GateView
-from quee.io import read_json, write_json, write_table
+from quee.network.execution import MultiPrecisionBackbone
+from quee.network.files import load_precisions
 from quee.precision import Precision
-from quee.store import load_precisions
-from quee.threads import spare_threads
+from quee.settings.experiment import Exits
+from quee.work.io import read_json, write_json, write_table
+from quee.work.threads import spare_threads
 from tasks.stage import Stage, main
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from quee.errors import UsageError
-from quee.keys import code, contents_below, key_of, versions
+from quee.work.keys import code, contents_below, key_of, versions
 from tasks.resolved import settings_file, stage_settings
 
 PARTIAL = Path(".quee") / "partial"
@@ -41,7 +41,7 @@ def stage_digest(stage: str, experiment: str, artifacts: Path, limit: int | None
 
 def _settings(entry: dict[str, Any], experiment: str, artifacts: Path) -> list[list[Any]]:
     """The parameters of a stage by file and block, in the order of dvc.yaml."""
-    from quee.experiment import resolved
+    from quee.settings.experiment import resolved
 
     found = []
     for params in entry.get("params", []):

@@ -1,10 +1,10 @@
 """Stage `policies`: the learned policies."""
 
-from quee.cache import read_cache
-from quee.io import read_tensors, write_json, write_tensors
+from quee.cache.read import read_cache
 from quee.policies.fitted_q import fit_fitted_q
 from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors
+from quee.work.io import read_tensors, write_json, write_tensors
 from tasks.stage import Stage, main
 
 

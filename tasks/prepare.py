@@ -8,8 +8,8 @@ from quee.data import open_dataset
 from quee.data.source import ImageSource, describe
 from quee.data.splits import make_splits
 from quee.errors import UsageError
-from quee.io import write_json, write_table
-from quee.requirements import check_data, check_network, pool_of
+from quee.settings.requirements import check_data, check_network, pool_of
+from quee.work.io import write_json, write_table
 from tasks.stage import Stage, main
 
 

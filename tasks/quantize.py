@@ -5,19 +5,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from quee.calibrations import calibrate, measure_sensitivity
 from quee.cost import trace_cost
 from quee.data import open_dataset
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
-from quee.io import FORMAT, read_json, write_json, write_table
+from quee.network.files import load_backbone
+from quee.network.predictions import Networks, predict
 from quee.precision import Precision
-from quee.predictions import Networks, predict
 from quee.quantization import QuantizationConfig
 from quee.quantization.allocation import SAMPLES, with_mixed_bits
+from quee.quantization.calibration_shards import calibrate, measure_sensitivity
 from quee.quantization.overrides import own_layers
-from quee.store import load_backbone
-from quee.threads import one_thread
+from quee.work.io import FORMAT, read_json, write_json, write_table
+from quee.work.threads import one_thread
 from tasks.scale import read_scale
 from tasks.stage import Stage, main
 

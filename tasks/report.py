@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from quee.io import file_digest, read_json, read_table, write_bytes
 from quee.report import Results
 from quee.report.figures import draw
 from quee.report.page import build_page
-from tasks import journal
+from quee.work.io import file_digest, read_json, read_table, write_bytes
 from tasks.stage import Stage, main
+from tasks.work import journal
 
 MEASURED = Path("benchmarks/results")
 

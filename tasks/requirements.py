@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quee.experiment import Experiment
-    from tasks._dvc_plan import Step
+    from quee.settings.experiment import Experiment
+    from tasks.dvc.plan import Step
 
 NETWORK = {"backbone", "quantize", "exits"}
 """Stages that build the network, which takes PyTorch's seconds to check."""
@@ -17,8 +17,8 @@ NETWORK = {"backbone", "quantize", "exits"}
 
 def refuse_unworkable(root: Path, steps: Sequence["Step"]) -> None:
     """Raises UsageError naming the experiment's file where a stage that is to run could not do what the settings say."""
-    from quee.experiment import load_experiment
-    from quee.requirements import check_network
+    from quee.settings.experiment import load_experiment
+    from quee.settings.requirements import check_network
 
     for name in dict.fromkeys(step.experiment for step in steps):
         running = {step.stage for step in steps if step.experiment == name and step.action == "run"}
@@ -40,8 +40,8 @@ def _check_data(root: Path, experiment: "Experiment") -> None:
 
     from quee.data import DATASETS
     from quee.data.files import DatasetFiles
-    from quee.io import read_table
-    from quee.requirements import check_data, pool_of
+    from quee.settings.requirements import check_data, pool_of
+    from quee.work.io import read_table
 
     images, table = DatasetFiles(data, DATASETS[experiment.prepare.dataset]), read_table(folder / "splits.parquet")
     split = np.asarray(table["split"].to_pylist(), dtype=object)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from quee.errors import UsageError
 
 if TYPE_CHECKING:
-    from quee.experiment import Experiment
+    from quee.settings.experiment import Experiment
 
 SETTINGS = "settings"
 """Name of the stage."""
@@ -27,7 +27,7 @@ def settings_file(experiment: str) -> str:
 
 def as_text(experiment: "Experiment") -> str:
     """Content of the file. Keys keep the order of the schema and of the YAML: that of patterns decides."""
-    from quee.experiment import resolved
+    from quee.settings.experiment import resolved
 
     return json.dumps(resolved(experiment), indent=1, ensure_ascii=False) + "\n"
 
@@ -38,7 +38,7 @@ def stage_settings(experiment: str, artifacts: Path) -> "Experiment":
     The file counts even when the YAML was changed since: DVC records the file. Where it is not there, as for a stage run
     by hand, the YAML is resolved now. Raises UsageError on a wrong name or settings.
     """
-    from quee.experiment import load_experiment, parse_resolved
+    from quee.settings.experiment import load_experiment, parse_resolved
 
     file = artifacts / SETTINGS / NAME
     if not file.is_file():
@@ -48,7 +48,7 @@ def stage_settings(experiment: str, artifacts: Path) -> "Experiment":
 
 def changed_since(experiment: str, artifacts: Path) -> str | None:
     """How the YAML differs from the settings that stages run with, in a few words; None where it does not."""
-    from quee.experiment import load_experiment, resolved
+    from quee.settings.experiment import load_experiment, resolved
 
     used = resolved(stage_settings(experiment, artifacts))
     try:

@@ -19,11 +19,11 @@ from pathlib import Path
 import yaml
 
 from quee.errors import UsageError
-from quee.executors import EXECUTORS, Lanes, Workers
-from quee.shards import ShardStore
-from quee.threads import cores, free_memory
-from tasks.lifeline import die_with_parent
+from quee.work.shards import ShardStore
+from quee.work.threads import cores, free_memory
+from quee.work.workers import EXECUTORS, Lanes, Workers
 from tasks.stage import Stage
+from tasks.work.lifeline import die_with_parent
 
 FILE = Path(".quee") / "scale.yaml"
 VARIABLES = {

@@ -1,6 +1,6 @@
 """Stage `settings`: an experiment's settings with every default filled in, from which all stages take theirs."""
 
-from quee.io import write_bytes
+from quee.work.io import write_bytes
 from tasks.resolved import NAME, as_text
 from tasks.stage import Stage, main
 

@@ -30,9 +30,9 @@ def shift(
 
     from quee.errors import UsageError
     from quee.evaluation.shift import LEVELS, SEVERITIES, shift_rows
-    from quee.io import write_table
-    from quee.progress import progress
-    from quee.registry import unknown
+    from quee.work.io import write_table
+    from quee.work.progress import progress
+    from quee.work.registry import unknown
 
     known = [*LEVELS, "imbalance"]
     for name in kind or []:
@@ -62,9 +62,9 @@ def load(root: Path, experiment: str, samples: int, seed: int) -> tuple[Any, Any
     from quee.data import open_dataset
     from quee.data.decode import to_array
     from quee.errors import IntegrityError
-    from quee.experiment import load_experiment
-    from quee.io import read_json, read_table
     from quee.runtime import load_bundle
+    from quee.settings.experiment import load_experiment
+    from quee.work.io import read_json, read_table
 
     settings = load_experiment(experiment, root / "experiments")
     artifacts = root / "artifacts" / experiment
@@ -82,7 +82,7 @@ def load(root: Path, experiment: str, samples: int, seed: int) -> tuple[Any, Any
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    from quee.percentages import DIFFERENCE, figure
+    from quee.work.percentages import DIFFERENCE, figure
 
     lines = [f"{'shift':<12}{'severity':>8}{'budget':>8}{'cost':>8}{'accuracy':>10}{'static':>8}   gap at equal cost"]
     for row in rows:

@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING
 from threadpoolctl import threadpool_limits
 
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.reach import may_pass
-from tasks import journal, partial
-from tasks._tracking_lock import stage_names
-from tasks.healing import keep_last_good
-from tasks.lifeline import die_with_parent
-from tasks.locks import exclusive
+from quee.work.reach import may_pass
+from tasks import partial
+from tasks.dvc.healing import keep_last_good
+from tasks.dvc.lock import stage_names
 from tasks.resolved import SETTINGS, changed_since, stage_settings
-from tasks.space import check_space
+from tasks.work import journal
+from tasks.work.lifeline import die_with_parent
+from tasks.work.locks import exclusive
+from tasks.work.space import check_space
 
 if TYPE_CHECKING:
-    from quee.experiment import Experiment
+    from quee.settings.experiment import Experiment
 
 SMOKE = Path(".quee") / "smoke"
 INTERRUPTED = 130
@@ -123,7 +124,7 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
 
     Raises UsageError on a bad name or settings before anything is created.
     """
-    from quee.experiment import load_experiment
+    from quee.settings.experiment import load_experiment
 
     artifacts = artifacts_of(experiment, limit)
     loaded = load_experiment(experiment) if name == SETTINGS else stage_settings(experiment, artifacts)

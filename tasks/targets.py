@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
-from quee.cache import read_cache
-from quee.io import write_json, write_table, write_tensors
-from quee.progress import progress
+from quee.cache.read import read_cache
 from quee.targets import ClusterTargets, calibration_error, cluster_rows, future_errors
+from quee.work.io import write_json, write_table, write_tensors
+from quee.work.progress import progress
 from tasks.stage import Stage, main
 
 TARGETS = pa.schema(

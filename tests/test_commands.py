@@ -19,7 +19,7 @@ from documented import commands, documented
 from fresh_clone import ROOT, Clone, make_clone, make_origin
 from marked import MARK, answers, clear, marked, new_mark, wait_until
 
-from quee.cli import LIBRARY, main, resolve, verbs
+from quee.cli.main import LIBRARY, main, resolve, verbs
 
 EXCEPTED = {
     "make test": "runs these tests",
@@ -219,8 +219,8 @@ def test_every_verb_of_the_library_is_tried() -> None:
 MODULES = [
     "tasks.prepare digits",
     "tasks.bundle digits",
-    "tasks.readme",
-    "tasks.reference digits",
+    "tasks.verbs.readme",
+    "tasks.verbs.reference digits",
     "flows.pipeline",
     "flows.schedules",
 ]

@@ -11,8 +11,8 @@ FILES = sorted(file for folder in ("quee", "tasks", "flows") for file in (ROOT /
 
 MAY_IMPORT = {
     "prefect": ("flows/",),
-    "dvc": ("tasks/dvc.py", "tasks/_dvc_"),
-    "mlflow": ("tasks/tracking.py", "tasks/_tracking_", "quee/runtime/pyfunc.py"),
+    "dvc": ("tasks/dvc/",),
+    "mlflow": ("tasks/mlflow/", "quee/runtime/pyfunc.py"),
     "flows": ("flows/",),
     "tasks": ("flows/", "tasks/"),
 }

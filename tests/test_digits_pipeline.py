@@ -102,7 +102,7 @@ def test_kills_other_shards_and_workers_leave_the_same_bytes(undisturbed: Projec
     wait_until(lambda: len(shards(project)) >= 3, caching)
     stage = running(project, "tasks.features")
     stage += [worker for process in stage for worker in process.children(recursive=True)]
-    running(project, "tasks._dvc_child")[0].kill()  # dvc alone: the stage must not live on
+    running(project, "tasks.dvc.child")[0].kill()  # dvc alone: the stage must not live on
     assert caching.wait(60) != 0
     assert psutil.wait_procs(stage, timeout=10)[1] == []
     project.write("dvc.lock", "")

@@ -11,7 +11,7 @@ from doors import Door, RefusedError, command_doors, endpoint_doors, pyfunc_door
 from endpoint import serving
 
 import quee
-from quee.backbones import create_backbone
+from quee.network.architectures import create_backbone
 from quee.runtime import AdaptiveClassifier, load_bundle
 
 ROOT = Path(__file__).parents[1]
@@ -104,7 +104,7 @@ def doors(
     import mlflow
     from mlflow.models import Model
 
-    from tasks._tracking_registry import save_bundle_model
+    from tasks.mlflow.registry import save_bundle_model
 
     folder = tmp_path_factory.mktemp("doors")
     save_bundle_model(folder / "model", bundle, ROOT / "quee/runtime/pyfunc.py", Model(), ROOT / "quee")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quee.registry import Registry
+from quee.work.registry import Registry
 
 if TYPE_CHECKING:
     from quee.data.source import ImageSource as ImageSource

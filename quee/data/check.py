@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from quee.data.decode import verify
 from quee.errors import QueeError
-from quee.progress import progress
+from quee.work.progress import progress
 
 if TYPE_CHECKING:
     from quee.data.files import DatasetFiles

@@ -12,7 +12,7 @@ from quee.data import DATASETS, Dataset
 from quee.data.decode import open_image
 from quee.data.rowgroups import EncodedImages, open_parquet
 from quee.errors import IntegrityError, QueeError
-from quee.io import content_digest, verify_digests
+from quee.work.io import content_digest, verify_digests
 
 LABELS = ("label", "labels", "fine_label")
 IMAGES = ("image", "img")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quee.io import atomic_path
-from quee.keys import code, key_of, versions
-from quee.progress import progress
+from quee.work.io import atomic_path
+from quee.work.keys import code, key_of, versions
+from quee.work.progress import progress
 
 if TYPE_CHECKING:
     from quee.data.source import ImageSource

@@ -17,8 +17,8 @@ from quee.data.files import DatasetFiles, checked_dataset
 from quee.data.pixels import cached_pixels
 from quee.data.transforms import Preprocessing, augment, draws, to_unit
 from quee.errors import QueeError
-from quee.experiment import Augmentation
-from quee.io import FORMAT
+from quee.settings.experiment import Augmentation
+from quee.work.io import FORMAT
 
 WINDOW = 48 << 20
 """Bytes of encoded images among which a stream is shuffled at a time."""

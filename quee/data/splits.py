@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from quee.data.sets import SPLITS, sets_of
 from quee.errors import UsageError
-from quee.experiment import Splits
-from quee.io import read_table
+from quee.settings.experiment import Splits
+from quee.work.io import read_table
 
 SMALLEST = 2
 """Images of a class, at least, that a smoke run draws from."""

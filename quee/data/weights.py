@@ -17,13 +17,13 @@ import numpy as np
 from quee.data import DATA
 from quee.data.fitted import Fitted
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.io import write_tensors
+from quee.work.io import write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from quee.backbones.base import SegmentedBackbone
-    from quee.experiment import Backbone, Experiment
+    from quee.network.base import SegmentedBackbone
+    from quee.settings.experiment import Backbone, Experiment
 
 WEIGHTS = DATA / "weights"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -105,8 +105,8 @@ def import_weights(
     layouts become timm's. Weights without any head are taken too: to be finetuned or probed. Raises QueeError naming
     missing and left-over keys when they do not fit the backbone, built with as many classes as the weights have.
     """
-    from quee.backbones import refuse_unknown
-    from quee.backbones.checkpoints import load_checkpoint, read_checkpoint, with_head
+    from quee.network.architectures import refuse_unknown
+    from quee.network.checkpoints.reading import load_checkpoint, read_checkpoint, with_head
 
     refuse_unknown(backbone)
     given = dict(kwargs or {})
@@ -136,8 +136,8 @@ def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
 
     `backbone` and `prepared` are the results of its stages `backbone` and `prepare`.
     """
-    from quee.io import read_json, read_tensors
-    from quee.store import fitted_on, load_backbone
+    from quee.network.files import fitted_on, load_backbone
+    from quee.work.io import read_json, read_tensors
 
     load_backbone(backbone)  # refuses what does not fit together
     facts, described = read_json(backbone / "backbone.json"), read_json(prepared / "dataset.json")
@@ -170,10 +170,10 @@ def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: s
     Where their shapes say which keywords would fit, so does the message; where their names are of no known layout, it
     says which are.
     """
-    from quee.backbones import create_backbone
-    from quee.backbones.checkpoints import fit_state
-    from quee.backbones.hints import differing
-    from quee.backbones.layouts import readable
+    from quee.network.architectures import create_backbone
+    from quee.network.checkpoints.hints import differing
+    from quee.network.checkpoints.layouts import readable
+    from quee.network.checkpoints.reading import fit_state
 
     backbone = create_backbone(name, **{**_implied(name, state, source), **given})
     try:
@@ -191,8 +191,8 @@ def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: s
 
 def _implied(name: str, state: "dict[str, Tensor]", source: str) -> dict[str, Any]:
     """Keywords that the head in the weights decides; without one a head for one class, where a name has none."""
-    from quee.backbones import is_headless
-    from quee.backbones.checkpoints import head_layers
+    from quee.network.architectures import is_headless
+    from quee.network.checkpoints.reading import head_layers
 
     head = {key: state[f"head.{key}"] for key in ("weight", "bias") if f"head.{key}" in state}
     if "weight" not in head or head["weight"].dim() != 2:
@@ -300,8 +300,8 @@ def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> N
     """
     import torch
 
-    from quee.backbones.checkpoints import fit_state
-    from quee.io import read_tensors
+    from quee.network.checkpoints.reading import fit_state
+    from quee.work.io import read_tensors
 
     facts = weights_facts(path)
     if facts.backbone != backbone.name:

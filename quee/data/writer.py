@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from quee.data.rowgroups import open_parquet
-from quee.io import atomic_path, table_writer
+from quee.work.io import atomic_path, table_writer
 
 SCHEMA = pa.schema(
     [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],

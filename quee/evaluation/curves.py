@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quee.evaluation.sweep import Sweep
-from quee.percentages import ROUNDING, VANISHING, ratio
+from quee.work.percentages import ROUNDING, VANISHING, ratio
 
 GRID = 200
 """Budgets over which the area under a curve is averaged."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quee.evaluation.curves import interval, resamples
-from quee.percentages import DIFFERENCE
+from quee.work.percentages import DIFFERENCE
 
 LEVEL = 0.95
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from quee.evaluation.draws import LEVEL, Draws
 from quee.evaluation.sweep import Sweep
-from quee.methods import OURS, rivals
+from quee.policies.names import OURS, rivals
 
 DROPS = (0.5, 1.0)
 """Points of accuracy below the float network."""

@@ -12,17 +12,17 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import norm, spearmanr
 
-from quee.cache import FeatureCache
+from quee.cache.read import FeatureCache
 from quee.evaluation.measured import Measured, Yardstick, measure
-from quee.evaluation.methods import routed_sweep
 from quee.evaluation.resplits import fit_plan
 from quee.evaluation.sweep import Setting
-from quee.experiment import Experiment
 from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors, Read, gate_inputs
+from quee.policies.sweeps import routed_sweep
 from quee.predictors import over_gates, quality
-from quee.progress import progress
+from quee.settings.experiment import Experiment
 from quee.targets import future_errors
+from quee.work.progress import progress
 
 Row = dict[str, Any]
 QUALITY = ("as_used", "width", "samples", "noise")

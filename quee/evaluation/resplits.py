@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from quee.cache import FeatureCache
+from quee.cache.read import FeatureCache
 from quee.evaluation.curves import area, budget_grid, gap_closed
-from quee.evaluation.methods import all_sweeps, constant_floor
 from quee.evaluation.sweep import Setting
-from quee.experiment import Experiment
-from quee.methods import BOUND, MAIN, REFERENCE, rivals
 from quee.policies.base import Costs
 from quee.policies.fitted_q import FittedQ, fit_fitted_q
+from quee.policies.names import BOUND, MAIN, REFERENCE, rivals
 from quee.policies.plan import Plan
+from quee.policies.sweeps import all_sweeps, constant_floor
 from quee.predictors import fit_predictors
+from quee.settings.experiment import Experiment
 from quee.targets import ClusterTargets, future_errors
 
 POINTS = 60

@@ -9,8 +9,8 @@ from quee.evaluation.curves import gap_closed
 from quee.evaluation.draws import Draws, paired
 from quee.evaluation.drops import DROPS
 from quee.evaluation.measured import Measured, Yardstick
-from quee.methods import BOUND, OURS, REFERENCE, rivals, shown
-from quee.percentages import DIFFERENCE, SHARE
+from quee.policies.names import BOUND, OURS, REFERENCE, rivals, shown
+from quee.work.percentages import DIFFERENCE, SHARE
 
 Found = Mapping[str, Sequence[Measured]]
 """By method, one measurement per seed; one alone of methods into which no seed goes."""

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from quee.cache import FeatureCache
+from quee.cache.read import FeatureCache
 from quee.paths import PathTree
 from quee.policies.base import Costs
 

@@ -27,8 +27,8 @@ from quee.policies.plan import Plan
 from quee.policies.predictors import rows_of, views
 
 if TYPE_CHECKING:
-    from quee.cache import FeatureCache
-    from quee.experiment import FittedQ as Settings
+    from quee.cache.read import FeatureCache
+    from quee.settings.experiment import FittedQ as Settings
 
 LOWEST, HIGHEST = 1e-3, 50.0
 """Range of the trade-offs at which values are fitted."""

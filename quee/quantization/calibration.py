@@ -13,11 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quee.backbones.base import SegmentedBackbone
 from quee.errors import QueeError
-from quee.io import read_metadata, read_tensors, write_tensors
+from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
-from quee.progress import progress
 from quee.quantization.config import QuantizationConfig
 from quee.quantization.folding import channel_affine, fold, unfold_weight
 from quee.quantization.layers import QUANTIZED, QuantizedLayer, QuantizedMatMul, layout, quantizable, quantized_layer
@@ -26,6 +24,8 @@ from quee.quantization.reconstruction import norms_of, reconstruct
 from quee.quantization.search import search_quantizer, thinned
 from quee.quantization.units import Sources, Unit, observe, run_unit, sources, units_of
 from quee.quantization.weights import confirmed_ridge, quantize_weight, round_compensated
+from quee.work.io import read_metadata, read_tensors, write_tensors
+from quee.work.progress import progress
 
 PLAIN_BITS = 8
 """From so many activation bits on, only grids that engines execute are used."""

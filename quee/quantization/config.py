@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from quee.errors import UsageError
 from quee.precision import Precision
-from quee.registry import Registry, unknown
+from quee.work.registry import Registry, unknown
 
 if TYPE_CHECKING:
-    from quee.experiment import Quantize
+    from quee.settings.experiment import Quantize
 
 CHOICES = {
     "weights": ("minmax", "mse"),

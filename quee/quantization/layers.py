@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quee.backbones.attention import MatMul
 from quee.errors import QueeError
+from quee.network.attention import MatMul
 from quee.precision import Precision
 from quee.quantization.quantizers import QUANTIZERS, Quantizer, make_quantizer
 

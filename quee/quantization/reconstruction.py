@@ -14,7 +14,7 @@ from quee.quantization.config import QuantizationConfig
 from quee.quantization.layers import QuantizedConv2d, QuantizedLinear, QuantizedMatMul
 from quee.quantization.quantizers import AffineQuantizer, Quantizer
 from quee.quantization.units import Unit
-from quee.threads import one_thread
+from quee.work.threads import one_thread
 
 BATCH = 32
 HELD_OUT = 8

@@ -6,7 +6,7 @@ import numpy as np
 
 from quee.errors import QueeError
 from quee.quantization.quantizers import AffineQuantizer, CodebookQuantizer, Quantizer
-from quee.registry import Registry
+from quee.work.registry import Registry
 
 SEARCH_STEPS = 40
 """Candidate clipping ranges tried by a search."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quee.backbones.base import SegmentedBackbone
+from quee.network.base import SegmentedBackbone
 from quee.quantization.units import Unit, run_unit, sources, units_of
 
 

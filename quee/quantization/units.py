@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quee.backbones.base import SegmentedBackbone
 from quee.errors import QueeError
+from quee.network.base import SegmentedBackbone
 from quee.quantization.layers import quantizable
 
 BATCH = 64

@@ -3,8 +3,8 @@
 from html import escape
 from typing import Any
 
-from quee.percentages import percent
 from quee.report.markup import table
+from quee.work.percentages import percent
 
 
 def executed_section(measured: dict[str, Any]) -> str:

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from quee.percentages import DASH
 from quee.report import Results, Row
 from quee.report.paper import cluster_curves, clusters, gains, quality, techniques
 from quee.report.style import (
@@ -29,6 +28,7 @@ from quee.report.style import (
     static_methods,
     svg,
 )
+from quee.work.percentages import DASH
 
 __all__ = ["BLACK", "BLUE", "GREY", "STYLE", "VERMILLION", "draw", "svg"]
 

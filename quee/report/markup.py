@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from quee.methods import OURS
-from quee.percentages import DASH, DIFFERENCE, figure
+from quee.policies.names import OURS
 from quee.report import Row
+from quee.work.percentages import DASH, DIFFERENCE, figure
 
 
 def drawing(name: str, text: str, title: str, caption: str) -> str:

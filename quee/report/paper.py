@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from quee.methods import OURS, REFERENCE, rivals
+from quee.policies.names import OURS, REFERENCE, rivals
 from quee.report import Results, Row
 from quee.report.style import BLACK, BLUE, MAIN, VERMILLION, cost_axes, curve_points, dashes_of, static_methods
 

@@ -3,10 +3,10 @@
 from html import escape
 from typing import Any
 
-from quee.methods import OURS, REFERENCE, RIVALS
-from quee.percentages import DASH, DIFFERENCE, GAP, figure, percent
+from quee.policies.names import OURS, REFERENCE, RIVALS
 from quee.report import Results
 from quee.report.markup import bits, measured, signed, star, table
+from quee.work.percentages import DASH, DIFFERENCE, GAP, figure, percent
 
 NO_FLOAT = "fp32 is neither among paths.precisions nor among paths.references"
 DROPS = ("0.5", "1.0")

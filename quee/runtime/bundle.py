@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from quee.backbones import outside_files
 from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError, QueeError
-from quee.execution import MultiPrecisionBackbone
 from quee.exits import ExitHeads
 from quee.features import GateView
-from quee.io import FORMAT, file_digest, read_json, read_tensors
+from quee.network.architectures import outside_files
+from quee.network.execution import MultiPrecisionBackbone
+from quee.network.files import load_precisions
 from quee.paths import PathTree
 from quee.policies.base import Costs
 from quee.policies.fitted_q import FittedQ
@@ -28,7 +28,7 @@ from quee.runtime.operating import Point
 from quee.runtime.profile import read_profile
 from quee.runtime.timed import FILE as VALIDATION
 from quee.runtime.timed import read_validation
-from quee.store import load_precisions
+from quee.work.io import FORMAT, file_digest, read_json, read_tensors
 
 FAULTS = (QueeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError)
 """What reading files that do not belong together raises."""

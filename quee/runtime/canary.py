@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from quee.errors import DisagreementError, IntegrityError
-from quee.io import read_tensors
 from quee.paths import PathTree
 from quee.policies.fitted_q import FittedQ
 from quee.policies.plan import Plan
@@ -23,6 +22,7 @@ from quee.runtime.machine import cpu_model
 from quee.runtime.manifest import CANARY
 from quee.runtime.margin import QUANTILE, allowed_flips, margin_of, margin_of_paths
 from quee.runtime.routes import Routes, gap, routes
+from quee.work.io import read_tensors
 
 NUMBERS = 256
 """Numbers kept of a state, evenly spread over it."""

@@ -11,8 +11,9 @@ import numpy as np
 
 from quee.data.transforms import Preprocessing
 from quee.errors import UsageError
-from quee.execution import MultiPrecisionBackbone
+from quee.export.torch_engine import TorchEngine
 from quee.features import GateView
+from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
 from quee.policies.fitted_q import FittedQ
 from quee.policies.plan import Plan
@@ -22,7 +23,6 @@ from quee.runtime.conventions import FittedClassifier
 from quee.runtime.engines import Engine
 from quee.runtime.engines.graphs import LARGEST, GraphEngine
 from quee.runtime.engines.probe import AutoEngine
-from quee.runtime.engines.torch import TorchEngine
 from quee.runtime.executor import Executor, Flight, draws
 from quee.runtime.explanation import Explanation, Trace, explained, static_costs
 from quee.runtime.images import Images, checked, prepare

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quee.cost import BitFlops, trace_cost
-from quee.execution import MultiPrecisionBackbone
+from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
 from quee.policies.fitted_q import FittedQ
 from quee.policies.plan import Plan

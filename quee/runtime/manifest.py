@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from quee.errors import IntegrityError
-from quee.io import verify_digests, write_bytes
 from quee.runtime.links import check_plain
+from quee.work.io import verify_digests, write_bytes
 
 NAME = "bundle.json"
 CANARY = "canary.safetensors"
@@ -139,7 +139,7 @@ def own_digest(value: dict[str, Any]) -> str:
 
 def seal(folder: Path, description: dict[str, Any]) -> None:
     """Write `bundle.json` for a folder as it is: `description` with format, digests of all files, and its own."""
-    from quee.io import file_digest
+    from quee.work.io import file_digest
 
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name != NAME}
     value = {**description, "files": files, "format": FORMAT}

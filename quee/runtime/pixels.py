@@ -9,7 +9,7 @@ import numpy as np
 
 from quee.data.decode import MAX_PIXELS
 from quee.errors import UsageError
-from quee.registry import unknown
+from quee.work.registry import unknown
 
 PIXELS = ("uint8", "unit")
 """How arrays are to be read: `uint8` from 0 to 255, or `unit`: floats from 0 to 1, rounded to the nearest 255th."""

@@ -16,12 +16,12 @@ import numpy as np
 
 from quee import __version__
 from quee.errors import IntegrityError, UsageError
-from quee.io import FORMAT, read_json, write_bytes
 from quee.paths import PathTree
 from quee.policies.base import Costs, Policy
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine
 from quee.runtime.machine import cpu_model
+from quee.work.io import FORMAT, read_json, write_bytes
 
 BATCHES = (1, 8, 64)
 REPEATS = 9

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 
 from quee.data.walk import SKIP_HINT, faults_text, shown
 from quee.errors import UsageError
-from quee.io import atomic_path, table_writer, write_table
-from quee.keys import LIBRARIES, key_of, versions
-from quee.progress import progress
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.inputs import Inputs
 from quee.runtime.operating import Options
+from quee.work.io import atomic_path, table_writer, write_table
+from quee.work.keys import LIBRARIES, key_of, versions
+from quee.work.progress import progress
 
 SHARD = 1024
 """Images between two points at which work can be taken up again."""

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from quee.cache import FeatureCache
-from quee.io import read_tensors, write_tensors
+from quee.cache.read import FeatureCache
 from quee.paths import PathTree
 from quee.policies.base import Costs, simulate
 from quee.policies.plan import Plan
 from quee.runtime.operating import Point
 from quee.runtime.profile import Profile
+from quee.work.io import read_tensors, write_tensors
 
 FILE = "validation.safetensors"
 LARGEST = 4 << 20
@@ -63,7 +63,7 @@ def timed_points(
 def _points(
     tree: PathTree, plan: Plan, costs: Costs, features: np.ndarray, error: np.ndarray, profile: Profile, batch: int
 ) -> list[Point]:
-    from quee.evaluation.methods import trade_offs  # only needed where time is budgeted
+    from quee.policies.sweeps import trade_offs  # only needed where time is budgeted
 
     values = trade_offs(120)
     ends, rows = simulate(tree, plan, features, values), np.arange(len(error))

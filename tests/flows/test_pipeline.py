@@ -40,7 +40,7 @@ def test_the_flow_tells_what_each_stage_did_and_keeps_it_as_an_artifact(here: Pr
 @pytest.mark.usefixtures("server")
 def test_a_failure_names_the_stage_and_its_log(here: Project) -> None:
     from flows.pipeline import quee_pipeline
-    from tasks.dvc import StageError
+    from tasks.dvc.session import StageError
 
     here.write("fail", "")
     with pytest.raises(

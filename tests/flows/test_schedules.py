@@ -107,7 +107,7 @@ def test_a_cron_fires_the_run_completes_the_next_is_unchanged_and_a_cancelled_on
     ask(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     wait_for("the processes' end", lambda: not any(alive(process) for process in stage))
     assert wait_for("the state", lambda: ask(f"flow_runs/{run['id']}")["state_type"] == "CANCELLED")
-    assert not processes(scheduled, "tasks._dvc_child")
+    assert not processes(scheduled, "tasks.dvc.child")
     assert (scheduled.root / "artifacts/toy/targets/metrics.json").is_file(), "the earlier result is back"
 
 

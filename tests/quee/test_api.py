@@ -16,11 +16,11 @@ from torch import nn
 
 import quee
 from quee.api import BATCH, drawn
-from quee.backbones import create_backbone
 from quee.data.transforms import Preprocessing
 from quee.errors import QueeError, UsageError
-from quee.fitting import check_pixels
-from quee.labelled import read_labelled
+from quee.fitting.checks import check_pixels
+from quee.fitting.labelled import read_labelled
+from quee.network.architectures import create_backbone
 from quee.runtime import load_bundle
 
 KWARGS = {"embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -294,7 +294,7 @@ def test_memory_does_not_grow_with_the_number_of_draws(digits, tmp_path) -> None
 
 
 def test_a_disk_that_is_full_is_named(tmp_path) -> None:
-    from quee.labelled import Spool
+    from quee.fitting.labelled import Spool
 
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")

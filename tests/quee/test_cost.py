@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from quee.backbones import create_backbone
-from quee.backbones.base import SegmentedBackbone
 from quee.cost import HEAD, BitFlops, bitflops, explain, trace_cost
+from quee.network.architectures import create_backbone
+from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
 
 # One block of vit_digits: 17 tokens (16 patches and the class token) of width 64, 4 heads of 16, hidden width 128.

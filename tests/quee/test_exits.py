@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from quee.backbones import create_backbone
 from quee.cost import trace_cost
 from quee.errors import QueeError
-from quee.execution import MultiPrecisionBackbone
 from quee.exits import ExitHeads, behind, fit_exits, normalised
-from quee.experiment import Exits
 from quee.features import GateView, feature_names, state_features
+from quee.network.architectures import create_backbone
+from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_
+from quee.settings.experiment import Exits
 
 KWARGS = {"embed_dim": 16, "depth": 3, "gates": (1, 2, 3), "num_classes": 3}
 W4A4, W8A8, FP32 = Precision("w4a4"), Precision("w8a8"), Precision("fp32")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from quee import logistic
-from quee.logistic import BLOCK, TOLERANCE, fit_logistic
+from quee import _logistic as logistic
+from quee._logistic import BLOCK, TOLERANCE, fit_logistic
 
 
 def problem(n: int, width: int, classes: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

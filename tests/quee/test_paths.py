@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quee.errors import UsageError
-from quee.experiment import Considered
 from quee.paths import PathTree, parse_path, path_name
 from quee.precision import Precision
+from quee.settings.experiment import Considered
 
 THREE = ["w3a3", "w4a4", "w8a8"]
 

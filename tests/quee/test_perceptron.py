@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from quee.perceptron import AdamW, Fit, Perceptron, fit_perceptron
+from quee._perceptron import AdamW, Fit, Perceptron, fit_perceptron
 
 
 def problem(seed: int, n: int, inputs: int, hidden: int, outputs: int) -> tuple[Perceptron, torch.Tensor, ...]:

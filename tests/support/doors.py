@@ -9,8 +9,8 @@ import numpy as np
 from endpoint import Endpoint
 
 import quee
+from quee.cli.predict import predict as predict_command
 from quee.errors import QueeError
-from quee.predict_cli import predict as predict_command
 from quee.runtime import AdaptiveClassifier, Options
 from quee.runtime.scheduler import Scheduler
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quee.runtime.serving.server import Server, server_of
-from quee.runtime.serving.service import Service
-from quee.runtime.serving.settings import Settings
+from quee.serving.server import Server, server_of
+from quee.serving.service import Service
+from quee.serving.settings import Settings
 
 MULTIPART = "multipart/form-data; boundary=frontier"
 

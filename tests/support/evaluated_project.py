@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from quee.io import write_json, write_table
-from tasks import tracking_cli
+from quee.work.io import write_json, write_table
+from tasks.verbs import tracking as tracking_cli
 
 DVC_YAML = """
 stages:

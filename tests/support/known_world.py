@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quee.cache import FeatureCache
+from quee.cache.read import FeatureCache
 from quee.paths import PathTree
 from quee.policies.base import EXIT, Costs, Policy
 

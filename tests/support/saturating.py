@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from quee.execution import MultiPrecisionBackbone
 from quee.features import GateView
+from quee.network.execution import MultiPrecisionBackbone
 from quee.quantization.layers import QuantizedConv2d, QuantizedLinear
 from quee.quantization.quantizers import AffineQuantizer
 from quee.runtime.engines import TorchEngine

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from quee.cache import FeatureCache
-from quee.experiment import Experiment
+from quee.cache.read import FeatureCache
 from quee.paths import PathTree
+from quee.settings.experiment import Experiment
 
 SPLITS = ("predictor", "validation", "test")
 

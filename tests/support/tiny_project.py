@@ -12,9 +12,9 @@ import yaml
 
 from quee.data.png import encode_png
 from quee.data.writer import Sample, write_images
-from quee.experiment import BLOCKS
-from quee.io import read_json
-from tasks._tracking_lock import stage_names
+from quee.settings.experiment import BLOCKS
+from quee.work.io import read_json
+from tasks.dvc.lock import stage_names
 from tasks.stage import artifacts_of, run_stage
 
 ROOT = Path(__file__).parent.parent.parent

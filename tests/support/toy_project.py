@@ -18,7 +18,7 @@ BLOCKS = (
 )  # fmt: skip
 
 PREPARE = """
-from quee.io import write_json
+from quee.work.io import write_json
 from tasks.stage import Stage, main
 
 def run(stage: Stage) -> None:
@@ -35,7 +35,7 @@ import os, time
 from pathlib import Path
 from helpers.helper import OFFSET
 from quee.errors import IntegrityError
-from quee.io import read_json, write_json
+from quee.work.io import read_json, write_json
 from tasks.stage import Stage, main
 
 def run(stage: Stage) -> None:
@@ -60,7 +60,7 @@ if __name__ == "__main__":
 """
 
 EVALUATE = """
-from quee.io import read_json, write_json
+from quee.work.io import read_json, write_json
 from tasks.stage import Stage, main
 
 def run(stage: Stage) -> None:

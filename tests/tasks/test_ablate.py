@@ -24,7 +24,7 @@ stages:
 """
 
 STAGE = """
-from quee.io import write_json
+from quee.work.io import write_json
 from tasks.stage import Stage, main
 
 def run(stage: Stage) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quee.cache import FeatureCache, read_cache
+from quee.cache.read import FeatureCache, read_cache
 from quee.data.importers import import_dataset
 from quee.evaluation.ablation.fit import Study
 from quee.evaluation.ablation.rerun import COLUMNS, Variant, evaluated
 from quee.evaluation.ablation.run import Store
-from quee.experiment import load_experiment
 from quee.policies.base import Costs
+from quee.settings.experiment import load_experiment
 from tasks import ablate_network
 from tasks.ablate_network import study_of, variant_cache
 from tasks.stage import Stage, artifacts_of, run_stage

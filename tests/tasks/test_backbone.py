@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from quee.backbones import create_backbone
 from quee.data.importers import import_dataset
 from quee.data.weights import WeightsFacts, import_weights, take_weights, weights_facts, weights_path
 from quee.errors import UsageError
-from quee.experiment import BLOCKS
-from quee.io import file_digest, read_json, read_table
-from quee.store import load_backbone
+from quee.network.architectures import create_backbone
+from quee.network.files import load_backbone
+from quee.settings.experiment import BLOCKS
+from quee.work.io import file_digest, read_json, read_table
 from tasks import backbone, prepare
 from tasks.stage import artifacts_of, run_stage
 

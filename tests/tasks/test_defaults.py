@@ -15,11 +15,11 @@ import pytest
 import yaml
 from toy_project import ROOT, Project
 
-from quee.experiment import BLOCKS, Experiment, load_experiment, resolved
-from tasks._dvc_plan import Step, make_plan
-from tasks._tracking_lock import read_lock
-from tasks._tracking_values import settings_of
-from tasks.inputs import link_inputs
+from quee.settings.experiment import BLOCKS, Experiment, load_experiment, resolved
+from tasks.dvc.inputs import link_inputs
+from tasks.dvc.lock import read_lock
+from tasks.dvc.plan import Step, make_plan
+from tasks.mlflow.values import settings_of
 from tasks.resolved import SETTINGS, as_text, settings_file
 
 PLAIN = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n"
@@ -162,7 +162,7 @@ def test_a_default_that_is_changed_and_set_runs_nothing(
 
 
 def edited_default(text: str, model: str, key: str, new: str) -> str:
-    """The source of quee/experiment.py with another default of a block's setting."""
+    """The source of quee/settings/experiment.py with another default of a block's setting."""
     (block,) = [n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == model]
     (field,) = [n for n in block.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == key]
     assert field.value is not None
@@ -183,7 +183,7 @@ EDITS = [
 def test_dvc_alone_sees_defaults_that_were_edited_in_the_code(made: Project, tmp_path: Path) -> None:
     shutil.copytree(made.root, tmp_path / "project", symlinks=True)
     project = Project(tmp_path / "project")
-    file = "quee/experiment.py"
+    file = "quee/settings/experiment.py"
     for model, key, new, _, _ in EDITS:
         project.write(file, edited_default(project.read(file), model, key, new))
     output = project.quee("plan", "--json")

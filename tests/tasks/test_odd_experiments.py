@@ -9,9 +9,9 @@ from small_world import small_cache, small_experiment
 from tiny_project import Tiny, patch
 from tiny_project import tiny as tiny
 
-from quee.io import read_json, read_table
-from quee.percentages import impossible
 from quee.runtime import load_bundle
+from quee.work.io import read_json, read_table
+from quee.work.percentages import impossible
 
 EVEN = {"a": 60, "b": 60}
 MANY = {f"c{i:03d}": 3 for i in range(300)}

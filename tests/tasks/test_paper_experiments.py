@@ -12,14 +12,14 @@ import torch
 import yaml
 from public_files import cifar_members, write_imagenet, write_svhn, write_tar
 
-from quee.backbones import create_backbone
 from quee.data.importers import import_dataset
 from quee.data.splits import split_ids
 from quee.data.weights import PUBLISHED, import_weights, weights_path
-from quee.experiment import experiment_names, load_experiment
-from quee.io import read_json, read_table
+from quee.network.architectures import create_backbone
 from quee.runtime.bundle import load_bundle
-from tasks.dvc import stage_names
+from quee.settings.experiment import experiment_names, load_experiment
+from quee.work.io import read_json, read_table
+from tasks.dvc.session import stage_names
 from tasks.stage import run_stage
 
 ROOT = Path(__file__).parents[2]

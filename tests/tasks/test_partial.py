@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from toy_project import Project, experiment
 
-from quee.experiment import Targets
-from quee.keys import LIBRARIES
+from quee.settings.experiment import Targets
+from quee.work.keys import LIBRARIES
 from tasks import partial
 from tasks.partial import KEPT_SECONDS, discard, newest, stage_digest
 from tasks.stage import Stage, run_stage
@@ -43,7 +43,7 @@ def test_work_under_another_default_is_not_joined(here: Project, monkeypatch: py
 
 
 def changed_default(monkeypatch: pytest.MonkeyPatch, block: type, key: str, value: object) -> None:
-    from quee.experiment import Experiment
+    from quee.settings.experiment import Experiment
 
     monkeypatch.setattr(block.model_fields[key], "default", value)  # type: ignore[attr-defined]
     for model in (block, Experiment):
@@ -53,7 +53,7 @@ def changed_default(monkeypatch: pytest.MonkeyPatch, block: type, key: str, valu
 @pytest.fixture(autouse=True)
 def defaults_as_before():  # type: ignore[no-untyped-def]
     yield
-    from quee.experiment import Experiment
+    from quee.settings.experiment import Experiment
 
     for model in (Targets, Experiment):
         model.model_rebuild(force=True)

@@ -8,11 +8,11 @@ import yaml
 
 from quee.data.importers import import_dataset
 from quee.errors import IntegrityError, UsageError
-from quee.experiment import BLOCKS
-from quee.io import file_digest, read_json
-from tasks.place import FILES
+from quee.settings.experiment import BLOCKS
+from quee.work.io import file_digest, read_json
 from tasks.prepare import run
 from tasks.stage import run_stage
+from tasks.work.place import FILES
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import pytest
 import torch
 import yaml
 
-from quee.backbones import create_backbone
 from quee.cost import BitFlops, trace_cost
 from quee.data.importers import import_dataset
-from quee.experiment import load_experiment
+from quee.network.architectures import create_backbone
+from quee.network.files import load_backbone, load_quantized, save_backbone
 from quee.precision import Precision
-from quee.store import load_backbone, load_quantized, save_backbone
+from quee.settings.experiment import load_experiment
 from tasks import prepare, quantize
 from tasks.stage import Stage
 

@@ -7,7 +7,7 @@ import pytest
 from toy_project import Project, experiment
 
 from quee.errors import IntegrityError, UsageError
-from quee.experiment import load_experiment
+from quee.settings.experiment import load_experiment
 from tasks.resolved import as_text, changed_since, differences, settings_file, stage_settings
 from tasks.stage import Stage, run_stage
 

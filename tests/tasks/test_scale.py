@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from quee.errors import UsageError
-from quee.executors import Dask, Inline, Processes
-from quee.threads import cores
+from quee.work.threads import cores
+from quee.work.workers import Dask, Inline, Processes
 from tasks import scale as scales
 from tasks.scale import MACS_PER_SECOND, START_SECONDS, Scale, affordable, read_scale
 
@@ -63,19 +63,22 @@ def test_workers_are_as_many_as_memory_holds_which_is_said(
 
 
 def test_cores_are_those_of_the_processs_affinity() -> None:
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from quee.threads import cores; print(cores())"
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from quee.work.threads import cores; print(cores())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
     assert 1 <= cores() <= len(os.sched_getaffinity(0))
 
 
 def test_workers_end_with_the_process_that_started_them_even_under_nohup(tmp_path: Path) -> None:
-    work = Path(__file__).parent.parent / "support"
+    work = Path(__file__).parents[1] / "support"
     code = (
         "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         "from pathlib import Path\n"
         "from shard_work import wait\n"
-        "from quee.shards import Shard, ShardStore, run_shards\n"
+        "from quee.work.shards import Shard, ShardStore, run_shards\n"
         "from tasks.scale import read_scale\n"
         "if __name__ == '__main__':\n"
         "    shards = [Shard(f's-{n}', wait, (sys.argv[1], n)) for n in range(2)]\n"

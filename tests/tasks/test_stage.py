@@ -12,9 +12,9 @@ import pytest
 from toy_project import Project, experiment
 
 from quee.errors import IntegrityError, UsageError
-from tasks import journal
 from tasks.partial import stage_digest
 from tasks.stage import Stage, run_stage
+from tasks.work import journal
 
 
 @pytest.fixture

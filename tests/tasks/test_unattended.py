@@ -7,9 +7,9 @@ import pytest
 from toy_project import Project
 
 from quee.errors import UsageError
-from tasks.committing import commit_lock, put_away, take_out
-from tasks.data_changes import changed_data, fetch_changed
-from tasks.transient import delays
+from tasks.dvc.committing import commit_lock, put_away, take_out
+from tasks.dvc.data_changes import changed_data, fetch_changed
+from tasks.work.transient import delays
 
 IDENTITY = ("-c", "user.name=toy", "-c", "user.email=toy@example.org")
 

@@ -16,8 +16,8 @@ from quee.data.importers.report import Report
 from quee.data.importers.sets import preferred_roles
 from quee.data.walk import shown, some, walk
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.keys import code, key_of, versions
-from quee.progress import progress
+from quee.work.keys import code, key_of, versions
+from quee.work.progress import progress
 
 PARTIAL = Path(".quee") / "partial" / "import"
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")

@@ -20,7 +20,7 @@ from quee.data.rowgroups import EncodedImages, open_parquet
 from quee.data.walk import SKIP_HINT, Skipped, Walk, each, faults_text, shown, some
 from quee.data.writer import Sample, write_images
 from quee.errors import QueeError
-from quee.io import atomic_path
+from quee.work.io import atomic_path
 
 SUFFIX = ".parquet"
 _POINTER = b"version https://git-lfs"

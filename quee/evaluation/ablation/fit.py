@@ -8,22 +8,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from quee.baselines.confidence import confidence_hull
-from quee.baselines.static import static_hull
-from quee.cache import FeatureCache
+from quee._perceptron import Fit
+from quee.cache.read import FeatureCache
 from quee.evaluation.ablation.labels import targets_of
 from quee.evaluation.ablation.views import smaller, view
 from quee.evaluation.curves import Floor, budget_grid, errors_at
-from quee.evaluation.methods import constant_floor, marginal_first, routed_sweep, trade_offs
 from quee.evaluation.resplits import redivide
 from quee.evaluation.sweep import Setting, Sweep
-from quee.experiment import Block, Considered, Experiment, PrecisionName, Share
-from quee.perceptron import Fit
 from quee.policies.base import Costs
+from quee.policies.confidence import confidence_hull
 from quee.policies.fitted_q import fit_fitted_q
 from quee.policies.plan import Plan
 from quee.policies.predictors import Network, Predictors, Read, gate_inputs, rows_of, views
+from quee.policies.static import static_hull
+from quee.policies.sweeps import constant_floor, marginal_first, routed_sweep, trade_offs
 from quee.predictors import fit_network, over_gates, quality
+from quee.settings.experiment import Block, Considered, Experiment, PrecisionName, Share
 from quee.targets import future_errors
 
 DIVISIONS = {

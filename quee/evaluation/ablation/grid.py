@@ -7,8 +7,8 @@ from typing import Any
 from quee.evaluation.ablation.fit import Recipe
 from quee.evaluation.ablation.rerun import AS_CACHED, Variant, variant_tree
 from quee.evaluation.ablation.views import EMBEDDING
-from quee.experiment import Ablate, Axis, Considered, Experiment
 from quee.paths import PathTree
+from quee.settings.experiment import Ablate, Axis, Considered, Experiment
 
 BASE = "base"
 """Name of the point that all others are compared with."""

@@ -4,8 +4,8 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from quee.cache import FeatureCache
-from quee.experiment import Targets
+from quee.cache.read import FeatureCache
+from quee.settings.experiment import Targets
 from quee.targets import ClusterTargets, future_errors
 
 BATCH = 1024

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quee.cache import FeatureCache
+from quee.cache.read import FeatureCache
 from quee.errors import UsageError
 from quee.evaluation.ablation.fit import Study
-from quee.experiment import Experiment
 from quee.paths import PathTree
+from quee.settings.experiment import Experiment
 
 COLUMNS = ("prediction", "p_label", "features")
 """Of the feature cache, what evaluation reads of a node."""

@@ -13,7 +13,7 @@ import numpy as np
 from quee.errors import IntegrityError
 from quee.evaluation.ablation.fit import Outcome, Prepared, Recipe, Study, evaluate, fit, prepare, restore
 from quee.evaluation.ablation.grid import Point
-from quee.io import read_metadata, read_tensors, write_tensors
+from quee.work.io import read_metadata, read_tensors, write_tensors
 
 KEPT_SECONDS = 30 * 24 * 3600
 WORK = "work"

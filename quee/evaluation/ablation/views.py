@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from quee.cache import FeatureCache
+from quee.cache.read import FeatureCache
 from quee.errors import UsageError
-from quee.experiment import Considered
 from quee.paths import PathTree, path_name
 from quee.precision import Precision
+from quee.settings.experiment import Considered
 
 EMBEDDING = "embedding_"
 """How names of state features begin that come from the compressed embedding; the others are measures of uncertainty."""

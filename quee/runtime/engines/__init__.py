@@ -5,15 +5,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from quee.errors import UsageError
+from quee.export.torch_engine import TorchEngine
 from quee.features import GateView
-from quee.registry import Registry
 from quee.runtime.engines.base import Engine, Reference, Step
 from quee.runtime.engines.graphs import GraphEngine
 from quee.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from quee.runtime.engines.openvino import OpenVinoEngine
 from quee.runtime.engines.probe import AutoEngine
-from quee.runtime.engines.torch import TorchEngine
-from quee.threads import cores
+from quee.work.registry import Registry
+from quee.work.threads import cores
 
 GRAPH_ENGINES: tuple[type[GraphEngine], ...] = (OpenVinoEngine, OnnxRuntimeEngine)
 """Those that execute exported graphs."""

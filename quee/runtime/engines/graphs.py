@@ -12,11 +12,11 @@ from threading import Lock
 import numpy as np
 
 from quee.errors import QueeError
+from quee.export.graphs import graph_name
 from quee.features import GateView, state_features
 from quee.precision import Precision
 from quee.runtime.engines.base import Step
 from quee.runtime.engines.exact import are_exact, in_floats
-from quee.runtime.export import graph_name
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 """(n, …) to the graph's outputs for n samples, the caller's own. Safe to call from several threads."""

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from quee.errors import DisagreementError
-from quee.io import file_digest
+from quee.export.graphs import graph_name
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine, Reference, Step
 from quee.runtime.engines.graphs import GraphEngine
-from quee.runtime.export import graph_name
 from quee.runtime.machine import cpu_model
+from quee.work.io import file_digest
 
 BATCH = 16
 REPEATS = 5

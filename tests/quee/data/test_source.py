@@ -13,7 +13,7 @@ from quee.data.importers import import_dataset
 from quee.data.transforms import Preprocessing
 from quee.data.writer import Sample, write_images
 from quee.errors import IntegrityError, QueeError
-from quee.experiment import Augmentation
+from quee.settings.experiment import Augmentation
 
 TRANSFORM = Preprocessing((8, 8), mean=(0.3,), std=(0.4,))
 MOVED = Augmentation(flip=True, crop_padding=2, erase=0.5)

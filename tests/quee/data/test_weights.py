@@ -9,7 +9,6 @@ import pytest
 import timm
 import torch
 
-from quee.backbones import create_backbone
 from quee.data.weights import (
     PUBLISHED,
     WeightsFacts,
@@ -23,8 +22,9 @@ from quee.data.weights import (
     weights_facts,
 )
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.experiment import BLOCKS, Backbone, Experiment
-from tasks.data_cli import settings_of
+from quee.network.architectures import create_backbone
+from quee.settings.experiment import BLOCKS, Backbone, Experiment
+from tasks.verbs.data import settings_of
 
 DINOV2 = "vit_small_patch14_dinov2.lvd142m"
 

@@ -24,14 +24,14 @@ from quee.evaluation.ablation.table import (
 )
 from quee.evaluation.ablation.views import smaller, view
 from quee.evaluation.curves import area
-from quee.evaluation.methods import constant_floor, routed_sweep
 from quee.evaluation.resplits import redivide
 from quee.evaluation.sweep import Setting
-from quee.experiment import Ablate, Considered, Experiment
 from quee.policies.base import Costs
 from quee.policies.plan import Plan
+from quee.policies.sweeps import constant_floor, routed_sweep
 from quee.predictors import fit_predictors
 from quee.report.ablations import forest
+from quee.settings.experiment import Ablate, Considered, Experiment
 from quee.targets import ClusterTargets, future_errors
 
 CACHE = small_cache(samples=360, segments=3)

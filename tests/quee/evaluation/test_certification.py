@@ -15,10 +15,10 @@ from quee.evaluation.certification import (
     p_values,
     rate_lower_bound,
 )
-from quee.evaluation.methods import all_sweeps
 from quee.evaluation.resplits import fit_quee
 from quee.evaluation.sweep import Setting
 from quee.policies.base import Costs
+from quee.policies.sweeps import all_sweeps
 
 DRAWS, SIZE, DELTA = 300, 500, 0.1
 

@@ -13,10 +13,10 @@ from quee.evaluation.curves import (
     gap_closed,
     operating_point,
 )
-from quee.evaluation.methods import all_sweeps, constant_floor
 from quee.evaluation.resplits import fit_quee, redivide, resplit
 from quee.evaluation.sweep import Setting, Sweep, hull
 from quee.policies.base import Costs
+from quee.policies.sweeps import all_sweeps, constant_floor
 
 SETTINGS = small_experiment(evaluate={"points": 100})
 

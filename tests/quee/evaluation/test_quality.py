@@ -6,7 +6,6 @@ from scipy.special import logit
 from small_world import small_cache, small_experiment
 
 from quee.evaluation.measured import Yardstick
-from quee.evaluation.methods import constant_floor
 from quee.evaluation.quality import (
     NoisyPredictors,
     measured_variants,
@@ -18,6 +17,7 @@ from quee.evaluation.resplits import fit_plan
 from quee.evaluation.sweep import Setting
 from quee.policies.base import Costs
 from quee.policies.plan import Plan
+from quee.policies.sweeps import constant_floor
 
 QUALITY = {"widths": [1], "samples": [0.05], "noise": [3.0], "clusters": [1, 10]}
 EXPERIMENT = small_experiment(evaluate={"points": 100, "quality": QUALITY})

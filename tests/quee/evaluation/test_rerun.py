@@ -30,8 +30,8 @@ from quee.evaluation.ablation.rerun import (
 )
 from quee.evaluation.ablation.run import Store
 from quee.evaluation.resplits import redivide
-from quee.experiment import Considered, Experiment
 from quee.paths import PathTree
+from quee.settings.experiment import Considered, Experiment
 
 CACHE = small_cache(samples=60)
 TREE = CACHE.tree

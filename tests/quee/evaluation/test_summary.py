@@ -7,8 +7,8 @@ from quee.evaluation.measured import Measured, Yardstick, measure
 from quee.evaluation.summary import compare, resplit_summary
 from quee.evaluation.sweep import Sweep
 from quee.evaluation.tables import band_rows, budget_rows, curve_rows, operating_rows
-from quee.methods import rivals
-from quee.percentages import SHARE, impossible
+from quee.policies.names import rivals
+from quee.work.percentages import SHARE, impossible
 
 NAMES = ("static_hull", "confidence_hull", "random_routing", "quee_plan", "quee_fitted_q", "oracle")
 FLOOR = Floor({split: np.ones(400) for split in ("validation", "test")})

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from known_world import KnownWorld, waiting_world
 
 from quee.evaluation.resplits import fit_quee
-from quee.experiment import Experiment
 from quee.policies.base import Costs, Table, simulate
 from quee.policies.fitted_q import FittedQ, fit_fitted_q, stacked
 from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors, Read
+from quee.settings.experiment import Experiment
 
 WORLD = waiting_world()
 COSTS = Costs.of(WORLD.tree, WORLD.description())

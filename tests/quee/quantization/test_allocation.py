@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quee.backbones import create_backbone
-from quee.backbones.base import SegmentedBackbone
 from quee.cost import HEAD, BitFlops, trace_cost
 from quee.errors import QueeError
+from quee.network.architectures import create_backbone
+from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_, with_mixed_bits
 from quee.quantization.allocation import GAP, least_error

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quee.backbones import create_backbone
-from quee.backbones.base import SegmentedBackbone
 from quee.errors import QueeError
+from quee.network.architectures import create_backbone
+from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, QuantizedLinear, QuantizedMatMul, layout, quantize_, quantize_paths
 from quee.quantization.calibration import Calibrator

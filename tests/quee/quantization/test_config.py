@@ -5,10 +5,10 @@ from typing import get_args
 import pytest
 
 from quee.errors import UsageError
-from quee.experiment import Quantize
 from quee.precision import Precision
 from quee.quantization import INGREDIENTS, PRESETS, QuantizationConfig
 from quee.quantization.config import CHOICES, PLAIN
+from quee.settings.experiment import Quantize
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from quee.backbones import create_backbone
+from quee.network.architectures import create_backbone
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, QuantizedConv2d, QuantizedLinear, quantize_
 from quee.quantization.integer import use_integer_kernels

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quee.backbones import create_backbone
-from quee.backbones.attention import MatMul
-from quee.backbones.base import SegmentedBackbone
 from quee.errors import QueeError
+from quee.network.architectures import create_backbone
+from quee.network.attention import MatMul
+from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
 from quee.quantization import (
     CodebookQuantizer,

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from quee.backbones import create_backbone
 from quee.cost import bitflops, trace_cost
 from quee.errors import QueeError
+from quee.network.architectures import create_backbone
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, layout, quantize_
 from quee.quantization.overrides import own_layers, resolved

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from quee.backbones import create_backbone
-from quee.backbones.base import SegmentedBackbone
+from quee.network.architectures import create_backbone
+from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, QuantizedLinear, quantize_
 from quee.quantization.calibration import Calibrator

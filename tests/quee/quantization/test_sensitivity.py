@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import torch
 
-from quee.backbones import create_backbone
+from quee.network.architectures import create_backbone
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_
 from quee.quantization.layers import quantizable

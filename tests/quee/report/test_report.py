@@ -8,12 +8,12 @@ import matplotlib
 import pyarrow as pa
 import pytest
 
-from quee.experiment import load_experiment
-from quee.io import file_digest, write_json, write_table
 from quee.report import Results
 from quee.report.figures import draw, usage
 from quee.report.page import build_page
 from quee.report.sections import verdict
+from quee.settings.experiment import load_experiment
+from quee.work.io import file_digest, write_json, write_table
 from tasks.report import run
 from tasks.stage import Stage
 

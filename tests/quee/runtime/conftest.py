@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import quee
-from quee.backbones import create_backbone
+from quee.network.architectures import create_backbone
 from quee.runtime import AdaptiveClassifier, load_bundle
 
 KWARGS = {"embed_dim": 16, "depth": 4, "num_heads": 2}

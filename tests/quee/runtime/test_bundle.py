@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from quee.errors import IntegrityError
-from quee.io import read_json, read_tensors, write_json, write_tensors
 from quee.quantization.quantizers import Quantizer
 from quee.runtime import load_bundle
 from quee.runtime.manifest import FORMAT, canonical, own_digest, read_manifest, seal
+from quee.work.io import read_json, read_tensors, write_json, write_tensors
 
 ROOT = Path(__file__).parents[3]
 OLD = ROOT / "tests" / "fixtures" / "bundle_format_1"
@@ -343,7 +343,9 @@ CALLS = {"eval", "exec", "compile", "__import__"}
 def load_path() -> tuple[Path, ...]:
     """Every module of quee that loading and running a bundle may import, inside functions too."""
     found: set[Path] = set()
-    checks = ROOT / "quee/requirements.py"  # of experiments, as their YAML is read: loading a bundle reads none
+    checks = (
+        ROOT / "quee/settings/requirements.py"
+    )  # of experiments, as their YAML is read: loading a bundle reads none
     todo = [ROOT / "quee/runtime/__init__.py"]
     while todo:
         file = todo.pop()

@@ -11,18 +11,19 @@ import pytest
 import torch
 from saturating import SaturatingEngine, saturated
 
-from quee.cli import main
+from quee.cli.main import main
 from quee.errors import DisagreementError, IntegrityError
-from quee.io import read_tensors, write_tensors
+from quee.export import canary as canary_writing
 from quee.precision import Precision
-from quee.runtime import AdaptiveClassifier, canary_writing, load_bundle
+from quee.runtime import AdaptiveClassifier, load_bundle
 from quee.runtime.canary import Canary, steps_of
 from quee.runtime.engines import ENGINES, Engine, Step, TorchEngine, probe
 from quee.runtime.engines.probe import AutoEngine
 from quee.runtime.executor import Executor
 from quee.runtime.manifest import CANARY, canonical, own_digest, seal
 from quee.runtime.profile import profile_path
-from quee.runtime.serving.model import Served
+from quee.serving.model import Served
+from quee.work.io import read_tensors, write_tensors
 
 FEW_BITS = Precision("w4a4")
 REASON = (

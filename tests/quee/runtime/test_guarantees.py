@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quee.io import read_json
+from quee.export.bundle import guarantees_of
 from quee.runtime import AdaptiveClassifier, load_bundle
 from quee.runtime.manifest import NAME, seal
 from quee.runtime.operating import Guarantee, Operating, Point
-from quee.runtime.writing import guarantees_of
+from quee.work.io import read_json
 
 CERTIFIED = {
     "delta": 0.1,

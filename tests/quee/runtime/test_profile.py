@@ -151,7 +151,7 @@ def test_what_is_measured_is_every_segment_precision_and_batch(classifier) -> No
 @pytest.mark.slow
 def test_quee_profile_writes_beside_the_bundle(bundle: Path) -> None:
     argv = ["profile", str(bundle), "--engine", "torch", "--threads", "1", "--batch", "1,2", "--repeats", "1", "--json"]
-    code = "from quee.cli import main; import sys; main(sys.argv[1:])"
+    code = "from quee.cli.main import main; import sys; main(sys.argv[1:])"
     found = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
     path = profile_path(bundle)
     try:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import quee
-from quee.backbones import create_backbone
 from quee.errors import UsageError
+from quee.network.architectures import create_backbone
 
 KWARGS = {"embed_dim": 16, "depth": 4, "num_heads": 2}
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from quee.backbones import create_backbone
 from quee.errors import QueeError, UsageError
-from quee.execution import MultiPrecisionBackbone
 from quee.exits import fit_exits
-from quee.experiment import Exits
+from quee.export.graphs import export_graphs, exportable, graph_name
 from quee.features import GateView
+from quee.network.architectures import create_backbone
+from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_paths
 from quee.runtime.engines import graphs, open_engine, probe
-from quee.runtime.export import export_graphs, exportable, graph_name
+from quee.settings.experiment import Exits
 
 PRECISIONS = [Precision(name) for name in ("fp32", "w4a4", "w8a8")]
 ENGINES = ("openvino", "onnxruntime")
@@ -242,7 +242,7 @@ def test_auto_without_graphs_is_torch(view, images, tmp_path: Path) -> None:
 
 
 def test_without_onnx_no_bundle_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quee.runtime.export.find_spec", lambda name: None)
+    monkeypatch.setattr("quee.export.graphs.find_spec", lambda name: None)
     with pytest.raises(QueeError, match="the package onnx is missing: pip install"):
         export_graphs(None, PRECISIONS, tmp_path)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

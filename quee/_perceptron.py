@@ -1,0 +1,127 @@
+"""A network with one hidden layer, fitted to probabilities with the gradients written out.
+
+Predictors are so small that automatic differentiation and a general optimizer would take most of the time.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from quee.work.threads import one_thread
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a network is fitted."""
+
+    hidden: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    patience: int
+    seed: int
+
+
+class Perceptron:
+    """Weights of inputs → hidden, rectified → outputs, all views of one flat vector, as their gradients are."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        self.shapes = [(hidden, inputs), (hidden,), (outputs, hidden), (outputs,)]
+        self.flat = torch.zeros(sum(map(np.prod, self.shapes)))
+        self.gradient = torch.zeros_like(self.flat)
+        self.first, self.first_bias, self.last, self.last_bias = self._views(self.flat)
+        self._first, self._first_bias, self._last, self._last_bias = self._views(self.gradient)
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        parts = flat.split([int(np.prod(shape)) for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs (n, D) to hidden values (n, H) and logits (n, outputs)."""
+        hidden = torch.addmm(self.first_bias, x, self.first.T).relu_()
+        return hidden, torch.addmm(self.last_bias, hidden, self.last.T)
+
+    def loss(self, x: Tensor, target: Tensor, known: Tensor) -> Tensor:
+        """Mean cross-entropy over the known outputs; `target`, `known` (n, outputs), the latter 0 or 1."""
+        return _cross_entropy(self.logits(x)[1], target, known)
+
+    def differentiate(self, x: Tensor, target: Tensor, known: Tensor) -> Tensor:
+        """The loss; its gradient is in `gradient` afterwards."""
+        hidden, logits = self.logits(x)
+        loss = _cross_entropy(logits, target, known)
+        # The derivative of cross-entropy by a logit is σ(logit) - target.
+        error = logits.sigmoid_().sub_(target).mul_(known).div_(known.sum().clamp_min(1))
+        torch.mm(error.T, hidden, out=self._last)
+        torch.sum(error, 0, out=self._last_bias)
+        behind = torch.mm(error, self.last).mul_(hidden > 0)
+        torch.mm(behind.T, x, out=self._first)
+        torch.sum(behind, 0, out=self._first_bias)
+        return loss
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    return ((softplus(logits) - target * logits) * known).sum() / known.sum().clamp_min(1)
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov, Hutter, 2019, algorithm 2) on one flat vector."""
+
+    def __init__(self, weights: Tensor, rate: float, decay: float) -> None:
+        self.weights, self.rate, self.decay = weights, rate, decay
+        self.mean, self.square, self.steps = torch.zeros_like(weights), torch.zeros_like(weights), 0
+
+    def step(self, gradient: Tensor) -> None:
+        self.steps += 1
+        self.mean.lerp_(gradient, 1 - BETAS[0])
+        self.square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        spread = (self.square / (1 - BETAS[1] ** self.steps)).sqrt_().add_(EPSILON)
+        self.weights.mul_(1 - self.rate * self.decay)
+        self.weights.addcdiv_(self.mean, spread, value=-self.rate / (1 - BETAS[0] ** self.steps))
+
+
+@one_thread()
+@torch.inference_mode()
+def fit_perceptron(
+    x: Tensor, y: np.ndarray, x_val: Tensor, y_val: np.ndarray, settings: Fit
+) -> tuple[Perceptron, list[dict[str, float]]]:
+    """Fit outputs y (n, outputs) in [0, 1] (NaN: unknown) to inputs (n, D) by cross-entropy.
+
+    Stops early on the validation rows, and keeps the weights that were best there. Returns the history by epoch, too.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    model = Perceptron(x.shape[1], settings.hidden, y.shape[1])
+    for weight in (model.first, model.last):
+        bound = weight.shape[1] ** -0.5
+        weight.uniform_(-bound, bound, generator=generator)
+    rate = np.clip(np.nanmean(y, axis=0), 0.005, 0.995)
+    model.last_bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
+    optimizer = AdamW(model.flat, settings.learning_rate, settings.weight_decay)
+    (target, known), validation = _known(y), (x_val, *_known(y_val))
+
+    best, kept, waited, history = float("inf"), model.flat.clone(), 0, []
+    for epoch in range(settings.epochs):
+        total = torch.zeros(())
+        order = torch.randperm(len(x), generator=generator)
+        for rows in order.split(settings.batch_size):
+            total += len(rows) * model.differentiate(x[rows], target[rows], known[rows])
+            optimizer.step(model.gradient)
+        loss = model.loss(*validation).item()
+        history.append({"epoch": epoch, "loss": total.item() / len(x), "validation_loss": loss})
+        if loss < best - 1e-5:
+            best, waited = loss, 0
+            kept.copy_(model.flat)
+        elif (waited := waited + 1) >= settings.patience:
+            break
+    model.flat.copy_(kept)
+    return model, history
+
+
+def _known(y: np.ndarray) -> tuple[Tensor, Tensor]:
+    known = np.isfinite(y)
+    return torch.from_numpy(np.where(known, y, 0).astype(np.float32)), torch.from_numpy(known.astype(np.float32))

@@ -1,0 +1,132 @@
+"""The `quee` command. Verbs are imported when called: `quee --help` lists them all without importing any.
+
+Project verbs join through the entry-point group `quee.commands`: each entry is a dict of name to (`module:object`, help
+line), the object a function, a Typer app or a command. The dict's module may have a function `before(verb)`, which is
+called before any of its verbs runs: it raises UsageError where that cannot work, such as outside of a project.
+"""
+
+import sys
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+LIBRARY = {
+    "profile": ("quee.cli.profile:profile", "Time a bundle's segments on this machine."),
+    "cost": ("quee.cli.cost:cost", "Show the BitFLOPs behind an experiment's costs."),
+    "predict": ("quee.cli.predict:predict", "Classify images with a bundle, under a budget."),
+    "verify": ("quee.cli.verify:verify", "Check a bundle: digests, format, shapes; --execute: that engines agree."),
+    "serve": ("quee.cli.serve:serve", "Serve a bundle over HTTP, with a budget per request and a page to try it."),
+}
+INTERRUPTED = 130
+
+
+def verbs() -> dict[str, tuple[str, str]]:
+    """Every verb: name to (`module:object`, help line)."""
+    found = dict(LIBRARY)
+    for entry in entry_points(group="quee.commands"):
+        found.update(entry.load())
+    return found
+
+
+def check_place(arguments: list[str]) -> None:
+    """Ask the module that a verb comes from whether it can run here; help is had anywhere. Raises UsageError."""
+    verb = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if verb is None or verb in LIBRARY or "--help" in arguments:
+        return
+    for entry in entry_points(group="quee.commands"):
+        before = getattr(import_module(entry.module), "before", None)
+        if before is not None and verb in entry.load():
+            before(verb)
+
+
+class _Lazy(TyperGroup):
+    """A group whose commands are imported when called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(verbs())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = verbs().get(cmd_name)
+        if found is None:
+            from quee.errors import UsageError
+            from quee.work.registry import unknown
+
+            raise UsageError(unknown("verb", cmd_name, list(verbs())))
+        where, _ = found
+        return resolve(cmd_name, where)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, line) for name, (_, line) in verbs().items()])
+
+
+def resolve(name: str, where: str) -> Any:
+    """The command at `module:object`."""
+    module, _, attribute = where.partition(":")
+    if find_spec(module) is None:
+        from quee.errors import QueeError
+
+        raise QueeError(f"`quee {name}` is not part of this installation (no module {module})")
+    target = getattr(import_module(module), attribute)
+    if callable(target) and not isinstance(target, typer.Typer) and not hasattr(target, "main"):
+        wrapper = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        wrapper.command(name)(target)
+        target = wrapper
+    command: Any = get_command(target) if isinstance(target, typer.Typer) else target
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    cls=_Lazy, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True
+)
+
+
+@app.callback()
+def quee(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of a failure."),
+    version: bool = typer.Option(False, "--version", help="Show the version."),
+) -> None:
+    """Make pretrained image classifiers cheaper to run: learned routing over quantization and early exits."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if arguments == ["--version"]:
+        from quee import __version__
+
+        print(f"quee {__version__}")
+        sys.exit(0)
+    try:
+        check_place(arguments)
+        status = app(args=arguments, prog_name="quee", standalone_mode=True)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_report(error))
+    sys.exit(status or 0)
+
+
+def _report(error: Exception) -> int:
+    from quee.errors import QueeError
+
+    if isinstance(error, QueeError):
+        print(f"quee: {error}", file=sys.stderr)
+        return error.exit_status
+    detail = " ".join(str(error).split()) or "no message"
+    print(f"quee: failed: {type(error).__name__}: {detail} (run with --debug for the traceback)", file=sys.stderr)
+    return 1

@@ -1,0 +1,152 @@
+"""`quee predict BUNDLE IMAGES…`."""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from quee.runtime import AdaptiveClassifier
+
+SHOWN = 1000
+"""Rows of a table on the screen."""
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Images, folders of images, Parquet files, arrays (.npy, .npz).")
+    ],
+    budget: Annotated[float | None, typer.Option(help="Mean cost per image; 1 is the static w8a8 network.")] = None,
+    trade_off: Annotated[float | None, typer.Option(help="Instead: the price of a unit of cost, in errors.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Limit for every image.")] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(help="Instead: mean milliseconds per image; takes `quee profile`. Costs are of time then."),
+    ] = None,
+    images_per_second: Annotated[float | None, typer.Option(help="The same, as a rate.")] = None,
+    pixels: Annotated[str, typer.Option(help="Of arrays: uint8, or unit for floats from 0 to 1.")] = "uint8",
+    engine: Annotated[
+        str, typer.Option(help="What executes: torch (exact), or an engine of `quee[engines]`.")
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time; results do not depend on it.")] = 128,
+    out: Annotated[Path | None, typer.Option(help="Write Parquet; a repeated call goes on where one ended.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on where an image cannot be read.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Classify images: label, probability, the path each took and what it cost."""
+    from quee.errors import UsageError
+    from quee.runtime import Options, load_bundle
+    from quee.runtime.inputs import Inputs
+
+    if sum((as_json, as_csv, out is not None)) > 1:
+        raise UsageError("give one of --json, --csv and --out")
+    options = Options(budget, trade_off, max_cost, latency_ms, images_per_second)
+    inputs, classifier = Inputs(images, pixels, skip_bad), load_bundle(bundle, engine, threads)
+    if options.milliseconds is not None:
+        classifier, options = classifier.timed(batch), Options(budget=options.milliseconds)
+    start = time.perf_counter()
+    if out is not None:
+        from quee.runtime.scoring import score_to_parquet
+
+        sums = score_to_parquet(classifier, inputs, options, out, batch, skip_bad)
+        summary = _summary(classifier, inputs, options, int(sums["images"]), int(sums["skipped"]), sums["cost"])
+        _say(summary, time.perf_counter() - start, f" → {out}")
+        return
+    rows = list(_rows(classifier, inputs, options, batch, skip_bad))
+    costs = [row["cost"] for row in rows if row["cost"] is not None]
+    summary = _summary(classifier, inputs, options, len(rows), len(rows) - len(costs), sum(costs))
+    _in_utf8(sys.stdout)
+    if as_json:
+        typer.echo(json.dumps({"rows": rows, **summary}))
+    elif as_csv:
+        _print_csv(rows)
+    else:
+        _table(rows)
+    _say(summary, time.perf_counter() - start)
+
+
+def _rows(classifier: "AdaptiveClassifier", inputs: Any, options: Any, batch: int, skip_bad: bool) -> Any:
+    """Rows as they come, with progress."""
+    from quee.runtime.scoring import score
+    from quee.work.progress import progress
+
+    with progress("classifying", len(inputs)) as bar:
+        for table in score(classifier, inputs, options, batch=batch, skip_bad=skip_bad):
+            yield from table.to_pylist()
+            bar.advance(len(table))
+
+
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    """All rows at once: whoever reads them gets all or none."""
+    import csv
+
+    from quee.runtime.scoring import SCHEMA
+
+    writer = csv.DictWriter(sys.stdout, SCHEMA.names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _in_utf8(stream: Any) -> None:
+    """Write UTF-8 whatever the locale is, so that no name can end the output half-way."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _summary(
+    classifier: "AdaptiveClassifier", inputs: Any, options: Any, images: int, skipped: int, cost: float
+) -> dict[str, Any]:
+    return {
+        "bundle": classifier.description["experiment"],
+        "budget": classifier.budget if options.budget is None else options.budget,
+        "budget_met": classifier.operating(options).met,
+        "engine": classifier.engine.name,
+        "expected": asdict(classifier.operating(options).expected),
+        "images": images,
+        "left_out": [text for text, _ in (*inputs.skipped.kinds(), *inputs.skipped.others())] + inputs.bad,
+        "mean_cost": cost / max(images - skipped, 1),
+        "skipped": skipped,
+    }
+
+
+def _say(summary: dict[str, Any], seconds: float, more: str = "") -> None:
+    skipped = f", {summary['skipped']} skipped" if summary["skipped"] else ""
+    rate = summary["images"] / max(seconds, 1e-9)
+    cost = f"mean cost {summary['mean_cost']:.3f}"
+    line = f"{summary['images']} images{skipped}, {cost}, {rate:.0f} images/s with {summary['engine']}{more}"
+    print(line, file=sys.stderr)
+    if summary["left_out"]:
+        print(f"left out: {', '.join(summary['left_out'])}", file=sys.stderr)
+    expected = summary["expected"]
+    if expected["cost_interval"] is not None:
+        parts = (
+            f"{name} {expected[name]:.3f} [{expected[f'{name}_interval'][0]:.3f}, {expected[f'{name}_interval'][1]:.3f}]"
+            for name in ("cost", "accuracy")
+        )
+        print(f"to expect of data like the validation data (95 %): {', '.join(parts)}", file=sys.stderr)
+    if not summary["budget_met"]:
+        print("the budget cannot be met: served at the cheapest operating point", file=sys.stderr)
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for name in ("image", "label", "probability", "path", "cost"):
+        table.add_column(name, justify="right" if name in ("probability", "cost") else "left", overflow="fold")
+    for row in rows[:SHOWN]:
+        if row["error"]:
+            table.add_row(row["image"], f"– {row['error']}", "", "", "")
+        else:
+            table.add_row(row["image"], row["label"], f"{row['probability']:.3f}", row["path"], f"{row['cost']:.3f}")
+    Console().print(table)
+    if len(rows) > SHOWN:
+        print(f"{len(rows) - SHOWN} more: see --csv, --json or --out", file=sys.stderr)

@@ -1,0 +1,112 @@
+"""`quee serve`: a bundle behind HTTP."""
+
+import errno
+import os
+import socket
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quee.errors import BusyError, QueeError, UsageError
+
+MIB = 1 << 20
+
+
+def serve(
+    bundle: Annotated[
+        Path, typer.Argument(help="The bundle's folder, or a link to it that will come to name another.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond this machine it takes a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="QUEE_TOKEN", help="Bearer token asked of callers. `ps` shows it, its variable not."),
+    ] = None,
+    anonymous: Annotated[bool, typer.Option("--anonymous", help="Answer other machines without a token.")] = False,
+    name: Annotated[list[str] | None, typer.Option(help="Host name that requests may be for; may be repeated.")] = None,
+    cors: Annotated[list[str] | None, typer.Option(help="Origin whose pages may call; may be repeated.")] = None,
+    digest: Annotated[str | None, typer.Option(help="SHA-256 of the bundle.json to expect at the start.")] = None,
+    max_body: Annotated[int, typer.Option(help="MiB of a request's body at most.")] = 16,
+    max_pixels: Annotated[int, typer.Option(help="Pixels of an image at most.")] = 16_777_216,
+    max_images: Annotated[int, typer.Option(help="Images of a request at most.")] = 1024,
+    queue: Annotated[int, typer.Option(help="Images waiting at most; beyond it callers are told to come back.")] = 1024,
+    batch: Annotated[int, typer.Option(help="Images run together at most.")] = 64,
+    deadline: Annotated[float, typer.Option(help="Seconds for an answer.")] = 30.0,
+    engine: Annotated[str, typer.Option(help="What runs the network: torch, openvino, onnxruntime, auto.")] = "torch",
+    control: Annotated[
+        bool, typer.Option(help="Steer budgets so that what is asked is spent, also when inputs drift.")
+    ] = True,
+    threads: Annotated[int, typer.Option(help="Threads of the network's products.")] = 1,
+    examples: Annotated[
+        Path | None, typer.Option(help="Folder of images, or of Parquet files, to try on the page.")
+    ] = None,
+) -> None:
+    """Serve a bundle: Open Inference Protocol v2, images, metrics, a page at /. SIGHUP reloads, SIGTERM ends."""
+    missing = [
+        module for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart") if not find_spec(module)
+    ]
+    if missing:
+        raise QueeError(f"`quee serve` needs {', '.join(missing)}: pip install 'quee[serve]'")
+    import torch
+
+    from quee.serving.server import server_of
+    from quee.serving.service import Service, settle
+    from quee.serving.settings import Settings
+
+    settings = Settings(
+        host=host,
+        port=port,
+        token=token or None,
+        anonymous=anonymous,
+        names=tuple(n.lower() for n in name or []),
+        cors=tuple(cors or []),
+        max_body=max_body * MIB,
+        bodies=max(256, max_body) * MIB,
+        max_pixels=max_pixels,
+        max_images=max_images,
+        queue=queue,
+        deadline=deadline,
+        control=control,
+        examples=examples,
+    )
+    if threads < 1:
+        raise UsageError(f"threads={threads}: give at least 1")
+    torch.set_num_threads(threads)
+    _open_files(settings.connections + 256)
+    listener = _listen(host, port)
+    service = Service(bundle, settings, batch, digest, engine, threads)
+    server = server_of(service)
+    where = f"[{host}]" if ":" in host else host
+    served = service.current
+    print(f"{served.name} {served.version} on http://{where}:{listener.getsockname()[1]}/", file=sys.stderr, flush=True)
+    os.environ.pop("QUEE_TOKEN", None)
+    settle()
+    server.run(sockets=[listener])
+
+
+def _open_files(wanted: int) -> None:
+    """Allow as many, where the system's own limit does; each connection is one."""
+    if find_spec("resource"):  # not on Windows
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        kind = BusyError if error.errno == errno.EADDRINUSE else QueeError
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise kind(
+            f"cannot listen on {host}:{port}: {reason}; choose another with --port, or any that is free with 0"
+        ) from None

@@ -1,0 +1,103 @@
+"""`quee verify BUNDLE`: whether a bundle is whole, and whether engines do here what the reference did."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Also run the bundle's canary on engines, and see that they agree.")
+    ] = False,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="With --execute: an engine, or several; by default all that are installed.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="With --execute: threads of the engines.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a bundle: format, names, digests of all files, and whether what they hold fits together."""
+    from quee.errors import DisagreementError, UsageError
+    from quee.runtime import load_bundle
+    from quee.runtime.manifest import NAME, read_manifest
+    from quee.work.io import read_json
+
+    if (engine or threads is not None) and not execute:
+        raise UsageError("--engine and --threads go with --execute")
+    manifest = read_manifest(bundle)
+    classifier = load_bundle(bundle, held=False)
+    written = read_json(bundle / NAME)["format"]
+    facts = {
+        "canary": len(classifier.canary or ()),
+        "classes": len(classifier.classes),
+        "digest": manifest.digest,
+        "experiment": manifest.experiment,
+        "files": len(manifest.files),
+        "format": written,
+        "graphs": sum(map(len, manifest.graphs.values())),
+        "guarantees": [asdict(guarantee) for guarantee in classifier.guarantees],
+        "precisions": [str(p) for p in classifier.tree.precisions],
+        "segments": classifier.tree.segments,
+    }
+    found = _executed(bundle, engine or _installed(bool(manifest.graphs)), threads) if execute else {}
+    if as_json:
+        typer.echo(json.dumps({**facts, "engines": found} if execute else facts))
+    else:
+        _say(bundle, facts, classifier.guarantees)
+        for name, outcome in found.items():
+            typer.echo(f"engine {name}: " + (f"agrees, {outcome['said']}" if outcome["agrees"] else "refused"))
+    refused = [str(outcome["said"]) for outcome in found.values() if not outcome["agrees"]]
+    if refused:
+        raise DisagreementError("\n".join(refused))
+
+
+def _installed(graphs: bool) -> list[str]:
+    """The engines that can execute a bundle here, with or without exported graphs; CUDA aside."""
+    from importlib.util import find_spec
+
+    from quee.runtime.engines import GRAPH_ENGINES
+
+    return ["torch", *(kind.name for kind in GRAPH_ENGINES if graphs and find_spec(kind.package))]
+
+
+def _executed(bundle: Path, engines: list[str], threads: int | None) -> dict[str, dict[str, Any]]:
+    """What became of each engine, by name; raises IntegrityError where the bundle has no canary."""
+    from quee.errors import DisagreementError, IntegrityError
+    from quee.runtime import load_bundle
+
+    found: dict[str, dict[str, Any]] = {}
+    for name in engines:
+        classifier = load_bundle(bundle, name, threads, held=False)
+        if (canary := classifier.canary) is None:
+            raise IntegrityError(
+                f"{bundle} has no canary to hold engines against: make the bundle anew with `quee run`"
+            )
+        try:
+            report = canary.check(classifier.executor, classifier.policy)
+        except DisagreementError as error:
+            found[name] = {"agrees": False, "said": str(error)}
+        else:
+            found[name] = {"agrees": True, "said": str(report), **asdict(report)}
+    return found
+
+
+def _say(bundle: Path, facts: dict[str, Any], guarantees: list[Any]) -> None:
+    typer.echo(
+        f"{bundle}: good. {facts['experiment']}, format {facts['format']}, {facts['files']} files, {facts['graphs']} "
+        f"graphs, {facts['classes']} classes, {facts['segments']} segments at {', '.join(facts['precisions'])}"
+    )
+    for guarantee in guarantees:
+        if guarantee.method == "learn_then_test":
+            typer.echo(
+                f"certified: {guarantee.what.replace('_', ' ')} at most {guarantee.limit:g} at --trade-off "
+                f"{guarantee.trade_off:.5g}, with probability {1 - guarantee.delta:g} (cost {guarantee.cost:.3f} on validation)"
+            )
+    if not facts["canary"]:
+        typer.echo(f"no canary in format {facts['format']}: engines are not held against the reference; make it anew")
+    if facts["digest"] is None:
+        typer.echo(f"bundle.json has no digest in format {facts['format']}; make it anew")
+    else:
+        typer.echo(f"digest {facts['digest']}")

@@ -1,0 +1,210 @@
+"""Writing bundles: a directory with everything the classifier needs, and a card for people."""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quee.cache.read import FeatureCache
+from quee.data.transforms import Preprocessing
+from quee.evaluation.curves import interval, resamples
+from quee.evaluation.sweep import Setting, Sweep
+from quee.export.canary import write_canary
+from quee.export.graphs import export_graphs
+from quee.export.torch_engine import TorchEngine
+from quee.paths import PathTree
+from quee.policies.base import Costs
+from quee.policies.fitted_q import FittedQ
+from quee.policies.plan import Plan
+from quee.policies.predictors import Predictors
+from quee.policies.sweeps import routed_sweep
+from quee.precision import Precision
+from quee.runtime.bundle import load_view, policy_costs
+from quee.runtime.executor import Executor
+from quee.runtime.manifest import seal
+from quee.runtime.operating import Guarantee, Point
+from quee.runtime.timed import write_validation
+from quee.work.io import read_json, write_json, write_tensors
+
+REPEATS = 500
+"""Bootstrap replicates behind the intervals."""
+CARD = """# {name}
+
+An adaptive image classifier: each image takes its own path through one network, in which segments run at different
+precisions and easy images leave early. What is predicted at each gate is the probability of error of every way on, and
+what that way costs.
+
+| | |
+| --- | --- |
+| backbone | {backbone}, {segments} segments |
+| input | {height} × {width} pixels, {channels} channel(s), resized and cropped by the classifier |
+| classes | {classes} |
+| precisions | {precisions} |
+| policy | {policy}; default budget {budget} |
+
+On validation data, cost 1 being the static w8a8 network:
+
+| mean cost | accuracy |
+| --- | --- |
+{table}
+
+In brackets where the mean on new data will be (95 %, bootstrap over validation samples).
+{guaranteed}
+
+## Use
+
+```python
+classifier = quee.load_bundle("this folder")
+classifier.predict(images, budget={budget})  # class indices; `explain` says why
+```
+
+`quee verify` checks every file, with `--execute` also what engines make of the images in `canary.safetensors`: a few
+of the validation split. `quee predict` classifies files. Nothing here is executed code or a pickle.
+
+## Limits
+
+A budget holds on average over images like the validation data, not for every image (`max_cost` does) and not when the
+images change. Accuracies are those the operating points were chosen by, so a little too good; the experiment's report
+has those on test data. Costs are BitFLOPs, not milliseconds. The classifier always answers, also to what is no image of
+any class.
+"""
+
+
+def operating_points(sweep: Sweep, tree: PathTree) -> list[Point]:
+    """The sweep's points by rising validation cost, with what validation says of the means on new data."""
+    assert sweep.nodes is not None
+    nodes, points = sweep.nodes["validation"], []
+    costs, correct = sweep.costs["validation"], 1.0 - sweep.errors["validation"]
+    weights = resamples(len(costs), REPEATS, 0)
+    cost_ends, accuracy_ends = (np.stack(interval(weights @ v), axis=1).tolist() for v in (costs, correct))
+    for point in sweep.order:
+        first = int(tree.choice[tree.lineage(int(nodes[0, point]))[0]])
+        cost, accuracy = float(costs[:, point].mean()), float(correct[:, point].mean())
+        around_accuracy, around_cost = _holding(accuracy, accuracy_ends[point]), _holding(cost, cost_ends[point])
+        around_accuracy = (max(around_accuracy[0], 0.0), min(around_accuracy[1], 1.0))
+        points.append(Point(float(sweep.values[point]), first, cost, accuracy, around_accuracy, around_cost))
+    return points
+
+
+def _holding(mean: float, ends: Sequence[float]) -> tuple[float, float]:
+    """The interval, rounding of sums aside."""
+    return min(mean, ends[0]), max(mean, ends[1])
+
+
+def guarantees_of(certification: Mapping[str, Any], method: str) -> list[Guarantee]:
+    """From `evaluate`'s block `certification`, of one method; what could not be certified is left out."""
+    found = []
+    for what, by_limit in sorted(certification["methods"][method].items()):
+        for limit, by_kind in sorted(by_limit.items(), key=lambda item: float(item[0])):
+            for kind, point in sorted(by_kind.items()):
+                if point is not None:
+                    facts = (certification["delta"], certification["samples"])
+                    found.append(Guarantee(what, float(limit), kind, *facts, point["lambda"], point["validation_cost"]))
+    return found
+
+
+def write_bundle(
+    out: Path,
+    name: str,
+    backbone: Path,
+    quantized: Path,
+    heads: Path,
+    cache: FeatureCache,
+    predictors: Predictors,
+    fitted: FittedQ,
+    policy: str,
+    budget: float,
+    classes: list[str],
+    images: Callable[[np.ndarray], np.ndarray],
+    guarantees: Sequence[Guarantee] = (),
+    trade_offs: int = 120,
+) -> None:
+    """Write a bundle into the folder `out`; `policy` is `plan` or `fitted_q`, chosen points come from validation.
+
+    `images(ids)` gives prepared images (n, c, h, w) of samples of the cache, of which a few are kept as the canary.
+    `guarantees` are the policy's own, at trade-offs of a sweep of so many `trade_offs`.
+    """
+    tree, description = cache.tree, cache.description
+    chosen: Plan | FittedQ = fitted if policy == "fitted_q" else fitted.plan
+    costs = policy_costs(tree, description, chosen)
+    setting = Setting({"validation": cache.of("validation")}, Costs.of(tree, description), trade_offs)
+    points = operating_points(routed_sweep(policy, setting, chosen, costs), tree)
+    files = [(backbone / "model.safetensors", "model.safetensors"), (heads, "heads.safetensors")]
+    quantised = {str(p): f"{p}.safetensors" for p in sorted(tree.precisions) if not p.is_float}
+    files += [(quantized / target, target) for target in quantised.values()]
+    for source, target in files:
+        shutil.copyfile(source, out / target)
+    facts = read_json(backbone / "backbone.json")
+    write_json(out / "backbone.json", {k: facts[k] for k in ("format", "gates", "kwargs", "name")})
+    write_tensors(out / "predictors.safetensors", predictors.arrays())
+    write_tensors(out / "fitted_q.safetensors", fitted.arrays())
+    kept = {k: v for k, v in description.items() if k not in ("files", "references", "reference_precisions")}
+    write_json(out / "tree.json", kept)
+    write_validation(out, cache.of("validation"))
+    embedding = len(description["feature_names"]) > 4
+    view = load_view(out, description["precisions"], embedding)
+    executor = Executor(TorchEngine(view), chosen, costs.routed, len(view.names))
+    write_canary(out, executor, points, cache.of("validation").sample_id, images)
+    graphs = defaultdict(list)
+    for graph in sorted(export_graphs(view, tree.precisions, out)):  # `PRECISION.segmentN.onnx`
+        graphs[graph.partition(".")[0]].append(graph)
+    transform = Preprocessing.from_timm(view.backbone.models[Precision("fp32")].input)
+    shown = points[:: max(1, -(-len(points) // 8))]
+    card = CARD.format(
+        name=f"quee-{name}",
+        backbone=facts["name"],
+        segments=tree.segments,
+        height=transform.size[0],
+        width=transform.size[1],
+        channels=transform.channels,
+        classes=len(classes),
+        precisions=", ".join(map(str, tree.precisions)),
+        policy=policy,
+        budget=budget,
+        table="\n".join(map(_row, shown)),
+        guaranteed=_guaranteed(guarantees),
+    )
+    (out / "README.md").write_text(card, encoding="utf-8")
+    seal(
+        out,
+        {
+            "budget": budget,
+            "canary": True,
+            "classes": classes,
+            "embedding": embedding,
+            "experiment": name,
+            "graphs": graphs,
+            "guarantees": [asdict(g) for g in guarantees],
+            "operating_points": [asdict(p) for p in points],
+            "policy": policy,
+            "precision_files": quantised,
+            "preprocessing": asdict(transform),
+        },
+    )
+
+
+def _row(point: Point) -> str:
+    cost, accuracy = (
+        "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+        for ends in (point.cost_interval, point.accuracy_interval)
+    )
+    return f"| {point.cost:.3f}{cost} | {point.accuracy:.4f}{accuracy} |"
+
+
+def _guaranteed(guarantees: Sequence[Guarantee]) -> str:
+    """The statements that hold with probability 1 - δ, as a table; empty where there are none."""
+    said = [g for g in guarantees if g.method == "learn_then_test"]
+    if not said:
+        return ""
+    words = {"accuracy_loss": "accuracy lost to the static network at most", "budget": "mean cost at most"}
+    rows = [f"| {words[g.what]} {g.limit:g} | {g.trade_off:.5g} | {g.cost:.3f} |" for g in said]
+    return (
+        f"\nCertified on {said[0].samples:,} samples that nothing else touched, each with probability "
+        f"{1 - said[0].delta:g} and alone:\n\n| | trade-off | mean cost on validation |\n| --- | --- | --- |\n"
+        + "\n".join(rows)
+        + "\n"
+    )

@@ -1,0 +1,380 @@
+"""Export to ONNX: one graph per (segment, precision), with the gate behind it.
+
+Integer layers become QuantizeLinear and DequantizeLinear with the scales of the calibration, from which engines make
+integer kernels. Fewer than 8 bits are 8-bit integers of a clipped range; grids that are not uniform are looked up in
+tables, in floating point.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quee.errors import QueeError
+from quee.exits import ExitHeads
+from quee.features import GateView
+from quee.network.attention import Attention
+from quee.network.base import SegmentedBackbone
+from quee.precision import Precision
+from quee.quantization import AffineQuantizer, QuantizedConv2d, QuantizedLinear, QuantizedMatMul
+from quee.quantization.quantizers import Quantizer
+
+OPSET = 17
+TRACED = 23
+"""Samples that graphs are traced with: a prime that is a factor of no usual width."""
+OUTPUTS = ("state", "logits", "embedding")
+"""Of every graph, less `state` at the last gate and `embedding` where state features have none. The input is `x`."""
+
+
+def graph_name(segment: int, precision: Precision) -> str:
+    return f"{precision}.segment{segment}.onnx"
+
+
+class _RoundTrip(torch.autograd.Function):
+    """Quantize and dequantize an activation."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        zero = zero_point.to(x.dtype)
+        return (torch.round(x / scale).clamp(-zero, 255 - zero)) * scale
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, scale: Any, zero_point: Any) -> Any:
+        return g.op("DequantizeLinear", g.op("QuantizeLinear", x, scale, zero_point), scale, zero_point).setType(
+            x.type()
+        )
+
+
+class _Dequantize(torch.autograd.Function):
+    """Integer weights to floating point, one scale per channel along `axis`."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+        return dequantized(weight, scale, axis)
+
+    @staticmethod
+    def symbolic(g: Any, weight: Any, scale: Any, zero_point: Any, axis: int) -> Any:
+        return g.op("DequantizeLinear", weight, scale, zero_point, axis_i=axis)
+
+
+def dequantized(weight: Tensor, scale: Tensor, axis: int) -> Tensor:
+    shape = [1] * weight.dim()
+    shape[axis] = -1
+    return weight * scale.view(shape)
+
+
+class _Activation(nn.Module):
+    """An activation as its quantizer leaves it, in floating point."""
+
+    scale: Tensor
+    zero_point: Tensor
+    table: Tensor
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.low, self.high = quantizer.low, quantizer.high
+        self.register_buffer("scale", quantizer.scale.clone())
+        self.affine = isinstance(quantizer, AffineQuantizer)
+        if isinstance(quantizer, AffineQuantizer):
+            self.register_buffer("zero_point", quantizer.zero_point.to(torch.uint8))
+            self.narrow = quantizer.bits < 8
+        else:
+            self.register_buffer("table", quantizer._table * quantizer.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.affine:
+            if self.narrow:
+                x = x.clamp(self.low * float(self.scale), self.high * float(self.scale))
+            return _RoundTrip.apply(x, self.scale, self.zero_point)
+        fixed = torch.div(x, self.scale).round().clamp(self.low, self.high) - self.low
+        return self.table[fixed.long()]
+
+
+class _Weight(nn.Module):
+    """What the layers with weights share; the output channels of `weight` are along `axis`."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    zero_point: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: QuantizedLinear | QuantizedConv2d, weight: Tensor, axis: int) -> None:
+        super().__init__()
+        self.input, self.axis = _Activation(layer.input), axis
+        self.register_buffer("weight", weight.contiguous())
+        self.register_buffer("weight_scale", layer.weight_scale.clone())
+        self.register_buffer("zero_point", torch.zeros(len(layer.weight_scale), dtype=torch.int8))
+        self.register_buffer("bias", layer.bias.clone())
+        if not self.input.affine:  # integer weights behind floating point are an invitation to round activations again
+            self.weight = dequantized(self.weight, self.weight_scale, axis)
+
+    def floating(self) -> Tensor:
+        if not self.input.affine:
+            return self.weight
+        return _Dequantize.apply(self.weight, self.weight_scale, self.zero_point, self.axis)
+
+
+class _Linear(_Weight):
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__(layer, layer.weight.t(), 1)  # (in, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.input(x) @ self.floating() + self.bias
+
+
+class _Conv2d(_Weight):
+    def __init__(self, layer: QuantizedConv2d) -> None:
+        channels = layer.weight.shape[1] // (layer.kernel_size[0] * layer.kernel_size[1])
+        super().__init__(layer, layer.weight.unflatten(1, (channels, *layer.kernel_size)), 0)
+        self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = self.padding
+        if not self.input.affine:  # zero need not be one of its values
+            top, left = padding
+            x, padding = functional.pad(x, (left, left, top, top)), (0, 0)
+        return functional.conv2d(self.input(x), self.floating(), self.bias, self.stride, padding, self.dilation)
+
+
+class _MatMul(nn.Module):
+    def __init__(self, layer: QuantizedMatMul) -> None:
+        super().__init__()
+        self.a, self.b = _Activation(layer.a), _Activation(layer.b)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.a(a) @ self.b(b)
+
+
+class _Integers(nn.Module):
+    """An activation's integers as floats, by arithmetic that engines fuse with what is around it."""
+
+    table: Tensor
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.step, self.low, self.high = float(quantizer.scale), quantizer.low, quantizer.high
+        self.affine = isinstance(quantizer, AffineQuantizer)
+        if not isinstance(quantizer, AffineQuantizer):
+            self.register_buffer("table", quantizer._table.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        integers = torch.div(x, self.step).round().clamp(self.low, self.high)
+        return integers if self.affine else self.table[(integers - self.low).long()]
+
+
+class _Columns(_Weight):
+    """Some of a layer's outputs, times a factor, of its quantized input."""
+
+    def __init__(self, layer: QuantizedLinear, columns: slice, factor: float) -> None:
+        super().__init__(layer, layer.weight.t(), 1)
+        self.weight = self.weight[:, columns].contiguous()
+        if not self.input.affine:
+            self.weight *= factor
+        self.weight_scale, self.zero_point = self.weight_scale[columns] * factor, self.zero_point[columns].clone()
+        self.bias = self.bias[columns] * factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.floating() + self.bias
+
+
+class _Attention(nn.Module):
+    """Attention in one piece: products of integers in floating point, which is exact, between integer layers.
+
+    Engines have no integer kernel for a product of two activations with zero points, and what QuantizeLinear leaves there
+    keeps them from making one kernel of transposing, multiplying and softmax: a seventh of a block's time.
+    """
+
+    def __init__(self, layer: Attention) -> None:
+        super().__init__()
+        first, second = cast(QuantizedMatMul, layer.query_key), cast(QuantizedMatMul, layer.attention_value)
+        qkv, dim = cast(QuantizedLinear, layer.qkv), len(layer.qkv.weight) // 3
+        self.heads, self.input = layer.heads, _Activation(qkv.input)
+        self.q_norm, self.k_norm = layer.q_norm, layer.k_norm
+        self.scale = layer.scale if not isinstance(layer.q_norm, nn.Identity) else 1.0
+        factors = (layer.scale / self.scale, 1.0, 1.0)
+        self.parts = nn.ModuleList(_Columns(qkv, slice(i * dim, (i + 1) * dim), f) for i, f in enumerate(factors))
+        self.integers = nn.ModuleList(_Integers(q) for q in (first.a, first.b, second.a, second.b))
+        self.steps = float(first.a.scale * first.b.scale), float(second.a.scale * second.b.scale)
+        self.proj = _Linear(cast(QuantizedLinear, layer.proj))
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        n, tokens, dim = x.shape
+        given = self.input(x)
+        q, k, v = (part(given).reshape(n, tokens, self.heads, dim // self.heads).transpose(1, 2) for part in self.parts)
+        query, key, weight, value = self.integers
+        q = query(self.q_norm(q) * self.scale if self.scale != 1 else self.q_norm(q))
+        attention = q @ key(self.k_norm(k)).transpose(-2, -1) * self.steps[0]  # (n, heads, tokens, tokens)
+        found = weight(attention.softmax(dim=-1)) @ value(v) * self.steps[1]
+        return cast(Tensor, self.proj(found.transpose(1, 2).reshape(n, tokens, dim)))
+
+
+def _is_quantized(layer: Attention) -> bool:
+    kinds = {"qkv": QuantizedLinear, "proj": QuantizedLinear, "query_key": QuantizedMatMul}
+    parts = {**kinds, "attention_value": QuantizedMatMul}
+    return all(isinstance(getattr(layer, name), kind) for name, kind in parts.items())
+
+
+M = TypeVar("M", bound=nn.Module)
+_TWINS: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    QuantizedLinear: _Linear,
+    QuantizedConv2d: _Conv2d,
+    QuantizedMatMul: _MatMul,
+}
+
+
+def exportable(model: M) -> M:
+    """A copy whose quantized layers are quantize–dequantize around floating-point products, attention as `_Attention`."""
+    copy = nn.Sequential(deepcopy(model))
+    for name, layer in list(copy.named_modules()):
+        if isinstance(layer, Attention) and _is_quantized(layer):
+            copy.set_submodule(name, _Attention(layer))
+    for name, layer in list(copy.named_modules()):
+        if type(layer) in _TWINS:
+            copy.set_submodule(name, _TWINS[type(layer)](layer))
+    return cast(M, copy[0])
+
+
+class _Step(nn.Module):
+    """A segment and the gate behind it: (state, logits, embedding)."""
+
+    def __init__(self, model: SegmentedBackbone, heads: ExitHeads, segment: int, precision: Precision, embedding: bool):
+        super().__init__()
+        self.model, self.segment, self.heads, self.width = model, segment, heads, model.dim
+        head = heads.heads[segment - 1]
+        chosen = head.linear if precision.is_float else head.quantized
+        self.head = None if chosen is None else exportable(chosen)
+        self.projection = exportable(head.projection) if embedding and head.projection is not None else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        state = self.model.run_segment(self.segment, x)
+        parts = self.model.pool(state, self.heads.pooling).split(self.width, dim=1)
+        pooled = torch.cat([functional.layer_norm(part, (self.width,)) for part in parts], dim=1)
+        given = () if self.segment == self.model.segments else (state,)
+        logits = self.model.classify(state) if self.head is None else self.head(pooled)
+        return (*given, logits, *(() if self.projection is None else (self.projection(pooled),)))
+
+
+def export_graphs(view: GateView, precisions: Sequence[Precision], out: Path) -> list[str]:
+    """Write every segment's graph at every precision into `out`; the names of the files, sorted.
+
+    `bf16` and `fp16` are executed from the graph of `fp32`. Raises QueeError where the package onnx is missing: a bundle
+    must not depend on what else is installed.
+    """
+    if find_spec("onnx") is None:
+        raise QueeError("a bundle holds graphs in ONNX, and the package onnx is missing: pip install 'onnx>=1.17'")
+    backbone, names = view.backbone, []
+    for precision in sorted({Precision("fp32") if p.is_float else p for p in precisions}):
+        model = exportable(backbone.model(precision))
+        size = model.input
+        state = torch.zeros(TRACED, size.channels, size.height, size.width)
+        for segment in range(1, backbone.segments + 1):
+            step = _Step(model, view.heads, segment, precision, view.embedding).eval()
+            name = graph_name(segment, precision)
+            (out / name).write_bytes(_graph(step, state, segment == backbone.segments))
+            names.append(name)
+            if segment < backbone.segments:
+                with torch.inference_mode():
+                    state = model.run_segment(segment, state)
+    return sorted(names)
+
+
+def _graph(step: _Step, x: Tensor, last: bool) -> bytes:
+    import onnx
+
+    kept = [name for name in OUTPUTS if not (last and name == "state")]
+    outputs = kept if step.projection is not None else kept[:-1]
+    file = BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # traced sizes are constants here, as they should be
+        torch.onnx.export(
+            step,
+            (x.clone(),),
+            file,  # type: ignore[arg-type]
+            input_names=["x"],
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model = onnx.load_from_string(file.getvalue())
+    _free_batch(model.graph)
+    model.producer_version = ""
+    written: bytes = model.SerializeToString(deterministic=True)
+    return written
+
+
+def _free_batch(graph: Any) -> None:
+    """Make the traced number of samples a free dimension, and means in double precision plain ones.
+
+    Everything else keeps its traced size, which engines optimise better than shapes computed as they run.
+    Raises QueeError when samples are mixed with another dimension.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    sizes = _sizes(graph)
+    nodes = [helper.make_node("Shape", ["x"], ["samples"], start=0, end=1)]
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in weights:  # equal tensors, which ONNX Runtime wants apart
+            copy = TensorProto()
+            copy.CopyFrom(weights[node.input[0]])
+            copy.name = node.output[0]
+            graph.initializer.append(copy)
+            continue
+        for attribute in node.attribute if node.op_type == "Cast" else ():
+            if attribute.name == "to" and attribute.i == TensorProto.DOUBLE:
+                attribute.i = TensorProto.FLOAT
+        if node.op_type in ("Reshape", "Expand") and (shape := sizes.get(node.input[1])) is not None:
+            first, *rest = shape.tolist()
+            if any(size and size % TRACED == 0 for size in (first // TRACED, *rest)):
+                raise QueeError(f"the network cannot be exported: {node.name} mixes samples with another dimension")
+            own = f"{node.output[0]}.shape"
+            if node.op_type == "Expand" and first == TRACED:
+                graph.initializer.append(numpy_helper.from_array(np.array(rest, np.int64), f"{own}.rest"))
+                nodes.append(helper.make_node("Concat", ["samples", f"{own}.rest"], [own], axis=0))
+            else:
+                fixed = [-1 if first == TRACED else first, *rest]
+                graph.initializer.append(numpy_helper.from_array(np.array(fixed, np.int64), own))
+            node.input[1] = own
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(_needed(nodes, {value.name for value in graph.output}))
+    read = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(kept)
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+
+
+def _sizes(graph: Any) -> dict[str, np.ndarray]:
+    """What is computed from integer constants alone, such as shapes, by name."""
+    from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    known = {i.name: numpy_helper.to_array(i) for i in graph.initializer if len(i.dims) < 2}
+    found = {name: value for name, value in known.items() if value.dtype.kind in "ib"}
+    for node in graph.node:
+        if len(node.output) == 1 and node.op_type != "DequantizeLinear" and all(n in found for n in node.input):
+            given = {name: found[name] for name in node.input}
+            value = np.asarray(ReferenceEvaluator(node).run(None, given)[0])  # type: ignore[index]
+            if value.dtype.kind in "ib" and value.ndim < 2:
+                found[node.output[0]] = value
+    return found
+
+
+def _needed(nodes: list[Any], wanted: set[str]) -> list[Any]:
+    """The nodes that the wanted values are computed from, in their order."""
+    kept = []
+    for node in reversed(nodes):
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted = wanted | set(node.input)
+    return kept[::-1]

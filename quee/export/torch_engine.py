@@ -1,0 +1,55 @@
+"""PyTorch: quantized segments exactly, as the feature cache was built with them; the reference of the other engines."""
+
+from copy import deepcopy
+
+import numpy as np
+import torch
+
+from quee.errors import QueeError
+from quee.features import GateView
+from quee.network.execution import MultiPrecisionBackbone
+from quee.precision import Precision
+from quee.quantization.integer import use_integer_kernels
+from quee.runtime.engines.base import Step
+
+
+class TorchEngine:
+    """Executes what the simulation executes: the same bits, in any batch. Integer products are emulated in float32.
+
+    On `cuda` segments run there, `bf16` and `fp16` and products with integer weights by its kernels; gates stay on the
+    CPU.
+    """
+
+    def __init__(self, view: GateView, device: str = "cpu") -> None:
+        """Raises QueeError when there is no such device."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise QueeError("engine cuda needs a CUDA device, and PyTorch finds none; take engine torch")
+        self.name = "torch" if device == "cpu" else device
+        self.view, self.device, self.backbone = view, device, view.backbone
+        if device != "cpu":
+            models = {precision: deepcopy(model).to(device) for precision, model in view.backbone.models.items()}
+            for model in models.values():
+                use_integer_kernels(model)
+            self.backbone = MultiPrecisionBackbone(models)
+
+    @property
+    def version(self) -> str:
+        return str(torch.__version__)
+
+    @property
+    def threads(self) -> int:
+        """PyTorch's own setting, which engines leave alone."""
+        return torch.get_num_threads()
+
+    def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
+        with torch.inference_mode():
+            after = self.backbone.run(segment, precision, torch.from_numpy(state).to(self.device)).cpu()
+            log_probs, features = self.view(segment, precision, after)
+        return Step(after.numpy() if segment < self.backbone.segments else None, log_probs, features)
+
+    def executed(self, precision: Precision) -> str:
+        if precision.is_float:
+            return precision.name
+        if self.device == "cpu":
+            return "fp32 (emulated)"
+        return "int8" if precision == Precision("w8a8") else "int8 (emulated)"

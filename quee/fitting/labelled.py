@@ -1,0 +1,163 @@
+"""Labelled images as callers of `quee.fit` have them: read once, checked, and kept as the backbone sees them."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from quee.data.transforms import Preprocessing, to_unit
+from quee.errors import QueeError, UsageError
+from quee.fitting.labels import Labels, column, joined
+from quee.runtime.images import fitted
+from quee.runtime.pixels import BATCH, SINGLE, accepted, check_choice
+from quee.work.progress import progress
+
+CHUNK = 256
+"""Images read and kept at a time."""
+
+
+class Labelled:
+    """Images by row, uint8 at the backbone's size, in memory or in a file, and their labels."""
+
+    def __init__(self, rows: "np.ndarray | Spool", labels: Labels, transform: Preprocessing) -> None:
+        self.rows, self.labels, self.transform = rows, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels.values)
+
+    def batch(self, ids: np.ndarray) -> Tensor:
+        """Normalised images (n, c, h, w) of rows `ids` (n,)."""
+        return self.transform.normalise(to_unit(self.transform.coloured(self.rows[ids])))
+
+    def close(self) -> None:
+        if isinstance(self.rows, Spool):
+            self.rows.close()
+
+    def extremes(self) -> tuple[int, int]:
+        """The least and the greatest value of any pixel."""
+        low, high = 255, 0
+        for start in range(0, len(self), CHUNK):
+            chunk = self.rows[np.arange(start, min(start + CHUNK, len(self)))]
+            low, high = min(low, int(chunk.min())), max(high, int(chunk.max()))
+        return low, high
+
+
+class Spool:
+    """Images of one shape in a file: more of them than memory holds, in any order, with none kept in memory."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self.shape, self.size, self._width = shape, 0, int(np.prod(shape))
+
+    def __len__(self) -> int:
+        return self.size
+
+    def add(self, images: np.ndarray) -> None:
+        """Append uint8 images (n, *shape). Raises QueeError when there is no room."""
+        try:
+            self._file.seek(self.size * self._width)
+            view = memoryview(images.tobytes())
+            while view:  # a file without a buffer may take a part
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise QueeError(f"{self._file.name}: images cannot be kept ({error.strerror})") from None
+        self.size += len(images)
+
+    def __getitem__(self, ids: np.ndarray) -> np.ndarray:
+        found = np.empty((len(ids), self._width), np.uint8)
+        for row, sample in enumerate(ids):
+            self._file.seek(int(sample) * self._width)
+            self._file.readinto(memoryview(found[row]))
+        return found.reshape(len(ids), *self.shape)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_labelled(images: Any, labels: Any, transform: Preprocessing, pixels: str, folder: Path) -> Labelled:
+    """Images and labels as `quee.fit` takes them; what is not an array of the backbone's size is kept in `folder`.
+
+    A stream is read once, so that it may come in another order each time. Raises UsageError naming what is not taken.
+    """
+    check_choice(pixels)
+    if labels is None:
+        return _from_batches(images, transform, pixels, folder)
+    values = column(labels)
+    if not isinstance(images, np.ndarray) and not isinstance(images, Sequence):
+        raise UsageError(
+            f"images are a {type(images).__name__}; give an array or a list, or without labels what gives pairs of images "
+            "and labels"
+        )
+    if isinstance(images, np.ndarray):
+        images = accepted(images, "images", BATCH, pixels)
+    if len(images) != len(values.values):
+        raise UsageError(f"{len(images)} images but {len(values.values)} labels")
+    if isinstance(images, np.ndarray) and not transform.needs_resizing(*images.shape[1:3]):
+        return Labelled(images, values, transform)
+    reading = "uint8" if isinstance(images, np.ndarray) else pixels
+    with _spool(folder, transform) as spool, progress("reading images", len(images)) as bar:
+        for start in range(0, len(images), CHUNK):
+            part = fitted(images[start : start + CHUNK], transform, reading, start)
+            spool.add(part)
+            bar.advance(len(part))
+    return Labelled(spool, values, transform)
+
+
+def _from_batches(given: Any, transform: Preprocessing, pixels: str, folder: Path) -> Labelled:
+    parts: list[Labels] = []
+    total = len(given) if hasattr(given, "__len__") else 0
+    with _spool(folder, transform) as spool, progress("reading images", total) as bar:
+        for index, (some, own) in enumerate(_pairs(given)):
+            images, labels = _batch(some, own, index, pixels)
+            found = fitted(images, transform, "uint8" if isinstance(images, np.ndarray) else pixels, len(spool))
+            if len(found) != len(labels.values):
+                raise UsageError(f"batch {index}: {len(found)} images but {len(labels.values)} labels")
+            spool.add(found)
+            parts.append(labels)
+            bar.advance(note=f"{len(spool)} images")
+        if not parts:
+            raise UsageError("no images given: nothing came from the batches; a generator that was used up gives none")
+        labels = joined(parts)
+    if len(parts) < total:
+        warnings.warn(f"the batches ended early: {len(parts)} came of the {total} that their length says", stacklevel=2)
+    return Labelled(spool, labels, transform)
+
+
+@contextmanager
+def _spool(folder: Path, transform: Preprocessing) -> Iterator[Spool]:
+    """A file for images, closed where what fills it fails."""
+    spool = Spool(folder / "images", (*transform.size, transform.channels))
+    try:
+        yield spool
+    except BaseException:
+        spool.close()
+        raise
+
+
+def _pairs(given: Any) -> Iterator[tuple[Any, Any]]:
+    """Pairs of images and labels from what is iterable, or from a function that returns an iterator."""
+    if callable(given) and not hasattr(given, "__iter__"):
+        given = given()
+    if isinstance(given, np.ndarray | str | bytes) or not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
+        raise UsageError(
+            f"labels are missing: images are a {type(given).__name__}; give labels (n,), or pairs of images and labels"
+        )
+    for index, pair in enumerate(given):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise UsageError(f"batch {index} is a {type(pair).__name__}; without labels give pairs: (images, labels)")
+        yield pair[0], pair[1]
+
+
+def _batch(images: Any, labels: Any, index: int, pixels: str) -> tuple[Any, Labels]:
+    """Images as `fitted` takes them, arrays as uint8, and their labels; one image with its label is a batch of one."""
+    single = np.ndim(labels) == 0
+    found = column([labels] if single else labels)
+    if isinstance(images, np.ndarray) and single:
+        return accepted(images, f"the image of batch {index}", SINGLE, pixels)[None], found
+    if isinstance(images, np.ndarray):
+        return accepted(images, f"images of batch {index}", BATCH, pixels), found
+    return [images] if single else images, found

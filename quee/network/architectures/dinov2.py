@@ -1,0 +1,83 @@
+"""DINOv2 (Oquab et al. 2023, arXiv 2304.07193): timm's backbones with the authors' linear heads.
+
+timm has no head for them. The published ones read the class token and the mean patch token, either of the last block
+(`layers=1`) or with the class tokens of the last four blocks (`layers=4`).
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from quee.errors import UsageError
+from quee.network.architectures.timm_vit import TimmViT, timm_input, timm_model
+from quee.network.base import InputConfig
+
+IMAGE_SIZE = 224
+"""The linear heads' evaluation: the shorter side resized to 256, the centre of 224 cropped."""
+CROP_PCT = 224 / 256
+HEADS = (1, 4)
+"""Numbers of last blocks whose class tokens a published head reads."""
+
+
+class DinoV2(TimmViT):
+    """A DINOv2 ViT and a linear head on [class tokens of the last `layers` blocks, mean patch token], all normalised.
+
+    With `layers` above 1 the state carries the class tokens of earlier blocks behind its patch tokens.
+    """
+
+    def __init__(self, model: VisionTransformer, input: InputConfig, num_classes: int = 1000, layers: int = 1) -> None:
+        if layers not in HEADS:
+            raise UsageError(f"layers must be 1 or 4, the published heads; got {layers!r}")
+        if num_classes < 1:
+            raise UsageError(f"num_classes must be at least 1; got {num_classes}")
+        depth = len(model.blocks)
+        if depth < layers:
+            raise UsageError(f"a head on {layers} layers needs as many blocks; depth is {depth}")
+        model.head = nn.Linear((1 + layers) * model.embed_dim, num_classes)
+        nn.init.normal_(model.head.weight, std=0.01)  # as the authors' probes start
+        nn.init.zeros_(model.head.bias)
+        model.num_classes = num_classes
+        super().__init__(model, input)
+        registers = self.reg_token is not None
+        self.position_resampling = {"antialias": registers, "offset": 0.0 if registers else 0.1}  # as the authors do
+        self.layers = layers
+        self._tokens = self.prefix_tokens + self.grid[0] * self.grid[1]
+        self._kept_from = depth - layers  # the first block whose class token the head reads
+
+    def run_block(self, index: int, state: Tensor) -> Tensor:
+        """As of any backbone; the class tokens that the head needs later follow the patch tokens."""
+        if self.layers == 1:
+            return super().run_block(index, state)
+        tokens = self.blocks[index](state[:, : self._tokens])
+        kept = [tokens[:, :1]] if self._kept_from <= index < len(self.blocks) - 1 else []
+        return torch.cat([tokens, state[:, self._tokens :], *kept], dim=1)
+
+    def classify(self, state: Tensor) -> Tensor:
+        state = self.norm(state)
+        tokens, kept = state[:, : self._tokens], state[:, self._tokens :]
+        last = super().pool(tokens, "cls_mean")  # (n, 2 dim)
+        return self.head(self.head_drop(torch.cat([kept.flatten(1), last], dim=1)))
+
+    def pool(self, state: Tensor, pooling: str) -> Tensor:
+        return super().pool(state[:, : self._tokens], pooling)
+
+
+def dinov2(name: str, num_classes: int = 1000, layers: int = 1, img_size: Any = IMAGE_SIZE, **kwargs: Any) -> DinoV2:
+    """timm's DINOv2 of that name with a linear head, at 224 px unless told otherwise.
+
+    Mean, std and interpolation are timm's; its crop belongs to its own size (518), the authors' is taken at any other.
+    """
+    model = timm_model(name, num_classes=0, img_size=img_size, **kwargs)
+    input = timm_input(model)
+    own = timm.get_pretrained_cfg(name)
+    if own is None or (input.height, input.width) != own.input_size[1:]:
+        input = replace(input, crop_pct=CROP_PCT)
+    return DinoV2(model, input, num_classes, layers)
+
+
+vit_small_patch14 = partial(dinov2, "vit_small_patch14_dinov2.lvd142m")

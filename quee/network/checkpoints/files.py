@@ -1,0 +1,154 @@
+"""Kinds of weights files, told apart by their first bytes; each is read without executing anything, or named.
+
+Read are safetensors, what `torch.save` writes, arrays of numpy (`.npz`), and the index of a checkpoint in several files.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from quee.errors import IntegrityError, QueeError
+from quee.network.checkpoints.pickles import line, read_pickled
+
+Content = tuple[Any, list[str]]
+"""What a file holds, and the names of what was left out of it."""
+KINDS = "PyTorch files (.pth, .pt, .bin, .ckpt, .pth.tar), safetensors, .npz, and the index of a checkpoint in several files"
+FOREIGN = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: run `git lfs pull`",
+    b"<": "a page of HTML or XML, not a checkpoint: the download gave something else",
+    b"\x89HDF": "an HDF5 file (Keras, TensorFlow)",
+    b"GGUF": "a GGUF file of llama.cpp",
+    b"\x93NUMPY": "one array of numpy; several by name are an .npz",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"BZh": "a bzip2 archive: unpack it first",
+    b"\xfd7zXZ": "an xz archive: unpack it first",
+    b"7z\xbc\xaf": "a 7z archive: unpack it first",
+    b"Rar!": "a RAR archive: unpack it first",
+    b"\x08": "an ONNX graph, whose weights have no names of layers",
+}
+"""First bytes of files that are not read, and what they are."""
+
+
+def read_file(path: Path, max_bytes: int) -> Content:
+    """What a weights file holds, on the CPU.
+
+    Raises IntegrityError when the file is missing, QueeError when it is too large, damaged or of another kind.
+    """
+    if path.is_dir():
+        inside = sorted(
+            p.name for p in path.iterdir() if p.name.endswith((".index.json", ".safetensors", ".bin", ".pth"))
+        )
+        raise QueeError(
+            f"{path} is a folder; give the file in it: {', '.join(inside[:5]) or 'there is none of weights'}"
+        )
+    if not path.is_file():
+        raise IntegrityError(f"missing file: {path}")
+    size = path.stat().st_size
+    _refuse_large(path, size, max_bytes)
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
+        return _safetensors(path), []
+    if zipfile.is_zipfile(path):
+        return _archive(path, max_bytes)
+    if start[:2] == b"PK":
+        raise QueeError(f"{path} is a zip archive without its end: the file is cut off or damaged")
+    if start[:1] == b"\x80":
+        return read_pickled(path)
+    if start.lstrip()[:1] == b"{":
+        return _index(path, max_bytes)
+    if start[257:262] == b"ustar":
+        raise QueeError(f"{path} is a tar archive; unpack it first. Read are {KINDS}")
+    if what := next((what for begin, what in FOREIGN.items() if start.lstrip().startswith(begin)), None):
+        raise QueeError(f"{path} is {what}. Read are {KINDS}")
+    raise QueeError(
+        f"{path} is neither a PyTorch nor a safetensors file; it begins with {start[:9]!r}. Read are {KINDS}"
+    )
+
+
+def _refuse_large(path: Path, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise QueeError(f"{path} has {size:,} bytes; at most {max_bytes:,} are read")
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise QueeError(f"{path} is not a readable safetensors file: {line(error)}") from None
+
+
+def _archive(path: Path, max_bytes: int) -> Content:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise QueeError(f"{path} is a damaged zip archive: {line(error)}") from None
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > max_bytes:
+        raise QueeError(f"{path} unpacks to {unpacked:,} bytes; at most {max_bytes:,} are read")
+    names = [member.filename for member in members]
+    if names and all(name.endswith(".npy") for name in names):
+        return _arrays(path), []
+    last = {name.rpartition("/")[2] for name in names}
+    if "constants.pkl" in last:
+        how = f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
+        raise QueeError(f"{path} is a TorchScript archive, a program; save its weights alone: {how}")
+    if "data.pkl" in last:
+        return read_pickled(path)
+    if "model.weights.h5" in last:
+        raise QueeError(f"{path} is a model of Keras. Read are {KINDS}")
+    inside = ", ".join(names[:3]) or "nothing"
+    raise QueeError(f"{path} is a zip archive of other files ({inside}); unpack it first. Read are {KINDS}")
+
+
+def _arrays(path: Path) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: _tensor(arrays[name]) for name in arrays.files}
+    except Exception as error:  # damaged archives raise many types
+        raise QueeError(f"{path} is not a readable .npz of arrays: {line(error)}") from None
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2:  # numpy has no bfloat16: JAX writes two raw bytes
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
+
+
+def _index(path: Path, max_bytes: int) -> Content:
+    """A checkpoint in several files: `model.safetensors.index.json` or `pytorch_model.bin.index.json`."""
+    try:
+        weight_map = json.loads(path.read_bytes())["weight_map"]
+        files = sorted(set(weight_map.values()))
+        beside = all(Path(name).name == name for name in files)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise QueeError(
+            f"{path} is JSON, but not the index of a checkpoint (no weight_map). Read are {KINDS}"
+        ) from None
+    if not beside:
+        raise QueeError(f"{path} names files that are not beside it")
+    state: dict[str, Tensor] = {}
+    left_out: list[str] = []
+    total = 0
+    for name in files:
+        part = path.with_name(name)
+        if not part.is_file():
+            raise IntegrityError(f"missing file: {part}, which {path.name} names; it has {len(files)} parts")
+        total += part.stat().st_size
+        _refuse_large(path, total, max_bytes)
+        content, out = read_file(part, max_bytes)
+        if not isinstance(content, dict):
+            raise QueeError(f"{part} holds a {type(content).__name__}, no weights by name")
+        state |= content
+        left_out += out
+    if missing := sorted(set(weight_map) - set(state)):
+        raise QueeError(f"{path}: {missing[0]} is in none of its {len(files)} parts")
+    return state, sorted(set(left_out))

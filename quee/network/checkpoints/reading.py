@@ -1,0 +1,239 @@
+"""Weights files of others as plain state dicts under the names of the backbones here, and what was made of them.
+
+Nothing in a file is executed, and its size is bounded. The kinds of files are in `files`, the names of weights in
+`layouts`; here is what lies between: the wrappers of training scripts, prefixes, number formats.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from quee.errors import QueeError, UsageError
+from quee.network.architectures import check_state_dict
+from quee.network.checkpoints.files import read_file
+from quee.network.checkpoints.layouts import readable, recognise
+from quee.network.checkpoints.pickles import LeftOut
+
+if TYPE_CHECKING:
+    from quee.network.base import SegmentedBackbone
+
+MAX_BYTES = 8 << 30
+"""Of a file and of what it unpacks to."""
+WRAPPERS = (
+    *("state_dict_ema", "ema_state_dict", "state_dict", "model_state_dict", "model_ema", "ema", "model_state"),
+    *("model", "net", "network", "module", "weights", "params", "backbone", "encoder"),
+)
+"""Keys under which training scripts save weights, in the order they are taken; averaged ones first."""
+AVERAGED = re.compile(r"(?:^|[_.])(?:ema|swa|avg|averaged?|polyak)(?:$|[_.])")
+"""Within keys of averaged weights, in lower case, whatever else they are called."""
+BESIDE = ("optim", "scheduler", "scaler", "callback", "loops", "rng", "hyper", "config", "args", "history")
+"""In keys of what training scripts save beside the weights."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""Put before every key by parallel training, compilation and wrapping modules; taken off where all keys have them."""
+SHOWN = 5
+"""Names that a sentence shows of a list."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights read from a file."""
+
+    state: dict[str, Tensor]
+    """Under timm's or T2T-ViT's names where the layout is known, else under the file's; floating point in float32."""
+    layout: str
+    """Which names the file gave them; empty where unknown."""
+    facts: tuple[str, ...]
+    """What was unwrapped, taken off, converted and left out, one part of a sentence each."""
+
+    @property
+    def said(self) -> str:
+        """Layout and facts in one line."""
+        return "; ".join((self.layout or "names as in the file, of no known layout", *self.facts))
+
+
+def load_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
+    """The weights of `read_checkpoint` alone."""
+    return read_checkpoint(path, max_bytes).state
+
+
+def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
+    """The weights in a file, without wrappers and key prefixes, on the CPU, in float32, under the backbones' names.
+
+    Raises IntegrityError when the file is missing and QueeError when it is too large, damaged, holds no plain weights,
+    several networks, or a network that no backbone here can be.
+    """
+    path = Path(path)
+    content, left_out = read_file(path, max_bytes)
+    state, facts = _unwrapped(content, path)
+    if left_out:
+        facts.append(f"left out, unread: {_some(left_out)}")
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+        facts.append(f"without the prefix {prefix!r}")
+    found = recognise(state, str(path))
+    if found.prefix:
+        facts.append(f"without the prefix {found.prefix!r}")
+    if found.left_out:
+        facts.append(f"left out, of no classifier: {_some(found.left_out)}")
+    formats = sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values() if _is_other_float(v)})
+    if formats:
+        facts.append(f"{', '.join(formats)} as float32")
+    if found.note:
+        facts.append(found.note)
+    plain = {key: _checked(key, value, path) for key, value in found.state.items()}
+    return Checkpoint(plain, found.layout, tuple(facts))
+
+
+def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The mapping of names to tensors within what was read, and how it was found.
+
+    Raises QueeError when there is none, or several of which none is known to be the one.
+    """
+    state, facts, within = content, [], ""
+    while isinstance(state, dict) and (nested := _nested(state)):
+        key = next((wrapper for wrapper in WRAPPERS if wrapper in nested), nested[0])
+        averaged = [name for name in nested if AVERAGED.search(name.lower())]
+        if averaged and key not in averaged:
+            key = averaged[0]
+        if key not in WRAPPERS and len(averaged or nested) > 1:
+            raise QueeError(
+                f"{path} holds several sets of weights: {', '.join(nested)}; save one of them alone: "
+                f"torch.save(torch.load({path.name!r}){within}[{key!r}], 'weights.pth')"
+            )
+        others = [name for name in nested if name != key]
+        facts.append(f"of {key!r}" + (f", not of {_some(others)}" if others else ""))
+        state, within = state[key], f"{within}[{key!r}]"
+    if isinstance(state, LeftOut):
+        raise QueeError(_whole_module(state, path))
+    if not isinstance(state, dict):
+        raise QueeError(f"{path} holds a {type(state).__name__}, no weights by name")
+    weights = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if not weights:
+        if modules := [value for value in state.values() if isinstance(value, LeftOut) and _is_network(value)]:
+            raise QueeError(_whole_module(modules[0], path))
+        if "param_groups" in state or any("optimizer" in str(key) for key in state):
+            raise QueeError(
+                f"{path} holds no weights: it is the state of an optimizer; save model.state_dict() instead"
+            )
+        found = _some(list(map(str, state))) or "nothing"
+        raise QueeError(f"{path} holds no weights (found: {found}; looked under: {', '.join(WRAPPERS)})")
+    if odd := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:
+        if arrays := [key for key in odd if isinstance(state.get(key), LeftOut) and "." in key]:
+            kind = state[arrays[0]].kind
+            raise QueeError(f"{path}: {arrays[0]} is a {kind}, no tensor: save torch.save of a state dict of tensors")
+        facts.append(f"left out, no weights: {_some(odd)}")
+    return weights, facts
+
+
+def _nested(state: Mapping[Any, Any]) -> list[str]:
+    """Keys of dictionaries that hold weights, or hold one that does."""
+    return [
+        key
+        for key, value in state.items()
+        if isinstance(key, str) and isinstance(value, dict) and _has_weights(value) and not _is_beside(key)
+    ]
+
+
+def _has_weights(state: Mapping[Any, Any], depth: int = 3) -> bool:
+    if "param_groups" in state:
+        return False
+    if any(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        return True
+    inner = [(key, value) for key, value in state.items() if isinstance(value, dict)]
+    return depth > 0 and any(not _is_beside(str(key)) and _has_weights(value, depth - 1) for key, value in inner)
+
+
+def _is_beside(key: str) -> bool:
+    return any(part in key.lower() for part in BESIDE)
+
+
+def _is_network(value: LeftOut) -> bool:
+    return value.kind.startswith(("torch.nn.", "torchvision.models", "timm.", "transformers.models")) or value.built
+
+
+def _whole_module(module: LeftOut, path: Path) -> str:
+    return (
+        f"{path} holds a whole pickled module ({module.kind}), which only its own code can load; if you trust the file, "
+        f"save its weights alone: torch.save(torch.load({path.name!r}, weights_only=False).state_dict(), 'weights.pth'). "
+        f"Read are state dicts of: {readable()}"
+    )
+
+
+def _is_other_float(value: Tensor) -> bool:
+    return value.is_floating_point() and value.dtype != torch.float32
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _checked(key: str, value: Tensor, path: Path) -> Tensor:
+    if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu" or value.is_complex():
+        raise QueeError(f"{path}: {key} is not a plain dense tensor")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise QueeError(f"{path}: {key} claims shape {tuple(value.shape)}, more than the file holds of it")
+    value = value.detach().clone(memory_format=torch.contiguous_format)  # views of one storage become independent
+    if not value.is_floating_point():
+        return value
+    value = value.float()
+    if not value.isfinite().all():
+        raise QueeError(f"{path}: {key} has values that are not finite")
+    return value
+
+
+def fit_state(
+    backbone: "SegmentedBackbone", state: dict[str, Tensor], source: str, new_head: bool = False
+) -> dict[str, Tensor]:
+    """`state` as `backbone.load_state_dict` takes it: the originals' names translated, positions resampled.
+
+    With `new_head` the head keeps the backbone's own weights, for another set of classes. Raises QueeError naming the
+    keys that are missing, left over or of another shape.
+    """
+    adapt = getattr(backbone, "adapt_state", None)
+    try:
+        state = dict(adapt(state) if adapt else state)
+    except QueeError as error:
+        raise QueeError(f"{source} does not fit {backbone.name}: {error}") from None
+    own = backbone.state_dict()
+    if new_head:
+        heads = [key for key in own if key.startswith(("head.", "head_dist."))]
+        state = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
+        state |= {key: own[key] for key in heads}
+    check_state_dict(backbone, state, source)
+    for key, value in state.items():
+        if own[key].is_floating_point() and not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise QueeError(f"{source}: {key} is of {kind}: weights that are quantized already are not read")
+    return state
+
+
+def head_layers(head: dict[str, Tensor], dim: int, source: str) -> int:
+    """How many last blocks' class tokens a published DINOv2 linear head reads, 1 or 4, by its width.
+
+    Raises QueeError unless `head` is one linear layer for a backbone of width `dim`.
+    """
+    weight, bias = head.get("weight"), head.get("bias")
+    if set(head) != {"weight", "bias"} or weight is None or bias is None or weight.dim() != 2:
+        raise QueeError(f"{source} is not a linear head: expected the keys weight, bias; found {', '.join(head)[:160]}")
+    layers = weight.shape[1] // dim - 1
+    if weight.shape[1] % dim or layers not in (1, 4) or bias.shape != weight.shape[:1]:
+        widths = f"{2 * dim} (1 layer) or {5 * dim} (4 layers)"
+        raise QueeError(f"{source}: a head of shape {tuple(weight.shape)} does not fit; its width must be {widths}")
+    return layers
+
+
+def with_head(state: dict[str, Tensor], head: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """A DINOv2 backbone's weights joined with a published linear head, as `DinoV2.load_state_dict` takes them.
+
+    The backbone must be built with `layers=head_layers(…)` and as many classes as the head has rows.
+    """
+    token = state.get("cls_token")
+    if token is None:
+        raise UsageError(f"{source} is a head; the weights it is joined with have no cls_token, so are no backbone")
+    head_layers(head, token.shape[-1], source)
+    return {**state, "head.weight": head["weight"], "head.bias": head["bias"]}

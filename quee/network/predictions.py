@@ -1,0 +1,122 @@
+"""What whole networks predict for samples, computed in shards: the accuracy of a backbone and of its precisions."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from quee.data import open_dataset
+from quee.data.source import ImageSource
+from quee.data.transforms import Preprocessing
+from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone
+from quee.network.files import load_precisions
+from quee.network.training import device
+from quee.precision import Precision
+from quee.work.io import file_digest, verify_digests
+from quee.work.shards import Shard, ShardStore, read_shards, run_shards
+from quee.work.threads import alone
+from quee.work.workers import Lanes
+
+PASSES = 16
+"""A shard has so many times the samples that one of the feature cache has: they run once, not through a tree."""
+DTYPE = np.dtype("<i4")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Where a worker finds images and networks (absolute paths), with the SHA-256 of what it reads."""
+
+    data: str
+    dataset: str
+    digests: tuple[tuple[str, str], ...]
+    backbone: str
+    quantized: str | None
+    files: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def at(
+        cls, data: Path, dataset: str, digests: dict[str, str], backbone: Path, quantized: Path | None = None
+    ) -> "Networks":
+        """The float backbone of a folder, and with `quantized` the networks of that one."""
+        folders = [folder.resolve() for folder in (backbone, quantized) if folder is not None]
+        found = (file for folder in folders for file in sorted(folder.glob("*.safetensors")))
+        return cls(
+            str(data.resolve()),
+            dataset,
+            tuple(sorted(digests.items())),
+            str(folders[0]),
+            str(folders[1]) if quantized is not None else None,
+            tuple((str(file), file_digest(file)) for file in found),
+        )
+
+    @property
+    def digest(self) -> str:
+        """Of the networks' contents, wherever they lie."""
+        named = [(Path(file).name, digest) for file, digest in self.files]
+        return hashlib.sha256(repr(named).encode()).hexdigest()[:16]
+
+    def images(self) -> ImageSource:
+        return _images(self.data, self.dataset, self.digests)
+
+    def check(self) -> None:
+        """Raises IntegrityError naming a network that is not the one meant: a worker elsewhere may see others."""
+        verify_digests(Path(), dict(self.files))
+
+
+@lru_cache(1)
+def _images(data: str, dataset: str, digests: tuple[tuple[str, str], ...]) -> ImageSource:
+    return open_dataset(Path(data), dataset, dict(digests))
+
+
+def predict(
+    networks: Networks,
+    precisions: Sequence[Precision],
+    ids: np.ndarray,
+    store: ShardStore,
+    shard_size: int,
+    lanes: Lanes,
+    what: str,
+) -> dict[Precision, np.ndarray]:
+    """Classes (n,) that each uniform precision predicts for samples `ids` (n,). Finished shards are not computed again.
+
+    The float backbone alone runs on the GPU where a worker has one; precisions beside each other, as they are
+    executed: on the CPU.
+    """
+    size = -(-PASSES * shard_size // MICRO_BATCH) * MICRO_BATCH  # so that every sample keeps its place in a micro-batch
+    kept = store / f"predictions-{networks.digest}-{shard_size}"
+    pieces = [ids[start : start + size] for start in range(0, len(ids), size)]
+    shards = [
+        Shard(f"{precision}-{number:06d}", compute_predictions, (networks, str(precision), part))
+        for precision in precisions
+        for number, part in enumerate(pieces)
+    ]
+    run_shards(shards, kept, lanes, what)
+    found = np.frombuffer(b"".join(read_shards(shards, kept)), DTYPE).reshape(len(precisions), len(ids))
+    return dict(zip(precisions, found, strict=True))
+
+
+def compute_predictions(networks: Networks, precision: str, ids: np.ndarray) -> bytes:
+    """Classes that a uniform precision predicts, int32. Runs in any process."""
+    with alone(), torch.inference_mode():
+        backbone = _network(networks, precision)
+        path = [Precision(precision)] * backbone.segments
+        model = backbone.model(path[-1])
+        place = next(model.parameters()).device
+        batches = networks.images().batches(ids, Preprocessing.from_timm(model.input), MICRO_BATCH)
+        logits = [backbone.classify(path[-1], backbone.run_path(path, x.to(place))).cpu() for _, x, _ in batches]
+    return torch.cat(logits).argmax(dim=1).numpy().astype(DTYPE).tobytes()
+
+
+@lru_cache(1)
+def _network(networks: Networks, precision: str) -> MultiPrecisionBackbone:
+    networks.check()
+    folder = Path(networks.quantized or networks.backbone)
+    backbone = load_precisions(Path(networks.backbone), folder, [Precision(precision)])
+    if networks.quantized is None:
+        for model in backbone.models.values():
+            model.to(device())
+    return backbone

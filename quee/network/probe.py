@@ -1,0 +1,111 @@
+"""Linear probes: a frozen backbone's own head, fitted on features that are computed once.
+
+Features are what the head sees: for DINOv2 the class token and the mean patch token of the last block, for others what
+they pool. They are kept in shards, so that a killed run goes on.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quee.errors import UsageError
+from quee.network.base import SegmentedBackbone
+from quee.network.training import Head, History, device, forward_function, train_backbone
+from quee.settings.experiment import Backbone
+from quee.work.io import read_tensors, write_tensors
+from quee.work.progress import progress
+
+SHARD = 4096
+"""Samples whose features are kept in one file."""
+Batches = Callable[[np.ndarray], Iterator[tuple[np.ndarray, Tensor, Tensor]]]
+"""Sample ids to batches of (ids, images, labels) in that order."""
+
+
+class _Features(nn.Module):
+    """Images (n, c, h, w) to what the backbone's head sees (n, width)."""
+
+    def __init__(self, backbone: SegmentedBackbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        head = self.backbone.get_submodule("head")
+        hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self.backbone(x)
+        finally:
+            hook.remove()
+        return seen[0].float()
+
+
+def linear_head(backbone: SegmentedBackbone) -> nn.Linear:
+    """The head to be fitted; raises UsageError for a backbone that has not exactly one linear layer there."""
+    head = backbone.get_submodule("head") if "head" in dict(backbone.named_children()) else None
+    if not isinstance(head, nn.Linear) or "head_dist" in backbone.head_modules:
+        raise UsageError(f"backbone.mode linear_probe needs one linear head; {backbone.name} has another: finetune it")
+    return head
+
+
+def features(
+    backbone: SegmentedBackbone, ids: np.ndarray, batches: Batches, folder: Path, mixed_precision: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, width) float32 and labels (n,) of samples, in the order of `ids`; finished shards are read back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    place = next(backbone.parameters()).device
+    forward = forward_function(_Features(backbone), mixed_precision)
+    parts = []
+    with progress("features for the linear probe", len(ids)) as bar, torch.inference_mode():
+        for start in range(0, len(ids), SHARD):
+            file, wanted = folder / f"{start:09d}.safetensors", ids[start : start + SHARD]
+            if not file.is_file():
+                found = [(forward(x.to(place)).cpu().numpy(), y.numpy()) for _, x, y in batches(wanted)]
+                x, y = (np.concatenate(column) for column in zip(*found, strict=True))
+                write_tensors(file, {"features": x, "labels": y})
+            shard = read_tensors(file)
+            parts.append((shard["features"], shard["labels"]))
+            bar.advance(len(wanted))
+    x, y = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return x, y
+
+
+def fit_probe(
+    backbone: SegmentedBackbone, settings: Backbone, ids: dict[str, np.ndarray], batches: Batches, partial: Path
+) -> History:
+    """Fit the head on the training split in place, all else frozen; returns the history of the fit.
+
+    The head starts at zero; shuffled by seed and epoch. Raises UsageError when the head is not one linear layer.
+    """
+    head = linear_head(backbone)
+    backbone.requires_grad_(False).eval().to(device())
+    train, validation = (
+        features(backbone, ids[split], batches, partial / split, settings.mixed_precision)
+        for split in ("train", "validation")
+    )
+    backbone.cpu()
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    x, y = map(torch.from_numpy, train)
+
+    def epoch(number: int) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        order = np.random.default_rng([settings.seed, number]).permutation(len(x))
+        for start in range(0, len(order), settings.batch_size):
+            rows = order[start : start + settings.batch_size]
+            yield rows, x[rows], y[rows]
+
+    def accuracy(model: nn.Module) -> float:
+        place = next(model.parameters()).device
+        with torch.inference_mode():
+            found = [model(part.to(place)).argmax(dim=1).cpu() for part in torch.from_numpy(validation[0]).split(4096)]
+        return float((torch.cat(found).numpy() == validation[1]).mean())
+
+    probe = Head(f"the head of {backbone.name}", head.requires_grad_(True))
+    plain = settings.model_copy(update={"mixed_precision": "none"})
+    history = train_backbone(
+        probe, plain, epoch, -(-len(x) // settings.batch_size), accuracy, partial / "checkpoint.pt"
+    )
+    backbone.requires_grad_(False).eval()
+    return history

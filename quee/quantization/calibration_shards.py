@@ -1,0 +1,111 @@
+"""Calibration of a backbone's precisions and their sensitivity, computed in shards.
+
+The precisions of a tree whose prefixes mix are one shard, every other precision is one of its own.
+"""
+
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from quee.data.transforms import Preprocessing
+from quee.network.files import load_backbone, load_quantized, save_quantized
+from quee.network.predictions import Networks
+from quee.network.training import device
+from quee.precision import Precision
+from quee.quantization import QuantizationConfig, quantize_, quantize_paths
+from quee.quantization.sensitivity import sensitivity
+from quee.work.io import table_writer, write_bytes
+from quee.work.shards import Shard, ShardStore, read_shards, run_shards
+from quee.work.threads import alone
+from quee.work.workers import Lanes
+
+FILES = pa.schema([("precision", pa.string()), ("content", pa.large_binary())])
+
+
+def calibrate(
+    networks: Networks,
+    together: Sequence[QuantizationConfig],
+    alone: Sequence[QuantizationConfig],
+    ids: np.ndarray,
+    seed: int,
+    store: ShardStore,
+    units: Path,
+    lanes: Lanes,
+    out: Path,
+) -> None:
+    """Quantize the float backbone on samples `ids` (n,) into `out`, a file for each config.
+
+    `together` are calibrated on the prefixes that they produce for each other, drawn by `seed`; `alone` each behind
+    itself. `units` is a folder that all workers see, where units of networks in progress are kept. Raises QueeError as
+    `quantize_` does.
+    """
+    groups = [tuple(together)] if together else []
+    groups += [(config,) for config in alone]
+    kept, folder = store / f"calibrations-{networks.digest}", str(units.resolve())
+    shards = [
+        Shard("-".join(str(c.precision) for c in group), compute_calibration,
+              (networks, group, bool(together) and not index, ids, seed, folder))
+        for index, group in enumerate(groups)
+    ]  # fmt: skip
+    run_shards(shards, kept, lanes, "quantizing")
+    for data in read_shards(shards, kept):
+        for row in pq.read_table(pa.BufferReader(data)).to_pylist():
+            write_bytes(out / f"{row['precision']}.safetensors", row["content"])
+
+
+def compute_calibration(
+    networks: Networks,
+    configs: tuple[QuantizationConfig, ...],
+    mixed: bool,
+    ids: np.ndarray,
+    seed: int,
+    units: str,
+) -> bytes:
+    """Files of networks at the configs' precisions, as a Parquet file's bytes. Runs in any process."""
+    with alone():
+        networks.check()
+        backbone = load_backbone(Path(networks.backbone)).to(device())
+        batches = [x for _, x, _ in networks.images().batches(ids, Preprocessing.from_timm(backbone.input), 64)]
+        if mixed:
+            models: dict[Precision, Any] = dict(quantize_paths(backbone, configs, batches, seed, Path(units)))
+        else:
+            models = {c.precision: quantize_(deepcopy(backbone), c, batches, Path(units)) for c in configs}
+    rows = []
+    with TemporaryDirectory() as folder:
+        for precision, model in models.items():
+            save_quantized(Path(folder), precision, model)
+            file = Path(folder) / f"{precision}.safetensors"
+            rows.append({"precision": str(precision), "content": file.read_bytes()})
+    sink = pa.BufferOutputStream()
+    with table_writer(sink, FILES) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, FILES))
+    return sink.getvalue().to_pybytes()
+
+
+def measure_sensitivity(
+    networks: Networks, precisions: Sequence[Precision], ids: np.ndarray, store: ShardStore, lanes: Lanes
+) -> dict[Precision, list[dict[str, Any]]]:
+    """Rows of `sensitivity` on samples `ids` (n,) for each precision; a precision is a shard."""
+    kept = store / f"sensitivity-{networks.digest}"
+    shards = [Shard(str(precision), compute_sensitivity, (networks, str(precision), ids)) for precision in precisions]
+    run_shards(shards, kept, lanes, "sensitivity of layers")
+    return {p: json.loads(data) for p, data in zip(precisions, read_shards(shards, kept), strict=True)}
+
+
+def compute_sensitivity(networks: Networks, precision: str, ids: np.ndarray) -> bytes:
+    """The rows of one precision as JSON. Runs in any process."""
+    with alone():
+        networks.check()
+        assert networks.quantized is not None
+        backbone = load_backbone(Path(networks.backbone))
+        quantized = load_quantized(Path(networks.quantized), Precision(precision), backbone)
+        transform = Preprocessing.from_timm(backbone.input)
+        _, images, labels = next(networks.images().batches(ids, transform, len(ids)))
+        return json.dumps(sensitivity(backbone, quantized, images, labels)).encode()

@@ -1,0 +1,217 @@
+"""What stands between the endpoints and the model: admission, answers, metrics, and the change to another model."""
+
+import asyncio
+import gc
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from anyio import CapacityLimiter, to_thread
+
+from quee.errors import QueeError, UsageError
+from quee.runtime.classifier import Images, Options, Routed
+from quee.runtime.explanation import Explanation
+from quee.runtime.scheduler import DrainingError, ExpiredError, OverloadedError
+from quee.serving.crossing import Crossing
+from quee.serving.metrics import Metrics
+from quee.serving.model import Served
+from quee.serving.refusal import RefusedError, bad
+from quee.serving.settings import Settings
+
+THREADS = 2
+"""In which large requests are parsed and images decoded: bounds the memory that takes, too."""
+SMALL = 32 * 1024
+"""Bytes of a request, or values of its pixels, that take less time than handing them to a thread and back."""
+EXPLAINING = 8
+"""Explanations waited for at once; each runs its image apart from the others' batches."""
+RATE_WINDOW = 10.0
+"""Seconds over which the rate of answers is taken, for Retry-After."""
+T = TypeVar("T")
+
+
+def settle() -> None:
+    """Exempt what is there now from garbage collection: looking through all of PyTorch again and again took a fifth of the
+    event loop's time. Call it when a model is loaded; one that is replaced is let go."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a request's images, and under which budget by which model."""
+
+    routed: Routed
+    served: Served
+    asked: float | None
+    applied: Options
+    explanations: list[Explanation] | None = None
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """What an answer says beside its tensors. Routed offline under `budget_applied`, an image gets the same answer."""
+        found = {
+            "budget": self.asked,
+            "budget_applied": None if self.asked is None else self.applied.budget,
+            "trade_off": self.applied.trade_off,
+            "max_cost": self.applied.max_cost,
+        }
+        said: dict[str, object] = {name: value for name, value in found.items() if value is not None}
+        return {**said, "budget_met": self.routed.budget_met, "model_digest": self.served.digest}
+
+
+class Service:
+    """One bundle path, whichever bundle it holds at present."""
+
+    def __init__(
+        self,
+        bundle: Path,
+        settings: Settings,
+        batch: int = 64,
+        digest: str | None = None,
+        engine: str = "torch",
+        threads: int | None = None,
+    ) -> None:
+        """Loads the bundle; raises IntegrityError as `Served` does."""
+        self.bundle, self.settings, self.batch, self.engine, self.threads = bundle, settings, batch, engine, threads
+        self.metrics = Metrics()
+        self.current = self._load(digest)
+        self.ready = True
+        self.admitted = 0
+        """Images admitted and not yet answered."""
+        self._threads = CapacityLimiter(THREADS)
+        self._apart = CapacityLimiter(1)
+        self._explaining = 0
+        self._crossing: Crossing[Routed] = Crossing()
+        self._reloading = asyncio.Lock()
+        self._retired: set[asyncio.Task[None]] = set()
+        self._answered = 0
+        self._since, self._rate = time.monotonic(), 0.0
+        self.metrics.watch(lambda: self.admitted, settings.queue, lambda: self.ready)
+        self.metrics.serves(self.current.name, self.current.digest)
+
+    def _load(self, digest: str | None) -> Served:
+        settings = self.settings
+        # Room beyond the queue: what is admitted here is never refused there.
+        room = settings.queue + settings.max_images
+        return Served(self.bundle, room, self.batch, settings.control, digest, self.engine, self.threads)
+
+    @asynccontextmanager
+    async def admit(self) -> AsyncIterator[Callable[[int], None]]:
+        """A place in the queue for one image; call with a number to make it as many. Raises RefusedError (503) when full."""
+        held = 0
+
+        def take(count: int) -> None:
+            nonlocal held
+            if held < count and self.admitted + count - held > self.settings.queue and self.admitted > held:
+                raise RefusedError(503, "queue", f"{self.admitted} images wait already", self.retry_after())
+            self.admitted += count - held
+            held = count
+
+        try:
+            take(1)
+            yield take
+        finally:
+            self.admitted -= held
+
+    def retry_after(self) -> int:
+        """Seconds until the queue is worked off at the rate of late."""
+        return min(max(math.ceil(self.admitted / self._rate), 1), 30) if self._rate else 1
+
+    async def done(self, work: Callable[[], T], size: int) -> T:
+        """The work's result: here where it is little, and in a thread where others would have to wait for it."""
+        return work() if size <= SMALL else await to_thread.run_sync(work, limiter=self._threads)
+
+    async def route(
+        self,
+        images: Images,
+        options: Options,
+        timeout: float | None = None,
+        explain: bool = False,
+        gone: Callable[[], Awaitable[Any]] | None = None,
+    ) -> Answer:
+        """Route admitted images; raises RefusedError with what is wrong with them, or 503.
+
+        `gone` returns when the client has left: then what has not run yet is dropped, with GoneError.
+        """
+        timeout = min(timeout or math.inf, self.settings.deadline)
+        # Encoded images are small until they are decoded.
+        size = images.size if isinstance(images, np.ndarray) else SMALL + 1
+        while True:
+            served = self.current
+            applied = served.applied(options)
+            try:
+                future = await self.done(lambda s=served, a=applied: s.submit(images, a, timeout), size)  # type: ignore[misc]
+                routed = await self._crossing.wait(future, gone)
+                break
+            except DrainingError:
+                if served is self.current:
+                    raise RefusedError(503, "shutdown", "the server is about to end", 1) from None
+            except ExpiredError:
+                raise RefusedError(503, "deadline", f"not answered within {timeout:g} s", self.retry_after()) from None
+            except OverloadedError:
+                raise RefusedError(503, "queue", "too many images wait already", self.retry_after()) from None
+            except (UsageError, QueeError) as error:
+                raise bad(str(error), "image") from None
+        self._count(served, options, applied, routed)
+        asked = served.asked(options)
+        explanations = await self._explain(served, images, applied) if explain else None
+        return Answer(routed, served, asked, applied, explanations)
+
+    def _count(self, served: Served, options: Options, applied: Options, routed: Routed) -> None:
+        asked, expected = served.controlled(options), None
+        if asked is not None:
+            expected = served.control.reachable(applied.budget or asked)
+            self.metrics.corrected(served.control.label(asked), served.control.spent(asked, routed.cost))
+        self.metrics.routed(routed, served.unit_bitflops, asked, expected)
+        self._answered += len(routed.label)
+        elapsed = time.monotonic() - self._since
+        if elapsed > RATE_WINDOW:
+            self._rate, self._answered, self._since = self._answered / elapsed, 0, time.monotonic()
+        elif not self._rate and elapsed > 1:
+            self._rate = self._answered / elapsed
+
+    async def _explain(self, served: Served, images: Images, applied: Options) -> list[Explanation]:
+        if self._explaining >= EXPLAINING:
+            raise RefusedError(503, "explaining", f"{EXPLAINING} explanations wait already", 1)
+        self._explaining += 1
+        try:
+            return await to_thread.run_sync(lambda: served.explain(images, applied), limiter=self._apart)
+        finally:
+            self._explaining -= 1
+
+    async def reload(self, digest: str | None = None) -> Served:
+        """Serve what the bundle's path holds now. Until that is loaded and checked, and if it cannot be, the old serves.
+
+        Requests under way are answered by the model that took them. Raises IntegrityError or QueeError.
+        """
+        async with self._reloading:
+            try:
+                fresh = await to_thread.run_sync(lambda: self._load(digest), limiter=self._apart)
+            except QueeError:
+                self.metrics.reloaded("refused")
+                raise
+            old, self.current = self.current, fresh
+            self.metrics.serves(fresh.name, fresh.digest)
+            self.metrics.reloaded("done")
+            task = asyncio.create_task(self._retire(old))
+            self._retired.add(task)
+            task.add_done_callback(self._retired.discard)
+            return fresh
+
+    async def _retire(self, served: Served) -> None:
+        await asyncio.to_thread(served.close, self.settings.deadline + 1)
+        del served
+        if gc.get_freeze_count():
+            settle()
+
+    async def close(self) -> None:
+        """Answer what is in flight, take nothing more."""
+        self.ready = False
+        await asyncio.to_thread(self.current.close, self.settings.grace)
+        await asyncio.gather(*self._retired)

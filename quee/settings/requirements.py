@@ -1,0 +1,212 @@
+"""What an experiment needs, checked before anything is computed: settings among each other, with the data, with the network.
+
+Nothing here changes a result: each function raises UsageError naming the key, its value and what is valid, for what would
+otherwise fail in a later stage.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quee.data.sets import SPLITS
+from quee.errors import QueeError, UsageError
+from quee.network.architectures import outside_files
+from quee.paths import PathTree
+from quee.settings.experiment import Backbone, Experiment
+
+if TYPE_CHECKING:
+    from quee.data.files import DatasetFiles
+    from quee.network.base import SegmentedBackbone
+
+NAMED = 5
+"""Classes named in a refusal, at most."""
+LEAST = 2
+"""Samples in every split that is used."""
+HELD_OUT = tuple(name for name in SPLITS if name != "train")
+
+
+def check_settings(experiment: Experiment) -> None:
+    """Refuse what needs neither data nor network to be refused: a tree that is too large, kwargs that a bundle refuses."""
+    paths, gates = experiment.paths, experiment.backbone.gates
+    PathTree(paths.precisions, len(gates), paths.considered, paths.max_nodes)
+    outside = outside_files(experiment.backbone.kwargs)
+    if outside:
+        raise UsageError(
+            f"backbone.kwargs.{outside[0]}: a bundle reads no other files; give weights by name in backbone.weights"
+        )
+
+
+def check_data(
+    experiment: Experiment, split: np.ndarray, labels: np.ndarray, pool: np.ndarray, classes: Sequence[str]
+) -> None:
+    """Refuse data of which later stages cannot make what the settings ask for; all faults at once, one a line.
+
+    `split` (n,) are the names of the samples' splits and `labels` (n,) their classes; `pool` (m,) are the labels that
+    training samples were drawn from. Raises UsageError.
+    """
+    faults = list(_faults(experiment, split, labels, pool, classes))
+    if faults:
+        raise UsageError("\n".join(faults))
+
+
+def pool_of(experiment: Experiment, images: "DatasetFiles") -> np.ndarray:
+    """(m,) labels of the samples that training samples are drawn from: all, or the official training set's."""
+    pooled = experiment.prepare.splits.evaluation_set == "pooled"
+    return images.labels if pooled else images.labels[: images.train_samples]
+
+
+def _faults(
+    experiment: Experiment, split: np.ndarray, labels: np.ndarray, pool: np.ndarray, classes: Sequence[str]
+) -> Iterator[str]:
+    train = labels[split == "train"]
+    yield from _class_faults(experiment, train, pool, classes)
+    if len(classes) >= LEAST:
+        yield from _size_faults(experiment, split, len(train))
+
+
+def _class_faults(experiment: Experiment, train: np.ndarray, pool: np.ndarray, classes: Sequence[str]) -> Iterator[str]:
+    """What is wrong with the classes of the training samples, labels (n,); the first fault alone, of which others follow."""
+    data, file, settings = f"data/{experiment.prepare.dataset}", _file(experiment), experiment.prepare.splits
+    images, pooled = np.bincount(pool, minlength=len(classes)), settings.evaluation_set == "pooled"
+    needed = 2 if pooled else 1
+    few = np.flatnonzero(images < needed)
+    if len(classes) < LEAST:
+        yield f"{data}: {len(classes)} class; a classifier needs two"
+    elif len(few):
+        counted = [f"{name}: {count}" for name, count in zip(classes, images, strict=True)]
+        use = "one to train on and one held out" if pooled else "in the training set"
+        yield (
+            f"{data}: too few images of {_classes(few, counted)}; each class needs {needed}, {use}: add images, or add the "
+            "data again without the class"
+        )
+    elif len(train) < len(classes):
+        yield (
+            f"{file}: prepare.splits.train: {settings.train:g} of {len(pool)} samples are {len(train)}, for {len(classes)} "
+            "classes; each needs a training sample: raise it, or prepare.limit"
+        )
+    elif len(absent := _absent(train, classes)):
+        yield f"{data}: no training sample of {_classes(absent, classes)}; raise prepare.splits.train or prepare.limit"
+    elif len(absent := _absent(_for_exits(experiment, train), classes)):
+        most = experiment.exits.max_samples
+        yield f"{file}: exits.max_samples: {most} training samples have none of {_classes(absent, classes)}; raise it"
+
+
+def _size_faults(experiment: Experiment, split: np.ndarray, train: int) -> Iterator[str]:
+    """What the splits, names (n,) of which so many are `train`, are too small for."""
+    file, predictor = _file(experiment), int((split == "predictor").sum())
+    for name in HELD_OUT:
+        count, share = int((split == name).sum()), getattr(experiment.prepare.splits, name)
+        if share > 0 and count < LEAST:
+            of = f"{share:g} is {count} of {len(split)} samples"
+            yield f"{file}: prepare.splits.{name}: {of}; at least {LEAST} are needed: raise it"
+    states = experiment.exits.draws * len(_for_exits(experiment, np.arange(train)))
+    for key, value, most, what in (
+        ("targets.clusters", experiment.targets.clusters, predictor, "clusters of the samples in split 'predictor'"),
+        ("policies.fitted_q.folds", experiment.policies.fitted_q.folds, predictor, "parts of split 'predictor'"),
+        ("exits.embedding", experiment.exits.embedding, states, "components of the training states"),
+    ):
+        if value > most:
+            yield f"{file}: {key}: {value} {what}; there are {most}: valid up to that"
+
+
+def _absent(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    return np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
+
+
+def _for_exits(experiment: Experiment, train: np.ndarray) -> np.ndarray:
+    """What of the training samples (n,) the exit heads are fitted on."""
+    from quee.data.splits import thinned  # with pyarrow, which reading settings does not wait for
+
+    return train[thinned(np.arange(len(train)), experiment.exits.max_samples, experiment.exits.seed)]
+
+
+def _classes(which: np.ndarray, classes: Sequence[str]) -> str:
+    """`2 of 10 classes (cat, dog)`, of the first few."""
+    names = ", ".join(str(classes[k]) for k in which[:NAMED])
+    more = f" and {len(which) - NAMED} more" if len(which) > NAMED else ""
+    return f"{len(which)} of {len(classes)} classes ({names}{more})"
+
+
+def check_classes(settings: Backbone, classes: int) -> None:
+    """Refuse a number of classes in `backbone.kwargs` that is not the data's."""
+    given = settings.kwargs.get("num_classes", classes)
+    if given != classes:
+        raise UsageError(f"backbone.kwargs.num_classes: {given}; the data set has {classes} classes")
+
+
+def check_head(settings: Backbone, classes: int) -> None:
+    """Refuse weights whose own head is for another number of classes where they are to be used as they are."""
+    from quee.data.weights import head_classes, weights_path
+
+    if settings.mode != "pretrained" or settings.weights is None:
+        return
+    if (own := head_classes(weights_path(settings.weights))) != classes:
+        found = "no head" if own is None else f"a head for {own} classes"
+        raise UsageError(
+            f"backbone.mode pretrained: {settings.weights!r} has {found}, the data set {classes} classes; "
+            "valid: finetune, linear_probe"
+        )
+
+
+def check_network(experiment: Experiment, classes: int | None = None, channels: int | None = None) -> None:
+    """Refuse settings that the network does not fit: kwargs, gates, layers, components; build it, but with no weights.
+
+    `classes` and `channels` are the data set's, where they are known. Takes PyTorch. Raises UsageError.
+    """
+    try:
+        _check_network(experiment, classes, channels)
+    except QueeError as error:
+        raise UsageError(f"{_file(experiment)}: {error}") from None
+
+
+def _check_network(experiment: Experiment, classes: int | None, channels: int | None) -> None:
+    import torch
+
+    from quee.network.architectures import create_backbone
+    from quee.network.probe import linear_head
+    from quee.network.training import freeze
+
+    settings = experiment.backbone
+    if classes is not None:
+        check_classes(settings, classes)
+        check_head(settings, classes)
+    with torch.device("meta"):
+        backbone = create_backbone(settings.name, **settings.kwargs)
+    try:
+        backbone.set_gates(settings.gates)
+    except UsageError as error:
+        raise UsageError(f"backbone.gates: {error}") from None
+    freeze(backbone, settings.trained_blocks)
+    if settings.mode == "linear_probe":
+        linear_head(backbone)
+    if channels not in (None, 1, backbone.input.channels) and backbone.input.channels != 1:
+        raise UsageError(
+            f"backbone.name: {settings.name} takes images of {backbone.input.channels} channels, the data have {channels}"
+        )
+    _check_quantize(experiment, backbone)
+    width = backbone.dim * (1 if experiment.exits.pooling == "cls" else 2)
+    if experiment.exits.embedding > width:
+        raise UsageError(
+            f"exits.embedding: {experiment.exits.embedding} components of a state {width} wide; valid: up to {width}"
+        )
+
+
+def _check_quantize(experiment: Experiment, backbone: "SegmentedBackbone") -> None:
+    from quee.precision import Precision
+    from quee.quantization import QuantizationConfig
+    from quee.quantization.layers import quantizable
+    from quee.quantization.overrides import resolved
+
+    quantize, paths = experiment.quantize, experiment.paths
+    try:
+        for precision in map(Precision, (*paths.precisions, *paths.references)):
+            if not precision.is_float:
+                config = QuantizationConfig.of_settings(precision, quantize)
+                resolved(quantizable(backbone), config.layers)
+    except QueeError as error:
+        raise UsageError(f"quantize: {error}") from None
+
+
+def _file(experiment: Experiment) -> str:
+    return f"experiments/{experiment.name}.yaml"

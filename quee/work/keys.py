@@ -1,0 +1,91 @@
+"""What decides work that is kept to be resumed or used again: files, and the libraries that compute.
+
+Whatever keeps such work makes its key of these and of its own settings: docs/operations.md lists every cache.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = (
+    "numpy", "Pillow", "pyarrow", "safetensors", "scikit-learn", "scipy", "timm", "torch", "torchvision",
+)  # fmt: skip
+"""Distributions whose version may change what is computed before a stage's result is whole."""
+
+ABSENT = "absent"
+LARGE = 16 << 20
+"""Bytes of a file from which on its size and time stand for its content."""
+
+PACKAGE = Path(__file__).parents[1]
+
+
+@functools.cache
+def installed(name: str) -> str:
+    """Version of an installed distribution, `absent` where there is none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ABSENT
+
+
+def versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Installed version by name of a distribution."""
+    return {name: installed(name) for name in names}
+
+
+def files_below(path: Path) -> Iterator[tuple[str, Path]]:
+    """Every file of a folder at every depth, links followed, by its name inside; a file alone has the name `.`.
+
+    What Python leaves beside code is no part of a folder. A folder linked into itself is entered once.
+    """
+    if path.is_file():
+        yield ".", path
+        return
+    entered: set[str] = set()
+    found = []
+    for where, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(where)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        found += [Path(where) / name for name in names]
+    yield from sorted((file.relative_to(path).as_posix(), file) for file in found)
+
+
+def contents_below(path: Path, large: int = LARGE) -> list[list[Any]]:
+    """Name and SHA-256 of every file of a folder at every depth; size and time (ns) of those of `large` bytes or more."""
+    return [[name, *(_stat(file) if _size(file) >= large else [_sha256(file)])] for name, file in files_below(path)]
+
+
+def code(*names: str) -> list[list[Any]]:
+    """Content of files and folders of this package, such as `data/decode.py`."""
+    return [[name, contents_below(PACKAGE / name)] for name in names]
+
+
+def key_of(*parts: Any) -> str:
+    """The key of work that these plain values decide: 32 hexadecimal digits."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _stat(file: Path) -> list[int]:
+    found = file.lstat() if not file.exists() else file.stat()  # of a link to nothing, the link's
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _sha256(file: Path) -> str:
+    if not file.exists():  # a link to nothing
+        return ABSENT
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,132 @@
+"""Where shards are computed: in this process, in processes of this machine, or on a Dask cluster.
+
+Each is a `Lanes`: it opens a `concurrent.futures` executor, as often as its workers die. Which one, and of how many
+workers, never changes a result.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, Protocol
+
+from quee.errors import UnreachableError, UsageError
+from quee.work.registry import Registry
+
+WAIT_SECONDS = 60.0
+"""So long a cluster may be without any worker."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many, and where: `address` of a Dask scheduler; `initializer` runs first in every local process."""
+
+    count: int = 1
+    address: str | None = None
+    initializer: Callable[[], None] | None = None
+
+
+class Lanes(Protocol):
+    """A kind of executor."""
+
+    @property
+    def lost(self) -> tuple[type[BaseException], ...]:
+        """The errors by which it tells that workers died, after which shards are retried."""
+
+    def open(self) -> AbstractContextManager[Executor]: ...
+
+    def check(self, executor: Executor) -> None:
+        """Called while nothing finishes; raises UnreachableError when nothing can."""
+
+
+EXECUTORS: Registry[Callable[[Workers], Lanes]] = Registry("executor")
+
+
+class _Inline(Executor):
+    """Computes at once, in this thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))  # an error is the caller's at once
+        return future
+
+
+@EXECUTORS.register("inline")
+@dataclass(frozen=True)
+class Inline:
+    """In this process, one shard after another."""
+
+    workers: Workers = Workers()
+    lost: tuple[type[BaseException], ...] = ()
+
+    @contextmanager
+    def open(self) -> Iterator[Executor]:
+        yield _Inline()
+
+    def check(self, executor: Executor) -> None:
+        pass
+
+
+@EXECUTORS.register("processes")
+@dataclass(frozen=True)
+class Processes:
+    """In processes of this machine."""
+
+    workers: Workers
+    lost: tuple[type[BaseException], ...] = (BrokenExecutor,)
+
+    @contextmanager
+    def open(self) -> Iterator[Executor]:
+        pool = ProcessPoolExecutor(self.workers.count, get_context("spawn"), self.workers.initializer)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def check(self, executor: Executor) -> None:
+        pass
+
+
+@EXECUTORS.register("dask")
+class Dask:
+    """On the workers of a running Dask scheduler, which see this project's folder under the same path."""
+
+    def __init__(self, workers: Workers) -> None:
+        try:
+            import distributed
+        except ImportError:
+            raise UsageError("executor dask needs the extra: pip install 'quee[dask]'") from None
+        if workers.address is None:
+            raise UsageError(
+                "executor dask: where is the scheduler? Set QUEE_DASK or DASK_SCHEDULER_ADDRESS, as tcp://HOST:8786"
+            )
+        self.address = workers.address
+        self.lost: tuple[type[BaseException], ...] = (distributed.KilledWorker, CancelledError)
+        self._client: Any = None
+
+    @contextmanager
+    def open(self) -> Iterator[Executor]:
+        import distributed
+
+        try:
+            client = distributed.Client(self.address, timeout=WAIT_SECONDS / 4, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise UnreachableError(f"no Dask scheduler at {self.address}: {' '.join(str(error).split())}") from None
+        with client:
+            self._client = client
+            self.check(None)
+            executor = client.get_executor(pure=False)
+            try:
+                yield executor
+            finally:
+                executor.shutdown(wait=False)
+
+    def check(self, executor: Executor | None) -> None:
+        try:
+            self._client.wait_for_workers(1, timeout=WAIT_SECONDS)
+        except TimeoutError:
+            raise UnreachableError(
+                f"the Dask scheduler at {self.address} has had no worker for {WAIT_SECONDS:.0f} s; "
+                f"start some: `dask worker {self.address} --nthreads 1`"
+            ) from None

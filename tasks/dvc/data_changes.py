@@ -1,0 +1,62 @@
+"""Which experiments' data are no longer those of their last result: the digests in `.dvc` files against `dvc.lock`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from quee.errors import IntegrityError
+from tasks.dvc.inputs import NotPulledError, data_path, refuse_missing
+from tasks.dvc.lock import dvc_digest, read_lock
+
+
+def changed_data(root: Path, names: list[str]) -> dict[str, str]:
+    """Experiments whose data differ, or that have no result yet, each with the reason. Reads a few small files."""
+    found = {}
+    for name in names:
+        pointer, now = recorded_digest(root, name)
+        then = last_digest(root, name)
+        if now != then:
+            found[name] = f"{pointer}: {then or 'no result yet'} → {now}"
+    return found
+
+
+def recorded_digest(root: Path, experiment: str) -> tuple[str, str]:
+    """The `.dvc` file of an experiment's data set and the digest in it; raises IntegrityError where there is none."""
+    from quee.settings.experiment import load_experiment
+
+    folder = data_path(load_experiment(experiment, root / "experiments"))
+    for pointer, path in refuse_missing(root, [experiment]).items():
+        if path == folder:
+            content = yaml.safe_load((root / pointer).read_text(encoding="utf-8"))
+            for out in content["outs"]:
+                if ((root / pointer).parent / out["path"]).resolve() == (root / folder).resolve():
+                    return pointer, str(out["md5"])
+    raise IntegrityError(
+        f"{folder} is not tracked: `dvc add {folder}` writes the .dvc file that its changes are seen by"
+    )
+
+
+def last_digest(root: Path, experiment: str) -> str | None:
+    """The digest of the data that the experiment's last result was made from."""
+    result = read_lock(root).get(experiment)
+    prepare = result.stages.get("prepare") if result else None
+    return prepare.deps.get(f"experiments/{experiment}.data") if prepare else None
+
+
+def fetch_changed(root: Path, experiment: str, notify: Callable[[str], None]) -> None:
+    """Bring the data that the `.dvc` file now names in place of those of the last result.
+
+    Data that are neither are somebody's work and stay; the run then refuses them.
+    """
+    from quee.settings.experiment import load_experiment
+    from tasks.dvc.session import run_dvc
+
+    folder = data_path(load_experiment(experiment, root / "experiments"))
+    if not (root / folder).is_dir() or dvc_digest(root / folder) != last_digest(root, experiment):
+        return
+    pointer, _ = recorded_digest(root, experiment)
+    notify(f"fetching what {pointer} names")
+    done = run_dvc(root, "pull", "--force", pointer)
+    if done.status:
+        raise NotPulledError(f"what {pointer} names is not to be pulled from a remote: {done.reason}", done.may_pass)

@@ -1,0 +1,185 @@
+"""What experiments are made from: their data sets and pretrained weights, and the links by which stages depend on them.
+
+`experiments/NAME.data` is a link to the data set's folder; `experiments/NAME.weights` to the file of weights, or for an
+experiment that has none a file that says so: all experiments share one form of stage in dvc.yaml.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from quee.data import DATASETS
+from quee.data.weights import how_to_add_weights, refuse_other_kwargs, refuse_overlap, weights_facts, weights_path
+from quee.errors import IntegrityError, UsageError
+from quee.work.io import write_bytes
+
+if TYPE_CHECKING:
+    from quee.settings.experiment import Experiment
+
+NO_WEIGHTS = b"no pretrained weights\n"
+
+
+class NotPulledError(IntegrityError):
+    """Files that are not here could not be had from a remote; it may pass where the remote did not answer."""
+
+    def __init__(self, message: str, may_pass: bool) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+
+
+def link_inputs(root: Path, name: str) -> None:
+    """Make `experiments/NAME.data` and `experiments/NAME.weights`; raises UsageError where something else is there."""
+    experiment = _load(root, name)
+    _link(root / "experiments" / f"{name}.data", Path("..") / data_path(experiment))
+    file = root / "experiments" / f"{name}.weights"
+    if experiment.backbone.weights is not None:
+        if file.is_file() and not file.is_symlink() and file.read_bytes() == NO_WEIGHTS:
+            file.unlink()
+        _link(file, Path("..") / weights_path(experiment.backbone.weights))
+    elif file.is_symlink() or not file.exists():
+        file.unlink(missing_ok=True)
+        write_bytes(file, NO_WEIGHTS)
+
+
+def _link(link: Path, target: Path) -> None:
+    if link.is_symlink() and Path(os.readlink(link)) == target:
+        return
+    if link.exists() and not link.is_symlink():
+        raise UsageError(f"{link} must be a link to {target}; move it away")
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+def data_path(experiment: "Experiment") -> Path:
+    return Path("data") / experiment.prepare.dataset
+
+
+def inputs_of(experiment: "Experiment") -> Iterator[tuple[Path, str]]:
+    """Path of the data set and of the weights, each with how to get it."""
+    name = experiment.prepare.dataset
+    source = DATASETS[name].source
+    get = f"get {source}, then " if source else ""
+    path = data_path(experiment)
+    yield path, f"missing folder: {path}; {get}`quee data add {name} {DATASETS[name].argument}`"
+    if experiment.backbone.weights is not None:
+        path = weights_path(experiment.backbone.weights)
+        yield path, f"missing file: {path}; {how_to_add_weights(experiment.backbone.weights)}"
+
+
+def refuse_missing(root: Path, names: list[str]) -> dict[str, Path]:
+    """What each `.dvc` file records of the inputs that are tracked.
+
+    Raises IntegrityError naming, with the way to get them, those that are neither tracked nor here.
+    """
+    pointers: dict[str, Path] = {}
+    for name in names:
+        missing = []
+        for path, how in inputs_of(_load(root, name)):
+            if pointer := pointer_of(root, path):
+                pointers[pointer] = path
+            elif not (root / path).exists():
+                missing.append(how)
+        if missing:
+            raise IntegrityError("\n".join(missing))
+    return pointers
+
+
+def refuse_not_pulled(root: Path, names: list[str]) -> None:
+    """As `refuse_missing`, and raises IntegrityError on tracked inputs that are not here yet: nothing is pulled."""
+    for path in refuse_missing(root, names).values():
+        refuse_unpulled(root, path)
+
+
+def refuse_unpulled(root: Path, path: Path) -> None:
+    """Raises IntegrityError where an input is tracked and not here yet."""
+    pointer = pointer_of(root, path)
+    if pointer and not _is_here(root / path):
+        raise IntegrityError(f"{path} is not here yet: {how_to_pull(pointer)}")
+
+
+def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -> dict[str, Path]:
+    """Pull the inputs that are not here; returns what each `.dvc` file records.
+
+    Raises IntegrityError naming what can be had neither here nor from a remote, UsageError where weights have seen what
+    an experiment holds out, or are for a backbone of other keywords.
+    """
+    pointers = refuse_missing(root, names)
+    for pointer, path in pointers.items():
+        if not _is_here(root / path):
+            notify(f"pulling {path}")
+            pull(root, pointer, path)
+    for name in names:
+        experiment = _load(root, name)
+        if experiment.backbone.weights is not None:
+            facts = weights_facts(root / weights_path(experiment.backbone.weights))
+            try:
+                refuse_overlap(experiment, facts)
+                refuse_other_kwargs(experiment.backbone, facts)
+            except UsageError as error:
+                raise UsageError(f"experiments/{name}.yaml: {error}") from None
+    return pointers
+
+
+def pull(root: Path, pointer: Path | str, path: Path) -> None:
+    """Bring what a `.dvc` file names from a remote, whole or not at all; raises NotPulledError with DVC's reason."""
+    from tasks.dvc.session import run_dvc
+
+    behind = link_before(root, path)
+    if behind is not None:
+        raise UsageError(f"{path} cannot be pulled: {behind}")
+    before = (root / path).exists()
+    done = run_dvc(root, "pull", str(pointer))
+    if done.status or not _is_here(root / path):
+        if not before and (root / path).is_dir():
+            shutil.rmtree(root / path)
+        raise NotPulledError(f"{path} is neither here nor to be pulled from a remote: {done.reason}", done.may_pass)
+
+
+def link_before(root: Path, path: Path) -> str | None:
+    """Why DVC cannot have a path that lies behind a link, and what to do; None where it does not."""
+    for place in (path, *path.parents):
+        if (root / place).is_symlink():
+            target = os.readlink(root / place)
+            return (
+                f"{place} is a link to {target}, and DVC takes no files inside symlinked directories; make {place} "
+                "a folder, and to have the files on another disk keep DVC's cache there: "
+                "`dvc cache dir /DISK/cache && dvc config cache.type symlink`"
+            )
+    return None
+
+
+def _load(root: Path, name: str) -> "Experiment":
+    from quee.settings.experiment import load_experiment
+
+    return load_experiment(name, root / "experiments")
+
+
+def pointer_of(root: Path, path: Path) -> str | None:
+    """The `.dvc` file that records an input, by its name in the project; None where it is not tracked."""
+    found = (file for file in (root / "data.dvc", *_pointers(root / path)) if _records(file, path))
+    return next((file.relative_to(root).as_posix() for file in found), None)
+
+
+def how_to_pull(pointer: str) -> str:
+    return f"`dvc pull {pointer}` brings it, and so does `quee run`"
+
+
+def _pointers(path: Path) -> tuple[Path, Path]:
+    """The `.dvc` files beside an input: data/NAME.dvc of the folder data/NAME, NAME.dvc of NAME.safetensors."""
+    return path.with_name(f"{path.name}.dvc"), path.with_name(f"{path.name.removesuffix('.safetensors')}.dvc")
+
+
+def _records(pointer: Path, path: Path) -> bool:
+    try:
+        content = yaml.safe_load(pointer.read_text(encoding="utf-8"))
+        return any((pointer.parent / out["path"]).as_posix().endswith(path.as_posix()) for out in content["outs"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return False
+
+
+def _is_here(path: Path) -> bool:
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))

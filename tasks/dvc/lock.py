@@ -1,0 +1,288 @@
+"""Results as `dvc.lock` records them, now or at a revision: stages, experiments, their digests, the files they left."""
+
+import configparser
+import hashlib
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from quee.data.sets import DATASET
+from quee.errors import IntegrityError, QueeError, UsageError
+from quee.work.registry import unknown
+from tasks.resolved import SETTINGS, settings_file
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+ABLATIONS = "ablations/dvc.lock"
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, in hex."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class StageResult:
+    """One stage's entry in `dvc.lock`."""
+
+    experiment: str
+    stage: str
+    entry: dict[str, Any]
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of(self.entry)
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment}/{self.stage}"
+
+    @property
+    def title(self) -> str:
+        """What people see: `digits/targets 3f2a91c`."""
+        return f"{self.name} {self.digest[:7]}"
+
+    @property
+    def folder(self) -> str:
+        return f"artifacts/{self.experiment}/{self.stage}"
+
+    @cached_property
+    def deps(self) -> dict[str, str]:
+        return {dep["path"]: dep.get("md5", "") for dep in self.entry.get("deps", [])}
+
+    @cached_property
+    def outs(self) -> dict[str, str]:
+        return {out["path"]: out.get("md5", "") for out in self.entry.get("outs", [])}
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The blocks that the stage was run with, as they were recorded.
+
+        Defaults are among them, but for results recorded when stages took their parameters from the YAML itself.
+        """
+        params = self.entry.get("params", {})
+        found = params.get(settings_file(self.experiment)) or params.get(f"experiments/{self.experiment}.yaml") or {}
+        return {block: value for block, value in found.items() if block != DATASET}
+
+    @property
+    def has_defaults(self) -> bool:
+        """Whether the defaults of then are among the recorded settings."""
+        return settings_file(self.experiment) in self.entry.get("params", {})
+
+
+@dataclass(frozen=True, eq=False)
+class ExperimentResult:
+    """What one experiment's stages have in `dvc.lock`, by stage, in the order of `dvc.yaml`."""
+
+    experiment: str
+    stages: dict[str, StageResult]
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of({name: result.digest for name, result in self.stages.items()})
+
+    @property
+    def title(self) -> str:
+        return f"{self.experiment} {self.digest[:7]}"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        return {block: value for result in self.stages.values() for block, value in result.settings.items()}
+
+    @property
+    def has_defaults(self) -> bool:
+        """Whether the defaults of then are among the recorded settings."""
+        return all(result.has_defaults for result in self.stages.values())
+
+    def unfinished(self, expected: list[str]) -> str | None:
+        """Why the entries are not one whole result: a stage missing, or run on another's earlier output."""
+        missing = [stage for stage in expected if stage not in self.stages]
+        if missing:
+            return f"not run yet: {', '.join(missing)}"
+        made = {path: md5 for result in self.stages.values() for path, md5 in result.outs.items()}
+        for result in self.stages.values():
+            for path, md5 in result.deps.items():
+                if path in made and made[path] != md5:
+                    return f"{result.stage} was run on an earlier {path}"
+        return None
+
+
+def read_lock(root: Path, revision: str | None = None) -> dict[str, ExperimentResult]:
+    """The experiments in `dvc.lock`, of the working tree or of a git revision; empty when there is no such file.
+
+    Settings are no result of their own: every stage's entry holds those that it was run with.
+    """
+    text = read_text(root, "dvc.lock", revision)
+    try:
+        content = yaml.load(text or "", Loader=LOADER) or {}
+        entries = dict(content.get("stages", {}))
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise IntegrityError(f"dvc.lock is not readable: {' '.join(str(error).split())}") from None
+    found: dict[str, dict[str, StageResult]] = {}
+    order = stage_names(root, revision)
+    for name, entry in sorted(entries.items(), key=lambda item: _rank(item[0].partition("@")[0], order)):
+        stage, _, experiment = name.partition("@")
+        if experiment and stage != SETTINGS:
+            found.setdefault(experiment, {})[stage] = StageResult(experiment, stage, entry)
+    return {name: ExperimentResult(name, found[name]) for name in sorted(found)}
+
+
+def read_ablations(root: Path) -> dict[str, StageResult]:
+    """By experiment, what `ablations/dvc.lock` records: results beside the pipeline, of which no experiment's is made."""
+    try:
+        content = yaml.load(read_text(root, ABLATIONS) or "", Loader=LOADER) or {}
+        entries = dict(content.get("stages", {}))
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{ABLATIONS} is not readable: {' '.join(str(error).split())}") from None
+    found = {}
+    for name in sorted(entries):
+        stage, _, experiment = name.partition("@")
+        if experiment:
+            found[experiment] = StageResult(experiment, stage, entries[name])
+    return found
+
+
+def _rank(stage: str, order: list[str]) -> tuple[int, str]:
+    return (order.index(stage) if stage in order else len(order), stage)
+
+
+def stage_names(root: Path, revision: str | None = None) -> list[str]:
+    """The stages of `dvc.yaml` that are run per experiment, in its order, without `settings`."""
+    content = yaml.load(read_text(root, "dvc.yaml", revision) or "", Loader=LOADER) or {}
+    stages = (content.get("stages") or {}).items()
+    return [name for name, stage in stages if isinstance(stage, dict) and "matrix" in stage and name != SETTINGS]
+
+
+def default_experiments(root: Path) -> list[str]:
+    """The experiments named in `params.yaml`."""
+    content = yaml.load(read_text(root, "params.yaml") or "", Loader=LOADER) or {}
+    return [str(name) for name in content.get("experiments") or []]
+
+
+def chosen(results: dict[str, ExperimentResult], names: list[str] | None) -> dict[str, ExperimentResult]:
+    """The experiments asked for, all by default; raises UsageError on one that has no result."""
+    for name in names or []:
+        if name not in results:
+            raise UsageError(unknown("experiment with results in dvc.lock", name, list(results)))
+    return {name: results[name] for name in dict.fromkeys(names or results)}
+
+
+def out_problem(root: Path, result: StageResult) -> str | None:
+    """Why what lies on disk is not this result: an output missing or another; None when all of it is there."""
+    for out in result.entry.get("outs", []):
+        path = root / out["path"]
+        if not path.exists():
+            return f"{out['path']} is not here"
+        files = [path] if path.is_file() else sorted(_files(path))
+        if len(files) != out.get("nfiles", len(files)) or sum(f.stat().st_size for f in files) != out.get("size", -1):
+            return f"{out['path']} is not what dvc.lock records"
+        if dvc_digest(path) != out.get("md5"):
+            return f"{out['path']} is not what dvc.lock records"
+    return None
+
+
+def dvc_digest(path: Path) -> str:
+    """The MD5 by which DVC knows a file, or a folder (ending in `.dir`)."""
+    if path.is_file():
+        return _md5(path)
+    listing = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in _files(path)]
+    listing.sort(key=lambda record: record["relpath"])
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _files(folder: Path) -> list[Path]:
+    return [Path(where) / name for where, _, names in os.walk(folder) for name in names]
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def git(root: Path, *arguments: str) -> str | None:
+    """What a git command prints, or None when it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError, UnicodeDecodeError):
+        return None
+    return done.stdout
+
+
+def read_text(root: Path, path: str, revision: str | None = None) -> str | None:
+    """A file of the working tree or of a git revision; None when there is none."""
+    if revision is not None:
+        return git(root, "show", f"{revision}:./{path}")
+    file = root / path
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def is_revision(root: Path, name: str) -> bool:
+    return git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") is not None
+
+
+def read_out(root: Path, result: StageResult, name: str, here: bool) -> bytes | None:
+    """File `name` of a stage's folder: from the working tree when `here`, else from DVC's cache or a remote in reach, or
+    as it was published.
+
+    None when the result has no such file; raises QueeError when the result itself cannot be found.
+    """
+    if here:
+        file = root / result.folder / name
+        return file.read_bytes() if file.is_file() else None
+    listing = _cached(root, result.outs.get(result.folder, ""))
+    if listing is None:
+        if (published := _published(root, result)) is not None:
+            return (published / name).read_bytes() if (published / name).is_file() else None
+        raise QueeError(
+            f"{result.title} is neither in DVC's cache nor in a remote on this machine; `dvc fetch` or `quee run` brings it"
+        )
+    for record in json.loads(listing):
+        if record["relpath"] == name:
+            content = _cached(root, record["md5"])
+            if content is None:
+                raise QueeError(f"{name} of {result.title} is not in DVC's cache; `dvc fetch` or `quee run` brings it")
+            return content
+    return None
+
+
+def _published(root: Path, result: StageResult) -> Path | None:
+    """The stage's folder in `reference/`, if that is the result published."""
+    folder = root / "reference" / result.experiment
+    try:
+        content = yaml.load((folder / "dvc.lock").read_text(encoding="utf-8"), Loader=LOADER)
+        entry = content["stages"][f"{result.stage}@{result.experiment}"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    same = StageResult(result.experiment, result.stage, entry).outs == result.outs
+    return folder / result.stage if same else None
+
+
+def _cached(root: Path, md5: str) -> bytes | None:
+    for store in _stores(root):
+        file = store / "files" / "md5" / md5[:2] / md5[2:]
+        if md5 and file.is_file():
+            return file.read_bytes()
+    return None
+
+
+def _stores(root: Path) -> list[Path]:
+    """DVC's cache and those of its remotes that are folders here; relative addresses count from `.dvc/`."""
+    places = [root / ".dvc" / "cache"]
+    for name in ("config", "config.local"):
+        parser = configparser.ConfigParser()
+        try:
+            parser.read(root / ".dvc" / name)
+        except configparser.Error:
+            continue
+        if parser.has_option("cache", "dir"):
+            places.insert(0, root / ".dvc" / parser["cache"]["dir"])
+        urls = [parser[section].get("url", "") for section in parser.sections() if "remote" in section]
+        places += [root / ".dvc" / url for url in urls if url and "://" not in url]
+    return places

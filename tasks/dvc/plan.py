@@ -1,0 +1,310 @@
+"""What would run, be restored or stay, and why. Part of tasks/dvc.py."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from quee.errors import BusyError, IntegrityError, QueeError
+from quee.work.io import write_json
+from tasks.resolved import SETTINGS, as_text, differences, settings_file
+from tasks.work import journal
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import Stage
+
+Action = Literal["run", "restore", "unchanged"]
+PIPELINE = "dvc.yaml"
+LISTINGS = Path(".quee") / "last-good" / "folders"
+
+
+@dataclass
+class Step:
+    """One stage of one experiment, and what is to be done about it."""
+
+    experiment: str
+    stage: str
+    action: Action
+    reasons: list[str] = field(default_factory=list)
+    seconds: float | None = None
+    """What it took last time it ran here; None when it never did."""
+    bytes: int | None = None
+    """Size of its last result."""
+    file: str = PIPELINE
+    """The dvc.yaml that has the stage."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}@{self.experiment}"
+
+    @property
+    def target(self) -> str:
+        """What DVC is told to run."""
+        return self.name if self.file == PIPELINE else f"{self.file}:{self.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@contextmanager
+def opened(root: Path) -> "Iterator[Repo]":
+    """The repository under DVC's lock. Raises BusyError while another DVC has it, QueeError when it cannot be read."""
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    try:
+        repo = Repo(str(root))
+        with repo.lock:
+            yield repo
+    except LockError as error:
+        raise BusyError(f"DVC is at work here: {' '.join(str(error).split())}") from None
+    except DvcException as error:
+        raise QueeError(" ".join(str(error).split())) from None
+
+
+@dataclass
+class Plan:
+    """What is to be done, in the order in which it is done."""
+
+    settings: list[Step]
+    """Files of resolved settings that are not what the YAML and the code's defaults say now."""
+    steps: list[Step]
+    """Every stage that computes."""
+
+
+def make_plan(
+    root: Path,
+    experiments: list[str],
+    force: bool = False,
+    data: dict[str, Path] | None = None,
+    file: str = PIPELINE,
+    only: Collection[str] | None = None,
+) -> Plan:
+    """A step for every stage of the experiments in a dvc.yaml, or `only` those named, in the order in which they run.
+
+    Settings are resolved here, so that no stage need have run. `data` names folders by the `.dvc` file that records them;
+    raises IntegrityError on one that differs, UsageError on settings that are wrong.
+    """
+    with opened(root) as repo:
+        for pointer, folder in (data or {}).items():
+            _check_data(root, repo, pointer, folder)
+        planner = _Planner(root, repo, force)
+        found = Plan([], [])
+        for name in experiments:
+            stages = [stage for stage in repo.index.stages if _experiment(stage) == name]
+            resolving = [s for s in stages if s.path_in_repo == PIPELINE and _stage(s) == SETTINGS]
+            found.settings += [
+                step for stage in resolving if (step := planner.settings_step(stage)).action != "unchanged"
+            ]
+            own = [s for s in stages if s.path_in_repo == file and s not in resolving]
+            found.steps += [planner.step(stage) for stage in own if only is None or _stage(stage) in only]
+    _estimate(root, found.steps)
+    for step in found.steps:
+        step.file = file
+    return found
+
+
+def _stage(stage: "Stage") -> str:
+    return str(getattr(stage, "name", None) or "").partition("@")[0]
+
+
+def _experiment(stage: "Stage") -> str:
+    return str(getattr(stage, "name", None) or "").partition("@")[2]
+
+
+def _check_data(root: Path, repo: "Repo", pointer: str, folder: Path) -> None:
+    outs = (out for out in repo.index.outs if out.stage.path_in_repo == pointer and str(out) == folder.as_posix())
+    out = next(outs, None)
+    if out is None or not out.workspace_status():
+        return
+    tree = out.get_obj() if out.hash_info.isdir else None
+    recorded = {} if tree is None else {"/".join(key): digest.value for key, _, digest in tree}
+    here = listing(root / folder)
+    differing = sorted(name for name in {*recorded, *here} if recorded.get(name) != here.get(name))
+    named = bool(recorded and differing)
+    what = f"{folder}/{differing[0]}" if named else str(folder)
+    fault = "is missing" if named and differing[0] not in here else f"differs from what {pointer} records"
+    remedy = f"`dvc checkout {pointer}` brings back what it was, `dvc add {folder}` accepts what is there"
+    raise IntegrityError(f"{what} {fault}; {remedy}")
+
+
+def _estimate(root: Path, steps: list[Step]) -> None:
+    done = journal.latest(root, [(step.experiment, step.stage) for step in steps], status="done")
+    for step in steps:
+        if record := done.get((step.experiment, step.stage)):
+            step.seconds = record.get("seconds")
+            step.bytes = record.get("bytes", step.bytes)
+
+
+class _Planner:
+    """Goes through the stages in order and carries on what happens to their results."""
+
+    def __init__(self, root: Path, repo: "Repo", force: bool) -> None:
+        self.root, self.repo, self.force = root, repo, force
+        self.anew: dict[str, str] = {}
+        """Results that will be made anew: path to the stage's name."""
+        self.restored: dict[str, Any] = {}
+        """Results that will be restored: path to their digest."""
+        self.resolved: dict[str, dict[str, Any]] = {}
+        """Settings as they are now, defaults filled in: path of their file to its content."""
+        self.given: dict[str, dict[str, Any]] = {}
+        """By the same path, what the YAML says itself."""
+
+    def settings_step(self, stage: "Stage") -> Step:
+        """Resolve an experiment's settings; the step is to run where their file is not what they are now."""
+        from quee.settings.experiment import load_experiment, read_content, resolved
+
+        name, folder = _experiment(stage), self.root / "experiments"
+        experiment, source, path = load_experiment(name, folder), folder / f"{name}.yaml", settings_file(name)
+        self.resolved[path] = resolved(experiment)
+        self.given[path] = read_content(source.read_text(encoding="utf-8"), str(source))
+        reasons = [reason for dep in stage.deps for reason in self._changes(dep)]
+        file = self.root / path
+        if stage.cmd_changed or not file.is_file() or file.read_text(encoding="utf-8") != as_text(experiment):
+            reasons.append(f"{path}: not what the settings are now")
+        action: Action = "run" if reasons or any(out.status() for out in stage.outs) else "unchanged"
+        return Step(name, SETTINGS, action, reasons)
+
+    def step(self, stage: "Stage") -> Step:
+        name, _, experiment = stage.name.partition("@")
+        reasons = [reason for dep in stage.deps for reason in self._changes(dep)]
+        if stage.cmd_changed:
+            reasons.insert(0, "command: differs from the last run")
+        missing = [] if reasons else [f"{out}: {state}" for out in stage.outs for state in out.status().values()]
+        waits = any(str(dep) in self.anew for dep in stage.deps)
+        step = Step(experiment, name, "unchanged", reasons or missing)
+        if self.force:
+            step.action, step.reasons = "run", reasons or ["forced"]
+        elif reasons or missing:
+            outs = None if waits else self._cached(stage)
+            step.action = "run" if outs is None else "restore"
+            self.restored.update(outs or {})
+            if len(step.reasons) == 1 and not stage.outs[0].hash_info:
+                step.reasons = ["never ran"]
+        if step.action == "run":
+            self.anew.update({str(out): stage.name for out in stage.outs})
+        step.bytes = sum(out.meta.size or 0 for out in stage.outs) or None
+        if not any(out.hash_info for out in stage.outs):
+            step.reasons = ["never ran"]
+        return step
+
+    def _changes(self, dep: Any) -> list[str]:
+        from dvc.dependency.param import ParamsDependency
+
+        path = str(dep)
+        if isinstance(dep, ParamsDependency):
+            return self._settings(dep)
+        if path in self.anew:
+            return [f"{path}: made anew by {self.anew[path]}"]
+        if path in self.restored:
+            return [] if self.restored[path] == dep.hash_info else [f"{path}: restored to another version"]
+        state = dep.status().get(path)
+        if state is None:
+            return []
+        if dep.isdir() and state == "modified":
+            return self._files(path, dep.hash_info.value)
+        kind = {"deleted": "missing", "new": "not there at the last run"}.get(str(state), str(state))
+        return [f"{path}: {kind}"]
+
+    def _settings(self, dep: Any) -> list[str]:
+        path = str(dep)
+        before = dep.hash_info.value if dep.hash_info else None
+        if path in self.resolved:
+            now = self._parameters(dep)
+            if before is None:
+                return [f"{path}: not there at the last run"]
+        elif dep.workspace_status():
+            now = dep.read_params(flatten=False)
+        else:
+            return []
+        return [self._shown(path, *difference) for difference in differences(before or {}, now)]
+
+    def _parameters(self, dep: Any) -> dict[str, Any]:
+        """What a stage takes from the file of resolved settings as it will be."""
+        content = self.resolved[str(dep)]
+        return {block: content[block] for block in dep.params if block in content}
+
+    def _shown(self, path: str, name: str, old: Any, new: Any) -> str:
+        from quee.settings.experiment import is_given
+
+        default = path in self.given and new is not None and not is_given(self.given[path], name)
+        return f"{name}: {_text(old)} → {_text(new)}{' (default)' if default else ''}"
+
+    def _files(self, folder: str, digest: str) -> list[str]:
+        """Which files of a folder differ from its last run, as far as its listing was kept."""
+        now = listing(self.root / folder)
+        try:
+            before: dict[str, str] = json.loads((self.root / LISTINGS / f"{digest}.json").read_text())
+        except (OSError, ValueError):
+            return [f"{folder}: modified"]
+        found = []
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
+                state = "new" if name not in before else "removed" if name not in now else "modified"
+                found.append(f"{folder}/{name}: {state}")
+        return found or [f"{folder}: modified"]
+
+    def _cached(self, stage: "Stage") -> dict[str, Any] | None:
+        """The results that DVC would restore from its run cache instead of running the stage."""
+        from dvc.dependency.base import DependencyDoesNotExistError
+        from dvc_data.hashfile.hash_info import HashInfo
+
+        if not any(out.hash_info for out in stage.outs) and not (self.root / ".dvc" / "cache" / "runs").is_dir():
+            return None
+        try:
+            for dep in stage.deps:
+                if str(dep) in self.restored:
+                    _foresee(dep, self.restored[str(dep)])
+                elif str(dep) in self.resolved:
+                    _foresee(dep, HashInfo("params", self._parameters(dep)))  # type: ignore[arg-type]
+                else:
+                    dep.save()
+        except DependencyDoesNotExistError:
+            return None
+        cache = self.repo.stage_cache._load(stage)
+        if not cache:
+            return None
+        stored = self.repo.stage_cache._create_stage(cache, wdir=stage.wdir)
+        return {str(out): out.hash_info for out in stored.outs} if stored.outs_cached() else None
+
+
+def _foresee(dep: Any, found: Any) -> None:
+    """Let DVC take a dependency to have this digest: what it would look up may not be there yet."""
+    dep.hash_info = found
+    dep.get_hash = lambda: found
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else json.dumps(value)
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """MD5 of every file of a folder of code by its name inside, as DVC lists it."""
+    found = {}
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            file = Path(where) / name
+            digest = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+            found[file.relative_to(folder).as_posix()] = digest
+    return found
+
+
+def remember_folders(root: Path, folders: list[str]) -> None:
+    """Keep the listings of folders of code, so that a later plan can name the file that differs."""
+    for folder in folders:
+        files = listing(root / folder)
+        records = [{"md5": files[name], "relpath": name} for name in sorted(files)]
+        digest = hashlib.md5(json.dumps(records, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+        target = root / LISTINGS / f"{digest}.dir.json"
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_json(target, files)

@@ -1,0 +1,108 @@
+"""DVC as a process: how it is called, what it said, and its output as it comes. Part of tasks/dvc.py."""
+
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.work.lifeline import SUPERVISED
+from tasks.work.words import last_words
+
+BUSY, AWAY = 5, os.EX_TEMPFAIL
+"""Exit statuses of tasks/dvc/child.py: another DVC is at work; storage does not answer."""
+
+GRACE_SECONDS = 10.0
+ADVICE = re.compile(rb"Use `dvc push` to send your updates to remote storage\.\r?\n")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What became of a call of DVC."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def reason(self) -> str:
+        """The errors that DVC named, in its words."""
+        return last_words(self.err) or last_words(self.out) or f"DVC ended with status {self.status} without a word"
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether a later try may succeed: storage did not answer, or another DVC was at work."""
+        return self.status in (AWAY, BUSY)
+
+
+def run_dvc(root: Path, *arguments: str) -> Said:
+    """Call DVC and wait for its end; never with --quiet, which silences errors too."""
+    done = subprocess.run(
+        dvc_command(*arguments), cwd=root, env=environment(), capture_output=True, encoding="utf-8",
+        errors="replace", stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+def dvc_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tasks.dvc.child", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """For processes of a run: this Python first, quiet, and tied to this process's life."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    code = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PATH": path, "PYTHONPATH": code, "DVC_NO_ANALYTICS": "1", SUPERVISED: "1"}
+
+
+def run_logged(command: list[str], log: Path, root: Path, environment: dict[str, str], show: bool) -> int:
+    """Run a command to its end and return its status; a terminal stays one for it, so that progress bars are drawn."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    terminal = show and sys.stderr.isatty()
+    reader, writer = pty.openpty() if terminal else os.pipe()
+    process = subprocess.Popen(
+        command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, close_fds=True
+    )
+    os.close(writer)
+    try:
+        with log.open("wb") as file:
+            while chunk := _read(reader):
+                file.write(chunk)
+                file.flush()
+                if show:
+                    sys.stderr.write(ADVICE.sub(b"", chunk).decode(errors="replace"))
+                    sys.stderr.flush()
+        return process.wait()
+    except BaseException as error:  # Ctrl-C reaches the command too: let it end in its own way, but not for ever
+        if not isinstance(error, KeyboardInterrupt):  # a cancellation does not
+            _interrupt(process.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+            process.wait(GRACE_SECONDS)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        raise
+    finally:
+        os.close(reader)
+
+
+def _interrupt(pid: int) -> None:
+    """As Ctrl-C does it: all processes of the command at once."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        command = psutil.Process(pid)
+        for process in (*command.children(recursive=True), command):
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGINT)
+
+
+def _read(reader: int) -> bytes:
+    try:
+        return os.read(reader, 1 << 16)
+    except OSError:  # how a pseudo-terminal says that the other side has closed
+        return b""

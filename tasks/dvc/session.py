@@ -1,0 +1,335 @@
+"""The one place that talks to DVC: what is stale and why, and running it stage by stage.
+
+`quee run` and the Prefect flow are both a `session`: it takes the checkout's lock, puts right what killed runs left,
+and asks DVC once what is stale; `execute` then runs one stage.
+"""
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from quee.errors import BusyError, QueeError, UsageError
+from tasks.dvc.cache import remove_damaged
+from tasks.dvc.healing import heal, keep_last_good, under_way
+from tasks.dvc.inputs import ensure_inputs, link_inputs, refuse_not_pulled
+from tasks.dvc.lock import stage_names
+from tasks.dvc.plan import PIPELINE, Plan, remember_folders
+from tasks.dvc.plan import Step as Step
+from tasks.dvc.plan import make_plan as make_plan
+from tasks.dvc.process import AWAY, BUSY, dvc_command, environment, run_logged
+from tasks.dvc.process import run_dvc as run_dvc
+from tasks.partial import stage_entry
+from tasks.requirements import refuse_unworkable
+from tasks.resolved import SETTINGS
+from tasks.work import journal
+from tasks.work.locks import exclusive, say
+from tasks.work.words import last_words
+
+LOGS = Path(".quee") / "logs"
+LAST_LINES = 15
+RETRY_SECONDS = 2.0
+INTERRUPTED = 130
+
+Did = Literal["ran", "restored", "unchanged"]
+
+
+class StageError(QueeError):
+    """A stage failed; its exit status is the stage's own, and so is whether the failure may pass."""
+
+    def __init__(self, message: str, status: int, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.exit_status, self.may_pass = status, may_pass
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one stage."""
+
+    experiment: str
+    stage: str
+    did: Did
+    seconds: float
+    log: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}@{self.experiment}"
+
+
+@dataclass
+class Session:
+    """A run of some experiments in a checkout that it has for itself."""
+
+    root: Path
+    steps: list[Step]
+    force: bool
+    wait: bool
+    notify: Callable[[str], None]
+    show: bool
+    """Whether the stages' own output is shown while they run."""
+    _ran: bool = False
+
+    def settle(self, settings: list[Step]) -> None:
+        """Write the files of resolved settings that stages take their parameters from. Raises StageError."""
+        for step in settings:
+            log = _log_file(self.root, step)
+            began, was_here = time.time(), _out(self.root, step).exists()
+            with under_way(self.root, step.name, self.notify):
+                status = self._dvc_repro(step, log, force=True, show=False)
+            if status:
+                record = journal.last(self.root, step.experiment, step.stage, began)
+                raise self._failure(step, log, record, status, was_here)
+            log.unlink()
+            keep_last_good(self.root)
+            self._ran = True  # DVC has the last word on what follows: it sees the file, the plan foresaw it
+
+    def execute(self, step: Step) -> Outcome:
+        """Bring one stage up to date. Raises StageError naming the stage and its log; earlier results stay."""
+        if step.action == "unchanged" and not self._ran:
+            return Outcome(step.experiment, step.stage, "unchanged", 0.0)
+        began, log, before = time.time(), _log_file(self.root, step), _state(self.root, step)
+        was_here = _out(self.root, step).exists()
+        try:
+            with under_way(self.root, step.name, self.notify):
+                status = self._dvc_repro(step, log, self.force, self.show)
+        except BaseException:
+            restore_result(self.root, step)
+            raise
+        record = journal.last(self.root, step.experiment, step.stage, began)
+        if status:
+            raise self._failure(step, log, record, status, was_here)
+        keep_last_good(self.root)
+        remember_folders(self.root, _code_folders(self.root, step))
+        did: Did = "ran" if record else "restored" if _state(self.root, step) != before else "unchanged"
+        if did == "restored" and (damaged := remove_damaged(self.root, step.name, step.file)):
+            shutil.rmtree(_out(self.root, step))
+            files = ", ".join(str(_short(self.root, file)) for file in damaged[:3])
+            self.notify(f"{step.name}: DVC's cache was damaged ({files}): removed; the stage is run again")
+            return self.execute(step)
+        self._ran = self._ran or did != "unchanged"
+        if did == "unchanged":
+            log.unlink()
+        return Outcome(step.experiment, step.stage, did, time.time() - began, log if did == "ran" else None)
+
+    def _dvc_repro(self, step: Step, log: Path, force: bool, show: bool) -> int:
+        arguments = ["repro", "--single-item", step.target, *(["--force"] if force else [])]
+        told = False
+        while True:
+            status = run_logged(dvc_command(*arguments), log, self.root, environment(), show)
+            if status != BUSY:
+                return status
+            if not self.wait:
+                raise BusyError(f"stage {step.name}: another DVC is at work here (see {_short(self.root, log)})")
+            if not told:
+                self.notify(f"stage {step.name}: another DVC is at work here; waiting for it to end")
+            told = True
+            time.sleep(RETRY_SECONDS)
+
+    def _failure(
+        self, step: Step, log: Path, record: dict[str, object] | None, status: int, was_here: bool
+    ) -> BaseException:
+        text = log.read_text(encoding="utf-8", errors="replace")
+        lost = restore_result(self.root, step)
+        code = record.get("exit") if record else None
+        if code == INTERRUPTED:
+            return KeyboardInterrupt()
+        if record and record.get("error"):
+            why = str(record["error"])
+        else:  # DVC itself failed, or the stage could not even write its journal, as on a full disk
+            failed = [line for line in text.splitlines() if line.startswith("failed: ")]
+            why = (
+                failed[-1] if failed else last_words(text) or f"ended without a word (status {status}), perhaps killed"
+            )
+        lines = [line for line in text.splitlines() if line.strip()]
+        tail = "" if self.show else "".join(f"\n  | {line}" for line in lines[-LAST_LINES:])
+        message = f"stage {step.name} failed: {why}{lost if was_here else ''}\nlog: {_short(self.root, log)}{tail}"
+        passes = bool(record.get("may_pass")) if record else status == AWAY
+        return StageError(message, code if isinstance(code, int) and code else 1, passes)
+
+
+@contextmanager
+def session(
+    root: Path,
+    experiments: list[str] | None = None,
+    *,
+    force: bool = False,
+    wait: bool = True,
+    show: bool = True,
+    notify: Callable[[str], None] = say,
+    file: str = PIPELINE,
+    stages: Sequence[str] | None = None,
+) -> Iterator[Session]:
+    """Have the checkout for a run of the experiments (all of params.yaml by default).
+
+    Every YAML, data set and file of weights is checked before anything is created: raises UsageError, or IntegrityError
+    saying which files to get. Another run is waited for, or with `wait` off raises BusyError. Stages of another `file`
+    than the pipeline's read its results, not the data, and so may all of `stages`, where only those are to be run.
+    """
+    names = checked(root, experiments)
+    with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
+        _wait_for(lambda: heal(root, notify), wait, notify)
+        data = ensure_inputs(root, names, notify) if file == PIPELINE and _read_inputs(root, stages) else {}
+        add_experiments(root, names, notify)
+        plans: list[Plan] = []
+        _wait_for(lambda: plans.append(make_plan(root, names, force, data, file, stages)), wait, notify)
+        if file == PIPELINE:
+            refuse_unworkable(root, plans[-1].steps)
+        started = Session(root, plans[-1].steps, force, wait, notify, show)
+        started.settle(plans[-1].settings)
+        yield started
+
+
+def _read_inputs(root: Path, stages: Sequence[str] | None) -> bool:
+    """Whether any of the stages reads data sets or weights; all are meant if none is named."""
+    return stages is None or any(
+        str(dep).startswith("experiments/") for stage in stages for dep in stage_entry(root, stage, "NAME")["deps"]
+    )
+
+
+def plan(root: Path, experiments: list[str] | None = None, force: bool = False) -> list[Step]:
+    """What a run would do; changes nothing but what a killed run left damaged."""
+    names = checked(root, experiments)
+    missing = [name for name in names if name not in listed_experiments(root)]
+    if missing:
+        raise UsageError(f"experiment {missing[0]!r} is not in params.yaml; `quee run {missing[0]}` adds it")
+    refuse_not_pulled(root, names)
+    with exclusive("run", "this checkout", root=root):
+        heal(root, say)
+        steps = make_plan(root, names, force).steps
+    refuse_unworkable(root, steps)
+    return steps
+
+
+def checked(root: Path, experiments: list[str] | None) -> list[str]:
+    """The experiments to run, after checking their files and those of every experiment in params.yaml."""
+    from quee.settings.experiment import load_experiment
+
+    listed = listed_experiments(root)
+    names = list(dict.fromkeys(experiments or listed))
+    for name in dict.fromkeys([*names, *listed]):
+        load_experiment(name, root / "experiments")
+    return names
+
+
+def listed_experiments(root: Path) -> list[str]:
+    """The experiments in params.yaml; raises UsageError when it is not as it must be."""
+    try:
+        content = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+        names = content["experiments"]
+    except FileNotFoundError:
+        raise UsageError(f"no params.yaml in {root.resolve()}: run this in the project's folder") from None
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise UsageError("params.yaml: expected a list of names, as `experiments: [digits]`") from None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"params.yaml: experiments: expected a list of names, as [digits]; got {names!r}")
+    return names
+
+
+def add_experiments(root: Path, names: list[str], notify: Callable[[str], None]) -> None:
+    """Add to params.yaml what is not in it, comments kept, and make each experiment's links to data and weights."""
+    from ruamel.yaml import YAML
+
+    from quee.work.io import atomic_path
+
+    missing = [name for name in names if name not in listed_experiments(root)]
+    if missing:
+        editor, file = YAML(), root / "params.yaml"
+        content = editor.load(file.read_text(encoding="utf-8"))
+        content["experiments"].extend(missing)
+        with atomic_path(file) as aside:
+            editor.dump(content, aside)
+        notify(f"added {', '.join(missing)} to params.yaml")
+    for name in names:
+        link_inputs(root, name)
+
+
+def restore_result(root: Path, step: Step) -> str:
+    """Bring back the last result of a stage that failed, since DVC removes it before it runs the stage.
+
+    Returns why that failed, or an empty string.
+    """
+    if _out(root, step).exists() or not step.bytes:
+        return ""
+    done = run_dvc(root, "checkout", step.target)
+    return f"; its earlier result could not be brought back: {done.reason}" if done.status else ""
+
+
+def _out(root: Path, step: Step) -> Path:
+    return root / "artifacts" / step.experiment / step.stage
+
+
+def _state(root: Path, step: Step) -> object:
+    """What a stage has: its entry in the lock file and its files as they lie there. It differs after a restore."""
+    try:
+        entry = yaml.safe_load((root / step.file).with_suffix(".lock").read_text(encoding="utf-8"))["stages"][step.name]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        entry = None
+    facts = [(path, path.lstat()) for path in sorted(_out(root, step).rglob("*"))]
+    return entry, [(path, fact.st_ino, fact.st_size, fact.st_mtime_ns) for path, fact in facts]
+
+
+def _code_folders(root: Path, step: Step) -> list[str]:
+    content = yaml.safe_load((root / step.file).read_text(encoding="utf-8"))
+    deps = content["stages"][step.stage].get("deps", [])
+    return [dep for dep in deps if "$" not in dep and (root / dep).is_dir()]
+
+
+def _log_file(root: Path, step: Step) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%S")
+    return root / LOGS / f"{stamp}-{step.experiment}-{step.stage}.log"
+
+
+def _short(root: Path, file: Path) -> Path:
+    return file.relative_to(root) if file.is_relative_to(root) else file
+
+
+def _wait_for(act: Callable[[], None], wait: bool, notify: Callable[[str], None]) -> None:
+    """Do something that another DVC may be in the way of."""
+    told = False
+    while True:
+        try:
+            return act()
+        except BusyError as error:
+            if not wait:
+                raise
+            if not told:
+                notify(f"{error}; waiting for it to end")
+            told = True
+            time.sleep(RETRY_SECONDS)
+
+
+def smoke(
+    root: Path,
+    experiments: list[str] | None,
+    limit: int,
+    *,
+    wait: bool = True,
+    notify: Callable[[str], None] = say,
+) -> Iterator[Outcome]:
+    """Run every stage on a few samples, without DVC, into `.quee/smoke/EXPERIMENT-N/`; yields each as it ends."""
+    if limit < 1:
+        raise UsageError(f"--limit {limit}: give a number of samples from 1")
+    names = checked(root, experiments)
+    with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
+        ensure_inputs(root, names, notify)
+        stages = stage_names(root)
+        for name in names:
+            for stage in [SETTINGS, *stages]:
+                step = Step(name, stage, "run")
+                began, log = time.time(), _log_file(root, step)
+                words = shlex.split(stage_entry(root, stage, name)["cmd"])
+                command = [sys.executable, *words[1:], "--limit", str(limit)]
+                if status := run_logged(command, log, root, environment(), True):
+                    if status == INTERRUPTED:
+                        raise KeyboardInterrupt
+                    raise StageError(f"smoke run: stage {step.name} failed\nlog: {_short(root, log)}", status)
+                if stage != SETTINGS:
+                    yield Outcome(name, stage, "ran", time.time() - began, log)

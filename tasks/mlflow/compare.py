@@ -1,0 +1,87 @@
+"""Two results side by side: experiments here, at a git revision, or MLflow runs. Part of tasks/tracking.py."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quee.errors import UsageError
+from tasks.dvc.lock import ExperimentResult, default_experiments, is_revision, read_lock, read_out
+from tasks.mlflow.index import sqlite_file, tracking_uri
+from tasks.mlflow.values import experiment_metrics, settings_of
+
+STEPPED = ("curve/", "history/")
+"""Metrics with many values: not compared as numbers."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: what it is called, its settings and metrics."""
+
+    label: str
+    settings: dict[str, str]
+    metrics: dict[str, float]
+    has_defaults: bool = True
+    """Whether settings that were left to their defaults are among the settings."""
+
+
+def side(root: Path, name: str, other: str) -> Side:
+    """An experiment, a run id, a revision or `REVISION:EXPERIMENT`; raises UsageError on anything else.
+
+    A revision alone means the experiment named on the other side, or the first in params.yaml.
+    """
+    here = read_lock(root)
+    if name in here:
+        return _of_lock(root, name, here[name], here=True)
+    if re.fullmatch(r"[0-9a-f]{32}", name):
+        return _of_run(root, name)
+    revision, _, experiment = name.partition(":")
+    if not is_revision(root, revision):
+        valid = ", ".join(here) or "no experiment has results"
+        raise UsageError(
+            f"{name!r} is no experiment with results ({valid}), MLflow run id, or git revision; `quee run NAME` makes results"
+        )
+    if not experiment:
+        experiment = (
+            other.rpartition(":")[2] if other.rpartition(":")[2] in here else next(iter(default_experiments(root)), "")
+        )
+    then = read_lock(root, revision)
+    if experiment not in then:
+        raise UsageError(f"no results of {experiment!r} at {revision}; there are: {', '.join(then) or 'none'}")
+    return _of_lock(root, f"{revision}:{experiment}", then[experiment], here=False)
+
+
+def _of_lock(root: Path, label: str, result: ExperimentResult, here: bool) -> Side:
+    def read(stage: str) -> Any:
+        text = read_out(root, result.stages[stage], "metrics.json", here)
+        return None if text is None else json.loads(text)
+
+    metrics = experiment_metrics(read, list(result.stages))
+    return Side(label, settings_of(result.settings), metrics, result.has_defaults)
+
+
+def _of_run(root: Path, run_id: str) -> Side:
+    from tasks.mlflow.memory import known_run
+    from tasks.mlflow.tracking import open_store
+
+    uri = tracking_uri(root)
+    file = sqlite_file(uri)
+    if file and not file.is_file():
+        raise UsageError(f"unknown MLflow run {run_id!r}: nothing is tracked yet; run `quee track`")
+    run = known_run(open_store(root, uri).client, uri, run_id)
+    metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith(STEPPED)}
+    return Side(run.info.run_name or run_id, dict(run.data.params), metrics)
+
+
+def settings_differences(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
+    """Settings that are not equal; of a side whose defaults were not recorded, what its YAML left out is not known."""
+    found = differences(a.settings, b.settings)
+    return {
+        name: pair for name, pair in found.items() if all(side.has_defaults or name in side.settings for side in (a, b))
+    }
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What is not equal on both sides, by name; None where a side lacks it."""
+    return {name: (a.get(name), b.get(name)) for name in sorted(a | b) if a.get(name) != b.get(name)}

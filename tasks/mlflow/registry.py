@@ -1,0 +1,186 @@
+"""Bundles in MLflow's model registry, as models from code. Part of tasks/mlflow/tracking.py; the caller holds its lock."""
+
+import re
+import shutil
+import tempfile
+import warnings
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.pyfunc import save_model
+from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+
+from tasks.dvc.lock import StageResult
+from tasks.mlflow.card import VALIDATION, model_card, validation_tags
+from tasks.mlflow.index import BUNDLE, COMPLETE, DECIDED, DIGEST
+from tasks.mlflow.tracking import model_name
+
+CHAMPION = "champion"
+"""Alias of the version to use: the first, until another is better by more than its interval."""
+
+CARRIED = ("quee.", "prefect.", "mlflow.source.git.")
+"""Tags of a bundle's run that its version carries too."""
+
+
+def register_bundle(client: MlflowClient, root: Path, bundle: StageResult, run: Run, pyfunc: Path) -> tuple[str, str]:
+    """Add a bundle as a new version of `quee-EXPERIMENT`, or finish what an interruption left.
+
+    Returns `quee-digits version 1` and whether it became champion, with the reason.
+    """
+    name, digest = model_name(bundle.experiment), bundle.outs[bundle.folder]
+    made = next((v for v in versions(client, name) if v.tags.get(BUNDLE) == digest), None)
+    if made is None:
+        made = _add_version(client, root, bundle, run, pyfunc)
+    decision = decide(client, name, made)
+    client.set_model_version_tag(name, made.version, DECIDED, decision)
+    return f"{name} version {made.version}", decision
+
+
+def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """All versions of a registered model; none where there is no such model."""
+    found: list[ModelVersion] = []
+    token = None
+    while True:
+        page = client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _add_version(client: MlflowClient, root: Path, bundle: StageResult, run: Run, pyfunc: Path) -> ModelVersion:
+    name, digest = model_name(bundle.experiment), bundle.outs[bundle.folder]
+    folder, run_id, experiment_id = root / bundle.folder, run.info.run_id, run.info.experiment_id
+    tags = {key: value for key, value in run.data.tags.items() if key.startswith(CARRIED) and key != COMPLETE}
+    tags |= {BUNDLE: digest, DIGEST: bundle.digest, "quee.settings.experiment": bundle.experiment}
+    tags |= validation_tags(root, bundle)
+    for stale in client.search_logged_models([experiment_id], f"tags.`{BUNDLE}` = '{digest}'"):
+        client.delete_logged_model(stale.model_id)
+    short = {key: tags[key] for key in (BUNDLE, DIGEST, "quee.settings.experiment")}
+    model = client.create_logged_model(experiment_id, name, run_id, tags=short, model_type="bundle")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+    with tempfile.TemporaryDirectory() as aside:
+        saved = Path(aside) / "model"
+        save_bundle_model(saved, folder, root / pyfunc, Model(run_id=run_id, model_id=model.model_id), root / "quee")
+        client.log_model_artifacts(model.model_id, str(saved))
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    try:
+        client.create_registered_model(name, tags={"quee.settings.experiment": bundle.experiment})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return client.create_model_version(
+        name, f"models:/{model.model_id}", run_id, tags, description=model_card(root, bundle), model_id=model.model_id
+    )
+
+
+def decide(client: MlflowClient, name: str, version: ModelVersion) -> str:
+    """Move `champion` to a version that is better on validation by more than its interval; says why or why not."""
+    try:
+        champion = client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        champion = None
+    if champion is not None and champion.version == version.version:
+        return "champion"
+    reigning = None if champion is None else {**champion.tags, "version": str(champion.version)}
+    moves, why = compared(reigning, version.tags)
+    if moves:
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+    return f"champion, {why}" if moves else f"not champion, {why}"
+
+
+def compared(champion: dict[str, str] | None, new: dict[str, str]) -> tuple[bool, str]:
+    """Whether a version takes the place of the champion, by the tags of both, and why."""
+    if champion is None:
+        return True, "as there was none"
+    stays = f"version {champion['version']} stays"
+    if VALIDATION["accuracy"] not in new:
+        return False, f"{stays}: what this one does on validation is not known"
+    if VALIDATION["accuracy"] not in champion:
+        return False, f"{stays}: what it does on validation is not known, so the alias is yours to move"
+    for key, what in (("budget", "budget"), ("data", "validation samples")):
+        if champion.get(VALIDATION[key]) != new.get(VALIDATION[key]):
+            return False, f"{stays}: the {what} differ, so the alias is yours to move"
+    before, after, low = (
+        float(tags[VALIDATION[key]]) for tags, key in ((champion, "accuracy"), (new, "accuracy"), (new, "low"))
+    )
+    facts = (
+        f"{100 * after:.2f} % against {100 * before:.2f} % of version {champion['version']} on validation at budget "
+    )
+    facts += f"{new[VALIDATION['budget']]}, interval from {100 * low:.2f} %"
+    if low > before:
+        return True, f"better by more than its interval: {facts}"
+    return False, f"{stays}, as this one is not better by more than its interval: {facts}"
+
+
+def save_bundle_model(path: Path, bundle: Path, script: Path, model: Model, package: Path) -> None:
+    """Write the MLflow model: the script as the model, the bundle as its data, the package as its code."""
+    with tempfile.TemporaryDirectory() as aside:
+        code, files = Path(aside) / "code" / package.name, Path(aside) / "files" / bundle.name
+        shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(bundle, files)  # MLflow takes no links, which DVC makes with `cache.type symlink`
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # asks for type hints and an example; the signature is given
+            save_model(
+                path=path,
+                mlflow_model=model,
+                python_model=str(script),
+                artifacts={"bundle": str(files)},
+                code_paths=[str(code)],
+                signature=signature(),
+                pip_requirements=requirements(),
+            )
+
+
+def signature() -> ModelSignature:
+    """Images in (N, height, width, channels), one row per image out; budget, trade-off or limit as parameters.
+
+    The type is `object`, of any shape, for then MLflow hands on what was sent; it would cast JSON to any other before
+    the model could see that it does not fit, 0.5 to a black 0 among them.
+    """
+    import numpy as np
+
+    answer: list[ColSpec | TensorSpec] = [
+        ColSpec("long", "prediction"),
+        ColSpec("string", "label"),
+        ColSpec("string", "path", required=False),
+        ColSpec("double", "cost"),
+    ]
+    options = [
+        ParamSpec("budget", "double", None),  # the bundle's own, unless there is a trade-off
+        ParamSpec("trade_off", "double", None),
+        ParamSpec("max_cost", "double", None),
+        ParamSpec("pixels", "string", "uint8"),  # or `unit`: floats from 0 to 1
+        ParamSpec("return_path", "boolean", True),
+    ]
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(object), (-1,))]),
+        outputs=Schema(answer),
+        params=ParamSchema(options),
+    )
+
+
+def requirements() -> list[str]:
+    """What the library needs to run, at the versions installed here, and MLflow itself."""
+    try:
+        needed = [entry for entry in requires("quee") or [] if "extra ==" not in entry]
+    except PackageNotFoundError:
+        needed = [
+            "numpy",
+            "pillow",
+            "pyarrow",
+            "pydantic",
+            "pyyaml",
+            "rich",
+            "safetensors",
+            "timm",
+            "torch",
+            "torchvision",
+        ]
+    names = sorted({re.split(r"[^\w.-]", entry, maxsplit=1)[0] for entry in needed} | {"mlflow"})
+    return [f"{name}=={version(name)}" for name in names]

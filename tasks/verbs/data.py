@@ -1,0 +1,340 @@
+"""Verbs `quee data` and `quee weights`: what experiments are made from, brought under version control."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quee.data import DATA, DATASETS
+from quee.errors import IntegrityError, QueeError, UsageError
+
+if TYPE_CHECKING:
+    from quee.data.weights import WeightsFacts
+
+data_app = typer.Typer(help="Add, list and check datasets.", no_args_is_help=True)
+weights_app = typer.Typer(help="Add and list pretrained weights.", no_args_is_help=True)
+
+EMBEDDED = {"digits": Path("data.dvc")}
+"""Datasets whose DVC file is not beside them."""
+
+NAMED = 10
+"""Classes that are named in a closing line."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="Name of the dataset.")]
+
+
+@data_app.command("add")
+def add(
+    name: Name,
+    source: Annotated[Path | None, typer.Argument(help="Archive or folder with the public files.")] = None,
+    extra: Annotated[bool, typer.Option("--extra", help="SVHN: add the extra set to the training set.")] = False,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="ImageNet: labels of the validation images, instead of the devkit's.")
+    ] = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Folders, Parquet: the folder or split that is the evaluation set."),
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Parquet: which one of several configurations.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Parquet: the column with the labels.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be used.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Import anew what is there.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Import a dataset into data/NAME as Parquet, whole or not at all, and track it with DVC.
+
+    A name other than the registered ones takes a folder of class folders or of Parquet files with images. The closing
+    lines say what was left out, chosen, merged or is there twice.
+    """
+    from quee.data.importers import Options, import_dataset
+    from quee.data.walk import some
+
+    target = DATA / name
+    refuse_untracked(target)
+    new = not target.exists()
+    options = Options(extra, ground_truth, evaluation, config, label, skip_bad)
+    report = import_dataset(name, source, target, options, replace)
+    track(target, EMBEDDED.get(name), new=new)
+    found = summary(name)
+    if json_:
+        typer.echo(json.dumps({**found, "report": report.facts()}, indent=1))
+        return
+    classes, digest = found["classes"], found["digest"][:12]
+    named = f"{len(classes)} classes ({some(classes, NAMED)})"
+    typer.echo(f"added {target}: {found['samples']} images, {named}, digest {digest}")
+    for line in report.lines():
+        typer.echo(line)
+
+
+@data_app.command("list")
+def list_(json_: AsJson = False) -> None:
+    """Show the datasets that are there, with counts, classes and digest, and where the others are to be had."""
+    from tasks.dvc.inputs import how_to_pull
+
+    rows = [summary(name) for name in DATASETS]
+    if json_:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        if row["present"]:
+            counts = f"{row['train']} + {row['evaluation']} images"
+            typer.echo(f"{row['name']:16} {counts:24} {len(row['classes'])} classes  digest {row['digest'][:12]}")
+            if row["unused"]:
+                typer.echo(f"{'':16} not used: {', '.join(row['unused'])}")
+        else:
+            where = how_to_pull(row["tracked_by"]) if row["tracked_by"] else row["source"]
+            typer.echo(f"{row['name']:16} not there: {where}")
+
+
+@data_app.command("check")
+def check(name: Name, json_: AsJson = False) -> None:
+    """Decode every image of a dataset and report those that do not decode, by sample id."""
+    from quee.data.check import bad_images
+    from quee.data.files import DatasetFiles
+    from tasks.dvc.inputs import refuse_unpulled
+
+    refuse_unpulled(Path(), DATA / name)
+    images = DatasetFiles(DATA / name, DATASETS[name])
+    faults = []
+    for fault in bad_images(images, f"checking {name}"):
+        faults.append(fault)
+        if not json_:
+            typer.echo(fault)
+    if json_:
+        typer.echo(json.dumps({"name": name, "samples": len(images), "bad": faults}, indent=1))
+    if faults:
+        raise QueeError(f"{DATA / name}: {len(faults)} of {len(images)} images do not decode")
+    if not json_:
+        typer.echo(f"{DATA / name}: {len(images)} images decode")
+
+
+@weights_app.command("add")
+def add_weights(
+    name: Annotated[str, typer.Argument(help="Name experiments use; that of the backbone unless --backbone is given.")],
+    file: Annotated[Path | None, typer.Argument(help="PyTorch checkpoint or safetensors file.")] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="EXPERIMENT", help="Instead of FILE: what this experiment's stage backbone made."
+        ),
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Backbone the weights must fit.")] = None,
+    head: Annotated[Path | None, typer.Option(help="DINOv2: file of the published linear head, to join.")] = None,
+    trained_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASETS",
+            help="Data sets whose official training sets they have seen, as imagenet,cifar10; or none.",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As in backbone.kwargs: in_chans=1; a YAML value; repeatable."),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace weights of that name.")] = False,
+) -> None:
+    """Check weights against a backbone, copy them to data/weights/NAME.safetensors, and track them with DVC.
+
+    For published weights of the names that `quee weights list` shows, backbone and what they were trained on are known;
+    for an experiment's, the samples they were fitted on too, so that no experiment holds these out.
+    """
+    from quee.data.weights import NAME, PUBLISHED, import_weights, weights_facts, weights_path
+
+    if not NAME.fullmatch(name):
+        raise UsageError(f"weights name {name!r}; valid: letters, digits, _ . and -")
+    known, target = PUBLISHED.get(name), weights_path(name)
+    if target.exists() and not replace:
+        raise UsageError(f"{target} is there already; give --replace to replace it")
+    if (file is None) == (from_ is None):
+        raise UsageError("give FILE, or --from EXPERIMENT")
+    if from_ is not None:
+        given = {"--backbone": backbone, "--head": head, "--trained-on": trained_on, "--set": set_}
+        if told := [option for option, value in given.items() if value]:
+            raise UsageError(f"{told[0]} goes with FILE; --from {from_} knows it")
+        _add_from(from_, name, target)
+        return
+    assert file is not None
+    seen = known.trained_on if known else None
+    if trained_on is not None:
+        seen = () if trained_on == "none" else tuple(part.strip() for part in trained_on.split(","))
+        if not all(seen if trained_on != "none" else ("none",)):
+            raise UsageError(f"--trained-on {trained_on!r}: give names of data sets, as imagenet,cifar10, or none")
+        _refuse_other_spellings(seen)
+    chosen = backbone or (known.backbone if known else name)
+    refuse_untracked(target)
+    new, kwargs = not target.exists(), settings_of(set_ or [])
+    count = import_weights(chosen, file, target, head, seen, kwargs)
+    track_as(target, target.with_name(f"{name}.dvc"), new=new)
+    built = "".join(f" {key}={json.dumps(value)}" for key, value in kwargs.items())
+    typer.echo(f"added {target}: {count:,} parameters of {chosen}{built}, {_seen(seen)}")
+    facts = weights_facts(target)
+    typer.echo(f"read as: {facts.read_as}")
+    if others := [part for part in seen or () if part not in DATASETS]:
+        typer.echo(
+            f"no data set is called {', '.join(others)} here; experiments go by names to keep from testing on what was seen"
+        )
+    typer.echo(f"images are prepared with {facts.prepared}; weights trained otherwise: backbone.kwargs.preprocessing")
+
+
+def _refuse_other_spellings(names: tuple[str, ...]) -> None:
+    """Raises UsageError for a data set's name that is spelled otherwise here, so that it would be taken for another."""
+    from quee.data.files import same_name
+
+    here = {same_name(name): name for name in DATASETS}
+    for name in names:
+        if name not in DATASETS and (known := here.get(same_name(name))):
+            raise UsageError(f"--trained-on {name}: the data set is called {known} here")
+        if name == "none":
+            raise UsageError("--trained-on none: stands alone, for weights that have seen no data set")
+
+
+def _add_from(experiment: str, name: str, target: Path) -> None:
+    from quee.data.weights import take_weights, weights_facts
+    from quee.settings.experiment import load_experiment
+
+    load_experiment(experiment)  # refuses a name that there is not
+    results = Path("artifacts") / experiment
+    if missing := [stage for stage in ("prepare", "backbone") if not (results / stage).is_dir()]:
+        raise UsageError(f"missing folder: {results / missing[0]}; `quee run {experiment}` makes it")
+    refuse_untracked(target)
+    new = not target.exists()
+    count = take_weights(results / "backbone", results / "prepare", target)
+    track_as(target, target.with_name(f"{name}.dvc"), new=new)
+    facts = weights_facts(target)
+    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}, {_told(facts)}")
+    typer.echo(f"read as: {facts.read_as}")
+
+
+@weights_app.command("list")
+def list_weights(json_: AsJson = False) -> None:
+    """Show the weights that are there, with what they are for, and where the published ones are to be had."""
+    from quee.data.weights import PUBLISHED, WEIGHTS, how_to_add_weights, weights_facts
+    from quee.work.io import file_digest
+
+    rows: list[dict[str, Any]] = []
+    for file in sorted(WEIGHTS.glob("*.safetensors")):
+        facts = weights_facts(file)
+        digest = file_digest(file)
+        known = {
+            "backbone": facts.backbone,
+            "kwargs": facts.kwargs,
+            "read_as": facts.read_as,
+            "trained_on": facts.trained_on and list(facts.trained_on),
+            "fitted_on": facts.fitted and {"dataset": facts.fitted.dataset, "samples": len(facts.fitted.ids)},
+            "told": _told(facts),
+        }
+        rows.append({"name": file.stem, "bytes": file.stat().st_size, "digest": digest, **known})
+    if json_:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        about = f"{row['backbone']}, {row['told']}"
+        typer.echo(f"{row['name']:24} {row['bytes']:>14,} bytes  digest {str(row['digest'])[:12]}  {about}")
+    tracked = [file.stem for file in sorted(WEIGHTS.glob("*.dvc"))]
+    for name in dict.fromkeys([*tracked, *PUBLISHED]):
+        if name not in [row["name"] for row in rows]:
+            typer.echo(f"{name:24} not there: {how_to_add_weights(name)}")
+
+
+def settings_of(pairs: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` each, with YAML values, as `backbone.kwargs` has them; raises UsageError naming what is neither."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"--set {pair!r}: give KEY=VALUE, as in_chans=1")
+        if key in found:
+            raise UsageError(f"--set {key} is given twice: {found[key]!r} and {text!r}")
+        try:
+            found[key] = YAML(typ="safe", pure=True).load(text)
+            json.dumps(found[key], allow_nan=False)
+        except (YAMLError, TypeError, ValueError):
+            raise UsageError(f"--set {pair!r}: {text!r} is no number, word, list or mapping in YAML") from None
+    return found
+
+
+def _told(facts: "WeightsFacts") -> str:
+    own = facts.fitted
+    fitted = [] if own is None else [f"fitted on {len(own.ids):,} samples of {own.dataset}"]
+    return ", ".join([*fitted, *([_seen(facts.trained_on)] if facts.trained_on or not fitted else [])])
+
+
+def _seen(names: Any) -> str:
+    if names is None:
+        return "trained on unknown data"
+    return f"trained on {', '.join(names) or 'nothing registered here'}"
+
+
+def summary(name: str) -> dict[str, Any]:
+    """What `quee data list` says of a dataset; `digest` covers its files' names and contents."""
+    from quee.data.files import DatasetFiles
+    from tasks.dvc.inputs import pointer_of
+
+    known: dict[str, Any] = {"name": name, "title": DATASETS[name].title, "source": DATASETS[name].source}
+    try:
+        images = DatasetFiles(DATA / name, DATASETS[name])
+    except IntegrityError as error:
+        if "missing file" not in str(error):
+            raise
+        return {**known, "present": False, "tracked_by": pointer_of(Path(), DATA / name)}
+    return {
+        **known,
+        "present": True,
+        "samples": len(images),
+        "train": images.train_samples,
+        "evaluation": len(images) - images.train_samples,
+        "classes": list(images.classes),
+        "unused": sorted(
+            {path.name for path in images.folder.glob("*.parquet")} - {path.name for path in images.files}
+        ),
+        "digest": _digest(images.digests),
+    }
+
+
+def _digest(files: dict[str, str]) -> str:
+    import hashlib
+
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_untracked(path: Path) -> None:
+    """Raises UsageError where DVC would not take what is about to be made at a path."""
+    from tasks.dvc.inputs import link_before
+
+    if Path(".dvc").is_dir() and (behind := link_before(Path(), path)):
+        raise UsageError(f"{path} would not be tracked: {behind}")
+
+
+def track(path: Path, dvc_file: Path | None = None, *, new: bool = False) -> None:
+    """Bring a file or folder under DVC, by `dvc add`, or `dvc commit` where `dvc_file` has it already.
+
+    Raises QueeError with DVC's reason. What is `new` is removed then, so that the same command can be given again.
+    """
+    if not Path(".dvc").is_dir():
+        typer.echo(f"{path} is not tracked: there is no DVC project here", err=True)
+        return
+    from tasks.dvc.session import run_dvc
+
+    arguments = ["commit", "--force", str(dvc_file)] if dvc_file and dvc_file.is_file() else ["add", str(path)]
+    done = run_dvc(Path.cwd(), *arguments)
+    if done.status:
+        if new:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        state = "was not kept" if new else "is there"
+        raise QueeError(f"{path} {state}: DVC did not take it: {done.reason}")
+
+
+def track_as(path: Path, dvc_file: Path, *, new: bool = False) -> None:
+    """As `track`, in a DVC file of another name than DVC would give it."""
+    track(path, dvc_file, new=new)
+    made = path.with_name(f"{path.name}.dvc")
+    if made.is_file():
+        made.rename(dvc_file)

@@ -1,0 +1,105 @@
+"""What `quee doctor` looks at."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from quee.errors import QueeError
+
+PACKAGES = ("torch", "timm", "pyarrow", "dvc", "prefect", "mlflow")
+FREE_BYTES = 2e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    check: str
+    ok: bool
+    detail: str
+
+
+def examine(root: Path) -> list[Finding]:
+    """Every check, in the order in which one would look."""
+    checks: dict[str, Callable[[Path], str]] = {
+        "python": _python,
+        "packages": _packages,
+        "git": _git,
+        "settings": _settings,
+        "locks": _locks,
+        "data": _data,
+        "disk": _disk,
+    }
+    return [_check(name, check, root) for name, check in checks.items()]
+
+
+def _check(name: str, check: Callable[[Path], str], root: Path) -> Finding:
+    try:
+        return Finding(name, True, check(root))
+    except QueeError as error:
+        return Finding(name, False, str(error))
+
+
+def _python(root: Path) -> str:
+    return f"{sys.version.split()[0]} at {sys.executable}, {os.cpu_count()} cores"
+
+
+def _packages(root: Path) -> str:
+    found, missing = [], []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        raise QueeError(f"missing: {', '.join(missing)} (`make install`, or pip install 'quee[pipeline]')")
+    return ", ".join(found)
+
+
+def _git(root: Path) -> str:
+    if shutil.which("git") is None:
+        raise QueeError("git is not installed; DVC needs it")
+    if not (root / ".git").exists():
+        raise QueeError("no git repository here; DVC needs one")
+    return "found"
+
+
+def _settings(root: Path) -> str:
+    from quee.settings.experiment import experiment_names, load_experiment
+    from tasks.dvc.session import checked
+
+    names = experiment_names(root / "experiments")
+    for name in names:
+        load_experiment(name, root / "experiments")
+    listed = checked(root, None)
+    return f"{len(names)} experiments are valid; params.yaml builds {', '.join(listed)}"
+
+
+def _locks(root: Path) -> str:
+    from tasks.dvc.healing import heal
+    from tasks.work.locks import exclusive
+
+    told: list[str] = []
+    with exclusive("run", "this checkout", root=root, wait=False):
+        heal(root, told.append)
+    return "; ".join(told) or "nothing left by a killed run"
+
+
+def _data(root: Path) -> str:
+    from tasks.dvc.inputs import ensure_inputs
+    from tasks.dvc.session import checked, make_plan
+
+    told: list[str] = []
+    names = checked(root, None)
+    make_plan(root, names, data=ensure_inputs(root, names, told.append))
+    return "; ".join(told) or f"as recorded, for {', '.join(names)}"
+
+
+def _disk(root: Path) -> str:
+    free = shutil.disk_usage(root).free
+    work = sum(f.stat().st_size for f in (root / ".quee").rglob("*") if f.is_file())
+    if free < FREE_BYTES:
+        raise QueeError(f"{free / 1e9:.1f} GB free; {FREE_BYTES / 1e9:.0f} GB are wise (`dvc gc -w` frees old results)")
+    return f"{free / 1e9:.0f} GB free; .quee holds {work / 1e6:.0f} MB of logs and unfinished work"

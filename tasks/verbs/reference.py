@@ -1,0 +1,112 @@
+"""Published results: `reference/EXPERIMENT/`, small enough for the embedded remote, so that a fresh clone shows them.
+
+`python -m tasks.verbs.reference EXPERIMENT` publishes what is in `artifacts/`; `quee results --reference` shows it anywhere.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from quee.errors import IntegrityError, QueeError, UsageError
+from quee.work.io import write_bytes, write_json
+from tasks.dvc.inputs import pull
+from tasks.dvc.lock import chosen, default_experiments, out_problem, read_lock
+from tasks.dvc.session import run_dvc
+from tasks.verbs.data import track
+from tasks.work import journal
+from tasks.work.locks import exclusive
+
+FOLDER = Path("reference")
+POINTER = Path("reference.dvc")
+LEFT_OUT = {
+    "features": ("part-*.parquet", "reference-*.parquet"),
+    "targets": ("targets.parquet",),
+    "quantize": ("*.safetensors",),
+    "evaluate": ("curve.csv",),
+    "report": ("[!c]*.svg", "c[!u]*.svg"),
+    "bundle": ("*",),
+}
+"""Files of a stage that stay behind: caches, what the stage makes again from the weights in seconds, what other files
+have, too (the report has all figures; README shows `curves.svg`)."""
+MOST_BYTES = 10_000_000
+"""What the embedded remote may hold in all."""
+
+
+def publish(root: Path, experiment: str) -> Path:
+    """Copy an experiment's small results to `reference/EXPERIMENT`, whole or not at all, with what made them.
+
+    Raises IntegrityError when a result in `dvc.lock` is not the one on disk.
+    """
+    result = chosen(read_lock(root), [experiment])[experiment]
+    for made in result.stages.values():
+        if reason := out_problem(root, made):
+            raise IntegrityError(f"{made.name}: {reason}; `quee run {experiment}` brings it up to date")
+    target = root / FOLDER / experiment
+    aside = target.with_name(f".{experiment}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    weights = (
+        ("*.safetensors",) if experiment in default_experiments(root) else ()
+    )  # what `make repro` makes in minutes
+    for stage in result.stages:
+        folder = root / "artifacts" / experiment / stage
+        skipped = shutil.ignore_patterns(*LEFT_OUT.get(stage, ()), *weights)
+        shutil.copytree(folder, aside / stage, ignore=skipped)
+        if not any((aside / stage).iterdir()):
+            (aside / stage).rmdir()
+    shutil.copy(root / "experiments" / f"{experiment}.yaml", aside / "experiment.yaml")
+    entries = {f"{name}@{experiment}": stage.entry for name, stage in result.stages.items()}
+    lock = yaml.safe_dump({"schema": "2.0", "stages": entries}, sort_keys=True)
+    write_bytes(aside / "dvc.lock", lock.encode())
+    records = {stage: journal.last(root, experiment, stage, status="done") for stage in result.stages}
+    write_json(aside / "made.json", {stage: _made(record) for stage, record in records.items() if record})
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    return target
+
+
+def _made(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a record of the journal may be public: no names of machines and people."""
+    machine = {key: record["machine"].get(key) for key in ("cores", "processor")}
+    return {"machine": machine, **{key: record.get(key) for key in ("git_commit", "seconds", "started", "versions")}}
+
+
+def published(root: Path) -> list[str]:
+    """The experiments in `reference/`."""
+    return sorted(file.parents[1].name for file in (root / FOLDER).glob("[!.]*/evaluate/metrics.json"))
+
+
+def fetch(root: Path) -> None:
+    """Pull `reference/` where it is tracked and not here; raises IntegrityError when that cannot be done."""
+    if published(root) or not (root / POINTER).is_file():
+        return
+    pull(root, POINTER, Path(FOLDER))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tasks.verbs.reference", description=publish.__doc__)
+    parser.add_argument("experiment")
+    options = parser.parse_args()
+    try:
+        root = Path.cwd()
+        fetch(root)
+        with exclusive("reference", "reference/"):
+            target = publish(root, options.experiment)
+            size = sum(file.stat().st_size for file in (root / FOLDER).rglob("*") if file.is_file())
+            if size > MOST_BYTES:
+                raise UsageError(f"{FOLDER}/ has {size:,} bytes; the embedded remote takes {MOST_BYTES:,} in all")
+            track(FOLDER)
+            done = run_dvc(root, "push", str(POINTER))
+            if done.status:
+                raise QueeError(f"{FOLDER}/ was not pushed: {done.reason}")
+    except QueeError as error:
+        print(f"quee: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    print(f"published {target.relative_to(root)}: {size:,} bytes in {FOLDER}/; commit {POINTER} and remote/")
+
+
+if __name__ == "__main__":
+    main()

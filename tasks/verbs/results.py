@@ -1,0 +1,222 @@
+"""What experiments achieved: method × budget with accuracy and realised cost, and how it compares with another time."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+
+from quee.errors import IntegrityError, UsageError
+from quee.policies.names import BOUND, MAIN, REFERENCE, shown
+from quee.work.percentages import DASH, GAP, figure, percent
+from quee.work.registry import unknown
+from tasks.dvc.lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
+from tasks.mlflow.values import numbers
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a metric may be from its earlier value: absolutely, or in relation to the larger of the two."""
+
+    pattern: str
+    absolute: float
+    relative: float
+    why: str
+
+
+TOLERANCES = (
+    Tolerance(r"(^|\.)(parameters|macs|bitflops|bytes|samples|nodes)$", 0.0, 1e-9, "counted, not measured"),
+    Tolerance(r"cost_at_drop", 0.05, 0.35, "a step of the curve moves with a single test sample"),
+    Tolerance(r"gap_closed", 0.15, 0.0, "a ratio of small differences"),
+    Tolerance(r"(^|\.)(cost|[\w]*_cost)$", 0.02, 0.05, "realised by a policy fitted anew"),
+    Tolerance(r"", 0.02, 0.02, "training elsewhere changes the last bits, and these a few samples"),
+)
+"""The first whose pattern is found in a metric's name decides. Another processor gives other last bits."""
+
+
+LEVEL = "≈"
+"""Mark of methods that are the best of their column, or cannot be told from it."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric now and then; `within` tells whether they agree as far as they must."""
+
+    metric: str
+    before: float | None
+    after: float | None
+    allowed: float
+    within: bool
+
+
+@dataclass(frozen=True)
+class Results:
+    """What `evaluate` measured: its metrics, an operating point per method and budget, the report if there is one."""
+
+    experiment: str
+    metrics: dict[str, Any]
+    points: list[dict[str, Any]]
+    report: Path | None
+
+
+def load_results(root: Path, experiment: str, reference: bool = False) -> Results:
+    """Results in artifacts/, or the published ones in reference/; raises UsageError where there are none."""
+    from quee.work.io import read_json
+
+    base = root / ("reference" if reference else "artifacts")
+    folder = base / experiment / "evaluate"
+    if not (folder / "metrics.json").is_file():
+        known = (
+            sorted({file.relative_to(base).parts[0] for file in base.glob("*/**/metrics.json")})
+            if base.is_dir()
+            else []
+        )
+        hint = "omit the name to see all" if reference else f"run `quee run {experiment}`"
+        raise UsageError(f"{unknown(f'experiment with results in {base.name}/', experiment, known)}; {hint}")
+    metrics = read_json(folder / "metrics.json")
+    points = _points(folder)
+    report = base / experiment / "report" / "report.html"
+    return Results(experiment, metrics, points, report if report.is_file() else None)
+
+
+def _points(folder: Path) -> list[dict[str, Any]]:
+    """A point per method and budget, mean over seeds; of results from before there were seeds, the only one."""
+    from quee.work.io import read_table
+
+    if (folder / "budgets.parquet").is_file():
+        found: list[dict[str, Any]] = read_table(folder / "budgets.parquet").to_pylist()
+        return found
+    points = read_table(folder / "operating_points.parquet").to_pylist()
+    first = min((p["seed"] for p in points if p.get("seed") is not None), default=None)
+    return [point for point in points if point.get("seed") in (first, None)]
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    return {**asdict(results), "report": str(results.report) if results.report else None}
+
+
+def results_table(results: Results, all_methods: bool = False) -> Group:
+    """A row per method: accuracy on test in % at each budget, below it the cost realised there."""
+    budgets = sorted({point["budget"] for point in results.points})
+    names = {point["method"] for point in results.points}
+    methods = shown(names) + (sorted(names - set(MAIN)) if all_methods else [])
+    fp32 = results.metrics.get("fp32_accuracy")
+    title = f"[bold]{results.experiment}[/bold]: accuracy on test (%), below it the realised cost"
+    full = (
+        "No fp32 among the precisions: float accuracy is not told. " if fp32 is None else f"fp32 {percent(fp32, 2)}. "
+    )
+    missed = any(not point["budget_met"] for point in results.points if point["method"] in methods)
+    notes = [f"{full}Cost 1 is static w8a8.{' * out of reach: the nearest.' if missed else ''}"]
+    if "behind_best" in results.metrics:
+        notes.append(level_note(results.metrics))
+    note = "\n".join(f"[dim]{line}[/dim]" for line in notes)
+    table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False)
+    table.add_column("method \\ budget", no_wrap=True)
+    for budget in budgets:
+        table.add_column(f"{budget:g}", justify="right", no_wrap=True)
+    found = {(point["method"], point["budget"]): point for point in results.points}
+    for method in methods:
+        row = [found.get((method, budget)) for budget in budgets]
+        cells = [_cell(point, level_mark(results.metrics, method, f"{budget:g}"))
+                 for point, budget in zip(row, budgets, strict=True)]  # fmt: skip
+        table.add_row(f"{method}\n[dim]{_summary(results.metrics, method)}[/dim]", *cells)
+    return Group(title, table, note)
+
+
+def _summary(metrics: dict[str, Any], method: str) -> str:
+    parts = []
+    if (auc := metrics.get("methods", {}).get(method, {}).get("auc")) is not None:
+        parts.append(f"auc {level_mark(metrics, method, 'auc')}{figure(auc)}")
+    gaps = metrics.get("oracle_gap_closed", {})
+    if method in gaps and method not in (REFERENCE, BOUND):
+        gap = figure(gaps[method], 0, *GAP, sign=True)
+        parts.append(f"gap {gap}" if gap == DASH else f"gap {gap} %")
+    return " ".join(parts)
+
+
+def level_mark(metrics: dict[str, Any], method: str, column: str) -> str:
+    """LEVEL where a method cannot be told from the best of a column (`auc`, or a budget such as `0.1`), else nothing."""
+    found = metrics.get("behind_best", {}).get(method, {}).get(column)
+    return LEVEL if found is not None and found["low"] <= 0 else ""
+
+
+def level_note(metrics: dict[str, Any]) -> str:
+    """What LEVEL means, on how many test images."""
+    samples = metrics["test_samples"]
+    return f"{LEVEL} best of its column, or within the 95 % interval of it ({samples:,} test images)."
+
+
+def _cell(point: dict[str, Any] | None, mark: str) -> str:
+    if point is None or point["test_accuracy"] is None:
+        return DASH
+    missed = "" if point["budget_met"] else "*"
+    accuracy = figure(point["test_accuracy"], 1)
+    short = "100" if accuracy == "100.0" else accuracy  # nine budgets and their marks fit eighty columns
+    return f"{mark}{short}\n[dim]{missed}{point['test_cost']:.2g}[/dim]"
+
+
+def metrics_of(root: Path, result: ExperimentResult, here: bool) -> dict[str, float]:
+    """Every stage's metrics as `STAGE.name`, from artifacts/ when `here`, else from DVC's cache."""
+    found: dict[str, float] = {}
+    for stage in result.stages.values():
+        if (text := read_out(root, stage, "metrics.json", here)) is not None:
+            try:
+                found |= {f"{stage.stage}.{name}": value for name, value in numbers(json.loads(text)).items()}
+            except ValueError:
+                raise IntegrityError(f"not a JSON file: metrics.json of {stage.name}") from None
+    return found
+
+
+def against(root: Path, revision: str, experiments: list[str] | None) -> dict[str, list[Change]]:
+    """Metrics in artifacts/ beside those that `dvc.lock` of a git revision stands for, by experiment."""
+    if not is_revision(root, revision):
+        raise UsageError(f"unknown git revision {revision!r}")
+    now, then = read_lock(root), read_lock(root, revision)
+    names = experiments or [name for name in default_experiments(root) or list(now) if name in now]
+    changes = {}
+    for name in names:
+        after = metrics_of(root, chosen(now, [name])[name], here=True)
+        if not after:
+            raise UsageError(f"{name} has no results here to compare; `quee run {name}` makes them")
+        if name not in then:
+            raise UsageError(unknown(f"experiment with results at {revision}", name, list(then)))
+        changes[name] = changes_between(metrics_of(root, then[name], here=False), after)
+    return changes
+
+
+def changes_between(before: dict[str, float], after: dict[str, float]) -> list[Change]:
+    """Metrics side by side; one that only one side has counts as within, as there is nothing to hold it against."""
+    found = []
+    for name in sorted(before | after):
+        old, new = before.get(name), after.get(name)
+        rule = next(rule for rule in TOLERANCES if re.search(rule.pattern, name))
+        allowed = max(rule.absolute, rule.relative * max(abs(old or 0.0), abs(new or 0.0)))
+        within = old is None or new is None or abs(new - old) <= allowed
+        found.append(Change(name, old, new, allowed, within))
+    return found
+
+
+def changes_table(experiment: str, changes: list[Change], revision: str, all_metrics: bool = False) -> Table:
+    """Metrics outside their tolerance, or all."""
+    table = Table(title=f"{experiment}: now against {revision}", box=None, pad_edge=False, title_justify="left")
+    for column in ("metric", revision, "now", "difference", "allowed", ""):
+        table.add_column(column, justify="left" if column in ("metric", "") else "right")
+    for change in changes:
+        if all_metrics or not change.within:
+            difference = None if change.before is None or change.after is None else change.after - change.before
+            figures = [number(value) for value in (change.before, change.after, difference, change.allowed)]
+            table.add_row(change.metric, *figures, "" if change.within else "outside")
+    return table
+
+
+def number(value: float | None) -> str:
+    return DASH if value is None else f"{value:.5g}"
+
+
+def print_results(console: Console, results: Results, all_methods: bool = False) -> None:
+    console.print(results_table(results, all_methods))
+    if results.report:
+        console.print(f"Report: {results.report}", soft_wrap=True)

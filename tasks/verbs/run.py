@@ -1,0 +1,193 @@
+"""Verbs of `quee` that run and explain the pipeline: `run`, `plan`, `experiments`, `doctor`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quee.errors import IntegrityError, PendingError, UsageError
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[EXPERIMENT]...", help="All of params.yaml by default.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Exit with status 5 while another run has this checkout.")]
+
+
+def run(
+    names: Names = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Smoke run on N samples, into .quee/smoke/EXPERIMENT-N.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run what is unchanged too.")] = False,
+    no_wait: NoWait = False,
+) -> None:
+    """Bring experiments up to date, stage by stage; what is unchanged is skipped."""
+    from tasks.dvc import session as dvc
+
+    root = Path.cwd()
+    if limit is not None:
+        for outcome in dvc.smoke(root, names, limit, wait=not no_wait):
+            typer.echo(_outcome(outcome))
+        return
+    with dvc.session(root, names, force=force, wait=not no_wait) as session:
+        done = []
+        for step in session.steps:
+            if step.action != "unchanged":
+                typer.echo(f"{step.name}: {_what(step)}")
+            done.append(session.execute(step))
+            typer.echo(_outcome(done[-1]))
+    counts = {did: sum(outcome.did == did for outcome in done) for did in ("ran", "restored", "unchanged")}
+    typer.echo(", ".join(f"{count} {did}" for did, count in counts.items() if count))
+
+
+def _outcome(outcome: Any) -> str:
+    time = "" if outcome.did == "unchanged" else f"{outcome.seconds:8.1f} s"
+    return f"  {outcome.name:<36} {outcome.did:<10}{time}".rstrip()
+
+
+def _what(step: Any) -> str:
+    estimate = f" (about {step.seconds:.0f} s)" if step.seconds and step.action == "run" else ""
+    more = f", and {len(step.reasons) - 2} more" if len(step.reasons) > 2 else ""
+    return f"{step.action}{estimate}, because {'; '.join(step.reasons[:2])}{more}"
+
+
+def plan(
+    names: Names = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 3 when anything is to be done.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="As for `quee run --force`.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Show what a run would do, and why: which code, setting or data differs."""
+    from tasks.dvc import session as dvc
+
+    steps = dvc.plan(Path.cwd(), names, force)
+    pending = [step for step in steps if step.action != "unchanged"]
+    running = [step for step in steps if step.action == "run"]
+    seconds, size = sum(s.seconds or 0 for s in running), sum(s.bytes or 0 for s in running)
+    unknown = sum(step.seconds is None for step in running)
+    if json_:
+        stages = [step.to_json() for step in steps]
+        totals = {"pending": len(pending), "seconds": seconds, "bytes": size, "never_ran": unknown}
+        typer.echo(json.dumps({"stages": stages, **totals}, indent=1, ensure_ascii=False))
+    else:
+        for step in steps:
+            took = f"{step.seconds:8.1f} s" if step.seconds is not None and step.action == "run" else ""
+            typer.echo(f"{step.name:<36} {step.action:<10}{took}".rstrip())
+            for reason in step.reasons:
+                typer.echo(f"    {reason}")
+        if not pending:
+            typer.echo("nothing to do")
+        else:
+            note = f", {unknown} that never ran here not counted" if unknown else ""
+            restored = len(pending) - len(running)
+            typer.echo(
+                f"{len(running)} to run, {restored} to restore, {len(steps) - len(pending)} unchanged; "
+                f"about {seconds:.0f} s and {size / 1e6:.1f} MB{note}"
+            )
+    if check and pending:
+        raise PendingError(f"{len(pending)} of {len(steps)} stages are not up to date")
+
+
+experiments = typer.Typer(
+    help="List, show or add experiments.", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+
+@experiments.command("list")
+def list_(json_: AsJson = False) -> None:
+    """List the experiments, with what their files say first."""
+    from quee.settings.experiment import experiment_names
+    from tasks.dvc.session import listed_experiments
+
+    root = Path.cwd()
+    listed = listed_experiments(root)
+    found = [
+        {"name": name, "in_params": name in listed, "about": _about(root, name)}
+        for name in experiment_names(root / "experiments")
+    ]
+    if json_:
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    width = max((len(str(entry["name"])) for entry in found), default=0)
+    for entry in found:
+        typer.echo(f"{'*' if entry['in_params'] else ' '} {entry['name']:<{width}}  {entry['about']}")
+    typer.echo("* in params.yaml: built by `quee run` without a name", err=True)
+
+
+@experiments.command("show")
+def show(name: str, json_: AsJson = False) -> None:
+    """Show an experiment's settings, defaults filled in."""
+    import yaml
+
+    from quee.settings.experiment import load_experiment
+
+    content = load_experiment(name).model_dump(mode="json")
+    if json_:
+        typer.echo(json.dumps(content, indent=1))
+    else:
+        typer.echo(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100).rstrip())
+
+
+@experiments.command("new")
+def new(
+    name: str,
+    like: Annotated[str, typer.Option("--like", metavar="EXPERIMENT", help="The experiment to copy.")] = "digits",
+    dataset: Annotated[str | None, typer.Option(help="Use this data set instead.")] = None,
+) -> None:
+    """Add experiments/NAME.yaml, a copy of another's to change."""
+    import re
+
+    from quee.settings.experiment import experiment_names, load_experiment, parse_experiment
+    from quee.work.io import write_bytes
+    from tasks.dvc.inputs import link_inputs
+
+    folder = Path("experiments")
+    file = folder / f"{name}.yaml"
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", name):
+        raise UsageError(f"{name!r} is no name for an experiment: lower-case letters, digits and _ are valid")
+    if name in experiment_names(folder):
+        raise UsageError(f"{file} is there already")
+    load_experiment(like, folder)
+    text = (folder / f"{like}.yaml").read_text(encoding="utf-8")
+    if dataset is not None:
+        text = _with_dataset(text, dataset)
+    parse_experiment(name, text, str(file))
+    write_bytes(file, text.encode())
+    link_inputs(Path.cwd(), name)
+    typer.echo(f"wrote {file}, a copy of {like}; `quee run {name}` runs it")
+
+
+def _with_dataset(text: str, dataset: str) -> str:
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    editor, out = YAML(), StringIO()
+    content = editor.load(text)
+    content["prepare"]["dataset"] = dataset
+    editor.dump(content, out)
+    return out.getvalue()
+
+
+def _about(root: Path, name: str) -> str:
+    first = (root / "experiments" / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def doctor(json_: AsJson = False) -> None:
+    """Check this checkout: programs, versions, settings, locks, disk; put right what killed runs left."""
+    from tasks.verbs.diagnosis import examine
+
+    findings = examine(Path.cwd())
+    if json_:
+        typer.echo(json.dumps([{"check": f.check, "ok": f.ok, "detail": f.detail} for f in findings], indent=1))
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok     ' if finding.ok else 'PROBLEM'} {finding.check}: {finding.detail}")
+    sys.stdout.flush()
+    if bad := [finding.check for finding in findings if not finding.ok]:
+        raise IntegrityError(f"{len(bad)} of {len(findings)} checks found a problem: {', '.join(bad)}")

@@ -1,0 +1,222 @@
+"""Verbs of `quee` that remember and show results: `track`, `results`, `compare`, `ui`."""
+
+import json
+import os
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quee.errors import BusyError, IntegrityError, QueeError, UsageError
+from tasks.work.lifeline import keep
+
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="All by default.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def track(
+    experiments: Names = None,
+    later: Annotated[
+        bool, typer.Option("--or-later", help="Where MLflow does not take results, say so and exit with status 0.")
+    ] = False,
+    json_: AsJson = False,
+) -> None:
+    """Make MLflow hold each result in dvc.lock exactly once; does nothing for those it has."""
+    from tasks.mlflow.tracking import UnreachableError
+    from tasks.mlflow.tracking import track as track_results
+
+    try:
+        done = track_results(Path.cwd(), experiments, notify=lambda message: typer.echo(message, err=True))
+    except UnreachableError as error:
+        if not later:
+            raise
+        typer.echo(f"quee: {error}", err=True)
+        return
+    if json_:
+        typer.echo(json.dumps(asdict(done), indent=1))
+        return
+    for title in done.logged:
+        typer.echo(f"tracked {title}")
+    for version in done.registered:
+        typer.echo(f"tracked {version}: {done.decided[version]}")
+    for name, reason in done.skipped.items():
+        typer.echo(f"skipped {name}: {reason}", err=True)
+    hint = "; `quee run` makes what is not here" if done.skipped and not done.logged else ""
+    typer.echo(f"{len(done.logged)} results tracked, {done.known} were already{hint}")
+
+
+def results(
+    experiments: Names = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="REV", help="Compare metrics with those of a git revision; exit 1 if any is outside."),
+    ] = None,
+    reference: Annotated[bool, typer.Option("--reference", help="Show the published results in reference/.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Show every method, or every metric.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Show what experiments achieved: accuracy and realised cost of each method at each budget."""
+    if against is not None:
+        _results_against(against, experiments, all_, json_)
+        return
+    from rich.console import Console
+
+    from tasks.dvc.lock import default_experiments
+    from tasks.verbs.results import as_json, load_results, print_results
+
+    root = Path.cwd()
+    names = experiments or default_experiments(root)
+    if reference:
+        from tasks.verbs.reference import fetch, published
+
+        fetch(root)
+        names = experiments or published(root)
+        if not names:
+            raise UsageError("no results are published here: there is neither reference/ nor reference.dvc")
+    found = [load_results(root, name, reference) for name in names]
+    if json_:
+        typer.echo(json.dumps({item.experiment: as_json(item) for item in found}, indent=1))
+        return
+    console = Console()
+    for item in found:
+        print_results(console, item, all_)
+
+
+def _results_against(revision: str, experiments: list[str] | None, all_metrics: bool, json_: bool) -> None:
+    from rich.console import Console
+
+    from tasks.verbs.reference import fetch
+    from tasks.verbs.results import TOLERANCES, against, changes_table
+
+    with suppress(IntegrityError):
+        fetch(Path.cwd())  # where DVC's cache lacks the revision's results, the published ones have its metrics
+    found = against(Path.cwd(), revision, experiments)
+    outside = sum(not change.within for changes in found.values() for change in changes)
+    if json_:
+        typer.echo(
+            json.dumps({name: [asdict(change) for change in changes] for name, changes in found.items()}, indent=1)
+        )
+    else:
+        console = Console()
+        for name, changes in found.items():
+            if all_metrics or any(not change.within for change in changes):
+                console.print(changes_table(name, changes, revision, all_metrics))
+            inside = sum(change.within for change in changes)
+            console.print(
+                f"{name}: {inside} of {len(changes)} metrics agree with {revision} within tolerance", soft_wrap=True
+            )
+        console.print("Tolerances (absolute or relative to the larger value, by metric):", style="dim")
+        for rule in TOLERANCES:
+            text = f"  {rule.pattern or 'others'}: {rule.absolute:g} or {rule.relative:g}; {rule.why}"
+            console.print(text, style="dim", markup=False, soft_wrap=True)
+    if outside:
+        raise typer.Exit(1)
+
+
+def compare(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="Experiment, MLflow run id, git revision, or REVISION:EXPERIMENT.")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    all_: Annotated[bool, typer.Option("--all", help="Show every metric, not the main ones.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Show how two results differ in settings and metrics."""
+    from quee.policies.names import MAIN
+    from tasks.mlflow.compare import differences, settings_differences, side
+    from tasks.verbs.results import number
+
+    root = Path.cwd()
+    left, right = side(root, a, b), side(root, b, a)
+    settings, metrics = settings_differences(left, right), differences(left.metrics, right.metrics)
+    if json_:
+        typer.echo(json.dumps({"a": left.label, "b": right.label, "settings": settings, "metrics": metrics}, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for one in (left, right):
+        if not one.has_defaults:
+            console.print(
+                f"{one.label}: defaults were not recorded; only what its YAML says is compared.", soft_wrap=True
+            )
+    for kind, found in (("settings", settings), ("metrics", metrics)):
+        shown = found
+        if kind == "metrics" and not all_:
+            main = tuple(f"methods/{method}." for method in MAIN)
+            shown = {
+                name: pair for name, pair in found.items() if not name.startswith("methods/") or name.startswith(main)
+            }
+        if not found:
+            console.print(f"The {kind} are equal.")
+            continue
+        table = Table(box=None, pad_edge=False)
+        table.add_column(kind, overflow="fold")
+        table.add_column(left.label, justify="right", overflow="fold")
+        table.add_column(right.label, justify="right", overflow="fold")
+        if kind == "metrics":
+            table.add_column("difference", justify="right")
+        for name, (old, new) in shown.items():
+            if kind == "settings":
+                table.add_row(name, *("–" if value is None else str(value) for value in (old, new)))
+            else:
+                change = None if old is None or new is None else new - old
+                table.add_row(name, number(old), number(new), number(change))
+        console.print(table)
+        if len(shown) < len(found):
+            console.print(f"{len(found) - len(shown)} more with --all", style="dim")
+
+
+def ui(
+    port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 5000,
+) -> None:
+    """Open MLflow's pages on this machine: runs, curves, models. Ctrl-C ends it."""
+    from tasks.mlflow.index import run_pages, tracking_uri
+    from tasks.mlflow.tracking import ENVIRONMENT, prepare_store
+
+    root = Path.cwd()
+    uri = tracking_uri(root)
+    if uri.startswith(("http://", "https://")):
+        typer.echo(f"MLflow is at {uri}")
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise BusyError(f"port {port} is not free ({error.strerror}); choose another with --port") from None
+    prepare_store(root, uri)
+    address = f"http://127.0.0.1:{port}"
+    typer.echo(f"MLflow at {address} shows {uri}; Ctrl-C ends it")
+    for name, page in run_pages(uri, address).items():
+        typer.echo(f"  {name}: {page}")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1", "--default-artifact-root", (root / "mlruns").as_uri()]
+    serve_shown(command, {**ENVIRONMENT, **os.environ})
+
+
+def serve_shown(command: list[str], environment: dict[str, str]) -> None:
+    """Run MLflow's server and show what it prints until it is ended; raises QueeError with its last words if it fails."""
+    reader, writer = os.pipe()
+    kept = keep(command, environment, output=writer)
+    os.close(writer)
+    last = ""
+    try:
+        with open(reader, encoding="utf-8", errors="replace") as output:
+            for line in output:
+                sys.stderr.write(line)
+                last = line.strip() or last
+    except KeyboardInterrupt:
+        kept.end()
+        return
+    finally:
+        status = kept.end()
+    if status:
+        raise QueeError(f"MLflow ended with status {status}: {last or 'it said nothing'}")

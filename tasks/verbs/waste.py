@@ -1,0 +1,168 @@
+"""What no current or tracked result needs any more: of DVC's cache, of resumable work and of MLflow's store.
+
+Needed is what `dvc.lock` or a `.dvc` file names, here or at a branch or tag, and what a result in MLflow was made from
+or left.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quee.errors import QueeError
+from tasks.dvc.committing import KEPT
+from tasks.dvc.healing import LAST_GOOD, heal
+from tasks.dvc.lock import ABLATIONS, git, stage_names
+from tasks.dvc.plan import opened
+from tasks.mlflow.index import tracking_uri
+from tasks.partial import PARTIAL, stage_digest
+from tasks.stage import SMOKE
+from tasks.work.locks import exclusive, say
+from tasks.work.space import size_of
+
+MD5 = re.compile(r"\bmd5: ([0-9a-f]{32}(?:\.dir)?)\b")
+LISTED = re.compile(rb'"md5": "([0-9a-f]{32})"')
+
+
+@dataclass
+class Waste:
+    """What can go from one place."""
+
+    place: str
+    what: str
+    items: list[Path] = field(default_factory=list)
+    bytes: int = 0
+    count: int = 0
+    remove: Callable[[], None] = field(default=lambda: None, repr=False)
+    note: str = ""
+
+    def add(self, path: Path) -> None:
+        self.items.append(path)
+        self.count += 1
+        self.bytes += size_of(path)
+
+
+@contextmanager
+def waste(root: Path) -> Iterator[list[Waste]]:
+    """What can go, while this checkout, DVC and the tracking store stand still.
+
+    Raises BusyError when DVC is at work, UnreachableError when MLflow cannot say what is tracked.
+    """
+    from tasks.mlflow.tracking import store_lock
+    from tasks.mlflow.waste import store_waste
+
+    uri = tracking_uri(root)
+    with exclusive("run", "this checkout", root=root):
+        heal(root, say)
+        with store_lock(root, uri, say), opened(root) as repo:
+            named, store = store_waste(root, uri)
+            cache = Path(repo.cache.local.path).parent.parent if repo.cache.local.path.endswith("md5") else None
+            own = cache is not None and cache.resolve().is_relative_to(root.resolve())
+            found = [_cache_waste(cache, needed(root) | named)] if own and cache else [_shared_cache()]
+            yield [*found, _partial_waste(root), _smoke_waste(root), *store]
+
+
+def needed(root: Path) -> set[str]:
+    """Digests that `dvc.lock` and `.dvc` files name: in the working tree, kept aside, at every branch and tag."""
+    found: set[str] = set()
+    files = [
+        root / "dvc.lock",
+        root / ABLATIONS,
+        root / LAST_GOOD,
+        *(root / KEPT).glob("*.lock"),
+        *root.glob("*.dvc"),
+        *root.glob("data/**/*.dvc"),
+    ]
+    for file in files:
+        if file.is_file():
+            found |= set(MD5.findall(file.read_text(encoding="utf-8", errors="replace")))
+    references = (
+        git(root, "for-each-ref", "--format=%(objectname)", "refs/heads", "refs/remotes", "refs/tags") or ""
+    ).split()
+    head = (git(root, "rev-parse", "--verify", "--quiet", "HEAD") or "").split()
+    for commit in dict.fromkeys([*head, *references]):
+        names = (git(root, "ls-tree", "-r", "--name-only", commit) or "").splitlines()
+        for name in names:
+            if name in ("dvc.lock", ABLATIONS) or name.endswith(".dvc"):
+                found |= set(MD5.findall(git(root, "show", f"{commit}:./{name}") or ""))
+    return found
+
+
+def _cache_waste(cache: Path, keep: set[str]) -> Waste:
+    found = Waste("DVC's cache", "files that no result or data set here, at a branch or tag, or in MLflow has")
+    objects = cache / "files" / "md5"
+    keep = set(keep)
+    for name in [name for name in keep if name.endswith(".dir")]:
+        listing = objects / name[:2] / name[2:]
+        if listing.is_file():
+            keep |= {digest.decode() for digest in LISTED.findall(listing.read_bytes())}
+    gone = set()
+    for file in sorted(objects.glob("[0-9a-f][0-9a-f]/*")):
+        digest = file.parent.name + file.name
+        if digest not in keep:
+            found.add(file)
+            gone.add(digest)
+    for file in sorted((cache / "runs").rglob("*")):  # they would restore what is gone
+        if file.is_file() and gone & set(MD5.findall(_outs(file))):
+            found.add(file)
+    found.remove = lambda: _unlink(found.items)
+    return found
+
+
+def _outs(run: Path) -> str:
+    """The outputs that a record of the run cache names."""
+    return run.read_text(encoding="utf-8", errors="replace").partition("\nouts:")[2]
+
+
+def _shared_cache() -> Waste:
+    return Waste("DVC's cache", "", note="outside this checkout: others may need what is in it; `dvc gc` there")
+
+
+def _partial_waste(root: Path) -> Waste:
+    found = Waste("unfinished work", "shards and checkpoints of runs with other code, settings or data")
+    wanted = _wanted(root) if (root / PARTIAL).is_dir() else set()
+    for folder in sorted((root / PARTIAL).glob("*/*")):
+        if (folder.parent.name, folder.name) not in wanted:
+            found.add(folder)
+    found.remove = lambda: _unlink(found.items)
+    return found
+
+
+def _wanted(root: Path) -> set[tuple[str, str]]:
+    """(stage, digest) of the work that a run now would go on with."""
+    from quee.settings.experiment import experiment_names
+
+    here = {folder.name for folder in (root / PARTIAL).iterdir() if any(folder.iterdir())}
+    found = set()
+    for experiment in experiment_names(root / "experiments"):
+        places: list[tuple[Path, int | None]] = [(root / "artifacts" / experiment, None)]
+        for smoke in (root / SMOKE).glob(f"{experiment}-*"):
+            if (number := smoke.name.removeprefix(f"{experiment}-")).isdigit():
+                places.append((smoke, int(number)))
+        for stage in here & set(stage_names(root)):
+            for artifacts, limit in places:
+                try:
+                    found.add((stage, stage_digest(stage, experiment, artifacts, limit)))
+                except (OSError, QueeError):
+                    continue
+    return found
+
+
+def _smoke_waste(root: Path) -> Waste:
+    found = Waste("smoke runs", "results of `quee run --limit`")
+    for folder in sorted((root / SMOKE).glob("*")):
+        found.add(folder)
+    found.remove = lambda: _unlink(found.items)
+    return found
+
+
+def _unlink(items: list[Path]) -> None:
+    for path in items:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        if path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()

@@ -1,0 +1,138 @@
+"""Processes that end when the one that started them ends: no verb leaves any behind, however it ends itself.
+
+Our own modules call `die_with_parent`, so that killing DVC alone leaves no second writer. Commands of other tools, which
+start processes of their own, are started by `keep`.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
+POLL_SECONDS = 0.5
+SUPERVISED = "QUEE_SUPERVISED"
+"""Environment variable set for the processes of a run."""
+
+KEEPER = Path(__file__).with_name("keeper.py")
+GRACE_SECONDS = 15.0
+
+
+class Kept:
+    """A command of another tool, at work; nothing that it starts outlives this process."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", pipe: int) -> None:
+        self.process, self._pipe = process, pipe
+
+    def end(self) -> int:
+        """End the command and all that it started; returns its exit status."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+        return self.process.wait()
+
+
+def keep(
+    command: list[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    by: signal.Signals = signal.SIGTERM,
+    output: Any = None,
+) -> Kept:
+    """Start a command under a keeper (tasks/work/keeper.py).
+
+    When `Kept.end` is called or this process ends, the command gets the signal `by` and GRACE_SECONDS to end in order.
+    `output` is a file for what it prints, by default this process's own streams.
+    """
+    reader, writer = os.pipe()
+    keeper = [sys.executable, "-I", str(KEEPER), str(reader), str(int(by)), str(GRACE_SECONDS)]
+    errors = None if output is None else subprocess.STDOUT
+    try:
+        process = subprocess.Popen(
+            [*keeper, *command], env=environment, pass_fds=[reader], start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
+        )  # fmt: skip
+    finally:
+        os.close(reader)
+    return Kept(process, writer)
+
+
+def run_kept(command: list[str], environment: Mapping[str, str], by: signal.Signals = signal.SIGINT) -> int:
+    """Run a command under a keeper to its end; returns its exit status. Ctrl-C and SIGTERM end it with this process."""
+    end_in_order()
+    kept = keep(command, environment, by=by)
+    try:
+        return kept.process.wait()
+    except KeyboardInterrupt:
+        return kept.end()
+    finally:
+        kept.end()
+
+
+def end_in_order() -> None:
+    """Have SIGTERM end this process as an exit does, so that `finally` blocks put things right and end what they started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def die_with_make() -> None:
+    """Have this process killed with its parent where `make` says that the two belong together."""
+    if SUPERVISED in os.environ:
+        die_with_parent()
+
+
+def die_with_parent(always: bool = False) -> None:
+    """Have this process killed when its parent dies, at once where the kernel can, within a second elsewhere.
+
+    A shell between DVC and this process counts as one with DVC. A process that someone starts under `nohup` is meant to
+    survive; one that DVC or `quee run` started is not, nor one for which `always` is given, such as a stage's worker.
+    """
+    watched = _lineage()
+    supervised = always or "DVC_STAGE" in os.environ or SUPERVISED in os.environ
+    if not watched or (signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and not supervised):
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _lineage() != watched:  # it died before we asked
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=_poll, args=(watched,), name="lifeline", daemon=True).start()
+
+
+def _poll(watched: list[int]) -> None:
+    while _lineage() == watched:
+        time.sleep(POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _lineage() -> list[int]:
+    """The parent and, while it is a shell that runs one command, its parent; without those that are PID 1."""
+    found: list[int] = []
+    parent = os.getppid()
+    while parent > 1:
+        found.append(parent)
+        if not _runs_one_command(parent):
+            break
+        parent = _parent(parent)
+    return found
+
+
+def _runs_one_command(pid: int) -> bool:
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    name = os.path.basename(arguments[0].decode(errors="replace"))
+    return name in SHELLS and b"-c" in arguments
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0

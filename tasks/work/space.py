@@ -1,0 +1,70 @@
+"""Disk space, looked at before the stage that fills it starts: an estimate against what is free."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quee.errors import QueeError
+
+if TYPE_CHECKING:
+    from tasks.stage import Stage
+
+ROW_BYTES = 29
+"""Of a row of the cache beside its arrays: sample, split, node, label, prediction, error, probability of the label."""
+
+ALL_CLASSES, TOP = 100, 6
+"""With more classes than these, so many log probabilities are kept."""
+
+TWICE = 2
+"""The shards and the result lie side by side while it is put together; then the result and DVC's copy of it."""
+
+SPARE = 64_000_000
+"""Bytes for everything else that a run writes meanwhile."""
+
+
+def check_space(stage: "Stage") -> None:
+    """Raises QueeError when a stage is estimated to need more than is free where it writes."""
+    estimate = ESTIMATES.get(stage.name)
+    if estimate is None:
+        return
+    size, how = estimate(stage)
+    needed, free = TWICE * size + SPARE, shutil.disk_usage(stage.out).free
+    if needed > free:
+        raise QueeError(
+            f"stage {stage.name} of {stage.experiment.name} needs about {_shown(needed)} on disk ({how}; held twice while "
+            f"it is written), {_shown(free)} are free in {stage.out.resolve().parent}; `quee gc` shows what can go"
+        )
+
+
+def features_bytes(stage: "Stage") -> tuple[int, str]:
+    """Upper bound on the feature cache before compression, and how it comes about."""
+    from quee.features import feature_names
+    from quee.paths import PathTree
+    from quee.work.io import read_json
+
+    experiment = stage.experiment
+    dataset = read_json(stage.input("prepare") / "dataset.json")
+    segments = len(read_json(stage.input("backbone") / "backbone.json")["gates"])
+    paths = experiment.paths
+    nodes = len(PathTree(paths.precisions, segments, paths.considered, paths.max_nodes))
+    nodes += len(paths.references) * segments
+    samples = sum(count for split, count in dataset["splits"].items() if split not in ("train", "calibration"))
+    classes = len(dataset["classes"])
+    columns = len(feature_names(experiment.exits.embedding if experiment.features.embedding else 0))
+    row = ROW_BYTES + 2 * (classes if classes <= ALL_CLASSES else TOP) + 4 * columns
+    return samples * nodes * row, f"{samples:,} samples × {nodes:,} nodes × {row} bytes"
+
+
+ESTIMATES: dict[str, Callable[["Stage"], tuple[int, str]]] = {"features": features_bytes}
+
+
+def _shown(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    if path.is_file():
+        return path.lstat().st_size
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,298 @@
+"""quee predict and quee verify: files, folders and Parquet in; a table, JSON, CSV or Parquet out; resumable."""
+
+import csv
+import json
+import os
+from io import BytesIO, StringIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from quee.cli.main import main as cli
+from quee.data.writer import Sample, write_images
+from quee.errors import UsageError
+from quee.runtime import AdaptiveClassifier, Options
+from quee.runtime import scoring as module
+from quee.runtime.inputs import Inputs
+from quee.runtime.manifest import FORMAT
+from quee.runtime.scoring import SCHEMA, score, score_to_parquet
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(images, tmp_path: Path) -> Path:
+    """Twelve images: nine files in two folders, and three rows of Parquet."""
+    top = tmp_path / "images"
+    (top / "b").mkdir(parents=True)
+    for i in range(9):
+        (top / ("b" if i > 5 else ".") / f"{i}.png").write_bytes(png(images[0][i]))
+    (top / "notes.txt").write_text("no image")
+    samples = [Sample(png(images[0][i]), f"{i}.png", int(images[1][i])) for i in range(9, 12)]
+    write_images(top / "z.parquet", samples, tuple(map(str, range(10))))
+    return top
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+def test_a_folder_s_images_come_in_order_with_what_the_classifier_says(classifier, images, folder) -> None:
+    inputs = Inputs([folder])
+    table = module.pa.concat_tables(list(score(classifier, inputs, Options(budget=0.3), batch=5)))
+    expected = classifier.route(images[0][:12], budget=0.3)
+    assert len(inputs) == 12 and table.schema == SCHEMA
+    assert table["path"].to_pylist() == expected.path
+    assert table["prediction"].to_numpy().tolist() == expected.label.tolist()
+    assert table["cost"].to_numpy() == pytest.approx(expected.cost)
+    assert table["image"].to_pylist()[-1] == f"{folder / 'z.parquet'}#2 11.png"
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_rows_do_not_depend_on_the_batch(classifier, folder, batch) -> None:
+    some = [list(score(classifier, Inputs([folder]), Options(), batch=b)) for b in (batch, 4)]
+    assert module.pa.concat_tables(some[0]).equals(module.pa.concat_tables(some[1]))
+
+
+def test_a_bad_image_is_named_or_skipped_with_its_reason(classifier, folder) -> None:
+    (folder / "3.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"3\.png: not a readable"):
+        list(score(classifier, Inputs([folder]), Options()))
+    rows = module.pa.concat_tables(list(score(classifier, Inputs([folder]), Options(), skip_bad=True))).to_pylist()
+    assert [row["image"].endswith("/3.png") for row in rows] == [row["error"] is not None for row in rows]
+    assert rows[3]["prediction"] is None and rows[4]["prediction"] is not None
+
+
+def test_bad_images_are_named_together_with_their_number(classifier, folder) -> None:
+    for i in range(25):
+        (folder / f"bad{i:02}.png").write_bytes(b"no image")
+    with pytest.raises(UsageError) as raised:
+        list(score(classifier, Inputs([folder]), Options(), batch=4))
+    first, *lines = str(raised.value).splitlines()
+    assert first == "25 of 37 images cannot be used; --skip-bad goes on without what cannot be used:"
+    assert len(lines) == 21 and "bad00.png: not a readable" in lines[0] and lines[-1].strip() == "and 5 more"
+
+
+def test_hidden_and_other_files_are_no_images_and_counted(folder, images) -> None:
+    for name in (".ipynb_checkpoints/0-checkpoint.png", "b/@eaDir/6.png/THUMB.jpg", "b/._6.png", "b/x.tif"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(png(images[0][0]))
+    inputs = Inputs([folder])
+    assert len(inputs) == 12
+    assert str(inputs.skipped) == "1 .tif, 1 .txt, 3 hidden files"
+
+
+def test_paths_that_hold_no_images_are_named_together(folder, tmp_path) -> None:
+    (tmp_path / "other").mkdir()
+    for i in range(2):
+        pq.write_table(module.pa.table({"a": [i]}), tmp_path / "other" / f"{i}.PARQUET")
+    with pytest.raises(UsageError, match="3 paths hold no images:") as raised:
+        Inputs([tmp_path / "none.png", tmp_path / "other"])
+    assert "0.PARQUET: no column image" in str(raised.value) and "none.png" in str(raised.value)
+    inputs = Inputs([folder, tmp_path / "other"], skip_bad=True)
+    assert len(inputs) == 12 and len(inputs.bad) == 2
+
+
+@pytest.fixture
+def latin(folder, images) -> Path:
+    """A folder with an image and a file that is none whose names are Latin-1."""
+    for name, data in ((b"caf\xe9.png", png(images[0][0])), (b"h\xf6h.png", b"no image")):
+        with open(os.fsencode(folder) + b"/" + name, "wb") as file:
+            file.write(data)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["--csv", "--json", "table", "--out"])
+def test_names_that_are_not_utf_8_are_written_with_their_bytes(bundle, latin, tmp_path, capfdbinary, kind) -> None:
+    out = tmp_path / "out.parquet"
+    options = {"table": [], "--out": ["--out", out]}.get(kind, [kind])
+    assert run("predict", bundle, latin, "--engine", "torch", "--skip-bad", *options) == 0
+    printed = capfdbinary.readouterr().out.decode()  # valid UTF-8
+    if kind == "--csv":
+        rows = list(csv.DictReader(StringIO(printed)))
+    elif kind == "--json":
+        rows = json.loads(printed)["rows"]
+    else:
+        rows = pq.read_table(out).to_pylist() if kind == "--out" else []
+    if kind == "table":
+        assert "caf\\xe9" in printed.replace("\n", "")
+    else:
+        assert len(rows) == 14
+        assert [bool(row["error"]) for row in rows if "\\x" in row["image"]] == [False, True]
+
+
+def test_csv_is_whole_or_not_at_all(bundle, latin, capfd) -> None:
+    assert run("predict", bundle, latin, "--engine", "torch", "--csv", "--batch", "2") == 2
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "h\\xf6h.png: not a readable" in shown.err
+
+
+class Stopping:
+    """An engine that is interrupted after so many steps."""
+
+    def __init__(self, engine, steps: float) -> None:
+        self.engine, self.name, self.steps, self.done = engine, engine.name, steps, 0
+
+    def run(self, segment, precision, state):
+        if self.done >= self.steps:
+            raise KeyboardInterrupt
+        self.done += 1
+        return self.engine.run(segment, precision, state)
+
+    def executed(self, precision):
+        return self.engine.executed(precision)
+
+
+def on(classifier: AdaptiveClassifier, steps: float = float("inf")) -> tuple[AdaptiveClassifier, Stopping]:
+    c, engine = classifier, Stopping(classifier.engine, steps)
+    return AdaptiveClassifier(c.view, c.policy, c.costs, c.points, c.classes, c.budget, c.description, engine), engine
+
+
+def test_what_was_interrupted_goes_on_and_ends_in_the_same_bytes(classifier, folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "SHARD", 4)
+    whole, engine = on(classifier)
+    sums = score_to_parquet(whole, Inputs([folder]), Options(budget=0.3), tmp_path / "whole.parquet", batch=3)
+    assert sums["images"] == 12 and sums["skipped"] == 0
+    steps, out = engine.done, tmp_path / "out.parquet"
+    stopped, _ = on(classifier, steps // 2)
+    with pytest.raises(KeyboardInterrupt):
+        score_to_parquet(stopped, Inputs([folder]), Options(budget=0.3), out, batch=3)
+    assert not out.exists() and list(tmp_path.glob(".out.parquet.*.parts/*.parquet"))
+    again, engine = on(classifier)
+    score_to_parquet(again, Inputs([folder]), Options(budget=0.3), out, batch=3)
+    assert 0 < engine.done < steps
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("other", ["options", "files"])
+def test_other_work_for_the_same_file_begins_anew(classifier, images, folder, tmp_path, monkeypatch, other) -> None:
+    monkeypatch.setattr(module, "SHARD", 2)
+    out = tmp_path / "out.parquet"
+    stopped, _ = on(classifier, 9)
+    with pytest.raises(KeyboardInterrupt):
+        score_to_parquet(stopped, Inputs([folder]), Options(budget=0.3), out)
+    options = Options(budget=0.1 if other == "options" else 0.3)
+    if other == "files":
+        (folder / "0.png").write_bytes(png(images[0][40]))
+    score_to_parquet(classifier, Inputs([folder]), options, out)
+    expected = module.pa.concat_tables(list(score(classifier, Inputs([folder]), options)))
+    assert pq.read_table(out).cast(SCHEMA).equals(expected)
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_predict_prints_json(bundle, classifier, images, folder, capsys) -> None:
+    assert run("predict", bundle, folder, "--budget", 0.3, "--json") == 0
+    value = json.loads(capsys.readouterr().out)
+    expected = classifier.route(images[0][:12], budget=0.3)
+    assert [row["path"] for row in value["rows"]] == expected.path
+    assert value["mean_cost"] == pytest.approx(expected.cost.mean())
+    assert value["budget_met"] and value["images"] == 12 and value["skipped"] == 0
+
+
+def test_predict_prints_csv(bundle, folder, capsys) -> None:
+    assert run("predict", bundle, folder / "0.png", folder / "b", "--csv") == 0
+    rows = list(csv.DictReader(StringIO(capsys.readouterr().out)))
+    assert len(rows) == 4 and list(rows[0]) == SCHEMA.names
+    assert 0 < float(rows[0]["probability"]) <= 1 and rows[0]["error"] == ""
+
+
+def test_predict_prints_a_table_and_says_when_a_budget_cannot_be_met(bundle, folder, capsys) -> None:
+    assert run("predict", bundle, folder / "0.png", "--budget", 0.0001) == 0
+    shown = capsys.readouterr()
+    assert "probability" in shown.out and "w4a4" in shown.out
+    assert "1 images, mean cost" in shown.err and "cannot be met" in shown.err
+
+
+def test_predict_writes_parquet(bundle, folder, tmp_path, capsys) -> None:
+    out = tmp_path / "out.parquet"
+    assert run("predict", bundle, folder, "--out", out) == 0
+    assert pq.read_table(out).num_rows == 12 and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["none.png"], "no such image, folder or Parquet file: none.png"),
+        (["{folder}/notes.txt"], "not a readable"),
+        (["{empty}"], "no images in this folder"),
+        (["{folder}", "--budget", "-1"], "budget=-1.0"),
+        (["{folder}", "--budget", "nan"], "budget=nan"),
+        (["{folder}", "--budget", "0.2", "--trade-off", "0.1"], "not both"),
+        (["{folder}", "--json", "--csv"], "one of"),
+        (["{folder}", "--out", "{empty}"], "it is a folder"),
+        (["{folder}", "--out", "{empty}/no/where.parquet"], "no such folder"),
+        (["{folder}", "--engine", "coal"], "unknown engine"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_what(bundle, folder, tmp_path, capsys, arguments, reason) -> None:
+    (tmp_path / "empty").mkdir()
+    given = [a.format(folder=folder, empty=tmp_path / "empty") for a in arguments]
+    assert run("predict", bundle, *given) == 2
+    shown = capsys.readouterr().err
+    assert reason in shown and "Traceback" not in shown
+
+
+@pytest.mark.parametrize("what", ["an image", "a table", "text"])
+def test_what_is_there_and_no_answers_is_not_written_over(what, bundle, folder, tmp_path, capsys) -> None:
+    out = (
+        next(path for path in sorted(folder.iterdir()) if path.suffix == ".png")
+        if what == "an image"
+        else tmp_path / "o"
+    )
+    if what == "a table":
+        pq.write_table(module.pa.table({"a": [1]}), out)
+    elif what == "text":
+        out.write_text("mine")
+    before = out.read_bytes()
+    assert run("predict", bundle, folder, "--skip-bad", "--out", out) == 2
+    assert f"cannot write {out}: it is there, and holds something else than answers" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_array_s_name_may_end_in_capitals_and_answers_are_renewed(there, bundle, tmp_path) -> None:
+    with (tmp_path / "A.NPY").open("wb") as file:
+        np.save(file, np.random.default_rng(0).integers(256, size=(3, 8, 8), dtype=np.uint8))
+    out = tmp_path / "o.parquet"
+    if there:
+        out.write_bytes(b"")
+    for _ in range(2):
+        assert run("predict", bundle, tmp_path / "A.NPY", "--out", out) == 0
+        assert pq.read_table(out).num_rows == 3
+
+
+def test_parquet_without_images_is_refused(bundle, tmp_path, capsys) -> None:
+    path = tmp_path / "other.parquet"
+    pq.write_table(module.pa.table({"a": [1]}), path)
+    assert run("predict", bundle, path) == 2
+    assert "no column image" in capsys.readouterr().err
+    path.write_bytes(b"PAR1 and nothing")
+    assert run("predict", bundle, path) == 2
+
+
+def test_verify_tells_good_from_bad(bundle, tmp_path, capsys) -> None:
+    assert run("verify", bundle) == 0
+    assert "good" in capsys.readouterr().out
+    assert run("verify", bundle, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["format"] == FORMAT and facts["digest"] == json.loads((bundle / "bundle.json").read_text())["digest"]
+    assert run("verify", tmp_path) == 4
+    assert "missing file" in capsys.readouterr().err
+    assert run("predict", tmp_path / "none", "x.png") == 2  # images are looked at first: they cost nothing
+    assert run("predict", tmp_path / "none", bundle / "README.md") == 4
+
+
+def test_verify_says_that_format_1_has_no_digest(capsys) -> None:
+    assert run("verify", Path(__file__).parents[2] / "fixtures" / "bundle_format_1") == 0
+    assert "no digest in format 1" in capsys.readouterr().out

@@ -1,0 +1,169 @@
+"""Names of timm that are other networks are said to be so, with names that do run; nothing of timm's crashes through."""
+
+import re
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from quee.errors import UsageError
+from quee.network.architectures import create_backbone, is_backbone, is_headless
+from quee.network.architectures.names import DINOV3, nearest, unknown_backbone
+
+OTHERS = {
+    "vit_small_patch16_dinov3": "timm's Eva",
+    "vit_small_patch16_rope_224": "timm's Eva",
+    "eva02_tiny_patch14_224": "timm's Eva",
+    "vit_relpos_small_patch16_224": "timm's VisionTransformerRelPos",
+    "vit_small_r26_s32_224": "timm's VisionTransformer with a HybridEmbed stem",
+    "vit_srelpos_small_patch16_224": "timm's VisionTransformerRelPos",
+    "beit_base_patch16_224": "timm's Beit",
+    "convnext_tiny.fb_in1k": "timm's ConvNeXt",
+    "resnet18": "timm's ResNet",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_name_of_another_class_is_said_to_be_one(name: str) -> None:
+    assert not is_backbone(name)
+    with pytest.raises(UsageError) as raised:
+        create_backbone(name)
+    message = str(raised.value)
+    assert message.startswith(f"unknown backbone {name!r}: it is {OTHERS[name]}, which is not run here; valid are")
+    assert "did you mean" not in message
+    recommended = message.rpartition("nearest: ")[2].split(", ")
+    assert len(recommended) == 3
+    assert all(is_backbone(other) for other in recommended)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vit_small_patch16_dinov3", "vit_smal_patch16_dinov3", "dinov3_vits16", "facebook/dinov3-vits16-pretrain-lvd1689m",
+     "vit_small_patch14_dinov3.lvd142m", "DINOv3_ViT_S"],
+)  # fmt: skip
+def test_for_dinov3_no_dinov2_is_recommended(name: str) -> None:
+    assert DINOV3.search(name)
+    assert "dinov2" not in unknown_backbone(name).partition("valid")[2]
+    assert "did you mean" not in unknown_backbone(name)
+    assert "Eva" in unknown_backbone(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("vit_tny_patch16_224", "did you mean 'vit_tiny_patch16_224'"),
+        ("vit_digit", "did you mean 'vit_digits'"),
+        ("t2t_vit_8", "did you mean 't2t_vit_"),
+        ("vit_tiny_patch16_224.nothing", r"has no weights 'nothing'; valid: .*augreg_in21k"),
+        ("timm/vit_tiny_patch16_224.augreg_in21k", r"names are timm's own: 'vit_tiny_patch16_224.augreg_in21k'"),
+        ("hf-hub:timm/vit_tiny_patch16_224", r"names are timm's own: 'vit_tiny_patch16_224'"),
+        ("xyz", "^unknown backbone 'xyz'; valid: t2t_vit_10"),
+        ("", "^unknown backbone ''; valid: "),
+    ],
+)
+def test_misspelt_names_are_answered_with_near_ones(name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as raised:
+        create_backbone(name)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_recommended_runs() -> None:
+    for name in ("vit_base_patch16_siglip_224", "vit_small_patch16_dinov3"):
+        for other in nearest(name):
+            create_backbone(other, num_classes=2, depth=1, embed_dim=48, num_heads=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "reason"),
+    [
+        ("vit_base_patch16_siglip_224", {}, "global_pool 'map' is not run"),
+        ("vit_base_patch16_siglip_224", {"num_classes": 7}, "global_pool 'map' is not run"),
+        ("vit_pwee_patch16_reg1_gap_256", {}, "ParallelScalingBlock"),
+    ],
+)
+def test_parts_that_are_not_run_come_before_the_missing_head(name: str, kwargs: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=rf"{reason}.*; nearest that are: \w+, \w+, \w+$"):
+        create_backbone(name, **kwargs)
+
+
+def test_headless_names_are_known() -> None:
+    assert is_headless("vit_base_patch16_224.mae")
+    assert not is_headless("vit_tiny_patch16_224")
+    assert not is_headless("vit_digits")
+    with pytest.raises(UsageError, match="give num_classes among its kwargs"):
+        create_backbone("vit_base_patch16_224.mae")
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"checkpoint_path": "x.pth"}, "checkpoint_path is not among its kwargs; weights are added by `quee weights add"),
+    ({"pretrained": True}, "pretrained is not among its kwargs"),
+    ({"pretrained_cfg": {"file": "x"}}, "pretrained_cfg is not among its kwargs"),
+    ({"features_only": True}, "builds something else than a classifier"),
+    ({"in_chans": 4}, r"in_chans 4; images are decoded to 1 channel \(grey\) or 3 \(RGB\)"),
+    ({"in_chans": 2}, "in_chans 2"),
+    ({"img_size": 10}, "smaller than one patch"),
+    ({"img_size": "large"}, "cannot be built with"),
+    ({"patch_size": 0}, "cannot be built with"),
+    ({"norm_layer": "no_such_norm"}, "no_such_norm|cannot be built"),
+    ({"act_layer": "no_such"}, "cannot be built with"),
+    ({"init_values": "1e-5"}, "cannot be built with"),
+    ({"depth": -1}, "cannot be built with|at least|range"),
+    ({"embed_dim": 7}, "divisible"),
+    ({"no_such_keyword": 1}, "no_such_keyword"),
+    ({"num_classes": "ten"}, "cannot be built with"),
+    ({"drop_path_rate": "much"}, "cannot be built with"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "message"), BAD)
+def test_keywords_that_build_nothing_are_refused_in_one_line(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as raised:
+        create_backbone("vit_tiny_patch16_224", **{"num_classes": 7, "depth": 1, **kwargs})
+    assert "\n" not in str(raised.value)
+    assert re.search(r"\w", str(raised.value).rpartition(":")[2]), "timm's own words are missing"
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_digits", "vit_fashion_mnist", "t2t_vit_7"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [32, (32, 48)], ids=str)
+def test_the_input_is_that_of_the_keywords(name: str, channels: int, size: int | tuple[int, int]) -> None:
+    backbone = create_backbone(name, num_classes=2, depth=1, in_chans=channels, img_size=size)
+    given = backbone.input
+    assert (given.height, given.width) == ((32, 32) if size == 32 else size)
+    assert len(given.mean) == len(given.std) == given.channels == channels
+    assert backbone(torch.zeros(1, channels, given.height, given.width)).shape == (1, 2)
+
+
+@pytest.mark.slow
+def test_every_name_of_timm_is_run_as_timm_runs_it_or_refused_in_one_line() -> None:
+    size: dict[str, Any] = {"embed_dim": 32, "num_heads": 4, "depth": 2, "num_classes": 5, "img_size": 64}
+    run = []
+    for name in timm.list_models():
+        if not is_backbone(name):
+            continue
+        if "dinov2" in name:  # with a head that timm does not have
+            continue
+        backbone, refused = None, ""
+        try:
+            backbone = create_backbone(name, **size)
+        except UsageError as error:
+            refused = str(error)
+        assert "\n" not in refused
+        if backbone is None:
+            continue
+        original = timm.create_model(name, **size).eval()
+        original.load_state_dict(backbone.state_dict())
+        x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            torch.testing.assert_close(backbone(x), original(x), rtol=1e-3, atol=1e-4)
+        run.append(name)
+    assert len(run) > 100
+
+
+def test_names_of_timm_that_are_no_backbone_are_answered_in_one_line() -> None:
+    for name in timm.list_models()[::80]:
+        if not is_backbone(name):
+            said = unknown_backbone(name)
+            assert said.startswith(f"unknown backbone {name!r}: it is timm's ")
+            assert "\n" not in said

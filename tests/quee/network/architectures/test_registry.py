@@ -1,0 +1,248 @@
+"""What every backbone must do, whatever it is."""
+
+import itertools
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from quee.cost import trace_cost
+from quee.errors import QueeError, UsageError
+from quee.network.architectures import BACKBONES, check_state_dict, create_backbone
+from quee.network.base import SegmentedBackbone
+from quee.network.execution import MultiPrecisionBackbone
+from quee.precision import Precision
+from quee.quantization import QuantizationConfig, quantize_
+
+# Full width where that is quick, else the same parts in a small size.
+SMALL: dict[str, dict[str, Any]] = {
+    "vit_digits": {},
+    "vit_fashion_mnist": {},
+    "vit_small_patch14_dinov2.lvd142m": {"img_size": 56, "depth": 5, "num_classes": 10},
+    "t2t_vit_19": {"img_size": 48, "depth": 4, "num_classes": 10},
+    "t2t_vit_24": {"img_size": 48, "depth": 4, "num_classes": 10},
+}
+T2T: dict[str, Any] = {"img_size": 48, "num_classes": 10}
+TINY: dict[str, Any] = {"img_size": 64, "embed_dim": 32, "num_heads": 4, "depth": 4, "num_classes": 10}
+REGISTERED = [pytest.param(name, SMALL.get(name, T2T), id=name) for name in BACKBONES]
+BY_PREFIX = [
+    pytest.param("deit_tiny_patch16_224", TINY, id="deit"),
+    pytest.param("deit_tiny_distilled_patch16_224", TINY, id="deit-distilled"),
+    pytest.param("deit3_small_patch16_224", TINY, id="deit3-layer-scale"),
+    pytest.param("vit_tiny_patch16_224.augreg_in21k_ft_in1k", TINY, id="vit-with-tag"),
+    pytest.param("vit_wee_patch16_reg1_gap_256", TINY, id="no-class-token-average"),
+    pytest.param("vit_base_patch16_rpn_224", TINY, id="post-norm-blocks"),
+    pytest.param("vit_medium_patch16_clip_224.tinyclip_yfcc15m", TINY, id="norm-before-blocks"),
+    pytest.param("vit_tiny_patch16_224", {**TINY, "qk_norm": True, "reg_tokens": 2}, id="qk-norm-registers"),
+    pytest.param("vit_tiny_patch16_224", {**TINY, "global_pool": "avgmax"}, id="average-and-maximum"),
+    pytest.param("vit_tiny_patch16_224", {**TINY, "pos_embed": "none", "in_chans": 1}, id="no-positions-grey"),
+]
+DINOV2 = [
+    pytest.param("vit_small_patch14_dinov2", {**TINY, "img_size": 56, "layers": 4, "depth": 6}, id="dinov2-4-layers"),
+    pytest.param("vit_small_patch14_reg4_dinov2.lvd142m", {**TINY, "img_size": 56}, id="dinov2-registers"),
+]
+
+
+def build(name: str, kwargs: dict[str, Any]) -> SegmentedBackbone:
+    """With every weight drawn at random, so that nothing hides behind an initial 0 or 1."""
+    torch.manual_seed(0)
+    backbone = create_backbone(name, **kwargs)
+    for parameter in backbone.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+    return backbone
+
+
+def images(backbone: SegmentedBackbone, n: int = 2) -> torch.Tensor:
+    size = (n, backbone.input.channels, backbone.input.height, backbone.input.width)
+    return torch.randn(size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
+@torch.inference_mode()
+def test_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
+    backbone = build(name, kwargs)
+    x = images(backbone)
+    depth = len(backbone.blocks)
+    whole = backbone(x)
+    assert whole.shape == (2, backbone.num_classes)
+    assert whole.isfinite().all()
+    assert not torch.equal(whole[0], whole[1])
+    assert len(backbone.input.mean) == len(backbone.input.std) == backbone.input.channels
+
+    for gates in [(depth,), tuple(range(1, depth + 1)), *((first, depth) for first in range(1, depth))]:
+        backbone.set_gates(gates)
+        state = x
+        for segment in range(1, backbone.segments + 1):
+            state = backbone.run_segment(segment, state)
+            assert torch.equal(backbone.forward_from(segment, state), whole)
+            assert backbone.pool(state, "cls").shape == (2, backbone.dim)
+            assert backbone.pool(state, "cls_mean").shape == (2, 2 * backbone.dim)
+
+    other = create_backbone(name, **kwargs)
+    state_dict = backbone.state_dict()
+    check_state_dict(other, state_dict, "a copy")
+    other.load_state_dict(state_dict)
+    assert torch.equal(other(x), whole)
+
+
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX[:3] + DINOV2)
+def test_cost_accounting_sees_every_product(name: str, kwargs: dict[str, Any]) -> None:
+    backbone = build(name, kwargs)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        backbone(images(backbone, 1))
+    assert trace_cost(backbone).macs * 2 == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED)
+@torch.inference_mode()
+def test_all_precisions_of_the_experiments_run_segment_by_segment(name: str, kwargs: dict[str, Any]) -> None:
+    backbone = build(name, {**kwargs, "depth": 4})
+    x = images(backbone, 4)
+    expected = backbone(x)
+    names = [Precision(name) for name in ("w2a4", "w3a3", "w4a4", "w6a6", "w8a8", "bf16", "fp16", "fp32")]
+    models = {Precision("fp32"): backbone}
+    for precision in names:
+        if not precision.is_float:
+            config = QuantizationConfig.of(precision, "minmax")
+            models[precision] = quantize_(deepcopy(backbone), config, [x])  # type: ignore[assignment]
+    multi = MultiPrecisionBackbone(models)
+    for first, last in itertools.pairwise([*names, names[0]]):  # each before and behind another
+        path = (first,) * 3 + (last,)
+        logits = multi.classify(last, multi.run_path(path, x))
+        assert logits.dtype == torch.float32
+        assert logits.shape == expected.shape
+        assert logits.isfinite().all()
+        alone = multi.classify(last, multi.run_path(path, x[2:3]))
+        assert torch.equal(alone[0], logits[2])  # whoever shares the batch
+
+
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
+@torch.inference_mode()
+def test_every_precision_runs_on_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
+    kwargs = {**kwargs, "depth": max(2, kwargs.get("layers", 1))}
+    backbone = build(name, kwargs)
+    x = images(backbone, 4)
+    expected = backbone(x)
+    closeness = {}
+    # What `fast` fits to the float network's output on four images says nothing of bits; plain ranges obey them.
+    for precision, preset in (("w3a3", "fast"), ("w3a3", "minmax"), ("w8a8", "minmax")):
+        quantized = quantize_(deepcopy(backbone), QuantizationConfig.of(precision, preset), [x])
+        assert isinstance(quantized, SegmentedBackbone)
+        together = quantized(x)
+        assert torch.equal(quantized.forward_from(1, quantized.forward_to(1, x)), together)
+        closeness[precision, preset] = (together - expected).norm().item() / expected.norm().item()
+    assert closeness["w8a8", "minmax"] < 0.1
+    assert closeness["w8a8", "minmax"] < closeness["w3a3", "minmax"]
+    assert closeness["w3a3", "fast"] < closeness["w3a3", "minmax"]
+    half = deepcopy(backbone).bfloat16()(x.bfloat16())
+    assert (half.float() - expected).norm() < 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
+def test_cost_is_additive_over_segments(name: str, kwargs: dict[str, Any]) -> None:
+    backbone = build(name, kwargs)
+    depth = len(backbone.blocks)
+    totals = set()
+    for gates in [(depth,), (1, depth), tuple(range(1, depth + 1))]:
+        backbone.set_gates(gates)
+        cost = trace_cost(backbone)
+        totals.add(sum(cost.bitflops(segment, Precision("w8a8")) for segment in range(len(gates) + 1)))
+    assert len(totals) == 1
+
+
+@pytest.mark.parametrize(("name", "kwargs"), BY_PREFIX)
+@torch.inference_mode()
+def test_timm_backbones_give_timms_outputs_and_keys(name: str, kwargs: dict[str, Any]) -> None:
+    backbone = build(name, kwargs)
+    original = timm.create_model(name, **kwargs).eval()
+    assert set(backbone.state_dict()) == set(original.state_dict())
+    original.load_state_dict(backbone.state_dict())
+    x = images(backbone)
+    torch.testing.assert_close(backbone(x), original(x), rtol=1e-4, atol=1e-5)
+
+
+def test_preprocessing_is_the_models_own() -> None:
+    deit = create_backbone("deit_tiny_patch16_224", depth=1)
+    assert (deit.input.crop_pct, deit.input.interpolation, deit.input.mean[0]) == (0.9, "bicubic", 0.485)
+    augreg = create_backbone("vit_tiny_patch16_384.augreg_in21k_ft_in1k", depth=1, img_size=224)
+    assert (augreg.input.height, augreg.input.crop_pct, augreg.input.mean) == (224, 1.0, (0.5, 0.5, 0.5))
+
+
+def test_an_experiment_may_override_preprocessing() -> None:
+    changes = {"mean": [0, 0, 0], "std": [1, 1, 1], "crop_pct": 1.0, "interpolation": "bilinear"}
+    backbone = create_backbone("t2t_vit_7", depth=1, img_size=32, num_classes=10, preprocessing=changes)
+    assert backbone.input.mean == (0.0, 0.0, 0.0)
+    assert (backbone.input.crop_pct, backbone.input.interpolation) == (1.0, "bilinear")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"means": [0, 0, 0]}, "did you mean 'mean'"),
+        ({"mean": [0.5]}, "must be 3 numbers"),
+        ({"std": [1, 0, 1]}, "above 0"),
+        ({"mean": [123.7, 116.3, 103.5]}, "from 0 to 1, as pixels are here: divide by 255"),
+        ({"std": [58.4, 57.1, 57.4]}, "at most 1, as pixels are here: divide by 255"),
+        ({"mean": [0.5, 0.5, -0.5]}, "from 0 to 1; got"),
+        ({"mean": [0.5, float("nan"), 0.5]}, "from 0 to 1; got"),
+        ({"std": [0.5, float("nan"), 0.5]}, "above 0 and at most 1; got"),
+        ({"crop_pct": 1.5}, "at most 1"),
+        ({"interpolation": "cubic"}, "did you mean 'bicubic'"),
+    ],
+)
+def test_wrong_preprocessing_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create_backbone("t2t_vit_7", depth=1, img_size=32, preprocessing=changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("t2t_vit_8", {}, "did you mean 't2t_vit_7'|t2t_vit_14"),
+        ("vit_relpos_small_patch16_224", {}, "unknown backbone .*VisionTransformerRelPos"),
+        ("vit_base_patch16_clip_224", TINY | {"num_classes": 0}, "give num_classes"),
+        ("vit_base_patch16_siglip_224", TINY, "global_pool 'map'"),
+        ("vit_dwee_patch16_reg1_gap_256", TINY, "DiffAttention"),
+        ("vit_pwee_patch16_reg1_gap_256", TINY, "ParallelScalingBlock"),
+        ("vit_small_patch16_18x2_224", TINY, "ParallelThingsBlock"),
+        ("vit_tiny_patch16_224", TINY | {"dynamic_img_size": True}, "dynamic_img_size"),
+        ("vit_tiny_patch16_224", TINY | {"attn_drop_rate": 0.1}, "dropout"),
+        ("vit_tiny_patch16_224", TINY | {"scale_attn_norm": True}, "norm before its projection"),
+        ("vit_tiny_patch16_224", TINY | {"num_heads": 5}, "divisible"),
+        ("vit_tiny_patch16_224", TINY | {"width": 5}, "width"),
+        ("vit_small_patch14_dinov2", TINY | {"layers": 2}, "layers must be 1 or 4"),
+        ("t2t_vit_7", {"img_size": 28}, "multiple of 16"),
+        ("t2t_vit_7", {"attention_scale": "root"}, "head_dim or dim"),
+        ("t2t_vit_7", {"num_classes": 0}, "num_classes"),
+        ("t2t_vit_7", {"colour": 1}, "colour"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_in_one_line(name: str, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as raised:
+        create_backbone(name, **kwargs)
+    assert "\n" not in str(raised.value)
+
+
+def test_gates_that_do_not_fit_are_refused() -> None:
+    for gates in [(), (0, 8), (4, 2, 8), (2, 4), (2, 9)]:
+        with pytest.raises(UsageError, match="8, the number of blocks"):
+            create_backbone("vit_digits", gates=gates)
+
+
+def test_a_state_dict_that_does_not_fit_is_named_key_by_key() -> None:
+    backbone = create_backbone("vit_digits")
+    state = backbone.state_dict()
+    state["extra"] = state.pop("norm.weight")
+    state["head.weight"] = state["head.weight"][:5]
+    with pytest.raises(QueeError) as raised:
+        check_state_dict(backbone, state, "file.pth")
+    for part in (
+        "file.pth",
+        "missing keys: norm.weight",
+        "left-over keys: extra",
+        "head.weight (5, 64) instead of (10, 64)",
+    ):
+        assert part in str(raised.value)

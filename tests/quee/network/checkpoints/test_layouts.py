@@ -1,0 +1,330 @@
+"""Weights under the names of other frameworks compute what their own network computes."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from quee.errors import QueeError
+from quee.network.architectures import create_backbone
+from quee.network.base import SegmentedBackbone
+from quee.network.checkpoints.layouts import LAYOUTS, recognise
+from quee.network.checkpoints.reading import fit_state, read_checkpoint
+
+State = dict[str, Tensor]
+SIZE: dict[str, Any] = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2, "num_classes": 5}
+VIT = "vit_tiny_patch16_224"
+DINOV2 = "vit_small_patch14_dinov2"
+
+
+def random(module: torch.nn.Module, seed: int = 0) -> State:
+    """Weights of no special values, as LayerNorm and position tables have them at first."""
+    source = torch.Generator().manual_seed(seed)
+    return {key: torch.randn(v.shape, generator=source) * 0.1 for key, v in module.state_dict().items()}
+
+
+def images(backbone: SegmentedBackbone) -> Tensor:
+    size = backbone.input.channels, backbone.input.height, backbone.input.width
+    return torch.randn(3, *size, generator=torch.Generator().manual_seed(1))
+
+
+@torch.inference_mode()
+def logits_of(file: Path, name: str, **kwargs: Any) -> tuple[Tensor, Tensor, str]:
+    """Images, what the backbone says of them with the weights of a file, and what is said of the file."""
+    backbone = create_backbone(name, **kwargs)
+    found = read_checkpoint(file)
+    backbone.load_state_dict(fit_state(backbone, found.state, str(file)))
+    x = images(backbone)
+    return x, backbone(x), found.said
+
+
+@torch.inference_mode()
+def test_torchvisions_vit(tmp_path: Path) -> None:
+    original = torchvision.models.VisionTransformer(32, 16, 2, 4, 32, 64, num_classes=5).eval()
+    original.load_state_dict(random(original))
+    torch.save(original.state_dict(), tmp_path / "w.pth")
+    x, logits, said = logits_of(tmp_path / "w.pth", VIT, **SIZE)
+    torch.testing.assert_close(logits, original(x), rtol=1e-4, atol=1e-5)
+    assert said.startswith("torchvision ViT; torchvision's own weights want preprocessing={mean: [0.485, ")
+    older = {"mlp.0.": "mlp.linear_1.", "mlp.3.": "mlp.linear_2."}
+    old = {re.sub(r"mlp\.[03]\.", lambda m: older[m[0]], key): v for key, v in original.state_dict().items()}
+    torch.save(old, tmp_path / "old.pth")
+    assert torch.equal(logits_of(tmp_path / "old.pth", VIT, **SIZE)[1], logits)
+
+
+HF_BLOCK = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attn.proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+HF_DINOV2_BLOCK = {
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "attn.proj": "attention.output.dense",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+}
+HF_TOP = {
+    "cls_token": "{}embeddings.cls_token",
+    "dist_token": "{}embeddings.distillation_token",
+    "pos_embed": "{}embeddings.position_embeddings",
+    "patch_embed.proj.weight": "{}embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.bias": "{}embeddings.patch_embeddings.projection.bias",
+    "norm.weight": "{}layernorm.weight",
+    "norm.bias": "{}layernorm.bias",
+}
+
+
+def hugging_face(state: State, model: str, heads: dict[str, str], block: dict[str, str] = HF_BLOCK) -> State:
+    """timm's weights under the names that Hugging Face publishes."""
+    names = {timms: theirs.format(model) for timms, theirs in HF_TOP.items()}
+    names |= {f"{timms}.{kind}": f"{theirs}.{kind}" for timms, theirs in heads.items() for kind in ("weight", "bias")}
+    found: State = {}
+    for key, value in state.items():
+        if key in names:
+            found[names[key]] = value
+            continue
+        _, index, rest = key.split(".", 2)
+        layer = f"{model}encoder.layer.{index}."
+        if rest.startswith("attn.qkv"):
+            for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                found[f"{layer}attention.attention.{part}.{rest.rpartition('.')[2]}"] = third.contiguous()
+        else:
+            inner = next(timms for timms in block if rest.startswith(timms))
+            found[layer + block[inner] + rest.removeprefix(inner)] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "heads", "kwargs"),
+    [
+        (VIT, "vit.", {"head": "classifier"}, SIZE),
+        (VIT, "deit.", {"head": "cls_classifier"}, SIZE),
+        (
+            "deit_tiny_distilled_patch16_224",
+            "deit.",
+            {"head": "cls_classifier", "head_dist": "distillation_classifier"},
+            SIZE,
+        ),
+        (DINOV2, "dinov2.", {"head": "classifier"}, {**SIZE, "img_size": 28, "init_values": 1e-5}),
+    ],
+    ids=["vit", "deit", "deit-distilled", "dinov2"],
+)
+@torch.inference_mode()
+def test_hugging_faces_names(
+    name: str, model: str, heads: dict[str, str], kwargs: dict[str, Any], tmp_path: Path
+) -> None:
+    original = create_backbone(name, **kwargs)
+    state = random(original)
+    original.load_state_dict(state)
+    block = HF_DINOV2_BLOCK if "dinov2" in name else HF_BLOCK
+    save_file(hugging_face(state, model, heads, block), tmp_path / "model.safetensors")
+    x, logits, said = logits_of(tmp_path / "model.safetensors", name, **kwargs)
+    assert torch.equal(logits, original(x))
+    assert said == "Hugging Face ViT, DeiT or DINOv2"
+
+
+def test_what_no_classifier_reads_is_left_out_and_said(tmp_path: Path) -> None:
+    state = random(create_backbone(VIT, **SIZE))
+    theirs = hugging_face(state, "vit.", {"head": "classifier"}) | {"vit.pooler.dense.weight": torch.zeros(32, 32)}
+    save_file(theirs, tmp_path / "model.safetensors")
+    said = logits_of(tmp_path / "model.safetensors", VIT, **SIZE)[2]
+    assert said.endswith("left out, of no classifier: vit.pooler.dense.weight")
+
+
+def test_a_deit_with_one_head_on_two_tokens_is_refused(tmp_path: Path) -> None:
+    state = random(create_backbone("deit_tiny_distilled_patch16_224", **SIZE))
+    theirs = hugging_face(
+        {k: v for k, v in state.items() if not k.startswith("head_dist")}, "deit.", {"head": "classifier"}
+    )
+    save_file(theirs, tmp_path / "model.safetensors")
+    with pytest.raises(QueeError, match="DeiTForImageClassificationWithTeacher"):
+        read_checkpoint(tmp_path / "model.safetensors")
+
+
+@torch.inference_mode()
+def test_mmpretrains_names(tmp_path: Path) -> None:
+    original = create_backbone(VIT, **SIZE)
+    state = random(original)
+    original.load_state_dict(state)
+    rules = {
+        "blocks.": "layers.",
+        ".norm1.": ".ln1.",
+        ".norm2.": ".ln2.",
+        "mlp.fc1": "ffn.layers.0.0",
+        "mlp.fc2": "ffn.layers.1",
+    }
+    theirs: State = {}
+    for key, value in state.items():
+        if key.startswith("head."):
+            continue
+        for timms, name in {**rules, "patch_embed.proj.": "patch_embed.projection."}.items():
+            key = key.replace(timms, name)
+        theirs["backbone." + re.sub(r"^norm\.", "ln1.", key)] = value
+    torch.save({"state_dict": theirs, "meta": {"epoch": 3}}, tmp_path / "w.pth")
+    found = read_checkpoint(tmp_path / "w.pth")
+    assert found.said == "MMPretrain ViT; of 'state_dict'; without the prefix 'backbone.'"
+    assert {key: v.shape for key, v in found.state.items()} == {
+        key: v.shape for key, v in state.items() if not key.startswith("head.")
+    }
+    loaded = fit_state(original, found.state, "w.pth", new_head=True)
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+
+
+def of_google(state: State, heads: int, stacked: bool) -> dict[str, np.ndarray]:
+    """timm's weights as JAX keeps them, of ViT's authors or of big_vision (all blocks in one array)."""
+    names = {"norm1": "LayerNorm_0", "norm2": "LayerNorm_1" if stacked else "LayerNorm_2"}
+    attention = f"MultiHeadDotProductAttention_{0 if stacked else 1}"
+    mlp = f"MlpBlock_{0 if stacked else 3}"
+    found: dict[str, np.ndarray] = {}
+    for key, value in state.items():
+        array, kind = value.numpy(), key.rpartition(".")[2]
+        kernel = "kernel" if kind == "weight" else "bias"
+        if key == "cls_token":
+            found["cls"] = array
+        elif key == "pos_embed":
+            found["pos_embedding" if stacked else "Transformer/posembed_input/pos_embedding"] = array
+        elif key.startswith("patch_embed"):
+            found[f"embedding/{kernel}"] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+        elif key.startswith("norm."):
+            found[f"Transformer/encoder_norm/{'scale' if kind == 'weight' else 'bias'}"] = array
+        elif key.startswith("head."):
+            found[f"head/{kernel}"] = array.T
+        else:
+            _, index, layer, *rest = key.split(".")
+            at = f"Transformer/encoderblock_{index}/"
+            if layer.startswith("norm"):
+                found[f"{at}{names[layer]}/{'scale' if kind == 'weight' else 'bias'}"] = array
+            elif rest[0] == "qkv":
+                for part, third in zip(("query", "key", "value"), np.split(array, 3), strict=True):
+                    shape = (-1, heads, len(third) // heads)
+                    found[f"{at}{attention}/{part}/{kernel}"] = (
+                        third.T.reshape(shape) if kind == "weight" else third.reshape(shape[1:])
+                    )
+            elif rest[0] == "proj":
+                found[f"{at}{attention}/out/{kernel}"] = (
+                    array.T.reshape(heads, -1, len(array)) if kind == "weight" else array
+                )
+            else:
+                found[f"{at}{mlp}/Dense_{int(rest[0][2]) - 1}/{kernel}"] = array.T
+    if not stacked:
+        return found
+    blocks = {key for key in found if "encoderblock_0/" in key}
+    depth = len({key.split("/")[1] for key in found if "encoderblock_" in key})
+    joined = {
+        key.replace("block_0/", "block/"): np.stack([found[key.replace("_0/", f"_{i}/", 1)] for i in range(depth)])
+        for key in blocks
+    }
+    return {key: value for key, value in found.items() if "encoderblock_" not in key} | joined
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["vit", "big_vision"])
+@pytest.mark.parametrize("prefix", ["", "opt/target/"])
+def test_googles_arrays_become_what_timm_makes_of_them(stacked: bool, prefix: str, tmp_path: Path) -> None:
+    if stacked and prefix:
+        prefix = "params/"
+    original = timm.create_model(VIT, **SIZE)
+    arrays = of_google(random(original), 4, stacked)
+    file = tmp_path / "Ti_16.npz"
+    np.savez(file, **{prefix + key: value for key, value in arrays.items()})  # type: ignore[arg-type]
+    original.load_pretrained(str(file))
+    found = read_checkpoint(file)
+    assert found.layout == "Google's ViT of JAX (.npz)"
+    assert set(found.state) == set(original.state_dict())
+    assert all(torch.equal(found.state[key], value) for key, value in original.state_dict().items())
+
+
+def test_dinov2_in_chunks_of_blocks(tmp_path: Path) -> None:
+    state = random(create_backbone(DINOV2, **{**SIZE, "img_size": 28, "init_values": 1e-5}))
+    chunked = {re.sub(r"^blocks\.(\d)", r"blocks.0.\1", key): value for key, value in state.items()}
+    theirs = {f"backbone.{key}": value for key, value in {**chunked, "mask_token": torch.zeros(1, 32)}.items()}
+    torch.save({"teacher": theirs}, tmp_path / "w.pth")
+    found = read_checkpoint(tmp_path / "w.pth")
+    assert set(found.state) == set(state) | {"mask_token"}
+    assert found.said == "DINOv2, the authors' names; of 'teacher'; without the prefix 'backbone.'"
+
+
+SIMPLE: dict[str, Callable[[], State]] = {
+    "timm ViT": lambda: random(create_backbone(VIT, **SIZE)),
+    "T2T-ViT, the authors' names": lambda: random(create_backbone("t2t_vit_7", depth=1, img_size=32, num_classes=5)),
+    "torchvision ViT": lambda: random(torchvision.models.VisionTransformer(32, 16, 1, 4, 32, 64, num_classes=5)),
+    "Hugging Face ViT, DeiT or DINOv2": lambda: hugging_face(
+        random(create_backbone(VIT, **SIZE)), "vit.", {"head": "classifier"}
+    ),
+}
+STATES = {name: make() for name, make in SIMPLE.items()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(sorted(STATES)),
+    prefix=st.lists(
+        st.sampled_from(["module", "_orig_mod", "model", "net", "vision", "student_0", "trunk"]), max_size=3
+    ),
+    around=st.sampled_from([{}, {"criterion.weight": torch.ones(3)}, {"queue": torch.ones(2)}]),
+)
+def test_whatever_modules_wrap_it_the_same_network_is_found(name: str, prefix: list[str], around: State) -> None:
+    start = "".join(f"{part}." for part in prefix)
+    wrapped = {start + key: value for key, value in STATES[name].items()}
+    plain = recognise(STATES[name], "w.pth")
+    found = recognise(wrapped | (around if prefix else {}), "w.pth")
+    assert (found.layout, found.prefix) == (name, start)
+    assert found.left_out == (tuple(around) if prefix else ())
+    assert set(found.state) == set(plain.state)
+    assert all(torch.equal(found.state[key], value) for key, value in plain.state.items())
+
+
+def test_of_two_networks_none_is_guessed() -> None:
+    both = {f"{who}.{key}": value for who in ("student", "teacher") for key, value in STATES["timm ViT"].items()}
+    with pytest.raises(QueeError, match=r"several networks \(timm ViT\): student., teacher.; save one of them alone"):
+        recognise(both, "w.pth")
+
+
+@pytest.mark.parametrize("head", ["head.weight", "fc.weight", "classifier.bias", "cls_head.fc.weight"])
+def test_a_head_outside_of_the_network_is_not_guessed(head: str) -> None:
+    state = {f"backbone.{key}": value for key, value in STATES["timm ViT"].items() if not key.startswith("head")}
+    with pytest.raises(QueeError, match=rf"timm ViT under 'backbone.' with {head} outside of it"):
+        recognise(state | {head: torch.zeros(5)}, "w.pth")
+
+
+FOREIGN = {
+    "ResNet": ["conv1.weight", "layer1.0.conv1.weight"],
+    "ConvNeXt": ["stem.0.weight", "stages.0.blocks.0.conv_dw.weight"],
+    "Swin Transformer": ["layers.0.blocks.0.attn.relative_position_bias_table", "norm.weight"],
+    "BEiT": ["blocks.0.norm1.weight", "blocks.0.attn.q_bias"],
+    "DINOv3": ["blocks.0.norm1.weight", "rope_embed.periods", "storage_tokens"],
+    "OpenAI or OpenCLIP CLIP": ["visual.class_embedding", "transformer.resblocks.0.ln_1.weight"],
+    "Hugging Face CLIP or SigLIP": ["vision_model.encoder.layers.0.layer_norm1.weight"],
+    "LoRA adapter": ["base_model.model.vit.encoder.layer.0.attention.attention.query.lora_A.weight"],
+    "text transformer": ["bert.embeddings.word_embeddings.weight"],
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_other_networks_are_named_with_what_to_do(kind: str) -> None:
+    with pytest.raises(QueeError) as raised:
+        recognise({key: torch.zeros(2) for key in FOREIGN[kind]}, "w.pth")
+    message = str(raised.value)
+    assert message.startswith(f"w.pth is a {kind} (")
+    assert next(layout.advice for layout in LAYOUTS if layout.name == kind) in message
+    assert "\n" not in message
+
+
+def test_every_layout_is_read_or_says_what_to_do() -> None:
+    for layout in LAYOUTS:
+        assert bool(layout.convert) != bool(layout.advice), layout.name
+        re.compile(layout.anchor), re.compile(layout.also), re.compile(layout.unused)

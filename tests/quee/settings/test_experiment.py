@@ -1,0 +1,258 @@
+"""Experiments are checked before anything runs, and a refusal says where, what and what is valid."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from quee.errors import IntegrityError, UsageError
+from quee.settings.experiment import (
+    BLOCKS,
+    Experiment,
+    is_given,
+    load_experiment,
+    parse_experiment,
+    parse_resolved,
+    read_content,
+    resolved,
+)
+
+SOURCE = "experiments/x.yaml"
+TEXT = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n" + "".join(f"{b}: {{}}\n" for b in BLOCKS[2:])
+
+
+def parse(text: str) -> Experiment:
+    return parse_experiment("x", text, SOURCE)
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(UsageError) as raised:
+        parse(text)
+    assert raised.value.exit_status == 2
+    message = str(raised.value)
+    assert message.startswith(f"{SOURCE}: ")
+    assert "\n" not in message
+    return message
+
+
+def with_block(block: str, value: str) -> str:
+    content = yaml.safe_load(TEXT)
+    content[block] = {**content[block], **yaml.safe_load(value)}
+    return yaml.safe_dump(content)
+
+
+def test_defaults() -> None:
+    experiment = parse(TEXT)
+    assert experiment.name == "x"
+    assert experiment.paths.precisions == ("w3a3", "w4a4", "w8a8")
+    assert experiment.backbone.gates == (2, 4, 6, 8)
+
+
+def test_settings_are_read() -> None:
+    text = with_block("backbone", "{gates: [1, 3], learning_rate: 1, kwargs: {depth: 3}, augmentation: {flip: true}}")
+    backbone = parse(text).backbone
+    assert backbone.gates == (1, 3)
+    assert backbone.kwargs == {"depth": 3}
+    assert backbone.learning_rate == 1.0
+    assert backbone.augmentation.flip
+
+
+def test_comments_layout_and_empty_blocks_change_nothing() -> None:
+    content = yaml.safe_load(TEXT)
+    rewritten = "# a comment\n" + yaml.safe_dump(dict(reversed(content.items())), default_flow_style=False)
+    assert parse(rewritten.replace("exits: {}", "exits:")) == parse(TEXT)
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse(TEXT).prepare.seed = 3
+
+
+WRONG = {
+    "true for an integer": ("exits", "{draws: true}", ["exits.draws", "integer", "True"]),
+    "true for a number": ("exits", "{weight_decay: true}", ["exits.weight_decay", "number", "True"]),
+    "a float for an integer": ("exits", "{draws: 3.0}", ["exits.draws", "integer", "3.0"]),
+    "text for a number": ("exits", "{draws: many}", ["exits.draws", "integer", "'many'"]),
+    "a number for a switch": ("exits", "{augment: 1}", ["exits.augment", "boolean", "1"]),
+    "a number for text": ("report", "{title: 1}", ["report.title", "string", "1"]),
+    "below the least": ("exits", "{draws: 0}", ["exits.draws", "greater than or equal to 1", "0"]),
+    "above the most": ("targets", "{clusters: 1001}", ["targets.clusters", "less than or equal to 1000", "1001"]),
+    "not a number": ("exits", "{weight_decay: .nan}", ["exits.weight_decay", "nan"]),
+    "infinite": ("exits", "{weight_decay: .inf}", ["exits.weight_decay", "finite", "inf"]),
+    "a setting of former training": (
+        "exits",
+        "{epochs: 60}",
+        ["exits", "epochs", "fitted to the optimum", "leave it out"],
+    ),
+    "two settings of former training": (
+        "exits",
+        "{learning_rate: 1, epochs: 2}",
+        ["exits", "epochs and learning_rate"],
+    ),
+    "none of the choices": ("exits", "{pooling: max}", ["exits.pooling", "'cls' or 'cls_mean'", "'max'"]),
+    "unknown key": (
+        "exits",
+        "{draw: 3}",
+        ["exits.draw", "unknown key 'draw'", "'draws'", "valid: pooling, prefixes, draws"],
+    ),
+    "unknown inner key": (
+        "prepare",
+        "{splits: {tran: 0.4}}",
+        ["prepare.splits.tran", "unknown key 'tran'", "did you mean 'train'", "valid: train, calibration, "],
+    ),
+    "key that is not text": ("exits", "{1: 2}", ["exits.1", "strings"]),
+    "unknown precision": ("paths", "{precisions: [w4a4, w9a9]}", ["paths.precisions.1", "'w9a9'", "X in 2–8"]),
+    "number for a precision": ("paths", "{precisions: [8]}", ["paths.precisions.0", "string", "8"]),
+    "no precision": ("paths", "{precisions: []}", ["paths.precisions", "at least 1"]),
+    "precision named twice": ("paths", "{references: [w3a3]}", ["paths", "named twice", "w3a3, w4a4, w8a8, w3a3"]),
+    "unknown dataset": (
+        "prepare",
+        "{dataset: digitz}",
+        ["prepare.dataset", "'digitz'", "'digits'", "cifar10, cifar100"],
+    ),
+    "unknown backbone": (
+        "backbone",
+        "{name: vit_digitz}",
+        ["backbone.name", "'vit_digitz'", "'vit_digits'", "t2t_vit_7"],
+    ),
+    "gates that fall": ("backbone", "{gates: [4, 2]}", ["backbone.gates", "rise strictly", "[4, 2]"]),
+    "shares above 1": ("prepare", "{splits: {train: 0.9}}", ["prepare.splits", "sum to 1.45", "at most 1"]),
+    "an empty split": ("prepare", "{splits: {test: 0.0}}", ["prepare.splits", "must each be above 0"]),
+    "an unsafe seed": ("prepare", "{seed: -1}", ["prepare.seed", "-1"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_setting_is_refused_with_key_value_and_what_is_valid(case: str) -> None:
+    block, value, parts = WRONG[case]
+    message = refusal(with_block(block, value))
+    assert message.startswith(f"{SOURCE}: {parts[0]}: ")
+    for part in parts[1:]:
+        assert part in message
+
+
+def test_blocks_left_out_mean_their_defaults() -> None:
+    assert parse("prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n") == parse(TEXT)
+
+
+@pytest.mark.parametrize("left", ["empty", "out"])
+@pytest.mark.parametrize("block", ["prepare", "backbone"])
+def test_a_missing_key_is_named(block: str, left: str) -> None:
+    key = {"prepare": "prepare.dataset", "backbone": "backbone.name"}[block]
+    content = yaml.safe_load(TEXT)
+    content[block] = None
+    if left == "out":
+        del content[block]
+    assert refusal(yaml.safe_dump(content)) == f"{SOURCE}: {key}: Field required"
+
+
+@pytest.mark.parametrize("line", ["exit: {}", "name: y", "1: 2", "true: {}"])
+def test_an_unknown_block_is_refused_with_the_valid_ones(line: str) -> None:
+    message = refusal(TEXT + line + "\n")
+    assert "unknown block" in message
+    assert f"valid: {', '.join(BLOCKS)}" in message
+
+
+def test_a_block_that_is_no_mapping_is_refused() -> None:
+    assert f"{SOURCE}: exits: " in refusal(TEXT.replace("exits: {}", "exits: [1]"))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text"])
+def test_a_file_without_blocks_is_refused(text: str) -> None:
+    assert "expected blocks such as `prepare:`" in refusal(text)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: !!python/object/apply:os.getcwd []", "a: b: c"])
+def test_a_file_that_is_no_safe_yaml_is_refused(text: str) -> None:
+    assert "not YAML" in refusal(text)
+
+
+def test_numbers_are_read_as_dvc_reads_them() -> None:
+    assert (
+        parse(with_block("backbone", "{epochs: 3}").replace("epochs: 3", "learning_rate: 3e-3")).backbone.learning_rate
+        == 0.003
+    )
+
+
+def test_a_key_given_twice_is_refused_with_its_line() -> None:
+    assert 'line 1: found duplicate key "seed"' in refusal(TEXT.replace("{dataset", "{seed: 0, seed: 1, dataset", 1))
+    assert 'found duplicate key "exits"' in refusal(TEXT + "exits: {}\n")
+
+
+def test_experiments_are_found_by_name(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(TEXT)
+    (tmp_path / "other.yaml").write_text(TEXT)
+    assert load_experiment("x", tmp_path) == parse(TEXT)
+    with pytest.raises(UsageError) as raised:
+        load_experiment("othre", tmp_path)
+    assert str(raised.value) == "unknown experiment 'othre' (did you mean 'other'?); valid: other, x"
+
+
+EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[3] / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_resolved_settings_are_whole_and_say_the_same(name: str) -> None:
+    experiment = load_experiment(name, Path(__file__).parents[3] / "experiments")
+    values = resolved(experiment)
+    assert list(values) == [*BLOCKS, "dataset"]
+    for block in BLOCKS:
+        assert list(values[block]) == list(type(getattr(experiment, block)).model_fields), "a key is missing"
+    assert parse_resolved(name, json.dumps(values), "settings.json") == experiment
+
+
+ODD = {
+    "numbers": ("exits", "{weight_decay: 1.0e-07, draws: 1}"),
+    "text like a number": ("report", "{title: '1e3'}"),
+    "lists of blocks": ("ablate", "{considered: [{sample: 3}, {monotone: up}], blend: [auto, 0.25]}"),
+    "patterns": ("quantize", "{layers: {'blocks.*.fc2': w8a8, 'blocks.*': w4a8}}"),
+    "any kwargs": (
+        "backbone",
+        "{name: vit_digits, kwargs: {depth: 3, ratio: 4.0, name: é, deep: {list: [1, null, true]}}}",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_settings_survive_being_resolved(case: str) -> None:
+    block, value = ODD[case]
+    experiment = parse(
+        "".join(f"{line}\n" for line in TEXT.splitlines() if not line.startswith(f"{block}: ")) + f"{block}: {value}"
+    )
+    again = parse_resolved("x", json.dumps(resolved(experiment)), "settings.json")
+    assert again == experiment
+    assert repr(again) == repr(experiment), "types or order differ"
+
+
+def test_the_order_of_patterns_is_part_of_resolved_settings() -> None:
+    one, other = (
+        resolved(parse(TEXT.replace("quantize: {}", f"quantize: {{layers: {{{layers}}}}}")))
+        for layers in ("'blocks.*.fc2': w8a8, 'blocks.*': w4a8", "'blocks.*': w4a8, 'blocks.*.fc2': w8a8")
+    )
+    assert one != other
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "3"])
+def test_damaged_resolved_settings_are_named(text: str) -> None:
+    with pytest.raises(IntegrityError, match="^settings.json: not the settings of an experiment"):
+        parse_resolved("x", text, "settings.json")
+
+
+def test_what_the_yaml_says_itself_is_known() -> None:
+    content = read_content(with_block("prepare", "{splits: {train: 0.4}}"), SOURCE)
+    assert is_given(content, "prepare.splits.train")
+    assert not is_given(content, "prepare.splits.test")
+    assert not is_given(content, "exits.weight_decay")
+
+
+def test_an_error_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(TEXT.replace("exits: {}", "exits: {draws: 0}"))
+    with pytest.raises(UsageError, match=f"^{tmp_path}/x.yaml: exits.draws: "):
+        load_experiment("x", tmp_path)
+
+
+def test_an_unknown_key_in_a_list_of_blocks_is_named_with_the_valid_ones() -> None:
+    message = refusal(with_block("ablate", "{considered: [{sample: 3}, {switches: 1}]}"))
+    assert message.startswith(f"{SOURCE}: ablate.considered.1.switches: unknown key")
+    assert "max_switches, monotone, sample, seed" in message

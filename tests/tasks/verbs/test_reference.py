@@ -1,0 +1,76 @@
+"""Published results: small, traceable to what made them, and there for a fresh clone."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from evaluated_project import call, evaluated_project, repro, run
+
+from quee.errors import IntegrityError, UsageError
+from tasks.verbs.reference import fetch, publish, published
+from tasks.verbs.results import against
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return evaluated_project(tmp_path, monkeypatch)
+
+
+def dvc(*arguments: str) -> None:
+    run(sys.executable, "-m", "dvc", *arguments, "-q")
+
+
+def test_a_result_is_published_with_what_made_it_and_a_fresh_clone_shows_it(project: Path, tmp_path_factory) -> None:
+    remote = tmp_path_factory.mktemp("remote")
+    dvc("remote", "add", "-d", "kept", str(remote))
+    subprocess.run([sys.executable, "-m", "tasks.verbs.reference", "digits"], check=True, cwd=project)
+    assert published(project) == ["digits"]
+    folder = project / "reference" / "digits"
+    assert (folder / "experiment.yaml").read_text() == (project / "experiments" / "digits.yaml").read_text()
+    assert "evaluate@digits" in (folder / "dvc.lock").read_text()
+    run("git", "add", "-A")
+    run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "published")
+
+    clone = tmp_path_factory.mktemp("clones") / "clone"
+    run("git", "clone", "-q", str(project), str(clone))
+    assert published(clone) == []
+    fetch(clone)
+    assert published(clone) == ["digits"]
+    assert json.loads((clone / "reference/digits/evaluate/metrics.json").read_text())["fp32_accuracy"] == 0.975
+
+
+def test_reference_results_are_shown_without_a_name(project: Path) -> None:
+    assert "neither reference/ nor reference.dvc" in str(call("results", "--reference").exception)
+    publish(project, "digits")
+    assert list(json.loads(call("results", "--reference", "--json").stdout)) == ["digits"]
+
+
+def test_a_result_that_is_not_the_recorded_one_is_not_published(project: Path) -> None:
+    publish(project, "digits")
+    before = (project / "reference/digits/evaluate/metrics.json").read_bytes()
+    (project / "artifacts/digits/evaluate/metrics.json").write_text("{}")
+    with pytest.raises(IntegrityError, match="evaluate"):
+        publish(project, "digits")
+    assert (project / "reference/digits/evaluate/metrics.json").read_bytes() == before
+
+
+def test_a_clone_compares_with_results_that_were_made_elsewhere(project: Path) -> None:
+    publish(project, "digits")
+    run("git", "add", "-A")
+    run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "published")
+    repro(project, accuracy=0.9, auc=0.952)
+    shutil.rmtree(project / ".dvc" / "cache")  # as in a clone on another machine
+    changes = {change.metric: change for change in against(project, "HEAD", None)["digits"]}
+    assert (changes["evaluate.methods.quee_plan.auc"].before, changes["evaluate.methods.quee_plan.auc"].after) == (
+        0.95,
+        0.952,
+    )
+
+
+def test_nothing_here_is_not_taken_for_agreement(project: Path) -> None:
+    shutil.rmtree(project / "artifacts")
+    with pytest.raises(UsageError, match="digits has no results here to compare"):
+        against(project, "HEAD", None)

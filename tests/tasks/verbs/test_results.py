@@ -1,0 +1,133 @@
+"""Results as people read them, and held against a git revision through a real DVC cache."""
+
+import json
+import shutil
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from evaluated_project import call, evaluated_project, repro, write_evaluation
+from rich.console import Console
+
+from quee.errors import UsageError
+from quee.work.io import write_table
+from tasks.verbs.results import against, changes_between, load_results, results_table
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return evaluated_project(tmp_path, monkeypatch)
+
+
+def shown(table: Any) -> str:
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+def test_the_table_shows_accuracy_and_realised_cost_of_each_method_at_each_budget(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "artifacts/digits/evaluate")
+    results = load_results(tmp_path, "digits")
+    text = shown(results_table(results))
+    assert "quee_plan" in text and "90.0" in text and "0.2" in text and "fp32 97.50 %" in text
+    assert "*0.051" in text  # a budget that cannot be met
+    assert "static_w8a8" not in text
+    assert "static_w8a8" in shown(results_table(results, all_methods=True))
+
+
+def test_the_table_fits_eighty_columns(tmp_path: Path) -> None:
+    folder = tmp_path / "artifacts/digits/evaluate"
+    write_evaluation(folder)
+    budgets = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+    point = {"method": "confidence_hull", "test_cost": 0.155, "test_accuracy": 1.0, "budget_met": False, "seed": 0}
+    write_table(folder / "operating_points.parquet", pa.Table.from_pylist([{**point, "budget": b} for b in budgets]))
+    level = {f"{b:g}": {"best": "confidence_hull", "high": 0.0, "low": 0.0, "mean": 0.0} for b in budgets}
+    results = load_results(tmp_path, "digits")
+    results.metrics.update(test_samples=359, behind_best={"confidence_hull": level})
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(results_table(results))
+    text = console.export_text()
+    assert text.count("≈100") == text.count("*0.15") == len(budgets)
+
+
+def test_methods_that_cannot_be_told_from_the_best_of_a_column_are_marked(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "artifacts/digits/evaluate")
+    results = load_results(tmp_path, "digits")
+    assert "≈" not in shown(results_table(results))  # a result from before the differences were kept
+    behind = {"best": "oracle", "mean": 0.004, "high": 0.012}
+    results.metrics.update(
+        test_samples=359,
+        behind_best={"quee_plan": {"0.2": {**behind, "low": -0.003}, "auc": {**behind, "low": 0.001}}},
+    )
+    text = shown(results_table(results))
+    assert text.count("≈90.0") == 1 and "auc ≈" not in text
+    assert "within the 95 % interval of it (359 test images)" in text
+
+
+def test_no_results_are_an_error_that_says_how_to_get_them(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="quee run digits"):
+        load_results(tmp_path, "digits")
+    with pytest.raises(UsageError, match=r"with results in reference/"):
+        load_results(tmp_path, "digits", reference=True)
+
+
+def test_published_results_are_shown_on_request(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "reference/digits/evaluate", accuracy=0.7)
+    assert load_results(tmp_path, "digits", reference=True).points[0]["test_accuracy"] == 0.7
+
+
+def test_an_untouched_result_agrees_with_its_revision(project: Path) -> None:
+    changes = against(project, "HEAD", None)["digits"]
+    assert {change.metric for change in changes} >= {"evaluate.fp32_accuracy", "evaluate.methods.quee_plan.auc"}
+    assert all(change.before == change.after for change in changes)
+
+
+def test_small_differences_are_tolerated_and_large_ones_end_with_status_1(project: Path) -> None:
+    repro(project, auc=0.955)
+    assert call("results", "--against", "HEAD").exit_code == 0
+    repro(project, auc=0.80)
+    outside = [change.metric for change in against(project, "HEAD", None)["digits"] if not change.within]
+    assert outside == ["evaluate.methods.quee_plan.auc"]
+    done = call("results", "--against", "HEAD", "--json")
+    assert done.exit_code == 1
+    assert [c["metric"] for c in json.loads(done.stdout)["digits"] if not c["within"]] == outside
+
+
+def test_a_revision_whose_result_is_nowhere_is_an_error_that_says_so(project: Path) -> None:
+    shutil.rmtree(project / ".dvc" / "cache")
+    with pytest.raises(Exception, match="dvc fetch"):
+        against(project, "HEAD", None)
+    with pytest.raises(UsageError, match="unknown git revision 'nosuch'"):
+        against(project, "nosuch", None)
+
+
+def test_counts_must_agree_exactly_and_accuracies_within_two_points() -> None:
+    before = {"backbone.macs": 1e6, "evaluate.methods.x.auc": 0.90, "evaluate.gone": 1.0}
+    after = {"backbone.macs": 1e6 + 1, "evaluate.methods.x.auc": 0.915}
+    judged = {change.metric: change.within for change in changes_between(before, after)}
+    assert judged == {"backbone.macs": False, "evaluate.methods.x.auc": True, "evaluate.gone": True}
+
+
+def test_comparing_with_a_revision_shows_the_settings_and_metrics_that_differ(project: Path) -> None:
+    (project / "experiments" / "digits.yaml").write_text("evaluate: {points: 150}\n")
+    repro(project, auc=0.97)
+    done = call("compare", "HEAD", "digits", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["settings"] == {"evaluate.points": ["120", "150"]}
+    assert found["metrics"] == {"methods/quee_plan.auc": [0.95, 0.97]}
+    assert "evaluate.points" in call("compare", "HEAD", "digits").stdout
+
+
+def test_comparing_something_unknown_says_what_is_valid(project: Path) -> None:
+    error = call("compare", "digits", "nosuch").exception
+    assert isinstance(error, UsageError) and "digits" in str(error)
+
+
+def test_results_as_json_have_points_metrics_and_report(project: Path) -> None:
+    found = json.loads(call("results", "--json").stdout)["digits"]
+    assert found["metrics"]["methods"]["quee_plan"]["auc"] == 0.95
+    assert {point["budget"] for point in found["points"]} == {0.05, 0.2, 1.0}
+    assert found["report"] is None

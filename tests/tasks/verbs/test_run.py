@@ -1,0 +1,73 @@
+"""The `quee` command."""
+
+import json
+import subprocess
+import sys
+import time
+
+from toy_project import Project
+
+from quee.cli.main import resolve, verbs
+
+
+def test_help_lists_every_verb_and_imports_none(project: Project) -> None:
+    output = project.quee("--help")
+    for name, (_, line) in verbs().items():
+        assert name in output
+        assert line.split(",")[0].split(";")[0][:30] in output
+    code = "import sys; sys.argv = ['quee', '--help']; import atexit; atexit.register(lambda: print(*sys.modules)); "
+    loaded = subprocess.run(
+        [sys.executable, "-c", code + "from quee.cli.main import main; main()"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert not {"torch", "dvc", "mlflow", "prefect", "pydantic", "numpy", "pyarrow"} & set(loaded)
+
+
+def test_help_is_quick(project: Project) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        project.quee("--help")
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(4)) < 0.5
+
+
+def test_every_verb_is_there_and_explains_itself() -> None:
+    for name, (where, _) in verbs().items():
+        command = resolve(name, where)
+        assert command.name == name
+        assert command.help
+
+
+def test_an_unknown_verb_or_option_is_answered_with_the_valid_ones(project: Project) -> None:
+    assert "unknown verb 'rum' (did you mean 'run'?)" in project.quee("rum", status=2)
+    assert "--limt" in project.quee("run", "--limt", "3", status=2)
+    assert "Traceback" not in project.quee("run", "nothing", status=2)
+
+
+def test_outside_a_project_it_says_so(project: Project) -> None:
+    project.do("rm", "params.yaml")
+    assert "no params.yaml" in project.quee("plan", status=2)
+
+
+def test_experiments_are_listed_shown_and_added(project: Project) -> None:
+    listed = json.loads(project.quee("experiments", "list", "--json"))
+    assert listed == [{"name": "toy", "in_params": True, "about": "A toy."}]
+    assert json.loads(project.quee("experiments", "show", "toy", "--json"))["targets"]["clusters"] == 20
+    project.quee("experiments", "new", "other", "--like", "toy")
+    assert project.read("experiments/other.yaml") == project.read("experiments/toy.yaml")
+    assert (project.root / "experiments/other.data").resolve() == project.root / "data/digits"
+    assert "is there already" in project.quee("experiments", "new", "other", "--like", "toy", status=2)
+    assert "unknown dataset 'nope'" in project.quee(
+        "experiments", "new", "third", "--like", "toy", "--dataset", "nope", status=2
+    )
+    assert not (project.root / "experiments/third.yaml").exists()
+
+
+def test_doctor_finds_damage(project: Project) -> None:
+    checks = json.loads(project.quee("doctor", "--json"))
+    assert all(check["ok"] for check in checks), checks
+    project.write("data/digits/train-0.parquet", "other")
+    assert "PROBLEM data: data/digits/train-0.parquet differs" in project.quee("doctor", status=4)
