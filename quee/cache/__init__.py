@@ -1,0 +1,1 @@
+"""The feature cache: one row per sample and node."""

@@ -1,0 +1,1 @@
+"""What `quee.fit` checks and prepares."""

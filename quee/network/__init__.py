@@ -1,0 +1,1 @@
+"""Segmented backbones: the contract, their files, training, and running a tree of paths."""

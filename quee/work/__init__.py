@@ -1,0 +1,1 @@
+"""Plumbing: files, shards, workers, progress, threads. It knows nothing of the method."""

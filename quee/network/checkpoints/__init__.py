@@ -1,0 +1,1 @@
+"""Reading weights files of others: one reader per layout."""
