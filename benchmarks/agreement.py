@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from quee.cache.read import FeatureCache, read_cache
-from quee.data import open_dataset
+from quee.data.source import open_dataset
 from quee.exits import ExitHeads
 from quee.export.graphs import export_graphs
 from quee.features import GateView

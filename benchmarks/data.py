@@ -31,7 +31,7 @@ from PIL import Image
 from torchvision import datasets, transforms
 
 from quee import create_backbone
-from quee.data import unregistered
+from quee.data import dataset_called
 from quee.data.importers import import_dataset
 from quee.data.source import ImageSource
 from quee.data.transforms import Preprocessing
@@ -156,7 +156,7 @@ def compare(images: int, size: tuple[int, int], kind: str, crop: int, options: a
         write_folders(folder, images, size, kind)
         os.chdir(folder)  # where .quee/ goes
         import_dataset("benchmark", folder, folder / "data" / "benchmark")
-        ours = ImageSource(folder / "data" / "benchmark", unregistered("benchmark"))
+        ours = ImageSource(folder / "data" / "benchmark", dataset_called("benchmark"))
         ours.image_size()  # decodes small images into their array
         crop_pct = 0.9 if crop != size[0] else 1.0
         transform = Preprocessing((crop, crop), crop_pct, "bicubic", MEAN, STD, 3)

@@ -25,7 +25,7 @@ from quee.policies.plan import Plan
 from quee.policies.predictors import Predictors, gate_inputs, rows_of
 from quee.policies.sweeps import routed_sweep
 from quee.predictors import quantized
-from quee.settings.experiment import FittedQ as FittedQSettings
+from quee.settings.policies import FittedQ as FittedQSettings
 
 PRECISIONS, SEGMENTS, FEATURES, HIDDEN = ("w3a3", "w4a4", "w8a8"), 4, 12, 32
 SECONDS, MEGABYTES = 10.0, 2000.0

@@ -29,8 +29,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
-    "epochs: 24": "epochs: 1",
-    "warmup_epochs: 5": "warmup_epochs: 0",
     "train: 0.45, calibration: 256, predictor: 0.25, validation: 0.10, test: 0.20":
         "train: 0.15, calibration: 32, predictor: 0.10, validation: 0.05, test: 0.10",
     "[2, 4, 6, 8]": "[4, 8]",
@@ -39,7 +37,6 @@ SMALL = {
     "draws: 8": "draws: 1",
     "resplits: 20": "resplits: 0",
     "bootstrap: 1000": "bootstrap: 100",
-    "points: 120": "points: 100",
     "targets:\n": "targets:\n  sweep: [5]\n",
 }  # fmt: skip
 TRACK = "track"

@@ -34,7 +34,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from quee.cost import trace_cost
-from quee.data import open_dataset
+from quee.data.source import open_dataset
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
 from quee.network.base import SegmentedBackbone
@@ -183,23 +183,23 @@ def ours(
 def methods(bench: Bench, seeds: int) -> Iterator[Row]:
     stem = f", stem {bench.stem}" if bench.stem else ""
     variants = {
-        n + stem: lambda p, preset=n: QuantizationConfig.of(p, preset, stem=bench.stem or None) for n in bench.presets
+        n + stem: lambda p, preset=n: QuantizationConfig(p, preset, stem=bench.stem or None) for n in bench.presets
     }
     yield from ours(bench, variants, bench.shown, seeds)
 
 
 def ablation(bench: Bench, seeds: int) -> Iterator[Row]:
     """The default less one ingredient."""
-    off = {f"fast − {i}": lambda p, i=i: QuantizationConfig.of(p).without(i) for i in INGREDIENTS}
+    off = {f"fast − {i}": lambda p, i=i: QuantizationConfig(p).without(i) for i in INGREDIENTS}
     chosen = tuple(p for p in ABLATED if p in bench.shown)
-    yield from ours(bench, {"fast": QuantizationConfig.of, **off}, chosen, seeds)
+    yield from ours(bench, {"fast": QuantizationConfig, **off}, chosen, seeds)
 
 
 def additions(bench: Bench, seeds: int) -> Iterator[Row]:
     """Plain min-max and one ingredient."""
     on = {
-        f"minmax + {i}": lambda p, i=i: QuantizationConfig.of(
-            p, "minmax", **{k: getattr(QuantizationConfig.of(p), k) for k in INGREDIENTS[i]}
+        f"minmax + {i}": lambda p, i=i: QuantizationConfig(
+            p, "minmax", **{k: getattr(QuantizationConfig(p), k) for k in INGREDIENTS[i]}
         )
         for i in INGREDIENTS
     }
@@ -211,14 +211,14 @@ def extras(bench: Bench, seeds: int) -> Iterator[Row]:
     between = {"w3a3": ("w3a4", "w4a3"), "w4a4": ("w4a5", "w5a4")}
     chosen = tuple(p for p in ABLATED if p in bench.shown)
     both = tuple(p for q in chosen for p in (q, *between[q]))
-    yield from ours(bench, {"fast": QuantizationConfig.of}, both, seeds, costs=True)
+    yield from ours(bench, {"fast": QuantizationConfig}, both, seeds, costs=True)
 
 
 def mixed(bench: Bench, seeds: int) -> Iterator[Row]:
     """Bits of their own for a segment's layers against uniform bits, within the same BitFLOPs."""
     plain = trace_cost(bench.backbone)
     for preset, precision, seed in product(bench.presets, bench.shown, range(seeds)):
-        config = QuantizationConfig.of(precision, preset)
+        config = QuantizationConfig(precision, preset)
         if config.precision.plain:
             continue
         yield next(
@@ -277,14 +277,14 @@ def mixed_logits(multi: MultiPrecisionBackbone, precisions: list[Precision], x: 
 
 
 def own_prefix(bench: Bench, batches: list[Tensor], seed: int) -> dict[Precision, SegmentedBackbone]:
-    configs = map(QuantizationConfig.of, bench.precisions)
+    configs = map(QuantizationConfig, bench.precisions)
     return {c.precision: quantize_(deepcopy(bench.backbone), c, batches) for c in configs}  # type: ignore[misc]
 
 
 def float_prefix(bench: Bench, batches: list[Tensor], seed: int) -> dict[Precision, SegmentedBackbone]:
     """Each segment on the states that the float segments before it give, its own layers behind one another."""
     found = {}
-    for config in map(QuantizationConfig.of, bench.precisions):
+    for config in map(QuantizationConfig, bench.precisions):
         calibrator = Calibrator(bench.backbone, config)
         reference = checked(batches, config.samples)
         for segment in [*range(1, bench.backbone.segments + 1), 0]:
@@ -297,7 +297,7 @@ def float_prefix(bench: Bench, batches: list[Tensor], seed: int) -> dict[Precisi
 
 
 def mixed_prefixes(bench: Bench, batches: list[Tensor], seed: int) -> dict[Precision, SegmentedBackbone]:
-    return quantize_paths(bench.backbone, [QuantizationConfig.of(p) for p in bench.precisions], batches, seed)
+    return quantize_paths(bench.backbone, [QuantizationConfig(p) for p in bench.precisions], batches, seed)
 
 
 ENTRIES = {"mixed prefixes": mixed_prefixes, "own prefix": own_prefix, "float prefix": float_prefix}
@@ -307,7 +307,7 @@ ENTRIES = {"mixed prefixes": mixed_prefixes, "own prefix": own_prefix, "float pr
 def peers(bench: Bench, seeds: int) -> Iterator[Row]:
     """Each peer in a process of its own, left out with a reason where it fails or takes longer than the limit."""
     context = multiprocessing.get_context("spawn")
-    yield from ours(bench, {"fast": QuantizationConfig.of}, ("w8a8", "w4a8", "w2a8"), seeds)
+    yield from ours(bench, {"fast": QuantizationConfig}, ("w8a8", "w4a8", "w2a8"), seeds)
     for name in bench.peers:
         precision, _ = PEERS[name]
         missing = [seed for seed in range(seeds) if not bench.measured(name, precision, seed)]
@@ -368,9 +368,7 @@ def speed(bench: Bench, seeds: int) -> Iterator[Row]:
     with torch.inference_mode():
         for segment in range(1, bench.backbone.segments + 1):
             states.append(bench.backbone.run_segment(segment, states[-1]))
-    models = {
-        p: quantize_(deepcopy(bench.backbone), QuantizationConfig.of(p), bench.calibration(0)) for p in PRECISIONS
-    }
+    models = {p: quantize_(deepcopy(bench.backbone), QuantizationConfig(p), bench.calibration(0)) for p in PRECISIONS}
     for segment, state in enumerate(states[:-1], 1):
         runs = [partial(m.run_segment, segment, state) for m in (bench.backbone, *models.values())]  # type: ignore[operator]
         times = least(runs)

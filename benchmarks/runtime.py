@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from quee.data import open_dataset
+from quee.data.source import open_dataset
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
 from quee.exits import ExitHead, ExitHeads

@@ -22,7 +22,7 @@ from quee.errors import QueeError
 from quee.network.execution import MultiPrecisionBackbone, draw_prefixes
 from quee.precision import Precision
 from quee.quantization import QuantizedLinear, quantize_linear
-from quee.settings.experiment import Exits
+from quee.settings.exits import Exits
 from quee.work.io import read_tensors, write_tensors
 from quee.work.progress import progress
 

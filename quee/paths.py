@@ -8,12 +8,15 @@ precisions are given, so that a parent's id is below its children's.
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quee.errors import UsageError
 from quee.precision import Precision
-from quee.settings.experiment import Considered
+
+if TYPE_CHECKING:
+    from quee.settings.paths import Considered
 
 Path = tuple[Precision, ...]
 
@@ -39,7 +42,7 @@ class PathTree:
         self,
         precisions: Sequence[str | Precision],
         segments: int,
-        considered: Considered | None = None,
+        considered: "Considered | None" = None,
         max_nodes: int | None = None,
     ) -> None:
         """Raises UsageError when more than `max_nodes` nodes would be considered."""
@@ -49,23 +52,24 @@ class PathTree:
             raise UsageError("a path tree needs at least one segment and distinct precisions")
         choices = len(self.precisions)
         whole = sum(choices**depth for depth in range(1, segments + 1))
-        rules = considered or Considered()
-        if max_nodes is not None and whole > max_nodes and not _restricts(rules):
+        if max_nodes is not None and whole > max_nodes and not _restricts(considered):
             raise UsageError(
                 f"paths.max_nodes is {max_nodes}, but {choices} precisions over {segments} segments make {whole} nodes, "
                 f"each {1 / segments:.2g} of the network per sample and about {whole * 0.08:.3g} MB on disk per 1,000 "
                 "samples; raise it, or name paths.considered (max_switches, monotone or sample)"
             )
-        chosen = self._choose(rules, max_nodes)
+        chosen = self._choose(considered, max_nodes)
         self.paths: tuple[Path, ...] = tuple(tuple(self.precisions[i] for i in p) for p in chosen)
         _refuse_above(max_nodes, len(self))
         self._index = {path: node for node, path in enumerate(self.paths)}
 
-    def _choose(self, rules: Considered, max_nodes: int | None) -> list[tuple[int, ...]]:
+    def _choose(self, rules: "Considered | None", max_nodes: int | None) -> list[tuple[int, ...]]:
         choices, depth = range(len(self.precisions)), self.segments
         order = {i: rank for rank, i in enumerate(sorted(choices, key=lambda i: self.precisions[i]))}
 
         def keeps(path: tuple[int, ...]) -> bool:
+            if rules is None:
+                return True
             steps = [order[b] - order[a] for a, b in pairwise(path)]
             if rules.max_switches is not None and sum(step != 0 for step in steps) > rules.max_switches:
                 return False
@@ -73,7 +77,7 @@ class PathTree:
             return not (rules.monotone == "up" and falls) and not (rules.monotone == "down" and rises)
 
         kept: set[tuple[int, ...]] = {(i,) * depth for i in choices}
-        if rules.sample is None:
+        if rules is None or rules.sample is None:
             level: list[tuple[int, ...]] = [(i,) for i in choices]
             everything = list(level)
             for _ in range(depth - 1):  # prune level by level: both rules are closed under prefixes
@@ -184,5 +188,5 @@ def _refuse_above(max_nodes: int | None, nodes: int, hedge: str = "") -> None:
         )
 
 
-def _restricts(rules: Considered) -> bool:
-    return rules.max_switches is not None or rules.monotone is not None or rules.sample is not None
+def _restricts(rules: "Considered | None") -> bool:
+    return rules is not None and (rules.max_switches, rules.monotone, rules.sample) != (None, None, None)

@@ -15,7 +15,7 @@ from quee._perceptron import Fit, fit_perceptron
 from quee.cache.read import FeatureCache
 from quee.policies.predictors import CLIP, PRECISION, Layer, Network, Predictors, gate_inputs, rows_of
 from quee.quantization import QuantizedLinear, quantize_linear
-from quee.settings.experiment import Predictors as PredictorSettings
+from quee.settings.predictors import Predictors as PredictorSettings
 from quee.targets import calibration_error
 
 RANGE_ROWS = 4096

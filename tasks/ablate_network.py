@@ -28,7 +28,7 @@ from quee.evaluation.ablation.rerun import (
 )
 from quee.evaluation.ablation.run import Store
 from quee.paths import PathTree
-from quee.settings.experiment import Exits
+from quee.settings.exits import Exits
 from quee.work.io import file_digest
 from quee.work.keys import versions
 from quee.work.shards import read_shards, run_shards

@@ -9,9 +9,8 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from quee.cost import trace_cost
-from quee.data import open_dataset
 from quee.data.fitted import Fitted
-from quee.data.source import ImageSource
+from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
 from quee.data.weights import (
@@ -31,7 +30,7 @@ from quee.network.predictions import Networks, predict
 from quee.network.probe import fit_probe
 from quee.network.training import History, freeze, predict_logits, seed_torch, train_backbone
 from quee.precision import Precision
-from quee.settings.experiment import Backbone
+from quee.settings.backbone import Backbone
 from quee.settings.requirements import check_classes, check_head
 from quee.work.io import file_digest, read_json, write_json, write_table
 from quee.work.threads import spare_threads

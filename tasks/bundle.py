@@ -1,7 +1,7 @@
 """Stage `bundle`: the deployable artefact."""
 
 from quee.cache.read import read_cache
-from quee.data import open_dataset
+from quee.data.source import open_dataset
 from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
 from quee.export.bundle import guarantees_of, write_bundle

@@ -6,8 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from quee.cost import trace_cost
-from quee.data import open_dataset
-from quee.data.source import ImageSource
+from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import split_ids, thinned
 from quee.data.transforms import Preprocessing
 from quee.exits import ExitHeads, behind, fit_exits
@@ -15,7 +14,7 @@ from quee.features import GateView
 from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_precisions
 from quee.precision import Precision
-from quee.settings.experiment import Exits
+from quee.settings.exits import Exits
 from quee.work.io import read_json, write_json, write_table
 from quee.work.threads import spare_threads
 from tasks.stage import Stage, main

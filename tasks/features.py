@@ -7,13 +7,13 @@ import numpy as np
 
 from quee.cache.read import Recipe, build_cache, describe_tree, write_description
 from quee.cost import BitFlops
-from quee.data.sets import SPLITS
 from quee.data.splits import split_ids
 from quee.exits import ExitHeads
 from quee.features import GateView
 from quee.network.files import load_precisions
 from quee.paths import PathTree
 from quee.precision import Precision
+from quee.settings.sets import SPLITS
 from quee.work.io import file_digest, read_json
 from tasks.scale import read_scale
 from tasks.stage import Stage, main

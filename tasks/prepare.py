@@ -4,8 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from quee.data import open_dataset
-from quee.data.source import ImageSource, describe
+from quee.data.source import ImageSource, describe, open_dataset
 from quee.data.splits import make_splits
 from quee.errors import UsageError
 from quee.settings.requirements import check_data, check_network, pool_of

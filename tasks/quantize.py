@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from quee.cost import trace_cost
-from quee.data import open_dataset
+from quee.data.source import open_dataset
 from quee.data.splits import split_ids
 from quee.data.transforms import Preprocessing
 from quee.network.files import load_backbone
@@ -52,7 +52,7 @@ def run(stage: Stage) -> None:
     images = open_dataset(stage.data, dataset, files)
     ids = split_ids(prepared / "splits.parquet")
     backbone = load_backbone(stage.input("backbone"))
-    own = {name: getattr(settings, name) or "" for name in ("stem", "head")}
+    own = {name: str(getattr(settings, name) or "") for name in ("stem", "head")}
     tree = sorted(map(Precision, paths.precisions))
     names = sorted({*tree, *map(Precision, paths.references), Precision("w8a8")})
     configs = {p: QuantizationConfig.of_settings(p, settings) for p in names if not p.is_float}

@@ -38,12 +38,15 @@ def _check_data(root: Path, experiment: "Experiment") -> None:
         return
     import numpy as np
 
-    from quee.data import DATASETS
+    from quee.data import dataset_called
     from quee.data.files import DatasetFiles
     from quee.settings.requirements import check_data, pool_of
     from quee.work.io import read_table
 
-    images, table = DatasetFiles(data, DATASETS[experiment.prepare.dataset]), read_table(folder / "splits.parquet")
+    images, table = (
+        DatasetFiles(data, dataset_called(experiment.prepare.dataset)),
+        read_table(folder / "splits.parquet"),
+    )
     split = np.asarray(table["split"].to_pylist(), dtype=object)
     labels = images.labels[table["sample_id"].to_numpy()]
     check_data(experiment, split, labels, pool_of(experiment, images), images.classes)

@@ -59,8 +59,8 @@ def load(root: Path, experiment: str, samples: int, seed: int) -> tuple[Any, Any
     """The bundle, and a random draw of its test images, uint8 (n, h, w, c) at the backbone's size, with their labels."""
     import numpy as np
 
-    from quee.data import open_dataset
     from quee.data.decode import to_array
+    from quee.data.source import open_dataset
     from quee.errors import IntegrityError
     from quee.runtime import load_bundle
     from quee.settings.experiment import load_experiment

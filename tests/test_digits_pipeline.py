@@ -17,7 +17,6 @@ from toy_project import ROOT, Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 FASTER = {
-    "epochs: 24": "epochs: 3",
     "draws: 8": "draws: 2",
     "resplits: 20": "resplits: 2",
     "bootstrap: 1000": "bootstrap: 100",

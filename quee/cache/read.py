@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quee.cost import BitFlops
-from quee.data import open_dataset
+from quee.data.source import open_dataset
 from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
 from quee.exits import ExitHeads

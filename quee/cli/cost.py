@@ -36,9 +36,9 @@ def cost(
         raise UsageError(f"unknown formula {formula!r}; valid: product, baskin")
     settings = load_experiment(experiment, Path("experiments"))
     backbone = create_backbone(settings.backbone.name, settings.backbone.gates, **settings.backbone.kwargs)
-    own = {name: getattr(settings.quantize, name) or "" for name in ("stem", "head")}
+    own = {name: str(getattr(settings.quantize, name) or "") for name in ("stem", "head")}
     names = {*settings.paths.precisions, *settings.paths.references, "w8a8"}
-    configs = [QuantizationConfig.of(name, layers=settings.quantize.layers) for name in names if name not in FLOATS]
+    configs = [QuantizationConfig(name, layers=settings.quantize.layers) for name in names if name not in FLOATS]
     layers = own_layers(backbone, configs)
     model = trace_cost(backbone, formula=formula, include_elementwise=elementwise, layers=layers, **own)
     if explain is not None:

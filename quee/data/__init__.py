@@ -1,18 +1,14 @@
-"""Datasets: what is known of each, and the way to their images.
+"""Datasets: what is known of each.
 
 Importing this package imports no torch, pyarrow or PIL: settings are checked against names alone.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from quee.work.registry import Registry
-
-if TYPE_CHECKING:
-    from quee.data.source import ImageSource as ImageSource
-    from quee.data.source import open_dataset as open_dataset
+from quee.errors import UsageError
+from quee.work.registry import Registry, unknown
 
 DATA = Path("data")
 
@@ -42,40 +38,34 @@ class Dataset:
 TOLD = ("title", "source", "argument")
 """What people are told of a data set, and no stage reads."""
 
-
-def unregistered(name: str) -> Dataset:
-    """A dataset of whose images nothing is known before they are read."""
-    return Dataset(title=name, size=(224, 224))
+DATASETS: Registry[Dataset] = Registry("dataset")
 
 
-class Datasets(Registry[Dataset]):
-    """The registered datasets, and those added under other names to `data/`."""
-
-    def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or name in self._added()
-
-    def __getitem__(self, name: str) -> Dataset:
-        if not super().__contains__(name) and name in self._added():
-            return unregistered(name)
-        return super().__getitem__(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*super().__iter__(), *self._added()}))
-
-    def facts(self, name: str) -> dict[str, Any]:
-        """What decides how the files of a data set are read, as plain values: part of an experiment's settings."""
-        known = super().__getitem__(name) if super().__contains__(name) else unregistered(name)
-        values = asdict(known)
-        facts = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        return {"name": name, **{key: value for key, value in facts.items() if key not in TOLD}}
-
-    @staticmethod
-    def _added() -> set[str]:
-        tracked = {file.stem for file in DATA.glob("*.dvc")}
-        return tracked | {file.parent.name for file in DATA.glob("[!.]*/train-*.parquet")}
+def dataset_called(name: str) -> Dataset:
+    """What is known of a dataset; of one that is not registered, nothing before its images are read."""
+    return DATASETS[name] if name in DATASETS else Dataset(title=name, size=(224, 224))
 
 
-DATASETS = Datasets("dataset")
+def names_in(data: Path) -> list[str]:
+    """The registered datasets, and those added under other names to the folder `data`, sorted."""
+    added = {file.stem for file in data.glob("*.dvc")} | {
+        file.parent.name for file in data.glob("[!.]*/train-*.parquet")
+    }
+    return sorted({*DATASETS, *added})
+
+
+def known_dataset(name: str, data: Path) -> Dataset:
+    """What is known of a dataset; raises UsageError for one that is neither registered nor in the folder `data`."""
+    if name not in DATASETS and name not in (names := names_in(data)):
+        raise UsageError(unknown("dataset", name, names))
+    return dataset_called(name)
+
+
+def facts(name: str) -> dict[str, Any]:
+    """What decides how the files of a dataset are read, as plain values: part of an experiment's settings."""
+    values = {key: value for key, value in asdict(dataset_called(name)).items() if key not in TOLD}
+    return {"name": name, **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}}
+
 
 _DIGITS = tuple("0123456789")
 _OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -140,11 +130,3 @@ DATASETS.register("imagenet")(
         "image-net.org, or with train/ and val/ class folders, or with the hub's Parquet files",
     )
 )
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("open_dataset", "ImageSource"):
-        from quee.data import source
-
-        return getattr(source, name)
-    raise AttributeError(f"module 'quee.data' has no attribute {name!r}")

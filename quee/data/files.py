@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from quee.data import DATASETS, Dataset
+from quee.data import Dataset, dataset_called
 from quee.data.decode import open_image
 from quee.data.rowgroups import EncodedImages, open_parquet
 from quee.errors import IntegrityError, QueeError
@@ -96,7 +96,7 @@ def checked_dataset(folder: Path, name: str, digests: Mapping[str, str] | None) 
     """
     if digests is not None:
         verify_digests(folder, dict(digests), content_digest)
-    dataset = DATASETS[name]
+    dataset = dataset_called(name)
     if digests is not None:
         present = {path.name for files in dataset_files(folder, dataset) for path in files}
         if extra := sorted(present - set(digests)):

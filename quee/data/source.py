@@ -17,7 +17,7 @@ from quee.data.files import DatasetFiles, checked_dataset
 from quee.data.pixels import cached_pixels
 from quee.data.transforms import Preprocessing, augment, draws, to_unit
 from quee.errors import QueeError
-from quee.settings.experiment import Augmentation
+from quee.settings.backbone import Augmentation
 from quee.work.io import FORMAT
 
 WINDOW = 48 << 20

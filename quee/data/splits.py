@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from quee.data.sets import SPLITS, sets_of
 from quee.errors import UsageError
-from quee.settings.experiment import Splits
+from quee.settings.prepare import Splits
+from quee.settings.sets import SPLITS, sets_of
 from quee.work.io import read_table
 
 SMALLEST = 2

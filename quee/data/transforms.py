@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from quee.settings.experiment import Augmentation
+from quee.settings.backbone import Augmentation
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from quee.network.base import SegmentedBackbone
-    from quee.settings.experiment import Backbone, Experiment
+    from quee.settings.backbone import Backbone
+    from quee.settings.experiment import Experiment
 
 WEIGHTS = DATA / "weights"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quee.data import open_dataset
-from quee.data.source import ImageSource
+from quee.data.source import ImageSource, open_dataset
 from quee.data.transforms import Preprocessing
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone
 from quee.network.files import load_precisions

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from quee.errors import UsageError
 from quee.network.base import SegmentedBackbone
 from quee.network.training import Head, History, device, forward_function, train_backbone
-from quee.settings.experiment import Backbone
+from quee.settings.backbone import Backbone
 from quee.work.io import read_tensors, write_tensors
 from quee.work.progress import progress
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from quee.errors import UsageError
 from quee.network.base import SegmentedBackbone
-from quee.settings.experiment import Backbone
+from quee.settings.backbone import Backbone
 from quee.work.io import atomic_path
 from quee.work.keys import key_of, versions
 from quee.work.progress import Bar, progress

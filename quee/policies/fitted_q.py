@@ -28,7 +28,7 @@ from quee.policies.predictors import rows_of, views
 
 if TYPE_CHECKING:
     from quee.cache.read import FeatureCache
-    from quee.settings.experiment import FittedQ as Settings
+    from quee.settings.policies import FittedQ as Settings
 
 LOWEST, HIGHEST = 1e-3, 50.0
 """Range of the trade-offs at which values are fitted."""

@@ -6,7 +6,6 @@ arithmetic whatever the batch or the number of threads.
 
 from quee.quantization.allocation import with_mixed_bits
 from quee.quantization.calibration import quantize_, quantize_paths
-from quee.quantization.config import INGREDIENTS, PRESETS, QuantizationConfig
 from quee.quantization.layers import (
     QuantizedConv2d,
     QuantizedLinear,
@@ -18,6 +17,7 @@ from quee.quantization.layers import (
 from quee.quantization.quantizers import AffineQuantizer, CodebookQuantizer
 from quee.quantization.single import quantize_linear
 from quee.quantization.weights import quantize_weight
+from quee.settings.quantize import INGREDIENTS, PRESETS, QuantizationConfig
 
 __all__ = [
     "INGREDIENTS",

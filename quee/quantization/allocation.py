@@ -7,7 +7,6 @@ knapsack problem: the bits of its layers that make the sum least, within the Bit
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,10 +17,10 @@ from quee.errors import QueeError
 from quee.network.base import SegmentedBackbone
 from quee.precision import ACTIVATION_BITS, WEIGHT_BITS, Precision
 from quee.quantization.calibration import checked, quantize_
-from quee.quantization.config import QuantizationConfig
 from quee.quantization.layers import quantizable
 from quee.quantization.overrides import resolved
 from quee.quantization.sensitivity import sensitivity
+from quee.settings.quantize import QuantizationConfig
 
 PROBES = {"weight": Precision("w3a7"), "activation": Precision("w7a4")}
 """Precisions at which errors are measured: of weights at 3 bits, of activations at 4."""
@@ -57,15 +56,13 @@ def layer_noise(
 
     `images` (n, c, h, w) both calibrate and measure. Layers are calibrated as `config` says, in closed form.
     """
-    plain = replace(
-        config, layers=(),
-        rounding="compensated" if config.rounding == "learned" else config.rounding,
-    )  # fmt: skip
+    rounding = "compensated" if config.rounding == "learned" else config.rounding
+    plain = config.model_copy(update={"layers": {}, "rounding": rounding})
     with torch.inference_mode():
         labels = torch.cat([backbone(part) for part in images.split(SAMPLES)]).argmax(dim=1)
     found: dict[str, dict[str, float]] = {}
     for kind, precision in PROBES.items():
-        probe = quantize_(deepcopy(backbone), replace(plain, precision=precision), [images])
+        probe = quantize_(deepcopy(backbone), plain.model_copy(update={"precision": precision}), [images])
         for row in sensitivity(backbone, probe, images, labels):  # type: ignore[arg-type]
             quiet = row["sqnr_db"] is None  # the layer disturbs nothing
             found.setdefault(row["layer"], {})[kind] = 0.0 if quiet else 10 ** (-row["sqnr_db"] / 10)
@@ -93,7 +90,7 @@ def _mixed(
         for product, own, index in zip(free, choices, least_error(errors, costs, budget), strict=True):
             if own[index] != config.precision:
                 chosen[product.name] = own[index]
-    return replace(config, layers=tuple(sorted(chosen.items())))
+    return config.model_copy(update={"layers": dict(sorted(chosen.items()))})
 
 
 def _choices(product: Product) -> list[Precision]:

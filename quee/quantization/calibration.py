@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from quee.errors import QueeError
 from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
-from quee.quantization.config import QuantizationConfig
 from quee.quantization.folding import channel_affine, fold, unfold_weight
 from quee.quantization.layers import QUANTIZED, QuantizedLayer, QuantizedMatMul, layout, quantizable, quantized_layer
 from quee.quantization.overrides import resolved
@@ -24,6 +23,7 @@ from quee.quantization.reconstruction import norms_of, reconstruct
 from quee.quantization.search import search_quantizer, thinned
 from quee.quantization.units import Sources, Unit, observe, run_unit, sources, units_of
 from quee.quantization.weights import confirmed_ridge, quantize_weight, round_compensated
+from quee.settings.quantize import QuantizationConfig
 from quee.work.io import read_metadata, read_tensors, write_tensors
 from quee.work.progress import progress
 

@@ -1,23 +1,23 @@
 """Layers with a precision of their own, named one by one or by a pattern such as `blocks.*.mlp.fc2`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from quee.errors import QueeError
 from quee.precision import Precision
-from quee.quantization.config import QuantizationConfig
 from quee.quantization.layers import quantizable
+from quee.settings.quantize import QuantizationConfig
 
 
-def resolved(layers: Iterable[str], overrides: Iterable[tuple[str, Precision]]) -> dict[str, Precision]:
+def resolved(layers: Iterable[str], overrides: Mapping[str, Precision]) -> dict[str, Precision]:
     """Layer name to its own precision. A layer's own name goes before patterns, of which the first in order counts.
 
     Raises QueeError naming a pattern that no layer has.
     """
     names, found = list(layers), dict[str, Precision]()
-    for pattern, precision in sorted(overrides, key=lambda item: item[0] not in names):
+    for pattern, precision in sorted(overrides.items(), key=lambda item: item[0] not in names):
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
             raise QueeError(f"no layer is called {pattern!r}; there are {', '.join(_kinds(names))}")

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from quee.quantization.config import QuantizationConfig
 from quee.quantization.layers import QuantizedConv2d, QuantizedLinear, QuantizedMatMul
 from quee.quantization.quantizers import AffineQuantizer, Quantizer
 from quee.quantization.units import Unit
+from quee.settings.quantize import QuantizationConfig
 from quee.work.threads import one_thread
 
 BATCH = 32

@@ -1,4 +1,4 @@
-"""What an experiment needs, checked before anything is computed: settings among each other, with the data, with the network.
+"""What an experiment needs, checked before anything is computed: settings against the data and against the network.
 
 Nothing here changes a result: each function raises UsageError naming the key, its value and what is valid, for what would
 otherwise fail in a later stage.
@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quee.data.sets import SPLITS
 from quee.errors import QueeError, UsageError
-from quee.network.architectures import outside_files
-from quee.paths import PathTree
-from quee.settings.experiment import Backbone, Experiment
+from quee.settings.backbone import Backbone
+from quee.settings.experiment import Experiment
+from quee.settings.sets import SPLITS
 
 if TYPE_CHECKING:
     from quee.data.files import DatasetFiles
@@ -24,17 +23,6 @@ NAMED = 5
 LEAST = 2
 """Samples in every split that is used."""
 HELD_OUT = tuple(name for name in SPLITS if name != "train")
-
-
-def check_settings(experiment: Experiment) -> None:
-    """Refuse what needs neither data nor network to be refused: a tree that is too large, kwargs that a bundle refuses."""
-    paths, gates = experiment.paths, experiment.backbone.gates
-    PathTree(paths.precisions, len(gates), paths.considered, paths.max_nodes)
-    outside = outside_files(experiment.backbone.kwargs)
-    if outside:
-        raise UsageError(
-            f"backbone.kwargs.{outside[0]}: a bundle reads no other files; give weights by name in backbone.weights"
-        )
 
 
 def check_data(

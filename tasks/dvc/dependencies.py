@@ -17,22 +17,25 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FILES = ("dvc.yaml", "ablations/dvc.yaml")
 
-# Errors, refusals, progress bars, locks and where shards are computed and kept never change a result. What experiment.py
-# and data/__init__.py say decides results through the values that stage `settings` writes, which are every other stage's
+DECIDING = frozenset({"quee/settings/__init__.py", "quee/settings/quantize.py", "quee/settings/sets.py"})
+"""Files of quee/settings that stages depend on: what the presets mean, and which splits an evaluation set holds."""
+SCHEMA = frozenset(f"quee/settings/{file.name}" for file in (ROOT / "quee/settings").glob("*.py")) - DECIDING
+"""The other files of quee/settings decide results through the values that stage `settings` writes."""
+
+# Errors, refusals, progress bars, locks and where shards are computed and kept never change a result. What the SCHEMA and
+# data/__init__.py say decides results through the values that stage `settings` writes, which are every other stage's
 # parameters; an entry added to a registry or a key to the schema would otherwise run everything again. io.py fixes how
 # results are written: whoever changes the bytes raises its format number and runs with --force.
-EXEMPT = frozenset({
+EXEMPT = SCHEMA | frozenset({
     "quee/__init__.py",
     "quee/data/__init__.py",
     "quee/errors.py",
     "quee/work/workers.py",
-    "quee/settings/experiment.py",
     "quee/work/io.py",
     "quee/work/keys.py",
     "quee/work/progress.py",
     "quee/work/reach.py",
     "quee/work/registry.py",
-    "quee/settings/requirements.py",
     "quee/work/shards.py",
     "tasks/__init__.py",
     "tasks/dvc/dependencies.py",
@@ -57,12 +60,12 @@ SKIMMED = frozenset({"quee/cache/read.py", "quee/cost.py"})
 READ = frozenset({"quee/paths.py", "quee/precision.py"})
 """Of what SKIMMED import READERS need only READ; the rest builds a cache and traces a network, which `features` does."""
 
-SCHEMA = frozenset({"quee/settings/experiment.py", "quee/data/__init__.py", "tasks/resolved.py"})
+WRITING = (SCHEMA - {"quee/settings/requirements.py"}) | {"quee/data/__init__.py", "tasks/resolved.py"}
 """Stage `settings` depends on what other stages need not: the values they get are its result."""
-VALUES = frozenset({"quee/data/__init__.py", "quee/data/sets.py", "quee/precision.py"})
-"""Of what quee/settings/experiment.py imports these decide values; a backbone's name is checked and decides none."""
+VALUES = WRITING | DECIDING | {"quee/precision.py"}
+"""Of what the files of WRITING import these decide values; a backbone's name is checked and decides none."""
 
-LAZY = {"quee.data.open_dataset": "quee/data/source.py", "quee.fit": "quee/api.py"}
+LAZY = {"quee.fit": "quee/api.py"}
 """Names that packages import when first used."""
 
 
@@ -74,14 +77,13 @@ def used_by(stage: str, start: str | None = None) -> set[str]:
     """Files of `quee/` and `tasks/` that a stage uses, from its module or from another file on."""
     found: set[str] = set()
     todo = [start or f"tasks/{stage}.py"]
-    exempt = EXEMPT - SCHEMA if stage == "settings" else EXEMPT
+    exempt = EXEMPT - WRITING if stage == "settings" else EXEMPT
     while todo:
         file = todo.pop()
         if file not in found and file not in exempt:
             found.add(file)
-            known = VALUES if file in SCHEMA else READ if stage in READERS and file in SKIMMED else None
-            own = {"quee/settings/experiment.py"} if file == "tasks/resolved.py" else set()
-            todo += [other for other in imports(file) if known is None or other in known | own]
+            known = VALUES if file in WRITING else READ if stage in READERS and file in SKIMMED else None
+            todo += [other for other in imports(file) if known is None or other in known]
     return found
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from quee.data import DATASETS
+from quee.data import dataset_called
 from quee.data.weights import how_to_add_weights, refuse_other_kwargs, refuse_overlap, weights_facts, weights_path
 from quee.errors import IntegrityError, UsageError
 from quee.work.io import write_bytes
@@ -61,10 +61,10 @@ def data_path(experiment: "Experiment") -> Path:
 def inputs_of(experiment: "Experiment") -> Iterator[tuple[Path, str]]:
     """Path of the data set and of the weights, each with how to get it."""
     name = experiment.prepare.dataset
-    source = DATASETS[name].source
-    get = f"get {source}, then " if source else ""
+    known = dataset_called(name)
+    get = f"get {known.source}, then " if known.source else ""
     path = data_path(experiment)
-    yield path, f"missing folder: {path}; {get}`quee data add {name} {DATASETS[name].argument}`"
+    yield path, f"missing folder: {path}; {get}`quee data add {name} {known.argument}`"
     if experiment.backbone.weights is not None:
         path = weights_path(experiment.backbone.weights)
         yield path, f"missing file: {path}; {how_to_add_weights(experiment.backbone.weights)}"

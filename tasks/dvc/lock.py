@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from quee.data.sets import DATASET
 from quee.errors import IntegrityError, QueeError, UsageError
+from quee.settings.sets import DATASET
 from quee.work.registry import unknown
 from tasks.resolved import SETTINGS, settings_file
 

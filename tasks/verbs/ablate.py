@@ -151,7 +151,7 @@ def _power(metrics: dict[str, Any]) -> str:
 
 def _in_order(points: dict[str, dict[str, float]]) -> list[tuple[str, dict[str, float]]]:
     """By axis as the grid has them, the base first; within an axis by gain."""
-    from quee.settings.experiment import AXES
+    from quee.settings.ablate import AXES
 
     order = ("base", *AXES)
     return sorted(points.items(), key=lambda item: (order.index(item[0].partition("/")[0]), -item[1]["auc"]))

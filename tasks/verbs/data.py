@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quee.data import DATA, DATASETS
+from quee.data import DATA, dataset_called, known_dataset, names_in
 from quee.errors import IntegrityError, QueeError, UsageError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def list_(json_: AsJson = False) -> None:
     """Show the datasets that are there, with counts, classes and digest, and where the others are to be had."""
     from tasks.dvc.inputs import how_to_pull
 
-    rows = [summary(name) for name in DATASETS]
+    rows = [summary(name) for name in names_in(DATA)]
     if json_:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -98,8 +98,9 @@ def check(name: Name, json_: AsJson = False) -> None:
     from quee.data.files import DatasetFiles
     from tasks.dvc.inputs import refuse_unpulled
 
+    known = known_dataset(name, DATA)
     refuse_unpulled(Path(), DATA / name)
-    images = DatasetFiles(DATA / name, DATASETS[name])
+    images = DatasetFiles(DATA / name, known)
     faults = []
     for fault in bad_images(images, f"checking {name}"):
         faults.append(fault)
@@ -174,7 +175,7 @@ def add_weights(
     typer.echo(f"added {target}: {count:,} parameters of {chosen}{built}, {_seen(seen)}")
     facts = weights_facts(target)
     typer.echo(f"read as: {facts.read_as}")
-    if others := [part for part in seen or () if part not in DATASETS]:
+    if others := [part for part in seen or () if part not in names_in(DATA)]:
         typer.echo(
             f"no data set is called {', '.join(others)} here; experiments go by names to keep from testing on what was seen"
         )
@@ -185,9 +186,9 @@ def _refuse_other_spellings(names: tuple[str, ...]) -> None:
     """Raises UsageError for a data set's name that is spelled otherwise here, so that it would be taken for another."""
     from quee.data.files import same_name
 
-    here = {same_name(name): name for name in DATASETS}
+    here = {same_name(name): name for name in names_in(DATA)}
     for name in names:
-        if name not in DATASETS and (known := here.get(same_name(name))):
+        if name not in here.values() and (known := here.get(same_name(name))):
             raise UsageError(f"--trained-on {name}: the data set is called {known} here")
         if name == "none":
             raise UsageError("--trained-on none: stands alone, for weights that have seen no data set")
@@ -278,9 +279,10 @@ def summary(name: str) -> dict[str, Any]:
     from quee.data.files import DatasetFiles
     from tasks.dvc.inputs import pointer_of
 
-    known: dict[str, Any] = {"name": name, "title": DATASETS[name].title, "source": DATASETS[name].source}
+    dataset = dataset_called(name)
+    known: dict[str, Any] = {"name": name, "title": dataset.title, "source": dataset.source}
     try:
-        images = DatasetFiles(DATA / name, DATASETS[name])
+        images = DatasetFiles(DATA / name, dataset)
     except IntegrityError as error:
         if "missing file" not in str(error):
             raise

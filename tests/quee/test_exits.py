@@ -15,7 +15,7 @@ from quee.network.architectures import create_backbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_
-from quee.settings.experiment import Exits
+from quee.settings.exits import Exits
 
 KWARGS = {"embed_dim": 16, "depth": 3, "gates": (1, 2, 3), "num_classes": 3}
 W4A4, W8A8, FP32 = Precision("w4a4"), Precision("w8a8"), Precision("fp32")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from quee.errors import UsageError
 from quee.paths import PathTree, parse_path, path_name
 from quee.precision import Precision
-from quee.settings.experiment import Considered
+from quee.settings.paths import Considered
 
 THREE = ["w3a3", "w4a4", "w8a8"]
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from quee.policies.predictors import Network, Predictors, gate_inputs
 from quee.predictors import fit_predictors, quality, quantized, standardised
-from quee.settings.experiment import Predictors as Settings
+from quee.settings.predictors import Predictors as Settings
 from quee.targets import ClusterTargets, future_errors
 
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from image_files import encoded, noise
 
-from quee.data import open_dataset
 from quee.data.importers import Options, import_dataset
 from quee.data.importers.report import Report
+from quee.data.source import open_dataset
 
 KINDS = {".png": "PNG", ".jpg": "JPEG", ".JPEG": "JPEG", ".webp": "WEBP"}
 

@@ -16,6 +16,7 @@ import yaml
 from toy_project import ROOT, Project
 
 from quee.settings.experiment import BLOCKS, Experiment, load_experiment, resolved
+from quee.settings.quantize import OWN, Quantize
 from tasks.dvc.inputs import link_inputs
 from tasks.dvc.lock import read_lock
 from tasks.dvc.plan import Step, make_plan
@@ -83,8 +84,8 @@ def _rebuild(model: Any) -> None:
 def other_default(block: str) -> tuple[str, Any, Any]:
     """A setting of a block, its default, and another value that is valid: numbers first, choices may hang together."""
     model: Any = Experiment.model_fields[block].annotation
-    fields = model.model_fields.items()
-    for key, field in sorted(fields, key=lambda item: get_origin(item[1].annotation) is Literal):
+    fields = [item for item in model.model_fields.items() if model is not Quantize or item[0] in OWN]
+    for key, field in sorted(fields, key=lambda item: get_origin(item[1].annotation) is Literal or item[0] == "preset"):
         old = field.default
         if get_origin(field.annotation) is Literal:
             return key, old, next(value for value in get_args(field.annotation) if value != old)
@@ -162,7 +163,7 @@ def test_a_default_that_is_changed_and_set_runs_nothing(
 
 
 def edited_default(text: str, model: str, key: str, new: str) -> str:
-    """The source of quee/settings/experiment.py with another default of a block's setting."""
+    """The source of a block with another default of one setting."""
     (block,) = [n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == model]
     (field,) = [n for n in block.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == key]
     assert field.value is not None
@@ -173,9 +174,9 @@ def edited_default(text: str, model: str, key: str, new: str) -> str:
 
 
 EDITS = [
-    ("Exits", "weight_decay", "0.5", "exits.weight_decay: 1.0 → 0.5 (default)", {"exits"}),
-    ("Splits", "train", "0.40", "prepare.splits.train: 0.45 → 0.4 (default)", {"prepare"}),
-    ("FittedQ", "knots", "13", "policies.fitted_q.knots: 12 → 13 (default)", {"policies", "evaluate"}),
+    ("exits", "Exits", "weight_decay", "0.5", "exits.weight_decay: 1.0 → 0.5 (default)", {"exits"}),
+    ("prepare", "Splits", "train", "0.40", "prepare.splits.train: 0.45 → 0.4 (default)", {"prepare"}),
+    ("policies", "FittedQ", "knots", "13", "policies.fitted_q.knots: 12 → 13 (default)", {"policies", "evaluate"}),
 ]
 
 
@@ -183,8 +184,8 @@ EDITS = [
 def test_dvc_alone_sees_defaults_that_were_edited_in_the_code(made: Project, tmp_path: Path) -> None:
     shutil.copytree(made.root, tmp_path / "project", symlinks=True)
     project = Project(tmp_path / "project")
-    file = "quee/settings/experiment.py"
-    for model, key, new, _, _ in EDITS:
+    for block, model, key, new, _, _ in EDITS:
+        file = f"quee/settings/{block}.py"
         project.write(file, edited_default(project.read(file), model, key, new))
     output = project.quee("plan", "--json")
     steps = json.loads(output[output.index("{") :])["stages"]

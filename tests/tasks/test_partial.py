@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from toy_project import Project, experiment
 
-from quee.settings.experiment import Targets
+from quee.settings.targets import Targets
 from quee.work.keys import LIBRARIES
 from tasks import partial
 from tasks.partial import KEPT_SECONDS, discard, newest, stage_digest

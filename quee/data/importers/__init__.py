@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from quee.data import DATASETS, Dataset, unregistered
+from quee.data import dataset_called
 from quee.data.importers.report import Report
 from quee.data.importers.sets import preferred_roles
 from quee.data.walk import shown, some, walk
@@ -101,10 +101,6 @@ def plan_import(name: str, source: Path | None, options: Options) -> Plan:
         return located.plan_folders(found, options, preferred_roles(dataset.evaluation))
     packed = "; unpack it first" if source.suffix.lower() in PACKED else ""
     raise UsageError(f"{shown(source)} is neither a folder of class folders nor of Parquet files with images{packed}")
-
-
-def dataset_called(name: str) -> Dataset:
-    return DATASETS[name] if name in DATASETS else unregistered(name)
 
 
 def _refuse_others(options: Options, of: str, *taken: str) -> None:

@@ -23,7 +23,9 @@ from quee.policies.predictors import Network, Predictors, Read, gate_inputs, row
 from quee.policies.static import static_hull
 from quee.policies.sweeps import constant_floor, marginal_first, routed_sweep, trade_offs
 from quee.predictors import fit_network, over_gates, quality
-from quee.settings.experiment import Block, Considered, Experiment, PrecisionName, Share
+from quee.settings.block import Block, PrecisionName, Share
+from quee.settings.experiment import Experiment
+from quee.settings.paths import Considered
 from quee.targets import future_errors
 
 DIVISIONS = {

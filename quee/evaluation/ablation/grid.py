@@ -8,7 +8,9 @@ from quee.evaluation.ablation.fit import Recipe
 from quee.evaluation.ablation.rerun import AS_CACHED, Variant, variant_tree
 from quee.evaluation.ablation.views import EMBEDDING
 from quee.paths import PathTree
-from quee.settings.experiment import Ablate, Axis, Considered, Experiment
+from quee.settings.ablate import Ablate, Axis
+from quee.settings.experiment import Experiment
+from quee.settings.paths import Considered
 
 BASE = "base"
 """Name of the point that all others are compared with."""

@@ -5,7 +5,7 @@ from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from quee.cache.read import FeatureCache
-from quee.settings.experiment import Targets
+from quee.settings.targets import Targets
 from quee.targets import ClusterTargets, future_errors
 
 BATCH = 1024

@@ -10,7 +10,7 @@ from quee.cache.read import FeatureCache
 from quee.errors import UsageError
 from quee.paths import PathTree, path_name
 from quee.precision import Precision
-from quee.settings.experiment import Considered
+from quee.settings.paths import Considered
 
 EMBEDDING = "embedding_"
 """How names of state features begin that come from the compressed embedding; the others are measures of uncertainty."""

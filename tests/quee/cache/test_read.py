@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from quee.cache.read import Recipe, build_cache
-from quee.data import open_dataset
 from quee.data.importers import import_dataset
+from quee.data.source import open_dataset
 from quee.data.transforms import Preprocessing
 from quee.exits import fit_exits
 from quee.network.architectures import create_backbone
@@ -19,7 +19,7 @@ from quee.network.files import save_backbone, save_quantized
 from quee.network.predictions import Networks, predict
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_
-from quee.settings.experiment import Exits
+from quee.settings.exits import Exits
 from quee.work.io import file_digest
 from quee.work.shards import ShardStore
 from quee.work.workers import Inline, Lanes, Processes, Workers

@@ -21,8 +21,9 @@ from public_files import (
     write_tar,
 )
 
-from quee.data import DATASETS, importers, open_dataset
+from quee.data import importers, names_in
 from quee.data.importers import Options, import_dataset, located
+from quee.data.source import open_dataset
 from quee.data.transforms import Preprocessing
 from quee.errors import QueeError, UsageError
 
@@ -327,7 +328,7 @@ def folders(project):
 def test_class_folders_under_a_new_name(folders):
     images = added("my_birds", folders)
     assert (len(images), images.classes) == (12, ("a", "b", "c"))
-    assert "my_birds" in DATASETS
+    assert "my_birds" in names_in(Path("data"))
     for sample in range(12):
         assert images.encoded[sample][1].startswith(images.classes[images.labels[sample]])
 

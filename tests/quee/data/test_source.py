@@ -8,12 +8,12 @@ import torch
 from image_files import encoded, noise
 from sklearn.datasets import load_digits
 
-from quee.data import open_dataset
 from quee.data.importers import import_dataset
+from quee.data.source import open_dataset
 from quee.data.transforms import Preprocessing
 from quee.data.writer import Sample, write_images
 from quee.errors import IntegrityError, QueeError
-from quee.settings.experiment import Augmentation
+from quee.settings.backbone import Augmentation
 
 TRANSFORM = Preprocessing((8, 8), mean=(0.3,), std=(0.4,))
 MOVED = Augmentation(flip=True, crop_padding=2, erase=0.5)

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quee.data.sets import SPLITS
 from quee.data.splits import make_splits
 from quee.errors import UsageError
-from quee.settings.experiment import Splits
+from quee.settings.prepare import Splits
+from quee.settings.sets import SPLITS
 
 DIGITS = Splits()
 OFFICIAL = Splits(train=0.9, predictor=0.5, validation=0.1, certification=0.2, test=0.2, evaluation_set="held_out")

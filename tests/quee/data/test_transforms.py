@@ -6,7 +6,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from quee.data.transforms import DRAWS, Preprocessing, augment, draws, to_unit
-from quee.settings.experiment import Augmentation
+from quee.settings.backbone import Augmentation
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (500, 375), (224, 224), (100, 90), (32, 32)])

@@ -23,7 +23,8 @@ from quee.data.weights import (
 )
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.network.architectures import create_backbone
-from quee.settings.experiment import BLOCKS, Backbone, Experiment
+from quee.settings.backbone import Backbone
+from quee.settings.experiment import BLOCKS, Experiment
 from tasks.verbs.data import settings_of
 
 DINOV2 = "vit_small_patch14_dinov2.lvd142m"

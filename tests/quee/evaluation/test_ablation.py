@@ -31,7 +31,9 @@ from quee.policies.plan import Plan
 from quee.policies.sweeps import constant_floor, routed_sweep
 from quee.predictors import fit_predictors
 from quee.report.ablations import forest
-from quee.settings.experiment import Ablate, Considered, Experiment
+from quee.settings.ablate import Ablate
+from quee.settings.experiment import Experiment
+from quee.settings.paths import Considered
 from quee.targets import ClusterTargets, future_errors
 
 CACHE = small_cache(samples=360, segments=3)

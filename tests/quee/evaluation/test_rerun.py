@@ -31,7 +31,8 @@ from quee.evaluation.ablation.rerun import (
 from quee.evaluation.ablation.run import Store
 from quee.evaluation.resplits import redivide
 from quee.paths import PathTree
-from quee.settings.experiment import Considered, Experiment
+from quee.settings.experiment import Experiment
+from quee.settings.paths import Considered
 
 CACHE = small_cache(samples=60)
 TREE = CACHE.tree

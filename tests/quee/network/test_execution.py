@@ -10,7 +10,7 @@ from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone, draw_pre
 from quee.paths import PathTree
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_
-from quee.settings.experiment import Considered
+from quee.settings.paths import Considered
 
 KWARGS = {"embed_dim": 32, "depth": 3, "gates": (1, 2, 3)}
 W4A4, W8A8, FP32 = Precision("w4a4"), Precision("w8a8"), Precision("fp32")

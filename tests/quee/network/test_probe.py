@@ -14,7 +14,7 @@ from quee.network import probe
 from quee.network.architectures import create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.probe import features, fit_probe
-from quee.settings.experiment import Backbone
+from quee.settings.backbone import Backbone
 
 NAME = "vit_small_patch14_dinov2.lvd142m"
 SMALL: dict[str, Any] = {"img_size": 28, "depth": 4, "embed_dim": 16, "num_heads": 2, "num_classes": 3}

@@ -22,7 +22,7 @@ from quee.network.training import (
     predict_logits,
     train_backbone,
 )
-from quee.settings.experiment import Backbone
+from quee.settings.backbone import Backbone
 from quee.work.progress import Bar
 
 SAMPLES, BATCH = 64, 16

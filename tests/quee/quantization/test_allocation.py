@@ -37,7 +37,7 @@ def backbone() -> SegmentedBackbone:
 
 @pytest.fixture(scope="module")
 def mixed(backbone: SegmentedBackbone) -> dict[str, QuantizationConfig]:
-    configs = [QuantizationConfig.of(name) for name in ("w3a3", "w4a4", "w8a8")]
+    configs = [QuantizationConfig(name) for name in ("w3a3", "w4a4", "w8a8")]
     return {str(config.precision): config for config in with_mixed_bits(backbone, configs, [IMAGES])}
 
 
@@ -81,7 +81,7 @@ def test_no_segment_costs_more_than_at_uniform_bits(
         assert cost.bitflops(HEAD, precision) == plain.bitflops(HEAD, precision)
     assert cost.unit == plain.unit
     assert BitFlops.from_json(cost.to_json()) == cost
-    assert mixed["w8a8"] == QuantizationConfig.of("w8a8")
+    assert mixed["w8a8"] == QuantizationConfig("w8a8")
 
 
 def error(model: SegmentedBackbone, backbone: SegmentedBackbone, images: Tensor) -> float:
@@ -95,20 +95,20 @@ def error(model: SegmentedBackbone, backbone: SegmentedBackbone, images: Tensor)
 def test_the_answer_is_nearer_to_the_float_networks(
     backbone: SegmentedBackbone, mixed: dict[str, QuantizationConfig], name: str
 ) -> None:
-    uniform = quantize_(deepcopy(backbone), QuantizationConfig.of(name), [IMAGES])
+    uniform = quantize_(deepcopy(backbone), QuantizationConfig(name), [IMAGES])
     own = quantize_(deepcopy(backbone), mixed[name], [IMAGES])
     assert error(own, backbone, NEW) < 0.75 * error(uniform, backbone, NEW)  # type: ignore[arg-type]
     executed = {n: str(m.precision) for n, m in own.named_modules() if hasattr(m, "precision")}
-    assert {layer: str(p) for layer, p in mixed[name].layers}.items() <= executed.items()
+    assert {layer: str(p) for layer, p in mixed[name].layers.items()}.items() <= executed.items()
 
 
 def test_the_same_samples_give_the_same_bits(backbone: SegmentedBackbone, mixed: dict[str, QuantizationConfig]) -> None:
-    again = with_mixed_bits(backbone, [QuantizationConfig.of("w3a3")], [IMAGES])
+    again = with_mixed_bits(backbone, [QuantizationConfig("w3a3")], [IMAGES])
     assert again[0].layers == mixed["w3a3"].layers
 
 
 def test_what_has_bits_of_its_own_keeps_them(backbone: SegmentedBackbone) -> None:
-    given_ = QuantizationConfig.of("w3a3", stem="w8a8", layers={"blocks.*.mlp.fc2": "w4a4"})
+    given_ = QuantizationConfig("w3a3", stem="w8a8", layers={"blocks.*.mlp.fc2": "w4a4"})
     (found,) = with_mixed_bits(backbone, [given_], [IMAGES])
     layers = dict(found.layers)
     assert all(layers[f"blocks.{i}.mlp.fc2"] == W4A4 for i in range(4))

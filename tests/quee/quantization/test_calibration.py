@@ -198,7 +198,7 @@ def test_more_bits_come_closer_to_the_float_network(
         expected = original(images)
         errors = []
         for name in ("w3a3", "w5a5", "w8a8"):
-            settings = QuantizationConfig.of(name, "mse", weights=weights, activations=activations)
+            settings = QuantizationConfig(name, "mse", weights=weights, activations=activations)
             errors.append(float((quantize_(deepcopy(original), settings, [images])(images) - expected).norm()))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.05 * float(expected.norm())
@@ -321,8 +321,8 @@ def test_calibration_reads_no_more_samples_than_it_is_told(original: SegmentedBa
 
 
 def test_folding_alone_leaves_the_network_at_many_bits_as_it_was(original: SegmentedBackbone, images: Tensor) -> None:
-    plain = quantize_(deepcopy(original), QuantizationConfig.of("w8a7", "mse"), [images])
-    folded = quantize_(deepcopy(original), QuantizationConfig.of("w8a7", "mse", fold_norms=True), [images])
+    plain = quantize_(deepcopy(original), QuantizationConfig("w8a7", "mse"), [images])
+    folded = quantize_(deepcopy(original), QuantizationConfig("w8a7", "mse", fold_norms=True), [images])
     with torch.inference_mode():
         expected = original(images)
         assert (folded(images) - expected).norm() < 1.2 * (plain(images) - expected).norm()

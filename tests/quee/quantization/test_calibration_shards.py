@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 
-from quee.data import open_dataset
 from quee.data.importers import import_dataset
+from quee.data.source import open_dataset
 from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
 from quee.network.architectures import create_backbone
@@ -29,8 +29,8 @@ from quee.work.shards import ShardStore
 from quee.work.workers import Dask, Inline, Lanes, Processes, Workers
 
 CALIBRATION, SAMPLES = np.arange(96), np.arange(200, 500)
-TREE = [QuantizationConfig.of(p) for p in ("w3a3", "w4a4")]
-OTHERS = [QuantizationConfig.of(p) for p in ("w6a6", "w8a8")]
+TREE = [QuantizationConfig(p) for p in ("w3a3", "w4a4")]
+OTHERS = [QuantizationConfig(p) for p in ("w6a6", "w8a8")]
 PRECISIONS = [Precision(p) for p in ("w3a3", "w4a4", "w6a6", "w8a8")]
 KWARGS = {"embed_dim": 32, "depth": 3}
 

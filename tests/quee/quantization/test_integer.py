@@ -54,7 +54,7 @@ def test_a_network_has_the_same_bits_and_only_uniform_grids_change() -> None:
     backbone = create_backbone("vit_digits", (1, 2), embed_dim=16, depth=2, num_heads=2).requires_grad_(False).eval()
     x = torch.randn(40, 1, 8, 8)
     for name in ("w8a8", "w4a4"):
-        model = quantize_(deepcopy(backbone), QuantizationConfig.of(Precision(name), samples=40), [x])
+        model = quantize_(deepcopy(backbone), QuantizationConfig(Precision(name), samples=40), [x])
         wanted = model(x)
         changed = use_integer_kernels(model)
         weighted = [m for m in model.modules() if isinstance(m, QuantizedLinear | QuantizedConv2d)]

@@ -15,19 +15,19 @@ W8A8, W4A8, W3A3 = Precision("w8a8"), Precision("w4a8"), Precision("w3a3")
 
 
 def test_a_name_goes_before_patterns_and_the_first_pattern_before_others() -> None:
-    found = resolved(NAMES, [("blocks.*.fc2", W8A8), ("blocks.*", W4A8), ("blocks.1.mlp.fc2", W3A3)])
+    found = resolved(NAMES, {"blocks.*.fc2": W8A8, "blocks.*": W4A8, "blocks.1.mlp.fc2": W3A3})
     assert found == {"blocks.0.mlp.fc1": W4A8, "blocks.0.mlp.fc2": W8A8, "blocks.1.mlp.fc2": W3A3}
 
 
 def test_a_pattern_of_no_layer_is_refused_with_what_there_is() -> None:
     with pytest.raises(QueeError, match=r"no layer is called 'blocks\.9\.\*'; there are patch_embed\.proj, blocks\.\*"):
-        resolved(NAMES, [("blocks.9.*", W8A8)])
+        resolved(NAMES, {"blocks.9.*": W8A8})
 
 
 def test_they_are_executed_and_counted_as_told() -> None:
     torch.manual_seed(0)
     backbone = create_backbone("vit_digits", embed_dim=32, depth=2, gates=(1, 2)).requires_grad_(False)
-    config = QuantizationConfig.of("w3a3", "minmax", layers={"blocks.*.attn.query_key": "w8a8", "head": "w3a3"})
+    config = QuantizationConfig("w3a3", "minmax", layers={"blocks.*.attn.query_key": "w8a8", "head": "w3a3"})
     cost = trace_cost(backbone, layers=own_layers(backbone, [config]))
     plain = trace_cost(backbone)
     scores = {p.segment: p.macs for p in plain.products if p.name.endswith("query_key")}

@@ -15,7 +15,7 @@ from quee.quantization.calibration import Calibrator
 from quee.quantization.reconstruction import reconstruct, unit_state
 from quee.quantization.units import run_unit, sources
 
-CONFIG = QuantizationConfig.of("w3a3", "best", iterations=50)
+CONFIG = QuantizationConfig("w3a3", "best", iterations=50)
 IMAGES = torch.randn(96, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
@@ -79,6 +79,6 @@ def test_finished_blocks_are_found_again_and_the_result_is_the_same(
 
 
 def test_8_bit_weights_are_not_learned(backbone: SegmentedBackbone) -> None:
-    learned = quantize_(deepcopy(backbone), QuantizationConfig.of("w8a8", "best"), [IMAGES]).state_dict()
+    learned = quantize_(deepcopy(backbone), QuantizationConfig("w8a8", "best"), [IMAGES]).state_dict()
     closed = quantize_(deepcopy(backbone), QuantizationConfig(Precision("w8a8")), [IMAGES]).state_dict()
     assert all(torch.equal(value, closed[key]) for key, value in learned.items())

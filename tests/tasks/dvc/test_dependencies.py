@@ -6,8 +6,8 @@ import re
 import pytest
 import yaml
 
-from quee.data.sets import DATASET
 from quee.settings.experiment import BLOCKS
+from quee.settings.sets import DATASET
 from tasks.ablate import POINTS, code
 from tasks.dvc.dependencies import FILES, ROOT, listed, rewritten, stages, used_by, wanted
 

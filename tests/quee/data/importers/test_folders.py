@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from own_files import KINDS, Own, add, picture, put
 
-from quee.data import open_dataset
 from quee.data.importers import Options, import_dataset
+from quee.data.source import open_dataset
 from quee.errors import QueeError, UsageError
 
 TWO = {"cat": 4, "dog": 4}

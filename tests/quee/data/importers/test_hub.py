@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from own_files import Own, add, labels_of, picture, put, write_hub
 
-from quee.data import open_dataset
 from quee.data.importers import Options, import_dataset
+from quee.data.source import open_dataset
 from quee.errors import QueeError, UsageError
 
 NAMES = ["ant", "bee", "cat"]

@@ -106,7 +106,7 @@ def test_all_precisions_of_the_experiments_run_segment_by_segment(name: str, kwa
     models = {Precision("fp32"): backbone}
     for precision in names:
         if not precision.is_float:
-            config = QuantizationConfig.of(precision, "minmax")
+            config = QuantizationConfig(precision, "minmax")
             models[precision] = quantize_(deepcopy(backbone), config, [x])  # type: ignore[assignment]
     multi = MultiPrecisionBackbone(models)
     for first, last in itertools.pairwise([*names, names[0]]):  # each before and behind another
@@ -129,7 +129,7 @@ def test_every_precision_runs_on_every_backbone(name: str, kwargs: dict[str, Any
     closeness = {}
     # What `fast` fits to the float network's output on four images says nothing of bits; plain ranges obey them.
     for precision, preset in (("w3a3", "fast"), ("w3a3", "minmax"), ("w8a8", "minmax")):
-        quantized = quantize_(deepcopy(backbone), QuantizationConfig.of(precision, preset), [x])
+        quantized = quantize_(deepcopy(backbone), QuantizationConfig(precision, preset), [x])
         assert isinstance(quantized, SegmentedBackbone)
         together = quantized(x)
         assert torch.equal(quantized.forward_from(1, quantized.forward_to(1, x)), together)

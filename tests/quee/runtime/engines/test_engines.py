@@ -17,7 +17,7 @@ from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_paths
 from quee.runtime.engines import graphs, open_engine, probe
-from quee.settings.experiment import Exits
+from quee.settings.exits import Exits
 
 PRECISIONS = [Precision(name) for name in ("fp32", "w4a4", "w8a8")]
 ENGINES = ("openvino", "onnxruntime")
@@ -31,7 +31,7 @@ def view(request: pytest.FixtureRequest) -> GateView:
     backbone = create_backbone(request.param, (1, 2, 3), **WIDE).requires_grad_(False).eval()
     size = backbone.input
     x = torch.randn(64, size.channels, size.height, size.width)
-    configs = [QuantizationConfig.of(p, preset="repq") for p in PRECISIONS if not p.is_float]
+    configs = [QuantizationConfig(p, preset="repq") for p in PRECISIONS if not p.is_float]
     models = quantize_paths(backbone, configs, [x], 0)
     multi = MultiPrecisionBackbone({Precision("fp32"): backbone, **models})
     y = torch.arange(64) % 10

@@ -1,0 +1,58 @@
+"""Block `ablate`: what `quee ablate` varies."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from quee.settings.block import Block, Count, Listed, PrecisionName, Seed, Share
+from quee.settings.paths import Considered
+
+Axis = Literal[
+    "clusters", "targets", "hidden", "features", "heads", "considered", "precisions", "gates", "first_step", "commit",
+    "fitted_q", "reference",
+]  # fmt: skip
+AXES: tuple[Axis, ...] = get_args(Axis)
+"""What `quee ablate` varies, one at a time; `reference` adds methods that learn nothing."""
+
+
+class Ablate(Block):
+    """The grid of `quee ablate`: each axis departs from the experiment's own settings in one thing."""
+
+    axes: Annotated[tuple[Axis, ...], Listed, Field(min_length=1)] = AXES
+    seeds: Annotated[int, Field(ge=3, le=100)] = 3
+    """Repetitions of every point; targets, predictors and policies are fitted anew in each."""
+    divide: Literal["none", "learning", "all"] = "learning"
+    """What each repetition divides anew: nothing; the predictor and validation splits between each other; the test split
+    too, for data so small that one test set tells little."""
+    clusters: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Listed] = (1, 5, 10, 20, 50, 100, 150)
+    targets: Annotated[tuple[Literal["labels", "neighbours", "p_label"], ...], Listed] = (
+        "labels",
+        "neighbours",
+        "p_label",
+    )
+    """Instead of clusters: errors as they are, their mean over nearest neighbours, or 1 - probability of the label."""
+    neighbours: Count = 50
+    hidden: Annotated[tuple[Count, ...], Listed] = (4, 8, 16, 64, 128)
+    heads: Annotated[tuple[Literal["mixed", "float"], ...], Listed] = ()
+    """Exit heads fitted on states behind other prefixes than `exits.prefixes` says; the network runs for each."""
+    considered: Annotated[tuple[Considered, ...], Listed] = (
+        Considered(max_switches=0),
+        Considered(max_switches=1),
+        Considered(monotone="up"),
+        Considered(monotone="down"),
+        Considered(sample=8),
+        Considered(sample=24),
+    )
+    """Paths to keep of the cached tree; a sample is drawn anew in each repetition."""
+    precisions: Annotated[tuple[Annotated[tuple[PrecisionName, ...], Listed, Field(min_length=1)], ...], Listed] = ()
+    """Precisions to keep; by default every one left out, and every one alone."""
+    added: Annotated[tuple[PrecisionName, ...], Listed] = ()
+    """References of `paths` to take into the tree, one at a time; the network runs for each."""
+    gates: Annotated[tuple[Annotated[tuple[Count, ...], Listed, Field(min_length=2)], ...], Listed] = ()
+    """Gates to keep, as 1 for the first; the last always among them. By default every one left out, and every second."""
+    blend: Annotated[tuple[Share | Literal["auto"], ...], Listed] = (0.5, 1.0, "auto")
+    """Shares of the fitted values in `fitted_q`."""
+    points: Annotated[int, Field(ge=20, le=10_000)] = 60
+    """Trade-offs λ in each sweep."""
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000
+    seed: Seed = 0

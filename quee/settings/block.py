@@ -1,0 +1,64 @@
+"""What all blocks of settings share: strict values, their common types, and the words of a refusal."""
+
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainSerializer, ValidationError
+from pydantic.fields import FieldInfo
+
+from quee.errors import UsageError
+from quee.precision import Precision
+from quee.work.registry import unknown
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _precision(value: Any) -> Any:
+    try:
+        return Precision(value) if isinstance(value, str) else value
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+PrecisionValue = Annotated[InstanceOf[Precision], BeforeValidator(_precision), PlainSerializer(str, when_used="json")]
+PrecisionName = Annotated[
+    str, BeforeValidator(lambda value: str(_precision(value)) if isinstance(value, str) else value)
+]
+Listed = BeforeValidator(_listed)
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Block(BaseModel):
+    """Settings of one stage, or a part of them: unknown keys, wrong types and values out of range are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def refusal(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line on the first fault of values given to `model`: its dotted key, what is valid, and the value."""
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    where = f"{key}: " if key else ""
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        *parents, last = fault["loc"]
+        valid = [name for name in _fields(model, parents) if name != "name"]
+        return f"{where}{unknown('key', str(last), valid)}"
+    if fault["type"] == "missing" or isinstance(fault["input"], dict):
+        return f"{where}{message}"
+    return f"{where}{message}; got {fault['input']!r}"
+
+
+def _fields(model: type[BaseModel], parents: list[Any]) -> dict[str, FieldInfo]:
+    for part in parents:
+        if isinstance(part, int):  # a place in a list, whose entries' block was found with its key
+            continue
+        annotation = model.model_fields[str(part)].annotation
+        found = next(iter(get_args(annotation)), annotation)
+        assert isinstance(found, type)
+        model = found
+    return model.model_fields

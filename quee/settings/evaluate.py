@@ -1,0 +1,52 @@
+"""Block `evaluate`: sweeps, budgets, repetitions, guarantees."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from quee.settings.block import Block, Count, Listed, Positive, Seed, Share
+
+
+class Certification(Block):
+    """Guarantees, where `prepare` keeps a certification split."""
+
+    delta: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Probability with which a guarantee may fail."""
+    accuracy_losses: Annotated[tuple[Positive, ...], Listed] = (0.005, 0.01, 0.02)
+    """Limits on the accuracy lost against the static network at the highest precision."""
+
+
+class Quality(Block):
+    """Predictors of deliberately different quality, and other numbers of clusters; each entry is fitted once."""
+
+    widths: Annotated[tuple[Count, ...], Listed] = (1, 4)
+    """Hidden units."""
+    samples: Annotated[tuple[Share, ...], Listed] = (0.02, 0.1)
+    """Shares of the predictor split to learn from."""
+    noise: Annotated[tuple[Positive, ...], Listed] = (0.5, 1.0, 2.0)
+    """Standard deviations of noise on the logits."""
+    clusters: Annotated[tuple[Count, ...], Listed] = (1, 5, 20, 50)
+
+
+class Evaluate(Block):
+    points: Annotated[int, Field(ge=100, le=10_000)] = 120
+    """Trade-offs and thresholds in a sweep."""
+    budgets: Annotated[tuple[Positive, ...], Listed, Field(min_length=1)] = (
+        0.05,
+        0.1,
+        0.15,
+        0.2,
+        0.3,
+        0.4,
+        0.6,
+        0.8,
+        1.0,
+    )
+    seeds: Annotated[int, Field(ge=1, le=100)] = 3
+    """Seeds of targets, predictors and policies: the first is the stages' own, the others are fitted from the cache."""
+    resplits: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Repetitions on random re-divisions of the held-out rows, targets and predictors fitted anew."""
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    certification: Certification = Certification()
+    quality: Quality = Quality()
+    seed: Seed = 0

@@ -1,0 +1,35 @@
+"""Block `exits`: what exit heads see, and how they are fitted."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from quee.settings.block import Block, Count, Seed
+
+
+class Exits(Block):
+    pooling: Literal["cls", "cls_mean"] = "cls_mean"
+    """What a head sees: the class token, or it and the mean patch token."""
+    prefixes: Literal["mixed", "float"] = "mixed"
+    """What ran before the states that heads and embedding are fitted on: precisions of the tree drawn per sample and
+    segment, or the float network."""
+    draws: Count = 8
+    """Passes over the training samples, each with new augmentation and new prefix precisions."""
+    max_samples: Count | None = None
+    augment: bool = True
+    weight_decay: Annotated[float, Field(ge=0)] = 1.0
+    """Strength of the L2 penalty: half of it times the sum of a head's squared weights is added to the cross-entropy
+    summed over all states, in nats."""
+    embedding: Annotated[int, Field(ge=0)] = 8
+    """Principal components of the pooled state among the state features."""
+    seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_training(cls, given: Any) -> Any:
+        if isinstance(given, dict) and (gone := sorted({"epochs", "learning_rate"} & set(given))):
+            raise ValueError(
+                f"{' and '.join(gone)}: no longer a setting, since heads are fitted to the optimum; leave it out "
+                "(weight_decay is the strength of the penalty)"
+            )
+        return given

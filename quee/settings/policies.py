@@ -1,0 +1,23 @@
+"""Block `policies`: how policies are fitted."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from quee.settings.block import Block, Seed, Share
+
+
+class FittedQ(Block):
+    folds: Annotated[int, Field(ge=2, le=20)] = 4
+    """Parts of the predictor split for cross-fitting."""
+    knots: Annotated[int, Field(ge=2, le=64)] = 12
+    """Trade-offs λ at which the values are fitted; between them they are interpolated."""
+    blend: Share | Literal["auto"] = 0.5
+    """Share of the fitted values in a decision, the rest being the plan's; `auto`: by gate and λ, from cross-fitting."""
+
+
+class Policies(Block):
+    first_step: Literal["rollout", "marginal"] = "rollout"
+    """How `plan` chooses the first precision at gate 0."""
+    fitted_q: FittedQ = FittedQ()
+    seed: Seed = 0

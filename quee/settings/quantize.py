@@ -1,0 +1,196 @@
+"""Block `quantize` and the quantizer's config, which is the block for one precision; presets and ingredients.
+
+Stages that quantize depend on this file: an experiment's settings name the preset, and the preset's values stand here.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from quee.errors import UsageError
+from quee.precision import Precision
+from quee.settings.block import Block, Count, PrecisionValue, Seed, refusal
+from quee.work.registry import Registry, unknown
+
+INGREDIENTS: Registry[dict[str, Any]] = Registry("ingredient")
+"""What a method is made of: name to the settings that switch it off."""
+
+_OFF: dict[str, dict[str, Any]] = {
+    "weight_search": {"weights": "minmax"},
+    "activation_search": {"activations": "minmax"},
+    "importance": {"importance": "none"},
+    "bias_correction": {"bias_correction": False},
+    "fold_norms": {"fold_norms": False},
+    "log_softmax": {"softmax": "uniform"},
+    "gelu_grid": {"gelu": "uniform"},
+    "ridge": {"ridge": False},
+    "rounding": {"rounding": "nearest"},
+    "propagation": {"propagate": False},
+    "float_target": {"target": "same"},
+}
+for _name, _off in _OFF.items():
+    INGREDIENTS.register(_name)(_off)
+
+PLAIN: dict[str, Any] = {name: value for off in _OFF.values() for name, value in off.items()}
+"""Every ingredient switched off."""
+
+PRESETS: Registry[dict[str, Any]] = Registry("preset")
+"""Named methods: name to settings. `fast` is the default; `best` adds learned rounding."""
+
+for _name, _settings in {
+    "minmax": PLAIN,
+    "percentile": {**PLAIN, "weights": "mse", "activations": "percentile"},
+    "mse": {**PLAIN, "weights": "mse", "activations": "mse", "bias_correction": True},
+    "repq": {**PLAIN, "weights": "mse", "activations": "percentile", "fold_norms": True, "softmax": "log"},
+    "erq": {
+        **PLAIN, "weights": "mse", "activations": "mse", "fold_norms": True, "softmax": "log", "ridge": True,
+        "rounding": "compensated", "bias_correction": True,
+    },
+    "fast": {},
+    "best": {"rounding": "learned"},
+}.items():  # fmt: skip
+    PRESETS.register(_name)(_settings)
+
+OWN = frozenset({"preset", "path_aware", "mixed", "seed"})
+"""Settings that no preset decides."""
+OF_EXPERIMENTS = frozenset({"preset", "path_aware", "mixed"})
+"""Settings that say how configs are chosen and used, and nothing of one config."""
+
+
+def _preset(name: str) -> str:
+    if name not in PRESETS:
+        raise ValueError(unknown("preset", name, list(PRESETS)))
+    return name
+
+
+class Quantize(Block):
+    """How networks are quantized: an ingredient that is not given is the preset's.
+
+    Folding and the grids that are not uniform are used below 8 activation bits only: w8a8 stays plain
+    quantize–dequantize, as engines execute it. `docs/quantization.md` describes the ingredients.
+    """
+
+    preset: Annotated[str, AfterValidator(_preset)] = "fast"
+    weights: Literal["minmax", "mse"] = "mse"
+    """Search of weight scales: the full range, or the least squared error weighted by the mean square of each input (the
+    diagonal of the layer's Hessian)."""
+    activations: Literal["minmax", "percentile", "mse"] = "mse"
+    """Search of activation ranges."""
+    importance: Literal["none", "output"] = "output"
+    """Error that ranges are searched for: of the values themselves (`none`), or of the layer's output they cause."""
+    bias_correction: bool = True
+    """Absorb the mean error of each layer's output in its bias."""
+    fold_norms: bool = True
+    """Scale and zero point per channel behind a LayerNorm, folded into its affine and the next weight (RepQ-ViT)."""
+    softmax: Literal["uniform", "log"] = "log"
+    """Grid of attention probabilities: `uniform`, or powers of a searched base where they err less."""
+    gelu: Literal["uniform", "two_range", "shifted_log", "searched"] = "searched"
+    """Grid behind GELU: `uniform`, `two_range` (PTQ4ViT), `shifted_log` (I&S-ViT, AdaLog), or whichever errs least."""
+    ridge: bool = True
+    """Ridge regression of the weights on the quantized inputs, before they are quantized (ERQ)."""
+    ridge_strength: Annotated[float, Field(ge=0)] = 0.01
+    """Least penalty on changes of the weights, in units of the mean square of the inputs; half of the rows check it,
+    10 and 100 times as much, and no change at all."""
+    rounding: Literal["nearest", "compensated", "learned"] = "compensated"
+    """`compensated`: column by column, each column's error absorbed by those not yet rounded; `learned`: block by block
+    (after BRECQ)."""
+    propagate: bool = True
+    """Calibrate each layer on what the quantized layers before it give, not on the float network's states."""
+    target: Literal["same", "float"] = "float"
+    """What layers are fitted to give: the float network's output (`float`: earlier errors are corrected too), or
+    the float layer's on the same input (`same`)."""
+    iterations: Count = 300
+    """Steps per block of learned rounding."""
+    path_aware: bool = True
+    """Whether a segment is calibrated on the mixture of prefixes that paths produce."""
+    stem: PrecisionValue | None = None
+    """Precision of the stem, where it is not segment 1's."""
+    head: PrecisionValue | None = None
+    """Precision of the backbone's own head; w8a8 unless given."""
+    layers: dict[str, PrecisionValue] = Field(default_factory=dict)
+    """Layers of integer networks with a precision of their own, by name or pattern: `{blocks.*.mlp.fc2: w8a8}`. The first
+    pattern that fits a layer counts."""
+    mixed: bool = False
+    """Whether the layers of a segment have bits of their own, within the BitFLOPs of its precision."""
+    seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        """An ingredient that is null is the preset's."""
+        if not isinstance(given, Mapping):
+            return given
+        return {name: value for name, value in given.items() if value is not None or name in OWN}
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _from_pairs(cls, layers: Any) -> Any:
+        pairs = isinstance(layers, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in layers)
+        return dict(layers) if pairs else layers
+
+    @field_serializer("layers", when_used="json")
+    def _as_pairs(self, layers: dict[str, Precision]) -> list[list[str]]:
+        """Pairs, because DVC sees no order of keys."""
+        return [[name, str(precision)] for name, precision in layers.items()]
+
+    @model_validator(mode="after")
+    def _filled(self) -> "Quantize":
+        filled = {name: value for name, value in PRESETS[self.preset].items() if name not in self.model_fields_set}
+        self.__dict__.update(filled)  # pydantic refuses to set what is frozen; `model_fields_set` stays what was given
+        return self
+
+    @model_serializer(mode="wrap", when_used="json")
+    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Ingredients that were not given are null, so that an experiment's settings say what it says itself."""
+        given = self.model_fields_set | OWN
+        return {name: value if name in given else None for name, value in handler(self).items()}
+
+
+class QuantizationConfig(Quantize):
+    """How a network is quantized to one precision.
+
+    >>> QuantizationConfig("w4a4", ridge=False, stem="w8a8").stem
+    Precision('w8a8')
+    """
+
+    precision: PrecisionValue
+    samples: Count = 1024
+    """At most so many calibration samples are held; later ones are not read."""
+    rows: Count = 8192
+    """At most so many rows of each layer's input are held."""
+
+    def __init__(self, precision: Precision | str, preset: str = "fast", **settings: Any) -> None:
+        """Raises UsageError naming an unknown preset or setting, or the value that is not valid and those that are."""
+        try:
+            super().__init__(**{**settings, "precision": precision, "preset": preset})
+        except ValidationError as error:
+            raise UsageError(refusal(error, type(self))) from None
+
+    @classmethod
+    def of_settings(cls, precision: Precision | str, settings: Quantize) -> "QuantizationConfig":
+        """The config that an experiment's block describes."""
+        given = settings.model_fields_set - OF_EXPERIMENTS
+        return cls(precision, settings.preset, **{name: getattr(settings, name) for name in given})
+
+    def without(self, ingredient: str) -> "QuantizationConfig":
+        """The config with one ingredient switched off; raises UsageError naming an unknown one."""
+        return self.model_copy(update=INGREDIENTS[ingredient])
+
+    def to_json(self) -> dict[str, Any]:
+        """Every setting by name; `layers` only where a layer has a precision of its own."""
+        shown = {name: getattr(self, name) for name in type(self).model_fields if name not in OF_EXPERIMENTS}
+        if self.layers:
+            shown["layers"] = {name: str(precision) for name, precision in self.layers.items()}
+        else:
+            del shown["layers"]
+        return {name: str(value) if isinstance(value, Precision) else value for name, value in shown.items()}
