@@ -121,4 +121,4 @@ def _ratio(cache: FeatureCache, divide: str) -> float | None:
 
 
 if __name__ == "__main__":
-    main("ablate", run)
+    main(run)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from quee.cache.read import FeatureCache, Recipe, sample_shards
 from quee.errors import IntegrityError
@@ -35,10 +34,10 @@ from quee.work.shards import read_shards, run_shards
 from tasks import exits, features
 from tasks.scale import read_scale
 from tasks.stage import Stage
+from tasks.stages import dependencies_of, read_by
 
 STAGES = ("exits", "features")
 """Whose code runs."""
-INPUTS = ("prepare", "backbone", "quantize")
 FACTS = ("dataset.json", "splits.parquet", "backbone.json", "quantization.json")
 """Files of theirs that decide what is computed, beside all weights."""
 
@@ -53,10 +52,10 @@ def study_of(stage: Stage, base: Study, variant: Variant, root: Path) -> tuple[R
 def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
     """Of what decides a variant's cache: the networks, the images, the settings and the code that runs."""
     experiment = base.experiment
-    entries = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    names = {dep for name in STAGES for dep in entries[name]["deps"] if dep.startswith(("quee/", "tasks/"))}
+    names = {dep for name in STAGES for dep in dependencies_of(name, root) if dep.startswith(("quee/", "tasks/"))}
     code = [file for name in sorted({*names, "quee/evaluation/ablation/rerun.py"}) for file in _files(root / name)]
-    folders = [*INPUTS, *(["exits"] if variant.heads is None else [])]
+    inputs = dict.fromkeys(name for stage_name in STAGES for name in read_by(stage_name, root))
+    folders = [name for name in inputs if name not in STAGES or variant.heads is None]
     files = [
         file
         for folder in folders

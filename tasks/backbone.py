@@ -187,4 +187,4 @@ def measure(backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray) -
 
 
 if __name__ == "__main__":
-    main("backbone", run)
+    main(run)

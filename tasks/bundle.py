@@ -49,4 +49,4 @@ def run(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    main("bundle", run)
+    main(run)

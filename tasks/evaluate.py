@@ -150,4 +150,4 @@ def _policies(stage: Stage, cache: FeatureCache) -> list[tuple[Plan, FittedQ]]:
 
 
 if __name__ == "__main__":
-    main("evaluate", run)
+    main(run)

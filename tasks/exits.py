@@ -87,4 +87,4 @@ def left_out(stage: Stage, inputs: Inputs, train: np.ndarray) -> set[int]:
 
 
 if __name__ == "__main__":
-    main("exits", run)
+    main(run)

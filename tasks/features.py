@@ -89,4 +89,4 @@ def held_out(stage: Stage) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main("features", run)
+    main(run)

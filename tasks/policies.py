@@ -21,4 +21,4 @@ def run(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    main("policies", run)
+    main(run)

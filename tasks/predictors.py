@@ -37,4 +37,4 @@ def _targets(table: pa.Table, cache: FeatureCache, gate: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main("predictors", run)
+    main(run)

@@ -60,4 +60,4 @@ def _left_out(images: ImageSource, table: pa.Table) -> list[str]:
 
 
 if __name__ == "__main__":
-    main("prepare", run)
+    main(run)

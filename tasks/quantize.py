@@ -98,4 +98,4 @@ def run(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    main("quantize", run)
+    main(run)

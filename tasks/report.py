@@ -8,6 +8,7 @@ from quee.report.figures import draw
 from quee.report.page import build_page
 from quee.work.io import file_digest, read_json, read_table, write_bytes
 from tasks.stage import Stage, main
+from tasks.stages import read_by
 from tasks.work import journal
 
 MEASURED = Path("benchmarks/results")
@@ -15,15 +16,8 @@ MEASURED = Path("benchmarks/results")
 
 def run(stage: Stage) -> None:
     """Draw the figures and write the report from the tables of the other stages."""
-    measured = {
-        "backbone": stage.input("backbone"),
-        "quantize": stage.input("quantize"),
-        "exits": stage.input("exits"),
-        "targets": stage.input("targets"),
-        "predictors": stage.input("predictors"),
-        "evaluate": stage.input("evaluate"),
-    }
-    folders = {**measured, "prepare": stage.input("prepare")}
+    folders = {name: stage.input(name) for name in read_by(stage.name)}
+    measured = [name for name, folder in folders.items() if (folder / "metrics.json").is_file()]
     digests: dict[str, str] = {}
 
     def path(folder: str, name: str) -> Path:
@@ -71,4 +65,4 @@ def run(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    main("report", run)
+    main(run)

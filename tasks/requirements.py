@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.stages import STAGES
+
 if TYPE_CHECKING:
     from quee.settings.experiment import Experiment
     from tasks.dvc.plan import Step
-
-NETWORK = {"backbone", "quantize", "exits"}
-"""Stages that build the network, which takes PyTorch's seconds to check."""
 
 
 def refuse_unworkable(root: Path, steps: Sequence["Step"]) -> None:
@@ -27,7 +26,7 @@ def refuse_unworkable(root: Path, steps: Sequence["Step"]) -> None:
         experiment = load_experiment(name, root / "experiments")
         if "prepare" not in running:
             _check_data(root, experiment)
-        if running & NETWORK:
+        if any(STAGES[stage].builds_network for stage in running):  # importing PyTorch takes seconds
             check_network(experiment)
 
 

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quee.errors import UsageError
+from tasks.stages import SETTINGS
 
 if TYPE_CHECKING:
     from quee.settings.experiment import Experiment
-
-SETTINGS = "settings"
-"""Name of the stage."""
 
 NAME = "settings.json"
 

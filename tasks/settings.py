@@ -11,4 +11,4 @@ def run(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    main("settings", run)
+    main(run)

@@ -5,10 +5,8 @@ the previous result when it succeeds. One writer at a time, and none that outliv
 """
 
 import argparse
-import ctypes
 import errno
 import inspect
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +23,8 @@ from quee.work.reach import may_pass
 from tasks import partial
 from tasks.dvc.healing import keep_last_good
 from tasks.dvc.lock import stage_names
-from tasks.resolved import SETTINGS, changed_since, stage_settings
+from tasks.resolved import changed_since, stage_settings
+from tasks.stages import SETTINGS
 from tasks.work import journal
 from tasks.work.lifeline import die_with_parent
 from tasks.work.locks import exclusive
@@ -38,7 +37,6 @@ SMOKE = Path(".quee") / "smoke"
 INTERRUPTED = 130
 PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 """What is wrong with a place and not with us."""
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,9 @@ class Stage:
         return folder
 
 
-def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = None) -> None:
-    """Run a stage from its command line and exit with its status."""
+def main(run: Callable[[Stage], None], arguments: list[str] | None = None) -> None:
+    """Run a stage from its command line and exit with its status; its module is called as the stage is."""
+    name = Path(inspect.getfile(run)).stem
     options = _parse(name, run, arguments)
     die_with_parent()
     try:
@@ -167,7 +166,10 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
 
 @contextmanager
 def _aside(target: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `target` when the block ends without error. The caller holds the lock."""
+    """An empty folder that takes the place of `target` when the block ends without error. The caller holds the lock.
+
+    A kill between the two renames leaves the previous result in `.STAGE.old`; the next run puts it back.
+    """
     aside, old = (target.with_name(f".{target.name}.{role}") for role in ("aside", "old"))
     if old.exists() and not target.exists():
         old.rename(target)
@@ -178,27 +180,12 @@ def _aside(target: Path) -> Iterator[Path]:
         yield aside
         if not any(aside.iterdir()):
             raise IntegrityError(f"stage {target.name!r} wrote nothing")
-        _replace(aside, target, old)
+        if target.exists():  # not under DVC, which removes a result before its stage runs
+            target.rename(old)
+        aside.rename(target)
     finally:
         for leftover in (aside, old):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _replace(aside: Path, target: Path, old: Path) -> None:
-    if not target.exists():
-        aside.rename(target)
-    elif not _exchange(aside, target):  # where a kill between the two leaves `old`, the next run puts it back
-        target.rename(old)
-        aside.rename(target)
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Swap two folders in one step, where the kernel and file system can."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
-        return False
-    return bool(renameat2(AT_FDCWD, os.fsencode(a), AT_FDCWD, os.fsencode(b), RENAME_EXCHANGE) == 0)
 
 
 def _parse(name: str, run: Callable[[Stage], None], arguments: list[str] | None) -> argparse.Namespace:

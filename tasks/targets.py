@@ -87,4 +87,4 @@ def second_order(ece: dict[str, float]) -> list[float] | None:
 
 
 if __name__ == "__main__":
-    main("targets", run)
+    main(run)

@@ -106,7 +106,7 @@ time.sleep(600)
 """
 KEEPER = """
 import sys, time
-from tasks import lifeline
+from tasks.work import lifeline
 lifeline.GRACE_SECONDS = 1.0
 kept = lifeline.keep([sys.executable, "stubborn.py"])
 time.sleep(float(sys.argv[1]))

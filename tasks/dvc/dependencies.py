@@ -14,8 +14,9 @@ from pathlib import Path
 
 import yaml
 
+from tasks.stages import FILES, STAGES
+
 ROOT = Path(__file__).parents[2]
-FILES = ("dvc.yaml", "ablations/dvc.yaml")
 
 DECIDING = frozenset({"quee/settings/__init__.py", "quee/settings/quantize.py", "quee/settings/sets.py"})
 """Files of quee/settings that stages depend on: what the presets mean, and which splits an evaluation set holds."""
@@ -45,6 +46,7 @@ EXEMPT = SCHEMA | frozenset({
     "tasks/partial.py",
     "tasks/resolved.py",
     "tasks/scale.py",
+    "tasks/stages.py",
     "tasks/stage.py",
 })  # fmt: skip
 """No dependencies, and what only they import is none either."""
@@ -54,7 +56,7 @@ FOLDERS = (
 )  # fmt: skip
 """Depended on as a whole, where any of it is used."""
 
-READERS = frozenset({"targets", "predictors", "policies", "evaluate"})
+READERS = frozenset(name for name, kind in STAGES.items() if kind.reads_cache)
 """Stages that read the feature cache and run no network."""
 SKIMMED = frozenset({"quee/cache/read.py", "quee/cost.py"})
 READ = frozenset({"quee/paths.py", "quee/precision.py"})

@@ -15,7 +15,8 @@ import yaml
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.settings.sets import DATASET
 from quee.work.registry import unknown
-from tasks.resolved import SETTINGS, settings_file
+from tasks.resolved import settings_file
+from tasks.stages import SETTINGS
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from quee.errors import BusyError, IntegrityError, QueeError
 from quee.work.io import write_json
-from tasks.resolved import SETTINGS, as_text, differences, settings_file
+from tasks.resolved import as_text, differences, settings_file
+from tasks.stages import SETTINGS
 from tasks.work import journal
 
 if TYPE_CHECKING:

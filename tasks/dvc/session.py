@@ -28,7 +28,7 @@ from tasks.dvc.process import AWAY, BUSY, dvc_command, environment, run_logged
 from tasks.dvc.process import run_dvc as run_dvc
 from tasks.partial import stage_entry
 from tasks.requirements import refuse_unworkable
-from tasks.resolved import SETTINGS
+from tasks.stages import SETTINGS
 from tasks.work import journal
 from tasks.work.locks import exclusive, say
 from tasks.work.words import last_words

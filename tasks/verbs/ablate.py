@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from quee.errors import IntegrityError
 from quee.work.percentages import DIFFERENCE, figure
+from tasks.stages import read_by
 
 FILE = "ablations/dvc.yaml"
 
@@ -49,8 +49,8 @@ def ablate(
     root = Path.cwd()
     for name in names:
         load_experiment(name)
-        for folder in _inputs(root, name):
-            if not folder.is_dir():
+        for stage in read_by("ablate", root):
+            if not (folder := root / "artifacts" / name / stage).is_dir():
                 raise IntegrityError(f"missing folder: {folder.relative_to(root)}; `quee run {name}` makes it")
     if list_:
         _list(root, names, json_)
@@ -68,12 +68,6 @@ def ablate(
             typer.echo(as_markdown(metrics))
         else:
             _show(metrics)
-
-
-def _inputs(root: Path, name: str) -> list[Path]:
-    """Folders of results that the stage reads."""
-    deps = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))["stages"]["ablate"]["deps"]
-    return [root / dep.replace("${item.experiment}", name) for dep in deps if dep.startswith("artifacts/")]
 
 
 def _list(root: Path, names: list[str], json_: bool) -> None:

@@ -16,22 +16,13 @@ from quee.work.io import write_bytes, write_json
 from tasks.dvc.inputs import pull
 from tasks.dvc.lock import chosen, default_experiments, out_problem, read_lock
 from tasks.dvc.session import run_dvc
+from tasks.stages import STAGES
 from tasks.verbs.data import track
 from tasks.work import journal
 from tasks.work.locks import exclusive
 
 FOLDER = Path("reference")
 POINTER = Path("reference.dvc")
-LEFT_OUT = {
-    "features": ("part-*.parquet", "reference-*.parquet"),
-    "targets": ("targets.parquet",),
-    "quantize": ("*.safetensors",),
-    "evaluate": ("curve.csv",),
-    "report": ("[!c]*.svg", "c[!u]*.svg"),
-    "bundle": ("*",),
-}
-"""Files of a stage that stay behind: caches, what the stage makes again from the weights in seconds, what other files
-have, too (the report has all figures; README shows `curves.svg`)."""
 MOST_BYTES = 10_000_000
 """What the embedded remote may hold in all."""
 
@@ -53,7 +44,7 @@ def publish(root: Path, experiment: str) -> Path:
     )  # what `make repro` makes in minutes
     for stage in result.stages:
         folder = root / "artifacts" / experiment / stage
-        skipped = shutil.ignore_patterns(*LEFT_OUT.get(stage, ()), *weights)
+        skipped = shutil.ignore_patterns(*STAGES[stage].unpublished, *weights)
         shutil.copytree(folder, aside / stage, ignore=skipped)
         if not any((aside / stage).iterdir()):
             (aside / stage).rmdir()

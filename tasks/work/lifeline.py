@@ -4,7 +4,6 @@ Our own modules call `die_with_parent`, so that killing DVC alone leaves no seco
 start processes of their own, are started by `keep`.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 POLL_SECONDS = 0.5
 SUPERVISED = "QUEE_SUPERVISED"
@@ -88,7 +86,7 @@ def die_with_make() -> None:
 
 
 def die_with_parent(always: bool = False) -> None:
-    """Have this process killed when its parent dies, at once where the kernel can, within a second elsewhere.
+    """Have this process killed within a second of its parent's death.
 
     A shell between DVC and this process counts as one with DVC. A process that someone starts under `nohup` is meant to
     survive; one that DVC or `quee run` started is not, nor one for which `always` is given, such as a stage's worker.
@@ -97,10 +95,6 @@ def die_with_parent(always: bool = False) -> None:
     supervised = always or "DVC_STAGE" in os.environ or SUPERVISED in os.environ
     if not watched or (signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and not supervised):
         return
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if _lineage() != watched:  # it died before we asked
-        os.kill(os.getpid(), signal.SIGKILL)
     threading.Thread(target=_poll, args=(watched,), name="lifeline", daemon=True).start()
 
 

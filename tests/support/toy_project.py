@@ -27,7 +27,7 @@ def run(stage: Stage) -> None:
     write_json(stage.out / "metrics.json", {"size": size, "seed": stage.experiment.prepare.seed, "limit": stage.limit})
 
 if __name__ == "__main__":
-    main("prepare", run)
+    main(run)
 """
 
 TARGETS = """
@@ -56,7 +56,7 @@ def run(stage: Stage) -> None:
     write_json(stage.out / "metrics.json", {"parts": parts})
 
 if __name__ == "__main__":
-    main("targets", run)
+    main(run)
 """
 
 EVALUATE = """
@@ -69,7 +69,7 @@ def run(stage: Stage) -> None:
     write_json(stage.out / "metrics.json", {"positive": sum(parts) > 0})
 
 if __name__ == "__main__":
-    main("evaluate", run)
+    main(run)
 """
 
 DVC_YAML = """

@@ -37,7 +37,7 @@ def run(stage: Stage) -> None:
     write_json(stage.out / "metrics.json", {"experiment": stage.experiment.name, "points": points, **rest})
 
 if __name__ == "__main__":
-    main("ablate", run)
+    main(run)
 """
 
 

@@ -21,7 +21,8 @@ from tasks.dvc.inputs import link_inputs
 from tasks.dvc.lock import read_lock
 from tasks.dvc.plan import Step, make_plan
 from tasks.mlflow.values import settings_of
-from tasks.resolved import SETTINGS, as_text, settings_file
+from tasks.resolved import as_text, settings_file
+from tasks.stages import SETTINGS
 
 PLAIN = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n"
 COPIED = ("dvc.yaml", "quee", "tasks", "benchmarks/results", ".dvcignore", ".dvc/config")
