@@ -30,8 +30,8 @@ from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_precisions
 from quee.policies.base import simulate
 from quee.policies.fitted_q import FittedQ
+from quee.policies.networks import Predictors
 from quee.policies.plan import Plan
-from quee.policies.predictors import Predictors
 from quee.runtime import AdaptiveClassifier, Options, Routed, load_bundle
 from quee.runtime.engines import open_engine
 from quee.runtime.executor import draws

@@ -15,15 +15,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from quee.policies.sweeps import routed_sweep
 from torch import nn
 
 from quee.cache.read import FeatureCache
-from quee.evaluation.sweep import Setting, Sweep
 from quee.paths import PathTree
 from quee.policies.fitted_q import fit_fitted_q
+from quee.policies.networks import Predictors, gate_inputs, rows_of
 from quee.policies.plan import Plan
-from quee.policies.predictors import Predictors, gate_inputs, rows_of
-from quee.policies.sweeps import routed_sweep
+from quee.policies.sweep import Setting, Sweep
 from quee.predictors import quantized
 from quee.settings.policies import FittedQ as FittedQSettings
 

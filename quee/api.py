@@ -13,7 +13,7 @@ from quee.cache.read import FeatureCache, describe_tree
 from quee.cost import trace_cost
 from quee.data.transforms import Preprocessing
 from quee.errors import UsageError
-from quee.evaluation.resplits import fit_quee
+from quee.evaluation.resplits import fit_policies
 from quee.exits import behind, fit_exits
 from quee.export.bundle import write_bundle
 from quee.features import GateView
@@ -104,7 +104,7 @@ def _fit(
     view = GateView(multi, heads, embedding=True)
     description = describe_tree("fit", tree, [], trace_cost(own), view, names)
     cache = _cache(multi, view, tree, description, given, indices, parts)
-    _, fitted = fit_quee(cache, settings)
+    basis, learned = fit_policies(cache, settings)
     work, result = aside / "work", aside / "bundle"
     work.mkdir()
     result.mkdir()
@@ -121,8 +121,8 @@ def _fit(
         work,
         work / "heads.safetensors",
         cache,
-        fitted.plan.predictors,
-        fitted,
+        basis,
+        learned,
         settings.bundle.policy,
         settings.bundle.budget,
         names,

@@ -2,7 +2,7 @@
 
 Trained in floating point with cross-entropy and early stopping; then executed and counted at w8a8, as exit heads are: in
 floating point a predictor would cost a sixth of the cheapest segment of a small network. How they are executed is in
-`quee.policies.predictors`.
+`quee.policies.networks`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from quee._perceptron import Fit, fit_perceptron
 from quee.cache.read import FeatureCache
-from quee.policies.predictors import CLIP, PRECISION, Layer, Network, Predictors, gate_inputs, rows_of
+from quee.policies.networks import CLIP, PRECISION, Layer, Network, Predictors, gate_inputs, rows_of
 from quee.quantization import QuantizedLinear, quantize_linear
 from quee.settings.predictors import Predictors as PredictorSettings
 from quee.targets import calibration_error

@@ -6,11 +6,11 @@ from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
 from quee.export.bundle import guarantees_of, write_bundle
 from quee.network.files import load_backbone
-from quee.policies.fitted_q import FittedQ
-from quee.policies.plan import Plan
-from quee.policies.predictors import Predictors
+from quee.policies.base import Basis
+from quee.policies.files import read_learned, read_predictors
+from quee.policies.registry import METHODS
 from quee.runtime import load_bundle
-from quee.work.io import read_json, read_tensors
+from quee.work.io import read_json
 from tasks.stage import Stage, main
 
 
@@ -18,14 +18,12 @@ def run(stage: Stage) -> None:
     """Write the bundle, and load it again to see that it does load."""
     settings = stage.experiment.bundle
     cache = read_cache(stage.input("features"))
-    predictors = Predictors.from_arrays(read_tensors(stage.input("predictors") / "predictors.safetensors"))
-    plan = Plan.of(cache.tree, cache.description, predictors)
-    fitted = FittedQ.from_arrays(plan, read_tensors(stage.input("policies") / "fitted_q.safetensors"))
+    basis = Basis(cache.tree, cache.description, read_predictors(stage.input("predictors")))
     metrics = read_json(stage.input("evaluate") / "metrics.json")
     if metrics["experiment"] != stage.experiment.name:
         raise IntegrityError(f"{stage.input('evaluate')} belongs to experiment {metrics['experiment']!r}")
     certified = metrics.get("certification")
-    guarantees = guarantees_of(certified, f"quee_{settings.policy}") if certified else []
+    guarantees = guarantees_of(certified, METHODS[settings.policy].shown) if certified else []
     described = read_json(stage.input("prepare") / "dataset.json")
     source = open_dataset(stage.data, stage.experiment.prepare.dataset, described["files"])
     transform = Preprocessing.from_timm(load_backbone(stage.input("backbone")).input)
@@ -36,8 +34,8 @@ def run(stage: Stage) -> None:
         stage.input("quantize"),
         stage.input("exits") / "heads.safetensors",
         cache,
-        predictors,
-        fitted,
+        basis,
+        read_learned(stage.input("policies"), basis),
         settings.policy,
         settings.budget,
         cache.description["classes"],

@@ -10,22 +10,21 @@ from pyarrow import csv
 from quee.cache.read import FeatureCache, read_cache
 from quee.errors import QueeError
 from quee.evaluation.certification import certify
-from quee.evaluation.curves import area
+from quee.evaluation.curves import Floor, area
 from quee.evaluation.draws import Draws
 from quee.evaluation.drops import cost_intervals, cost_replicates
 from quee.evaluation.measured import FLOAT, Measured, Yardstick, float_errors, measure
 from quee.evaluation.quality import measured_variants, rank_correlation
-from quee.evaluation.resplits import fit_quee, resplit
+from quee.evaluation.resplits import fit_policies, resplit
 from quee.evaluation.summary import compare, resplit_summary
-from quee.evaluation.sweep import Setting, Sweep
 from quee.evaluation.tables import Row, band_rows, budget_rows, curve_rows, operating_rows, usage_rows
-from quee.policies.base import Costs
-from quee.policies.fitted_q import FittedQ
+from quee.policies.base import Basis, Policy
+from quee.policies.files import read_learned, read_predictors
 from quee.policies.names import OURS
-from quee.policies.plan import Plan
-from quee.policies.predictors import Predictors
-from quee.policies.sweeps import all_sweeps, constant_floor, fitted_sweeps, marginal_first, routed_sweep
-from quee.work.io import atomic_path, read_tensors, write_json, write_table
+from quee.policies.plan import plan_of
+from quee.policies.registry import all_sweeps, fitted_sweeps
+from quee.policies.sweep import Setting, Sweep, routed_sweep
+from quee.work.io import atomic_path, write_json, write_table
 from quee.work.percentages import impossible
 from quee.work.progress import progress
 from tasks.stage import Stage, main
@@ -45,16 +44,15 @@ def run(stage: Stage) -> None:
     cache = _read(stage.input("features"))
     policies = _policies(stage, cache)
     certified = bool((cache.split == "certification").any())
-    caches = {split: cache.of(split) for split in ("validation", "test", *["certification"] * certified)}
-    setting = Setting(caches, Costs.of(cache.tree, cache.description), settings.points, cache.of("predictor"))
+    splits = ("validation", "test", *["certification"] * certified)
+    setting = replace(Setting.of(cache, splits, experiment.policies, settings.points), policies=policies[0])
     first_step, other = experiment.policies.first_step, "marginal"
     if first_step == other:
         other = "rollout"
-    floor = constant_floor(setting)
+    floor, plan = Floor.of(setting), plan_of(setting)
     yardstick, reference = Yardstick.of(setting, settings.budgets, floor), float_errors(setting)
-    plan, fitted = policies[0]
     variants, variant_curves = measured_variants(cache, experiment, plan, setting, yardstick)
-    draws = Draws.of(len(caches["test"]), settings.seeds, settings.bootstrap, settings.seed)
+    draws = Draws.of(len(setting.caches["test"]), settings.seeds, settings.bootstrap, settings.seed)
     found: dict[str, list[Measured]] = {}
     near: dict[str, list[np.ndarray]] = {}
     used: list[Row] = []
@@ -66,15 +64,15 @@ def run(stage: Stage) -> None:
             near.setdefault(sweep.name, []).append(cost_replicates(sweep, reference, draws))
 
     # One at a time, and none kept that need not be: a sweep has every sample at every point.
-    for sweep in all_sweeps(setting, plan, fitted, first_step):
+    for sweep in all_sweeps(setting):
         look(sweep)
         used += usage_rows([sweep], settings.budgets, setting, cache.description["classes"])
         if certified and sweep.name in OURS:
             ours.append(sweep)
-    for plan_, fitted_ in policies[1:]:
-        for sweep in fitted_sweeps(setting, plan_, fitted_, first_step):
+    for again in policies[1:]:
+        for sweep in fitted_sweeps(replace(setting, policies=again)):
             look(sweep)
-    alternative = routed_sweep("quee_plan", setting, plan, plan.costs, other, marginal_first(setting, plan.costs))
+    alternative = routed_sweep("quee_plan", setting, plan, other)
 
     metrics = compare(found, yardstick, draws) | cost_intervals(near, draws)
     methods = metrics["methods"]
@@ -133,18 +131,17 @@ def _read(features: Path) -> FeatureCache:
     return owned
 
 
-def _policies(stage: Stage, cache: FeatureCache) -> list[tuple[Plan, FittedQ]]:
+def _policies(stage: Stage, cache: FeatureCache) -> list[dict[str, Policy]]:
     """The stages' own policies, and targets, predictors and policies fitted again under the other seeds.
 
     Before anything else is held: fitting takes most memory.
     """
-    predictors = Predictors.from_arrays(read_tensors(stage.input("predictors") / "predictors.safetensors"))
-    plan = Plan.of(cache.tree, cache.description, predictors)
-    found = [(plan, FittedQ.from_arrays(plan, read_tensors(stage.input("policies") / "fitted_q.safetensors")))]
+    basis = Basis(cache.tree, cache.description, read_predictors(stage.input("predictors")))
+    found = [read_learned(stage.input("policies"), basis)]
     seeds = stage.experiment.evaluate.seeds
     with progress("seeds", seeds - 1) as bar:
         for seed in range(1, seeds):
-            found.append(fit_quee(cache, stage.experiment, seed))
+            found.append(fit_policies(cache, stage.experiment, seed)[1])
             bar.advance()
     return found
 

@@ -1,23 +1,24 @@
 """Stage `policies`: the learned policies."""
 
+from dataclasses import replace
+
 from quee.cache.read import read_cache
-from quee.policies.fitted_q import fit_fitted_q
-from quee.policies.plan import Plan
-from quee.policies.predictors import Predictors
-from quee.work.io import read_tensors, write_json, write_tensors
+from quee.policies.files import read_predictors, write_policy
+from quee.policies.registry import fit_learned
+from quee.policies.sweep import Setting
+from quee.work.io import write_json
 from tasks.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
-    """Fit `fitted_q` on the predictor split by backward induction over the cached tree."""
-    settings = stage.experiment.policies
+    """Fit every learned policy of the registry on the predictor split."""
     cache = read_cache(stage.input("features"))
-    predictors = Predictors.from_arrays(read_tensors(stage.input("predictors") / "predictors.safetensors"))
-    plan = Plan.of(cache.tree, cache.description, predictors)
-    fitted = fit_fitted_q(plan, cache.of("predictor"), settings.fitted_q, settings.seed)
-    write_tensors(stage.out / "fitted_q.safetensors", fitted.arrays())
-    bitflops = {f"gate_{gate}": fitted.bitflops(gate) for gate in range(1, cache.tree.segments)}
-    write_json(stage.out / "metrics.json", {"fitted_q": {"bitflops": bitflops, "knots": len(fitted.knots)}})
+    setting = Setting.of(cache, ("validation",), stage.experiment.policies)
+    fitted = fit_learned(replace(setting, predictors=read_predictors(stage.input("predictors"))))
+    for name, policy in fitted.items():
+        write_policy(stage.out, name, policy)
+    facts = {name: policy.facts() for name, policy in fitted.items()}
+    write_json(stage.out / "metrics.json", {name: own for name, own in facts.items() if own})
 
 
 if __name__ == "__main__":

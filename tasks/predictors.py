@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from quee.cache.read import FeatureCache, read_cache
-from quee.policies.predictors import gate_inputs
+from quee.policies.networks import gate_inputs
 from quee.predictors import fit_predictors, quality
 from quee.targets import future_errors
 from quee.work.io import read_table, write_json, write_table, write_tensors

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import beta, binom
 
-from quee.evaluation.sweep import Setting, Sweep
+from quee.policies.sweep import Setting, Sweep
 
 Test = Literal["betting", "hoeffding_bentkus", "binomial"]
 SPLIT = "certification"

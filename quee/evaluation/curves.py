@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quee.evaluation.sweep import Sweep
+from quee.policies.sweep import Setting, Sweep
 from quee.work.percentages import ROUNDING, VANISHING, ratio
 
 GRID = 200
@@ -17,6 +17,12 @@ class Floor:
     """What can be had for nothing: always answering the most frequent class; errors (S,) by split."""
 
     errors: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, setting: Setting) -> "Floor":
+        """With the class that is most frequent on validation."""
+        frequent = np.bincount(setting.caches["validation"].label).argmax()
+        return cls({split: (cache.label != frequent).astype(float) for split, cache in setting.caches.items()})
 
 
 @dataclass(frozen=True)

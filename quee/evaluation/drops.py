@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from quee.evaluation.draws import LEVEL, Draws
-from quee.evaluation.sweep import Sweep
 from quee.policies.names import OURS, rivals
+from quee.policies.sweep import Sweep
 
 DROPS = (0.5, 1.0)
 """Points of accuracy below the float network."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from quee.evaluation.curves import Floor, OperatingPoint, budget_grid, cost_at_drop, errors_at, operating_point
 from quee.evaluation.drops import DROPS
-from quee.evaluation.sweep import Setting, Sweep
+from quee.policies.sweep import Setting, Sweep
 
 BAND_POINTS = 40
 FLOAT = "fp32"

@@ -15,10 +15,9 @@ from scipy.stats import norm, spearmanr
 from quee.cache.read import FeatureCache
 from quee.evaluation.measured import Measured, Yardstick, measure
 from quee.evaluation.resplits import fit_plan
-from quee.evaluation.sweep import Setting
+from quee.policies.networks import Predictors, Read, gate_inputs
 from quee.policies.plan import Plan
-from quee.policies.predictors import Predictors, Read, gate_inputs
-from quee.policies.sweeps import routed_sweep
+from quee.policies.sweep import Setting, routed_sweep
 from quee.predictors import over_gates, quality
 from quee.settings.experiment import Experiment
 from quee.targets import future_errors
@@ -76,7 +75,7 @@ def variants(cache: FeatureCache, experiment: Experiment, plan: Plan) -> Iterato
     count = len(settings.widths) + len(settings.samples) + len(numbers)
     yield Variant("as_used", 1.0, plan)
     for noise in settings.noise:
-        yield Variant("noise", noise, _with(plan, NoisyPredictors(plan.predictors, noise, experiment.evaluate.seed)))
+        yield Variant("noise", noise, _noisy(plan, noise, experiment.evaluate.seed))
     yield Variant("clusters", float(min(targets.clusters, samples)), plan)
     with progress("predictors of other quality", count) as bar:
         for width in settings.widths:
@@ -94,8 +93,8 @@ def variants(cache: FeatureCache, experiment: Experiment, plan: Plan) -> Iterato
             bar.advance()
 
 
-def _with(plan: Plan, predictors: Predictors) -> Plan:
-    return replace(plan, predictors=predictors)
+def _noisy(plan: Plan, noise: float, seed: int) -> Plan:
+    return replace(plan, predictors=NoisyPredictors(plan.predictors, noise, seed))
 
 
 def thinned(cache: FeatureCache, share: float, seed: int) -> FeatureCache:
@@ -132,7 +131,7 @@ def measured_variants(
         if variant.plan is plan and used is not None:
             found, how_good = used
         else:
-            found = measure(routed_sweep("quee_plan", setting, variant.plan, variant.plan.costs), yardstick)
+            found = measure(routed_sweep("quee_plan", setting, variant.plan), yardstick)
             how_good = predictor_quality(variant.plan.predictors, setting.caches["test"])
         if variant.plan is plan:
             used = found, how_good

@@ -6,13 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from quee.cache.read import FeatureCache
-from quee.evaluation.curves import area, budget_grid, gap_closed
-from quee.evaluation.sweep import Setting
-from quee.policies.base import Costs
-from quee.policies.fitted_q import FittedQ, fit_fitted_q
+from quee.evaluation.curves import Floor, area, budget_grid, gap_closed
+from quee.policies.base import Basis, Policy
 from quee.policies.names import BOUND, MAIN, REFERENCE, rivals
 from quee.policies.plan import Plan
-from quee.policies.sweeps import all_sweeps, constant_floor
+from quee.policies.registry import all_sweeps, fit_learned
+from quee.policies.sweep import Setting
 from quee.predictors import fit_predictors
 from quee.settings.experiment import Experiment
 from quee.targets import ClusterTargets, future_errors
@@ -34,6 +33,10 @@ def redivide(cache: FeatureCache, seed: int, splits: Sequence[str] = SPLITS) -> 
 
 def fit_plan(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> Plan:
     """Targets and predictors from a cache's predictor and validation splits; `seed` is added to the settings' seeds."""
+    return Plan.of(_basis(cache, experiment, seed))
+
+
+def _basis(cache: FeatureCache, experiment: Experiment, seed: int) -> Basis:
     settings = experiment.targets
     predictor, validation = cache.of("predictor"), cache.of("validation")
     gates = range(1, cache.tree.segments)
@@ -46,25 +49,24 @@ def fit_plan(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> Plan
         [future_errors(validation, gate) for gate in gates],
         experiment.predictors.model_copy(update={"seed": experiment.predictors.seed + seed}),
     )
-    return Plan.of(cache.tree, cache.description, predictors)
+    return Basis(cache.tree, cache.description, predictors)
 
 
-def fit_quee(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> tuple[Plan, FittedQ]:
-    """Targets, predictors and the fitted policy, as the stages fit them where `seed` is 0."""
-    plan, policies = fit_plan(cache, experiment, seed), experiment.policies
-    return plan, fit_fitted_q(plan, cache.of("predictor"), policies.fitted_q, policies.seed + seed)
+def fit_policies(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> tuple[Basis, dict[str, Policy]]:
+    """Predictors, fitted to targets, and the learned policies by name, as the stages fit them where `seed` is 0."""
+    basis, setting = _basis(cache, experiment, seed), Setting.of(cache, ("validation",), experiment.policies)
+    return basis, fit_learned(replace(setting, predictors=basis.predictors, seed=setting.seed + seed))
 
 
 def resplit(cache: FeatureCache, experiment: Experiment, seed: int) -> list[dict[str, float | int | str | None]]:
     """One repetition: rows of method, resplit, auc, gap_closed."""
     divided = redivide(cache, seed)
-    plan, fitted = fit_quee(divided, experiment)
-    caches = {split: divided.of(split) for split in ("validation", "test")}
-    costs = Costs.of(cache.tree, cache.description)
-    setting = Setting(caches, costs, min(experiment.evaluate.points, POINTS), divided.of("predictor"))
-    floor = constant_floor(setting)
+    points = min(experiment.evaluate.points, POINTS)
+    setting = Setting.of(divided, ("validation", "test"), experiment.policies, points)
+    setting = replace(setting, policies=fit_policies(divided, experiment)[1])
+    floor = Floor.of(setting)
     grid = budget_grid(setting.costs.static.min(), setting.costs.static.max())
-    sweeps = {sweep.name: sweep for sweep in all_sweeps(setting, plan, fitted, experiment.policies.first_step)}
+    sweeps = {sweep.name: sweep for sweep in all_sweeps(setting)}
     auc = {name: area(sweeps[name], grid, floor) for name in dict.fromkeys([*MAIN, *rivals(sweeps)])}
     return [
         {

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from quee.data.transforms import to_unit
 from quee.evaluation.curves import interval, resamples
-from quee.evaluation.sweep import hull
+from quee.policies.sweep import hull
 
 if TYPE_CHECKING:
     from quee.runtime import AdaptiveClassifier

@@ -29,7 +29,7 @@ def compare(found: Found, yardstick: Yardstick, draws: Draws) -> dict[str, Any]:
     def differences(name: str, rival: str) -> dict[str, dict[str, float]]:
         return dict(zip(keys, paired(at_budgets[rival] - at_budgets[name], draws), strict=True))
 
-    against = {name: [*rivals(found), *(["quee_plan"] if name == "quee_fitted_q" else [])] for name in OURS}
+    against = {name: rivals(found, name) for name in OURS}
     return {
         "behind_best": behind_best(found, yardstick, draws),
         "difference_vs_static_hull": {name: differences(name, REFERENCE) for name in found},

@@ -10,7 +10,7 @@ from quee.evaluation.curves import interval, resamples, usage
 from quee.evaluation.draws import Draws, simultaneous_band
 from quee.evaluation.measured import Measured, Yardstick
 from quee.evaluation.summary import Found
-from quee.evaluation.sweep import Setting, Sweep
+from quee.policies.sweep import Setting, Sweep
 from quee.work.percentages import SHARE
 
 Row = dict[str, Any]

@@ -3,7 +3,7 @@
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,17 @@ import numpy as np
 
 from quee.cache.read import FeatureCache
 from quee.data.transforms import Preprocessing
+from quee.errors import UsageError
 from quee.evaluation.curves import interval, resamples
-from quee.evaluation.sweep import Setting, Sweep
 from quee.export.canary import write_canary
 from quee.export.graphs import export_graphs
 from quee.export.torch_engine import TorchEngine
-from quee.paths import PathTree
-from quee.policies.base import Costs
-from quee.policies.fitted_q import FittedQ
-from quee.policies.plan import Plan
-from quee.policies.predictors import Predictors
-from quee.policies.sweeps import routed_sweep
+from quee.policies.base import Basis, Policy
+from quee.policies.files import PREDICTORS, write_policy
+from quee.policies.registry import deployable
+from quee.policies.sweep import Setting, Sweep, routed_sweep
 from quee.precision import Precision
-from quee.runtime.bundle import load_view, policy_costs
+from quee.runtime.bundle import load_view
 from quee.runtime.executor import Executor
 from quee.runtime.manifest import seal
 from quee.runtime.operating import Guarantee, Point
@@ -74,19 +72,20 @@ any class.
 """
 
 
-def operating_points(sweep: Sweep, tree: PathTree) -> list[Point]:
-    """The sweep's points by rising validation cost, with what validation says of the means on new data."""
-    assert sweep.nodes is not None
-    nodes, points = sweep.nodes["validation"], []
+def operating_points(sweep: Sweep) -> list[Point]:
+    """A policy's points by rising validation cost, with what validation says of the means on new data."""
+    assert sweep.knobs is not None and sweep.first is not None
+    points = []
     costs, correct = sweep.costs["validation"], 1.0 - sweep.errors["validation"]
     weights = resamples(len(costs), REPEATS, 0)
     cost_ends, accuracy_ends = (np.stack(interval(weights @ v), axis=1).tolist() for v in (costs, correct))
     for point in sweep.order:
-        first = int(tree.choice[tree.lineage(int(nodes[0, point]))[0]])
         cost, accuracy = float(costs[:, point].mean()), float(correct[:, point].mean())
         around_accuracy, around_cost = _holding(accuracy, accuracy_ends[point]), _holding(cost, cost_ends[point])
         around_accuracy = (max(around_accuracy[0], 0.0), min(around_accuracy[1], 1.0))
-        points.append(Point(float(sweep.values[point]), first, cost, accuracy, around_accuracy, around_cost))
+        points.append(
+            Point(float(sweep.knobs[point]), int(sweep.first[point]), cost, accuracy, around_accuracy, around_cost)
+        )
     return points
 
 
@@ -96,9 +95,9 @@ def _holding(mean: float, ends: Sequence[float]) -> tuple[float, float]:
 
 
 def guarantees_of(certification: Mapping[str, Any], method: str) -> list[Guarantee]:
-    """From `evaluate`'s block `certification`, of one method; what could not be certified is left out."""
+    """From `evaluate`'s block `certification`, of one method; what was not certified is left out."""
     found = []
-    for what, by_limit in sorted(certification["methods"][method].items()):
+    for what, by_limit in sorted(certification["methods"].get(method, {}).items()):
         for limit, by_kind in sorted(by_limit.items(), key=lambda item: float(item[0])):
             for kind, point in sorted(by_kind.items()):
                 if point is not None:
@@ -114,8 +113,8 @@ def write_bundle(
     quantized: Path,
     heads: Path,
     cache: FeatureCache,
-    predictors: Predictors,
-    fitted: FittedQ,
+    basis: Basis,
+    learned: Mapping[str, Policy],
     policy: str,
     budget: float,
     classes: list[str],
@@ -123,16 +122,18 @@ def write_bundle(
     guarantees: Sequence[Guarantee] = (),
     trade_offs: int = 120,
 ) -> None:
-    """Write a bundle into the folder `out`; `policy` is `plan` or `fitted_q`, chosen points come from validation.
+    """Write a bundle into the folder `out`; its points come from validation.
 
+    `policy` names a deployable entry of the registry. It is one of the policies in `learned`, or fitted on validation.
     `images(ids)` gives prepared images (n, c, h, w) of samples of the cache, of which a few are kept as the canary.
     `guarantees` are the policy's own, at trade-offs of a sweep of so many `trade_offs`.
     """
-    tree, description = cache.tree, cache.description
-    chosen: Plan | FittedQ = fitted if policy == "fitted_q" else fitted.plan
-    costs = policy_costs(tree, description, chosen)
-    setting = Setting({"validation": cache.of("validation")}, Costs.of(tree, description), trade_offs)
-    points = operating_points(routed_sweep(policy, setting, chosen, costs), tree)
+    tree, description, method = basis.tree, basis.description, deployable()[policy]
+    setting = replace(Setting.of(cache, ("validation",), points=trade_offs), policies=learned)
+    chosen = method.of(setting)
+    if chosen is None:
+        raise UsageError(f"bundle.policy: {policy} cannot be fitted without samples in split 'predictor'")
+    points = operating_points(routed_sweep(policy, setting, chosen))
     files = [(backbone / "model.safetensors", "model.safetensors"), (heads, "heads.safetensors")]
     quantised = {str(p): f"{p}.safetensors" for p in sorted(tree.precisions) if not p.is_float}
     files += [(quantized / target, target) for target in quantised.values()]
@@ -140,14 +141,15 @@ def write_bundle(
         shutil.copyfile(source, out / target)
     facts = read_json(backbone / "backbone.json")
     write_json(out / "backbone.json", {k: facts[k] for k in ("format", "gates", "kwargs", "name")})
-    write_tensors(out / "predictors.safetensors", predictors.arrays())
-    write_tensors(out / "fitted_q.safetensors", fitted.arrays())
+    if method.learned and basis.predictors is not None:
+        write_tensors(out / PREDICTORS, basis.predictors.arrays())
+    write_policy(out, policy, chosen)
     kept = {k: v for k, v in description.items() if k not in ("files", "references", "reference_precisions")}
     write_json(out / "tree.json", kept)
     write_validation(out, cache.of("validation"))
     embedding = len(description["feature_names"]) > 4
     view = load_view(out, description["precisions"], embedding)
-    executor = Executor(TorchEngine(view), chosen, costs.routed, len(view.names))
+    executor = Executor(TorchEngine(view), chosen, chosen.costs.routed, len(view.names))
     write_canary(out, executor, points, cache.of("validation").sample_id, images)
     graphs = defaultdict(list)
     for graph in sorted(export_graphs(view, tree.precisions, out)):  # `PRECISION.segmentN.onnx`

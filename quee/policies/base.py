@@ -4,14 +4,19 @@ A policy has one implementation, in numpy. It reads a state once and decides fro
 knobs: simulation asks for every knob of a sweep, the runtime once per sample with the sample's own knob.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quee.paths import PathTree
-from quee.policies.predictors import views
+from quee.policies.networks import Predictors, views
+
+if TYPE_CHECKING:
+    from quee.policies.sweep import Setting
 
 EXIT = -1
 """The step that leaves; any other is an index into the tree's precisions."""
@@ -38,20 +43,51 @@ class Costs:
         return self.segment + self.head + self.decision
 
     @classmethod
-    def of(cls, tree: PathTree, description: dict[str, Any], predictor_bitflops: Sequence[float] = ()) -> "Costs":
-        """From `tree.json`; `predictor_bitflops[gate - 1]` is added to the decision at each gate before the last."""
+    def of(cls, tree: PathTree, description: dict[str, Any], decision_bitflops: Sequence[float] = ()) -> "Costs":
+        """From `tree.json`; `decision_bitflops[gate - 1]` is added to the decision at each gate before the last."""
         nodes = description["nodes"]
         segment, head, feature, static = (
             np.array([node[key] for node in nodes]) for key in ("segment_cost", "head_cost", "predictor_cost", "cost")
         )
-        predictor = np.zeros(tree.segments + 1)
-        predictor[1 : len(predictor_bitflops) + 1] = np.array(predictor_bitflops) / description["unit_bitflops"]
-        decision = feature + predictor[tree.gate]
+        own = np.zeros(tree.segments + 1)
+        own[1 : len(decision_bitflops) + 1] = np.array(decision_bitflops) / description["unit_bitflops"]
+        return cls.along(tree, segment, head, feature + own[tree.gate], static)
+
+    @classmethod
+    def along(
+        cls, tree: PathTree, segment: np.ndarray, head: np.ndarray, decision: np.ndarray, static: np.ndarray
+    ) -> "Costs":
+        """With `routed` summed along the tree's paths."""
         total = segment + head + decision
         routed = np.zeros(len(tree))
         for node in range(len(tree)):
             routed[node] = total[node] + (routed[tree.parent[node]] if tree.parent[node] >= 0 else 0.0)
         return cls(segment, head, decision, static, routed)
+
+    def of_exits(self, tree: PathTree) -> "Costs":
+        """Costs of a policy that looks at exit heads alone, and so pays for no other feature."""
+        return Costs.along(tree, self.segment, self.head, np.zeros(len(tree)), self.static)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What policies of one experiment stand on, in simulation and in a bundle."""
+
+    tree: PathTree
+    description: dict[str, Any]
+    """`tree.json`"""
+    predictors: Predictors | None = None
+    """None where no policy at hand needs them."""
+
+    @property
+    def feature_names(self) -> list[str]:
+        names: list[str] = self.description["feature_names"]
+        return names
+
+    @cached_property
+    def costs(self) -> Costs:
+        """The features' own cost counted, no predictor."""
+        return Costs.of(self.tree, self.description)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +117,84 @@ class Limit:
     """(n,)"""
 
 
-class Policy(Protocol):
-    """Chooses the next step of samples at the gates before the last. Safe to call from several threads."""
+def trade_offs(points: int) -> np.ndarray:
+    """λ (points,) of a sweep: 0, then geometric from 0.001 to 100."""
+    return np.concatenate([[0.0], np.geomspace(1e-3, 100.0, points - 1)])
 
-    @property
-    def tree(self) -> PathTree: ...
 
+class Policy(ABC):
+    """Chooses the next step of samples at the gates before the last. Safe to call from several threads.
+
+    A policy must say how it is made (`fit`, `load`), what it reads of a state (`read`) and how dear each step is (`values`).
+    A knob is λ unless the policy says otherwise.
+    """
+
+    tree: PathTree
+    costs: Costs
+    """What samples routed by this policy spend."""
+    kind = "lambda"
+    """What turns the policy, in the tables of a curve: `lambda` or `threshold`."""
+    priced = True
+    """Whether a knob is λ, the price of a unit of cost."""
+    together = 1
+    """Knobs that the simulation decides in one call; more are faster where a decision is cheap."""
+    stands: np.ndarray | None = None
+    """(N,) nodes at which a sample can stand; None: all."""
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, setting: "Setting") -> "Policy | None":
+        """The policy fitted on a setting's training and validation splits; None where they do not suffice."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, basis: Basis, arrays: dict[str, np.ndarray]) -> "Policy":
+        """The policy that `arrays` were kept of."""
+
+    @abstractmethod
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
         """Samples that stand at nodes (n,) of a gate, with the state features (n, gate · F) of the gates visited."""
-        ...
+
+    @abstractmethod
+    def values(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
+        """How dear each step is at its knob (n,): (n, 1 + B), exit first; infinite where not considered or not allowed."""
+
+    @abstractmethod
+    def exit_error(self, table: Table) -> np.ndarray:
+        """Predicted error (n,) of leaving here."""
 
     def decide(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
         """The next step (n,) of each sample at its knob (n,): EXIT or a precision's index, nowhere beyond the limit."""
-        ...
+        step: np.ndarray = self.values(table, knob, limit).argmin(axis=1) + EXIT
+        return step
 
-    def exit_error(self, table: Table) -> np.ndarray:
-        """Predicted error (n,) of leaving here."""
-        ...
+    def knobs(self, points: int) -> np.ndarray:
+        """(K,) knobs of a sweep of about so many points."""
+        return trade_offs(points)
+
+    def shown(self, knobs: np.ndarray) -> np.ndarray:
+        """(K,) what a curve shows of knobs."""
+        return knobs
+
+    def first(self, knobs: np.ndarray) -> np.ndarray | None:
+        """(K,) index of the first precision at each knob; None where it is chosen on validation."""
+        return None
+
+    @abstractmethod
+    def under(self, costs: Costs) -> "Policy":
+        """The policy that spends other costs, such as measured time."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is kept of the policy beside its `Basis`, for `load`."""
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """What the metrics of stage `policies` say of it."""
+        return {}
+
+    def fault(self) -> str:
+        """What does not fit together in arrays that were loaded, or nothing."""
+        return ""
 
 
 ROWS = 1024
@@ -123,34 +220,46 @@ def simulate_behind(
 def _simulated(
     tree: PathTree, policy: Policy, features: np.ndarray, knobs: np.ndarray, first: np.ndarray
 ) -> np.ndarray:
-    """(C, S, K) nodes at which samples leave behind first precisions (C, K)."""
+    """(C, S, K) nodes at which samples leave behind first precisions (C, K); -1 where none can stand."""
+    start_at = tree.children[-1][first]
+    if policy.stands is not None:
+        start_at = np.where((start_at >= 0) & policy.stands[start_at], start_at, -1)
     ends = np.empty((len(first), len(features), len(knobs)), np.int32)
-    ends[:] = tree.children[-1][first][:, None]
+    ends[:] = start_at[:, None]
+    stood_at = [_stood_at(tree, policy, gate) for gate in range(1, tree.segments)]
     position = np.zeros(len(tree), np.int64)
-    for gate in range(1, tree.segments):
-        nodes = tree.nodes_at(gate)
+    for nodes in stood_at:
         position[nodes] = np.arange(len(nodes))
     for start in range(0, len(features), ROWS):
         some = features[start : start + ROWS]
-        tables = [_read_all(tree, policy, gate, some) for gate in range(1, tree.segments)]
-        for way, column in np.ndindex(first.shape):
-            here = ends[way, start : start + ROWS, column]
-            if len(here) and here[0] < 0:
-                continue
-            standing = np.arange(len(here))
-            for gate, table in enumerate(tables, 1):
-                if not len(standing):
-                    break
-                node = here[standing]
-                own = table.take(standing * len(tree.nodes_at(gate)) + position[node])
-                step = policy.decide(own, np.full(len(own), knobs[column]))
-                onward = step != EXIT
-                standing = standing[onward]
-                here[standing] = tree.children[node[onward], step[onward]]
+        tables = [_read_all(tree, policy, gate, nodes, some) for gate, nodes in enumerate(stood_at, 1)]
+        for way in range(len(first)):
+            for column in range(0, len(knobs), policy.together):
+                own = slice(column, column + policy.together)
+                here = ends[way, start : start + ROWS, own]
+                node = here.ravel()
+                row, which = np.divmod(np.arange(len(node)), here.shape[1])
+                knob = knobs[own][which]
+                standing = np.flatnonzero(node >= 0)
+                for table, nodes in zip(tables, stood_at, strict=True):
+                    if not len(standing):
+                        break
+                    at = node[standing]
+                    seen = table.take(row[standing] * len(nodes) + position[at])
+                    step = policy.decide(seen, knob[standing])
+                    onward = step != EXIT
+                    standing = standing[onward]
+                    node[standing] = tree.children[at[onward], step[onward]]
+                here[:] = node.reshape(here.shape)
     return ends
 
 
-def _read_all(tree: PathTree, policy: Policy, gate: int, features: np.ndarray) -> Table:
-    """All samples at all nodes of a gate, node by node within each sample."""
-    seen = views(tree, gate, features)
-    return policy.read(gate, np.tile(tree.nodes_at(gate), len(features)), seen.reshape(-1, seen.shape[2]))
+def _stood_at(tree: PathTree, policy: Policy, gate: int) -> np.ndarray:
+    nodes = tree.nodes_at(gate)
+    return nodes if policy.stands is None else nodes[policy.stands[nodes]]
+
+
+def _read_all(tree: PathTree, policy: Policy, gate: int, nodes: np.ndarray, features: np.ndarray) -> Table:
+    """All samples at some nodes of a gate, node by node within each sample."""
+    seen = views(tree, gate, features, nodes)
+    return policy.read(gate, np.tile(nodes, len(features)), seen.reshape(len(features) * len(nodes), -1))

@@ -10,13 +10,11 @@ exponential weights over n samples and K heads. At a gate the surest of those st
 thresholds are quantiles of confidence on validation.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
-from scipy.optimize import brentq
 
-from quee.evaluation.sweep import Setting, Sweep, hull_of
-from quee.policies.confidence import exits_by_threshold
+from quee.policies.methods import Method
+from quee.policies.sweep import Setting
+from quee.policies.thresholds import Arrays, Thresholds, joined, points_of, uniform_sequences
 
 BUDGETS = 25
 STEEPEST = 1e6
@@ -30,6 +28,8 @@ def exit_shares(risk: np.ndarray, cost: np.ndarray, budget: float, temperature: 
         score = -(risk + price * cost) / temperature
         found = np.exp(score - score.max())
         return found / found.sum()
+
+    from scipy.optimize import brentq  # slow to import, and needed to fit alone
 
     if weights(0.0) @ cost <= budget:
         return weights(0.0)
@@ -52,27 +52,30 @@ def share_thresholds(score: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return thresholds
 
 
-def eero(setting: Setting) -> Iterator[Sweep]:
-    """`eero`: a range of budgets at every uniform precision of the tree, their hull on validation."""
-    column, sweeps = setting.feature_names.index("max_probability"), []
-    for _, nodes, references in setting.uniform():
-        if references:
-            continue
+class Eero(Thresholds):
+    """A range of budgets at every uniform precision of the tree."""
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        return self.column(features, "max_probability")
+
+    @classmethod
+    def points(cls, setting: Setting) -> Arrays:
+        return joined(cls._within(setting, *uniform) for uniform in uniform_sequences(setting))
+
+    @classmethod
+    def _within(cls, setting: Setting, sequence: tuple[int, ...], nodes: list[int]) -> Arrays:
         spent = setting.spent(nodes)
-        score = {split: setting.features(split)[:, nodes, column].astype(np.float64) for split in setting.splits}
+        score = cls.without_points(setting).score(setting.features("validation")[:, nodes])
         own = setting.errors("validation")[:, nodes].mean(axis=0)
-        temperature = 1 / np.sqrt(8 * len(score["validation"]) * np.log(max(len(nodes), 2)))
+        temperature = 1 / np.sqrt(8 * len(score) * np.log(max(len(nodes), 2)))
         thresholds = np.stack(
             [
-                share_thresholds(score["validation"], exit_shares(own, spent, float(budget), temperature))
+                share_thresholds(score, exit_shares(own, spent, float(budget), temperature))
                 for budget in np.geomspace(spent[0], spent[-1], BUDGETS)
-            ],
-            axis=1,
-        )  # (K - 1, budgets)
-        never = np.full((1, BUDGETS), np.inf)
-        thresholds = np.concatenate([thresholds, never])
-        gate = {split: exits_by_threshold(score[split], thresholds) for split in setting.splits}
-        errors = {s: np.take_along_axis(setting.errors(s)[:, nodes], g, axis=1) for s, g in gate.items()}
-        costs = {s: spent[g] for s, g in gate.items()}
-        sweeps.append(Sweep("", "threshold", thresholds[0], errors, costs))
-    yield hull_of("eero", sweeps)
+            ]
+        )  # (budgets, K - 1)
+        value = thresholds[:, 0] if len(nodes) > 1 else np.full(BUDGETS, np.inf)
+        return points_of(sequence, thresholds, value)
+
+
+METHOD = Method("eero", "baseline", policy=Eero)

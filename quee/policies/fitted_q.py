@@ -16,15 +16,17 @@ it says which of the two is noisier.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quee.cost import FLOAT_BITS, bitflops
 from quee.paths import PathTree
-from quee.policies.base import EXIT, Limit, Table
+from quee.policies.base import EXIT, Basis, Costs, Limit, Policy, Table
+from quee.policies.methods import Method
+from quee.policies.networks import rows_of, views
 from quee.policies.plan import Plan
-from quee.policies.predictors import rows_of, views
+from quee.policies.sweep import Setting
 
 if TYPE_CHECKING:
     from quee.cache.read import FeatureCache
@@ -58,20 +60,53 @@ class _Weights:
 
 
 @dataclass
-class FittedQ:
+class FittedQ(Policy):
     """The fitted policy; `weights[gate - 1]` is (H + 1, 1 + B, knots)."""
 
     plan: Plan
+    costs: Costs
     knots: np.ndarray
     """(knots,) rising trade-offs."""
     weights: list[np.ndarray]
     blend: np.ndarray
     """(gates, knots) share of the fitted values in a decision; the rest is the plan's."""
+    bitflops: list[float]
+    """BitFLOPs of the decision, by gate before the last."""
     _known: dict[int, _Weights] = field(init=False, repr=False, default_factory=dict)
 
     @property
-    def tree(self) -> PathTree:
+    def tree(self) -> PathTree:  # type: ignore[override]
         return self.plan.tree
+
+    @classmethod
+    def fit(cls, setting: Setting) -> "FittedQ":
+        from quee.settings.experiment import Policies
+
+        assert setting.training is not None
+        options = setting.options or Policies()
+        return fit_fitted_q(Plan.of(setting.basis), setting.training, options.fitted_q, setting.seed)
+
+    @classmethod
+    def load(cls, basis: Basis, arrays: dict[str, np.ndarray]) -> "FittedQ":
+        plan = Plan.of(basis)
+        weights = [arrays[f"gate.{gate}.weight"] for gate in range(1, plan.tree.segments)]
+        half = np.full((len(weights), len(arrays["knots"])), 0.5)  # what earlier bundles mean by saying nothing
+        return cls.of(plan, basis.description, arrays["knots"], weights, arrays.get("blend", half))
+
+    @classmethod
+    def of(
+        cls, plan: Plan, description: dict[str, Any], knots: np.ndarray, weights: list[np.ndarray], blend: np.ndarray
+    ) -> "FittedQ":
+        """With costs from `tree.json`, the decisions' own among them."""
+        spent = [
+            plan.predictors.bitflops(gate) + bitflops((w.shape[0] - 1) * w.shape[1], (FLOAT_BITS, FLOAT_BITS))
+            for gate, w in enumerate(weights, 1)
+        ]  # the predictor, and one column of weights per step for the λ at hand
+        return cls(plan, Costs.of(plan.tree, description, spent), knots, weights, blend, spent)
+
+    def under(self, costs: Costs) -> Plan:
+        """The plan: fitted values hold for the costs they were fitted with."""
+        return self.plan.under(costs)
 
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
         """As the plan does."""
@@ -124,20 +159,28 @@ class FittedQ:
             np.append(at, np.inf), weights[:-1].transpose(2, 1, 0).copy(), weights[-1].T.copy(), 1 - share[:, None]
         )
 
-    def bitflops(self, gate: int) -> float:
-        """BitFLOPs of the decision at a gate: the predictor, and one column of weights per step for the λ at hand."""
-        rows, steps, _ = self.weights[gate - 1].shape
-        return self.plan.predictors.bitflops(gate) + bitflops((rows - 1) * steps, (FLOAT_BITS, FLOAT_BITS))
-
     def arrays(self) -> dict[str, np.ndarray]:
         weights = {f"gate.{gate}.weight": w for gate, w in enumerate(self.weights, 1)}
         return {"blend": self.blend, "knots": self.knots, **weights}
 
-    @classmethod
-    def from_arrays(cls, plan: Plan, arrays: dict[str, np.ndarray]) -> "FittedQ":
-        weights = [arrays[f"gate.{gate}.weight"] for gate in range(1, plan.tree.segments)]
-        half = np.full((len(weights), len(arrays["knots"])), 0.5)  # what earlier bundles mean by saying nothing
-        return cls(plan, arrays["knots"], weights, arrays.get("blend", half))
+    def facts(self) -> dict[str, Any]:
+        return {
+            "bitflops": {f"gate_{gate}": spent for gate, spent in enumerate(self.bitflops, 1)},
+            "knots": len(self.knots),
+        }
+
+    def fault(self) -> str:
+        tree, knots = self.tree, self.knots
+        if knots.ndim != 1 or len(knots) < 2 or not bool((np.diff(knots) > 0).all()):
+            return "its knots do not rise"
+        if self.blend.shape != (tree.segments - 1, len(knots)):
+            return f"blend has shape {self.blend.shape}"
+        for gate, weights in enumerate(self.weights, 1):
+            hidden = self.plan.predictors.networks[gate - 1].first.weight.shape[0]
+            expected = (hidden + 1, 1 + len(tree.precisions), len(knots))
+            if weights.shape != expected:
+                return f"gate {gate}: {weights.shape} instead of {expected}"
+        return ""
 
 
 def interpolate(weights: np.ndarray, knots: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
@@ -209,7 +252,7 @@ def fit_fitted_q(plan: Plan, cache: "FeatureCache", settings: "Settings", seed: 
         share[gate - 1] = stacked(fitted, planned, target) if fixed is None else fixed
         best = _blended(fitted, planned, share[gate - 1]).min(axis=2)  # (S, nodes, knots)
         value = {int(node): best[:, index] for index, node in enumerate(nodes)}
-    return FittedQ(plan, knots, weights, share)
+    return FittedQ.of(plan, cache.description, knots, weights, share)
 
 
 def stacked(fitted: np.ndarray, planned: np.ndarray, realised: np.ndarray) -> np.ndarray:
@@ -224,4 +267,4 @@ def stacked(fitted: np.ndarray, planned: np.ndarray, realised: np.ndarray) -> np
     return np.clip((apart * missing).sum(axis=axes) / np.maximum((apart**2).sum(axis=axes), 1e-12), 0.0, 1.0)
 
 
-__all__ = ["FittedQ", "fit_fitted_q", "interpolate", "stacked"]
+METHOD = Method("fitted_q", "ours", "quee_fitted_q", policy=FittedQ, learned=True)

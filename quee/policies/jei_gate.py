@@ -6,14 +6,21 @@ leaves at the first gate that says so with more than one half. Fitted on the pre
 too. With 0/1 errors instead of the cross-entropy all λ below 1 have the same targets, and curves are worse.
 """
 
-from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import expit
 
 from quee.cost import FLOAT_BITS, bitflops
-from quee.evaluation.sweep import Setting, Sweep, hull_of
-from quee.policies.confidence import exits_by_threshold
+from quee.paths import PathTree
+from quee.policies.base import Costs, Table
+from quee.policies.methods import Method
+from quee.policies.sweep import Setting
+from quee.policies.thresholds import Arrays, Thresholds, joined, points_of, uniform_sequences
+
+if TYPE_CHECKING:
+    from quee.cache.read import FeatureCache
 
 FEATURES = ("max_probability", "entropy", "margin", "sharpened_entropy")
 PRICES = np.concatenate([[0.0], np.geomspace(0.003, 100.0, 39)])
@@ -41,35 +48,54 @@ def fit_logistic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return w
 
 
-def jei_gate(setting: Setting) -> Iterator[Sweep]:
-    """`jei_gate`: a range of λ at every uniform precision of the tree, their hull on validation.
+class JeiGate(Thresholds):
+    """A range of λ at every uniform precision of the tree.
 
-    Nothing where the setting has no `training` cache.
+    Beside those of `Thresholds`, `arrays` are `weight` (P, L - 1, 1 + F), intercept first, and `mean` and `scale`
+    (P, L - 1, F) of the features that a gate sees.
     """
-    train = setting.training
-    if train is None:
-        return
-    columns = [setting.feature_names.index(name) for name in FEATURES]
-    unit = setting.caches["validation"].description["unit_bitflops"]
-    own = bitflops(len(FEATURES), (FLOAT_BITS, FLOAT_BITS)) / unit
-    sweeps = []
-    for _, nodes, references in setting.uniform():
-        if references:
-            continue
-        last = len(nodes) - 1
+
+    kind = "lambda"
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """The features themselves (…, F): what they say depends on the point."""
+        return np.stack([self.column(features, name) for name in FEATURES], axis=-1)
+
+    def scores(self, table: Table, point: np.ndarray) -> np.ndarray:
+        weight, mean, scale = (self.arrays()[name][point, table.gate - 1] for name in ("weight", "mean", "scale"))
+        found: np.ndarray = weight[:, 0] + ((table.columns[0] - mean) / scale * weight[:, 1:]).sum(axis=1)
+        return found
+
+    @classmethod
+    def spends(cls, tree: PathTree, costs: Costs, description: dict[str, Any]) -> Costs:
+        """Heads, and a regression at every gate before the last."""
+        own = bitflops(len(FEATURES), (FLOAT_BITS, FLOAT_BITS)) / description["unit_bitflops"]
+        heads, asked = costs.of_exits(tree), np.minimum(tree.gate, tree.segments - 1)
+        decision = np.where(tree.gate < tree.segments, own, 0.0)
+        return replace(heads, decision=decision, routed=heads.routed + own * asked)
+
+    @classmethod
+    def points(cls, setting: Setting) -> Arrays | None:
+        train = setting.training
+        if train is None:
+            return None
+        bare = cls.without_points(setting)
+        seen = bare.score(train.features)  # (n, N, F)
+        return joined(bare._regressed(train, seen, *uniform) for uniform in uniform_sequences(setting))
+
+    def _regressed(
+        self, train: "FeatureCache", seen: np.ndarray, sequence: tuple[int, ...], nodes: list[int]
+    ) -> Arrays:
         loss = -np.log(np.maximum(train.p_label[:, nodes].astype(np.float64), 1e-6))
-        gates = np.minimum(np.arange(1, last + 2), last)  # the last head needs no gate
-        spent = setting.spent(nodes) + own * gates
-        best = (loss[:, :, None] + spent[:, None] * PRICES).argmin(axis=1)  # (n, Λ)
-        score = {split: np.zeros((len(cache), last + 1, len(PRICES))) for split, cache in setting.caches.items()}
+        best = (loss[:, :, None] + self.costs.routed[nodes][:, None] * PRICES).argmin(axis=1)  # (n, Λ)
+        shape = (len(PRICES), len(nodes) - 1, len(FEATURES))
+        weight, mean, scale = np.zeros((*shape[:2], 1 + shape[2])), np.zeros(shape), np.ones(shape)
         for gate, node in enumerate(nodes[:-1]):
-            x = train.features[:, node, columns].astype(np.float64)
-            mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
-            w = fit_logistic((x - mean) / scale, (best <= gate).astype(float))
-            for split, cache in setting.caches.items():
-                z = (cache.features[:, node, columns].astype(np.float64) - mean) / scale
-                score[split][:, gate] = w[0] + z @ w[1:]
-        left = {s: exits_by_threshold(value, np.zeros(len(PRICES))) for s, value in score.items()}
-        errors = {s: np.take_along_axis(setting.errors(s)[:, nodes], g, axis=1) for s, g in left.items()}
-        sweeps.append(Sweep("", "lambda", PRICES, errors, {s: spent[g] for s, g in left.items()}))
-    yield hull_of("jei_gate", sweeps)
+            x = np.asfortranarray(seen[:, node])  # a feature after the other, as means over samples read them
+            mean[:, gate], scale[:, gate] = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+            own = fit_logistic((x - mean[0, gate]) / scale[0, gate], (best <= gate).astype(float))
+            weight[:, gate] = own.T
+        return points_of(sequence, np.zeros(shape[:2]), PRICES, weight=weight, mean=mean, scale=scale)
+
+
+METHOD = Method("jei_gate", "baseline", policy=JeiGate)

@@ -1,8 +1,13 @@
 """`oracle`: the path with least error + λ · cost, knowing the errors. A bound, not a policy."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from quee.policies.base import trade_offs
+from quee.policies.methods import Method
+from quee.policies.sweep import Setting, Sweep
 
 if TYPE_CHECKING:
     from quee.cache.read import FeatureCache
@@ -14,3 +19,15 @@ def oracle_nodes(cache: "FeatureCache", static_cost: np.ndarray, trade_offs: np.
     for column, trade_off in enumerate(trade_offs):
         nodes[:, column] = (cache.error + trade_off * static_cost).argmin(axis=1)
     return nodes
+
+
+def oracle(setting: Setting) -> Iterator[Sweep]:
+    """`oracle`: a static path per sample and λ."""
+    values = trade_offs(setting.points)
+    nodes = {split: oracle_nodes(cache, setting.costs.static, values) for split, cache in setting.caches.items()}
+    errors = {split: np.take_along_axis(setting.errors(split), n, axis=1) for split, n in nodes.items()}
+    costs = {split: setting.costs.static[n] for split, n in nodes.items()}
+    yield Sweep("oracle", "lambda", values, errors, costs, nodes)
+
+
+METHOD = Method("oracle", "bound", sweeps=oracle)

@@ -1,10 +1,14 @@
-"""Patience (PABEE, Zhou et al. 2020): leave once so many gates in a row have agreed with the one before."""
+"""Patience (PABEE, Zhou et al. 2020): leave once so many gates in a row have agreed with the one before.
+
+It is only simulated: what gates answer is not among the state features that a policy reads.
+"""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from quee.evaluation.sweep import Setting, Sweep, hull_of
+from quee.policies.methods import Method
+from quee.policies.sweep import Setting, Sweep, hull_of
 
 
 def exits_by_agreement(prediction: np.ndarray, patience: int) -> np.ndarray:
@@ -33,3 +37,6 @@ def patience(setting: Setting) -> Iterator[Sweep]:
             costs[split] = spent[gate]
         sweeps.append(Sweep("", "threshold", needed.astype(float), errors, costs))
     yield hull_of("patience", sweeps)
+
+
+METHOD = Method("patience", "baseline", sweeps=patience)

@@ -1,13 +1,15 @@
 """`plan`, the paper's policy (Fig. 2): take the first step of the path with least predicted error + λ · cost, re-decide."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from quee.paths import PathTree
-from quee.policies.base import EXIT, Costs, Limit, Table
-from quee.policies.predictors import Predictors, Read, prefixes
+from quee.policies.base import EXIT, Basis, Costs, Limit, Policy, Table
+from quee.policies.methods import Method
+from quee.policies.networks import Predictors, Read, prefixes
+from quee.policies.sweep import Setting, Sweep, routed_sweep
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Futures:
 
 
 @dataclass
-class Plan:
+class Plan(Policy):
     """π* = argmin p̂e(π) + λ (c(π) − c(n)) over the considered paths π that extend the node n.
 
     `restrict` (N,) marks the nodes that may be stood at, and `may_exit` those that may be left at; by default all.
@@ -52,16 +54,30 @@ class Plan:
     _futures: dict[int, Futures] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.stands = self.restrict
         self.position = np.zeros(len(self.tree), np.int64)
         for gate in range(1, self.tree.segments):
             nodes = self.tree.nodes_at(gate)
             self.position[nodes] = np.arange(len(nodes))
 
     @classmethod
-    def of(cls, tree: PathTree, description: dict[str, Any], predictors: Predictors) -> "Plan":
+    def of(cls, basis: Basis) -> "Plan":
         """With costs from `tree.json`, the predictors' own among them."""
-        spent = [predictors.bitflops(gate) for gate in range(1, tree.segments)]
-        return cls(tree, Costs.of(tree, description, spent), predictors)
+        assert basis.predictors is not None
+        spent = [basis.predictors.bitflops(gate) for gate in range(1, basis.tree.segments)]
+        return cls(basis.tree, Costs.of(basis.tree, basis.description, spent), basis.predictors)
+
+    @classmethod
+    def fit(cls, setting: Setting) -> "Plan":
+        """Nothing is fitted but the predictors."""
+        return cls.of(setting.basis)
+
+    @classmethod
+    def load(cls, basis: Basis, arrays: dict[str, np.ndarray]) -> "Plan":
+        return cls.of(basis)
+
+    def under(self, costs: Costs) -> "Plan":
+        return replace(self, costs=costs)
 
     def futures(self, gate: int) -> Futures:
         if gate not in self._futures:
@@ -132,3 +148,29 @@ class Plan:
         spread = np.full((len(found), 1 + len(self.tree.precisions)), np.inf)
         spread[:, ahead.present] = found
         return spread
+
+
+def plan_sweeps(setting: Setting) -> Iterator[Sweep]:
+    """`quee_plan`, with the first precision as `policies.first_step` says."""
+    first_step = "rollout" if setting.options is None else setting.options.first_step
+    yield routed_sweep("quee_plan", setting, plan_of(setting), first_step)
+
+
+def restricted_sweeps(setting: Setting) -> Iterator[Sweep]:
+    """`quee_plan_precisions_only`, which leaves at the last gate alone, and `quee_plan_exits_only_PRECISION`."""
+    plan, tree = plan_of(setting), setting.tree
+    full = tree.gate == tree.segments
+    yield routed_sweep("quee_plan_precisions_only", setting, replace(plan, may_exit=full))
+    for precision in tree.precisions:
+        uniform = np.array([set(path) == {precision} for path in tree.paths])
+        yield routed_sweep(f"quee_plan_exits_only_{precision}", setting, replace(plan, restrict=uniform))
+
+
+def plan_of(setting: Setting) -> Plan:
+    found = METHOD.of(setting)
+    assert isinstance(found, Plan)
+    return found
+
+
+METHOD = Method("plan", "ours", "quee_plan", policy=Plan, learned=True, sweeps=plan_sweeps)
+RESTRICTED = Method("plan_restricted", "restricted", "quee_plan_", sweeps=restricted_sweeps, seeded=True)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from quee.evaluation.sweep import Setting, Sweep
+from quee.policies.methods import Method
+from quee.policies.sweep import Setting, Sweep
 
 
 def random_routing(setting: Setting, like: Sweep) -> Sweep:
@@ -14,3 +15,6 @@ def random_routing(setting: Setting, like: Sweep) -> Sweep:
     cost = setting.costs.static @ usage
     costs = {split: np.broadcast_to(cost, (len(errors[split]), len(cost))) for split in setting.splits}
     return Sweep("random_routing", "lambda", like.values, errors, costs)
+
+
+METHOD = Method("random_routing", "control", beside=random_routing, like="quee_plan")

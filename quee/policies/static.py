@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from quee.evaluation.sweep import Setting, Sweep, hull, hull_of
+from quee.policies.methods import Method
+from quee.policies.sweep import Setting, Sweep, hull, hull_of
 
 
 def static_paths(setting: Setting) -> Iterator[Sweep]:
@@ -35,3 +36,8 @@ def small_static(setting: Setting) -> Iterator[Sweep]:
         errors = {split: setting.errors(split, references)[:, nodes] for split in setting.splits}
         sweeps.append(Sweep.at("", errors, cost))
     yield hull_of("small_static", sweeps)
+
+
+PATHS = Method("static", "single", sweeps=static_paths)
+HULL = Method("static_hull", "reference", sweeps=static_hull)
+SMALL = Method("small_static", "baseline", sweeps=small_static)

@@ -15,10 +15,9 @@ from quee.network.architectures import outside_files
 from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_precisions
 from quee.paths import PathTree
-from quee.policies.base import Costs
-from quee.policies.fitted_q import FittedQ
-from quee.policies.plan import Plan
-from quee.policies.predictors import Predictors
+from quee.policies.base import Basis, Policy
+from quee.policies.files import PREDICTORS, read_policy, read_predictors
+from quee.policies.networks import Predictors
 from quee.precision import Precision
 from quee.runtime.canary import Canary
 from quee.runtime.classifier import AdaptiveClassifier
@@ -28,7 +27,7 @@ from quee.runtime.operating import Point
 from quee.runtime.profile import read_profile
 from quee.runtime.timed import FILE as VALIDATION
 from quee.runtime.timed import read_validation
-from quee.work.io import FORMAT, file_digest, read_json, read_tensors
+from quee.work.io import FORMAT, file_digest, read_json
 
 FAULTS = (QueeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError)
 """What reading files that do not belong together raises."""
@@ -51,7 +50,7 @@ def load_bundle(
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     try:
-        view, policy, costs, points = _parts(folder, manifest)
+        view, policy, points = _parts(folder, manifest)
         validation = read_validation(folder)
         _check_validation(folder, policy.tree, view, validation)
         canary = Canary.read(folder)
@@ -65,7 +64,9 @@ def load_bundle(
     graphs = folder if manifest.graphs else None
     runs = open_engine(engine, view, graphs, threads, canary if held else None)
     facts = manifest.model_dump(mode="json")
-    found = AdaptiveClassifier(view, policy, costs, points, manifest.classes, manifest.budget, facts, runs)
+    found = AdaptiveClassifier(
+        view, policy, policy.costs.routed, points, manifest.classes, manifest.budget, facts, runs
+    )
     found.digest, found.validation, found.canary = file_digest(folder / NAME), validation, canary
     if held and canary is None and engine != "torch":
         LOG.warning(
@@ -77,12 +78,6 @@ def load_bundle(
         found.hold()
     found.profile = read_profile(folder, found.digest) if profiled else None
     return found
-
-
-def policy_costs(tree: PathTree, description: dict[str, Any], policy: Plan | FittedQ) -> Costs:
-    """Costs with the policy's own decisions counted."""
-    spend = policy.bitflops if isinstance(policy, FittedQ) else policy.predictors.bitflops
-    return Costs.of(tree, description, [spend(gate) for gate in range(1, tree.segments)])
 
 
 def load_view(folder: Path, precisions: Sequence[str], embedding: bool) -> GateView:
@@ -98,7 +93,7 @@ def load_networks(folder: Path, precisions: Sequence[str]) -> MultiPrecisionBack
     return load_precisions(folder, folder, map(Precision, precisions))
 
 
-def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Plan | FittedQ, np.ndarray, list[Point]]:
+def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Point]]:
     description = read_json(folder / "tree.json")
     if description["format"] > FORMAT:
         raise IntegrityError(f"{folder / 'tree.json'} has format {description['format']}; this version reads {FORMAT}")
@@ -107,15 +102,11 @@ def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Plan | FittedQ, 
     _check_tree(folder, manifest, tree, description)
     view = load_view(folder, description["precisions"], manifest.embedding)
     _check_view(folder, manifest, tree, description, view)
-    predictors = Predictors.from_arrays(read_tensors(folder / "predictors.safetensors"))
-    _check_predictors(folder, tree, view, predictors)
-    plan = Plan.of(tree, description, predictors)
-    policy: Plan | FittedQ = plan
-    if manifest.policy == "fitted_q":
-        policy = FittedQ.from_arrays(plan, read_tensors(folder / "fitted_q.safetensors"))
-        _check_fitted(folder, tree, policy)
-    points = [Point(**point.model_dump()) for point in manifest.operating_points]
-    return view, policy, policy_costs(tree, description, policy).routed, points
+    predictors = read_predictors(folder) if PREDICTORS in manifest.files else None
+    if predictors is not None:
+        _check_predictors(folder, tree, view, predictors)
+    policy = read_policy(folder, manifest.policy, Basis(tree, description, predictors))
+    return view, policy, [Point(**point.model_dump()) for point in manifest.operating_points]
 
 
 def _fit(good: bool, where: Path, what: str) -> None:
@@ -175,7 +166,7 @@ def _check_view(folder: Path, manifest: Manifest, tree: PathTree, description: d
 
 
 def _check_predictors(folder: Path, tree: PathTree, view: GateView, predictors: Predictors) -> None:
-    where, networks = folder / "predictors.safetensors", predictors.networks
+    where, networks = folder / PREDICTORS, predictors.networks
     _fit(len(networks) == tree.segments - 1, where, f"networks for {len(networks)} gates of {tree.segments - 1}")
     for gate, network in enumerate(networks, 1):
         inputs, outputs = gate * (len(view.names) + len(tree.precisions)), len(tree.suffixes(gate))
@@ -199,14 +190,3 @@ def _check_canary(folder: Path, tree: PathTree, view: GateView, canary: Canary |
         image = (given.channels, given.height, given.width)
         fault = canary.fault(tree, image, view.backbone.classes, len(view.names))
         _fit(not fault, folder / CANARY, fault)
-
-
-def _check_fitted(folder: Path, tree: PathTree, policy: FittedQ) -> None:
-    where, knots = folder / "fitted_q.safetensors", policy.knots
-    rising = knots.ndim == 1 and len(knots) > 1 and bool((np.diff(knots) > 0).all())
-    _fit(rising, where, "its knots do not rise")
-    _fit(policy.blend.shape == (tree.segments - 1, len(knots)), where, f"blend has shape {policy.blend.shape}")
-    for gate, weights in enumerate(policy.weights, 1):
-        hidden = policy.plan.predictors.networks[gate - 1].first.weight.shape[0]
-        expected = (hidden + 1, 1 + len(tree.precisions), len(knots))
-        _fit(weights.shape == expected, where, f"gate {gate}: {weights.shape} instead of {expected}")

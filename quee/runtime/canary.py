@@ -13,8 +13,7 @@ import numpy as np
 
 from quee.errors import DisagreementError, IntegrityError
 from quee.paths import PathTree
-from quee.policies.fitted_q import FittedQ
-from quee.policies.plan import Plan
+from quee.policies.base import Policy
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine, Step
 from quee.runtime.executor import Executor
@@ -141,7 +140,7 @@ class Canary:
         differences = [Difference(kind, _typical(values), allowed) for kind, (values, allowed) in by_kind.items()]
         return max(differences, key=lambda difference: difference.excess)
 
-    def check(self, executor: Executor, policy: Plan | FittedQ) -> Agreement:
+    def check(self, executor: Executor, policy: Policy) -> Agreement:
         """Hold an executor's engine against all of this; raises DisagreementError."""
         found = {step: self.check_step(executor.engine, *step) for step in steps_of(policy.tree)}
         segment, precision = max(found, key=lambda step: found[step].excess)
@@ -160,7 +159,7 @@ class Canary:
             )
         return difference
 
-    def check_paths(self, executor: Executor, policy: Plan | FittedQ) -> int:
+    def check_paths(self, executor: Executor, policy: Policy) -> int:
         """How many of the images' paths differ, all of them near ties.
 
         Raises DisagreementError where more do than chance explains, or where one is no near tie.

@@ -15,8 +15,7 @@ from quee.export.torch_engine import TorchEngine
 from quee.features import GateView
 from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
-from quee.policies.fitted_q import FittedQ
-from quee.policies.plan import Plan
+from quee.policies.base import Policy
 from quee.precision import Precision
 from quee.runtime.canary import Canary
 from quee.runtime.conventions import FittedClassifier
@@ -76,7 +75,7 @@ class AdaptiveClassifier(FittedClassifier):
     def __init__(
         self,
         view: GateView,
-        policy: Plan | FittedQ,
+        policy: Policy,
         costs: np.ndarray,
         points: Sequence[Point],
         classes: Sequence[str],
@@ -101,7 +100,7 @@ class AdaptiveClassifier(FittedClassifier):
         self.canary: Canary | None = None
         """What engines are held against, where the bundle has it."""
         self._timed: OrderedDict[int, tuple[Profile, AdaptiveClassifier]] = OrderedDict()
-        self._operating = OperatingPoints(self.tree, costs, self.points, budget)
+        self._operating = OperatingPoints(self.tree, costs, self.points, budget, policy.priced)
 
     @property
     def backbone(self) -> MultiPrecisionBackbone:
@@ -240,13 +239,19 @@ class AdaptiveClassifier(FittedClassifier):
         with _TIMING:
             profile, timed = self._timed.get(batch, (None, None))
             if timed is None or profile is not self.profile:
-                plan = self.policy.plan if isinstance(self.policy, FittedQ) else self.policy
-                found = timed_points(self.validation, plan, self.profile, batch)
+                found = timed_points(self.validation, self.policy, self.profile, batch)
                 if found is None:
                     raise UsageError("this bundle keeps no validation samples, so that a budget of time cannot be met")
-                policy, costs, points = found
+                policy, points = found
                 timed = AdaptiveClassifier(
-                    self.view, policy, costs.routed, points, self.classes, points[0].cost, self.description, self.engine
+                    self.view,
+                    policy,
+                    policy.costs.routed,
+                    points,
+                    self.classes,
+                    points[0].cost,
+                    self.description,
+                    self.engine,
                 )
                 self._timed[batch] = self.profile, timed
             self._timed.move_to_end(batch)

@@ -11,8 +11,7 @@ import numpy as np
 from quee.cost import BitFlops, trace_cost
 from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
-from quee.policies.fitted_q import FittedQ
-from quee.policies.plan import Plan
+from quee.policies.base import Policy
 from quee.precision import Precision
 
 if TYPE_CHECKING:
@@ -97,14 +96,13 @@ def explained(
     ]
 
 
-def static_costs(backbone: MultiPrecisionBackbone, tree: PathTree, policy: Plan | FittedQ) -> dict[str, float]:
+def static_costs(backbone: MultiPrecisionBackbone, tree: PathTree, policy: Policy) -> dict[str, float]:
     """Costs of the static network at each of the tree's precisions, at w8a8 (1 by definition) and fp32."""
-    plan = policy.plan if isinstance(policy, FittedQ) else policy
     found = {}
     for precision in tree.precisions:
         path = (precision,) * tree.segments
         if path in tree:
-            found[str(precision)] = float(plan.costs.static[tree.node(path)])
+            found[str(precision)] = float(policy.costs.static[tree.node(path)])
     model: BitFlops = trace_cost(backbone.models[Precision("fp32")])
     fp32 = model.static((Precision("fp32"),) * model.segments) / model.unit
     return {**found, "w8a8": found.get("w8a8", 1.0), "fp32": fp32}

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from quee.errors import IntegrityError
+from quee.policies.registry import deployable
 from quee.runtime.links import check_plain
 from quee.work.io import verify_digests, write_bytes
+from quee.work.registry import unknown
 
 NAME = "bundle.json"
 CANARY = "canary.safetensors"
@@ -72,6 +74,12 @@ class PreprocessingRecord(_Strict):
     std: tuple[Positive, ...]
 
 
+def _deployable(name: str) -> str:
+    if name not in (valid := deployable()):
+        raise ValueError(unknown("policy", name, sorted(valid)))
+    return name
+
+
 class Manifest(_Strict):
     """The description of a bundle, of the current format."""
 
@@ -82,7 +90,7 @@ class Manifest(_Strict):
     """Whether engines can be held against the reference; not in bundles of formats 1 and 2."""
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     embedding: bool
-    policy: Literal["plan", "fitted_q"]
+    policy: Annotated[str, AfterValidator(_deployable)]
     preprocessing: PreprocessingRecord | None
     """None: the backbone's own, in bundles of format 1."""
     operating_points: Annotated[tuple[PointRecord, ...], Field(min_length=1)]

@@ -17,6 +17,7 @@ class Point:
     """An operating point of the policy, as found on validation."""
 
     trade_off: float
+    """The policy's knob: λ, or the number of one of its points."""
     first: int
     """Index of the first segment's precision."""
     cost: float
@@ -136,9 +137,14 @@ class Operating:
 class OperatingPoints:
     """The points of a bundle, rising in cost."""
 
-    def __init__(self, tree: PathTree, costs: np.ndarray, points: Sequence[Point], budget: float) -> None:
-        """`costs` (N,) are routed costs by node; `budget` is what no options mean."""
-        self.tree, self.costs, self.points, self.budget = tree, costs, list(points), budget
+    def __init__(
+        self, tree: PathTree, costs: np.ndarray, points: Sequence[Point], budget: float, priced: bool = True
+    ) -> None:
+        """`costs` (N,) are routed costs by node; `budget` is what no options mean.
+
+        `priced` says that the policy decides by λ itself. Any other policy answers a trade-off with one of its points.
+        """
+        self.tree, self.costs, self.points, self.budget, self.priced = tree, costs, list(points), budget, priced
         self.choose = lru_cache(maxsize=1024)(self._choose)
         """The points that answer the options; what cannot be met is answered at the nearest."""
 
@@ -146,9 +152,7 @@ class OperatingPoints:
         limit = options.max_cost
         met = limit is None or bool(limit >= self.costs[self.tree.nodes_at(1)].min())
         if options.trade_off is not None:
-            asked_for = np.log1p(options.trade_off)
-            nearest = min(self.points, key=lambda p: abs(np.log1p(p.trade_off) - asked_for))
-            point = self._within(replace(nearest, trade_off=float(options.trade_off)), limit)
+            point = self._within(self._priced(float(options.trade_off)), limit)
             return Operating(point, point, 0.0, met)
         if limit is not None and options.budget is None:
             point = self._within(self.points[-1], limit)
@@ -165,6 +169,13 @@ class OperatingPoints:
         low, high = self.points[right - 1], self.points[right]
         share = (asked - low.cost) / (high.cost - low.cost)
         return Operating(self._within(low, limit), self._within(high, limit), share, met)
+
+    def _priced(self, trade_off: float) -> Point:
+        """The point for a price of a unit of cost."""
+        if not self.priced:
+            return min(self.points, key=lambda p: 1 - p.accuracy + trade_off * p.cost)
+        nearest = min(self.points, key=lambda p: abs(np.log1p(p.trade_off) - np.log1p(trade_off)))
+        return replace(nearest, trade_off=trade_off)
 
     def _within(self, point: Point, max_cost: float | None) -> Point:
         """The point with a first step that the limit allows: the dearest allowed, the cheapest where none is."""

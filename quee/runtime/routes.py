@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quee.policies.base import EXIT
-from quee.policies.fitted_q import FittedQ
-from quee.policies.plan import Plan
+from quee.policies.base import EXIT, Policy
 from quee.runtime.executor import Executor, Flight
 
 
@@ -49,7 +47,7 @@ def routes(executor: Executor, images: np.ndarray, trade_offs: np.ndarray, first
     return Routes(np.stack(nodes), np.stack(labels), np.stack(leads), np.stack(features))
 
 
-def gap(policy: Plan | FittedQ, expected: int, found: int, features: np.ndarray, trade_off: float) -> float:
+def gap(policy: Policy, expected: int, found: int, features: np.ndarray, trade_off: float) -> float:
     """By how much the steps to two nodes differ in value where their paths part; infinite where they share none.
 
     `features` (N, F) are a sample's by node, those of the nodes on the way to `expected` at least.

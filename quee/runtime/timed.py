@@ -1,18 +1,13 @@
-"""A policy that spends measured time: the bundle's plan under a profile, with operating points in milliseconds.
-
-The fitted policy's values hold for the costs they were fitted with, so that time is spent by the plan.
-"""
+"""A policy that spends measured time: the bundle's under a profile, with operating points in milliseconds."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from quee.cache.read import FeatureCache
-from quee.paths import PathTree
-from quee.policies.base import Costs, simulate
-from quee.policies.plan import Plan
+from quee.policies.base import Costs, Policy, simulate
 from quee.runtime.operating import Point
 from quee.runtime.profile import Profile
 from quee.work.io import read_tensors, write_tensors
@@ -41,42 +36,37 @@ def read_validation(folder: Path) -> dict[str, np.ndarray]:
 
 
 def timed_points(
-    arrays: Mapping[str, np.ndarray], plan: Plan, profile: Profile, batch: int
-) -> tuple[Plan, Costs, list[Point]] | None:
-    """The plan with its costs in units of the static network's time, those costs, and its points in milliseconds.
+    arrays: Mapping[str, np.ndarray], policy: Policy, profile: Profile, batch: int
+) -> tuple[Policy, list[Point]] | None:
+    """The policy with its costs in units of the static network's time, and its points in milliseconds.
 
     `arrays` are those of `write_validation`; None where there are none.
     """
     if not arrays:
         return None
-    tree = plan.tree
+    tree = policy.tree
     unit = profile.unit(tree, batch)
     own = profile.costs(tree, batch)
-    costs = Costs(*(getattr(own, name) / unit for name in ("segment", "head", "decision", "static", "routed")))
-    timed = replace(plan, costs=costs)
+    timed = policy.under(Costs(*(getattr(own, name) / unit for name in (field.name for field in fields(Costs)))))
     error = arrays["error"].astype(float)
     features = np.zeros((len(error), len(tree), arrays["features"].shape[2]), np.float32)
     features[:, : arrays["features"].shape[1]] = arrays["features"]
-    return timed, costs, _points(tree, timed, costs, features, error, profile, batch)
+    return timed, _points(timed, features, error, profile, batch)
 
 
-def _points(
-    tree: PathTree, plan: Plan, costs: Costs, features: np.ndarray, error: np.ndarray, profile: Profile, batch: int
-) -> list[Point]:
-    from quee.policies.sweeps import trade_offs  # only needed where time is budgeted
-
-    values = trade_offs(120)
-    ends, rows = simulate(tree, plan, features, values), np.arange(len(error))
+def _points(policy: Policy, features: np.ndarray, error: np.ndarray, profile: Profile, batch: int) -> list[Point]:
+    tree, costs, knobs = policy.tree, policy.costs, policy.knobs(120)
+    ends, rows, firsts = simulate(tree, policy, features, knobs), np.arange(len(error)), policy.first(knobs)
     points = []
-    for column, value in enumerate(values):
+    for column, knob in enumerate(knobs):
         scores = [
-            float((error[rows, end] + value * costs.routed[end]).mean()) if (end >= 0).all() else np.inf
+            float((error[rows, end] + knob * costs.routed[end]).mean()) if (end >= 0).all() else np.inf
             for end in ends[:, :, column]
         ]
-        first = int(np.argmin(scores))
+        first = int(np.argmin(scores)) if firsts is None else int(firsts[column])
         end = ends[first, :, column]
         shares = np.bincount(end, minlength=len(tree)) / len(end)
         spent = profile.expected(tree, shares, batch)
-        points.append(Point(float(value), first, spent, float(1 - error[rows, end].mean())))
+        points.append(Point(float(knob), first, spent, float(1 - error[rows, end].mean())))
     points.sort(key=lambda p: (p.cost, -p.accuracy))
     return [p for i, p in enumerate(points) if i == 0 or p.cost > points[i - 1].cost]

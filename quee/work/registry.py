@@ -44,6 +44,10 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))
 
+    def entries(self) -> list[T]:
+        """In the order in which they were registered."""
+        return list(self._entries.values())
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -4,7 +4,7 @@ import torch
 from small_world import small_cache
 from torch import nn
 
-from quee.policies.predictors import Network, Predictors, gate_inputs
+from quee.policies.networks import Network, Predictors, gate_inputs
 from quee.predictors import fit_predictors, quality, quantized, standardised
 from quee.settings.predictors import Predictors as Settings
 from quee.targets import ClusterTargets, future_errors

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator
 
 from quee._perceptron import Fit
 from quee.cache.read import FeatureCache
@@ -14,18 +15,16 @@ from quee.evaluation.ablation.labels import targets_of
 from quee.evaluation.ablation.views import smaller, view
 from quee.evaluation.curves import Floor, budget_grid, errors_at
 from quee.evaluation.resplits import redivide
-from quee.evaluation.sweep import Setting, Sweep
-from quee.policies.base import Costs
-from quee.policies.confidence import confidence_hull
-from quee.policies.fitted_q import fit_fitted_q
-from quee.policies.plan import Plan
-from quee.policies.predictors import Network, Predictors, Read, gate_inputs, rows_of, views
-from quee.policies.static import static_hull
-from quee.policies.sweeps import constant_floor, marginal_first, routed_sweep, trade_offs
+from quee.policies.base import Costs, trade_offs
+from quee.policies.networks import Network, Predictors, Read, gate_inputs, rows_of, views
+from quee.policies.plan import Plan, plan_of
+from quee.policies.registry import METHODS
+from quee.policies.sweep import Setting, Sweep
 from quee.predictors import fit_network, over_gates, quality
 from quee.settings.block import Block, PrecisionName, Share
 from quee.settings.experiment import Experiment
 from quee.settings.paths import Considered
+from quee.settings.policies import Policies
 from quee.targets import future_errors
 
 DIVISIONS = {
@@ -33,6 +32,14 @@ DIVISIONS = {
     "learning": ("predictor", "validation"),
     "all": ("predictor", "validation", "test"),
 }
+
+
+COMMIT = "commit"
+"""The policy of `committed_sweep`, which no entry of the registry is."""
+
+
+def _known(name: str) -> str:
+    return name if name == COMMIT else METHODS[name].name
 
 
 class Recipe(Block):
@@ -52,15 +59,15 @@ class Recipe(Block):
     clusters: int
     neighbours: int = 50
     hidden: int
-    policy: Literal["plan", "commit", "fitted_q", "static_hull", "confidence_hull"] = "plan"
-    """`commit`: the path that `plan` takes at the first gate is taken to its end, and nothing paid at gates passed."""
+    policy: Annotated[str, AfterValidator(_known)] = "plan"
+    """An entry of the registry, or `commit`: the path that `plan` takes at the first gate is taken to its end."""
     first_step: Literal["rollout", "marginal"] = "rollout"
     blend: Share | Literal["auto"] | None = None
     """Of `fitted_q` alone."""
 
     @property
     def learns(self) -> bool:
-        return self.policy in ("plan", "commit", "fitted_q")
+        return self.policy == COMMIT or METHODS[self.policy].learned
 
 
 DECISIONS = {"policy", "first_step", "blend"}
@@ -209,9 +216,17 @@ def evaluate(study: Study, prepared: Prepared, predictors: Predictors | None) ->
     """Sweep a recipe's policy over λ; budgets are met on validation."""
     caches = {"validation": prepared.validation, "test": prepared.test}
     tree, description = prepared.validation.tree, prepared.validation.description
-    setting = Setting(caches, Costs.of(tree, description), study.experiment.ablate.points, prepared.predictor)
-    sweep = _sweep(study, setting, prepared, predictors)
-    floor, grid = constant_floor(setting), study.grid()
+    setting = Setting(
+        caches,
+        Costs.of(tree, description),
+        study.experiment.ablate.points,
+        prepared.predictor,
+        predictors,
+        options=_options(study, prepared.recipe),
+        seed=study.experiment.policies.seed + prepared.seed,
+    )
+    sweep = _sweep(setting, prepared.recipe)
+    floor, grid = Floor.of(setting), study.grid()
     area = _area(sweep, grid, floor, "test")
     facts = {
         "auc": 1 - float(area.mean()),
@@ -229,25 +244,18 @@ def _area(sweep: Sweep, grid: np.ndarray, floor: Floor, split: str) -> np.ndarra
     return found
 
 
-def _sweep(study: Study, setting: Setting, prepared: Prepared, predictors: Predictors | None) -> Sweep:
-    recipe = prepared.recipe
-    if recipe.policy == "static_hull":
-        return next(static_hull(setting))
-    if recipe.policy == "confidence_hull":
-        return next(confidence_hull(setting))
-    assert predictors is not None
-    tree, description = setting.tree, setting.caches["validation"].description
-    plan = Plan.of(tree, description, predictors)
-    if recipe.policy == "commit":
-        return committed_sweep(setting, plan)
-    if recipe.policy == "plan":
-        marginal = marginal_first(setting, plan.costs)
-        return routed_sweep("plan", setting, plan, plan.costs, recipe.first_step, marginal)
-    settings = study.experiment.policies
-    own = settings.fitted_q.model_copy(update={"blend": recipe.blend} if recipe.blend is not None else {})
-    fitted = fit_fitted_q(plan, prepared.predictor, own, settings.seed + prepared.seed)
-    costs = Costs.of(tree, description, [fitted.bitflops(gate) for gate in range(1, tree.segments)])
-    return routed_sweep("fitted_q", setting, fitted, costs)
+def _options(study: Study, recipe: Recipe) -> Policies:
+    """The experiment's block `policies`, as a recipe departs from it."""
+    options = study.experiment.policies.model_copy(update={"first_step": recipe.first_step})
+    if recipe.blend is None:
+        return options
+    return options.model_copy(update={"fitted_q": options.fitted_q.model_copy(update={"blend": recipe.blend})})
+
+
+def _sweep(setting: Setting, recipe: Recipe) -> Sweep:
+    return (
+        committed_sweep(setting, plan_of(setting)) if recipe.policy == COMMIT else METHODS[recipe.policy].main(setting)
+    )
 
 
 def committed_sweep(setting: Setting, plan: Plan) -> Sweep:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quee.policies.sweeps import constant_floor, routed_sweep
 from small_world import small_cache
 
 from quee.errors import UsageError
@@ -25,10 +26,9 @@ from quee.evaluation.ablation.table import (
 from quee.evaluation.ablation.views import smaller, view
 from quee.evaluation.curves import area
 from quee.evaluation.resplits import redivide
-from quee.evaluation.sweep import Setting
 from quee.policies.base import Costs
 from quee.policies.plan import Plan
-from quee.policies.sweeps import constant_floor, routed_sweep
+from quee.policies.sweep import Setting
 from quee.predictors import fit_predictors
 from quee.report.ablations import forest
 from quee.settings.ablate import Ablate

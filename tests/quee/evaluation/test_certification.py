@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quee.policies.sweeps import all_sweeps
 from small_world import small_cache, small_experiment
 
 from quee.evaluation.certification import (
@@ -16,9 +17,8 @@ from quee.evaluation.certification import (
     rate_lower_bound,
 )
 from quee.evaluation.resplits import fit_quee
-from quee.evaluation.sweep import Setting
 from quee.policies.base import Costs
-from quee.policies.sweeps import all_sweeps
+from quee.policies.sweep import Setting
 
 DRAWS, SIZE, DELTA = 300, 500, 0.1
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from quee.evaluation.curves import cost_at_drop
 from quee.evaluation.draws import Draws
 from quee.evaluation.drops import DROPS, cost_intervals, cost_replicates
-from quee.evaluation.sweep import Sweep
+from quee.policies.sweep import Sweep
 
 SAMPLES = 400
 VALUES = np.array([3.0, 2.0, 1.0, 0.0])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quee.policies.sweeps import all_sweeps, constant_floor
 from small_world import small_cache, small_experiment
 
 from quee.evaluation.curves import (
@@ -14,9 +15,8 @@ from quee.evaluation.curves import (
     operating_point,
 )
 from quee.evaluation.resplits import fit_quee, redivide, resplit
-from quee.evaluation.sweep import Setting, Sweep, hull
 from quee.policies.base import Costs
-from quee.policies.sweeps import all_sweeps, constant_floor
+from quee.policies.sweep import Setting, Sweep, hull
 
 SETTINGS = small_experiment(evaluate={"points": 100})
 

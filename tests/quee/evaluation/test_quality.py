@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from quee.policies.sweeps import constant_floor
 from scipy.special import logit
 from small_world import small_cache, small_experiment
 
@@ -14,10 +15,9 @@ from quee.evaluation.quality import (
     thinned,
 )
 from quee.evaluation.resplits import fit_plan
-from quee.evaluation.sweep import Setting
 from quee.policies.base import Costs
 from quee.policies.plan import Plan
-from quee.policies.sweeps import constant_floor
+from quee.policies.sweep import Setting
 
 QUALITY = {"widths": [1], "samples": [0.05], "noise": [3.0], "clusters": [1, 10]}
 EXPERIMENT = small_experiment(evaluate={"points": 100, "quality": QUALITY})

@@ -5,9 +5,9 @@ from quee.evaluation.curves import Floor, budget_grid
 from quee.evaluation.draws import Draws, paired, simultaneous_band
 from quee.evaluation.measured import Measured, Yardstick, measure
 from quee.evaluation.summary import compare, resplit_summary
-from quee.evaluation.sweep import Sweep
 from quee.evaluation.tables import band_rows, budget_rows, curve_rows, operating_rows
 from quee.policies.names import rivals
+from quee.policies.sweep import Sweep
 from quee.work.percentages import SHARE, impossible
 
 NAMES = ("static_hull", "confidence_hull", "random_routing", "quee_plan", "quee_fitted_q", "oracle")

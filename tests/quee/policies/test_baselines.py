@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quee.policies.baselines import BASELINES
 from small_world import small_cache
 
-from quee.evaluation.sweep import Setting, Sweep, hull_of
 from quee.policies.base import Costs
-from quee.policies.baselines import BASELINES
 from quee.policies.eero import exit_shares, share_thresholds
 from quee.policies.jei_gate import fit_logistic
 from quee.policies.patience import exits_by_agreement
+from quee.policies.sweep import Setting, Sweep, hull_of
 
 
 @pytest.fixture(scope="module")

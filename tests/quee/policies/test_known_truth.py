@@ -9,8 +9,8 @@ from known_world import KnownWorld, waiting_world
 from quee.evaluation.resplits import fit_quee
 from quee.policies.base import Costs, Table, simulate
 from quee.policies.fitted_q import FittedQ, fit_fitted_q, stacked
+from quee.policies.networks import Predictors, Read
 from quee.policies.plan import Plan
-from quee.policies.predictors import Predictors, Read
 from quee.settings.experiment import Experiment
 
 WORLD = waiting_world()

@@ -5,13 +5,13 @@ import pytest
 from small_world import small_cache, small_experiment
 
 from quee.evaluation.resplits import fit_quee
-from quee.evaluation.sweep import Setting
 from quee.paths import PathTree
 from quee.policies.base import EXIT, Costs, Limit, Table, simulate, simulate_behind
 from quee.policies.fitted_q import FittedQ, interpolate
+from quee.policies.networks import views
 from quee.policies.oracle import oracle_nodes
 from quee.policies.plan import Plan
-from quee.policies.predictors import views
+from quee.policies.sweep import Setting
 
 SETTINGS = small_experiment(epochs=30)
 TRADE_OFFS = np.array([0.0, 0.01, 0.1, 1.0, 30.0])

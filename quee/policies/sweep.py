@@ -1,14 +1,19 @@
 """Sweeps: a method's operating points, with the error and cost of every sample at each."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quee.cache.read import FeatureCache
 from quee.paths import PathTree
-from quee.policies.base import Costs
+from quee.policies.base import Basis, Costs, Policy, simulate, simulate_behind
+from quee.policies.networks import Predictors
+
+if TYPE_CHECKING:
+    from quee.cache.read import FeatureCache
+    from quee.settings.experiment import Policies
 
 
 def hull(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
@@ -44,6 +49,10 @@ class Sweep:
     """Node each sample leaves at, (S, P), where paths are the tree's."""
     dearest: float = 0.0
     """What no sample can cost more than, where a policy routes; known before any sample is seen."""
+    knobs: np.ndarray | None = None
+    """(P,) what a policy decides by at each point; None where no policy does."""
+    first: np.ndarray | None = None
+    """(P,) index of the first precision, likewise."""
 
     @classmethod
     def at(
@@ -57,6 +66,11 @@ class Sweep:
         costs = {split: np.broadcast_to(cost, e.shape) for split, e in errors.items()}
         spread = {s: np.broadcast_to(n, errors[s].shape) for s, n in nodes.items()} if nodes else None
         return cls(name, "path", np.full(len(cost), np.nan), errors, costs, spread)
+
+    def by_columns(self) -> "Sweep":
+        """The same with points contiguous in memory, as means over samples read them."""
+        errors, costs = ({s: np.asfortranarray(v) for s, v in by.items()} for by in (self.errors, self.costs))
+        return replace(self, errors=errors, costs=costs)
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -108,12 +122,48 @@ def hull_of(name: str, sweeps: Sequence[Sweep]) -> Sweep:
 class Setting:
     """What methods are compared on: splits of one cache, validation among them, with costs."""
 
-    caches: Mapping[str, FeatureCache]
+    caches: Mapping[str, "FeatureCache"]
     costs: Costs
     points: int = 120
-    training: FeatureCache | None = None
-    """The predictor split, for baselines that learn."""
+    training: "FeatureCache | None" = None
+    """The predictor split, for policies that learn."""
+    predictors: Predictors | None = None
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    """Learned policies by name, fitted already."""
+    options: "Policies | None" = None
+    """The experiment's block `policies`; None means the defaults."""
+    seed: int = 0
     _memo: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls, cache: "FeatureCache", splits: Sequence[str], options: "Policies | None" = None, points: int = 120
+    ) -> "Setting":
+        """Of a cache's splits; policies that learn do so on its predictor split."""
+        caches, training = {split: cache.of(split) for split in splits}, cache.of("predictor")
+        costs = Costs.of(cache.tree, cache.description)
+        learns = training if len(training) else None
+        return cls(caches, costs, points, learns, options=options, seed=options.seed if options else 0)
+
+    @cached_property
+    def basis(self) -> Basis:
+        return Basis(self.tree, self.caches["validation"].description, self.predictors)
+
+    def along(self, name: str, nodes: Sequence[int], references: bool) -> "Setting":
+        """One uniform precision alone: the nodes of its path are a tree of their own."""
+        own, tree = self.uniform_costs(references), PathTree([name], len(nodes))
+        segment, head, static = (own[key][nodes] for key in ("segment", "head", "static"))
+        costs = Costs.along(tree, segment, head, np.zeros(len(nodes)), static)
+        caches = {
+            split: replace(
+                cache,
+                tree=tree,
+                error=self.errors(split, references)[:, nodes],
+                features=self.features(split, references)[:, nodes],
+            )
+            for split, cache in self.caches.items()
+        }
+        return Setting(caches, costs, self.points)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -166,3 +216,37 @@ class Setting:
         costs = self.uniform_costs(references)
         found: np.ndarray = np.cumsum(costs["segment"][nodes] + costs["head"][nodes])
         return found
+
+
+def routed_sweep(name: str, setting: Setting, policy: Policy, first_step: str = "rollout") -> Sweep:
+    """Simulate a policy at every knob.
+
+    Where the knob is λ the first precision is chosen per knob on validation, by `rollout` of the policy behind each or,
+    `marginal`, as that of the path with least mean error + λ · cost (the paper's reading of gate 0).
+    """
+    tree, costs, knobs = setting.tree, policy.costs, policy.knobs(setting.points)
+    first = policy.first(knobs)
+    if first is None:
+        first = (rollout_first if first_step == "rollout" else marginal_first)(setting, policy, knobs)
+    nodes = {split: simulate_behind(tree, policy, setting.features(split), knobs, first) for split in setting.splits}
+    errors = {split: np.take_along_axis(setting.errors(split), n, axis=1) for split, n in nodes.items()}
+    spent = {split: costs.routed[n] for split, n in nodes.items()}
+    dearest = float(costs.routed.max())
+    shown = nodes if policy.priced else None  # tables of usage show policies that weigh a price
+    return Sweep(name, policy.kind, policy.shown(knobs), errors, spent, shown, dearest, knobs, first)
+
+
+def rollout_first(setting: Setting, policy: Policy, knobs: np.ndarray) -> np.ndarray:
+    """(K,) first precision behind which the policy does best on validation, at each λ."""
+    rows = np.arange(len(setting.caches["validation"]))[:, None]
+    ends = simulate(setting.tree, policy, setting.features("validation"), knobs)
+    score = [(setting.errors("validation")[rows, end] + knobs * policy.costs.routed[end]).mean(axis=0) for end in ends]
+    return np.where((ends >= 0).all(axis=1), np.stack(score), np.inf).argmin(axis=0)  # over (B, Λ)
+
+
+def marginal_first(setting: Setting, policy: Policy, knobs: np.ndarray) -> np.ndarray:
+    """(K,) first precision of the path with least mean error + λ · cost on validation."""
+    error, tree = setting.errors("validation").mean(axis=0), setting.tree
+    start = np.array([tree.choice[tree.lineage(node)[0]] for node in range(len(tree))])
+    found: np.ndarray = start[(error[:, None] + policy.costs.routed[:, None] * knobs).argmin(axis=0)]
+    return found

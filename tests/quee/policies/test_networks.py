@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from quee.policies.predictors import CLIP, PRECISION, Layer, Network
+from quee.policies.networks import CLIP, PRECISION, Layer, Network
 from quee.predictors import quantized, standardised
 from quee.quantization import QuantizedLinear, quantize_linear
 
@@ -71,5 +71,5 @@ def test_networks_survive_storage() -> None:
 
 
 def test_policies_and_what_they_read_need_no_torch() -> None:
-    code = "import sys; import quee.policies, quee.policies.predictors; sys.exit('torch' in sys.modules)"
+    code = "import sys; import quee.policies, quee.policies.networks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

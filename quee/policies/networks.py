@@ -29,9 +29,10 @@ def prefixes(tree: PathTree, gate: int) -> np.ndarray:
     return np.eye(len(tree.precisions), dtype=np.float32)[tree.choice[lineages]].reshape(len(lineages), -1)
 
 
-def views(tree: PathTree, gate: int, features: np.ndarray) -> np.ndarray:
-    """State features (S, N, F) to what every node at a gate has seen: (S, nodes, gate · F)."""
-    lineages = np.array([tree.lineage(int(node)) for node in tree.nodes_at(gate)])  # (nodes, gate)
+def views(tree: PathTree, gate: int, features: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
+    """State features (S, N, F) to what nodes at a gate, by default all, have seen: (S, nodes, gate · F)."""
+    nodes = tree.nodes_at(gate) if nodes is None else nodes
+    lineages = np.array([tree.lineage(int(node)) for node in nodes], np.int64).reshape(len(nodes), gate)
     return features[:, lineages].reshape(len(features), len(lineages), -1)
 
 

@@ -1,0 +1,40 @@
+"""Policies on disk, alike in the folders of stages and in bundles: `predictors.safetensors` and `POLICY.safetensors`."""
+
+from pathlib import Path
+
+from quee.errors import IntegrityError
+from quee.policies.base import Basis, Policy
+from quee.policies.networks import Predictors
+from quee.policies.registry import deployable, learned
+from quee.work.io import read_tensors, write_tensors
+
+PREDICTORS = "predictors.safetensors"
+
+
+def read_predictors(folder: Path) -> Predictors:
+    return Predictors.from_arrays(read_tensors(folder / PREDICTORS))
+
+
+def write_policy(folder: Path, name: str, policy: Policy) -> None:
+    """Nothing where the predictors say all."""
+    if arrays := policy.arrays():
+        write_tensors(folder / _file(name), arrays)
+
+
+def read_policy(folder: Path, name: str, basis: Basis) -> Policy:
+    """The policy of a deployable method; raises IntegrityError where its arrays do not fit the basis."""
+    path, kind = folder / _file(name), deployable()[name].policy
+    assert kind is not None
+    policy = kind.load(basis, read_tensors(path) if path.is_file() else {})
+    if fault := policy.fault():
+        raise IntegrityError(f"{path}: {fault}")
+    return policy
+
+
+def read_learned(folder: Path, basis: Basis) -> dict[str, Policy]:
+    """The learned policies that stage `policies` wrote, by name."""
+    return {method.name: read_policy(folder, method.name, basis) for method in learned()}
+
+
+def _file(name: str) -> str:
+    return f"{name}.safetensors"

@@ -1,0 +1,74 @@
+"""Every method by name. A new one is a file in this folder and a line here; nothing else in the project names it."""
+
+from collections.abc import Iterator
+
+from quee.policies import confidence, eero, fitted_q, jei_gate, oracle, patience, plan, random_routing, static
+from quee.policies.base import Policy
+from quee.policies.methods import Method
+from quee.policies.sweep import Setting, Sweep
+from quee.work.registry import Registry
+
+METHODS: Registry[Method] = Registry("policy")
+for _method in (
+    oracle.METHOD,
+    confidence.HULL,
+    confidence.EARLY_EXITS,
+    eero.METHOD,
+    jei_gate.METHOD,
+    patience.METHOD,
+    static.SMALL,
+    static.PATHS,
+    static.HULL,
+    random_routing.METHOD,
+    plan.METHOD,
+    fitted_q.METHOD,
+    plan.RESTRICTED,
+):
+    METHODS.register(_method.name)(_method)
+
+
+def methods() -> list[Method]:
+    """In the order of the lines above, in which tables list them."""
+    return METHODS.entries()
+
+
+def learned() -> list[Method]:
+    """Methods that stage `policies` fits."""
+    return [method for method in methods() if method.learned]
+
+
+def fit_learned(setting: Setting) -> dict[str, Policy]:
+    """The learned policies by name."""
+    found = {}
+    for method in learned():
+        policy = method.of(setting)
+        assert policy is not None, method.name
+        found[method.name] = policy
+    return found
+
+
+def deployable() -> dict[str, Method]:
+    """Methods that a bundle can hold, by name."""
+    return {method.name: method for method in methods() if method.deployable}
+
+
+def fixed_sweeps(setting: Setting) -> Iterator[Sweep]:
+    """Curves into which no seed goes."""
+    for method in methods():
+        if not (method.learned or method.seeded or method.like):
+            yield from method.curves(setting)
+
+
+def fitted_sweeps(setting: Setting) -> Iterator[Sweep]:
+    """Curves that depend on the setting's learned policies."""
+    for method in methods():
+        if method.learned or method.seeded:
+            for sweep in method.curves(setting):
+                yield from (m.beside(setting, sweep) for m in methods() if m.beside and m.like == sweep.name)
+                yield sweep
+
+
+def all_sweeps(setting: Setting) -> Iterator[Sweep]:
+    """Every curve, those of learned policies last."""
+    yield from fixed_sweeps(setting)
+    yield from fitted_sweeps(setting)

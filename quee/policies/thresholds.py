@@ -1,0 +1,189 @@
+"""What policies by a threshold share: leave at the first gate whose score reaches it, at precisions fixed before.
+
+A policy of this kind says how sure a gate is (`score`) and nothing else; `quee.policies.confidence` shows how. It is a
+list of points. Each point is a sequence of precisions with a threshold at every gate before the last, and a knob is a
+point's number. `fit` takes thresholds from the scores seen on validation, along every sequence of precisions of the tree,
+and keeps the points on the convex hull of accuracy over cost there.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from quee.paths import PathTree
+from quee.policies.base import Basis, Costs, Limit, Policy, Table, simulate_behind
+from quee.policies.sweep import Setting, hull
+
+POINTS = 25
+"""Thresholds per sequence of precisions, before the hull."""
+Arrays = dict[str, np.ndarray]
+
+
+class Thresholds(Policy):
+    """Points P on a tree of L segments; `arrays` are `threshold` (P, L - 1), `sequence` (P, L), `value` (P,).
+
+    `value` is what a curve shows of a point.
+    """
+
+    kind = "threshold"
+    priced = False
+    together = 128
+    sign: ClassVar[float] = 1.0
+    """-1 where a curve shows the score with its sign turned."""
+
+    def __init__(self, tree: PathTree, costs: Costs, feature_names: Sequence[str], arrays: Arrays) -> None:
+        """`costs` are those that the policy spends."""
+        self.tree, self.costs, self.feature_names, self._arrays = tree, costs, list(feature_names), arrays
+        self.threshold, self.sequence = arrays["threshold"], arrays["sequence"]
+        self.stands = np.zeros(len(tree), bool)
+        for sequence in np.unique(self.sequence, axis=0).tolist():
+            self.stands[lineage_of(tree, sequence)] = True
+
+    @abstractmethod
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """How sure a gate is (…,), larger: surer, by its own state features (…, F)."""
+
+    def column(self, features: np.ndarray, name: str) -> np.ndarray:
+        """One state feature (…,), float64, of features (…, F)."""
+        found: np.ndarray = features[..., self.feature_names.index(name)].astype(np.float64)
+        return found
+
+    def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
+        """Columns: what `scores` needs, and the error that the exit head itself expects (n,)."""
+        own = view[:, -len(self.feature_names) :]
+        return Table(gate, node, (self.score(own), 1 - self.column(own, "max_probability")))
+
+    def scores(self, table: Table, point: np.ndarray) -> np.ndarray:
+        """Scores (n,) at points (n,)."""
+        return table.columns[0]
+
+    def exit_error(self, table: Table) -> np.ndarray:
+        return table.columns[1]
+
+    def values(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
+        """By how much the score falls short for an exit; 0 for the sequence's next precision."""
+        point = knob.astype(np.int64)
+        step = self.sequence[point, table.gate]
+        child, rows = self.tree.children[table.node, step], np.arange(len(table))
+        allowed = child >= 0
+        if limit is not None:
+            allowed &= limit.costs[child] <= limit.most
+        found = np.full((len(table), 1 + len(self.tree.precisions)), np.inf)
+        found[:, 0] = self.threshold[point, table.gate - 1] - self.scores(table, point)
+        found[rows[allowed], 1 + step[allowed]] = 0.0
+        return found
+
+    def knobs(self, points: int) -> np.ndarray:
+        """Every point, however many a sweep asks for."""
+        return np.arange(len(self.threshold), dtype=np.float64)
+
+    def shown(self, knobs: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self._arrays["value"][knobs.astype(np.int64)]
+        return found
+
+    def first(self, knobs: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self.sequence[knobs.astype(np.int64), 0]
+        return found
+
+    def under(self, costs: Costs) -> Self:
+        return type(self)(self.tree, costs, self.feature_names, self._arrays)
+
+    def arrays(self) -> Arrays:
+        return self._arrays
+
+    def fault(self) -> str:
+        points, segments = len(self.threshold), self.tree.segments
+        shapes = {"threshold": (points, segments - 1), "sequence": (points, segments), "value": (points,)}
+        for name, shape in shapes.items():
+            if self._arrays[name].shape != shape:
+                return f"{name} has shape {self._arrays[name].shape} instead of {shape}"
+        return ""
+
+    @classmethod
+    def load(cls, basis: Basis, arrays: Arrays) -> Self:
+        return cls(basis.tree, cls.spends(basis.tree, basis.costs, basis.description), basis.feature_names, arrays)
+
+    @classmethod
+    def spends(cls, tree: PathTree, costs: Costs, description: dict[str, Any]) -> Costs:
+        """What the policy spends, by default on heads alone."""
+        return costs.of_exits(tree)
+
+    @classmethod
+    def on(cls, setting: Setting, arrays: Arrays) -> Self:
+        description = setting.basis.description
+        return cls(setting.tree, cls.spends(setting.tree, setting.costs, description), setting.feature_names, arrays)
+
+    @classmethod
+    def without_points(cls, setting: Setting) -> Self:
+        """To score states alone."""
+        segments = setting.tree.segments
+        return cls.on(setting, points_of((0,) * segments, np.zeros((0, segments - 1)), np.zeros(0)))
+
+    @classmethod
+    def points(cls, setting: Setting) -> Arrays | None:
+        """The points to choose from: thresholds along every sequence of precisions. None where nothing can be fitted."""
+        return joined(cls.along(setting, sequence, POINTS) for sequence in sequences(setting.tree))
+
+    @classmethod
+    def along(cls, setting: Setting, sequence: Sequence[int], count: int) -> Arrays:
+        """Thresholds spread over the scores seen on validation along a sequence, from always to never leaving."""
+        nodes = lineage_of(setting.tree, sequence)
+        score = cls.without_points(setting).score(setting.features("validation")[:, nodes])  # (S, L)
+        thresholds = np.array([np.inf])
+        if score.shape[1] > 1:
+            thresholds = np.append(np.quantile(score[:, :-1], np.linspace(0, 1, count - 1)), np.inf)
+        return points_of(sequence, np.repeat(thresholds[:, None], len(nodes) - 1, axis=1), cls.sign * thresholds)
+
+    @classmethod
+    def fit(cls, setting: Setting) -> Self | None:
+        """The points on the convex hull of accuracy over cost on validation; None where there is nothing to fit on."""
+        arrays = cls.points(setting)
+        if arrays is None:
+            return None
+        found = cls.on(setting, arrays)
+        knobs = found.knobs(0)
+        ends = simulate_behind(found.tree, found, setting.features("validation"), knobs, found.first(knobs))
+        error = np.take_along_axis(setting.errors("validation"), ends, axis=1)
+        kept = hull(found.costs.routed[ends].mean(axis=0), 1 - error.mean(axis=0))
+        return cls.on(setting, {name: array[kept] for name, array in arrays.items()})
+
+
+def points_of(sequence: Sequence[int], threshold: np.ndarray, value: np.ndarray, **others: np.ndarray) -> Arrays:
+    """Points of one sequence, with thresholds (P, L - 1) and shown values (P,)."""
+    return {
+        "sequence": np.tile(np.array(sequence, np.int64), (len(value), 1)),
+        "threshold": threshold,
+        "value": value,
+    } | others
+
+
+def joined(parts: Iterator[Arrays] | Sequence[Arrays]) -> Arrays:
+    """The points of several lists."""
+    known = list(parts)
+    return {name: np.concatenate([part[name] for part in known]) for name in known[0]}
+
+
+def lineage_of(tree: PathTree, sequence: Sequence[int]) -> list[int]:
+    """Nodes (L,) along a sequence of precisions; -1 from where it is not considered."""
+    found, node = [], -1
+    for gate, choice in enumerate(sequence):
+        node = int(tree.children[node, choice]) if gate == 0 or node >= 0 else -1
+        found.append(node)
+    return found
+
+
+def sequences(tree: PathTree) -> Iterator[tuple[int, ...]]:
+    """Every considered sequence of precisions from the first segment to the last, as indices."""
+    for sequence in product(range(len(tree.precisions)), repeat=tree.segments):
+        if lineage_of(tree, sequence)[-1] >= 0:
+            yield sequence
+
+
+def uniform_sequences(setting: Setting) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """Each precision of the tree throughout: its sequence and its nodes."""
+    for _, nodes, references in setting.uniform():
+        if not references:
+            yield tuple(setting.tree.choice[nodes].tolist()), nodes
