@@ -1,7 +1,6 @@
-"""Writing results to MLflow, by `MlflowClient` with run ids. Part of tasks/mlflow/tracking.py; the caller holds its lock."""
+"""Writing results to MLflow as runs, by its client with run ids."""
 
 import json
-import logging
 import os
 import platform
 import re
@@ -13,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import yaml
-from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
     DatasetInput,
@@ -27,25 +24,13 @@ from mlflow.entities import (
     Run,
     RunTag,
 )
-from mlflow.exceptions import MlflowException
 
 from quee.errors import QueeError
 from tasks.dvc.lock import ExperimentResult, StageResult, digest_of, read_out, read_text
-from tasks.mlflow.figure import curve_figure, sensitivity_figure
-from tasks.mlflow.index import (
-    BUNDLE,
-    COMPLETE,
-    DECIDED,
-    DIGEST,
-    PREFIX,
-    Held,
-    failure,
-    held,
-    sqlite_file,
-)
-from tasks.mlflow.journal import PATCH, Journal, git_tags
+from tasks.mlflow.journal import DIFFERENCES, PATCH, Journal, git_tags
+from tasks.mlflow.store import COMPLETE, DEP, DIGEST, OUT, PREFIX, STAGE_RUN, Store, sqlite_file
 from tasks.mlflow.values import Point, curves, experiment_metrics, history, settings_of, stage_metrics
-from tasks.verbs.differences import read_patch
+from tasks.work.differences import read_patch
 from tasks.work.journal import summary_file
 
 BATCH = 100
@@ -57,14 +42,14 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 UNLOGGED = {"features": (".parquet",), "bundle": (".onnx",)}
 """Files of a stage that are not copied: feature caches stay where they are, a bundle goes to the model registry."""
 
-DIFFERENCES = "uncommitted.patch"
-"""Artifact with what of the code was not in the commit."""
-
 TRACKER = "quee.tracker"
 """Tag: host, process and time of the tracker that wrote a run."""
 
 ABANDONED = 3600
 """Seconds after which an incomplete run counts as left by a dead tracker of another host."""
+
+EVALUATED = ("curve", "budgets", "operating_points", "quality", "quality_curve")
+"""Tables of `evaluate` that an experiment's run shows. Its figures are those of the report, in `report/figures`."""
 
 DATA = ("prepare", "features", "targets")
 """Stages whose output is a data set to those that read it."""
@@ -79,82 +64,26 @@ class PointResult:
     title: str
 
 
-class Store:
-    """An MLflow tracking store and registry."""
+class Writer:
+    """Writes results to a store as runs; the caller holds the store's lock."""
 
-    def __init__(self, root: Path, uri: str) -> None:
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        self.root, self.uri = root, uri
-        self.shared = uri.startswith(("http://", "https://"))
-        """Whether trackers of other checkouts write to it that no lock keeps apart."""
-        with self.reachable():
-            said = os.environ.get("MLFLOW_TRACKING_URI")
-            mlflow.set_tracking_uri(uri)  # the registry resolves `models:/ID` by this, not by the client's
-            if said is None:  # MLflow sets it for its children, and the next store opened here would be this one
-                os.environ.pop("MLFLOW_TRACKING_URI", None)
-            mlflow.set_registry_uri(uri)
-            self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self.journal = Journal(root)
+    def __init__(self, store: Store) -> None:
+        self.store, self.root, self.client = store, store.root, store.client
+        self.journal = Journal(self.root)
         self._folders: dict[str, str] = {}
-
-    @contextmanager
-    def reachable(self) -> Iterator[None]:
-        try:
-            yield
-        except MlflowException as error:
-            raise failure(self.uri, error) from None
-
-    def held(self) -> Held:
-        """What is tracked by now."""
-        with self.reachable():
-            self.client.search_experiments(max_results=1)  # sets up a new store
-            quick = held(self.uri)
-            return quick if quick is not None else self._held_by_client()
-
-    def _held_by_client(self) -> Held:
-        found = Held()
-        for run in reversed(self._runs(f"tags.`{COMPLETE}` = 'true'")):
-            found.runs[run.data.tags.get(DIGEST, "")] = run.info.run_id
-        token = None
-        while True:
-            page = self.client.search_model_versions(max_results=1000, page_token=token)
-            for version in page:
-                if DECIDED in version.tags:
-                    found.bundles[version.name, version.tags.get(BUNDLE, "")] = str(version.version)
-            token = page.token
-            if not token:
-                return found
-
-    def _runs(self, query: str) -> list[Run]:
-        ids: list[str] = []
-        token = None
-        while True:
-            experiments = self.client.search_experiments(max_results=1000, page_token=token)
-            ids += [item.experiment_id for item in experiments if item.name.startswith(PREFIX)]
-            token = experiments.token
-            if not token:
-                break
-        runs: list[Run] = []
-        while ids:
-            page = self.client.search_runs(ids, query, max_results=1000, page_token=token)
-            runs += page
-            token = page.token
-            if not token:
-                break
-        return runs
 
     def log_stage(self, result: StageResult) -> str:
         """Add the run of a stage result; its run id."""
         entry = yaml.safe_dump({f"{result.stage}@{result.experiment}": result.entry}, sort_keys=True)
         tags = {"quee.kind": "stage", "quee.stage": result.stage, "mlflow.source.name": result.entry.get("cmd", "")}
-        tags |= {f"quee.dep.{path}": md5 for path, md5 in result.deps.items()}
-        tags |= {f"quee.out.{path}": md5 for path, md5 in result.outs.items()}
-        with self.reachable(), self._run(result, self.journal.of(result), tags) as run_id:
+        tags |= {f"{DEP}{path}": md5 for path, md5 in result.deps.items()}
+        tags |= {f"{OUT}{path}": md5 for path, md5 in result.outs.items()}
+        with self._run(result, self.journal.of(result), tags) as run_id:
             metrics = self._json(result, "metrics.json")
             self._log_numbers(run_id, settings_of(result.settings), stage_metrics(metrics or {}), self._history(result))
             self.client.log_inputs(run_id, self._datasets(result))
             self._log_files(run_id, result)
-            self._log_sensitivity(run_id, result)
+            self._log_tables(run_id, Path(result.folder), ("sensitivity",))
             self._log_models(run_id, result)
             self.client.log_text(run_id, entry, "dvc.lock")
             self._log_experiment_file(run_id, result)
@@ -179,12 +108,12 @@ class Store:
 
     def log_experiment(self, result: ExperimentResult) -> str:
         """Add the run of a whole experiment, whose stages have theirs; its run id."""
-        known = self.held().runs
+        known = self.store.held().runs
         entries = {f"{name}@{result.experiment}": stage.entry for name, stage in result.stages.items()}
         tags = {"quee.kind": "experiment", "mlflow.source.name": f"quee run {result.experiment}"}
-        tags |= {f"stage_run.{name}": known[stage.digest] for name, stage in result.stages.items()}
-        tags |= {f"quee.out.{path}": md5 for stage in result.stages.values() for path, md5 in stage.outs.items()}
-        with self.reachable(), self._run(result, self.journal.of_experiment(result), tags) as run_id:
+        tags |= {f"{STAGE_RUN}{name}": known[stage.digest] for name, stage in result.stages.items()}
+        tags |= {f"{OUT}{path}": md5 for stage in result.stages.values() for path, md5 in stage.outs.items()}
+        with self._run(result, self.journal.of_experiment(result), tags) as run_id:
             metrics = experiment_metrics(
                 lambda stage: self._json(result.stages[stage], "metrics.json"), [*result.stages]
             )
@@ -193,11 +122,7 @@ class Store:
             self._log_numbers(run_id, settings_of(result.settings), metrics, self._log_curves(run_id, result))
             first = result.stages.get("prepare")
             self.client.log_inputs(run_id, self._datasets(first) if first else [])
-            for file in sorted((self.root / "artifacts" / result.experiment / "report").rglob("*")):
-                if file.name == "report.html":
-                    self.client.log_text(run_id, self._whole_report(result, file), "report/report.html")
-                elif file.is_file():
-                    self.client.log_artifact(run_id, str(file), self._folder("report", file, "report", result))
+            self._log_report(run_id, result)
             self.client.log_text(
                 run_id, yaml.safe_dump({"schema": "2.0", "stages": entries}, sort_keys=True), "dvc.lock"
             )
@@ -209,9 +134,9 @@ class Store:
         self, result: StageResult | ExperimentResult | PointResult, made: dict[str, Any], tags: dict[str, str]
     ) -> Iterator[str]:
         """A run that counts as complete when the block ends; what an interrupted attempt left is deleted first."""
-        for stale in self._runs(f"tags.`{DIGEST}` = '{result.digest}'"):
+        for stale in self.store.runs(f"tags.`{DIGEST}` = '{result.digest}'"):
             if not self._at_work(stale):
-                self._delete(stale)
+                self.store.delete(stale)
         now = time.time()
         start, end = float(made.get("start", now)), float(made.get("end", now))
         tags = {
@@ -235,7 +160,7 @@ class Store:
         yield run_id
         self.client.set_terminated(run_id, "FINISHED", round(end * 1000))
         self.client.set_tag(run_id, COMPLETE, "true")
-        if self.shared:
+        if self.store.shared:
             self._keep_one(result.digest)
 
     def _at_work(self, run: Run) -> bool:
@@ -244,28 +169,22 @@ class Store:
             host, pid, began = json.loads(run.data.tags.get(TRACKER, ""))
         except ValueError:
             return False
-        if not self.shared or COMPLETE in run.data.tags or time.time() - began > ABANDONED:
+        if not self.store.shared or COMPLETE in run.data.tags or time.time() - began > ABANDONED:
             return False
         return host != platform.node() or (pid != os.getpid() and Path(f"/proc/{pid}").exists())
 
     def _keep_one(self, digest: str) -> None:
         """Of several complete runs of a result keep the one that all trackers would choose."""
-        twins = self._runs(f"tags.`{DIGEST}` = '{digest}' and tags.`{COMPLETE}` = 'true'")
+        twins = self.store.runs(f"tags.`{DIGEST}` = '{digest}' and tags.`{COMPLETE}` = 'true'")
         for twin in sorted(twins, key=lambda run: str(run.info.run_id))[1:]:
-            self._delete(twin)
-
-    def _delete(self, run: Run) -> None:
-        query = f"source_run_id = '{run.info.run_id}'"
-        for model in self.client.search_logged_models([run.info.experiment_id], query):
-            self.client.delete_logged_model(model.model_id)
-        self.client.delete_run(run.info.run_id)
+            self.store.delete(twin)
 
     def _experiment_id(self, experiment: str) -> str:
         if experiment not in self._folders:
             name = f"{PREFIX}{experiment}"
             known = self.client.get_experiment_by_name(name)
             if known is None:
-                file = sqlite_file(self.uri)
+                file = sqlite_file(self.store.uri)
                 folder = (file.parent / "mlruns" / experiment).as_uri() if file else None
                 self._folders[experiment] = self.client.create_experiment(name, folder, KIND)
             else:
@@ -304,27 +223,19 @@ class Store:
     def _log_curves(self, run_id: str, result: ExperimentResult) -> list[Point]:
         from quee.work.io import read_table
 
-        folder = self.root / "artifacts" / result.experiment / "evaluate"
-        if not (folder / "curve.parquet").is_file():
-            return []
-        curve = read_table(folder / "curve.parquet")
-        self.client.log_table(run_id, curve.to_pydict(), "tables/curve.json")
-        for name in ("budgets", "operating_points", "quality", "quality_curve"):
-            file = folder / f"{name}.parquet"
-            if file.is_file():
-                self.client.log_table(run_id, read_table(file).to_pydict(), f"tables/{name}.json")
-        self.client.log_figure(run_id, curve_figure(curve, result.experiment), "curve.png")
-        return curves(curve)
+        folder = Path("artifacts") / result.experiment / "evaluate"
+        self._log_tables(run_id, folder, EVALUATED)
+        file = self.root / folder / "curve.parquet"
+        return curves(read_table(file)) if file.is_file() else []
 
-    def _log_sensitivity(self, run_id: str, result: StageResult) -> None:
-        """Where a stage has found out what each layer's quantization does alone: as a table and a figure."""
+    def _log_tables(self, run_id: str, folder: Path, names: tuple[str, ...]) -> None:
+        """Parquet files of a stage as tables that MLflow shows."""
         from quee.work.io import read_table
 
-        file = self.root / result.folder / "sensitivity.parquet"
-        if file.is_file():
-            found = read_table(file)
-            self.client.log_table(run_id, found.to_pydict(), "tables/sensitivity.json")
-            self.client.log_figure(run_id, sensitivity_figure(found, result.experiment), "sensitivity.png")
+        for name in names:
+            file = self.root / folder / f"{name}.parquet"
+            if file.is_file():
+                self.client.log_table(run_id, read_table(file).to_pydict(), f"tables/{name}.json")
 
     def _datasets(self, result: StageResult) -> list[DatasetInput]:
         """The images and data sets that a stage read, with DVC's digests (MLflow takes 36 characters)."""
@@ -349,16 +260,13 @@ class Store:
             known = (self._json(prepare, "dataset.json") or {}).get("dataset", result.experiment)
         return str(known)
 
-    def _folder(self, stage: str, file: Path, inside: str, result: StageResult | ExperimentResult) -> str:
-        """Where among a run's artifacts a stage's file goes."""
-        base = self.root / "artifacts" / result.experiment / stage
-        return (Path(inside) / file.relative_to(base).parent).as_posix()
-
     def _log_files(self, run_id: str, result: StageResult) -> None:
+        folder = self.root / result.folder
         skipped = (".safetensors", *UNLOGGED.get(result.stage, ()))
-        for file in sorted((self.root / result.folder).rglob("*")):
+        for file in sorted(folder.rglob("*")):
             if file.is_file() and not file.name.endswith(skipped):
-                self.client.log_artifact(run_id, str(file), self._folder(result.stage, file, "files", result))
+                place = Path("files") / file.relative_to(folder).parent
+                self.client.log_artifact(run_id, str(file), place.as_posix())
 
     def _log_models(self, run_id: str, result: StageResult) -> None:
         """Each safetensors file as a logged model, with the JSON files that describe it; a bundle is registered."""
@@ -391,15 +299,18 @@ class Store:
                 self.client.log_model_artifacts(model.model_id, aside)
             self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
-    def _whole_report(self, result: ExperimentResult, page: Path) -> str:
-        """The report with what each stage took, which beside the artifacts it reads from the journal."""
-        text, script = page.read_text(encoding="utf-8"), self.root / summary_file(result.experiment)
-        if not script.is_file():
-            return text
-        said = script.read_text(encoding="utf-8").replace("</", "<\\/")
-        return re.sub(
-            rf'<script src="[^"]*{re.escape(script.name)}"></script>', lambda _: f"<script>{said}</script>", text
-        )
+    def _log_report(self, run_id: str, result: ExperimentResult) -> None:
+        """The report and its figures; what each stage took, which the page reads from the journal, is put into the page."""
+        folder = self.root / "artifacts" / result.experiment / "report"
+        if not folder.is_dir():
+            return
+        self.client.log_artifacts(run_id, str(folder), "report")
+        page, script = folder / "report.html", self.root / summary_file(result.experiment)
+        if page.is_file() and script.is_file():
+            said = script.read_text(encoding="utf-8").replace("</", "<\\/")
+            tag = rf'<script src="[^"]*{re.escape(script.name)}"></script>'
+            text = re.sub(tag, lambda _: f"<script>{said}</script>", page.read_text(encoding="utf-8"))
+            self.client.log_text(run_id, text, "report/report.html")
 
     def _log_experiment_file(self, run_id: str, result: StageResult | ExperimentResult) -> None:
         """The experiment's YAML, if it still says what the result was made with."""
@@ -407,14 +318,6 @@ class Store:
         text = read_text(self.root, path)
         if text and _says(text, path, result):
             self.client.log_text(run_id, text, path)
-
-    def register(self, bundle: StageResult, pyfunc: Path) -> tuple[str, str]:
-        """Add a bundle to the model registry; what was added, and whether it became champion and why."""
-        from tasks.mlflow.registry import register_bundle
-
-        with self.reachable():
-            run = self.client.get_run(self.held().runs[bundle.digest])
-            return register_bundle(self.client, self.root, bundle, run, pyfunc)
 
 
 def _says(text: str, path: str, result: StageResult | ExperimentResult) -> bool:

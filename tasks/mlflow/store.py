@@ -1,170 +1,272 @@
-"""What the tracking store already holds, asked without importing MLflow: that alone takes about four seconds.
+"""MLflow's tracking store: where it is, who may write to it, what it holds, what is said when it does not answer.
 
-A local SQLite store is read directly and a server asked by its REST interface; where neither works the caller asks
-MLflow's own client.
+Importing this module does not import MLflow, which takes about four seconds; making a `Store` does.
 """
 
-import base64
-import json
+import logging
 import os
 import re
-import sqlite3
-import urllib.error
-import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from quee.errors import QueeError, UnreachableError
+from filelock import FileLock, Timeout
+
+from quee.errors import QueeError, UnreachableError, UsageError
 from quee.work.reach import may_pass
 from tasks.work.words import shortened
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
 DIGEST, COMPLETE, BUNDLE, DECIDED = "quee.digest", "quee.complete", "quee.bundle", "quee.champion"
-"""Tags: of a run, its result's digest; set last, when all is there; of a model version, its bundle's digest; set last,
-whether it became champion and why."""
+"""Tags. A run has its result's digest, and `complete`, which is set last. A model version has its bundle's digest, and
+`champion`, which is set last: whether it became champion, and why."""
+
+DEP, OUT, MADE, STAGE_RUN = "quee.dep.", "quee.out.", "quee.made.", "stage_run."
+"""Beginnings of tags: digests of what was read and written, facts on the execution, an experiment's stage runs."""
 
 PREFIX = "quee/"
-"""MLflow's experiments are named so, followed by quee's name of the experiment."""
+"""The name of an MLflow experiment: this, and quee's name of the experiment."""
 
-TIMEOUT = 10.0
-"""Seconds to wait for a server's answer."""
+OURS = f"name LIKE '{PREFIX}%'"
+"""MLflow's query for them."""
+
+PAGE = 1000
+"""Items that MLflow lists at a time."""
+
+ADVISORY = 0x71756565
+"""Number of the lock taken in a PostgreSQL store: "quee"."""
+
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""How MLflow says that there is no such run."""
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""How MLflow is used, where the user has not said otherwise."""
 
 
 @dataclass
 class Held:
-    """What is tracked: run ids by digest of complete runs, and decided versions by (model, bundle's digest)."""
+    """What is tracked: run ids by digest of complete runs, and (model, bundle's digest) of decided versions."""
 
     runs: dict[str, str] = field(default_factory=dict)
-    bundles: dict[tuple[str, str], str] = field(default_factory=dict)
+    bundles: set[tuple[str, str]] = field(default_factory=set)
+
+
+class Store:
+    """A tracking store and its model registry, by MLflow's client. A local store that does not exist is made."""
+
+    def __init__(self, root: Path, uri: str) -> None:
+        for name, value in ENVIRONMENT.items():  # MLflow reads them when imported
+            os.environ.setdefault(name, value)
+        import mlflow
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it tells of every retry
+        self.root, self.uri = root, uri
+        said = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(uri)  # the registry resolves `models:/ID` by this, not by the client's
+        if said is None:  # MLflow sets it for its children, and the next store opened here would be this one
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        mlflow.set_registry_uri(uri)
+        self.client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is behind a server, where no lock keeps trackers of several machines apart."""
+        return is_server(self.uri)
+
+    def experiments(self) -> dict[str, str]:
+        """Ids of MLflow's experiments by quee's names of them."""
+        found = listed(lambda token: self.client.search_experiments(filter_string=OURS, page_token=token))
+        return {item.name.removeprefix(PREFIX): item.experiment_id for item in found}
+
+    def runs(self, query: str) -> "list[Run]":
+        """The runs of quee's experiments that a query of MLflow's finds, newest first."""
+        ids = list(self.experiments().values())
+        ask = partial(self.client.search_runs, ids, query, max_results=PAGE)
+        return listed(lambda token: ask(page_token=token)) if ids else []
+
+    def versions(self, query: str | None = None) -> "list[ModelVersion]":
+        """The registered model versions that a query of MLflow's finds; all by default."""
+        return listed(lambda token: self.client.search_model_versions(query, PAGE, page_token=token))
+
+    def delete(self, run: "Run") -> None:
+        """Delete a run and the models that it logged."""
+        query = f"source_run_id = '{run.info.run_id}'"
+        for model in self.client.search_logged_models([run.info.experiment_id], query):
+            self.client.delete_logged_model(model.model_id)
+        self.client.delete_run(run.info.run_id)
+
+    def held(self) -> Held:
+        """What is tracked by now; of several runs of one result the newest."""
+        runs = self.runs(f"tags.`{COMPLETE}` = 'true'")
+        versions = [version for version in self.versions() if DECIDED in version.tags]
+        return Held(
+            {run.data.tags.get(DIGEST, ""): run.info.run_id for run in reversed(runs)},
+            {(version.name, version.tags.get(BUNDLE, "")) for version in versions},
+        )
+
+    def run(self, run_id: str) -> "Run":
+        """A run; raises UsageError where the store has none of that id."""
+        from mlflow.exceptions import MlflowException
+
+        with asking(self.uri):
+            try:
+                return self.client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code not in UNKNOWN:
+                    raise
+                raise UsageError(f"unknown MLflow run {run_id!r} ({' '.join(str(error).split())[:200]})") from None
+
+
+def model_name(experiment: str) -> str:
+    """Name of an experiment's bundle in the model registry."""
+    return f"quee-{experiment}"
+
+
+def listed(ask: Callable[[str | None], Any]) -> list[Any]:
+    """Everything that a question has for an answer; `ask` gives the page of a token."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = ask(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def default_uri(root: Path) -> str:
+    """The project's own store."""
+    return f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
 def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the project's own SQLite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+    """MLFLOW_TRACKING_URI, or the project's own store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or default_uri(root)
+
+
+def is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
 
 
 def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
 
 
-def held(uri: str) -> Held | None:
-    """What the store at `uri` holds, or None when only MLflow's client can tell.
-
-    Raises UnreachableError when a server does not answer.
-    """
-    if file := sqlite_file(uri):
-        return _from_sqlite(file) if file.is_file() else Held()
-    if uri.startswith(("http://", "https://")):
-        return _from_server(uri.rstrip("/"))
-    return None
-
-
-def _from_sqlite(file: Path) -> Held | None:
-    runs = """select d.value, r.run_uuid from runs r join tags d on d.run_uuid = r.run_uuid and d.key = ?
-              join tags c on c.run_uuid = r.run_uuid and c.key = ? and c.value = 'true'
-              where r.lifecycle_stage = 'active' order by r.start_time desc"""
-    versions = """select t.name, t.value, t.version from model_version_tags t
-                  join model_versions v on v.name = t.name and v.version = t.version
-                  join model_version_tags d on d.name = t.name and d.version = t.version and d.key = ?
-                  where t.key = ? and v.current_stage != 'Deleted_Internal'"""
-    try:
-        store = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=TIMEOUT)
-        try:
-            return Held(
-                dict(store.execute(runs, (DIGEST, COMPLETE)).fetchall()),
-                {(name, value): str(version) for name, value, version in store.execute(versions, (DECIDED, BUNDLE))},
-            )
-        finally:
-            store.close()
-    except sqlite3.Error:  # locked, not set up yet, or another layout
-        return None
-
-
-def run_pages(uri: str, address: str) -> dict[str, str]:
-    """The page of each experiment's runs in a local store, shown by a server at `address`; {} where there are none."""
+def is_missing(uri: str) -> bool:
+    """Whether it is a local store that does not exist yet."""
     file = sqlite_file(uri)
-    if file is None or not file.is_file():
-        return {}
-    query = "select name, experiment_id from experiments where lifecycle_stage = 'active' and name like ? order by name"
+    return file is not None and not file.is_file()
+
+
+def open_store(root: Path) -> Store:
+    """The store to read from; raises UsageError when nothing is tracked yet."""
+    uri = tracking_uri(root)
+    if is_missing(uri):
+        raise UsageError(
+            f"nothing is tracked in {sqlite_file(uri)}: run `quee track`, once `quee run` has results, "
+            "or set MLFLOW_TRACKING_URI"
+        )
+    return Store(root, uri)
+
+
+@contextmanager
+def store_lock(root: Path, uri: str, notify: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+    """One writer at a time: beside a SQLite store and in a PostgreSQL one, so that checkouts sharing it take turns.
+
+    Of a store behind a server only this checkout is kept; there `tasks.mlflow.runs` clears up after two that met.
+    """
+    file = sqlite_file(uri)
+    path = file.with_name(f"{file.name}.lock") if file else root / ".quee" / "locks" / "tracking.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
-        store = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=TIMEOUT)
-        try:
-            found = store.execute(query, (f"{PREFIX}%",)).fetchall()
-        finally:
-            store.close()
-    except sqlite3.Error:
-        return {}
-    page = f"{address}/#/experiments/{{}}/runs?workflowType=machine_learning"  # MLflow opens with pages for agents
-    return {name.removeprefix(PREFIX): page.format(number) for name, number in found}
-
-
-def _from_server(uri: str) -> Held | None:
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        notify("another process is tracking; waiting for it")
+        lock.acquire()
     try:
-        known = _ask_all(f"{uri}/api/2.0/mlflow/experiments/search", "experiments", {"max_results": 1000})
-        ids = [item["experiment_id"] for item in known if item["name"].startswith(PREFIX)]
-        query = {"experiment_ids": ids, "filter": f"tags.`{COMPLETE}` = 'true'", "max_results": 1000}
-        runs = _ask_all(f"{uri}/api/2.0/mlflow/runs/search", "runs", query) if ids else []
-        versions = _ask_all(f"{uri}/api/2.0/mlflow/model-versions/search", "model_versions", None)
-    except urllib.error.HTTPError:  # answers, but wants another form or credentials: MLflow's client knows more ways
-        return None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UnreachableError(unreachable(uri, str(reason))) from None
-    found = Held()
-    for run in reversed(runs):
-        found.runs[_tags(run["data"]).get(DIGEST, "")] = run["info"]["run_id"]
-    for version in versions:
-        if DECIDED in (tags := _tags(version)):
-            found.bundles[version["name"], tags.get(BUNDLE, "")] = version["version"]
-    return found
+        with _database_lock(uri, notify) if uri.startswith("postgresql") else nullcontext():
+            yield
+    finally:
+        lock.release()
 
 
-def _tags(item: dict[str, Any]) -> dict[str, str]:
-    return {tag["key"]: tag.get("value", "") for tag in item.get("tags", [])}
+@contextmanager
+def _database_lock(uri: str, notify: Callable[[str], None]) -> Iterator[None]:
+    """An advisory lock of the database, which ends with its connection.
+
+    Raises UnreachableError when the database does not answer, UsageError when its driver is not installed.
+    """
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    key = {"key": ADVISORY}
+    try:
+        connection = create_engine(uri, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
+        if not connection.execute(text("select pg_try_advisory_lock(:key)"), key).scalar():
+            notify("another process is tracking; waiting for it")
+            connection.execute(text("select pg_advisory_lock(:key)"), key)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{_unreachable(uri, str(error))}; `pip install 'quee[postgres]'`, postgresql+psycopg://…"
+        ) from None
+    except SQLAlchemyError as error:
+        raise UnreachableError(_unreachable(uri, _one_line(error))) from None
+    with connection:
+        yield
 
 
-def _ask_all(address: str, name: str, query: dict[str, Any] | None) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = []
-    token = ""
-    while True:
-        if query is None:
-            request = urllib.request.Request(f"{address}?max_results=1000&page_token={token}")
-        else:
-            body = json.dumps({**query, "page_token": token} if token else query).encode()
-            request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-        if bearer := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-            request.add_header("Authorization", f"Bearer {bearer}")
-        elif user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
-            password = os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
-            request.add_header("Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            page = json.load(answer)
-        items += page.get(name, [])
-        token = page.get("next_page_token", "")
-        if not token:
-            return items
+@contextmanager
+def writing(uri: str) -> Iterator[None]:
+    """Raises UnreachableError for an error of MLflow's where a later try may succeed, else QueeError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if may_pass(error):
+            raise UnreachableError(_unreachable(uri, _one_line(error))) from None
+        raise QueeError(f"MLflow at {_shown(uri)} refused the results: {_one_line(error)}") from None
 
 
-def failure(uri: str, error: BaseException) -> QueeError:
-    """What to tell of a store's error: UnreachableError where a later try may succeed, else what the store refused."""
-    reason = shortened(" ".join(str(error).split()))
-    if may_pass(error):
-        return UnreachableError(unreachable(uri, reason))
-    return QueeError(f"MLflow at {shown(uri)} refused the results: {reason}")
+@contextmanager
+def asking(uri: str) -> Iterator[None]:
+    """Raises UnreachableError or QueeError where the store does not answer a question about results."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        kind = UnreachableError if may_pass(error) else QueeError
+        raise kind(f"MLflow at {_shown(uri)} does not answer: {_one_line(error)}") from None
 
 
-def unread(uri: str, error: BaseException) -> QueeError:
-    """What to tell where a store does not answer a question about results."""
-    kind = UnreachableError if may_pass(error) else QueeError
-    return kind(f"MLflow at {shown(uri)} does not answer: {shortened(' '.join(str(error).split()))}")
+def _one_line(error: BaseException) -> str:
+    return shortened(_shown(" ".join(str(error).split())))
 
 
-def unreachable(uri: str, reason: str) -> str:
+def _unreachable(uri: str, reason: str) -> str:
     return (
-        f"MLflow at {shown(uri)} does not take results ({reason}); nothing is lost: `quee track` logs them once it does"
+        f"MLflow at {_shown(uri)} does not take results ({reason}); "
+        "nothing is lost: `quee track` logs them once it does"
     )
 
 
-def shown(uri: str) -> str:
-    """A store's address without user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+def _shown(text: str) -> str:
+    """A text with addresses without user and password."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
