@@ -28,8 +28,8 @@ def answering(project: Project, port: int) -> bool:
 
 
 def scheduled(project: Project, port: int) -> bool:
-    """The worker starts last."""
-    return (project.root / ".quee/logs/prefect-worker.log").exists()
+    """The process that serves the deployments starts last."""
+    return (project.root / ".quee/logs/prefect-runner.log").exists()
 
 
 COMMANDS: dict[str, Callable[[Project, int], bool]] = {

@@ -1,4 +1,4 @@
-"""Two results side by side: experiments here, at a git revision, or MLflow runs. Part of tasks/tracking.py."""
+"""Two results side by side: experiments here, at a git revision, or MLflow runs."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 from quee.errors import UsageError
 from tasks.dvc.lock import ExperimentResult, default_experiments, is_revision, read_lock, read_out
-from tasks.mlflow.index import sqlite_file, tracking_uri
+from tasks.mlflow.store import open_store
 from tasks.mlflow.values import experiment_metrics, settings_of
 
 STEPPED = ("curve/", "history/")
@@ -62,14 +62,7 @@ def _of_lock(root: Path, label: str, result: ExperimentResult, here: bool) -> Si
 
 
 def _of_run(root: Path, run_id: str) -> Side:
-    from tasks.mlflow.memory import known_run
-    from tasks.mlflow.tracking import open_store
-
-    uri = tracking_uri(root)
-    file = sqlite_file(uri)
-    if file and not file.is_file():
-        raise UsageError(f"unknown MLflow run {run_id!r}: nothing is tracked yet; run `quee track`")
-    run = known_run(open_store(root, uri).client, uri, run_id)
+    run = open_store(root).run(run_id)
     metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith(STEPPED)}
     return Side(run.info.run_name or run_id, dict(run.data.params), metrics)
 

@@ -1,16 +1,20 @@
-"""What is known of how a result was made: who ran it, when, where, with what. Part of tasks/tracking.py."""
+"""What is known of how a result was made, as tags of its run: who ran it, when, where, with what."""
 
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tasks.dvc.lock import ExperimentResult, StageResult
+from tasks.mlflow.store import MADE
 from tasks.mlflow.values import leaves
-from tasks.verbs.differences import Snapshot, snapshot
 from tasks.work import journal
+from tasks.work.differences import Snapshot, snapshot
 
 COMMIT, PATCH, DIRTY = "mlflow.source.git.commit", "quee.git.patch", "quee.git.dirty"
-"""Tags: the commit, the name of the patch on top of it (artifact `uncommitted.patch`), whether there is one."""
+"""Tags: the commit, the name of the patch on top of it (artifact DIFFERENCES), whether there is one."""
+
+DIFFERENCES = "uncommitted.patch"
+"""Artifact with what of the code was not in the commit."""
 
 PREFECT = "prefect.flow_run_id"
 
@@ -67,10 +71,10 @@ def _files(path: Path) -> list[Path]:
 
 
 def _tags(record: dict[str, Any]) -> dict[str, str]:
-    """Everything a record says as `quee.made.NAME`, nested names joined by dots."""
+    """Everything a record says as tags, nested names joined by dots."""
     skipped = ("experiment", "stage", "status", "pid", "start", "end", "git_commit", "git_patch")
     found = {name: value for name, value in leaves(record) if name not in skipped and value not in (None, {})}
-    tags = {f"quee.made.{name}"[:250]: str(value)[:5000] for name, value in found.items()}
+    tags = {f"{MADE}{name}"[:250]: str(value)[:5000] for name, value in found.items()}
     if record.get("prefect_run"):
         tags[PREFECT] = str(record["prefect_run"])
     if record.get("git_commit") and record.get("git_patch"):

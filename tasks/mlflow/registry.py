@@ -1,67 +1,65 @@
-"""Bundles in MLflow's model registry, as models from code. Part of tasks/mlflow/tracking.py; the caller holds its lock."""
+"""Bundles in MLflow's model registry, as models from code."""
 
+import json
 import re
 import shutil
 import tempfile
 import warnings
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from tasks.dvc.lock import StageResult
-from tasks.mlflow.card import VALIDATION, model_card, validation_tags
-from tasks.mlflow.index import BUNDLE, COMPLETE, DECIDED, DIGEST
-from tasks.mlflow.tracking import model_name
+from quee.work.io import read_table
+from tasks.dvc.lock import StageResult, dvc_digest
+from tasks.mlflow.store import BUNDLE, COMPLETE, DECIDED, DIGEST, Store, model_name
 
 CHAMPION = "champion"
 """Alias of the version to use: the first, until another is better by more than its interval."""
+
+VALIDATION = {
+    name: f"quee.validation.{name}"
+    for name in ("budget", "accuracy", "low", "high", "cost", "samples", "data", "method")
+}
+"""Tags of a version: what it does on validation at its experiment's budget; `data` is the digest of the splits."""
+
+DESCRIPTION = 5000
+"""Characters that the registry keeps of a description."""
 
 CARRIED = ("quee.", "prefect.", "mlflow.source.git.")
 """Tags of a bundle's run that its version carries too."""
 
 
-def register_bundle(client: MlflowClient, root: Path, bundle: StageResult, run: Run, pyfunc: Path) -> tuple[str, str]:
+def register_bundle(store: Store, bundle: StageResult, pyfunc: Path) -> tuple[str, str]:
     """Add a bundle as a new version of `quee-EXPERIMENT`, or finish what an interruption left.
 
     Returns `quee-digits version 1` and whether it became champion, with the reason.
     """
     name, digest = model_name(bundle.experiment), bundle.outs[bundle.folder]
-    made = next((v for v in versions(client, name) if v.tags.get(BUNDLE) == digest), None)
+    made = next((v for v in store.versions(f"name = '{name}'") if v.tags.get(BUNDLE) == digest), None)
     if made is None:
-        made = _add_version(client, root, bundle, run, pyfunc)
-    decision = decide(client, name, made)
-    client.set_model_version_tag(name, made.version, DECIDED, decision)
+        made = _add_version(store, bundle, pyfunc)
+    decision = decide(store.client, name, made)
+    store.client.set_model_version_tag(name, made.version, DECIDED, decision)
     return f"{name} version {made.version}", decision
 
 
-def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """All versions of a registered model; none where there is no such model."""
-    found: list[ModelVersion] = []
-    token = None
-    while True:
-        page = client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
-
-
-def _add_version(client: MlflowClient, root: Path, bundle: StageResult, run: Run, pyfunc: Path) -> ModelVersion:
-    name, digest = model_name(bundle.experiment), bundle.outs[bundle.folder]
-    folder, run_id, experiment_id = root / bundle.folder, run.info.run_id, run.info.experiment_id
+def _add_version(store: Store, bundle: StageResult, pyfunc: Path) -> ModelVersion:
+    client, root, folder = store.client, store.root, store.root / bundle.folder
+    run = client.get_run(store.held().runs[bundle.digest])
+    name, run_id, experiment_id = model_name(bundle.experiment), run.info.run_id, run.info.experiment_id
+    short = {BUNDLE: bundle.outs[bundle.folder], DIGEST: bundle.digest, "quee.settings.experiment": bundle.experiment}
     tags = {key: value for key, value in run.data.tags.items() if key.startswith(CARRIED) and key != COMPLETE}
-    tags |= {BUNDLE: digest, DIGEST: bundle.digest, "quee.settings.experiment": bundle.experiment}
-    tags |= validation_tags(root, bundle)
-    for stale in client.search_logged_models([experiment_id], f"tags.`{BUNDLE}` = '{digest}'"):
+    tags |= {**short, **validation_tags(root, bundle)}
+    for stale in client.search_logged_models([experiment_id], f"tags.`{BUNDLE}` = '{short[BUNDLE]}'"):
         client.delete_logged_model(stale.model_id)
-    short = {key: tags[key] for key in (BUNDLE, DIGEST, "quee.settings.experiment")}
     model = client.create_logged_model(experiment_id, name, run_id, tags=short, model_type="bundle")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
     with tempfile.TemporaryDirectory() as aside:
@@ -74,9 +72,48 @@ def _add_version(client: MlflowClient, root: Path, bundle: StageResult, run: Run
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    card = folder / "README.md"
+    description = card.read_text(encoding="utf-8")[:DESCRIPTION] if card.is_file() else None
     return client.create_model_version(
-        name, f"models:/{model.model_id}", run_id, tags, description=model_card(root, bundle), model_id=model.model_id
+        name, f"models:/{model.model_id}", run_id, tags, description=description, model_id=model.model_id
     )
+
+
+def validation_tags(root: Path, bundle: StageResult) -> dict[str, str]:
+    """What the bundle does on validation; empty where the evaluation that it was made after is no longer here."""
+    described = _json(root / bundle.folder / "bundle.json")
+    method, budget = f"quee_{described.get('policy', 'plan')}", described.get("budget")
+    point = next((p for p in _points(root, bundle) if (p["method"], p["budget"]) == (method, budget)), {})
+    needed = ("validation_accuracy", "validation_cost", "accuracy_low", "accuracy_high")
+    if any(point.get(name) is None for name in needed):
+        return {}
+    prepare = f"artifacts/{bundle.experiment}/prepare"
+    figures = {
+        "budget": f"{budget:g}",
+        "method": method,
+        "accuracy": repr(point["validation_accuracy"]),
+        "low": repr(point["accuracy_low"]),
+        "high": repr(point["accuracy_high"]),
+        "cost": repr(point["validation_cost"]),
+        "samples": str(_json(root / prepare / "dataset.json").get("splits", {}).get("validation", "not known")),
+        "data": bundle.deps.get(prepare, "not known"),
+    }
+    return {VALIDATION[name]: value for name, value in figures.items()}
+
+
+def _points(root: Path, bundle: StageResult) -> list[dict[str, Any]]:
+    """The operating points of the evaluation that the bundle was made after, of the first seed."""
+    folder = f"artifacts/{bundle.experiment}/evaluate"
+    file = root / folder / "operating_points.parquet"
+    if not file.is_file() or dvc_digest(root / folder) != bundle.deps.get(folder):
+        return []
+    points = read_table(file).to_pylist()
+    first = min((p["seed"] for p in points if p.get("seed") is not None), default=None)
+    return [point for point in points if point.get("seed") in (first, None)]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def decide(client: MlflowClient, name: str, version: ModelVersion) -> str:

@@ -1,432 +1,272 @@
-"""Writing results to MLflow, by `MlflowClient` with run ids. Part of tasks/mlflow/tracking.py; the caller holds its lock."""
+"""MLflow's tracking store: where it is, who may write to it, what it holds, what is said when it does not answer.
 
-import json
+Importing this module does not import MLflow, which takes about four seconds; making a `Store` does.
+"""
+
 import logging
 import os
-import platform
 import re
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import mlflow
-import yaml
-from mlflow import MlflowClient
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    LoggedModelOutput,
-    LoggedModelStatus,
-    Metric,
-    Param,
-    Run,
-    RunTag,
-)
-from mlflow.exceptions import MlflowException
+from filelock import FileLock, Timeout
 
-from quee.errors import QueeError
-from tasks.dvc.lock import ExperimentResult, StageResult, digest_of, read_out, read_text
-from tasks.mlflow.figure import curve_figure, sensitivity_figure
-from tasks.mlflow.index import (
-    BUNDLE,
-    COMPLETE,
-    DECIDED,
-    DIGEST,
-    PREFIX,
-    Held,
-    failure,
-    held,
-    sqlite_file,
-)
-from tasks.mlflow.journal import PATCH, Journal, git_tags
-from tasks.mlflow.values import Point, curves, experiment_metrics, history, settings_of, stage_metrics
-from tasks.verbs.differences import read_patch
-from tasks.work.journal import summary_file
+from quee.errors import QueeError, UnreachableError, UsageError
+from quee.work.reach import may_pass
+from tasks.work.words import shortened
 
-BATCH = 100
-"""Parameters or tags that MLflow takes at a time; of metrics ten times as many."""
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
-KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""By which MLflow's pages show runs and models, not agents' traces."""
+DIGEST, COMPLETE, BUNDLE, DECIDED = "quee.digest", "quee.complete", "quee.bundle", "quee.champion"
+"""Tags. A run has its result's digest, and `complete`, which is set last. A model version has its bundle's digest, and
+`champion`, which is set last: whether it became champion, and why."""
 
-UNLOGGED = {"features": (".parquet",), "bundle": (".onnx",)}
-"""Files of a stage that are not copied: feature caches stay where they are, a bundle goes to the model registry."""
+DEP, OUT, MADE, STAGE_RUN = "quee.dep.", "quee.out.", "quee.made.", "stage_run."
+"""Beginnings of tags: digests of what was read and written, facts on the execution, an experiment's stage runs."""
 
-DIFFERENCES = "uncommitted.patch"
-"""Artifact with what of the code was not in the commit."""
+PREFIX = "quee/"
+"""The name of an MLflow experiment: this, and quee's name of the experiment."""
 
-TRACKER = "quee.tracker"
-"""Tag: host, process and time of the tracker that wrote a run."""
+OURS = f"name LIKE '{PREFIX}%'"
+"""MLflow's query for them."""
 
-ABANDONED = 3600
-"""Seconds after which an incomplete run counts as left by a dead tracker of another host."""
+PAGE = 1000
+"""Items that MLflow lists at a time."""
 
-DATA = ("prepare", "features", "targets")
-"""Stages whose output is a data set to those that read it."""
+ADVISORY = 0x71756565
+"""Number of the lock taken in a PostgreSQL store: "quee"."""
+
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""How MLflow says that there is no such run."""
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""How MLflow is used, where the user has not said otherwise."""
 
 
-@dataclass(frozen=True)
-class PointResult:
-    """One point of an ablation, as a run is named and known by."""
+@dataclass
+class Held:
+    """What is tracked: run ids by digest of complete runs, and (model, bundle's digest) of decided versions."""
 
-    experiment: str
-    digest: str
-    title: str
+    runs: dict[str, str] = field(default_factory=dict)
+    bundles: set[tuple[str, str]] = field(default_factory=set)
 
 
 class Store:
-    """An MLflow tracking store and registry."""
+    """A tracking store and its model registry, by MLflow's client. A local store that does not exist is made."""
 
     def __init__(self, root: Path, uri: str) -> None:
+        for name, value in ENVIRONMENT.items():  # MLflow reads them when imported
+            os.environ.setdefault(name, value)
+        import mlflow
+
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it tells of every retry
         self.root, self.uri = root, uri
-        self.shared = uri.startswith(("http://", "https://"))
-        """Whether trackers of other checkouts write to it that no lock keeps apart."""
-        with self.reachable():
-            said = os.environ.get("MLFLOW_TRACKING_URI")
-            mlflow.set_tracking_uri(uri)  # the registry resolves `models:/ID` by this, not by the client's
-            if said is None:  # MLflow sets it for its children, and the next store opened here would be this one
-                os.environ.pop("MLFLOW_TRACKING_URI", None)
-            mlflow.set_registry_uri(uri)
-            self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self.journal = Journal(root)
-        self._folders: dict[str, str] = {}
+        said = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(uri)  # the registry resolves `models:/ID` by this, not by the client's
+        if said is None:  # MLflow sets it for its children, and the next store opened here would be this one
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        mlflow.set_registry_uri(uri)
+        self.client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
-    @contextmanager
-    def reachable(self) -> Iterator[None]:
-        try:
-            yield
-        except MlflowException as error:
-            raise failure(self.uri, error) from None
+    @property
+    def shared(self) -> bool:
+        """Whether it is behind a server, where no lock keeps trackers of several machines apart."""
+        return is_server(self.uri)
 
-    def held(self) -> Held:
-        """What is tracked by now."""
-        with self.reachable():
-            self.client.search_experiments(max_results=1)  # sets up a new store
-            quick = held(self.uri)
-            return quick if quick is not None else self._held_by_client()
+    def experiments(self) -> dict[str, str]:
+        """Ids of MLflow's experiments by quee's names of them."""
+        found = listed(lambda token: self.client.search_experiments(filter_string=OURS, page_token=token))
+        return {item.name.removeprefix(PREFIX): item.experiment_id for item in found}
 
-    def _held_by_client(self) -> Held:
-        found = Held()
-        for run in reversed(self._runs(f"tags.`{COMPLETE}` = 'true'")):
-            found.runs[run.data.tags.get(DIGEST, "")] = run.info.run_id
-        token = None
-        while True:
-            page = self.client.search_model_versions(max_results=1000, page_token=token)
-            for version in page:
-                if DECIDED in version.tags:
-                    found.bundles[version.name, version.tags.get(BUNDLE, "")] = str(version.version)
-            token = page.token
-            if not token:
-                return found
+    def runs(self, query: str) -> "list[Run]":
+        """The runs of quee's experiments that a query of MLflow's finds, newest first."""
+        ids = list(self.experiments().values())
+        ask = partial(self.client.search_runs, ids, query, max_results=PAGE)
+        return listed(lambda token: ask(page_token=token)) if ids else []
 
-    def _runs(self, query: str) -> list[Run]:
-        ids: list[str] = []
-        token = None
-        while True:
-            experiments = self.client.search_experiments(max_results=1000, page_token=token)
-            ids += [item.experiment_id for item in experiments if item.name.startswith(PREFIX)]
-            token = experiments.token
-            if not token:
-                break
-        runs: list[Run] = []
-        while ids:
-            page = self.client.search_runs(ids, query, max_results=1000, page_token=token)
-            runs += page
-            token = page.token
-            if not token:
-                break
-        return runs
+    def versions(self, query: str | None = None) -> "list[ModelVersion]":
+        """The registered model versions that a query of MLflow's finds; all by default."""
+        return listed(lambda token: self.client.search_model_versions(query, PAGE, page_token=token))
 
-    def log_stage(self, result: StageResult) -> str:
-        """Add the run of a stage result; its run id."""
-        entry = yaml.safe_dump({f"{result.stage}@{result.experiment}": result.entry}, sort_keys=True)
-        tags = {"quee.kind": "stage", "quee.stage": result.stage, "mlflow.source.name": result.entry.get("cmd", "")}
-        tags |= {f"quee.dep.{path}": md5 for path, md5 in result.deps.items()}
-        tags |= {f"quee.out.{path}": md5 for path, md5 in result.outs.items()}
-        with self.reachable(), self._run(result, self.journal.of(result), tags) as run_id:
-            metrics = self._json(result, "metrics.json")
-            self._log_numbers(run_id, settings_of(result.settings), stage_metrics(metrics or {}), self._history(result))
-            self.client.log_inputs(run_id, self._datasets(result))
-            self._log_files(run_id, result)
-            self._log_sensitivity(run_id, result)
-            self._log_models(run_id, result)
-            self.client.log_text(run_id, entry, "dvc.lock")
-            self._log_experiment_file(run_id, result)
-            if result.stage == "ablate":
-                self._log_points(run_id, result)
-        return run_id
-
-    def _log_points(self, run_id: str, result: StageResult) -> None:
-        """Every point of an ablation as a run of its own, to be compared by name."""
-        metrics, recipes = self._json(result, "metrics.json"), self._json(result, "points.json")
-        for title, recipe in recipes.items():
-            axis, _, name = title.partition("/")
-            point = PointResult(
-                result.experiment, digest_of([result.digest, title]), f"{result.name}/{title} {result.digest[:7]}"
-            )
-            tags = {"quee.kind": "point", "quee.axis": axis, "quee.point": name, "quee.ablation": run_id}
-            with self._run(point, self.journal.of(result), tags) as point_id:
-                settings = {
-                    key: value if isinstance(value, str) else json.dumps(value) for key, value in recipe.items()
-                }
-                self._log_numbers(point_id, settings, stage_metrics(metrics["points"][title]), [])
-
-    def log_experiment(self, result: ExperimentResult) -> str:
-        """Add the run of a whole experiment, whose stages have theirs; its run id."""
-        known = self.held().runs
-        entries = {f"{name}@{result.experiment}": stage.entry for name, stage in result.stages.items()}
-        tags = {"quee.kind": "experiment", "mlflow.source.name": f"quee run {result.experiment}"}
-        tags |= {f"stage_run.{name}": known[stage.digest] for name, stage in result.stages.items()}
-        tags |= {f"quee.out.{path}": md5 for stage in result.stages.values() for path, md5 in stage.outs.items()}
-        with self.reachable(), self._run(result, self.journal.of_experiment(result), tags) as run_id:
-            metrics = experiment_metrics(
-                lambda stage: self._json(result.stages[stage], "metrics.json"), [*result.stages]
-            )
-            if "evaluate" in result.stages and "fp32_accuracy" not in metrics:
-                self.client.set_tag(run_id, "quee.float_accuracy", "not told: fp32 is not among the precisions")
-            self._log_numbers(run_id, settings_of(result.settings), metrics, self._log_curves(run_id, result))
-            first = result.stages.get("prepare")
-            self.client.log_inputs(run_id, self._datasets(first) if first else [])
-            for file in sorted((self.root / "artifacts" / result.experiment / "report").rglob("*")):
-                if file.name == "report.html":
-                    self.client.log_text(run_id, self._whole_report(result, file), "report/report.html")
-                elif file.is_file():
-                    self.client.log_artifact(run_id, str(file), self._folder("report", file, "report", result))
-            self.client.log_text(
-                run_id, yaml.safe_dump({"schema": "2.0", "stages": entries}, sort_keys=True), "dvc.lock"
-            )
-            self._log_experiment_file(run_id, result)
-        return run_id
-
-    @contextmanager
-    def _run(
-        self, result: StageResult | ExperimentResult | PointResult, made: dict[str, Any], tags: dict[str, str]
-    ) -> Iterator[str]:
-        """A run that counts as complete when the block ends; what an interrupted attempt left is deleted first."""
-        for stale in self._runs(f"tags.`{DIGEST}` = '{result.digest}'"):
-            if not self._at_work(stale):
-                self._delete(stale)
-        now = time.time()
-        start, end = float(made.get("start", now)), float(made.get("end", now))
-        tags = {
-            DIGEST: result.digest,
-            "quee.settings.experiment": result.experiment,
-            "mlflow.source.type": "PROJECT",
-            TRACKER: json.dumps([platform.node(), os.getpid(), round(now)]),
-            **tags,
-            **git_tags(self.root),
-            **made.get("tags", {}),
-        }
-        run = self.client.create_run(
-            self._experiment_id(result.experiment), round(start * 1000), {DIGEST: result.digest}, result.title
-        )
-        run_id: str = run.info.run_id
-        items = [RunTag(name, str(value)) for name, value in tags.items()]
-        for at in range(0, len(items), BATCH):
-            self.client.log_batch(run_id, tags=items[at : at + BATCH])
-        if (patch := read_patch(self.root, tags.get(PATCH, ""))) is not None:
-            self._log_bytes(run_id, patch, DIFFERENCES)
-        yield run_id
-        self.client.set_terminated(run_id, "FINISHED", round(end * 1000))
-        self.client.set_tag(run_id, COMPLETE, "true")
-        if self.shared:
-            self._keep_one(result.digest)
-
-    def _at_work(self, run: Run) -> bool:
-        """Whether another tracker, that no lock keeps from this one, may be writing the run."""
-        try:
-            host, pid, began = json.loads(run.data.tags.get(TRACKER, ""))
-        except ValueError:
-            return False
-        if not self.shared or COMPLETE in run.data.tags or time.time() - began > ABANDONED:
-            return False
-        return host != platform.node() or (pid != os.getpid() and Path(f"/proc/{pid}").exists())
-
-    def _keep_one(self, digest: str) -> None:
-        """Of several complete runs of a result keep the one that all trackers would choose."""
-        twins = self._runs(f"tags.`{DIGEST}` = '{digest}' and tags.`{COMPLETE}` = 'true'")
-        for twin in sorted(twins, key=lambda run: str(run.info.run_id))[1:]:
-            self._delete(twin)
-
-    def _delete(self, run: Run) -> None:
+    def delete(self, run: "Run") -> None:
+        """Delete a run and the models that it logged."""
         query = f"source_run_id = '{run.info.run_id}'"
         for model in self.client.search_logged_models([run.info.experiment_id], query):
             self.client.delete_logged_model(model.model_id)
         self.client.delete_run(run.info.run_id)
 
-    def _experiment_id(self, experiment: str) -> str:
-        if experiment not in self._folders:
-            name = f"{PREFIX}{experiment}"
-            known = self.client.get_experiment_by_name(name)
-            if known is None:
-                file = sqlite_file(self.uri)
-                folder = (file.parent / "mlruns" / experiment).as_uri() if file else None
-                self._folders[experiment] = self.client.create_experiment(name, folder, KIND)
-            else:
-                if known.lifecycle_stage == "deleted":
-                    self.client.restore_experiment(known.experiment_id)
-                self._folders[experiment] = known.experiment_id
-        return self._folders[experiment]
-
-    def _log_numbers(
-        self, run_id: str, settings: dict[str, str], metrics: dict[str, float], points: list[Point]
-    ) -> None:
-        at = round(time.time() * 1000)
-        values = [Metric(name, value, at, 0) for name, value in metrics.items()]
-        values += [Metric(point.name, point.value, at, point.step) for point in points]
-        for start in range(0, len(values), 10 * BATCH):
-            self.client.log_batch(run_id, metrics=values[start : start + 10 * BATCH])
-        parameters = [Param(name, value) for name, value in settings.items()]
-        for start in range(0, len(parameters), BATCH):
-            self.client.log_batch(run_id, params=parameters[start : start + BATCH])
-
-    def _log_bytes(self, run_id: str, content: bytes, name: str) -> None:
-        with tempfile.TemporaryDirectory() as aside:
-            (Path(aside) / name).write_bytes(content)
-            self.client.log_artifact(run_id, str(Path(aside) / name))
-
-    def _json(self, result: StageResult, name: str) -> Any:
-        text = read_out(self.root, result, name, here=True)
-        return None if text is None else json.loads(text)
-
-    def _history(self, result: StageResult) -> list[Point]:
-        from quee.work.io import read_table
-
-        file = self.root / result.folder / "history.parquet"
-        return history(read_table(file)) if file.is_file() else []
-
-    def _log_curves(self, run_id: str, result: ExperimentResult) -> list[Point]:
-        from quee.work.io import read_table
-
-        folder = self.root / "artifacts" / result.experiment / "evaluate"
-        if not (folder / "curve.parquet").is_file():
-            return []
-        curve = read_table(folder / "curve.parquet")
-        self.client.log_table(run_id, curve.to_pydict(), "tables/curve.json")
-        for name in ("budgets", "operating_points", "quality", "quality_curve"):
-            file = folder / f"{name}.parquet"
-            if file.is_file():
-                self.client.log_table(run_id, read_table(file).to_pydict(), f"tables/{name}.json")
-        self.client.log_figure(run_id, curve_figure(curve, result.experiment), "curve.png")
-        return curves(curve)
-
-    def _log_sensitivity(self, run_id: str, result: StageResult) -> None:
-        """Where a stage has found out what each layer's quantization does alone: as a table and a figure."""
-        from quee.work.io import read_table
-
-        file = self.root / result.folder / "sensitivity.parquet"
-        if file.is_file():
-            found = read_table(file)
-            self.client.log_table(run_id, found.to_pydict(), "tables/sensitivity.json")
-            self.client.log_figure(run_id, sensitivity_figure(found, result.experiment), "sensitivity.png")
-
-    def _datasets(self, result: StageResult) -> list[DatasetInput]:
-        """The images and data sets that a stage read, with DVC's digests (MLflow takes 36 characters)."""
-        found = []
-        for path, md5 in result.deps.items():
-            if path.startswith("data/") or path == f"experiments/{result.experiment}.data":
-                name = self._dataset_name(result)
-                source = f"data/{name}"
-            elif path.startswith("artifacts/") and path.rpartition("/")[2] in DATA:
-                name, source = path.removeprefix("artifacts/"), path
-            else:
-                continue
-            profile = json.dumps({"dvc": md5, "path": path})
-            dataset = Dataset(name, md5[:36], "local", json.dumps({"uri": source}), profile=profile)
-            found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", result.stage)]))
-        return found
-
-    def _dataset_name(self, result: StageResult) -> str:
-        known = result.settings.get("prepare", {}).get("dataset")
-        if known is None:
-            prepare = StageResult(result.experiment, "prepare", {})
-            known = (self._json(prepare, "dataset.json") or {}).get("dataset", result.experiment)
-        return str(known)
-
-    def _folder(self, stage: str, file: Path, inside: str, result: StageResult | ExperimentResult) -> str:
-        """Where among a run's artifacts a stage's file goes."""
-        base = self.root / "artifacts" / result.experiment / stage
-        return (Path(inside) / file.relative_to(base).parent).as_posix()
-
-    def _log_files(self, run_id: str, result: StageResult) -> None:
-        skipped = (".safetensors", *UNLOGGED.get(result.stage, ()))
-        for file in sorted((self.root / result.folder).rglob("*")):
-            if file.is_file() and not file.name.endswith(skipped):
-                self.client.log_artifact(run_id, str(file), self._folder(result.stage, file, "files", result))
-
-    def _log_models(self, run_id: str, result: StageResult) -> None:
-        """Each safetensors file as a logged model, with the JSON files that describe it; a bundle is registered."""
-        if result.stage == "bundle":
-            return
-        folder = self.root / result.folder
-        described = sorted(folder.glob("*.json"))
-        for file in sorted(folder.glob("*.safetensors")):
-            parts = [
-                result.experiment,
-                result.stage,
-                *([file.stem] if file.stem not in ("model", result.stage) else []),
-            ]
-            model = self.client.create_logged_model(
-                self._experiment_id(result.experiment),
-                "-".join(parts).replace(".", "_"),
-                run_id,
-                tags={
-                    DIGEST: result.digest,
-                    "quee.settings.experiment": result.experiment,
-                    "quee.file": f"{result.folder}/{file.name}",
-                },
-                params={name: value[:500] for name, value in settings_of(result.settings).items()},
-                model_type=result.stage,
-            )
-            self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
-            with tempfile.TemporaryDirectory() as aside:
-                for path in (file, *described):
-                    (Path(aside) / path.name).symlink_to(path.resolve())
-                self.client.log_model_artifacts(model.model_id, aside)
-            self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-
-    def _whole_report(self, result: ExperimentResult, page: Path) -> str:
-        """The report with what each stage took, which beside the artifacts it reads from the journal."""
-        text, script = page.read_text(encoding="utf-8"), self.root / summary_file(result.experiment)
-        if not script.is_file():
-            return text
-        said = script.read_text(encoding="utf-8").replace("</", "<\\/")
-        return re.sub(
-            rf'<script src="[^"]*{re.escape(script.name)}"></script>', lambda _: f"<script>{said}</script>", text
+    def held(self) -> Held:
+        """What is tracked by now; of several runs of one result the newest."""
+        runs = self.runs(f"tags.`{COMPLETE}` = 'true'")
+        versions = [version for version in self.versions() if DECIDED in version.tags]
+        return Held(
+            {run.data.tags.get(DIGEST, ""): run.info.run_id for run in reversed(runs)},
+            {(version.name, version.tags.get(BUNDLE, "")) for version in versions},
         )
 
-    def _log_experiment_file(self, run_id: str, result: StageResult | ExperimentResult) -> None:
-        """The experiment's YAML, if it still says what the result was made with."""
-        path = f"experiments/{result.experiment}.yaml"
-        text = read_text(self.root, path)
-        if text and _says(text, path, result):
-            self.client.log_text(run_id, text, path)
+    def run(self, run_id: str) -> "Run":
+        """A run; raises UsageError where the store has none of that id."""
+        from mlflow.exceptions import MlflowException
 
-    def register(self, bundle: StageResult, pyfunc: Path) -> tuple[str, str]:
-        """Add a bundle to the model registry; what was added, and whether it became champion and why."""
-        from tasks.mlflow.registry import register_bundle
-
-        with self.reachable():
-            run = self.client.get_run(self.held().runs[bundle.digest])
-            return register_bundle(self.client, self.root, bundle, run, pyfunc)
+        with asking(self.uri):
+            try:
+                return self.client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code not in UNKNOWN:
+                    raise
+                raise UsageError(f"unknown MLflow run {run_id!r} ({' '.join(str(error).split())[:200]})") from None
 
 
-def _says(text: str, path: str, result: StageResult | ExperimentResult) -> bool:
-    """Whether a YAML, with the defaults of now where a result's were recorded, has the settings of the result."""
-    from quee.settings.experiment import parse_experiment, read_content, resolved
+def model_name(experiment: str) -> str:
+    """Name of an experiment's bundle in the model registry."""
+    return f"quee-{experiment}"
+
+
+def listed(ask: Callable[[str | None], Any]) -> list[Any]:
+    """Everything that a question has for an answer; `ask` gives the page of a token."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = ask(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def default_uri(root: Path) -> str:
+    """The project's own store."""
+    return f"sqlite:///{root.resolve() / 'mlflow.db'}"
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI, or the project's own store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or default_uri(root)
+
+
+def is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+
+
+def is_missing(uri: str) -> bool:
+    """Whether it is a local store that does not exist yet."""
+    file = sqlite_file(uri)
+    return file is not None and not file.is_file()
+
+
+def open_store(root: Path) -> Store:
+    """The store to read from; raises UsageError when nothing is tracked yet."""
+    uri = tracking_uri(root)
+    if is_missing(uri):
+        raise UsageError(
+            f"nothing is tracked in {sqlite_file(uri)}: run `quee track`, once `quee run` has results, "
+            "or set MLFLOW_TRACKING_URI"
+        )
+    return Store(root, uri)
+
+
+@contextmanager
+def store_lock(root: Path, uri: str, notify: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+    """One writer at a time: beside a SQLite store and in a PostgreSQL one, so that checkouts sharing it take turns.
+
+    Of a store behind a server only this checkout is kept; there `tasks.mlflow.runs` clears up after two that met.
+    """
+    file = sqlite_file(uri)
+    path = file.with_name(f"{file.name}.lock") if file else root / ".quee" / "locks" / "tracking.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        notify("another process is tracking; waiting for it")
+        lock.acquire()
+    try:
+        with _database_lock(uri, notify) if uri.startswith("postgresql") else nullcontext():
+            yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _database_lock(uri: str, notify: Callable[[str], None]) -> Iterator[None]:
+    """An advisory lock of the database, which ends with its connection.
+
+    Raises UnreachableError when the database does not answer, UsageError when its driver is not installed.
+    """
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    key = {"key": ADVISORY}
+    try:
+        connection = create_engine(uri, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
+        if not connection.execute(text("select pg_try_advisory_lock(:key)"), key).scalar():
+            notify("another process is tracking; waiting for it")
+            connection.execute(text("select pg_advisory_lock(:key)"), key)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{_unreachable(uri, str(error))}; `pip install 'quee[postgres]'`, postgresql+psycopg://…"
+        ) from None
+    except SQLAlchemyError as error:
+        raise UnreachableError(_unreachable(uri, _one_line(error))) from None
+    with connection:
+        yield
+
+
+@contextmanager
+def writing(uri: str) -> Iterator[None]:
+    """Raises UnreachableError for an error of MLflow's where a later try may succeed, else QueeError."""
+    from mlflow.exceptions import MlflowException
 
     try:
-        blocks = (
-            resolved(parse_experiment(result.experiment, text, path))
-            if result.has_defaults
-            else read_content(text, path)
-        )
-    except QueeError:
-        return False
-    return all(blocks.get(name) == value for name, value in result.settings.items())
+        yield
+    except MlflowException as error:
+        if may_pass(error):
+            raise UnreachableError(_unreachable(uri, _one_line(error))) from None
+        raise QueeError(f"MLflow at {_shown(uri)} refused the results: {_one_line(error)}") from None
+
+
+@contextmanager
+def asking(uri: str) -> Iterator[None]:
+    """Raises UnreachableError or QueeError where the store does not answer a question about results."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        kind = UnreachableError if may_pass(error) else QueeError
+        raise kind(f"MLflow at {_shown(uri)} does not answer: {_one_line(error)}") from None
+
+
+def _one_line(error: BaseException) -> str:
+    return shortened(_shown(" ".join(str(error).split())))
+
+
+def _unreachable(uri: str, reason: str) -> str:
+    return (
+        f"MLflow at {_shown(uri)} does not take results ({reason}); "
+        "nothing is lost: `quee track` logs them once it does"
+    )
+
+
+def _shown(text: str) -> str:
+    """A text with addresses without user and password."""
+    return re.sub(r"//[^/@\s]*@", "//", text)

@@ -4,18 +4,14 @@ A result is what `dvc.lock` records, however it came about. `track` makes the st
 called at any time, again, after an interruption, or twice at once.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import hashlib
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
-from quee.errors import UnreachableError as UnreachableError
-from quee.errors import UsageError
+from quee.work.io import write_json
 from tasks.dvc.lock import (
     ExperimentResult,
     StageResult,
@@ -25,27 +21,13 @@ from tasks.dvc.lock import (
     read_lock,
     stage_names,
 )
-from tasks.mlflow.index import Held, held, sqlite_file, tracking_uri, unreachable
-from tasks.work.words import shortened
-
-if TYPE_CHECKING:
-    from tasks.mlflow.store import Store
-
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-"""How MLflow is used, where the user has not said otherwise."""
-
-ADVISORY = 0x71756565
-"""Number of the lock taken in a PostgreSQL store: "quee"."""
+from tasks.mlflow.store import Held, Store, is_missing, model_name, store_lock, tracking_uri, writing
 
 PYFUNC = Path("quee/runtime/pyfunc.py")
 """Script by which MLflow loads a registered bundle."""
+
+LEDGERS = Path(".quee") / "tracked"
+"""Per store, what it held after the last `track`: when that has all results, MLflow is not imported."""
 
 
 @dataclass
@@ -82,39 +64,51 @@ def track(
     root: Path,
     experiments: list[str] | None = None,
     *,
+    force: bool = False,
     pyfunc: Path = PYFUNC,
     notify: Callable[[str], None] = lambda message: None,
 ) -> Tracked:
     """Make the store hold every result in `dvc.lock` that lies in `artifacts/`; of all experiments if none is named.
 
-    `pyfunc` is the script registered with bundles; without that file none is registered. `notify` is told of waiting.
-    Raises UnreachableError when the store does not take results, UsageError on an experiment without results.
+    With `force` the store is asked what it holds, and not this checkout's ledger, which knows nothing of runs that were
+    deleted by hand. `pyfunc` is the script registered with bundles; without that file none is registered. `notify` is
+    told of waiting. Raises UnreachableError when the store does not take results, UsageError on an experiment without
+    results.
     """
     results = chosen(read_lock(root), experiments)
     if not results:
         return Tracked()
     uri = tracking_uri(root)
     problem = cache(lambda result: out_problem(root, result))
-    known = held(uri)
-    if known is not None:
-        pending = find_pending(root, results, known, pyfunc, problem)
+    if not force:
+        pending = find_pending(root, results, read_ledger(root, uri), pyfunc, problem)
         if not pending:
             return Tracked(known=pending.known, skipped=pending.skipped)
-    with store_lock(root, uri, notify):
-        store = open_store(root, uri)
+    with store_lock(root, uri, notify), writing(uri):
+        store = Store(root, uri)
         pending = find_pending(root, results, store.held(), pyfunc, problem)
         done = Tracked(known=pending.known, skipped=pending.skipped)
-        for stage in pending.stages:
-            store.log_stage(stage)
-            done.logged.append(stage.title)
-        for experiment in pending.experiments:
-            store.log_experiment(experiment)
-            done.logged.append(experiment.title)
-        for bundle in pending.bundles:
-            version, decision = store.register(bundle, pyfunc)
-            done.registered.append(version)
-            done.decided[version] = decision
+        if pending:
+            _add(store, pending, pyfunc, done)
+        write_ledger(store)
     return done
+
+
+def _add(store: Store, pending: Pending, pyfunc: Path, done: Tracked) -> None:
+    from tasks.mlflow.registry import register_bundle
+    from tasks.mlflow.runs import Writer
+
+    writer = Writer(store)
+    for stage in pending.stages:
+        writer.log_stage(stage)
+        done.logged.append(stage.title)
+    for experiment in pending.experiments:
+        writer.log_experiment(experiment)
+        done.logged.append(experiment.title)
+    for bundle in pending.bundles:
+        version, decision = register_bundle(store, bundle, pyfunc)
+        done.registered.append(version)
+        done.decided[version] = decision
 
 
 def find_pending(
@@ -126,17 +120,21 @@ def find_pending(
 ) -> Pending:
     """What of `results` is not among the `known`; `problem` tells why a stage's files cannot be logged, if so."""
     expected = stage_names(root)
+    ablations = read_ablations(root)
     pending = Pending()
+
+    def stage_is_lost(stage: StageResult) -> bool:
+        if stage.digest in known.runs:
+            pending.known += 1
+        elif reason := problem(stage):
+            pending.skipped[stage.name] = reason
+            return True
+        else:
+            pending.stages.append(stage)
+        return False
+
     for name, result in results.items():
-        lost: list[str] = []
-        for stage in result.stages.values():
-            if stage.digest in known.runs:
-                pending.known += 1
-            elif reason := problem(stage):
-                pending.skipped[stage.name] = reason
-                lost.append(stage.stage)
-            else:
-                pending.stages.append(stage)
+        lost = [stage.stage for stage in result.stages.values() if stage_is_lost(stage)]
         if result.digest in known.runs:
             pending.known += 1
         elif reason := result.unfinished(expected):
@@ -147,17 +145,14 @@ def find_pending(
             pending.skipped[name] = reason
         else:
             pending.experiments.append(result)
-        if bundle := result.stages.get("bundle"):
-            _find_bundle(root, bundle, known, pyfunc, problem, pending)
-    for name, stage in read_ablations(root).items():
-        if name not in results:
-            continue
-        if stage.digest in known.runs:
-            pending.known += 1
-        elif reason := problem(stage):
-            pending.skipped[stage.name] = reason
-        else:
-            pending.stages.append(stage)
+        bundle = result.stages.get("bundle")
+        if bundle and (model_name(name), bundle.outs.get(bundle.folder, "")) not in known.bundles:
+            if not (root / pyfunc).is_file():
+                pending.skipped[f"model {model_name(name)}"] = f"not registered: {pyfunc} is not here"
+            elif bundle.name not in pending.skipped and not problem(bundle):
+                pending.bundles.append(bundle)
+        if name in ablations:
+            stage_is_lost(ablations[name])
     return pending
 
 
@@ -165,87 +160,29 @@ def _read_by_experiment(result: ExperimentResult) -> list[StageResult]:
     return [stage for name, stage in result.stages.items() if name not in ("features", "bundle")]
 
 
-def _find_bundle(
-    root: Path,
-    bundle: StageResult,
-    known: Held,
-    pyfunc: Path,
-    problem: Callable[[StageResult], str | None],
-    pending: Pending,
-) -> None:
-    if (model_name(bundle.experiment), bundle.outs.get(bundle.folder, "")) in known.bundles:
-        return
-    if not (root / pyfunc).is_file():
-        pending.skipped[f"model {model_name(bundle.experiment)}"] = f"not registered: {pyfunc} is not here"
-    elif bundle.name not in pending.skipped and not problem(bundle):
-        pending.bundles.append(bundle)
+def _ledger(root: Path, uri: str) -> Path:
+    return root / LEDGERS / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.json"
 
 
-def model_name(experiment: str) -> str:
-    """Name of an experiment's bundle in the model registry."""
-    return f"quee-{experiment}"
-
-
-@contextmanager
-def store_lock(root: Path, uri: str, notify: Callable[[str], None] = lambda message: None) -> Iterator[None]:
-    """One writer at a time: beside a SQLite store and in a PostgreSQL one, so that checkouts sharing it take turns.
-
-    Of a store behind a server only this checkout is kept; there `Store` clears up after two that met.
-    """
-    file = sqlite_file(uri)
-    path = file.with_name(f"{file.name}.lock") if file else root / ".quee" / "locks" / "tracking.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+def read_ledger(root: Path, uri: str) -> Held:
+    """What the store held after the last `track` from this checkout; nothing where that is not known."""
     try:
-        lock.acquire(timeout=0.5)
-    except Timeout:
-        notify("another process is tracking; waiting for it")
-        lock.acquire()
-    try:
-        with database_lock(uri, notify) if uri.startswith("postgresql") else nullcontext():
-            yield
-    finally:
-        lock.release()
+        content = json.loads(_ledger(root, uri).read_text(encoding="utf-8"))
+        return Held() if is_missing(uri) else Held(content["runs"], {(name, md5) for name, md5 in content["bundles"]})
+    except (OSError, ValueError, KeyError, TypeError):
+        return Held()
 
 
-@contextmanager
-def database_lock(uri: str, notify: Callable[[str], None]) -> Iterator[None]:
-    """An advisory lock of the database, which ends with its connection.
-
-    Raises UnreachableError when the database does not answer, UsageError when its driver is not installed.
-    """
-    from sqlalchemy import create_engine, text
-    from sqlalchemy.exc import SQLAlchemyError
-    from sqlalchemy.pool import NullPool
-
-    key = {"key": ADVISORY}
-    try:
-        connection = create_engine(uri, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
-        if not connection.execute(text("select pg_try_advisory_lock(:key)"), key).scalar():
-            notify("another process is tracking; waiting for it")
-            connection.execute(text("select pg_advisory_lock(:key)"), key)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{unreachable(uri, str(error))}; `pip install 'quee[postgres]'`, postgresql+psycopg://…"
-        ) from None
-    except SQLAlchemyError as error:
-        raise UnreachableError(unreachable(uri, shortened(" ".join(str(error).split())))) from None
-    with connection:
-        yield
+def write_ledger(store: Store) -> None:
+    """Note what the store holds now."""
+    file, held = _ledger(store.root, store.uri), store.held()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"runs": held.runs, "bundles": sorted(held.bundles)})
 
 
-def prepare_store(root: Path, uri: str) -> None:
-    """Set up a local store that does not exist yet, before several processes open it."""
-    file = sqlite_file(uri)
-    if file and not file.is_file():
-        with store_lock(root, uri):
-            open_store(root, uri).held()
-
-
-def open_store(root: Path, uri: str) -> "Store":
-    """The store to write to, created when it is a local one that does not exist; the caller holds `store_lock`."""
-    for name, value in ENVIRONMENT.items():  # MLflow reads them when imported
-        os.environ.setdefault(name, value)
-    from tasks.mlflow.store import Store
-
+def prepare_store(root: Path, uri: str) -> Store:
+    """The store; a local one that does not exist is made under the lock, before several processes open it."""
+    if is_missing(uri):
+        with store_lock(root, uri), writing(uri):
+            write_ledger(Store(root, uri))
     return Store(root, uri)

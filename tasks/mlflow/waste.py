@@ -1,143 +1,99 @@
-"""What MLflow keeps that no tracked result has. Part of tasks/verbs/waste.py; the caller holds the store's lock."""
+"""What MLflow's store keeps that no tracked result has; `mlflow gc` removes it. The caller holds the store's lock."""
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
+from typing import TYPE_CHECKING
 
-from tasks.mlflow.index import COMPLETE, PREFIX, sqlite_file
-from tasks.mlflow.memory import DEP, OUT
+from quee.errors import QueeError
+from tasks.mlflow.store import (
+    COMPLETE,
+    DEP,
+    ENVIRONMENT,
+    OURS,
+    OUT,
+    PREFIX,
+    Store,
+    default_uri,
+    is_missing,
+    listed,
+    tracking_uri,
+    writing,
+)
+from tasks.work.words import last_words
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from tasks.verbs.waste import Waste
+FOLDERS = ("*/" + "[0-9a-f]" * 32, "*/models/m-*")
+"""Where below `mlruns/` the files of runs and of logged models lie."""
 
 
-def store_waste(root: Path, uri: str) -> tuple[set[str], "list[Waste]"]:
-    """The digests that tracked results name, and what can go from the store; raises UnreachableError."""
+@dataclass
+class StoreWaste:
+    """What can go from the store, and what must stay elsewhere because of it."""
+
+    named: set[str] = field(default_factory=set)
+    """Digests that tracked results were made from or left."""
+    runs: "list[Run]" = field(default_factory=list)
+    """Runs that were deleted or cut short."""
+    folders: list[Path] = field(default_factory=list)
+    """Folders of files of these, of their models, and of no run."""
+    own: bool = True
+    """Whether the store is the project's own. What was deleted in another is for those to remove who run it."""
+
+
+def store_waste(root: Path) -> StoreWaste:
+    """What can go from the tracking store; raises UnreachableError when it does not answer."""
+    uri = tracking_uri(root)
+    own = uri == default_uri(root)
+    if is_missing(uri):
+        return StoreWaste(own=own)
     from mlflow.entities import ViewType
 
-    from tasks.mlflow.tracking import open_store
-    from tasks.verbs.waste import Waste
-
-    file = sqlite_file(uri)
-    if file and not file.is_file():
-        return set(), []
-    store = open_store(root, uri)
-    with store.reachable():
-        client = store.client
-        runs = list(_runs(client, ViewType.ALL))
-        versions = _all(lambda token: client.search_model_versions(max_results=1000, page_token=token))
-        registered = {version.run_id for version in versions}
-        models = {str(version.source).removeprefix("models:/") for version in versions}
-        kept = [run for run in runs if run.info.lifecycle_stage == "active" and COMPLETE in run.data.tags]
-        named = {value for run in kept for key, value in run.data.tags.items() if key.startswith((DEP, OUT))}
-        known = {run.info.run_id for run in kept} | registered
-        stale = [run for run in runs if run.info.run_id not in known]
-        if uri.startswith(("http://", "https://")):
-            return named, [_behind_server(stale)]
-        waste = Waste("MLflow", "runs that were deleted or cut short, their models, and files that belong to none")
-        waste.count = len(stale)
-        lost = [m for m in _models(runs, uri) if m["id"] not in models and (m["gone"] or m["run"] not in known)]
-        waste.count += len(lost)
-        places = [run.info.artifact_uri for run in stale] + [model["place"] for model in lost]
-        used = {_local(run.info.artifact_uri) for run in runs}
-        orphans = _orphans(file.parent / "mlruns", {run.info.run_id for run in runs}, used) if file else []
-        for path in filter(None, map(_local, places)):
-            _count(waste, path)
-        for path in orphans:
-            waste.add(path)
-    waste.remove = lambda: _remove(client, uri, stale, [model["id"] for model in lost], waste)
-    return named, [waste]
+    with writing(uri):
+        client = Store(root, uri).client
+        query = None if own else OURS
+        found = listed(lambda token: client.search_experiments(ViewType.ALL, filter_string=query, page_token=token))
+        names = {item.experiment_id: item.name for item in found}
+        ids = list(names)
+        if not ids:
+            return StoreWaste(own=own)
+        runs = listed(lambda token: client.search_runs(ids, "", ViewType.ALL, page_token=token))
+        registered = {v.run_id for v in listed(lambda token: client.search_model_versions(page_token=token))}
+        kept = [
+            run
+            for run in runs
+            if run.info.run_id in registered
+            or (run.info.lifecycle_stage == "active" and _is_whole(run, names[run.info.experiment_id]))
+        ]
+        known = {run.info.run_id for run in kept}
+        waste = StoreWaste(own=own, runs=[run for run in runs if run.info.run_id not in known])
+        waste.named = {value for run in kept for key, value in run.data.tags.items() if key.startswith((DEP, OUT))}
+        if own:
+            models = listed(lambda token: client.search_logged_models(ids, page_token=token))
+            known |= {model.model_id for model in models if model.source_run_id in known or not model.source_run_id}
+            files = [path for pattern in FOLDERS for path in sorted((root / "mlruns").glob(pattern))]
+            waste.folders = [path for path in files if path.name not in known]
+        return waste
 
 
-def _behind_server(stale: "list[Run]") -> "Waste":
-    from tasks.verbs.waste import Waste
-
-    note = f"{len(stale)} runs can go; where the server runs: `mlflow gc --backend-store-uri …`"
-    return Waste("MLflow", "", note=note)
+def _is_whole(run: "Run", experiment: str) -> bool:
+    """Whether nobody cut the run short. Of other experiments than quee's that is not known."""
+    return COMPLETE in run.data.tags or not experiment.startswith(PREFIX)
 
 
-def _all(page_of: Any) -> list[Any]:
-    found: list[Any] = []
-    token = None
-    while True:
-        page = page_of(token)
-        found += page
-        token = page.token
-        if not token:
-            return found
-
-
-def _runs(client: "MlflowClient", view: int) -> "Iterator[Run]":
-    experiments = _all(lambda token: client.search_experiments(view_type=view, max_results=1000, page_token=token))
-    ids = [item.experiment_id for item in experiments if item.name.startswith(PREFIX)]
-    if ids:
-        yield from _all(lambda token: client.search_runs(ids, "", view, 1000, page_token=token))
-
-
-def _models(runs: "list[Run]", uri: str) -> list[dict[str, Any]]:
-    """Logged models of our experiments, deleted ones too, which MLflow's client does not list."""
-    from sqlalchemy import bindparam, create_engine, text
-
-    ids = sorted({int(run.info.experiment_id) for run in runs})
-    columns = "model_id, source_run_id, artifact_location, lifecycle_stage = 'deleted'"
-    query = text(f"select {columns} from logged_models where experiment_id in :ids order by model_id")
-    engine = create_engine(uri)
-    try:
-        with engine.connect() as connection:
-            rows = connection.execute(query.bindparams(bindparam("ids", expanding=True)), {"ids": ids}).fetchall()
-    finally:
-        engine.dispose()
-    return [dict(zip(("id", "run", "place", "gone"), row, strict=True)) for row in rows]
-
-
-def _orphans(folder: Path, known: set[str], used: set[Path | None]) -> list[Path]:
-    """Folders of runs that the store has no word of: a kill between the two, or a store that was deleted by hand."""
-    return [
-        path
-        for path in sorted(folder.glob("*/*"))
-        if path.name not in known and path / "artifacts" not in used and len(path.name) == 32 and path.is_dir()
-    ]
-
-
-def _local(uri: str) -> Path | None:
-    parts = urlparse(uri)
-    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
-
-
-def _count(waste: "Waste", path: Path) -> None:
-    from tasks.work.space import size_of
-
-    if path.exists():
-        waste.bytes += size_of(path)
-
-
-def _remove(client: "MlflowClient", uri: str, runs: "list[Run]", models: list[str], waste: "Waste") -> None:
-    """As `mlflow gc` does it, which would go through everybody's experiments."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-    from mlflow.tracking._tracking_service.utils import _get_store
-
-    from tasks.verbs.waste import _unlink
-
-    store = _get_store(uri)
-    for model_id in models:
-        place = store.get_logged_model(model_id, allow_deleted=True).artifact_location
-        _delete_artifacts(get_artifact_repository(place), place)
-        store._hard_delete_logged_model(model_id)
-    for run in runs:
-        if run.info.lifecycle_stage == "active":
-            client.delete_run(run.info.run_id)
-        _delete_artifacts(get_artifact_repository(run.info.artifact_uri), run.info.artifact_uri)
-        store._hard_delete_run(run.info.run_id)
-    _unlink(waste.items)
-
-
-def _delete_artifacts(repository: Any, place: str) -> None:
-    path = _local(place)
-    if path is None or path.exists():
-        repository.delete_artifacts()
-    if path is not None and path.parent.is_dir() and not any(path.parent.iterdir()):
-        path.parent.rmdir()
+def remove_waste(root: Path, waste: StoreWaste) -> None:
+    """Delete the runs that were cut short, then all that is deleted for good; the folders are the caller's to remove."""
+    uri = tracking_uri(root)
+    with writing(uri):
+        store = Store(root, uri)
+        for run in waste.runs:
+            if run.info.lifecycle_stage == "active":
+                store.delete(run)
+    command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri, "--tracking-uri", uri]
+    done = subprocess.run(command, env={**ENVIRONMENT, **os.environ}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise QueeError(f"mlflow gc failed: {last_words(done.stderr) or last_words(done.stdout)}")

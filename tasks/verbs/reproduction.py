@@ -1,6 +1,8 @@
-"""A tracked result made again: its commit, uncommitted differences, settings and `dvc.lock` entries in a worktree of
-their own, run by force, and the digests compared. All of it, or from a stage on: then what that rests on is taken as
-recorded from DVC's cache or a remote."""
+"""The verb `quee reproduce`: a tracked result is made again in a temporary git worktree, and the digests are compared.
+
+The worktree gets the commit, uncommitted differences, settings and `dvc.lock` entries that are remembered of the result.
+With `--from STAGE` the earlier stages are not run: their recorded outputs are taken from DVC's cache or a remote.
+"""
 
 import configparser
 import contextlib
@@ -13,17 +15,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.settings.experiment import read_content
 from quee.work.io import write_bytes
 from tasks.dvc.lock import StageResult, dvc_digest, git, read_lock
-from tasks.mlflow.journal import COMMIT, PATCH
-from tasks.mlflow.memory import MADE, Memory, named
-from tasks.verbs.differences import NONE
+from tasks.mlflow.journal import COMMIT, DIFFERENCES, PATCH
+from tasks.mlflow.memory import Memory, named
+from tasks.mlflow.store import MADE
+from tasks.verbs.lineage import find_run
+from tasks.work.differences import NONE
 
 Tell = Callable[[str], None]
 CACHE = "quee-reproduce-cache"
@@ -93,7 +98,38 @@ class _Recorded:
         return [stage for stage in self.entries if stage in read - set(self.chosen)]
 
 
-def reproduce(root: Path, run_id: str, tell: Tell, keep: bool = False, start: str | None = None) -> Reproduced:
+def reproduce(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN|FILE", help="MLflow run id, or a file under artifacts/ or in a bundle.")
+    ],
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Take what comes before from DVC's cache or a remote."),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the worktree where it is.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a result again from what is remembered of it, in a temporary worktree; exit 4 when a digest differs."""
+    root = Path.cwd()
+    run_id = find_run(Memory(root), name)
+    made = make_again(root, run_id, lambda message: typer.echo(message, err=json_), keep, start)
+    compared = made.compared
+    differing = [c.stage for c in compared if not c.equal]
+    if json_:
+        stages = [{"stage": c.stage, "equal": c.equal, "recorded": c.recorded, "now": c.now} for c in compared]
+        found = {"run": run_id, "equal": not differing, "stages": stages, "taken": made.taken}
+        typer.echo(json.dumps(found, indent=1))
+    if differing:
+        raise IntegrityError(
+            f"{len(differing)} of {len(compared)} stages came out with other digests: {', '.join(differing)} "
+            "(another processor or other library versions give other last bits; `quee lineage` has those of the run)"
+        )
+    if not json_:
+        rest = f"; taken as recorded: {', '.join(made.taken)}" if made.taken else ""
+        typer.echo(f"all {len(compared)} stages came out with the recorded digests{rest}")
+
+
+def make_again(root: Path, run_id: str, tell: Tell, keep: bool = False, start: str | None = None) -> Reproduced:
     """Run a tracked result again, with everything it rests on, and compare each stage's digests.
 
     From the stage `start` on, if one is named: the results before it are taken from the DVC cache of this checkout, or
@@ -127,7 +163,7 @@ def _remembered(root: Path, run_id: str) -> _Recorded:
     for source in (run, *reversed(chain)):
         tags = source.data.tags
         commit, patch = tags.get(COMMIT), tags.get(PATCH, NONE)
-        content = b"" if patch == NONE else memory.artifact(source, "uncommitted.patch")
+        content = b"" if patch == NONE else memory.artifact(source, DIFFERENCES)
         if commit is None or content is None:
             missing.append(
                 f"{source.info.run_name}: {'made outside git' if commit is None else f'differences {patch}'}"
@@ -209,16 +245,16 @@ def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
 
 
 def _inputs(recorded: _Recorded) -> dict[str, str]:
-    """Digests of the data set and weights that are read, by the links that lead to them."""
+    """Digests of the data set and weights that are read, by path: the files themselves, or links that lead to them."""
     deps = [dep for stage in recorded.chosen for dep in recorded.entries[stage].get("deps", [])]
-    return {dep["path"]: dep["md5"] for dep in deps if str(dep["path"]).startswith("experiments/")}
+    return {dep["path"]: dep["md5"] for dep in deps if str(dep["path"]).startswith(("data/", "experiments/"))}
 
 
 def _copy_inputs(root: Path, tree: Path, recorded: _Recorded) -> None:
     """Take from this checkout the data and weights that are still as recorded; others are pulled."""
-    for link, md5 in _inputs(recorded).items():
-        source = (root / link).resolve()
-        if not (root / link).is_symlink() or not source.exists() or not source.is_relative_to(root.resolve()):
+    for path, md5 in _inputs(recorded).items():
+        source = (root / path).resolve()
+        if not source.exists() or not source.is_relative_to(root.resolve()):
             continue
         target = tree / source.relative_to(root.resolve())
         if target.exists() or dvc_digest(source) != md5:
@@ -275,9 +311,9 @@ def _run_again(tree: Path, recorded: _Recorded, tell: Tell) -> list[Compared]:
     found = []
     name = recorded.experiment
     with dvc.session(tree, [name], force=True, show=False, notify=tell, stages=recorded.chosen) as session:
-        for link, md5 in _inputs(recorded).items():
-            if (here := dvc_digest(tree / link)) != md5:
-                raise IntegrityError(f"{link} has digest {here}, recorded is {md5}: the data of then are not to be had")
+        for path, md5 in _inputs(recorded).items():
+            if (here := dvc_digest(tree / path)) != md5:
+                raise IntegrityError(f"{path} has digest {here}, recorded is {md5}: nobody has the data of then")
         for step in session.steps:
             outcome = session.execute(step)
             now = read_lock(tree)[name].stages[step.stage].outs

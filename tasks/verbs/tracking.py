@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from quee.errors import BusyError, IntegrityError, QueeError, UsageError
+from quee.errors import BusyError, IntegrityError, QueeError, UnreachableError, UsageError
 from tasks.work.lifeline import keep
 
 Names = Annotated[
@@ -25,14 +25,19 @@ def track(
     later: Annotated[
         bool, typer.Option("--or-later", help="Where MLflow does not take results, say so and exit with status 0.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Ask MLflow what it holds; needed after runs were deleted by hand.")
+    ] = False,
     json_: AsJson = False,
 ) -> None:
-    """Make MLflow hold each result in dvc.lock exactly once; does nothing for those it has."""
-    from tasks.mlflow.tracking import UnreachableError
+    """Make MLflow hold each result in dvc.lock exactly once; does nothing for those it has.
+
+    What MLflow has is noted in .quee/tracked, so that MLflow is asked only when there is something to add.
+    """
     from tasks.mlflow.tracking import track as track_results
 
     try:
-        done = track_results(Path.cwd(), experiments, notify=lambda message: typer.echo(message, err=True))
+        done = track_results(Path.cwd(), experiments, force=force, notify=lambda message: typer.echo(message, err=True))
     except UnreachableError as error:
         if not later:
             raise
@@ -178,12 +183,12 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 5000,
 ) -> None:
     """Open MLflow's pages on this machine: runs, curves, models. Ctrl-C ends it."""
-    from tasks.mlflow.index import run_pages, tracking_uri
-    from tasks.mlflow.tracking import ENVIRONMENT, prepare_store
+    from tasks.mlflow.store import ENVIRONMENT, asking, is_server, tracking_uri
+    from tasks.mlflow.tracking import prepare_store
 
     root = Path.cwd()
     uri = tracking_uri(root)
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         typer.echo(f"MLflow is at {uri}")
         return
     with socket.socket() as probe:
@@ -192,11 +197,12 @@ def ui(
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise BusyError(f"port {port} is not free ({error.strerror}); choose another with --port") from None
-    prepare_store(root, uri)
+    with asking(uri):
+        experiments = prepare_store(root, uri).experiments()
     address = f"http://127.0.0.1:{port}"
     typer.echo(f"MLflow at {address} shows {uri}; Ctrl-C ends it")
-    for name, page in run_pages(uri, address).items():
-        typer.echo(f"  {name}: {page}")
+    for name, number in sorted(experiments.items()):  # MLflow opens with pages for agents
+        typer.echo(f"  {name}: {address}/#/experiments/{number}/runs?workflowType=machine_learning")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--default-artifact-root", (root / "mlruns").as_uri()]
     serve_shown(command, {**ENVIRONMENT, **os.environ})

@@ -1,22 +1,27 @@
-"""What no current or tracked result needs any more: of DVC's cache, of resumable work and of MLflow's store.
+"""The verb `quee gc`: what no current or tracked result needs any more, of DVC's cache, resumable work and MLflow's store.
 
 Needed is what `dvc.lock` or a `.dvc` file names, here or at a branch or tag, and what a result in MLflow was made from
 or left.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from quee.errors import QueeError
 from tasks.dvc.committing import KEPT
 from tasks.dvc.healing import LAST_GOOD, heal
 from tasks.dvc.lock import ABLATIONS, git, stage_names
 from tasks.dvc.plan import opened
-from tasks.mlflow.index import tracking_uri
+from tasks.mlflow.store import store_lock, tracking_uri
+from tasks.mlflow.waste import remove_waste, store_waste
 from tasks.partial import PARTIAL, stage_digest
 from tasks.stage import SMOKE
 from tasks.work.locks import exclusive, say
@@ -35,13 +40,50 @@ class Waste:
     items: list[Path] = field(default_factory=list)
     bytes: int = 0
     count: int = 0
-    remove: Callable[[], None] = field(default=lambda: None, repr=False)
     note: str = ""
+    before: Callable[[], None] = field(default=lambda: None, repr=False)
+    """What is to be done before the items are removed."""
 
     def add(self, path: Path) -> None:
         self.items.append(path)
         self.count += 1
         self.bytes += size_of(path)
+
+    def remove(self) -> None:
+        self.before()
+        for path in self.items:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+            if path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
+
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what of DVC's cache, unfinished work and MLflow no current or tracked result needs; --yes removes it.
+
+    Of MLflow, that is runs that were deleted or cut short: `mlflow gc` is called, which removes all that is marked as
+    deleted in the project's own store. In a store of others nothing is removed.
+    """
+    with waste(Path.cwd()) as found:
+        if yes:
+            for place in found:
+                place.remove()
+    total = sum(place.bytes for place in found)
+    if json_:
+        places = [{"place": p.place, "count": p.count, "bytes": p.bytes, "note": p.note} for p in found]
+        typer.echo(json.dumps({"removed": yes, "bytes": total, "places": places}, indent=1))
+        return
+    for place in found:
+        what = place.note or (f"{place.what}" if place.count else "nothing that is not needed")
+        typer.echo(f"{place.place:<16} {place.count:6,}  {place.bytes / 1e6:10,.1f} MB  {what}")
+    typer.echo(
+        f"{total / 1e6:,.1f} MB {'removed' if yes else 'can go: `quee gc --yes` removes it' if total else 'can go'}"
+    )
 
 
 @contextmanager
@@ -50,18 +92,29 @@ def waste(root: Path) -> Iterator[list[Waste]]:
 
     Raises BusyError when DVC is at work, UnreachableError when MLflow cannot say what is tracked.
     """
-    from tasks.mlflow.tracking import store_lock
-    from tasks.mlflow.waste import store_waste
-
-    uri = tracking_uri(root)
     with exclusive("run", "this checkout", root=root):
         heal(root, say)
-        with store_lock(root, uri, say), opened(root) as repo:
-            named, store = store_waste(root, uri)
+        with store_lock(root, tracking_uri(root), say), opened(root) as repo:
+            named, store = _tracked_waste(root)
             cache = Path(repo.cache.local.path).parent.parent if repo.cache.local.path.endswith("md5") else None
             own = cache is not None and cache.resolve().is_relative_to(root.resolve())
-            found = [_cache_waste(cache, needed(root) | named)] if own and cache else [_shared_cache()]
-            yield [*found, _partial_waste(root), _smoke_waste(root), *store]
+            found = _cache_waste(cache, needed(root) | named) if own and cache else _shared_cache()
+            yield [found, _partial_waste(root), _smoke_waste(root), store]
+
+
+def _tracked_waste(root: Path) -> tuple[set[str], Waste]:
+    """The digests that tracked results name, and what can go from MLflow's store."""
+    lost = store_waste(root)
+    found = Waste("MLflow", "runs that were deleted or cut short, their models, and files that belong to none")
+    for folder in lost.folders:
+        found.add(folder)
+    found.count += len({run.info.run_id for run in lost.runs} - {folder.name for folder in lost.folders})
+    if lost.own:
+        found.before = lambda: remove_waste(root, lost) if found.count else None
+    elif lost.runs:
+        found.note = f"{len(lost.runs)} runs can go; where the store is kept: `mlflow gc --backend-store-uri …`"
+        found.count = 0
+    return lost.named, found
 
 
 def needed(root: Path) -> set[str]:
@@ -107,7 +160,6 @@ def _cache_waste(cache: Path, keep: set[str]) -> Waste:
     for file in sorted((cache / "runs").rglob("*")):  # they would restore what is gone
         if file.is_file() and gone & set(MD5.findall(_outs(file))):
             found.add(file)
-    found.remove = lambda: _unlink(found.items)
     return found
 
 
@@ -126,7 +178,6 @@ def _partial_waste(root: Path) -> Waste:
     for folder in sorted((root / PARTIAL).glob("*/*")):
         if (folder.parent.name, folder.name) not in wanted:
             found.add(folder)
-    found.remove = lambda: _unlink(found.items)
     return found
 
 
@@ -154,15 +205,4 @@ def _smoke_waste(root: Path) -> Waste:
     found = Waste("smoke runs", "results of `quee run --limit`")
     for folder in sorted((root / SMOKE).glob("*")):
         found.add(folder)
-    found.remove = lambda: _unlink(found.items)
     return found
-
-
-def _unlink(items: list[Path]) -> None:
-    for path in items:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-        if path.parent.is_dir() and not any(path.parent.iterdir()):
-            path.parent.rmdir()

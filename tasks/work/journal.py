@@ -13,7 +13,7 @@ from typing import Any
 
 from quee.work.io import write_bytes, write_json
 from quee.work.keys import ABSENT, LIBRARIES, versions
-from tasks.verbs.differences import snapshot
+from tasks.work.differences import snapshot
 
 JOURNAL = Path(".quee") / "journal"
 PACKAGES = ("quee", *LIBRARIES, "matplotlib", "onnx", "onnxruntime", "openvino", "dvc", "prefect")

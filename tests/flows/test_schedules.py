@@ -1,4 +1,4 @@
-"""Schedules on a real server with a real worker, on loopback and the toy project."""
+"""Schedules on a real server, served on loopback, on the toy project."""
 
 import json
 import signal
@@ -20,9 +20,7 @@ API = f"http://127.0.0.1:{PORT}/api"
 SETTINGS = {
     "QUEE_PREFECT_PORT": PORT,
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
-    "PREFECT_WORKER_QUERY_SECONDS": "2",
-    "PREFECT_WORKER_PREFETCH_SECONDS": "2",
-    "TOY_SECONDS": "0",
+    "PREFECT_RUNNER_POLL_FREQUENCY": "2",
 }
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # two cron minutes, and far more on a busy machine
 
@@ -87,21 +85,17 @@ def test_a_cron_fires_the_run_completes_the_next_is_unchanged_and_a_cancelled_on
     assert second["total_run_time"] < 60
     assert (scheduled.root / "mlflow.db").read_bytes() == store
     (nightly,) = [d for d in ask("deployments/filter", {}) if d["name"] == "nightly"]
-    for item in nightly["schedules"]:  # the pool has one place
+    for item in nightly["schedules"]:  # one run at a time is served
         request = urllib.request.Request(
             f"{API}/deployments/{nightly['id']}/schedules/{item['id']}",
             b'{"active": false}', {"Content-Type": "application/json"}, method="PATCH",
         )  # fmt: skip
         urllib.request.urlopen(request, timeout=30).close()
-    assert ask("work_pools/filter", {})[0]["concurrency_limit"] == 1
+    assert not ask("work_pools/filter", {})
 
     (on_demand,) = [d for d in ask("deployments/filter", {}) if d["name"] == "on-demand"]
-    job = {"env": {"TOY_SECONDS": "300"}}  # of each of five parts: it does not end by itself while we wait
-    asked = {
-        "parameters": {"force": True, "experiments": ["toy"]},
-        "job_variables": job,
-        "state": {"type": "SCHEDULED"},
-    }
+    scheduled.edit("stages/targets.py", '"TOY_SECONDS", "0"', '"TOY_SECONDS", "300"')  # it does not end while we wait
+    asked = {"parameters": {"force": True, "experiments": ["toy"]}, "state": {"type": "SCHEDULED"}}
     run = ask(f"deployments/{on_demand['id']}/create_flow_run", asked)
     stage = wait_for("the stage's process", lambda: processes(scheduled, "stages.targets"))
     ask(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})

@@ -21,7 +21,8 @@ import mlflow
 import pytest
 from toy_project import Project
 
-from tasks.mlflow import tracking
+from quee.errors import UnreachableError
+from tasks.mlflow.store import Store
 from tasks.mlflow.tracking import track
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -58,14 +59,14 @@ def test_a_server_that_answers_500_and_recovers_gets_every_result_once(
         gate.failing_behind = "/runs/create"
         for middle in (False, True):  # at once, and in the middle of writing a run
             gate.allowed = 10**9 if middle else 0
-            with pytest.raises(tracking.UnreachableError, match=r"500.*nothing is lost: `quee track` logs them"):
+            with pytest.raises(UnreachableError, match=r"500.*nothing is lost: `quee track` logs them"):
                 track(done.root)
             begun = [run for item in behind.search_experiments() for run in behind.search_runs([item.experiment_id])]
             assert bool([run for run in begun if "quee.complete" not in run.data.tags]) == middle
         gate.allowed, gate.failing_behind = 10**9, None
         assert len(track(done.root).logged) + track(done.root).known >= 4
         assert track(done.root).logged == []
-        client = tracking.open_store(done.root, gate.address).client
+        client = Store(done.root, gate.address).client
         ids = [item.experiment_id for item in client.search_experiments() if item.name == "quee/toy"]
         runs = client.search_runs(ids, "")
         digests = [run.data.tags["quee.digest"] for run in runs]

@@ -54,7 +54,7 @@ def test_only_what_no_current_or_tracked_result_needs_goes(project: Project, mon
 
     found = places(project)
     assert found["unfinished work"] == 1
-    assert found["MLflow"] == 3  # the run cut short, the model deleted, the folder that belongs to none
+    assert found["MLflow"] == 2  # the run cut short, the folder that belongs to none
     assert "MB can go" in project.quee("gc")
     assert cached(project) == third
     assert json.loads(project.quee("gc", "--yes", "--json"))["bytes"] > 0

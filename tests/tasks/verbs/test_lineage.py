@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from toy_project import Project
 
 from quee.errors import IntegrityError, UsageError
 from tasks.mlflow.tracking import track
-from tasks.verbs import differences
-from tasks.verbs.history import lineage as find
-from tasks.verbs.reproduction import reproduce
+from tasks.verbs.lineage import chain_of
+from tasks.verbs.reproduction import make_again
+from tasks.work import differences
 
 IDENTITY = ("-c", "user.name=toy", "-c", "user.email=toy@example.org")
 
@@ -40,7 +41,7 @@ def tracked(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Project
 
 
 def lineage(project: Project, name: str) -> dict[str, Any]:
-    return find(project.root, name).to_json()
+    return asdict(chain_of(project.root, name))
 
 
 def test_a_file_leads_to_its_run_and_the_run_to_everything_that_made_it(tracked: Project) -> None:
@@ -142,7 +143,7 @@ def test_code_that_is_no_longer_to_be_had_is_refused(tracked: Project) -> None:
     for file in patches:
         file.unlink()
     with pytest.raises(UsageError, match="cannot be restored"):
-        reproduce(tracked.root, run, print)
+        make_again(tracked.root, run, print)
     for file, content in patches.items():
         file.write_bytes(content)
 
