@@ -284,7 +284,7 @@ def quee_runs(
 
     def sure(left: np.ndarray) -> bool:
         """Whether samples that leave at nodes (n,) lose at most half a point of accuracy, with 95 % confidence."""
-        lost = error[rows, left] - error[rows, full]  # the highest precision stands for float, which is not in this cache
+        lost = error[rows, left] - error[rows, full]  # fp32 is not in this cache
         return bool(lost.mean() + 1.645 * lost.std() / len(lost) ** 0.5 <= DROP)
 
     features = np.zeros((len(error), len(tree), names), np.float32)
