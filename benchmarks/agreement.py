@@ -4,11 +4,13 @@
                                    [--engines openvino onnxruntime]
 
 The simulation reads the feature cache and runs no network. The executor runs the stages' networks, the bundle its own
-files. Batch invariance: the same images in another order, in batches of random sizes, and through the scheduler from
-eight threads; probabilities are compared bit by bit. Engines that are installed execute graphs exported here: their share
-of equal paths, difference in accuracy, and, where a path differs, by how much the two steps differed in value (predicted
-error + λ · cost) where it parted: the tie margin. Exits with 1 when anything that must be equal is not, or an engine is
-beyond the margins of `quee.runtime.margin`.
+files. For batch invariance the same images run in another order, in batches of random sizes, and through the scheduler
+from eight threads; probabilities are compared bit by bit.
+
+Installed engines execute graphs exported here. Printed are their share of equal paths, their difference in accuracy, and
+the tie margin: where a path differs, the difference in value (predicted error + λ · cost) of the two steps at that gate.
+
+Exit status 1 when results that must be equal differ, or an engine exceeds the margins of `quee.runtime.margin`.
 """
 
 import argparse
@@ -44,7 +46,7 @@ EXACT = "must be 0"
 
 
 def stage_policy(artifacts: Path, cache: FeatureCache, name: str) -> Plan | FittedQ:
-    """The policy as the stages left it."""
+    """The policy from the stages' results."""
     predictors = Predictors.from_arrays(read_tensors(artifacts / "predictors" / "predictors.safetensors"))
     plan = Plan.of(cache.tree, cache.description, predictors)
     return (
@@ -76,7 +78,7 @@ def in_pieces(classifier: AdaptiveClassifier, x: np.ndarray, budget: float) -> R
 
 
 def through_scheduler(classifier: AdaptiveClassifier, x: np.ndarray, budget: float) -> Routed:
-    """The same images from eight threads at other budgets in between."""
+    """The same images from eight threads, mixed with requests at other budgets."""
     parts = np.array_split(np.arange(len(x)), max(1, len(x) // 50))
     with Scheduler(classifier, batch=64, capacity=10 * len(x)) as scheduler, ThreadPoolExecutor(8) as pool:
 
@@ -108,7 +110,7 @@ def with_engine(classifier: AdaptiveClassifier, name: str, graphs: Path) -> Adap
 def widest(
     cache: FeatureCache, policy: Plan | FittedQ, expected: np.ndarray, found: np.ndarray, at: np.ndarray
 ) -> float:
-    """The largest difference in value between the two steps where a path parted."""
+    """The largest difference in value between the two steps at the gate where a path differs."""
     rows = np.flatnonzero(expected != found)
     parted = (gap(policy, int(expected[row]), int(found[row]), cache.features[row], float(at[row])) for row in rows)
     return max(parted, default=0.0)

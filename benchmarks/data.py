@@ -3,11 +3,11 @@
     python benchmarks/data.py [--images 2000] [--repeats 7] [--workers 2] [--only loading|device|import]
 
 Both read the same synthetic images: JPEGs of 500×375 pixels, resized, cropped to 224×224 and normalised; and PNGs of
-32×32, normalised, which quee decodes once into a memory-mapped array (made before the clock runs). Repeats alternate;
-a ratio is that of one repeat's two runs, and the median of the ratios is what counts.
+32×32, normalised, which quee decodes once into a memory-mapped array (before the clock starts). Repeats alternate
+between the two. Each repeat has one ratio of its two rates; the median ratio is the result.
 
-`device` sets the loader's rate beside what this machine computes from such batches, `import` reads 10,000 synthetic
-JPEGs from ImageNet's official archives in a process of its own and says its peak memory.
+`device` compares the loader's rate with what this machine's device computes from such batches. `import` imports 10,000
+synthetic JPEGs from ImageNet's official archives in a process of its own and prints its peak memory.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def synthetic(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 
 
 def write_archives(folder: Path, images: int, classes: int = 100) -> None:
-    """ImageNet's training archive: a tar of a tar per class."""
+    """ImageNet's training archive: a tar that holds one tar per class."""
     rng = np.random.default_rng(0)
     with tarfile.open(folder / "ILSVRC2012_img_train.tar", "w") as outer:
         for label in range(classes):
@@ -112,7 +112,7 @@ def _resident(pid: int) -> int:
 
 
 def device(loaded: float, names: tuple[str, ...] = ("t2t_vit_7", "t2t_vit_14"), batch: int = 16) -> None:
-    """Print what this machine's device computes beside `loaded`, the images/s of one loading worker."""
+    """Print this machine's rates beside `loaded`, the images/s of one loading worker."""
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.randn(batch, 3, 224, 224, device=where)
     for name in names:
@@ -154,10 +154,10 @@ def compare(images: int, size: tuple[int, int], kind: str, crop: int, options: a
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_folders(folder, images, size, kind)
-        os.chdir(folder)  # where .quee/ goes
+        os.chdir(folder)  # `.quee/` is made in the working directory
         import_dataset("benchmark", folder, folder / "data" / "benchmark")
         ours = ImageSource(folder / "data" / "benchmark", dataset_called("benchmark"))
-        ours.image_size()  # decodes small images into their array
+        ours.image_size()  # decodes small images into an array on disk
         crop_pct = 0.9 if crop != size[0] else 1.0
         transform = Preprocessing((crop, crop), crop_pct, "bicubic", MEAN, STD, 3)
         resize = [transforms.Resize(int(crop / crop_pct), transforms.InterpolationMode.BICUBIC)] if crop_pct < 1 else []

@@ -2,9 +2,9 @@
 
     python benchmarks/evaluation.py [--samples 10000] [--points 200] [--repeats 3]
 
-The cache is made up (3 precisions over 4 segments, 12 state features), the predictors have the default size and random
-weights. Each policy is timed from predictor inputs to errors and costs of every sample at every λ, first precisions
-chosen by rollout on as many validation samples again as a third. Limits: 10 s and 2 GB, on 2 cores.
+The cache is synthetic (3 precisions over 4 segments, 12 state features). The predictors have the default size and random
+weights. Each policy is timed from predictor inputs to errors and costs of every sample at every λ. Rollout chooses the
+first precisions on a third as many validation samples. Limits: 10 s and 2 GB, on 2 cores.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SECONDS, MEGABYTES = 10.0, 2000.0
 
 
 def made_up_cache(samples: int, seed: int = 0) -> FeatureCache:
-    """Difficulty decides which nodes err; features see it in noise."""
+    """A sample's difficulty decides at which nodes it errs; features are difficulty plus noise."""
     random, tree = np.random.default_rng(seed), PathTree(PRECISIONS, SEGMENTS)
     bits = np.array([np.mean([p.weight_bits for p in path]) for path in tree.paths])
     strength = 0.45 + 0.08 * tree.gate + 0.02 * bits

@@ -1,14 +1,19 @@
-"""Kill the pipeline at random moments over all stages and see whether the same command brings it to the same end.
+"""Kill the pipeline at random moments in all stages and check that the same command then ends in the same results.
 
     python benchmarks/faults.py --kills 50                  # about 15 s each on an idle core
     python benchmarks/faults.py --kills 10 --work /tmp/f    # goes on where the last call with this folder stopped
 
-A digits experiment made small (one epoch, two segments at two precisions) runs undisturbed once. Then, for each kill: the
-project as it is before a stage, chosen by the time it takes; `quee run` and `quee track`; SIGKILL for the whole process
-group at a moment drawn over the start, that stage and what DVC does after it; both commands again, to the end. Compared:
-the lock file with every digest, the files under artifacts/, and MLflow, which must hold each result once. The killed
-stage and what was under way is computed; stages behind it come from DVC's run cache, which has them only for the very
-inputs they had (`--whole` computes those too).
+A small digits experiment (one epoch, two segments at two precisions) first runs undisturbed. Then, for each kill:
+
+1. Restore the project as it is before a stage; stages are drawn in proportion to their time.
+2. Start `quee run` and `quee track`. Send SIGKILL to the whole process group at a random moment during the start, the
+   stage, or DVC's work after it.
+3. Run both commands again, to the end.
+4. Compare with the undisturbed run: the lock file with every digest, the files under artifacts/, and MLflow, which must
+   hold each result once.
+
+The killed stage is computed again. Later stages come from DVC's run cache, which has them only for equal inputs
+(`--whole` computes those too).
 """
 
 import argparse
@@ -79,7 +84,7 @@ def summarise(done: list[dict[str, Any]]) -> None:
 
 
 def prepare(target: Path) -> dict[str, Any]:
-    """The small experiment, run undisturbed: its results and how long each stage takes."""
+    """The small experiment, run undisturbed: its results and the time of each stage."""
     facts = target.with_suffix(".json")
     if not facts.exists():
         shutil.rmtree(target, ignore_errors=True)
@@ -132,7 +137,7 @@ def clone(target: Path) -> None:
 
 
 def kill_once(undisturbed: dict[str, Any], target: Path, chance: random.Random, whole: bool) -> dict[str, Any]:
-    """One kill and the way back; `wrong` says what differs from the undisturbed run, empty when nothing does."""
+    """One kill and the recovery; `wrong` says what differs from the undisturbed run, and is empty where nothing does."""
     phases = undisturbed["phases"]
     phase = chance.choices(list(phases), [seconds + 2.0 for seconds in phases.values()])[0]
     moment = chance.uniform(0.0, undisturbed["startup"] + phases[phase] + 3.0)
@@ -212,7 +217,7 @@ def run_cache(root: Path) -> list[tuple[str, Path]]:
 
 
 def at_work(commands: list[list[str]]) -> str:
-    """What was under way, from the processes' command lines."""
+    """What was running, from the processes' command lines."""
     for command in commands:
         if (
             len(command) > 2
@@ -236,7 +241,7 @@ def results(root: Path) -> dict[str, str]:
 
 
 def mlflow(root: Path) -> str:
-    """What MLflow holds: runs, results among them, those that are complete, versions of the model."""
+    """What MLflow holds: numbers of runs, distinct results, complete runs, and model versions."""
     import sqlite3
 
     held = sqlite3.connect(root / "mlflow.db")

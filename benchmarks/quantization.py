@@ -4,13 +4,13 @@
                                       [--calibration 256] [--peers NAMES] [--presets NAMES] [--precisions NAMES]
                                       [--stem PRECISION] [--limit SECONDS]
 
-PARTS are of methods, ablation, additions, extras, mixed, paths, speed, peers, with commas; PRESETS and PRECISIONS narrow
-`methods` and `mixed`.
-Needs the experiment's stages `prepare` and `backbone`.
-Calibration samples are drawn from the training split by seed; everything is measured on held-out splits, the predictors'
-first. Peers (the extra `bench`) are left out with a message where they cannot be imported, fail, or are silent for LIMIT
-seconds. Lines are mean ± 95 % half-width over the seeds. Every measurement is added to FILE as it is made, and one that
-is there already is not made again: a run that was cut short goes on.
+PARTS are names out of methods, ablation, additions, extras, mixed, paths, speed, peers, separated by commas. The lists of
+presets and precisions narrow `methods` and `mixed`. Needs the experiment's stages `prepare` and `backbone`.
+
+Calibration samples are drawn from the training split by seed. Everything is measured on held-out splits, the predictor
+split first. Peers (the extra `bench`) are left out with a message where they cannot be imported, fail, or print nothing
+for LIMIT seconds. Lines are mean ± half-width of the 95 % interval over the seeds. Every measurement is appended to FILE
+when it is made. A measurement that FILE has is not repeated, so an interrupted run goes on.
 """
 
 import argparse
@@ -63,11 +63,11 @@ KEYS = ("experiment", "samples", "calibration", "method", "precision", "seed")
 Predict = Callable[[Tensor], Tensor]
 Values = dict[str, float]
 Row = tuple[str, str, int, Values]
-"""Method, precision, seed, and what was measured."""
+"""A measurement: method, precision, seed, and values."""
 
 
 class Bench:
-    """An experiment's float backbone, its training images to calibrate on, held-out images to measure on."""
+    """An experiment's float backbone, training images for calibration, and held-out images for measuring."""
 
     def __init__(self, name: str, samples: int, calibration: int = 256, file: Path | None = None) -> None:
         self.peers = tuple(PEERS)
@@ -106,7 +106,7 @@ class Bench:
         return self._key(method, precision, seed) in self.known
 
     def row(self, method: str, precision: str, seed: int, measure: Callable[[], Values]) -> Row:
-        """A row that is known, or measured now and written down at once."""
+        """The row from the file, or else measured now and written at once."""
         key = self._key(method, precision, seed)
         if key not in self.known:
             self.known[key] = values = measure()
@@ -150,9 +150,9 @@ def resident(peak: bool) -> float:
 
 
 def timed(make: Callable[[], Predict]) -> tuple[Predict, Values]:
-    """What `make` gives, its CPU seconds, and the MB it took at most beyond what was there before."""
+    """The result of `make`, its CPU seconds, and its peak memory in MB above the memory before."""
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     start, before = time.process_time(), resident(peak=False)
     model = make()
     return model, {"seconds": time.process_time() - start, "peak_mb": resident(peak=True) - before}
@@ -189,14 +189,14 @@ def methods(bench: Bench, seeds: int) -> Iterator[Row]:
 
 
 def ablation(bench: Bench, seeds: int) -> Iterator[Row]:
-    """The default less one ingredient."""
+    """The default without one ingredient."""
     off = {f"fast − {i}": lambda p, i=i: QuantizationConfig(p).without(i) for i in INGREDIENTS}
     chosen = tuple(p for p in ABLATED if p in bench.shown)
     yield from ours(bench, {"fast": QuantizationConfig, **off}, chosen, seeds)
 
 
 def additions(bench: Bench, seeds: int) -> Iterator[Row]:
-    """Plain min-max and one ingredient."""
+    """Plain min-max with one ingredient."""
     on = {
         f"minmax + {i}": lambda p, i=i: QuantizationConfig(
             p, "minmax", **{k: getattr(QuantizationConfig(p), k) for k in INGREDIENTS[i]}
@@ -207,7 +207,7 @@ def additions(bench: Bench, seeds: int) -> Iterator[Row]:
 
 
 def extras(bench: Bench, seeds: int) -> Iterator[Row]:
-    """Uniform precisions, and those of a cost between, with their cost."""
+    """Uniform precisions and precisions with costs in between, with their costs."""
     between = {"w3a3": ("w3a4", "w4a3"), "w4a4": ("w4a5", "w5a4")}
     chosen = tuple(p for p in ABLATED if p in bench.shown)
     both = tuple(p for q in chosen for p in (q, *between[q]))
@@ -215,7 +215,7 @@ def extras(bench: Bench, seeds: int) -> Iterator[Row]:
 
 
 def mixed(bench: Bench, seeds: int) -> Iterator[Row]:
-    """Bits of their own for a segment's layers against uniform bits, within the same BitFLOPs."""
+    """Bits by layer against uniform bits, within the same BitFLOPs."""
     plain = trace_cost(bench.backbone)
     for preset, precision, seed in product(bench.presets, bench.shown, range(seeds)):
         config = QuantizationConfig(precision, preset)
@@ -242,7 +242,7 @@ def mixed(bench: Bench, seeds: int) -> Iterator[Row]:
 
 
 def paths(bench: Bench, seeds: int) -> Iterator[Row]:
-    """Mean over all full-length paths that mix precisions, by the states that segments are calibrated on."""
+    """Mean over all full-length mixed paths, for each kind of states that segments are calibrated on."""
     mixed = [p for p in product(bench.precisions, repeat=bench.backbone.segments) if len(set(p)) > 1]
     cost = trace_cost(bench.backbone)
     shown = f"{len(mixed)} paths, cost {np.mean([cost.static(p) / cost.unit for p in mixed]):.3f}"
@@ -260,7 +260,7 @@ def paths(bench: Bench, seeds: int) -> Iterator[Row]:
 
 
 def mixed_logits(multi: MultiPrecisionBackbone, precisions: list[Precision], x: Tensor) -> list[Tensor]:
-    """Logits (n, classes) of every full-length path that mixes precisions; a prefix is run once."""
+    """Logits (n, classes) of every full-length path that mixes precisions; every prefix runs once."""
     found: dict[tuple[Precision, ...], list[Tensor]] = {}
 
     def below(path: tuple[Precision, ...], state: Tensor) -> None:
@@ -282,7 +282,7 @@ def own_prefix(bench: Bench, batches: list[Tensor], seed: int) -> dict[Precision
 
 
 def float_prefix(bench: Bench, batches: list[Tensor], seed: int) -> dict[Precision, SegmentedBackbone]:
-    """Each segment on the states that the float segments before it give, its own layers behind one another."""
+    """Calibrates each segment on states of the float segments before it, with propagation inside the segment."""
     found = {}
     for config in map(QuantizationConfig, bench.precisions):
         calibrator = Calibrator(bench.backbone, config)
@@ -301,11 +301,11 @@ def mixed_prefixes(bench: Bench, batches: list[Tensor], seed: int) -> dict[Preci
 
 
 ENTRIES = {"mixed prefixes": mixed_prefixes, "own prefix": own_prefix, "float prefix": float_prefix}
-"""What enters the segments that are calibrated."""
+"""The states that enter the segments to calibrate."""
 
 
 def peers(bench: Bench, seeds: int) -> Iterator[Row]:
-    """Each peer in a process of its own, left out with a reason where it fails or takes longer than the limit."""
+    """Runs each peer in a process of its own; leaves it out with a reason where it fails or exceeds the limit."""
     context = multiprocessing.get_context("spawn")
     yield from ours(bench, {"fast": QuantizationConfig}, ("w8a8", "w4a8", "w2a8"), seeds)
     for name in bench.peers:
@@ -345,7 +345,7 @@ def run_peer(arguments: tuple[str, int, int], name: str, seeds: list[int], sende
             batches = bench.calibration(seed)
             model, spent = timed(lambda: make(deepcopy(bench.backbone), batches))  # noqa: B023
             sender.send({**bench.measure(predict(model, bench.x)), **spent})
-    except Exception as error:  # a peer's own fault, whatever it is
+    except Exception as error:  # a peer may fail in any way
         sender.send(" ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
@@ -355,13 +355,13 @@ KINDS = {
     "table": {"index_select", "_to_copy"},
     "rescaling": {"mul_", "add_"},
 }
-"""What a quantized segment spends its time on: kinds of operators, by torch's names."""
+"""Kinds of operators of a quantized segment, by torch's names."""
 
 
 def speed(bench: Bench, seeds: int) -> Iterator[Row]:
-    """CPU time of one thread on each segment over 64 states, the feature stage's batch: fake-quantized over float.
+    """CPU time of each emulated quantized segment relative to float, on one thread and 64 states (a shard of `features`).
 
-    Beside it the shares of the time, in percent, by kinds of operators.
+    Also prints the percentage of the time by kinds of operators.
     """
     torch.set_num_threads(1)
     states = [bench.x[:64]]
@@ -382,9 +382,9 @@ def speed(bench: Bench, seeds: int) -> Iterator[Row]:
 
 
 def shares(run: Callable[[], Tensor]) -> Values:
-    """Percent of the time by KINDS and the rest: norms, softmax, GELU, sums, copies."""
+    """Percentage of the time by KINDS; the rest is norms, softmax, GELU, sums, copies."""
     spent: dict[str, float] = {}
-    for _ in range(10):  # of each operator the least, which was interrupted least
+    for _ in range(10):  # the minimum of each operator was disturbed least
         with (
             torch.inference_mode(),
             torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
@@ -398,7 +398,7 @@ def shares(run: Callable[[], Tensor]) -> Values:
 
 
 def least(runs: list[Callable[[], Tensor]], repeats: int = 20) -> list[float]:
-    """CPU seconds of each, the least of repetitions that take turns."""
+    """CPU seconds of each, the minimum over alternating repetitions."""
     times: list[list[float]] = [[] for _ in runs]
     with torch.inference_mode():
         for _ in range(repeats):

@@ -2,13 +2,15 @@
 
     python benchmarks/runtime.py [EXPERIMENT] [--threads 1] [--repeats 5] [--json FILE] [--only fixture,sizes]
 
-`fixture` runs the bundle of an experiment (default fashion_mnist_cpu) on its test set: accuracy of everything on all
-images, then throughput at several batches and p50 and p95 at batch 1, in alternation, medians, the same threads. QuEE's
-operating point is the cheapest that on validation is, with 95 % confidence (paired), within half a point of the highest
-precision's accuracy; so is the threshold of `exits only`; fixed budgets stand beside it. A part of the network with an
-exit head is a static deployment like others where the same rule holds for it (`sure`). Ratios are of the fastest that
-reach the target on test. `sizes` runs networks of real sizes with random weights from which given shares of the samples
-leave, to show what the executor adds to the time of its parts. Peers need the extra `bench`.
+`fixture` runs the bundle of an experiment (default fashion_mnist_cpu) on its test set. It measures the accuracy of every
+deployment on all images, then throughput at several batch sizes and p50 and p95 at batch 1: in alternation, as medians,
+on the same threads. QuEE's operating point is the cheapest one whose validation accuracy is within half a point of the
+highest precision's with 95 % confidence (paired). The threshold of `exits only` is chosen in the same way; fixed budgets
+are measured too. The first segments with their exit head count as a static deployment where the same rule holds for
+them (`sure`). Ratios compare the fastest deployments that reach the target on test.
+
+`sizes` runs networks of real sizes with random weights, from which given shares of the samples leave early. It shows
+what the executor adds to the time of its parts. Peers need the extra `bench`.
 """
 
 import argparse
@@ -51,24 +53,24 @@ CLOCK: Callable[[], float] = time.perf_counter
 DROP = 0.005
 BATCHES = (1, 8, 64, 256)
 BUDGETS = (0.25, 0.275, 0.3, 0.35)
-"""Of QuEE beside the one chosen on validation, in units of static w8a8."""
+"""Budgets of QuEE besides the one chosen on validation, in units of static w8a8."""
 CHOSEN = ("QuEE", "QuEE, by milliseconds")
-"""Whose operating points are chosen on validation."""
+"""Deployments whose operating points are chosen on validation."""
 IMAGES = {1: 150, 8: 400, 64: 1024, 256: 1024}
 """Images per repeat, by batch."""
 
 
 @dataclass
 class Threshold:
-    """Leaves where the largest probability reaches a threshold: early exit only, as a policy."""
+    """A policy of early exits alone: leaves where the largest probability reaches a threshold."""
 
     tree: PathTree
     threshold: float
     features: int
-    """How many a gate has."""
+    """Number of features of a gate."""
 
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
-        return Table(gate, node, (view[:, -self.features],))  # the first of this gate's
+        return Table(gate, node, (view[:, -self.features],))  # the first feature of this gate
 
     def decide(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
         return np.where(table.columns[0] >= self.threshold, EXIT, 0)
@@ -79,7 +81,7 @@ class Threshold:
 
 @dataclass
 class Forced:
-    """A share of the samples leaves, evenly over the gates before the last, whatever they are."""
+    """A fixed share of the samples leaves, spread evenly over the gates before the last."""
 
     tree: PathTree
     share: float
@@ -99,7 +101,7 @@ class Forced:
 
 
 class Recording:
-    """An engine that notes what it ran."""
+    """An engine that records what it ran."""
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.name, self.version, self.threads = engine, engine.name, engine.version, engine.threads
@@ -153,7 +155,7 @@ def alternate(
 
 
 def over_parts(engine: Any, make: Callable[[Any], Run], batches: list[np.ndarray], repeats: int) -> list[float]:
-    """Executed time over the sum of its segments' times run alone, of the same batches: a ratio per repeat."""
+    """Executed time relative to the sum of its segments' times run alone on the same batches: a ratio per repeat."""
     recording = Recording(engine)
     run = make(recording)
     for x in batches:
@@ -226,7 +228,7 @@ def fixture(options: argparse.Namespace) -> dict[str, Any]:
     ratio = float(np.median(ratios))
     files = sum(path.stat().st_size for path in (folder / "bundle").iterdir())
     for n in quee:
-        # Networks for every engine, heads, predictors, validation samples; and graphs of every size of batch, compiled.
+        # Counts networks for every engine, heads, predictors, validation samples, and the compiled graphs of all sizes.
         rows[n] |= {"bytes": files, "resident": memory}
     show(rows)
     found: dict[str, Any] = {"float_accuracy": floating, "target": floating - DROP, "rows": rows, "over_parts": ratio}
@@ -253,7 +255,7 @@ def fixture(options: argparse.Namespace) -> dict[str, Any]:
 def agreement(
     classifier: AdaptiveClassifier, folder: Path, x: np.ndarray, y: np.ndarray, budget: float
 ) -> dict[str, float]:
-    """Paths and labels of an engine beside torch's, which are the simulation's, and in batches of one beside whole ones."""
+    """Compares an engine's paths and labels with torch's (the simulation's), and batches of one with large batches."""
     exact = load_bundle(folder / "bundle", "torch", profiled=False)
     wanted, found = (one.route_prepared(x, budget=budget) for one in (exact, classifier))
     alone = [classifier.route_prepared(x[i : i + 1], budget=budget).node[0] for i in range(min(300, len(x)))]
@@ -275,14 +277,14 @@ def quee_run(classifier: AdaptiveClassifier, engine: Any, options: argparse.Name
 def quee_runs(
     classifier: AdaptiveClassifier, x: np.ndarray, options: argparse.Namespace
 ) -> tuple[dict[str, Run], set[str]]:
-    """QuEE by its own costs and by measured time, its static paths, and exits by confidence alone; and who is not sure."""
+    """QuEE by BitFLOPs and by measured time, its static paths, exits by confidence alone; and those that are not `sure`."""
     engine, tree, names = classifier.engine, classifier.tree, len(classifier.view.names)
     error = classifier.validation["error"].astype(float)
     rows, full = np.arange(len(error)), tree.nodes_at(tree.segments)[-1]
 
     def sure(left: np.ndarray) -> bool:
-        """Whether samples that leave at nodes (n,) lose at most half a point, with 95 % confidence."""
-        lost = error[rows, left] - error[rows, full]  # the highest precision stands for float: it is not cached here
+        """Whether samples that leave at nodes (n,) lose at most half a point of accuracy, with 95 % confidence."""
+        lost = error[rows, left] - error[rows, full]  # fp32 is not in this cache
         return bool(lost.mean() + 1.645 * lost.std() / len(lost) ** 0.5 <= DROP)
 
     features = np.zeros((len(error), len(tree), names), np.float32)
@@ -364,7 +366,7 @@ SIZES = {
 
 
 def sizes(options: argparse.Namespace) -> dict[str, Any]:
-    """Relative time at forced exit shares, beside the ideal: the share of segments that are run."""
+    """Relative time at forced exit shares, beside the ideal, which is the share of segments that run."""
     found: dict[str, Any] = {}
     batch, fp32 = options.size_batch, Precision("fp32")
     for title, (name, kwargs) in SIZES.items():

@@ -1,11 +1,11 @@
-"""Building the feature cache on 1 and 2 Dask workers beside in this process: rates, their ratios, and equal bytes.
+"""Building the feature cache on 1 and 2 Dask workers and in this process: rates, their ratios, and equal bytes.
 
     python benchmarks/scaling.py [EXPERIMENT] [--samples 512] [--repeats 3] [--shard-size 64]
 
-Needs the experiment's stages up to `exits`. A real scheduler and worker processes on loopback; every worker has loaded
-the networks before the clock runs. Repeats alternate between the ways; a ratio is that of one repeat's two times, and
-the median counts. CPU seconds are those of the processes that compute. In one more build on two workers one of them is
-killed in the middle. Last, the seconds and bytes per (sample, node) from which docs/scaling.md reckons.
+Needs the experiment's stages up to `exits`. A real scheduler and worker processes run on loopback, and every worker has
+loaded the networks before the clock starts. Repeats alternate between the ways. Each repeat has one ratio of its two
+times; the median ratio is the result. CPU seconds are those of the computing processes. In one more build on two workers
+one worker is killed. The last lines are the seconds and bytes per (sample, node) that docs/scaling.md calculates with.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class Bench:
         self.digests: list[str] = []
 
     def build(self, lanes: Lanes, samples: int | None = None) -> float:
-        """Seconds for the samples; what is published joins `digests`."""
+        """Seconds for the samples; adds the digest of the published files to `digests`."""
         self.builds += 1
         store, out = ShardStore(str(self.work / f"shards-{self.builds}")), self.work / f"out-{self.builds}"
         out.mkdir()
@@ -83,7 +83,7 @@ def main() -> None:
             "1 Dask worker": (Dask(Workers(address=one.address)), one),
             "2 Dask workers": (Dask(Workers(address=two.address)), two),
         }
-        for lanes, cluster in ways.values():  # until every worker has had a shard
+        for lanes, cluster in ways.values():  # until every worker has computed a shard
             while True:
                 bench.build(lanes, 4 * bench.shard_size)
                 if cluster is None or all(psutil.Process(w.pid).memory_info().rss > 4e8 for w in cluster.workers):
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def kill_one(bench: Bench, cluster: Cluster) -> None:
-    """A build on two workers, one of which is killed as soon as it is under way."""
+    """A build on two workers, one of which is killed soon after the start."""
     build = threading.Thread(target=bench.build, args=(Dask(Workers(address=cluster.address)),))
     shards = bench.work / f"shards-{bench.builds + 1}"
     build.start()

@@ -35,7 +35,7 @@ def whole_graph(model: SegmentedBackbone, precision: str = "fp32") -> Path:
 
 
 def openvino(model: Any, threads: int, hint: str) -> Run:
-    """A network compiled anew for each batch size, which is OpenVINO at its fastest."""
+    """A network compiled for each batch size, which is the fastest way for OpenVINO."""
     from openvino import Core
 
     core, compiled = Core(), {}
@@ -83,7 +83,7 @@ def onnxruntime(graph: Path, threads: int) -> Run:
 
 
 def onnxruntime_static(graph: Path, calibration: Tensor) -> Path:
-    """Products alone: a quantized residual sum costs accuracy and time."""
+    """Quantizes products alone: a quantized residual sum costs accuracy and time."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -134,7 +134,7 @@ def static_deployments(
 ) -> tuple[dict[str, Run], dict[str, dict[str, int]]]:
     """Every deployment of `names`, or all, that can be made here; the others are left out with the reason.
 
-    And by name the bytes of its file, and by how many the process grew until it had run x (n, c, h, w).
+    Also by name: the bytes of its file, and the growth of the process in bytes until it had run x (n, c, h, w).
     """
     graph = whole_graph(float_model)
 
@@ -174,12 +174,12 @@ def static_deployments(
             if file is not None and file.is_file():
                 sizes[name]["bytes"] = file.stat().st_size
             print(f"{name}: made", flush=True)
-        except Exception as error:  # a peer's own fault, whatever it is
+        except Exception as error:  # a peer may fail in any way
             found.pop(name, None)
             print(f"{name}: left out, {type(error).__name__}: {str(error)[:150]}")
     return found, sizes
 
 
 def resident() -> int:
-    """Bytes of the process that are in memory."""
+    """Resident memory of the process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,9 +1,9 @@
 """Multinomial logistic regression on many rows, fitted to its optimum.
 
-The problem is convex, so its answer depends on the rows and the penalty alone: no seed, no learning rate, no number of
-epochs. Products are in float32 over blocks of rows of one size; sums over blocks, and all that the solver sees, are in
-float64. Blocks are computed by as many threads as there are cores and added in their order, so that the answer's bytes
-do not depend on the number of threads.
+The problem is convex, so its answer depends on the rows and the penalty alone; there is no seed, learning rate or number
+of epochs. Products are in float32 over blocks of rows of one size; sums over blocks and the solver's numbers are in
+float64. One thread per core computes blocks, and blocks are added in their order, so the answer's bytes do not depend on
+the number of threads.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from quee.work.threads import cores
 BLOCK = 2048
 """Rows multiplied at a time."""
 TOLERANCE = 1e-5
-"""The optimum is reached when no component of the objective's gradient is larger, in nats per unit of a whitened weight.
+"""The solver stops when no component of the gradient is larger, in nats per unit of a whitened weight.
 
-On 22,500 states of Fashion-MNIST, 256 wide, the objective then is within 5e-6 nats of what half the tolerance gives.
+On 22,500 states of Fashion-MNIST, 256 wide, half the tolerance changes the objective by less than 5e-6 nats.
 """
 ITERATIONS = 2000
 LEAST = 1e-3
-"""Of the largest variance of the rows: smaller ones are taken for this."""
+"""Share of the largest variance of the rows; smaller variances are raised to it."""
 CORRECTIONS = 40
-"""Steps from which L-BFGS estimates the curvature."""
+"""Number of steps from which L-BFGS estimates the curvature."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Fitted:
     bias: np.ndarray
     """(classes,) float64."""
     losses: list[float]
-    """Mean cross-entropy in nats, without the penalty: before the first iteration, and after each."""
+    """Mean cross-entropy in nats, without the penalty, before the first iteration and after each."""
     gradient: float
-    """The largest component of the objective's gradient where the solver stopped."""
+    """Largest component of the objective's gradient where the solver stopped."""
 
 
 def fit_logistic(
@@ -51,11 +51,11 @@ def fit_logistic(
     said: Callable[[int, float], None] = lambda iteration, loss: None,
     threads: int | None = None,
 ) -> Fitted:
-    """Minimise mean cross-entropy + penalty/2 · Σ weight² by L-BFGS, from zero weights; biases are not penalised.
+    """Minimise mean cross-entropy + penalty/2 · Σ weight² by L-BFGS from zero weights; biases are not penalised.
 
     `x` float32 (n, D), `y` (n,) classes; `said` is called with each iteration's number and loss.
     """
-    from scipy.optimize import minimize  # imported late: most stages never need it
+    from scipy.optimize import minimize  # imported late: most stages do not need it
 
     width = x.shape[1]
     losses: list[float] = []
@@ -94,9 +94,9 @@ def fit_logistic(
 
 
 def _whitening(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean (D,) of rows (n, D), and a matrix (D, D) by which rows less their mean are of unit covariance.
+    """The mean (D,) of rows (n, D), and a matrix (D, D) that gives centred rows unit covariance.
 
-    Directions in which rows hardly vary are scaled as if they varied by `LEAST` of what the widest does.
+    Directions with less than `LEAST` of the largest variance are scaled as if they had that much.
     """
     mean, moments = np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1]))
     for start in range(0, len(x), BLOCK):
@@ -112,7 +112,7 @@ def _whitening(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _parts(values: np.ndarray, mean: np.ndarray, spread: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """The solver's vector as weights (classes, D) and biases (classes,).
 
-    In the solver's vector they are those of whitened rows, which takes a fraction of the iterations.
+    The solver's vector holds those of whitened rows, which takes a fraction of the iterations.
     """
     table = values.reshape(classes, len(mean) + 1)
     weight = table[:, :-1] @ spread.T

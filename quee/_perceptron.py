@@ -1,4 +1,4 @@
-"""A network with one hidden layer, fitted to probabilities with the gradients written out.
+"""A network with one hidden layer, fitted to probabilities with explicit gradients.
 
 Predictors are so small that automatic differentiation and a general optimizer would take most of the time.
 """
@@ -17,7 +17,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True)
 class Fit:
-    """How a network is fitted."""
+    """Settings of a fit."""
 
     hidden: int
     epochs: int
@@ -29,7 +29,7 @@ class Fit:
 
 
 class Perceptron:
-    """Weights of inputs → hidden, rectified → outputs, all views of one flat vector, as their gradients are."""
+    """Weights of inputs → rectified hidden units → outputs; weights and gradients are views of one flat vector each."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         self.shapes = [(hidden, inputs), (hidden,), (outputs, hidden), (outputs,)]
@@ -48,11 +48,11 @@ class Perceptron:
         return hidden, torch.addmm(self.last_bias, hidden, self.last.T)
 
     def loss(self, x: Tensor, target: Tensor, known: Tensor) -> Tensor:
-        """Mean cross-entropy over the known outputs; `target`, `known` (n, outputs), the latter 0 or 1."""
+        """Mean cross-entropy over the known outputs; `target` and `known` (n, outputs), `known` 0 or 1."""
         return _cross_entropy(self.logits(x)[1], target, known)
 
     def differentiate(self, x: Tensor, target: Tensor, known: Tensor) -> Tensor:
-        """The loss; its gradient is in `gradient` afterwards."""
+        """The loss; writes its gradient into `gradient`."""
         hidden, logits = self.logits(x)
         loss = _cross_entropy(logits, target, known)
         # The derivative of cross-entropy by a logit is σ(logit) - target.
@@ -92,7 +92,7 @@ def fit_perceptron(
 ) -> tuple[Perceptron, list[dict[str, float]]]:
     """Fit outputs y (n, outputs) in [0, 1] (NaN: unknown) to inputs (n, D) by cross-entropy.
 
-    Stops early on the validation rows, and keeps the weights that were best there. Returns the history by epoch, too.
+    Stops early on the validation rows and keeps the weights that were best there. Also returns the history by epoch.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     model = Perceptron(x.shape[1], settings.hidden, y.shape[1])

@@ -1,4 +1,4 @@
-"""Errors that are the user's to read: one or two lines, and the exit status they end a command with."""
+"""Errors for users: a message of one or two lines, and the exit status of the command."""
 
 
 class QueeError(Exception):
@@ -6,23 +6,23 @@ class QueeError(Exception):
 
     exit_status = 1
     may_pass = False
-    """Whether the same command may succeed later by itself: storage or a server did not answer."""
+    """Whether the same command may succeed later without a change: storage or a server did not answer."""
 
 
 class UnreachableError(QueeError):
-    """Storage or a server does not answer for now; what is finished is kept."""
+    """Storage or a server does not answer at present; finished work is kept."""
 
     may_pass = True
 
 
 class UsageError(QueeError, ValueError):
-    """Wrong usage or settings; a ValueError to callers from Python."""
+    """Wrong usage or settings; from Python also a ValueError."""
 
     exit_status = 2
 
 
 class PendingError(QueeError):
-    """Work is pending where the caller asked whether any is (`quee plan --check`)."""
+    """Work is pending, and the caller asked whether any is (`quee plan --check`)."""
 
     exit_status = 3
 
@@ -40,4 +40,4 @@ class BusyError(QueeError):
 
 
 class DisagreementError(QueeError):
-    """An engine does not do what the reference does, within what is allowed."""
+    """An engine differs from the reference by more than is allowed."""

@@ -45,7 +45,7 @@ class PathTree:
         considered: "Considered | None" = None,
         max_nodes: int | None = None,
     ) -> None:
-        """Raises UsageError when more than `max_nodes` nodes would be considered."""
+        """Raises UsageError where more than `max_nodes` nodes would be considered."""
         self.precisions = tuple(Precision(p) for p in precisions)
         self.segments = segments
         if len(set(self.precisions)) < len(self.precisions) or not self.precisions or segments < 1:
@@ -83,7 +83,7 @@ class PathTree:
             for _ in range(depth - 1):  # prune level by level: both rules are closed under prefixes
                 level = [p for prefix in level for i in choices if keeps(p := (*prefix, i))]
                 everything += level
-                _refuse_above(max_nodes, len(everything), "at least ")  # before they fill the memory
+                _refuse_above(max_nodes, len(everything), "at least ")  # before the paths fill the memory
             kept.update(everything)
         else:
             random = np.random.default_rng(rules.seed)
@@ -107,7 +107,7 @@ class PathTree:
         return path_name(self.paths[node])
 
     def node(self, path: str | Sequence[Precision]) -> int:
-        """Id of a path's node; raises UsageError when the path is not considered."""
+        """Id of a path's node; raises UsageError where the path is not considered."""
         wanted = parse_path(path) if isinstance(path, str) else tuple(path)
         if wanted not in self._index:
             raise UsageError(f"path {path_name(wanted)!r} is not among the {len(self)} considered ones")
@@ -144,7 +144,7 @@ class PathTree:
         return [self._index[path[:length]] for length in range(1, len(path) + 1)]
 
     def suffixes(self, gate: int) -> list[tuple[int, ...]]:
-        """Every way to go on from a gate as precision indices, shortest first; () is to exit here (never at gate 0)."""
+        """Every continuation from a gate as precision indices, shortest first; () means exit here (never at gate 0)."""
         shortest = 0 if gate else 1
         found = {path[gate:] for path in self._indices if len(path) >= gate + shortest}
         return sorted(found, key=lambda suffix: (len(suffix), suffix))
@@ -154,7 +154,7 @@ class PathTree:
         return [tuple(self.precisions.index(p) for p in path) for path in self.paths]
 
     def extensions(self, gate: int) -> np.ndarray:
-        """Node each suffix leads to from each node of a gate, (nodes at the gate, suffixes); -1: not considered."""
+        """The node that each suffix leads to from each node of a gate, (nodes at the gate, suffixes); -1: not considered."""
         suffixes = self.suffixes(gate)
         starts = self.nodes_at(gate) if gate else np.array([-1])
         table = np.empty((len(starts), len(suffixes)), dtype=np.int64)
@@ -168,7 +168,7 @@ class PathTree:
 
     @classmethod
     def from_names(cls, precisions: Sequence[str], segments: int, names: Sequence[str]) -> "PathTree":
-        """The tree whose considered paths were written down as names, in their order."""
+        """The tree of considered paths given by name, in that order."""
         tree = cls.__new__(cls)
         tree.precisions = tuple(Precision(p) for p in precisions)
         tree.segments = segments

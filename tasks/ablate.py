@@ -1,7 +1,7 @@
-"""Stage `ablate`: one grid of ablations on the feature cache. Outside the pipeline: `quee ablate EXPERIMENT` runs it.
+"""Stage `ablate`: one grid of ablations on the feature cache. Not part of the pipeline: `quee ablate EXPERIMENT` runs it.
 
-Points are kept by content in `.quee/ablations`, so that a grid that has grown costs only what is new in it, and an
-interrupted one goes on.
+Points are kept by content in `.quee/ablations`. So a larger grid computes only its new points, and an interrupted grid
+goes on.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ from tasks.stage import Stage, main
 ROOT = Path(__file__).parent.parent
 STORE = Path(".quee") / "ablations"
 POINTS = "quee/evaluation/ablation/fit.py"
-"""What computes a point."""
+"""The module that computes a point."""
 NO_NUMBERS = ("quee/network/", "quee/cache/read.py", "quee/work/threads.py")
-"""What points import that decides no number: no network runs, and the cache's content has its own digest."""
+"""Imports of that module that decide no number: no network runs, and the cache's content has its own digest."""
 
 
 def code() -> list[str]:
-    """Files that decide a point's numbers; what only arranges or shows them is not among these."""
+    """Files that decide a point's numbers; files that only arrange or show numbers are left out."""
     return sorted(file for file in used_by("evaluate", POINTS) if not file.startswith(NO_NUMBERS))
 
 
@@ -49,7 +49,7 @@ def run(stage: Stage) -> None:
     grid = points(stage.experiment, cache.tree, cache.description["feature_names"])
     store = Store(STORE)
     parts = [_part(stage, base, variant, grid, store) for variant in dict.fromkeys(point.variant for point in grid)]
-    for part in parts:  # the network first, lest it spoil the estimate of what is left
+    for part in parts:  # the network first: its time would distort the estimate for the rest
         part.cache(stage, base, store)
     total, left = len(grid) * settings.seeds, sum(len(part.todo) for part in parts)
     with one_thread(), progress("ablations", total, total - left) as bar:
@@ -77,13 +77,13 @@ class Part:
 
     variant: Variant
     study: Study
-    """With the cached network's cache, of which nothing is used until another is needed."""
+    """Holds the experiment's own cache, which `cache()` replaces before points are computed."""
     points: list[Point]
     todo: list[tuple[Point, int]]
     digest: str = ""
 
     def cache(self, stage: Stage, base: Study, store: Store) -> FeatureCache:
-        """What points are computed from; the network runs where it has not been kept."""
+        """The cache that points are computed from; the network runs unless its results are kept."""
         if self.variant == AS_CACHED or not self.todo:
             return base.cache
         return variant_cache(stage, base.cache, self.variant, store, self.digest)
@@ -99,7 +99,7 @@ def _part(stage: Stage, base: Study, variant: Variant, grid: Sequence[Point], st
 
 
 def source(root: Path, features: Path) -> str:
-    """Digest of what all points depend on: the cache, by the digests it holds, the code and the libraries."""
+    """Digest of what all points depend on: the cache (through `tree.json`), the code and the libraries."""
     digest = hashlib.sha256(file_digest(features / "tree.json").encode())
     digest.update(key_of(versions()).encode())
     for name in code():
@@ -113,7 +113,7 @@ def source(root: Path, features: Path) -> str:
 
 
 def _ratio(cache: FeatureCache, divide: str) -> float | None:
-    """Test samples per sample fitted on, where every repetition has a test split of its own."""
+    """Test samples per fitted sample, where every repetition has a test split of its own; else None."""
     if "test" not in DIVISIONS[divide]:
         return None
     count = {split: int(np.sum(cache.split == split)) for split in DIVISIONS[divide]}

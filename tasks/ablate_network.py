@@ -1,6 +1,7 @@
-"""The network run again for ablations: heads fitted otherwise, and the nodes that the feature cache lacks.
+"""Run the network again for ablations: to fit other heads, and for nodes that the feature cache does not have.
 
-What comes of it is kept with the ablations' points, under a digest of all that it depends on; shards too, until it is whole.
+Results are kept with the ablations' points, under a digest of all that they depend on. Shards are kept until the result
+is whole.
 """
 
 import hashlib
@@ -37,20 +38,20 @@ from tasks.stage import Stage
 from tasks.stages import dependencies_of, read_by
 
 STAGES = ("exits", "features")
-"""Whose code runs."""
+"""Stages whose code runs."""
 FACTS = ("dataset.json", "splits.parquet", "backbone.json", "quantization.json")
-"""Files of theirs that decide what is computed, beside all weights."""
+"""Files of INPUTS that decide what is computed, besides all weights."""
 
 
 def study_of(stage: Stage, base: Study, variant: Variant, root: Path) -> tuple[Rerun, str]:
-    """The study of a variant, with the cached network's cache until it gets its own, and the digest of that."""
+    """The study of a variant, and the digest of its cache; until that is computed it holds the experiment's cache."""
     digest = _digest(stage, base, variant, root)
     source = hashlib.sha256(f"{base.source} {digest}".encode()).hexdigest()
     return Rerun(base.cache, base.experiment, source, budgets_of=base), digest
 
 
 def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
-    """Of what decides a variant's cache: the networks, the images, the settings and the code that runs."""
+    """Digest of what decides a variant's cache: networks, images, settings and the code that runs."""
     experiment = base.experiment
     names = {dep for name in STAGES for dep in dependencies_of(name, root) if dep.startswith(("quee/", "tasks/"))}
     code = [file for name in sorted({*names, "quee/evaluation/ablation/rerun.py"}) for file in _files(root / name)]
@@ -91,7 +92,7 @@ def _exits(stage: Stage, variant: Variant) -> Exits:
 
 
 def variant_cache(stage: Stage, cache: FeatureCache, variant: Variant, store: Store, digest: str) -> FeatureCache:
-    """The cache of a variant. What is kept of it is read; else the network runs, going on where it was interrupted."""
+    """The cache of a variant: read where it is kept, else computed by the network, from where an interrupted run stopped."""
     tree = variant_tree(stage.experiment, cache.tree, variant)
     known = known_nodes(cache.tree, tree, same_heads=variant.heads is None)
     samples, kept = evaluated(cache), store.read(digest)
@@ -105,7 +106,7 @@ def variant_cache(stage: Stage, cache: FeatureCache, variant: Variant, store: St
 def _run(
     stage: Stage, samples: FeatureCache, variant: Variant, tree: PathTree, known: np.ndarray, store: Store, digest: str
 ) -> dict[str, np.ndarray]:
-    """What the cache lacks of a variant, computed where and as `features` computes; kept in the store."""
+    """The nodes of a variant that the cache does not have, computed as stage `features` does; kept in the store."""
     scale, folder, run = read_scale(), store.work(digest), to_run(tree, known)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = _recipe(features.recipe_of(stage), tree, run)
@@ -128,7 +129,7 @@ def _title(variant: Variant) -> str:
 
 
 def _recipe(recipe: Recipe, tree: PathTree, nodes: Sequence[int]) -> Recipe:
-    """The recipe of a variant's nodes; no references."""
+    """The recipe of a variant's nodes, without references."""
     names = tuple(map(str, tree.precisions))
     return replace(recipe, precisions=names, references=(), paths=tuple(tree.name(node) for node in nodes))
 
@@ -139,7 +140,7 @@ def _with_heads(recipe: Recipe, heads: Path) -> Recipe:
 
 
 def _fitted(stage: Stage, variant: Variant, file: Path) -> Path:
-    """The file of a variant's heads; they are fitted unless they were before an interruption."""
+    """The file of a variant's heads, fitted here unless an interrupted run has fitted them."""
     if not file.is_file():
         heads, _ = exits.fit(stage, exits.Inputs.of(stage), _exits(stage, variant))
         heads.save(file)

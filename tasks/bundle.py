@@ -15,7 +15,7 @@ from tasks.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
-    """Write the bundle, and load it again to see that it does load."""
+    """Write the bundle, then load it as a check."""
     settings = stage.experiment.bundle
     cache = read_cache(stage.input("features"))
     basis = Basis(cache.tree, cache.description, read_predictors(stage.input("predictors")))

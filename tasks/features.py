@@ -22,8 +22,8 @@ from tasks.stage import Stage, main
 def run(stage: Stage) -> None:
     """Run every held-out sample through the tree of considered paths, once per node.
 
-    Where it is computed is set by QUEE_EXECUTOR, QUEE_WORKERS, QUEE_DASK, QUEE_SHARDS, QUEE_SHARD_SIZE or
-    .quee/scale.yaml; the result does not depend on it. Finished shards survive an interruption.
+    QUEE_EXECUTOR, QUEE_WORKERS, QUEE_DASK, QUEE_SHARDS, QUEE_SHARD_SIZE or .quee/scale.yaml set where it is computed;
+    the result does not depend on it. Finished shards survive an interruption.
     """
     scale = read_scale()
     recipe = recipe_of(stage)
@@ -46,7 +46,7 @@ def described(stage: Stage, recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_of(stage: Stage) -> Recipe:
-    """What workers, wherever they are, need to know."""
+    """All that a worker needs, on any machine."""
     paths, dataset = stage.experiment.paths, read_json(stage.input("prepare") / "dataset.json")
     backbone, quantized, exits = (stage.input(name).resolve() for name in ("backbone", "quantize", "exits"))
     segments = len(read_json(backbone / "backbone.json")["gates"])
@@ -71,7 +71,7 @@ def recipe_of(stage: Stage) -> Recipe:
 
 
 def multiply_adds(stage: Stage, recipe: Recipe, samples: int) -> float:
-    """What a recipe takes for so many samples, all segments reckoned as equal."""
+    """Multiply-adds of a recipe on a number of samples; all segments count as equal."""
     backbone = stage.input("backbone")
     segments = len(read_json(backbone / "backbone.json")["gates"])
     executed = len(recipe.paths) + segments * len(recipe.references)

@@ -1,4 +1,4 @@
-"""Stage `prepare`: the splits, and what is known of the images."""
+"""Stage `prepare`: the splits, and a description of the images."""
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,8 @@ from tasks.stage import Stage, main
 def run(stage: Stage) -> None:
     """Divide a dataset's samples into disjoint, stratified splits and record its classes, sizes and digests.
 
-    What later stages could not use is refused here: data, settings, network. A smoke run refuses what the whole run
-    would, then draws its samples from as many classes as get two each, and says from how many.
+    Data, settings or networks that a later stage could not use are refused here. A smoke run refuses the same, then
+    draws two samples or more from as many classes as possible, and says from how many.
     """
     settings = stage.experiment.prepare
     images = open_dataset(stage.data, settings.dataset)
@@ -52,7 +52,7 @@ def _check(stage: Stage, images: ImageSource, table: pa.Table) -> None:
 
 
 def _left_out(images: ImageSource, table: pa.Table) -> list[str]:
-    """Names of the classes of which a smoke run has no sample, which it says."""
+    """Names of the classes without a sample in a smoke run; prints how many classes have some."""
     drawn = np.unique(images.labels[table["sample_id"].to_numpy()])
     names = [images.classes[label] for label in range(len(images.classes)) if label not in set(drawn.tolist())]
     print(f"smoke run: {len(table):,} images of {len(drawn):,} of {len(images.classes):,} classes", flush=True)

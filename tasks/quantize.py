@@ -23,9 +23,9 @@ from tasks.stage import Stage, main
 
 FP32 = Precision("fp32")
 CALIBRATION_PASSES = 30
-"""Passes over the network in whose time a sample calibrates a precision: an estimate, for the number of processes."""
+"""Calibrating a precision takes about the time of so many passes per sample; decides the number of processes."""
 SENSITIVITY_SAMPLES = 128
-"""Validation samples on which each layer is quantized alone."""
+"""Validation samples for the sensitivity of each layer."""
 SENSITIVITY = pa.schema(
     [
         ("precision", pa.string()),
@@ -43,7 +43,7 @@ SENSITIVITY = pa.schema(
 def run(stage: Stage) -> None:
     """Quantize the backbone on the calibration split; measure each uniform precision on the validation split.
 
-    Where it is computed is set as for `features`; the result does not depend on it.
+    The settings of stage `features` say where it is computed; the result does not depend on it.
     """
     scale = read_scale()
     store = scale.store(stage)
@@ -59,7 +59,7 @@ def run(stage: Stage) -> None:
     if settings.mixed:
         few = ids["calibration"][np.linspace(0, len(ids["calibration"]) - 1, SAMPLES).astype(int)]
         batches = [x for _, x, _ in images.batches(np.unique(few), Preprocessing.from_timm(backbone.input), SAMPLES)]
-        with one_thread():  # the last bits of floating-point sums depend on how many there are
+        with one_thread():  # the last bits of floating-point sums depend on the number of threads
             configs = dict(zip(configs, with_mixed_bits(backbone, list(configs.values()), batches), strict=True))
     cost = trace_cost(backbone, **own, layers=own_layers(backbone, configs.values()))
     together = [configs[p] for p in tree if p in configs] if settings.path_aware else []

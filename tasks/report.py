@@ -1,4 +1,4 @@
-"""Stage `report`: figures and one page that can be read anywhere."""
+"""Stage `report`: figures, and one page that opens in any browser without a network."""
 
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ def run(stage: Stage) -> None:
         return found
 
     def some(folder: str, name: str) -> list[dict[str, Any]]:
-        """Rows of a table that is not written where it would be empty."""
+        """Rows of a table; none where the file is missing, because empty tables are not written."""
         return rows(folder, name) if (folders[folder] / f"{name}.parquet").exists() else []
 
-    # Times differ with every run, so that no stage makes them: shown where somebody measured, as they were then.
+    # No stage makes times, because they differ with every run: the report shows what a benchmark wrote, if anything.
     speeds = MEASURED / f"{stage.experiment.name}.json"
     if speeds.is_file():
         digests[speeds.as_posix()] = file_digest(speeds)

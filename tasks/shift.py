@@ -1,4 +1,4 @@
-"""`quee shift EXPERIMENT`: the bundle under corruptions and class imbalance. Reads results, is no stage of the pipeline."""
+"""`quee shift EXPERIMENT`: the bundle under corruptions and class imbalance. It is not a stage of the pipeline."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def shift(
 
 
 def load(root: Path, experiment: str, samples: int, seed: int) -> tuple[Any, Any, Any]:
-    """The bundle, and a random draw of its test images, uint8 (n, h, w, c) at the backbone's size, with their labels."""
+    """The bundle, a random sample of its test images, uint8 (n, h, w, c) at the backbone's size, and their labels."""
     import numpy as np
 
     from quee.data.decode import to_array

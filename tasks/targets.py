@@ -13,13 +13,13 @@ TARGETS = pa.schema(
     [("sample_id", pa.int64()), ("node", pa.int32()), ("cluster", pa.int32()), ("target", pa.list_(pa.float32()))]
 )
 SHOWN = 20
-"""Number of clusters whose contents are told, as in the paper's Fig. 5A; the setting's where this is not tried."""
+"""Number of clusters whose contents are reported, as in the paper's Fig. 5A; the setting's where it is not tried."""
 
 
 def run(stage: Stage) -> None:
-    """Cluster the predictor split at every node; report the calibration error on validation over numbers of clusters.
+    """Cluster the predictor split at every node; report the calibration error on validation by number of clusters.
 
-    A smoke run has no more clusters than samples. A network of one segment has no gate to decide at, and no targets.
+    A smoke run has at most as many clusters as samples. A network of one segment decides at no gate and has no targets.
     """
     settings = stage.experiment.targets
     cache = read_cache(stage.input("features"))

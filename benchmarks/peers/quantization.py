@@ -1,6 +1,6 @@
-"""Post-training quantization of others, each a function of a float network and calibration batches to a classifier.
+"""Peers' post-training quantization: each is a function of a float network and calibration batches to a classifier.
 
-Integers beside float32 everywhere, no bfloat16; one thread, one image at a time where a static shape asks for it.
+Parts that are not quantized stay in float32, not bfloat16. One thread; one image at a time where a shape is static.
 """
 
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def onnxruntime_static(weight_type: str) -> Callable[[nn.Module, list[Tensor]], 
 
 
 def torchao_dynamic(weight_bits: int) -> Callable[[nn.Module, list[Tensor]], Predict]:
-    """torchao: weights per channel, activations of linear layers to 8 bits per token as they come; no calibration.
+    """torchao: weights per channel, activations of linear layers to 8 bits per token at run time; no calibration.
 
     Attention products and the convolution of the stem stay in floating point.
     """

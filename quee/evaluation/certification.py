@@ -1,18 +1,18 @@
 """Guarantees on the `certification` split, which nothing else touches.
 
-*Learn then test* (Angelopoulos et al., 2021): each operating point is a hypothesis "the mean is above the limit"; the
-points are tested in an order fixed on validation, from the safest on, until one is not rejected at level δ. Whatever was
-rejected before keeps the limit with probability ≥ 1 - δ, for all of them at once. P-values by test:
+*Learn then test* (Angelopoulos et al., 2021): each operating point has a hypothesis "the mean is above the limit". The
+points are tested in an order fixed on validation, the safest first, until a hypothesis is not rejected at level δ. All
+points before that one keep the limit at once with probability ≥ 1 - δ. P-values by test:
 
-- `betting` (Waudby-Smith, Ramdas, 2024): the wealth of a gambler who bets against the hypothesis, for means of bounded
-  values; adapts to their variance, which differences of two nearly equal classifiers need.
+- `betting` (Waudby-Smith, Ramdas, 2024): from the wealth of a gambler who bets against the hypothesis, for means of
+  bounded values. It adapts to their variance, which is small for differences of two nearly equal classifiers.
 - `hoeffding_bentkus`: the smaller of the two bounds for means of values in [0, 1].
 - `binomial`: exact, for values that are 0 or 1.
 
-*Conformal risk control* (Angelopoulos et al., 2022): the mean over certification sets keeps the limit, where losses rise
-along the order; each sample's losses are replaced by their running maximum, so that they do.
+*Conformal risk control* (Angelopoulos et al., 2022): the mean over certification sets keeps the limit if losses rise
+along the order. Each sample's losses are replaced by their running maximum, so that they rise.
 
-All hold for new data drawn as the certification samples were, with no assumption on the policy.
+All guarantees hold for new data drawn as the certification samples were, with no assumption on the policy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,14 +26,14 @@ from quee.policies.sweep import Setting, Sweep
 Test = Literal["betting", "hoeffding_bentkus", "binomial"]
 SPLIT = "certification"
 DEAREST = 1.5
-"""A limit of costs, in those of the dearest static path; higher where heads and decisions alone cost more than the rest."""
+"""Upper limit of a routed cost, in costs of the dearest static path; a sweep that can cost more raises it."""
 
 
 def p_values(losses: np.ndarray, limit: float, low: float, high: float, test: Test, level: float = 0.1) -> np.ndarray:
-    """P-values (P,) of "the mean loss is above the limit" from losses (n, P) in [low, high]; the order of rows counts
-    for `betting`, whose stakes are tuned to `level`.
+    """P-values (P,) of "the mean loss is above the limit" from losses (n, P) in [low, high].
 
-    Raises ValueError where losses are out of range, or not 0 or 1 for `binomial`.
+    `betting` depends on the order of the rows, and its stakes are tuned to `level`. Raises ValueError where losses are
+    out of range, or not 0 or 1 for `binomial`.
     """
     if losses.size and (losses.min() < low - 1e-9 or losses.max() > high + 1e-9):
         raise ValueError(f"losses in [{losses.min():g}, {losses.max():g}]; valid: [{low:g}, {high:g}]")
@@ -59,7 +59,7 @@ def _hoeffding_bentkus(x: np.ndarray, limit: float) -> np.ndarray:
 
 
 def _betting(x: np.ndarray, limit: float, level: float) -> np.ndarray:
-    """1 / greatest wealth of stakes that depend on earlier rows alone; each row pays 1 + stake · (limit - x)."""
+    """1 / greatest wealth; a stake depends only on earlier rows, and each row pays 1 + stake · (limit - x)."""
     n = len(x)
     count = np.arange(1, n + 1)[:, None]
     mean = (0.5 + x.cumsum(axis=0)) / (count + 1)
@@ -73,16 +73,16 @@ def _betting(x: np.ndarray, limit: float, level: float) -> np.ndarray:
 def learn_then_test(
     losses: np.ndarray, limit: float, delta: float, low: float = 0.0, high: float = 1.0, test: Test = "betting"
 ) -> int | None:
-    """Furthest of the points, columns of losses (n, P) from the safest on, certified at level δ; None: not even the first."""
+    """Index of the last point certified at level δ among columns of losses (n, P), safest first; None where none is."""
     rejected = p_values(losses, limit, low, high, test, delta) <= delta
     passed = int(np.logical_and.accumulate(rejected).sum())
     return passed - 1 if passed else None
 
 
 def conformal_risk_control(losses: np.ndarray, limit: float, high: float = 1.0) -> int | None:
-    """Furthest of the points, columns of losses (n, P) ≤ high from the safest on, whose expected loss keeps the limit.
+    """Index of the last point whose expected loss keeps the limit, in columns of losses (n, P) ≤ high, safest first.
 
-    n / (n + 1) · mean + high / (n + 1) ≤ limit, on running maxima along the points; None: not even the first.
+    A point keeps it where n / (n + 1) · mean + high / (n + 1) ≤ limit, on running maxima. None where no point does.
     """
     rising = np.maximum.accumulate(losses, axis=1).mean(axis=0)
     kept = (len(losses) * rising + high) / (len(losses) + 1) <= limit
@@ -105,12 +105,13 @@ def certify(
 ) -> dict[str, Any]:
     """What can be guaranteed of each sweep: λ by accuracy loss and by budget, each alone at level δ.
 
-    The accuracy loss is against the static network at the tree's highest precision, on the same samples; λ goes from the
-    dearest point (validation cost) to the cheapest, for budgets the other way. Raises KeyError without the split.
+    The accuracy loss is relative to the static network at the tree's highest precision, on the same samples. For
+    accuracy losses λ goes from the dearest point (validation cost) to the cheapest, for budgets the other way. Raises
+    KeyError without the split.
     """
     precision, reference = setting.dearest()
     static = setting.errors(SPLIT)[:, reference].astype(np.float64)
-    # Bets go by the order of rows, and sample ids may be sorted by class.
+    # Bets depend on the order of rows, and sample ids may be sorted by class.
     rows = np.random.default_rng(seed).permutation(len(static))
     found: dict[str, Any] = {}
     for sweep in sweeps:

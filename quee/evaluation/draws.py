@@ -1,8 +1,8 @@
 """Intervals: the paired bootstrap over test samples and seeds at once.
 
-A replicate draws samples with replacement and, apart from them, seeds. A mean of n seeds varies by what is between seeds
-divided by n; n seeds drawn out of n vary by (n − 1)/n of that, so their deviation is widened by √(n/(n − 1)). Differences
-are paired: both methods are seen on the same draw. Three seeds say only roughly how seeds vary.
+A replicate draws samples with replacement and, independently, seeds. Resampling n seeds underestimates their variance
+by the factor (n − 1)/n, so deviations are scaled by √(n/(n − 1)). Differences are paired: both methods are measured on
+the same draw. Three seeds say only roughly how seeds vary.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Draws:
         return self.over_seeds(np.stack([self.samples @ value for value in values]))
 
     def over_seeds(self, by_seed: np.ndarray) -> np.ndarray:
-        """Means (R, P) over seeds of what each comes to in every replicate, (seeds, R, P)."""
+        """Means (R, P) over seeds of each seed's value in every replicate, (seeds, R, P)."""
         count = len(by_seed)
         if count == 1:
             only: np.ndarray = by_seed[0]
@@ -51,7 +51,7 @@ def simultaneous_band(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Band around means (P,) that holds at all of them at once (max-|t|), from their replicates (R, P).
 
-    It ends where the means themselves do, at the ends of their `valid` range.
+    The band is cut at the ends of the means' `valid` range.
     """
     spread = np.maximum(replicates.std(axis=0), 1e-9)
     critical = np.quantile(np.abs((replicates - mean) / spread).max(axis=1), level)
@@ -59,7 +59,7 @@ def simultaneous_band(
 
 
 def paired(gain: np.ndarray, draws: Draws) -> list[dict[str, float]]:
-    """Of each column of gains (seeds, S, P) per sample: mean, 95 % interval, and band over all columns at once."""
+    """Mean, 95 % interval, and band over all columns at once, for each column P of gains (seeds, S, P)."""
     mean, replicates = gain.mean(axis=(0, 1)), draws.replicates(gain)
     low, high = interval(replicates.clip(*DIFFERENCE))
     band_low, band_high = simultaneous_band(mean, replicates, DIFFERENCE)

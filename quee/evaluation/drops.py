@@ -1,8 +1,8 @@
-"""What it costs to get near the float network: the least cost within so many points of its accuracy, with its interval.
+"""The least cost at which a method is within so many points of the float network's accuracy, with its interval.
 
-A replicate of the paired bootstrap draws test samples, of the method and of the float network alike, and goes along the
-method's points by their cost on validation to the first that is near enough. As the first crossing of a noisy curve it
-is a step function of single samples: intervals are wide, and lie below the estimate more often than above it.
+A replicate of the paired bootstrap draws the same test samples for the method and for the float network. It walks the
+method's points by validation cost to the first one that is near enough. This first crossing of a noisy curve changes in
+steps with single samples: intervals are wide, and lie below the estimate more often than above it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from quee.policies.sweep import Sweep
 DROPS = (0.5, 1.0)
 """Points of accuracy below the float network."""
 DEPLOYED = "static_w8a8"
-"""What is saved against, beside the rivals in accuracy: cost 1."""
+"""Savings are also told against this method, which costs 1."""
 Near = Mapping[str, Sequence[np.ndarray]]
-"""By method and seed, (R, drops): cost in each replicate; infinite where it never gets there."""
+"""By method and seed, (R, drops): cost in each replicate; infinite where the accuracy is never reached."""
 
 
 def cost_replicates(sweep: Sweep, float_errors: np.ndarray, draws: Draws) -> np.ndarray:
@@ -27,7 +27,7 @@ def cost_replicates(sweep: Sweep, float_errors: np.ndarray, draws: Draws) -> np.
     order = sweep.order
     accuracy = 1 - draws.samples @ sweep.errors["test"][:, order].astype(np.float64)  # (R, P)
     spent = sweep.costs["test"][:, order]
-    cost = spent[0] + draws.samples @ (spent - spent[0])  # exact where all samples spend the same
+    cost = spent[0] + draws.samples @ (spent - spent[0])  # exact where all samples cost the same
     reference = 1 - draws.samples @ float_errors.astype(np.float64)
     found = np.empty((len(cost), len(DROPS)))
     for column, drop in enumerate(DROPS):
@@ -38,10 +38,10 @@ def cost_replicates(sweep: Sweep, float_errors: np.ndarray, draws: Draws) -> np.
 
 
 def cost_intervals(near: Near, draws: Draws) -> dict[str, Any]:
-    """By method and drop, over samples and seeds: 95 % interval of the cost, and the share of replicates that get there.
+    """By method and drop, over samples and seeds: 95 % interval of the cost, and the share of replicates that reach it.
 
-    `cost_at_drop_ratio` compares ours with each rival in the same replicates. A limit is None where it is “never”; where
-    both never get there the ratio is anything.
+    `cost_at_drop_ratio` compares our methods with each rival in the same replicates. A limit is None where it means
+    "never". Where neither method reaches the accuracy, the ratio has no meaning.
     """
     costs = {name: _over_seeds(by_seed, draws).clip(min=0.0) for name, by_seed in near.items()}
     intervals = {
@@ -65,14 +65,14 @@ def cost_intervals(near: Near, draws: Draws) -> dict[str, Any]:
 
 
 def _over_seeds(by_seed: Sequence[np.ndarray], draws: Draws) -> np.ndarray:
-    """(R, drops); infinite where one seed never gets there, as the mean over seeds has it."""
+    """(R, drops) means over seeds; infinite where any seed never reaches the accuracy."""
     values = np.stack(by_seed)
     known = np.isfinite(values).all(axis=0)
     return np.where(known, draws.over_seeds(np.where(known, values, 0.0)), np.inf)
 
 
 def _interval(low: np.ndarray, high: np.ndarray) -> dict[str, float | None]:
-    """Percentiles of replicates that may be infinite, so not interpolated."""
+    """Percentiles of replicates, without interpolation because values may be infinite."""
     tail = (1 - LEVEL) / 2
     limits = {
         "high": float(np.quantile(high, 1 - tail, method="inverted_cdf")),

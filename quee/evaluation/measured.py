@@ -1,4 +1,4 @@
-"""What is kept of a sweep for statistics: errors per sample at the budgets, not at every operating point."""
+"""What statistics need of a sweep: errors per sample at the budgets, not at every operating point."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ FLOAT = "fp32"
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What every method is measured at."""
+    """The budgets, floor and float accuracy that every method is measured with."""
 
     budgets: np.ndarray
     """(B,)"""
@@ -44,7 +44,7 @@ class Measured:
     name: str
     kind: str
     errors: np.ndarray
-    """(S, B) with the free floor below the cheapest point: for differences between methods."""
+    """(S, B), mixed with the free floor below the cheapest point; for differences between methods."""
     band: np.ndarray
     """(S, 40) the same along the whole curve."""
     overall: np.ndarray
@@ -60,7 +60,7 @@ class Measured:
     """Least validation cost."""
     dearest_accuracy: float
     drops: dict[float, float | None]
-    """Test cost at which accuracy is so many points below the float network's; None: never, or there is none."""
+    """By points below the float network's accuracy, the least test cost; None where it is never reached or unknown."""
     curve: list[tuple[str, float | None, float, float]]
     """Split, λ or threshold, accuracy and cost of every point, by rising validation cost."""
 

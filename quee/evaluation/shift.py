@@ -1,10 +1,9 @@
-"""A bundle under shift: corrupted images and other shares of classes, against static networks of the same backbone.
+"""A bundle under shift: corrupted images and other class frequencies, against static networks of the same backbone.
 
-Five severities of four corruptions after Hendrycks and Dietterich (2019), scaled to small images: noise and rotation by
-their own measure, blur in pixels, of larger images than 28 in proportion, contrast by the share that is left. Operating
-points stay where validation put them. What is asked: is the budget still kept, and does routing fail before the
-classifier does? The second is answered by the gap to the best mixture of static networks at the cost that was really
-spent: routing fails where that gap falls below 0 while the static networks still work.
+Four corruptions at five severities, after Hendrycks and Dietterich (2019), scaled to small images. Operating points
+stay where validation put them. Two questions: is the budget still kept, and does routing fail before the classifier
+does? The second is answered by the gap to the best mixture of static networks at the cost really spent. Routing fails
+where the gap is below 0 while the static networks still work.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,17 +29,18 @@ LEVELS: dict[str, tuple[float, float, float, float, float]] = {
     "contrast": (0.6, 0.45, 0.3, 0.2, 0.1),
     "rotation": (10.0, 20.0, 30.0, 45.0, 60.0),
 }
-"""Standard deviation in units of the full range; standard deviation in pixels, for images of up to 28; share left; degrees."""
+"""Level by severity. noise: standard deviation, full range 1; blur: standard deviation in pixels, for images of up to
+28 pixels, in proportion for larger ones; contrast: share that is left; rotation: degrees."""
 SEVERITIES = (1, 2, 3, 4, 5)
 IMBALANCE = (2.0, 4.0, 8.0, 16.0, 32.0)
-"""Weight of the first class over the last by severity, geometric between them."""
+"""Frequency of the first class relative to the last, by severity; geometric between them."""
 BATCH = 250
 
 
 def corrupted(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np.ndarray:
     """Images uint8 (n, h, w, c) under a corruption; severity 0 leaves them as they are.
 
-    Each image has its own noise, or direction of rotation, which does not depend on the others. Raises ValueError.
+    Each image has its own noise or direction of rotation. Raises ValueError for an unknown corruption or severity.
     """
     if kind not in LEVELS or severity not in (0, *SEVERITIES):
         raise ValueError(f"corruption {kind!r} at severity {severity}; valid: {', '.join(LEVELS)} at 0 to 5")
@@ -68,7 +68,7 @@ def corrupted(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np
 
 
 def imbalanced(labels: np.ndarray, classes: int, ratio: float) -> np.ndarray:
-    """Weights (n,) with mean 1 of samples where class 0 is `ratio` times as frequent as the last."""
+    """Sample weights (n,) with mean 1 that make class 0 `ratio` times as frequent as the last class."""
     share = np.geomspace(ratio, 1, classes)
     weights: np.ndarray = (share / np.maximum(np.bincount(labels, minlength=classes), 1))[labels]
     return weights / weights.mean()
@@ -76,14 +76,14 @@ def imbalanced(labels: np.ndarray, classes: int, ratio: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of n images: errors and costs of the bundle by budget, errors of the static networks."""
+    """Results on n images: errors and costs of the bundle by budget, errors of the static networks."""
 
     errors: np.ndarray
     """(n, budgets) bool"""
     costs: np.ndarray
     """(n, budgets)"""
     predicted: np.ndarray
-    """(budgets,) mean predicted error at the gates where samples stood, before the last; NaN of one segment alone."""
+    """(budgets,) mean predicted error at the gates visited before the last; NaN for a network of one segment."""
     static: np.ndarray
     """(n, precisions) bool"""
 
@@ -114,7 +114,7 @@ def outcome(
 
 
 def _known(values: np.ndarray) -> np.ndarray:
-    """Means (n,) over the values of each row (n, k) that are known; NaN where none is."""
+    """Means (n,) over the values of each row (n, k) that are not NaN; NaN where all are."""
     known = np.isfinite(values)
     return np.where(known, values, 0.0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
 
@@ -144,9 +144,9 @@ def shift_rows(
 ) -> Iterator[Row]:
     """A row per condition and budget, the clean images first (`kind` "none").
 
-    `gap` is the bundle's accuracy less that of static networks mixed to the cost really spent, the mixture being the hull
-    on the clean images; `gap_low` and `gap_high` hold it (95 %, paired bootstrap over images). `overspent` is cost over
-    budget, less one.
+    `gap` is the bundle's accuracy minus that of static networks mixed to the cost really spent, along their hull on the
+    clean images. `gap_low` and `gap_high` are its 95 % interval (paired bootstrap over images). `overspent` is
+    cost / budget - 1.
     """
     clean = outcome(classifier, images, labels, budgets)
     cost = static_cost(classifier)
@@ -192,7 +192,7 @@ def static_cost(classifier: "AdaptiveClassifier") -> np.ndarray:
 
 
 def _mixture(cost: np.ndarray, spent: float) -> np.ndarray:
-    """Weights of static networks, rising in cost, that together cost `spent`; the nearest where that cannot be."""
+    """Weights of static networks, rising in cost, that together cost `spent`; the nearest network where none can."""
     weights = np.zeros(len(cost))
     right = int(np.searchsorted(cost, spent))
     if right in (0, len(cost)):

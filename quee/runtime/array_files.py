@@ -1,4 +1,4 @@
-"""Images in numpy's files: `.npy` arrays and `.npz` archives, read without unpickling anything."""
+"""Images in NumPy files: `.npy` arrays and `.npz` archives, read without unpickling anything."""
 
 from pathlib import Path
 from zipfile import BadZipFile
@@ -10,14 +10,14 @@ from quee.runtime.pixels import check_form
 
 SUFFIXES = (".npy", ".npz")
 MEMBER = "images"
-"""Which array of an archive is taken, where it has several."""
+"""The array that is taken from an archive of several."""
 
 
 class ArrayFile:
     """The images of a file, by row; a `.npy` is mapped into memory, not read whole."""
 
     def __init__(self, path: Path, pixels: str = "uint8") -> None:
-        """Raises UsageError where the file is not an array of images as `quee.runtime.pixels` has them."""
+        """Raises UsageError where the file is no array of images that `quee.runtime.pixels` accepts."""
         self.path = path
         self.images = _array(path)
         check_form(self.images, str(path), pixels=pixels)

@@ -1,9 +1,9 @@
-"""A bundle's canary: a few images with what the reference makes of them, which every engine is held against.
+"""A bundle's canary: a few images with the reference's results, with which every engine is compared.
 
-The reference is PyTorch, which computes what the simulation computes. Kept are prepared images from the validation
-split; the states before each segment, along the tree's highest precision; what every segment at every precision makes of
-these; and the paths and answers of the whole classifier at a few operating points. An engine that is further from them
-than `quee.runtime.margin` allows is refused.
+The reference is PyTorch, which computes what the simulation computes. The canary holds prepared images of the validation
+split, the states before each segment along the tree's highest precision, the results of every segment at every
+precision on these states, and the paths and answers of the whole classifier at a few operating points. An engine that
+differs by more than `quee.runtime.margin` allows is refused.
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from quee.runtime.routes import Routes, gap, routes
 from quee.work.io import read_tensors
 
 NUMBERS = 256
-"""Numbers kept of a state, evenly spread over it."""
+"""How many numbers of a state are kept, evenly spread over it."""
 _PATHS = ("trade_off", "first", "node", "label", "lead", "features")
-"""What is kept of the paths."""
+"""The arrays that are kept of the paths."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far an engine's step is from the reference's, for three quarters of the images at most."""
+    """An upper bound on the difference of an engine's step from the reference's, for three quarters of the images."""
 
     what: str
     """`states`, `log-probabilities` or `features`."""
@@ -45,13 +45,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near an engine came to the reference."""
+    """How close an engine's results are to the reference's."""
 
     paths: int
-    """How many were compared."""
+    """How many paths were compared."""
     differing: int
     step: str
-    """The step that came nearest to its margin."""
+    """The step with the largest difference relative to its margin."""
     what: str
     found: float
     allowed: float
@@ -69,7 +69,7 @@ def steps_of(tree: PathTree) -> list[tuple[int, Precision]]:
 
 
 class Canary:
-    """What `write_canary` kept. The arrays are read once, and not changed."""
+    """The arrays that `write_canary` wrote, read once and never changed."""
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
@@ -92,11 +92,11 @@ class Canary:
         return len(self.images)
 
     def before(self, segment: int) -> np.ndarray:
-        """The states (n, …) that a segment is held against, float32; images before segment 1."""
+        """The states (n, …) before a segment, float32; images before segment 1."""
         return self.arrays[f"before.{segment}"].astype(np.float32)
 
     def fault(self, tree: PathTree, image: tuple[int, ...], classes: int, features: int) -> str:
-        """What does not fit a bundle's tree and networks, or nothing."""
+        """What does not fit a bundle's tree and networks; an empty string where all fits."""
         n, k, last = len(self), len(self.trade_offs), tree.segments
         befores = {f"before.{segment}" for segment in range(1, last + 1)}
         if absent := sorted(befores - set(self.arrays)):
@@ -121,7 +121,7 @@ class Canary:
         return "" if inside and set(self.first.tolist()) <= begins else "its paths are not in the tree"
 
     def difference(self, engine: Engine, segment: int, precision: Precision) -> Difference:
-        """The worst of an engine's differences in a step, beside what is allowed."""
+        """The worst of an engine's differences in a step, with the allowed one."""
         name, margin = step_name(segment, precision), margin_of(precision)
         found = engine.run(segment, precision, self.before(segment))
         kept = {key: self.arrays[f"{name}.{key}"].astype(float) for key in ("log_probs", "features")}
@@ -141,7 +141,7 @@ class Canary:
         return max(differences, key=lambda difference: difference.excess)
 
     def check(self, executor: Executor, policy: Policy) -> Agreement:
-        """Hold an executor's engine against all of this; raises DisagreementError."""
+        """Compare an executor's engine with the whole canary; raises DisagreementError."""
         found = {step: self.check_step(executor.engine, *step) for step in steps_of(policy.tree)}
         segment, precision = max(found, key=lambda step: found[step].excess)
         worst, differing = found[segment, precision], self.check_paths(executor, policy)
@@ -149,7 +149,7 @@ class Canary:
         return Agreement(self.routes.node.size, differing, step, worst.what, worst.found, worst.allowed)
 
     def check_step(self, engine: Engine, segment: int, precision: Precision) -> Difference:
-        """The difference of a step; raises DisagreementError when it is above what is allowed."""
+        """The difference of a step; raises DisagreementError where it exceeds the allowed one."""
         difference = self.difference(engine, segment, precision)
         if difference.excess > 1:
             raise refusal(
@@ -160,9 +160,9 @@ class Canary:
         return difference
 
     def check_paths(self, executor: Executor, policy: Policy) -> int:
-        """How many of the images' paths differ, all of them near ties.
+        """The number of images whose paths differ; each difference is a near tie.
 
-        Raises DisagreementError where more do than chance explains, or where one is no near tie.
+        Raises DisagreementError where more paths differ than chance explains, or where a difference is no near tie.
         """
         tree = policy.tree
         margin = margin_of_paths(tree.precisions)
@@ -190,7 +190,7 @@ class Canary:
 
 
 class _Whole:
-    """An engine that is always given as many samples, the first repeated: nothing is compiled for smaller groups."""
+    """Gives an engine always the same number of samples, repeating the first: no smaller size is compiled."""
 
     def __init__(self, engine: Engine, size: int) -> None:
         self.name, self.version, self.threads = engine.name, engine.version, engine.threads
@@ -207,7 +207,7 @@ class _Whole:
 
 
 def refusal(engine: Engine, reason: str) -> DisagreementError:
-    """Why an engine is not taken, and what to take instead."""
+    """Why an engine is refused, and what to use instead."""
     advice = "make the bundle anew on this machine" if engine.name == "torch" else "take engine auto, or torch"
     return DisagreementError(
         f"engine {engine.name} {engine.version} disagrees with the bundle's reference: {reason}; {advice}. CPU: {cpu_model()}"
@@ -219,11 +219,11 @@ def step_name(segment: int, precision: Precision) -> str:
 
 
 def spread(state: np.ndarray) -> np.ndarray:
-    """(n, …) to (n, at most NUMBERS), evenly spread over a sample's state."""
+    """States (n, …) to (n, at most NUMBERS) of their numbers, evenly spread."""
     flat = state.reshape(len(state), -1)
     return flat[:, np.unique(np.linspace(0, flat.shape[1] - 1, NUMBERS).round().astype(int))]
 
 
 def _typical(values: np.ndarray) -> float:
-    """What the differences (n,) of three quarters of the images do not exceed; infinite where any is not finite."""
+    """The bound that three quarters of the differences (n,) keep; infinite where any is not finite."""
     return float(np.quantile(values, QUANTILE)) if np.isfinite(values).all() else float("inf")

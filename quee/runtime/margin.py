@@ -1,8 +1,8 @@
-"""How far an engine may be from the reference, by number format: the one place that says it.
+"""How far an engine may be from the reference, by number format. No other module says it.
 
-Engines round sums in another order than PyTorch. A value at the edge of two integers may then fall to the other side,
-which moves what follows by about one step of its grid: rarely, and by more where there are fewer bits. So the margins
-hold for three quarters of the samples, and for all samples through the paths they take.
+Engines round sums in another order than PyTorch. A value halfway between two integers may then round to the other one,
+which moves later values by about one step of their grid. This is rare, and the step is larger at fewer bits. So the
+margins on values hold for three quarters of the samples, and the margins on paths for all samples.
 """
 
 from collections.abc import Iterable
@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from quee.precision import Precision
 
 QUANTILE = 0.75
-"""The share of samples whose differences are held against a margin."""
+"""The share of samples whose differences must keep a margin."""
 
 
 @dataclass(frozen=True)
 class Margin:
-    """What is allowed between an engine and the reference."""
+    """The differences that are allowed between an engine and the reference."""
 
     state: float
-    """Norm of the difference of a sample's state behind a segment, relative to the state's own."""
+    """Norm of the difference of a sample's state after a segment, relative to the state's norm."""
     seen: float
-    """Largest difference in a sample's log-probabilities, and in its state features relative to their largest."""
+    """Largest difference in a sample's log-probabilities, and in its state features relative to the largest one."""
     paths: float
     """Share of samples that take the same path, at least."""
     tie: float
-    """Where a path parts, the values of the two steps (predicted error + λ · cost) differ by no more; where labels
-    differ at the same exit, neither do the two probabilities."""
+    """Where a path differs, the largest difference between the values (predicted error + λ · cost) of the two steps.
+    Where labels differ at the same exit, the largest difference between the two probabilities."""
 
 
 MARGINS = {
@@ -44,7 +44,7 @@ def margin_of(precision: Precision) -> Margin:
 
 
 def margin_of_paths(precisions: Iterable[Precision]) -> Margin:
-    """The widest of the margins of a path's precisions, each number by itself."""
+    """The widest margins of a path's precisions, each number by itself."""
     found = [margin_of(precision) for precision in precisions]
     return Margin(
         max(m.state for m in found), max(m.seen for m in found), min(m.paths for m in found), max(m.tie for m in found)
@@ -52,9 +52,9 @@ def margin_of_paths(precisions: Iterable[Precision]) -> Margin:
 
 
 def allowed_flips(paths: int, share: float, doubt: float = 1e-4) -> int:
-    """How many of so many paths may differ.
+    """How many of a number of paths may differ.
 
-    An engine that keeps the share in the long run is above this with a probability of `doubt` at most.
+    An engine that keeps the allowed share in the long run exceeds this number with a probability of at most `doubt`.
     """
     other = 1 - share
     chance = total = share**paths

@@ -1,6 +1,6 @@
-"""What counts as pixels, at every door: 8 bits from 0 to 255, or floats from 0 to 1 where the caller says so.
+"""What counts as pixels, at every entry point: 8 bits from 0 to 255, or floats from 0 to 1 where the caller says so.
 
-Nothing is cast on a guess: an array of another type, range or order of axes is refused with the conversion to use.
+Nothing is cast on a guess. An array of another type, range or order of axes is refused; the message gives the conversion.
 """
 
 from typing import Any
@@ -14,22 +14,22 @@ from quee.work.registry import unknown
 PIXELS = ("uint8", "unit")
 """How arrays are to be read: `uint8` from 0 to 255, or `unit`: floats from 0 to 1, rounded to the nearest 255th."""
 BATCH, SINGLE = ("n", "h", "w"), ("h", "w")
-"""Axes of several images and of one; channels follow or are left out."""
+"""Axes of several images and of one image; the channel axis follows or is absent."""
 CHANNELS = (1, 3, 4)
 _UNIT = 'pixels="unit"'
 _WHOLE = "whole numbers from 0 to 255"
 
 
 def check_choice(pixels: Any) -> None:
-    """Raises UsageError for what is none of PIXELS."""
+    """Raises UsageError for a value that is not among PIXELS."""
     if pixels not in PIXELS:
         raise UsageError(unknown("pixels", str(pixels), list(PIXELS)))
 
 
 def accepted(array: np.ndarray, name: str, axes: tuple[str, ...] = BATCH, pixels: str = "uint8") -> np.ndarray:
-    """The array as uint8 (…, h, w, c) with 1 or 3 channels; `name` stands for it in errors.
+    """The array as uint8 (…, h, w, c) with 1 or 3 channels; errors call the array `name`.
 
-    A fourth channel is taken where it is opaque everywhere, 255 or 1.0. Raises UsageError with the conversion to use.
+    A fourth channel is accepted where it is opaque everywhere, 255 or 1.0. Raises UsageError with the conversion to use.
     """
     check_form(array, name, axes, pixels)
     if array.dtype.kind == "f":
@@ -47,7 +47,7 @@ def accepted(array: np.ndarray, name: str, axes: tuple[str, ...] = BATCH, pixels
 
 
 def check_form(array: np.ndarray, name: str, axes: tuple[str, ...] = BATCH, pixels: str = "uint8") -> None:
-    """Raises UsageError for an array of another shape or type than is taken; looks at values for its advice alone."""
+    """Raises UsageError for a shape or type that is not accepted; reads values only for its advice."""
     check_choice(pixels)
     fault = _shape_fault(array.shape, axes) or _type_fault(array, pixels)
     if fault is not None:
@@ -59,22 +59,22 @@ def check_form(array: np.ndarray, name: str, axes: tuple[str, ...] = BATCH, pixe
 
 
 def check_size(height: int, width: int, name: str) -> None:
-    """Raises UsageError for more pixels than an image may have."""
+    """Raises UsageError for an image of too many pixels."""
     if width * height > MAX_PIXELS:
         raise UsageError(f"{name}: {width}×{height} pixels; at most {MAX_PIXELS:,} are taken")
 
 
 def numbers(data: Any, name: str, pixels: str = "uint8") -> np.ndarray:
-    """What JSON has for pixels, lists in lists or an array of objects, as an array that `accepted` takes.
+    """Pixels from JSON, as nested lists or an array of objects, as an array that `accepted` takes.
 
-    JSON knows no uint8: whole numbers from 0 to 255 are taken for it, floats are not, be they whole. With `unit` any
-    numbers are taken, for 1.0 is often written 1. Raises UsageError.
+    JSON has no uint8: whole numbers from 0 to 255 count as uint8, and floats such as 255.0 do not. With `unit` any number
+    is accepted, because 1.0 is often written 1. Raises UsageError.
     """
     check_choice(pixels)
     try:
         array = np.array(data, dtype=object)
     except ValueError:
-        array = np.array([None, [None]], dtype=object)  # lists of unequal length, which numpy refuses in some forms
+        array = np.array([None, [None]], dtype=object)  # lists of unequal length, some forms of which NumPy refuses
     flat = array.ravel().tolist()
     kinds = set(map(type, flat))
     wanted = f"numbers from 0 to 1 with {_UNIT}" if pixels == "unit" else _WHOLE
@@ -106,7 +106,7 @@ def _from_unit(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _shape_fault(shape: tuple[int, ...], axes: tuple[str, ...]) -> str | None:
-    """What is wrong with a shape, and what to do; None where it is taken."""
+    """What is wrong with a shape, and what to do; None where it is accepted."""
     n, many = len(axes), "n" in axes
     if 0 in shape:
         return "they have no pixels"
@@ -125,7 +125,7 @@ def _shape_fault(shape: tuple[int, ...], axes: tuple[str, ...]) -> str | None:
 
 
 def _type_fault(array: np.ndarray, pixels: str) -> str | None:
-    """What is wrong with an array's type, and the conversion to use; None where it is taken."""
+    """What is wrong with an array's type, and the conversion to use; None where it is accepted."""
     if isinstance(array, np.ma.MaskedArray):
         return "what is masked has no value: give images.filled(0) or the like"
     kind, unit = array.dtype.kind, pixels == "unit"
@@ -171,5 +171,5 @@ def _short(value: Any) -> str:
 
 
 def _huge(values: list[Any]) -> bool:
-    """Whether a whole number among the values is beyond what a float holds."""
+    """Whether a whole number among the values is too large for a float."""
     return any(isinstance(value, int) and abs(value) >= 1 << 1023 for value in values)

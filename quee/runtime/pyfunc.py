@@ -28,7 +28,7 @@ class QueeModel(PythonModel):  # type: ignore[misc]
         given = {name: value for name, value in (params or {}).items() if value is not None}
         with_path, pixels = given.pop("return_path", True), given.pop("pixels", "uint8")
         try:
-            # The signature lets JSON through as it was sent, as objects; arrays of Python callers have their own type.
+            # The signature passes JSON on as objects, as it was sent; arrays from Python keep their type.
             images = np.asanyarray(model_input)
             if images.dtype == object:
                 images = numbers(images, "images", pixels)

@@ -1,7 +1,7 @@
 """The scheduler: samples of different callers, at different depths, share batches by segment and precision.
 
-One worker thread runs, again and again, the group whose samples have waited longest, all their times added up: large
-ones and old ones go first. One that was passed over `patience` times is next. Nothing waits for a batch to fill.
+One worker thread repeatedly runs the group with the largest sum of its samples' waiting times, so large and old groups go
+first. A group that was passed over `patience` times is next. Nothing waits for a batch to fill.
 
 >>> with Scheduler(classifier) as scheduler:                                            # doctest: +SKIP
 ...     futures = [scheduler.submit([image], Options(budget=0.1)) for image in images]
@@ -30,7 +30,7 @@ from quee.runtime.images import Images, checked
 from quee.runtime.operating import Options
 
 Group = tuple[int, int]
-"""Segment and index of the precision at which it runs."""
+"""Segment, and index of the precision at which it runs."""
 
 
 class OverloadedError(QueeError):
@@ -38,16 +38,16 @@ class OverloadedError(QueeError):
 
 
 class ExpiredError(QueeError):
-    """The deadline passed before all samples were through."""
+    """The deadline passed before all samples were answered."""
 
 
 class DrainingError(QueeError):
-    """The scheduler takes nothing more, or was stopped before all samples were through."""
+    """The scheduler accepts nothing more, or was stopped before all samples were answered."""
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What a scheduler has done and has to do."""
+    """Counts of what a scheduler has done and still has to do."""
 
     capacity: int
     """Samples that may be in flight."""
@@ -64,7 +64,7 @@ class Stats:
 
 @dataclass
 class _Request:
-    """One caller's images, in slots of the scheduler's table."""
+    """One caller's images, each in a slot of the scheduler's table."""
 
     slots: np.ndarray
     log_probs: np.ndarray
@@ -81,12 +81,12 @@ class _Waiting:
     """Samples that wait for one segment at one precision, in the order they came."""
 
     parts: deque[tuple[float, Flight]] = field(default_factory=deque)
-    """When they came, in seconds, and who."""
+    """Arrival time in seconds, and the samples that arrived."""
     size: int = 0
     came: float = 0.0
-    """Sum over the samples of when they came."""
+    """Sum of the samples' arrival times."""
     passed: int = 0
-    """Batches of others since one of these was run."""
+    """Batches of other groups run since this group last ran."""
 
     def add(self, flight: Flight) -> None:
         now = time.monotonic()
@@ -95,7 +95,7 @@ class _Waiting:
         self.came += now * len(flight)
 
     def waited(self, now: float) -> float:
-        """Seconds, added up over the samples."""
+        """Sum of the samples' waiting times, in seconds."""
         return now * self.size - self.came
 
     def pop(self, most: int) -> Flight:
@@ -122,7 +122,7 @@ class _Waiting:
 
 
 def next_group(groups: dict[Group, _Waiting], patience: int) -> Group:
-    """Whom to run: the group whose samples have waited longest in sum, or the one passed over most if that is `patience`."""
+    """The group to run: passed over `patience` times, or else with the largest sum of waiting times."""
     now = time.monotonic()
     chosen = max(groups, key=lambda key: groups[key].passed)
     if groups[chosen].passed < patience:
@@ -136,8 +136,8 @@ def next_group(groups: dict[Group, _Waiting], patience: int) -> Group:
 class Scheduler:
     """Routes the images of many callers on one classifier; a sample's answer does not depend on the others.
 
-    `batch` samples are run at a time; at most `capacity` are in flight, more are refused. A context manager: leaving it
-    drains.
+    At most `batch` samples run at a time. At most `capacity` are in flight, more are refused. As a context manager the
+    scheduler drains on exit.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Scheduler:
             raise UsageError(f"batch={batch}, capacity={capacity}, patience={patience}: give at least 1")
         self.classifier, self.batch, self.capacity, self.patience = classifier, batch, capacity, patience
         self._changed = Condition()
-        slots = capacity + batch  # those of requests given up while their samples were being run are free only then
+        slots = capacity + batch  # slots of abandoned requests stay taken while their samples run
         self._samples = classifier.executor.samples(slots)
         self._free = list(range(slots))
         self._owner = np.full(slots, -1)
@@ -171,10 +171,10 @@ class Scheduler:
     ) -> "Future[Routed]":
         """Queue images as `AdaptiveClassifier.route` takes them.
 
-        They are decoded in the caller's thread. `timeout` in seconds counts from now. Cancelling the future drops what
-        has not run yet. Raises UsageError for bad images or options, OverloadedError when the queue is full,
-        DrainingError when nothing more is taken; the future fails with ExpiredError, DrainingError, or what the engine
-        failed with.
+        Images are decoded in the caller's thread. `timeout` in seconds counts from now. Cancelling the future drops
+        samples that have not run yet. Raises UsageError for bad images or options, OverloadedError when the queue is
+        full, DrainingError when nothing more is accepted. The future fails with ExpiredError, DrainingError, or the
+        engine's own error.
         """
         return self._submit(images, lambda: self.classifier.prepare(images, pixels), options, timeout)
 
@@ -188,7 +188,7 @@ class Scheduler:
         self, images: Any, prepare: Callable[[], np.ndarray], options: Options | None, timeout: float | None
     ) -> "Future[Routed]":
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-        n = len(images) if hasattr(images, "__len__") else 1  # which is refused when it is prepared
+        n = len(images) if hasattr(images, "__len__") else 1  # `prepare` refuses it
         if n > self.capacity:
             raise UsageError(f"{n} images in one request; at most {self.capacity}")
         self._reserve(n)
@@ -257,7 +257,7 @@ class Scheduler:
         try:
             after, log_probs = executor.advance(*key, self._samples, flight)
             steps = executor.decide(segment, self._samples, flight.slots)
-        except Exception as error:  # whatever an engine fails with goes to those who asked
+        except Exception as error:  # the callers get the engine's error, whatever it is
             with self._changed:
                 self._running = self._running[:0]
                 self._reclaim(flight.slots)
@@ -300,7 +300,7 @@ class Scheduler:
         self._answers.append((request, self.classifier.routed(node, request.log_probs, error, request.met)))
 
     def _give_up(self, numbers: Iterable[int], outcome: str, error: Exception | None) -> None:
-        """Drop requests that are not answered, and their samples wherever they wait."""
+        """Drop unanswered requests, and their samples wherever they wait."""
         for number in numbers:
             if (request := self._requests.get(number)) is not None:
                 self._forget(number, outcome)
@@ -320,7 +320,7 @@ class Scheduler:
         self._changed.notify_all()
 
     def _reclaim(self, slots: np.ndarray) -> None:
-        """Free the slots of samples given up while they ran."""
+        """Free the slots of samples that were abandoned while they ran."""
         self._free += slots[self._owner[slots] < 0].tolist()
 
     def _cancel(self, number: int) -> None:
@@ -328,13 +328,13 @@ class Scheduler:
             self._give_up([number], "cancelled", None)
 
     def _answer(self) -> None:
-        """Hand out what is finished; never under the lock, for futures call back."""
+        """Complete the futures of finished requests; never under the lock, because futures call back."""
         while True:
             with self._changed:
                 if not self._answers:
                     return
                 request, answer = self._answers.popleft()
-            with suppress(InvalidStateError):  # cancelled meanwhile
+            with suppress(InvalidStateError):  # cancelled in the meantime
                 if isinstance(answer, Exception):
                     request.future.set_exception(answer)
                 else:
@@ -362,7 +362,7 @@ class Scheduler:
             )
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Take nothing more, answer what is in flight, end the worker; false when that took longer than `timeout` s."""
+        """Accept nothing more, answer what is in flight, end the worker; false if that takes more than `timeout` s."""
         with self._changed:
             self._draining = True
             self._changed.notify_all()

@@ -27,17 +27,17 @@ def ablate(
 ) -> None:
     """Vary one thing at a time in an experiment and show what each is worth, with intervals.
 
-    Every point of the grid departs from the experiment as it stands in one thing: the number of clusters, the targets,
-    the predictors' size, what a gate sees, the exit heads, which paths, precisions and gates there are, how it is decided.
-    Targets, predictors and policies are fitted anew from the feature cache, so `quee run EXPERIMENT` comes first; the
-    network runs for other heads and added precisions alone.
+    Every point of the grid changes one thing in the experiment: the number of clusters, the targets, the predictors'
+    size, the features at a gate, the exit heads, the paths, precisions or gates, or the way of deciding. Targets,
+    predictors and policies are fitted anew from the feature cache, so run `quee run EXPERIMENT` first. Only other heads
+    and added precisions run the network.
 
-    The block `ablate` of experiments/EXPERIMENT.yaml says which axes and values, how many repetitions and what each
-    repetition divides anew. Every finished point is kept in .quee/ablations by its content: an interrupted grid goes on,
-    and one that has grown computes what is new.
+    The block `ablate` of experiments/EXPERIMENT.yaml sets axes, values, the number of repetitions, and the splits that
+    each repetition divides anew. Every finished point is kept in .quee/ablations by its content: an interrupted grid
+    goes on, and a larger grid computes only its new points.
 
-    Gains are in auc (mean test accuracy over log-uniform budgets) over the experiment as it stands, on the same samples.
-    The interval shown holds for all rows at once (95 %, max-|t|); a row is starred when it leaves out zero. Choose
+    Gains are differences of auc (mean test accuracy over log-uniform budgets) to the experiment as it stands, on the same
+    samples. The interval holds for all rows at once (95 %, max-|t|); a row is starred where it leaves out zero. Choose
     settings by validation_auc, not by this table: it reports test data.
 
     Results: artifacts/EXPERIMENT/ablate/ (metrics.json, ablations.parquet, differences.parquet, ablations.svg);
@@ -112,7 +112,7 @@ def _show(metrics: dict[str, Any]) -> None:
 
 
 def as_markdown(metrics: dict[str, Any]) -> str:
-    """The table in Markdown: points of accuracy, gains in bold whose interval for all rows leaves out zero."""
+    """The table in Markdown, in points of accuracy; bold gains are those whose interval for all rows leaves out zero."""
 
     def between(row: dict[str, float], low: str, high: str) -> str:
         return f"{_gain(row[low])} … {_gain(row[high])}" if low in row else ""
@@ -144,7 +144,7 @@ def _power(metrics: dict[str, Any]) -> str:
 
 
 def _in_order(points: dict[str, dict[str, float]]) -> list[tuple[str, dict[str, float]]]:
-    """By axis as the grid has them, the base first; within an axis by gain."""
+    """Rows by axis in the grid's order, the base first; within an axis by gain."""
     from quee.settings.ablate import AXES
 
     order = ("base", *AXES)

@@ -1,4 +1,4 @@
-"""Verbs `quee data` and `quee weights`: what experiments are made from, brought under version control."""
+"""Verbs `quee data` and `quee weights`: bring the inputs of experiments under version control."""
 
 import json
 import shutil
@@ -17,10 +17,10 @@ data_app = typer.Typer(help="Add, list and check datasets.", no_args_is_help=Tru
 weights_app = typer.Typer(help="Add and list pretrained weights.", no_args_is_help=True)
 
 EMBEDDED = {"digits": Path("data.dvc")}
-"""Datasets whose DVC file is not beside them."""
+"""Datasets whose DVC file is not beside their folder."""
 
 NAMED = 10
-"""Classes that are named in a closing line."""
+"""How many classes a closing line names."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="Name of the dataset.")]
@@ -49,7 +49,7 @@ def add(
     """Import a dataset into data/NAME as Parquet, whole or not at all, and track it with DVC.
 
     A name other than the registered ones takes a folder of class folders or of Parquet files with images. The closing
-    lines say what was left out, chosen, merged or is there twice.
+    lines say what was left out, chosen or merged, and which images are there twice.
     """
     from quee.data.importers import Options, import_dataset
     from quee.data.walk import some
@@ -73,7 +73,7 @@ def add(
 
 @data_app.command("list")
 def list_(json_: AsJson = False) -> None:
-    """Show the datasets that are there, with counts, classes and digest, and where the others are to be had."""
+    """Show the datasets here, with counts, classes and digest, and where to get the others."""
     from tasks.dvc.inputs import how_to_pull
 
     rows = [summary(name) for name in names_in(DATA)]
@@ -141,8 +141,8 @@ def add_weights(
 ) -> None:
     """Check weights against a backbone, copy them to data/weights/NAME.safetensors, and track them with DVC.
 
-    For published weights of the names that `quee weights list` shows, backbone and what they were trained on are known;
-    for an experiment's, the samples they were fitted on too, so that no experiment holds these out.
+    For published weights, by the names that `quee weights list` shows, quee knows the backbone and the training data. For
+    an experiment's weights it also records the samples they were fitted on, so that no experiment holds these out.
     """
     from quee.data.weights import NAME, PUBLISHED, import_weights, weights_facts, weights_path
 
@@ -183,7 +183,7 @@ def add_weights(
 
 
 def _refuse_other_spellings(names: tuple[str, ...]) -> None:
-    """Raises UsageError for a data set's name that is spelled otherwise here, so that it would be taken for another."""
+    """Raises UsageError for a name that is another spelling of a known data set, which would count as another one."""
     from quee.data.files import same_name
 
     here = {same_name(name): name for name in names_in(DATA)}
@@ -198,7 +198,7 @@ def _add_from(experiment: str, name: str, target: Path) -> None:
     from quee.data.weights import take_weights, weights_facts
     from quee.settings.experiment import load_experiment
 
-    load_experiment(experiment)  # refuses a name that there is not
+    load_experiment(experiment)  # refuses an unknown name
     results = Path("artifacts") / experiment
     if missing := [stage for stage in ("prepare", "backbone") if not (results / stage).is_dir()]:
         raise UsageError(f"missing folder: {results / missing[0]}; `quee run {experiment}` makes it")
@@ -213,7 +213,7 @@ def _add_from(experiment: str, name: str, target: Path) -> None:
 
 @weights_app.command("list")
 def list_weights(json_: AsJson = False) -> None:
-    """Show the weights that are there, with what they are for, and where the published ones are to be had."""
+    """Show the weights here, with their backbones, and where to get the published ones."""
     from quee.data.weights import PUBLISHED, WEIGHTS, how_to_add_weights, weights_facts
     from quee.work.io import file_digest
 
@@ -243,7 +243,7 @@ def list_weights(json_: AsJson = False) -> None:
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` each, with YAML values, as `backbone.kwargs` has them; raises UsageError naming what is neither."""
+    """`KEY=VALUE` pairs with YAML values as `backbone.kwargs`; raises UsageError naming a pair of another form."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -275,7 +275,7 @@ def _seen(names: Any) -> str:
 
 
 def summary(name: str) -> dict[str, Any]:
-    """What `quee data list` says of a dataset; `digest` covers its files' names and contents."""
+    """The row of a dataset in `quee data list`; `digest` covers its files' names and contents."""
     from quee.data.files import DatasetFiles
     from tasks.dvc.inputs import pointer_of
 
@@ -308,7 +308,7 @@ def _digest(files: dict[str, str]) -> str:
 
 
 def refuse_untracked(path: Path) -> None:
-    """Raises UsageError where DVC would not take what is about to be made at a path."""
+    """Raises UsageError where DVC could not track a path that is about to be made."""
     from tasks.dvc.inputs import link_before
 
     if Path(".dvc").is_dir() and (behind := link_before(Path(), path)):
@@ -316,9 +316,9 @@ def refuse_untracked(path: Path) -> None:
 
 
 def track(path: Path, dvc_file: Path | None = None, *, new: bool = False) -> None:
-    """Bring a file or folder under DVC, by `dvc add`, or `dvc commit` where `dvc_file` has it already.
+    """Track a file or folder with DVC, by `dvc add`, or by `dvc commit` where `dvc_file` tracks it already.
 
-    Raises QueeError with DVC's reason. What is `new` is removed then, so that the same command can be given again.
+    Raises QueeError with DVC's reason. A `new` file or folder is then removed, so that the same command can be repeated.
     """
     if not Path(".dvc").is_dir():
         typer.echo(f"{path} is not tracked: there is no DVC project here", err=True)
@@ -335,7 +335,7 @@ def track(path: Path, dvc_file: Path | None = None, *, new: bool = False) -> Non
 
 
 def track_as(path: Path, dvc_file: Path, *, new: bool = False) -> None:
-    """As `track`, in a DVC file of another name than DVC would give it."""
+    """As `track`, with a DVC file of another name than DVC's own choice."""
     track(path, dvc_file, new=new)
     made = path.with_name(f"{path.name}.dvc")
     if made.is_file():

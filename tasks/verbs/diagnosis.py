@@ -1,4 +1,4 @@
-"""What `quee doctor` looks at."""
+"""The checks of `quee doctor`."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ class Finding:
 
 
 def examine(root: Path) -> list[Finding]:
-    """Every check, in the order in which one would look."""
+    """Every check, in the order in which a person would look."""
     checks: dict[str, Callable[[Path], str]] = {
         "python": _python,
         "packages": _packages,

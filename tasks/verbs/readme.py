@@ -1,6 +1,6 @@
-"""README's results section from the results themselves: `python -m tasks.verbs.readme [EXPERIMENT…]`.
+"""Write README's results section from the results: `python -m tasks.verbs.readme [EXPERIMENT…]`.
 
-Experiments in `params.yaml` are read from `artifacts/`, the others from what is published in `reference/`.
+Experiments in `params.yaml` are read from `artifacts/`, the others from `reference/`.
 """
 
 import sys
@@ -23,7 +23,7 @@ FIGURE = Path("docs") / "figures"
 
 
 def section(root: Path, experiments: list[str]) -> str:
-    """The table of every experiment, its figure, and what the intervals allow to say."""
+    """The table of all experiments and, for each, its figure and what its intervals allow to say."""
     head = " / ".join(f"{budget:g}" for budget in BUDGETS)
     lines = [f"| dataset | backbone | method | accuracy % at cost {head} | `auc` % | command | hardware | commit |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -106,7 +106,7 @@ def _gain(found: dict[str, float], rival: str) -> str:
 
 
 def _every_method(name: str, points: list[dict[str, Any]]) -> str:
-    """Accuracy of every method at every budget with its 95 % interval, folded away."""
+    """Accuracy of every method at every budget with its 95 % interval, in a folded block."""
     budgets = sorted({point["budget"] for point in points})
     found = {(point["method"], point["budget"]): point for point in points}
     head = ["method", *(f"{budget:g}" for budget in budgets)]

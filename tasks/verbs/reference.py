@@ -1,4 +1,4 @@
-"""Published results: `reference/EXPERIMENT/`, small enough for the embedded remote, so that a fresh clone shows them.
+"""Published results in `reference/EXPERIMENT/`: small enough for the embedded remote, so a fresh clone has them.
 
 `python -m tasks.verbs.reference EXPERIMENT` publishes what is in `artifacts/`; `quee results --reference` shows it anywhere.
 """
@@ -24,11 +24,11 @@ from tasks.work.locks import exclusive
 FOLDER = Path("reference")
 POINTER = Path("reference.dvc")
 MOST_BYTES = 10_000_000
-"""What the embedded remote may hold in all."""
+"""Largest size of all published results together."""
 
 
 def publish(root: Path, experiment: str) -> Path:
-    """Copy an experiment's small results to `reference/EXPERIMENT`, whole or not at all, with what made them.
+    """Copy an experiment's small results and what made them to `reference/EXPERIMENT`, whole or not at all.
 
     Raises IntegrityError when a result in `dvc.lock` is not the one on disk.
     """
@@ -41,7 +41,7 @@ def publish(root: Path, experiment: str) -> Path:
     shutil.rmtree(aside, ignore_errors=True)
     weights = (
         ("*.safetensors",) if experiment in default_experiments(root) else ()
-    )  # what `make repro` makes in minutes
+    )  # `make repro` makes them in minutes
     for stage in result.stages:
         folder = root / "artifacts" / experiment / stage
         skipped = shutil.ignore_patterns(*STAGES[stage].unpublished, *weights)
@@ -60,7 +60,7 @@ def publish(root: Path, experiment: str) -> Path:
 
 
 def _made(record: dict[str, Any]) -> dict[str, Any]:
-    """What of a record of the journal may be public: no names of machines and people."""
+    """The public part of a journal record: no names of machines or people."""
     machine = {key: record["machine"].get(key) for key in ("cores", "processor")}
     return {"machine": machine, **{key: record.get(key) for key in ("git_commit", "seconds", "started", "versions")}}
 
@@ -71,7 +71,7 @@ def published(root: Path) -> list[str]:
 
 
 def fetch(root: Path) -> None:
-    """Pull `reference/` where it is tracked and not here; raises IntegrityError when that cannot be done."""
+    """Pull `reference/` where it is tracked but missing; raises IntegrityError where the pull fails."""
     if published(root) or not (root / POINTER).is_file():
         return
     pull(root, POINTER, Path(FOLDER))

@@ -1,4 +1,4 @@
-"""What experiments achieved: method × budget with accuracy and realised cost, and how it compares with another time."""
+"""Results of experiments: accuracy and realised cost by method and budget, and comparison with a git revision."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tasks.mlflow.values import numbers
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a metric may be from its earlier value: absolutely, or in relation to the larger of the two."""
+    """The allowed difference of a metric from its earlier value: absolute, or relative to the larger of the two."""
 
     pattern: str
     absolute: float
@@ -34,16 +34,16 @@ TOLERANCES = (
     Tolerance(r"(^|\.)(cost|[\w]*_cost)$", 0.02, 0.05, "realised by a policy fitted anew"),
     Tolerance(r"", 0.02, 0.02, "training elsewhere changes the last bits, and these a few samples"),
 )
-"""The first whose pattern is found in a metric's name decides. Another processor gives other last bits."""
+"""The first pattern found in a metric's name decides. Other kinds of CPU give other last bits, hence the tolerances."""
 
 
 LEVEL = "≈"
-"""Mark of methods that are the best of their column, or cannot be told from it."""
+"""Marks methods that are the best of their column or cannot be told from the best."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One metric now and then; `within` tells whether they agree as far as they must."""
+    """One metric, now and earlier; `within` tells whether the two agree within the tolerance."""
 
     metric: str
     before: float | None
@@ -54,7 +54,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Results:
-    """What `evaluate` measured: its metrics, an operating point per method and budget, the report if there is one."""
+    """Results of stage `evaluate`: metrics, an operating point per method and budget, and the report if there is one."""
 
     experiment: str
     metrics: dict[str, Any]
@@ -83,7 +83,7 @@ def load_results(root: Path, experiment: str, reference: bool = False) -> Result
 
 
 def _points(folder: Path) -> list[dict[str, Any]]:
-    """A point per method and budget, mean over seeds; of results from before there were seeds, the only one."""
+    """A point per method and budget, mean over seeds; results of older versions have one seed."""
     from quee.work.io import read_table
 
     if (folder / "budgets.parquet").is_file():
@@ -99,7 +99,7 @@ def as_json(results: Results) -> dict[str, Any]:
 
 
 def results_table(results: Results, all_methods: bool = False) -> Group:
-    """A row per method: accuracy on test in % at each budget, below it the cost realised there."""
+    """A row per method: test accuracy in % at each budget, with the realised cost below it."""
     budgets = sorted({point["budget"] for point in results.points})
     names = {point["method"] for point in results.points}
     methods = shown(names) + (sorted(names - set(MAIN)) if all_methods else [])
@@ -138,13 +138,13 @@ def _summary(metrics: dict[str, Any], method: str) -> str:
 
 
 def level_mark(metrics: dict[str, Any], method: str, column: str) -> str:
-    """LEVEL where a method cannot be told from the best of a column (`auc`, or a budget such as `0.1`), else nothing."""
+    """LEVEL where a method cannot be told from the best of a column (`auc`, or a budget such as `0.1`), else empty."""
     found = metrics.get("behind_best", {}).get(method, {}).get(column)
     return LEVEL if found is not None and found["low"] <= 0 else ""
 
 
 def level_note(metrics: dict[str, Any]) -> str:
-    """What LEVEL means, on how many test images."""
+    """Says what LEVEL means, and on how many test images."""
     samples = metrics["test_samples"]
     return f"{LEVEL} best of its column, or within the 95 % interval of it ({samples:,} test images)."
 
@@ -154,7 +154,7 @@ def _cell(point: dict[str, Any] | None, mark: str) -> str:
         return DASH
     missed = "" if point["budget_met"] else "*"
     accuracy = figure(point["test_accuracy"], 1)
-    short = "100" if accuracy == "100.0" else accuracy  # nine budgets and their marks fit eighty columns
+    short = "100" if accuracy == "100.0" else accuracy  # short, so that nine budgets and their marks fit eighty columns
     return f"{mark}{short}\n[dim]{missed}{point['test_cost']:.2g}[/dim]"
 
 
@@ -171,7 +171,7 @@ def metrics_of(root: Path, result: ExperimentResult, here: bool) -> dict[str, fl
 
 
 def against(root: Path, revision: str, experiments: list[str] | None) -> dict[str, list[Change]]:
-    """Metrics in artifacts/ beside those that `dvc.lock` of a git revision stands for, by experiment."""
+    """By experiment: metrics in artifacts/ beside the metrics that `dvc.lock` names at a git revision."""
     if not is_revision(root, revision):
         raise UsageError(f"unknown git revision {revision!r}")
     now, then = read_lock(root), read_lock(root, revision)
@@ -188,7 +188,7 @@ def against(root: Path, revision: str, experiments: list[str] | None) -> dict[st
 
 
 def changes_between(before: dict[str, float], after: dict[str, float]) -> list[Change]:
-    """Metrics side by side; one that only one side has counts as within, as there is nothing to hold it against."""
+    """Metrics side by side; a metric that only one side has counts as within, because nothing can be compared."""
     found = []
     for name in sorted(before | after):
         old, new = before.get(name), after.get(name)
@@ -200,7 +200,7 @@ def changes_between(before: dict[str, float], after: dict[str, float]) -> list[C
 
 
 def changes_table(experiment: str, changes: list[Change], revision: str, all_metrics: bool = False) -> Table:
-    """Metrics outside their tolerance, or all."""
+    """Rows for metrics outside their tolerance, or for all."""
     table = Table(title=f"{experiment}: now against {revision}", box=None, pad_edge=False, title_justify="left")
     for column in ("metric", revision, "now", "difference", "allowed", ""):
         table.add_column(column, justify="left" if column in ("metric", "") else "right")

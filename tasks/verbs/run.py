@@ -25,7 +25,7 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Run what is unchanged too.")] = False,
     no_wait: NoWait = False,
 ) -> None:
-    """Bring experiments up to date, stage by stage; what is unchanged is skipped."""
+    """Bring experiments up to date, stage by stage; unchanged stages are skipped."""
     from tasks.dvc import session as dvc
 
     root = Path.cwd()
@@ -99,7 +99,7 @@ experiments = typer.Typer(
 
 @experiments.command("list")
 def list_(json_: AsJson = False) -> None:
-    """List the experiments, with what their files say first."""
+    """List the experiments, with the first line of each file."""
     from quee.settings.experiment import experiment_names
     from tasks.dvc.session import listed_experiments
 
@@ -120,7 +120,7 @@ def list_(json_: AsJson = False) -> None:
 
 @experiments.command("show")
 def show(name: str, json_: AsJson = False) -> None:
-    """Show an experiment's settings, defaults filled in."""
+    """Show an experiment's settings, with defaults filled in."""
     import yaml
 
     from quee.settings.experiment import load_experiment
@@ -138,7 +138,7 @@ def new(
     like: Annotated[str, typer.Option("--like", metavar="EXPERIMENT", help="The experiment to copy.")] = "digits",
     dataset: Annotated[str | None, typer.Option(help="Use this data set instead.")] = None,
 ) -> None:
-    """Add experiments/NAME.yaml, a copy of another's to change."""
+    """Add experiments/NAME.yaml as a copy of another experiment, to be changed."""
     import re
 
     from quee.settings.experiment import experiment_names, load_experiment, parse_experiment
@@ -179,7 +179,7 @@ def _about(root: Path, name: str) -> str:
 
 
 def doctor(json_: AsJson = False) -> None:
-    """Check this checkout: programs, versions, settings, locks, disk; put right what killed runs left."""
+    """Check this checkout (programs, versions, settings, locks, disk) and repair what killed runs left."""
     from tasks.verbs.diagnosis import examine
 
     findings = examine(Path.cwd())

@@ -1,4 +1,4 @@
-"""The journal: one JSON file per execution of a stage in `.quee/journal/`: who ran what, when, where, with what."""
+"""The journal: one JSON file in `.quee/journal/` per execution of a stage, with time, machine, versions and commit."""
 
 import json
 import os
@@ -17,15 +17,15 @@ from tasks.work.differences import snapshot
 
 JOURNAL = Path(".quee") / "journal"
 PACKAGES = ("quee", *LIBRARIES, "matplotlib", "onnx", "onnxruntime", "openvino", "dvc", "prefect")
-"""Distributions whose versions are written down: what computes results, draws them, and runs the stages."""
+"""Distributions whose versions are recorded: those that compute results, draw them, and run the stages."""
 STAMP = "%Y%m%dT%H%M%S"
-"""How the name of a record's file begins: when the execution started, so that names sort by time."""
+"""The start of a record's file name: when the execution began, so names sort by time."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "QUEE_WORKERS")
-"""Environment variables that say how many threads and processes compute; another number may give other last bits."""
+"""Environment variables that set the number of threads and processes, which may change last bits."""
 
 
 def begin(experiment: str, stage: str, limit: int | None) -> dict[str, Any]:
-    """What is known of an execution when it starts."""
+    """The record of an execution that starts now."""
     code = snapshot(Path())
     record: dict[str, Any] = {
         "experiment": experiment,
@@ -62,7 +62,7 @@ def finish(
     error: str = "",
     bytes: int | None = None,
 ) -> None:
-    """Write down how it ended: `done`, `failed` or `interrupted`; `bytes` is the size of the result."""
+    """Write a record with its status, `done`, `failed` or `interrupted`; `bytes` is the size of the result."""
     end = time.time()
     if (torch := sys.modules.get("torch")) is not None:
         record["threads"]["torch"] = torch.get_num_threads()
@@ -81,12 +81,12 @@ def finish(
 
 
 def summary_file(experiment: str) -> Path:
-    """Script by which an experiment's report shows what each stage took."""
+    """Script through which an experiment's report shows the time of each stage."""
     return JOURNAL / f"{experiment}.js"
 
 
 def summarise(root: Path, experiment: str, stages: list[str]) -> None:
-    """Write the latest execution of each stage for the experiment's report to show."""
+    """Write the latest execution of each stage into the script of the experiment's report."""
     rows = []
     known = latest(root, [(experiment, stage) for stage in stages], status="done")
     for stage in stages:
@@ -103,15 +103,15 @@ def summarise(root: Path, experiment: str, stages: list[str]) -> None:
 
 
 def records(root: Path) -> Iterator[dict[str, Any]]:
-    """The executions written down, latest first. Each is read when it is asked for."""
+    """All recorded executions, latest first; each file is read when the iterator reaches it."""
     return (record for file in _files(root) if (record := _read(file)))
 
 
 def latest(
     root: Path, wanted: Iterable[tuple[str, str]], since: float = 0.0, status: str | None = None
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """By (experiment, stage) the latest execution that started at or after `since` (seconds since 1970), however it
-    ended or with that `status`. The folder is listed once, and no record is read that is not of a wanted stage."""
+    """By (experiment, stage) the latest execution that started at or after `since` (seconds since 1970), with any
+    status or the given one. The folder is listed once, and only records of wanted stages are read."""
     floor = datetime.fromtimestamp(since, UTC).strftime(STAMP)
     missing = set(wanted)
     found: dict[tuple[str, str], dict[str, Any]] = {}

@@ -1,10 +1,10 @@
 """Keeps a command and everything that it starts: run as a script, `python keeper.py FD SIGNAL SECONDS COMMAND…`.
 
-The keeper sits between a verb and the command of another tool (MLflow's and Prefect's servers, a flow), in a session of its
-own. FD is the reading end of a pipe whose writing end only the verb has: when the verb ends, however it does, the pipe
-ends. Then the keeper sends SIGNAL to the command and its group, waits SECONDS at most, and kills what is left, also what
-has moved to another group or lost its parent. It does the same when the command itself ends. It imports the standard
-library alone, so that it starts in a few hundredths of a second.
+The keeper runs between a verb and the command of another tool (MLflow's or Prefect's server, a flow), in a session of its
+own. FD is the reading end of a pipe; only the verb has the writing end, so the pipe closes when the verb ends in any way.
+The keeper then sends SIGNAL to the command and its group, waits at most SECONDS, and kills the rest, including processes
+that moved to another group or lost their parent. It does the same when the command itself ends. It imports only the
+standard library, so it starts in a few hundredths of a second.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ END_SECONDS = 10.0
 
 
 def keep(fd: int, number: int, seconds: float, command: list[str]) -> int:
-    """Run the command until it ends or the pipe does; returns its exit status, or 128 and the signal that ended it."""
+    """Run the command until it ends or the pipe closes; returns its exit status, or 128 + the signal that ended it."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans among the descendants become this process's children
     woken, waker = os.pipe()
     for end in (woken, waker):
@@ -54,7 +54,7 @@ def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> int:
 
 
 def end_all() -> None:
-    """Kill every descendant of this process, until there is none, for some seconds at most."""
+    """Kill every descendant of this process until none is left, for at most some seconds."""
     limit = time.monotonic() + END_SECONDS
     while (found := descendants(os.getpid())) and time.monotonic() < limit:
         for pid in found:
@@ -75,7 +75,7 @@ def _reap(pids: Iterable[int]) -> None:
 
 
 def descendants(root: int) -> list[int]:
-    """Process ids below a process, those that ended and were not reaped included; none where there is no /proc."""
+    """Ids of a process's descendants, zombies included; none where there is no /proc."""
     children: dict[int, list[int]] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:

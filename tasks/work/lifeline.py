@@ -1,7 +1,7 @@
-"""Processes that end when the one that started them ends: no verb leaves any behind, however it ends itself.
+"""Processes that end with the process that started them, so a verb leaves none behind, in whatever way it ends.
 
-Our own modules call `die_with_parent`, so that killing DVC alone leaves no second writer. Commands of other tools, which
-start processes of their own, are started by `keep`.
+Our own modules call `die_with_parent`, so that killing DVC alone leaves no second writer. `keep` starts commands of other
+tools, which start processes of their own.
 """
 
 import os
@@ -17,20 +17,20 @@ from typing import Any
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 POLL_SECONDS = 0.5
 SUPERVISED = "QUEE_SUPERVISED"
-"""Environment variable set for the processes of a run."""
+"""Environment variable that is set for the processes of a run."""
 
 KEEPER = Path(__file__).with_name("keeper.py")
 GRACE_SECONDS = 15.0
 
 
 class Kept:
-    """A command of another tool, at work; nothing that it starts outlives this process."""
+    """A running command of another tool; nothing that it starts outlives this process."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", pipe: int) -> None:
         self.process, self._pipe = process, pipe
 
     def end(self) -> int:
-        """End the command and all that it started; returns its exit status."""
+        """End the command and all processes it started; returns its exit status."""
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
@@ -46,8 +46,8 @@ def keep(
 ) -> Kept:
     """Start a command under a keeper (tasks/work/keeper.py).
 
-    When `Kept.end` is called or this process ends, the command gets the signal `by` and GRACE_SECONDS to end in order.
-    `output` is a file for what it prints, by default this process's own streams.
+    When `Kept.end` is called or this process ends, the command gets the signal `by` and has GRACE_SECONDS to end.
+    `output` is a file for what it prints; the default is this process's own streams.
     """
     reader, writer = os.pipe()
     keeper = [sys.executable, "-I", str(KEEPER), str(reader), str(int(by)), str(GRACE_SECONDS)]
@@ -75,12 +75,12 @@ def run_kept(command: list[str], environment: Mapping[str, str], by: signal.Sign
 
 
 def end_in_order() -> None:
-    """Have SIGTERM end this process as an exit does, so that `finally` blocks put things right and end what they started."""
+    """Make SIGTERM end this process through `sys.exit`, so that `finally` blocks clean up and end their processes."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def die_with_make() -> None:
-    """Have this process killed with its parent where `make` says that the two belong together."""
+    """Have this process killed with its parent where `make` has set SUPERVISED."""
     if SUPERVISED in os.environ:
         die_with_parent()
 
@@ -88,8 +88,8 @@ def die_with_make() -> None:
 def die_with_parent(always: bool = False) -> None:
     """Have this process killed within a second of its parent's death.
 
-    A shell between DVC and this process counts as one with DVC. A process that someone starts under `nohup` is meant to
-    survive; one that DVC or `quee run` started is not, nor one for which `always` is given, such as a stage's worker.
+    A shell between DVC and this process counts as DVC. A process that a user starts under `nohup` survives; one that DVC
+    or `quee run` started does not, nor one with `always`, such as a stage's worker.
     """
     watched = _lineage()
     supervised = always or "DVC_STAGE" in os.environ or SUPERVISED in os.environ
@@ -105,7 +105,7 @@ def _poll(watched: list[int]) -> None:
 
 
 def _lineage() -> list[int]:
-    """The parent and, while it is a shell that runs one command, its parent; without those that are PID 1."""
+    """The parent and, above shells that run one command, the next parents; without PID 1."""
     found: list[int] = []
     parent = os.getppid()
     while parent > 1:

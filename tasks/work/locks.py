@@ -22,7 +22,7 @@ def say(message: str) -> None:
 def exclusive(
     name: str, what: str, *, root: Path = Path(), wait: bool = True, notify: Callable[[str], None] = say
 ) -> Iterator[None]:
-    """Hold the lock `name`; with `wait` until it is free, saying once who has it; else raises BusyError naming them."""
+    """Hold the lock `name`. With `wait`, wait until it is free and say once who has it; else raise BusyError with the holder."""
     folder = root / LOCKS
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{name}.lock")

@@ -1,4 +1,4 @@
-"""Where a project's verbs may be called: in its folder, where the files are that they read and write."""
+"""A project's verbs run only in its folder, where the files are that they read and write."""
 
 import sys
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from quee.errors import UsageError
 
 FILES = ("params.yaml", "dvc.yaml")
-"""What every project has in its folder."""
+"""Files that every project has in its folder."""
 
 
 def project_root() -> Path:
-    """The current folder; raises UsageError naming what is missing where it is no project's."""
+    """The current folder; raises UsageError naming the missing files where it is no project's folder."""
     root = Path.cwd()
     missing = [name for name in FILES if not (root / name).is_file()]
     if not missing:
@@ -21,7 +21,7 @@ def project_root() -> Path:
 
 
 def end_elsewhere() -> None:
-    """End the process in one line where the current folder is no project's."""
+    """End the process with one line where the current folder is no project's folder."""
     try:
         project_root()
     except UsageError as error:

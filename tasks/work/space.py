@@ -1,4 +1,4 @@
-"""Disk space, looked at before the stage that fills it starts: an estimate against what is free."""
+"""Disk space: before a stage starts, its estimated need is compared with the free space."""
 
 import shutil
 from collections.abc import Callable
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from tasks.stage import Stage
 
 ROW_BYTES = 29
-"""Of a row of the cache beside its arrays: sample, split, node, label, prediction, error, probability of the label."""
+"""Bytes of a cache row besides its arrays: sample, split, node, label, prediction, error, probability of the label."""
 
 ALL_CLASSES, TOP = 100, 6
-"""With more classes than these, so many log probabilities are kept."""
+"""With more classes than ALL_CLASSES, a row keeps TOP log probabilities."""
 
 TWICE = 2
-"""The shards and the result lie side by side while it is put together; then the result and DVC's copy of it."""
+"""First the shards and the result take space together, then the result and DVC's copy of it."""
 
 SPARE = 64_000_000
-"""Bytes for everything else that a run writes meanwhile."""
+"""Bytes for everything else that a run writes in the meantime."""
 
 
 def check_space(stage: "Stage") -> None:
-    """Raises QueeError when a stage is estimated to need more than is free where it writes."""
+    """Raises QueeError where a stage's estimated need exceeds the free space of the place it writes to."""
     estimate = ESTIMATES.get(stage.name)
     if estimate is None:
         return
@@ -38,7 +38,7 @@ def check_space(stage: "Stage") -> None:
 
 
 def features_bytes(stage: "Stage") -> tuple[int, str]:
-    """Upper bound on the feature cache before compression, and how it comes about."""
+    """Upper bound in bytes on the feature cache before compression, and the factors behind it in words."""
     from quee.features import feature_names
     from quee.paths import PathTree
     from quee.work.io import read_json

@@ -1,4 +1,4 @@
-"""What other tools said, in one line: the reason of a failure is theirs to name."""
+"""The messages of other tools in one line, because they name the reason of a failure."""
 
 import re
 
@@ -8,7 +8,7 @@ LEVEL = re.compile(r"^(ERROR|WARNING|INFO)\s*:\s*")
 
 
 def last_words(text: str) -> str:
-    """Why a command line failed, in its words and one line: its warnings and errors, whole, or else its last line."""
+    """Why a command failed, in one line of its own words: its warnings and errors, or else its last line."""
     blocks: list[list[str]] = []
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(FOOTER)]
     for line in lines:
@@ -21,5 +21,5 @@ def last_words(text: str) -> str:
 
 
 def shortened(words: str, most: int = 400) -> str:
-    """Long words' beginning and end: the last ones are often those that say what was wrong."""
+    """A text cut in the middle: its last words often say what was wrong."""
     return words if len(words) <= most else f"{words[: most // 2]} … {words[-most // 2 :]}"

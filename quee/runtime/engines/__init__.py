@@ -1,4 +1,4 @@
-"""Engines by name: a new one is one file and one line here."""
+"""Engines by name: a new engine is one file and one line here."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -16,9 +16,9 @@ from quee.work.registry import Registry
 from quee.work.threads import cores
 
 GRAPH_ENGINES: tuple[type[GraphEngine], ...] = (OpenVinoEngine, OnnxRuntimeEngine)
-"""Those that execute exported graphs."""
+"""Engines that execute exported graphs."""
 ENGINES: Registry[Callable[[GateView, Path | None, int], Engine]] = Registry("engine")
-"""Name to what opens it: (view, folder with the exported graphs, threads) → engine."""
+"""Name to constructor: (view, folder with the exported graphs, threads) → engine."""
 
 
 def _auto(view: GateView, graphs: Path | None, threads: int) -> AutoEngine:
@@ -43,9 +43,9 @@ def open_engine(
 ) -> Engine:
     """The engine of that name over a bundle's networks; `graphs` is the folder with its ONNX files.
 
-    `threads` are by default as many as the process may run on; PyTorch's own setting is left alone. `auto` holds every
-    engine that it tries against the reference, where one is given. Raises UsageError for an unknown name or number,
-    QueeError when the engine is not installed or the graphs are not there.
+    `threads` defaults to the number of cores the process may use; PyTorch's own setting is not changed. `auto` compares
+    every engine that it tries with the reference, where one is given. Raises UsageError for an unknown name or a bad
+    number of threads, QueeError when the engine is not installed or the graphs are missing.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}; valid: from 1")

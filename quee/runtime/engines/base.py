@@ -1,7 +1,6 @@
-"""What an engine is: something that executes a segment at a precision, with what its gate sees.
+"""The interface of an engine: it executes a segment at a precision, with the exit head and features of its gate.
 
-The exit head and the state features belong to the segment's step: engines have them in the segment's graph, where one
-call costs less than three.
+The exit head and the state features are part of a segment's graph, because one call costs less than three.
 """
 
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ from quee.precision import Precision
 
 @dataclass(slots=True)
 class Step:
-    """What a segment gives for n samples; the arrays are the caller's, no later call overwrites them."""
+    """A segment's results on n samples. The arrays belong to the caller; no later call overwrites them."""
 
     state: np.ndarray | None
-    """(n, tokens, dim), float32: what the next segment takes; None behind the last."""
+    """(n, tokens, dim), float32: the input of the next segment; None after the last."""
     log_probs: np.ndarray
     """(n, classes), float64, of the exit head at the segment's gate."""
     features: np.ndarray
-    """(n, F), float32: state features, as `GateView` gives them."""
+    """(n, F), float32: state features, as `GateView` computes them."""
 
 
 class Engine(Protocol):
@@ -31,7 +30,7 @@ class Engine(Protocol):
 
     @property
     def version(self) -> str:
-        """Of the library that executes."""
+        """Version of the library that executes."""
         ...
 
     @property
@@ -42,17 +41,17 @@ class Engine(Protocol):
         ...
 
     def executed(self, precision: Precision) -> str:
-        """What really runs: `fp32`, `bf16`, `int8`, …; followed by ` (emulated)` where no kernel executes the precision."""
+        """What really runs: `fp32`, `bf16`, `int8`, …; with ` (emulated)` where no kernel executes the precision."""
         ...
 
 
 class Reference(Protocol):
-    """What engines are held against."""
+    """What engines are compared with."""
 
     def before(self, segment: int) -> np.ndarray:
         """States (n, …) before a segment, or images, float32."""
         ...
 
     def check_step(self, engine: Engine, segment: int, precision: Precision) -> object:
-        """Raise DisagreementError when an engine's step is further from the reference's than is allowed."""
+        """Raise DisagreementError where an engine's step differs from the reference's by more than is allowed."""
         ...

@@ -1,8 +1,8 @@
 """Integer products that are exact on every CPU.
 
-CPUs without VNNI add pairs of 8-bit products in 16 bits, where 2 · 255 · 127 saturates. `are_exact` measures what an
-engine's integer kernels do with such products. `in_floats` rewrites a graph for engines whose kernels saturate: its
-integers are held in float32 and multiplied there, which is exact while sums stay within 2^24; longer reductions are split.
+CPUs without VNNI add pairs of 8-bit products in 16 bits, where 2 · 255 · 127 saturates. `are_exact` tries an engine's
+integer kernels on such products. `in_floats` rewrites a graph for engines whose kernels saturate: integers are held in
+float32 and multiplied there, which is exact while sums stay within 2^24; longer reductions are split.
 """
 
 from collections.abc import Callable
@@ -15,32 +15,32 @@ import numpy as np
 EXACT = 1 << 24
 """Integers up to here are exact in float32."""
 WIDTH = 96
-"""Terms of the products that are measured."""
+"""Terms of the products that `are_exact` tries."""
 ROWS = (1, 32)
-"""Samples of the products that are measured: engines have kernels of their own for single rows."""
+"""Rows of the products that `are_exact` tries: engines have a separate kernel for single rows."""
 _OPSET = 17
 _PRODUCTS = ("Conv", "MatMul")
 
 
 @dataclass(frozen=True)
 class _Integers:
-    """What a DequantizeLinear stands for: integers, held in floats, times a scale."""
+    """The value of a DequantizeLinear: integers, held in floats, times a scale."""
 
     name: str
     scale: np.ndarray
     """A scalar for activations, (channels,) for weights."""
     largest: int
-    """Largest magnitude an integer can have."""
+    """Largest magnitude that an integer can have."""
     values: np.ndarray | None = None
     """The integers themselves, where they are weights."""
     shape: tuple[int, ...] = ()
-    """The scale's, beside the weights."""
+    """Shape that broadcasts the scale against the weights."""
 
 
 def in_floats(graph: bytes) -> bytes:
-    """The ONNX model in which no integer is quantized or multiplied as one; the same numbers, on any CPU.
+    """The ONNX model with all integer arithmetic done in floats; the same results, on any CPU.
 
-    A product of dequantized factors becomes a product of their integers, and is rescaled afterwards.
+    A product of dequantized factors becomes a product of their integers, which is rescaled afterwards.
     """
     import onnx
 
@@ -61,7 +61,7 @@ class _Floats:
         self.source: dict[str, str] = {}
         """Output of a QuantizeLinear to its input."""
         self.found: dict[str, _Integers] = {}
-        """Output of a DequantizeLinear to what it stands for."""
+        """Output of a DequantizeLinear to its value."""
         self.nodes: list[Any] = []
 
     def rewrite(self) -> None:
@@ -85,7 +85,7 @@ class _Floats:
         self.graph.initializer.extend(kept)
 
     def _is_product(self, first: str, second: str) -> bool:
-        """Whether both factors are integers, weights the second."""
+        """Whether both factors are integers and the second one is weights."""
         return second in self.found and first in self.found and self.found[first].values is None
 
     def _constant(self, name: str, value: Any) -> str:
@@ -118,7 +118,7 @@ class _Floats:
         return _Integers(self._add("Clip", [rounded, *ends], [name]), scale, int(max(-low, high)))
 
     def _dequantize(self, name: str) -> None:
-        """Write out, for whatever is no product, what a DequantizeLinear gave."""
+        """Write out the value of a DequantizeLinear, for nodes that are not products."""
         if (found := self.found.get(name)) is not None:
             scale = self._constant(f"{name}.scale", found.scale.reshape(found.shape))
             self._add("Mul", [found.name, scale], [name])
@@ -162,13 +162,13 @@ def _attribute(attribute: Any) -> Any:
 
 
 def _axes(a: _Integers, b: _Integers, conv: bool) -> tuple[tuple[_Integers, int], tuple[_Integers, int]]:
-    """The factors with the axes along which their product is summed."""
+    """The factors, with the axes along which their product is summed."""
     return ((a, 1), (b, 1)) if conv else ((a, -1), (b, -2))
 
 
 def _parts(a: _Integers, b: _Integers, conv: bool) -> list[int]:
-    """Sizes of the parts of the reduction whose sums stay exact, whatever the activations; one part where all do."""
-    if b.values is None:  # activations on both sides: heads are narrow, and their width is not known here
+    """Sizes of parts of the reduction whose sums stay exact for all activations; one part where the whole sum does."""
+    if b.values is None:  # both are activations: attention heads are narrow, and their width is not known here
         return [0]
     by_term = np.abs(b.values).sum(axis=(2, 3)).T if conv else np.abs(b.values)  # (terms, outputs)
     width, parts = len(by_term), 1
@@ -188,7 +188,7 @@ def products(conv: bool) -> tuple[bytes, np.ndarray]:
     from onnx import TensorProto, helper, numpy_helper
 
     weights = np.random.default_rng(0).choice(np.array([-127, -90, 3, 101, 127], np.int8), (WIDTH, 64))
-    weights[:, 0] = 127  # the largest sums there are
+    weights[:, 0] = 127  # the largest possible sums
     arrays = {
         "scale": np.float32(1),
         "zero": np.uint8(0),
@@ -215,7 +215,7 @@ def products(conv: bool) -> tuple[bytes, np.ndarray]:
 
 
 def are_exact(run: Callable[[bytes, np.ndarray], np.ndarray]) -> bool:
-    """Whether an engine's integer kernels add up without loss; `run(graph, x)` executes a graph."""
+    """Whether an engine's integer kernels sum without loss; `run(graph, x)` executes a graph."""
     for conv in (False, True):
         graph, weights = products(conv)
         for rows in ROWS:

@@ -1,4 +1,4 @@
-"""What engines that execute exported graphs share: sizes of batches, calls that run side by side, the gate's features."""
+"""What engines for exported graphs share: batch sizes, parallel calls, the gate's features."""
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
@@ -19,9 +19,9 @@ from quee.runtime.engines.base import Step
 from quee.runtime.engines.exact import are_exact, in_floats
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
-"""(n, …) to the graph's outputs for n samples, the caller's own. Safe to call from several threads."""
+"""Inputs (n, …) to the graph's outputs, which belong to the caller. Safe to call from several threads."""
 LARGEST = 64
-"""Samples per call: beyond, states leave the cache and nothing is gained."""
+"""Most samples per call: in larger batches states leave the CPU's cache, and nothing is gained."""
 
 
 class GraphEngine(ABC):
@@ -32,7 +32,7 @@ class GraphEngine(ABC):
     threads: int
 
     def __init__(self, view: GateView, graphs: Path | None, threads: int) -> None:
-        """Raises QueeError naming the extra to install, or a folder without graphs."""
+        """Raises QueeError that names the extra to install, or the folder that has no graphs."""
         for package in (self.package, "onnx"):
             if find_spec(package) is None:
                 raise QueeError(f"engine {self.name} needs the package {package}: pip install 'quee[engines]'")
@@ -48,7 +48,7 @@ class GraphEngine(ABC):
 
     @abstractmethod
     def compile(self, graph: bytes, precision: Precision, size: int | None = None) -> Run:
-        """An ONNX model compiled for batches of `size` samples, or of any."""
+        """An ONNX model compiled for batches of `size` samples, or of any size where that is None."""
 
     @abstractmethod
     def load(self, path: Path, precision: Precision, size: int) -> Run:
@@ -56,24 +56,24 @@ class GraphEngine(ABC):
 
     @abstractmethod
     def sizes(self, path: Path) -> Sequence[int]:
-        """The sizes, rising to LARGEST, that a graph is compiled for."""
+        """The batch sizes, rising to LARGEST, that a graph is compiled for."""
 
     @abstractmethod
     def executed(self, precision: Precision) -> str: ...
 
     @cached_property
     def exact(self) -> bool:
-        """Whether the engine's integer kernels add up without loss on this CPU; measured once in a process."""
+        """Whether the engine's integer kernels sum without loss on this CPU; measured once per process."""
         return _measured(type(self), self.threads, self)
 
     def integers(self, precision: Precision) -> str:
-        """What executes an integer precision, as `executed` says it."""
+        """What executes an integer precision, in the words of `executed`."""
         if not self.exact:
             return "fp32 (emulated)"
         return "int8" if precision == Precision("w8a8") else "int8 (emulated)"
 
     def graph(self, path: Path) -> bytes:
-        """A graph as it is executed: with integers in floats where the engine's integer kernels lose."""
+        """The graph to execute: with integers in floats where the engine's integer kernels are not exact."""
         graph = path.read_bytes()
         return graph if self.exact else in_floats(graph)
 
@@ -82,14 +82,14 @@ class GraphEngine(ABC):
         return version(self.package)
 
     def path(self, segment: int, precision: Precision) -> Path:
-        """The graph's file; raises QueeError where the bundle has none."""
+        """The file of a graph; raises QueeError where the bundle has none."""
         path = self.graphs / graph_name(segment, Precision("fp32") if precision.is_float else precision)
         if not path.is_file():
             raise QueeError(f"{self.graphs} has no graph {path.name}; engine torch executes {precision}")
         return path
 
     def warm(self, segment: int, precision: Precision, batch: int = LARGEST) -> None:
-        """Compile everything that batches of up to `batch` samples take."""
+        """Compile every graph for batches of up to `batch` samples."""
         sizes = self.sizes(self.path(segment, precision))
         for size in sizes[: bisect_left(sizes, min(batch, LARGEST)) + 1]:
             self._run_for(segment, precision, size)

@@ -19,15 +19,15 @@ class OnnxRuntimeEngine(GraphEngine):
         return self.integers(precision)
 
     def session(self, graph: bytes, optimized: Path | None = None) -> Any:
-        """A session on a graph; `optimized` is where to write what is really executed."""
+        """A session on a graph; `optimized` is a file to write the executed graph to."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.log_severity_level = 3
-        # Sessions that spin while they wait take the processor from each other.
+        # Sessions that spin while they wait take the CPU from each other.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Without VNNI sums of products saturate at 16 bits unless asked not to.
+        # Without VNNI, sums of products saturate at 16 bits unless this is set.
         options.add_session_config_entry("session.x64quantprecision", "1")
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
@@ -43,7 +43,7 @@ class OnnxRuntimeEngine(GraphEngine):
         session = self.session(graph)
 
         def run(x: np.ndarray) -> list[np.ndarray]:
-            # A single row is multiplied in another order.
+            # A single row is summed in another order.
             given = np.ascontiguousarray(x) if len(x) > 1 else np.repeat(x, 2, axis=0)
             return [output[: len(x)] for output in session.run(None, {"x": given})]
 

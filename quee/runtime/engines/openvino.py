@@ -1,9 +1,9 @@
 """OpenVINO on the CPU: float kernels, bf16 where the CPU has it, and 8-bit integer kernels.
 
-Small graphs are compiled once for every size of batch on a ladder: with free shapes a small segment takes a tenth more
-of 64 samples and half as much again of one, and kernels are made in the middle of a call for every size it had not seen.
-Large ones are compiled once, with a free batch: there a new size costs a few milliseconds once, padding would cost whole
-samples each time, and a sample's bits are the same at any size.
+Small graphs are compiled once for each batch size on a ladder. With free shapes a small segment takes a tenth longer for
+64 samples and half as long again for one, and every new size compiles kernels in the middle of a call. Large graphs are
+compiled once, with a free batch: a new size costs a few milliseconds once, padding would cost whole samples every time,
+and a sample's bits are the same at any size.
 """
 
 from collections import deque
@@ -19,9 +19,9 @@ from quee.precision import Precision
 from quee.runtime.engines.graphs import LARGEST, GraphEngine, Run
 
 LADDER = (1, 2, 4, 8, 12, 16, 20, 24, 32, 48, LARGEST)
-"""Sizes that small graphs are compiled for: closer together a little time would be saved, at 5 to 20 MB a graph."""
+"""Batch sizes of small graphs. More sizes would save little time and cost 5 to 20 MB per graph."""
 SMALL = 4 << 20
-"""Bytes up to which a graph is small."""
+"""Largest size in bytes of a small graph."""
 
 
 class OpenVinoEngine(GraphEngine):
@@ -50,13 +50,13 @@ class OpenVinoEngine(GraphEngine):
         return LADDER if path.stat().st_size <= SMALL else (LARGEST,)
 
     def compiled(self, graph: bytes, precision: Precision, size: int | None = None) -> Any:
-        """OpenVINO's own compiled model, for batches of `size` samples, or of any."""
+        """OpenVINO's compiled model, for batches of `size` samples, or of any size."""
         hint = {"bf16": "bf16", "fp16": "f16"}.get(precision.name, "f32") if self._has(precision) else "f32"
         settings = {
             "INFERENCE_NUM_THREADS": self.threads,
             "INFERENCE_PRECISION_HINT": hint,
             "NUM_STREAMS": 1,
-            # Graphs that follow each other would each be tied to a core of their own, and wait for it.
+            # Without this, each graph would be pinned to a core of its own, and successive graphs would wait for their cores.
             "ENABLE_CPU_PINNING": False,
         }
         model = self.core.read_model(model=graph)
@@ -73,13 +73,13 @@ class OpenVinoEngine(GraphEngine):
 
 
 class _Call:
-    """An inference request of a fixed size with its buffers."""
+    """An inference request of a fixed size, with its buffers."""
 
     def __init__(self, compiled: Any) -> None:
         self.request = compiled.create_infer_request()
         self.input: np.ndarray = self.request.get_input_tensor(0).data
         self.outputs: list[np.ndarray] = [self.request.get_output_tensor(i).data for i in range(len(compiled.outputs))]
-        self.input[:] = 0  # what a batch does not fill is what the one before left there
+        self.input[:] = 0  # rows that a batch does not fill keep the values of the batch before
 
     def __call__(self, x: np.ndarray) -> None:
         self.input[: len(x)] = x
@@ -87,7 +87,7 @@ class _Call:
 
 
 class _Lent:
-    """A call's output on loan: whatever array is a view of it keeps the call from being made again."""
+    """A call's output on loan: while an array is a view of it, the call is not used again."""
 
     def __init__(self, call: _Call, output: np.ndarray, idle: deque[_Call]) -> None:
         self.call, self.idle, self.__array_interface__ = call, idle, output.__array_interface__
@@ -97,7 +97,7 @@ class _Lent:
 
 
 class _Sized:
-    """A graph compiled for one size. Threads take calls of their own; the first output is lent, not copied."""
+    """A graph compiled for one size. Every thread takes its own call; the first output is lent, not copied."""
 
     def __init__(self, compiled: Any) -> None:
         self.compiled = compiled
@@ -115,7 +115,7 @@ class _Sized:
 
 
 class _Free:
-    """A graph compiled for any size, called by one thread at a time."""
+    """A graph compiled for any size; one thread calls it at a time."""
 
     def __init__(self, compiled: Any) -> None:
         self.request, self.outputs, self.lock = compiled.create_infer_request(), range(len(compiled.outputs)), Lock()

@@ -1,6 +1,6 @@
-"""`auto`: every segment at every precision by the fastest engine here that does what the reference does.
+"""Engine `auto`: for every segment and precision, the fastest engine that agrees with the reference.
 
-Which is fastest is measured once and remembered per machine; whether it does what the reference does is seen every time.
+Speed is measured once and remembered per machine. Agreement is checked every time.
 """
 
 import json
@@ -28,7 +28,7 @@ LOG = logging.getLogger(__name__)
 
 
 def cache_file() -> Path:
-    """Where measurements are remembered: the user's cache folder."""
+    """File in the user's cache folder that remembers measurements."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "quee" / "engines.json"
 
@@ -36,7 +36,7 @@ def cache_file() -> Path:
 def least_seconds(
     engine: Engine, segment: int, precision: Precision, state: np.ndarray, repeats: int = REPEATS
 ) -> float:
-    """Least time of a step, after one that compiles."""
+    """Shortest time of a step, after a first one that compiles."""
     engine.run(segment, precision, state)
     times = []
     for _ in range(repeats):
@@ -47,7 +47,7 @@ def least_seconds(
 
 
 class AutoEngine:
-    """Takes the fastest of several engines for each (segment, precision)."""
+    """Uses the fastest of several engines for each (segment, precision)."""
 
     name = "auto"
 
@@ -55,9 +55,9 @@ class AutoEngine:
         self.engines = {engine.name: engine for engine in engines}
         self.graphs, self.threads = graphs, threads
         self.reference: Reference | None = None
-        """What an engine is held against before it runs a segment."""
+        """What an engine is compared with before it runs a segment."""
         self.refused: dict[str, str] = {}
-        """Engines that were refused for a segment, with the first reason."""
+        """Engines refused for a segment, with the first reason."""
         self._chosen: dict[tuple[int, Precision], Engine] = {}
         self._lock = Lock()
 
@@ -66,7 +66,7 @@ class AutoEngine:
         return ", ".join(f"{name} {engine.version}" for name, engine in self.engines.items())
 
     def chosen(self, segment: int, precision: Precision, state: np.ndarray) -> Engine:
-        """The engine for a segment and precision, timed on a state before it if that was not done on this machine yet."""
+        """The engine for a segment and precision; timed on a state before it unless this machine remembers the result."""
         if (segment, precision) not in self._chosen:
             with self._lock:
                 if (segment, precision) not in self._chosen:
@@ -77,7 +77,7 @@ class AutoEngine:
         return self.chosen(segment, precision, state).run(segment, precision, state)
 
     def warm(self, segment: int, precision: Precision, batch: int) -> None:
-        """Have whichever engine was chosen compile what batches of up to `batch` samples take."""
+        """Let the chosen engines compile for batches of up to `batch` samples."""
         if isinstance(chosen := self._chosen.get((segment, precision)), GraphEngine):
             chosen.warm(segment, precision, batch)
 
@@ -100,7 +100,7 @@ class AutoEngine:
         return self.engines[name]
 
     def _fastest(self, segment: int, precision: Precision, state: np.ndarray) -> str:
-        """The name of the fastest engine that agrees; raises DisagreementError where not even PyTorch does."""
+        """Name of the fastest engine that agrees; raises DisagreementError where not even PyTorch agrees."""
         names = [name for name in self.engines if self._agrees(name, segment, precision)]
         if not names:
             raise DisagreementError(self.refused["torch"])
@@ -110,7 +110,7 @@ class AutoEngine:
         return min(sorted(seconds), key=seconds.__getitem__)
 
     def _held(self, engine: Engine, segment: int, precision: Precision) -> Engine:
-        """The engine; raises DisagreementError where it is further from the reference than is allowed."""
+        """The engine; raises DisagreementError where it differs from the reference by more than is allowed."""
         if self.reference is not None:
             self.reference.check_step(engine, segment, precision)
         return engine
@@ -135,7 +135,7 @@ def _remembered() -> dict[str, str]:
 
 
 def _remember(key: str, name: str) -> None:
-    """A cache that cannot be written is done without."""
+    """Where the cache cannot be written, nothing is remembered."""
     path = cache_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
