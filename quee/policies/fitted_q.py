@@ -80,7 +80,7 @@ class FittedQ(Policy):
 
     @classmethod
     def fit(cls, setting: Setting) -> "FittedQ":
-        from quee.settings.experiment import Policies
+        from quee.settings.policies import Policies
 
         assert setting.training is not None
         options = setting.options or Policies()

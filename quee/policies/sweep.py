@@ -13,7 +13,7 @@ from quee.policies.networks import Predictors
 
 if TYPE_CHECKING:
     from quee.cache.read import FeatureCache
-    from quee.settings.experiment import Policies
+    from quee.settings.policies import Policies
 
 
 def hull(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
