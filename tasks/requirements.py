@@ -1,4 +1,4 @@
-"""What `quee run` and `quee plan` refuse before anything runs: experiments whose later stages could not use what is here.
+"""What `quee run` and `quee plan` refuse before anything runs: settings that later stages could not work with.
 
 Stage `prepare` refuses the same, but does not run again when another block's settings change.
 """
@@ -31,7 +31,7 @@ def refuse_unworkable(root: Path, steps: Sequence["Step"]) -> None:
 
 
 def _check_data(root: Path, experiment: "Experiment") -> None:
-    """Hold the settings against the splits that `prepare` made; nothing where they, or the data, are not here."""
+    """Check the settings against the splits that `prepare` made, where splits and data are present."""
     folder, data = root / "artifacts" / experiment.name / "prepare", root / "data" / experiment.prepare.dataset
     if not (folder / "splits.parquet").is_file() or not any(data.glob("*.parquet")):
         return

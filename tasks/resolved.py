@@ -31,10 +31,10 @@ def as_text(experiment: "Experiment") -> str:
 
 
 def stage_settings(experiment: str, artifacts: Path) -> "Experiment":
-    """What stages of an experiment run with; `artifacts` is the folder with its results.
+    """The settings that stages of an experiment run with; `artifacts` is the folder with its results.
 
-    The file counts even when the YAML was changed since: DVC records the file. Where it is not there, as for a stage run
-    by hand, the YAML is resolved now. Raises UsageError on a wrong name or settings.
+    The file counts even when the YAML was changed since: DVC records the file. Where the file is missing, as for a stage
+    run by hand, the YAML is resolved now. Raises UsageError on a wrong name or settings.
     """
     from quee.settings.experiment import load_experiment, parse_resolved
 
@@ -58,7 +58,7 @@ def changed_since(experiment: str, artifacts: Path) -> str | None:
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, old, new) of every setting that differs; None stands for one that is not there."""
+    """(dotted key, old, new) of every setting that differs; None stands for a missing one."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys((*before, *now)):
             yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))

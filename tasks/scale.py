@@ -36,9 +36,9 @@ VARIABLES = {
 
 
 MACS_PER_SECOND = 15e9
-"""What a core does of a network's multiply-adds, quantization simulated: 13e9 for T2T-ViT-14, 15e9 for digits."""
+"""Multiply-adds of a network with simulated quantization that a core does: 13e9 for T2T-ViT-14, 15e9 for digits."""
 START_SECONDS = 10.0
-"""Workers are started where they are reckoned to save so much: until one computes, 5 s of a core are gone."""
+"""Workers are started where they save at least this long; starting one takes 5 s of a core."""
 WORKER_BYTES = 2 << 30
 """Memory of a worker: 1.2 GB of libraries and a small network, 2 GB with a larger one."""
 
@@ -56,7 +56,7 @@ class Scale:
     """Whether executor or workers were set; if not, small work stays in the stage's own process."""
 
     def lanes(self, macs: float) -> Lanes:
-        """Where shards are computed that take so many multiply-adds in all."""
+        """The executor for shards that take `macs` multiply-adds in all."""
         executor, workers = self.executor, self.workers
         if not self.given:
             saved = macs / MACS_PER_SECOND * (1 - 1 / workers)
@@ -65,14 +65,14 @@ class Scale:
         return EXECUTORS[executor](Workers(workers, self.dask, partial(die_with_parent, always=True)))
 
     def store(self, stage: Stage) -> ShardStore:
-        """Where the stage's shards are: under a name that covers all that decides them. Removed when it succeeds."""
+        """The folder of the stage's shards, named by all that decides them; it is removed when the stage succeeds."""
         whole = self.place(stage.partial, stage.name, stage.partial.name)
         if self.shards is not None:
             stage.on_success.append(whole.discard)
         return whole
 
     def place(self, folder: Path, *names: str) -> ShardStore:
-        """A folder for shards, or what bears these names where `shards` says that they are kept."""
+        """The folder for shards: `folder`, or the folder called `names` below the setting `shards`."""
         if self.shards is None:
             return ShardStore(str(folder.resolve()))
         base = ShardStore(self.shards if "://" in self.shards else str(Path(self.shards).resolve()))
@@ -115,7 +115,7 @@ def read_scale(environment: dict[str, str] | None = None, file: Path = FILE) -> 
 
 
 def affordable(workers: int) -> int:
-    """So many workers, or fewer where memory is short, which is said."""
+    """The number of workers that memory has room for, at most `workers`; prints why where it is smaller."""
     free = free_memory()
     if free is None or (possible := max(1, free // WORKER_BYTES)) >= workers:
         return workers

@@ -1,7 +1,7 @@
 """What every stage shares: `python -m tasks.STAGE EXPERIMENT [--limit N] [--debug]`.
 
 A stage writes `artifacts/EXPERIMENT/STAGE/` whole or not at all: it works in a folder aside, which takes the place of
-the previous result when it succeeds. One writer at a time, and none that outlives whoever started it.
+the previous result when it succeeds. A stage has one writer at a time, which ends with the process that started it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SMOKE = Path(".quee") / "smoke"
 INTERRUPTED = 130
 PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""What is wrong with a place and not with us."""
+"""Errors of a disk or folder, not of this program."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Stage:
     limit: int | None = None
     """Smoke run: use only so many samples."""
     on_success: list[Callable[[], None]] = field(default_factory=list)
-    """What to do when the result is in its place: such as to remove resumable work that lies elsewhere."""
+    """Calls made when the result is in its place, such as one that removes resumable work elsewhere."""
 
     @property
     def data(self) -> Path:

@@ -1,7 +1,11 @@
-"""flows → tasks → quee, and each orchestrator in one place."""
+"""flows → tasks → quee, the layers inside quee, no circles, and each orchestrator in one place.
+
+Imports inside functions count like those of modules; those for type checkers alone do not.
+"""
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,18 +21,165 @@ MAY_IMPORT = {
     "tasks": ("flows/", "tasks/"),
 }
 
+LAYERS = (
+    "quee/errors.py",
+    "quee/work/",
+    "quee/precision.py",
+    "quee/paths.py",
+    "quee/settings/",
+    "quee/data/",
+    "quee/_logistic.py",
+    "quee/_perceptron.py",
+    "quee/features.py",
+    "quee/network/",
+    "quee/cost.py",
+    "quee/quantization/",
+    "quee/settings/experiment.py",  # holds a YAML's names against the registries of data sets and architectures
+    "quee/settings/requirements.py",  # holds settings against the data and the network
+    "quee/exits.py",
+    "quee/cache/",
+    "quee/targets.py",
+    "quee/policies/",
+    "quee/predictors.py",
+    "quee/evaluation/",
+    "quee/report/",
+    "quee/runtime/",
+    "quee/export/",
+    "quee/fitting/",
+    "quee/serving/",
+    "quee/api.py",
+    "quee/cli/",
+    "quee/__main__.py",
+)
+"""Each may import what stands above it. A file belongs to the longest entry that fits."""
 
-def imported(file: Path) -> Iterator[str]:
-    """Top-level packages a file imports anywhere in it."""
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield (node.module or "").partition(".")[0]
+ONLY = {
+    "quee/report/": ("quee/errors.py", "quee/work/", "quee/policies/"),
+    "quee/runtime/": ("quee/errors.py", "quee/work/", "quee/precision.py", "quee/paths.py", "quee/policies/"),
+}
+"""Layers that need no more than these of what stands above them."""
+
+_TORCH = "engine torch runs the networks of a bundle as the stages do"
+_IMAGES = "an image is decoded and prepared by the code that prepared the training images"
+_SPLIT = "the simulated sweep of a policy is used by its evaluation and by itself"
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("quee/data/weights.py", "quee/network/"): "weights are checked against the network that they are for",
+    ("quee/network/files.py", "quee/quantization/"): "a quantized network is read and written like a float one",
+    ("quee/policies/", "quee/evaluation/"): _SPLIT,
+    ("quee/runtime/", "quee/data/"): _IMAGES,
+    ("quee/runtime/bundle.py", "quee/exits.py"): _TORCH,
+    ("quee/runtime/", "quee/features.py"): _TORCH,
+    ("quee/runtime/", "quee/network/"): _TORCH,
+    ("quee/runtime/", "quee/export/"): _TORCH,
+    ("quee/runtime/explanation.py", "quee/cost.py"): "an explanation says what the static network would have cost",
+    (
+        "quee/runtime/timed.py",
+        "quee/cache/",
+    ): "the rows in a bundle by which budgets in milliseconds are met are a cache",
+}
+"""(File or folder, layer) of imports against the direction, with the reason."""
+
+CIRCLES: tuple[tuple[str, ...], ...] = (
+    ("quee/network/architectures/",),
+    ("quee/data/importers/",),
+    ("tasks/mlflow/", "tasks/verbs/waste.py"),
+)
+"""Groups of files that still import each other in a circle."""
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Dotted names that a file imports, with `package.name` for each name of a `from` import."""
+    yield from _imports(ast.parse(file.read_text(encoding="utf-8")))
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        yield from _imports(child)
+
+
+def module_file(name: str) -> str | None:
+    """The file of a dotted name: its own where it is a module or package, or that of the module it stands in."""
+    for dotted in (name, name.rpartition(".")[0]):
+        path = dotted.replace(".", "/")
+        for file in (f"{path}.py", f"{path}/__init__.py"):
+            if path and (ROOT / file).is_file():
+                return file
+    return None
+
+
+IMPORTS = {file.relative_to(ROOT).as_posix(): set(imports(file)) for file in FILES}
+GRAPH = {
+    name: {found for dotted in names if (found := module_file(dotted)) and found != name}
+    for name, names in IMPORTS.items()
+}
+"""File to the files it imports."""
+
+
+def layer(file: str) -> str:
+    return max((entry for entry in LAYERS if file.startswith(entry)), key=len, default="")
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_only_its_own_place_imports(package: str) -> None:
-    names = [file.relative_to(ROOT).as_posix() for file in FILES if package in imported(file)]
+    names = [name for name, found in IMPORTS.items() if package in {dotted.partition(".")[0] for dotted in found}]
     assert [name for name in names if not name.startswith(MAY_IMPORT[package])] == []
     assert names, f"nothing imports {package}: the rule has no object"
+
+
+def circle(known: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Files that import each other in a circle, the first also last; imports within a group that is known not counted."""
+
+    def counted(name: str, other: str) -> bool:
+        return not any(name.startswith(group) and other.startswith(group) for group in known)
+
+    try:
+        TopologicalSorter({n: {o for o in others if counted(n, o)} for n, others in GRAPH.items()}).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circle(CIRCLES) == []
+
+
+@pytest.mark.parametrize("group", CIRCLES)
+def test_every_known_circle_is_still_one(group: tuple[str, ...]) -> None:
+    assert circle(tuple(other for other in CIRCLES if other != group))
+
+
+def against() -> set[tuple[str, str]]:
+    """(File, layer) of every import within quee that the layers do not allow."""
+    rank = {entry: number for number, entry in enumerate(LAYERS)}
+    found = set()
+    for name, others in GRAPH.items():
+        if not (own := layer(name)):
+            continue
+        for other in filter(None, map(layer, others)):
+            allowed = ONLY.get(own, LAYERS[: rank[own]])
+            if other != own and other not in allowed:
+                found.add((name, other))
+    return found
+
+
+def excepted(name: str, other: str) -> bool:
+    return any(name.startswith(file) and other == above for file, above in EXCEPTIONS)
+
+
+def test_imports_within_quee_go_one_way() -> None:
+    assert [found for found in sorted(against()) if not excepted(*found)] == []
+
+
+@pytest.mark.parametrize("exception", EXCEPTIONS)
+def test_every_exception_is_still_one(exception: tuple[str, str]) -> None:
+    assert [name for name, other in against() if name.startswith(exception[0]) and other == exception[1]]
+
+
+def test_every_file_of_quee_has_a_layer() -> None:
+    assert [name for name in GRAPH if name.startswith("quee/") and not layer(name)] == ["quee/__init__.py"]

@@ -22,8 +22,8 @@ class Ablate(Block):
     seeds: Annotated[int, Field(ge=3, le=100)] = 3
     """Repetitions of every point; targets, predictors and policies are fitted anew in each."""
     divide: Literal["none", "learning", "all"] = "learning"
-    """What each repetition divides anew: nothing; the predictor and validation splits between each other; the test split
-    too, for data so small that one test set tells little."""
+    """What each repetition divides anew. `learning`: samples between the predictor and validation splits; `all`: the test
+    split too, for data so small that one test set tells little."""
     clusters: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Listed] = (1, 5, 10, 20, 50, 100, 150)
     targets: Annotated[tuple[Literal["labels", "neighbours", "p_label"], ...], Listed] = (
         "labels",
@@ -34,7 +34,7 @@ class Ablate(Block):
     neighbours: Count = 50
     hidden: Annotated[tuple[Count, ...], Listed] = (4, 8, 16, 64, 128)
     heads: Annotated[tuple[Literal["mixed", "float"], ...], Listed] = ()
-    """Exit heads fitted on states behind other prefixes than `exits.prefixes` says; the network runs for each."""
+    """Other values of `exits.prefixes` to fit exit heads with; the network runs again for each."""
     considered: Annotated[tuple[Considered, ...], Listed] = (
         Considered(max_switches=0),
         Considered(max_switches=1),
@@ -45,13 +45,14 @@ class Ablate(Block):
     )
     """Paths to keep of the cached tree; a sample is drawn anew in each repetition."""
     precisions: Annotated[tuple[Annotated[tuple[PrecisionName, ...], Listed, Field(min_length=1)], ...], Listed] = ()
-    """Precisions to keep; by default every one left out, and every one alone."""
+    """Sets of precisions to keep; by default each precision left out in turn, and each alone."""
     added: Annotated[tuple[PrecisionName, ...], Listed] = ()
-    """References of `paths` to take into the tree, one at a time; the network runs for each."""
+    """References of `paths` to take into the tree, one at a time; the network runs again for each."""
     gates: Annotated[tuple[Annotated[tuple[Count, ...], Listed, Field(min_length=2)], ...], Listed] = ()
-    """Gates to keep, as 1 for the first; the last always among them. By default every one left out, and every second."""
+    """Sets of gates to keep, counted from 1, each with the last gate. By default each gate left out in turn, and every second
+    gate."""
     blend: Annotated[tuple[Share | Literal["auto"], ...], Listed] = (0.5, 1.0, "auto")
-    """Shares of the fitted values in `fitted_q`."""
+    """Values of `policies.fitted_q.blend`."""
     points: Annotated[int, Field(ge=20, le=10_000)] = 60
     """Trade-offs λ in each sweep."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000

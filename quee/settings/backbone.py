@@ -29,20 +29,20 @@ class Backbone(Block):
     gates: Annotated[tuple[Count, ...], Listed] = (2, 4, 6, 8)
     """Number of blocks done at each gate; the last is the depth of the backbone."""
     mode: Literal["train", "pretrained", "finetune", "linear_probe"] = "train"
-    """`train`: from random weights on the training split; `pretrained`: weights as they are; `finetune`: weights trained
-    on; `linear_probe`: weights frozen, a new head fitted on what they see of the training split."""
+    """`train`: random weights are trained on the training split; `pretrained`: weights are used as they are; `finetune`:
+    weights are trained further; `linear_probe`: weights are frozen, and a new head is fitted on their features."""
     weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
     """Name under which `quee weights add` keeps them; for every mode but `train`."""
     trained_blocks: Annotated[int, Field(ge=0)] | None = None
-    """`finetune` alone: only so many last blocks, and what follows them, are trained; all of it by default."""
+    """For `finetune`: this many last blocks, and what follows them, are trained; by default the whole network is."""
     transfer_ratio: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """`finetune` alone: learning rate of the weights taken over, relative to the head's."""
+    """For `finetune`: learning rate of the pretrained weights, relative to the head's."""
     epochs: Count = 100
     batch_size: Count = 64
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
-    """Where the cosine ends, for all weights alike."""
+    """Learning rate at the end of the cosine, for all weights."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

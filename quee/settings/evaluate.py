@@ -30,7 +30,7 @@ class Quality(Block):
 
 class Evaluate(Block):
     points: Annotated[int, Field(ge=100, le=10_000)] = 120
-    """Trade-offs and thresholds in a sweep."""
+    """Number of trade-offs or thresholds in a sweep."""
     budgets: Annotated[tuple[Positive, ...], Listed, Field(min_length=1)] = (
         0.05,
         0.1,

@@ -11,8 +11,8 @@ class Exits(Block):
     pooling: Literal["cls", "cls_mean"] = "cls_mean"
     """What a head sees: the class token, or it and the mean patch token."""
     prefixes: Literal["mixed", "float"] = "mixed"
-    """What ran before the states that heads and embedding are fitted on: precisions of the tree drawn per sample and
-    segment, or the float network."""
+    """Which prefixes make the states that heads and embedding are fitted on: `mixed` draws a precision of the tree per
+    sample and segment; `float` runs the float network."""
     draws: Count = 8
     """Passes over the training samples, each with new augmentation and new prefix precisions."""
     max_samples: Count | None = None

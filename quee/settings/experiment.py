@@ -99,7 +99,7 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
 
 
 def parse_resolved(name: str, text: str, source: str, data: Path = Path("data")) -> Experiment:
-    """The experiment of which `resolved` gave the values in a JSON text; `source` names it in errors."""
+    """Read an experiment from the JSON text of what `resolved` gave; `source` names the text in errors."""
     try:
         content = json.loads(text)
         blocks = {block: value for block, value in content.items() if block != DATASET}

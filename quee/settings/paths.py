@@ -12,19 +12,20 @@ class Considered(Block):
     """Which paths of the tree are considered; uniform paths always are."""
 
     max_switches: Annotated[int, Field(ge=0)] | None = None
-    """Keep paths that change precision at most so often."""
+    """Keep paths with at most this many changes of precision."""
     monotone: Literal["up", "down"] | None = None
     """Keep paths whose precision never falls (`up`) or never rises (`down`)."""
     sample: Count | None = None
-    """Keep so many full-length paths, drawn at random, and their prefixes."""
+    """Keep this many full-length paths, drawn at random, and their prefixes."""
     seed: Seed = 0
 
 
 class Paths(Block):
     precisions: Annotated[tuple[PrecisionName, ...], Listed, Field(min_length=1)] = ("w3a3", "w4a4", "w8a8")
-    """In any order; the tree has them by their bits, the fewest first."""
+    """In any order; the tree sorts them by bits, the fewest first."""
     references: Annotated[tuple[PrecisionName, ...], Listed] = ("fp32",)
-    """Uniform paths evaluated beside the tree; without `fp32` here or in `precisions` no float accuracy is told."""
+    """Precisions of uniform paths that are evaluated beside the tree. The float accuracy is reported where `fp32` is among
+    these or among `precisions`."""
     max_nodes: Count = 500
     considered: Considered = Considered()
 

@@ -11,9 +11,10 @@ class FittedQ(Block):
     folds: Annotated[int, Field(ge=2, le=20)] = 4
     """Parts of the predictor split for cross-fitting."""
     knots: Annotated[int, Field(ge=2, le=64)] = 12
-    """Trade-offs λ at which the values are fitted; between them they are interpolated."""
+    """Number of trade-offs λ at which values are fitted; between them values are interpolated."""
     blend: Share | Literal["auto"] = 0.5
-    """Share of the fitted values in a decision, the rest being the plan's; `auto`: by gate and λ, from cross-fitting."""
+    """Weight of the fitted values in a decision; the plan's values have the rest. `auto` chooses it by gate and λ, from
+    cross-fitting."""
 
 
 class Policies(Block):

@@ -11,9 +11,10 @@ from quee.settings.sets import sets_of
 class Splits(Block):
     """Shares of the data per split; `calibration` is a number of training samples.
 
-    `evaluation_set` says what an official evaluation set becomes: `pooled` with the training set, of which all shares
-    count; `held_out`: the splits other than `train`, for a backbone that has seen the official training set; or `test`
-    alone, for a backbone trained here. Shares count in the set a split is taken from and sum to at most 1 in each.
+    `evaluation_set` says how an official evaluation set is used. `pooled`: pooled with the training set, and all splits
+    are taken from the pool. `held_out`: all splits but `train` are taken from it, for a backbone that has seen the official
+    training set. `test`: it is the test split, for a backbone trained here. A share is a fraction of the set that its split
+    is taken from; the shares of a set sum to at most 1.
     """
 
     train: Share = 0.45

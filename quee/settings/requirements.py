@@ -28,10 +28,10 @@ HELD_OUT = tuple(name for name in SPLITS if name != "train")
 def check_data(
     experiment: Experiment, split: np.ndarray, labels: np.ndarray, pool: np.ndarray, classes: Sequence[str]
 ) -> None:
-    """Refuse data of which later stages cannot make what the settings ask for; all faults at once, one a line.
+    """Refuse data that are too few or too uneven for what the settings ask of later stages; all faults at once, one a line.
 
-    `split` (n,) are the names of the samples' splits and `labels` (n,) their classes; `pool` (m,) are the labels that
-    training samples were drawn from. Raises UsageError.
+    `split` (n,) holds the name of each sample's split, `labels` (n,) its class; `pool` (m,) holds the labels of the samples
+    that training samples were drawn from. Raises UsageError.
     """
     faults = list(_faults(experiment, split, labels, pool, classes))
     if faults:
@@ -54,7 +54,7 @@ def _faults(
 
 
 def _class_faults(experiment: Experiment, train: np.ndarray, pool: np.ndarray, classes: Sequence[str]) -> Iterator[str]:
-    """What is wrong with the classes of the training samples, labels (n,); the first fault alone, of which others follow."""
+    """What is wrong with the classes of the training samples, labels (n,); the first fault alone, since others follow from it."""
     data, file, settings = f"data/{experiment.prepare.dataset}", _file(experiment), experiment.prepare.splits
     images, pooled = np.bincount(pool, minlength=len(classes)), settings.evaluation_set == "pooled"
     needed = 2 if pooled else 1
@@ -81,7 +81,7 @@ def _class_faults(experiment: Experiment, train: np.ndarray, pool: np.ndarray, c
 
 
 def _size_faults(experiment: Experiment, split: np.ndarray, train: int) -> Iterator[str]:
-    """What the splits, names (n,) of which so many are `train`, are too small for."""
+    """Settings that the splits are too small for; `split` (n,) names each sample's, `train` counts the training samples."""
     file, predictor = _file(experiment), int((split == "predictor").sum())
     for name in HELD_OUT:
         count, share = int((split == name).sum()), getattr(experiment.prepare.splits, name)
@@ -103,7 +103,7 @@ def _absent(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
 
 
 def _for_exits(experiment: Experiment, train: np.ndarray) -> np.ndarray:
-    """What of the training samples (n,) the exit heads are fitted on."""
+    """The training samples (n,) that exit heads are fitted on."""
     from quee.data.splits import thinned  # with pyarrow, which reading settings does not wait for
 
     return train[thinned(np.arange(len(train)), experiment.exits.max_samples, experiment.exits.seed)]

@@ -12,7 +12,7 @@ class Targets(Block):
     sweep: Annotated[tuple[Count, ...], Listed] = (1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100)
     """Numbers of clusters for which the calibration error is reported."""
     shrinkage: Annotated[float, Field(ge=0)] = 4.0
-    """α: so many samples' worth of a path's mean error pulls each cluster's."""
+    """α: the path's mean error counts as this many samples in the error rate of each cluster."""
     per_node: Annotated[int, Field(ge=0)] = 64
-    """Up to so many nodes at a gate each node has its own clusters; above, the gate's nodes share them."""
+    """Most nodes at a gate for which each node has clusters of its own; the nodes of a larger gate share clusters."""
     seed: Seed = 0

@@ -50,7 +50,7 @@ def fetch_changed(root: Path, experiment: str, notify: Callable[[str], None]) ->
     Data that are neither are somebody's work and stay; the run then refuses them.
     """
     from quee.settings.experiment import load_experiment
-    from tasks.dvc.session import run_dvc
+    from tasks.dvc.process import run_dvc
 
     folder = data_path(load_experiment(experiment, root / "experiments"))
     if not (root / folder).is_dir() or dvc_digest(root / folder) != last_digest(root, experiment):

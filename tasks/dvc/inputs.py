@@ -126,7 +126,7 @@ def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -
 
 def pull(root: Path, pointer: Path | str, path: Path) -> None:
     """Bring what a `.dvc` file names from a remote, whole or not at all; raises NotPulledError with DVC's reason."""
-    from tasks.dvc.session import run_dvc
+    from tasks.dvc.process import run_dvc
 
     behind = link_before(root, path)
     if behind is not None:

@@ -24,8 +24,7 @@ from tasks.dvc.lock import stage_names
 from tasks.dvc.plan import PIPELINE, Plan, remember_folders
 from tasks.dvc.plan import Step as Step
 from tasks.dvc.plan import make_plan as make_plan
-from tasks.dvc.process import AWAY, BUSY, dvc_command, environment, run_logged
-from tasks.dvc.process import run_dvc as run_dvc
+from tasks.dvc.process import AWAY, BUSY, dvc_command, environment, run_dvc, run_logged
 from tasks.partial import stage_entry
 from tasks.requirements import refuse_unworkable
 from tasks.stages import SETTINGS

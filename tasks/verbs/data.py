@@ -323,7 +323,7 @@ def track(path: Path, dvc_file: Path | None = None, *, new: bool = False) -> Non
     if not Path(".dvc").is_dir():
         typer.echo(f"{path} is not tracked: there is no DVC project here", err=True)
         return
-    from tasks.dvc.session import run_dvc
+    from tasks.dvc.process import run_dvc
 
     arguments = ["commit", "--force", str(dvc_file)] if dvc_file and dvc_file.is_file() else ["add", str(path)]
     done = run_dvc(Path.cwd(), *arguments)

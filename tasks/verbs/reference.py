@@ -15,7 +15,7 @@ from quee.errors import IntegrityError, QueeError, UsageError
 from quee.work.io import write_bytes, write_json
 from tasks.dvc.inputs import pull
 from tasks.dvc.lock import chosen, default_experiments, out_problem, read_lock
-from tasks.dvc.session import run_dvc
+from tasks.dvc.process import run_dvc
 from tasks.stages import STAGES
 from tasks.verbs.data import track
 from tasks.work import journal

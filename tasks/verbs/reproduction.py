@@ -268,7 +268,7 @@ def _copy_inputs(root: Path, tree: Path, recorded: _Recorded) -> None:
 
 def _copy_remotes(root: Path, tree: Path) -> None:
     """The remotes that only this clone knows, and its cache as another: the worktree's own cache goes with it."""
-    from tasks.dvc.session import run_dvc
+    from tasks.dvc.process import run_dvc
 
     local, parser = root / ".dvc" / "config.local", configparser.ConfigParser()
     with contextlib.suppress(configparser.Error):
@@ -286,7 +286,7 @@ def _copy_remotes(root: Path, tree: Path) -> None:
 
 def _take(root: Path, tree: Path, recorded: _Recorded, stage: str, tell: Tell) -> str:
     """Bring a recorded result into the worktree; returns from where. Raises IntegrityError where nobody has it."""
-    from tasks.dvc.session import run_dvc
+    from tasks.dvc.process import run_dvc
 
     name, folder = f"{stage}@{recorded.experiment}", recorded.folder(stage)
     (md5,) = StageResult(recorded.experiment, stage, recorded.entries[stage]).outs.values()
