@@ -401,7 +401,8 @@ class Report(Block):
 
 
 class Bundle(Block):
-    policy: Literal["plan", "fitted_q"] = "fitted_q"
+    policy: str = "fitted_q"
+    """A deployable entry of `quee.policies.registry`."""
     budget: Positive = 0.2
     """The budget the deployed classifier runs at unless told otherwise."""
 

@@ -13,7 +13,9 @@ from quee.data.sets import SPLITS
 from quee.errors import QueeError, UsageError
 from quee.network.architectures import outside_files
 from quee.paths import PathTree
+from quee.policies.registry import deployable
 from quee.settings.experiment import Backbone, Experiment
+from quee.work.registry import unknown
 
 if TYPE_CHECKING:
     from quee.data.files import DatasetFiles
@@ -27,9 +29,15 @@ HELD_OUT = tuple(name for name in SPLITS if name != "train")
 
 
 def check_settings(experiment: Experiment) -> None:
-    """Refuse what needs neither data nor network to be refused: a tree that is too large, kwargs that a bundle refuses."""
+    """Refuse what needs neither data nor network to be refused.
+
+    That is a tree that is too large, a policy that cannot be deployed, and kwargs that a bundle refuses.
+    """
     paths, gates = experiment.paths, experiment.backbone.gates
     PathTree(paths.precisions, len(gates), paths.considered, paths.max_nodes)
+    valid = deployable()
+    if experiment.bundle.policy not in valid:
+        raise UsageError(f"bundle.policy: {unknown('policy', experiment.bundle.policy, sorted(valid))}")
     outside = outside_files(experiment.backbone.kwargs)
     if outside:
         raise UsageError(

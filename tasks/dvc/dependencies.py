@@ -51,8 +51,8 @@ FOLDERS = (
 )  # fmt: skip
 """Depended on as a whole, where any of it is used."""
 
-READERS = frozenset({"targets", "predictors", "policies", "evaluate"})
-"""Stages that read the feature cache and run no network."""
+READERS = frozenset({"targets", "predictors", "policies", "evaluate", "report"})
+"""Stages that run no network."""
 SKIMMED = frozenset({"quee/cache/read.py", "quee/cost.py"})
 READ = frozenset({"quee/paths.py", "quee/precision.py"})
 """Of what SKIMMED import READERS need only READ; the rest builds a cache and traces a network, which `features` does."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import own_policy
 import pytest
 from replayed import Replayed
 from small_world import small_cache, small_experiment
@@ -17,7 +18,6 @@ from quee.policies.methods import Method
 from quee.policies.networks import views
 from quee.policies.registry import METHODS, all_sweeps, deployable, methods
 from quee.policies.sweep import Setting, Sweep, hull_of
-from quee.policies.thresholds import Thresholds
 from quee.runtime.executor import Executor, Flight
 
 CACHE = small_cache(1200)
@@ -25,22 +25,14 @@ BASIS, LEARNED = fit_policies(CACHE, small_experiment(epochs=30))
 SETTING = replace(Setting.of(CACHE, ("validation", "test"), points=100), predictors=BASIS.predictors, policies=LEARNED)
 
 
-class Margin(Thresholds):
-    """Leaves where the two largest probabilities are further apart than the threshold: a policy of one file."""
-
-    def score(self, features: np.ndarray) -> np.ndarray:
-        return self.column(features, "margin")
-
-
-MARGIN = Method("margin", "baseline", policy=Margin)
-ALL = [*methods(), MARGIN]
+ALL = [*methods(), own_policy.METHOD]
 DEPLOYABLE = [method for method in ALL if method.deployable]
 
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The registry line of the new policy."""
-    monkeypatch.setitem(METHODS._entries, "margin", MARGIN)
+    monkeypatch.setitem(METHODS._entries, "margin", own_policy.METHOD)
 
 
 def curves(method: Method, setting: Setting = SETTING) -> Iterator[Sweep]:
