@@ -30,34 +30,27 @@ from quee.export.graphs import export_graphs
 from quee.features import GateView
 from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_precisions
-from quee.policies.base import simulate
-from quee.policies.fitted_q import FittedQ
-from quee.policies.networks import Predictors
-from quee.policies.plan import Plan
+from quee.policies.base import Basis, Policy, simulate
+from quee.policies.files import read_policy, read_predictors
 from quee.runtime import AdaptiveClassifier, Options, Routed, load_bundle
 from quee.runtime.engines import open_engine
 from quee.runtime.executor import draws
 from quee.runtime.margin import margin_of_paths
 from quee.runtime.routes import gap
 from quee.runtime.scheduler import Scheduler
-from quee.work.io import read_json, read_tensors
+from quee.work.io import read_json
 
 EXACT = "must be 0"
 
 
-def stage_policy(artifacts: Path, cache: FeatureCache, name: str) -> Plan | FittedQ:
-    """The policy from the stages' results."""
-    predictors = Predictors.from_arrays(read_tensors(artifacts / "predictors" / "predictors.safetensors"))
-    plan = Plan.of(cache.tree, cache.description, predictors)
-    return (
-        plan
-        if name == "plan"
-        else FittedQ.from_arrays(plan, read_tensors(artifacts / "policies" / f"{name}.safetensors"))
-    )
+def stage_policy(artifacts: Path, cache: FeatureCache, name: str) -> Policy:
+    """The policy as the stages left it."""
+    basis = Basis(cache.tree, cache.description, read_predictors(artifacts / "predictors"))
+    return read_policy(artifacts / "policies", name, basis)
 
 
 def simulated(
-    cache: FeatureCache, policy: Plan | FittedQ, classifier: AdaptiveClassifier, x: np.ndarray, budget: float
+    cache: FeatureCache, policy: Policy, classifier: AdaptiveClassifier, x: np.ndarray, budget: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Nodes and labels (n,) from the cache alone, and each sample's λ."""
     at, tree = classifier.operating(Options(budget=budget)), cache.tree
@@ -107,10 +100,8 @@ def with_engine(classifier: AdaptiveClassifier, name: str, graphs: Path) -> Adap
     return AdaptiveClassifier(c.view, c.policy, c.costs, c.points, c.classes, c.budget, c.description, engine)
 
 
-def widest(
-    cache: FeatureCache, policy: Plan | FittedQ, expected: np.ndarray, found: np.ndarray, at: np.ndarray
-) -> float:
-    """The largest difference in value between the two steps at the gate where a path differs."""
+def widest(cache: FeatureCache, policy: Policy, expected: np.ndarray, found: np.ndarray, at: np.ndarray) -> float:
+    """The largest difference in value between the two steps where a path parted."""
     rows = np.flatnonzero(expected != found)
     parted = (gap(policy, int(expected[row]), int(found[row]), cache.features[row], float(at[row])) for row in rows)
     return max(parted, default=0.0)

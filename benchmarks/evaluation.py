@@ -15,15 +15,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from quee.policies.sweeps import routed_sweep
 from torch import nn
 
 from quee.cache.read import FeatureCache
 from quee.paths import PathTree
+from quee.policies.base import Basis
 from quee.policies.fitted_q import fit_fitted_q
 from quee.policies.networks import Predictors, gate_inputs, rows_of
 from quee.policies.plan import Plan
-from quee.policies.sweep import Setting, Sweep
+from quee.policies.sweep import Setting, Sweep, routed_sweep
 from quee.predictors import quantized
 from quee.settings.policies import FittedQ as FittedQSettings
 
@@ -80,13 +80,12 @@ def main() -> None:
     torch.set_num_threads(1)
     test, validation = made_up_cache(options.samples), made_up_cache(options.samples // 3, seed=1)
     predictors = predictors_for(validation)
-    plan = Plan.of(test.tree, test.description, predictors)
-    costs = plan.costs
+    plan = Plan.of(Basis(test.tree, test.description, predictors))
     fitted = fit_fitted_q(plan, validation.select(np.arange(500)), FittedQSettings())
-    setting = Setting({"validation": validation, "test": test}, costs, options.points)
+    setting = Setting({"validation": validation, "test": test}, plan.costs, options.points)
     sweeps: dict[str, Callable[[], Sweep]] = {
-        "plan": lambda: routed_sweep("plan", setting, plan, costs),
-        "fitted_q": lambda: routed_sweep("fitted_q", setting, fitted, costs),
+        "plan": lambda: routed_sweep("plan", setting, plan),
+        "fitted_q": lambda: routed_sweep("fitted_q", setting, fitted),
     }
     slow = False
     for name, sweep in sweeps.items():

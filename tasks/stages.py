@@ -20,7 +20,7 @@ class Kind:
     builds_network: bool = False
     """Whether the stage fits or quantizes the network, which is then checked against the settings beforehand."""
     reads_cache: bool = False
-    """Whether the stage reads the feature cache and runs no network."""
+    """Whether the stage reads the feature cache, or what was made from it, and runs no network."""
     dataset: bool = False
     """Whether the result is a data set to the stages that read it."""
     unlogged: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ STAGES: dict[str, Kind] = {
     "predictors": Kind(reads_cache=True),
     "policies": Kind(reads_cache=True),
     "evaluate": Kind(reads_cache=True, unpublished=("curve.csv",)),
-    "report": Kind(unpublished=("[!c]*.svg", "c[!u]*.svg")),
+    "report": Kind(reads_cache=True, unpublished=("[!c]*.svg", "c[!u]*.svg")),
     "bundle": Kind(unlogged=(".onnx",), unpublished=("*",)),
     "ablate": Kind(),
 }

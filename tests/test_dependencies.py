@@ -34,12 +34,12 @@ LAYERS = (
     "quee/network/",
     "quee/cost.py",
     "quee/quantization/",
-    "quee/settings/experiment.py",  # holds a YAML's names against the registries of data sets and architectures
-    "quee/settings/requirements.py",  # holds settings against the data and the network
     "quee/exits.py",
     "quee/cache/",
     "quee/targets.py",
     "quee/policies/",
+    "quee/settings/experiment.py",  # compares a YAML's names with the registries of data sets, architectures, policies
+    "quee/settings/requirements.py",  # compares settings with the data and the network
     "quee/predictors.py",
     "quee/evaluation/",
     "quee/report/",

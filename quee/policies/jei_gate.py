@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import expit
 
 from quee.cost import FLOAT_BITS, bitflops
 from quee.paths import PathTree
@@ -31,6 +30,8 @@ STEPS = 30
 
 def fit_logistic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Weights (1 + F, Λ), intercept first, of logistic regressions on x (n, F) for targets y (n, Λ): Newton's method."""
+    from scipy.special import expit
+
     z = np.concatenate([np.ones((len(x), 1)), x], axis=1)
     rate = np.clip(y.mean(axis=0), 1e-3, 1 - 1e-3)
     w = np.zeros((z.shape[1], y.shape[1]))

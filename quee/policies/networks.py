@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 
 from quee.cost import bitflops
 from quee.paths import PathTree
@@ -183,11 +182,15 @@ class Predictors:
 
     def predict(self, gate: int, inputs: np.ndarray) -> np.ndarray:
         """Inputs (…, D) to error probabilities (…, suffixes)."""
+        from scipy.special import expit  # slow to import, and names of methods are wanted without it
+
         found: np.ndarray = expit(self.networks[gate - 1](inputs))
         return found
 
     def reader(self, gate: int, known: np.ndarray) -> Read:
         """`Network.reader` of a gate, with error probabilities for outputs."""
+        from scipy.special import expit
+
         read = self.networks[gate - 1].reader(known)
 
         def predicted(view: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

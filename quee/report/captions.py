@@ -5,7 +5,7 @@ CAPTIONS = {
         "Accuracy over cost",
         (
             "Each line shows how often a method is right on the test split, for the computation it spends. Higher and "
-            "further left is better. Cost 1 is the whole network at w8a8; the axis is logarithmic. QuEE's two policies "
+            "further left is better. Cost 1 is the whole network at w8a8; the axis is logarithmic. QuEE's policies "
             "are drawn at budgets; the shaded bands hold for the whole line at once with 95 % confidence, and dots are "
             "the single operating points. Diamonds are the whole network at one precision. The oracle knows the errors in "
             "advance; no method can know them."
@@ -14,9 +14,8 @@ CAPTIONS = {
     "others": (
         "All other methods",
         (
-            "The same axes for exits by a threshold at one precision, for exits by agreement of gates (patience), by "
-            "shares under a budget (eero) and by learned gates (jei_gate), for QuEE kept to exits or to precisions alone, "
-            "and for single precisions. The wide grey line is quee_plan, for comparison."
+            "The same axes for exits by a threshold at one precision, for exits from the literature, for QuEE kept to "
+            "exits or to precisions alone, and for single precisions. The wide grey line is quee_plan, for comparison."
         ),
     ),
     "calibration": (

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from quee.policies.names import OURS
 from quee.report import Results, Row
 from quee.report.paper import cluster_curves, clusters, gains, quality, techniques
 from quee.report.style import (
@@ -32,7 +33,6 @@ from quee.work.percentages import DASH
 
 __all__ = ["BLACK", "BLUE", "GREY", "STYLE", "VERMILLION", "draw", "svg"]
 
-BANDED = ("quee_plan", "quee_fitted_q")
 CLASSES = 24
 """Up to so many classes are shown one by one; of more, those that leave earliest and latest."""
 FAR = 2.0
@@ -78,7 +78,7 @@ def curves(results: Results) -> Figure:
     lines = dict(points)
     figure = Figure(figsize=(7.6, 5.4), layout="constrained")
     axes = figure.subplots()
-    for method in BANDED:
+    for method in OURS:
         band = sorted((row for row in results.bands if row["method"] == method), key=lambda row: row["cost"])
         if band and method in points:
             lines[method] = np.array([[row["cost"], 100 * row["accuracy"]] for row in band]).T

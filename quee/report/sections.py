@@ -107,7 +107,7 @@ def _gains(results: Results) -> str:
 
 def _gain_lines(found: dict[str, Any], interval: bool) -> list[str]:
     lines = []
-    for key in sorted(found, key=lambda key: [key.startswith("gain.quee_fitted_q"), key]):
+    for key in sorted(found, key=lambda key: [key.split(".")[1] in OURS[1:], key]):
         if not key.startswith("gain."):
             continue
         _, ours, rival = key.split(".", 2)

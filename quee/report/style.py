@@ -4,12 +4,14 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from quee.policies.names import named
 from quee.report import Row
 
 # Okabe and Ito's colours: told apart by colour-blind readers; dashes differ too.
@@ -18,14 +20,13 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW = (
 )  # fmt: skip
 GREY, BLACK = "#777777", "#222222"
 MAIN = {
-    "quee_plan": (BLUE, "-", 2.4),
-    "quee_fitted_q": (VERMILLION, "-", 2.4),
-    "static_hull": (BLACK, "--", 1.6),
-    "confidence_hull": (GREEN, "-.", 1.8),
-    "random_routing": (PURPLE, ":", 2.0),
-    "oracle": (GREY, (0, (6, 2, 1, 2, 1, 2)), 1.4),
+    **{name: (colour, "-", 2.4) for name, colour in zip(named("ours"), cycle((BLUE, VERMILLION, ORANGE, SKY)))},
+    **dict.fromkeys(named("reference"), (BLACK, "--", 1.6)),
+    **dict.fromkeys(named("rival"), (GREEN, "-.", 1.8)),
+    **dict.fromkeys(named("control"), (PURPLE, ":", 2.0)),
+    **dict.fromkeys(named("bound"), (GREY, (0, (6, 2, 1, 2, 1, 2)), 1.4)),
 }
-"""Methods drawn in the first figure: colour, dashes, width."""
+"""Methods drawn in the first figure, by their role: colour, dashes, width."""
 CYCLE = (
     (BLUE, "-"), (VERMILLION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, (0, (5, 1))), (BLACK, (0, (1, 1))),
     (SKY, "-"), (GREY, "--"),

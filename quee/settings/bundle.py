@@ -1,11 +1,11 @@
 """Block `bundle`: policy and budget of the deployed classifier."""
 
-from typing import Literal
 
 from quee.settings.block import Block, Positive
 
 
 class Bundle(Block):
-    policy: Literal["plan", "fitted_q"] = "fitted_q"
+    policy: str = "fitted_q"
+    """A deployable entry of `quee.policies.registry`."""
     budget: Positive = 0.2
     """The budget the deployed classifier runs at unless told otherwise."""

@@ -143,6 +143,7 @@ def _check(experiment: Experiment, source: str, data: Path) -> None:
     """Refuse names that are not registered, and what needs neither data nor network to be refused."""
     from quee.network.architectures import outside_files, refuse_unknown
     from quee.paths import PathTree
+    from quee.policies.registry import deployable
 
     paths, backbone = experiment.paths, experiment.backbone
     try:
@@ -154,6 +155,8 @@ def _check(experiment: Experiment, source: str, data: Path) -> None:
         PathTree(paths.precisions, len(backbone.gates), paths.considered, paths.max_nodes)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from None
+    if experiment.bundle.policy not in (valid := deployable()):
+        raise UsageError(f"{source}: bundle.policy: {unknown('policy', experiment.bundle.policy, sorted(valid))}")
     if outside := outside_files(backbone.kwargs):
         raise UsageError(
             f"{source}: backbone.kwargs.{outside[0]}: a bundle reads no other files; give weights by name in backbone.weights"

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quee.policies.sweeps import constant_floor, routed_sweep
 from small_world import small_cache
 
 from quee.errors import UsageError
@@ -24,11 +23,11 @@ from quee.evaluation.ablation.table import (
     summary,
 )
 from quee.evaluation.ablation.views import smaller, view
-from quee.evaluation.curves import area
+from quee.evaluation.curves import Floor, area
 from quee.evaluation.resplits import redivide
 from quee.policies.base import Costs
 from quee.policies.plan import Plan
-from quee.policies.sweep import Setting
+from quee.policies.sweep import Setting, routed_sweep
 from quee.predictors import fit_predictors
 from quee.report.ablations import forest
 from quee.settings.ablate import Ablate
@@ -151,8 +150,8 @@ def test_the_base_is_the_pipeline_as_it_stands() -> None:
     )
     costs = Costs.of(TREE, CACHE.description, [predictors.bitflops(gate) for gate in (1, 2)])
     setting = Setting({"validation": validation, "test": test}, Costs.of(TREE, CACHE.description), 20)
-    sweep = routed_sweep("quee_plan", setting, Plan(TREE, costs, predictors), costs)
-    assert found.facts["auc"] == pytest.approx(area(sweep, work.grid(), constant_floor(setting)), abs=1e-6)
+    sweep = routed_sweep("quee_plan", setting, Plan(TREE, costs, predictors))
+    assert found.facts["auc"] == pytest.approx(area(sweep, work.grid(), Floor.of(setting)), abs=1e-6)
 
 
 @pytest.mark.parametrize(("history", "prefix"), [(False, True), (True, False), (False, False)])

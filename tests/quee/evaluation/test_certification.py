@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quee.policies.sweeps import all_sweeps
 from small_world import small_cache, small_experiment
 
 from quee.evaluation.certification import (
@@ -16,8 +15,8 @@ from quee.evaluation.certification import (
     p_values,
     rate_lower_bound,
 )
-from quee.evaluation.resplits import fit_quee
-from quee.policies.base import Costs
+from quee.evaluation.resplits import fit_policies
+from quee.policies.registry import all_sweeps
 from quee.policies.sweep import Setting
 
 DRAWS, SIZE, DELTA = 300, 500, 0.1
@@ -115,10 +114,9 @@ def test_guarantees_of_policies_come_from_the_certification_split_alone() -> Non
 
     cache = replace(cache, split=split)
     experiment = small_experiment()
-    plan, fitted = fit_quee(cache, experiment)
-    caches = {name: cache.of(name) for name in ("validation", "test", "certification")}
-    setting = Setting(caches, Costs.of(cache.tree, cache.description), 100)
-    sweeps = [s for s in all_sweeps(setting, plan, fitted, "rollout") if s.name == "quee_plan"]
+    setting = Setting.of(cache, ("validation", "test", "certification"), points=100)
+    setting = replace(setting, policies=fit_policies(cache, experiment)[1])
+    sweeps = [s for s in all_sweeps(setting) if s.name == "quee_plan"]
     found = certify(setting, sweeps, [0.02, 0.2], [0.05, 0.5], 0.1)
     assert (found["reference"], found["samples"]) == ("static_w8a8", 200)
     points = found["methods"]["quee_plan"]
@@ -139,14 +137,14 @@ def test_a_network_whose_heads_cost_more_than_its_segments_is_certified_too(shar
     nodes = [{**node, "head_cost": share} for node in cache.description["nodes"]]
     split = np.where(cache.split == "test", "certification", cache.split)
     cache = replace(cache, split=split, description={**cache.description, "nodes": nodes})
-    plan, fitted = fit_quee(cache, small_experiment())
+    policies = fit_policies(cache, small_experiment())[1]
     caches = {
         "validation": cache.of("validation"),
         "test": cache.of("predictor"),
         "certification": cache.of("certification"),
     }
-    setting = Setting(caches, Costs.of(cache.tree, cache.description), 100)
-    sweeps = [s for s in all_sweeps(setting, plan, fitted, "rollout") if s.name.startswith("quee_")]
+    setting = replace(Setting.of(cache, (), points=100), caches=caches, policies=policies)
+    sweeps = [s for s in all_sweeps(setting) if s.name.startswith("quee_")]
     dearest = max(sweep.costs["certification"].max() for sweep in sweeps)
     found = certify(setting, sweeps, [0.1], [0.5, dearest], 0.1)
     assert found["methods"]["quee_plan"]["budget"][f"{dearest:g}"]["learn_then_test"] is not None

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quee.policies.sweeps import all_sweeps, constant_floor
 from small_world import small_cache, small_experiment
 
 from quee.evaluation.curves import (
+    Floor,
     area,
     budget_grid,
     errors_at,
     gap_closed,
     operating_point,
 )
-from quee.evaluation.resplits import fit_quee, redivide, resplit
-from quee.policies.base import Costs
+from quee.evaluation.resplits import fit_policies, redivide, resplit
+from quee.policies.registry import all_sweeps
 from quee.policies.sweep import Setting, Sweep, hull
 
 SETTINGS = small_experiment(evaluate={"points": 100})
@@ -24,10 +24,9 @@ SETTINGS = small_experiment(evaluate={"points": 100})
 @pytest.fixture(scope="module")
 def compared() -> tuple[Setting, dict[str, Sweep]]:
     cache = small_cache(600)
-    plan, fitted = fit_quee(cache, SETTINGS)
-    caches = {split: cache.of(split) for split in ("validation", "test")}
-    setting = Setting(caches, Costs.of(cache.tree, cache.description), 100, cache.of("predictor"))
-    return setting, {s.name: s for s in all_sweeps(setting, plan, fitted, "rollout")}
+    setting = Setting.of(cache, ("validation", "test"), points=100)
+    setting = replace(setting, policies=fit_policies(cache, SETTINGS)[1])
+    return setting, {s.name: s for s in all_sweeps(setting)}
 
 
 def test_every_method_of_the_design_is_there(compared) -> None:
@@ -55,7 +54,7 @@ def test_an_unreachable_budget_gets_the_cheapest_point_and_says_so(compared) -> 
 
 def test_the_oracle_bounds_every_method(compared) -> None:
     setting, sweeps = compared
-    grid, floor = budget_grid(0.1, 1.0), constant_floor(setting)
+    grid, floor = budget_grid(0.1, 1.0), Floor.of(setting)
     best = area(sweeps["oracle"], grid, floor)
     assert all(area(sweep, grid, floor) <= best + 1e-9 for sweep in sweeps.values())
     assert gap_closed(best, area(sweeps["static_hull"], grid, floor), best) == 1
@@ -63,13 +62,13 @@ def test_the_oracle_bounds_every_method(compared) -> None:
 
 def test_routing_beats_random_routing_where_difficulty_shows(compared) -> None:
     setting, sweeps = compared
-    grid, floor = budget_grid(0.15, 0.6), constant_floor(setting)
+    grid, floor = budget_grid(0.15, 0.6), Floor.of(setting)
     assert area(sweeps["quee_plan"], grid, floor) > area(sweeps["random_routing"], grid, floor) + 0.01
 
 
 def test_below_the_cheapest_point_a_method_is_mixed_with_the_free_answer(compared) -> None:
     setting, sweeps = compared
-    floor, sweep = constant_floor(setting), sweeps["static_w8a8"]
+    floor, sweep = Floor.of(setting), sweeps["static_w8a8"]
     errors = errors_at(sweep, np.array([1.001 / 2]), floor)[:, 0]
     assert errors.mean() == pytest.approx((sweep.errors["test"].mean() + floor.errors["test"].mean()) / 2)
 

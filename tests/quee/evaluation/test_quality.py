@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from quee.policies.sweeps import constant_floor
 from scipy.special import logit
 from small_world import small_cache, small_experiment
 
+from quee.evaluation.curves import Floor
 from quee.evaluation.measured import Yardstick
 from quee.evaluation.quality import (
     NoisyPredictors,
@@ -28,7 +28,7 @@ def measured():
     cache = small_cache(600)
     plan = fit_plan(cache, EXPERIMENT)
     setting = Setting({s: cache.of(s) for s in ("validation", "test")}, Costs.of(cache.tree, cache.description), 100)
-    yardstick = Yardstick.of(setting, EXPERIMENT.evaluate.budgets, constant_floor(setting))
+    yardstick = Yardstick.of(setting, EXPERIMENT.evaluate.budgets, Floor.of(setting))
     return cache, plan, measured_variants(cache, EXPERIMENT, plan, setting, yardstick)
 
 

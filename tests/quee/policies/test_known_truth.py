@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from known_world import KnownWorld, waiting_world
 
-from quee.evaluation.resplits import fit_quee
+from quee.evaluation.resplits import fit_policies
 from quee.policies.base import Costs, Table, simulate
 from quee.policies.fitted_q import FittedQ, fit_fitted_q, stacked
 from quee.policies.networks import Predictors, Read
@@ -50,7 +50,10 @@ def settings(blend: float | str) -> Experiment:
 
 def fitted(world: KnownWorld, samples: int, seed: int) -> tuple[Plan, dict[float | str, FittedQ]]:
     cache = world.sample(samples, seed)
-    plan, half = fit_quee(cache, settings(0.5))
+    policies = fit_policies(cache, settings(0.5))[1]
+    plan, half = policies["plan"], policies["fitted_q"]
+    assert isinstance(plan, Plan)
+    assert isinstance(half, FittedQ)
     others = {b: fit_fitted_q(plan, cache.of("predictor"), settings(b).policies.fitted_q) for b in ("auto", 1.0)}
     return plan, {0.5: half, **others}
 

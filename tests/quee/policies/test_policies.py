@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from small_world import small_cache, small_experiment
 
-from quee.evaluation.resplits import fit_quee
+from quee.evaluation.resplits import fit_policies
 from quee.paths import PathTree
-from quee.policies.base import EXIT, Costs, Limit, Table, simulate, simulate_behind
+from quee.policies.base import EXIT, Basis, Costs, Limit, Table, simulate, simulate_behind
 from quee.policies.fitted_q import FittedQ, interpolate
 from quee.policies.networks import views
 from quee.policies.oracle import oracle_nodes
@@ -20,7 +20,7 @@ TRADE_OFFS = np.array([0.0, 0.01, 0.1, 1.0, 30.0])
 @pytest.fixture(scope="module")
 def world() -> tuple[Plan, FittedQ, object]:
     cache = small_cache(600)
-    return (*fit_quee(cache, SETTINGS), cache)
+    return (*fit_policies(cache, SETTINGS)[1].values(), cache)
 
 
 def read(policy, cache, gate: int, node: int) -> Table:
@@ -80,7 +80,7 @@ def test_fitted_values_are_exact_at_the_knots_and_between_them_linear() -> None:
 
 def test_fitted_q_survives_storage(world) -> None:
     plan, fitted, cache = world
-    again = FittedQ.from_arrays(plan, fitted.arrays())
+    again = FittedQ.load(Basis(cache.tree, cache.description, plan.predictors), fitted.arrays())
     one, two = (simulate(cache.tree, policy, cache.features, TRADE_OFFS) for policy in (fitted, again))
     assert np.array_equal(one, two)
 

@@ -14,7 +14,6 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.validation import check_is_fitted
 
 from quee.errors import UsageError
-from quee.policies.fitted_q import FittedQ
 from quee.runtime import AdaptiveClassifier, Options
 from quee.runtime.explanation import Explanation
 
@@ -199,11 +198,10 @@ def test_an_explanation_tells_every_gate_of_the_path(classifier, images) -> None
 
 def test_the_predicted_error_is_what_the_predictor_says_of_leaving_there(classifier, images) -> None:
     x = images[0][:30]
-    policy, found = classifier.policy, classifier.route(x, budget=0.4)
-    plan = policy.plan if isinstance(policy, FittedQ) else policy
+    found = classifier.route(x, budget=0.4)
     step = classifier.engine.run(1, classifier.tree.precisions[0], classifier.prepare(x))
     prefix = np.tile(np.eye(len(classifier.tree.precisions), dtype=np.float32)[0], (30, 1))
-    own = plan.predictors.predict(1, np.concatenate([step.features, prefix], axis=1))[:, 0]
+    own = classifier.policy.plan.predictors.predict(1, np.concatenate([step.features, prefix], axis=1))[:, 0]
     first = np.array([path.startswith(str(classifier.tree.precisions[0])) for path in found.path])
     assert first.any()
     assert np.array_equal(found.predicted_error[first, 0], own[first])

@@ -1,0 +1,158 @@
+"""Every method takes the same tests by being registered."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import own_policy
+import pytest
+from replayed import Replayed
+from small_world import small_cache, small_experiment
+
+from quee.evaluation.resplits import fit_policies
+from quee.policies.base import EXIT, Basis, Limit, Policy, simulate_behind, trade_offs
+from quee.policies.files import read_policy, write_policy
+from quee.policies.methods import Method
+from quee.policies.networks import views
+from quee.policies.registry import METHODS, all_sweeps, deployable, methods
+from quee.policies.sweep import Setting, Sweep, hull_of
+from quee.runtime.executor import Executor, Flight
+
+CACHE = small_cache(1200)
+BASIS, LEARNED = fit_policies(CACHE, small_experiment(epochs=30))
+SETTING = replace(Setting.of(CACHE, ("validation", "test"), points=100), predictors=BASIS.predictors, policies=LEARNED)
+
+
+ALL = [*methods(), own_policy.METHOD]
+DEPLOYABLE = [method for method in ALL if method.deployable]
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry line of the new policy."""
+    monkeypatch.setitem(METHODS._entries, "margin", own_policy.METHOD)
+
+
+def curves(method: Method, setting: Setting = SETTING) -> Iterator[Sweep]:
+    if method.beside is None:
+        return method.curves(setting)
+    return (sweep for sweep in all_sweeps(setting) if sweep.name == method.name)
+
+
+def policy_of(method: Method) -> Policy:
+    policy = method.of(SETTING)
+    assert policy is not None
+    return policy
+
+
+def by_name(method: Method) -> str:
+    return method.name
+
+
+@pytest.mark.parametrize("method", ALL, ids=by_name)
+def test_every_method_spends_between_the_cheapest_exit_and_the_dearest_path(method: Method) -> None:
+    found = list(curves(method))
+    assert found
+    for sweep in found:
+        for split in ("validation", "test"):
+            assert sweep.errors[split].shape == sweep.costs[split].shape == (400, len(sweep.values))
+            assert sweep.errors[split].min() >= 0
+            assert sweep.errors[split].max() <= 1 + 1e-12
+            assert sweep.costs[split].min() >= SETTING.costs.segment[0] - 1e-12
+            assert sweep.costs[split].max() <= 1.01
+
+
+@pytest.mark.parametrize("method", [m for m in ALL if m.role != "bound"], ids=by_name)
+def test_no_method_looks_at_test_labels_to_choose(method: Method) -> None:
+    blind = replace(SETTING.caches["test"], error=~SETTING.caches["test"].error)
+    other = replace(SETTING, caches={**SETTING.caches, "test": blind})
+    for one, two in zip(curves(method), curves(method, other), strict=True):
+        assert np.array_equal(one.costs["test"], two.costs["test"])
+        assert np.allclose(one.errors["test"], 1 - two.errors["test"])
+
+
+@pytest.mark.parametrize("method", DEPLOYABLE, ids=by_name)
+def test_spending_more_on_validation_is_more_accurate_there(method: Method) -> None:
+    """Where a price is turned, cost falls with it; points by a threshold are on a hull."""
+    sweep = method.main(SETTING)
+    cost, accuracy = sweep.costs["validation"].mean(axis=0), 1 - sweep.errors["validation"].mean(axis=0)
+    if policy_of(method).priced:
+        assert (np.diff(cost) <= 1e-9).all()
+    else:
+        assert (np.diff(cost) > 0).all()
+        assert (np.diff(accuracy) > 0).all()
+
+
+@pytest.mark.parametrize("method", DEPLOYABLE, ids=by_name)
+def test_a_deployed_policy_is_nowhere_beyond_a_limit_and_decides_for_each_sample_alone(method: Method) -> None:
+    policy, random = policy_of(method), np.random.default_rng(0)
+    tree, spent = policy.tree, policy.costs.routed
+    knobs = policy.knobs(20)
+    for gate in range(1, tree.segments):
+        nodes = tree.nodes_at(gate)
+        index, knob = random.integers(len(nodes), size=len(CACHE)), random.choice(knobs, size=len(CACHE))
+        view = views(tree, gate, CACHE.features)[np.arange(len(CACHE)), index]
+        table, most = policy.read(gate, nodes[index], view), random.choice(spent, size=len(CACHE))
+        step, error = policy.decide(table, knob, Limit(spent, most)), policy.exit_error(table)
+        assert np.isfinite(error).all()
+        onward = step != EXIT
+        ends = tree.children[nodes[index[onward]], step[onward]]
+        assert (ends >= 0).all()
+        assert (spent[ends] <= most[onward]).all()
+        for row in range(0, len(CACHE), 97):
+            one = slice(row, row + 1)
+            alone = policy.read(gate, nodes[index[one]], view[one])
+            assert policy.decide(alone, knob[one], Limit(spent, most[one]))[0] == step[row]
+            assert policy.exit_error(alone)[0] == error[row]
+
+
+@pytest.mark.parametrize("method", DEPLOYABLE, ids=by_name)
+def test_a_policy_read_from_disk_and_executed_takes_the_simulated_paths(method: Method, tmp_path: Path) -> None:
+    policy, test = policy_of(method), SETTING.caches["test"]
+    write_policy(tmp_path, method.name, policy)
+    basis = Basis(CACHE.tree, json.loads(json.dumps(CACHE.description)), BASIS.predictors)
+    loaded = read_policy(tmp_path, method.name, basis)
+    sweep = method.main(SETTING)
+    assert sweep.knobs is not None
+    assert sweep.first is not None
+    points = np.unique(np.linspace(0, len(sweep.knobs) - 1, 12).astype(int))
+    knobs, first = sweep.knobs[points], sweep.first[points]
+    expected = simulate_behind(policy.tree, policy, test.features, knobs, first)
+    engine = Replayed(test)
+    executor = Executor(engine, loaded, loaded.costs.routed, test.features.shape[2])
+    for column, (knob, step) in enumerate(zip(knobs, first, strict=True)):
+        samples = executor.samples(len(test))
+        samples.admit(slice(None), np.full(len(test), knob))
+        executor.run(samples, Flight(np.arange(len(test)), engine.states), np.full(len(test), step), lambda *_: None)
+        assert np.array_equal(samples.node, expected[:, column])
+    spent = policy.costs.routed[expected].mean(axis=0)
+    assert np.allclose(spent, sweep.costs["test"][:, points].mean(axis=0))
+
+
+def test_a_method_is_deployable_where_it_has_a_policy() -> None:
+    assert {"plan", "fitted_q", "confidence_hull", "eero", "jei_gate", "margin"} <= set(deployable())
+    assert not {"oracle", "random_routing", "static"} & set(deployable())
+
+
+@pytest.mark.parametrize("name", ["eero", "jei_gate", "margin"])
+def test_exits_that_look_beat_the_same_exits_drawn_at_random(name: str) -> None:
+    uniform = np.concatenate([nodes for _, nodes, references in SETTING.uniform() if not references])
+    errors = {split: SETTING.errors(split)[:, uniform] for split in SETTING.splits}
+    drawn = hull_of("drawn", [Sweep.at("", errors, SETTING.costs.static[uniform])])
+    (sweep,) = METHODS[name].curves(SETTING)
+    cost, accuracy = sweep.costs["test"].mean(axis=0), 1 - sweep.errors["test"].mean(axis=0)
+    random = np.interp(cost, drawn.costs["test"].mean(axis=0), 1 - drawn.errors["test"].mean(axis=0))
+    assert (accuracy >= random - 1e-4).all()
+    assert (accuracy - random).max() > 0.02
+
+
+def test_learned_gates_need_samples_to_learn_from() -> None:
+    assert [sweep.name for sweep in METHODS["jei_gate"].curves(SETTING)] == ["jei_gate"]
+    assert not list(METHODS["jei_gate"].curves(replace(SETTING, training=None)))
+
+
+def test_a_policy_by_price_is_swept_over_trade_offs() -> None:
+    sweep = METHODS["plan"].main(SETTING)
+    assert np.array_equal(sweep.values, trade_offs(100))

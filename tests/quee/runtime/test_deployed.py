@@ -1,0 +1,78 @@
+"""Every deployable policy in a bundle of its own, on a small network: executed as it was simulated."""
+
+from pathlib import Path
+
+import numpy as np
+import own_policy
+import pytest
+
+from quee.cache.read import FeatureCache
+from quee.export.bundle import write_bundle
+from quee.policies.base import Basis, simulate_behind
+from quee.policies.files import read_policy, read_predictors
+from quee.policies.registry import METHODS, deployable
+from quee.runtime import AdaptiveClassifier, load_bundle
+from quee.work.io import read_json
+
+
+def cache_of(classifier: AdaptiveClassifier, x: np.ndarray, label: np.ndarray, description: dict) -> FeatureCache:
+    """What the classifier's engine makes of prepared images at every node."""
+    tree, states, said, seen = classifier.tree, {-1: x}, [], []
+    for node, path in enumerate(tree.paths):
+        step = classifier.engine.run(len(path), path[-1], states[int(tree.parent[node])])
+        states[node] = step.state
+        said.append(step.log_probs)
+        seen.append(step.features)
+    log_probs, features = np.stack(said, axis=1), np.stack(seen, axis=1)  # (n, N, …)
+    prediction, n = log_probs.argmax(axis=2).astype(np.int32), len(x)
+    split = np.where(np.arange(n) % 2, "validation", "predictor").astype(object)
+    none = np.zeros((n, 0))
+    return FeatureCache(
+        tree,
+        {**description, "reference_precisions": [], "references": []},
+        np.arange(n),
+        split,
+        label.astype(np.int32),
+        prediction,
+        prediction != label[:, None],
+        np.exp(np.take_along_axis(log_probs, label[:, None, None], axis=2)[:, :, 0]).astype(np.float32),
+        features,
+        none.astype(bool),
+        np.zeros((n, 0, features.shape[2]), np.float32),
+        none.astype(np.int32),
+    )
+
+
+@pytest.fixture(scope="module")
+def cache(classifier, images, bundle) -> FeatureCache:
+    x = classifier.prepare(images[0][:300])
+    return cache_of(classifier, x, images[1][:300], read_json(bundle / "tree.json"))
+
+
+@pytest.mark.parametrize("name", [*(m for m in deployable() if m != "fitted_q"), "margin"])
+def test_a_bundle_of_any_deployable_policy_takes_the_simulated_paths(
+    name: str, bundle: Path, cache: FeatureCache, classifier, images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS._entries, "margin", own_policy.METHOD)
+    basis = Basis(cache.tree, cache.description, read_predictors(bundle))
+    learned = {method: read_policy(bundle, method, basis) for method in ("plan", "fitted_q")}
+    x = classifier.prepare(images[0][:300])
+    out = tmp_path / name
+    out.mkdir()
+    heads = bundle / "heads.safetensors"
+    write_bundle(
+        out, name, bundle, bundle, heads, cache, basis, learned, name, 0.2, classifier.classes, lambda ids: x[ids]
+    )
+    loaded = load_bundle(out)
+    assert (out / "predictors.safetensors").is_file() == METHODS[name].learned
+    points = loaded.points[:: max(1, len(loaded.points) // 5)]
+    knobs, first = np.array([p.trade_off for p in points]), np.array([p.first for p in points])
+    expected = simulate_behind(cache.tree, loaded.policy, cache.features, knobs, first)
+    for column, point in enumerate(points):
+        routed = loaded.route_prepared(x, budget=point.cost)
+        assert np.array_equal(routed.node, expected[:, column])
+        assert np.allclose(routed.cost, loaded.policy.costs.routed[expected[:, column]])
+    assert loaded.route_prepared(x, trade_off=1e6).cost.mean() <= loaded.route_prepared(x, trade_off=0.0).cost.mean()
+    most = float(np.median(loaded.costs))
+    assert (loaded.route_prepared(x, max_cost=most).cost <= most).all()
+    assert loaded.explain(images[0][:3], budget=0.3)
