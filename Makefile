@@ -49,7 +49,7 @@ test-all: $(STAMP) ## the same with the slow tests
 flow: $(STAMP) ## the pipeline as a Prefect flow, no server needed
 	@python -m flows.pipeline
 
-schedules: $(STAMP) ## Prefect server, worker and the scheduled deployments, on this machine only; Ctrl-C ends them
+schedules: $(STAMP) ## Prefect server and the scheduled deployments, on this machine only; Ctrl-C ends them
 	@python -m flows.schedules
 
 ui: $(STAMP) ## MLflow's pages, on this machine only; Ctrl-C ends them

@@ -1,7 +1,7 @@
 """Prefect flows around the pipeline.
 
-`python -m flows.pipeline` runs under a keeper: Prefect starts a server for the time of the flow, which nobody would end
-where the flow is killed. This comes before Prefect is imported, which takes a second.
+`python -m flows.pipeline` runs under a keeper, which ends the server that Prefect starts for the flow even when the flow
+is killed. The keeper is started before Prefect is imported, which takes a second.
 """
 
 import os

@@ -56,7 +56,7 @@ def stage(session: dvc.Session, step: dvc.Step, name: str) -> dvc.Outcome:
 
 @task(**RETRYING)
 def inputs(names: list[str], changed: bool) -> None:
-    """Fetch data and weights that are not here, or, of data that changed, no longer the ones."""
+    """Fetch data and weights that are missing here; with `changed`, also data whose digest changed."""
     root, told = Path.cwd(), get_run_logger().warning
     for name in names if changed else []:
         fetch_changed(root, name, told)
@@ -65,7 +65,7 @@ def inputs(names: list[str], changed: bool) -> None:
 
 @task(**RETRYING)
 def tracking(names: list[str]) -> str:
-    """Make MLflow hold the results; what was added."""
+    """Make MLflow hold the results; returns what was added, in words."""
     done = track(Path.cwd(), names, notify=get_run_logger().warning)
     for version, decision in done.decided.items():
         get_run_logger().info("%s: %s", version, decision)
@@ -82,8 +82,8 @@ def quee_pipeline(
 ) -> list[Row]:
     """Bring experiments up to date, all of params.yaml by default.
 
-    `force` runs what is unchanged too. `only_changed_data` leaves experiments alone whose data are those of their last
-    result. `commit` says who commits dvc.lock: nobody, `branch`, or only MLflow has its copy (docs/operations.md).
+    `force` runs unchanged stages too. `only_changed_data` skips experiments whose data are those of their last result.
+    `commit` says what becomes of dvc.lock (docs/operations.md).
     """
     os.environ["QUEE_PREFECT_RUN"] = flow_run.get_id() or ""
     root, warn = Path.cwd(), get_run_logger().warning
@@ -121,12 +121,12 @@ def quee_pipeline(
 
 
 def unchanged(message: str, rows: list[Row]) -> Any:
-    """How a run ends that had nothing to do: completed, under a name of its own."""
+    """The final state of a run that had nothing to do: completed, and named Unchanged."""
     return Completed(name="Unchanged", message=message, data=rows)
 
 
 def remember(names: list[str], notes: list[Row]) -> bool:
-    """Track the results; a server out of reach costs a message, and the next run or `quee track` makes up for it."""
+    """Track the results; returns whether that worked. Otherwise a note says why, and the next run or `quee track` does it."""
     try:
         said = tracking(names)
     except QueeError as error:
@@ -138,7 +138,7 @@ def remember(names: list[str], notes: list[Row]) -> bool:
 
 
 def keep_lock(root: Path, commit: Committer, branch: str, tracked: bool, notes: list[Row]) -> None:
-    """Do with dvc.lock what the deployment says; the run holds the checkout."""
+    """Commit, put away or leave dvc.lock, as the deployment says; the caller holds the checkout's lock."""
     did = "left in the checkout"
     if commit == "branch":
         made = commit_lock(root, branch, f"Results of Prefect run {os.environ['QUEE_PREFECT_RUN']}")
@@ -153,7 +153,7 @@ def _row(outcome: dvc.Outcome) -> Row:
 
 
 def publish(steps: list[dvc.Step], done: list[dvc.Outcome], notes: list[Row]) -> None:
-    """Keep what ran and what did not, how long it took and why, as an artifact."""
+    """Make an artifact of what ran and what did not, how long it took and why."""
     by_name = {outcome.name: _row(outcome) for outcome in done}
     rows = []
     failed = next((step.name for step in steps if step.name not in by_name), None)
@@ -166,7 +166,7 @@ def publish(steps: list[dvc.Step], done: list[dvc.Outcome], notes: list[Row]) ->
 
 
 def publish_results(experiment: str) -> None:
-    """Keep an experiment's results table and the way to its report as artifacts."""
+    """Make artifacts of an experiment's results table and the path of its report."""
     key = experiment.replace("_", "-")
     try:
         found = load_results(Path.cwd(), experiment)
@@ -182,7 +182,7 @@ def publish_results(experiment: str) -> None:
 
 
 def main() -> None:
-    """Run the flow once, without a server, and print what each stage did."""
+    """Run the flow once, with a server of its own, and print what each stage did."""
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=quee_pipeline.__doc__)
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT")
     parser.add_argument("--force", action="store_true")

@@ -12,12 +12,12 @@ from tasks.mlflow.store import open_store
 from tasks.mlflow.values import experiment_metrics, settings_of
 
 STEPPED = ("curve/", "history/")
-"""Metrics with many values: not compared as numbers."""
+"""Beginnings of metrics that have a value per step; these are not compared."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: what it is called, its settings and metrics."""
+    """One of two results that are compared."""
 
     label: str
     settings: dict[str, str]
@@ -68,7 +68,7 @@ def _of_run(root: Path, run_id: str) -> Side:
 
 
 def settings_differences(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
-    """Settings that are not equal; of a side whose defaults were not recorded, what its YAML left out is not known."""
+    """Settings that are not equal, without those that are unknown on a side whose defaults were not recorded."""
     found = differences(a.settings, b.settings)
     return {
         name: pair for name, pair in found.items() if all(side.has_defaults or name in side.settings for side in (a, b))
@@ -76,5 +76,5 @@ def settings_differences(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What is not equal on both sides, by name; None where a side lacks it."""
+    """By name, the two values that are not equal; None for a side that lacks the name."""
     return {name: (a.get(name), b.get(name)) for name in sorted(a | b) if a.get(name) != b.get(name)}

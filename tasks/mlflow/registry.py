@@ -5,7 +5,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
@@ -204,20 +204,6 @@ def signature() -> ModelSignature:
 
 def requirements() -> list[str]:
     """What the library needs to run, at the versions installed here, and MLflow itself."""
-    try:
-        needed = [entry for entry in requires("quee") or [] if "extra ==" not in entry]
-    except PackageNotFoundError:
-        needed = [
-            "numpy",
-            "pillow",
-            "pyarrow",
-            "pydantic",
-            "pyyaml",
-            "rich",
-            "safetensors",
-            "timm",
-            "torch",
-            "torchvision",
-        ]
+    needed = [entry for entry in requires("quee") or [] if "extra ==" not in entry]
     names = sorted({re.split(r"[^\w.-]", entry, maxsplit=1)[0] for entry in needed} | {"mlflow"})
     return [f"{name}=={version(name)}" for name in names]

@@ -37,10 +37,10 @@ BATCH = 100
 """Parameters or tags that MLflow takes at a time; of metrics ten times as many."""
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""By which MLflow's pages show runs and models, not agents' traces."""
+"""Makes MLflow's pages show runs and models instead of agents' traces."""
 
 UNLOGGED = {"features": (".parquet",), "bundle": (".onnx",)}
-"""Files of a stage that are not copied: feature caches stay where they are, a bundle goes to the model registry."""
+"""Endings of files that are not copied: feature caches stay where they are; a bundle is copied to the model registry."""
 
 TRACKER = "quee.tracker"
 """Tag: host, process and time of the tracker that wrote a run."""
@@ -57,7 +57,7 @@ DATA = ("prepare", "features", "targets")
 
 @dataclass(frozen=True)
 class PointResult:
-    """One point of an ablation, as a run is named and known by."""
+    """What names one point of an ablation and tells it from others."""
 
     experiment: str
     digest: str
@@ -164,7 +164,7 @@ class Writer:
             self._keep_one(result.digest)
 
     def _at_work(self, run: Run) -> bool:
-        """Whether another tracker, that no lock keeps from this one, may be writing the run."""
+        """Whether another tracker, which shares no lock with this one, may be writing the run."""
         try:
             host, pid, began = json.loads(run.data.tags.get(TRACKER, ""))
         except ValueError:
@@ -174,7 +174,7 @@ class Writer:
         return host != platform.node() or (pid != os.getpid() and Path(f"/proc/{pid}").exists())
 
     def _keep_one(self, digest: str) -> None:
-        """Of several complete runs of a result keep the one that all trackers would choose."""
+        """Delete all complete runs of a result but one, by a rule that all trackers follow."""
         twins = self.store.runs(f"tags.`{DIGEST}` = '{digest}' and tags.`{COMPLETE}` = 'true'")
         for twin in sorted(twins, key=lambda run: str(run.info.run_id))[1:]:
             self.store.delete(twin)
@@ -241,7 +241,7 @@ class Writer:
         """The images and data sets that a stage read, with DVC's digests (MLflow takes 36 characters)."""
         found = []
         for path, md5 in result.deps.items():
-            if path.startswith("data/") or path == f"experiments/{result.experiment}.data":
+            if path in (f"data/{self._dataset_name(result)}", f"experiments/{result.experiment}.data"):
                 name = self._dataset_name(result)
                 source = f"data/{name}"
             elif path.startswith("artifacts/") and path.rpartition("/")[2] in DATA:

@@ -68,8 +68,7 @@ class Store:
     """A tracking store and its model registry, by MLflow's client. A local store that does not exist is made."""
 
     def __init__(self, root: Path, uri: str) -> None:
-        for name, value in ENVIRONMENT.items():  # MLflow reads them when imported
-            os.environ.setdefault(name, value)
+        _set_environment()
         import mlflow
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -234,6 +233,7 @@ def _database_lock(uri: str, notify: Callable[[str], None]) -> Iterator[None]:
 @contextmanager
 def writing(uri: str) -> Iterator[None]:
     """Raises UnreachableError for an error of MLflow's where a later try may succeed, else QueeError."""
+    _set_environment()
     from mlflow.exceptions import MlflowException
 
     try:
@@ -247,6 +247,7 @@ def writing(uri: str) -> Iterator[None]:
 @contextmanager
 def asking(uri: str) -> Iterator[None]:
     """Raises UnreachableError or QueeError where the store does not answer a question about results."""
+    _set_environment()
     from mlflow.exceptions import MlflowException
 
     try:
@@ -254,6 +255,12 @@ def asking(uri: str) -> Iterator[None]:
     except (MlflowException, OSError) as error:
         kind = UnreachableError if may_pass(error) else QueeError
         raise kind(f"MLflow at {_shown(uri)} does not answer: {_one_line(error)}") from None
+
+
+def _set_environment() -> None:
+    """Called before MLflow is imported, which reads it."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _one_line(error: BaseException) -> str:

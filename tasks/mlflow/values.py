@@ -1,4 +1,4 @@
-"""What is remembered of a result: settings, metrics, histories and curves, as flat names with numbers."""
+"""Settings, metrics, histories and curves of a result, as flat names with numbers: the form in which MLflow takes them."""
 
 import json
 import math
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HEADLINES = ("fp32_accuracy", "methods", "oracle_gap_closed")
-"""Which of `evaluate`'s metrics an experiment's run carries, unprefixed; of other stages it carries all, as STAGE/…"""
+"""Metrics of `evaluate` in an experiment's run, under their own names. It has all metrics of other stages, as STAGE/…"""
 
 STEPS = ("epoch", "iteration", "step", "round")
-"""Columns of a history that count; the first found is a metric's step."""
+"""Columns of a history that count steps; the first of them that a history has gives the steps of its metrics."""
 
 KEYS = ("gate", "node", "precision", "seed", "fold")
-"""Columns of a history that tell several series apart, beside every column of strings."""
+"""Columns of a history that, with every column of strings, tell its series apart."""
 
 
 class Point(NamedTuple):
@@ -61,7 +61,7 @@ def numbers(metrics: Any) -> dict[str, float]:
 
 
 def sectioned(name: str) -> str:
-    """A dotted name as MLflow's charts group it, by what stands before the slash: `methods/quee_plan.auc`."""
+    """A dotted name with its first dot as a slash, by which MLflow groups charts: `methods/quee_plan.auc`."""
     return re.sub(r"[^\w./ -]", "_", name).replace(".", "/", 1)
 
 
@@ -105,7 +105,7 @@ def history(table: "pa.Table") -> list[Point]:
 def curves(table: "pa.Table") -> list[Point]:
     """Each method's points on test as `curve/METHOD.cost` and `.accuracy`, steps counting up from the cheapest.
 
-    Of several seeds the first is shown; the whole table goes along as an artifact.
+    Only the first of several seeds is taken. The whole table is logged as an artifact.
     """
     needed = {"method", "split", "seed", "accuracy", "cost"}
     if missing := needed - set(table.column_names):

@@ -32,7 +32,7 @@ from tasks.work.differences import NONE
 
 Tell = Callable[[str], None]
 CACHE = "quee-reproduce-cache"
-"""Name of the remote by which a worktree sees its checkout's cache."""
+"""Name of the remote by which the worktree reads this checkout's cache."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Reproduced:
-    """What was run again, and which results it rests on were not but taken from where."""
+    """The stages that were run again, and for each result that was taken instead, from where."""
 
     compared: list[Compared]
     taken: dict[str, str]
@@ -59,7 +59,7 @@ class Reproduced:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """What a run's artifacts say that made it."""
+    """What made a run, by its artifacts."""
 
     experiment: str
     entries: dict[str, dict[str, Any]]
@@ -80,7 +80,7 @@ class _Recorded:
         return {other for other in self.entries if self.folder(other) in deps}
 
     def starting(self, start: str | None) -> "_Recorded":
-        """With every stage chosen, or `start` and what rests on it. Raises UsageError where it is not among them."""
+        """A copy with all stages chosen, or `start` and those that depend on it. Raises UsageError on another stage."""
         if start is None:
             return replace(self, chosen=tuple(self.entries))
         if start not in self.entries:
@@ -93,7 +93,7 @@ class _Recorded:
 
     @property
     def given(self) -> list[str]:
-        """The stages whose results are read and not made."""
+        """The stages whose results are read but not made again."""
         read = {other for stage in self.chosen for other in self.reads(stage)}
         return [stage for stage in self.entries if stage in read - set(self.chosen)]
 
@@ -132,9 +132,9 @@ def reproduce(
 def make_again(root: Path, run_id: str, tell: Tell, keep: bool = False, start: str | None = None) -> Reproduced:
     """Run a tracked result again, with everything it rests on, and compare each stage's digests.
 
-    From the stage `start` on, if one is named: the results before it are taken from the DVC cache of this checkout, or
-    from a remote. Raises UsageError when the run, its commit or differences cannot be had, IntegrityError when no
-    remembered state of the code has the digests that the run recorded, or a result to be taken is not to be had.
+    With `start`, stages before it are not run: their results are taken from this checkout's DVC cache or a remote. `tell`
+    is called with each line of progress. Raises UsageError when the run, its commit or its differences are missing, and
+    IntegrityError when no state of the code has the recorded digests or a result to be taken is missing.
     """
     recorded = _remembered(root, run_id).starting(start)
     with _worktree(root, recorded.codes[0][0], keep, tell) as tree:
@@ -219,7 +219,7 @@ def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
         break
     else:
         raise IntegrityError(f"no remembered state of the code is the one that was recorded: {'; '.join(faults)}")
-    _copy_inputs(root, tree, recorded)  # git clean would have taken them away
+    _copy_inputs(root, tree, recorded)  # after `git clean`, which would remove them
     _copy_remotes(root, tree)
     write_bytes(tree / "experiments" / f"{name}.yaml", recorded.settings)
     lock = yaml.safe_load((tree / "dvc.lock").read_text(encoding="utf-8")) if (tree / "dvc.lock").is_file() else None
@@ -231,7 +231,7 @@ def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
 
 
 def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
-    """The first file of code that is not as it was recorded; data and weights are looked at when they are read."""
+    """The first file of code whose digest is not the recorded one; data and weights are checked when they are read."""
     for stage in recorded.chosen:
         for dep in recorded.entries[stage].get("deps", []):
             path = str(dep["path"])
@@ -251,7 +251,7 @@ def _inputs(recorded: _Recorded) -> dict[str, str]:
 
 
 def _copy_inputs(root: Path, tree: Path, recorded: _Recorded) -> None:
-    """Take from this checkout the data and weights that are still as recorded; others are pulled."""
+    """Copy data and weights from this checkout where they are as recorded; the others are pulled later."""
     for path, md5 in _inputs(recorded).items():
         source = (root / path).resolve()
         if not source.exists() or not source.is_relative_to(root.resolve()):
@@ -267,7 +267,7 @@ def _copy_inputs(root: Path, tree: Path, recorded: _Recorded) -> None:
 
 
 def _copy_remotes(root: Path, tree: Path) -> None:
-    """The remotes that only this clone knows, and its cache as another: the worktree's own cache goes with it."""
+    """Give the worktree the remotes of this clone's `config.local`, and this clone's cache as one more remote."""
     from tasks.dvc.process import run_dvc
 
     local, parser = root / ".dvc" / "config.local", configparser.ConfigParser()
@@ -285,7 +285,7 @@ def _copy_remotes(root: Path, tree: Path) -> None:
 
 
 def _take(root: Path, tree: Path, recorded: _Recorded, stage: str, tell: Tell) -> str:
-    """Bring a recorded result into the worktree; returns from where. Raises IntegrityError where nobody has it."""
+    """Bring a recorded result into the worktree; returns from where. Raises IntegrityError if no place has it."""
     from tasks.dvc.process import run_dvc
 
     name, folder = f"{stage}@{recorded.experiment}", recorded.folder(stage)
@@ -307,7 +307,7 @@ def _run_again(tree: Path, recorded: _Recorded, tell: Tell) -> list[Compared]:
     from tasks.dvc import session as dvc
 
     if recorded.threads:
-        os.environ["OMP_NUM_THREADS"] = recorded.threads  # more or fewer give other last bits
+        os.environ["OMP_NUM_THREADS"] = recorded.threads  # the last bits depend on it
     found = []
     name = recorded.experiment
     with dvc.session(tree, [name], force=True, show=False, notify=tell, stages=recorded.chosen) as session:

@@ -1,7 +1,7 @@
-"""The verb `quee gc`: what no current or tracked result needs any more, of DVC's cache, resumable work and MLflow's store.
+"""The verb `quee gc`: removes from DVC's cache, resumable work and MLflow's store what no result needs any more.
 
-Needed is what `dvc.lock` or a `.dvc` file names, here or at a branch or tag, and what a result in MLflow was made from
-or left.
+A file is needed if `dvc.lock` or a `.dvc` file names it, here or at a branch or tag, or if a result in MLflow was made
+from it or left it.
 """
 
 import json

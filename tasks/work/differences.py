@@ -1,4 +1,4 @@
-"""What of a checkout is not in its commit, as a patch that `git apply` takes: kept with every result it may have shaped."""
+"""The differences between a checkout and its commit, as a patch for `git apply`. It is kept with every result made then."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ LIMIT = 1_000_000
 
 NONE = "none"
 LEFT_OUT = (":(exclude)dvc.lock", ":(exclude)remote", ":(exclude)reference.dvc")
-"""`dvc.lock` is remembered entry by entry; what is published shapes no result."""
+"""`dvc.lock` is kept entry by entry; published results change no other result."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Snapshot:
 
 
 def snapshot(root: Path) -> Snapshot | None:
-    """Keep the differences of now; None outside git or before the first commit."""
+    """Keep the present differences; None outside git or before the first commit."""
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     index = _git(root, "rev-parse", "--git-path", "index")
     if commit is None or index is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        aside = Path(folder) / "index"  # new files are looked at in an index of our own
+        aside = Path(folder) / "index"  # new files are added to a copy of the index
         if (root / index.decode().strip()).is_file():
             shutil.copyfile(root / index.decode().strip(), aside)
         environment = {**os.environ, "GIT_INDEX_FILE": str(aside)}
@@ -54,7 +54,7 @@ def snapshot(root: Path) -> Snapshot | None:
 
 
 def read_patch(root: Path, name: str) -> bytes | None:
-    """A patch kept here; None for one that is not, or for what names none."""
+    """A patch kept here; None for a name of no patch."""
     file = root / PATCHES / f"{name}.patch"
     return file.read_bytes() if name.isalnum() and file.is_file() else None
 

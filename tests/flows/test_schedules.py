@@ -3,10 +3,12 @@
 import json
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -47,12 +49,18 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = 600) -> A
 
 
 @pytest.fixture
-def scheduled(project: Project) -> Iterator[Project]:
-    """`make schedules` on the toy project, every deployment's cron turned to each minute but data-changed's."""
+def served(project: Project) -> Project:
+    """The toy project with the flows and deployments of this one, every deployment's cron turned to once a year."""
     for name in ("prefect.yaml", "flows"):
         project.do("cp", "-r", str(ROOT / name), ".")
-    project.edit("prefect.yaml", "30 2 * * *", "* * * * *")
+    project.edit("prefect.yaml", "30 2 * * *", "1 0 1 1 *")
     project.edit("prefect.yaml", "*/15 * * * *", "0 0 1 1 *")
+    return project
+
+
+@contextmanager
+def schedules(project: Project) -> Iterator["subprocess.Popen[str]"]:
+    """`make schedules`, once it says where it is; it is ended at the end."""
     started = project.start(sys.executable, "-m", "flows.schedules", **SETTINGS)
     assert started.stdout is not None
     try:
@@ -61,13 +69,29 @@ def scheduled(project: Project) -> Iterator[Project]:
             assert line, "".join(lines)
             lines.append(line)
         said = "".join(lines)
-        assert "quee-pipeline/nightly: cron * * * * * (UTC)" in said
-        assert "quee-pipeline/on-demand: on demand" in said
-        assert "quee-pipeline/data-changed: cron" in said
-        yield project
+        for name, when in (("nightly", "cron"), ("on-demand", "on demand"), ("data-changed", "cron")):
+            assert f"quee-pipeline/{name}: {when}" in said
+        yield started
     finally:
         started.send_signal(signal.SIGTERM)
         started.wait(60)
+
+
+@pytest.fixture
+def scheduled(served: Project) -> Iterator[Project]:
+    """`make schedules` with `nightly` each minute."""
+    served.edit("prefect.yaml", "1 0 1 1 *", "* * * * *")
+    with schedules(served):
+        yield served
+
+
+def start_long_run(project: Project) -> tuple[str, list[psutil.Process]]:
+    """Ask for a run that does not end while we wait; its id and the processes of its stage."""
+    project.edit("stages/targets.py", '"TOY_SECONDS", "0"', '"TOY_SECONDS", "300"')
+    (on_demand,) = [d for d in ask("deployments/filter", {}) if d["name"] == "on-demand"]
+    asked = {"parameters": {"force": True, "experiments": ["toy"]}, "state": {"type": "SCHEDULED"}}
+    run = ask(f"deployments/{on_demand['id']}/create_flow_run", asked)
+    return str(run["id"]), wait_for("the stage's process", lambda: processes(project, "stages.targets"))
 
 
 def test_a_cron_fires_the_run_completes_the_next_is_unchanged_and_a_cancelled_one_leaves_no_process(
@@ -93,23 +117,34 @@ def test_a_cron_fires_the_run_completes_the_next_is_unchanged_and_a_cancelled_on
         urllib.request.urlopen(request, timeout=30).close()
     assert not ask("work_pools/filter", {})
 
-    (on_demand,) = [d for d in ask("deployments/filter", {}) if d["name"] == "on-demand"]
-    scheduled.edit("stages/targets.py", '"TOY_SECONDS", "0"', '"TOY_SECONDS", "300"')  # it does not end while we wait
-    asked = {"parameters": {"force": True, "experiments": ["toy"]}, "state": {"type": "SCHEDULED"}}
-    run = ask(f"deployments/{on_demand['id']}/create_flow_run", asked)
-    stage = wait_for("the stage's process", lambda: processes(scheduled, "stages.targets"))
-    ask(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    run, stage = start_long_run(scheduled)
+    ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     wait_for("the processes' end", lambda: not any(alive(process) for process in stage))
-    assert wait_for("the state", lambda: ask(f"flow_runs/{run['id']}")["state_type"] == "CANCELLED")
+    assert wait_for("the state", lambda: ask(f"flow_runs/{run}")["state_type"] == "CANCELLED")
     assert not processes(scheduled, "tasks.dvc.child")
     assert (scheduled.root / "artifacts/toy/targets/metrics.json").is_file(), "the earlier result is back"
 
 
-def test_a_server_that_does_not_start_says_why(project: Project) -> None:
-    for name in ("prefect.yaml", "flows"):
-        project.do("cp", "-r", str(ROOT / name), ".")
+def test_a_run_that_a_kill_left_running_is_crashed_after_the_next_start_and_no_deployment_is_made_twice(
+    served: Project,
+) -> None:
+    with schedules(served) as killed:
+        run, stage = start_long_run(served)
+        killed.kill()
+        wait_for("the processes' end", lambda: not any(alive(process) for process in stage))
+    with schedules(served):
+        assert wait_for("the state", lambda: ask(f"flow_runs/{run}")["state_type"] == "CRASHED")
+        made = ask("deployments/filter", {})
+        assert sorted((d["name"], len(d["schedules"])) for d in made) == [
+            ("data-changed", 1),
+            ("nightly", 1),
+            ("on-demand", 0),
+        ]
+
+
+def test_a_server_that_does_not_start_says_why(served: Project) -> None:
     nowhere = {"PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////nowhere/prefect.db"}
-    said = project.do(sys.executable, "-m", "flows.schedules", status=1, **{**SETTINGS, **nowhere})
+    said = served.do(sys.executable, "-m", "flows.schedules", status=1, **{**SETTINGS, **nowhere})
     assert "Prefect's server ended before it answered with status" in said
     assert "Application startup failed" in said or "unable to open database file" in said
     assert "log: .quee/logs/prefect-server.log" in said

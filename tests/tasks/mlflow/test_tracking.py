@@ -207,10 +207,19 @@ def write_lock(root: Path, blocks: dict[str, Any] = BLOCKS, stages: list[str] = 
     (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": entries}))
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that nothing is tracked in: to make one takes a second."""
+    root = tmp_path_factory.mktemp("store")
+    Store(root, default_uri(root))
+    return root / "mlflow.db"
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of which every stage has been run."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path)
     for stage in STAGES:
         write_stage(tmp_path, stage)
     (tmp_path / "experiments").mkdir()
