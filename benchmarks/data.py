@@ -157,7 +157,7 @@ def compare(images: int, size: tuple[int, int], kind: str, crop: int, options: a
         os.chdir(folder)  # `.quee/` is made in the working directory
         import_dataset("benchmark", folder, folder / "data" / "benchmark")
         ours = ImageSource(folder / "data" / "benchmark", unregistered("benchmark"))
-        ours.image_size()  # decodes small images into an array on disk
+        ours.image_size()  # decodes small images into their array
         crop_pct = 0.9 if crop != size[0] else 1.0
         transform = Preprocessing((crop, crop), crop_pct, "bicubic", MEAN, STD, 3)
         resize = [transforms.Resize(int(crop / crop_pct), transforms.InterpolationMode.BICUBIC)] if crop_pct < 1 else []

@@ -189,7 +189,7 @@ def methods(bench: Bench, seeds: int) -> Iterator[Row]:
 
 
 def ablation(bench: Bench, seeds: int) -> Iterator[Row]:
-    """The default without one ingredient."""
+    """The default less one ingredient."""
     off = {f"fast − {i}": lambda p, i=i: QuantizationConfig.of(p).without(i) for i in INGREDIENTS}
     chosen = tuple(p for p in ABLATED if p in bench.shown)
     yield from ours(bench, {"fast": QuantizationConfig.of, **off}, chosen, seeds)

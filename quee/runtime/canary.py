@@ -142,7 +142,7 @@ class Canary:
         return max(differences, key=lambda difference: difference.excess)
 
     def check(self, executor: Executor, policy: Plan | FittedQ) -> Agreement:
-        """Compare an executor's engine with the whole canary; raises DisagreementError."""
+        """Hold an executor's engine against all of this; raises DisagreementError."""
         found = {step: self.check_step(executor.engine, *step) for step in steps_of(policy.tree)}
         segment, precision = max(found, key=lambda step: found[step].excess)
         worst, differing = found[segment, precision], self.check_paths(executor, policy)
@@ -161,7 +161,7 @@ class Canary:
         return difference
 
     def check_paths(self, executor: Executor, policy: Plan | FittedQ) -> int:
-        """The number of images whose paths differ; each difference is a near tie.
+        """How many of the images' paths differ, all of them near ties.
 
         Raises DisagreementError where more paths differ than chance explains, or where a difference is no near tie.
         """

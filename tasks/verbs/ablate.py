@@ -71,7 +71,7 @@ def ablate(
 
 
 def _inputs(root: Path, name: str) -> list[Path]:
-    """Folders of results that stage `ablate` reads."""
+    """Folders of results that the stage reads."""
     deps = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))["stages"]["ablate"]["deps"]
     return [root / dep.replace("${item.experiment}", name) for dep in deps if dep.startswith("artifacts/")]
 
@@ -150,7 +150,7 @@ def _power(metrics: dict[str, Any]) -> str:
 
 
 def _in_order(points: dict[str, dict[str, float]]) -> list[tuple[str, dict[str, float]]]:
-    """Rows by axis in the grid's order, the base first; within an axis by gain."""
+    """By axis as the grid has them, the base first; within an axis by gain."""
     from quee.settings.experiment import AXES
 
     order = ("base", *AXES)

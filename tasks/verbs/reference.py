@@ -30,8 +30,8 @@ LEFT_OUT = {
     "report": ("[!c]*.svg", "c[!u]*.svg"),
     "bundle": ("*",),
 }
-"""Files of a stage that are not published: caches, files that the stage makes from the weights in seconds, and copies of
-other files (the report contains all figures; README shows `curves.svg`)."""
+"""Files of a stage that stay behind: caches, what the stage makes again from the weights in seconds, what other files
+have, too (the report has all figures; README shows `curves.svg`)."""
 MOST_BYTES = 10_000_000
 """Largest size of all published results together."""
 

@@ -99,7 +99,7 @@ def die_with_parent(always: bool = False) -> None:
         return
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if _lineage() != watched:  # the parent died before the call
+    if _lineage() != watched:  # it died before we asked
         os.kill(os.getpid(), signal.SIGKILL)
     threading.Thread(target=_poll, args=(watched,), name="lifeline", daemon=True).start()
 
