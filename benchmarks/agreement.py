@@ -46,7 +46,7 @@ EXACT = "must be 0"
 
 
 def stage_policy(artifacts: Path, cache: FeatureCache, name: str) -> Plan | FittedQ:
-    """The policy from the stages' results."""
+    """The policy as the stages left it."""
     predictors = Predictors.from_arrays(read_tensors(artifacts / "predictors" / "predictors.safetensors"))
     plan = Plan.of(cache.tree, cache.description, predictors)
     return (
@@ -110,7 +110,7 @@ def with_engine(classifier: AdaptiveClassifier, name: str, graphs: Path) -> Adap
 def widest(
     cache: FeatureCache, policy: Plan | FittedQ, expected: np.ndarray, found: np.ndarray, at: np.ndarray
 ) -> float:
-    """The largest difference in value between the two steps at the gate where a path differs."""
+    """The largest difference in value between the two steps where a path parted."""
     rows = np.flatnonzero(expected != found)
     parted = (gap(policy, int(expected[row]), int(found[row]), cache.features[row], float(at[row])) for row in rows)
     return max(parted, default=0.0)

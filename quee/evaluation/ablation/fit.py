@@ -51,7 +51,7 @@ class Recipe(Block):
     neighbours: int = 50
     hidden: int
     policy: Literal["plan", "commit", "fitted_q", "static_hull", "confidence_hull"] = "plan"
-    """`commit`: the path that `plan` chooses at the first gate is followed to its end; the gates passed cost nothing."""
+    """`commit`: the path that `plan` takes at the first gate is taken to its end, and nothing paid at gates passed."""
     first_step: Literal["rollout", "marginal"] = "rollout"
     blend: Share | Literal["auto"] | None = None
     """Used by `fitted_q` only."""
