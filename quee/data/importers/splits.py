@@ -1,4 +1,4 @@
-"""Finds the configuration and split of each Parquet file of a hub data set, from names alone."""
+"""Which configuration and split each Parquet file of a hub data set belongs to; found from names alone."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,30 +11,30 @@ from quee.data.walk import shown, some
 from quee.errors import QueeError, UsageError
 
 TOP = "default"
-"""Name of a configuration whose files are directly in the source."""
+"""What the configuration right in the source is called."""
 _PART = re.compile(r"(?P<name>.+?)[-_](?P<index>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")
-"""Pattern of one file of several, such as `train-00000-of-00002`."""
+"""A file of several, as `train-00000-of-00002`."""
 _ENDING = re.compile(r"[-_. ]?(?:(?:part|shard|chunk|file|snappy|zstd|gzip)[-_. ]?\d*|\d+|(?<=[-_.])[0-9a-f]{6,})$")
-"""Endings of a name besides the split: a number, a digest, a word for one of several."""
+"""What a name may end with beside the split: a number, a digest, a word for one of several."""
 _PREFIX = re.compile(r"(?P<config>.+)[-_.](?P<split>[A-Za-z]+)")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One Parquet file, with its place among the files of a split."""
+    """One Parquet file: its place among the files of a split."""
 
     path: Path
     config: str
     split: str
     index: int | None = None
     count: int | None = None
-    """Number of files of the split, where the name says it."""
+    """How many files the split has, where the name says so."""
 
 
 def place(source: Path, name: str) -> Part:
-    """The configuration and split of the file `name`, given with `/` below `source`.
+    """Where the file `name`, with `/` below `source`, belongs.
 
-    Raises UsageError where neither its name nor its folder's name tells the split.
+    Raises UsageError when neither its name nor that of its folder says of which split it is.
     """
     *folders, file = name.split("/")
     part = _PART.fullmatch(stem := file.rpartition(".")[0])
@@ -61,14 +61,14 @@ def place(source: Path, name: str) -> Part:
 
 
 def _bare(stem: str) -> str:
-    """A file's name without suffixes."""
+    """A file's name without its endings."""
     while (shorter := _ENDING.sub("", stem)) != stem:
         stem = shorter
     return stem
 
 
 def choose_config(parts: list[Part], config: str | None, report: Report, source: str) -> list[Part]:
-    """Files of the requested configuration, or of the only one; raises UsageError where it would be a guess."""
+    """Files of the configuration wanted, or of the only one; raises UsageError where it would have to be guessed."""
     by_config: dict[str, list[Part]] = {}
     for part in parts:
         by_config.setdefault(part.config, []).append(part)
@@ -97,7 +97,7 @@ def by_split(parts: Iterable[Part]) -> dict[str, list[Part]]:
 
 
 def check_whole(split: str, own: list[Part]) -> None:
-    """Raises QueeError where a file that the names count is missing or there twice."""
+    """Raises QueeError when one of the files that the names count is missing or there twice."""
     counts = {part.count for part in own}
     if counts == {None}:
         return
