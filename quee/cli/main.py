@@ -34,7 +34,7 @@ def verbs() -> dict[str, tuple[str, str]]:
 
 
 def check_place(arguments: list[str]) -> None:
-    """Ask the module that a verb comes from whether it can run here; help is had anywhere. Raises UsageError."""
+    """Ask a verb's module whether the verb can run here; help works anywhere. Raises UsageError."""
     verb = next((argument for argument in arguments if not argument.startswith("-")), None)
     if verb is None or verb in LIBRARY or "--help" in arguments:
         return

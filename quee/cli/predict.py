@@ -40,7 +40,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """Classify images: label, probability, the path each took and what it cost."""
+    """Classify images: label, probability, path and cost of each."""
     from quee.errors import UsageError
     from quee.runtime import Options, load_bundle
     from quee.runtime.inputs import Inputs
@@ -73,7 +73,7 @@ def predict(
 
 
 def _rows(classifier: "AdaptiveClassifier", inputs: Any, options: Any, batch: int, skip_bad: bool) -> Any:
-    """Rows as they come, with progress."""
+    """Yields rows as they are computed, with progress."""
     from quee.runtime.scoring import score
     from quee.work.progress import progress
 
@@ -84,7 +84,7 @@ def _rows(classifier: "AdaptiveClassifier", inputs: Any, options: Any, batch: in
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
-    """All rows at once: whoever reads them gets all or none."""
+    """Prints all rows at once, so that a reader gets all or none."""
     import csv
 
     from quee.runtime.scoring import SCHEMA
@@ -95,7 +95,7 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
 
 
 def _in_utf8(stream: Any) -> None:
-    """Write UTF-8 whatever the locale is, so that no name can end the output half-way."""
+    """Write UTF-8 in every locale, so that no file name can break the output."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 

@@ -15,9 +15,9 @@ def profile(
     repeats: Annotated[int, typer.Option(help="Runs of each, of which the median counts.")] = 9,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Time every (segment, precision, batch) of a bundle here, and keep it beside the bundle as BUNDLE.profile.json.
+    """Time every (segment, precision, batch) of a bundle here, and keep the times beside it as BUNDLE.profile.json.
 
-    With it `quee predict --latency-ms` and `--images-per-second` have a policy that spends time instead of BitFLOPs.
+    Then `quee predict --latency-ms` and `--images-per-second` use a policy that spends time instead of BitFLOPs.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""`quee verify BUNDLE`: whether a bundle is whole, and whether engines do here what the reference did."""
+"""`quee verify BUNDLE`: whether a bundle is whole, and whether the engines here agree with the reference."""
 
 import json
 from dataclasses import asdict
@@ -19,7 +19,7 @@ def verify(
     threads: Annotated[int | None, typer.Option(help="With --execute: threads of the engines.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a bundle: format, names, digests of all files, and whether what they hold fits together."""
+    """Check a bundle: format, names and digests of all files, and whether their contents fit together."""
     from quee.errors import DisagreementError, UsageError
     from quee.runtime import load_bundle
     from quee.runtime.manifest import NAME, read_manifest
@@ -55,7 +55,7 @@ def verify(
 
 
 def _installed(graphs: bool) -> list[str]:
-    """The engines that can execute a bundle here, with or without exported graphs; CUDA aside."""
+    """The engines, except CUDA, that can execute a bundle here, with or without exported graphs."""
     from importlib.util import find_spec
 
     from quee.runtime.engines import GRAPH_ENGINES
@@ -64,7 +64,7 @@ def _installed(graphs: bool) -> list[str]:
 
 
 def _executed(bundle: Path, engines: list[str], threads: int | None) -> dict[str, dict[str, Any]]:
-    """What became of each engine, by name; raises IntegrityError where the bundle has no canary."""
+    """The result of each engine, by name; raises IntegrityError where the bundle has no canary."""
     from quee.errors import DisagreementError, IntegrityError
     from quee.runtime import load_bundle
 

@@ -1,6 +1,6 @@
-"""The adaptive executor: after every gate samples regroup by what they do next, whatever their past.
+"""The adaptive executor: after every gate, samples regroup by their next step, whatever path they came by.
 
-What is known of samples lies side by side in one table; what travels are their states, with the rows of the table they
+One table holds the facts of all samples. States travel between segments, together with the rows of the table that they
 belong to. Python's loops run over groups, never over samples.
 """
 
@@ -15,7 +15,7 @@ from quee.policies.base import EXIT, Limit, Policy
 from quee.runtime.engines.base import Engine
 
 BATCH = 256
-"""Samples that start together; more only take more memory."""
+"""Samples that start together; more would only take more memory."""
 
 
 class Samples:
@@ -28,7 +28,7 @@ class Samples:
         self.node = np.empty(slots, np.int64)
         """Where a sample stands; -1 before segment 1."""
         self.features = np.empty((slots, segments * features), np.float32)
-        """Of the gates visited, side by side."""
+        """State features of the gates visited, side by side."""
         self.error = np.empty((slots, segments - 1), np.float32)
         """Predicted error of leaving at each gate visited; NaN elsewhere."""
 
@@ -39,7 +39,7 @@ class Samples:
             return
         limits = np.full(len(self.node), np.inf) if self.max_cost is None else self.max_cost
         limits[slots] = np.inf if max_cost is None else max_cost
-        self.max_cost = limits  # last, for others may be reading
+        self.max_cost = limits  # last, because other threads may be reading
 
 
 @dataclass(slots=True)
@@ -64,21 +64,21 @@ class Flight:
         return Flight(np.concatenate([p.slots for p in parts]), np.concatenate([p.state for p in parts]))
 
     def by_step(self, steps: np.ndarray) -> Iterator[tuple[int, "Flight"]]:
-        """Those that go on, by their next step (n,): each group copied once, and not at all where it is everybody."""
+        """The samples that go on, by their next step (n,). Each group is copied once; a group of all samples is not copied."""
         for step in sorted(set(steps.tolist()) - {EXIT}):
             rows = (steps == step).nonzero()[0]
             yield step, self if len(rows) == len(self) else self.take(rows)
 
 
 Seen = Callable[[int, np.ndarray, np.ndarray], None]
-"""Told of samples at a gate: the gate, their slots (n,), their log probabilities (n, classes)."""
+"""Called with samples at a gate: the gate, their slots (n,), their log probabilities (n, classes)."""
 
 
 class Executor:
-    """Runs flights on an engine as a policy decides. Safe to call from several threads, on samples of their own."""
+    """Runs flights on an engine as a policy decides. Safe to call from several threads, each with its own samples."""
 
     def __init__(self, engine: Engine, policy: Policy, costs: np.ndarray, features: int, batch: int = BATCH) -> None:
-        """`costs` (N,) are the routed costs that limits are held against; `features` is how many a gate sees."""
+        """`costs` (N,) are the routed costs for limits; `features` is the number of state features of a gate."""
         self.engine, self.policy, self.costs, self.features, self.batch = engine, policy, costs, features, batch
         self.tree = policy.tree
 
@@ -108,7 +108,7 @@ class Executor:
     def run(self, samples: Samples, flight: Flight, first: np.ndarray, ended: Seen, seen: Seen | None = None) -> None:
         """Run samples from segment 1, with first steps (n,), to their ends, gate by gate.
 
-        `ended` is told of those that leave, `seen` of all at every gate.
+        `ended` is called with the samples that leave, `seen` with all samples at every gate.
         """
         for start in range(0, len(flight), self.batch):
             some = slice(start, start + self.batch)
@@ -125,7 +125,7 @@ class Executor:
         ended: Seen,
         seen: Seen | None,
     ) -> dict[int, list[Flight]]:
-        """All groups through a segment, one decision for all of them, and who waits for the next segment."""
+        """Run all groups through a segment and decide once for all; returns the groups that wait for the next segment."""
         behind = [self.advance(segment, choice, samples, Flight.joined(waiting[choice])) for choice in sorted(waiting)]
         onward: dict[int, list[Flight]] = {}
         if not behind:
@@ -157,7 +157,7 @@ def _powers(count: int) -> np.ndarray:
 
 
 def draws(images: np.ndarray) -> np.ndarray:
-    """A number (n,) in [0, 1) for each prepared image (n, …), float32, by its own pixels alone."""
+    """A number (n,) in [0, 1) for each prepared image (n, …), float32, drawn from its own pixels alone."""
     pixels = np.ascontiguousarray(images, np.float32).reshape(len(images), -1)
     words: np.ndarray = pixels.view(np.uint32 if pixels.shape[1] % 2 else np.uint64)
     ids = np.einsum("np,p->n", words, _powers(words.shape[1]), dtype=np.uint64)  # a polynomial of the pixels, mod 2^64

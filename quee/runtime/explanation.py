@@ -1,4 +1,4 @@
-"""Why an image took its path: what every gate saw and predicted, and what the static network would have cost."""
+"""Why an image took its path: the head's answer and the prediction at every gate, and the cost of static networks."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class GateReport:
 
     gate: int
     precision: str
-    """Of the segment before the gate."""
+    """Precision of the segment before the gate."""
     label: str
-    """What the exit head there says."""
+    """Class that the exit head predicts."""
     probability: float
-    """And with which probability."""
+    """Probability of that class."""
     predicted_error: float | None
-    """Predicted error probability of leaving here; None at the last gate, where nothing is left to decide."""
+    """Predicted error probability of leaving here; None at the last gate, which decides nothing."""
     cost: float
-    """Spent up to here, in units of the static w8a8 backbone."""
+    """Cost up to here, in units of the static w8a8 backbone."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Explanation:
 
 
 class Trace:
-    """What exit heads said at each gate: labels and probabilities (n, segments), -1 and NaN at gates not reached."""
+    """The exit heads' labels and probabilities at each gate (n, segments); -1 and NaN at gates not reached."""
 
     def __init__(self, n: int, segments: int) -> None:
         self.label = np.full((n, segments), -1)

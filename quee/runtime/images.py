@@ -1,4 +1,4 @@
-"""Images as callers have them to a backbone's input; what is no image is refused by name."""
+"""From callers' images to a backbone's input; inputs that are no images are refused by name."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ def fitted(images: Images, transform: Preprocessing, pixels: str = "uint8", firs
 
 
 def checked(x: Any, transform: Preprocessing) -> np.ndarray:
-    """Prepared images (n, c, h, w), as float32 and finite; raises UsageError naming what does not fit."""
+    """Prepared images (n, c, h, w) as finite float32; raises UsageError naming what does not fit."""
     valid = f"float32 (n, {transform.channels}, {transform.size[0]}, {transform.size[1]})"
     if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.shape[1:] != (transform.channels, *transform.size):
         kind = f"shape {x.shape} and dtype {x.dtype}" if isinstance(x, np.ndarray) else f"type {type(x).__name__}"
@@ -61,7 +61,7 @@ def checked(x: Any, transform: Preprocessing) -> np.ndarray:
 
 
 def _is_tensor(images: Any) -> bool:
-    """Whether it is one of PyTorch's, without importing that."""
+    """Whether it is a PyTorch tensor, without importing PyTorch."""
     return any(kind.__module__.partition(".")[0] == "torch" for kind in type(images).__mro__)
 
 
@@ -98,7 +98,7 @@ def _opened(image: Any, index: int, transform: Preprocessing, pixels: str) -> Im
 
 
 def _check_mode(image: Image.Image, name: str) -> None:
-    """Raises UsageError for a PIL image of more than 8 bits whose range is not known, as that of a file's is."""
+    """Raises UsageError for a PIL image of more than 8 bits that is from no file, so its range is unknown."""
     if image.mode == "F" or (image.mode.startswith("I") and image.format is None):
         raise UsageError(
             f"{name} is a PIL image of mode {image.mode}, whose white is not known; convert its values to 0–255: "

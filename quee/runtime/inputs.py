@@ -18,19 +18,19 @@ PARQUET = ".parquet"
 
 
 class Inputs:
-    """The images of files, of folders (all below, sorted), of Parquet files with the hub's schema and of numpy's arrays."""
+    """The images of files, of folders (at every depth, sorted), of Parquet files in the hub's schema and of NumPy files."""
 
     def __init__(self, paths: Sequence[str | Path], pixels: str = "uint8", skip_bad: bool = False) -> None:
         """`pixels` says how arrays are read.
 
-        Raises UsageError for what is not there or holds no images; with `skip_bad` not for Parquet files in folders.
+        Raises UsageError for a missing input or one without images; with `skip_bad` not for Parquet files in folders.
         """
         check_choice(pixels)
         self.pixels = pixels
         self.sources: list[Path | EncodedImages | ArrayFile] = []
         self.starts = [0]
         self.skipped = Skipped()
-        """Files in folders that are no images: of other kinds, hidden, thumbnails."""
+        """Files in folders that are not taken: other kinds, hidden files, thumbnails."""
         self.bad: list[str] = []
         """Parquet files in folders that were left out, with the reason."""
         faults = []
@@ -72,7 +72,7 @@ class Inputs:
         return self.starts[-1]
 
     def read(self, start: int, stop: int) -> Iterator[tuple[str, str | bytes | np.ndarray]]:
-        """Names of the images start … stop-1, and what `AdaptiveClassifier.route` takes: a path, bytes or an array.
+        """Names of the images start … stop-1, each with an input of `AdaptiveClassifier.route`: a path, bytes or an array.
 
         Names are valid UTF-8: other bytes of a file's name are written as `\\xe9`.
         """
@@ -90,7 +90,7 @@ class Inputs:
                 yield f"{shown(source.paths[0])}#{row}" + (f" {name}" if name else ""), data
 
     def identity(self) -> list[list[object]]:
-        """Name, bytes and time of change of every file, and how arrays are read: what work may be resumed by."""
+        """Name, size and time of change of every file, and how arrays are read: the key of resumable work."""
         found: list[list[object]] = [[self.pixels]]
         for source in self.sources:
             path = source if isinstance(source, Path) else _path(source)

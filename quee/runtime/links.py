@@ -1,4 +1,4 @@
-"""What may lie in a bundle's folder: plain files, and links that DVC made of them.
+"""A bundle's folder may hold plain files, and links that DVC made of them.
 
 With `cache.type symlink` DVC keeps a result's files in its cache and puts links in their places. Such a link is followed
 when the bundle lies in a DVC project and the link leads to an object of that project's cache. Any other link could lead
@@ -15,11 +15,11 @@ from pathlib import Path
 from quee.errors import IntegrityError
 
 OBJECT = re.compile(r"(?:files/md5/)?[0-9a-f]{2}/[0-9a-f]{30}")
-"""Where in DVC's cache the content of a file lies."""
+"""Form of the path of a file's content in DVC's cache."""
 
 
 def check_plain(path: Path) -> os.stat_result:
-    """Facts of a file of a bundle; raises IntegrityError where it is missing, no file, or a link that leads elsewhere."""
+    """Facts of a bundle's file; raises IntegrityError where it is missing, no file, or a link to another place."""
     try:
         facts = path.lstat()
         if stat.S_ISLNK(facts.st_mode):

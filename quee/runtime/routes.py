@@ -1,4 +1,4 @@
-"""Which paths images take, beside those that they should: where two paths part, and by how much the steps differed."""
+"""The paths that images take, compared with the expected ones: where two paths differ, and how close the steps were."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from quee.runtime.executor import Executor, Flight
 
 @dataclass(frozen=True)
 class Routes:
-    """What a classifier does with the canary's images (n) at its points (k)."""
+    """A classifier's results on the canary's n images at its k points."""
 
     node: np.ndarray
-    """(k, n) where each image leaves."""
+    """(k, n) node at which each image leaves."""
     label: np.ndarray
     """(k, n)"""
     lead: np.ndarray
-    """(k, n) probability of the label above that of the second."""
+    """(k, n) probability of the label minus that of the second class."""
     features: np.ndarray
     """(k, n, segments · F) state features of the gates visited; what lies behind the last is 0."""
 

@@ -101,5 +101,7 @@ def _disk(root: Path) -> str:
     free = shutil.disk_usage(root).free
     work = sum(f.stat().st_size for f in (root / ".quee").rglob("*") if f.is_file())
     if free < FREE_BYTES:
-        raise QueeError(f"{free / 1e9:.1f} GB free; {FREE_BYTES / 1e9:.0f} GB are wise (`dvc gc -w` frees old results)")
+        raise QueeError(
+            f"{free / 1e9:.1f} GB free; {FREE_BYTES / 1e9:.0f} GB are recommended (`dvc gc -w` frees old results)"
+        )
     return f"{free / 1e9:.0f} GB free; .quee holds {work / 1e6:.0f} MB of logs and unfinished work"

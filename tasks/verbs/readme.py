@@ -85,7 +85,7 @@ def _words(name: str, dataset: dict[str, Any], trained: dict[str, Any], metrics:
     accuracy = metrics.get("fp32_accuracy")
     told = f"float accuracy {percent(accuracy, 2)} on {tested}"
     if accuracy is None:
-        told = f"{tested}; float accuracy is not told, for fp32 is not among its precisions"
+        told = f"{tested}; float accuracy is unknown, because fp32 is not among its precisions"
     text.append(f"**{name}**: {told}{beside}.")
     gains, over = metrics.get("resplits") or metrics.get("gains", {}), "by paired bootstrap over test images"
     if metrics.get("seeds", 1) > 1:

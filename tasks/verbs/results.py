@@ -105,11 +105,9 @@ def results_table(results: Results, all_methods: bool = False) -> Group:
     methods = shown(names) + (sorted(names - set(MAIN)) if all_methods else [])
     fp32 = results.metrics.get("fp32_accuracy")
     title = f"[bold]{results.experiment}[/bold]: accuracy on test (%), below it the realised cost"
-    full = (
-        "No fp32 among the precisions: float accuracy is not told. " if fp32 is None else f"fp32 {percent(fp32, 2)}. "
-    )
+    full = "No fp32 among the precisions: float accuracy is unknown. " if fp32 is None else f"fp32 {percent(fp32, 2)}. "
     missed = any(not point["budget_met"] for point in results.points if point["method"] in methods)
-    notes = [f"{full}Cost 1 is static w8a8.{' * out of reach: the nearest.' if missed else ''}"]
+    notes = [f"{full}Cost 1 is static w8a8.{' * this budget cannot be met: the nearest point.' if missed else ''}"]
     if "behind_best" in results.metrics:
         notes.append(level_note(results.metrics))
     note = "\n".join(f"[dim]{line}[/dim]" for line in notes)

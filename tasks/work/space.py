@@ -33,7 +33,7 @@ def check_space(stage: "Stage") -> None:
     if needed > free:
         raise QueeError(
             f"stage {stage.name} of {stage.experiment.name} needs about {_shown(needed)} on disk ({how}; held twice while "
-            f"it is written), {_shown(free)} are free in {stage.out.resolve().parent}; `quee gc` shows what can go"
+            f"it is written), {_shown(free)} are free in {stage.out.resolve().parent}; `quee gc` shows what can be removed"
         )
 
 

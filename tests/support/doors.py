@@ -1,4 +1,4 @@
-"""Every door by which images come to a classifier, as functions from an array and how it is read to labels."""
+"""Every entry point of a classifier for images, as functions of an array and its kind of pixels to labels."""
 
 import json
 from collections.abc import Callable
@@ -27,11 +27,11 @@ DATATYPES = {
 
 
 class RefusedError(Exception):
-    """A door did not take the images; the message is what it said."""
+    """A door refused the images; the message is the door's own."""
 
 
 def refusing(door: Door, *errors: type[Exception]) -> Door:
-    """The door, with its own errors as RefusedError; any other error is a fault."""
+    """The door with its own errors turned into RefusedError; any other error fails the test."""
 
     def through(images: np.ndarray, pixels: str) -> list[int]:
         try:
@@ -43,14 +43,14 @@ def refusing(door: Door, *errors: type[Exception]) -> Door:
 
 
 def python_doors(classifier: AdaptiveClassifier, backbone: Any, folder: Path) -> dict[str, Door]:
-    """Methods of the classifier, the scheduler, `quee.fit`, and `quee predict` with numpy's files."""
+    """Methods of the classifier, the scheduler, `quee.fit`, and `quee predict` with NumPy files."""
 
     def scheduled(images: np.ndarray, pixels: str) -> list[int]:
         with Scheduler(classifier) as scheduler:
             return scheduler.submit(images, Options(), pixels=pixels).result(60).label.tolist()
 
     def fitted(images: np.ndarray, pixels: str) -> list[int]:
-        """Too few images to fit on: what is taken is refused for their number, which is looked at after the pixels."""
+        """`quee.fit` checks pixels before it counts images: accepted pixels are refused here for being too few images."""
         try:
             quee.fit(backbone, images, np.arange(len(images)), folder / "fitted", pixels=pixels)
         except QueeError as error:
@@ -120,7 +120,7 @@ def endpoint_doors(endpoint: Endpoint) -> dict[str, Door]:
 
 
 def pyfunc_doors(model: Any) -> dict[str, Door]:
-    """MLflow's model called from Python, and what its scoring server does with a body."""
+    """MLflow's model called from Python, and through the functions of its scoring server."""
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc.scoring_server import invocations
 

@@ -1,8 +1,8 @@
 """A world whose error probabilities are known, so that the optimal policy can be computed and regret measured exactly.
 
-Each sample has a latent type. Every gate before the last shows one of a few symbols, drawn given the type; what a gate
-knows is the history of symbols so far. Errors are drawn by type and path. Values, of a policy or of the best one, are
-sums over all histories: nothing is sampled but what policies are fitted to.
+Each sample has a latent type. Every gate before the last shows one of a few symbols, drawn given the type; a gate knows
+the history of symbols so far. Errors are drawn by type and path. The values of a policy, and of the best policy, are exact
+sums over all histories. Only the data that policies are fitted to is sampled.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class KnownWorld:
         return found
 
     def features(self, gate: int, history: np.ndarray) -> np.ndarray:
-        """The history one-hot (S, F), F the same at all gates."""
+        """The one-hot history (S, F), with F equal at all gates."""
         return np.eye(self.symbols ** len(self.emission), dtype=np.float32)[history]
 
     def description(self) -> dict[str, object]:
@@ -57,7 +57,7 @@ class KnownWorld:
         return {"feature_names": names, "nodes": nodes, "unit_bitflops": 1e15}
 
     def sample(self, samples: int, seed: int) -> FeatureCache:
-        """A cache of the predictor split with `samples` rows and of the validation split with as many."""
+        """A cache with `samples` rows in the predictor split and as many in the validation split."""
         random, count = np.random.default_rng(seed), 2 * samples
         kind = random.choice(len(self.prior), size=count, p=self.prior)
         features = np.zeros((count, len(self.tree), self.symbols ** len(self.emission)), np.float32)
@@ -100,7 +100,7 @@ class KnownWorld:
                 for choice, child in enumerate(tree.children[node]):
                     if child >= 0:
                         after = values[int(child)]
-                        if gate < last - 1:  # what the next gate will show is summed over
+                        if gate < last - 1:  # sum over what the next gate may show
                             after = after.reshape(joint.shape[1], self.symbols, -1).sum(axis=1)
                         ways[1 + choice] = after + joint.sum(axis=0)[:, None] * price[child]
                 values[int(node)] = np.take_along_axis(ways, choose(int(node), ways)[None], axis=0)[0]
@@ -113,7 +113,7 @@ class KnownWorld:
         return self.value(costs, trade_offs, lambda _, ways: ways.argmin(axis=0))
 
     def regret(self, policy: Policy, costs: Costs, trade_offs: np.ndarray) -> np.ndarray:
-        """How much dearer than the optimum a policy is in expectation (Λ,), exactly."""
+        """Exact expected value (Λ,) of a policy minus that of the best policy."""
 
         def choose(node: int, ways: np.ndarray) -> np.ndarray:
             gate = int(self.tree.gate[node])
@@ -129,10 +129,10 @@ class KnownWorld:
 
 
 def waiting_world() -> KnownWorld:
-    """Three segments; the second gate shows whether the third would help, the first gate hardly anything.
+    """Three segments; the second gate shows whether the third would help, the first gate shows hardly anything.
 
-    Some samples are settled behind the second segment, others only behind the third, and some never. Who goes on to look
-    pays one segment and then knows; every fixed continuation pays for samples that have no use for it.
+    Some samples are right after the second segment, others only after the third, and some never. A policy that goes on to
+    the second gate pays one segment and then knows; every fixed continuation also pays for samples that it does not help.
     """
     tree = PathTree(["w4a4", "w8a8"], 3)
     settled, late, hopeless = (0.5, 0.05, 0.05), (0.5, 0.9, 0.05), (0.6, 0.6, 0.6)

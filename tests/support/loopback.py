@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def slow_square(log: str, number: int, seconds: float) -> bytes:
-    """Work for a worker: says in `log` who does what."""
+    """Work for a worker; records in `log` which worker does it."""
     with open(log, "a") as file:
         file.write(f"{os.getpid()} {number}\n")
     time.sleep(seconds)
@@ -23,7 +23,7 @@ def slow_square(log: str, number: int, seconds: float) -> bytes:
 
 @dataclass
 class Cluster:
-    """A scheduler and workers of one thread each, without anyone to restart them."""
+    """A scheduler and workers of one thread each, which nothing restarts."""
 
     address: str
     folder: Path
@@ -42,7 +42,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def dask_cluster(workers: int, folder: Path, code: Path = ROOT, **environment: str) -> Iterator[Cluster]:
-    """A cluster whose workers run the code under `code` and start elsewhere than in the project."""
+    """A cluster whose workers run the code under `code` and start outside of the project."""
     folder.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(map(str, (code, ROOT / "tests" / "support")))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
@@ -63,7 +63,7 @@ def dask_cluster(workers: int, folder: Path, code: Path = ROOT, **environment: s
 
 @contextlib.contextmanager
 def s3_server(folder: Path, bucket: str = "quee") -> Iterator[dict[str, str]]:
-    """An S3-compatible server with an empty bucket; yields the environment by which clients find it."""
+    """An S3-compatible server with an empty bucket; yields the environment variables for clients."""
     port = free_port()
     found = {
         "AWS_ACCESS_KEY_ID": "test",

@@ -1,4 +1,4 @@
-"""Processes that a test started, found by a mark in their environment, wherever they have moved to."""
+"""Finds processes that a test started by a mark in their environment, in any session or group."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def new_mark() -> str:
 
 
 def marked(mark: str) -> list[str]:
-    """Command lines of the live processes that have the mark."""
+    """Command lines of the live processes with the mark."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -50,7 +50,7 @@ def answers(address: str) -> bool:
 
 
 def clear(started: "subprocess.Popen[str]", mark: str) -> None:
-    """End what a failed test has left, by the mark alone."""
+    """End the processes that a failed test has left, found by the mark alone."""
     if started.poll() is None:
         started.kill()
     started.wait()

@@ -1,4 +1,4 @@
-"""Folders and Parquet files of a user's own images, each image one of a kind, so that it is known again wherever it ends."""
+"""Folders and Parquet files of a user's own images; every image is unique, so that a test finds it again."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def picture(seed: int, suffix: str = ".png") -> bytes:
 
 
 def put(path: str | bytes | Path, data: bytes = b"nothing") -> None:
-    """A file, with its folders; as bytes its name may be anything."""
+    """Write a file and its folders; a name given as bytes may be no UTF-8."""
     name = os.fsencode(path)
     os.makedirs(os.path.dirname(name), exist_ok=True)
     with open(name, "wb") as file:
@@ -32,7 +32,7 @@ def put(path: str | bytes | Path, data: bytes = b"nothing") -> None:
 
 
 class Own:
-    """Images written so far: content to the set and the class they belong to."""
+    """Images written so far: content to their set and class."""
 
     def __init__(self) -> None:
         self.known: dict[bytes, tuple[str, str]] = {}
@@ -43,7 +43,7 @@ class Own:
         return data
 
     def folders(self, folder: str | Path, where: str, counts: dict[str, int], suffix: str = ".png") -> None:
-        """`FOLDER/CLASS/i.png`, so many of each class."""
+        """Write `FOLDER/CLASS/i.png`, a number of images of each class."""
         for label, count in counts.items():
             for i in range(count):
                 put(Path(folder) / label / f"{i}{suffix}", self.new(where, label, suffix))
@@ -59,7 +59,7 @@ class Own:
         described: bool = True,
         image: str = "image",
     ) -> None:
-        """A file of the hub: labels as positions in `names`, or as text; `described` in its metadata or not."""
+        """A Parquet file as on the hub: labels as positions in `names` or as text, `described` in its metadata or not."""
         rows = [{"bytes": self.new(where, label), "path": f"{i}.png"} for i, label in enumerate(labels)]
         values = list(labels) if text else [list(names or sorted(set(labels))).index(label) for label in labels]
         write_hub(path, rows, values, names if described and not text else None, column, image)
@@ -84,7 +84,7 @@ def write_hub(
 
 
 def add(source: str | Path, name: str = "own", **options: object) -> tuple[Report, dict[bytes, tuple[str, str]]]:
-    """Import, and where every image has come to lie: content to set (`train` or `evaluation`) and class."""
+    """Import, and return the place of every image: content to set (`train` or `evaluation`) and class."""
     target = Path("data") / name
     report = import_dataset(name, Path(source), target, Options(**options), replace=True)  # type: ignore[arg-type]
     images = open_dataset(target, name)
@@ -97,7 +97,7 @@ def add(source: str | Path, name: str = "own", **options: object) -> tuple[Repor
 
 
 def labels_of(count: int, names: Sequence[str]) -> list[str]:
-    """So many labels, every class in turn."""
+    """A number of labels, every class in turn."""
     return [names[i % len(names)] for i in range(count)]
 
 

@@ -36,7 +36,7 @@ def write_mnist(folder: Path, packed: bool, train: int = 40, test: int = 20) -> 
     return folder
 
 
-# The pickles of the CIFAR archives were written by Python 2 with protocol 2: byte strings, numpy's old module names.
+# Python 2 wrote the pickles of the CIFAR archives, with protocol 2: byte strings, and NumPy's old module names.
 def _string(text: bytes) -> bytes:
     return b"U" + bytes([len(text)]) + text if len(text) < 256 else b"T" + struct.pack("<i", len(text)) + text
 

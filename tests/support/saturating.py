@@ -24,7 +24,7 @@ def saturated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 class SaturatedProduct:
-    """What takes the place of a layer's product."""
+    """Replaces a layer's product."""
 
     def __init__(self, layer: QuantizedLinear | QuantizedConv2d) -> None:
         self.weight = layer.weight[:, layer._order()].t().numpy().astype(np.int64)

@@ -1,4 +1,4 @@
-"""What shards compute in tests; worker processes import it by name."""
+"""The work of shards in tests; worker processes import it by name."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ def square(log: str, number: int) -> bytes:
 
 
 def die_once(log: str, number: int) -> bytes:
-    """The first to come to number 3 is killed, as by the kernel when memory runs out."""
+    """The first process to compute number 3 is killed, as by the kernel when memory runs out."""
     if number == 3 and not os.path.exists(f"{log}.died"):
         Path(f"{log}.died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -27,7 +27,7 @@ def die(log: str, number: int) -> bytes:
 
 
 def wait(folder: str, number: int) -> bytes:
-    """Tell this process's number in `folder`, then compute for ten minutes."""
+    """Write this process's id into `folder`, then compute for ten minutes."""
     Path(folder, f"pid-{os.getpid()}").touch()
     time.sleep(600)
     return b"%d" % number

@@ -1,1 +1,1 @@
-"""Ablations: one grid of points, each departing from the experiment in one thing, on the feature cache; no network runs."""
+"""Ablations: a grid of points on the feature cache, each of which changes one thing in the experiment. No network runs."""

@@ -1,4 +1,4 @@
-"""One point of the grid: fitted on the predictor split, chosen on validation, its errors on every sample of the test split."""
+"""One point of the grid: fitted on the predictor split, chosen on validation, with its errors on every test sample."""
 
 import json
 from collections.abc import Mapping
@@ -43,18 +43,18 @@ def _known(name: str) -> str:
 
 
 class Recipe(Block):
-    """All in which one point may differ from another."""
+    """The settings in which points may differ."""
 
     precisions: tuple[PrecisionName, ...]
     gates: tuple[int, ...]
     considered: Considered = Considered()
-    """Of the cached tree."""
+    """Considered paths within the cached tree."""
     embedding: bool = True
     """Whether a gate sees the compressed embedding, where the cache has it."""
     history: bool = True
-    """Whether it sees what the gates before it saw."""
+    """Whether a gate sees the features of earlier gates."""
     prefix: bool = True
-    """Whether it is told the precisions so far."""
+    """Whether a gate sees the precisions so far."""
     targets: Literal["clusters", "labels", "neighbours", "p_label"] = "clusters"
     clusters: int
     neighbours: int = 50
@@ -63,7 +63,7 @@ class Recipe(Block):
     """An entry of the registry, or `commit`: the path that `plan` takes at the first gate is taken to its end."""
     first_step: Literal["rollout", "marginal"] = "rollout"
     blend: Share | Literal["auto"] | None = None
-    """Of `fitted_q` alone."""
+    """Used by `fitted_q` only."""
 
     @property
     def learns(self) -> bool:
@@ -71,7 +71,7 @@ class Recipe(Block):
 
 
 DECISIONS = {"policy", "first_step", "blend"}
-"""Parts of a recipe for which nothing but `fitted_q` is fitted again."""
+"""Parts of a recipe that change the policy but not the predictors."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Study:
         return np.array(self.experiment.evaluate.budgets, np.float64)
 
     def grid(self) -> np.ndarray:
-        """Budgets of `auc`: the cost range of the whole tree, for every point alike."""
+        """Budgets of `auc`: the cost range of the whole tree, the same for every point."""
         static = Costs.of(self.cache.tree, self.cache.description).static
         return budget_grid(static.min(), static.max())
 
@@ -113,7 +113,7 @@ def _digest(*parts: Any) -> str:
 
 
 class Selected(Network):
-    """A network that sees some of a gate's inputs, and whose cost counts no others."""
+    """A network that sees some of a gate's inputs; its cost counts only these."""
 
     columns: np.ndarray
 
@@ -142,7 +142,7 @@ class Selected(Network):
 
 
 def input_columns(recipe: Recipe, gate: int, features: int, precisions: int) -> np.ndarray:
-    """Which of a gate's inputs a recipe lets its predictor see: `gate` blocks of features, then as many of prefix."""
+    """The gate's inputs that a recipe's predictor sees: `gate` blocks of features, then `gate` blocks of prefix."""
     first = 0 if recipe.history else (gate - 1) * features
     seen = np.arange(first, gate * features)
     prefix = np.arange(gate * features, gate * (features + precisions))
@@ -202,12 +202,12 @@ def restore(arrays: dict[str, np.ndarray]) -> Predictors:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one repetition of a point came to."""
+    """The results of one repetition of a point."""
 
     errors: np.ndarray
     """(S, budgets) float32: expected error of every test sample at each budget."""
     area: np.ndarray
-    """(S,) float32: its mean over the budgets of `auc`."""
+    """(S,) float32: mean expected error over the budgets of `auc`."""
     facts: Mapping[str, float]
     """`auc`, `validation_auc`, `nodes`; per gate `rmse`, `ece`, `auroc`, `aurc` on validation, averaged over gates."""
 
@@ -259,7 +259,7 @@ def _sweep(setting: Setting, recipe: Recipe) -> Sweep:
 
 
 def committed_sweep(setting: Setting, plan: Plan) -> Sweep:
-    """`plan` decided once: what the first gate predicts settles the path, and later gates are neither asked nor paid."""
+    """`plan` decided once: the first gate's predictions settle the path, and later gates neither decide nor cost."""
     tree, costs, values = plan.tree, plan.costs, trade_offs(setting.points)
     starts, ends = tree.nodes_at(1), tree.extensions(1)
     first = np.array([tree.lineage(node)[0] for node in range(len(tree))])
@@ -285,7 +285,7 @@ def committed_sweep(setting: Setting, plan: Plan) -> Sweep:
 
 
 def _quality(validation: FeatureCache, predictors: Predictors) -> dict[str, float]:
-    """Means over gates of what the predictors achieve on validation, as far as it is known."""
+    """Means over gates of the predictors' validation metrics, over the known ones."""
     found = []
     for gate in range(1, validation.tree.segments):
         p = predictors.predict(gate, gate_inputs(validation.tree, gate, validation.features))

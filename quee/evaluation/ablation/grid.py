@@ -1,4 +1,4 @@
-"""The grid: every axis departs from the experiment's own settings in one thing."""
+"""The grid: every axis changes one thing in the experiment's settings."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from quee.settings.experiment import Experiment
 from quee.settings.paths import Considered
 
 BASE = "base"
-"""Name of the point that all others are compared with."""
+"""Name of the point with which all others are compared."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Point:
 
     @property
     def title(self) -> str:
-        """What people see: `clusters/50`."""
+        """The name shown to users, such as `clusters/50`."""
         return f"{self.axis}/{self.name}"
 
     def facts(self) -> dict[str, Any]:
-        """What `points.json` says of it."""
+        """The point's entry in `points.json`."""
         return self.recipe.model_dump(mode="json") | self.variant.facts()
 
 
 def base_recipe(experiment: Experiment, tree: PathTree) -> Recipe:
-    """The experiment as it stands, under `plan`."""
+    """The experiment as it stands, with policy `plan`."""
     return Recipe(
         precisions=tuple(map(str, tree.precisions)),
         gates=tuple(range(1, tree.segments + 1)),
@@ -48,10 +48,10 @@ def base_recipe(experiment: Experiment, tree: PathTree) -> Recipe:
 
 
 def points(experiment: Experiment, tree: PathTree, feature_names: Sequence[str]) -> list[Point]:
-    """The grid, the base first; what equals a point before it is left out. Order is that of `ablate.axes`.
+    """The grid, the base first, in the order of `ablate.axes`; a point equal to an earlier one is left out.
 
-    Of a network of one segment, which decides at no gate, only the axes `WITHOUT_GATES` are left.
-    `tree` and `feature_names` are the cache's. Raises UsageError on a precision to add that is no reference.
+    A network of one segment decides at no gate and has only the axes `WITHOUT_GATES`. `tree` and `feature_names` are the
+    cache's. Raises UsageError for an added precision that is not among the references.
     """
     base, world = base_recipe(experiment, tree), World(experiment, tree, feature_names)
     found = [Point(BASE, "as configured", base)]
@@ -71,7 +71,7 @@ def points(experiment: Experiment, tree: PathTree, feature_names: Sequence[str])
 
 @dataclass(frozen=True)
 class World:
-    """What an axis may look at."""
+    """The information that an axis may use."""
 
     experiment: Experiment
     tree: PathTree
@@ -84,7 +84,7 @@ class World:
 
 WITHOUT_GATES: tuple[Axis, ...] = ("precisions", "first_step", "reference")
 VARIANT = "variant"
-"""Among the changes of a point: its network, where it is not the cached one."""
+"""Key of a point's network among its changes, where that is not the cached one."""
 Variations = Iterator[tuple[str, dict[str, Any]]]
 
 
@@ -193,4 +193,4 @@ AXES: dict[str, Callable[[World], Variations]] = {
     "fitted_q": _fitted_q,
     "reference": _reference,
 }
-"""Axis to the names of its points and what each changes in the base."""
+"""By axis, the names of its points and their changes to the base."""

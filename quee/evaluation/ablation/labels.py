@@ -1,4 +1,4 @@
-"""Targets other than clusters: what a predictor could be fitted to instead of p̃e. All (S, nodes at the gate, suffixes)."""
+"""Targets that a predictor could be fitted to instead of p̃e by clusters. All are (S, nodes at the gate, suffixes)."""
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
@@ -12,20 +12,20 @@ BATCH = 1024
 
 
 def p_label_targets(cache: FeatureCache, gate: int) -> np.ndarray:
-    """1 - probability of the true label where each way on ends; NaN: not considered."""
+    """1 - probability of the true label at the end of each suffix; NaN: not considered."""
     extensions = cache.tree.extensions(gate)
     found = 1 - cache.p_label.astype(np.float64)[:, np.maximum(extensions, 0)]
     return np.where(extensions >= 0, found, np.nan)
 
 
 def neighbour_targets(cache: FeatureCache, gate: int, neighbours: int) -> np.ndarray:
-    """Mean error over the nearest samples by standardised features at the node, the sample itself among them."""
+    """Mean error over the nearest samples, the sample itself included, by standardised features at the node."""
     errors = future_errors(cache, gate)
     found = np.empty_like(errors)
     for index, node in enumerate(cache.tree.nodes_at(gate)):
         x = cache.features[:, node].astype(np.float64)
         x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-6)
-        with threadpool_limits(1):  # the order of parallel sums would decide the last bits
+        with threadpool_limits(1):  # on one thread: the order of parallel sums would change the last bits
             search = NearestNeighbors(n_neighbors=min(neighbours, len(x)), n_jobs=1).fit(x)
             for start in range(0, len(x), BATCH):
                 rows = slice(start, start + BATCH)
@@ -37,7 +37,7 @@ def neighbour_targets(cache: FeatureCache, gate: int, neighbours: int) -> np.nda
 def targets_of(
     kind: str, cache: FeatureCache, settings: Targets, clusters: int, neighbours: int, seed: int
 ) -> list[np.ndarray]:
-    """Targets of the predictor split's cache, by gate before the last: `clusters`, `labels`, `neighbours` or `p_label`."""
+    """Targets of kind `clusters`, `labels`, `neighbours` or `p_label` on the predictor split, by gate before the last."""
     gates = range(1, cache.tree.segments)
     if kind == "labels":
         return [future_errors(cache, gate) for gate in gates]

@@ -1,10 +1,10 @@
 """The ablation table: differences to the base, paired, with intervals that hold for all rows at once.
 
-Two things make a difference uncertain: which test samples there are, and which repetition (division, seed) the learned
-parts come from. Where all repetitions share one test split, the first is bootstrapped over samples (paired: the same
-draws for every row) and the second drawn normal with the variance seen between repetitions, a row's taken as at least
-the table's mean, since few repetitions estimate it poorly. Where test splits are divided anew, repetitions overlap, and
-their variance is corrected by Nadeau and Bengio (2003): s² (1 / R + n_test / n_fitted). Simultaneous intervals are
+Two things make a difference uncertain: the choice of test samples, and the repetition (division, seed) that the learned
+parts come from. Where all repetitions share one test split, samples are bootstrapped (paired: the same draws for every
+row), and repetitions are drawn from a normal distribution with the variance between them. Few repetitions estimate that
+variance poorly, so a row's is taken as at least the table's mean. Where test splits are divided anew, repetitions overlap,
+and their variance is corrected by Nadeau and Bengio (2003): s² (1 / R + n_test / n_fitted). Simultaneous intervals are
 max-|t|: the largest standardised deviation over all rows, in the same draws.
 """
 
@@ -27,20 +27,20 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Intervals:
-    """Of columns C: mean, its standard error, 95 % limits for each alone and for all at once."""
+    """Mean and standard error of columns C, with 95 % limits for each alone and for all at once."""
 
     mean: np.ndarray
     error: np.ndarray
     single: np.ndarray
-    """(C,) half-width for each alone."""
+    """(C,) half-width of the interval for each column alone."""
     joint: np.ndarray
-    """(C,) half-width for all at once."""
+    """(C,) half-width of the interval for all columns at once."""
     critical: float
-    """Of max-|t|."""
+    """The 95 % quantile of max-|t|."""
 
 
 def fixed_test_intervals(differences: np.ndarray, repeats: int, seed: int, level: float = 0.95) -> Intervals:
-    """Differences (R, S, C): repetitions, the same test samples in each, columns compared at once."""
+    """Differences (R, S, C) of repetitions, the same test samples in each, and columns compared at once."""
     repetitions, samples, columns = differences.shape
     own = differences.mean(axis=1, dtype=np.float64)  # (R, C)
     mean, each = own.mean(axis=0), differences.mean(axis=0, dtype=np.float64)
@@ -77,8 +77,8 @@ def divided_test_intervals(
 def compare(
     found: Sequence[Sequence[Outcome]], ratio: float | None, repeats: int, seed: int
 ) -> tuple[Intervals, Intervals]:
-    """Gains in accuracy over the first point of all others: of `auc` (P - 1 columns), and at every budget, budgets
-    counting fastest. `ratio` is n_test / n_fitted where repetitions have test splits of their own."""
+    """Gains in accuracy of all points over the first: of `auc` (P - 1 columns), and at every budget, with budgets
+    varying fastest. `ratio` is n_test / n_fitted where repetitions have test splits of their own."""
     base, others = found[0], found[1:]
     area = np.stack([[b.area - o.area for b, o in zip(base, row, strict=True)] for row in others], axis=-1)
     budgets = np.concatenate([[b.errors - o.errors for b, o in zip(base, row, strict=True)] for row in others], axis=-1)
@@ -91,7 +91,7 @@ def compare(
 
 
 def repetition_rows(points: Sequence[Point], found: Sequence[Sequence[Outcome]]) -> list[Row]:
-    """One row per point and repetition: what it came to."""
+    """One row per point and repetition, with its results."""
     names = sorted({name for row in found for outcome in row for name in outcome.facts})
     return [
         {"axis": point.axis, "point": point.name, "seed": seed, **{n: outcome.facts.get(n) for n in names}}
@@ -130,7 +130,7 @@ def difference_rows(
 def summary(
     points: Sequence[Point], found: Sequence[Sequence[Outcome]], area: Intervals, differences: Sequence[Row]
 ) -> dict[str, Any]:
-    """`metrics.json`: every point by `axis/name`, and how large a difference the table could have seen."""
+    """`metrics.json`: every point by `axis/name`, and the size of a difference that the table could have shown."""
     gains = {(row["axis"], row["point"]): row for row in differences if row["measure"] == "auc"}
     table: dict[str, dict[str, float]] = {}
     for point, row in zip(points, found, strict=True):

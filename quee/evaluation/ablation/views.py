@@ -1,4 +1,4 @@
-"""Smaller trees and other features, cut out of a feature cache as if it had been built so."""
+"""Smaller trees and other features, cut out of a feature cache as if it had been built with them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,16 +13,16 @@ from quee.precision import Precision
 from quee.settings.paths import Considered
 
 EMBEDDING = "embedding_"
-"""How names of state features begin that come from the compressed embedding; the others are measures of uncertainty."""
+"""Prefix of the names of state features from the compressed embedding; the others are measures of uncertainty."""
 
 
 def smaller(
     tree: PathTree, precisions: Sequence[str], gates: Sequence[int], considered: Considered
 ) -> tuple[PathTree, np.ndarray]:
-    """The paths of a tree that use some precisions and may only be left, or changed, at some gates.
+    """The paths of a tree that use only some precisions, and that exit or change precision only at some gates.
 
-    Returns their tree, whose segments reach from gate to gate, and (N',) the node of `tree` each of its nodes stands for.
-    Raises UsageError on gates or precisions that the tree lacks, or when no way to the last gate is left.
+    Returns their tree, whose segments reach from gate to gate, and (N',) the node of `tree` for each of its nodes. Raises
+    UsageError for gates or precisions that the tree does not have, or where no path to the last gate is left.
     """
     if (
         list(gates) != sorted({*gates})
@@ -53,7 +53,7 @@ def smaller(
 
 
 def view(cache: FeatureCache, small: PathTree, nodes: np.ndarray, embedding: bool = True) -> FeatureCache:
-    """The cache of a smaller tree. Heads and decisions at gates left out cost nothing, as does an embedding not computed."""
+    """The cache of a smaller tree. Heads and decisions at removed gates cost nothing, nor does an unused embedding."""
     names = cache.description["feature_names"]
     kept = [i for i, name in enumerate(names) if embedding or not name.startswith(EMBEDDING)]
     none = np.zeros((len(cache), 0))
