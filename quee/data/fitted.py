@@ -1,4 +1,4 @@
-"""Which samples of a data set weights were fitted on, where not all of its official training set: overlap is judged by them."""
+"""The samples that weights were fitted on, where these are not the whole training set; overlap is judged by them."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,12 +15,12 @@ class Fitted:
 
     dataset: str
     files: Mapping[str, str]
-    """Digests by file, as `dataset.json` has them: sample ids count in these files alone."""
+    """Digests by file, as in `dataset.json`: sample ids refer to exactly these files."""
     ids: np.ndarray
     """(n,) rising sample ids."""
 
     def text(self) -> str:
-        """As a weights file keeps it; neighbouring ids as `first-last`."""
+        """The form kept in a weights file; neighbouring ids are written `first-last`."""
         return json.dumps(
             {"dataset": self.dataset, "files": dict(self.files), "ids": as_runs(self.ids)}, sort_keys=True
         )
@@ -31,9 +31,9 @@ class Fitted:
         return cls(found["dataset"], found["files"], from_runs(found["ids"]))
 
     def refuse_seen(self, name: str, files: Mapping[str, str], held_out: Mapping[str, np.ndarray]) -> None:
-        """Raises UsageError where weights `name` have seen samples of a held-out split, ids (n,), or other files count.
+        """Raises UsageError where weights `name` have seen samples of a held-out split, ids (n,), or refer to other files.
 
-        `files` are the digests of the files in which the splits' ids count.
+        `files` are the digests of the files that the splits' ids refer to.
         """
         if dict(files) != dict(self.files):
             raise UsageError(
@@ -50,7 +50,7 @@ class Fitted:
 
 
 def as_runs(ids: Iterable[int]) -> str:
-    """Rising whole numbers as `0-3,7,9-11`."""
+    """Rising whole numbers in the form `0-3,7,9-11`."""
     rising = np.asarray(list(ids), np.int64)
     if not len(rising):
         return ""
@@ -59,7 +59,7 @@ def as_runs(ids: Iterable[int]) -> str:
 
 
 def from_runs(text: str) -> np.ndarray:
-    """What `as_runs` wrote; raises ValueError for anything else."""
+    """Reads the form that `as_runs` writes; raises ValueError for any other."""
     ends = [part.partition("-") for part in text.split(",") if part]
     runs = [np.arange(int(first), int(last or first) + 1) for first, _, last in ends]
     found = np.concatenate(runs) if runs else np.zeros(0, np.int64)

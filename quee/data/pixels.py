@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 CACHE = Path(".quee") / "images"
 MAX_BYTES = 4 << 30
-"""Larger datasets are decoded each time they are read."""
+"""Datasets with more bytes of pixels are decoded every time they are read."""
 MAX_SIDE = 96
 FORMAT = 1
 DECODING = ("data/decode.py", "data/pixels.py")
 LIBRARIES = ("numpy", "Pillow")
-"""What decides the pixels beside the files: code of this package, and libraries."""
+"""Besides the files, what decides the pixels: code of this package, and libraries."""
 _STEP = 512
 
 
 def cached_pixels(source: "ImageSource", decode: Callable[[int], np.ndarray]) -> np.ndarray | None:
-    """uint8 (N, h, w, c), decoded once; none when images are large or of several sizes."""
+    """uint8 (N, h, w, c), decoded once; None where images are large or of several sizes."""
     if not len(source):
         return None
     height, width = source.first_size()
@@ -56,7 +56,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _fill(array: np.ndarray, decode: Callable[[int], np.ndarray]) -> bool:
-    """Decode all images into `array`; false as soon as one has another size."""
+    """Decode all images into `array`; false as soon as an image has another size."""
 
     def some(start: int) -> bool:
         for sample in range(start, min(start + _STEP, len(array))):

@@ -1,4 +1,4 @@
-"""Encoded images out of Parquet, a row group at a time, in bounded memory."""
+"""Encoded images from Parquet, one row group at a time, in bounded memory."""
 
 from bisect import bisect_right
 from collections import OrderedDict
@@ -16,7 +16,7 @@ KEPT_BYTES = 128 << 20
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """Raises IntegrityError when the file is missing or not whole."""
+    """Raises IntegrityError where the file is missing or incomplete."""
     if not path.is_file():
         raise IntegrityError(f"missing file: {path}")
     try:
@@ -39,7 +39,7 @@ class EncodedImages:
                 starts.append(starts[-1] + metadata.row_group(group).num_rows)
                 sizes.append(metadata.row_group(group).total_byte_size)
         self.starts = np.array(starts)
-        """First sample of each row group, and the end."""
+        """First sample of each row group, and the number of samples."""
         self.sizes = np.array(sizes)
         """Bytes of each row group, decompressed."""
         self._starts = starts
@@ -84,7 +84,7 @@ class EncodedImages:
         return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
     def shuffled(self, ids: np.ndarray, rng: np.random.Generator, window: int) -> np.ndarray:
-        """`ids` in random order, of which every stretch needs row groups of about `window` bytes at once."""
+        """`ids` in a random order in which every stretch needs row groups of about `window` bytes."""
         ids = np.sort(ids)
         group = np.searchsorted(self.starts, ids, side="right") - 1
         present = np.unique(group)

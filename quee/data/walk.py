@@ -17,7 +17,7 @@ from quee.errors import QueeError
 T = TypeVar("T")
 R = TypeVar("R")
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
-"""Of the files that are read as images, in lower case."""
+"""Suffixes of image files, in lower case."""
 SYSTEM = frozenset(
     (
         *("@eadir", "@tmp", "@__thumb", "@recycle", "@recently-snapshot", "@synoresource", "#recycle", "#snapshot"),
@@ -25,17 +25,17 @@ SYSTEM = frozenset(
         *("$recycle.bin", "system volume information", "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db"),
     )
 )
-"""Names, in lower case, that file servers and desktops give to entries of their own."""
+"""Names, in lower case, of entries that file servers and desktops make."""
 THUMBNAILS = frozenset(("thumbnails", "_thumbnails", "thumbs", "_thumbs"))
-"""Folders of reduced copies, skipped below the first level: on it they could be classes."""
+"""Folders of thumbnails, skipped below the first level; on the first level they could be classes."""
 SHOWN = 20
-"""How many of many names a message gives."""
+"""How many of several names a message gives."""
 BREAK = "\n  "
 SKIP_HINT = "--skip-bad goes on without what cannot be used"
 
 
 def ignored(name: str) -> bool:
-    """Whether a file or folder of this name is hidden or the system's own."""
+    """Whether a file or folder of this name is hidden or made by the system."""
     lower = name.lower()
     return name.startswith(".") or lower in SYSTEM or lower.startswith("thumbs.db")
 
@@ -46,19 +46,19 @@ def shown(path: str | Path) -> str:
 
 
 def class_name(folder: str) -> str:
-    """What a folder's class is called: its name as text, composed, so that systems that decompose accents agree."""
+    """The class name of a folder: its name in composed Unicode, so that systems that decompose accents agree."""
     return unicodedata.normalize("NFC", shown(folder))
 
 
 def some(names: Iterable[str], most: int = SHOWN, separator: str = ", ") -> str:
-    """The first of many names, and how many more there are."""
+    """The first of several names, and the number of the others."""
     names = list(names)
     more = f"{separator}and {len(names) - most:,} more" if len(names) > most else ""
     return separator.join(names[:most]) + more
 
 
 def faults_text(faults: Sequence[str], what: str, hint: str = "") -> str:
-    """One message for one or many faults: the first twenty, a line each, and the count; `what` is said of them in plural."""
+    """One message for several faults: the first twenty, a line each, and the count; `what` describes them in plural."""
     hint = f"; {hint}" if hint else ""
     if len(faults) == 1:
         return f"{faults[0]}{hint}"
@@ -66,7 +66,7 @@ def faults_text(faults: Sequence[str], what: str, hint: str = "") -> str:
 
 
 def each(function: Callable[[T], R], items: Iterable[T], what: str) -> list[R]:
-    """`function` of every item. Raises one error, of the first one's type, with what is wrong with all that it refuses."""
+    """`function` of every item. Raises one error, of the first error's type, with the messages for all refused items."""
     found: list[R] = []
     errors: list[QueeError] = []
     for item in items:
@@ -81,7 +81,7 @@ def each(function: Callable[[T], R], items: Iterable[T], what: str) -> list[R]:
 
 @dataclass(frozen=True)
 class Found:
-    """One file: its name below the folder, with `/`, as the system has it; its bytes and time of change."""
+    """One file: its name below the folder with `/`, undecoded, its size in bytes and its time of change."""
 
     name: str
     size: int
@@ -94,24 +94,24 @@ class Found:
 
 @dataclass
 class Skipped:
-    """Files that were not taken, counted."""
+    """Numbers of files that were not taken."""
 
     other: Counter[str] = field(default_factory=Counter)
-    """Of kinds that are not read, by suffix in lower case."""
+    """Files of kinds that are not read, by suffix in lower case."""
     hidden: int = 0
-    """Hidden ones, thumbnails and the system's, and those in such folders."""
+    """Hidden files, thumbnails and system files, and files in such folders."""
     broken: int = 0
-    """Links that lead nowhere or in a circle, and what is no regular file."""
+    """Links that lead nowhere or in a circle, and entries that are no regular files."""
 
     def admits(self, name: str, kinds: Container[str] | None) -> bool:
-        """Whether a file of this name, with `/`, is to be taken; counts it where it is not."""
+        """Whether a file of this name, with `/`, is taken; counts it otherwise."""
         if any(ignored(part) for part in name.split("/") if part not in ("", ".")):
             self.hidden += 1
             return False
         return self.reads(name, kinds)
 
     def reads(self, name: str, kinds: Container[str] | None) -> bool:
-        """Whether a file that is not hidden is of one of these kinds; counts it where it is not."""
+        """Whether a file that is not hidden is of one of these kinds; counts it otherwise."""
         if kinds is None or (suffix := os.path.splitext(name)[1].lower()) in kinds:
             return True
         self.other[shown(suffix)] += 1
@@ -123,12 +123,12 @@ class Skipped:
         self.broken += more.broken
 
     def kinds(self) -> list[tuple[str, int]]:
-        """Kinds that are not read, as in `6 .tif`, the most numerous first, with their numbers."""
+        """Kinds that are not read, such as `6 .tif`, with their numbers, the most frequent first."""
         found = sorted(self.other.items(), key=lambda kind: (-kind[1], kind[0]))
         return [(f"{count:,} {suffix or 'without a suffix'}", count) for suffix, count in found]
 
     def others(self) -> list[tuple[str, int]]:
-        """The rest, as in `81 hidden files`, with the numbers."""
+        """The other files, such as `81 hidden files`, with their numbers."""
         counts = ((self.hidden, "hidden file"), (self.broken, "broken link"))
         return [(f"{count:,} {what}{'' if count == 1 else 's'}", count) for count, what in counts if count]
 
@@ -138,17 +138,17 @@ class Skipped:
 
 @dataclass
 class Walk:
-    """What is in a folder."""
+    """The contents of a folder."""
 
     folder: Path
     files: list[Found] = field(default_factory=list)
-    """Files of the kinds asked for, in order of their names' parts."""
+    """Files of the requested kinds, in the order of the parts of their names."""
     folders: list[str] = field(default_factory=list)
-    """Names of all folders that are not skipped, also of empty ones."""
+    """Names of all folders that are not skipped, empty ones included."""
     skipped: Skipped = field(default_factory=Skipped)
 
     def of(self, kinds: Container[str]) -> "Walk":
-        """The same with the files of these kinds alone, the others counted."""
+        """The same walk with only the files of these kinds; the others are counted."""
         skipped = Skipped()
         skipped.add(self.skipped)
         files = [file for file in self.files if skipped.reads(file.name, kinds)]
@@ -191,7 +191,7 @@ def _enter(found: Walk, folder: Path, prefix: str, kinds: Container[str] | None,
 
 
 def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """What an entry, or what it links to, is; none for a link that leads nowhere or to itself."""
+    """The kind of an entry or of its link target; None for a link that leads nowhere or to itself."""
     try:
         return entry.stat()
     except OSError:
@@ -207,19 +207,19 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _count(entry: os.DirEntry[str]) -> int:
-    """How many files a skipped entry is."""
+    """The number of files in a skipped entry."""
     if not entry.is_dir(follow_symlinks=False):
         return 1
     return sum(len(files) for _, _, files in os.walk(entry.path))
 
 
 def readable(path: str) -> str | None:
-    """Why a file cannot be read, by its permissions; none when it can."""
+    """Why a file's permissions forbid reading it; None where they allow it."""
     return None if os.access(path, os.R_OK) else "no permission to read it"
 
 
 def top_files(folder: Path) -> Iterator[Path]:
-    """The regular files right in a folder that are not skipped, sorted."""
+    """The regular files directly in a folder that are not skipped, sorted."""
     for entry in sorted(_entries(folder), key=lambda entry: entry.name):
         if not ignored(entry.name) and (facts := _facts(entry)) is not None and stat.S_ISREG(facts.st_mode):
             yield folder / entry.name

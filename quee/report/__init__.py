@@ -1,4 +1,4 @@
-"""The report: figures and one page that can be read anywhere, from the tables of the other stages alone."""
+"""The report: figures and one page for any browser, made from the tables of the other stages alone."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Results:
-    """What the stages found; rows are those of the Parquet files of the same name."""
+    """The stages' results; rows are those of the Parquet files of the same name."""
 
     experiment: str
     title: str
@@ -34,7 +34,7 @@ class Results:
     sensitivity: list[Row] = field(default_factory=list)
     """`quantize/sensitivity.parquet`: the network with one layer quantized."""
     executed: dict[str, Any] = field(default_factory=dict)
-    """What benchmarks/runtime.py measured, where it was run."""
+    """Measurements of benchmarks/runtime.py, where it was run."""
     digests: dict[str, str] = field(default_factory=dict)
     """SHA-256 by file read."""
 

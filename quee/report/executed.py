@@ -1,4 +1,4 @@
-"""The report's section on executed speed, from what benchmarks/runtime.py measured."""
+"""The report's section on executed speed, from measurements of benchmarks/runtime.py."""
 
 from html import escape
 from typing import Any

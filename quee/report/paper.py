@@ -12,18 +12,18 @@ from quee.report import Results, Row
 from quee.report.style import BLACK, BLUE, MAIN, VERMILLION, cost_axes, curve_points, dashes_of, static_methods
 
 LOWEST = -6.0
-"""Points below the static hull at which the axis of gains ends: what is further below loses anyway."""
+"""Points below the static hull at which the axis of gains ends; curves further below lose anyway."""
 KINDS = {
     "as_used": ("as used", "*", 13),
     "width": ("hidden units", "s", 6),
     "samples": ("share of the samples", "o", 6),
     "noise": ("noise on the logits", "^", 6),
 }
-"""What was done to predictors: words, marker, size."""
+"""How predictors were changed: words, marker, size."""
 
 
 def gains(results: Results) -> Figure | None:
-    """Every method's accuracy less the static hull's at equal budget, where both can be, on one pair of axes."""
+    """Every method's accuracy minus the static hull's at equal budget, where both exist, on one pair of axes."""
     by_method: dict[str, dict[float, float]] = defaultdict(dict)
     for row in results.bands:
         by_method[row["method"]][row["cost"]] = 100 * row["accuracy"]

@@ -1,4 +1,4 @@
-"""Labels of Parquet files by name: what each file calls its classes, and one order for all of them."""
+"""Labels of Parquet files by name: the class names of each file, and one order for all files."""
 
 import json
 import unicodedata
@@ -22,9 +22,9 @@ MOST_CLASSES = 1_000_000
 
 
 def label_column(path: Path, dataset: Dataset, wanted: str | None, report: Report) -> str:
-    """The column with the labels in a file, which is that of all; a choice among several goes to the report.
+    """The label column, which is the same in all files; a choice among several goes to the report.
 
-    Raises UsageError or QueeError, with those that there are, where none is called as usual or described as such.
+    Raises UsageError or QueeError with the file's columns where none has a usual name or is described as labels.
     """
     schema = open_parquet(path).schema_arrow
     usual = [name for name in dict.fromkeys((dataset.label, *LABELS)) if name in schema.names]
@@ -44,7 +44,7 @@ def label_column(path: Path, dataset: Dataset, wanted: str | None, report: Repor
 
 
 def described(path: Path) -> list[str]:
-    """Columns that a file's metadata say have class labels, as the hub writes them."""
+    """Columns with class labels according to a file's metadata, in the hub's form."""
     try:
         features = json.loads((open_parquet(path).metadata.metadata or {})[b"huggingface"])["info"]["features"]
         return [name for name, its in features.items() if isinstance(its, dict) and its.get("_type") == "ClassLabel"]
@@ -58,10 +58,10 @@ class Labels:
 
     path: Path
     values: np.ndarray
-    """(n,) int64: positions in `names`, or labels as they are where the file has none; below 0 without a label."""
+    """(n,) int64: positions in `names`, or the file's integers where it has no names; below 0 for rows without a label."""
     names: tuple[str, ...]
     text: bool
-    """Whether the column has the names themselves."""
+    """Whether the column holds the names themselves."""
 
 
 def read_labels(path: Path, column: str) -> Labels:
@@ -88,15 +88,15 @@ def read_labels(path: Path, column: str) -> Labels:
 
 
 def _order(names: Sequence[str]) -> Callable[[str], Any]:
-    """How class names sort: as numbers where all are, else as text."""
+    """Sort key of class names: numbers where all are numbers, else text."""
     return int if all(name.isascii() and name.isdigit() for name in names) else str
 
 
 def common_names(training: Sequence[Labels], others: Sequence[Labels], registered: tuple[str, ...]) -> tuple[str, ...]:
-    """Class names in the order that counts: the registry's, the first training file's, or those of all training files'
-    text, sorted. Empty where no file has names.
+    """Class names in the data set's order: the registry's, the first training file's, or the sorted text labels of all
+    training files. Empty where no file has names.
 
-    Raises QueeError where a file has no names and another does, for then its integers may mean anything.
+    Raises QueeError where only some files have names, because the integers of the others may mean anything.
     """
     if registered:
         return registered
@@ -115,9 +115,9 @@ def common_names(training: Sequence[Labels], others: Sequence[Labels], registere
 
 
 def translated(labels: Labels, names: tuple[str, ...], registered: bool) -> np.ndarray:
-    """A file's labels (n,) as positions in `names`, by name; -1 where a row has none, or one that is out of range.
+    """A file's labels (n,) as positions in `names`, by name; -1 for rows without a label or with one out of range.
 
-    Names of a registered dataset may be spelled otherwise. Raises QueeError for names that are not among `names`.
+    Names of a registered dataset may have another spelling. Raises QueeError for names that are not among `names`.
     """
     values = np.where(labels.values < 0, -1, labels.values)
     valid = labels.names or names

@@ -1,4 +1,4 @@
-"""Which folders of images are the training set, the evaluation set and the classes; found from names alone."""
+"""Finds which folders of images are the training set, the evaluation set and the classes, from names alone."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from quee.errors import QueeError, UsageError
 
 @dataclass
 class Folder:
-    """A folder below the source, `name` with `/` and without an end, "" for the source."""
+    """A folder below the source; `name` has `/` between folders and is "" for the source."""
 
     name: str
     children: dict[str, "Folder"] = field(default_factory=dict)
     own: int = 0
-    """Images right in it."""
+    """Number of images directly in it."""
 
     @property
     def images(self) -> int:
@@ -25,7 +25,7 @@ class Folder:
 
     @property
     def holds_folders(self) -> bool:
-        """Whether it could be a set: there are images in folders below it."""
+        """Whether it could be a set: folders below it hold images."""
         return any(child.images for child in self.children.values())
 
     @property
@@ -35,13 +35,13 @@ class Folder:
 
     @property
     def wrapper(self) -> "Folder | None":
-        """The one folder in it that holds all its images and says nothing of them by its name, as `images/`."""
+        """The one folder in it that holds all its images and has a name without meaning, such as `images/`."""
         child = self.only
         return child if child is not None and child.last.lower() in NO_CLASS else None
 
     @property
     def only(self) -> "Folder | None":
-        """The one folder in it with images, where it has none itself."""
+        """The only folder in it with images, where it has none itself."""
         found = [child for child in self.children.values() if child.images]
         return found[0] if len(found) == 1 and not self.own else None
 
@@ -63,7 +63,7 @@ class Layout:
 
 
 def tree(found: Walk) -> Folder:
-    """The folders of a walk, with how many of its files are in each."""
+    """The folders of a walk, with the number of files in each."""
     top = Folder("")
     by_name = {"": top}
     for name in found.folders:
@@ -75,7 +75,7 @@ def tree(found: Walk) -> Folder:
 
 
 def find_layout(found: Walk, evaluation: str | None, preferred: Sequence[str], report: Report) -> Layout:
-    """Sets below a folder, or the folder itself as the training set; what is left out or chosen goes to the report.
+    """Sets below a folder, or the folder itself as the training set; the report gets what was left out or chosen.
 
     Raises UsageError or QueeError, with what to do, where a set or a class would have to be guessed.
     """
@@ -121,7 +121,7 @@ def find_layout(found: Walk, evaluation: str | None, preferred: Sequence[str], r
 
 
 def _unwrapped(top: Folder, report: Report) -> Folder:
-    """The folder with the sets, where it is alone in the source, as archives unpack."""
+    """The folder with the sets, where it is the only one in the source, as in unpacked archives."""
     folder = top
     while (child := folder.only) is not None and role(child.name.rpartition("/")[2]) is None:
         folder = child
@@ -134,7 +134,7 @@ def _unwrapped(top: Folder, report: Report) -> Folder:
 def _training_folder(top: Folder, source: str) -> Folder | None:
     """The folder of the training set; none where the source has class folders.
 
-    Names that say so and more count where no other does and there is a pair of them, as `seg_train` and `seg_test`.
+    Longer names such as `seg_train` count where no folder has a plain name and there is a pair, as with `seg_test`.
     """
     sets = {name: child for name, child in top.children.items() if child.holds_folders}
     for meaning in (role, resembles):
@@ -156,8 +156,8 @@ def _training_folder(top: Folder, source: str) -> Folder | None:
 
 
 def _inner(folder: Folder) -> Folder:
-    """The folder itself, or the only one in it where that is a set of the same name or kind, as in `train/train/CLASS`, or
-    where its name says nothing, as in `train/images/CLASS`."""
+    """The folder itself, or the only folder in it where that is a set of the same name or kind, as in
+    `train/train/CLASS`, or has a name without meaning, as in `train/images/CLASS`."""
     if (child := folder.only) is None or not child.holds_folders:
         return folder
     if child is folder.wrapper:
@@ -176,7 +176,7 @@ def _refuse_sets_below_classes(top: Folder, source: str) -> None:
 
 
 def _check_classes(folder: Folder, found: Walk) -> None:
-    """Raises UsageError where the folders in a set are no classes by their names, or might as well be sets themselves."""
+    """Raises UsageError where, by their names, the folders in a set are no classes or might be sets themselves."""
     classes, where = [child for child in folder.children.values() if child.images], shown(found.folder / folder.name)
     listed = some((f"{shown(child.last)}/" for child in classes), 5)
     if len(classes) < 2:
@@ -196,13 +196,13 @@ def _check_classes(folder: Folder, found: Walk) -> None:
 
 
 def _leave_loose(folder: Folder, report: Report) -> None:
-    """Count images that lie beside the class folders."""
+    """Count images beside the class folders."""
     if folder.own:
         report.leave(f"{counted(folder.own)} outside class folders in {folder}", folder.own)
 
 
 def _merged(folder: Folder, report: Report) -> None:
-    """Say which folders below class folders went into their class."""
+    """Report which folders below class folders were merged into their class."""
     inner = [child for label in folder.children.values() for child in label.below() if child.own]
     if inner:
         examples = some((f"{child} is of class {class_of(child, folder)}" for child in inner), 3)

@@ -1,4 +1,4 @@
-"""What an import left out, took as it thought best, or merged: the closing lines of `quee data add`."""
+"""What an import left out, chose or merged: the closing lines of `quee data add`."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -9,17 +9,17 @@ import numpy as np
 from quee.data.walk import SHOWN, Skipped, some
 
 EXAMPLES = 5
-"""How many pairs of duplicates are named."""
+"""Number of duplicate pairs that are named."""
 
 
 def counted(count: int, what: str = "image") -> str:
-    """A number of things, in singular or plural."""
+    """A number with its noun in singular or plural."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something of the source that is not in the data set, as `6 .tif` or `folder test/`, and how many files or images."""
+    """A part of the source that is not in the data set, such as `6 .tif` or `folder test/`, and its number of files or images."""
 
     what: str
     count: int
@@ -31,7 +31,7 @@ class LeftOut:
 
 @dataclass
 class Duplicates:
-    """Images whose files are the same byte for byte."""
+    """Images whose files are equal byte for byte."""
 
     across: int = 0
     """Evaluation images that are in the training set too."""
@@ -40,9 +40,9 @@ class Duplicates:
     evaluation: int = 0
     """Copies within the evaluation set, beside the first."""
     conflicting: int = 0
-    """Different images that are there under more than one class."""
+    """Images that are in more than one class."""
     examples: list[str] = field(default_factory=list)
-    """Pairs, the most harmful kinds first."""
+    """Pairs of equal images, the most harmful kinds first."""
 
     def __str__(self) -> str:
         counts = (
@@ -61,11 +61,11 @@ class Report:
     skipped: Skipped = field(default_factory=Skipped)
     """Files of the source that were not taken, by kind."""
     named: list[LeftOut] = field(default_factory=list)
-    """What else is not in the data set, by name."""
+    """Other parts of the source that are not in the data set, by name."""
     notes: list[str] = field(default_factory=list)
-    """What was chosen, merged or translated, one each."""
+    """What was chosen, merged or translated, one line each."""
     bad: list[str] = field(default_factory=list)
-    """Images that were left out because they cannot be used (`--skip-bad`), each with the reason."""
+    """Images left out because they cannot be used (`--skip-bad`), each with the reason."""
     training: int = 0
     """Images of the training set."""
     evaluation: int = 0
@@ -84,7 +84,7 @@ class Report:
 
     @property
     def left_out(self) -> list[LeftOut]:
-        """Everything of the source that is not in the data set: kinds of files, things by name, hidden files."""
+        """Every part of the source that is not in the data set: kinds of files, named parts, hidden files."""
         kinds, others = ([LeftOut(*pair) for pair in found] for found in (self.skipped.kinds(), self.skipped.others()))
         return [*kinds, *self.named, *others]
 
@@ -117,7 +117,7 @@ class Report:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """Everything in types that JSON has."""
+        """All facts in types that JSON has."""
         own = asdict(replace(self, skipped=Skipped(), named=[]))
         del own["skipped"], own["named"]
         return {"left_out": [asdict(item) for item in self.left_out], **own}

@@ -1,4 +1,4 @@
-"""Which set a folder, a file or a split of the hub is by its name, and which one becomes the evaluation set."""
+"""Tells from the name which set a folder, file or hub split is, and which one becomes the evaluation set."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ ROLES = {
     ),
     "test": ("test", "testing", "tst"),
 }
-"""Words that say of which set something is, in lower case."""
+"""Words that name a set, in lower case."""
 FILLERS = frozenset(
     (
         "set",
@@ -32,21 +32,21 @@ FILLERS = frozenset(
         "samples",
     )
 )
-"""Words beside them that say nothing more."""
+"""Words beside them that have no meaning."""
 NO_CLASS = frozenset(("image", "images", "img", "imgs", "data", "dataset"))
-"""Names of folders, in lower case, that say what is in all folders: no class is called so."""
+"""Names of folders, in lower case, that only say what a folder holds: no class has such a name."""
 _ROLE = {word: role for role, words in ROLES.items() for word in words}
 
 
 def role(name: str) -> str | None:
-    """`train`, `validation` or `test` where a name says just that, as `Train`, `valid`, `testing_set`, `train2017` do."""
+    """`train`, `validation` or `test` where a name means just that, such as `Train`, `valid`, `testing_set`, `train2017`."""
     words = _words(name)
     found = [word for word in words if word in _ROLE]
     return _ROLE[found[0]] if len(found) == 1 and all(w in _ROLE or w in FILLERS for w in words) else None
 
 
 def resembles(name: str) -> str | None:
-    """The set that a word among others in a name stands for, as in `seg_train`; none where two words do."""
+    """The set that one word of a name stands for, as in `seg_train`; none where two words name sets."""
     found = {_ROLE[word] for word in _words(name) if word in _ROLE}
     return found.pop() if len(found) == 1 else None
 
@@ -72,10 +72,10 @@ def choose_evaluation(
     preferred: Sequence[str],
     of: str,
 ) -> str | None:
-    """The evaluation set among `candidates`, by name: the one wanted, or of the first preferred role that there is.
+    """The evaluation set among `candidates`, by name: the requested one, or the one with the first preferred role.
 
-    `unusable` has sets that cannot be it, with the reason; `of` names what all are of. None when there are no candidates.
-    Raises UsageError when the one wanted is not there, or the choice would be a guess.
+    `unusable` has sets that cannot be used, with the reason; messages call the source `of`. None without candidates.
+    Raises UsageError where the requested set is missing, or the choice would be a guess.
     """
     valid = f"valid for --evaluation: {some(map(shown, candidates))}" if candidates else "there is no other set"
     if wanted is not None:

@@ -1,4 +1,4 @@
-"""Which configuration and split each Parquet file of a hub data set belongs to; found from names alone."""
+"""Finds the configuration and split of each Parquet file of a hub data set, from names alone."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,30 +11,30 @@ from quee.data.walk import shown, some
 from quee.errors import QueeError, UsageError
 
 TOP = "default"
-"""What the configuration right in the source is called."""
+"""Name of a configuration whose files are directly in the source."""
 _PART = re.compile(r"(?P<name>.+?)[-_](?P<index>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")
-"""A file of several, as `train-00000-of-00002`."""
+"""Pattern of one file of several, such as `train-00000-of-00002`."""
 _ENDING = re.compile(r"[-_. ]?(?:(?:part|shard|chunk|file|snappy|zstd|gzip)[-_. ]?\d*|\d+|(?<=[-_.])[0-9a-f]{6,})$")
-"""What a name may end with beside the split: a number, a digest, a word for one of several."""
+"""Endings of a name besides the split: a number, a digest, a word for one of several."""
 _PREFIX = re.compile(r"(?P<config>.+)[-_.](?P<split>[A-Za-z]+)")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One Parquet file: its place among the files of a split."""
+    """One Parquet file, with its place among the files of a split."""
 
     path: Path
     config: str
     split: str
     index: int | None = None
     count: int | None = None
-    """How many files the split has, where the name says so."""
+    """Number of files of the split, where the name says it."""
 
 
 def place(source: Path, name: str) -> Part:
-    """Where the file `name`, with `/` below `source`, belongs.
+    """The configuration and split of the file `name`, given with `/` below `source`.
 
-    Raises UsageError when neither its name nor that of its folder says of which split it is.
+    Raises UsageError where neither its name nor its folder's name tells the split.
     """
     *folders, file = name.split("/")
     part = _PART.fullmatch(stem := file.rpartition(".")[0])
@@ -61,14 +61,14 @@ def place(source: Path, name: str) -> Part:
 
 
 def _bare(stem: str) -> str:
-    """A file's name without its endings."""
+    """A file's name without suffixes."""
     while (shorter := _ENDING.sub("", stem)) != stem:
         stem = shorter
     return stem
 
 
 def choose_config(parts: list[Part], config: str | None, report: Report, source: str) -> list[Part]:
-    """Files of the configuration wanted, or of the only one; raises UsageError where it would have to be guessed."""
+    """Files of the requested configuration, or of the only one; raises UsageError where it would be a guess."""
     by_config: dict[str, list[Part]] = {}
     for part in parts:
         by_config.setdefault(part.config, []).append(part)
@@ -97,7 +97,7 @@ def by_split(parts: Iterable[Part]) -> dict[str, list[Part]]:
 
 
 def check_whole(split: str, own: list[Part]) -> None:
-    """Raises QueeError when one of the files that the names count is missing or there twice."""
+    """Raises QueeError where a file that the names count is missing or there twice."""
     counts = {part.count for part in own}
     if counts == {None}:
         return
