@@ -83,7 +83,7 @@ class Part:
     digest: str = ""
 
     def cache(self, stage: Stage, base: Study, store: Store) -> FeatureCache:
-        """What points are computed from; the network runs where it has not been kept."""
+        """The cache that points are computed from; the network runs unless its results are kept."""
         if self.variant == AS_CACHED or not self.todo:
             return base.cache
         return variant_cache(stage, base.cache, self.variant, store, self.digest)
@@ -99,7 +99,7 @@ def _part(stage: Stage, base: Study, variant: Variant, grid: Sequence[Point], st
 
 
 def source(root: Path, features: Path) -> str:
-    """Digest of what all points depend on: the cache, by the digests it holds, the code and the libraries."""
+    """Digest of what all points depend on: the cache (through `tree.json`), the code and the libraries."""
     digest = hashlib.sha256(file_digest(features / "tree.json").encode())
     digest.update(key_of(versions()).encode())
     for name in code():

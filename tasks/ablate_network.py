@@ -40,7 +40,7 @@ from tasks.stages import dependencies_of, read_by
 STAGES = ("exits", "features")
 """Stages whose code runs."""
 FACTS = ("dataset.json", "splits.parquet", "backbone.json", "quantization.json")
-"""Files of theirs that decide what is computed, beside all weights."""
+"""Files of INPUTS that decide what is computed, besides all weights."""
 
 
 def study_of(stage: Stage, base: Study, variant: Variant, root: Path) -> tuple[Rerun, str]:
@@ -92,7 +92,7 @@ def _exits(stage: Stage, variant: Variant) -> Exits:
 
 
 def variant_cache(stage: Stage, cache: FeatureCache, variant: Variant, store: Store, digest: str) -> FeatureCache:
-    """The cache of a variant. What is kept of it is read; else the network runs, going on where it was interrupted."""
+    """The cache of a variant: read where it is kept, else computed by the network, from where an interrupted run stopped."""
     tree = variant_tree(stage.experiment, cache.tree, variant)
     known = known_nodes(cache.tree, tree, same_heads=variant.heads is None)
     samples, kept = evaluated(cache), store.read(digest)

@@ -59,7 +59,7 @@ def run(stage: Stage) -> None:
     if settings.mixed:
         few = ids["calibration"][np.linspace(0, len(ids["calibration"]) - 1, SAMPLES).astype(int)]
         batches = [x for _, x, _ in images.batches(np.unique(few), Preprocessing.from_timm(backbone.input), SAMPLES)]
-        with one_thread():  # the last bits of floating-point sums depend on how many there are
+        with one_thread():  # the last bits of floating-point sums depend on the number of threads
             configs = dict(zip(configs, with_mixed_bits(backbone, list(configs.values()), batches), strict=True))
     cost = trace_cost(backbone, **own, layers=own_layers(backbone, configs.values()))
     together = [configs[p] for p in tree if p in configs] if settings.path_aware else []

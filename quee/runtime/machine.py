@@ -1,4 +1,4 @@
-"""What decides how fast a bundle runs, and by which kernels: the CPU, the threads, the versions."""
+"""The machine, which decides how fast a bundle runs and with which kernels."""
 
 import platform
 from hashlib import sha256
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def cpu_model() -> str:
-    """The CPU's name and its instruction sets' digest, on which the choice of kernels depends."""
+    """The CPU's name and a digest of its instruction sets; the choice of kernels depends on both."""
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return platform.processor() or platform.machine()
