@@ -1,4 +1,4 @@
-"""Computing a grid: what was computed before, by content, is read; the rest is computed and kept."""
+"""Computing a grid: results that are kept, by content, are read; the others are computed and kept."""
 
 import json
 import os
@@ -44,16 +44,16 @@ class Store:
         write_tensors(path, arrays, {"facts": json.dumps(facts, sort_keys=True)})
 
     def touch(self, digest: str) -> None:
-        """Say that something is still referred to, without reading it."""
+        """Mark a result as still used, without reading it."""
         if self._path(digest).is_file():
             os.utime(self._path(digest))
 
     def work(self, digest: str) -> Path:
-        """Folder for what is on the way to being kept under a digest."""
+        """Folder for unfinished work under a digest."""
         return self.folder / WORK / digest
 
     def prune(self, seconds: float = KEPT_SECONDS) -> None:
-        """Remove what was neither written nor referred to for so long."""
+        """Remove what was neither written nor used for so many seconds."""
         before = time.time() - seconds
         for file in self.folder.glob("*/*.safetensors"):
             if file.stat().st_mtime < before:
@@ -67,7 +67,7 @@ class Store:
 
 
 def missing(study: Study, points: Sequence[Point], store: Store) -> list[tuple[Point, int]]:
-    """(point, repetition) still to be computed, those that share their predictors side by side."""
+    """The (point, repetition) pairs still to be computed; pairs that share predictors follow each other."""
     seeds = range(study.experiment.ablate.seeds)
     todo = [(p, s) for s in seeds for p in points if store.read(study.point_digest(p.recipe, s)) is None]
     return sorted(todo, key=lambda item: (item[1], _rank(study, points, *item)))
@@ -79,7 +79,7 @@ def _rank(study: Study, points: Sequence[Point], point: Point, seed: int) -> int
 
 
 def compute(study: Study, todo: Sequence[tuple[Point, int]], store: Store) -> Iterator[tuple[Point, int, Outcome]]:
-    """Compute and keep; yields each as it ends."""
+    """Compute and keep the outcomes; yields each when it is done."""
     prepared: Prepared | None = None
     for point, seed in todo:
         if prepared is None or not _shares(prepared, point.recipe, seed):
@@ -101,7 +101,7 @@ def compute(study: Study, todo: Sequence[tuple[Point, int]], store: Store) -> It
 
 
 def _shares(prepared: Prepared, recipe: Recipe, seed: int) -> bool:
-    """Whether a prepared cache is another recipe's too."""
+    """Whether two recipes can use the same prepared cache."""
     tree = {"precisions", "gates", "considered", "embedding"}
     return prepared.seed == seed and prepared.recipe.model_dump(include=tree) == recipe.model_dump(include=tree)
 
