@@ -1,6 +1,7 @@
 """Stage `backbone`: the float backbone, trained here, taken over and trained on, probed, or taken as it is."""
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from quee.data import open_dataset
 from quee.data.fitted import Fitted
 from quee.data.source import ImageSource
 from quee.data.splits import split_ids
-from quee.data.transforms import Preprocessing
 from quee.data.weights import (
     has_seen,
     head_classes,
@@ -76,8 +76,7 @@ def run(stage: Stage) -> None:
         "macs": macs,
         "parameters": sum(p.numel() for p in backbone.parameters()),
     }
-    height, width = backbone.input.height, backbone.input.width
-    small = images.image_size() is not None and len(ids["train"]) * height * width <= SVC_LIMIT
+    small = images.image_size() is not None and len(ids["train"]) * prod(backbone.input.size) <= SVC_LIMIT
     if own and small:  # pixels of images of one size alone can be compared
         x = {
             split: np.asarray(images.decode(ids[split])).reshape(len(ids[split]), -1) / 255
@@ -159,7 +158,7 @@ def build(settings: Backbone, classes: int) -> tuple[SegmentedBackbone, dict[str
 def fit(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: dict[str, np.ndarray]) -> History:
     """Train the backbone in place as its mode says."""
     settings = stage.experiment.backbone
-    transform = Preprocessing.from_timm(backbone.input)
+    transform = backbone.input
     if settings.mode == "pretrained":
         return History()
     if settings.mode == "linear_probe":
@@ -183,7 +182,7 @@ def fit(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: dic
 
 def measure(backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray) -> float:
     """The accuracy of a backbone in training on samples `ids` (n,), where it is."""
-    logits, labels = predict_logits(backbone, images.batches(ids, Preprocessing.from_timm(backbone.input), 256))
+    logits, labels = predict_logits(backbone, images.batches(ids, backbone.input, 256))
     return float((logits.argmax(axis=1) == labels).mean())
 
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from quee.cost import trace_cost
 from quee.data import open_dataset
+from quee.data.preprocessing import Preprocessing
 from quee.data.source import ImageSource
 from quee.data.splits import split_ids, thinned
-from quee.data.transforms import Preprocessing
 from quee.exits import ExitHeads, behind, fit_exits
 from quee.features import GateView
 from quee.network.execution import MultiPrecisionBackbone
@@ -39,7 +39,7 @@ class Inputs:
         )
         precisions = tuple(Precision(name) for name in stage.experiment.paths.precisions)
         backbone = load_precisions(stage.input("backbone"), stage.input("quantize"), precisions)
-        transform = Preprocessing.from_timm(backbone.models[Precision("fp32")].input)
+        transform = backbone.models[Precision("fp32")].input
         return cls(backbone, precisions, images, split_ids(prepared / "splits.parquet"), transform)
 
 

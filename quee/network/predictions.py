@@ -11,7 +11,6 @@ import torch
 
 from quee.data import open_dataset
 from quee.data.source import ImageSource
-from quee.data.transforms import Preprocessing
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone
 from quee.network.files import load_precisions
 from quee.network.training import device
@@ -106,7 +105,7 @@ def compute_predictions(networks: Networks, precision: str, ids: np.ndarray) -> 
         path = [Precision(precision)] * backbone.segments
         model = backbone.model(path[-1])
         place = next(model.parameters()).device
-        batches = networks.images().batches(ids, Preprocessing.from_timm(model.input), MICRO_BATCH)
+        batches = networks.images().batches(ids, model.input, MICRO_BATCH)
         logits = [backbone.classify(path[-1], backbone.run_path(path, x.to(place))).cpu() for _, x, _ in batches]
     return torch.cat(logits).argmax(dim=1).numpy().astype(DTYPE).tobytes()
 

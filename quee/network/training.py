@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quee.errors import UsageError
+from quee.network import HEAD
 from quee.network.base import SegmentedBackbone
 from quee.settings.experiment import Backbone
 from quee.work.io import atomic_path
@@ -92,15 +93,15 @@ def freeze(backbone: SegmentedBackbone, trained_blocks: int | None) -> None:
 
     Raises UsageError when the backbone has fewer.
     """
-    depth = len(backbone.blocks)
+    depth = len(backbone.block_names)
     if trained_blocks is None:
         return
     if trained_blocks > depth:
         raise UsageError(f"backbone.trained_blocks: {trained_blocks}; {backbone.name} has {depth} blocks")
     for name, parameter in backbone.named_parameters():
-        first, _, rest = name.partition(".")
-        late = first == "blocks" and int(rest.partition(".")[0]) >= depth - trained_blocks
-        if not (late or first in backbone.head_modules):
+        block = backbone.block_of(name)
+        late = block is not None and block >= depth - trained_blocks
+        if not late and backbone.segment_of(name) != HEAD:
             parameter.requires_grad_(False)
 
 

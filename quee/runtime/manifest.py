@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from quee.data.preprocessing import Preprocessing
 from quee.errors import IntegrityError
 from quee.runtime.links import check_plain
 from quee.work.io import verify_digests, write_bytes
@@ -61,17 +62,6 @@ class GuaranteeRecord(_Strict):
     cost: Positive
 
 
-class PreprocessingRecord(_Strict):
-    """What images go through; the backbone's own configuration says the same."""
-
-    channels: Annotated[int, Field(ge=1)]
-    crop_pct: Annotated[float, Field(gt=0, le=1)]
-    interpolation: str
-    mean: tuple[float, ...]
-    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-    std: tuple[Positive, ...]
-
-
 class Manifest(_Strict):
     """The description of a bundle, of the current format."""
 
@@ -83,7 +73,7 @@ class Manifest(_Strict):
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     embedding: bool
     policy: Literal["plan", "fitted_q"]
-    preprocessing: PreprocessingRecord | None
+    preprocessing: Preprocessing | None
     """None: the backbone's own, in bundles of format 1."""
     operating_points: Annotated[tuple[PointRecord, ...], Field(min_length=1)]
     guarantees: tuple[GuaranteeRecord, ...] = ()

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from quee.network.architectures.timm_vit import TimmViT
 from quee.network.base import SegmentedBackbone
+from quee.network.vision_transformer import TimmViT
 
 
 def asked_for(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from public_files import (
 
 from quee.data import DATASETS, importers, open_dataset
 from quee.data.importers import Options, import_dataset, located
-from quee.data.transforms import Preprocessing
+from quee.data.preprocessing import Preprocessing
 from quee.errors import QueeError, UsageError
 
 

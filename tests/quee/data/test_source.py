@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from quee.data import open_dataset
 from quee.data.importers import import_dataset
-from quee.data.transforms import Preprocessing
+from quee.data.preprocessing import Preprocessing
 from quee.data.writer import Sample, write_images
 from quee.errors import IntegrityError, QueeError
 from quee.settings.experiment import Augmentation

@@ -34,7 +34,7 @@ def random(module: torch.nn.Module, seed: int = 0) -> State:
 
 
 def images(backbone: SegmentedBackbone) -> Tensor:
-    size = backbone.input.channels, backbone.input.height, backbone.input.width
+    size = backbone.input.shape
     return torch.randn(3, *size, generator=torch.Generator().manual_seed(1))
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from quee.errors import UsageError
-from quee.network.architectures import BACKBONES, backbone_names
-from quee.network.architectures.timm_vit import VIT_MODULES, is_timm_vit, refuse_parts
+from quee.network import architectures
+from quee.network.vision_transformer import VIT_MODULES, is_timm_vit, refuse_parts
 
 HUB = re.compile(r"^(?:hf[_-]hub:)?(?:timm/)?")
 """What stands before timm's names on the hub."""
@@ -33,7 +33,7 @@ def unknown_backbone(name: str) -> str:
     """One line: what the name is, if timm knows it, and which names are valid."""
     plain = HUB.sub("", name)
     base, _, tag = plain.partition(".")
-    if plain != name and (plain in BACKBONES or is_timm_vit(plain)):
+    if plain != name and (plain in architectures.names() or is_timm_vit(plain)):
         return f"unknown backbone {name!r}; names are timm's own: {plain!r}"
     if timm.is_model(base) and is_timm_vit(base):
         tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
@@ -47,7 +47,12 @@ def unknown_backbone(name: str) -> str:
         return f"unknown backbone {name!r}: {kind}; {_supported(name)}"
     close = next(_closest(plain), None)
     hint = f" (did you mean {close!r}?)" if close and _likeness(plain, close) >= CLOSE else ""
-    return f"unknown backbone {name!r}{hint}; valid: {', '.join(backbone_names())}"
+    return f"unknown backbone {name!r}{hint}; valid: {', '.join(_valid())}"
+
+
+def _valid() -> list[str]:
+    patterns = [name for listed in architectures.ARCHITECTURES.values() for name in listed if "*" in name]
+    return [*architectures.names(), f"timm's VisionTransformers by timm's names ({', '.join(patterns)})"]
 
 
 def nearest(name: str, most: int = NEAREST) -> list[str]:
@@ -56,7 +61,7 @@ def nearest(name: str, most: int = NEAREST) -> list[str]:
     for candidate in _closest(name):
         if len(found) == most:
             break
-        if candidate != name and (candidate in BACKBONES or _builds(candidate)):
+        if candidate != name and (candidate in architectures.names() or _builds(candidate)):
             found.append(candidate)
     return found
 
@@ -67,7 +72,7 @@ def _supported(name: str) -> str:
 
 def _closest(name: str) -> Iterator[str]:
     """Supported names, most alike first, without those of families that the name is not of."""
-    names = {*BACKBONES, *(model for module in VIT_MODULES for model in timm.list_models(module=module))}
+    names = {*architectures.names(), *(model for module in VIT_MODULES for model in timm.list_models(module=module))}
     own = set(FAMILY.findall(name))
     fitting = [candidate for candidate in names if set(FAMILY.findall(candidate)) <= own]
     return iter(sorted(fitting, key=lambda candidate: (-_likeness(name, candidate), candidate)))

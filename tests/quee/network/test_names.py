@@ -9,7 +9,7 @@ import torch
 
 from quee.errors import UsageError
 from quee.network.architectures import create_backbone, file_of, is_backbone, is_headless
-from quee.network.architectures.names import DINOV3, nearest, unknown_backbone
+from quee.network.names import DINOV3, nearest, unknown_backbone
 
 OTHERS = {
     "vit_small_patch16_dinov3": "timm's Eva",
@@ -130,9 +130,9 @@ def test_keywords_that_build_nothing_are_refused_in_one_line(kwargs: dict[str, A
 def test_the_input_is_that_of_the_keywords(name: str, channels: int, size: int | tuple[int, int]) -> None:
     backbone = create_backbone(name, num_classes=2, depth=1, in_chans=channels, img_size=size)
     given = backbone.input
-    assert (given.height, given.width) == ((32, 32) if size == 32 else size)
+    assert given.size == ((32, 32) if size == 32 else size)
     assert len(given.mean) == len(given.std) == given.channels == channels
-    assert backbone(torch.zeros(1, channels, given.height, given.width)).shape == (1, 2)
+    assert backbone(torch.zeros(1, *given.shape)).shape == (1, 2)
 
 
 @pytest.mark.slow
