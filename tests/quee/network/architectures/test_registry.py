@@ -1,7 +1,9 @@
 """What every backbone must do, whatever it is."""
 
+import ast
 import itertools
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,6 +166,16 @@ def test_timm_backbones_give_timms_outputs_and_keys(name: str, kwargs: dict[str,
     original.load_state_dict(backbone.state_dict())
     x = images(backbone)
     torch.testing.assert_close(backbone(x), original(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("module", architectures.ARCHITECTURES)
+def test_an_architecture_is_one_file_and_imports_no_other(module: str) -> None:
+    file = Path(__file__).parents[4] / f"{module.replace('.', '/')}.py"
+    assert file.is_file()
+    others = {other for other in architectures.ARCHITECTURES if other != module}
+    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+    assert not {f"{node.module}.{alias.name}" for node in nodes for alias in node.names} & others
+    assert not {node.module for node in nodes} & others
 
 
 def test_preprocessing_is_the_models_own() -> None:
