@@ -171,7 +171,6 @@ def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: s
     says which are.
     """
     from quee.network.architectures import create_backbone
-    from quee.network.checkpoints.hints import differing
     from quee.network.checkpoints.layouts import readable
     from quee.network.checkpoints.reading import fit_state
 
@@ -179,7 +178,7 @@ def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: s
     try:
         fit_state(backbone, state, source, new_head=not has_head(state))
     except QueeError as error:
-        hints = set_options(differing(backbone, state))
+        hints = set_options(backbone.asked_for(state))
         more = f"; its shapes ask for{hints}" if hints else ""
         if not layout:
             more += f"; its names are of no layout that is read: {readable()}"

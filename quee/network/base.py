@@ -115,6 +115,10 @@ class SegmentedBackbone(nn.Module, ABC):
         """Run one block, counted from 0, on the state before it."""
         return self.get_submodule(self.block_names[index])(state)
 
+    def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Keywords of `create_backbone` that weights of another network would fit with; empty where they do not say."""
+        return {}
+
     def forward_to(self, gate: int, x: Tensor) -> Tensor:
         """Images to the state at a gate (gate 0: the images)."""
         for segment in range(1, gate + 1):

@@ -1,5 +1,7 @@
 """timm's VisionTransformer as a segmented backbone: what the architectures made from it share."""
 
+import re
+from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -107,6 +109,14 @@ class TimmViT(TokenBackbone):
         found: dict[str, Tensor] = checkpoint_filter_fn(given, self, adapt_layer_scale=True)  # type: ignore[arg-type]
         return found | kept
 
+    def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """As names and shapes of weights under timm's names say."""
+        own = _keywords(self.state_dict())
+        # A network without class token cannot pool it.
+        return (
+            {key: value for key, value in _keywords(state).items() if own.get(key) != value} if PATCHES in state else {}
+        )
+
 
 class DistilledViT(TimmViT):
     """DeiT with a distillation token: the mean of two heads' logits."""
@@ -142,6 +152,30 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) to tokens (n, patches, dim)."""
         return self.proj(x).flatten(2).transpose(1, 2)
+
+
+def _keywords(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Keywords of timm's VisionTransformer that names and shapes of weights tell."""
+    found: dict[str, Any] = {}
+    patches = state.get(PATCHES)
+    if patches is not None and patches.dim() == 4:
+        found |= {"embed_dim": patches.shape[0], "in_chans": patches.shape[1], "patch_size": patches.shape[2]}
+    blocks = {int(match[1]) for key in state if (match := re.match(r"blocks\.(\d+)\.", key))}
+    if blocks:
+        found["depth"] = max(blocks) + 1
+    wide = state.get("blocks.0.mlp.fc1.weight")
+    if wide is not None and wide.dim() == 2:
+        found["mlp_ratio"] = wide.shape[0] / wide.shape[1]
+    registers = state.get("reg_token")
+    return found | {
+        "class_token": "cls_token" in state,
+        "reg_tokens": 0 if registers is None else registers.shape[1],
+        "global_pool": "avg" if "fc_norm.weight" in state else "token",
+        "qk_norm": "blocks.0.attn.q_norm.weight" in state,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+        "pre_norm": "norm_pre.weight" in state,
+        "init_values": 1e-5 if "blocks.0.ls1.gamma" in state else None,
+    }
 
 
 def refuse_parts(model: nn.Module) -> None:
@@ -222,18 +256,6 @@ def timm_model(name: str, **kwargs: Any) -> VisionTransformer:
     return model
 
 
-def _others(name: str) -> str:
-    """Names to take instead of one whose network has parts that are not run whatever its keywords; empty for others."""
-    from quee.network.names import nearest
-
-    try:
-        with torch.device("meta"):
-            refuse_parts(timm_model(name, num_classes=1, depth=1))
-    except UsageError:
-        return f"; nearest that are: {', '.join(nearest(name))}"
-    return ""
-
-
 def timm_input(model: VisionTransformer) -> Preprocessing:
     """Preprocessing as timm's configuration of the model says, at the size it was built for."""
     config = timm.data.resolve_model_data_config(model)
@@ -246,9 +268,5 @@ def timm_input(model: VisionTransformer) -> Preprocessing:
 def adapted(name: str, **kwargs: Any) -> TimmViT:
     """Any timm VisionTransformer with random weights; `kwargs` go to `timm.create_model`."""
     model = timm_model(name, **kwargs)
-    try:
-        _check(model)
-    except UsageError as error:
-        raise UsageError(f"{error}{_others(name)}") from None
     adapter = DistilledViT if isinstance(model, VisionTransformerDistilled) else TimmViT
     return adapter(model, timm_input(model))

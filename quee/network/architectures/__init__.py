@@ -45,7 +45,12 @@ def outside_files(kwargs: Mapping[str, Any]) -> list[str]:
 
 def names() -> list[str]:
     """The backbones that are named one by one, sorted."""
-    return sorted(name for listed in ARCHITECTURES.values() for name in listed if "*" not in name)
+    return [name for name in _listed() if "*" not in name]
+
+
+def _listed() -> list[str]:
+    """Names, sorted, then patterns."""
+    return sorted((name for listed in ARCHITECTURES.values() for name in listed), key=lambda name: ("*" in name, name))
 
 
 def module_of(name: str) -> str:
@@ -104,6 +109,10 @@ def create_backbone(
             if isinstance(error, TypeError | ValueError | AssertionError)
             else f"{type(error).__name__}: {reason}"
         )
+        if isinstance(error, UsageError) and name not in names():
+            from quee.network.names import instead_of
+
+            reason += instead_of(name, _listed())
         given = f" with {kwargs}" if kwargs else ""
         raise UsageError(f"backbone {name!r} cannot be built{given}: {reason}") from None
     if backbone.input.channels not in CHANNELS:
@@ -126,7 +135,7 @@ def refuse_unknown(name: str, where: str = "") -> None:
     if not is_backbone(name):
         from quee.network.names import unknown_backbone
 
-        raise UsageError(where + unknown_backbone(name))
+        raise UsageError(where + unknown_backbone(name, _listed()))
 
 
 def check_state_dict(backbone: "SegmentedBackbone", state: dict[str, Any], source: str) -> None:
