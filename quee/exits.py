@@ -32,7 +32,7 @@ HEAD_PRECISION = Precision("w8a8")
 
 
 def behind(settings: Exits, precisions: Sequence[Precision]) -> tuple[Precision, ...]:
-    """What segments run at before the states that heads are fitted on; `precisions` are the tree's."""
+    """Precisions of the segments before the states that heads are fitted on; `precisions` are the tree's."""
     return tuple(precisions) if settings.prefixes == "mixed" else (Precision("fp32"),)
 
 

@@ -46,7 +46,7 @@ SVC_LIMIT = 200_000
 def run(stage: Stage) -> None:
     """Make the backbone and record its accuracy, on small data beside that of an RBF support vector machine.
 
-    Where accuracy is computed is set as for `features`; it does not depend on it.
+    Accuracy is computed where `features` is; the place does not change it.
     """
     scale = read_scale()
     settings, prepared = stage.experiment.backbone, stage.input("prepare")
@@ -88,9 +88,10 @@ def run(stage: Stage) -> None:
 
 
 def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What `backbone.json` says of pretrained weights. Raises UsageError where they saw what is held out.
+    """The facts of `backbone.json` about pretrained weights.
 
-    The same where they were added for a backbone of other keywords. Samples of another data set count as all of it.
+    Samples of another data set count as all of that data set. Raises UsageError where the weights have seen held-out
+    samples, or were added for a backbone of other keywords.
     """
     settings, dataset = stage.experiment.backbone, stage.experiment.prepare.dataset
     assert settings.weights is not None
@@ -122,7 +123,7 @@ def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.
 def _refuse_seen(
     stage: Stage, name: str, fitted: Fitted, files: Mapping[str, str], ids: Mapping[str, np.ndarray]
 ) -> None:
-    """A smoke run draws its own splits, so it says what it would otherwise refuse; nobody publishes its numbers."""
+    """Refuse weights that have seen held-out samples. A smoke run draws its own splits, so it prints the refusal."""
     try:
         fitted.refuse_seen(
             name, files, {split: own for split, own in ids.items() if split not in ("train", "calibration")}
@@ -181,7 +182,7 @@ def fit(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: dic
 
 
 def measure(backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray) -> float:
-    """The accuracy of a backbone in training on samples `ids` (n,), where it is."""
+    """The accuracy of a backbone in training on samples `ids` (n,), on the device it is on."""
     logits, labels = predict_logits(backbone, images.batches(ids, backbone.input, 256))
     return float((logits.argmax(axis=1) == labels).mean())
 

@@ -15,7 +15,7 @@ from quee.precision import Precision
 MICRO_BATCH = 64
 """Floating-point products run in padded batches of this size: their last bits may depend on a batch's shape.
 
-They may also depend on a sample's place in its batch and on how the batch lies in memory, so both are fixed too.
+They may also depend on a sample's place in its batch and on the batch's layout in memory, so both are fixed too.
 """
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,7 +46,7 @@ class MultiPrecisionBackbone:
     """
 
     place: int = 0
-    """Where in its micro-batch the first sample of what is run stands: a shard's samples stand as in the whole."""
+    """Place of the first sample in its micro-batch: a shard's samples keep the places that they have in the data set."""
 
     def __init__(self, models: Mapping[Precision, SegmentedBackbone]) -> None:
         """`models` has the float model under `fp32` and quantized ones under theirs; other floats are cast from fp32."""

@@ -19,14 +19,14 @@ from quee.errors import UsageError
 from quee.network.vision_transformer import VIT_MODULES, is_timm_vit, refuse_parts, timm_model
 
 HUB = re.compile(r"^(?:hf[_-]hub:)?(?:timm/)?")
-"""What stands before timm's names on the hub."""
+"""Prefixes of timm's names on the hub."""
 FAMILY = re.compile(
     r"dino(?:_?v\d)?|siglip2?|clip(?:a|_quickgelu)?|eva02|eva|beit(?:v2|3)?|mae|rope|relpos|srelpos|reg\d|gap|tipsv2|sam"
 )
-"""Parts of names that say how a network was trained or built; no name of another family is recommended for one."""
+"""Parts of names that say how a network was trained or built; a name of another family is not recommended."""
 NEAREST = 3
 CLOSE = 0.7
-"""Likeness, 0–1, from which a name is asked after."""
+"""Likeness, 0–1, from which a name is suggested (`did you mean`)."""
 DINOV3 = re.compile(r"dino[-_]?v?3", re.IGNORECASE)
 
 
@@ -64,7 +64,7 @@ def instead_of(name: str, listed: Sequence[str]) -> str:
 
 
 def nearest(name: str, listed: Sequence[str], most: int = NEAREST) -> list[str]:
-    """Supported names most like one, of no family that it is not of; each has been seen to build."""
+    """Supported names most like one, each of the same families and known to build."""
     found: list[str] = []
     for candidate in _closest(name, listed):
         if len(found) == most:
@@ -79,7 +79,7 @@ def _supported(name: str, listed: Sequence[str]) -> str:
 
 
 def _closest(name: str, listed: Sequence[str]) -> Iterator[str]:
-    """Supported names, most alike first, without those of families that the name is not of."""
+    """Supported names of the same families, most alike first."""
     own_names = (candidate for candidate in listed if "*" not in candidate)
     names = {*own_names, *(model for module in VIT_MODULES for model in timm.list_models(module=module))}
     own = set(FAMILY.findall(name))

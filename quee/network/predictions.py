@@ -1,4 +1,4 @@
-"""What whole networks predict for samples, computed in shards: the accuracy of a backbone and of its precisions."""
+"""Predictions of whole networks, computed in shards; the accuracy of a backbone and of its precisions comes from them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from quee.work.threads import alone
 from quee.work.workers import Lanes
 
 PASSES = 16
-"""A shard has so many times the samples that one of the feature cache has: they run once, not through a tree."""
+"""A shard here has so many times the samples of a feature cache's shard: samples run once, not through a tree."""
 DTYPE = np.dtype("<i4")
 
 
@@ -54,7 +54,7 @@ class Networks:
 
     @property
     def digest(self) -> str:
-        """Of the networks' contents, wherever they lie."""
+        """Digest of the networks' contents; it does not depend on where they are stored."""
         named = [(Path(file).name, digest) for file, digest in self.files]
         return hashlib.sha256(repr(named).encode()).hexdigest()[:16]
 
@@ -62,7 +62,7 @@ class Networks:
         return _images(self.data, self.dataset, self.digests)
 
     def check(self) -> None:
-        """Raises IntegrityError naming a network that is not the one meant: a worker elsewhere may see others."""
+        """Raises IntegrityError naming a file that is not the one meant: a worker on another machine may see other files."""
         verify_digests(Path(), dict(self.files))
 
 
@@ -82,8 +82,8 @@ def predict(
 ) -> dict[Precision, np.ndarray]:
     """Classes (n,) that each uniform precision predicts for samples `ids` (n,). Finished shards are not computed again.
 
-    The float backbone alone runs on the GPU where a worker has one; precisions beside each other, as they are
-    executed: on the CPU.
+    The float backbone alone runs on the worker's GPU if there is one. Several precisions run on the CPU, as they are
+    executed later.
     """
     size = -(-PASSES * shard_size // MICRO_BATCH) * MICRO_BATCH  # so that every sample keeps its place in a micro-batch
     kept = store / f"predictions-{networks.digest}-{shard_size}"

@@ -66,7 +66,7 @@ class _Forward(nn.Module):
 
 
 def device() -> torch.device:
-    """Where networks are trained and probed: on the GPU if there is one."""
+    """The device that trains and probes networks: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -89,7 +89,7 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
 
 
 def freeze(backbone: SegmentedBackbone, trained_blocks: int | None) -> None:
-    """Leave only the last `trained_blocks` blocks, and what runs behind them, to be trained.
+    """Freeze all but the last `trained_blocks` blocks and the head.
 
     Raises UsageError when the backbone has fewer.
     """
@@ -106,9 +106,9 @@ def freeze(backbone: SegmentedBackbone, trained_blocks: int | None) -> None:
 
 
 def parameter_groups(backbone: SegmentedBackbone | Head, settings: Backbone) -> list[dict[str, Any]]:
-    """Optimizer groups: weight matrices decay, biases and normalisations do not; what is taken over learns slower.
+    """Optimizer groups: weight matrices decay, biases and normalisations do not; pretrained layers learn slower.
 
-    What needs no gradient (a fixed position table, random features, frozen blocks) is in none.
+    Parameters without gradient (a fixed position table, random features, frozen blocks) are in no group.
     """
     parameters = [(name, p) for name, p in backbone.named_parameters() if p.requires_grad]
     slow = settings.transfer_ratio if settings.mode == "finetune" else 1.0
@@ -198,7 +198,7 @@ def train_backbone(
 
 @dataclass
 class _Run:
-    """What stays the same over the epochs of a training run."""
+    """State that the epochs of a training run share."""
 
     model: SegmentedBackbone | Head
     settings: Backbone
@@ -220,7 +220,7 @@ class _Run:
         random = np.random.default_rng([settings.seed, epoch])
         torch.manual_seed(settings.seed * 100_003 + epoch)
         self.model.train()
-        for module in self.model.modules():  # what is frozen is no place for dropout
+        for module in self.model.modules():  # frozen parts run without dropout
             own = list(module.parameters())
             if own and not any(p.requires_grad for p in own):
                 module.eval()

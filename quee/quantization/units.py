@@ -1,4 +1,4 @@
-"""A network in the order in which it is calibrated: stem, blocks, head; and what enters their layers."""
+"""A network's units (stem, blocks, head) in the order of calibration, and what enters their layers."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -62,18 +62,18 @@ def run_unit(model: nn.Module, unit: Unit, x: Tensor) -> Tensor:
 
 @dataclass
 class Sources:
-    """Where the inputs of a unit's layers come from."""
+    """Which modules make the inputs of a unit's layers."""
 
     order: list[str] = field(default_factory=list)
     """Layers in the order of execution."""
     norm: dict[str, str] = field(default_factory=dict)
-    """Layer to the LayerNorm whose output it alone takes."""
+    """Layer to the LayerNorm whose output goes to this layer alone."""
     gelu: set[str] = field(default_factory=set)
     """Layers behind a GELU."""
 
 
 def sources(model: nn.Module, unit: Unit, x: Tensor) -> Sources:
-    """Run a unit of a float network on a few samples and see which tensor goes where."""
+    """Run a unit of a float network on a few samples, and find which module's output enters which layer."""
     found = Sources()
     behind: dict[tuple[int, torch.Size], tuple[str, str]] = {}
     takers: dict[str, list[str]] = {}

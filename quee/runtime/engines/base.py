@@ -17,7 +17,7 @@ class Step:
     """What a segment gives for n samples; the arrays are the caller's, no later call overwrites them."""
 
     state: np.ndarray | None
-    """(n, tokens, dim), float32: what the next segment takes; None behind the last."""
+    """State (n, …), float32, which the next segment takes; None behind the last."""
     log_probs: np.ndarray
     """(n, classes), float64, of the exit head at the segment's gate."""
     features: np.ndarray
