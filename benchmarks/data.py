@@ -33,8 +33,8 @@ from torchvision import datasets, transforms
 from quee import create_backbone
 from quee.data import dataset_called
 from quee.data.importers import import_dataset
+from quee.data.preprocessing import Preprocessing
 from quee.data.source import ImageSource
-from quee.data.transforms import Preprocessing
 
 IMPORTED = 10_000
 IMPORT = """

@@ -36,7 +36,6 @@ from torch import Tensor
 from quee.cost import trace_cost
 from quee.data.source import open_dataset
 from quee.data.splits import split_ids
-from quee.data.transforms import Preprocessing
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_backbone
@@ -83,7 +82,7 @@ class Bench:
         self.backbone: SegmentedBackbone = load_backbone(folder / "backbone")
         facts = read_json(folder / "prepare" / "dataset.json")
         images = open_dataset(Path("data") / experiment.prepare.dataset, experiment.prepare.dataset, facts["files"])
-        ids, transform = split_ids(folder / "prepare" / "splits.parquet"), Preprocessing.from_timm(self.backbone.input)
+        ids, transform = split_ids(folder / "prepare" / "splits.parquet"), self.backbone.input
 
         def read(split: str, most: int) -> tuple[Tensor, Tensor]:
             chosen = ids[split][np.linspace(0, len(ids[split]) - 1, min(most, len(ids[split]))).astype(int)]

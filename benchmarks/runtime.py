@@ -28,7 +28,6 @@ import torch
 
 from quee.data.source import open_dataset
 from quee.data.splits import split_ids
-from quee.data.transforms import Preprocessing
 from quee.exits import ExitHead, ExitHeads
 from quee.export.graphs import export_graphs
 from quee.features import GateView
@@ -178,7 +177,7 @@ def fixture(options: argparse.Namespace) -> dict[str, Any]:
     settings, facts = load_experiment(name), read_json(folder / "prepare" / "dataset.json")
     classifier = load_bundle(folder / "bundle", options.engine, options.threads, profiled=False)
     source = open_dataset(Path("data") / settings.prepare.dataset, settings.prepare.dataset, facts["files"])
-    transform = Preprocessing.from_timm(classifier.backbone.models[Precision("fp32")].input)
+    transform = classifier.backbone.models[Precision("fp32")].input
     splits = read_table(folder / "prepare" / "splits.parquet", None)
     calibration_ids = splits["sample_id"].to_numpy()[splits["calibration"].to_numpy(zero_copy_only=False)][:256]
     ids = split_ids(folder / "prepare" / "splits.parquet")["test"][: options.samples]
@@ -372,14 +371,15 @@ def sizes(options: argparse.Namespace) -> dict[str, Any]:
     for title, (name, kwargs) in SIZES.items():
         torch.manual_seed(0)
         backbone = create_backbone(name, None, **kwargs).requires_grad_(False).eval()
-        segments, width = backbone.segments, 2 * backbone.dim
-        linear = [torch.nn.Linear(width, backbone.num_classes).requires_grad_(False) for _ in range(segments - 1)]
+        segments = backbone.segments
+        widths = [backbone.poolings["cls_mean"] * backbone.width(gate) for gate in range(1, segments)]
+        linear = [torch.nn.Linear(width, backbone.num_classes).requires_grad_(False) for width in widths]
         heads = ExitHeads("cls_mean", [*(ExitHead(layer, layer, None) for layer in linear), ExitHead(None, None, None)])
         view = GateView(MultiPrecisionBackbone({fp32: backbone}), heads, embedding=False)
         folder = Path(mkdtemp(prefix="quee-sizes-"))
         export_graphs(view, [fp32], folder)
-        engine, size = open_engine(options.engine, view, folder, options.threads), backbone.input
-        x = np.random.default_rng(0).standard_normal((batch, 3, size.height, size.width), dtype=np.float32)
+        engine = open_engine(options.engine, view, folder, options.threads)
+        x = np.random.default_rng(0).standard_normal((batch, *backbone.input.shape), dtype=np.float32)
         tree = PathTree(["fp32" if options.size_precision == "fp32" else "bf16"], segments)
         names = len(view.names)
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from quee.cache.read import FeatureCache, describe_tree
 from quee.cost import trace_cost
-from quee.data.transforms import Preprocessing
 from quee.errors import UsageError
 from quee.evaluation.resplits import fit_policies
 from quee.exits import behind, fit_exits
@@ -65,7 +64,7 @@ def fit(
     tree = PathTree(settings.paths.precisions, backbone.segments, max_nodes=settings.paths.max_nodes)
     own = rebuilt(backbone, kwargs)
     with aside_of(target) as aside:
-        normal = Preprocessing.from_timm(own.input)
+        normal = own.input
         with closing(read_labelled(images, labels, normal, pixels, aside)) as given:
             indices, names = class_indices(given.labels, classes, own.num_classes)
             parts = divided(indices, names, settings.prepare.seed)

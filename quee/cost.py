@@ -11,6 +11,7 @@ from math import log2, prod
 from typing import TYPE_CHECKING, Any
 
 from quee.errors import IntegrityError
+from quee.network import HEAD
 from quee.precision import Precision
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from quee.network.base import SegmentedBackbone
 
 FLOAT_BITS = 32
-HEAD = 0
-"""Segment number under which the products of the backbone's own head are kept."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
 
     def see(name: str, module: "nn.Module", inputs: "tuple[Tensor, ...]", output: "Tensor") -> None:
         segment = backbone.segment_of(name)
-        part = "head" if segment == HEAD else "block" if name.startswith("blocks.") else "stem"
+        part = "head" if segment == HEAD else "stem" if backbone.block_of(name) is None else "block"
         if isinstance(module, MatMul):
             reduction = inputs[0].shape[-1]
             products.append(Product(name, segment, module.kind, output.numel() * reduction, reduction, part))
@@ -172,18 +171,19 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
         return lambda module, inputs, output: see(name, module, inputs, output)
 
     handles = [m.register_forward_hook(hook(n)) for n, m in backbone.named_modules() if not list(m.children())]
-    image = torch.zeros(1, backbone.input.channels, backbone.input.height, backbone.input.width)
+    residuals: list[Elementwise] = []
     try:
         with torch.inference_mode():
-            image = image.to(next(backbone.parameters()).device)
-            state = backbone.forward_to(backbone.segments, image)
+            state = backbone.embed(torch.zeros(1, *backbone.input.shape).to(next(backbone.parameters()).device))
+            for index, name in enumerate(backbone.block_names):
+                state = backbone.run_block(index, state)
+                sums = Elementwise(f"{name}.residual", backbone.segment_of(name), backbone.residuals * state.numel())
+                residuals += [sums] if backbone.residuals else []
             backbone.classify(state)
     finally:
         for handle in handles:
             handle.remove()
-    blocks = [(f"blocks.{i}.residual", backbone.segment_of(f"blocks.{i}")) for i in range(len(backbone.blocks))]
-    elementwise += [Elementwise(name, segment, 2 * state.numel()) for name, segment in blocks]
-    return BitFlops(tuple(products), tuple(elementwise), **switches)
+    return BitFlops(tuple(products), (*elementwise, *residuals), **switches)
 
 
 def explain(model: BitFlops, path: Sequence[Precision]) -> Iterable[tuple[str, int, str, int, str, float]]:

@@ -1,9 +1,10 @@
 """Exit heads: a classifier on the state at every gate before the last, where the backbone's own head stands.
 
-A head sees the pooled state: class token and mean patch token, each normalised to zero mean and unit variance, then
-one linear layer, executed and counted at w8a8 behind quantized segments; so is the projection to the compressed
-embedding among the state features, everywhere. The backbone stays as it is. (JEI-DNN puts
-Linear(D, classes) on the class token behind the backbone's shared final LayerNorm; `pooling: cls` is closest to it.)
+A head sees the pooled state, for a ViT its class token and mean patch token. Each part is normalised to zero mean and
+unit variance; one linear layer follows. Behind quantized segments the layer is executed and counted at w8a8. The
+projection to the compressed embedding among the state features is executed at w8a8 everywhere. The backbone stays as it
+is. (JEI-DNN puts Linear(D, classes) on the class token behind the backbone's shared final LayerNorm; `pooling: cls` is
+closest to it.)
 """
 
 import sys
@@ -19,25 +20,27 @@ from torch.nn import functional
 from quee._logistic import TOLERANCE, fit_logistic
 from quee.cost import bitflops
 from quee.errors import QueeError
+from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone, draw_prefixes
 from quee.precision import Precision
 from quee.quantization import QuantizedLinear, quantize_linear
 from quee.settings.exits import Exits
-from quee.work.io import read_tensors, write_tensors
+from quee.work.io import read_metadata, read_tensors, write_tensors
 from quee.work.progress import progress
 
 HEAD_PRECISION = Precision("w8a8")
 
 
 def behind(settings: Exits, precisions: Sequence[Precision]) -> tuple[Precision, ...]:
-    """What segments run at before the states that heads are fitted on; `precisions` are the tree's."""
+    """Precisions of the segments before the states that heads are fitted on; `precisions` are the tree's."""
     return tuple(precisions) if settings.prefixes == "mixed" else (Precision("fp32"),)
 
 
-def normalised(pooled: Tensor, parts: int) -> Tensor:
-    """Each of the equal parts of a pooled state (n, parts·dim) at zero mean and unit variance."""
-    dim = pooled.shape[1] // parts
-    return torch.cat([functional.layer_norm(part, (dim,)) for part in pooled.split(dim, dim=1)], dim=1)
+def seen(model: SegmentedBackbone, gate: int, state: Tensor, pooling: str) -> Tensor:
+    """What a head sees of the state at a gate (n, parts · width): each part of it at zero mean and unit variance."""
+    width = model.width(gate)
+    parts = model.pool(state, gate, pooling).split(width, dim=1)
+    return torch.cat([functional.layer_norm(part, (width,)) for part in parts], dim=1)
 
 
 @dataclass
@@ -65,17 +68,13 @@ class ExitHeads:
         self.pooling, self.heads = pooling, list(heads)
 
     @property
-    def parts(self) -> int:
-        return 1 if self.pooling == "cls" else 2
-
-    @property
     def embedding(self) -> int:
         projection = self.heads[0].projection
         return 0 if projection is None else len(projection.weight)
 
-    def pooled(self, backbone: MultiPrecisionBackbone, state: Tensor) -> Tensor:
-        """Normalised pooled state (n, D)."""
-        return normalised(next(iter(backbone.models.values())).pool(state, self.pooling), self.parts)
+    def pooled(self, backbone: MultiPrecisionBackbone, gate: int, state: Tensor) -> Tensor:
+        """Normalised pooled state (n, D) at a gate."""
+        return seen(backbone.first, gate, state, self.pooling)
 
     def logits(
         self, backbone: MultiPrecisionBackbone, gate: int, precision: Precision, state: Tensor, pooled: Tensor
@@ -111,7 +110,7 @@ class ExitHeads:
     @classmethod
     def load(cls, path: Path) -> "ExitHeads":
         state = {name: torch.from_numpy(value) for name, value in read_tensors(path).items()}
-        facts = _facts(path)
+        facts = read_metadata(path)
 
         def layer(gate: int, kind: str) -> nn.Linear | QuantizedLinear | None:
             own = {
@@ -133,13 +132,6 @@ class ExitHeads:
         gates = range(1, int(facts["gates"]) + 1)
         kinds = ("linear", "quantized", "projection")
         return cls(facts["pooling"], [ExitHead(*(layer(gate, kind) for kind in kinds)) for gate in gates])  # type: ignore[arg-type]
-
-
-def _facts(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        return file.metadata() or {}
 
 
 def fit_exits(
@@ -165,9 +157,10 @@ def fit_exits(
         for images, y in draws:
             labels.append(y)
             for gate, state, _ in draw_prefixes(backbone, precisions, images, random):
-                pooled[gate - 1].append(helper.pooled(backbone, state))
+                pooled[gate - 1].append(helper.pooled(backbone, gate, state))
             bar.advance()
     y = torch.cat(labels)
+    components = min(settings.embedding, *(part.shape[1] for (part, *_) in pooled))
     absent = sorted(set(range(backbone.classes)) - set(y.unique().tolist()) - set(left_out))
     if absent:
         raise QueeError(f"no training sample of class {absent[0]} for the exit heads")
@@ -176,7 +169,7 @@ def fit_exits(
         for gate in range(1, backbone.segments + 1):
             x = torch.cat(pooled[gate - 1])
             pooled[gate - 1].clear()
-            projection = _principal(x, settings.embedding, settings.seed, gate) if settings.embedding else None
+            projection = _principal(x, components, settings.seed, gate) if components else None
             if gate == backbone.segments:
                 heads.append(ExitHead(None, None, projection))
                 continue

@@ -64,7 +64,7 @@ class GateView:
 
     def __call__(self, gate: int, precision: Precision, state: "Tensor") -> tuple[np.ndarray, np.ndarray]:
         """Log probabilities (n, classes), float64, and state features (n, F), float32, of states at a gate."""
-        pooled = self.heads.pooled(self.backbone, state)
+        pooled = self.heads.pooled(self.backbone, gate, state)
         logits = self.heads.logits(self.backbone, gate, precision, state, pooled)
         embedding = self.heads.heads[gate - 1].embed(pooled) if self.embedding else None
         return state_features(logits.numpy(), embedding)

@@ -1,6 +1,7 @@
 """Stage `backbone`: the float backbone, trained here, taken over and trained on, probed, or taken as it is."""
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from quee.cost import trace_cost
 from quee.data.fitted import Fitted
 from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import split_ids
-from quee.data.transforms import Preprocessing
 from quee.data.weights import (
     has_seen,
     head_classes,
@@ -45,7 +45,7 @@ SVC_LIMIT = 200_000
 def run(stage: Stage) -> None:
     """Make the backbone and record its accuracy, on small data beside that of an RBF support vector machine.
 
-    Where accuracy is computed is set as for `features`; it does not depend on it.
+    Accuracy is computed where `features` is; the place does not change it.
     """
     scale = read_scale()
     settings, prepared = stage.experiment.backbone, stage.input("prepare")
@@ -75,8 +75,7 @@ def run(stage: Stage) -> None:
         "macs": macs,
         "parameters": sum(p.numel() for p in backbone.parameters()),
     }
-    height, width = backbone.input.height, backbone.input.width
-    small = images.image_size() is not None and len(ids["train"]) * height * width <= SVC_LIMIT
+    small = images.image_size() is not None and len(ids["train"]) * prod(backbone.input.size) <= SVC_LIMIT
     if own and small:  # pixels of images of one size alone can be compared
         x = {
             split: np.asarray(images.decode(ids[split])).reshape(len(ids[split]), -1) / 255
@@ -88,9 +87,10 @@ def run(stage: Stage) -> None:
 
 
 def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What `backbone.json` says of pretrained weights. Raises UsageError where they saw what is held out.
+    """The facts of `backbone.json` about pretrained weights.
 
-    The same where they were added for a backbone of other keywords. Samples of another data set count as all of it.
+    Samples of another data set count as all of that data set. Raises UsageError where the weights have seen held-out
+    samples, or were added for a backbone of other keywords.
     """
     settings, dataset = stage.experiment.backbone, stage.experiment.prepare.dataset
     assert settings.weights is not None
@@ -122,7 +122,7 @@ def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.
 def _refuse_seen(
     stage: Stage, name: str, fitted: Fitted, files: Mapping[str, str], ids: Mapping[str, np.ndarray]
 ) -> None:
-    """A smoke run draws its own splits, so it says what it would otherwise refuse; nobody publishes its numbers."""
+    """Refuse weights that have seen held-out samples. A smoke run draws its own splits, so it prints the refusal."""
     try:
         fitted.refuse_seen(
             name, files, {split: own for split, own in ids.items() if split not in ("train", "calibration")}
@@ -158,7 +158,7 @@ def build(settings: Backbone, classes: int) -> tuple[SegmentedBackbone, dict[str
 def fit(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: dict[str, np.ndarray]) -> History:
     """Train the backbone in place as its mode says."""
     settings = stage.experiment.backbone
-    transform = Preprocessing.from_timm(backbone.input)
+    transform = backbone.input
     if settings.mode == "pretrained":
         return History()
     if settings.mode == "linear_probe":
@@ -181,8 +181,8 @@ def fit(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: dic
 
 
 def measure(backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray) -> float:
-    """The accuracy of a backbone in training on samples `ids` (n,), where it is."""
-    logits, labels = predict_logits(backbone, images.batches(ids, Preprocessing.from_timm(backbone.input), 256))
+    """The accuracy of a backbone in training on samples `ids` (n,), on the device it is on."""
+    logits, labels = predict_logits(backbone, images.batches(ids, backbone.input, 256))
     return float((logits.argmax(axis=1) == labels).mean())
 
 

@@ -2,7 +2,6 @@
 
 from quee.cache.read import read_cache
 from quee.data.source import open_dataset
-from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
 from quee.export.bundle import guarantees_of, write_bundle
 from quee.network.files import load_backbone
@@ -26,7 +25,7 @@ def run(stage: Stage) -> None:
     guarantees = guarantees_of(certified, METHODS[settings.policy].shown) if certified else []
     described = read_json(stage.input("prepare") / "dataset.json")
     source = open_dataset(stage.data, stage.experiment.prepare.dataset, described["files"])
-    transform = Preprocessing.from_timm(load_backbone(stage.input("backbone")).input)
+    transform = load_backbone(stage.input("backbone")).input
     write_bundle(
         stage.out,
         stage.experiment.name,

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from quee.cost import trace_cost
+from quee.data.preprocessing import Preprocessing
 from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import split_ids, thinned
-from quee.data.transforms import Preprocessing
 from quee.exits import ExitHeads, behind, fit_exits
 from quee.features import GateView
 from quee.network.execution import MultiPrecisionBackbone
@@ -38,7 +38,7 @@ class Inputs:
         )
         precisions = tuple(Precision(name) for name in stage.experiment.paths.precisions)
         backbone = load_precisions(stage.input("backbone"), stage.input("quantize"), precisions)
-        transform = Preprocessing.from_timm(backbone.models[Precision("fp32")].input)
+        transform = backbone.models[Precision("fp32")].input
         return cls(backbone, precisions, images, split_ids(prepared / "splits.parquet"), transform)
 
 

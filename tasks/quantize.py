@@ -8,7 +8,6 @@ import pyarrow as pa
 from quee.cost import trace_cost
 from quee.data.source import open_dataset
 from quee.data.splits import split_ids
-from quee.data.transforms import Preprocessing
 from quee.network.files import load_backbone
 from quee.network.predictions import Networks, predict
 from quee.precision import Precision
@@ -58,7 +57,7 @@ def run(stage: Stage) -> None:
     configs = {p: QuantizationConfig.of_settings(p, settings) for p in names if not p.is_float}
     if settings.mixed:
         few = ids["calibration"][np.linspace(0, len(ids["calibration"]) - 1, SAMPLES).astype(int)]
-        batches = [x for _, x, _ in images.batches(np.unique(few), Preprocessing.from_timm(backbone.input), SAMPLES)]
+        batches = [x for _, x, _ in images.batches(np.unique(few), backbone.input, SAMPLES)]
         with one_thread():  # the last bits of floating-point sums depend on the number of threads
             configs = dict(zip(configs, with_mixed_bits(backbone, list(configs.values()), batches), strict=True))
     cost = trace_cost(backbone, **own, layers=own_layers(backbone, configs.values()))

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from quee.cost import BitFlops
 from quee.data.source import open_dataset
-from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
 from quee.exits import ExitHeads
 from quee.features import GateView
@@ -66,7 +65,7 @@ class ShardWorker:
         self.references = [PathTree([name], self.backbone.segments) for name in recipe.references]
         self.view = GateView(self.backbone, ExitHeads.load(Path(recipe.heads)), recipe.embedding)
         self.images = open_dataset(Path(recipe.data), recipe.dataset, dict(recipe.digests))
-        self.transform = Preprocessing.from_timm(self.backbone.models[Precision("fp32")].input)
+        self.transform = self.backbone.models[Precision("fp32")].input
 
     def rows(self, ids: np.ndarray, splits: np.ndarray, start: int = 0) -> pa.Table:
         """Rows (sample, node) of the tree and, behind its nodes, of the references.

@@ -15,7 +15,8 @@ from torch import Tensor
 from quee.data.decode import decode, to_array
 from quee.data.files import DatasetFiles, checked_dataset
 from quee.data.pixels import cached_pixels
-from quee.data.transforms import Preprocessing, augment, draws, to_unit
+from quee.data.preprocessing import Preprocessing
+from quee.data.transforms import augment, draws, to_unit
 from quee.errors import QueeError
 from quee.settings.backbone import Augmentation
 from quee.work.io import FORMAT

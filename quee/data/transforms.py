@@ -1,101 +1,16 @@
-"""Preprocessing of single images and augmentation of batches."""
+"""Augmentation of batches."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import floor
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from quee.settings.backbone import Augmentation
 
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 DRAWS = 11
 """Uniform random numbers that the augmentation of one image takes."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What an image goes through before a backbone: resize, centre crop, normalisation."""
-
-    size: tuple[int, int]
-    """Height, width that the backbone sees."""
-    crop_pct: float = 1.0
-    """Share of the resized image's side that the centre crop keeps."""
-    interpolation: str = "bicubic"
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
-    channels: int = 1
-
-    @classmethod
-    def from_timm(cls, config: Mapping[str, Any] | Any) -> "Preprocessing":
-        """From timm's data configuration (`input_size` (c, h, w), `crop_pct` …) or a backbone's `input`."""
-
-        def value(key: str, default: Any = None) -> Any:
-            return config.get(key, default) if isinstance(config, Mapping) else getattr(config, key, default)
-
-        shape = value("input_size")
-        if shape is None:
-            shape = (value("channels", 3), value("height"), value("width"))
-        channels = int(shape[0])
-        mean, std = tuple(map(float, value("mean"))), tuple(map(float, value("std")))
-        return cls(
-            size=(int(shape[1]), int(shape[2])),
-            crop_pct=float(value("crop_pct", 1.0)),
-            interpolation=str(value("interpolation", "bicubic")),
-            mean=mean,
-            std=std,
-            channels=channels,
-        )
-
-    def fit(self, image: Image.Image) -> Image.Image:
-        """Resize the shorter side to size / crop_pct and crop the centre; an image of that size is left as it is."""
-        height, width = self.size
-        if (image.height, image.width) == (height, width) and self.crop_pct == 1:
-            return image
-        # As torchvision's Resize and timm do: the target is rounded down, and so is the longer side.
-        target = (floor(height / self.crop_pct), floor(width / self.crop_pct))
-        scale = max(target[0] / image.height, target[1] / image.width)
-        resized = (max(int(image.width * scale + 1e-6), target[1]), max(int(image.height * scale + 1e-6), target[0]))
-        if resized != image.size:
-            image = image.resize(resized, _RESAMPLING[self.interpolation])
-        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-        return image.crop((left, top, left + width, top + height))
-
-    def needs_resizing(self, height: int, width: int) -> bool:
-        return (height, width) != self.size or self.crop_pct != 1
-
-    def coloured(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 (n, h, w, c) with the backbone's number of channels."""
-        if pixels.shape[-1] == self.channels:
-            return pixels
-        if self.channels == 1:  # ITU-R 601, as in conversion from a file
-            weighted = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
-            return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., None]
-        return np.repeat(pixels, self.channels, axis=-1)
-
-    @property
-    def channel_means(self) -> list[float]:
-        return _spread(self.mean, self.channels)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) in [0, 1] to zero mean and unit variance over the data the backbone was trained on."""
-        mean = torch.tensor(self.channel_means).view(1, -1, 1, 1)
-        std = torch.tensor(_spread(self.std, self.channels)).view(1, -1, 1, 1)
-        return (images - mean).div_(std)
-
-
-def _spread(values: Sequence[float], channels: int) -> list[float]:
-    return list(values) if len(values) == channels else [sum(values) / len(values)] * channels
 
 
 def to_unit(pixels: np.ndarray) -> Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 from quee.data import DATA
 from quee.data.fitted import Fitted
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.work.io import write_tensors
+from quee.work.io import read_metadata, read_shape, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,7 +172,6 @@ def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: s
     says which are.
     """
     from quee.network.architectures import create_backbone
-    from quee.network.checkpoints.hints import differing
     from quee.network.checkpoints.layouts import readable
     from quee.network.checkpoints.reading import fit_state
 
@@ -180,7 +179,7 @@ def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: s
     try:
         fit_state(backbone, state, source, new_head=not has_head(state))
     except QueeError as error:
-        hints = set_options(differing(backbone, state))
+        hints = set_options(backbone.asked_for(state))
         more = f"; its shapes ask for{hints}" if hints else ""
         if not layout:
             more += f"; its names are of no layout that is read: {readable()}"
@@ -223,15 +222,13 @@ def weights_facts(path: Path) -> WeightsFacts:
     if not path.is_file():
         raise IntegrityError(f"missing file: {path}; {how_to_add_weights(path.stem)}")
     try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            metadata = json.loads(file.read(min(size, 100 << 20)))["__metadata__"]
+        metadata = read_metadata(path)
         names, kwargs = metadata.get("trained_on"), json.loads(metadata.get("kwargs", "null"))
         seen = None if names is None else tuple(filter(None, names.split(",")))
         fitted = Fitted.read(metadata["fitted_on"]) if "fitted_on" in metadata else None
         told = (metadata.get("read_as", ""), metadata.get("prepared", ""))
         return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (IntegrityError, ValueError, KeyError, TypeError, AttributeError):
         how = f"quee weights add {path.stem} FILE --replace"
         raise IntegrityError(f"{path} is not what `quee weights add` writes; `{how}` makes it anew") from None
 
@@ -314,7 +311,5 @@ def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> N
 def head_classes(path: Path) -> int | None:
     """How many classes the head of a weights file tells apart; None when it has no head. From the header alone."""
     weights_facts(path)
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    shape = header.get("head.weight", {}).get("shape")
-    return int(shape[0]) if shape else None
+    shape = read_shape(path, "head.weight")
+    return shape[0] if shape else None

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from quee.cache.read import FeatureCache
-from quee.data.transforms import Preprocessing
 from quee.errors import UsageError
 from quee.evaluation.curves import interval, resamples
 from quee.export.canary import write_canary
@@ -154,7 +153,7 @@ def write_bundle(
     graphs = defaultdict(list)
     for graph in sorted(export_graphs(view, tree.precisions, out)):  # `PRECISION.segmentN.onnx`
         graphs[graph.partition(".")[0]].append(graph)
-    transform = Preprocessing.from_timm(view.backbone.models[Precision("fp32")].input)
+    transform = view.backbone.models[Precision("fp32")].input
     shown = points[:: max(1, -(-len(points) // 8))]
     card = CARD.format(
         name=f"quee-{name}",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quee.errors import QueeError
-from quee.exits import ExitHeads
+from quee.exits import ExitHeads, seen
 from quee.features import GateView
 from quee.network.attention import Attention
 from quee.network.base import SegmentedBackbone
@@ -247,7 +247,7 @@ class _Step(nn.Module):
 
     def __init__(self, model: SegmentedBackbone, heads: ExitHeads, segment: int, precision: Precision, embedding: bool):
         super().__init__()
-        self.model, self.segment, self.heads, self.width = model, segment, heads, model.dim
+        self.model, self.segment, self.pooling = model, segment, heads.pooling
         head = heads.heads[segment - 1]
         chosen = head.linear if precision.is_float else head.quantized
         self.head = None if chosen is None else exportable(chosen)
@@ -255,8 +255,7 @@ class _Step(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         state = self.model.run_segment(self.segment, x)
-        parts = self.model.pool(state, self.heads.pooling).split(self.width, dim=1)
-        pooled = torch.cat([functional.layer_norm(part, (self.width,)) for part in parts], dim=1)
+        pooled = seen(self.model, self.segment, state, self.pooling)
         given = () if self.segment == self.model.segments else (state,)
         logits = self.model.classify(state) if self.head is None else self.head(pooled)
         return (*given, logits, *(() if self.projection is None else (self.projection(pooled),)))
@@ -273,8 +272,7 @@ def export_graphs(view: GateView, precisions: Sequence[Precision], out: Path) ->
     backbone, names = view.backbone, []
     for precision in sorted({Precision("fp32") if p.is_float else p for p in precisions}):
         model = exportable(backbone.model(precision))
-        size = model.input
-        state = torch.zeros(TRACED, size.channels, size.height, size.width)
+        state = torch.zeros(TRACED, *model.input.shape)
         for segment in range(1, backbone.segments + 1):
             step = _Step(model, view.heads, segment, precision, view.embedding).eval()
             name = graph_name(segment, precision)

@@ -191,7 +191,7 @@ def rebuilt(backbone: SegmentedBackbone, kwargs: Mapping[str, Any] | None = None
 def _check_same(own: SegmentedBackbone, backbone: SegmentedBackbone) -> None:
     """Raises UsageError where two networks of the same weights answer differently."""
     generator, size = torch.Generator().manual_seed(0), own.input
-    x = torch.randn(2, size.channels, size.height, size.width, generator=generator)
+    x = torch.randn(2, *size.shape, generator=generator)
     with torch.inference_mode():
         expected, found = own(x), deepcopy(backbone).cpu().eval()(x)
     if expected.shape != found.shape or not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):

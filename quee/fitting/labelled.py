@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from quee.data.transforms import Preprocessing, to_unit
+from quee.data.preprocessing import Preprocessing
+from quee.data.transforms import to_unit
 from quee.errors import QueeError, UsageError
 from quee.fitting.labels import Labels, column, joined
 from quee.runtime.images import fitted

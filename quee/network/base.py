@@ -1,67 +1,83 @@
-"""SegmentedBackbone: a classifier cut into a stem, blocks, gates between them, and a head.
+"""The contract of a backbone: a classifier cut into a stem, blocks, gates between blocks, and a head.
 
-Segment 1 begins with the stem and takes images; every later segment takes the state behind the one before it.
+Segment 1 begins with the stem and takes images; every later segment takes the state behind the one before it. A state is
+a tensor whose first axis is the sample; its other axes and its width may differ from gate to gate.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from math import isqrt
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from quee.errors import UsageError
+from quee.data.preprocessing import Preprocessing
+from quee.errors import QueeError, UsageError
+from quee.network import HEAD
 
 
-@dataclass(frozen=True)
-class InputConfig:
-    """What a backbone expects of its images; preprocessing follows it."""
+def mean(positions: Tensor) -> Tensor:
+    """The mean (n, width) over positions (n, positions, width).
 
-    height: int
-    width: int
-    channels: int = 3
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: str = "bicubic"
-    crop_pct: float = 1.0
+    It is taken in double precision, so that it does not depend on how the batch is split.
+    """
+    return positions.double().mean(dim=1).to(positions.dtype)
 
 
 class SegmentedBackbone(nn.Module, ABC):
-    """Base of all backbones. Subclasses give `embed`, `blocks` and `classify`.
+    """Base of all backbones. A subclass gives `embed`, `blocks`, `classify` and `width`, and sets `input` and `num_classes`.
 
-    States are token tensors (n, tokens, dim); the first `prefix_tokens` of them are class (and register) tokens.
+    The base takes states for maps (n, width, height, width). A subclass with other states gives `pool` as well.
     """
 
     name: str = ""
     made_with: dict[str, Any] | None = None
-    """What `create_backbone` was given beside name and gates, and builds it again with; None where others made it."""
-    input: InputConfig
+    """The keywords of `create_backbone` beside name and gates, which build the backbone again; None for others' backbones."""
+    input: Preprocessing
+    """What images go through before the backbone."""
     num_classes: int
-    dim: int
-    prefix_tokens: int = 1
     blocks: nn.ModuleList
+    """The parts between which a gate can stand, each called with the state before it."""
     head_modules: tuple[str, ...] = ("norm", "head")
-    """Names of the submodules `classify` runs; whatever is neither these nor a block belongs to the stem."""
+    """Names of the submodules that `classify` runs; the stem is whatever is neither in these nor in a block."""
+    residuals: int = 0
+    """Residual sums in a block. No module carries them, so that cost accounting cannot see them."""
+    poolings: ClassVar[Mapping[str, int]] = {"cls": 1, "cls_mean": 2}
+    """Names of the ways to pool a state, each with the number of vectors that it joins."""
 
     _gates: tuple[int, ...] = ()
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
-        """The stem: images (n, c, h, w) to tokens (n, tokens, dim)."""
+        """The stem: images (n, c, h, w) to the state before the first block."""
 
     @abstractmethod
     def classify(self, state: Tensor) -> Tensor:
-        """The backbone's own head: final state (n, tokens, dim) to logits (n, classes)."""
+        """The backbone's own head: final state to logits (n, classes)."""
+
+    @abstractmethod
+    def width(self, gate: int) -> int:
+        """Number of channels of the state at a gate, from 1."""
+
+    def pool(self, state: Tensor, gate: int, pooling: str = "cls_mean") -> Tensor:
+        """The state at a gate as (n, parts · width): the mean over positions, with `cls_mean` the largest values too."""
+        return pooled(state.flatten(2).transpose(1, 2), pooling)
+
+    @property
+    def block_names(self) -> list[str]:
+        """Names of the blocks' modules in the order of execution."""
+        return [f"blocks.{index}" for index in range(len(self.blocks))]
 
     @property
     def gates(self) -> tuple[int, ...]:
         """Number of blocks done at each gate; four equal segments unless set."""
-        depth = len(self.blocks)
+        depth = len(self.block_names)
         return self._gates or tuple(sorted({max(1, round(depth * part / 4)) for part in (1, 2, 3, 4)}))
 
     def set_gates(self, gates: tuple[int, ...]) -> None:
         """Raises UsageError unless the gates rise strictly and end at the depth."""
-        depth = len(self.blocks)
+        depth = len(self.block_names)
         if not gates or list(gates) != sorted(set(gates)) or gates[0] < 1 or gates[-1] != depth:
             raise UsageError(f"gates {list(gates)} must rise strictly from at least 1 to {depth}, the number of blocks")
         self._gates = tuple(gates)
@@ -70,31 +86,38 @@ class SegmentedBackbone(nn.Module, ABC):
     def segments(self) -> int:
         return len(self.gates)
 
-    def segment_blocks(self, segment: int) -> range:
-        """Indices of the blocks of a segment, counted from 1."""
-        if not 1 <= segment <= self.segments:
-            raise UsageError(f"segment {segment} is not in 1–{self.segments}")
-        return range(self.gates[segment - 2] if segment > 1 else 0, self.gates[segment - 1])
+    def block_of(self, module_name: str) -> int | None:
+        """The block, counted from 0, that a submodule or parameter belongs to; None for those of the stem and the head."""
+        names = enumerate(self.block_names)
+        return next((i for i, block in names if f"{module_name}.".startswith(f"{block}.")), None)
 
     def segment_of(self, module_name: str) -> int:
-        """Segment a submodule belongs to, from 1; 0 for the head."""
-        first, _, rest = module_name.partition(".")
-        if first == "blocks":
-            block = int(rest.partition(".")[0])
-            return next(j for j, end in enumerate(self.gates, 1) if block < end)
-        return 0 if first in self.head_modules else 1
+        """Segment a submodule or parameter belongs to, from 1; HEAD for the head."""
+        block = self.block_of(module_name)
+        if block is None:
+            return HEAD if module_name.partition(".")[0] in self.head_modules else 1
+        return next(segment for segment, end in enumerate(self.gates, 1) if block < end)
 
     def run_segment(self, segment: int, state: Tensor) -> Tensor:
-        """Run one segment; segment 1 takes images (n, c, h, w), the others the state at the gate before them."""
+        """Run one segment, from 1; segment 1 takes images (n, c, h, w), the others the state at the gate before them.
+
+        Raises UsageError where there is no such segment.
+        """
+        if not 1 <= segment <= self.segments:
+            raise UsageError(f"segment {segment} is not in 1–{self.segments}")
         if segment == 1:
             state = self.embed(state)
-        for index in self.segment_blocks(segment):
+        for index in range(self.gates[segment - 2] if segment > 1 else 0, self.gates[segment - 1]):
             state = self.run_block(index, state)
         return state
 
     def run_block(self, index: int, state: Tensor) -> Tensor:
         """Run one block, counted from 0, on the state before it."""
-        return self.blocks[index](state)
+        return self.get_submodule(self.block_names[index])(state)
+
+    def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Keywords of `create_backbone` that weights of another network would fit with; empty where they do not say."""
+        return {}
 
     def forward_to(self, gate: int, x: Tensor) -> Tensor:
         """Images to the state at a gate (gate 0: the images)."""
@@ -111,12 +134,39 @@ class SegmentedBackbone(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_from(0, x)
 
-    def pool(self, state: Tensor, pooling: str) -> Tensor:
-        """The state as one vector: the class token (n, dim), or it and the mean patch token (n, 2 dim).
 
-        The mean is taken in double precision, so that it does not depend on how the batch is split.
-        """
+class TokenBackbone(SegmentedBackbone):
+    """A backbone whose states are tokens (n, tokens, dim) of one width; prefix tokens (class, registers) come first."""
+
+    dim: int
+    prefix_tokens: int = 1
+    has_class_token: bool = True
+    grid: tuple[int, int]
+    """Rows and columns of patch tokens."""
+    residuals = 2
+
+    def width(self, gate: int) -> int:
+        return self.dim
+
+    def pool(self, state: Tensor, gate: int, pooling: str = "cls_mean") -> Tensor:
+        """The class token, with `cls_mean` the mean patch token too; as of any backbone where there is no class token."""
+        if not self.has_class_token:
+            return pooled(state[:, self.prefix_tokens :], pooling)
         if pooling == "cls":
             return state[:, 0]
-        patches = state[:, self.prefix_tokens :].double().mean(dim=1).to(state.dtype)
-        return torch.cat([state[:, 0], patches], dim=1)
+        average = mean(state[:, self.prefix_tokens :])
+        return torch.cat([state[:, 0], average], dim=1)
+
+    def refuse_positions(self, table: Tensor, prefix: int) -> None:
+        """Raises QueeError unless a position table (1, prefix + patches, dim) is for this grid or for a square one."""
+        patches = table.shape[1] - prefix if table.dim() == 3 else 0
+        if patches != self.grid[0] * self.grid[1] and (patches < 1 or isqrt(patches) ** 2 != patches):
+            raise QueeError(
+                f"a position table of shape {tuple(table.shape)} is not {prefix} + a square grid of tokens: "
+                "weights for images of another shape fit at their own img_size=[height,width] alone"
+            )
+
+
+def pooled(positions: Tensor, pooling: str) -> Tensor:
+    """Positions (n, positions, width) as (n, parts · width): their mean, with `cls_mean` also their largest values."""
+    return mean(positions) if pooling == "cls" else torch.cat([mean(positions), positions.amax(dim=1)], dim=1)

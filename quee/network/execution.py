@@ -15,7 +15,7 @@ from quee.precision import Precision
 MICRO_BATCH = 64
 """Floating-point products run in padded batches of this size: their last bits may depend on a batch's shape.
 
-They may also depend on a sample's place in its batch and on how the batch lies in memory, so both are fixed too.
+They may also depend on a sample's place in its batch and on the batch's layout in memory, so both are fixed too.
 """
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,14 +46,16 @@ class MultiPrecisionBackbone:
     """
 
     place: int = 0
-    """Where in its micro-batch the first sample of what is run stands: a shard's samples stand as in the whole."""
+    """Place of the first sample in its micro-batch: a shard's samples keep the places that they have in the data set."""
 
     def __init__(self, models: Mapping[Precision, SegmentedBackbone]) -> None:
         """`models` has the float model under `fp32` and quantized ones under theirs; other floats are cast from fp32."""
         self.models = dict(models)
-        first = next(iter(self.models.values()))
-        self.segments, self.classes = first.segments, first.num_classes
-        self._float_stem = any(isinstance(m, MatMul) and m.kind == "float" for m in first.modules())
+        self.first = next(iter(self.models.values()))
+        """Any of the networks: segments, widths and pooling are the same in all."""
+        self.segments, self.classes = self.first.segments, self.first.num_classes
+        products = ((name, m) for name, m in self.first.named_modules() if isinstance(m, MatMul))
+        self._float_parts = {self.first.segment_of(name) for name, m in products if m.kind == "float"}
 
     def model(self, precision: Precision) -> SegmentedBackbone:
         if precision not in self.models and precision.is_float:
@@ -66,7 +68,7 @@ class MultiPrecisionBackbone:
         if precision.is_float:
             dtype = _DTYPES[precision.name]
             return self.padded(lambda part: model.run_segment(segment, part.to(dtype)).float(), state)
-        if segment == 1 and self._float_stem:
+        if segment in self._float_parts:
             return self.padded(lambda part: model.run_segment(segment, part), state)
         return model.run_segment(segment, state)
 

@@ -37,15 +37,15 @@ def tensors(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 LISTED = 10_000
-"""Samples that `backbone.json` lists one by one at most; more are in `FITTED`, which nothing parses to load a network."""
+"""Most sample ids that `backbone.json` lists. More are written to `FITTED`, which loading a network does not read."""
 FITTED = "fitted_on.parquet"
 
 
 def save_backbone(folder: Path, backbone: SegmentedBackbone, kwargs: dict[str, Any], **facts: Any) -> None:
     """Write `model.safetensors` and `backbone.json`; `facts` join the description.
 
-    Of them `fitted_on` is a list of sample ids or words; more than `LISTED` ids go to `fitted_on.parquet`, and the
-    description has their number and the file's name and digest.
+    The fact `fitted_on` is a list of sample ids, or words. More than `LISTED` ids go to `fitted_on.parquet`; the
+    description then has their number and the file's name and digest.
     """
     write_tensors(folder / "model.safetensors", tensors(backbone))
     ids = facts.get("fitted_on")

@@ -1,4 +1,4 @@
-"""What whole networks predict for samples, computed in shards: the accuracy of a backbone and of its precisions."""
+"""Predictions of whole networks, computed in shards; the accuracy of a backbone and of its precisions comes from them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from quee.data.source import ImageSource, open_dataset
-from quee.data.transforms import Preprocessing
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone
 from quee.network.files import load_precisions
 from quee.network.training import device
@@ -21,7 +20,7 @@ from quee.work.threads import alone
 from quee.work.workers import Lanes
 
 PASSES = 16
-"""A shard has so many times the samples that one of the feature cache has: they run once, not through a tree."""
+"""A shard here has so many times the samples of a feature cache's shard: samples run once, not through a tree."""
 DTYPE = np.dtype("<i4")
 
 
@@ -54,7 +53,7 @@ class Networks:
 
     @property
     def digest(self) -> str:
-        """Of the networks' contents, wherever they lie."""
+        """Digest of the networks' contents; it does not depend on where they are stored."""
         named = [(Path(file).name, digest) for file, digest in self.files]
         return hashlib.sha256(repr(named).encode()).hexdigest()[:16]
 
@@ -62,7 +61,7 @@ class Networks:
         return _images(self.data, self.dataset, self.digests)
 
     def check(self) -> None:
-        """Raises IntegrityError naming a network that is not the one meant: a worker elsewhere may see others."""
+        """Raises IntegrityError naming a file that is not the one meant: a worker on another machine may see other files."""
         verify_digests(Path(), dict(self.files))
 
 
@@ -82,8 +81,8 @@ def predict(
 ) -> dict[Precision, np.ndarray]:
     """Classes (n,) that each uniform precision predicts for samples `ids` (n,). Finished shards are not computed again.
 
-    The float backbone alone runs on the GPU where a worker has one; precisions beside each other, as they are
-    executed: on the CPU.
+    The float backbone alone runs on the worker's GPU if there is one. Several precisions run on the CPU, as they are
+    executed later.
     """
     size = -(-PASSES * shard_size // MICRO_BATCH) * MICRO_BATCH  # so that every sample keeps its place in a micro-batch
     kept = store / f"predictions-{networks.digest}-{shard_size}"
@@ -105,7 +104,7 @@ def compute_predictions(networks: Networks, precision: str, ids: np.ndarray) -> 
         path = [Precision(precision)] * backbone.segments
         model = backbone.model(path[-1])
         place = next(model.parameters()).device
-        batches = networks.images().batches(ids, Preprocessing.from_timm(model.input), MICRO_BATCH)
+        batches = networks.images().batches(ids, model.input, MICRO_BATCH)
         logits = [backbone.classify(path[-1], backbone.run_path(path, x.to(place))).cpu() for _, x, _ in batches]
     return torch.cat(logits).argmax(dim=1).numpy().astype(DTYPE).tobytes()
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quee.errors import UsageError
+from quee.network import HEAD
 from quee.network.base import SegmentedBackbone
 from quee.settings.backbone import Backbone
 from quee.work.io import atomic_path
@@ -65,7 +66,7 @@ class _Forward(nn.Module):
 
 
 def device() -> torch.device:
-    """Where networks are trained and probed: on the GPU if there is one."""
+    """The device that trains and probes networks: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -88,26 +89,26 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
 
 
 def freeze(backbone: SegmentedBackbone, trained_blocks: int | None) -> None:
-    """Leave only the last `trained_blocks` blocks, and what runs behind them, to be trained.
+    """Freeze all but the last `trained_blocks` blocks and the head.
 
     Raises UsageError when the backbone has fewer.
     """
-    depth = len(backbone.blocks)
+    depth = len(backbone.block_names)
     if trained_blocks is None:
         return
     if trained_blocks > depth:
         raise UsageError(f"backbone.trained_blocks: {trained_blocks}; {backbone.name} has {depth} blocks")
     for name, parameter in backbone.named_parameters():
-        first, _, rest = name.partition(".")
-        late = first == "blocks" and int(rest.partition(".")[0]) >= depth - trained_blocks
-        if not (late or first in backbone.head_modules):
+        block = backbone.block_of(name)
+        late = block is not None and block >= depth - trained_blocks
+        if not late and backbone.segment_of(name) != HEAD:
             parameter.requires_grad_(False)
 
 
 def parameter_groups(backbone: SegmentedBackbone | Head, settings: Backbone) -> list[dict[str, Any]]:
-    """Optimizer groups: weight matrices decay, biases and normalisations do not; what is taken over learns slower.
+    """Optimizer groups: weight matrices decay, biases and normalisations do not; pretrained layers learn slower.
 
-    What needs no gradient (a fixed position table, random features, frozen blocks) is in none.
+    Parameters without gradient (a fixed position table, random features, frozen blocks) are in no group.
     """
     parameters = [(name, p) for name, p in backbone.named_parameters() if p.requires_grad]
     slow = settings.transfer_ratio if settings.mode == "finetune" else 1.0
@@ -197,7 +198,7 @@ def train_backbone(
 
 @dataclass
 class _Run:
-    """What stays the same over the epochs of a training run."""
+    """State that the epochs of a training run share."""
 
     model: SegmentedBackbone | Head
     settings: Backbone
@@ -219,7 +220,7 @@ class _Run:
         random = np.random.default_rng([settings.seed, epoch])
         torch.manual_seed(settings.seed * 100_003 + epoch)
         self.model.train()
-        for module in self.model.modules():  # what is frozen is no place for dropout
+        for module in self.model.modules():  # frozen parts run without dropout
             own = list(module.parameters())
             if own and not any(p.requires_grad for p in own):
                 module.eval()

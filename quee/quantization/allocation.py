@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quee.cost import HEAD, Product, bitflops, trace_cost
+from quee.cost import Product, bitflops, trace_cost
 from quee.errors import QueeError
+from quee.network import HEAD
 from quee.network.base import SegmentedBackbone
 from quee.precision import ACTIVATION_BITS, WEIGHT_BITS, Precision
 from quee.quantization.calibration import checked, quantize_

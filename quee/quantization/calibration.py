@@ -312,10 +312,8 @@ def checked(batches: Iterable[Tensor], samples: int, model: nn.Module | None = N
     shapes = {tuple(batch.shape[1:]) for batch in listed}
     if len(shapes) > 1:
         raise QueeError(f"calibration batches differ in shape: {sorted(shapes)}")
-    if isinstance(model, SegmentedBackbone):
-        own = (model.input.channels, model.input.height, model.input.width)
-        if shapes != {own}:
-            raise QueeError(f"calibration samples have the shape {min(shapes)}; the backbone takes {own}")
+    if isinstance(model, SegmentedBackbone) and shapes != {model.input.shape}:
+        raise QueeError(f"calibration samples have the shape {min(shapes)}; the backbone takes {model.input.shape}")
     images = torch.cat(listed)
     finite = torch.isfinite(images)
     if not bool(finite.all()):

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quee.data.transforms import Preprocessing
 from quee.network.files import load_backbone, load_quantized, save_quantized
 from quee.network.predictions import Networks
 from quee.network.training import device
@@ -72,7 +71,7 @@ def compute_calibration(
     with alone():
         networks.check()
         backbone = load_backbone(Path(networks.backbone)).to(device())
-        batches = [x for _, x, _ in networks.images().batches(ids, Preprocessing.from_timm(backbone.input), 64)]
+        batches = [x for _, x, _ in networks.images().batches(ids, backbone.input, 64)]
         if mixed:
             models: dict[Precision, Any] = dict(quantize_paths(backbone, configs, batches, seed, Path(units)))
         else:
@@ -106,6 +105,6 @@ def compute_sensitivity(networks: Networks, precision: str, ids: np.ndarray) -> 
         assert networks.quantized is not None
         backbone = load_backbone(Path(networks.backbone))
         quantized = load_quantized(Path(networks.quantized), Precision(precision), backbone)
-        transform = Preprocessing.from_timm(backbone.input)
+        transform = backbone.input
         _, images, labels = next(networks.images().batches(ids, transform, len(ids)))
         return json.dumps(sensitivity(backbone, quantized, images, labels)).encode()

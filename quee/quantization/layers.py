@@ -33,7 +33,7 @@ def exact_matmul(a: Tensor, b: Tensor, size: int) -> Tensor:
 
 
 class _QuantizedWeight(nn.Module):
-    """What the layers with weights share: packed integers, scales, bias, an input quantizer."""
+    """Base of the layers with weights: packed integers, scales, bias, an input quantizer."""
 
     weight: Tensor
     weight_scale: Tensor
@@ -41,7 +41,7 @@ class _QuantizedWeight(nn.Module):
 
     input: Quantizer
     integer_product: Callable[[Tensor], Tensor] | None = None
-    """What multiplies in place of float32, see `quee.quantization.integer`."""
+    """The product that replaces the one in float32, see `quee.quantization.integer`."""
 
     def __init__(self, out_features: int, in_features: int, precision: Precision, kind: str = "affine") -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class _QuantizedWeight(nn.Module):
         self.bias.copy_(torch.zeros_like(self.bias) if bias is None else bias.detach())
 
     def finalize(self) -> None:
-        """Derive what execution needs from the stored buffers; to be called when they have changed."""
+        """Derive from the stored buffers what execution needs; call it when they have changed."""
         self.input.finalize()
         weight = self.weight[:, self._order()]
         self._transposed = weight.float().t().contiguous()  # (in, out)
@@ -204,7 +204,7 @@ def quantizable(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _unhandled(conv: nn.Conv2d) -> str:
-    """What there is about a convolution that a product over its patches cannot do."""
+    """Why a convolution is no product over its patches; empty where it is one."""
     if conv.groups != 1:
         return f"groups={conv.groups}; valid: 1"
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):

@@ -177,15 +177,8 @@ def _error(network: nn.Module, unit: Unit, x: Tensor, target: Tensor) -> float:
 
 
 def norms_of(network: nn.Module, unit: Unit) -> dict[str, nn.LayerNorm]:
-    """LayerNorms within a block, by name; they are executed in floating point and can be fitted freely."""
-    if not unit.name.startswith("blocks."):
-        return {}
-    found = network.get_submodule(unit.name).named_modules()
-    return {
-        f"{unit.name}.{name}": m
-        for name, m in found
-        if isinstance(m, nn.LayerNorm) and m.weight is not None and m.bias is not None
-    }
+    """A unit's LayerNorms in a network, by name."""
+    return {name: network.get_submodule(name) for name in unit.norms}  # type: ignore[misc]
 
 
 def unit_state(network: nn.Module, unit: Unit) -> dict[str, Tensor]:

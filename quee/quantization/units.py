@@ -1,4 +1,4 @@
-"""A network in the order in which it is calibrated: stem, blocks, head; and what enters their layers."""
+"""A network's units (stem, blocks, head) in the order of calibration, and what enters their layers."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quee.errors import QueeError
+from quee.network import HEAD
 from quee.network.base import SegmentedBackbone
 from quee.quantization.layers import quantizable
 
@@ -24,6 +25,8 @@ class Unit:
     run: Callable[[nn.Module, Tensor], Tensor]
     """Runs this part of a network: (network, state) to the state behind it."""
     layers: tuple[str, ...]
+    norms: tuple[str, ...] = ()
+    """LayerNorms within a block; they are executed in floating point and can be fitted freely."""
 
 
 def units_of(model: nn.Module) -> list[Unit]:
@@ -35,16 +38,20 @@ def units_of(model: nn.Module) -> list[Unit]:
     def block(index: int) -> Callable[[nn.Module, Tensor], Tensor]:
         return lambda network, state: network.run_block(index, state)  # type: ignore[operator]
 
-    def within(prefix: str) -> tuple[str, ...]:
-        return tuple(name for name in names if name.startswith(prefix))
+    def within(index: int | None, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if model.block_of(name) == index)
 
-    head = tuple(name for name in names if model.segment_of(name) == 0)
-    stem = tuple(name for name in names if name not in head and not name.startswith("blocks."))
+    norms = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, nn.LayerNorm) and m.weight is not None and m.bias is not None
+    ]
+    head = tuple(name for name in names if model.segment_of(name) == HEAD)
+    stem = tuple(name for name in within(None, names) if name not in head)
     units = [Unit("stem", 1, lambda network, x: network.embed(x), stem)]  # type: ignore[operator]
-    for index in range(len(model.blocks)):
-        name = f"blocks.{index}"
-        units.append(Unit(name, model.segment_of(name), block(index), within(f"{name}.")))
-    return [*units, Unit("head", 0, lambda network, state: network.classify(state), head)]  # type: ignore[operator]
+    for index, name in enumerate(model.block_names):
+        units.append(Unit(name, model.segment_of(name), block(index), within(index, names), within(index, norms)))
+    return [*units, Unit("head", HEAD, lambda network, state: network.classify(state), head)]  # type: ignore[operator]
 
 
 def run_unit(model: nn.Module, unit: Unit, x: Tensor) -> Tensor:
@@ -55,18 +62,18 @@ def run_unit(model: nn.Module, unit: Unit, x: Tensor) -> Tensor:
 
 @dataclass
 class Sources:
-    """Where the inputs of a unit's layers come from."""
+    """Which modules make the inputs of a unit's layers."""
 
     order: list[str] = field(default_factory=list)
     """Layers in the order of execution."""
     norm: dict[str, str] = field(default_factory=dict)
-    """Layer to the LayerNorm whose output it alone takes."""
+    """Layer to the LayerNorm whose output goes to this layer alone."""
     gelu: set[str] = field(default_factory=set)
     """Layers behind a GELU."""
 
 
 def sources(model: nn.Module, unit: Unit, x: Tensor) -> Sources:
-    """Run a unit of a float network on a few samples and see which tensor goes where."""
+    """Run a unit of a float network on a few samples, and find which module's output enters which layer."""
     found = Sources()
     behind: dict[tuple[int, torch.Size], tuple[str, str]] = {}
     takers: dict[str, list[str]] = {}

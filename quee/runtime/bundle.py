@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError, QueeError
 from quee.exits import ExitHeads
 from quee.features import GateView
@@ -141,10 +140,10 @@ def _check_view(folder: Path, manifest: Manifest, tree: PathTree, description: d
         folder / "bundle.json",
         f"the backbone has {backbone.classes} classes",
     )
-    _fit(heads.pooling in ("cls", "cls_mean"), where, f"unknown pooling {heads.pooling!r}")
+    _fit(heads.pooling in model.poolings, where, f"unknown pooling {heads.pooling!r}")
     _fit(len(heads.heads) == tree.segments, where, f"heads for {len(heads.heads)} gates of {tree.segments}")
-    width = model.dim * heads.parts
     for gate, head in enumerate(heads.heads, 1):
+        width = model.width(gate) * model.poolings[heads.pooling]
         layers = [
             (head.linear, backbone.classes),
             (head.quantized, backbone.classes),
@@ -160,9 +159,7 @@ def _check_view(folder: Path, manifest: Manifest, tree: PathTree, description: d
         _fit((head.projection is None) == (not heads.embedding), where, f"gate {gate}: embedding missing or left over")
     _fit(description["feature_names"] == view.names, folder / "tree.json", "its features are not those of the heads")
     if manifest.preprocessing is not None:
-        own = Preprocessing.from_timm(model.input)
-        said = Preprocessing(**manifest.preprocessing.model_dump())
-        _fit(own == said, folder / "bundle.json", "preprocessing is not the backbone's")
+        _fit(manifest.preprocessing == model.input, folder / "bundle.json", "preprocessing is not the backbone's")
 
 
 def _check_predictors(folder: Path, tree: PathTree, view: GateView, predictors: Predictors) -> None:
@@ -186,7 +183,6 @@ def _check_validation(folder: Path, tree: PathTree, view: GateView, arrays: dict
 
 def _check_canary(folder: Path, tree: PathTree, view: GateView, canary: Canary | None) -> None:
     if canary is not None:
-        given = view.backbone.models[Precision("fp32")].input
-        image = (given.channels, given.height, given.width)
+        image = view.backbone.models[Precision("fp32")].input.shape
         fault = canary.fault(tree, image, view.backbone.classes, len(view.names))
         _fit(not fault, folder / CANARY, fault)

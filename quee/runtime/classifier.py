@@ -9,7 +9,6 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from quee.data.transforms import Preprocessing
 from quee.errors import UsageError
 from quee.export.torch_engine import TorchEngine
 from quee.features import GateView
@@ -88,7 +87,7 @@ class AdaptiveClassifier(FittedClassifier):
         self.points, self.classes, self.budget = list(points), list(classes), budget
         self.description = description or {}
         self.engine = engine or TorchEngine(view)
-        self.transform = Preprocessing.from_timm(self.backbone.models[Precision("fp32")].input)
+        self.transform = self.backbone.models[Precision("fp32")].input
         self.executor = Executor(self.engine, policy, costs, len(view.names))
         self.paths = np.array([self.tree.name(node) for node in range(len(self.tree))], dtype=object)
         self.profile: Profile | None = None

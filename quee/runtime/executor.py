@@ -49,7 +49,7 @@ class Flight:
     slots: np.ndarray
     """(n,)"""
     state: np.ndarray
-    """(n, c, h, w) prepared images, or (n, tokens, dim); float32."""
+    """(n, c, h, w) prepared images, or states (n, …); float32."""
 
     def __len__(self) -> int:
         return len(self.slots)

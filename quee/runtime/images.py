@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from quee.data.decode import _converted, decode, to_array
-from quee.data.transforms import Preprocessing, to_unit
+from quee.data.preprocessing import Preprocessing
+from quee.data.transforms import to_unit
 from quee.errors import QueeError, UsageError
 from quee.runtime.pixels import BATCH, SINGLE, accepted, check_choice, check_size
 

@@ -50,7 +50,11 @@ def project_cache(folder: Path) -> Path | None:
     if project is None:
         return None
     found = project / "cache"
-    for file in (*_user_configs(), project / "config", project / "config.local"):  # the last setting that is given counts
+    for file in (
+        *_user_configs(),
+        project / "config",
+        project / "config.local",
+    ):  # the last setting that is given counts
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
             parser.read(file, encoding="utf-8")

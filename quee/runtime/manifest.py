@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from quee.data.preprocessing import Preprocessing
 from quee.errors import IntegrityError
 from quee.policies.registry import deployable
 from quee.runtime.links import check_plain
@@ -63,17 +64,6 @@ class GuaranteeRecord(_Strict):
     cost: Positive
 
 
-class PreprocessingRecord(_Strict):
-    """What images go through; the backbone's own configuration says the same."""
-
-    channels: Annotated[int, Field(ge=1)]
-    crop_pct: Annotated[float, Field(gt=0, le=1)]
-    interpolation: str
-    mean: tuple[float, ...]
-    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-    std: tuple[Positive, ...]
-
-
 def _deployable(name: str) -> str:
     if name not in (valid := deployable()):
         raise ValueError(unknown("policy", name, sorted(valid)))
@@ -91,7 +81,7 @@ class Manifest(_Strict):
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     embedding: bool
     policy: Annotated[str, AfterValidator(_deployable)]
-    preprocessing: PreprocessingRecord | None
+    preprocessing: Preprocessing | None
     """None: the backbone's own, in bundles of format 1."""
     operating_points: Annotated[tuple[PointRecord, ...], Field(min_length=1)]
     guarantees: tuple[GuaranteeRecord, ...] = ()

@@ -1,6 +1,5 @@
 """Block `bundle`: policy and budget of the deployed classifier."""
 
-
 from quee.settings.block import Block, Positive
 
 

@@ -173,7 +173,7 @@ def _check_network(experiment: Experiment, classes: int | None, channels: int | 
             f"backbone.name: {settings.name} takes images of {backbone.input.channels} channels, the data have {channels}"
         )
     _check_quantize(experiment, backbone)
-    width = backbone.dim * (1 if experiment.exits.pooling == "cls" else 2)
+    width = min(map(backbone.width, range(1, backbone.segments + 1))) * backbone.poolings[experiment.exits.pooling]
     if experiment.exits.embedding > width:
         raise UsageError(
             f"exits.embedding: {experiment.exits.embedding} components of a state {width} wide; valid: up to {width}"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
@@ -96,28 +97,22 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str
     """Safetensors with sorted names; `metadata` values are strings."""
     ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     data = save_safetensors(ordered, metadata={"format": str(FORMAT), **(metadata or {})})
-    header, size = _header(data)
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors leaves their order to chance
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     write_bytes(path, len(text).to_bytes(8, "little") + text + data[8 + size :])
 
 
-def _header(data: bytes) -> tuple[dict[str, Any], int]:
-    """Header of a safetensors file and its length in bytes."""
-    size = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + size]), size
-
-
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Raises IntegrityError when the file is missing, not safetensors or of a newer format."""
     try:
-        data = path.read_bytes()
-        tensors = load_safetensors(data)
-        written = int(_header(data)[0].get("__metadata__", {}).get("format", "0"))
+        tensors = load_safetensors(path.read_bytes())
+        written = int(read_metadata(path).get("format", "0"))
     except FileNotFoundError:
         raise IntegrityError(f"missing file: {path}") from None
-    except Exception as error:  # safetensors raises its own type per fault
+    except (SafetensorError, ValueError, KeyError) as error:
         raise IntegrityError(f"not a readable safetensors file: {path} ({error})") from None
     if written > FORMAT:
         raise IntegrityError(f"{path} has format {written}; this version reads up to {FORMAT}")
@@ -125,16 +120,27 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Metadata of a safetensors file; raises IntegrityError as `read_tensors` does."""
+    """Metadata of a safetensors file, from its header alone; raises IntegrityError as `read_tensors` does."""
+    with _header(path) as file:
+        return file.metadata() or {}
+
+
+def read_shape(path: Path, name: str) -> tuple[int, ...] | None:
+    """Shape of a tensor of a safetensors file, from its header alone, or None; raises IntegrityError as `read_tensors` does."""
+    with _header(path) as file:
+        names = file.keys()
+        return tuple(file.get_slice(name).get_shape()) if name in names else None
+
+
+@contextmanager
+def _header(path: Path) -> Iterator[Any]:
     try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            metadata: dict[str, str] = json.loads(file.read(size)).get("__metadata__", {})
+        with safe_open(path, framework="numpy") as file:
+            yield file
     except FileNotFoundError:
         raise IntegrityError(f"missing file: {path}") from None
-    except (ValueError, OverflowError, MemoryError) as error:
+    except (SafetensorError, OSError) as error:
         raise IntegrityError(f"not a readable safetensors file: {path} ({error})") from None
-    return metadata
 
 
 def file_digest(path: Path) -> str:

@@ -16,7 +16,6 @@ from torch import nn
 
 import quee
 from quee.api import BATCH, drawn
-from quee.data.transforms import Preprocessing
 from quee.errors import QueeError, UsageError
 from quee.fitting.checks import check_pixels
 from quee.fitting.labelled import read_labelled
@@ -174,7 +173,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(digits, tmp_path) ->
 def trained(digits: tuple[np.ndarray, np.ndarray]) -> Any:
     """A backbone that knows these digits."""
     backbone = made()
-    transform = Preprocessing.from_timm(backbone.input)
+    transform = backbone.input
     x = transform.normalise(torch.from_numpy(digits[0])[:, None].float() / 255)
     y = torch.from_numpy(digits[1])
     optimizer = torch.optim.AdamW(backbone.parameters(), 5e-3)
@@ -258,7 +257,7 @@ FORMS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[Any, Any, str]]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_images_are_the_same_in_whatever_form_they_come(form, digits, tmp_path) -> None:
     x, y = digits[0][:130], digits[1][:130]
-    transform = Preprocessing.from_timm(made().input)
+    transform = made().input
     images, labels, pixels = FORMS[form](x, y)
     expected, found = (
         read_labelled(x, y, transform, "uint8", tmp_path),
@@ -274,13 +273,13 @@ def test_images_of_other_sizes_are_resized_as_the_classifier_does(tmp_path) -> N
     from quee.runtime.images import prepare
 
     images = [np.random.default_rng(i).integers(256, size=(20 + i, 14, 3), dtype=np.uint8) for i in range(5)]
-    transform = Preprocessing.from_timm(made().input)
+    transform = made().input
     found = read_labelled(images, range(5), transform, "uint8", tmp_path)
     assert np.array_equal(found.batch(np.arange(5)).numpy(), prepare(images, transform))
 
 
 def test_memory_does_not_grow_with_the_number_of_draws(digits, tmp_path) -> None:
-    transform = Preprocessing.from_timm(made().input)
+    transform = made().input
     given = read_labelled(list(digits[0]), digits[1], transform, "uint8", tmp_path)
     rows = np.arange(0, 400)
     alive: list[weakref.ref[torch.Tensor]] = []
@@ -309,7 +308,7 @@ def ending(x: np.ndarray, y: np.ndarray, error: BaseException) -> Iterator[tuple
 
 @pytest.mark.parametrize("error", [RuntimeError("gone"), KeyboardInterrupt(), OSError(5, "gone")])
 def test_what_a_generator_raises_is_the_callers_and_nothing_stays_open(error, digits, tmp_path) -> None:
-    transform = Preprocessing.from_timm(made().input)
+    transform = made().input
     with pytest.raises(type(error)) as raised:
         read_labelled(ending(*digits, error), None, transform, "uint8", tmp_path)
     assert raised.value is error
@@ -327,7 +326,7 @@ class Short(Rows):
 
 
 def test_batches_that_end_before_their_length_are_said(digits, tmp_path) -> None:
-    transform = Preprocessing.from_timm(made().input)
+    transform = made().input
     with pytest.warns(UserWarning, match="ended early: 90 came of the 400"):
         read_labelled(Short(*digits), None, transform, "uint8", tmp_path).close()
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from quee.cost import HEAD, BitFlops, bitflops, explain, trace_cost
+from quee.cost import BitFlops, bitflops, explain, trace_cost
+from quee.network import HEAD
 from quee.network.architectures import create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
@@ -82,7 +83,7 @@ SMALL = {
 def test_macs_are_half_of_torchs_flops(name: str) -> None:
     model = create_backbone(name, **SMALL[name])
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(torch.zeros(1, model.input.channels, model.input.height, model.input.width))
+        model(torch.zeros(1, *model.input.shape))
     assert trace_cost(model).macs == pytest.approx(counter.get_total_flops() / 2, rel=0.01)
 
 

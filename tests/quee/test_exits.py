@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quee.cost import trace_cost
 from quee.errors import QueeError
-from quee.exits import ExitHeads, behind, fit_exits, normalised
+from quee.exits import ExitHeads, behind, fit_exits, seen
 from quee.features import GateView, feature_names, state_features
 from quee.network.architectures import create_backbone
 from quee.network.execution import MultiPrecisionBackbone
@@ -60,7 +60,7 @@ def logits(
 ) -> tuple[Tensor, Tensor]:
     """Logits and normalised pooled state behind a uniform path."""
     state = backbone.run_path((precision,) * gate, images)
-    pooled = heads.pooled(backbone, state)
+    pooled = heads.pooled(backbone, gate, state)
     return heads.logits(backbone, gate, precision, state, pooled), pooled
 
 
@@ -181,7 +181,8 @@ def test_cost_of_heads_and_embedding_by_hand(heads: ExitHeads, backbone: MultiPr
 
 
 def test_each_part_of_a_pooled_state_is_normalised() -> None:
-    parts = normalised(torch.randn(5, 64) * 3 + 7, 2).unflatten(1, (2, 32))
+    model = create_backbone("vit_digits", embed_dim=32)
+    parts = seen(model, 1, torch.randn(5, 17, 32) * 3 + 7, "cls_mean").unflatten(1, (2, 32))
     assert torch.allclose(parts.mean(dim=2), torch.zeros(5, 2), atol=1e-5)
     assert torch.allclose(parts.var(dim=2, correction=0), torch.ones(5, 2), atol=1e-3)
 

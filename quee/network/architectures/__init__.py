@@ -1,30 +1,32 @@
-"""Registry of backbones: `create_backbone(name, **kwargs) -> SegmentedBackbone`.
+"""Registry of architectures: a file of this folder each, and a line that says which backbones it makes.
 
+The module of an architecture has `create(name, **kwargs) -> SegmentedBackbone`, with random weights. Where its line has
+patterns it also has `knows(name)`, whether a name that fits one is a backbone's, and `is_headless(name)`. It imports no
+other architecture: an experiment depends on one of these files. What several share is in `quee/network/`.
 Importing this package imports no torch: settings are checked against names alone.
 """
 
 from collections.abc import Mapping
 from copy import deepcopy
+from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from quee.errors import QueeError, UsageError
-from quee.work.registry import Registry
 
 if TYPE_CHECKING:
     from quee.network.base import SegmentedBackbone
 
-BACKBONES: Registry[str] = Registry("backbone")
-"""Name to `module:function`, so that only the one asked for is imported."""
+_T2T = ("t2t_vit_7", "t2t_vit_10", "t2t_vit_12", "t2t_vit_14", "t2t_vit_19", "t2t_vit_24", "t2t_vit_t_14")
+_TIMM = ("vit_*", "deit_*", "deit3_*", "flexivit_*", "aimv2_*", "beit3_*", "eva_*", "test_vit*")
 
-BACKBONES.register("vit_digits")("quee.network.architectures.timm_vit:vit_digits")
-BACKBONES.register("vit_fashion_mnist")("quee.network.architectures.timm_vit:vit_fashion_mnist")
-BACKBONES.register("vit_small_patch14_dinov2.lvd142m")("quee.network.architectures.dinov2:vit_small_patch14")
-for _name in ("7", "10", "12", "14", "19", "24", "t_14"):
-    BACKBONES.register(f"t2t_vit_{_name}")(f"quee.network.architectures.t2t_vit:t2t_vit_{_name}")
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "quee.network.architectures.t2t_vit": _T2T,
+    "quee.network.architectures.dinov2": ("vit_small_patch14_dinov2.lvd142m", "*_dinov2*"),
+    "quee.network.architectures.timm_vit": ("vit_digits", "vit_fashion_mnist", *_TIMM),
+}
+"""Module to the names of its backbones, and patterns of names; of several patterns that fit, the first counts."""
 
-TIMM_PREFIXES = ("vit_", "deit_", "deit3_", "flexivit_")
-"""How most names of timm's VisionTransformers begin."""
 BY_WEIGHTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 """Keywords by which timm loads weights; here weights come in by a verb of their own, and nothing is downloaded."""
 OTHER_FORM = ("features_only", "feature_cfg", "out_indices", "scriptable", "exportable", "no_jit")
@@ -41,25 +43,43 @@ def outside_files(kwargs: Mapping[str, Any]) -> list[str]:
     return [key for key in kwargs if key.startswith(READS_FILES)]
 
 
-def backbone_names() -> list[str]:
-    return [*BACKBONES, *(f"{prefix}* (timm's VisionTransformers)" for prefix in TIMM_PREFIXES)]
+def names() -> list[str]:
+    """The backbones that are named one by one, sorted."""
+    return [name for name in _listed() if "*" not in name]
+
+
+def _listed() -> list[str]:
+    """Names, sorted, then patterns."""
+    return sorted((name for listed in ARCHITECTURES.values() for name in listed), key=lambda name: ("*" in name, name))
+
+
+def module_of(name: str) -> str:
+    """The module that makes the backbone of a name, or would by its pattern; empty where no line fits."""
+    exact = (module for module, listed in ARCHITECTURES.items() if name in listed)
+    fitting = (m for m, listed in ARCHITECTURES.items() if any(fnmatchcase(name, pattern) for pattern in listed))
+    return next(exact, "") or next(fitting, "")
+
+
+def file_of(name: str) -> str:
+    """The file that makes the backbone of a name, from the repository's root; imports neither the file nor timm.
+
+    Raises UsageError where there is no such backbone.
+    """
+    module = module_of(name)
+    if not module:
+        refuse_unknown(name)
+    return f"{module.replace('.', '/')}.py"
 
 
 def is_backbone(name: str) -> bool:
-    if name in BACKBONES:
-        return True
-    from quee.network.architectures.timm_vit import is_timm_vit
-
-    return is_timm_vit(name)
+    module = module_of(name)
+    return name in names() or (module != "" and import_module(module).knows(name))
 
 
 def is_headless(name: str) -> bool:
     """Whether the published network of a name has no classification head, so that the number of classes must be given."""
-    if name in BACKBONES:
-        return False
-    from quee.network.architectures import timm_vit
-
-    return timm_vit.is_headless(name)
+    module = module_of(name)
+    return name not in names() and module != "" and import_module(module).is_headless(name)
 
 
 def create_backbone(
@@ -80,18 +100,8 @@ def create_backbone(
             raise UsageError(
                 f"backbone {name!r}: {key} is not among its kwargs; it builds something else than a classifier"
             )
-    if name in BACKBONES:
-        module, _, function = BACKBONES[name].partition(":")
-        build = getattr(import_module(module), function)
-    else:
-        from functools import partial
-
-        from quee.network.architectures.dinov2 import dinov2
-        from quee.network.architectures.timm_vit import timm_vit
-
-        build = partial(dinov2 if "_dinov2" in name else timm_vit, name)
     try:
-        backbone: SegmentedBackbone = build(**kwargs)
+        backbone: SegmentedBackbone = import_module(module_of(name)).create(name, **kwargs)
     except Exception as error:  # architectures of others raise many types; the last line says what they did not like
         reason = (str(error).strip().splitlines() or [""])[-1].strip() or type(error).__name__
         reason = (
@@ -99,6 +109,10 @@ def create_backbone(
             if isinstance(error, TypeError | ValueError | AssertionError)
             else f"{type(error).__name__}: {reason}"
         )
+        if isinstance(error, UsageError) and name not in names():
+            from quee.network.names import instead_of
+
+            reason += instead_of(name, _listed())
         given = f" with {kwargs}" if kwargs else ""
         raise UsageError(f"backbone {name!r} cannot be built{given}: {reason}") from None
     if backbone.input.channels not in CHANNELS:
@@ -108,7 +122,7 @@ def create_backbone(
     backbone.name = name
     backbone.made_with = deepcopy({**kwargs, **({"preprocessing": dict(preprocessing)} if preprocessing else {})})
     if preprocessing:
-        from quee.network.preprocessing import override
+        from quee.data.preprocessing import override
 
         backbone.input = override(backbone.input, preprocessing)
     if gates is not None:
@@ -119,9 +133,9 @@ def create_backbone(
 def refuse_unknown(name: str, where: str = "") -> None:
     """Raises UsageError, its message beginning with `where`, unless a name is that of a backbone."""
     if not is_backbone(name):
-        from quee.network.architectures.names import unknown_backbone
+        from quee.network.names import unknown_backbone
 
-        raise UsageError(where + unknown_backbone(name))
+        raise UsageError(where + unknown_backbone(name, _listed()))
 
 
 def check_state_dict(backbone: "SegmentedBackbone", state: dict[str, Any], source: str) -> None:

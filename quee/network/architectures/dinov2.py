@@ -5,23 +5,30 @@ timm has no head for them. The published ones read the class token and the mean 
 """
 
 from dataclasses import replace
-from functools import partial
+from math import isqrt
 from typing import Any
 
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 
+from quee.data.preprocessing import Preprocessing
 from quee.errors import UsageError
-from quee.network.architectures.timm_vit import TimmViT, timm_input, timm_model
-from quee.network.base import InputConfig
+from quee.network.vision_transformer import TimmViT, is_headless, is_timm_vit, timm_input, timm_model
+
+__all__ = ["create", "is_headless", "knows"]
+
+knows = is_timm_vit
 
 IMAGE_SIZE = 224
 """The linear heads' evaluation: the shorter side resized to 256, the centre of 224 cropped."""
 CROP_PCT = 224 / 256
 HEADS = (1, 4)
 """Numbers of last blocks whose class tokens a published head reads."""
+OFFSET = 0.1
+"""Added to the sides of a grid when its position table is resampled."""
 
 
 class DinoV2(TimmViT):
@@ -30,7 +37,9 @@ class DinoV2(TimmViT):
     With `layers` above 1 the state carries the class tokens of earlier blocks behind its patch tokens.
     """
 
-    def __init__(self, model: VisionTransformer, input: InputConfig, num_classes: int = 1000, layers: int = 1) -> None:
+    def __init__(
+        self, model: VisionTransformer, input: Preprocessing, num_classes: int = 1000, layers: int = 1
+    ) -> None:
         if layers not in HEADS:
             raise UsageError(f"layers must be 1 or 4, the published heads; got {layers!r}")
         if num_classes < 1:
@@ -43,8 +52,6 @@ class DinoV2(TimmViT):
         nn.init.zeros_(model.head.bias)
         model.num_classes = num_classes
         super().__init__(model, input)
-        registers = self.reg_token is not None
-        self.position_resampling = {"antialias": registers, "offset": 0.0 if registers else 0.1}  # as the authors do
         self.layers = layers
         self._tokens = self.prefix_tokens + self.grid[0] * self.grid[1]
         self._kept_from = depth - layers  # the first block whose class token the head reads
@@ -60,14 +67,32 @@ class DinoV2(TimmViT):
     def classify(self, state: Tensor) -> Tensor:
         state = self.norm(state)
         tokens, kept = state[:, : self._tokens], state[:, self._tokens :]
-        last = super().pool(tokens, "cls_mean")  # (n, 2 dim)
+        last = super().pool(tokens, self.segments, "cls_mean")  # (n, 2 dim)
         return self.head(self.head_drop(torch.cat([kept.flatten(1), last], dim=1)))
 
-    def pool(self, state: Tensor, pooling: str) -> Tensor:
-        return super().pool(state[:, : self._tokens], pooling)
+    def pool(self, state: Tensor, gate: int, pooling: str = "cls_mean") -> Tensor:
+        return super().pool(state[:, : self._tokens], gate, pooling)
+
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As of timm's networks; positions of networks without registers are resampled as the authors do."""
+        table = state.get("pos_embed")
+        patches = self.grid[0] * self.grid[1]
+        if table is not None and self.reg_token is None and table.shape[1:2] != (1 + patches,):
+            self.refuse_positions(table, prefix=1)
+            state = {**state, "pos_embed": _resampled(table, self.grid)}
+        return super().adapt_state(state)
 
 
-def dinov2(name: str, num_classes: int = 1000, layers: int = 1, img_size: Any = IMAGE_SIZE, **kwargs: Any) -> DinoV2:
+def _resampled(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A table (1, 1 + rows · rows, dim) for another grid: the authors add 0.1 to its sides when they take the ratio."""
+    rows = isqrt(table.shape[1] - 1)
+    squares = table[:, 1:].float().unflatten(1, (rows, rows)).permute(0, 3, 1, 2)  # (1, dim, rows, rows)
+    ratio = ((grid[0] + OFFSET) / rows, (grid[1] + OFFSET) / rows)
+    resampled = functional.interpolate(squares, scale_factor=ratio, mode="bicubic")
+    return torch.cat([table[:, :1], resampled.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)], dim=1)
+
+
+def create(name: str, num_classes: int = 1000, layers: int = 1, img_size: Any = IMAGE_SIZE, **kwargs: Any) -> DinoV2:
     """timm's DINOv2 of that name with a linear head, at 224 px unless told otherwise.
 
     Mean, std and interpolation are timm's; its crop belongs to its own size (518), the authors' is taken at any other.
@@ -75,9 +100,6 @@ def dinov2(name: str, num_classes: int = 1000, layers: int = 1, img_size: Any = 
     model = timm_model(name, num_classes=0, img_size=img_size, **kwargs)
     input = timm_input(model)
     own = timm.get_pretrained_cfg(name)
-    if own is None or (input.height, input.width) != own.input_size[1:]:
+    if own is None or input.size != own.input_size[1:]:
         input = replace(input, crop_pct=CROP_PCT)
     return DinoV2(model, input, num_classes, layers)
-
-
-vit_small_patch14 = partial(dinov2, "vit_small_patch14_dinov2.lvd142m")

@@ -6,20 +6,19 @@ performer's random features, their products and the division are of kind `float`
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from math import sqrt
 from typing import Any
 
 import torch
-from timm.layers import Mlp, trunc_normal_
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import Mlp, resample_abs_pos_embed, trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional
 
+from quee.data.preprocessing import Preprocessing, spread
 from quee.errors import UsageError
 from quee.network.attention import Attention, MatMul
-from quee.network.base import InputConfig, SegmentedBackbone
-from quee.network.positions import resample_positions
-from quee.network.preprocessing import spread
+from quee.network.base import TokenBackbone
 
 STRIDE = 16
 """Pixels between neighbouring tokens: the three splits have strides 4, 2 and 2."""
@@ -148,7 +147,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class T2TViT(SegmentedBackbone):
+class T2TViT(TokenBackbone):
     """`attention_scale` is `head_dim` (the released weights) or `dim`: the width whose inverse root scales attention."""
 
     def __init__(
@@ -176,8 +175,8 @@ class T2TViT(SegmentedBackbone):
         self.grid = (height // STRIDE, width // STRIDE)
         positions = self.grid[0] * self.grid[1] + 1
         self.num_classes, self.dim = num_classes, dim
-        mean, std = spread(InputConfig.mean, in_chans), spread(InputConfig.std, in_chans)
-        self.input = InputConfig(height, width, in_chans, mean, std, "bicubic", crop_pct=0.9)
+        mean, std = spread(IMAGENET_DEFAULT_MEAN, in_chans), spread(IMAGENET_DEFAULT_STD, in_chans)
+        self.input = Preprocessing((height, width), 0.9, "bicubic", mean, std, in_chans)
         self.tokens_to_token = TokensToToken(in_chans, dim, tokens)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(sinusoid(positions, dim), requires_grad=False)
@@ -200,7 +199,8 @@ class T2TViT(SegmentedBackbone):
         table = state.get("pos_embed")
         if table is None or table.shape[1:2] == self.pos_embed.shape[1:2]:
             return state
-        return {**state, "pos_embed": resample_positions(table, self.grid, prefix=1)}
+        self.refuse_positions(table, prefix=1)
+        return {**state, "pos_embed": resample_abs_pos_embed(table, list(self.grid), antialias=False)}
 
 
 def _require(holds: bool, message: str) -> None:
@@ -222,18 +222,19 @@ def sinusoid(positions: int, dim: int) -> Tensor:
     return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float().unsqueeze(0)
 
 
-def _build(size: dict[str, Any], **kwargs: Any) -> T2TViT:
-    return T2TViT(**{**size, **kwargs})
+SIZES = {
+    "t2t_vit_7": (256, 7, 4, 2),
+    "t2t_vit_10": (256, 10, 4, 2),
+    "t2t_vit_12": (256, 12, 4, 2),
+    "t2t_vit_14": (384, 14, 6, 3),
+    "t2t_vit_19": (448, 19, 7, 3),
+    "t2t_vit_24": (512, 24, 8, 3),
+    "t2t_vit_t_14": (384, 14, 6, 3, "transformer"),
+}
+"""By name: dim, depth, heads, MLP ratio, and the attention of the stem where it is not the performer."""
 
 
-def _size(dim: int, depth: int, heads: int, mlp_ratio: float, tokens: str = "performer") -> dict[str, Any]:
-    return {"dim": dim, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "tokens": tokens}
-
-
-t2t_vit_7 = partial(_build, _size(256, 7, 4, 2))
-t2t_vit_10 = partial(_build, _size(256, 10, 4, 2))
-t2t_vit_12 = partial(_build, _size(256, 12, 4, 2))
-t2t_vit_14 = partial(_build, _size(384, 14, 6, 3))
-t2t_vit_19 = partial(_build, _size(448, 19, 7, 3))
-t2t_vit_24 = partial(_build, _size(512, 24, 8, 3))
-t2t_vit_t_14 = partial(_build, _size(384, 14, 6, 3, "transformer"))
+def create(name: str, **kwargs: Any) -> T2TViT:
+    """The T2T-ViT of a name with random weights; `kwargs` replace or join its sizes."""
+    parts = ("dim", "depth", "heads", "mlp_ratio", "tokens")
+    return T2TViT(**{**dict(zip(parts, SIZES[name], strict=False)), **kwargs})  # type: ignore[arg-type]

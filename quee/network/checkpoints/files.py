@@ -1,6 +1,7 @@
-"""Kinds of weights files, told apart by their first bytes; each is read without executing anything, or named.
+"""Reading of weights files, whose first bytes tell the kind; nothing in a file is executed.
 
-Read are safetensors, what `torch.save` writes, arrays of numpy (`.npz`), and the index of a checkpoint in several files.
+The kinds are safetensors, files of `torch.save`, arrays of numpy (`.npz`), and the index of a checkpoint in several
+files. A file of another kind is refused with its kind.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""PyTorch's pickles without execution: weights are read by PyTorch's restricted reader, everything else is left out.
+"""PyTorch's pickles without execution: PyTorch's restricted reader reads the weights, everything else is left out.
 
-What training scripts save beside the weights (numbers of numpy, paths, command lines, configurations, own classes) is
-replaced by stand-ins of the name alone: nothing of it is imported or called.
+Training scripts save more than weights: numbers of numpy, paths, command lines, configurations, own classes. Stand-ins
+that have only the name replace these; nothing of them is imported or called.
 """
 
 import pickle
@@ -39,15 +39,15 @@ PLAIN_NAMES = frozenset(
     for name in names.split()
 )
 LEGACY_PICKLES = 5
-"""Before version 1.6: a number, the protocol, facts of the system, the content, the keys of its storages."""
+"""Pickles in a file of PyTorch before 1.6: a number, the protocol, facts of the system, the content, the storages' keys."""
 FILLED = re.compile(r"Can only (SETITEM|append|extend).*but got <class '([^']+)'>", re.DOTALL)
-"""What PyTorch's reader says of a class that is filled like a dictionary or a list."""
+"""Message of PyTorch's reader for a class that is filled like a dictionary or a list."""
 MAX_GLOBALS = 1000
-"""Names that one file may hold."""
+"""Most names of classes in one file."""
 
 
 class LeftOut:
-    """In the place of an object that is not read; `kind` is the name of its class or function."""
+    """Stand-in for an object that is not read; `kind` is the name of its class or function."""
 
     kind = ""
     built = False

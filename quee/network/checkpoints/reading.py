@@ -1,7 +1,7 @@
-"""Weights files of others as plain state dicts under the names of the backbones here, and what was made of them.
+"""Weights files of other projects as plain state dicts under the names that the backbones have.
 
-Nothing in a file is executed, and its size is bounded. The kinds of files are in `files`, the names of weights in
-`layouts`; here is what lies between: the wrappers of training scripts, prefixes, number formats.
+Nothing in a file is executed, and its size is bounded. `files` reads the kinds of files, `layouts` translates the names
+of weights. This module does what is between: wrappers of training scripts, prefixes, number formats.
 """
 
 import re
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from quee.network.base import SegmentedBackbone
 
 MAX_BYTES = 8 << 30
-"""Of a file and of what it unpacks to."""
+"""Largest size of a file, and of what it unpacks to."""
 WRAPPERS = (
     *("state_dict_ema", "ema_state_dict", "state_dict", "model_state_dict", "model_ema", "ema", "model_state"),
     *("model", "net", "network", "module", "weights", "params", "backbone", "encoder"),
 )
 """Keys under which training scripts save weights, in the order they are taken; averaged ones first."""
 AVERAGED = re.compile(r"(?:^|[_.])(?:ema|swa|avg|averaged?|polyak)(?:$|[_.])")
-"""Within keys of averaged weights, in lower case, whatever else they are called."""
+"""Matches the keys of averaged weights, in lower case."""
 BESIDE = ("optim", "scheduler", "scaler", "callback", "loops", "rng", "hyper", "config", "args", "history")
-"""In keys of what training scripts save beside the weights."""
+"""Words in the keys of what training scripts save beside the weights."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""Put before every key by parallel training, compilation and wrapping modules; taken off where all keys have them."""
+"""Prefixes that parallel training, compilation and wrapping modules put before every key; removed where all keys have one."""
 SHOWN = 5
-"""Names that a sentence shows of a list."""
+"""Most names of a list that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Checkpoint:
     state: dict[str, Tensor]
     """Under timm's or T2T-ViT's names where the layout is known, else under the file's; floating point in float32."""
     layout: str
-    """Which names the file gave them; empty where unknown."""
+    """Name of the file's layout; empty where unknown."""
     facts: tuple[str, ...]
-    """What was unwrapped, taken off, converted and left out, one part of a sentence each."""
+    """What was unwrapped, removed, converted and left out, one part of a sentence each."""
 
     @property
     def said(self) -> str:
@@ -90,7 +90,7 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
 
 
 def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The mapping of names to tensors within what was read, and how it was found.
+    """The state dict within a file's content, and how it was found.
 
     Raises QueeError when there is none, or several of which none is known to be the one.
     """

@@ -16,7 +16,7 @@ class Step:
     """A segment's results on n samples. The arrays belong to the caller; no later call overwrites them."""
 
     state: np.ndarray | None
-    """(n, tokens, dim), float32: the input of the next segment; None after the last."""
+    """State (n, …), float32, which the next segment takes; None behind the last."""
     log_probs: np.ndarray
     """(n, classes), float64, of the exit head at the segment's gate."""
     features: np.ndarray

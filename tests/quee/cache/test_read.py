@@ -11,7 +11,6 @@ import torch
 from quee.cache.read import Recipe, build_cache
 from quee.data.importers import import_dataset
 from quee.data.source import open_dataset
-from quee.data.transforms import Preprocessing
 from quee.exits import fit_exits
 from quee.network.architectures import create_backbone
 from quee.network.execution import MultiPrecisionBackbone
@@ -50,7 +49,7 @@ def make(name: str, data: Path, folder: Path) -> Recipe:
     models = {fp32: create_backbone(kind, gates, **kwargs), w4a4: create_backbone(kind, gates, **kwargs)}
     models[w4a4].load_state_dict(models[fp32].state_dict())
     images = open_dataset(data, "digits")
-    transform = Preprocessing.from_timm(models[fp32].input)
+    transform = models[fp32].input
     x, y = images.batch(IDS[:64], transform), torch.from_numpy(images.labels[IDS[:64]])
     models[w4a4] = quantize_(models[w4a4], QuantizationConfig(w4a4), [x])
     heads, _ = fit_exits(MultiPrecisionBackbone(models), [w4a4], [(x, y)], Exits(embedding=4), 1)

@@ -23,8 +23,8 @@ from public_files import (
 
 from quee.data import importers, names_in
 from quee.data.importers import Options, import_dataset, located
+from quee.data.preprocessing import Preprocessing
 from quee.data.source import open_dataset
-from quee.data.transforms import Preprocessing
 from quee.errors import QueeError, UsageError
 
 

@@ -9,8 +9,8 @@ from image_files import encoded, noise
 from sklearn.datasets import load_digits
 
 from quee.data.importers import import_dataset
+from quee.data.preprocessing import Preprocessing
 from quee.data.source import open_dataset
-from quee.data.transforms import Preprocessing
 from quee.data.writer import Sample, write_images
 from quee.errors import IntegrityError, QueeError
 from quee.settings.backbone import Augmentation

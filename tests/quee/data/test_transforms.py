@@ -5,7 +5,8 @@ from image_files import noise
 from PIL import Image
 from timm.data import create_transform
 
-from quee.data.transforms import DRAWS, Preprocessing, augment, draws, to_unit
+from quee.data.preprocessing import Preprocessing
+from quee.data.transforms import DRAWS, augment, draws, to_unit
 from quee.settings.backbone import Augmentation
 
 
@@ -20,7 +21,7 @@ def test_preprocessing_equals_timms(shape, crop_pct, interpolation):
         "std": (0.229, 0.224, 0.225),
     }
     image = Image.fromarray(noise(0, *shape, 3))
-    ours = Preprocessing.from_timm(config)
+    ours = Preprocessing((224, 224), crop_pct, interpolation, config["mean"], config["std"], 3)
     x = ours.normalise(to_unit(np.asarray(ours.fit(image))[None]))[0]
     expected = create_transform(**config, is_training=False)(image)
     assert torch.allclose(x, expected, atol=1e-5)

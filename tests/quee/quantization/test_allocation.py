@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quee.cost import HEAD, BitFlops, trace_cost
+from quee.cost import BitFlops, trace_cost
 from quee.errors import QueeError
+from quee.network import HEAD
 from quee.network.architectures import create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.precision import Precision

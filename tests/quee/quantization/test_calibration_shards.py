@@ -15,7 +15,6 @@ import torch
 
 from quee.data.importers import import_dataset
 from quee.data.source import open_dataset
-from quee.data.transforms import Preprocessing
 from quee.errors import IntegrityError
 from quee.network.architectures import create_backbone
 from quee.network.files import load_backbone, load_precisions, save_backbone, save_quantized
@@ -62,7 +61,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def expected(data: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the library gives without any shards."""
     model, images = load_backbone(backbone), open_dataset(data, "digits")
-    batches = [x for _, x, _ in images.batches(CALIBRATION, Preprocessing.from_timm(model.input), 64)]
+    batches = [x for _, x, _ in images.batches(CALIBRATION, model.input, 64)]
     models = dict(quantize_paths(model, TREE, batches, 7))
     models |= {config.precision: quantize_(deepcopy(model), config, batches) for config in OTHERS}  # type: ignore[misc]
     folder = tmp_path_factory.mktemp("expected")
@@ -152,7 +151,7 @@ def test_predictions_are_those_of_the_networks_whatever_the_shards(
     there, shown = networks(data, backbone, expected), [Precision("fp32"), *PRECISIONS]
     found = predict(there, shown, SAMPLES, ShardStore(str(tmp_path)), shard_size, Inline(), "precisions")
     multi = load_precisions(backbone, expected, shown)
-    x = open_dataset(data, "digits").batch(SAMPLES, Preprocessing.from_timm(load_backbone(backbone).input))
+    x = open_dataset(data, "digits").batch(SAMPLES, load_backbone(backbone).input)
     for precision in shown:
         with torch.inference_mode():
             logits = multi.classify(precision, multi.run_path([precision] * 2, x))
@@ -180,7 +179,7 @@ def test_sensitivity_in_shards_is_sensitivity(data: Path, backbone: Path, expect
     there = networks(data, backbone, expected)
     found = measure_sensitivity(there, PRECISIONS[:2], SAMPLES[:64], ShardStore(str(tmp_path)), Inline())
     images, model = open_dataset(data, "digits"), load_backbone(backbone)
-    x = images.batch(SAMPLES[:64], Preprocessing.from_timm(model.input))
+    x = images.batch(SAMPLES[:64], model.input)
     labels = torch.from_numpy(images.labels[SAMPLES[:64]])
     multi = load_precisions(backbone, expected, PRECISIONS[:2])
     assert found == {p: sensitivity(model, multi.models[p], x, labels) for p in PRECISIONS[:2]}

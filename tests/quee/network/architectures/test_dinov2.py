@@ -62,12 +62,12 @@ def test_four_layers_state_carries_the_class_tokens_and_pools_without_them() -> 
         state, expected = backbone.forward_to(gate, images), plain.forward_to(gate, images)
         assert torch.equal(state[:, :17], expected)
         for pooling in ("cls", "cls_mean"):
-            assert torch.equal(backbone.pool(state, pooling), plain.pool(expected, pooling))
+            assert torch.equal(backbone.pool(state, gate, pooling), plain.pool(expected, gate, pooling))
 
 
 def test_default_size_and_preprocessing_are_those_of_the_linear_evaluation() -> None:
     backbone = create_backbone(NAME, depth=1)
-    assert (backbone.input.height, backbone.input.crop_pct, backbone.num_classes) == (224, 0.875, 1000)
+    assert (backbone.input.size, backbone.input.crop_pct, backbone.num_classes) == ((224, 224), 0.875, 1000)
     assert backbone.state_dict()["pos_embed"].shape == (1, 257, 384)
     assert create_backbone(NAME, depth=1, img_size=518).input.crop_pct == 1.0
 

@@ -1,7 +1,9 @@
 """What every backbone must do, whatever it is."""
 
+import ast
 import itertools
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from quee.cost import trace_cost
 from quee.errors import QueeError, UsageError
-from quee.network.architectures import BACKBONES, check_state_dict, create_backbone
+from quee.network import architectures
+from quee.network.architectures import check_state_dict, create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
@@ -27,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 T2T: dict[str, Any] = {"img_size": 48, "num_classes": 10}
 TINY: dict[str, Any] = {"img_size": 64, "embed_dim": 32, "num_heads": 4, "depth": 4, "num_classes": 10}
-REGISTERED = [pytest.param(name, SMALL.get(name, T2T), id=name) for name in BACKBONES]
+REGISTERED = [pytest.param(name, SMALL.get(name, T2T), id=name) for name in architectures.names()]
 BY_PREFIX = [
     pytest.param("deit_tiny_patch16_224", TINY, id="deit"),
     pytest.param("deit_tiny_distilled_patch16_224", TINY, id="deit-distilled"),
@@ -56,8 +59,7 @@ def build(name: str, kwargs: dict[str, Any]) -> SegmentedBackbone:
 
 
 def images(backbone: SegmentedBackbone, n: int = 2) -> torch.Tensor:
-    size = (n, backbone.input.channels, backbone.input.height, backbone.input.width)
-    return torch.randn(size, generator=torch.Generator().manual_seed(1))
+    return torch.randn(n, *backbone.input.shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
@@ -65,7 +67,8 @@ def images(backbone: SegmentedBackbone, n: int = 2) -> torch.Tensor:
 def test_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
     backbone = build(name, kwargs)
     x = images(backbone)
-    depth = len(backbone.blocks)
+    weights = [name for name, _ in backbone.named_parameters()]
+    depth = len(backbone.block_names)
     whole = backbone(x)
     assert whole.shape == (2, backbone.num_classes)
     assert whole.isfinite().all()
@@ -78,8 +81,9 @@ def test_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
         for segment in range(1, backbone.segments + 1):
             state = backbone.run_segment(segment, state)
             assert torch.equal(backbone.forward_from(segment, state), whole)
-            assert backbone.pool(state, "cls").shape == (2, backbone.dim)
-            assert backbone.pool(state, "cls_mean").shape == (2, 2 * backbone.dim)
+            for pooling, parts in backbone.poolings.items():
+                assert backbone.pool(state, segment, pooling).shape == (2, parts * backbone.width(segment))
+        assert {backbone.segment_of(name) for name in weights} == {*range(backbone.segments + 1)}
 
     other = create_backbone(name, **kwargs)
     state_dict = backbone.state_dict()
@@ -144,7 +148,7 @@ def test_every_precision_runs_on_every_backbone(name: str, kwargs: dict[str, Any
 @pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
 def test_cost_is_additive_over_segments(name: str, kwargs: dict[str, Any]) -> None:
     backbone = build(name, kwargs)
-    depth = len(backbone.blocks)
+    depth = len(backbone.block_names)
     totals = set()
     for gates in [(depth,), (1, depth), tuple(range(1, depth + 1))]:
         backbone.set_gates(gates)
@@ -164,11 +168,21 @@ def test_timm_backbones_give_timms_outputs_and_keys(name: str, kwargs: dict[str,
     torch.testing.assert_close(backbone(x), original(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("module", architectures.ARCHITECTURES)
+def test_an_architecture_is_one_file_and_imports_no_other(module: str) -> None:
+    file = Path(__file__).parents[4] / f"{module.replace('.', '/')}.py"
+    assert file.is_file()
+    others = {other for other in architectures.ARCHITECTURES if other != module}
+    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+    assert not {f"{node.module}.{alias.name}" for node in nodes for alias in node.names} & others
+    assert not {node.module for node in nodes} & others
+
+
 def test_preprocessing_is_the_models_own() -> None:
     deit = create_backbone("deit_tiny_patch16_224", depth=1)
     assert (deit.input.crop_pct, deit.input.interpolation, deit.input.mean[0]) == (0.9, "bicubic", 0.485)
     augreg = create_backbone("vit_tiny_patch16_384.augreg_in21k_ft_in1k", depth=1, img_size=224)
-    assert (augreg.input.height, augreg.input.crop_pct, augreg.input.mean) == (224, 1.0, (0.5, 0.5, 0.5))
+    assert (augreg.input.size, augreg.input.crop_pct, augreg.input.mean) == ((224, 224), 1.0, (0.5, 0.5, 0.5))
 
 
 def test_an_experiment_may_override_preprocessing() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from quee.data.weights import has_head
 from quee.errors import QueeError
 from quee.network.architectures import create_backbone
 from quee.network.base import SegmentedBackbone
@@ -34,7 +35,7 @@ def random(module: torch.nn.Module, seed: int = 0) -> State:
 
 
 def images(backbone: SegmentedBackbone) -> Tensor:
-    size = backbone.input.channels, backbone.input.height, backbone.input.width
+    size = backbone.input.shape
     return torch.randn(3, *size, generator=torch.Generator().manual_seed(1))
 
 
@@ -156,33 +157,35 @@ def test_a_deit_with_one_head_on_two_tokens_is_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "model.safetensors")
 
 
-@torch.inference_mode()
-def test_mmpretrains_names(tmp_path: Path) -> None:
-    original = create_backbone(VIT, **SIZE)
-    state = random(original)
-    original.load_state_dict(state)
+def mmpretrain(state: State) -> State:
+    """timm's weights under MMPretrain's names; the head is another network's."""
     rules = {
         "blocks.": "layers.",
         ".norm1.": ".ln1.",
         ".norm2.": ".ln2.",
         "mlp.fc1": "ffn.layers.0.0",
         "mlp.fc2": "ffn.layers.1",
+        "patch_embed.proj.": "patch_embed.projection.",
     }
     theirs: State = {}
     for key, value in state.items():
-        if key.startswith("head."):
-            continue
-        for timms, name in {**rules, "patch_embed.proj.": "patch_embed.projection."}.items():
+        for timms, name in rules.items():
             key = key.replace(timms, name)
-        theirs["backbone." + re.sub(r"^norm\.", "ln1.", key)] = value
+        theirs[re.sub(r"^norm\.", "ln1.", key)] = value
+    return {key: value for key, value in theirs.items() if not key.startswith("head.")}
+
+
+@torch.inference_mode()
+def test_mmpretrains_names(tmp_path: Path) -> None:
+    original = create_backbone(VIT, **SIZE)
+    state = random(original)
+    original.load_state_dict(state)
+    theirs = {f"backbone.{key}": value for key, value in mmpretrain(state).items()}
     torch.save({"state_dict": theirs, "meta": {"epoch": 3}}, tmp_path / "w.pth")
     found = read_checkpoint(tmp_path / "w.pth")
     assert found.said == "MMPretrain ViT; of 'state_dict'; without the prefix 'backbone.'"
-    assert {key: v.shape for key, v in found.state.items()} == {
-        key: v.shape for key, v in state.items() if not key.startswith("head.")
-    }
     loaded = fit_state(original, found.state, "w.pth", new_head=True)
-    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    assert all(torch.equal(loaded[key], value) for key, value in state.items() if not key.startswith("head."))
 
 
 def of_google(state: State, heads: int, stacked: bool) -> dict[str, np.ndarray]:
@@ -258,15 +261,55 @@ def test_dinov2_in_chunks_of_blocks(tmp_path: Path) -> None:
     assert found.said == "DINOv2, the authors' names; of 'teacher'; without the prefix 'backbone.'"
 
 
-SIMPLE: dict[str, Callable[[], State]] = {
-    "timm ViT": lambda: random(create_backbone(VIT, **SIZE)),
-    "T2T-ViT, the authors' names": lambda: random(create_backbone("t2t_vit_7", depth=1, img_size=32, num_classes=5)),
-    "torchvision ViT": lambda: random(torchvision.models.VisionTransformer(32, 16, 1, 4, 32, 64, num_classes=5)),
-    "Hugging Face ViT, DeiT or DINOv2": lambda: hugging_face(
-        random(create_backbone(VIT, **SIZE)), "vit.", {"head": "classifier"}
+def of_torchvision(state: State) -> State:
+    """Weights of the shapes of a ViT under torchvision's names."""
+    return random(torchvision.models.VisionTransformer(32, 16, 2, 4, 32, 64, num_classes=5))
+
+
+SMALL_DINOV2 = {**SIZE, "img_size": 28, "init_values": 1e-5}
+EXAMPLES: dict[str, tuple[str, dict[str, Any], Callable[[State], State]]] = {
+    "timm ViT": (VIT, SIZE, lambda state: state),
+    "DeiT III, the authors' names": (
+        "deit3_small_patch16_224",
+        SIZE,
+        lambda state: {re.sub(r"ls(\d)\.gamma", r"gamma_\1", key): value for key, value in state.items()},
+    ),
+    "ViT of MAE pre-training, timm's names": (
+        VIT,
+        SIZE,
+        lambda state: {**state, "mask_token": torch.zeros(1), "decoder_blocks.0.norm1.weight": torch.zeros(1)},
+    ),
+    "DINOv2, the authors' names": (DINOV2, SMALL_DINOV2, lambda state: {**state, "mask_token": torch.zeros(1, 32)}),
+    "T2T-ViT, the authors' names": ("t2t_vit_7", {"depth": 1, "img_size": 32, "num_classes": 5}, lambda state: state),
+    "torchvision ViT": (VIT, SIZE, of_torchvision),
+    "MMPretrain ViT": (VIT, SIZE, mmpretrain),
+    "Google's ViT of JAX (.npz)": (
+        VIT,
+        SIZE,
+        lambda state: {key: torch.from_numpy(value.copy()) for key, value in of_google(state, 4, False).items()},
+    ),
+    "Hugging Face ViT, DeiT or DINOv2": (
+        VIT,
+        SIZE,
+        lambda state: hugging_face(state, "vit.", {"head": "classifier"}),
     ),
 }
-STATES = {name: make() for name, make in SIMPLE.items()}
+"""By layout: a backbone, its keywords, and what turns its weights into a file of the layout."""
+
+
+@pytest.mark.parametrize("layout", [layout.name for layout in LAYOUTS if layout.convert])
+def test_every_layout_that_is_read_fits_its_backbone(layout: str) -> None:
+    name, kwargs, theirs = EXAMPLES[layout]
+    backbone = create_backbone(name, **kwargs)
+    found = recognise(theirs(random(backbone)), "w.pth")
+    assert found.layout == layout
+    backbone.load_state_dict(fit_state(backbone, found.state, "w.pth", new_head=not has_head(found.state)))
+
+
+STATES = {
+    name: EXAMPLES[name][2](random(create_backbone(EXAMPLES[name][0], **EXAMPLES[name][1])))
+    for name in ("timm ViT", "T2T-ViT, the authors' names", "torchvision ViT", "Hugging Face ViT, DeiT or DINOv2")
+}
 
 
 @settings(max_examples=60, deadline=None)

@@ -30,7 +30,7 @@ def view(request: pytest.FixtureRequest) -> GateView:
     torch.manual_seed(0)
     backbone = create_backbone(request.param, (1, 2, 3), **WIDE).requires_grad_(False).eval()
     size = backbone.input
-    x = torch.randn(64, size.channels, size.height, size.width)
+    x = torch.randn(64, *size.shape)
     configs = [QuantizationConfig(p, preset="repq") for p in PRECISIONS if not p.is_float]
     models = quantize_paths(backbone, configs, [x], 0)
     multi = MultiPrecisionBackbone({Precision("fp32"): backbone, **models})
@@ -42,7 +42,7 @@ def view(request: pytest.FixtureRequest) -> GateView:
 @pytest.fixture(scope="module")
 def images(view: GateView) -> np.ndarray:
     size = view.backbone.models[Precision("fp32")].input
-    return np.random.default_rng(1).standard_normal((150, size.channels, size.height, size.width), dtype=np.float32)
+    return np.random.default_rng(1).standard_normal((150, *size.shape), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")

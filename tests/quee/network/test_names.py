@@ -8,8 +8,8 @@ import timm
 import torch
 
 from quee.errors import UsageError
-from quee.network.architectures import create_backbone, is_backbone, is_headless
-from quee.network.architectures.names import DINOV3, nearest, unknown_backbone
+from quee.network.architectures import create_backbone, file_of, is_backbone, is_headless, names
+from quee.network.names import DINOV3, nearest, unknown_backbone
 
 OTHERS = {
     "vit_small_patch16_dinov3": "timm's Eva",
@@ -44,9 +44,9 @@ def test_a_name_of_another_class_is_said_to_be_one(name: str) -> None:
 )  # fmt: skip
 def test_for_dinov3_no_dinov2_is_recommended(name: str) -> None:
     assert DINOV3.search(name)
-    assert "dinov2" not in unknown_backbone(name).partition("valid")[2]
-    assert "did you mean" not in unknown_backbone(name)
-    assert "Eva" in unknown_backbone(name)
+    assert "dinov2" not in unknown_backbone(name, names()).partition("valid")[2]
+    assert "did you mean" not in unknown_backbone(name, names())
+    assert "Eva" in unknown_backbone(name, names())
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_misspelt_names_are_answered_with_near_ones(name: str, said: str) -> Non
 
 def test_what_is_recommended_runs() -> None:
     for name in ("vit_base_patch16_siglip_224", "vit_small_patch16_dinov3"):
-        for other in nearest(name):
+        for other in nearest(name, names()):
             create_backbone(other, num_classes=2, depth=1, embed_dim=48, num_heads=4)
 
 
@@ -130,9 +130,9 @@ def test_keywords_that_build_nothing_are_refused_in_one_line(kwargs: dict[str, A
 def test_the_input_is_that_of_the_keywords(name: str, channels: int, size: int | tuple[int, int]) -> None:
     backbone = create_backbone(name, num_classes=2, depth=1, in_chans=channels, img_size=size)
     given = backbone.input
-    assert (given.height, given.width) == ((32, 32) if size == 32 else size)
+    assert given.size == ((32, 32) if size == 32 else size)
     assert len(given.mean) == len(given.std) == given.channels == channels
-    assert backbone(torch.zeros(1, channels, given.height, given.width)).shape == (1, 2)
+    assert backbone(torch.zeros(1, *given.shape)).shape == (1, 2)
 
 
 @pytest.mark.slow
@@ -164,6 +164,19 @@ def test_every_name_of_timm_is_run_as_timm_runs_it_or_refused_in_one_line() -> N
 def test_names_of_timm_that_are_no_backbone_are_answered_in_one_line() -> None:
     for name in timm.list_models()[::80]:
         if not is_backbone(name):
-            said = unknown_backbone(name)
+            said = unknown_backbone(name, names())
             assert said.startswith(f"unknown backbone {name!r}: it is timm's ")
             assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("vit_digits", "timm_vit"),
+        ("t2t_vit_14", "t2t_vit"),
+        ("vit_base_patch14_dinov2.lvd142m", "dinov2"),
+        ("deit_tiny_patch16_224", "timm_vit"),
+    ],
+)
+def test_a_backbones_file_is_known_from_its_name(name: str, file: str) -> None:
+    assert file_of(name) == f"quee/network/architectures/{file}.py"

@@ -1,10 +1,12 @@
-"""What is said of a name that is no backbone here: timm's networks of other kinds, tags, near misses.
+"""Messages for the name of no backbone: timm's networks of other kinds, tags, near misses.
+
+`listed` are the names of the registry, patterns with `*` among them.
 
 Importing this module imports timm.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from functools import cache
 from typing import Any
@@ -14,26 +16,25 @@ import torch
 from torch import nn
 
 from quee.errors import UsageError
-from quee.network.architectures import BACKBONES, backbone_names
-from quee.network.architectures.timm_vit import VIT_MODULES, is_timm_vit, refuse_parts
+from quee.network.vision_transformer import VIT_MODULES, is_timm_vit, refuse_parts, timm_model
 
 HUB = re.compile(r"^(?:hf[_-]hub:)?(?:timm/)?")
-"""What stands before timm's names on the hub."""
+"""Prefixes of timm's names on the hub."""
 FAMILY = re.compile(
     r"dino(?:_?v\d)?|siglip2?|clip(?:a|_quickgelu)?|eva02|eva|beit(?:v2|3)?|mae|rope|relpos|srelpos|reg\d|gap|tipsv2|sam"
 )
-"""Parts of names that say how a network was trained or built; no name of another family is recommended for one."""
+"""Parts of names that say how a network was trained or built; a name of another family is not recommended."""
 NEAREST = 3
 CLOSE = 0.7
-"""Likeness, 0–1, from which a name is asked after."""
+"""Likeness, 0–1, from which a name is suggested (`did you mean`)."""
 DINOV3 = re.compile(r"dino[-_]?v?3", re.IGNORECASE)
 
 
-def unknown_backbone(name: str) -> str:
+def unknown_backbone(name: str, listed: Sequence[str]) -> str:
     """One line: what the name is, if timm knows it, and which names are valid."""
     plain = HUB.sub("", name)
     base, _, tag = plain.partition(".")
-    if plain != name and (plain in BACKBONES or is_timm_vit(plain)):
+    if plain != name and (plain in listed or is_timm_vit(plain)):
         return f"unknown backbone {name!r}; names are timm's own: {plain!r}"
     if timm.is_model(base) and is_timm_vit(base):
         tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
@@ -41,33 +42,46 @@ def unknown_backbone(name: str) -> str:
             f"unknown backbone {name!r}: timm's {base!r} has no weights {tag!r}; valid: {', '.join(tags) or 'no tag'}"
         )
     if timm.is_model(base):
-        return f"unknown backbone {name!r}: it is timm's {_kind(base)}, which is not run here; {_supported(base)}"
+        return (
+            f"unknown backbone {name!r}: it is timm's {_kind(base)}, which is not run here; {_supported(base, listed)}"
+        )
     if DINOV3.search(name):
         kind = "a DINOv3 has rotary positions (timm's Eva), which are not run here"
-        return f"unknown backbone {name!r}: {kind}; {_supported(name)}"
-    close = next(_closest(plain), None)
+        return f"unknown backbone {name!r}: {kind}; {_supported(name, listed)}"
+    close = next(_closest(plain, listed), None)
     hint = f" (did you mean {close!r}?)" if close and _likeness(plain, close) >= CLOSE else ""
-    return f"unknown backbone {name!r}{hint}; valid: {', '.join(backbone_names())}"
+    return f"unknown backbone {name!r}{hint}; valid: {', '.join(listed)} (*: as timm has them)"
 
 
-def nearest(name: str, most: int = NEAREST) -> list[str]:
-    """Supported names most like one, of no family that it is not of; each has been seen to build."""
+def instead_of(name: str, listed: Sequence[str]) -> str:
+    """Names to take where timm's network has parts that are not run whatever its keywords; empty for others."""
+    try:
+        with torch.device("meta"):
+            refuse_parts(timm_model(name, num_classes=1, depth=1))
+    except UsageError:
+        return f"; nearest that are: {', '.join(nearest(name, listed))}"
+    return ""
+
+
+def nearest(name: str, listed: Sequence[str], most: int = NEAREST) -> list[str]:
+    """Supported names most like one, each of the same families and known to build."""
     found: list[str] = []
-    for candidate in _closest(name):
+    for candidate in _closest(name, listed):
         if len(found) == most:
             break
-        if candidate != name and (candidate in BACKBONES or _builds(candidate)):
+        if candidate != name and (candidate in listed or _builds(candidate)):
             found.append(candidate)
     return found
 
 
-def _supported(name: str) -> str:
-    return f"valid are timm's VisionTransformers with plain patches, the nearest: {', '.join(nearest(name))}"
+def _supported(name: str, listed: Sequence[str]) -> str:
+    return f"valid are timm's VisionTransformers with plain patches, the nearest: {', '.join(nearest(name, listed))}"
 
 
-def _closest(name: str) -> Iterator[str]:
-    """Supported names, most alike first, without those of families that the name is not of."""
-    names = {*BACKBONES, *(model for module in VIT_MODULES for model in timm.list_models(module=module))}
+def _closest(name: str, listed: Sequence[str]) -> Iterator[str]:
+    """Supported names of the same families, most alike first."""
+    own_names = (candidate for candidate in listed if "*" not in candidate)
+    names = {*own_names, *(model for module in VIT_MODULES for model in timm.list_models(module=module))}
     own = set(FAMILY.findall(name))
     fitting = [candidate for candidate in names if set(FAMILY.findall(candidate)) <= own]
     return iter(sorted(fitting, key=lambda candidate: (-_likeness(name, candidate), candidate)))

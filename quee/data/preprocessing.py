@@ -1,0 +1,121 @@
+"""Preprocessing: what an image goes through before a backbone, as its configuration says and an experiment may override."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import floor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from quee.errors import UsageError
+from quee.work.registry import unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+KEYS = ("crop_pct", "interpolation", "mean", "std")
+"""What an experiment may override."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, centre crop and normalisation of a backbone's images."""
+
+    size: tuple[int, int]
+    """Height, width that the backbone sees."""
+    crop_pct: float = 1.0
+    """Share of the resized image's side that the centre crop keeps."""
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    channels: int = 1
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image that the backbone takes."""
+        return (self.channels, *self.size)
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """Resize the shorter side to size / crop_pct and crop the centre; an image of that size is left as it is."""
+        height, width = self.size
+        if (image.height, image.width) == (height, width) and self.crop_pct == 1:
+            return image
+        # As torchvision's Resize and timm do: the target is rounded down, and so is the longer side.
+        target = (floor(height / self.crop_pct), floor(width / self.crop_pct))
+        scale = max(target[0] / image.height, target[1] / image.width)
+        resized = (max(int(image.width * scale + 1e-6), target[1]), max(int(image.height * scale + 1e-6), target[0]))
+        if resized != image.size:
+            image = image.resize(resized, INTERPOLATIONS[self.interpolation])
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+    def needs_resizing(self, height: int, width: int) -> bool:
+        return (height, width) != self.size or self.crop_pct != 1
+
+    def coloured(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 (n, h, w, c) with the backbone's number of channels."""
+        if pixels.shape[-1] == self.channels:
+            return pixels
+        if self.channels == 1:  # ITU-R 601, as in conversion from a file
+            weighted = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+            return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., None]
+        return np.repeat(pixels, self.channels, axis=-1)
+
+    @property
+    def channel_means(self) -> tuple[float, ...]:
+        return spread(self.mean, self.channels)
+
+    def normalise(self, images: "Tensor") -> "Tensor":
+        """(n, c, h, w) in [0, 1] to zero mean and unit variance over the data the backbone was trained on."""
+        import torch
+
+        mean = torch.tensor(self.channel_means).view(1, -1, 1, 1)
+        std = torch.tensor(spread(self.std, self.channels)).view(1, -1, 1, 1)
+        return (images - mean).div_(std)
+
+
+def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Means or deviations per channel; for another number of channels, their average in each."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+def override(given: Preprocessing, changes: Mapping[str, Any]) -> Preprocessing:
+    """`given` with some of mean, std, interpolation, crop_pct replaced; raises UsageError for anything else."""
+    for key, value in changes.items():
+        if key not in KEYS:
+            raise UsageError(f"preprocessing: {unknown('key', key, list(KEYS))}")
+        if key in ("mean", "std") and not (_numbers(value) and len(value) == given.channels):
+            raise UsageError(f"preprocessing.{key} must be {given.channels} numbers; got {value!r}")
+        if key == "mean" and not all(0 <= v <= 1 for v in value):  # NaN is not
+            raise UsageError(f"preprocessing.mean must be from 0 to 1{_scaled(value)}; got {value!r}")
+        if key == "std" and not all(0 < v <= 1 for v in value):
+            raise UsageError(f"preprocessing.std must be above 0 and at most 1{_scaled(value)}; got {value!r}")
+        if key == "interpolation" and value not in INTERPOLATIONS:
+            raise UsageError(f"preprocessing.{unknown('interpolation', str(value), list(INTERPOLATIONS))}")
+        if key == "crop_pct" and not (_numbers([value]) and 0 < value <= 1):
+            raise UsageError(f"preprocessing.crop_pct must be above 0 and at most 1; got {value!r}")
+    return replace(given, **{key: _kept(value) for key, value in changes.items()})
+
+
+def _kept(value: Any) -> Any:
+    """A value as the record has it: numbers as floats, lists as tuples."""
+    if isinstance(value, str):
+        return value
+    return tuple(map(float, value)) if isinstance(value, Sequence) else float(value)
+
+
+def _scaled(values: Sequence[float]) -> str:
+    """What to do where values are of pixels from 0 to 255, as some frameworks have them."""
+    return ", as pixels are here: divide by 255" if all(1 < abs(v) <= 255 for v in values) else ""
+
+
+def _numbers(value: Any) -> bool:
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    return listed and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)

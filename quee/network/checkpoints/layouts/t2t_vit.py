@@ -1,0 +1,5 @@
+"""T2T-ViT, whose names stay the authors'."""
+
+from quee.network.checkpoints.layout import Layout, same
+
+LAYOUT = Layout("T2T-ViT, the authors' names", r"tokens_to_token\.project\.weight", same)

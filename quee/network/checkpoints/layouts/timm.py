@@ -1,0 +1,15 @@
+"""timm's names, also those of MAE's pre-training and DeiT III's authors, which TimmViT takes."""
+
+from quee.network.checkpoints.layout import Layout, same
+
+_BLOCK = r"blocks\.0\.norm1\.weight"
+
+LAYOUT = Layout("timm ViT", _BLOCK, same, unused=r"^mask_token$")
+DEIT3 = Layout("DeiT III, the authors' names", r"blocks\.0\.gamma_1", same)
+MAE = Layout(
+    "ViT of MAE pre-training, timm's names",
+    _BLOCK,
+    same,
+    also=r"decoder_blocks\.0\.",
+    unused=r"^decoder_|^mask_token$",
+)

@@ -1,0 +1,91 @@
+"""The contract of a backbone, held by one whose states are no tokens: maps of another width at each gate."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import quee
+from quee.cost import trace_cost
+from quee.network import HEAD
+from quee.network.architectures import ARCHITECTURES, create_backbone
+from quee.network.base import SegmentedBackbone
+from quee.network.execution import walk_tree
+from quee.policies.base import simulate
+from quee.precision import Precision
+from quee.runtime import AdaptiveClassifier, load_bundle
+
+
+@pytest.fixture(scope="module")
+def backbone() -> SegmentedBackbone:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "toy_convnet", ("toy_convnet",))
+        torch.manual_seed(0)
+        yield create_backbone("toy_convnet")
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    given = load_digits()
+    return np.rint(given.images * 255 / 16).astype(np.uint8)[:500], given.target[:500]
+
+
+@pytest.fixture(scope="module", params=["torch", "openvino", "onnxruntime"])
+def classifier(request: pytest.FixtureRequest, bundle: Path) -> AdaptiveClassifier:
+    if request.param != "torch":
+        pytest.importorskip(request.param)
+    return load_bundle(bundle, engine=request.param)
+
+
+@pytest.fixture(scope="module")
+def bundle(backbone: SegmentedBackbone, digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("toy") / "bundle"
+    quee.fit(backbone, *digits, out, precisions=["w4a4", "w8a8"])
+    return out
+
+
+@torch.inference_mode()
+def test_widths_differ_from_gate_to_gate(backbone: SegmentedBackbone) -> None:
+    state = torch.randn(3, *backbone.input.shape)
+    for gate, width in ((1, 16), (2, 32)):
+        state = backbone.run_segment(gate, state)
+        assert state.dim() == 4
+        for pooling, parts in backbone.poolings.items():
+            assert backbone.pool(state, gate, pooling).shape == (3, parts * width)
+        assert torch.allclose(backbone.pool(state, gate)[:, :width], state.mean(dim=(2, 3)), atol=1e-6)
+        assert torch.equal(backbone.pool(state, gate)[:, width:], state.amax(dim=(2, 3)))
+
+
+def test_every_module_has_its_segment(backbone: SegmentedBackbone) -> None:
+    found = {name: backbone.segment_of(name) for name, _ in backbone.named_parameters() if name.endswith("weight")}
+    assert found == {"stem.0.weight": 1, "blocks.0.0.weight": 1, "blocks.1.0.weight": 2, "head.weight": HEAD}
+    assert backbone.block_of("blocks.10.0.weight") is None
+
+
+def test_cost_is_counted_in_the_segment_of_each_product(backbone: SegmentedBackbone) -> None:
+    cost, fp32 = trace_cost(backbone, include_elementwise=True), Precision("fp32")
+    stem, first, second = 64 * 9 * 16, 16 * 9 * 16 * 16, 4 * 9 * 16 * 32
+    gelu = (64 * 16, 16 * 16, 4 * 32)
+    assert cost.bitflops(1, fp32) == (stem + first + gelu[0] + gelu[1]) * 32**2
+    assert cost.bitflops(2, fp32) == (second + gelu[2]) * 32**2
+    assert cost.bitflops(HEAD, fp32) == 32 * 10 * 32**2
+
+
+@pytest.mark.parametrize("trade_off", [0.0, 0.02, 0.1, 1.0])
+def test_execution_equals_simulation(classifier: AdaptiveClassifier, digits, trade_off: float) -> None:
+    x = classifier.prepare(digits[0][:120])
+    tree, view = classifier.tree, classifier.view
+    features = np.empty((len(x), len(tree), len(view.names)), np.float32)
+    labels = np.empty((len(x), len(tree)), np.int64)
+    for node, state in walk_tree(view.backbone, tree, torch.from_numpy(x)):
+        path = tree.paths[node]
+        log_probs, features[:, node] = view(len(path), path[-1], state)
+        labels[:, node] = log_probs.argmax(axis=1)
+    found = classifier.route_prepared(x, trade_off=trade_off)
+    first = tree.choice[tree.lineage(int(found.node[0]))[0]]
+    ends = simulate(tree, classifier.policy, features, np.array([trade_off]))[first, :, 0]
+    same = found.node == ends
+    assert same.mean() >= (1.0 if classifier.engine.name == "torch" else 0.99)
+    assert (found.label == labels[np.arange(len(x)), found.node])[same].mean() >= 0.99
