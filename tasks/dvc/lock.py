@@ -72,6 +72,12 @@ class StageResult:
         found = params.get(settings_file(self.experiment)) or params.get(f"experiments/{self.experiment}.yaml") or {}
         return {block: value for block, value in found.items() if block != DATASET}
 
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """Digests of files of code, by path, where they are recorded as parameters and not as dependencies."""
+        found = self.entry.get("params", {}).get(f"artifacts/{self.experiment}/{SETTINGS}/code.json") or {}
+        return dict(found.get(self.stage) or {})
+
     @property
     def has_defaults(self) -> bool:
         """Whether the defaults of then are among the recorded settings."""

@@ -5,7 +5,10 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from quee.errors import UsageError
+from tasks.dvc.lock import StageResult
 from tasks.mlflow.store import COMPLETE, DEP, DIGEST, OUT, PREFIX, STAGE_RUN, asking, open_store
 
 if TYPE_CHECKING:
@@ -36,6 +39,12 @@ class Memory:
             if path not in [item.path for item in self.client.list_artifacts(run.info.run_id, folder)]:
                 return None
             return Path(self.client.download_artifacts(run.info.run_id, path, aside)).read_bytes()
+
+    def result(self, run: "Run") -> StageResult:
+        """What dvc.lock recorded of the stage result that a run is of."""
+        experiment, stage = run.data.tags["quee.settings.experiment"], run.data.tags["quee.stage"]
+        content = yaml.safe_load(self.artifact(run, "dvc.lock") or b"") or {}
+        return StageResult(experiment, stage, content.get(f"{stage}@{experiment}", {}))
 
     def maker(self, path: str, md5: str) -> str | None:
         """Run id of the stage result that left `path` with this digest; the newest of several."""

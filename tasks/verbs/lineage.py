@@ -41,7 +41,7 @@ class Lineage:
     """Machine, versions, threads, time, by dotted name."""
     settings: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
-    """DVC digest of everything read that no stage made: code, data, weights."""
+    """Digests of everything read that no stage made: code, data, weights."""
     outputs: dict[str, str] = field(default_factory=dict)
     stages: list["Lineage"] = field(default_factory=list)
     """The stages it rests on, each after those that it read."""
@@ -65,17 +65,19 @@ def chain_of(root: Path, name: str) -> Lineage:
     """
     memory = Memory(root)
     run = memory.run(find_run(memory, name))
-    chain = [_described(stage) for stage in memory.upstream(run)]
-    result = _described(run)
+    chain = [_described(memory, stage) for stage in memory.upstream(run)]
+    result = _described(memory, run)
     for stage in chain:
         result.inputs |= stage.inputs
     result.stages = [stage for stage in chain if stage.run != result.run]
     return result
 
 
-def _described(run: "Run") -> Lineage:
+def _described(memory: Memory, run: "Run") -> Lineage:
     tags = run.data.tags
     deps = named(run, DEP)
+    if "quee.stage" in tags:
+        deps |= memory.result(run).code
     return Lineage(
         run=run.info.run_id,
         title=run.info.run_name,

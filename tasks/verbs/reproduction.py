@@ -150,11 +150,9 @@ def _remembered(root: Path, run_id: str) -> _Recorded:
     experiment = run.data.tags["quee.settings.experiment"]
     entries: dict[str, dict[str, Any]] = {}
     settings: dict[str, Any] = {}
-    for stage in chain:
-        content = yaml.safe_load(memory.artifact(stage, "dvc.lock") or b"") or {}
-        entry = content[f"{stage.data.tags['quee.stage']}@{experiment}"]
-        entries[stage.data.tags["quee.stage"]] = entry
-        settings |= StageResult(experiment, stage.data.tags["quee.stage"], entry).settings
+    for stage in map(memory.result, chain):
+        entries[stage.stage] = stage.entry
+        settings |= stage.settings
     path = f"experiments/{experiment}.yaml"
     said = read_content((memory.artifact(run, path) or b"{}").decode(), path)
     text = json.dumps({**said, **settings}, indent=1).encode()  # JSON is YAML that no reader takes otherwise

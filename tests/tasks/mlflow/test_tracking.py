@@ -25,6 +25,7 @@ from tasks.mlflow import tracking
 from tasks.mlflow.store import Held, Store, default_uri
 from tasks.mlflow.tracking import read_ledger, track
 from tasks.resolved import settings_file
+from tasks.verbs.lineage import chain_of
 
 CHECKOUT = Path(__file__).parents[3]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
@@ -358,6 +359,18 @@ def test_the_quantize_run_shows_each_layers_sensitivity_as_a_table(project: Path
     )
     layers = [row[table["columns"].index("layer")] for row in table["data"]]
     assert layers == ["patch_embed.proj", "blocks.0.attn.qkv"]
+
+
+def test_code_that_is_recorded_as_parameters_is_in_the_lineage_of_what_rests_on_it(project: Path) -> None:
+    lock = yaml.safe_load((project / "dvc.lock").read_text())
+    code = {"artifacts/digits/settings/code.json": {"targets": {"quee/targets.py": "c" * 16}}}
+    lock["stages"]["targets@digits"]["params"] |= code
+    (project / "dvc.lock").write_text(yaml.safe_dump(lock))
+    track(project)
+    for name in ("digits/targets", "digits/predictors", "digits"):
+        found = chain_of(project, named(project, name).info.run_id)
+        assert found.inputs["quee/targets.py"] == "c" * 16
+        assert found.inputs["tasks/targets.py"] == "b" * 32
 
 
 def test_feature_caches_are_not_copied_but_their_digests_are(project: Path) -> None:
