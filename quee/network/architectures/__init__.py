@@ -53,6 +53,18 @@ def is_backbone(name: str) -> bool:
     return is_timm_vit(name)
 
 
+def file_of(name: str) -> str:
+    """The file that makes a backbone, from the repository's root; of a name that is none, the file of timm's.
+
+    Imports neither the file nor timm.
+    """
+    if name in BACKBONES:
+        module = BACKBONES[name].partition(":")[0]
+    else:
+        module = f"{__name__}.{'dinov2' if '_dinov2' in name else 'timm_vit'}"
+    return f"{module.replace('.', '/')}.py"
+
+
 def is_headless(name: str) -> bool:
     """Whether the published network of a name has no classification head, so that the number of classes must be given."""
     if name in BACKBONES:

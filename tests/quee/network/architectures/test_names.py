@@ -8,7 +8,7 @@ import timm
 import torch
 
 from quee.errors import UsageError
-from quee.network.architectures import create_backbone, is_backbone, is_headless
+from quee.network.architectures import create_backbone, file_of, is_backbone, is_headless
 from quee.network.architectures.names import DINOV3, nearest, unknown_backbone
 
 OTHERS = {
@@ -167,3 +167,16 @@ def test_names_of_timm_that_are_no_backbone_are_answered_in_one_line() -> None:
             said = unknown_backbone(name)
             assert said.startswith(f"unknown backbone {name!r}: it is timm's ")
             assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("vit_digits", "timm_vit"),
+        ("t2t_vit_14", "t2t_vit"),
+        ("vit_base_patch14_dinov2.lvd142m", "dinov2"),
+        ("deit_tiny_patch16_224", "timm_vit"),
+    ],
+)
+def test_a_backbones_file_is_known_from_its_name(name: str, file: str) -> None:
+    assert file_of(name) == f"quee/network/architectures/{file}.py"
