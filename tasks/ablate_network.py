@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from quee.cache.read import FeatureCache, Recipe, sample_shards
 from quee.errors import IntegrityError
@@ -33,6 +32,8 @@ from quee.work.io import file_digest
 from quee.work.keys import versions
 from quee.work.shards import read_shards, run_shards
 from tasks import exits, features
+from tasks.dvc.dependencies import digest as digest_of
+from tasks.dvc.dependencies import used_by
 from tasks.scale import read_scale
 from tasks.stage import Stage
 
@@ -53,9 +54,8 @@ def study_of(stage: Stage, base: Study, variant: Variant, root: Path) -> tuple[R
 def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
     """Of what decides a variant's cache: the networks, the images, the settings and the code that runs."""
     experiment = base.experiment
-    entries = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    names = {dep for name in STAGES for dep in entries[name]["deps"] if dep.startswith(("quee/", "tasks/"))}
-    code = [file for name in sorted({*names, "quee/evaluation/ablation/rerun.py"}) for file in _files(root / name)]
+    names = {file for name in STAGES for file in used_by(name, experiment.backbone.name, root)}
+    code = sorted({*names, "quee/evaluation/ablation/rerun.py"})
     folders = [*INPUTS, *(["exits"] if variant.heads is None else [])]
     files = [
         file
@@ -71,7 +71,7 @@ def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
         [base.cache.tree.name(node) for node in range(len(base.cache.tree))],
         experiment.paths.considered.model_dump(mode="json"),
         [[file.relative_to(stage.artifacts).as_posix(), file_digest(file)] for file in files],
-        [[file.relative_to(root).as_posix(), file_digest(file)] for file in code],
+        [[file, digest_of(root, file)] for file in code],
         versions(),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,8 @@ from pathlib import Path
 import yaml
 
 from quee.errors import IntegrityError
-from tasks.dvc.inputs import NotPulledError, data_path, refuse_missing
+from tasks.dvc.experiments import data_path
+from tasks.dvc.inputs import NotPulledError, refuse_missing
 from tasks.dvc.lock import dvc_digest, read_lock
 
 
@@ -38,10 +39,14 @@ def recorded_digest(root: Path, experiment: str) -> tuple[str, str]:
 
 
 def last_digest(root: Path, experiment: str) -> str | None:
-    """The digest of the data that the experiment's last result was made from."""
+    """The digest of the data that the experiment's last result was made from; None where it was made from another set."""
+    from quee.settings.experiment import load_experiment
+
     result = read_lock(root).get(experiment)
     prepare = result.stages.get("prepare") if result else None
-    return prepare.deps.get(f"experiments/{experiment}.data") if prepare else None
+    return (
+        prepare.deps.get(data_path(load_experiment(experiment, root / "experiments")).as_posix()) if prepare else None
+    )
 
 
 def fetch_changed(root: Path, experiment: str, notify: Callable[[str], None]) -> None:

@@ -1,8 +1,4 @@
-"""What experiments are made from: their data sets and pretrained weights, and the links by which stages depend on them.
-
-`experiments/NAME.data` is a link to the data set's folder; `experiments/NAME.weights` to the file of weights, or for an
-experiment that has none a file that says so: all experiments share one form of stage in dvc.yaml.
-"""
+"""What experiments are made from, their data sets and pretrained weights: pulled, or named when they are missing."""
 
 import os
 import shutil
@@ -15,12 +11,10 @@ import yaml
 from quee.data import DATASETS
 from quee.data.weights import how_to_add_weights, refuse_other_kwargs, refuse_overlap, weights_facts, weights_path
 from quee.errors import IntegrityError, UsageError
-from quee.work.io import write_bytes
+from tasks.dvc.experiments import data_path
 
 if TYPE_CHECKING:
     from quee.settings.experiment import Experiment
-
-NO_WEIGHTS = b"no pretrained weights\n"
 
 
 class NotPulledError(IntegrityError):
@@ -29,33 +23,6 @@ class NotPulledError(IntegrityError):
     def __init__(self, message: str, may_pass: bool) -> None:
         super().__init__(message)
         self.may_pass = may_pass
-
-
-def link_inputs(root: Path, name: str) -> None:
-    """Make `experiments/NAME.data` and `experiments/NAME.weights`; raises UsageError where something else is there."""
-    experiment = _load(root, name)
-    _link(root / "experiments" / f"{name}.data", Path("..") / data_path(experiment))
-    file = root / "experiments" / f"{name}.weights"
-    if experiment.backbone.weights is not None:
-        if file.is_file() and not file.is_symlink() and file.read_bytes() == NO_WEIGHTS:
-            file.unlink()
-        _link(file, Path("..") / weights_path(experiment.backbone.weights))
-    elif file.is_symlink() or not file.exists():
-        file.unlink(missing_ok=True)
-        write_bytes(file, NO_WEIGHTS)
-
-
-def _link(link: Path, target: Path) -> None:
-    if link.is_symlink() and Path(os.readlink(link)) == target:
-        return
-    if link.exists() and not link.is_symlink():
-        raise UsageError(f"{link} must be a link to {target}; move it away")
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
-
-
-def data_path(experiment: "Experiment") -> Path:
-    return Path("data") / experiment.prepare.dataset
 
 
 def inputs_of(experiment: "Experiment") -> Iterator[tuple[Path, str]]:

@@ -157,7 +157,10 @@ def stage_names(root: Path, revision: str | None = None) -> list[str]:
     """The stages of `dvc.yaml` that are run per experiment, in its order, without `settings`."""
     content = yaml.load(read_text(root, "dvc.yaml", revision) or "", Loader=LOADER) or {}
     stages = (content.get("stages") or {}).items()
-    return [name for name, stage in stages if isinstance(stage, dict) and "matrix" in stage and name != SETTINGS]
+    per_experiment = {"foreach", "matrix"}  # revisions before had a matrix of names
+    return [
+        name for name, stage in stages if isinstance(stage, dict) and per_experiment & set(stage) and name != SETTINGS
+    ]
 
 
 def default_experiments(root: Path) -> list[str]:

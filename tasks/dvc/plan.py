@@ -1,4 +1,4 @@
-"""What would run, be restored or stay, and why. Part of tasks/dvc.py."""
+"""What would run, be restored or stay, and why."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from quee.errors import BusyError, IntegrityError, QueeError
-from quee.work.io import write_json
+from tasks.dvc import dependencies
 from tasks.resolved import SETTINGS, as_text, differences, settings_file
 from tasks.work import journal
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 Action = Literal["run", "restore", "unchanged"]
 PIPELINE = "dvc.yaml"
-LISTINGS = Path(".quee") / "last-good" / "folders"
+STATES = {"deleted": "missing", "new": "not there at the last run"}
+"""DVC's words for a dependency that differs, in ours."""
 
 
 @dataclass
@@ -154,7 +155,7 @@ class _Planner:
         self.restored: dict[str, Any] = {}
         """Results that will be restored: path to their digest."""
         self.resolved: dict[str, dict[str, Any]] = {}
-        """Settings as they are now, defaults filled in: path of their file to its content."""
+        """Settings, defaults filled in, and code as they are now: path of the file that records them to its content."""
         self.given: dict[str, dict[str, Any]] = {}
         """By the same path, what the YAML says itself."""
 
@@ -163,13 +164,16 @@ class _Planner:
         from quee.settings.experiment import load_experiment, read_content, resolved
 
         name, folder = _experiment(stage), self.root / "experiments"
-        experiment, source, path = load_experiment(name, folder), folder / f"{name}.yaml", settings_file(name)
-        self.resolved[path] = resolved(experiment)
-        self.given[path] = read_content(source.read_text(encoding="utf-8"), str(source))
+        experiment, source = load_experiment(name, folder), folder / f"{name}.yaml"
+        code = dependencies.code_of(self.root, experiment.backbone.name)
+        settings_at, code_at = settings_file(name), dependencies.code_file(name)
+        self.given[settings_at] = read_content(source.read_text(encoding="utf-8"), str(source))
+        self.resolved |= {settings_at: resolved(experiment), code_at: code}
         reasons = [reason for dep in stage.deps for reason in self._changes(dep)]
-        file = self.root / path
-        if stage.cmd_changed or not file.is_file() or file.read_text(encoding="utf-8") != as_text(experiment):
-            reasons.append(f"{path}: not what the settings are now")
+        for path, text in ((settings_at, as_text(experiment)), (code_at, dependencies.as_text(code))):
+            file = self.root / path
+            if stage.cmd_changed or not file.is_file() or file.read_text(encoding="utf-8") != text:
+                reasons.append(f"{path}: not what it is now")
         action: Action = "run" if reasons or any(out.status() for out in stage.outs) else "unchanged"
         return Step(name, SETTINGS, action, reasons)
 
@@ -206,13 +210,7 @@ class _Planner:
             return [f"{path}: made anew by {self.anew[path]}"]
         if path in self.restored:
             return [] if self.restored[path] == dep.hash_info else [f"{path}: restored to another version"]
-        state = dep.status().get(path)
-        if state is None:
-            return []
-        if dep.isdir() and state == "modified":
-            return self._files(path, dep.hash_info.value)
-        kind = {"deleted": "missing", "new": "not there at the last run"}.get(str(state), str(state))
-        return [f"{path}: {kind}"]
+        return [f"{path}: {STATES.get(state, state)}" for state in dep.status().values()]
 
     def _settings(self, dep: Any) -> list[str]:
         path = str(dep)
@@ -235,22 +233,11 @@ class _Planner:
     def _shown(self, path: str, name: str, old: Any, new: Any) -> str:
         from quee.settings.experiment import is_given
 
+        if path.endswith(f"/{dependencies.NAME}"):
+            file = name.partition(".")[2]  # behind the stage's name
+            return f"{file}: {'new' if old is None else 'no longer used' if new is None else 'modified'}"
         default = path in self.given and new is not None and not is_given(self.given[path], name)
         return f"{name}: {_text(old)} → {_text(new)}{' (default)' if default else ''}"
-
-    def _files(self, folder: str, digest: str) -> list[str]:
-        """Which files of a folder differ from its last run, as far as its listing was kept."""
-        now = listing(self.root / folder)
-        try:
-            before: dict[str, str] = json.loads((self.root / LISTINGS / f"{digest}.json").read_text())
-        except (OSError, ValueError):
-            return [f"{folder}: modified"]
-        found = []
-        for name in sorted({*before, *now}):
-            if before.get(name) != now.get(name):
-                state = "new" if name not in before else "removed" if name not in now else "modified"
-                found.append(f"{folder}/{name}: {state}")
-        return found or [f"{folder}: modified"]
 
     def _cached(self, stage: "Stage") -> dict[str, Any] | None:
         """The results that DVC would restore from its run cache instead of running the stage."""
@@ -296,15 +283,3 @@ def listing(folder: Path) -> dict[str, str]:
             digest = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
             found[file.relative_to(folder).as_posix()] = digest
     return found
-
-
-def remember_folders(root: Path, folders: list[str]) -> None:
-    """Keep the listings of folders of code, so that a later plan can name the file that differs."""
-    for folder in folders:
-        files = listing(root / folder)
-        records = [{"md5": files[name], "relpath": name} for name in sorted(files)]
-        digest = hashlib.md5(json.dumps(records, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
-        target = root / LISTINGS / f"{digest}.dir.json"
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_json(target, files)

@@ -72,8 +72,8 @@ def ablate(
 
 def _inputs(root: Path, name: str) -> list[Path]:
     """Folders of results that the stage reads."""
-    deps = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))["stages"]["ablate"]["deps"]
-    return [root / dep.replace("${item.experiment}", name) for dep in deps if dep.startswith("artifacts/")]
+    deps = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))["stages"]["ablate"]["do"]["deps"]
+    return [root / dep.replace("${key}", name) for dep in deps if dep.startswith("artifacts/")]
 
 
 def _list(root: Path, names: list[str], json_: bool) -> None:

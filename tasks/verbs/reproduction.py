@@ -20,6 +20,7 @@ import yaml
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.settings.experiment import read_content
 from quee.work.io import write_bytes
+from tasks.dvc.dependencies import code_file, digest
 from tasks.dvc.lock import StageResult, dvc_digest, git, read_lock
 from tasks.mlflow.journal import COMMIT, PATCH
 from tasks.mlflow.memory import MADE, Memory, named
@@ -164,7 +165,7 @@ def _worktree(root: Path, commit: str, keep: bool, tell: Tell) -> Iterator[Path]
 
 
 def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
-    from tasks.dvc.session import add_experiments
+    from tasks.dvc.experiments import put_right
 
     name = recorded.experiment
     faults = []
@@ -191,15 +192,21 @@ def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
     others = {key: entry for key, entry in content["stages"].items() if key.partition("@")[2] != name}
     own = {f"{stage}@{name}": entry for stage, entry in recorded.entries.items()}
     write_bytes(tree / "dvc.lock", yaml.safe_dump({"schema": "2.0", "stages": {**others, **own}}).encode())
-    add_experiments(tree, [name], tell)
+    put_right(tree, [name], tell)
 
 
 def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
     """The first file of code that is not as it was recorded; data and weights are looked at when they are read."""
     for stage in recorded.chosen:
+        params = recorded.entries[stage].get("params", {})
+        for path, then in params.get(code_file(recorded.experiment), {}).get(stage, {}).items():
+            if not (tree / path).is_file():
+                return f"{path} is not there"
+            if (now := digest(tree, path)) != then:
+                return f"{path} has digest {now}, recorded is {then}"
         for dep in recorded.entries[stage].get("deps", []):
             path = str(dep["path"])
-            if path.startswith(("artifacts/", "experiments/", "data/")):
+            if path.startswith(("artifacts/", "data/")):
                 continue
             if not (tree / path).exists():
                 return f"{path} is not there"
@@ -209,19 +216,16 @@ def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
 
 
 def _inputs(recorded: _Recorded) -> dict[str, str]:
-    """Digests of the data set and weights that are read, by the links that lead to them."""
+    """Digests of the data set and weights that are read, by their paths."""
     deps = [dep for stage in recorded.chosen for dep in recorded.entries[stage].get("deps", [])]
-    return {dep["path"]: dep["md5"] for dep in deps if str(dep["path"]).startswith("experiments/")}
+    return {dep["path"]: dep["md5"] for dep in deps if str(dep["path"]).startswith("data/")}
 
 
 def _copy_inputs(root: Path, tree: Path, recorded: _Recorded) -> None:
     """Take from this checkout the data and weights that are still as recorded; others are pulled."""
-    for link, md5 in _inputs(recorded).items():
-        source = (root / link).resolve()
-        if not (root / link).is_symlink() or not source.exists() or not source.is_relative_to(root.resolve()):
-            continue
-        target = tree / source.relative_to(root.resolve())
-        if target.exists() or dvc_digest(source) != md5:
+    for path, md5 in _inputs(recorded).items():
+        source, target = root / path, tree / path
+        if not source.exists() or target.exists() or dvc_digest(source) != md5:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
@@ -275,9 +279,9 @@ def _run_again(tree: Path, recorded: _Recorded, tell: Tell) -> list[Compared]:
     found = []
     name = recorded.experiment
     with dvc.session(tree, [name], force=True, show=False, notify=tell, stages=recorded.chosen) as session:
-        for link, md5 in _inputs(recorded).items():
-            if (here := dvc_digest(tree / link)) != md5:
-                raise IntegrityError(f"{link} has digest {here}, recorded is {md5}: the data of then are not to be had")
+        for path, md5 in _inputs(recorded).items():
+            if (here := dvc_digest(tree / path)) != md5:
+                raise IntegrityError(f"{path} has digest {here}, recorded is {md5}: the data of then are not to be had")
         for step in session.steps:
             outcome = session.execute(step)
             now = read_lock(tree)[name].stages[step.stage].outs

@@ -16,15 +16,16 @@ import yaml
 from toy_project import ROOT, Project
 
 from quee.settings.experiment import BLOCKS, Experiment, load_experiment, resolved
-from tasks.dvc.inputs import link_inputs
+from tasks.dvc import dependencies
+from tasks.dvc.experiments import put_right
 from tasks.dvc.lock import read_lock
 from tasks.dvc.plan import Step, make_plan
 from tasks.mlflow.values import settings_of
 from tasks.resolved import SETTINGS, as_text, settings_file
 
 PLAIN = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n"
-COPIED = ("dvc.yaml", "quee", "tasks", "benchmarks/results", ".dvcignore", ".dvc/config")
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+COPIED = ("dvc.yaml", "quee", "tasks", "benchmarks/results", "data/weights/none", ".dvcignore", ".dvc/config")
+PIPELINE = {name: stage["do"] for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()}
 READ_BY_PIPELINE = [block for block in BLOCKS if block != "ablate"]
 
 
@@ -45,10 +46,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.write("experiments/explicit.yaml", yaml.safe_dump({block: full[block] for block in BLOCKS}))
     project.write("data/digits/train-0.parquet", "images")
     project.write(".gitignore", "/artifacts/\n/.quee/\n__pycache__/\n")
+    put_right(project.root, [], lambda message: None)
     for name in ("plain", "explicit"):
-        link_inputs(project.root, name)
         experiment = load_experiment(name, project.root / "experiments")
         project.write(settings_file(name), as_text(experiment))
+        code = dependencies.code_of(project.root, experiment.backbone.name)
+        project.write(dependencies.code_file(name), dependencies.as_text(code))
         for stage in PIPELINE:
             if stage != SETTINGS:
                 project.write(f"artifacts/{name}/{stage}/metrics.json", json.dumps({"of": [name, stage]}))
