@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FILE = "params.yaml"
 NO_WEIGHTS = "data/weights/none"
 """Stands for the weights of experiments that have none: all experiments share one form of stage in dvc.yaml."""
-NO_WEIGHTS_TEXT = "No weights: experiments whose backbone is trained from the beginning depend on this file instead of a file of weights.\n"
+NO_WEIGHTS_TEXT = "No weights: experiments that train their backbone from the beginning depend on this file.\n"
 
 
 def data_path(experiment: "Experiment") -> Path:

@@ -21,6 +21,7 @@ from quee.errors import IntegrityError, QueeError, UsageError
 from quee.settings.experiment import read_content
 from quee.work.io import write_bytes
 from tasks.dvc.dependencies import code_file, digest
+from tasks.dvc.experiments import put_right
 from tasks.dvc.lock import StageResult, dvc_digest, git, read_lock
 from tasks.mlflow.journal import COMMIT, PATCH
 from tasks.mlflow.memory import MADE, Memory, named
@@ -165,8 +166,6 @@ def _worktree(root: Path, commit: str, keep: bool, tell: Tell) -> Iterator[Path]
 
 
 def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
-    from tasks.dvc.experiments import put_right
-
     name = recorded.experiment
     faults = []
     for commit, patch, source in recorded.codes:
@@ -192,21 +191,25 @@ def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
     others = {key: entry for key, entry in content["stages"].items() if key.partition("@")[2] != name}
     own = {f"{stage}@{name}": entry for stage, entry in recorded.entries.items()}
     write_bytes(tree / "dvc.lock", yaml.safe_dump({"schema": "2.0", "stages": {**others, **own}}).encode())
+    if "foreach" not in (tree / "dvc.yaml").read_text(encoding="utf-8"):
+        raise UsageError(
+            f"the dvc.yaml of commit {commit[:12]} is of an earlier form: `quee reproduce` of that commit runs it"
+        )
     put_right(tree, [name], tell)
 
 
 def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
     """The first file of code that is not as it was recorded; data and weights are looked at when they are read."""
     for stage in recorded.chosen:
-        params = recorded.entries[stage].get("params", {})
-        for path, then in params.get(code_file(recorded.experiment), {}).get(stage, {}).items():
+        recorded_code = recorded.entries[stage].get("params", {}).get(code_file(recorded.experiment), {})
+        for path, then in recorded_code.get(stage, {}).items():
             if not (tree / path).is_file():
                 return f"{path} is not there"
             if (now := digest(tree, path)) != then:
                 return f"{path} has digest {now}, recorded is {then}"
         for dep in recorded.entries[stage].get("deps", []):
             path = str(dep["path"])
-            if path.startswith(("artifacts/", "data/")):
+            if path.startswith(("artifacts/", "experiments/", "data/")):
                 continue
             if not (tree / path).exists():
                 return f"{path} is not there"
@@ -216,16 +219,19 @@ def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
 
 
 def _inputs(recorded: _Recorded) -> dict[str, str]:
-    """Digests of the data set and weights that are read, by their paths."""
+    """Digests of the data set and weights that are read, by path: the files themselves, or links that lead to them."""
     deps = [dep for stage in recorded.chosen for dep in recorded.entries[stage].get("deps", [])]
-    return {dep["path"]: dep["md5"] for dep in deps if str(dep["path"]).startswith("data/")}
+    return {dep["path"]: dep["md5"] for dep in deps if str(dep["path"]).startswith(("data/", "experiments/"))}
 
 
 def _copy_inputs(root: Path, tree: Path, recorded: _Recorded) -> None:
-    """Take from this checkout the data and weights that are still as recorded; others are pulled."""
+    """Copy data and weights from this checkout where they are as recorded; the others are pulled later."""
     for path, md5 in _inputs(recorded).items():
-        source, target = root / path, tree / path
-        if not source.exists() or target.exists() or dvc_digest(source) != md5:
+        source = (root / path).resolve()
+        if not source.exists() or not source.is_relative_to(root.resolve()):
+            continue
+        target = tree / source.relative_to(root.resolve())
+        if target.exists() or dvc_digest(source) != md5:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
@@ -281,7 +287,7 @@ def _run_again(tree: Path, recorded: _Recorded, tell: Tell) -> list[Compared]:
     with dvc.session(tree, [name], force=True, show=False, notify=tell, stages=recorded.chosen) as session:
         for path, md5 in _inputs(recorded).items():
             if (here := dvc_digest(tree / path)) != md5:
-                raise IntegrityError(f"{path} has digest {here}, recorded is {md5}: the data of then are not to be had")
+                raise IntegrityError(f"{path} has digest {here}, recorded is {md5}: nobody has the data of then")
         for step in session.steps:
             outcome = session.execute(step)
             now = read_lock(tree)[name].stages[step.stage].outs

@@ -202,6 +202,36 @@ def test_dvc_alone_sees_defaults_that_were_edited_in_the_code(made: Project, tmp
     assert found == {f"{stage}@plain" for *_, using in EDITS for stage in using}
 
 
+TOUCHED = {
+    "a policy that is only evaluated": ("quee/policies/patience.py", "MORE = 1\n", {"evaluate", "bundle"}),
+    "the policy that is fitted": ("quee/policies/fitted_q.py", "MORE = 1\n", {"policies", "evaluate", "bundle"}),
+    "the experiment's own architecture": (
+        "quee/network/architectures/timm_vit.py", "MORE = 1\n", {"backbone", "quantize", "exits", "features", "bundle"},
+    ),
+    "calibration": ("quee/quantization/calibration.py", "MORE = 1\n", {"quantize"}),
+    "another architecture": ("quee/network/architectures/t2t_vit.py", "MORE = 1\n", set()),
+    "the registry of architectures": ("quee/network/architectures/__init__.py", "MORE = 1\n", set()),
+    "a layout of checkpoints": ("quee/network/checkpoints/layouts.py", "MORE = 1\n", set()),
+    "a docstring": ("quee/cost.py", '"""More."""  # and a comment\n', set()),
+    "a new file": ("quee/policies/new.py", "MORE = 1\n", set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TOUCHED)
+def test_touched_code_runs_the_stages_that_import_it(made: Project, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, more, using = TOUCHED[what]
+    path = made.root / file
+    text = path.read_text() if path.is_file() else None
+    path.write_text(f"{text or ''}{more}")
+    try:
+        found = plan(made, monkeypatch)["plain"]
+    finally:
+        path.unlink() if text is None else path.write_text(text)
+    assert {stage for stage, step in found.items() if f"{file}: modified" in step.reasons} == using
+    for stage, step in found.items():
+        assert all("made anew by" in reason or reason == f"{file}: modified" for reason in step.reasons), stage
+
+
 def test_a_comment_and_another_layout_change_no_settings(made: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     text = made.read("experiments/plain.yaml")
     made.write("experiments/plain.yaml", "# Said.\nbackbone:\n  name: vit_digits\nprepare:\n  dataset: digits\n")
