@@ -1,4 +1,4 @@
-"""What experiments are made from, their data sets and pretrained weights: pulled, or named when they are missing."""
+"""Data sets and pretrained weights of experiments: they are pulled, or named when they are missing."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class NotPulledError(IntegrityError):
-    """Files that are not here could not be had from a remote; it may pass where the remote did not answer."""
+    """Files are missing and no remote gave them. `may_pass` is set where the remote did not answer."""
 
     def __init__(self, message: str, may_pass: bool) -> None:
         super().__init__(message)
@@ -38,9 +38,9 @@ def inputs_of(experiment: "Experiment") -> Iterator[tuple[Path, str]]:
 
 
 def refuse_missing(root: Path, names: list[str]) -> dict[str, Path]:
-    """What each `.dvc` file records of the inputs that are tracked.
+    """The `.dvc` file of every input that is tracked, with the input's path.
 
-    Raises IntegrityError naming, with the way to get them, those that are neither tracked nor here.
+    Raises IntegrityError naming the inputs that are neither tracked nor here, with the way to get them.
     """
     pointers: dict[str, Path] = {}
     for name in names:
@@ -56,7 +56,7 @@ def refuse_missing(root: Path, names: list[str]) -> dict[str, Path]:
 
 
 def refuse_not_pulled(root: Path, names: list[str]) -> None:
-    """As `refuse_missing`, and raises IntegrityError on tracked inputs that are not here yet: nothing is pulled."""
+    """Raises IntegrityError on inputs that are not here, tracked or not. Nothing is pulled."""
     for path in refuse_missing(root, names).values():
         refuse_unpulled(root, path)
 
@@ -69,10 +69,10 @@ def refuse_unpulled(root: Path, path: Path) -> None:
 
 
 def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -> dict[str, Path]:
-    """Pull the inputs that are not here; returns what each `.dvc` file records.
+    """Pull the inputs that are not here; returns the `.dvc` file of every input that is tracked, with the input's path.
 
-    Raises IntegrityError naming what can be had neither here nor from a remote, UsageError where weights have seen what
-    an experiment holds out, or are for a backbone of other keywords.
+    Raises IntegrityError naming inputs that no remote gives, and UsageError where weights were fitted on samples that an
+    experiment holds out or belong to a backbone with other keywords.
     """
     pointers = refuse_missing(root, names)
     for pointer, path in pointers.items():
@@ -92,7 +92,7 @@ def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -
 
 
 def pull(root: Path, pointer: Path | str, path: Path) -> None:
-    """Bring what a `.dvc` file names from a remote, whole or not at all; raises NotPulledError with DVC's reason."""
+    """Pull what a `.dvc` file names, whole or not at all; raises NotPulledError with DVC's reason."""
     from tasks.dvc.session import run_dvc
 
     behind = link_before(root, path)
@@ -107,7 +107,7 @@ def pull(root: Path, pointer: Path | str, path: Path) -> None:
 
 
 def link_before(root: Path, path: Path) -> str | None:
-    """Why DVC cannot have a path that lies behind a link, and what to do; None where it does not."""
+    """Why DVC cannot track a path that lies behind a link, and what to do; None where no link is in the way."""
     for place in (path, *path.parents):
         if (root / place).is_symlink():
             target = os.readlink(root / place)

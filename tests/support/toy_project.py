@@ -97,7 +97,7 @@ stages:
       params:
         - artifacts/${key}/settings/settings.json:
             - targets
-      deps: [stages/targets.py, helpers/helper.py, "artifacts/${key}/prepare"]
+      deps: [stages/targets.py, helpers, "artifacts/${key}/prepare"]
       outs: ["artifacts/${key}/targets"]
   evaluate:
     foreach: ${experiments}

@@ -19,7 +19,7 @@ stages:
       params:
         - artifacts/${key}/settings/settings.json:
             - ablate
-      deps: [stages/ablate.py, helpers/helper.py, "artifacts/${key}/features"]
+      deps: [stages/ablate.py, helpers, "artifacts/${key}/features"]
       outs: ["artifacts/${key}/ablate"]
 """
 

@@ -74,10 +74,10 @@ def test_plan_says_which_setting_differs_and_carries_on_along_the_graph(project:
 
 
 @pytest.mark.slow
-def test_plan_names_the_file_that_differs(project: Project) -> None:
+def test_plan_names_the_dependency_that_differs(project: Project) -> None:
     project.quee("run")
     project.edit("helpers/helper.py", "OFFSET = 1", "OFFSET = 2")
-    assert planned(project)["targets"]["reasons"] == ["helpers/helper.py: modified"]
+    assert planned(project)["targets"]["reasons"] == ["helpers: modified"]
     project.edit("stages/prepare.py", "Count", "Sum")
     assert planned(project)["prepare"]["reasons"] == ["stages/prepare.py: modified"]
 

@@ -51,7 +51,7 @@ def test_a_file_leads_to_its_run_and_the_run_to_everything_that_made_it(tracked:
     assert [stage["stage"] for stage in stages] == ["prepare", "targets"]
     assert set(inputs) == {
         "data/digits",
-        "helpers/helper.py",
+        "helpers",
         *(f"stages/{s}.py" for s in ("prepare", "targets", "evaluate")),
     }
     assert made["machine.cores"]
