@@ -14,7 +14,7 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 repro flow schedules ui: export QUEE_SUPERVISED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-all lint flow schedules ui bench constraints dependencies fashion-mnist reference readme
+.PHONY: help install repro test test-all lint flow schedules ui bench constraints fashion-mnist reference readme
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -66,9 +66,6 @@ readme: $(STAMP) ## write README's results from artifacts/ and reference/
 
 bench: $(STAMP) ## the benchmarks
 	@for file in $(BENCHMARKS); do echo "== $$file"; python "$$file" || exit 1; done
-
-dependencies: $(STAMP) ## write the code that stages depend on into dvc.yaml, from the imports
-	@python -m tasks.dvc.dependencies
 
 constraints: $(STAMP) ## refresh constraints.txt from the newest releases allowed
 	uv pip compile pyproject.toml $(foreach extra,$(subst $(COMMA), ,$(EXTRAS)),--extra $(extra)) --no-header --no-annotate --no-emit-index-url --python-version 3.11 --upgrade -q -o constraints.txt

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from quee.cache.read import FeatureCache, read_cache
-from quee.errors import IntegrityError
 from quee.evaluation.ablation.fit import DIVISIONS, Study
 from quee.evaluation.ablation.grid import Point, points
 from quee.evaluation.ablation.rerun import AS_CACHED, Variant
@@ -25,6 +24,7 @@ from quee.work.keys import key_of, versions
 from quee.work.progress import progress
 from quee.work.threads import one_thread
 from tasks.ablate_network import study_of, variant_cache
+from tasks.dvc.dependencies import digest as digest_of
 from tasks.dvc.dependencies import used_by
 from tasks.stage import Stage, main
 
@@ -37,8 +37,8 @@ NO_NUMBERS = ("quee/network/", "quee/cache/read.py", "quee/work/threads.py")
 
 
 def code() -> list[str]:
-    """Files that decide a point's numbers; files that only arrange or show numbers are left out."""
-    return sorted(file for file in used_by("evaluate", POINTS) if not file.startswith(NO_NUMBERS))
+    """Files that decide a point's numbers; what only arranges or shows them is not among these."""
+    return sorted(file for file in used_by("evaluate", "", start=POINTS) if not file.startswith(NO_NUMBERS))
 
 
 def run(stage: Stage) -> None:
@@ -103,12 +103,7 @@ def source(root: Path, features: Path) -> str:
     digest = hashlib.sha256(file_digest(features / "tree.json").encode())
     digest.update(key_of(versions()).encode())
     for name in code():
-        path = root / name
-        files = [path] if path.is_file() else sorted(path.rglob("*.py"))
-        if not files:
-            raise IntegrityError(f"missing: {path}, on which ablations depend")
-        for file in files:
-            digest.update(f"{file.relative_to(root).as_posix()} {file_digest(file)}\n".encode())
+        digest.update(f"{name} {digest_of(root, name)}\n".encode())
     return digest.hexdigest()
 
 

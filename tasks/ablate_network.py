@@ -33,9 +33,11 @@ from quee.work.io import file_digest
 from quee.work.keys import versions
 from quee.work.shards import read_shards, run_shards
 from tasks import exits, features
+from tasks.dvc.dependencies import digest as digest_of
+from tasks.dvc.dependencies import used_by
 from tasks.scale import read_scale
 from tasks.stage import Stage
-from tasks.stages import dependencies_of, read_by
+from tasks.stages import read_by
 
 STAGES = ("exits", "features")
 """Stages whose code runs."""
@@ -53,8 +55,8 @@ def study_of(stage: Stage, base: Study, variant: Variant, root: Path) -> tuple[R
 def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
     """Digest of what decides a variant's cache: networks, images, settings and the code that runs."""
     experiment = base.experiment
-    names = {dep for name in STAGES for dep in dependencies_of(name, root) if dep.startswith(("quee/", "tasks/"))}
-    code = [file for name in sorted({*names, "quee/evaluation/ablation/rerun.py"}) for file in _files(root / name)]
+    names = {file for name in STAGES for file in used_by(name, experiment.backbone.name, root)}
+    code = sorted({*names, "quee/evaluation/ablation/rerun.py"})
     inputs = dict.fromkeys(name for stage_name in STAGES for name in read_by(stage_name, root))
     folders = [name for name in inputs if name not in STAGES or variant.heads is None]
     files = [
@@ -71,7 +73,7 @@ def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
         [base.cache.tree.name(node) for node in range(len(base.cache.tree))],
         experiment.paths.considered.model_dump(mode="json"),
         [[file.relative_to(stage.artifacts).as_posix(), file_digest(file)] for file in files],
-        [[file.relative_to(root).as_posix(), file_digest(file)] for file in code],
+        [[file, digest_of(root, file)] for file in code],
         versions(),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

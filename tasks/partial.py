@@ -7,6 +7,7 @@ stays when a library is updated, but what was begun under one version is not gon
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import yaml
 
 from quee.errors import UsageError
 from quee.work.keys import code, contents_below, key_of, versions
+from tasks.dvc.dependencies import code_file, code_of
+from tasks.dvc.experiments import paths_of
 from tasks.resolved import settings_file, stage_settings
 
 PARTIAL = Path(".quee") / "partial"
@@ -29,7 +32,7 @@ def stage_digest(stage: str, experiment: str, artifacts: Path, limit: int | None
 
     `artifacts` is the folder with the other stages' results; a smoke run has its own.
     """
-    entry = stage_entry(Path(), stage, experiment)
+    entry = stage_entry(Path(), stage, experiment, paths_of(stage_settings(experiment, artifacts)))
     own = f"artifacts/{experiment}"
     deps = []
     for dep in entry.get("deps", []):
@@ -48,6 +51,8 @@ def _settings(entry: dict[str, Any], experiment: str, artifacts: Path) -> list[l
         for file, blocks in params.items():
             if file == settings_file(experiment):
                 content = resolved(stage_settings(experiment, artifacts))
+            elif file == code_file(experiment):  # as it is now, whatever the file says
+                content = code_of(Path(), stage_settings(experiment, artifacts).backbone.name)
             else:
                 content = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
             found += [
@@ -56,12 +61,14 @@ def _settings(entry: dict[str, Any], experiment: str, artifacts: Path) -> list[l
     return found
 
 
-def stage_entry(root: Path, stage: str, experiment: str) -> dict[str, Any]:
-    """A stage of `dvc.yaml` with the experiment's name filled in."""
+def stage_entry(root: Path, stage: str, experiment: str, paths: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A stage of `dvc.yaml` with the experiment's name filled in, and its paths where they are given."""
     stages = (yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8")) or {}).get("stages", {})
     if stage not in stages:
         raise UsageError(f"dvc.yaml has no stage {stage!r}; it has {', '.join(stages)}")
-    text = json.dumps(stages[stage]).replace("${item.experiment}", experiment)
+    text = json.dumps(stages[stage].get("do", stages[stage])).replace("${key}", experiment)
+    for key, path in (paths or {}).items():
+        text = text.replace(f"${{item.{key}}}", path)
     entry: dict[str, Any] = json.loads(text)
     return entry
 

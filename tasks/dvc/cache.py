@@ -1,4 +1,4 @@
-"""Whether DVC's cache holds what its names say: DVC trusts write-protected files. Part of tasks/dvc.py."""
+"""Whether DVC's cache holds what its names say: DVC trusts write-protected files."""
 
 import hashlib
 import json

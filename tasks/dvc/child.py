@@ -1,4 +1,4 @@
-"""DVC's command line in a process that ends when `quee run` or the flow ends. Part of tasks/dvc.py.
+"""DVC's command line in a process that ends when `quee run` or the flow ends.
 
 DVC catches every error and says it in words. This process listens to what it logs, and tells by its exit status the two
 kinds that a caller decides by: another DVC at work (BUSY) and storage that does not answer (AWAY).

@@ -1,4 +1,4 @@
-"""Which experiments' data are no longer those of their last result: the digests in `.dvc` files against `dvc.lock`."""
+"""Experiments whose data changed since their last result, by the digests in `.dvc` files and in `dvc.lock`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import yaml
 
 from quee.errors import IntegrityError
-from tasks.dvc.inputs import NotPulledError, data_path, refuse_missing
+from tasks.dvc.experiments import data_path
+from tasks.dvc.inputs import NotPulledError, refuse_missing
 from tasks.dvc.lock import dvc_digest, read_lock
 
 
@@ -23,9 +24,7 @@ def changed_data(root: Path, names: list[str]) -> dict[str, str]:
 
 def recorded_digest(root: Path, experiment: str) -> tuple[str, str]:
     """The `.dvc` file of an experiment's data set and the digest in it; raises IntegrityError where there is none."""
-    from quee.settings.experiment import load_experiment
-
-    folder = data_path(load_experiment(experiment, root / "experiments"))
+    folder = _folder(root, experiment)
     for pointer, path in refuse_missing(root, [experiment]).items():
         if path == folder:
             content = yaml.safe_load((root / pointer).read_text(encoding="utf-8"))
@@ -38,21 +37,20 @@ def recorded_digest(root: Path, experiment: str) -> tuple[str, str]:
 
 
 def last_digest(root: Path, experiment: str) -> str | None:
-    """The digest of the data that the experiment's last result was made from."""
+    """The digest of the data that the experiment's last result was made from; None where it was made from another set."""
     result = read_lock(root).get(experiment)
     prepare = result.stages.get("prepare") if result else None
-    return prepare.deps.get(f"experiments/{experiment}.data") if prepare else None
+    return prepare.deps.get(_folder(root, experiment).as_posix()) if prepare else None
 
 
 def fetch_changed(root: Path, experiment: str, notify: Callable[[str], None]) -> None:
-    """Bring the data that the `.dvc` file now names in place of those of the last result.
+    """Replace the data of the last result by the data that the `.dvc` file names now.
 
-    Data that are neither are somebody's work and stay; the run then refuses them.
+    Data that are neither of the two are somebody's work: they stay, and the run then refuses them.
     """
-    from quee.settings.experiment import load_experiment
     from tasks.dvc.process import run_dvc
 
-    folder = data_path(load_experiment(experiment, root / "experiments"))
+    folder = _folder(root, experiment)
     if not (root / folder).is_dir() or dvc_digest(root / folder) != last_digest(root, experiment):
         return
     pointer, _ = recorded_digest(root, experiment)
@@ -60,3 +58,9 @@ def fetch_changed(root: Path, experiment: str, notify: Callable[[str], None]) ->
     done = run_dvc(root, "pull", "--force", pointer)
     if done.status:
         raise NotPulledError(f"what {pointer} names is not to be pulled from a remote: {done.reason}", done.may_pass)
+
+
+def _folder(root: Path, experiment: str) -> Path:
+    from quee.settings.experiment import load_experiment
+
+    return data_path(load_experiment(experiment, root / "experiments"))

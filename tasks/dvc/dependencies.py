@@ -1,181 +1,235 @@
-"""The code that stages depend on, read from the imports: `python -m tasks.dvc.dependencies` writes it into the dvc.yaml files.
+"""The code that stages depend on: read from the imports, and known by digests that comments and docstrings leave alone.
 
-A stage depends on the module `tasks/STAGE.py` and on all of `quee/` and `tasks/` that this imports, directly or through
-others, except what never changes a result. Nobody keeps these lists by hand; a test compares them.
+Stage `settings` writes artifacts/EXPERIMENT/settings/code.json: for every stage the files of `quee/` and `tasks/` that
+`tasks/STAGE.py` imports, directly or through others, each with its digest. In dvc.yaml a stage takes its part of that file
+as a parameter, so nobody keeps lists of code. `python -m tasks.dvc.dependencies STAGE [EXPERIMENT]` prints such a list.
 """
 
 import argparse
 import ast
 import functools
+import hashlib
+import io
+import json
 import re
-import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from tasks.stages import FILES, STAGES
+from quee.errors import UsageError
+from tasks.stages import FILES, SETTINGS, STAGES
 
 ROOT = Path(__file__).parents[2]
+NAME = "code.json"
 
-DECIDING = frozenset({"quee/settings/__init__.py", "quee/settings/quantize.py", "quee/settings/sets.py"})
-"""Files of quee/settings that stages depend on: what the presets mean, and which splits an evaluation set holds."""
-SCHEMA = frozenset(f"quee/settings/{file.name}" for file in (ROOT / "quee/settings").glob("*.py")) - DECIDING
-"""The other files of quee/settings decide results through the values that stage `settings` writes."""
+REGISTRY = "quee/network/architectures/__init__.py"
+"""A stage that builds a backbone imports this registry; it depends on the file of the experiment's architecture instead."""
 
-# Errors, refusals, progress bars, locks and where shards are computed and kept never change a result. What the SCHEMA and
-# data/__init__.py say decides results through the values that stage `settings` writes, which are every other stage's
-# parameters; an entry added to a registry or a key to the schema would otherwise run everything again. io.py fixes how
-# results are written: whoever changes the bytes raises its format number and runs with --force.
-EXEMPT = SCHEMA | frozenset({
-    "quee/__init__.py",
-    "quee/data/__init__.py",
-    "quee/errors.py",
-    "quee/work/workers.py",
-    "quee/work/io.py",
-    "quee/work/keys.py",
-    "quee/work/progress.py",
-    "quee/work/reach.py",
-    "quee/work/registry.py",
-    "quee/work/shards.py",
-    "tasks/__init__.py",
-    "tasks/dvc/dependencies.py",
-    "tasks/work/journal.py",
-    "tasks/work/lifeline.py",
-    "tasks/work/locks.py",
-    "tasks/partial.py",
-    "tasks/resolved.py",
-    "tasks/scale.py",
-    "tasks/stages.py",
-    "tasks/stage.py",
-})  # fmt: skip
-"""No dependencies, and what only they import is none either."""
+EXEMPT = {
+    "quee/__init__.py": "the version, and names that are imported when they are used",
+    "quee/errors.py": "types of errors",
+    "quee/network/names.py": "messages for names that are unknown",
+    "quee/network/checkpoints/": "`quee weights add` reads other layouts once; stages read the file that it writes",
+    "quee/settings/": "stages take the values from settings.json, which stage `settings` writes",
+    "quee/data/__init__.py": "what it knows of a data set is block `dataset` of settings.json",
+    "quee/work/io.py": "whoever changes the bytes of files raises FORMAT and runs with --force",
+    "quee/work/keys.py": "keys of resumable work",
+    "quee/work/progress.py": "progress bars",
+    "quee/work/reach.py": "which faults are worth another try",
+    "quee/work/registry.py": "lookup by name and the message for an unknown one",
+    "quee/work/shards.py": "where shards are kept; what one computes is the caller's code",
+    "quee/work/workers.py": "where shards are computed; results do not depend on it (tested)",
+    "tasks/dvc/": "what is stale, not what is computed",
+    "tasks/partial.py": "keys of resumable work",
+    "tasks/resolved.py": "reads settings.json",
+    "tasks/scale.py": "shard sizes and workers; results do not depend on them (tested)",
+    "tasks/stages.py": "the list of stages",
+    "tasks/stage.py": "the folder, lock and exit status of a stage",
+    "tasks/work/": "locks, journal and lifetime of processes",
+}
+"""Files and folders that never change a result, each with the reason; what only they import is no dependency either."""
 
-FOLDERS = (
-    "quee/network", "quee/evaluation", "quee/quantization", "quee/report", "quee/runtime",
-)  # fmt: skip
-"""Depended on as a whole, where any of it is used."""
+DECIDING = frozenset({"quee/settings/quantize.py", "quee/settings/sets.py"})
+"""Files of quee/settings that are no exception: what presets mean, and which splits an evaluation set holds."""
 
 READERS = frozenset(name for name, kind in STAGES.items() if kind.reads_cache)
-"""Stages that read the feature cache and run no network."""
-SKIMMED = frozenset({"quee/cache/read.py", "quee/cost.py"})
+SKIMMED = {
+    "quee/cache/read.py": "building the cache, which `features` does, imports the network",
+    "quee/cost.py": "tracing a network, which `features` does, imports its modules",
+}
 READ = frozenset({"quee/paths.py", "quee/precision.py"})
-"""Of what SKIMMED import READERS need only READ; the rest builds a cache and traces a network, which `features` does."""
-
-WRITING = (SCHEMA - {"quee/settings/requirements.py"}) | {"quee/data/__init__.py", "tasks/resolved.py"}
-"""Stage `settings` depends on what other stages need not: the values they get are its result."""
-VALUES = WRITING | DECIDING | {"quee/precision.py"}
-"""Of what the files of WRITING import these decide values; a backbone's name is checked and decides none."""
+"""What READERS use of the imports of SKIMMED."""
 
 LAZY = {"quee.fit": "quee/api.py"}
-"""Names that packages import when first used."""
+"""Names that packages import when they are first used."""
 
 
-def stages(file: str) -> list[str]:
-    return list(yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["stages"])
+def code_file(experiment: str) -> str:
+    """Path of the file with the digests, from the project's folder, as dvc.yaml names it."""
+    return f"artifacts/{experiment}/{SETTINGS}/{NAME}"
 
 
-def used_by(stage: str, start: str | None = None) -> set[str]:
-    """Files of `quee/` and `tasks/` that a stage uses, from its module or from another file on."""
+def code_of(project: Path, backbone: str) -> dict[str, dict[str, str]]:
+    """By stage, the files it depends on and their digests, for experiments with this backbone.
+
+    Stages are those of the project's dvc.yaml files that take their code from the file of digests.
+    """
+    root = project.resolve() if (project / "quee").is_dir() else ROOT
+    found: dict[str, dict[str, str]] = {}
+    for file in FILES:
+        if (project / file).is_file():
+            content = yaml.safe_load((project / file).read_text(encoding="utf-8")) or {}
+            for name, stage in content.get("stages", {}).items():
+                if f"/{NAME}" in json.dumps(stage):
+                    found[name] = {path: digest(root, path) for path in sorted(used_by(name, backbone, root))}
+    return found
+
+
+def as_text(code: dict[str, Any]) -> str:
+    """Content of the file of digests."""
+    return json.dumps(code, indent=1, sort_keys=True) + "\n"
+
+
+def used_by(stage: str, backbone: str, root: Path = ROOT, start: str | None = None) -> set[str]:
+    """Files of `quee/` and `tasks/` that a stage uses, from its module or from the file `start` on."""
+    from quee.network.architectures import file_of
+
     found: set[str] = set()
     todo = [start or f"tasks/{stage}.py"]
-    exempt = EXEMPT - WRITING if stage == "settings" else EXEMPT
     while todo:
         file = todo.pop()
-        if file not in found and file not in exempt:
+        if file == REGISTRY:
+            file = file_of(backbone)
+        if file not in found and not is_exempt(file):
             found.add(file)
-            known = VALUES if file in WRITING else READ if stage in READERS and file in SKIMMED else None
-            todo += [other for other in imports(file) if known is None or other in known]
+            skim = stage in READERS and file in SKIMMED
+            todo += [other for other in imports(root, file) if not skim or other in READ]
     return found
 
 
-def wanted(stage: str) -> list[str]:
-    """The code a stage depends on, as dvc.yaml lists it: sorted, FOLDERS as a whole."""
-    whole = {file: next((f for f in FOLDERS if file.startswith(f"{f}/")), file) for file in used_by(stage)}
-    return sorted(set(whole.values()))
+def is_exempt(file: str) -> bool:
+    """Whether a file never changes a result."""
+    listed = any(file == one or (one.endswith("/") and file.startswith(one)) for one in EXEMPT)
+    return listed and file not in DECIDING
 
 
-def listed(text: str, stage: str) -> list[str]:
-    """The code that the text of a dvc.yaml lists for a stage."""
-    return [dep for dep in _entries(_deps(text, stage).group(2)) if _is_code(dep)]
-
-
-def rewritten(text: str, names: list[str]) -> str:
-    """The text of a dvc.yaml with the code its stages use; all else, comments too, stays."""
-    for stage in names:
-        found = _deps(text, stage)
-        others = [dep for dep in _entries(found.group(2)) if not _is_code(dep)]
-        lines = "".join(f"      - {dep}\n" for dep in [*wanted(stage), *others])
-        text = f"{text[: found.start(2)]}{lines}{text[found.end(2) :]}"
-    return text
-
-
-def _deps(text: str, stage: str) -> re.Match[str]:
-    found = re.search(rf"^(  {stage}:\n(?:    .*\n|\n)*?    deps:\n)((?:      - .*\n)+)", text, re.MULTILINE)
-    assert found, f"stage {stage} has no deps"
-    return found
-
-
-def _entries(lines: str) -> list[str]:
-    return [line.removeprefix("      - ") for line in lines.splitlines()]
-
-
-def _is_code(dep: str) -> bool:
-    return dep.startswith(("quee/", "tasks/"))
+def digest(root: Path, file: str) -> str:
+    """Digest of what a file of Python does: of its tokens without comments, docstrings and layout."""
+    return _digest(root / file, (root / file).stat().st_mtime_ns)
 
 
 @functools.cache
-def imports(file: str) -> tuple[str, ...]:
+def _digest(path: Path, _changed: int) -> str:
+    text = path.read_text(encoding="utf-8")
+    return hashlib.sha256("\n".join(_statements(text)).encode()).hexdigest()[:16]
+
+
+def _statements(text: str) -> Iterator[str]:
+    """The logical lines of Python source, each its depth and tokens; none that is a string alone."""
+    depth, words, plain, formatted, begun = 0, [], True, 0, (0, 0)
+    lines = text.splitlines(keepends=True)
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind in ("INDENT", "DEDENT"):
+            depth += 1 if kind == "INDENT" else -1
+        elif kind == "FSTRING_START":  # from Python 3.12 on in parts, before as one token: both as in the source
+            begun, formatted = (begun, formatted + 1) if formatted else (token.start, 1)
+        elif kind == "FSTRING_END":
+            formatted -= 1
+            if not formatted:
+                words.append(_between(lines, begun, token.end))
+                plain = False
+        elif formatted or kind in ("COMMENT", "NL", "ENDMARKER", "ENCODING"):
+            continue
+        elif kind == "NEWLINE":
+            if not plain:
+                yield " ".join([str(depth), *words])
+            words, plain = [], True
+        else:
+            words.append(token.string)
+            plain = plain and kind == "STRING" and not re.match(r"[rbu]*f", token.string, re.IGNORECASE)
+
+
+def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    part = lines[start[0] - 1 : end[0]]
+    part[-1] = part[-1][: end[1]]
+    part[0] = part[0][start[1] :]
+    return "".join(part)
+
+
+def imports(root: Path, file: str) -> tuple[str, ...]:
     """Files of quee/ and tasks/ that a file imports, inside functions too; not those for type checkers alone."""
-    return tuple(dict.fromkeys(_imports(ast.parse((ROOT / file).read_text(encoding="utf-8")))))
+    path = root / file
+    return _imports_of(root, path, path.stat().st_mtime_ns)
 
 
-def _imports(node: ast.AST) -> Iterator[str]:
+@functools.cache
+def _imports_of(root: Path, path: Path, _changed: int) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_imports(root, ast.parse(path.read_text(encoding="utf-8")))))
+
+
+def _imports(root: Path, node: ast.AST) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             continue
         if isinstance(child, ast.Import):
-            yield from (file for alias in child.names for file in _files(alias.name))
+            yield from (file for alias in child.names if (file := _file(root, alias.name)))
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, "imports are absolute here"
             for alias in child.names:
-                yield from _files(child.module or "")
-                yield from _files(f"{child.module}.{alias.name}")
-                if (name := f"{child.module}.{alias.name}") in LAZY:
-                    yield LAZY[name]
+                if file := _defining(root, child.module or "", alias.name):
+                    yield file
         elif isinstance(child, ast.Constant) and isinstance(child.value, str):  # `module:function` of a registry
             module, _, function = child.value.partition(":")
-            if function.isidentifier():
-                yield from _files(module)
-        yield from _imports(child)
+            if function.isidentifier() and (file := _file(root, module)):
+                yield file
+        yield from _imports(root, child)
 
 
-def _files(module: str) -> Iterator[str]:
+def _defining(root: Path, module: str, name: str) -> str | None:
+    """The file that defines what `from module import name` gives: a module that passes a name on decides nothing."""
+    if f"{module}.{name}" in LAZY:
+        return LAZY[f"{module}.{name}"]
+    if file := _file(root, f"{module}.{name}"):
+        return file
+    file = _file(root, module)
+    if file:
+        for passed, source in _passed_on(root / file, (root / file).stat().st_mtime_ns).items():
+            if passed == name and _file(root, source[0]):
+                return _defining(root, *source)
+    return file
+
+
+@functools.cache
+def _passed_on(path: Path, _changed: int) -> dict[str, tuple[str, str]]:
+    """Names that a module imports at its top from other modules: (module, name there) by name here."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    froms = [node for node in body if isinstance(node, ast.ImportFrom)]
+    return {a.asname or a.name: (node.module or "", a.name) for node in froms for a in node.names}
+
+
+def _file(root: Path, module: str) -> str | None:
     parts = module.split(".")
     if parts[0] not in ("quee", "tasks") or not all(part.isidentifier() for part in parts):
-        return
-    for length in range(1, len(parts) + 1):
-        path = "/".join(parts[:length])
-        for file in (f"{path}.py", f"{path}/__init__.py"):
-            if (ROOT / file).is_file():
-                yield file
+        return None
+    path = "/".join(parts)
+    return next((file for file in (f"{path}.py", f"{path}/__init__.py") if (root / file).is_file()), None)
 
 
 def main() -> None:
+    from quee.settings.experiment import load_experiment
+
     parser = argparse.ArgumentParser(prog="python -m tasks.dvc.dependencies", description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit with 3 where a list is not up to date"
-    )
+    parser.add_argument("stage")
+    parser.add_argument("experiment", nargs="?", default="digits")
     options = parser.parse_args()
-    stale = []
-    for file in FILES:
-        text = (ROOT / file).read_text(encoding="utf-8")
-        if (new := rewritten(text, stages(file))) != text:
-            stale.append(file)
-            if not options.check:
-                (ROOT / file).write_text(new, encoding="utf-8")
-    print(f"{'to write' if options.check else 'written'}: {', '.join(stale)}" if stale else "up to date")
-    sys.exit(3 if stale and options.check else 0)
+    if not (ROOT / "tasks" / f"{options.stage}.py").is_file():
+        raise UsageError(f"no stage {options.stage!r}: there is no tasks/{options.stage}.py")
+    backbone = load_experiment(options.experiment).backbone.name
+    print("\n".join(sorted(used_by(options.stage, backbone))))
 
 
 if __name__ == "__main__":

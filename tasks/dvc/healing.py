@@ -1,9 +1,10 @@
-"""What kills leave behind: DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place, and then refuses every command.
+"""Repair of what a killed run leaves behind.
 
-DVC also fails over an empty folder of its run cache, which it had made and not filled yet.
+DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place. A kill can cut off either file, and DVC then refuses every command.
+DVC also fails on an empty folder in `.dvc/cache/runs`.
 
-A lock that is whole is the user's, whatever it says, unless a marker shows that a run died while DVC may have been
-writing it. A lock that nobody can read is taken away and kept aside.
+A `dvc.lock` that can be read is never changed, unless a marker shows that a run died while DVC may have been writing it.
+A `dvc.lock` that cannot be read is replaced by the last good copy and kept aside.
 """
 
 import json
@@ -23,7 +24,7 @@ from tasks.dvc.lock import ABLATIONS
 
 LAST_GOOD = Path(".quee") / "last-good" / "dvc.lock"
 MARKER = Path(".quee") / "last-good" / "under-way.json"
-"""There while DVC runs a stage for a run of quee; a run that was killed leaves it behind."""
+"""Exists while DVC runs a stage for quee. A run that was killed leaves it behind."""
 
 CONFLICT = re.compile(rb"^(<<<<<<<|=======|>>>>>>>)", re.MULTILINE)
 DIGEST = re.compile(r"^[0-9a-f]{32}(\.dir)?$")
@@ -33,7 +34,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def heal(root: Path, notify: Callable[[str], None]) -> None:
-    """Put right what killed runs left. The caller holds the checkout's lock. Raises BusyError when DVC is at work."""
+    """Repair what killed runs left. The caller holds the checkout's lock. Raises BusyError while DVC is at work."""
     _heal_rwlock(root, notify)
     _heal_lock(root, (root / MARKER).exists(), notify)
     _heal_run_cache(root)
@@ -44,7 +45,7 @@ def heal(root: Path, notify: Callable[[str], None]) -> None:
 
 @contextmanager
 def under_way(root: Path, stage: str, notify: Callable[[str], None]) -> Iterator[None]:
-    """Mark that DVC runs a stage. Where DVC alone was killed the lock is put right at the end of the block."""
+    """Mark that DVC runs a stage. The end of the block repairs the lock where DVC alone was killed."""
     marker = root / MARKER
     marker.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(marker, json.dumps({"pid": os.getpid(), "stage": stage}).encode())
@@ -56,7 +57,7 @@ def under_way(root: Path, stage: str, notify: Callable[[str], None]) -> Iterator
 
 
 def keep_last_good(root: Path) -> None:
-    """Copy `dvc.lock` when it is whole; call it when DVC is not writing it."""
+    """Copy `dvc.lock` if it is whole. The caller makes sure that DVC is not writing it."""
     try:
         content = (root / "dvc.lock").read_bytes()
     except OSError:
@@ -80,9 +81,9 @@ def whole(content: bytes) -> bool:
 
 
 def _heal_lock(root: Path, died: bool, notify: Callable[[str], None]) -> None:
-    """Restore a lock that cannot be read or, where a run `died`, one that was cut off between two entries.
+    """Restore a lock that cannot be read or, after a run `died`, a lock that was cut off between two entries.
 
-    Raises IntegrityError on one with the conflicts of a merge: those are for its author to resolve.
+    Raises IntegrityError on a lock with merge conflicts, which its author has to resolve.
     """
     lock, copy = root / "dvc.lock", root / LAST_GOOD
     if not lock.exists():
@@ -108,7 +109,7 @@ def _heal_lock(root: Path, died: bool, notify: Callable[[str], None]) -> None:
 
 
 def _drop_damaged(lock: Path, notify: Callable[[str], None]) -> None:
-    """Remove a lock file beside the pipeline's: what it recorded is had again from the run cache or the kept points."""
+    """Remove a damaged lock file of the ablations. The run cache and the kept points restore what it recorded."""
     if lock.is_file() and not whole(lock.read_bytes()):
         lock.unlink()
         notify(f"{lock.parent.name}/{lock.name} was damaged (a run was killed while writing it): removed")
@@ -136,7 +137,7 @@ def _heal_rwlock(root: Path, notify: Callable[[str], None]) -> None:
 
 
 def _heal_run_cache(root: Path) -> None:
-    """Remove what is no entry: half-written files, and folders without an entry, over which DVC falls."""
+    """Remove half-written files and empty folders, on which DVC fails."""
     for folder in (root / ".dvc" / "cache" / "runs").glob("*/*"):
         for file in folder.iterdir():
             if not ENTRY.match(file.name) or not file.stat().st_size:

@@ -1,8 +1,4 @@
-"""What experiments are made from: their data sets and pretrained weights, and the links by which stages depend on them.
-
-`experiments/NAME.data` is a link to the data set's folder; `experiments/NAME.weights` to the file of weights, or for an
-experiment that has none a file that says so: all experiments share one form of stage in dvc.yaml.
-"""
+"""Data sets and pretrained weights of experiments: they are pulled, or named when they are missing."""
 
 import os
 import shutil
@@ -15,47 +11,18 @@ import yaml
 from quee.data import dataset_called
 from quee.data.weights import how_to_add_weights, refuse_other_kwargs, refuse_overlap, weights_facts, weights_path
 from quee.errors import IntegrityError, UsageError
-from quee.work.io import write_bytes
+from tasks.dvc.experiments import data_path
 
 if TYPE_CHECKING:
     from quee.settings.experiment import Experiment
 
-NO_WEIGHTS = b"no pretrained weights\n"
-
 
 class NotPulledError(IntegrityError):
-    """Files that are not here could not be had from a remote; it may pass where the remote did not answer."""
+    """Files are missing and no remote gave them. `may_pass` is set where the remote did not answer."""
 
     def __init__(self, message: str, may_pass: bool) -> None:
         super().__init__(message)
         self.may_pass = may_pass
-
-
-def link_inputs(root: Path, name: str) -> None:
-    """Make `experiments/NAME.data` and `experiments/NAME.weights`; raises UsageError where something else is there."""
-    experiment = _load(root, name)
-    _link(root / "experiments" / f"{name}.data", Path("..") / data_path(experiment))
-    file = root / "experiments" / f"{name}.weights"
-    if experiment.backbone.weights is not None:
-        if file.is_file() and not file.is_symlink() and file.read_bytes() == NO_WEIGHTS:
-            file.unlink()
-        _link(file, Path("..") / weights_path(experiment.backbone.weights))
-    elif file.is_symlink() or not file.exists():
-        file.unlink(missing_ok=True)
-        write_bytes(file, NO_WEIGHTS)
-
-
-def _link(link: Path, target: Path) -> None:
-    if link.is_symlink() and Path(os.readlink(link)) == target:
-        return
-    if link.exists() and not link.is_symlink():
-        raise UsageError(f"{link} must be a link to {target}; move it away")
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
-
-
-def data_path(experiment: "Experiment") -> Path:
-    return Path("data") / experiment.prepare.dataset
 
 
 def inputs_of(experiment: "Experiment") -> Iterator[tuple[Path, str]]:
@@ -71,9 +38,9 @@ def inputs_of(experiment: "Experiment") -> Iterator[tuple[Path, str]]:
 
 
 def refuse_missing(root: Path, names: list[str]) -> dict[str, Path]:
-    """What each `.dvc` file records of the inputs that are tracked.
+    """The `.dvc` file of every input that is tracked, with the input's path.
 
-    Raises IntegrityError naming, with the way to get them, those that are neither tracked nor here.
+    Raises IntegrityError naming the inputs that are neither tracked nor here, with the way to get them.
     """
     pointers: dict[str, Path] = {}
     for name in names:
@@ -89,7 +56,7 @@ def refuse_missing(root: Path, names: list[str]) -> dict[str, Path]:
 
 
 def refuse_not_pulled(root: Path, names: list[str]) -> None:
-    """As `refuse_missing`, and raises IntegrityError on tracked inputs that are not here yet: nothing is pulled."""
+    """Raises IntegrityError on inputs that are not here, tracked or not. Nothing is pulled."""
     for path in refuse_missing(root, names).values():
         refuse_unpulled(root, path)
 
@@ -102,10 +69,10 @@ def refuse_unpulled(root: Path, path: Path) -> None:
 
 
 def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -> dict[str, Path]:
-    """Pull the inputs that are not here; returns what each `.dvc` file records.
+    """Pull the inputs that are not here; returns the `.dvc` file of every input that is tracked, with the input's path.
 
-    Raises IntegrityError naming what can be had neither here nor from a remote, UsageError where weights have seen what
-    an experiment holds out, or are for a backbone of other keywords.
+    Raises IntegrityError naming inputs that no remote gives, and UsageError where weights were fitted on samples that an
+    experiment holds out or belong to a backbone with other keywords.
     """
     pointers = refuse_missing(root, names)
     for pointer, path in pointers.items():
@@ -125,7 +92,7 @@ def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -
 
 
 def pull(root: Path, pointer: Path | str, path: Path) -> None:
-    """Bring what a `.dvc` file names from a remote, whole or not at all; raises NotPulledError with DVC's reason."""
+    """Pull what a `.dvc` file names, whole or not at all; raises NotPulledError with DVC's reason."""
     from tasks.dvc.process import run_dvc
 
     behind = link_before(root, path)
@@ -140,7 +107,7 @@ def pull(root: Path, pointer: Path | str, path: Path) -> None:
 
 
 def link_before(root: Path, path: Path) -> str | None:
-    """Why DVC cannot have a path that lies behind a link, and what to do; None where it does not."""
+    """Why DVC cannot track a path that lies behind a link, and what to do; None where no link is in the way."""
     for place in (path, *path.parents):
         if (root / place).is_symlink():
             target = os.readlink(root / place)

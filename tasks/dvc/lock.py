@@ -164,7 +164,10 @@ def stage_names(root: Path, revision: str | None = None) -> list[str]:
     """The stages of `dvc.yaml` that are run per experiment, in its order, without `settings`."""
     content = yaml.load(read_text(root, "dvc.yaml", revision) or "", Loader=LOADER) or {}
     stages = (content.get("stages") or {}).items()
-    return [name for name, stage in stages if isinstance(stage, dict) and "matrix" in stage and name != SETTINGS]
+    per_experiment = {"foreach", "matrix"}  # revisions before had a matrix of names
+    return [
+        name for name, stage in stages if isinstance(stage, dict) and per_experiment & set(stage) and name != SETTINGS
+    ]
 
 
 def default_experiments(root: Path) -> list[str]:
@@ -199,13 +202,19 @@ def dvc_digest(path: Path) -> str:
     """The MD5 by which DVC knows a file, or a folder (ending in `.dir`)."""
     if path.is_file():
         return _md5(path)
-    listing = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in _files(path)]
-    listing.sort(key=lambda record: record["relpath"])
-    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+    records = [{"md5": md5, "relpath": name} for name, md5 in listing(path).items()]
+    return hashlib.md5(json.dumps(records, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """MD5 of every file of a folder by its name inside, sorted, as DVC lists it."""
+    files = {file.relative_to(folder).as_posix(): file for file in _files(folder)}
+    return {name: _md5(files[name]) for name in sorted(files)}
 
 
 def _files(folder: Path) -> list[Path]:
-    return [Path(where) / name for where, _, names in os.walk(folder) for name in names]
+    walk = ((Path(where), names) for where, _, names in os.walk(folder))
+    return [where / name for where, names in walk if "__pycache__" not in where.parts for name in names]
 
 
 def _md5(path: Path) -> str:

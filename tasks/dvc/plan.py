@@ -1,9 +1,7 @@
-"""What would run, be restored or stay, and why. Part of tasks/dvc.py."""
+"""What a run would do with each stage (run it, restore it, leave it unchanged), and why."""
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -11,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from quee.errors import BusyError, IntegrityError, QueeError
-from quee.work.io import write_json
+from tasks.dvc import dependencies
+from tasks.dvc.lock import listing
 from tasks.resolved import as_text, differences, settings_file
 from tasks.stages import SETTINGS
 from tasks.work import journal
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 
 Action = Literal["run", "restore", "unchanged"]
 PIPELINE = "dvc.yaml"
-LISTINGS = Path(".quee") / "last-good" / "folders"
+STATES = {"deleted": "missing", "new": "not there at the last run"}
+"""DVC's words for a dependency that differs, in ours."""
 
 
 @dataclass
@@ -34,11 +34,11 @@ class Step:
     action: Action
     reasons: list[str] = field(default_factory=list)
     seconds: float | None = None
-    """What it took last time it ran here; None when it never did."""
+    """Time of its last run here; None when it never ran here."""
     bytes: int | None = None
     """Size of its last result."""
     file: str = PIPELINE
-    """The dvc.yaml that has the stage."""
+    """The dvc.yaml that defines the stage."""
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ class Step:
 
     @property
     def target(self) -> str:
-        """What DVC is told to run."""
+        """The stage's name on DVC's command line."""
         return self.name if self.file == PIPELINE else f"{self.file}:{self.name}"
 
     def to_json(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Step:
 
 @contextmanager
 def opened(root: Path) -> "Iterator[Repo]":
-    """The repository under DVC's lock. Raises BusyError while another DVC has it, QueeError when it cannot be read."""
+    """The repository under DVC's lock. Raises BusyError while another DVC holds the lock, QueeError on other faults."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
@@ -73,12 +73,12 @@ def opened(root: Path) -> "Iterator[Repo]":
 
 @dataclass
 class Plan:
-    """What is to be done, in the order in which it is done."""
+    """The steps of a run, in order."""
 
     settings: list[Step]
-    """Files of resolved settings that are not what the YAML and the code's defaults say now."""
+    """Stage `settings` of the experiments whose files of settings or digests are not up to date."""
     steps: list[Step]
-    """Every stage that computes."""
+    """All other stages."""
 
 
 def make_plan(
@@ -89,10 +89,10 @@ def make_plan(
     file: str = PIPELINE,
     only: Collection[str] | None = None,
 ) -> Plan:
-    """A step for every stage of the experiments in a dvc.yaml, or `only` those named, in the order in which they run.
+    """The steps of the experiments' stages in a dvc.yaml, of all stages or `only` those named, in the order of a run.
 
-    Settings are resolved here, so that no stage need have run. `data` names folders by the `.dvc` file that records them;
-    raises IntegrityError on one that differs, UsageError on settings that are wrong.
+    Settings and digests of code are computed here, so stage `settings` need not have run. `data` maps a `.dvc` file to the
+    path that it records. Raises IntegrityError on a path whose content differs, UsageError on wrong settings.
     """
     with opened(root) as repo:
         for pointer, folder in (data or {}).items():
@@ -146,31 +146,34 @@ def _estimate(root: Path, steps: list[Step]) -> None:
 
 
 class _Planner:
-    """Goes through the stages in order and carries on what happens to their results."""
+    """Plans the stages one by one, in order, and remembers which results change on the way."""
 
     def __init__(self, root: Path, repo: "Repo", force: bool) -> None:
         self.root, self.repo, self.force = root, repo, force
         self.anew: dict[str, str] = {}
-        """Results that will be made anew: path to the stage's name."""
+        """Path of every result that will be made anew, and the name of its stage."""
         self.restored: dict[str, Any] = {}
-        """Results that will be restored: path to their digest."""
+        """Path of every result that will be restored, and its digest."""
         self.resolved: dict[str, dict[str, Any]] = {}
-        """Settings as they are now, defaults filled in: path of their file to its content."""
+        """By path, what the files of settings and of digests hold once stage `settings` has run."""
         self.given: dict[str, dict[str, Any]] = {}
-        """By the same path, what the YAML says itself."""
+        """By path of the file of settings, the settings that the YAML gives itself."""
 
     def settings_step(self, stage: "Stage") -> Step:
-        """Resolve an experiment's settings; the step is to run where their file is not what they are now."""
+        """Plan stage `settings`: it runs where its files do not hold what they should hold now."""
         from quee.settings.experiment import load_experiment, read_content, resolved
 
         name, folder = _experiment(stage), self.root / "experiments"
-        experiment, source, path = load_experiment(name, folder), folder / f"{name}.yaml", settings_file(name)
-        self.resolved[path] = resolved(experiment)
-        self.given[path] = read_content(source.read_text(encoding="utf-8"), str(source))
+        experiment, source = load_experiment(name, folder), folder / f"{name}.yaml"
+        code = dependencies.code_of(self.root, experiment.backbone.name)
+        settings_at, code_at = settings_file(name), dependencies.code_file(name)
+        self.given[settings_at] = read_content(source.read_text(encoding="utf-8"), str(source))
+        self.resolved |= {settings_at: resolved(experiment), code_at: code}
         reasons = [reason for dep in stage.deps for reason in self._changes(dep)]
-        file = self.root / path
-        if stage.cmd_changed or not file.is_file() or file.read_text(encoding="utf-8") != as_text(experiment):
-            reasons.append(f"{path}: not what the settings are now")
+        for path, text in ((settings_at, as_text(experiment)), (code_at, dependencies.as_text(code))):
+            file = self.root / path
+            if stage.cmd_changed or not file.is_file() or file.read_text(encoding="utf-8") != text:
+                reasons.append(f"{path}: not what it is now")
         action: Action = "run" if reasons or any(out.status() for out in stage.outs) else "unchanged"
         return Step(name, SETTINGS, action, reasons)
 
@@ -207,13 +210,7 @@ class _Planner:
             return [f"{path}: made anew by {self.anew[path]}"]
         if path in self.restored:
             return [] if self.restored[path] == dep.hash_info else [f"{path}: restored to another version"]
-        state = dep.status().get(path)
-        if state is None:
-            return []
-        if dep.isdir() and state == "modified":
-            return self._files(path, dep.hash_info.value)
-        kind = {"deleted": "missing", "new": "not there at the last run"}.get(str(state), str(state))
-        return [f"{path}: {kind}"]
+        return [f"{path}: {STATES.get(state, state)}" for state in dep.status().values()]
 
     def _settings(self, dep: Any) -> list[str]:
         path = str(dep)
@@ -229,29 +226,18 @@ class _Planner:
         return [self._shown(path, *difference) for difference in differences(before or {}, now)]
 
     def _parameters(self, dep: Any) -> dict[str, Any]:
-        """What a stage takes from the file of resolved settings as it will be."""
+        """The stage's part of a file that stage `settings` writes, as it will be."""
         content = self.resolved[str(dep)]
         return {block: content[block] for block in dep.params if block in content}
 
     def _shown(self, path: str, name: str, old: Any, new: Any) -> str:
         from quee.settings.experiment import is_given
 
+        if path.endswith(f"/{dependencies.NAME}"):
+            file = name.partition(".")[2]  # behind the stage's name
+            return f"{file}: {'new' if old is None else 'no longer used' if new is None else 'modified'}"
         default = path in self.given and new is not None and not is_given(self.given[path], name)
         return f"{name}: {_text(old)} → {_text(new)}{' (default)' if default else ''}"
-
-    def _files(self, folder: str, digest: str) -> list[str]:
-        """Which files of a folder differ from its last run, as far as its listing was kept."""
-        now = listing(self.root / folder)
-        try:
-            before: dict[str, str] = json.loads((self.root / LISTINGS / f"{digest}.json").read_text())
-        except (OSError, ValueError):
-            return [f"{folder}: modified"]
-        found = []
-        for name in sorted({*before, *now}):
-            if before.get(name) != now.get(name):
-                state = "new" if name not in before else "removed" if name not in now else "modified"
-                found.append(f"{folder}/{name}: {state}")
-        return found or [f"{folder}: modified"]
 
     def _cached(self, stage: "Stage") -> dict[str, Any] | None:
         """The results that DVC would restore from its run cache instead of running the stage."""
@@ -278,34 +264,10 @@ class _Planner:
 
 
 def _foresee(dep: Any, found: Any) -> None:
-    """Let DVC take a dependency to have this digest: what it would look up may not be there yet."""
+    """Let DVC take a dependency to have this digest, since its file may not be there yet. DVC has no public way to ask."""
     dep.hash_info = found
     dep.get_hash = lambda: found
 
 
 def _text(value: Any) -> str:
     return "none" if value is None else json.dumps(value)
-
-
-def listing(folder: Path) -> dict[str, str]:
-    """MD5 of every file of a folder of code by its name inside, as DVC lists it."""
-    found = {}
-    for where, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        for name in names:
-            file = Path(where) / name
-            digest = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-            found[file.relative_to(folder).as_posix()] = digest
-    return found
-
-
-def remember_folders(root: Path, folders: list[str]) -> None:
-    """Keep the listings of folders of code, so that a later plan can name the file that differs."""
-    for folder in folders:
-        files = listing(root / folder)
-        records = [{"md5": files[name], "relpath": name} for name in sorted(files)]
-        digest = hashlib.md5(json.dumps(records, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
-        target = root / LISTINGS / f"{digest}.dir.json"
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_json(target, files)

@@ -1,4 +1,4 @@
-"""DVC as a process: how it is called, what it said, and its output as it comes. Part of tasks/dvc.py."""
+"""DVC as a process: how it is called, what it said, and its output as it comes."""
 
 import contextlib
 import os

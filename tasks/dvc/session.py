@@ -18,10 +18,11 @@ import yaml
 
 from quee.errors import BusyError, QueeError, UsageError
 from tasks.dvc.cache import remove_damaged
+from tasks.dvc.experiments import listed_experiments, put_right
 from tasks.dvc.healing import heal, keep_last_good, under_way
-from tasks.dvc.inputs import ensure_inputs, link_inputs, refuse_not_pulled
+from tasks.dvc.inputs import ensure_inputs, refuse_not_pulled
 from tasks.dvc.lock import stage_names
-from tasks.dvc.plan import PIPELINE, Plan, remember_folders
+from tasks.dvc.plan import PIPELINE, Plan
 from tasks.dvc.plan import Step as Step
 from tasks.dvc.plan import make_plan as make_plan
 from tasks.dvc.process import AWAY, BUSY, dvc_command, environment, run_dvc, run_logged
@@ -106,7 +107,6 @@ class Session:
         if status:
             raise self._failure(step, log, record, status, was_here)
         keep_last_good(self.root)
-        remember_folders(self.root, _code_folders(self.root, step))
         did: Did = "ran" if record else "restored" if _state(self.root, step) != before else "unchanged"
         if did == "restored" and (damaged := remove_damaged(self.root, step.name, step.file)):
             shutil.rmtree(_out(self.root, step))
@@ -176,7 +176,7 @@ def session(
     with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
         _wait_for(lambda: heal(root, notify), wait, notify)
         data = ensure_inputs(root, names, notify) if file == PIPELINE and _read_inputs(root, stages) else {}
-        add_experiments(root, names, notify)
+        put_right(root, names, notify)
         plans: list[Plan] = []
         _wait_for(lambda: plans.append(make_plan(root, names, force, data, file, stages)), wait, notify)
         if file == PIPELINE:
@@ -189,12 +189,12 @@ def session(
 def _read_inputs(root: Path, stages: Sequence[str] | None) -> bool:
     """Whether any of the stages reads data sets or weights; all are meant if none is named."""
     return stages is None or any(
-        str(dep).startswith("experiments/") for stage in stages for dep in stage_entry(root, stage, "NAME")["deps"]
+        "${item." in dep for stage in stages for dep in stage_entry(root, stage, "").get("deps", [])
     )
 
 
 def plan(root: Path, experiments: list[str] | None = None, force: bool = False) -> list[Step]:
-    """What a run would do; changes nothing but what a killed run left damaged."""
+    """What a run would do; changes nothing but what a killed run left damaged and paths that params.yaml has wrong."""
     names = checked(root, experiments)
     missing = [name for name in names if name not in listed_experiments(root)]
     if missing:
@@ -202,6 +202,7 @@ def plan(root: Path, experiments: list[str] | None = None, force: bool = False) 
     refuse_not_pulled(root, names)
     with exclusive("run", "this checkout", root=root):
         heal(root, say)
+        put_right(root, names, say)
         steps = make_plan(root, names, force).steps
     refuse_unworkable(root, steps)
     return steps
@@ -216,38 +217,6 @@ def checked(root: Path, experiments: list[str] | None) -> list[str]:
     for name in dict.fromkeys([*names, *listed]):
         load_experiment(name, root / "experiments")
     return names
-
-
-def listed_experiments(root: Path) -> list[str]:
-    """The experiments in params.yaml; raises UsageError when it is not as it must be."""
-    try:
-        content = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-        names = content["experiments"]
-    except FileNotFoundError:
-        raise UsageError(f"no params.yaml in {root.resolve()}: run this in the project's folder") from None
-    except (yaml.YAMLError, KeyError, TypeError):
-        raise UsageError("params.yaml: expected a list of names, as `experiments: [digits]`") from None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"params.yaml: experiments: expected a list of names, as [digits]; got {names!r}")
-    return names
-
-
-def add_experiments(root: Path, names: list[str], notify: Callable[[str], None]) -> None:
-    """Add to params.yaml what is not in it, comments kept, and make each experiment's links to data and weights."""
-    from ruamel.yaml import YAML
-
-    from quee.work.io import atomic_path
-
-    missing = [name for name in names if name not in listed_experiments(root)]
-    if missing:
-        editor, file = YAML(), root / "params.yaml"
-        content = editor.load(file.read_text(encoding="utf-8"))
-        content["experiments"].extend(missing)
-        with atomic_path(file) as aside:
-            editor.dump(content, aside)
-        notify(f"added {', '.join(missing)} to params.yaml")
-    for name in names:
-        link_inputs(root, name)
 
 
 def restore_result(root: Path, step: Step) -> str:
@@ -273,12 +242,6 @@ def _state(root: Path, step: Step) -> object:
         entry = None
     facts = [(path, path.lstat()) for path in sorted(_out(root, step).rglob("*"))]
     return entry, [(path, fact.st_ino, fact.st_size, fact.st_mtime_ns) for path, fact in facts]
-
-
-def _code_folders(root: Path, step: Step) -> list[str]:
-    content = yaml.safe_load((root / step.file).read_text(encoding="utf-8"))
-    deps = content["stages"][step.stage].get("deps", [])
-    return [dep for dep in deps if "$" not in dep and (root / dep).is_dir()]
 
 
 def _log_file(root: Path, step: Step) -> Path:

@@ -23,6 +23,8 @@ import yaml
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.settings.experiment import read_content
 from quee.work.io import write_bytes
+from tasks.dvc.dependencies import code_file, digest
+from tasks.dvc.experiments import put_right
 from tasks.dvc.lock import StageResult, dvc_digest, git, read_lock
 from tasks.mlflow.journal import COMMIT, DIFFERENCES, PATCH
 from tasks.mlflow.memory import Memory, named
@@ -198,8 +200,6 @@ def _worktree(root: Path, commit: str, keep: bool, tell: Tell) -> Iterator[Path]
 
 
 def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
-    from tasks.dvc.session import add_experiments
-
     name = recorded.experiment
     faults = []
     for commit, patch, source in recorded.codes:
@@ -225,12 +225,22 @@ def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
     others = {key: entry for key, entry in content["stages"].items() if key.partition("@")[2] != name}
     own = {f"{stage}@{name}": entry for stage, entry in recorded.entries.items()}
     write_bytes(tree / "dvc.lock", yaml.safe_dump({"schema": "2.0", "stages": {**others, **own}}).encode())
-    add_experiments(tree, [name], tell)
+    if "foreach" not in (tree / "dvc.yaml").read_text(encoding="utf-8"):
+        raise UsageError(
+            f"the dvc.yaml of commit {commit[:12]} is of an earlier form: `quee reproduce` of that commit runs it"
+        )
+    put_right(tree, [name], tell)
 
 
 def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
     """The first file of code whose digest is not the recorded one; data and weights are checked when they are read."""
     for stage in recorded.chosen:
+        recorded_code = recorded.entries[stage].get("params", {}).get(code_file(recorded.experiment), {})
+        for path, then in recorded_code.get(stage, {}).items():
+            if not (tree / path).is_file():
+                return f"{path} is not there"
+            if (now := digest(tree, path)) != then:
+                return f"{path} has digest {now}, recorded is {then}"
         for dep in recorded.entries[stage].get("deps", []):
             path = str(dep["path"])
             if path.startswith(("artifacts/", "experiments/", "data/")):

@@ -101,7 +101,7 @@ experiments = typer.Typer(
 def list_(json_: AsJson = False) -> None:
     """List the experiments, with the first line of each file."""
     from quee.settings.experiment import experiment_names
-    from tasks.dvc.session import listed_experiments
+    from tasks.dvc.experiments import listed_experiments
 
     root = Path.cwd()
     listed = listed_experiments(root)
@@ -143,7 +143,6 @@ def new(
 
     from quee.settings.experiment import experiment_names, load_experiment, parse_experiment
     from quee.work.io import write_bytes
-    from tasks.dvc.inputs import link_inputs
 
     folder = Path("experiments")
     file = folder / f"{name}.yaml"
@@ -157,7 +156,6 @@ def new(
         text = _with_dataset(text, dataset)
     parse_experiment(name, text, str(file))
     write_bytes(file, text.encode())
-    link_inputs(Path.cwd(), name)
     typer.echo(f"wrote {file}, a copy of {like}; `quee run {name}` runs it")
 
 

@@ -16,16 +16,16 @@ from tasks.verbs import tracking as tracking_cli
 DVC_YAML = """
 stages:
   evaluate:
-    matrix:
-      experiment: ${experiments}
-    cmd: cp -r made artifacts/${item.experiment}/evaluate
-    params:
-    - experiments/${item.experiment}.yaml:
-      - evaluate
-    deps:
-    - made
-    outs:
-    - artifacts/${item.experiment}/evaluate
+    foreach: ${experiments}
+    do:
+      cmd: cp -r made artifacts/${key}/evaluate
+      params:
+      - experiments/${key}.yaml:
+        - evaluate
+      deps:
+      - made
+      outs:
+      - artifacts/${key}/evaluate
 """
 
 
@@ -48,7 +48,7 @@ def evaluated_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "digits.yaml").write_text("evaluate: {points: 120}\n")
-    (tmp_path / "params.yaml").write_text("experiments: [digits]\n")
+    (tmp_path / "params.yaml").write_text("experiments: {digits: {data: data/digits}}\n")
     (tmp_path / "dvc.yaml").write_text(DVC_YAML)
     (tmp_path / ".gitignore").write_text("/artifacts/\n/made/\n")
     (tmp_path / "artifacts" / "digits").mkdir(parents=True)

@@ -75,39 +75,46 @@ if __name__ == "__main__":
 DVC_YAML = """
 stages:
   settings:
-    matrix:
-      experiment: ${experiments}
-    cmd: python -m tasks.settings ${item.experiment}
-    params:
-      - experiments/${item.experiment}.yaml:
-    outs: ["artifacts/${item.experiment}/settings"]
+    foreach: ${experiments}
+    do:
+      cmd: python -m tasks.settings ${key}
+      params:
+        - experiments/${key}.yaml:
+      outs: ["artifacts/${key}/settings"]
   prepare:
-    matrix:
-      experiment: ${experiments}
-    cmd: python -m stages.prepare ${item.experiment}
-    params:
-      - artifacts/${item.experiment}/settings/settings.json:
-          - prepare
-    deps: [stages/prepare.py, "experiments/${item.experiment}.data"]
-    outs: ["artifacts/${item.experiment}/prepare"]
+    foreach: ${experiments}
+    do:
+      cmd: python -m stages.prepare ${key}
+      params:
+        - artifacts/${key}/settings/settings.json:
+            - prepare
+      deps: [stages/prepare.py, "${item.data}"]
+      outs: ["artifacts/${key}/prepare"]
   targets:
-    matrix:
-      experiment: ${experiments}
-    cmd: python -m stages.targets ${item.experiment}
-    params:
-      - artifacts/${item.experiment}/settings/settings.json:
-          - targets
-    deps: [stages/targets.py, helpers, "artifacts/${item.experiment}/prepare"]
-    outs: ["artifacts/${item.experiment}/targets"]
+    foreach: ${experiments}
+    do:
+      cmd: python -m stages.targets ${key}
+      params:
+        - artifacts/${key}/settings/settings.json:
+            - targets
+      deps: [stages/targets.py, helpers, "artifacts/${key}/prepare"]
+      outs: ["artifacts/${key}/targets"]
   evaluate:
-    matrix:
-      experiment: ${experiments}
-    cmd: python -m stages.evaluate ${item.experiment}
-    params:
-      - artifacts/${item.experiment}/settings/settings.json:
-          - evaluate
-    deps: [stages/evaluate.py, "artifacts/${item.experiment}/targets"]
-    outs: ["artifacts/${item.experiment}/evaluate"]
+    foreach: ${experiments}
+    do:
+      cmd: python -m stages.evaluate ${key}
+      params:
+        - artifacts/${key}/settings/settings.json:
+            - evaluate
+      deps: [stages/evaluate.py, "artifacts/${key}/targets"]
+      outs: ["artifacts/${key}/evaluate"]
+"""
+
+PARAMS = """# which to build
+experiments:
+  toy:
+    data: data/digits
+    weights: data/weights/none
 """
 
 
@@ -182,7 +189,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = Project(tmp_path_factory.mktemp("template") / "project")
     files = {
         "dvc.yaml": DVC_YAML,
-        "params.yaml": "# which to build\nexperiments: [toy]\n",
+        "params.yaml": PARAMS,
         "experiments/toy.yaml": "# A toy.\n" + experiment(),
         "stages/__init__.py": "",
         "stages/prepare.py": PREPARE,
@@ -203,7 +210,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (project.root / "data" / "digits.dvc").rename(project.root / "data.dvc")
     project.edit("data.dvc", "path: digits", "path: data/digits")
     project.do("dvc", "push", "-q")
-    (project.root / "experiments" / "toy.data").symlink_to("../data/digits")
     return project.root
 
 

@@ -12,15 +12,15 @@ DVC_YAML = """
 vars: [../params.yaml]
 stages:
   ablate:
-    wdir: ..
-    matrix:
-      experiment: ${experiments}
-    cmd: python -m stages.ablate ${item.experiment}
-    params:
-      - artifacts/${item.experiment}/settings/settings.json:
-          - ablate
-    deps: [stages/ablate.py, helpers, "artifacts/${item.experiment}/features"]
-    outs: ["artifacts/${item.experiment}/ablate"]
+    foreach: ${experiments}
+    do:
+      wdir: ..
+      cmd: python -m stages.ablate ${key}
+      params:
+        - artifacts/${key}/settings/settings.json:
+            - ablate
+      deps: [stages/ablate.py, helpers, "artifacts/${key}/features"]
+      outs: ["artifacts/${key}/ablate"]
 """
 
 STAGE = """

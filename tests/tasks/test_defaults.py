@@ -17,7 +17,8 @@ from toy_project import ROOT, Project
 
 from quee.settings.experiment import BLOCKS, Experiment, load_experiment, resolved
 from quee.settings.quantize import OWN, Quantize
-from tasks.dvc.inputs import link_inputs
+from tasks.dvc import dependencies
+from tasks.dvc.experiments import put_right
 from tasks.dvc.lock import read_lock
 from tasks.dvc.plan import Step, make_plan
 from tasks.mlflow.values import settings_of
@@ -25,8 +26,8 @@ from tasks.resolved import as_text, settings_file
 from tasks.stages import SETTINGS
 
 PLAIN = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n"
-COPIED = ("dvc.yaml", "quee", "tasks", "benchmarks/results", ".dvcignore", ".dvc/config")
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+COPIED = ("dvc.yaml", "quee", "tasks", "benchmarks/results", "data/weights/none", ".dvcignore", ".dvc/config")
+PIPELINE = {name: stage["do"] for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()}
 READ_BY_PIPELINE = [block for block in BLOCKS if block != "ablate"]
 
 
@@ -47,10 +48,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.write("experiments/explicit.yaml", yaml.safe_dump({block: full[block] for block in BLOCKS}))
     project.write("data/digits/train-0.parquet", "images")
     project.write(".gitignore", "/artifacts/\n/.quee/\n__pycache__/\n")
+    put_right(project.root, [], lambda message: None)
     for name in ("plain", "explicit"):
-        link_inputs(project.root, name)
         experiment = load_experiment(name, project.root / "experiments")
         project.write(settings_file(name), as_text(experiment))
+        code = dependencies.code_of(project.root, experiment.backbone.name)
+        project.write(dependencies.code_file(name), dependencies.as_text(code))
         for stage in PIPELINE:
             if stage != SETTINGS:
                 project.write(f"artifacts/{name}/{stage}/metrics.json", json.dumps({"of": [name, stage]}))
@@ -199,6 +202,36 @@ def test_dvc_alone_sees_defaults_that_were_edited_in_the_code(made: Project, tmp
     own = {name: f"artifacts/{name.partition('@')[2]}/settings" for name in changed}
     found = {name for name, states in changed.items() if own[name] in json.dumps(states)}
     assert found == {f"{stage}@plain" for *_, using in EDITS for stage in using}
+
+
+TOUCHED = {
+    "a policy that is only evaluated": ("quee/policies/patience.py", "MORE = 1\n", {"evaluate", "bundle"}),
+    "the policy that is fitted": ("quee/policies/fitted_q.py", "MORE = 1\n", {"policies", "evaluate", "bundle"}),
+    "the experiment's own architecture": (
+        "quee/network/architectures/timm_vit.py", "MORE = 1\n", {"backbone", "quantize", "exits", "features", "bundle"},
+    ),
+    "calibration": ("quee/quantization/calibration.py", "MORE = 1\n", {"quantize"}),
+    "another architecture": ("quee/network/architectures/t2t_vit.py", "MORE = 1\n", set()),
+    "the registry of architectures": ("quee/network/architectures/__init__.py", "MORE = 1\n", set()),
+    "a layout of checkpoints": ("quee/network/checkpoints/layouts.py", "MORE = 1\n", set()),
+    "a docstring": ("quee/cost.py", '"""More."""  # and a comment\n', set()),
+    "a new file": ("quee/policies/new.py", "MORE = 1\n", set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TOUCHED)
+def test_touched_code_runs_the_stages_that_import_it(made: Project, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, more, using = TOUCHED[what]
+    path = made.root / file
+    text = path.read_text() if path.is_file() else None
+    path.write_text(f"{text or ''}{more}")
+    try:
+        found = plan(made, monkeypatch)["plain"]
+    finally:
+        path.unlink() if text is None else path.write_text(text)
+    assert {stage for stage, step in found.items() if f"{file}: modified" in step.reasons} == using
+    for stage, step in found.items():
+        assert all("made anew by" in reason or reason == f"{file}: modified" for reason in step.reasons), stage
 
 
 def test_a_comment_and_another_layout_change_no_settings(made: Project, monkeypatch: pytest.MonkeyPatch) -> None:

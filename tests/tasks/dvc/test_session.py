@@ -74,11 +74,10 @@ def test_plan_says_which_setting_differs_and_carries_on_along_the_graph(project:
 
 
 @pytest.mark.slow
-def test_plan_names_the_file_of_a_folder_that_differs(project: Project) -> None:
+def test_plan_names_the_dependency_that_differs(project: Project) -> None:
     project.quee("run")
     project.edit("helpers/helper.py", "OFFSET = 1", "OFFSET = 2")
-    project.write("helpers/other.py", "")
-    assert planned(project)["targets"]["reasons"] == ["helpers/helper.py: modified", "helpers/other.py: new"]
+    assert planned(project)["targets"]["reasons"] == ["helpers: modified"]
     project.edit("stages/prepare.py", "Count", "Sum")
     assert planned(project)["prepare"]["reasons"] == ["stages/prepare.py: modified"]
 
@@ -174,8 +173,8 @@ def test_an_experiment_that_is_not_in_params_is_added(project: Project) -> None:
     project.write("experiments/other.yaml", experiment())
     output = project.quee("run", "other")
     assert "added other to params.yaml" in output
-    assert project.read("params.yaml") == "# which to build\nexperiments: [toy, other]\n"
-    assert (project.root / "experiments/other.data").resolve() == project.root / "data/digits"
+    entry = "    data: data/digits\n    weights: data/weights/none\n"
+    assert project.read("params.yaml") == f"# which to build\nexperiments:\n  toy:\n{entry}  other:\n{entry}"
     assert (project.root / "artifacts/other/evaluate").is_dir()
     assert not (project.root / "artifacts/toy").exists()
 

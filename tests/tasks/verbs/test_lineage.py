@@ -21,7 +21,7 @@ def test_a_file_leads_to_its_run_and_the_run_to_everything_that_made_it(tracked:
     stages, inputs, made = found["stages"], found["inputs"], found["made"]
     assert [stage["stage"] for stage in stages] == ["prepare", "targets"]
     assert set(inputs) == {
-        "experiments/toy.data",
+        "data/digits",
         "helpers",
         *(f"stages/{s}.py" for s in ("prepare", "targets", "evaluate")),
     }

@@ -1,0 +1,111 @@
+"""The mapping `experiments` in params.yaml: what `dvc repro` builds, each with its data set and file of weights.
+
+Data set and weights are settings in experiments/NAME.yaml; the mapping repeats them, since dvc.yaml takes the paths of
+dependencies from params.yaml alone. Whatever runs or plans keeps the mapping as the YAML files have it, and stage
+`settings` refuses one that differs.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from quee.data.weights import weights_path
+from quee.errors import UsageError
+from quee.work.io import atomic_path, write_bytes
+
+if TYPE_CHECKING:
+    from quee.settings.experiment import Experiment
+
+FILE = "params.yaml"
+NO_WEIGHTS = "data/weights/none"
+"""Stands for the weights of experiments that have none: all experiments share one form of stage in dvc.yaml."""
+NO_WEIGHTS_TEXT = "No weights: experiments that train their backbone from the beginning depend on this file.\n"
+
+
+def data_path(experiment: "Experiment") -> Path:
+    return Path("data") / experiment.prepare.dataset
+
+
+def paths_of(experiment: "Experiment") -> dict[str, str]:
+    """The experiment's entry in params.yaml: paths of its data set and weights, from the project's folder."""
+    weights = experiment.backbone.weights
+    return {
+        "data": data_path(experiment).as_posix(),
+        "weights": NO_WEIGHTS if weights is None else weights_path(weights).as_posix(),
+    }
+
+
+def listed_experiments(root: Path) -> list[str]:
+    """The experiments in params.yaml; raises UsageError when it is not as it must be."""
+    return list(_read(root))
+
+
+def refuse_other_paths(root: Path, experiment: "Experiment") -> None:
+    """Raises UsageError where params.yaml names other data or weights than the experiment's YAML."""
+    entry = _read(root).get(experiment.name) if (root / FILE).is_file() else None
+    if entry is not None and entry != paths_of(experiment):
+        raise UsageError(f"{_difference(experiment, entry)}; `quee plan` puts it right")
+
+
+def put_right(root: Path, names: list[str], notify: Callable[[str], None]) -> None:
+    """Bring params.yaml to what the YAML files say: `names` are added, every entry has its own paths, comments stay.
+
+    A list of names, as params.yaml had before, becomes a mapping.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+
+    from quee.settings.experiment import load_experiment
+
+    known = _read(root)
+    said = []
+    wanted: dict[str, dict[str, str]] = {}
+    for name in dict.fromkeys([*known, *names]):
+        experiment = load_experiment(name, root / "experiments")
+        wanted[name] = paths_of(experiment)
+        if name not in known:
+            said.append(f"added {name} to {FILE}")
+        elif known[name] is not None and known[name] != wanted[name]:
+            said.append(f"{_difference(experiment, known[name])}: put right")
+    if None in known.values():
+        said.append(f"{FILE}: experiments is a mapping from name to data and weights now: written")
+    if NO_WEIGHTS in (entry["weights"] for entry in wanted.values()) and not (root / NO_WEIGHTS).is_file():
+        (root / NO_WEIGHTS).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(root / NO_WEIGHTS, NO_WEIGHTS_TEXT.encode())
+    if not said:
+        return
+    editor, file = YAML(), root / FILE
+    content = editor.load(file.read_text(encoding="utf-8"))
+    if not isinstance(content["experiments"], dict):
+        content["experiments"] = CommentedMap()
+    for name, entry in wanted.items():
+        if content["experiments"].get(name) != entry:
+            content["experiments"][name] = entry
+    with atomic_path(file) as aside:
+        editor.dump(content, aside)
+    for line in said:
+        notify(line)
+
+
+def _read(root: Path) -> dict[str, Any]:
+    """The mapping as it is; of a list of names, each with None."""
+    try:
+        found = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))["experiments"]
+    except FileNotFoundError:
+        raise UsageError(f"no {FILE} in {root.resolve()}: run this in the project's folder") from None
+    except (yaml.YAMLError, KeyError, TypeError):
+        found = None
+    if isinstance(found, list) and all(isinstance(name, str) for name in found):
+        found = dict.fromkeys(found)
+    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found):
+        raise UsageError(f"{FILE}: experiments: expected a mapping from names to data and weights; got {found!r}")
+    return found
+
+
+def _difference(experiment: "Experiment", entry: Any) -> str:
+    name, wanted = experiment.name, paths_of(experiment)
+    given = entry if isinstance(entry, dict) else {}
+    key = next((key for key in (*wanted, *given) if given.get(key) != wanted.get(key)), "")
+    return f"{FILE}: experiments.{name}.{key} is {given.get(key)}, by experiments/{name}.yaml it is {wanted.get(key)}"
