@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from quee.errors import UsageError
-from quee.network.vision_transformer import VIT_MODULES, is_timm_vit, refuse_parts, timm_model
+from quee.network.vision_transformer import VIT_MODULES, is_timm_vit, refuse_parts
 
 HUB = re.compile(r"^(?:hf[_-]hub:)?(?:timm/)?")
 """Prefixes of timm's names on the hub."""
@@ -55,12 +55,7 @@ def unknown_backbone(name: str, listed: Sequence[str]) -> str:
 
 def instead_of(name: str, listed: Sequence[str]) -> str:
     """Names to take where timm's network has parts that are not run whatever its keywords; empty for others."""
-    try:
-        with torch.device("meta"):
-            refuse_parts(timm_model(name, num_classes=1, depth=1))
-    except UsageError:
-        return f"; nearest that are: {', '.join(nearest(name, listed))}"
-    return ""
+    return "" if _builds(name) else f"; nearest that are: {', '.join(nearest(name, listed))}"
 
 
 def nearest(name: str, listed: Sequence[str], most: int = NEAREST) -> list[str]:

@@ -6,7 +6,7 @@ other architecture: an experiment depends on one of these files. What several sh
 Importing this package imports no torch: settings are checked against names alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -144,16 +144,17 @@ def check_state_dict(backbone: "SegmentedBackbone", state: dict[str, Any], sourc
     given = {key: tuple(value.shape) for key, value in state.items()}
     faults = []
     if missing := sorted(set(expected) - set(given)):
-        faults.append(f"missing keys: {_some(missing)}")
+        faults.append(f"missing keys: {some(missing)}")
     if extra := sorted(set(given) - set(expected)):
-        faults.append(f"left-over keys: {_some(extra)}")
+        faults.append(f"left-over keys: {some(extra)}")
     wrong = sorted(key for key in set(given) & set(expected) if given[key] != expected[key])
     if wrong:
         shapes = [f"{key} {given[key]} instead of {expected[key]}" for key in wrong]
-        faults.append(f"wrong shapes: {_some(shapes)}")
+        faults.append(f"wrong shapes: {some(shapes)}")
     if faults:
         raise QueeError(f"{source} does not fit {backbone.name}: {'; '.join(faults)}")
 
 
-def _some(names: list[str], most: int = 5) -> str:
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few names of a list, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from quee.errors import QueeError, UsageError
-from quee.network.architectures import check_state_dict
+from quee.network.architectures import check_state_dict, some
 from quee.network.checkpoints.files import read_file
 from quee.network.checkpoints.layouts import readable, recognise
 from quee.network.checkpoints.pickles import LeftOut
@@ -35,8 +35,6 @@ BESIDE = ("optim", "scheduler", "scaler", "callback", "loops", "rng", "hyper", "
 """Words in the keys of what training scripts save beside the weights."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """Prefixes that parallel training, compilation and wrapping modules put before every key; removed where all keys have one."""
-SHOWN = 5
-"""Most names of a list that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
     content, left_out = read_file(path, max_bytes)
     state, facts = _unwrapped(content, path)
     if left_out:
-        facts.append(f"left out, unread: {_some(left_out)}")
+        facts.append(f"left out, unread: {some(left_out)}")
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
         facts.append(f"without the prefix {prefix!r}")
@@ -79,7 +77,7 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
     if found.prefix:
         facts.append(f"without the prefix {found.prefix!r}")
     if found.left_out:
-        facts.append(f"left out, of no classifier: {_some(found.left_out)}")
+        facts.append(f"left out, of no classifier: {some(found.left_out)}")
     formats = sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values() if _is_other_float(v)})
     if formats:
         facts.append(f"{', '.join(formats)} as float32")
@@ -106,7 +104,7 @@ def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
                 f"torch.save(torch.load({path.name!r}){within}[{key!r}], 'weights.pth')"
             )
         others = [name for name in nested if name != key]
-        facts.append(f"of {key!r}" + (f", not of {_some(others)}" if others else ""))
+        facts.append(f"of {key!r}" + (f", not of {some(others)}" if others else ""))
         state, within = state[key], f"{within}[{key!r}]"
     if isinstance(state, LeftOut):
         raise QueeError(_whole_module(state, path))
@@ -120,13 +118,13 @@ def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
             raise QueeError(
                 f"{path} holds no weights: it is the state of an optimizer; save model.state_dict() instead"
             )
-        found = _some(list(map(str, state))) or "nothing"
+        found = some(list(map(str, state))) or "nothing"
         raise QueeError(f"{path} holds no weights (found: {found}; looked under: {', '.join(WRAPPERS)})")
     if odd := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:
         if arrays := [key for key in odd if isinstance(state.get(key), LeftOut) and "." in key]:
             kind = state[arrays[0]].kind
             raise QueeError(f"{path}: {arrays[0]} is a {kind}, no tensor: save torch.save of a state dict of tensors")
-        facts.append(f"left out, no weights: {_some(odd)}")
+        facts.append(f"left out, no weights: {some(odd)}")
     return weights, facts
 
 
@@ -166,10 +164,6 @@ def _whole_module(module: LeftOut, path: Path) -> str:
 
 def _is_other_float(value: Tensor) -> bool:
     return value.is_floating_point() and value.dtype != torch.float32
-
-
-def _some(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _checked(key: str, value: Tensor, path: Path) -> Tensor:
