@@ -34,13 +34,13 @@ LAYERS = (
     "quee/network/",
     "quee/cost.py",
     "quee/quantization/",
-    "quee/settings/experiment.py",  # holds a YAML's names against the registries of data sets and architectures
-    "quee/settings/requirements.py",  # holds settings against the data and the network
     "quee/exits.py",
     "quee/cache/",
     "quee/targets.py",
     "quee/policies/",
     "quee/predictors.py",
+    "quee/settings/experiment.py",  # holds a YAML's names against the registries of data sets, architectures and policies
+    "quee/settings/requirements.py",  # holds settings against the data and the network
     "quee/evaluation/",
     "quee/report/",
     "quee/runtime/",
