@@ -256,3 +256,8 @@ def test_an_unknown_key_in_a_list_of_blocks_is_named_with_the_valid_ones() -> No
     message = refusal(with_block("ablate", "{considered: [{sample: 3}, {switches: 1}]}"))
     assert message.startswith(f"{SOURCE}: ablate.considered.1.switches: unknown key")
     assert "max_switches, monotone, sample, seed" in message
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_is_the_file_of_its_name(block: str) -> None:
+    assert Experiment.model_fields[block].annotation.__module__ == f"quee.settings.{block}"
