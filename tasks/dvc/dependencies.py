@@ -32,7 +32,7 @@ EXEMPT = {
     "quee/__init__.py": "the version, and names that are imported when they are used",
     "quee/errors.py": "types of errors",
     "quee/network/names.py": "messages for names that are unknown",
-    "quee/network/checkpoints/": "`quee weights add` reads other layouts once; stages read the file that it writes",
+    "quee/network/checkpoints/layouts/": "`quee weights add` translates names of weights; stages read the file that it writes",
     "quee/settings/": "stages take the values from settings.json, which stage `settings` writes",
     "quee/data/__init__.py": "what it knows of a data set is block `dataset` of settings.json",
     "quee/work/io.py": "whoever changes the bytes of files raises FORMAT and runs with --force",

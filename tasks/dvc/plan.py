@@ -165,17 +165,18 @@ class _Planner:
 
         name, folder = _experiment(stage), self.root / "experiments"
         experiment, source = load_experiment(name, folder), folder / f"{name}.yaml"
-        code = dependencies.code_of(self.root, experiment.backbone.name)
         settings_at, code_at = settings_file(name), dependencies.code_file(name)
         self.given[settings_at] = read_content(source.read_text(encoding="utf-8"), str(source))
-        self.resolved |= {settings_at: resolved(experiment), code_at: code}
         reasons = [reason for dep in stage.deps for reason in self._changes(dep)]
-        for path, text in ((settings_at, as_text(experiment)), (code_at, dependencies.as_text(code))):
-            file = self.root / path
-            if stage.cmd_changed or not file.is_file() or file.read_text(encoding="utf-8") != text:
-                reasons.append(f"{path}: not what it is now")
-        action: Action = "run" if reasons or any(out.status() for out in stage.outs) else "unchanged"
-        return Step(name, SETTINGS, action, reasons)
+        reasons += [f"{out}: {state}" for out in stage.outs for state in out.status().values()]
+        if not reasons and (self.root / settings_at).read_text(encoding="utf-8") != as_text(experiment):
+            reasons.append(f"{settings_at}: not what the settings are now")
+        if reasons or stage.cmd_changed:
+            code = dependencies.code_of(self.root, experiment.backbone.name)
+        else:  # DVC sees every file of code as it was when the stage ran
+            code = json.loads((self.root / code_at).read_text(encoding="utf-8"))
+        self.resolved |= {settings_at: resolved(experiment), code_at: code}
+        return Step(name, SETTINGS, "run" if reasons or stage.cmd_changed else "unchanged", reasons)
 
     def step(self, stage: "Stage") -> Step:
         name, _, experiment = stage.name.partition("@")
