@@ -534,7 +534,7 @@ def test_a_server_that_fails_loses_nothing(project: Path, failing: str, monkeypa
     later = subprocess.run(
         command,
         cwd=project,
-        env={**ENVIRONMENT, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+        env={**ENVIRONMENT, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
         capture_output=True,
         text=True,
     )
@@ -558,6 +558,7 @@ def test_a_server_that_refuses_is_not_for_later(
 
 
 def test_a_store_out_of_reach_costs_a_message_and_loses_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
     with pytest.raises(QueeError, match="nothing is lost") as raised:
         track(project)
