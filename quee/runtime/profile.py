@@ -1,7 +1,7 @@
-"""Measured milliseconds instead of BitFLOPs: the time of each segment and decision on this machine.
+"""Measured milliseconds in place of BitFLOPs: what each segment takes on this machine, and the policy that spends time.
 
-A profile is in `BUNDLE.profile.json` beside its bundle, and belongs to that bundle, one machine, engine and number of
-threads. Exit heads and state features are measured with their segments, decisions of the gates separately.
+A profile lies beside its bundle, `BUNDLE.profile.json`, and belongs to that bundle, one machine, engine and number of
+threads. Exit heads and state features are measured with their segments; decisions of the gates by themselves.
 """
 
 import json
@@ -29,16 +29,16 @@ REPEATS = 9
 
 @dataclass(frozen=True)
 class Timing:
-    """The time of one batch: of a segment with its gate (with a precision), or of the decision at a gate."""
+    """What one batch takes: a segment with its gate (precision given), or the decision at a gate."""
 
     segment: int
-    """Number of the segment, or of the gate that decides, from 1."""
+    """Segment, or the gate that decides, from 1."""
     precision: str
     """Empty for a decision."""
     executed: str
     batch: int
     milliseconds: float
-    """Median time of the whole batch."""
+    """Median of the whole batch."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Profile:
     machine: str
     timings: tuple[Timing, ...]
     quee: str = ""
-    """The version of quee that measured; older profiles have none."""
+    """The version that measured; profiles once lacked it."""
 
     def foreign(self, engine: Engine) -> str:
-        """How the profiled machine and engine differ from those here; empty where they do not."""
+        """How what was profiled differs from an engine as it runs here; empty where it does not."""
         own, here = self.circumstances, circumstances(engine)
         return ", ".join(
             f"{name} {own[name] or 'unknown'} (here {here[name]})" for name in here if own[name] != here[name]
@@ -64,7 +64,7 @@ class Profile:
 
     @property
     def circumstances(self) -> dict[str, str]:
-        """Everything that times depend on, by name."""
+        """What times depend on, by name."""
         return _circumstances(self.engine, self.version, self.threads, self.machine, self.quee)
 
     @cached_property
@@ -75,7 +75,7 @@ class Profile:
         return {k: (np.array(sorted(v)), np.array([v[b] for b in sorted(v)])) for k, v in found.items()}
 
     def milliseconds(self, segment: int, precision: Precision | str, samples: float) -> float:
-        """Time of a batch of so many samples, by linear interpolation and extrapolation of the measured batches."""
+        """What a batch of so many samples takes, between and beyond the batches measured in straight lines."""
         batches, times = self._curves[segment, str(precision)]
         if samples <= 0:
             return 0.0
@@ -135,23 +135,23 @@ def _circumstances(engine: str, version: str, threads: int, machine: str, quee: 
 
 
 def circumstances(engine: Engine) -> dict[str, str]:
-    """What an engine's times depend on, for this process."""
+    """What an engine's times depend on, as it runs here."""
     return _circumstances(engine.name, engine.version, engine.threads, cpu_model(), __version__)
 
 
 def profile_of(bundle: str, engine: Engine, timings: tuple[Timing, ...]) -> Profile:
-    """The profile of an engine in this process; `bundle` is the digest of the bundle's description."""
+    """The profile of an engine as it runs here; `bundle` is the digest of the bundle's description."""
     return Profile(bundle, engine.name, engine.version, engine.threads, cpu_model(), timings, __version__)
 
 
 def profile_path(bundle: Path) -> Path:
-    """Path of a bundle's profile, beside the bundle."""
+    """Where a bundle's profile lies: beside it."""
     resolved = bundle.resolve()
     return resolved.with_name(f"{resolved.name}.profile.json")
 
 
 def read_profile(bundle: Path, digest: str) -> Profile | None:
-    """The profile beside a bundle, or None; raises IntegrityError where it is damaged or of another bundle."""
+    """The profile beside a bundle, or None; raises IntegrityError when it is damaged or of another bundle."""
     path = profile_path(bundle)
     if not path.is_file():
         return None
@@ -178,9 +178,9 @@ def measure(
     batches: Sequence[int] = BATCHES,
     repeats: int = REPEATS,
 ) -> tuple[Timing, ...]:
-    """Time every (segment, precision, batch) and every decision, in alternation; the results are medians.
+    """Time every (segment, precision, batch) and every decision; alternating, medians.
 
-    `images` (n, c, h, w) are prepared, and repeated for larger batches; `features` is the number of features of a gate.
+    `images` (n, c, h, w) are prepared ones, repeated where a batch is larger; `features` is how many a gate sees.
     """
     if not batches or min(batches) < 1:
         raise UsageError(f"batches {list(batches)}; valid: from 1")
@@ -206,7 +206,7 @@ def measure(
     times: dict[tuple[int, str, str, int], list[float]] = {key: [] for key in runs}
     for _ in range(repeats + 1):
         for key, run in runs.items():
-            run()  # warm-up: in use a segment's weights are in the CPU's cache
+            run()  # a segment's weights are at hand where batch follows batch, and not behind everything else measured here
             start = time.perf_counter()
             run()
             times[key].append(time.perf_counter() - start)

@@ -1,8 +1,7 @@
-"""Points for which the network runs again: other exit heads, or a reference precision added to the tree.
+"""Points for which the network runs again: exit heads fitted otherwise, a reference precision taken into the tree.
 
-Only nodes whose result can differ are computed again. With new heads these are the nodes at all gates but the last, where
-the backbone's own head stays. With an added precision they are the paths that contain it. The certification split is left
-out.
+No more is run than differs. Behind the last gate stands the backbone's own head, whatever the others are; and paths that
+the cache has are what they were, so long as the heads are the same. Samples kept for certification are left out.
 """
 
 from collections.abc import Iterable
@@ -20,18 +19,18 @@ from quee.paths import PathTree
 from quee.settings.experiment import Experiment
 
 COLUMNS = ("prediction", "p_label", "features")
-"""The columns of the feature cache that evaluation reads."""
+"""Of the feature cache, what evaluation reads of a node."""
 USED = ("predictor", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How a point's network differs from the network of the feature cache."""
+    """In what a point's network differs from the one behind the feature cache."""
 
     heads: str | None = None
-    """`exits.prefixes` of its heads, where that differs from the experiment's."""
+    """`exits.prefixes` of its heads, where it is not the experiment's."""
     added: str | None = None
-    """A reference precision that is added to its tree."""
+    """A reference precision that is in its tree."""
 
     def facts(self) -> dict[str, str]:
         return {name: value for name, value in (("heads", self.heads), ("added", self.added)) if value is not None}
@@ -42,7 +41,7 @@ AS_CACHED = Variant()
 
 @dataclass(frozen=True)
 class Rerun(Study):
-    """A study of a variant; its `auc` uses the budgets of the experiment as it stands."""
+    """A study of a variant, whose `auc` is over the same budgets as that of the experiment as it stands."""
 
     budgets_of: Study
 
@@ -51,12 +50,12 @@ class Rerun(Study):
 
 
 def evaluated(cache: FeatureCache) -> FeatureCache:
-    """The samples that ablations use."""
+    """The samples that ablations look at."""
     return cache.select(np.isin(cache.split, USED))
 
 
 def variant_tree(experiment: Experiment, tree: PathTree, variant: Variant) -> PathTree:
-    """Considered paths of a variant; raises UsageError where a precision was not quantized or there are too many paths."""
+    """Considered paths of a variant; raises UsageError where a precision was not quantized, or they are too many."""
     if variant.added is None:
         return tree
     paths = experiment.paths
@@ -70,19 +69,19 @@ def variant_tree(experiment: Experiment, tree: PathTree, variant: Variant) -> Pa
 
 
 def known_nodes(cached: PathTree, tree: PathTree, same_heads: bool) -> np.ndarray:
-    """(N,) for each node of a tree, the equal node of the cached tree; -1 where the network has to run."""
+    """(N,) the node of the cached tree that shows each of a tree's nodes; -1 where the network has to run."""
     nodes = {path: node for node, path in enumerate(cached.paths)}
     found = [nodes.get(path, -1) if same_heads or len(path) == tree.segments else -1 for path in tree.paths]
     return np.array(found)
 
 
 def to_run(tree: PathTree, known: np.ndarray) -> list[int]:
-    """The unknown nodes and the nodes that lead to them, in the tree's order."""
+    """Nodes that lead to those not known, themselves included, in the tree's order."""
     return sorted({node for unknown in np.flatnonzero(known < 0) for node in tree.lineage(int(unknown))})
 
 
 def computed(shards: Iterable[bytes], run: list[int], known: np.ndarray) -> dict[str, np.ndarray]:
-    """`COLUMNS` of the unknown nodes, (S, nodes, …), from shards of the nodes `run`."""
+    """`COLUMNS` of the nodes that were not known, (S, nodes, …), from shards of the nodes `run`."""
     wanted = np.flatnonzero(known[run] < 0)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
     for data in shards:
@@ -100,9 +99,9 @@ def computed(shards: Iterable[bytes], run: list[int], known: np.ndarray) -> dict
 def joined(
     cache: FeatureCache, tree: PathTree, description: dict[str, Any], known: np.ndarray, own: dict[str, np.ndarray]
 ) -> FeatureCache:
-    """A variant's cache on `evaluated` samples: known nodes from `cache`, and the computed ones.
+    """A variant's cache: of nodes that are known from `cache`, `evaluated` samples alone, and what was computed.
 
-    No policy reads the features at the last gate, so the cached ones are kept there.
+    Of the last gate's features nobody asks: the embedding there stays that of the cached heads.
     """
     old, new = np.flatnonzero(known >= 0), np.flatnonzero(known < 0)
     none = np.zeros((len(cache), 0))
