@@ -29,7 +29,7 @@ LARGEST = 1 << 20
 
 
 def page_routes(app: FastAPI, service: Service) -> None:
-    """Serve the page; raises UsageError when the examples named in the settings are none."""
+    """Serve the page; raises UsageError when the folder of examples holds no images."""
     files = {file.name: file.read_bytes() for file in sorted(FOLDER.iterdir()) if file.suffix in KINDS}
     examples = read_examples(service.settings.examples)
 

@@ -28,19 +28,21 @@ from quee.serving.settings import Settings
 from quee.work.io import file_digest, read_json
 
 THREADS = 2
-"""In which large requests are parsed and images decoded: bounds the memory that takes, too."""
+"""Threads in which large requests are parsed and images decoded. Their number bounds the memory that this takes."""
 SMALL = 32 * 1024
-"""Bytes of a request, or values of its pixels, that take less time than handing them to a thread and back."""
+"""Requests of at most so many bytes (or pixel values) are handled on the event loop: a thread would take longer."""
 EXPLAINING = 8
-"""Explanations waited for at once; each runs its image apart from the others' batches."""
+"""Explanations that may wait at once. Each runs its images alone, outside of the shared batches."""
 RATE_WINDOW = 10.0
 """Seconds over which the rate of answers is taken, for Retry-After."""
 T = TypeVar("T")
 
 
 def settle() -> None:
-    """Exempt what is there now from garbage collection: looking through all of PyTorch again and again took a fifth of the
-    event loop's time. Call it when a model is loaded; one that is replaced is let go."""
+    """Exempt all present objects from garbage collection, which took a fifth of the event loop's time.
+
+    Call it after a model is loaded. A model that was replaced before the call is freed by it.
+    """
     gc.unfreeze()
     gc.collect()
     gc.freeze()
@@ -115,7 +117,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request's images, and under which budget by which model."""
+    """Answers to a request's images, with the budget and the model that gave them."""
 
     routed: Routed
     served: Served
@@ -137,7 +139,7 @@ class Answer:
 
 
 class Service:
-    """One bundle path, whichever bundle it holds at present."""
+    """The endpoint's state: the bundle that a path holds at present, the queue, the metrics."""
 
     def __init__(
         self,
@@ -191,11 +193,11 @@ class Service:
             self.admitted -= held
 
     def retry_after(self) -> int:
-        """Seconds until the queue is worked off at the rate of late."""
+        """Seconds until the queue is worked off at the recent rate of answers, from 1 to 30."""
         return min(max(math.ceil(self.admitted / self._rate), 1), 30) if self._rate else 1
 
     async def done(self, work: Callable[[], T], size: int) -> T:
-        """The work's result: here where it is little, and in a thread where others would have to wait for it."""
+        """The work's result. Work of a large `size` runs in a thread, so that other requests need not wait for it."""
         return work() if size <= SMALL else await to_thread.run_sync(work, limiter=self._threads)
 
     async def route(
@@ -257,7 +259,7 @@ class Service:
             self._explaining -= 1
 
     async def reload(self, digest: str | None = None) -> Served:
-        """Serve what the bundle's path holds now. Until that is loaded and checked, and if it cannot be, the old serves.
+        """Serve what the bundle's path holds now. The old bundle serves until the new one is loaded and checked, or if it fails.
 
         Requests under way are answered by the model that took them. Raises IntegrityError or QueeError.
         """
