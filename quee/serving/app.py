@@ -95,14 +95,14 @@ def _health(app: FastAPI, service: Service) -> None:
 
 
 def _inference(app: FastAPI, service: Service) -> None:
-    def known(name: str, version: str | None) -> None:
+    def known(name: str, version: str | None = None) -> None:
         served = service.current
         if name != served.name or (version is not None and version != served.version):
             has = f"{served.name}, version {served.version}"
             raise RefusedError(404, "model", f"no model {name[:80]!r} of version {str(version)[:80]!r}; there is {has}")
 
-    async def infer(request: Request, name: str, version: str | None = None) -> Response:
-        known(name, version)
+    async def infer(request: Request) -> Response:
+        known(**request.path_params)  # FastAPI's own reading of them takes as long as all of `protocol.parse`
         async with service.admit() as take:
             body, length = await request.body(), request.headers.get(protocol.HEADER)
             asked, images = await service.done(lambda: protocol.parse(body, length, service.settings), len(body))
@@ -130,7 +130,10 @@ def _inference(app: FastAPI, service: Service) -> None:
         options: dict[str, Any] = {"tags": ["inference"]}
         app.get(path, summary=f"The model's tensors{note}.", response_model_exclude_none=True, **options)(described)
         app.get(f"{path}/ready", summary=f"Whether the model answers{note}.", **options)(model_ready)
-        options |= {"response_model": protocol.InferenceResponse, "openapi_extra": extra}
+        options |= {"response_model": protocol.InferenceResponse, "openapi_extra": {**extra, "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in ("name", "version") if f"{{{name}}}" in path
+        ]}}  # fmt: skip
         app.post(f"{path}/infer", summary=f"Classify{note}.", **options)(infer)
 
     extra = _body(classify.Classify, "multipart/form-data", "application/json")
