@@ -114,8 +114,7 @@ def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Plan | FittedQ, 
     if manifest.policy == "fitted_q":
         policy = FittedQ.from_arrays(plan, read_tensors(folder / "fitted_q.safetensors"))
         _check_fitted(folder, tree, policy)
-    points = [Point(**point.model_dump()) for point in manifest.operating_points]
-    return view, policy, policy_costs(tree, description, policy).routed, points
+    return view, policy, policy_costs(tree, description, policy).routed, list(manifest.operating_points)
 
 
 def _fit(good: bool, where: Path, what: str) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from quee.cli.main import main as cli
+from quee.cli import main as cli
 from quee.data.writer import Sample, write_images
 from quee.errors import UsageError
 from quee.runtime import AdaptiveClassifier, Options
