@@ -17,7 +17,7 @@ from quee.errors import QueeError
 from quee.serving import classify, protocol
 from quee.serving.limits import Limits
 from quee.serving.page_routes import page_routes
-from quee.serving.refusal import REFUSALS, RefusedError, answer_refusal, read
+from quee.serving.requests import REFUSALS, Closed, RefusedError, answer_refusal, read
 from quee.serving.service import Service
 
 CONTENT = "text/plain; version=1.0.0; charset=utf-8"
@@ -31,7 +31,7 @@ EXAMPLE = {
 }
 
 
-class Reload(classify.Closed):
+class Reload(Closed):
     """Which bundle is expected, by the SHA-256 of its bundle.json; any, unless given."""
 
     digest: str | None = None

@@ -1,86 +1,23 @@
-"""`POST /v1/classify`: image files of a form, or base64 in JSON, with a budget beside them; and what images may be."""
+"""`POST /v1/classify`: image files of a form, or base64 in JSON, with a budget beside them."""
 
-import base64
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from quee.data.decode import open_image
-from quee.errors import QueeError, UsageError
-from quee.runtime.classifier import Options
-from quee.serving.refusal import RefusedError, bad, misfit, read
+from quee.serving.requests import Budgets, File, RefusedError, bad, check_images, misfit, read
 from quee.serving.service import Answer, Service
 from quee.serving.settings import Settings
 
-ELONGATION = 64
-"""Longer side over shorter at most: the shorter is scaled to the network's input, and the longer with it."""
 FIELDS = 64
 """Fields of a form at most, beside its files."""
 # It warns of every bad form: strangers would fill the log.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-
-
-def decoded(value: Any) -> Any:
-    """Base64 text, also as a `data:` URL, to bytes; anything else as it is. Raises ValueError for other text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
-    except ValueError as error:
-        raise ValueError(f"not base64: {error}") from None
-
-
-File = Annotated[
-    bytes,
-    BeforeValidator(decoded),
-    WithJsonSchema({"type": "string", "format": "binary", "description": "JPEG, PNG or WebP; in JSON as base64."}),
-]
-
-
-class Closed(BaseModel):
-    """Fields of exactly these names and types."""
-
-    model_config = ConfigDict(
-        strict=True, allow_inf_nan=False, extra="allow", json_schema_extra={"additionalProperties": False}
-    )
-
-    @model_validator(mode="after")
-    def _known(self) -> "Closed":
-        if self.model_extra:  # not left to pydantic, whose message does not say what is valid
-            valid = ", ".join(type(self).model_fields)
-            raise ValueError(f"unknown field {min(self.model_extra)[:80]!r}; valid: {valid}")
-        return self
-
-
-class Budgets(Closed):
-    """`Options` of a request; their ranges are checked there."""
-
-    budget: float | None = Field(default=None, description="Mean cost, above 0; not with trade_off.")
-    trade_off: float | None = Field(default=None, description="Price of a unit of cost, 0 or more.")
-    max_cost: float | None = Field(default=None, description="Limit for every image, above 0.")
-
-    @property
-    def options(self) -> Options:
-        """Raises RefusedError for a number out of range."""
-        try:
-            return Options(self.budget, self.trade_off, self.max_cost)
-        except UsageError as error:
-            raise bad(str(error), "options") from None
 
 
 class Classify(Budgets):
@@ -137,36 +74,6 @@ async def _from_form(request: Request, settings: Settings) -> Classify:
         return Classify.model_validate({**given, **({"images": files} if files else {})}, strict=False)
     except ValidationError as error:
         raise misfit(error) from None
-
-
-def check_size(width: int, height: int, name: str, settings: Settings) -> None:
-    """Raises RefusedError for an image that is empty, too large or too elongated."""
-    if width < 1 or height < 1:
-        raise bad(f"{name}: {width}×{height} pixels", "shape")
-    if width * height > settings.max_pixels:
-        raise RefusedError(413, "pixels", f"{name}: {width}×{height} pixels; at most {settings.max_pixels:,}")
-    if max(width, height) > ELONGATION * min(width, height):
-        raise bad(f"{name}: {width}×{height} pixels; one side at most {ELONGATION} times the other", "shape")
-
-
-def check_count(images: int, settings: Settings) -> None:
-    """Raises RefusedError for no image, or more than a request may have."""
-    if not images:
-        raise bad("no image given", "no_image")
-    if images > settings.max_images:
-        raise RefusedError(413, "images", f"{images} images in a request; at most {settings.max_images}")
-
-
-def check_images(images: Sequence[bytes], settings: Settings) -> None:
-    """Check encoded images by their headers alone; raises RefusedError for the first that will not be decoded."""
-    check_count(len(images), settings)
-    for index, data in enumerate(images):
-        name = f"image {index}"
-        try:
-            opened = open_image(data, name)
-        except QueeError as error:
-            raise bad(str(error), "image") from None
-        check_size(*opened.size, name, settings)
 
 
 def answer(found: Answer) -> dict[str, Any]:

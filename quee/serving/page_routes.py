@@ -11,7 +11,7 @@ from starlette.responses import Response
 from quee.data.decode import FORMATS, open_image
 from quee.data.walk import shown, top_files
 from quee.errors import QueeError, UsageError
-from quee.serving.refusal import RefusedError
+from quee.serving.requests import RefusedError
 from quee.serving.service import Service
 
 FOLDER = Path(__file__).parent / "page"

@@ -14,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from quee.errors import UsageError
 from quee.runtime.classifier import Routed
 from quee.runtime.pixels import CHANNELS, Pixels, accepted, numbers
-from quee.serving.classify import Budgets, Closed, File, check_count, check_images, check_size
-from quee.serving.refusal import bad, misfit, read
+from quee.serving.requests import Budgets, Closed, File, bad, check_count, check_images, check_size, misfit, read
 from quee.serving.settings import Settings
 
 HEADER = "inference-header-content-length"

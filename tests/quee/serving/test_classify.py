@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from quee.runtime import Options
 from quee.serving.classify import Classify, asked
-from quee.serving.refusal import RefusedError
+from quee.serving.requests import RefusedError
 from quee.serving.settings import Settings
 
 SETTINGS = Settings(max_images=4, max_pixels=10_000)

@@ -13,7 +13,7 @@ from image_files import encoded, noise
 
 from quee.runtime import Options
 from quee.serving.protocol import OUTPUTS, parse
-from quee.serving.refusal import RefusedError
+from quee.serving.requests import RefusedError
 from quee.serving.settings import Settings
 
 SETTINGS = Settings(max_images=8, max_pixels=10_000)

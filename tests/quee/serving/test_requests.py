@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from quee.serving.refusal import RefusedError, read
+from quee.serving.requests import RefusedError, read
 
 
 class Asked(BaseModel):
