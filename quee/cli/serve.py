@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 
 from quee.errors import BusyError, QueeError, UsageError
-
-MIB = 1 << 20
+from quee.serving.settings import MIB, Settings
 
 
 def serve(
@@ -21,8 +20,8 @@ def serve(
     ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; beyond this machine it takes a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
+    ] = Settings.host,
+    port: Annotated[int, typer.Option(help="0: any that is free.")] = Settings.port,
     token: Annotated[
         str | None,
         typer.Option(envvar="QUEE_TOKEN", help="Bearer token asked of callers. `ps` shows it, its variable not."),
@@ -31,16 +30,18 @@ def serve(
     name: Annotated[list[str] | None, typer.Option(help="Host name that requests may be for; may be repeated.")] = None,
     cors: Annotated[list[str] | None, typer.Option(help="Origin whose pages may call; may be repeated.")] = None,
     digest: Annotated[str | None, typer.Option(help="SHA-256 of the bundle.json to expect at the start.")] = None,
-    max_body: Annotated[int, typer.Option(help="MiB of a request's body at most.")] = 16,
-    max_pixels: Annotated[int, typer.Option(help="Pixels of an image at most.")] = 16_777_216,
-    max_images: Annotated[int, typer.Option(help="Images of a request at most.")] = 1024,
-    queue: Annotated[int, typer.Option(help="Images waiting at most; beyond it callers are told to come back.")] = 1024,
+    max_body: Annotated[int, typer.Option(help="MiB of a request's body at most.")] = Settings.max_body // MIB,
+    max_pixels: Annotated[int, typer.Option(help="Pixels of an image at most.")] = Settings.max_pixels,
+    max_images: Annotated[int, typer.Option(help="Images of a request at most.")] = Settings.max_images,
+    queue: Annotated[
+        int, typer.Option(help="Images waiting at most; beyond it callers are told to come back.")
+    ] = Settings.queue,
     batch: Annotated[int, typer.Option(help="Images run together at most.")] = 64,
-    deadline: Annotated[float, typer.Option(help="Seconds for an answer.")] = 30.0,
+    deadline: Annotated[float, typer.Option(help="Seconds for an answer.")] = Settings.deadline,
     engine: Annotated[str, typer.Option(help="What runs the network: torch, openvino, onnxruntime, auto.")] = "torch",
     control: Annotated[
         bool, typer.Option(help="Steer budgets so that what is asked is spent, also when inputs drift.")
-    ] = True,
+    ] = Settings.control,
     threads: Annotated[int, typer.Option(help="Threads of the network's products.")] = 1,
     examples: Annotated[
         Path | None, typer.Option(help="Folder of images, or of Parquet files, to try on the page.")
@@ -56,7 +57,6 @@ def serve(
 
     from quee.serving.server import server_of
     from quee.serving.service import Service, settle
-    from quee.serving.settings import Settings
 
     settings = Settings(
         host=host,
@@ -66,7 +66,7 @@ def serve(
         names=tuple(n.lower() for n in name or []),
         cors=tuple(cors or []),
         max_body=max_body * MIB,
-        bodies=max(256, max_body) * MIB,
+        bodies=max(Settings.bodies, max_body * MIB),
         max_pixels=max_pixels,
         max_images=max_images,
         queue=queue,

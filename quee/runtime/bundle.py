@@ -105,7 +105,7 @@ def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Poi
     if predictors is not None:
         _check_predictors(folder, tree, view, predictors)
     policy = read_policy(folder, manifest.policy, Basis(tree, description, predictors))
-    return view, policy, [Point(**point.model_dump()) for point in manifest.operating_points]
+    return view, policy, list(manifest.operating_points)
 
 
 def _fit(good: bool, where: Path, what: str) -> None:

@@ -69,8 +69,6 @@ class AdaptiveClassifier(FittedClassifier):
     A sample's prediction, path and cost do not depend on what it is batched with. Safe to call from several threads.
     """
 
-    _beside = ("canary", "digest", "profile", "validation")
-
     def __init__(
         self,
         view: GateView,

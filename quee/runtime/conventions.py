@@ -1,11 +1,8 @@
-"""What scikit-learn asks of a fitted classifier, without importing it: that takes seconds, and executing needs none of it.
+"""What scikit-learn asks of a fitted classifier, without importing scikit-learn, which takes seconds.
 
-Its functions ask for methods, not for base classes: `clone` and `GridSearchCV` for `get_params`, `is_classifier` for
-tags, `check_is_fitted` for `__sklearn_is_fitted__`.
+`is_classifier` asks for tags, `check_is_fitted` for `__sklearn_is_fitted__`, scorers for `predict` and `predict_proba`.
 """
 
-from copy import copy
-from inspect import signature
 from typing import Any, Self
 
 import numpy as np
@@ -14,10 +11,8 @@ from quee.errors import UsageError
 
 
 class FittedClassifier:
-    """A classifier fitted by other means; its parameters are what `__init__` takes, under the same names."""
+    """A classifier that was fitted elsewhere: `fit` changes nothing."""
 
-    _beside: tuple[str, ...] = ()
-    """Attributes that are given after `__init__` and hold whatever the parameters are."""
     classes: list[str]
     """Names, in the order of the indices that `predict` answers with."""
     _estimator_type = "classifier"  # what scikit-learn looked at before 1.6
@@ -43,25 +38,6 @@ class FittedClassifier:
 
     def predict(self, images: Any, *, pixels: str = "uint8") -> np.ndarray:
         raise NotImplementedError
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """What `__init__` took, by name."""
-        return {name: getattr(self, name) for name in signature(type(self)).parameters}
-
-    def set_params(self, **parameters: Any) -> Self:
-        """The same classifier with other parameters; raises ValueError naming one that it does not have."""
-        own = self.get_params()
-        if unknown := sorted(set(parameters) - set(own)):
-            raise ValueError(f"{type(self).__name__} has no parameter {unknown[0]!r}; valid: {', '.join(own)}")
-        if parameters:
-            beside = {name: getattr(self, name) for name in self._beside}
-            type(self).__init__(self, **{**own, **parameters})
-            vars(self).update(beside)
-        return self
-
-    def __sklearn_clone__(self) -> Self:
-        """Another with the same networks, which are not copied: it is as fitted as this one."""
-        return copy(self)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -19,6 +19,7 @@ from quee.data.preprocessing import Preprocessing
 from quee.errors import IntegrityError
 from quee.policies.registry import deployable
 from quee.runtime.links import check_plain
+from quee.runtime.operating import Guarantee, Point, Positive
 from quee.work.io import verify_digests, write_bytes
 from quee.work.registry import unknown
 
@@ -30,38 +31,11 @@ MAX_BYTES = 16 << 20
 _FILE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
 _SUFFIXES = (".json", ".md", ".onnx", ".safetensors")
 
-Positive = Annotated[float, Field(gt=0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-Accuracy = Annotated[float, Field(ge=0, le=1)]
-
-
-class PointRecord(_Strict):
-    """An operating point as found on validation."""
-
-    accuracy: Accuracy
-    accuracy_interval: tuple[Accuracy, Accuracy] | None = None
-    cost: Positive
-    cost_interval: tuple[Positive, Positive] | None = None
-    first: Annotated[int, Field(ge=0)]
-    trade_off: Annotated[float, Field(ge=0)]
-
-
-class GuaranteeRecord(_Strict):
-    """What was certified of a trade-off."""
-
-    what: Literal["accuracy_loss", "budget"]
-    limit: Positive
-    method: Literal["learn_then_test", "conformal"]
-    delta: Annotated[float, Field(gt=0, lt=1)]
-    samples: Annotated[int, Field(ge=1)]
-    trade_off: Annotated[float, Field(ge=0)]
-    cost: Positive
 
 
 def _deployable(name: str) -> str:
@@ -83,8 +57,8 @@ class Manifest(_Strict):
     policy: Annotated[str, AfterValidator(_deployable)]
     preprocessing: Preprocessing | None
     """None: the backbone's own, in bundles of format 1."""
-    operating_points: Annotated[tuple[PointRecord, ...], Field(min_length=1)]
-    guarantees: tuple[GuaranteeRecord, ...] = ()
+    operating_points: Annotated[tuple[Point, ...], Field(min_length=1)]
+    guarantees: tuple[Guarantee, ...] = ()
     """Empty where the experiment keeps no certification split."""
     precision_files: dict[str, str]
     graphs: dict[str, tuple[str, ...]]

@@ -4,27 +4,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from numbers import Real
-from typing import TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import numpy as np
+from pydantic import Field
 
 from quee.errors import UsageError
 from quee.paths import PathTree
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+AtLeast0 = Annotated[float, Field(ge=0)]
+
 
 @dataclass(frozen=True)
 class Point:
-    """An operating point of the policy, as found on validation."""
+    """An operating point of the policy, as found on validation. The annotated ranges are checked in `bundle.json`."""
 
-    trade_off: float
+    trade_off: AtLeast0
     """The policy's knob: λ, or the number of one of its points."""
-    first: int
+    first: Annotated[int, Field(ge=0)]
     """Index of the first segment's precision."""
-    cost: float
-    accuracy: float
-    accuracy_interval: tuple[float, float] | None = None
-    """Where the accuracy on new data is (95 %, bootstrap over validation samples); None in older bundles."""
-    cost_interval: tuple[float, float] | None = None
+    cost: Positive
+    accuracy: Share
+    accuracy_interval: tuple[Share, Share] | None = None
+    """95 % interval of the accuracy on new data (bootstrap over validation samples); None in older bundles."""
+    cost_interval: tuple[Positive, Positive] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,13 @@ class Guarantee:
     mean cost is at most `limit`. By `learn_then_test` with probability 1 − `delta`, by `conformal` on average.
     """
 
-    what: str
-    limit: float
-    method: str
-    delta: float
-    samples: int
-    trade_off: float
-    cost: float
+    what: Literal["accuracy_loss", "budget"]
+    limit: Positive
+    method: Literal["learn_then_test", "conformal"]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    samples: Annotated[int, Field(ge=1)]
+    trade_off: AtLeast0
+    cost: Positive
     """On validation."""
 
 

@@ -3,7 +3,7 @@
 Nothing is cast on a guess. An array of another type, range or order of axes is refused; the message gives the conversion.
 """
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from quee.data.decode import MAX_PIXELS
 from quee.errors import UsageError
 from quee.work.registry import unknown
 
-PIXELS = ("uint8", "unit")
+Pixels = Literal["uint8", "unit"]
+PIXELS: tuple[str, ...] = get_args(Pixels)
 """How arrays are to be read: `uint8` from 0 to 255, or `unit`: floats from 0 to 1, rounded to the nearest 255th."""
 BATCH, SINGLE = ("n", "h", "w"), ("h", "w")
 """Axes of several images and of one image; the channel axis follows or is absent."""

@@ -43,7 +43,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Profile:
-    """Milliseconds by segment, precision and batch; a `CostModel` whose unit is the millisecond."""
+    """Measured milliseconds by segment, precision and batch size."""
 
     bundle: str
     """SHA-256 of the bundle's description."""
@@ -56,8 +56,8 @@ class Profile:
     """The version that measured; profiles once lacked it."""
 
     def foreign(self, engine: Engine) -> str:
-        """How what was profiled differs from an engine as it runs here; empty where it does not."""
-        own, here = self.circumstances, circumstances(engine)
+        """How the profiled circumstances differ from those of an engine here; empty where they do not."""
+        own, here = self.circumstances, profile_of(self.bundle, engine, ()).circumstances
         return ", ".join(
             f"{name} {own[name] or 'unknown'} (here {here[name]})" for name in here if own[name] != here[name]
         )
@@ -65,7 +65,8 @@ class Profile:
     @property
     def circumstances(self) -> dict[str, str]:
         """What times depend on, by name."""
-        return _circumstances(self.engine, self.version, self.threads, self.machine, self.quee)
+        engine = f"{self.engine} {self.version}".strip()
+        return {"engine": engine, "threads": str(self.threads), "CPU": self.machine, "quee": self.quee}
 
     @cached_property
     def _curves(self) -> dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]:
@@ -75,7 +76,7 @@ class Profile:
         return {k: (np.array(sorted(v)), np.array([v[b] for b in sorted(v)])) for k, v in found.items()}
 
     def milliseconds(self, segment: int, precision: Precision | str, samples: float) -> float:
-        """What a batch of so many samples takes, between and beyond the batches measured in straight lines."""
+        """Milliseconds of a batch of `samples`: interpolated between measured batch sizes, in proportion beyond the largest."""
         batches, times = self._curves[segment, str(precision)]
         if samples <= 0:
             return 0.0
@@ -128,15 +129,6 @@ class Profile:
     def write(self, path: Path) -> None:
         value = {**asdict(self), "format": FORMAT}
         write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
-
-
-def _circumstances(engine: str, version: str, threads: int, machine: str, quee: str) -> dict[str, str]:
-    return {"engine": f"{engine} {version}".strip(), "threads": str(threads), "CPU": machine, "quee": quee}
-
-
-def circumstances(engine: Engine) -> dict[str, str]:
-    """What an engine's times depend on, as it runs here."""
-    return _circumstances(engine.name, engine.version, engine.threads, cpu_model(), __version__)
 
 
 def profile_of(bundle: str, engine: Engine, timings: tuple[Timing, ...]) -> Profile:
@@ -206,7 +198,7 @@ def measure(
     times: dict[tuple[int, str, str, int], list[float]] = {key: [] for key in runs}
     for _ in range(repeats + 1):
         for key, run in runs.items():
-            run()  # a segment's weights are at hand where batch follows batch, and not behind everything else measured here
+            run()  # warm-up: in use, a segment's weights are in the CPU's cache
             start = time.perf_counter()
             run()
             times[key].append(time.perf_counter() - start)

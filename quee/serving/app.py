@@ -2,24 +2,39 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from quee import __version__
 from quee.errors import QueeError
-from quee.serving import images, protocol, schema, strict_json
+from quee.serving import classify, protocol
 from quee.serving.limits import Limits
 from quee.serving.page_routes import page_routes
-from quee.serving.refusal import RefusedError, answer_refusal, bad
-from quee.serving.service import Answer, Service
+from quee.serving.requests import REFUSALS, Closed, RefusedError, answer_refusal, read
+from quee.serving.service import Service
 
 CONTENT = "text/plain; version=1.0.0; charset=utf-8"
+DESCRIPTION = """Classifies images, each by its own path through the network, under a budget chosen per request.
+
+`budget` is a mean cost, `trade_off` the price of a unit of cost, `max_cost` a limit for every image; the unit is the
+static w8a8 network. Errors are `{"error": "reason"}`. 503 comes with Retry-After."""
+EXAMPLE = {
+    "parameters": {"budget": 0.2},
+    "inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 2, 2], "data": [[[0, 255], [255, 0]]]}],
+}
+
+
+class Reload(Closed):
+    """Which bundle is expected, by the SHA-256 of its bundle.json; any, unless given."""
+
+    digest: str | None = None
 
 
 def create_app(service: Service) -> FastAPI:
@@ -34,12 +49,12 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="quee",
         version=__version__,
-        description=schema.DESCRIPTION,
+        description=DESCRIPTION,
         docs_url=None,  # FastAPI's page loads scripts from elsewhere; ours is at /page/docs.html
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        responses=schema.REFUSALS,
+        responses=REFUSALS,
     )
     app.add_exception_handler(RefusedError, answer_refusal)
     app.add_exception_handler(HTTPException, _http_error)
@@ -49,6 +64,7 @@ def create_app(service: Service) -> FastAPI:
     _inference(app, service)
     _administration(app, service)
     page_routes(app, service)
+    _describe(app, protocol.InferenceRequest, classify.Classify, Reload)
     if settings.cors:
         app.add_middleware(
             CORSMiddleware,
@@ -79,19 +95,19 @@ def _health(app: FastAPI, service: Service) -> None:
 
 
 def _inference(app: FastAPI, service: Service) -> None:
-    def known(name: str, version: str | None) -> None:
+    def known(name: str, version: str | None = None) -> None:
         served = service.current
         if name != served.name or (version is not None and version != served.version):
             has = f"{served.name}, version {served.version}"
             raise RefusedError(404, "model", f"no model {name[:80]!r} of version {str(version)[:80]!r}; there is {has}")
 
     async def infer(request: Request) -> Response:
-        known(request.path_params["name"], request.path_params.get("version"))
+        known(**request.path_params)  # FastAPI's own reading of them takes as long as all of `protocol.parse`
         async with service.admit() as take:
             body, length = await request.body(), request.headers.get(protocol.HEADER)
-            asked = await service.done(lambda: protocol.parse(body, length, service.settings), len(body))
-            take(len(asked.images))
-            found = await service.route(asked.images, asked.options, asked.timeout, gone=request.receive)
+            asked, images = await service.done(lambda: protocol.parse(body, length, service.settings), len(body))
+            take(len(images))
+            found = await service.route(images, asked.said.options, asked.seconds, gone=request.receive)
             served = found.served
             text, header = protocol.answer(
                 asked, found.routed, served.classifier.classes, served.name, served.version, found.parameters
@@ -100,7 +116,7 @@ def _inference(app: FastAPI, service: Service) -> None:
             return Response(text, media_type="application/json")
         return Response(text, media_type="application/octet-stream", headers={protocol.HEADER: str(header)})
 
-    async def described(name: str, version: str | None = None) -> dict[str, Any]:
+    async def described(name: str, version: str | None = None) -> protocol.ModelMetadata:
         known(name, version)
         served = service.current
         return protocol.metadata(served.name, served.version, len(served.classifier.classes))
@@ -109,57 +125,62 @@ def _inference(app: FastAPI, service: Service) -> None:
         known(name, version)
         return JSONResponse({"name": name, "ready": service.ready}, 200 if service.ready else 503)
 
+    extra = _body(protocol.InferenceRequest, "application/json", example=EXAMPLE)
     for path, note in (("/v2/models/{name}", ""), ("/v2/models/{name}/versions/{version}", " of a version")):
         options: dict[str, Any] = {"tags": ["inference"]}
-        app.get(path, summary=f"The model's tensors{note}.", **options)(described)
+        app.get(path, summary=f"The model's tensors{note}.", response_model_exclude_none=True, **options)(described)
         app.get(f"{path}/ready", summary=f"Whether the model answers{note}.", **options)(model_ready)
-        extra = {**schema.INFER, "parameters": schema.path_parameters(path)}
-        app.post(f"{path}/infer", summary=f"Classify{note}.", openapi_extra=extra, **options)(infer)
+        options |= {"response_model": protocol.InferenceResponse, "openapi_extra": {**extra, "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in ("name", "version") if f"{{{name}}}" in path
+        ]}}  # fmt: skip
+        app.post(f"{path}/infer", summary=f"Classify{note}.", **options)(infer)
 
-    @app.post("/v1/classify", tags=["images"], summary="Classify image files.", openapi_extra=schema.CLASSIFY)
-    async def classify(request: Request) -> JSONResponse:
+    extra = _body(classify.Classify, "multipart/form-data", "application/json")
+
+    @app.post("/v1/classify", tags=["images"], summary="Classify image files.", openapi_extra=extra)
+    async def classified(request: Request) -> JSONResponse:
         async with service.admit() as take:
-            body, kind = await request.body(), request.headers.get("content-type", "")
-            found, options, explain = await service.done(lambda: images.parse(body, kind, service.settings), len(body))
-            take(len(found))
-            answer = await service.route(found, options, explain=explain, gone=request.receive)
-            return JSONResponse(_classified(answer))
-
-
-def _classified(answer: Answer) -> dict[str, Any]:
-    routed, served = answer.routed, answer.served
-    classes = served.classifier.classes
-    results: list[dict[str, Any]] = [
-        {
-            "label": int(routed.label[row]),
-            "class": classes[int(routed.label[row])],
-            "probabilities": routed.probabilities[row].tolist(),
-            "path": routed.path[row],
-            "cost": float(routed.cost[row]),
-        }
-        for row in range(len(routed.label))
-    ]
-    for result, explanation in zip(results, answer.explanations or [], strict=False):
-        result["gates"] = [asdict(gate) for gate in explanation.gates]
-        result["static"] = explanation.static
-    return {"model": served.name, **answer.parameters, "results": results}
+            asked = await classify.asked(request, service)
+            take(len(asked.files))
+            found = await service.route(asked.files, asked.options, explain=asked.explain, gone=request.receive)
+            return JSONResponse(classify.answer(found))
 
 
 def _administration(app: FastAPI, service: Service) -> None:
+    extra = _body(Reload, "application/json", required=False)
+
     @app.post("/v1/admin/reload", tags=["administration"], summary="Serve what the bundle's path holds now.",
-              openapi_extra=schema.RELOAD)  # fmt: skip
+              openapi_extra=extra)  # fmt: skip
     async def reload(request: Request) -> JSONResponse:
         if service.settings.token is None:
             raise RefusedError(403, "admin", "the server has no token, and takes this from nobody; send it SIGHUP")
-        body = await request.body()
-        given = strict_json.loads(body) if body else {}
-        if not isinstance(given, dict) or set(given) - {"digest"} or not isinstance(given.get("digest", ""), str):
-            raise bad('give {"digest": SHA-256 of bundle.json}, or nothing')
+        given = read(Reload, await request.body() or b"{}")
         try:
-            fresh = await service.reload(given.get("digest"))
+            fresh = await service.reload(given.digest)
         except QueeError as error:
             raise RefusedError(409, "bundle", f"not taken, the old one serves: {error}") from None
         return JSONResponse({"model": fresh.name, "model_digest": fresh.digest})
+
+
+def _body(model: type[BaseModel], *kinds: str, required: bool = True, **more: Any) -> dict[str, Any]:
+    """The description of a body that an endpoint reads itself."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": required, "content": {kind: {"schema": schema, **more} for kind in kinds}}}
+
+
+def _describe(app: FastAPI, *models: type[BaseModel]) -> None:
+    """Have the OpenAPI description hold the models that `_body` names, which FastAPI does not look for."""
+    written = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            pairs = [(model, "validation") for model in models]
+            _, found = models_json_schema(pairs, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+            written()["components"]["schemas"].update(found["$defs"])
+        return written()
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:

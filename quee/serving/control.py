@@ -62,7 +62,7 @@ class BudgetControl:
         key = _bin(budget)
         with self._lock:
             debt = self._debt.get(key, 0.0) + float(np.sum(cost / budget - 1.0))
-            # No further than the points reach: debt beyond would be paid back long after inputs have returned.
+            # Debt beyond what the points reach would still be paid back long after the inputs are as before.
             debt = min(max(debt, math.log(budget / high) / self.gain), math.log(budget / low) / self.gain)
             self._debt[key] = debt
             return math.exp(-self.gain * debt)

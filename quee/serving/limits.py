@@ -12,7 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quee.serving.metrics import Metrics
-from quee.serving.refusal import GoneError, RefusedError
+from quee.serving.requests import GoneError, RefusedError
 from quee.serving.settings import Settings
 
 OPEN = ("/v2/health/", "/page/")

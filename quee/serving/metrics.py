@@ -52,7 +52,7 @@ class Metrics:
         self._drift.set(1.0)
 
     def watch(self, queue: Callable[[], int], limit: int, ready: Callable[[], bool]) -> None:
-        """Read gauges when asked for."""
+        """Have `/metrics` call these functions for the gauges of the queue and of readiness."""
         self._queue.set_function(queue)
         self._limit.set(limit)
         self._ready.set_function(ready)

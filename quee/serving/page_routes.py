@@ -1,13 +1,17 @@
-"""The page at `/`: its files, read once, and what it needs to know of the model."""
+"""The page at `/`: its files and the images to try, read once, and what it needs to know of the model."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from fastapi import FastAPI
 from starlette.responses import Response
 
-from quee.serving.examples import read_examples
-from quee.serving.refusal import RefusedError
+from quee.data.decode import FORMATS, open_image
+from quee.data.walk import shown, top_files
+from quee.errors import QueeError, UsageError
+from quee.serving.requests import RefusedError
 from quee.serving.service import Service
 
 FOLDER = Path(__file__).parent / "page"
@@ -19,9 +23,13 @@ HEADERS = {
     "cache-control": "no-cache",
 }
 
+MOST = 12
+LARGEST = 1 << 20
+"""Bytes of an example."""
+
 
 def page_routes(app: FastAPI, service: Service) -> None:
-    """Serve the page; raises UsageError when the examples named in the settings are none."""
+    """Serve the page; raises UsageError when the folder of examples holds no images."""
     files = {file.name: file.read_bytes() for file in sorted(FOLDER.iterdir()) if file.suffix in KINDS}
     examples = read_examples(service.settings.examples)
 
@@ -61,3 +69,53 @@ def page_routes(app: FastAPI, service: Service) -> None:
         if not 0 <= index < len(examples):
             raise RefusedError(404, "page", f"no example {index}; there are {len(examples)}")
         return Response(examples[index].data, media_type=examples[index].media_type, headers=HEADERS)
+
+
+@dataclass(frozen=True)
+class Example:
+    name: str
+    data: bytes
+    media_type: str
+
+
+def read_examples(folder: Path | None) -> list[Example]:
+    """Up to 12 images, of as many classes as can be; raises UsageError when there are none."""
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        raise UsageError(f"--examples {folder}: not a folder")
+    files = [file for file in top_files(folder) if file.suffix.lower() == ".parquet"]
+    tables = [file for file in files if file.name.startswith("test")] or files
+    found = _from_table(tables[0]) if tables else _from_files(folder)
+    examples = [made for name, data in found if (made := _example(name, data)) is not None][:MOST]
+    if not examples:
+        raise UsageError(f"--examples {folder}: no {', '.join(FORMATS)} images and no Parquet files of images")
+    return examples
+
+
+def _from_files(folder: Path) -> list[tuple[str, bytes]]:
+    files = [file for file in top_files(folder) if file.stat().st_size <= LARGEST]
+    return [(shown(file.stem), file.read_bytes()) for file in files[: 10 * MOST]]
+
+
+def _from_table(file: Path) -> list[tuple[str, bytes]]:
+    rows = next(pq.ParquetFile(file).iter_batches(batch_size=500)).to_pylist()
+    column = next((name for name in ("image", "img") if rows and name in rows[0]), None)
+    if column is None:
+        return []
+    labels = [name for name in rows[0] if name != column]
+    by_class: dict[object, list[bytes]] = {}
+    for row in rows:
+        data = row[column]["bytes"]
+        if data is not None and len(data) <= LARGEST:
+            by_class.setdefault(row[labels[0]] if labels else None, []).append(data)
+    ordered = sorted(by_class.items(), key=lambda pair: str(pair[0]))
+    taken = [data for rank in range(MOST) for _, own in ordered for data in own[rank : rank + 1]]
+    return [(f"example {index}", data) for index, data in enumerate(taken[:MOST], 1)]
+
+
+def _example(name: str, data: bytes) -> Example | None:
+    try:
+        return Example(name, data, f"image/{(open_image(data, name).format or 'png').lower()}")
+    except QueeError:
+        return None

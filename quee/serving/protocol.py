@@ -4,66 +4,151 @@ https://github.com/kserve/open-inference-protocol; the extension is Triton's `ex
 `Inference-Header-Content-Length`, then the tensors' bytes behind the JSON, in order.
 """
 
-import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from quee.errors import UsageError
-from quee.runtime.classifier import Options, Routed
-from quee.runtime.pixels import CHANNELS, PIXELS, accepted, numbers
-from quee.serving import strict_json
-from quee.serving.images import OPTIONS, check_images, check_size, decoded, options_of
-from quee.serving.refusal import RefusedError, bad
+from quee.runtime.classifier import Routed
+from quee.runtime.pixels import CHANNELS, Pixels, accepted, numbers
+from quee.serving.requests import Budgets, Closed, File, bad, check_count, check_images, check_size, misfit, read
 from quee.serving.settings import Settings
 
 HEADER = "inference-header-content-length"
-IMAGES, ENCODED = "images", "encoded"
 FLOATS = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
 DATATYPES = {"UINT8": "u1", **FLOATS}
 """Of pixels, with numpy's names."""
-PARAMETERS = (*OPTIONS, "pixels", "timeout", "priority", "binary_data_output")
-OUTPUTS = {"label": "INT64", "class": "BYTES", "probabilities": "FP32", "path": "BYTES", "cost": "FP64"}
 MAX_RANK = 4
+OutputName = Literal["label", "class", "probabilities", "path", "cost"]
+OUTPUTS: dict[OutputName, str] = {
+    "label": "INT64", "class": "BYTES", "probabilities": "FP32", "path": "BYTES", "cost": "FP64",
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Request:
-    """What an inference request asks."""
+class Parameters(Budgets):
+    """Parameters of an inference request."""
 
-    images: np.ndarray | list[bytes]
-    """uint8 (n, h, w) or (n, h, w, c), or n encoded images."""
-    options: Options
-    identity: str | None = None
-    timeout: float | None = None
-    """Seconds."""
-    outputs: dict[str, bool] = field(default_factory=dict)
-    """Name to whether it is wanted in binary; empty: all."""
-    binary: bool = False
-    """For outputs that say nothing."""
+    pixels: Pixels = Field(default="uint8", description="unit: the images are FP16, FP32 or FP64 from 0 to 1.")
+    timeout: Annotated[int, Field(gt=0, lt=1 << 62)] | None = Field(default=None, description="Microseconds.")
+    priority: Any = Field(default=None, description="Taken for the sake of clients that send it; not used.")
+    binary_data_output: bool = Field(default=False, description="Whether outputs that do not say come in binary.")
 
 
-def metadata(name: str, version: str, classes: int) -> dict[str, Any]:
+class _Open(BaseModel):
+    """Other fields may be given, and are not read: the protocol lets clients add some."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class InputParameters(_Open):
+    binary_data_size: int | None = Field(
+        default=None, description="Bytes of the tensor behind the JSON, in place of data."
+    )
+
+
+class Input(_Open):
+    """A tensor of pixels (`images`), or of encoded files (`encoded`)."""
+
+    name: Literal["images", "encoded"]
+    datatype: Literal["UINT8", "FP16", "FP32", "FP64", "BYTES"]
+    shape: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1, max_length=MAX_RANK, fail_fast=True)]
+    parameters: InputParameters | None = None
+    data: list[Any] | None = Field(default=None, description="Numbers, flat or nested; base64 of encoded files.")
+
+
+class OutputParameters(Closed):
+    binary_data: bool = False
+
+
+class Output(_Open):
+    name: OutputName
+    parameters: OutputParameters | None = None
+
+
+class InferenceRequest(_Open):
+    """A request: one of the two inputs, and which outputs are wanted (all, unless it says)."""
+
+    id: Annotated[str, Field(max_length=256)] | None = None
+    parameters: Parameters | None = None
+    inputs: Annotated[list[Input], Field(min_length=1, max_length=1, fail_fast=True)]
+    outputs: Annotated[list[Output], Field(max_length=len(OUTPUTS), fail_fast=True)] | None = None
+
+    @field_validator("outputs")
+    @classmethod
+    def _once(cls, outputs: list[Output] | None) -> list[Output] | None:
+        names = [output.name for output in outputs or ()]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} is asked for twice")
+        return outputs
+
+    @property
+    def said(self) -> Parameters:
+        return self.parameters or Parameters()
+
+    @property
+    def seconds(self) -> float | None:
+        """The timeout."""
+        return None if self.said.timeout is None else self.said.timeout / 1e6
+
+    @property
+    def wanted(self) -> dict[OutputName, bool]:
+        """Names of the outputs, and whether each is wanted in binary."""
+        if not self.outputs:
+            return dict.fromkeys(OUTPUTS, self.said.binary_data_output)
+        return {output.name: bool(output.parameters and output.parameters.binary_data) for output in self.outputs}
+
+
+class Tensor(BaseModel):
+    """A tensor of an answer or, without its data, of the model's description."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, int] | None = None
+    data: list[Any] | None = None
+
+
+class InferenceResponse(BaseModel):
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: dict[str, Any]
+    outputs: list[Tensor]
+
+
+class ModelMetadata(BaseModel):
+    name: str
+    versions: list[str]
+    platform: str = "quee"
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    parameters: dict[str, str]
+
+
+def metadata(name: str, version: str, classes: int) -> ModelMetadata:
     """The model's tensors. One of the two inputs is given; shapes are -1 where any size goes."""
-    shapes = {"probabilities": [-1, classes]}
-    return {
-        "name": name,
-        "versions": [version],
-        "platform": "quee",
-        "inputs": [
-            {"name": IMAGES, "datatype": "UINT8", "shape": [-1, -1, -1, -1]},
-            {"name": ENCODED, "datatype": "BYTES", "shape": [-1]},
-        ],
-        "outputs": [{"name": n, "datatype": kind, "shape": shapes.get(n, [-1])} for n, kind in OUTPUTS.items()],
-        "parameters": {"options": ", ".join(PARAMETERS)},
-    }
+    outputs = [
+        Tensor(name=output, datatype=kind, shape=[-1, classes] if output == "probabilities" else [-1])
+        for output, kind in OUTPUTS.items()
+    ]
+    inputs = [
+        Tensor(name="images", datatype="UINT8", shape=[-1, -1, -1, -1]),
+        Tensor(name="encoded", datatype="BYTES", shape=[-1]),
+    ]
+    options = {"options": ", ".join(Parameters.model_fields)}
+    return ModelMetadata(name=name, versions=[version], inputs=inputs, outputs=outputs, parameters=options)
 
 
-def parse(body: bytes, header_length: str | None, settings: Settings) -> Request:
-    """The request of a body; raises RefusedError with the reason."""
+def parse(
+    body: bytes, header_length: str | None, settings: Settings
+) -> tuple[InferenceRequest, np.ndarray | list[bytes]]:
+    """The request of a body, and its images: uint8 (n, h, w) or (n, h, w, c), or n encoded ones.
+
+    Raises RefusedError with the reason.
+    """
     length = len(body)
     if header_length is not None:
         if not header_length.isascii() or not header_length.isdigit() or len(header_length) > 12:
@@ -71,123 +156,58 @@ def parse(body: bytes, header_length: str | None, settings: Settings) -> Request
         length = int(header_length)
         if length > len(body):
             raise bad(f"{HEADER} is {length}, the body {len(body)} bytes")
-    value = strict_json.loads(body[:length])
-    if not isinstance(value, dict):
-        raise bad("the request is not an object")
-    identity = value.get("id")
-    if identity is not None and (not isinstance(identity, str) or len(identity) > 256):
-        raise bad("id: give a string of at most 256 characters")
-    parameters = _object(value, "parameters")
-    if unknown := sorted(set(parameters) - set(PARAMETERS)):
-        raise bad(f"unknown parameter {unknown[0][:80]!r}; valid: {', '.join(PARAMETERS)}", "options")
-    timeout = parameters.get("timeout")
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int) or not 0 < timeout < 1 << 62):
-        raise bad("timeout: give microseconds, a whole number above 0", "options")
-    pixels = parameters.get("pixels", "uint8")
-    if not isinstance(pixels, str) or pixels not in PIXELS:
-        raise bad(f"pixels: {str(pixels)[:80]!r}; valid: {', '.join(PIXELS)}", "options")
-    inputs = value.get("inputs")
-    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-        raise bad(f"inputs: give one tensor, {IMAGES} or {ENCODED}")
-    return Request(
-        _images(inputs[0], memoryview(body)[length:], settings, pixels),
-        options_of(parameters),
-        identity,
-        None if timeout is None else timeout / 1e6,
-        _outputs(value),
-        _flag(parameters, "binary_data_output"),
-    )
+    request = read(InferenceRequest, body[:length])
+    return request, _images(request.inputs[0], memoryview(body)[length:], settings, request.said.pixels)
 
 
-def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
-    found = value.get(name)
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise bad(f"{name}: give an object")
-    return found
-
-
-def _flag(parameters: dict[str, Any], name: str) -> bool:
-    found = parameters.get(name, False)
-    if not isinstance(found, bool):
-        raise bad(f"{name}: give true or false")
-    return found
-
-
-def _outputs(value: dict[str, Any]) -> dict[str, bool]:
-    asked = value.get("outputs")
-    if asked is None:
-        return {}
-    if not isinstance(asked, list) or not all(isinstance(output, dict) for output in asked):
-        raise bad("outputs: give a list of objects")
-    found: dict[str, bool] = {}
-    for output in asked:
-        name = output.get("name")
-        if not isinstance(name, str) or name not in OUTPUTS:
-            raise bad(f"unknown output {str(name)[:80]!r}; valid: {', '.join(OUTPUTS)}")
-        parameters = _object(output, "parameters")
-        if unknown := sorted(set(parameters) - {"binary_data"}):
-            raise bad(f"output {name}: parameter {unknown[0][:80]!r} is not supported; valid: binary_data")
-        if name in found:
-            raise bad(f"output {name} is asked for twice")
-        found[name] = _flag(parameters, "binary_data")
-    return found
-
-
-def _datatype_fault(name: str, kind: Any, pixels: str) -> str | None:
-    """What would be valid, where a datatype is not."""
-    if name == ENCODED:
-        return None if kind == "BYTES" else "BYTES"
-    if pixels == "unit":
-        return None if kind in FLOATS else f"{', '.join(FLOATS)} with the parameter pixels 'unit'"
-    return None if kind == "UINT8" else f"UINT8, or {', '.join(FLOATS)} from 0 to 1 with the parameter pixels 'unit'"
-
-
-def _images(tensor: dict[str, Any], rest: memoryview, settings: Settings, pixels: str) -> np.ndarray | list[bytes]:
-    name, kind, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
-    if name not in (IMAGES, ENCODED):
-        raise bad(f"unknown input {str(name)[:80]!r}; valid: {IMAGES}, {ENCODED}")
-    if (fault := _datatype_fault(name, kind, pixels)) is not None:
-        raise bad(f"input {name} has datatype {str(kind)[:40]!r}; valid: {fault}", "dtype")
-    if not isinstance(shape, list) or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
-        raise bad(f"input {name}: shape {str(shape)[:80]}; give a list of whole numbers above 0", "shape")
-    size = _object(tensor, "parameters").get("binary_data_size")
-    data = tensor.get("data")
+def _images(tensor: Input, rest: memoryview, settings: Settings, pixels: Pixels) -> np.ndarray | list[bytes]:
+    where, shape, data = f"input {tensor.name}", tensor.shape, tensor.data
+    size = tensor.parameters and tensor.parameters.binary_data_size
+    if valid := _datatypes(tensor, pixels):
+        raise bad(f"{where} has datatype {tensor.datatype!r}; valid: {valid}", "dtype")
     if (size is None) == (data is None):
-        raise bad(f"input {name}: give one of data and parameters.binary_data_size")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size != len(rest)):
-        raise bad(f"input {name}: binary_data_size is {str(size)[:40]}; {len(rest)} bytes follow the JSON")
+        raise bad(f"{where}: give one of data and parameters.binary_data_size")
+    if size is not None and size != len(rest):
+        raise bad(f"{where}: binary_data_size is {size}; {len(rest)} bytes follow the JSON")
     if size is None and len(rest):
         raise bad(f"{len(rest)} bytes follow the JSON and no input is binary")
-    if name == ENCODED:
-        found = _texts(data) if size is None else _length_prefixed(rest)
+    if tensor.name == "encoded":
+        found = _length_prefixed(rest) if data is None else _files(data)
         if shape != [len(found)]:
-            raise bad(f"input {name}: shape {shape[:6]} and {len(found)} images", "shape")
-        return check_images(found, settings)
+            raise bad(f"{where}: shape {shape} and {len(found)} images", "shape")
+        check_images(found, settings)
+        return found
     if len(shape) not in (3, MAX_RANK) or (len(shape) == MAX_RANK and shape[3] not in CHANNELS):
-        raise bad(f"input {name}: shape {shape[:6]}; valid: [n, h, w] or [n, h, w, 1, 3 or 4]", "shape")
-    check_size(shape[2], shape[1], f"input {name}", settings)
-    if shape[0] > settings.max_images:
-        raise RefusedError(413, "images", f"{shape[0]} images in a request; at most {settings.max_images}")
-    values = _numbers(data, shape, pixels) if size is None else _values(rest, DATATYPES[str(kind)], math.prod(shape))
-    if values.size != math.prod(shape):
-        raise bad(f"input {name}: shape {shape} takes {math.prod(shape)} values, {values.size} are given", "shape")
+        raise bad(f"{where}: shape {shape}; valid: [n, h, w] or [n, h, w, 1, 3 or 4]", "shape")
+    check_size(shape[2], shape[1], where, settings)
+    check_count(shape[0], settings)
+    count = math.prod(shape)
+    values = _binary(rest, DATATYPES[tensor.datatype], count) if data is None else _numbers(data, shape, pixels)
+    if values.size != count:
+        raise bad(f"{where}: shape {shape} takes {count} values, {values.size} are given", "shape")
     if pixels == "uint8":
         return values.reshape(shape)  # and looked at when it is prepared
-    return _taken(lambda: accepted(values.reshape(shape), f"input {name}", pixels=pixels))
+    return _taken(lambda: accepted(values.reshape(shape), where, pixels=pixels))
 
 
-def _numbers(data: Any, shape: list[int], pixels: str) -> np.ndarray:
-    if not isinstance(data, list):
-        raise bad("data: give a list")
+def _datatypes(tensor: Input, pixels: Pixels) -> str:
+    """The datatypes that are valid, where a tensor's is not."""
+    if tensor.name == "encoded":
+        return "" if tensor.datatype == "BYTES" else "BYTES"
+    floats = ", ".join(FLOATS)
+    if pixels == "unit":
+        return "" if tensor.datatype in FLOATS else f"{floats} with the parameter pixels 'unit'"
+    return "" if tensor.datatype == "UINT8" else f"UINT8, or {floats} from 0 to 1 with the parameter pixels 'unit'"
+
+
+def _numbers(data: list[Any], shape: list[int], pixels: Pixels) -> np.ndarray:
     found = _taken(lambda: numbers(data, "data", pixels))
     if found.ndim != 1 and list(found.shape) != shape:
         raise bad(f"data has shape {list(found.shape)}, the input {shape}", "shape")
     return found
 
 
-def _values(rest: memoryview, kind: str, count: int) -> np.ndarray:
+def _binary(rest: memoryview, kind: str, count: int) -> np.ndarray:
     """The numbers of a binary tensor."""
     width = np.dtype(kind).itemsize
     if len(rest) != count * width:
@@ -202,10 +222,14 @@ def _taken(read: Callable[[], np.ndarray]) -> np.ndarray:
         raise bad(str(error), "dtype") from None
 
 
-def _texts(data: Any) -> list[bytes]:
-    if not isinstance(data, list):
-        raise bad("data: give a list of base64")
-    return [decoded(text, f"image {index}") for index, text in enumerate(data)]
+_FILES: TypeAdapter[list[bytes]] = TypeAdapter(Annotated[list[File], Field(fail_fast=True)])
+
+
+def _files(data: list[Any]) -> list[bytes]:
+    try:
+        return _FILES.validate_python(data, strict=True)
+    except ValidationError as error:
+        raise misfit(error, "data") from None
 
 
 def _length_prefixed(rest: memoryview) -> list[bytes]:
@@ -221,32 +245,35 @@ def _length_prefixed(rest: memoryview) -> list[bytes]:
 
 
 def answer(
-    request: Request, routed: Routed, classes: list[str], name: str, version: str, parameters: dict[str, Any]
+    request: InferenceRequest,
+    routed: Routed,
+    classes: Sequence[str],
+    name: str,
+    version: str,
+    parameters: dict[str, Any],
 ) -> tuple[bytes, int | None]:
     """The body of an answer, and the length of its JSON where tensors follow it."""
-    tensors: dict[str, np.ndarray] = {
+    tensors: dict[OutputName, np.ndarray] = {
         "label": routed.label.astype(np.int64),
         "class": np.array([classes[int(index)] for index in routed.label], object),
         "probabilities": routed.probabilities.astype(np.float32),
         "path": np.array(routed.path, object),
         "cost": routed.cost.astype(np.float64),
     }
-    wanted = request.outputs or dict.fromkeys(OUTPUTS, request.binary)
     outputs, blobs = [], []
-    for output, binary in wanted.items():
+    for output, binary in request.wanted.items():
         tensor = tensors[output]
-        entry: dict[str, Any] = {"name": output, "datatype": OUTPUTS[output], "shape": list(tensor.shape)}
+        entry = Tensor(name=output, datatype=OUTPUTS[output], shape=list(tensor.shape))
         if binary:
             blobs.append(_bytes(tensor))
-            entry["parameters"] = {"binary_data_size": len(blobs[-1])}
+            entry.parameters = {"binary_data_size": len(blobs[-1])}
         else:
-            entry["data"] = tensor.ravel().tolist()
+            entry.data = tensor.ravel().tolist()
         outputs.append(entry)
-    described: dict[str, Any] = {"model_name": name, "model_version": version, "outputs": outputs}
-    if request.identity is not None:
-        described["id"] = request.identity
-    described["parameters"] = parameters
-    text = json.dumps(described, allow_nan=False).encode()
+    found = InferenceResponse(
+        model_name=name, model_version=version, id=request.id, parameters=parameters, outputs=outputs
+    )
+    text = found.model_dump_json(exclude_none=True).encode()
     return (text + b"".join(blobs), len(text)) if blobs else (text, None)
 
 

@@ -26,10 +26,11 @@ FULL = (
 logger = logging.getLogger("quee.serving")
 
 
-class Protocol(H11Protocol):
-    """Ends connections whose requests' heads or answers take too long, and those beyond the limit.
+class TimedConnection(H11Protocol):
+    """Ends a connection whose request's head or answer takes too long, and connections beyond the limit.
 
-    uvicorn times only idle connections between requests; bodies are timed by `Limits`.
+    uvicorn times only idle connections between requests, and `Limits` times bodies. This class alone depends on
+    uvicorn's insides; `tests/quee/serving/test_server.py` shows whether another release of uvicorn fits it.
     """
 
     service: Service
@@ -141,7 +142,7 @@ def server_of(service: Service, app: FastAPI | None = None) -> Server:
         app or create_app(service),
         host=settings.host,
         port=settings.port,
-        http=type("Bound", (Protocol,), {"service": service}),
+        http=type("Bound", (TimedConnection,), {"service": service}),
         ws="none",
         lifespan="on",
         loop="auto",

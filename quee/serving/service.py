@@ -1,50 +1,173 @@
-"""What stands between the endpoints and the model: admission, answers, metrics, and the change to another model."""
+"""What stands behind the endpoints: the model, admission, answers, metrics, and the change to another model."""
 
 import asyncio
 import gc
 import math
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from anyio import CapacityLimiter, to_thread
 
-from quee.errors import QueeError, UsageError
+from quee.errors import IntegrityError, QueeError, UsageError
+from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import Images, Options, Routed
 from quee.runtime.explanation import Explanation
-from quee.runtime.scheduler import DrainingError, ExpiredError, OverloadedError
-from quee.serving.crossing import Crossing
+from quee.runtime.manifest import read_manifest
+from quee.runtime.scheduler import DrainingError, ExpiredError, OverloadedError, Scheduler
+from quee.serving.control import BudgetControl
 from quee.serving.metrics import Metrics
-from quee.serving.model import Served
-from quee.serving.refusal import RefusedError, bad
+from quee.serving.requests import GoneError, RefusedError, bad
 from quee.serving.settings import Settings
+from quee.work.io import file_digest, read_json
 
 THREADS = 2
-"""In which large requests are parsed and images decoded: bounds the memory that takes, too."""
+"""Threads in which large requests are parsed and images decoded. Their number bounds the memory that this takes."""
 SMALL = 32 * 1024
-"""Bytes of a request, or values of its pixels, that take less time than handing them to a thread and back."""
+"""Requests of at most so many bytes (or pixel values) are handled on the event loop: a thread would take longer."""
 EXPLAINING = 8
-"""Explanations waited for at once; each runs its image apart from the others' batches."""
+"""Explanations that may wait at once. Each runs its images alone, outside of the shared batches."""
 RATE_WINDOW = 10.0
 """Seconds over which the rate of answers is taken, for Retry-After."""
 T = TypeVar("T")
 
 
 def settle() -> None:
-    """Exempt what is there now from garbage collection: looking through all of PyTorch again and again took a fifth of the
-    event loop's time. Call it when a model is loaded; one that is replaced is let go."""
+    """Exempt all present objects from garbage collection, which took a fifth of the event loop's time.
+
+    Call it after a model is loaded. A model that was replaced before the call is freed by it.
+    """
     gc.unfreeze()
     gc.collect()
     gc.freeze()
 
 
+class Served:
+    """A loaded bundle, its scheduler, and the control of its budgets.
+
+    The digest is that of `bundle.json`, which holds the digests of all other files.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        queue: int,
+        batch: int,
+        control: bool,
+        digest: str | None = None,
+        engine: str = "torch",
+        threads: int | None = None,
+    ) -> None:
+        """Raises IntegrityError when the bundle is not whole, or another than `digest` names."""
+        folder = bundle.resolve()  # what a link names now: not half of the old and half of the new
+        read_manifest(folder)  # says so where there is no bundle
+        self.digest = file_digest(folder / "bundle.json")
+        if digest is not None and digest != self.digest:
+            raise IntegrityError(f"{bundle} has digest {self.digest}, expected {digest}")
+        self.classifier = load_bundle(folder, engine, threads)
+        if file_digest(folder / "bundle.json") != self.digest:
+            raise IntegrityError(f"{bundle} changed while it was read")
+        self.unit_bitflops = float(read_json(folder / "tree.json")["unit_bitflops"])
+        self.name = f"quee-{self.classifier.description['experiment']}"
+        self.version = self.digest[:12]
+        self.control = BudgetControl([point.cost for point in self.classifier.points], enabled=control)
+        self.classifier.warm(batch)  # first calls are slow, and a bundle that cannot run is not taken
+        self.classifier.predict(np.zeros((1, *self.classifier.transform.size, 3), np.uint8))
+        self.scheduler = Scheduler(self.classifier, batch=batch, capacity=queue)
+
+    def asked(self, options: Options) -> float | None:
+        """The budget that a request asks for, the bundle's own if it asks for nothing; None where it has none."""
+        if options.trade_off is not None:
+            return None
+        if options.budget is None and options.max_cost is None:
+            return float(self.classifier.budget)
+        return options.budget
+
+    def controlled(self, options: Options) -> float | None:
+        """The budget that control pursues: none where every sample has a limit, which lowers what is spent."""
+        return self.asked(options) if options.max_cost is None else None
+
+    def applied(self, options: Options) -> Options:
+        """The options to route under: those asked, the budget as control has it."""
+        asked = self.controlled(options)
+        if asked is None or not asked > 0:  # refused further on
+            return options
+        return replace(options, budget=self.control.applied(asked))
+
+    def submit(self, images: Images, options: Options, timeout: float) -> "Future[Routed]":
+        return self.scheduler.submit(images, options, timeout)
+
+    def explain(self, images: Images, options: Options) -> list[Explanation]:
+        """Run images again, apart from others: the answers are the same."""
+        return self.classifier.explain(images, **asdict(options))
+
+    def close(self, timeout: float) -> bool:
+        """Answer what is in flight; false when that took longer than `timeout` seconds and was broken off."""
+        done = self.scheduler.drain(timeout)
+        if not done:
+            self.scheduler.stop()
+        return done
+
+
+class Crossing(Generic[T]):
+    """Awaits futures of another thread, with one wake-up of the event loop for all that are ready.
+
+    All calls of `wait` come from one event loop.
+    """
+
+    def __init__(self) -> None:
+        self._ready: deque[tuple[Future[T], asyncio.Future[T]]] = deque()
+        self._woken = False
+
+    async def wait(self, future: "Future[T]", gone: Callable[[], Awaitable[Any]] | None = None) -> T:
+        """The future's result. When `gone` returns first the future is cancelled, and GoneError raised."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        future.add_done_callback(lambda done: self._put(loop, done, answer))
+        left = None if gone is None else asyncio.ensure_future(gone())
+        if left is not None:
+            left.add_done_callback(lambda _: answer.cancel())
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            future.cancel()
+            if left is not None and left.done() and not left.cancelled():
+                raise GoneError from None
+            raise
+        finally:
+            if left is not None:
+                left.cancel()
+
+    def _put(self, loop: asyncio.AbstractEventLoop, future: "Future[T]", answer: "asyncio.Future[T]") -> None:
+        self._ready.append((future, answer))
+        if not self._woken:  # else `_deliver` is still to come, and will find it
+            self._woken = True
+            with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+                loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._woken = False
+        while self._ready:
+            future, answer = self._ready.popleft()
+            if answer.done():
+                continue
+            if future.cancelled():
+                answer.cancel()
+            elif (error := future.exception()) is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(future.result())
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request's images, and under which budget by which model."""
+    """Answers to a request's images, with the budget and the model that gave them."""
 
     routed: Routed
     served: Served
@@ -66,7 +189,7 @@ class Answer:
 
 
 class Service:
-    """One bundle path, whichever bundle it holds at present."""
+    """The endpoint's state: the bundle that a path holds at present, the queue, the metrics."""
 
     def __init__(
         self,
@@ -120,11 +243,11 @@ class Service:
             self.admitted -= held
 
     def retry_after(self) -> int:
-        """Seconds until the queue is worked off at the rate of late."""
+        """Seconds until the queue is worked off at the recent rate of answers, from 1 to 30."""
         return min(max(math.ceil(self.admitted / self._rate), 1), 30) if self._rate else 1
 
     async def done(self, work: Callable[[], T], size: int) -> T:
-        """The work's result: here where it is little, and in a thread where others would have to wait for it."""
+        """The work's result. Work of a large `size` runs in a thread, so that other requests need not wait for it."""
         return work() if size <= SMALL else await to_thread.run_sync(work, limiter=self._threads)
 
     async def route(
@@ -186,7 +309,7 @@ class Service:
             self._explaining -= 1
 
     async def reload(self, digest: str | None = None) -> Served:
-        """Serve what the bundle's path holds now. Until that is loaded and checked, and if it cannot be, the old serves.
+        """Serve what the bundle's path holds now. The old bundle serves until the new one is loaded and checked, or if it fails.
 
         Requests under way are answered by the model that took them. Raises IntegrityError or QueeError.
         """

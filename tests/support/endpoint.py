@@ -66,6 +66,18 @@ class Endpoint:
         return float(dict(lines).get(name, 0.0))
 
 
+def until_closed(connection: socket.socket, seconds: float = 10.0) -> bytes:
+    """What a connection still receives before its other side ends it."""
+    connection.settimeout(seconds)
+    found = b""
+    try:
+        while data := connection.recv(65536):
+            found += data
+    except ConnectionResetError:
+        pass
+    return found
+
+
 def form(*images: bytes, **fields: Any) -> bytes:
     parts = [
         b'content-disposition: form-data; name="image"; filename="i"\r\ncontent-type: image/png\r\n\r\n' + image

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from quee.cli.main import main as cli
+from quee.cli.main import main
 from quee.data.writer import Sample, write_images
 from quee.errors import UsageError
 from quee.runtime import AdaptiveClassifier, Options
@@ -42,7 +42,7 @@ def folder(images, tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.main([str(argument) for argument in arguments])
+        main([str(argument) for argument in arguments])
     return int(ended.value.code or 0)
 
 

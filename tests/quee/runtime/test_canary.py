@@ -22,7 +22,7 @@ from quee.runtime.engines.probe import AutoEngine
 from quee.runtime.executor import Executor
 from quee.runtime.manifest import CANARY, canonical, own_digest, seal
 from quee.runtime.profile import profile_path
-from quee.serving.model import Served
+from quee.serving.service import Served
 from quee.work.io import read_tensors, write_tensors
 
 FEW_BITS = Precision("w4a4")

@@ -1,6 +1,5 @@
 """The classifier: what it takes, what it refuses by name, what it explains, and that threads share it."""
 
-import inspect
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +8,12 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.base import clone, is_classifier
-from sklearn.model_selection import GridSearchCV
+from sklearn.base import is_classifier
+from sklearn.metrics import get_scorer, log_loss
 from sklearn.utils.validation import check_is_fitted
 
 from quee.errors import UsageError
-from quee.runtime import AdaptiveClassifier, Options
+from quee.runtime import Options
 from quee.runtime.explanation import Explanation
 
 
@@ -153,22 +152,9 @@ def test_it_is_a_fitted_classifier_to_scikit_learn(classifier, images) -> None:
     proba, label = classifier.predict_proba(x), classifier.predict(x)
     assert proba.shape == (50, len(classifier.classes_)) and proba.sum(axis=1) == pytest.approx(1)
     assert np.array_equal(classifier.classes_[proba.argmax(axis=1)], label)
-    assert classifier.score(x, y) == np.mean(label == y)
+    assert classifier.score(x, y) == np.mean(label == y) == get_scorer("accuracy")(classifier, x, y)
+    assert get_scorer("neg_log_loss")(classifier, x, y) == pytest.approx(-log_loss(y, proba, labels=range(10)))
     assert "10 classes" in repr(classifier)
-
-
-def test_scikit_learn_can_copy_it_and_change_its_budget(classifier, images) -> None:
-    other = clone(classifier)
-    assert other is not classifier and other.view is classifier.view  # the networks are shared
-    assert set(other.get_params()) == set(inspect.signature(AdaptiveClassifier).parameters)
-    before, dearest = classifier.budget, classifier.points[-1]
-    assert other.set_params(budget=dearest.cost) is other
-    assert (classifier.budget, other.budget, other.digest) == (before, dearest.cost, classifier.digest)
-    assert other.route(images[0][:20]).path == classifier.route(images[0][:20], budget=dearest.cost).path
-    with pytest.raises(ValueError, match="no parameter 'depth'"):
-        other.set_params(depth=3)
-    grid = GridSearchCV(classifier, {"budget": [classifier.points[0].cost, dearest.cost]}, cv=2, refit=False)
-    assert np.isfinite(grid.fit(images[0][:40], images[1][:40]).cv_results_["mean_test_score"]).all()
 
 
 def test_loading_does_not_wait_for_scikit_learn() -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,14 @@ def test_the_description_covers_every_endpoint(endpoint: Endpoint) -> None:
     assert "/v2/models/{name}/infer" in paths
     assert "multipart/form-data" in paths["/v1/classify"]["post"]["requestBody"]["content"]
     assert "requestBody" in paths["/v2/models/{name}/versions/{version}/infer"]["post"]
+
+
+def test_the_description_holds_every_model_that_it_names(endpoint: Endpoint) -> None:
+    described = endpoint.get("/openapi.json")
+    named = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described)))
+    assert {"InferenceRequest", "InferenceResponse", "Parameters", "Classify", "Reload", "Refusal"} <= named
+    assert named <= set(described["components"]["schemas"])
+    assert described["components"]["schemas"]["Classify"]["properties"]["budget"]["description"]
 
 
 def test_examples_are_shown(bundle: Path, images, tmp_path: Path) -> None:

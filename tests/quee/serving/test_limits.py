@@ -4,13 +4,12 @@ import gzip
 import http.client
 import json
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from callers import at_once
-from endpoint import MULTIPART, Endpoint, form, serving, wait_for
+from endpoint import MULTIPART, Endpoint, form, serving, until_closed, wait_for
 from image_files import encoded
 
 JSON = {"content-type": "application/json"}
@@ -18,8 +17,7 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture(scope="module")
 def small(bundle: Path):
-    limits = {"max_body": 50_000, "bodies": 100_000, "connections": 20, "control": False}
-    with serving(bundle, header_timeout=0.5, body_timeout=0.7, write_timeout=0.5, **limits) as running:
+    with serving(bundle, max_body=50_000, bodies=100_000, body_timeout=0.7, control=False) as running:
         yield running
 
 
@@ -30,17 +28,6 @@ def infer(endpoint: Endpoint) -> str:
 def head(endpoint: Endpoint, length: int | str, extra: str = "") -> bytes:
     lines = f"POST {infer(endpoint)} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{extra}\r\n"
     return lines.encode()
-
-
-def until_closed(connection, seconds: float = 10.0) -> bytes:
-    connection.settimeout(seconds)
-    found = b""
-    try:
-        while data := connection.recv(65536):
-            found += data
-    except ConnectionResetError:
-        pass
-    return found
 
 
 def test_a_body_beyond_the_limit_is_413_and_its_sender_reads_so(small: Endpoint) -> None:
@@ -77,61 +64,11 @@ def test_compressed_bodies_are_not_opened(small: Endpoint, encoding: str) -> Non
     assert "uncompressed" in json.loads(body)["error"]
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET", b"GET / HTTP/1.1\r\nhost: localhost\r\nx: "])
-def test_a_head_that_trickles_in_ends_the_connection(small: Endpoint, sent: bytes) -> None:
-    with small.connect() as connection:
-        connection.settimeout(5)
-        start = time.monotonic()
-        connection.sendall(sent)
-        answer = b"pending"
-        while time.monotonic() - start < 3:
-            try:
-                connection.settimeout(0.1)
-                answer = connection.recv(1000)
-                break
-            except TimeoutError:
-                if sent:
-                    connection.sendall(b"a")
-            except ConnectionError:
-                answer = b""
-                break
-        assert answer == b""
-        assert time.monotonic() - start < 2
-    wait_for(lambda: small.metric('quee_rejected_total{reason="slow_head"}') > 0)
-
-
-def test_a_second_head_that_trickles_in_ends_the_connection(small: Endpoint) -> None:
-    with small.connect() as connection:
-        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
-        first = b""
-        while not first.endswith(b"}"):  # a busy server sends head and body apart
-            first += connection.recv(1000)
-        assert first.startswith(b"HTTP/1.1 200")
-        connection.sendall(b"GET ")
-        start = time.monotonic()
-        assert until_closed(connection) == b""
-        assert time.monotonic() - start < 2
-
-
 def test_a_body_that_trickles_in_is_408(small: Endpoint) -> None:
     with small.connect() as connection:
         connection.sendall(head(small, 1000) + b"{")
         assert until_closed(connection).startswith(b"HTTP/1.1 408")
     wait_for(lambda: small.service.admitted == 0)
-
-
-def test_an_answer_that_is_not_read_ends_the_connection(small: Endpoint) -> None:
-    before = small.metric('quee_rejected_total{reason="slow_reader"}')
-    asked = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n"
-    with small.connect() as connection:
-        connection.setblocking(False)
-        end = time.monotonic() + 10
-        while small.metric('quee_rejected_total{reason="slow_reader"}') == before:
-            assert time.monotonic() < end
-            try:
-                connection.send(asked * 50)
-            except (BlockingIOError, ConnectionError):
-                time.sleep(0.05)
 
 
 def test_bodies_held_at_once_are_bounded(small: Endpoint) -> None:
@@ -146,22 +83,6 @@ def test_bodies_held_at_once_are_bounded(small: Endpoint) -> None:
         until_closed(first)
         until_closed(second)
     wait_for(lambda: small.ask("POST", infer(small), b"0" * 40_000, JSON)[0] == 400)
-
-
-def test_connections_are_bounded(small: Endpoint) -> None:
-    opened = [small.connect() for _ in range(40)]
-    try:
-        wait_for(lambda: len(small.server.server_state.connections) >= 20)
-        refused = 0
-        for connection in opened:
-            with suppress(TimeoutError):
-                answer = until_closed(connection, 0.05)  # of those taken, nothing: they ask nothing in time
-                refused += answer.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in answer
-        assert refused >= 20
-    finally:
-        for connection in opened:
-            connection.close()
-    wait_for(lambda: small.ask("GET", "/v2/health/live")[0] == 200)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[::2]"])

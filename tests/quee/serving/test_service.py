@@ -6,8 +6,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from quee.serving.crossing import Crossing
-from quee.serving.refusal import GoneError
+from quee.serving.requests import GoneError
+from quee.serving.service import Crossing
 
 
 def test_answers_of_another_thread_reach_who_waits_with_one_wake_up_for_many() -> None:

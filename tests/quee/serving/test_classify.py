@@ -1,5 +1,6 @@
 """Forms and base64: images are checked by their headers before anything is decoded."""
 
+import asyncio
 import base64
 import json
 import struct
@@ -11,14 +12,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from image_files import encoded, noise
 from PIL import Image
+from starlette.requests import Request
 
-from quee.serving.images import parse
-from quee.serving.refusal import RefusedError
+from quee.runtime import Options
+from quee.serving.classify import Classify, asked
+from quee.serving.requests import RefusedError
 from quee.serving.settings import Settings
 
 SETTINGS = Settings(max_images=4, max_pixels=10_000)
 PNG = encoded(noise(0, 8, 9), "PNG")
 JSON = "application/json"
+
+
+class Here:
+    """What reading a request takes of a service."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    async def done(self, work, size: int):
+        return work()
+
+
+def parse(body: bytes, content_type: str, settings: Settings = SETTINGS) -> Classify:
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body}
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", content_type.encode())], "app": None}
+    return asyncio.run(asked(Request(scope, receive), Here(settings)))
 
 
 def as_json(**value: object) -> bytes:
@@ -43,21 +64,25 @@ def test_forms_and_base64_say_the_same(kind: str) -> None:
         (form(image, budget="0.25", explain="true"), MULTIPART),
     ]
     for body, content_type in bodies:
-        images, found, explain = parse(body, content_type, SETTINGS)
-        assert (images, found.budget, found.trade_off, explain) == ([image], 0.25, None, True)
+        found = parse(body, content_type)
+        assert (found.files, found.options, found.explain) == ([image], Options(budget=0.25), True)
 
 
 @pytest.mark.parametrize(
     ("body", "content_type", "status", "reason"),
     [
         (form(), MULTIPART, 400, "no image"),
-        (form(PNG, budget="much"), MULTIPART, 400, "budget='much'"),
+        (form(PNG, budget="much"), MULTIPART, 400, "budget: .*number.*'much'"),
         (form(PNG, budget="nan"), MULTIPART, 400, "number"),
-        (form(PNG, budgets="1"), MULTIPART, 400, "valid: image"),
+        (form(PNG, budgets="1"), MULTIPART, 400, "'budgets'; valid: budget"),
         (form(PNG)[:-20], MULTIPART, 400, "form"),
         (form(PNG), "multipart/form-data", 400, "form"),
-        (form(PNG).replace(b'name="image"; ', b""), MULTIPART, 400, "no name"),
-        (form(*[PNG] * 5), MULTIPART, 413, "at most 4"),
+        (form(PNG).replace(b'; filename="i"', b""), MULTIPART, 400, "image: not base64"),
+        (form(PNG, **{f"f{i}": "1" for i in range(65)}), MULTIPART, 413, "number of fields is 64"),
+        (form(PNG, explain="perhaps"), MULTIPART, 400, "explain: .*boolean"),
+        (form(PNG, image=base64.b64encode(PNG).decode()), MULTIPART, 400, "give one of"),
+        (form(PNG).replace(b'name="image"; ', b""), MULTIPART, 400, "name"),
+        (form(*[PNG] * 5), MULTIPART, 413, "number of files is 4"),
         (form(b"GIF89a" + PNG), MULTIPART, 400, "not a readable"),
         (form(encoded(noise(0, 8, 9), "GIF")), MULTIPART, 400, "not a readable"),
         (form(encoded(noise(0, 8, 9), "BMP")), MULTIPART, 400, "not a readable"),
@@ -65,20 +90,23 @@ def test_forms_and_base64_say_the_same(kind: str) -> None:
         (form(png_of(200, 51)), MULTIPART, 413, "at most 10,000"),
         (form(png_of(1, 9_000)), MULTIPART, 400, "64 times"),
         (as_json(), JSON, 400, "give one of"),
-        (as_json(image="x", images=[]), JSON, 400, "give one of"),
+        (as_json(image="aGVsbG8=", images=[]), JSON, 400, "give one of"),
         (as_json(images=[]), JSON, 400, "no image"),
-        (as_json(images="x"), JSON, 400, "list"),
-        (as_json(image=3), JSON, 400, "base64"),
+        (as_json(images="x"), JSON, 400, "images: .*array, not 'x'"),
+        (as_json(images=["aGVsbG8=", "%%"]), JSON, 400, "images.1: not base64"),
+        (as_json(images=[base64.b64encode(PNG).decode()] * 5), JSON, 413, "at most 4"),
+        (as_json(image=3), JSON, 400, "image: .*bytes, not 3"),
         (as_json(image=base64.b64encode(PNG).decode(), explain="yes"), JSON, 400, "explain"),
-        (as_json(image=base64.b64encode(PNG).decode(), budget="1"), JSON, 400, "budget is a string"),
-        (b"[1]", JSON, 400, "give an object"),
+        (as_json(image=base64.b64encode(PNG).decode(), budget="1"), JSON, 400, "budget: .*number, not '1'"),
+        (b"[1]", JSON, 400, "the body: .*object"),
+        (b"{", JSON, 400, "not JSON"),
         (PNG, "image/png", 415, "multipart"),
         (PNG, "", 415, "multipart"),
     ],
 )
 def test_bad_requests_are_refused_with_the_reason(body: bytes, content_type: str, status: int, reason: str) -> None:
     with pytest.raises(RefusedError, match=reason) as refused:
-        parse(body, content_type, SETTINGS)
+        parse(body, content_type)
     assert refused.value.status == status
 
 
@@ -86,7 +114,7 @@ def test_a_fields_second_value_is_refused() -> None:
     body = form(PNG, budget="1")
     field = b'--frontier\r\ncontent-disposition: form-data; name="budget"\r\n\r\n2\r\n'
     with pytest.raises(RefusedError, match="twice"):
-        parse(field + body, MULTIPART, SETTINGS)
+        parse(field + body, MULTIPART)
 
 
 def test_of_an_animation_the_first_frame_counts(tmp_path) -> None:
@@ -95,14 +123,14 @@ def test_of_an_animation_the_first_frame_counts(tmp_path) -> None:
     frames[0].save(file, save_all=True, append_images=frames[1:], lossless=True)
     from quee.data.decode import decode
 
-    images, *_ = parse(form(file.read_bytes()), MULTIPART, SETTINGS)
-    assert decode(images[0], 1, "image").getpixel((0, 0)) == 10
+    found = parse(form(file.read_bytes()), MULTIPART)
+    assert decode(found.files[0], 1, "image").getpixel((0, 0)) == 10
 
 
 @given(st.binary(max_size=300), st.sampled_from([JSON, MULTIPART, "multipart/form-data; boundary=", "text/plain"]))
 def test_noise_is_refused_and_nothing_else(body: bytes, content_type: str) -> None:
     with pytest.raises(RefusedError):
-        parse(body, content_type, SETTINGS)
+        parse(body, content_type)
 
 
 def test_bad_forms_leave_nothing_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

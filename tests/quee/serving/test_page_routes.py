@@ -6,7 +6,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from quee.serving.examples import read_examples
+from quee.serving.page_routes import read_examples
 
 
 def png(value: int) -> bytes:
