@@ -14,7 +14,7 @@ GRID = 200
 
 @dataclass(frozen=True)
 class Floor:
-    """What can be had for nothing: always answering the most frequent class; errors (S,) by split."""
+    """The method that costs nothing: it always answers the most frequent class. Errors (S,) by split."""
 
     errors: Mapping[str, np.ndarray]
 

@@ -1,7 +1,7 @@
-"""Predictors of deliberately different quality, and other numbers of clusters: what comes of the curve (Figs. 4 and 5C).
+"""How the curve depends on the quality of the predictors and on the number of clusters (Figs. 4 and 5C).
 
 Predictors are made worse in three ways: a narrower network, fewer samples to learn from, noise on the logits of a good
-one. All are refitted from the cache and measured as the plan is.
+network. All are refitted from the cache and measured as the plan is.
 """
 
 from collections.abc import Iterator
@@ -28,11 +28,11 @@ QUALITY = ("as_used", "width", "samples", "noise")
 """Kinds of variants that differ in the predictors alone."""
 
 SCRAMBLE = 1e5
-"""So far apart are inputs spread that the fraction of a projection tells nothing of it."""
+"""Factor on a projection of the inputs, so large that the fraction of the product looks random."""
 
 
 class NoisyPredictors(Predictors):
-    """Predictors with normal noise of so many logits on what they say; a sample's follows from its own inputs alone."""
+    """Predictors with normal noise on their logits. The noise of a sample follows from its inputs alone."""
 
     def __init__(self, predictors: Predictors, noise: float, seed: int = 0) -> None:
         super().__init__(predictors.networks)
@@ -65,7 +65,7 @@ class Variant:
 
 
 def variants(cache: FeatureCache, experiment: Experiment, plan: Plan) -> Iterator[Variant]:
-    """The plan itself and, fitted one by one, its variants under `evaluate.quality`.
+    """The plan itself, then its variants under `evaluate.quality`, fitted one by one.
 
     Numbers of clusters above the number of samples are left out.
     """
@@ -107,7 +107,7 @@ def thinned(cache: FeatureCache, share: float, seed: int) -> FeatureCache:
 
 
 def predictor_quality(predictors: Predictors, cache: FeatureCache) -> dict[str, float | None]:
-    """RMSE, ECE, AUROC and AURC of predicted against realised errors, mean over gates; nothing where there is no gate."""
+    """RMSE, ECE, AUROC and AURC of predicted against realised errors, mean over gates; empty without gates."""
     tree, by_gate = cache.tree, []
     for gate in range(1, tree.segments):
         inputs = gate_inputs(tree, gate, cache.features)

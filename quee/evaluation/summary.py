@@ -1,4 +1,4 @@
-"""What an evaluation says in numbers: metrics by method, differences, gains, from what was measured of each."""
+"""Metrics of an evaluation, by method: accuracies, costs, differences, gains."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from quee.policies.names import BOUND, OURS, REFERENCE, rivals, shown
 from quee.work.percentages import DIFFERENCE, SHARE
 
 Found = Mapping[str, Sequence[Measured]]
-"""By method, one measurement per seed; one alone of methods into which no seed goes."""
+"""By method, one measurement per seed; methods without a seed have one."""
 
 
 def compare(found: Found, yardstick: Yardstick, draws: Draws) -> dict[str, Any]:

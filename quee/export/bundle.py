@@ -32,8 +32,7 @@ REPEATS = 500
 CARD = """# {name}
 
 An adaptive image classifier: each image takes its own path through one network, in which segments run at different
-precisions and easy images leave early. What is predicted at each gate is the probability of error of every way on, and
-what that way costs.
+precisions and easy images leave early. {decides}
 
 | | |
 | --- | --- |
@@ -69,6 +68,11 @@ images change. Accuracies are those the operating points were chosen by, so a li
 has those on test data. Costs are BitFLOPs, not milliseconds. The classifier always answers, also to what is no image of
 any class.
 """
+
+
+PREDICTED = """What is predicted at each gate is the probability of error of every way on, and
+what that way costs."""
+GATES = "Each gate decides by policy {policy}, from what its exit head says."
 
 
 def operating_points(sweep: Sweep) -> list[Point]:
@@ -157,6 +161,7 @@ def write_bundle(
     shown = points[:: max(1, -(-len(points) // 8))]
     card = CARD.format(
         name=f"quee-{name}",
+        decides=PREDICTED if method.learned else GATES.format(policy=policy),
         backbone=facts["name"],
         segments=tree.segments,
         height=transform.size[0],

@@ -92,13 +92,13 @@ class Basis:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a policy read of n states that stand at one gate: all that its decisions need, whatever the knob."""
+    """What a policy read of n states at one gate: all that its decisions need, whatever the knob."""
 
     gate: int
     node: np.ndarray
     """(n,)"""
     columns: tuple[np.ndarray, ...]
-    """Each (n, …); what they are is the policy's own affair."""
+    """Each (n, …), as the policy defines them."""
 
     def __len__(self) -> int:
         return len(self.node)

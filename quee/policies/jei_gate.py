@@ -67,6 +67,15 @@ class JeiGate(Thresholds):
         found: np.ndarray = weight[:, 0] + ((table.columns[0] - mean) / scale * weight[:, 1:]).sum(axis=1)
         return found
 
+    def fault(self) -> str:
+        if fault := super().fault():
+            return fault
+        shape = (*self.threshold.shape, len(FEATURES))
+        for name, wanted in (("weight", (*shape[:2], 1 + shape[2])), ("mean", shape), ("scale", shape)):
+            if self.arrays()[name].shape != wanted:
+                return f"{name} has shape {self.arrays()[name].shape} instead of {wanted}"
+        return ""
+
     @classmethod
     def spends(cls, tree: PathTree, costs: Costs, description: dict[str, Any]) -> Costs:
         """Heads, and a regression at every gate before the last."""

@@ -42,10 +42,6 @@ class Method:
         return self.policy is not None
 
     @property
-    def ours(self) -> bool:
-        return self.role == "ours"
-
-    @property
     def shown(self) -> str:
         return self.curve or self.name
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 
 from quee.policies.methods import Role
-from quee.policies.registry import methods
+from quee.policies.registry import in_role
 
 
 def named(*roles: Role) -> tuple[str, ...]:
     """Names of the curves of all methods that have one of the roles, role by role."""
-    return tuple(method.shown for role in roles for method in methods() if method.role == role)
+    return tuple(method.shown for method in in_role(*roles))
 
 
 OURS = named("ours")

@@ -17,7 +17,7 @@ from quee.precision import Precision
 
 PRECISION = Precision("w8a8")
 CLIP = 8.0
-"""Standardised inputs beyond are taken for this."""
+"""Standardised inputs are clipped to ± this."""
 EXACT = 2.0**24
 """Integers up to here are exact in float32."""
 
@@ -86,7 +86,7 @@ class Layer:
         return found
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As `quee.quantization.QuantizedLinear` names them."""
+        """By the names that `quee.quantization.QuantizedLinear` gives them."""
         return {
             "bias": self.bias,
             "input.scale": self.scale,
@@ -134,8 +134,8 @@ class Network:
     def reader(self, known: np.ndarray) -> Read:
         """The network on views that one of the `known` prefixes (P, p) stands behind, float32.
 
-        What a prefix adds to the first product is the same for all samples that came that way, and computed once. For a
-        few samples the time is that of the calls, so there are few.
+        A prefix adds the same to the first product for every sample that came that way, so it is added up once. There are
+        few calls, because calls take most of the time when samples are few.
         """
         before = len(self.mean) - known.shape[1]
         first, limits = self.first, self.first.grid(CLIP)

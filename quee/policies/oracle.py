@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def oracle_nodes(cache: "FeatureCache", static_cost: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
-    """Nodes (S, Λ) of the cheapest correct static path (at λ small; at λ large, of the cheapest)."""
+    """Nodes (S, Λ) with least error + λ · cost of the static path: at small λ the cheapest path that is right."""
     nodes = np.empty((len(cache), len(trade_offs)), dtype=np.int32)
     for column, trade_off in enumerate(trade_offs):
         nodes[:, column] = (cache.error + trade_off * static_cost).argmin(axis=1)

@@ -17,7 +17,7 @@ class Futures:
     """Every way to go on from the nodes of a gate that any of them considers: rows are nodes, columns suffixes."""
 
     kept: np.ndarray | None
-    """Which suffixes are columns here, "exit here" always among them; None: all."""
+    """Suffixes that are columns here; "exit here" always is one. None means all."""
     cost: np.ndarray
     """(nodes, suffixes) cost still to come, 0 where not considered."""
     considered: np.ndarray
@@ -27,11 +27,11 @@ class Futures:
     first: np.ndarray
     """(suffixes,) first step of each suffix."""
     order: np.ndarray | slice
-    """(suffixes,) suffixes by first step, exit first; a slice where they are so already."""
+    """(suffixes,) suffixes sorted by first step, exit first; a slice where they are sorted already."""
     starts: np.ndarray
-    """(steps,) where each first step that there is begins in that order."""
+    """(steps,) where each first step begins in that order."""
     present: np.ndarray | None
-    """(steps,) these first steps, counted from EXIT; None where every step is there."""
+    """(steps,) these first steps, counted from EXIT; None where every step is one."""
     whole: bool
     """Whether everything is considered, from everywhere."""
     read: Read

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from quee.policies import confidence, eero, fitted_q, jei_gate, oracle, patience, plan, random_routing, static
 from quee.policies.base import Policy
-from quee.policies.methods import Method
+from quee.policies.methods import Method, Role
 from quee.policies.sweep import Setting, Sweep
 from quee.work.registry import Registry
 
@@ -30,6 +30,11 @@ for _method in (
 def methods() -> list[Method]:
     """In the order of the lines above, in which tables list them."""
     return METHODS.entries()
+
+
+def in_role(*roles: Role) -> list[Method]:
+    """Methods that have one of the roles, role by role."""
+    return [method for role in roles for method in methods() if method.role == role]
 
 
 def learned() -> list[Method]:

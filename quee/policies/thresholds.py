@@ -100,7 +100,10 @@ class Thresholds(Policy):
         for name, shape in shapes.items():
             if self._arrays[name].shape != shape:
                 return f"{name} has shape {self._arrays[name].shape} instead of {shape}"
-        return ""
+        known = ((self.sequence >= 0) & (self.sequence < len(self.tree.precisions))).all()
+        if not points or not known or any(lineage_of(self.tree, s)[-1] < 0 for s in self.sequence.tolist()):
+            return "a sequence of precisions is not in the tree"
+        return "a threshold is no number" if np.isnan(self.threshold).any() else ""
 
     @classmethod
     def load(cls, basis: Basis, arrays: Arrays) -> Self:

@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from quee.policies.names import OURS, REFERENCE, RIVALS
+from quee.policies.names import BOUND, OURS, REFERENCE, RIVALS
 from quee.report import Results
 from quee.report.markup import bits, measured, signed, star, table
 from quee.work.percentages import DASH, DIFFERENCE, GAP, figure, percent
@@ -151,7 +151,7 @@ def budgets(results: Results) -> str:
     columns = sorted({budget for _, budget in points})
     fair = {
         budget: max(
-            (r["test_accuracy"] for (m, b), r in points.items() if b == budget and r["budget_met"] and m != "oracle"),
+            (r["test_accuracy"] for (m, b), r in points.items() if b == budget and r["budget_met"] and m != BOUND),
             default=None,
         )
         for budget in columns
@@ -165,7 +165,7 @@ def budgets(results: Results) -> str:
                 cells.append("")
                 continue
             text = f"{percent(row['test_accuracy'])}{star(row)}<small>{row['test_cost']:.3g}</small>"
-            best = row["budget_met"] and method != "oracle" and row["test_accuracy"] == fair[budget]
+            best = row["budget_met"] and method != BOUND and row["test_accuracy"] == fair[budget]
             cells.append(f"\0{text}" if best else text)
         rows.append(cells)
     return (

@@ -105,7 +105,11 @@ def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Poi
     if predictors is not None:
         _check_predictors(folder, tree, view, predictors)
     policy = read_policy(folder, manifest.policy, Basis(tree, description, predictors))
-    return view, policy, list(manifest.operating_points)
+    points = list(manifest.operating_points)
+    # The knob of a policy that weighs no price is the number of one of its points.
+    known = policy.priced or all(point.trade_off < len(policy.knobs(0)) for point in points)
+    _fit(known, folder / NAME, f"operating points that policy {manifest.policy} does not have")
+    return view, policy, points
 
 
 def _fit(good: bool, where: Path, what: str) -> None:

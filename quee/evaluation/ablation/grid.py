@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quee.evaluation.ablation.fit import Recipe
+from quee.evaluation.ablation.fit import COMMIT, Recipe
 from quee.evaluation.ablation.rerun import AS_CACHED, Variant, variant_tree
 from quee.evaluation.ablation.views import EMBEDDING
 from quee.paths import PathTree
+from quee.policies.registry import in_role
 from quee.settings.ablate import Ablate, Axis
 from quee.settings.experiment import Experiment
 from quee.settings.paths import Considered
@@ -165,8 +166,8 @@ def _first_step(world: World) -> Variations:
 
 
 def _commit(world: World) -> Variations:
-    yield "decided once, at gate 1", {"policy": "commit"}
-    yield "decided at gate 0: static paths", {"policy": "static_hull"}
+    yield "decided once, at gate 1", {"policy": COMMIT}
+    yield "decided at gate 0: static paths", {"policy": in_role("reference")[0].name}
 
 
 def _fitted_q(world: World) -> Variations:
@@ -175,8 +176,8 @@ def _fitted_q(world: World) -> Variations:
 
 
 def _reference(world: World) -> Variations:
-    yield "static_hull", {"policy": "static_hull"}
-    yield "confidence_hull", {"policy": "confidence_hull"}
+    for method in in_role("reference", "rival"):
+        yield method.name, {"policy": method.name}
 
 
 AXES: dict[str, Callable[[World], Variations]] = {

@@ -1,7 +1,7 @@
 """Points for which the network runs again: exit heads fitted otherwise, a reference precision taken into the tree.
 
-No more is run than differs. Behind the last gate stands the backbone's own head, whatever the others are; and paths that
-the cache has are what they were, so long as the heads are the same. Samples kept for certification are left out.
+Only nodes whose result can differ are run again: with other heads, those at all gates but the last; with an added
+precision, those on paths that contain it. The samples of the certification split are left out.
 """
 
 from collections.abc import Iterable
@@ -19,13 +19,13 @@ from quee.paths import PathTree
 from quee.settings.experiment import Experiment
 
 COLUMNS = ("prediction", "p_label", "features")
-"""Of the feature cache, what evaluation reads of a node."""
+"""Columns of the feature cache that evaluation reads."""
 USED = ("predictor", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """In what a point's network differs from the one behind the feature cache."""
+    """How a point's network differs from the network behind the feature cache."""
 
     heads: str | None = None
     """`exits.prefixes` of its heads, where it is not the experiment's."""
@@ -61,7 +61,7 @@ def variant_tree(experiment: Experiment, tree: PathTree, variant: Variant) -> Pa
     paths = experiment.paths
     if variant.added not in paths.references:
         raise UsageError(
-            f"ablate.added: {variant.added!r} is not among paths.references, of which alone there is a network; "
+            f"ablate.added: {variant.added!r} is not among paths.references, whose networks there are; "
             f"they are {', '.join(paths.references) or 'none'}"
         )
     names = [*map(str, tree.precisions), variant.added]
@@ -99,9 +99,9 @@ def computed(shards: Iterable[bytes], run: list[int], known: np.ndarray) -> dict
 def joined(
     cache: FeatureCache, tree: PathTree, description: dict[str, Any], known: np.ndarray, own: dict[str, np.ndarray]
 ) -> FeatureCache:
-    """A variant's cache: of nodes that are known from `cache`, `evaluated` samples alone, and what was computed.
+    """A variant's cache: known nodes come from `cache`, which holds `evaluated` samples, the others from `own`.
 
-    Of the last gate's features nobody asks: the embedding there stays that of the cached heads.
+    Features at the last gate are unused, so the cached ones are kept.
     """
     old, new = np.flatnonzero(known >= 0), np.flatnonzero(known < 0)
     none = np.zeros((len(cache), 0))

@@ -11,6 +11,7 @@ import pytest
 from replayed import Replayed
 from small_world import small_cache, small_experiment
 
+from quee.errors import IntegrityError
 from quee.evaluation.resplits import fit_policies
 from quee.policies.base import EXIT, Basis, Limit, Policy, simulate_behind, trade_offs
 from quee.policies.files import read_policy, write_policy
@@ -19,6 +20,7 @@ from quee.policies.networks import views
 from quee.policies.registry import METHODS, all_sweeps, deployable, methods
 from quee.policies.sweep import Setting, Sweep, hull_of
 from quee.runtime.executor import Executor, Flight
+from quee.work.io import write_tensors
 
 CACHE = small_cache(1200)
 BASIS, LEARNED = fit_policies(CACHE, small_experiment(epochs=30))
@@ -156,3 +158,23 @@ def test_learned_gates_need_samples_to_learn_from() -> None:
 def test_a_policy_by_price_is_swept_over_trade_offs() -> None:
     sweep = METHODS["plan"].main(SETTING)
     assert np.array_equal(sweep.values, trade_offs(100))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("threshold", lambda a: a[:, :-1]),
+        ("threshold", lambda a: a * np.nan),
+        ("sequence", lambda a: a - 1),
+        ("value", lambda a: a[:-1]),
+        ("weight", lambda a: a[..., 1:]),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(name: str, change, tmp_path: Path) -> None:
+    policy = policy_of(METHODS["jei_gate"])
+    write_tensors(
+        tmp_path / "jei_gate.safetensors",
+        {**policy.arrays(), name: np.ascontiguousarray(change(policy.arrays()[name]))},
+    )
+    with pytest.raises(IntegrityError, match=name.removesuffix("s")):
+        read_policy(tmp_path, "jei_gate", Basis(CACHE.tree, CACHE.description))
