@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from quee.report import Row
-from quee.report.figures import BLACK, BLUE, GREY, STYLE, VERMILLION, svg
+from quee.report.style import BLACK, BLUE, GREY, STYLE, VERMILLION, svg
 
 
 def forest(differences: Sequence[Row], title: str) -> str:
