@@ -11,7 +11,7 @@ from quee.data import Dataset
 from quee.data.check import in_order
 from quee.data.decode import verify
 from quee.data.files import DatasetFiles
-from quee.data.importers import Plan, Shard
+from quee.data.importers.base import Plan, Shard
 from quee.data.importers.report import find_duplicates
 from quee.data.walk import SKIP_HINT, faults_text
 from quee.data.writer import copy_without
