@@ -3,8 +3,6 @@
 What comes of it is kept with the ablations' points, under a digest of all that it depends on; shards too, until it is whole.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,11 +24,11 @@ from quee.evaluation.ablation.rerun import (
     to_run,
     variant_tree,
 )
-from quee.evaluation.ablation.run import Store
+from quee.evaluation.ablation.run import Points
 from quee.paths import PathTree
 from quee.settings.experiment import Exits
 from quee.work.io import file_digest
-from quee.work.keys import versions
+from quee.work.keys import contents_below, key_of, versions
 from quee.work.shards import read_shards, run_shards
 from tasks import exits, features
 from tasks.scale import read_scale
@@ -46,7 +44,7 @@ FACTS = ("dataset.json", "splits.parquet", "backbone.json", "quantization.json")
 def study_of(stage: Stage, base: Study, variant: Variant, root: Path) -> tuple[Rerun, str]:
     """The study of a variant, with the cached network's cache until it gets its own, and the digest of that."""
     digest = _digest(stage, base, variant, root)
-    source = hashlib.sha256(f"{base.source} {digest}".encode()).hexdigest()
+    source = key_of(base.source, digest)
     return Rerun(base.cache, base.experiment, source, budgets_of=base), digest
 
 
@@ -55,33 +53,29 @@ def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
     experiment = base.experiment
     entries = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     names = {dep for name in STAGES for dep in entries[name]["deps"] if dep.startswith(("quee/", "tasks/"))}
-    code = [file for name in sorted({*names, "quee/evaluation/ablation/rerun.py"}) for file in _files(root / name)]
     folders = [*INPUTS, *(["exits"] if variant.heads is None else [])]
     files = [
-        file
+        [folder, name, digest]
         for folder in folders
-        for file in _files(stage.input(folder))
-        if file.suffix == ".safetensors" or file.name in FACTS
+        for name, digest in contents(stage.input(folder))
+        if name.endswith(".safetensors") or name in FACTS
     ]
-    parts = [
+    return key_of(
         variant.facts(),
         _exits(stage, variant).model_dump(mode="json"),
         experiment.backbone.augmentation.model_dump(mode="json"),
         experiment.features.model_dump(mode="json"),
         [base.cache.tree.name(node) for node in range(len(base.cache.tree))],
         experiment.paths.considered.model_dump(mode="json"),
-        [[file.relative_to(stage.artifacts).as_posix(), file_digest(file)] for file in files],
-        [[file.relative_to(root).as_posix(), file_digest(file)] for file in code],
+        files,
+        [[name, contents(root / name)] for name in sorted({*names, "quee/evaluation/ablation/rerun.py"})],
         versions(),
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    )
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    found = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-    if not found:
+def contents(path: Path) -> list[list[str]]:
+    """Name and SHA-256 of every file of something that ablations depend on; raises IntegrityError where it is missing."""
+    if not (found := contents_below(path)):
         raise IntegrityError(f"missing: {path}, on which ablations depend")
     return found
 
@@ -91,7 +85,7 @@ def _exits(stage: Stage, variant: Variant) -> Exits:
     return settings if variant.heads is None else settings.model_copy(update={"prefixes": variant.heads})
 
 
-def variant_cache(stage: Stage, cache: FeatureCache, variant: Variant, store: Store, digest: str) -> FeatureCache:
+def variant_cache(stage: Stage, cache: FeatureCache, variant: Variant, store: Points, digest: str) -> FeatureCache:
     """The cache of a variant. What is kept of it is read; else the network runs, going on where it was interrupted."""
     tree = variant_tree(stage.experiment, cache.tree, variant)
     known = known_nodes(cache.tree, tree, same_heads=variant.heads is None)
@@ -104,7 +98,7 @@ def variant_cache(stage: Stage, cache: FeatureCache, variant: Variant, store: St
 
 
 def _run(
-    stage: Stage, samples: FeatureCache, variant: Variant, tree: PathTree, known: np.ndarray, store: Store, digest: str
+    stage: Stage, samples: FeatureCache, variant: Variant, tree: PathTree, known: np.ndarray, store: Points, digest: str
 ) -> dict[str, np.ndarray]:
     """What the cache lacks of a variant, computed where and as `features` computes; kept in the store."""
     scale, folder, run = read_scale(), store.work(digest), to_run(tree, known)

@@ -25,7 +25,8 @@ from quee.network.files import load_precisions
 from quee.paths import PathTree
 from quee.precision import Precision
 from quee.work.io import FORMAT, file_digest, read_json, read_table, table_writer, verify_digests, write_json
-from quee.work.shards import Shard, ShardStore, read_shards, run_shards
+from quee.work.shards import Shard, read_shards, run_shards
+from quee.work.store import Store
 from quee.work.threads import alone
 from quee.work.workers import Lanes
 
@@ -150,7 +151,7 @@ def build_cache(
     recipe: Recipe,
     ids: np.ndarray,
     splits: np.ndarray,
-    store: ShardStore,
+    store: Store,
     out: Path,
     shard_size: int,
     lanes: Lanes,

@@ -43,10 +43,20 @@ def write_bytes(path: Path, data: bytes) -> None:
         aside.write_bytes(data)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """JSON with sorted keys, a final newline, floats at their shortest exact form; refuses NaN."""
+def json_bytes(value: Any) -> bytes:
+    """The form of JSON in files: sorted keys, a final newline, floats at their shortest exact form; refuses NaN."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
-    write_bytes(path, (text + "\n").encode())
+    return (text + "\n").encode()
+
+
+def canonical(value: Any) -> bytes:
+    """The form of JSON that digests are of: sorted keys, one line, no spaces. Names of files need not be UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+    return text.encode(errors="surrogateescape")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_bytes(path, json_bytes(value))
 
 
 def _plain(value: Any) -> Any:
@@ -93,6 +103,10 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    write_bytes(path, packed_tensors(tensors, metadata))
+
+
+def packed_tensors(tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
     """Safetensors with sorted names; `metadata` values are strings."""
     ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     data = save_safetensors(ordered, metadata={"format": str(FORMAT), **(metadata or {})})
@@ -100,7 +114,7 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors leaves their order to chance
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    write_bytes(path, len(text).to_bytes(8, "little") + text + data[8 + size :])
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def _header(data: bytes) -> tuple[dict[str, Any], int]:
@@ -113,15 +127,22 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Raises IntegrityError when the file is missing, not safetensors or of a newer format."""
     try:
         data = path.read_bytes()
-        tensors = load_safetensors(data)
-        written = int(_header(data)[0].get("__metadata__", {}).get("format", "0"))
     except FileNotFoundError:
         raise IntegrityError(f"missing file: {path}") from None
+    return unpacked_tensors(data, str(path))[0]
+
+
+def unpacked_tensors(data: bytes, source: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata of a safetensors file's bytes; raises IntegrityError naming `source` as `read_tensors` does."""
+    try:
+        tensors = load_safetensors(data)
+        metadata: dict[str, str] = _header(data)[0].get("__metadata__", {})
+        written = int(metadata.get("format", "0"))
     except Exception as error:  # safetensors raises its own type per fault
-        raise IntegrityError(f"not a readable safetensors file: {path} ({error})") from None
+        raise IntegrityError(f"not a readable safetensors file: {source} ({error})") from None
     if written > FORMAT:
-        raise IntegrityError(f"{path} has format {written}; this version reads up to {FORMAT}")
-    return tensors
+        raise IntegrityError(f"{source} has format {written}; this version reads up to {FORMAT}")
+    return tensors, metadata
 
 
 def read_metadata(path: Path) -> dict[str, str]:

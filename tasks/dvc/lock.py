@@ -14,6 +14,7 @@ import yaml
 
 from quee.data.sets import DATASET
 from quee.errors import IntegrityError, QueeError, UsageError
+from quee.work.io import canonical
 from quee.work.registry import unknown
 from tasks.resolved import SETTINGS, settings_file
 
@@ -24,8 +25,7 @@ ABLATIONS = "ablations/dvc.lock"
 
 def digest_of(value: Any) -> str:
     """SHA-256 of a value's canonical JSON, in hex."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from quee.cli.main import main as cli
+from quee.cli.main import main
 from quee.data.writer import Sample, write_images
 from quee.errors import UsageError
 from quee.runtime import AdaptiveClassifier, Options
@@ -42,7 +42,7 @@ def folder(images, tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.main([str(argument) for argument in arguments])
+        main([str(argument) for argument in arguments])
     return int(ended.value.code or 0)
 
 
@@ -167,7 +167,7 @@ def test_what_was_interrupted_goes_on_and_ends_in_the_same_bytes(classifier, fol
     stopped, _ = on(classifier, steps // 2)
     with pytest.raises(KeyboardInterrupt):
         score_to_parquet(stopped, Inputs([folder]), Options(budget=0.3), out, batch=3)
-    assert not out.exists() and list(tmp_path.glob(".out.parquet.*.parts/*.parquet"))
+    assert not out.exists() and list(tmp_path.glob(".out.parquet.*.parts/*-*"))
     again, engine = on(classifier)
     score_to_parquet(again, Inputs([folder]), Options(budget=0.3), out, batch=3)
     assert 0 < engine.done < steps
