@@ -64,8 +64,11 @@ def contents_below(path: Path) -> list[list[str]]:
 
 
 def code(*names: str) -> list[list[Any]]:
-    """Content of files and folders of this package, such as `data/decode.py`."""
-    return [[name, contents_below(PACKAGE / name)] for name in names]
+    """Content of files and folders of this package, such as `data/decode.py`; raises ValueError for one without content."""
+    found = [[name, contents_below(PACKAGE / name)] for name in names]
+    if missing := [name for name, content in found if not content]:
+        raise ValueError(f"quee has no code in {missing[0]}")
+    return found
 
 
 def key_of(*parts: Any) -> str:

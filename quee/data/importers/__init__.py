@@ -132,7 +132,7 @@ def _key(source: Path | None, options: Options, plan: Plan) -> str:
     files = [[str(top), list(map(list, _files(top)))] for top in tops]
     shards = [(shard.name, shard.samples) for shard in plan.shards]
     told = {name: str(value) for name, value in asdict(replace(options, skip_bad=False)).items()}
-    return key_of(files, told, shards, code("data", "io.py"), versions())[:16]
+    return key_of(files, told, shards, code("data", "work/io.py"), versions())[:16]
 
 
 def _files(path: Path) -> Iterator[tuple[str, int, int]]:

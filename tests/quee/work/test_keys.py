@@ -102,6 +102,12 @@ def test_a_folder_is_known_by_its_content_wherever_it_lies(tmp_path: Path) -> No
     assert [name for name, _ in files_below(one)] == ["a.py", "sub/b.py", "sub/deep/er/c.py"]
 
 
+def test_code_that_is_not_there_is_no_key() -> None:
+    assert keys.code("work/io.py", "errors.py")[0][1][0][0] == "."
+    with pytest.raises(ValueError, match="no code in work/ios.py"):
+        keys.code("work/ios.py")
+
+
 def test_a_folder_linked_into_itself_ends(tmp_path: Path) -> None:
     tree(tmp_path / "folder")
     (tmp_path / "folder/sub/again").symlink_to(tmp_path / "folder")
