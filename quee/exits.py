@@ -23,7 +23,7 @@ from quee.network.execution import MultiPrecisionBackbone, draw_prefixes
 from quee.precision import Precision
 from quee.quantization import QuantizedLinear, quantize_linear
 from quee.settings.experiment import Exits
-from quee.work.io import read_tensors, write_tensors
+from quee.work.io import read_metadata, read_tensors, write_tensors
 from quee.work.progress import progress
 
 HEAD_PRECISION = Precision("w8a8")
@@ -111,7 +111,7 @@ class ExitHeads:
     @classmethod
     def load(cls, path: Path) -> "ExitHeads":
         state = {name: torch.from_numpy(value) for name, value in read_tensors(path).items()}
-        facts = _facts(path)
+        facts = read_metadata(path)
 
         def layer(gate: int, kind: str) -> nn.Linear | QuantizedLinear | None:
             own = {
@@ -133,13 +133,6 @@ class ExitHeads:
         gates = range(1, int(facts["gates"]) + 1)
         kinds = ("linear", "quantized", "projection")
         return cls(facts["pooling"], [ExitHead(*(layer(gate, kind) for kind in kinds)) for gate in gates])  # type: ignore[arg-type]
-
-
-def _facts(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        return file.metadata() or {}
 
 
 def fit_exits(

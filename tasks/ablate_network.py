@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from quee.cache.read import FeatureCache, Recipe, sample_shards
+from quee.cache.build import Recipe, sample_shards
+from quee.cache.read import FeatureCache
 from quee.errors import IntegrityError
 from quee.evaluation.ablation.fit import Study
 from quee.evaluation.ablation.rerun import (

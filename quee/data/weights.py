@@ -17,7 +17,7 @@ import numpy as np
 from quee.data import DATA
 from quee.data.fitted import Fitted
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.work.io import write_tensors
+from quee.work.io import read_header, read_json, read_metadata, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,7 +137,6 @@ def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
     `backbone` and `prepared` are the results of its stages `backbone` and `prepare`.
     """
     from quee.network.files import fitted_on, load_backbone
-    from quee.work.io import read_json, read_tensors
 
     load_backbone(backbone)  # refuses what does not fit together
     facts, described = read_json(backbone / "backbone.json"), read_json(prepared / "dataset.json")
@@ -222,15 +221,13 @@ def weights_facts(path: Path) -> WeightsFacts:
     if not path.is_file():
         raise IntegrityError(f"missing file: {path}; {how_to_add_weights(path.stem)}")
     try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            metadata = json.loads(file.read(min(size, 100 << 20)))["__metadata__"]
+        metadata = read_metadata(path)
         names, kwargs = metadata.get("trained_on"), json.loads(metadata.get("kwargs", "null"))
         seen = None if names is None else tuple(filter(None, names.split(",")))
         fitted = Fitted.read(metadata["fitted_on"]) if "fitted_on" in metadata else None
         told = (metadata.get("read_as", ""), metadata.get("prepared", ""))
         return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (IntegrityError, ValueError, KeyError, TypeError, AttributeError):
         how = f"quee weights add {path.stem} FILE --replace"
         raise IntegrityError(f"{path} is not what `quee weights add` writes; `{how}` makes it anew") from None
 
@@ -301,7 +298,6 @@ def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> N
     import torch
 
     from quee.network.checkpoints.reading import fit_state
-    from quee.work.io import read_tensors
 
     facts = weights_facts(path)
     if facts.backbone != backbone.name:
@@ -313,7 +309,5 @@ def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> N
 def head_classes(path: Path) -> int | None:
     """How many classes the head of a weights file tells apart; None when it has no head. From the header alone."""
     weights_facts(path)
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    shape = header.get("head.weight", {}).get("shape")
+    shape = read_header(path).get("head.weight", {}).get("shape")
     return int(shape[0]) if shape else None

@@ -19,6 +19,8 @@ from quee.errors import IntegrityError
 
 FORMAT = 1
 """Format number of every file written; readers refuse a newer one."""
+HEADER_BYTES = 100 << 20
+"""A longer header is none of safetensors."""
 VERIFIED = Path(".quee") / "verified"
 """What is known of large files' digests, a file each."""
 REMEMBERED_BYTES = 8 << 20
@@ -147,15 +149,20 @@ def unpacked_tensors(data: bytes, source: str) -> tuple[dict[str, np.ndarray], d
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Metadata of a safetensors file; raises IntegrityError as `read_tensors` does."""
+    metadata: dict[str, str] = read_header(path).get("__metadata__", {})
+    return metadata
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Header of a safetensors file, by which its tensors and metadata are known; raises IntegrityError as `read_tensors` does."""
     try:
         with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            metadata: dict[str, str] = json.loads(file.read(size)).get("__metadata__", {})
+            length = file.read(8)
+            return _header(length + file.read(min(int.from_bytes(length, "little"), HEADER_BYTES)))[0]
     except FileNotFoundError:
         raise IntegrityError(f"missing file: {path}") from None
-    except (ValueError, OverflowError, MemoryError) as error:
+    except ValueError as error:
         raise IntegrityError(f"not a readable safetensors file: {path} ({error})") from None
-    return metadata
 
 
 def file_digest(path: Path) -> str:

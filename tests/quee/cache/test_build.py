@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from quee.cache.read import Recipe, build_cache
+from quee.cache.build import Recipe, build_cache
 from quee.data import open_dataset
 from quee.data.importers import import_dataset
 from quee.data.transforms import Preprocessing
