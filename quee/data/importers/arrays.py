@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from quee.data.importers.base import Shard, shard_name
-from quee.data.png import encode_png
-from quee.data.writer import Sample, write_images
+from quee.data.writer import Sample, encode_png, write_images
 from quee.errors import QueeError
 
 

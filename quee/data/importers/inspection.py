@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from quee.data import Dataset
-from quee.data.check import in_order
-from quee.data.decode import verify
+from quee.data.decode import in_order, verify
 from quee.data.files import DatasetFiles
 from quee.data.importers.base import Plan, Shard
 from quee.data.importers.report import find_duplicates
