@@ -5,8 +5,6 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from shard_work import die, die_once, square
 
 from quee.errors import IntegrityError, QueeError, UsageError
@@ -71,30 +69,6 @@ def test_a_store_is_listed_once_and_each_shard_read_once_however_many_there_are(
     assert len(list(read_shards(todo, store))) == count
     assert len(listed) == 2
     assert len(read) == count
-
-
-def test_half_written_files_are_no_shards(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "a [b] *"))  # characters that mean something to globs
-    store.write("shard-1", b"one")
-    (tmp_path / "a [b] *" / ".shard-2-0.part").write_bytes(b"half")
-    assert store.names() == {"shard-1"}
-    assert store.read("shard-1") == b"one"
-    store.discard()
-    assert store.names() == set()
-    store.discard()
-
-
-@given(st.dictionaries(st.from_regex(r"[a-z]{1,8}(-[0-9]{1,9})?", fullmatch=True), st.binary(max_size=64), max_size=5))
-def test_a_store_gives_back_what_it_was_given(content: dict[str, bytes]) -> None:
-    store = Store("memory://quee-test")
-    try:
-        for name, data in content.items():
-            store.write(name, data)
-        assert store.names() == set(content)
-        assert {name: store.read(name) for name in content} == content
-        assert store.read("another") is None
-    finally:
-        store.discard()
 
 
 def test_a_worker_does_not_compute_what_another_has_finished(tmp_path: Path) -> None:
