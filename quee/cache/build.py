@@ -31,7 +31,7 @@ from quee.work.workers import Lanes
 
 PART_ROWS = 1 << 16
 MANY_CLASSES, TOP = 100, 5
-"""Above so many classes only the most probable ones are kept, and the remainder's probability."""
+"""With more classes than MANY_CLASSES the TOP most probable ones are kept, and the probability of the remainder."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Recipe:
     paths: tuple[str, ...]
     embedding: bool
     networks: tuple[tuple[str, str], ...] = ()
-    """Files of the networks with their SHA-256: a worker elsewhere may see others, or have read earlier ones."""
+    """Files of the networks with their SHA-256, by which a worker on another machine notices other files."""
 
 
 class ShardWorker:
@@ -195,7 +195,7 @@ class _Parts:
     def _write(self, rows: int) -> None:
         table = pa.concat_tables(self._pending).unify_dictionaries().combine_chunks()
         part, rest = table.slice(0, rows), table.slice(rows)
-        # Encoded anew, so that the dictionary lists what this part holds in the order it is met.
+        # Encoded anew, so that the dictionary lists this part's splits in the order of rows.
         split = pa.array(part["split"].to_pylist()).dictionary_encode()
         part = part.set_column(1, "split", split).combine_chunks()
         with table_writer(self.out / f"{self.kind}-{self._number:05d}.parquet", part.schema) as writer:

@@ -34,7 +34,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
 
 
 def _opened(data: bytes) -> Image.Image:
-    """As `Image.open`, but for its limit of pixels: that is the whole process's, and up to twice as many only a warning."""
+    """`Image.open` without its limit of pixels, which holds for the whole process and up to twice the limit only warns."""
     if not set(FORMATS) <= set(Image.OPEN):
         Image.init()
     for name in FORMATS:
@@ -42,7 +42,12 @@ def _opened(data: bytes) -> Image.Image:
         if accepts is None or accepts(data[:16]) is True:
             try:
                 return factory(BytesIO(data), "")
-            except (SyntaxError, IndexError, TypeError, struct.error):  # as `Image.open`: of another kind after all
+            except (
+                SyntaxError,
+                IndexError,
+                TypeError,
+                struct.error,
+            ):  # the file is of another kind, as `Image.open` finds too
                 continue
     raise UnidentifiedImageError("cannot identify image file")
 

@@ -17,7 +17,7 @@ from quee.errors import QueeError
 T = TypeVar("T")
 R = TypeVar("R")
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
-"""Of the files that are read as images, in lower case."""
+"""Suffixes of the files that are read as images, in lower case."""
 SYSTEM = frozenset(
     (
         *("@eadir", "@tmp", "@__thumb", "@recycle", "@recently-snapshot", "@synoresource", "#recycle", "#snapshot"),
@@ -25,11 +25,11 @@ SYSTEM = frozenset(
         *("$recycle.bin", "system volume information", "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db"),
     )
 )
-"""Names, in lower case, that file servers and desktops give to entries of their own."""
+"""Names, in lower case, of entries that file servers and desktops make."""
 THUMBNAILS = frozenset(("thumbnails", "_thumbnails", "thumbs", "_thumbs"))
-"""Folders of reduced copies, skipped below the first level: on it they could be classes."""
+"""Folders of thumbnails. They are skipped below the first level; on the first level they could be classes."""
 SHOWN = 20
-"""How many of many names a message gives."""
+"""Names that a message gives at most."""
 BREAK = "\n  "
 SKIP_HINT = "--skip-bad goes on without what cannot be used"
 
@@ -46,7 +46,7 @@ def shown(path: str | Path) -> str:
 
 
 def class_name(folder: str) -> str:
-    """What a folder's class is called: its name as text, composed, so that systems that decompose accents agree."""
+    """Name of the class of a folder: the folder's name as text with composed accents, the same on every system."""
     return unicodedata.normalize("NFC", shown(folder))
 
 
@@ -97,11 +97,11 @@ class Skipped:
     """Files that were not taken, counted."""
 
     other: Counter[str] = field(default_factory=Counter)
-    """Of kinds that are not read, by suffix in lower case."""
+    """Files of kinds that are not read, by suffix in lower case."""
     hidden: int = 0
-    """Hidden ones, thumbnails and the system's, and those in such folders."""
+    """Hidden files, thumbnails and files of the system, also within such folders."""
     broken: int = 0
-    """Links that lead nowhere or in a circle, and what is no regular file."""
+    """Links that lead nowhere or in a circle, and entries that are no regular files."""
 
     def admits(self, name: str, kinds: Container[str] | None) -> bool:
         """Whether a file of this name, with `/`, is to be taken; counts it where it is not."""
@@ -191,7 +191,7 @@ def _enter(found: Walk, folder: Path, prefix: str, kinds: Container[str] | None,
 
 
 def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """What an entry, or what it links to, is; none for a link that leads nowhere or to itself."""
+    """Facts of an entry or of the target of a link; None for a link that leads nowhere or to itself."""
     try:
         return entry.stat()
     except OSError:

@@ -21,7 +21,7 @@ SCHEMA = pa.schema(
     [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
 )
 GROUP_ROWS, GROUP_BYTES = 1000, 4 << 20
-"""A row group ends at either."""
+"""A row group ends when it reaches either."""
 _WRITTEN = (b"ARROW:schema", b"format")
 """Keys that every writer sets itself."""
 

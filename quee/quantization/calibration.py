@@ -29,7 +29,7 @@ from quee.work.progress import progress
 from quee.work.store import Store
 
 PLAIN_BITS = 8
-"""From so many activation bits on, only grids that engines execute are used."""
+"""With this many activation bits or more, only grids that engines execute are used."""
 
 
 class Calibrator:

@@ -12,7 +12,7 @@ from quee.quantization.layers import quantizable
 
 
 def resolved(layers: Iterable[str], overrides: Iterable[tuple[str, Precision]]) -> dict[str, Precision]:
-    """Layer name to its own precision. A layer's own name goes before patterns, of which the first in order counts.
+    """Layer name to its own precision. A layer's own name has priority over patterns; of several patterns the first counts.
 
     Raises QueeError naming a pattern that no layer has.
     """

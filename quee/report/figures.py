@@ -33,9 +33,9 @@ from quee.work.percentages import DASH
 
 BANDED = ("quee_plan", "quee_fitted_q")
 CLASSES = 24
-"""Up to so many classes are shown one by one; of more, those that leave earliest and latest."""
+"""Classes shown at most; of more classes, those that leave earliest and latest are shown."""
 FAR = 2.0
-"""A static path so many times dearer than the methods and than w8a8 is drawn as a line across, not as a point."""
+"""A static path that costs this many times more than all methods and than w8a8 is drawn as a horizontal line."""
 QUALITY = {
     "rmse": "RMSE (lower is better)",
     "ece": "calibration error (lower is better)",

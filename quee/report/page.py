@@ -62,7 +62,7 @@ function queeStages(rows) {
 }
 </script>
 <script src="$records"></script>""")
-"""The page's bytes follow from the results alone; run times differ each time, so they are read when it is opened."""
+"""Run times differ with every run, so a script reads them when the page is opened: the page depends on results alone."""
 
 
 def build_page(results: Results, figures: dict[str, str], records: str | None = None) -> str:

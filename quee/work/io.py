@@ -22,11 +22,11 @@ FORMAT = 1
 HEADER_BYTES = 100 << 20
 """A longer header is none of safetensors."""
 VERIFIED = Path(".quee") / "verified"
-"""What is known of large files' digests, a file each."""
+"""Folder of the digests of large files, one file for each."""
 REMEMBERED_BYTES = 8 << 20
-"""Smaller files are read each time, which takes milliseconds."""
+"""Files below this size are read each time, which takes milliseconds."""
 SETTLED_NANOSECONDS = 2_000_000_000
-"""Times of files may be as coarse as this."""
+"""Resolution that the times of files have at worst."""
 
 
 @contextmanager
@@ -154,7 +154,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Header of a safetensors file, by which its tensors and metadata are known; raises IntegrityError as `read_tensors` does."""
+    """Header of a safetensors file: metadata, and shapes of the tensors. Raises IntegrityError as `read_tensors` does."""
     try:
         with path.open("rb") as file:
             length = file.read(8)
@@ -175,10 +175,10 @@ def file_digest(path: Path) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex; a large file is read once on a machine as long as it stays as it is.
+    """SHA-256 of a file's bytes, in hex; a machine reads a large file once until the file changes.
 
-    What was found is kept under `.quee/verified`, by the file's name, size, times and inode. A file changed a moment ago
-    is read again the next time: another change might leave its times as they are.
+    The digest is kept under `.quee/verified` with the file's name, size, times and inode. The digest of a file that changed
+    a moment ago is not kept, because another change could leave the same times.
     """
     try:
         state = _state(path)
@@ -193,11 +193,11 @@ def content_digest(path: Path) -> str:
         if known["state"] == state:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # nothing usable is known of it
+        pass  # no usable digest is kept
     began = time.time_ns()
     found = file_digest(path)
     if _state(path) == state and began - max(state["changed"], state["modified"]) > SETTLED_NANOSECONDS:
-        with suppress(OSError):  # where nothing can be kept, it is read again
+        with suppress(OSError):  # without a kept digest the file is read again
             VERIFIED.mkdir(parents=True, exist_ok=True)
             write_json(note, {"file": os.fsencode(name).decode(errors="replace"), "sha256": found, "state": state})
     return found

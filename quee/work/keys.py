@@ -1,6 +1,7 @@
-"""What decides work that is kept to be resumed or used again: files, and the libraries that compute.
+"""Keys of work that is kept to be resumed or used again.
 
-Whatever keeps such work makes its key of these and of its own settings: docs/operations.md lists every cache.
+A key is a digest of the files, the versions of the libraries and the settings that decide the work. docs/operations.md
+lists every cache.
 """
 
 import functools
@@ -38,9 +39,9 @@ def versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
 
 
 def files_below(path: Path) -> Iterator[tuple[str, Path]]:
-    """Every file of a folder at every depth, links followed, by its name inside; a file alone has the name `.`.
+    """Names and paths of all files below a folder, links followed; for a file, the file itself under the name `.`.
 
-    What Python leaves beside code is no part of a folder. A folder linked into itself is entered once.
+    `__pycache__` is left out. A folder that is linked into itself is entered once.
     """
     if path.is_file():
         yield ".", path
@@ -72,5 +73,5 @@ def code(*names: str) -> list[list[Any]]:
 
 
 def key_of(*parts: Any) -> str:
-    """The key of work that these plain values decide: 32 hexadecimal digits."""
+    """The key of work that is decided by these plain values: 32 hexadecimal digits."""
     return hashlib.sha256(canonical(parts)).hexdigest()[:32]

@@ -17,7 +17,7 @@ from quee.work.store import Store
 from quee.work.workers import Lanes
 
 ROUNDS = 3
-"""So often may workers die without a single shard being finished between."""
+"""Times that workers may die in a row without a finished shard."""
 CHECK_SECONDS = 10.0
 
 
@@ -52,11 +52,10 @@ def fill(store: Store, shard: Shard, expected: tuple[tuple[str, str], ...]) -> s
 
 
 def run_shards(shards: Sequence[Shard], store: Store, lanes: Lanes, what: str) -> None:
-    """Have all shards in the store. Those there are not computed again, those whose worker died are retried.
+    """Compute all shards that are not in the store; a shard whose worker died is tried again.
 
-    Whether what is there is as it was written shows when it is read.
-
-    Raises what a shard raised, or QueeError when workers die ROUNDS times with nothing finished between.
+    Shards in the store are not checked here but when they are read. Raises what a shard raised, or QueeError when workers
+    die ROUNDS times in a row without a finished shard.
     """
     there = store.names()
     todo = [shard for shard in shards if shard.name not in there]
@@ -113,9 +112,9 @@ def _round(todo: list[Shard], store: Store, lanes: Lanes, bar: Bar) -> str:
 
 
 def read_shards(shards: Sequence[Shard], store: Store) -> Iterator[bytes]:
-    """The shards' bytes in order, each read once; one that is not as it was written is computed again, here.
+    """The shards' bytes in order, each read once; a damaged shard is computed again in this process.
 
-    Raises IntegrityError when one is gone.
+    Raises IntegrityError when a shard is missing.
     """
     there = store.files()
     for shard in shards:

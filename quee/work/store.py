@@ -15,7 +15,7 @@ from quee.errors import QueeError, UnreachableError, UsageError
 from quee.work.reach import may_pass
 
 OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "az", "oci", "memory")
-"""A put there is seen whole or not at all."""
+"""Protocols whose puts are atomic."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Store:
 
         try:
             fs, folder = fsspec.core.url_to_fs(self.url)
-            fs.invalidate_cache()  # other machines write here too
+            fs.invalidate_cache()  # other machines write to the same folder
         except (ImportError, ValueError) as error:
             raise UsageError(f"work kept in {self.url}: {error}") from None
         try:
@@ -113,7 +113,7 @@ class Store:
             raise (UnreachableError if may_pass(error) else QueeError)(
                 f"work kept in {self.url}: {detail}; what is finished stays, the same command goes on"
             ) from None
-        except Exception as error:  # every store has its own
+        except Exception as error:  # every kind of storage raises its own type
             if _is(fs, "file"):
                 raise
             detail = " ".join(str(error).split())
@@ -122,7 +122,7 @@ class Store:
 
 
 def _files(fs: Any, folder: str, beginning: str = "") -> list[str]:
-    """Names of the pieces' files, sorted; only those with some beginning where that spares an object store work."""
+    """Names of the pieces' files, sorted; object stores list only those that begin with `beginning`."""
     try:
         by_prefix = beginning and _is(fs, "s3", "gs", "gcs")
         paths = fs.find(folder, prefix=beginning) if by_prefix else fs.ls(folder, detail=False)

@@ -67,7 +67,7 @@ def import_dataset(
     """
     try:
         return _import(name, source, target, options, replace)
-    except IntegrityError as error:  # what is damaged is the source, nothing of the project
+    except IntegrityError as error:  # the user's file is damaged, no file of the project
         raise QueeError(str(error)) from None
 
 
@@ -98,7 +98,7 @@ def _import(name: str, source: Path | None, target: Path, options: Options, repl
 
 
 def _alike(classes: tuple[str, ...]) -> list[str]:
-    """Names that are others' but for case, spaces, dashes and the like."""
+    """Names that differ from another name only in case, spaces and dashes."""
     spelled: dict[str, list[str]] = {}
     for name in dict.fromkeys(classes):
         spelled.setdefault(re.sub(r"[\s_-]+", "", name.casefold()), []).append(name)
@@ -123,10 +123,8 @@ def _put_in_place(folder: Path, target: Path) -> None:
 
 
 def _key(source: Path | None, options: Options, plan: Plan) -> str:
-    """What resumable work belongs to: all files of the source by path, size and time, options, the division into shards, the
-    code and the libraries that write them.
-
-    Images that are skipped as bad are so after the shards are written, and change none.
+    """Key of an import: all files of the source by path, size and time, the options, the division into shards, and the code
+    and libraries that write them. `skip_bad` is left out, because bad images are removed after the shards are written.
     """
     tops = [path.resolve() for path in (source, options.ground_truth) if path is not None]
     files = [[str(top), list(map(list, _files(top)))] for top in tops]

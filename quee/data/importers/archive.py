@@ -13,7 +13,7 @@ from quee.data.walk import Skipped, shown, walk
 from quee.errors import QueeError
 
 MAX_BYTES = 512 << 20
-"""Of one member."""
+"""Bytes of one member at most."""
 
 Member = tuple[str, int, Callable[[], bytes]]
 """Name with its folders, size, and what reads it."""
@@ -65,7 +65,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def leave_others(folder: Path, used: Container[str], report: Report) -> None:
-    """Name in the report what lies in a folder beside the files and folders used, a folder with all that is in it."""
+    """Name in the report the files and folders beside those in `used`; a folder counts with all its files."""
     walked = walk(folder)
     report.skipped.add(walked.skipped)
     counts = Counter(file.parts[0] if len(file.parts) == 1 else f"{file.parts[0]}/" for file in walked.files)

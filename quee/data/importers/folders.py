@@ -1,6 +1,6 @@
 """Class folders: each image of a class lies in the folder of that name.
 
-Where a table beside the images says what they are, folders may be no classes.
+A table beside the images suggests that the folders are not classes, so tables are examined too.
 """
 
 import re
@@ -21,9 +21,9 @@ from quee.errors import QueeError
 
 TABLES = (".csv", ".tsv")
 MOST_BYTES = 64 << 20
-"""Of a table that is looked into."""
+"""Larger tables are not examined."""
 LOOKED_FOR = 200
-"""Images that are looked for in a table."""
+"""Number of images whose names are searched in a table."""
 _BETWEEN = re.compile(r"[\s,;|\"'/\\]+")
 
 
@@ -119,7 +119,7 @@ def _in_classes(files: list[Found], folder: Folder) -> Iterator[tuple[Found, str
 
 
 def check_tables(found: Walk, images: Sequence[str], classes: Sequence[str], report: Report) -> None:
-    """Say which tables among the files name the images, for labels in tables are not read.
+    """Name in the report the tables that name the images, because labels in tables are not read.
 
     Raises QueeError where such a table knows none of the folders that would be classes.
     """

@@ -143,7 +143,7 @@ class _File:
             yield f"{self.rows.origin(int(row))}: {why}"
 
     def stays(self, column: str, names: tuple[str, ...], dataset: Dataset) -> bool:
-        """Whether the file means, as it is, what it is to mean."""
+        """Whether the file can be copied unchanged: its labels and class names are those of the data set."""
         schema = open_parquet(self.found.path).schema_arrow
         usual = next((name for name in (dataset.label, *LABELS) if name in schema.names), None)
         same = not self.found.text and np.array_equal(self.labels, self.found.values) and (self.labels >= 0).all()
@@ -164,7 +164,7 @@ def _shards(
     skip_bad: bool,
     report: Report,
 ) -> list[Shard]:
-    """Files copied as they are, or all written anew where one's labels are translated or rows are left out."""
+    """Copies of the files; all files are written anew where labels of one are translated or rows are left out."""
 
     def file(place: tuple[str, Labels]) -> _File:
         target, one = place
@@ -187,14 +187,14 @@ def _shards(
 
 
 class _Rows:
-    """What the user calls the rows of a file."""
+    """Names of the rows of a file in messages."""
 
     def __init__(self, path: Path, image: str) -> None:
         self.path, self.image = path, image
 
     @cached_property
     def names(self) -> pa.Array:
-        """What the file says that its images were called, read when a row is first asked for."""
+        """Paths that the file gives for its images, read on first use."""
         with open_parquet(self.path) as opened:
             images = opened.read(columns=[f"{self.image}.path"], use_threads=False).column(self.image)
         return images.combine_chunks().field("path")
@@ -209,7 +209,7 @@ def _row_origin(rows: _Rows, kept: np.ndarray, row: int) -> str:
 
 
 def _check_ids(path: Path) -> None:
-    """Where a file numbers its samples itself, no number may come twice."""
+    """Raises QueeError where a column with ids of samples holds an id twice."""
     with open_parquet(path) as opened:
         for column in {"sample_id", "id"} & set(opened.schema_arrow.names):
             ids = opened.read(columns=[column]).column(column)
