@@ -40,10 +40,10 @@ from quee.runtime import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.engines import Step, open_engine
 from quee.runtime.executor import Executor, Flight
-from quee.runtime.machine import cpu_model
 from quee.runtime.profile import Profile, measure
 from quee.settings.experiment import load_experiment
 from quee.work.io import read_json, read_table
+from quee.work.machine import cpu_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 from static_engines import Run, resident, static_deployments

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from loopback import Cluster, dask_cluster  # noqa: E402
 
-from quee.cache.read import Recipe, build_cache  # noqa: E402
+from quee.cache.build import Recipe, build_cache  # noqa: E402
 from quee.settings.experiment import load_experiment  # noqa: E402
 from quee.work.shards import ShardStore  # noqa: E402
 from quee.work.workers import Dask, Inline, Lanes, Workers  # noqa: E402

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quee.cache.read import FeatureCache, describe_tree
+from quee.cache.build import describe_tree
+from quee.cache.read import FeatureCache
 from quee.cost import trace_cost
 from quee.errors import UsageError
 from quee.evaluation.resplits import fit_policies

@@ -4,7 +4,6 @@ Points are kept by content in `.quee/ablations`. So a larger grid computes only 
 goes on.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from quee.cache.read import FeatureCache, read_cache
 from quee.evaluation.ablation.fit import DIVISIONS, Study
 from quee.evaluation.ablation.grid import Point, points
 from quee.evaluation.ablation.rerun import AS_CACHED, Variant
-from quee.evaluation.ablation.run import Store, compute, missing, outcomes
+from quee.evaluation.ablation.run import Points, compute, missing, outcomes
 from quee.evaluation.ablation.table import compare, difference_rows, repetition_rows, summary
 from quee.report.ablations import forest
 from quee.work.io import file_digest, write_bytes, write_json, write_table
@@ -47,7 +46,7 @@ def run(stage: Stage) -> None:
     cache = read_cache(stage.input("features"))
     base = Study(cache, stage.experiment, source(ROOT, stage.input("features")))
     grid = points(stage.experiment, cache.tree, cache.description["feature_names"])
-    store = Store(STORE)
+    store = Points(STORE)
     parts = [_part(stage, base, variant, grid, store) for variant in dict.fromkeys(point.variant for point in grid)]
     for part in parts:  # the network first: its time would distort the estimate for the rest
         part.cache(stage, base, store)
@@ -82,14 +81,14 @@ class Part:
     todo: list[tuple[Point, int]]
     digest: str = ""
 
-    def cache(self, stage: Stage, base: Study, store: Store) -> FeatureCache:
+    def cache(self, stage: Stage, base: Study, store: Points) -> FeatureCache:
         """The cache that points are computed from; the network runs unless its results are kept."""
         if self.variant == AS_CACHED or not self.todo:
             return base.cache
         return variant_cache(stage, base.cache, self.variant, store, self.digest)
 
 
-def _part(stage: Stage, base: Study, variant: Variant, grid: Sequence[Point], store: Store) -> Part:
+def _part(stage: Stage, base: Study, variant: Variant, grid: Sequence[Point], store: Points) -> Part:
     own = [point for point in grid if point.variant == variant]
     if variant == AS_CACHED:
         return Part(variant, base, own, missing(base, own, store))
@@ -100,11 +99,8 @@ def _part(stage: Stage, base: Study, variant: Variant, grid: Sequence[Point], st
 
 def source(root: Path, features: Path) -> str:
     """Digest of what all points depend on: the cache (through `tree.json`), the code and the libraries."""
-    digest = hashlib.sha256(file_digest(features / "tree.json").encode())
-    digest.update(key_of(versions()).encode())
-    for name in code():
-        digest.update(f"{name} {digest_of(root, name)}\n".encode())
-    return digest.hexdigest()
+    used = [[name, digest_of(root, name)] for name in code()]
+    return key_of(file_digest(features / "tree.json"), versions(), used)
 
 
 def _ratio(cache: FeatureCache, divide: str) -> float | None:

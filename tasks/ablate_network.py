@@ -4,8 +4,6 @@ Results are kept with the ablations' points, under a digest of all that they dep
 is whole.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quee.cache.read import FeatureCache, Recipe, sample_shards
+from quee.cache.build import Recipe, sample_shards
+from quee.cache.read import FeatureCache
 from quee.errors import IntegrityError
 from quee.evaluation.ablation.fit import Study
 from quee.evaluation.ablation.rerun import (
@@ -26,11 +25,11 @@ from quee.evaluation.ablation.rerun import (
     to_run,
     variant_tree,
 )
-from quee.evaluation.ablation.run import Store
+from quee.evaluation.ablation.run import Points
 from quee.paths import PathTree
 from quee.settings.exits import Exits
 from quee.work.io import file_digest
-from quee.work.keys import versions
+from quee.work.keys import contents_below, key_of, versions
 from quee.work.shards import read_shards, run_shards
 from tasks import exits, features
 from tasks.dvc.dependencies import digest as digest_of
@@ -48,7 +47,7 @@ FACTS = ("dataset.json", "splits.parquet", "backbone.json", "quantization.json")
 def study_of(stage: Stage, base: Study, variant: Variant, root: Path) -> tuple[Rerun, str]:
     """The study of a variant, and the digest of its cache; until that is computed it holds the experiment's cache."""
     digest = _digest(stage, base, variant, root)
-    source = hashlib.sha256(f"{base.source} {digest}".encode()).hexdigest()
+    source = key_of(base.source, digest)
     return Rerun(base.cache, base.experiment, source, budgets_of=base), digest
 
 
@@ -60,30 +59,27 @@ def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
     inputs = dict.fromkeys(name for stage_name in STAGES for name in read_by(stage_name, root))
     folders = [name for name in inputs if name not in STAGES or variant.heads is None]
     files = [
-        file
+        [folder, name, digest]
         for folder in folders
-        for file in _files(stage.input(folder))
-        if file.suffix == ".safetensors" or file.name in FACTS
+        for name, digest in contents(stage.input(folder))
+        if name.endswith(".safetensors") or name in FACTS
     ]
-    parts = [
+    return key_of(
         variant.facts(),
         _exits(stage, variant).model_dump(mode="json"),
         experiment.backbone.augmentation.model_dump(mode="json"),
         experiment.features.model_dump(mode="json"),
         [base.cache.tree.name(node) for node in range(len(base.cache.tree))],
         experiment.paths.considered.model_dump(mode="json"),
-        [[file.relative_to(stage.artifacts).as_posix(), file_digest(file)] for file in files],
+        files,
         [[file, digest_of(root, file)] for file in code],
         versions(),
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    )
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    found = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-    if not found:
+def contents(path: Path) -> list[list[str]]:
+    """Name and SHA-256 of every file of something that ablations depend on; raises IntegrityError where it is missing."""
+    if not (found := contents_below(path)):
         raise IntegrityError(f"missing: {path}, on which ablations depend")
     return found
 
@@ -93,7 +89,7 @@ def _exits(stage: Stage, variant: Variant) -> Exits:
     return settings if variant.heads is None else settings.model_copy(update={"prefixes": variant.heads})
 
 
-def variant_cache(stage: Stage, cache: FeatureCache, variant: Variant, store: Store, digest: str) -> FeatureCache:
+def variant_cache(stage: Stage, cache: FeatureCache, variant: Variant, store: Points, digest: str) -> FeatureCache:
     """The cache of a variant: read where it is kept, else computed by the network, from where an interrupted run stopped."""
     tree = variant_tree(stage.experiment, cache.tree, variant)
     known = known_nodes(cache.tree, tree, same_heads=variant.heads is None)
@@ -106,7 +102,7 @@ def variant_cache(stage: Stage, cache: FeatureCache, variant: Variant, store: St
 
 
 def _run(
-    stage: Stage, samples: FeatureCache, variant: Variant, tree: PathTree, known: np.ndarray, store: Store, digest: str
+    stage: Stage, samples: FeatureCache, variant: Variant, tree: PathTree, known: np.ndarray, store: Points, digest: str
 ) -> dict[str, np.ndarray]:
     """The nodes of a variant that the cache does not have, computed as stage `features` does; kept in the store."""
     scale, folder, run = read_scale(), store.work(digest), to_run(tree, known)

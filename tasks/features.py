@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from quee.cache.read import Recipe, build_cache, describe_tree, write_description
+from quee.cache.build import Recipe, build_cache, describe_tree, write_description
 from quee.cost import BitFlops
 from quee.data.splits import split_ids
 from quee.exits import ExitHeads

@@ -22,7 +22,7 @@ from tasks.resolved import settings_file, stage_settings
 PARTIAL = Path(".quee") / "partial"
 KEPT_SECONDS = 14 * 24 * 3600
 """Work left by runs with other settings is removed when untouched for so long and the stage succeeds."""
-WRITTEN_BY = "io.py"
+WRITTEN_BY = "work/io.py"
 """Code of the library by which all stages write files; no stage depends on it."""
 
 

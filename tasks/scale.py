@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from quee.errors import UsageError
-from quee.work.shards import ShardStore
+from quee.work.store import Store
 from quee.work.threads import cores, free_memory
 from quee.work.workers import EXECUTORS, Lanes, Workers
 from tasks.stage import Stage
@@ -64,18 +64,18 @@ class Scale:
         # Local workers would outlive a killed stage, waiting for work, and keep whoever reads its output waiting too.
         return EXECUTORS[executor](Workers(workers, self.dask, partial(die_with_parent, always=True)))
 
-    def store(self, stage: Stage) -> ShardStore:
+    def store(self, stage: Stage) -> Store:
         """The folder of the stage's shards, named by all that decides them; it is removed when the stage succeeds."""
         whole = self.place(stage.partial, stage.name, stage.partial.name)
         if self.shards is not None:
             stage.on_success.append(whole.discard)
         return whole
 
-    def place(self, folder: Path, *names: str) -> ShardStore:
+    def place(self, folder: Path, *names: str) -> Store:
         """The folder for shards: `folder`, or the folder called `names` below the setting `shards`."""
         if self.shards is None:
-            return ShardStore(str(folder.resolve()))
-        base = ShardStore(self.shards if "://" in self.shards else str(Path(self.shards).resolve()))
+            return Store(str(folder.resolve()))
+        base = Store(self.shards if "://" in self.shards else str(Path(self.shards).resolve()))
         for name in names:
             base /= name
         return base

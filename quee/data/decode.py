@@ -1,12 +1,20 @@
 """Image bytes to pixels: JPEG, PNG and WebP only, and never more pixels than allowed."""
 
 import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from quee.errors import QueeError
+from quee.work.progress import progress
+
+if TYPE_CHECKING:
+    from quee.data.files import DatasetFiles
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
@@ -26,7 +34,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
 
 
 def _opened(data: bytes) -> Image.Image:
-    """As `Image.open`, but for its limit of pixels: that is the whole process's, and up to twice as many only a warning."""
+    """`Image.open` without its limit of pixels, which holds for the whole process and up to twice the limit only warns."""
     if not set(FORMATS) <= set(Image.OPEN):
         Image.init()
     for name in FORMATS:
@@ -34,7 +42,12 @@ def _opened(data: bytes) -> Image.Image:
         if accepts is None or accepts(data[:16]) is True:
             try:
                 return factory(BytesIO(data), "")
-            except (SyntaxError, IndexError, TypeError, struct.error):  # as `Image.open`: of another kind after all
+            except (
+                SyntaxError,
+                IndexError,
+                TypeError,
+                struct.error,
+            ):  # the file is of another kind, as `Image.open` finds too
                 continue
     raise UnidentifiedImageError("cannot identify image file")
 
@@ -89,3 +102,42 @@ def _line(error: Exception, data: bytes) -> str:
     if "cannot identify" in text:
         return f"{len(data)} bytes beginning with {data[:8]!r}"
     return text[:160]
+
+
+_STEP = 64
+T = TypeVar("T")
+
+
+def bad_images(images: "DatasetFiles", description: str, workers: int = 2) -> Iterator[str]:
+    """One line per image that does not decode, naming its sample id and path, in order of ids."""
+
+    def fault(sample: int) -> str | None:
+        try:
+            verify(images.encoded[sample][0], "")
+        except QueeError as error:
+            return images.name(sample) + str(error)
+        return None
+
+    return (found for found in in_order(fault, len(images), description, workers) if found is not None)
+
+
+def in_order(function: Callable[[int], T], count: int, description: str, workers: int = 2) -> Iterator[T]:
+    """`function` of 0 … count-1 in that order, computed ahead in threads, with progress."""
+
+    def some(start: int) -> list[T]:
+        return [function(index) for index in range(start, min(start + _STEP, count))]
+
+    with ThreadPoolExecutor(workers) as pool, progress(description, count) as bar:
+        waiting: deque[Future[list[T]]] = deque()
+        try:
+            for start in range(0, count, _STEP):
+                waiting.append(pool.submit(some, start))
+                if len(waiting) > 2 * workers:
+                    yield from waiting.popleft().result()
+                    bar.advance(_STEP)
+            while waiting:
+                yield from waiting.popleft().result()
+                bar.advance(_STEP)
+        finally:
+            for future in waiting:
+                future.cancel()

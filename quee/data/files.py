@@ -1,4 +1,4 @@
-"""The Parquet files of a dataset: which there are, their labels, classes and encoded images. Needs no torch."""
+"""The Parquet files of a dataset: their names, labels, classes and encoded images. This module needs no torch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ class DatasetFiles:
         return {path.name: content_digest(path) for path in self.files}
 
     def name(self, sample: int) -> str:
-        """What an error calls a sample."""
+        """The name of a sample in error messages."""
         _, path = self.encoded[int(sample)]
         return f"{self.folder}: sample {sample}" + (f" ({path})" if path else "")
 

@@ -1,4 +1,4 @@
-"""The samples that weights were fitted on, where these are not the whole training set; overlap is judged by them."""
+"""The samples of a data set on which weights were fitted, where they are known; held-out splits must not contain them."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ class Fitted:
 
     dataset: str
     files: Mapping[str, str]
-    """Digests by file, as in `dataset.json`: sample ids refer to exactly these files."""
+    """SHA-256 by file, as in `dataset.json`; the sample ids are row numbers of these files."""
     ids: np.ndarray
     """(n,) rising sample ids."""
 

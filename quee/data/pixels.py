@@ -1,5 +1,5 @@
-"""Decoded small images in memory-mapped arrays under `.quee/`, keyed by the digests of their files and by what decodes
-them."""
+"""Decoded small images in memory-mapped arrays under `.quee/`, keyed by the digests of their files and of the code that
+decodes them."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ MAX_SIDE = 96
 FORMAT = 1
 DECODING = ("data/decode.py", "data/pixels.py")
 LIBRARIES = ("numpy", "Pillow")
-"""Besides the files, what decides the pixels: code of this package, and libraries."""
+"""Libraries that decide the pixels; DECODING is the code that does."""
 _STEP = 512
 
 

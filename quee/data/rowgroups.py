@@ -1,4 +1,4 @@
-"""Encoded images from Parquet, one row group at a time, in bounded memory."""
+"""Encoded images from Parquet files, read by row groups, in bounded memory."""
 
 from bisect import bisect_right
 from collections import OrderedDict
@@ -84,7 +84,7 @@ class EncodedImages:
         return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
     def shuffled(self, ids: np.ndarray, rng: np.random.Generator, window: int) -> np.ndarray:
-        """`ids` in a random order in which every stretch needs row groups of about `window` bytes."""
+        """`ids` in random order; any stretch of the order reads row groups of about `window` bytes in all."""
         ids = np.sort(ids)
         group = np.searchsorted(self.starts, ids, side="right") - 1
         present = np.unique(group)

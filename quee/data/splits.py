@@ -97,9 +97,9 @@ def _smoke_shares(shares: dict[str, float], classes: int, samples: int) -> dict[
 
 
 def _every_class_first(order: np.ndarray, labels: np.ndarray, first: int) -> np.ndarray:
-    """The order (n,) with a sample of every class among its `first`, as far as there is room; labels (n,).
+    """The order (n,) changed so that its `first` entries hold a sample of every class, as far as there is room; labels (n,).
 
-    What a class lacks there is swapped with a sample of the class that has most, the last of them. An order that has all
+    A sample of a missing class is swapped with the last sample of the class that has most. An order that has all
     classes is left as it is.
     """
     counts = np.bincount(labels[:first], minlength=int(labels.max(initial=0)) + 1)
@@ -120,7 +120,7 @@ def _every_class_first(order: np.ndarray, labels: np.ndarray, first: int) -> np.
 
 
 def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random order of which every stretch has the classes in nearly their shares of the whole."""
+    """A random order in which every stretch has the classes in nearly the shares of the whole."""
     shuffled = rng.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     _, first, count = np.unique(labels[by_class], return_index=True, return_counts=True)

@@ -17,7 +17,7 @@ from quee.errors import QueeError
 T = TypeVar("T")
 R = TypeVar("R")
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
-"""Suffixes of image files, in lower case."""
+"""Suffixes of the files that are read as images, in lower case."""
 SYSTEM = frozenset(
     (
         *("@eadir", "@tmp", "@__thumb", "@recycle", "@recently-snapshot", "@synoresource", "#recycle", "#snapshot"),
@@ -27,9 +27,9 @@ SYSTEM = frozenset(
 )
 """Names, in lower case, of entries that file servers and desktops make."""
 THUMBNAILS = frozenset(("thumbnails", "_thumbnails", "thumbs", "_thumbs"))
-"""Folders of thumbnails, skipped below the first level; on the first level they could be classes."""
+"""Folders of thumbnails. They are skipped below the first level; on the first level they could be classes."""
 SHOWN = 20
-"""How many of several names a message gives."""
+"""Names that a message gives at most."""
 BREAK = "\n  "
 SKIP_HINT = "--skip-bad goes on without what cannot be used"
 
@@ -46,7 +46,7 @@ def shown(path: str | Path) -> str:
 
 
 def class_name(folder: str) -> str:
-    """The class name of a folder: its name in composed Unicode, so that systems that decompose accents agree."""
+    """Name of the class of a folder: the folder's name as text with composed accents, the same on every system."""
     return unicodedata.normalize("NFC", shown(folder))
 
 
@@ -99,7 +99,7 @@ class Skipped:
     other: Counter[str] = field(default_factory=Counter)
     """Files of kinds that are not read, by suffix in lower case."""
     hidden: int = 0
-    """Hidden files, thumbnails and system files, and files in such folders."""
+    """Hidden files, thumbnails and files of the system, also within such folders."""
     broken: int = 0
     """Links that lead nowhere or in a circle, and entries that are no regular files."""
 
@@ -191,7 +191,7 @@ def _enter(found: Walk, folder: Path, prefix: str, kinds: Container[str] | None,
 
 
 def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """The kind of an entry or of its link target; None for a link that leads nowhere or to itself."""
+    """Facts of an entry or of the target of a link; None for a link that leads nowhere or to itself."""
     try:
         return entry.stat()
     except OSError:

@@ -17,7 +17,7 @@ import numpy as np
 from quee.data import DATA
 from quee.data.fitted import Fitted
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.work.io import read_metadata, read_shape, write_tensors
+from quee.work.io import read_json, read_metadata, read_shape, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ class Published:
     file: str
     where: str
     trained_on: tuple[str, ...]
-    """Data sets whose official training sets they have seen."""
+    """Data sets on whose official training sets the weights were trained."""
     head: str = ""
     """File of the linear head that belongs to them."""
 
@@ -71,21 +71,21 @@ class WeightsFacts:
 
     backbone: str
     trained_on: tuple[str, ...] | None
-    """None: not said."""
+    """Data sets on whose official training sets the weights were trained; None where the file does not say."""
     kwargs: Mapping[str, Any] | None = field(default_factory=dict)
-    """What the backbone was built with when they were added, `num_classes` aside; None: not said."""
+    """Keywords of the backbone when the weights were added, without `num_classes`; None where the file does not say."""
     read_as: str = field(default="", compare=False)
-    """Which layout the file had that they were taken from, and what was made of it."""
+    """Layout of the file that the weights were read from, and what was changed."""
     prepared: str = field(default="", compare=False)
-    """How the backbone has images prepared, whatever the weights were trained with."""
+    """How the backbone prepares images, whatever the weights were trained with."""
     fitted: Fitted | None = field(default=None, compare=False)
-    """The samples they were fitted on, where an experiment here did it; of other weights nobody knows more than the set."""
+    """Samples on which an experiment of this project fitted the weights; None for weights from elsewhere."""
 
 
 FREE = ("img_size", "layers", "num_classes", "preprocessing")
-"""Keywords of a backbone that its weights leave open: the head and the size fit or are said not to."""
+"""Keywords that may differ from those the weights were added with; a head or size that does not fit is refused on loading."""
 DROPOUT = re.compile(r"\w*drop\w*_rate")
-"""Keywords that act in training alone."""
+"""Keywords that act during training only."""
 
 
 def weights_path(name: str) -> Path:
@@ -138,7 +138,6 @@ def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
     `backbone` and `prepared` are the results of its stages `backbone` and `prepare`.
     """
     from quee.network.files import fitted_on, load_backbone
-    from quee.work.io import read_json, read_tensors
 
     load_backbone(backbone)  # refuses what does not fit together
     facts, described = read_json(backbone / "backbone.json"), read_json(prepared / "dataset.json")
@@ -299,7 +298,6 @@ def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> N
     import torch
 
     from quee.network.checkpoints.reading import fit_state
-    from quee.work.io import read_tensors
 
     facts = weights_facts(path)
     if facts.backbone != backbone.name:

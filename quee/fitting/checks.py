@@ -1,5 +1,5 @@
-"""What `quee.fit` makes sure of before it computes: settings, where the bundle goes, that it will hold this network, that
-labels are its outputs, and that every class has images."""
+"""Checks of `quee.fit` before it computes: the settings, the path of the bundle, that the bundle can hold the network, that
+labels fit its outputs, and that every class has images."""
 
 import json
 import os
@@ -27,15 +27,15 @@ from quee.settings.experiment import Experiment, checked_experiment
 HOW = "make it by quee.create_backbone(NAME, …) and give it your weights by load_state_dict"
 SHARES = {"train": 0.5, "predictor": 0.3, "validation": 0.2}
 CALIBRATION = 256
-"""Images that ranges of quantizers are fitted on, at most; a quarter of all otherwise."""
+"""Images at most on which ranges of quantizers are fitted; otherwise a quarter of all images."""
 LEAST = 40
-"""Images: with fewer, a validation split would say nothing."""
+"""Images needed; with fewer, a validation split would tell nothing."""
 ASKED = 256
 """Images by which the order of classes is checked."""
 DARK = 64
-"""Of 255; no images are all below, unless they are of fewer bits."""
+"""A pixel value of 255; images whose pixels are all below are taken for images of fewer bits."""
 SURE = 0.5
-"""Accuracy from which on a network's own answers tell which of its outputs is which class."""
+"""Accuracy from which the network's own answers show which output is which class."""
 
 
 def bundle_path(out: str | Path | None) -> Path:
@@ -105,9 +105,9 @@ def checked_settings(backbone: SegmentedBackbone, precisions: Sequence[str], bud
 
 
 def check_pixels(low: int, high: int) -> None:
-    """Raises UsageError where the least and the greatest value of all pixels say that there is nothing to see.
+    """Raises UsageError where the least and the greatest value of all pixels show that the images are empty.
 
-    Warns where all are so dark that their white may be another.
+    Warns where all images are so dark that they may have fewer than 8 bits.
     """
     if high <= 1:
         raise UsageError(

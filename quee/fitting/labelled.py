@@ -48,7 +48,7 @@ class Labelled:
 
 
 class Spool:
-    """Images of one shape in a file: more of them than memory holds, in any order, with none kept in memory."""
+    """Images of one shape in a file, read in any order; none is kept in memory."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self._file = path.open("w+b", buffering=0)
@@ -62,7 +62,7 @@ class Spool:
         try:
             self._file.seek(self.size * self._width)
             view = memoryview(images.tobytes())
-            while view:  # a file without a buffer may take a part
+            while view:  # an unbuffered file may write a part only
                 view = view[self._file.write(view) :]
         except OSError as error:
             raise QueeError(f"{self._file.name}: images cannot be kept ({error.strerror})") from None

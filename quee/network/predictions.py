@@ -15,7 +15,8 @@ from quee.network.files import load_precisions
 from quee.network.training import device
 from quee.precision import Precision
 from quee.work.io import file_digest, verify_digests
-from quee.work.shards import Shard, ShardStore, read_shards, run_shards
+from quee.work.shards import Shard, read_shards, run_shards
+from quee.work.store import Store
 from quee.work.threads import alone
 from quee.work.workers import Lanes
 
@@ -74,7 +75,7 @@ def predict(
     networks: Networks,
     precisions: Sequence[Precision],
     ids: np.ndarray,
-    store: ShardStore,
+    store: Store,
     shard_size: int,
     lanes: Lanes,
     what: str,

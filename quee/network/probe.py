@@ -1,10 +1,11 @@
 """Linear probes: a frozen backbone's own head, fitted on features that are computed once.
 
 Features are what the head sees: for DINOv2 the class token and the mean patch token of the last block, for others what
-they pool. They are kept in shards, so that a killed run goes on.
+they pool. They are kept in a `Store`, so that a killed run goes on.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from quee.errors import UsageError
 from quee.network.base import SegmentedBackbone
 from quee.network.training import Head, History, device, forward_function, train_backbone
 from quee.settings.backbone import Backbone
-from quee.work.io import read_tensors, write_tensors
+from quee.work.io import packed_tensors, unpacked_tensors
 from quee.work.progress import progress
+from quee.work.store import Store
 
 SHARD = 4096
-"""Samples whose features are kept in one file."""
+"""Samples whose features are kept as one piece."""
 Batches = Callable[[np.ndarray], Iterator[tuple[np.ndarray, Tensor, Tensor]]]
 """Sample ids to batches of (ids, images, labels) in that order."""
 
@@ -53,27 +55,31 @@ def linear_head(backbone: SegmentedBackbone) -> nn.Linear:
 def features(
     backbone: SegmentedBackbone, ids: np.ndarray, batches: Batches, folder: Path, mixed_precision: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, width) float32 and labels (n,) of samples, in the order of `ids`; finished shards are read back."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Features (n, width) float32 and labels (n,) of samples, in the order of `ids`; finished pieces are read back."""
+    store = Store(str(folder.resolve()))
+    there = store.files()
     place = next(backbone.parameters()).device
     forward = forward_function(_Features(backbone), mixed_precision)
+
+    def computed(wanted: np.ndarray) -> bytes:
+        found = [(forward(x.to(place)).cpu().numpy(), y.numpy()) for _, x, y in batches(wanted)]
+        x, y = (np.concatenate(column) for column in zip(*found, strict=True))
+        return packed_tensors({"features": x, "labels": y})
+
     parts = []
     with progress("features for the linear probe", len(ids)) as bar, torch.inference_mode():
         for start in range(0, len(ids), SHARD):
-            file, wanted = folder / f"{start:09d}.safetensors", ids[start : start + SHARD]
-            if not file.is_file():
-                found = [(forward(x.to(place)).cpu().numpy(), y.numpy()) for _, x, y in batches(wanted)]
-                x, y = (np.concatenate(column) for column in zip(*found, strict=True))
-                write_tensors(file, {"features": x, "labels": y})
-            shard = read_tensors(file)
-            parts.append((shard["features"], shard["labels"]))
+            name, wanted = f"{start:09d}", ids[start : start + SHARD]
+            data = store.kept(name, partial(computed, wanted), there.get(name, ()))
+            piece, _ = unpacked_tensors(data, f"{folder}/{name}")
+            parts.append((piece["features"], piece["labels"]))
             bar.advance(len(wanted))
     x, y = (np.concatenate(column) for column in zip(*parts, strict=True))
     return x, y
 
 
 def fit_probe(
-    backbone: SegmentedBackbone, settings: Backbone, ids: dict[str, np.ndarray], batches: Batches, partial: Path
+    backbone: SegmentedBackbone, settings: Backbone, ids: dict[str, np.ndarray], batches: Batches, work: Path
 ) -> History:
     """Fit the head on the training split in place, all else frozen; returns the history of the fit.
 
@@ -82,7 +88,7 @@ def fit_probe(
     head = linear_head(backbone)
     backbone.requires_grad_(False).eval().to(device())
     train, validation = (
-        features(backbone, ids[split], batches, partial / split, settings.mixed_precision)
+        features(backbone, ids[split], batches, work / split, settings.mixed_precision)
         for split in ("train", "validation")
     )
     backbone.cpu()
@@ -104,8 +110,6 @@ def fit_probe(
 
     probe = Head(f"the head of {backbone.name}", head.requires_grad_(True))
     plain = settings.model_copy(update={"mixed_precision": "none"})
-    history = train_backbone(
-        probe, plain, epoch, -(-len(x) // settings.batch_size), accuracy, partial / "checkpoint.pt"
-    )
+    history = train_backbone(probe, plain, epoch, -(-len(x) // settings.batch_size), accuracy, work / "checkpoint.pt")
     backbone.requires_grad_(False).eval()
     return history

@@ -1,7 +1,7 @@
-"""Mixed precision within a segment: more bits for the layers that disturb the answer most, none more for the segment.
+"""Mixed precision within a segment: layers that disturb the answer most get more bits, at the BitFLOPs of uniform bits.
 
-Every layer's error is measured alone, once with few weight bits and once with few activation bits. From there on a bit more
-divides its power by four, the law of a uniform quantizer, and errors of layers add up. So each segment has a multiple-choice
+Every layer's error is measured alone, once with few weight bits and once with few activation bits. A further bit divides the
+error's power by four, the law of a uniform quantizer, and errors of layers add up. So each segment has a multiple-choice
 knapsack problem: the bits of its layers that make the sum least, within the BitFLOPs of the uniform segment.
 """
 

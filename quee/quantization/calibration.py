@@ -24,11 +24,12 @@ from quee.quantization.search import search_quantizer, thinned
 from quee.quantization.units import Sources, Unit, observe, run_unit, sources, units_of
 from quee.quantization.weights import confirmed_ridge, quantize_weight, round_compensated
 from quee.settings.quantize import QuantizationConfig
-from quee.work.io import read_metadata, read_tensors, write_tensors
+from quee.work.io import packed_tensors, unpacked_tensors
 from quee.work.progress import progress
+from quee.work.store import Store
 
 PLAIN_BITS = 8
-"""From so many activation bits on, only grids that engines execute are used."""
+"""With this many activation bits or more, only grids that engines execute are used."""
 
 
 class Calibrator:
@@ -49,7 +50,8 @@ class Calibrator:
         self.norms: set[str] = set()
         """LayerNorms that are no longer the float network's."""
         self.latents: dict[str, Tensor] = {}
-        self.partial = partial
+        self.kept = None if partial is None else Store(str(partial.resolve()))
+        self.there = {} if self.kept is None else self.kept.files()
         self.own = resolved(quantizable(model), config.layers)
 
     def precision(self, unit: Unit, layer: str = "") -> Precision:
@@ -69,14 +71,15 @@ class Calibrator:
                 continue
             found = self._sources(unit, reference[:2])
             behind = run_unit(self.float, unit, reference)
-            file = self.partial / f"{self.config.precision}.{unit.name}.safetensors" if self.partial else None
-            if file is not None and file.exists():
-                self._restore(file)
+            name = f"{self.config.precision}.{unit.name}"
+            data = self.kept.read(name, self.there.get(name, ())) if self.kept else None
+            if data is not None:
+                self._restore(data, name)
             else:
                 others = set(self.norms)
                 self._calibrate(unit, found, x if self.config.propagate else reference, reference, behind)
-                if file is not None:
-                    self._keep(unit, self.norms - others, file)
+                if self.kept:
+                    self.kept.write(name, self._packed(unit, self.norms - others))
             x, reference = run_unit(self.network, unit, x), behind
             advance()
         return x
@@ -101,16 +104,16 @@ class Calibrator:
             reconstruct(self.network, unit, self.latents, x, target, config)
             self.norms |= set(norms_of(self.network, unit))
 
-    def _keep(self, unit: Unit, norms: set[str], file: Path) -> None:
-        """Write a finished unit: its layers, and the norms that changed with them."""
+    def _packed(self, unit: Unit, norms: set[str]) -> bytes:
+        """A finished unit: its layers, and the norms that changed with them."""
         parts = {name: kinds for name, kinds in layout(self.network).items() if name in unit.layers}
         modules = {name: self.network.get_submodule(name) for name in sorted({*parts, *norms})}
         state = {f"{n}.{key}": value.cpu().numpy() for n, m in modules.items() for key, value in m.state_dict().items()}
-        write_tensors(file, state, {"layout": json.dumps(parts, sort_keys=True), "norms": json.dumps(sorted(norms))})
+        return packed_tensors(state, {"layout": json.dumps(parts, sort_keys=True), "norms": json.dumps(sorted(norms))})
 
-    def _restore(self, file: Path) -> None:
-        """Take over a unit that `_keep` wrote."""
-        state, facts = read_tensors(file), read_metadata(file)
+    def _restore(self, data: bytes, name: str) -> None:
+        """Take over a unit that `_packed` made."""
+        state, facts = unpacked_tensors(data, name)
         parts, norms = json.loads(facts["layout"]), json.loads(facts["norms"])
         for name, (precision, *kinds) in parts.items():
             layer = quantized_layer(self.float.get_submodule(name), Precision(precision), kinds)

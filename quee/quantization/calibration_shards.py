@@ -21,7 +21,8 @@ from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_, quantize_paths
 from quee.quantization.sensitivity import sensitivity
 from quee.work.io import table_writer, write_bytes
-from quee.work.shards import Shard, ShardStore, read_shards, run_shards
+from quee.work.shards import Shard, read_shards, run_shards
+from quee.work.store import Store
 from quee.work.threads import alone
 from quee.work.workers import Lanes
 
@@ -34,7 +35,7 @@ def calibrate(
     alone: Sequence[QuantizationConfig],
     ids: np.ndarray,
     seed: int,
-    store: ShardStore,
+    store: Store,
     units: Path,
     lanes: Lanes,
     out: Path,
@@ -47,7 +48,7 @@ def calibrate(
     """
     groups = [tuple(together)] if together else []
     groups += [(config,) for config in alone]
-    kept, folder = store / f"calibrations-{networks.digest}", str(units.resolve())
+    kept, folder = store / f"calibrations-{networks.digest}", str(units.resolve() / "units")
     shards = [
         Shard("-".join(str(c.precision) for c in group), compute_calibration,
               (networks, group, bool(together) and not index, ids, seed, folder))
@@ -89,7 +90,7 @@ def compute_calibration(
 
 
 def measure_sensitivity(
-    networks: Networks, precisions: Sequence[Precision], ids: np.ndarray, store: ShardStore, lanes: Lanes
+    networks: Networks, precisions: Sequence[Precision], ids: np.ndarray, store: Store, lanes: Lanes
 ) -> dict[Precision, list[dict[str, Any]]]:
     """Rows of `sensitivity` on samples `ids` (n,) for each precision; a precision is a shard."""
     kept = store / f"sensitivity-{networks.digest}"

@@ -11,9 +11,9 @@ from quee.quantization.layers import QuantizedConv2d, QuantizedLinear
 from quee.quantization.quantizers import AffineQuantizer
 
 MULTIPLE = 8
-"""What the kernels want widths to be a multiple of."""
+"""Widths are padded to a multiple of this, as the kernels require."""
 ROWS = 32
-"""Rows that they take at least."""
+"""Rows that the kernels need at least."""
 
 
 class IntegerProduct:

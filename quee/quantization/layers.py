@@ -204,7 +204,7 @@ def quantizable(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _unhandled(conv: nn.Conv2d) -> str:
-    """Why a convolution is no product over its patches; empty where it is one."""
+    """Why a convolution cannot be computed as a product over its patches; empty where it can."""
     if conv.groups != 1:
         return f"groups={conv.groups}; valid: 1"
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):

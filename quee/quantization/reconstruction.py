@@ -18,7 +18,7 @@ from quee.work.threads import one_thread
 
 BATCH = 32
 HELD_OUT = 8
-"""One sample of so many checks what was learned."""
+"""One in this many calibration samples is held out to check what was learned."""
 RATES = {"latent": 6e-3, "scale": 1e-3, "bias": 1e-3, "norm": 1e-3}
 """Learning rates; latents count in steps of the grid, scales and norms relative to their value."""
 

@@ -11,10 +11,10 @@ from quee.work.registry import Registry
 SEARCH_STEPS = 40
 """Candidate clipping ranges tried by a search."""
 GROUPS = 1024
-"""Sorted values are searched in so many groups of equal number, the extremes one by one."""
+"""Sorted values are put into this many groups of equal size before a search; extreme values stay single."""
 TAIL = 64
 VALUES = 1 << 15
-"""Values of a tensor that a search looks at."""
+"""Values of a tensor that a search uses at most."""
 LEVEL_BITS = {"log": 12, "two_range": 9, "shifted_log": 10}
 """Fixed-point bits of the levels of a grid."""
 GELU_LEAST = 0.17

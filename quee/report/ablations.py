@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from quee.report import Row
-from quee.report.figures import BLACK, BLUE, GREY, STYLE, VERMILLION, svg
+from quee.report.style import BLACK, BLUE, GREY, STYLE, VERMILLION, svg
 
 
 def forest(differences: Sequence[Row], title: str) -> str:
@@ -37,7 +37,7 @@ def _figure(rows: Sequence[Row], title: str) -> Figure:
     for at in [i for i in range(1, len(rows)) if rows[i]["axis"] != rows[i - 1]["axis"]]:
         axes.axhline(at - 0.5, color=GREY, linewidth=0.4)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    # far-off rows are cut, not the scale of the others
+    # distant rows are cut off, so that the others stay readable
     reach = 1.5 * float(np.quantile(np.maximum(np.abs(joint_low), np.abs(joint_high)), 0.85)) or 1.0
     axes.set_xlim(-reach, reach)
     axes.set(xlabel="gain in auc over the experiment as it stands (points of accuracy)", title=title)

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import matplotlib
@@ -13,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from quee.policies.names import OURS
-from quee.report import Results, Row
+from quee.report import Results, Row, sections
+from quee.report.captions import CAPTIONS
 from quee.report.paper import cluster_curves, clusters, gains, quality, techniques
 from quee.report.style import (
     BLACK,
@@ -21,7 +23,6 @@ from quee.report.style import (
     GREY,
     MAIN,
     STYLE,
-    VERMILLION,
     cost_axes,
     curve_points,
     dashes_of,
@@ -31,42 +32,16 @@ from quee.report.style import (
 )
 from quee.work.percentages import DASH
 
-__all__ = ["BLACK", "BLUE", "GREY", "STYLE", "VERMILLION", "draw", "svg"]
-
 CLASSES = 24
-"""Up to so many classes are shown one by one; of more, those that leave earliest and latest."""
+"""Classes shown at most; of more classes, those that leave earliest and latest are shown."""
 FAR = 2.0
-"""A static path so many times dearer than the methods and than w8a8 is drawn as a line across, not as a point."""
+"""A static path that costs this many times more than all methods and than w8a8 is drawn as a horizontal line."""
 QUALITY = {
     "rmse": "RMSE (lower is better)",
     "ece": "calibration error (lower is better)",
     "auroc": "AUROC (higher is better)",
     "aurc": "AURC (lower is better)",
 }
-
-
-def draw(results: Results) -> dict[str, str]:
-    """Every figure that the results allow, as SVG text by name."""
-    figures: dict[str, Callable[[Results], Figure | None]] = {
-        "curves": curves,
-        "gains": gains,
-        "techniques": techniques,
-        "others": others,
-        "usage": usage,
-        "quality": quality,
-        "clusters": clusters,
-        "calibration": calibration,
-        "cluster_curves": cluster_curves,
-        "predictors": predictors,
-        "sensitivity": sensitivity,
-    }
-    found = {}
-    for name, make in figures.items():
-        with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": f"quee.{name}"}], after_reset=True):
-            figure = make(results)
-            if figure is not None:
-                found[name] = svg(figure, name)
-    return found
 
 
 def curves(results: Results) -> Figure:
@@ -181,10 +156,8 @@ def usage(results: Results, method: str = "quee_plan") -> Figure | None:
     return figure
 
 
-def calibration(results: Results) -> Figure | None:
+def calibration(results: Results) -> Figure:
     """Calibration error of the targets over the number of clusters, a second-order polynomial through the points."""
-    if not results.calibration:
-        return None
     grouped: dict[tuple[str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in results.calibration:
         grouped[row["split"], row["gate"]][row["clusters"]].append(row["ece"])
@@ -233,10 +206,8 @@ def predictors(results: Results) -> Figure | None:
     return figure
 
 
-def sensitivity(results: Results) -> Figure | None:
+def sensitivity(results: Results) -> Figure:
     """Signal-to-noise ratio of the logits when one layer alone is quantized, by layer in the order of execution."""
-    if not results.sensitivity:
-        return None
     grouped: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(results.sensitivity, key=lambda row: row["position"]):
         grouped[row["precision"]].append(row)
@@ -268,3 +239,62 @@ def _stack(axes: Axes, amounts: np.ndarray, names: Sequence[str], colours: str) 
     axes.grid(visible=False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5 / (0.3 * len(share))), ncols=min(len(names), 4),
                 handlelength=1, columnspacing=1)  # fmt: skip
+
+
+def usage_caption(results: Results) -> tuple[str, str]:
+    return "What each class uses", (
+        f"quee_plan at a budget of {results.middle_budget() or 0:g}. Left: the share of a class's test samples "
+        "that leave at each gate. Right: the share of the segments run for it at each precision. Classes that "
+        "leave early at low precision are the ones this policy finds easy."
+    )
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the report: the page, the stage's `figures/NAME.svg` and MLflow's artifacts follow from FIGURES."""
+
+    name: str
+    make: Callable[[Results], Figure | None]
+    """None where the results hold nothing to draw."""
+    caption: tuple[str, str] | Callable[[Results], tuple[str, str]]
+    """Title, and what the figure shows, for readers who know nothing of the method."""
+    needs: tuple[str, ...] = ()
+    """Fields of `Results` without which there is no figure."""
+    after: str = "executed"
+    """Section of the page behind which the figure stands; figures of one section keep the order of FIGURES."""
+    table: Callable[[Results], str] | None = None
+    """HTML with the numbers behind the figure."""
+
+    def svg(self, results: Results) -> str | None:
+        """The figure as SVG text, whatever matplotlib's settings are; None where there is nothing to draw."""
+        if not all(getattr(results, field) for field in self.needs):
+            return None
+        with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": f"quee.{self.name}"}], after_reset=True):
+            figure = self.make(results)
+            return None if figure is None else svg(figure, self.name)
+
+    def words(self, results: Results) -> tuple[str, str]:
+        """Title and caption."""
+        return self.caption(results) if callable(self.caption) else self.caption
+
+
+FIGURES = [
+    Drawing("curves", curves, CAPTIONS["curves"], after="findings"),
+    Drawing("gains", gains, CAPTIONS["gains"], ("bands",), after="findings"),
+    Drawing("techniques", techniques, CAPTIONS["techniques"], after="savings"),
+    Drawing("others", others, CAPTIONS["others"], after="savings"),
+    Drawing("usage", usage, usage_caption, ("usage",)),
+    Drawing("quality", quality, CAPTIONS["quality"], ("quality",), table=sections.quality),
+    Drawing("clusters", clusters, CAPTIONS["clusters"], ("clusters",)),
+    Drawing("calibration", calibration, CAPTIONS["calibration"], ("calibration",), table=sections.calibration),
+    Drawing("cluster_curves", cluster_curves, CAPTIONS["cluster_curves"], ("quality",)),
+    Drawing("predictors", predictors, CAPTIONS["predictors"]),
+    Drawing("sensitivity", sensitivity, CAPTIONS["sensitivity"], ("sensitivity",)),
+]
+"""Every figure of the report: a new one is a function and a line."""
+
+
+def draw(results: Results) -> dict[str, str]:
+    """Every figure that the results allow, as SVG text by name."""
+    found = {drawing.name: drawing.svg(results) for drawing in FIGURES}
+    return {name: text for name, text in found.items() if text is not None}

@@ -4,8 +4,8 @@ from html import escape
 from string import Template
 
 from quee.report import Results, sections
-from quee.report.captions import CAPTIONS
 from quee.report.executed import executed_section
+from quee.report.figures import FIGURES
 from quee.report.markup import drawing
 
 PAGE = Template("""<!DOCTYPE html>
@@ -62,7 +62,7 @@ function queeStages(rows) {
 }
 </script>
 <script src="$records"></script>""")
-"""The page's bytes follow from the results alone; run times differ each time, so they are read when it is opened."""
+"""Run times differ with every run, so a script reads them when the page is opened: the page depends on results alone."""
 
 
 def build_page(results: Results, figures: dict[str, str], records: str | None = None) -> str:
@@ -70,19 +70,16 @@ def build_page(results: Results, figures: dict[str, str], records: str | None = 
 
     `records` is where, relative to the page, a script calls `queeStages` with what each stage took.
     """
-    budget = results.middle_budget()
-    captions = dict(CAPTIONS)
-    captions["usage"] = (
-        "What each class uses",
-        (
-            f"quee_plan at a budget of {0 if budget is None else budget:g}. Left: the share of a class's test samples "
-            "that leave at each gate. Right: the share of the segments run for it at each precision. Classes that "
-            "leave early at low precision are the ones this policy finds easy."
-        ),
-    )
 
-    def drawn(name: str) -> str:
-        return drawing(name, figures[name], *captions[name]) if name in figures else ""
+    def drawn(section: str) -> list[str]:
+        """The figures behind a section, each with the numbers behind it."""
+        parts = []
+        for figure in FIGURES:
+            if figure.after == section and figure.name in figures:
+                parts.append(drawing(figure.name, figures[figure.name], *figure.words(results)))
+            if figure.after == section and figure.table is not None:
+                parts.append(figure.table(results))
+        return parts
 
     stages = STAGES.substitute(records=escape(records)) if records else ""
     body = [
@@ -94,23 +91,13 @@ def build_page(results: Results, figures: dict[str, str], records: str | None = 
             f'{stages and """<a href="#stages">Stages</a>"""}<a href="#lineage">Lineage</a></nav>'
         ),
         sections.findings(results),
-        drawn("curves"),
-        drawn("gains"),
+        *drawn("findings"),
         sections.budgets(results),
         sections.savings(results),
-        drawn("techniques"),
-        drawn("others"),
+        *drawn("savings"),
         sections.methods(results),
         executed_section(results.executed),
-        drawn("usage"),
-        drawn("quality"),
-        sections.quality(results),
-        drawn("clusters"),
-        drawn("calibration"),
-        sections.calibration(results),
-        drawn("cluster_curves"),
-        drawn("predictors"),
-        drawn("sensitivity"),
+        *drawn("executed"),
         sections.parts(results),
         stages,
         _lineage(results),

@@ -1,4 +1,4 @@
-"""Figures that the paper shows and the pipeline's other figures do not: 3C, 4, 5A and 5C; and all methods on one."""
+"""Figures 3C, 4, 5A and 5C of the paper, and the gains of all methods in one figure."""
 
 from collections import defaultdict
 
@@ -12,14 +12,14 @@ from quee.report import Results, Row
 from quee.report.style import BLACK, BLUE, MAIN, VERMILLION, cost_axes, curve_points, dashes_of, static_methods
 
 LOWEST = -6.0
-"""Points below the static hull at which the axis of gains ends; curves further below lose anyway."""
+"""Points below the static hull at which the axis of gains ends."""
 KINDS = {
     "as_used": ("as used", "*", 13),
     "width": ("hidden units", "s", 6),
     "samples": ("share of the samples", "o", 6),
     "noise": ("noise on the logits", "^", 6),
 }
-"""How predictors were changed: words, marker, size."""
+"""How predictors were changed: words, marker, size of the marker."""
 
 
 def gains(results: Results) -> Figure | None:

@@ -14,7 +14,7 @@ DROPS = ("0.5", "1.0")
 
 
 def verdict(low: float, high: float) -> str:
-    """What a 95 % interval of a difference allows to say."""
+    """The 95 % interval of a difference in words."""
     if low > 0:
         return "above"
     return "below" if high < 0 else "not distinguishable from"
@@ -70,7 +70,7 @@ def findings(results: Results) -> str:
 
 
 def _repetitions(results: Results) -> str:
-    """What the random re-divisions of the held-out rows say, in words."""
+    """Results over random re-divisions of the held-out rows, in words."""
     found = results.metrics["evaluate"].get("resplits")
     count = len({row["resplit"] for row in results.resplits})
     if not found or not count:
@@ -93,7 +93,7 @@ def _repetitions(results: Results) -> str:
 
 
 def _gains(results: Results) -> str:
-    """What the test samples say, where the held-out samples were not divided anew."""
+    """Results over the test samples, where the held-out samples were not divided anew."""
     found, seeds = results.metrics["evaluate"].get("gains", {}), results.metrics["evaluate"].get("seeds", 1)
     lines = "".join(f"<li>{line}</li>" for line in _gain_lines(found, True))
     return (

@@ -17,11 +17,11 @@ from quee.policies.base import Policy
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine, Step
 from quee.runtime.executor import Executor
-from quee.runtime.machine import cpu_model
 from quee.runtime.manifest import CANARY
 from quee.runtime.margin import QUANTILE, allowed_flips, margin_of, margin_of_paths
 from quee.runtime.routes import Routes, gap, routes
 from quee.work.io import read_tensors
+from quee.work.machine import cpu_model
 
 NUMBERS = 256
 """How many numbers of a state are kept, evenly spread over it."""

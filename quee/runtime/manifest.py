@@ -20,7 +20,7 @@ from quee.errors import IntegrityError
 from quee.policies.registry import deployable
 from quee.runtime.links import check_plain
 from quee.runtime.operating import Guarantee, Point, Positive
-from quee.work.io import verify_digests, write_bytes
+from quee.work.io import json_bytes, verify_digests, write_bytes
 from quee.work.registry import unknown
 
 NAME = "bundle.json"
@@ -100,13 +100,8 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1,
 """Format to what makes of its description one of the next."""
 
 
-def canonical(value: Any) -> bytes:
-    """The one form a description has on disk."""
-    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
 def own_digest(value: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical({key: v for key, v in value.items() if key != "digest"})).hexdigest()
+    return hashlib.sha256(json_bytes({key: v for key, v in value.items() if key != "digest"})).hexdigest()
 
 
 def seal(folder: Path, description: dict[str, Any]) -> None:
@@ -115,7 +110,7 @@ def seal(folder: Path, description: dict[str, Any]) -> None:
 
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name != NAME}
     value = {**description, "files": files, "format": FORMAT}
-    write_bytes(folder / NAME, canonical({**value, "digest": own_digest(value)}))
+    write_bytes(folder / NAME, json_bytes({**value, "digest": own_digest(value)}))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -156,7 +151,7 @@ def _read(path: Path) -> dict[str, Any]:
         value = json.loads(data.decode())
         if not isinstance(value, dict):
             raise ValueError("it is no object")
-        same = canonical(value) == data
+        same = json_bytes(value) == data
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"not a bundle's description: {path} ({error})") from None
     if not same:  # so that no byte can change, not even where JSON would not mind

@@ -4,7 +4,6 @@ A profile lies beside its bundle, `BUNDLE.profile.json`, and belongs to that bun
 threads. Exit heads and state features are measured with their segments; decisions of the gates by themselves.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,8 +19,8 @@ from quee.paths import PathTree
 from quee.policies.base import Costs, Policy
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine
-from quee.runtime.machine import cpu_model
-from quee.work.io import FORMAT, read_json, write_bytes
+from quee.work.io import FORMAT, read_json, write_json
+from quee.work.machine import cpu_model
 
 BATCHES = (1, 8, 64)
 REPEATS = 9
@@ -127,8 +126,7 @@ class Profile:
         return total / batch
 
     def write(self, path: Path) -> None:
-        value = {**asdict(self), "format": FORMAT}
-        write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+        write_json(path, {**asdict(self), "format": FORMAT})
 
 
 def profile_of(bundle: str, engine: Engine, timings: tuple[Timing, ...]) -> Profile:

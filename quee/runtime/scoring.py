@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from quee.errors import UsageError
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.inputs import Inputs
 from quee.runtime.operating import Options
-from quee.work.io import atomic_path, table_writer, write_table
+from quee.work.io import atomic_path, table_writer
 from quee.work.keys import LIBRARIES, key_of, versions
 from quee.work.progress import progress
+from quee.work.store import Store
 
 SHARD = 1024
 """Images between two points at which work can be taken up again."""
@@ -140,28 +142,34 @@ def score_to_parquet(
         raise UsageError(f"cannot write {out}: {'it is a folder' if out.is_dir() else 'no such folder'}")
     if not _may_become_answers(out):
         raise UsageError(f"cannot write {out}: it is there, and holds something else than answers; give another path")
-    parts = _parts(classifier, inputs, options, out, skip_bad)
-    starts = range(0, len(inputs), SHARD)
-    files = [parts / f"{start // SHARD:07d}.parquet" for start in starts]
-    done = sum(min(SHARD, len(inputs) - s) for s, file in zip(starts, files, strict=True) if file.is_file())
-    with progress("classifying", len(inputs), done) as bar:
-        for start, file in zip(starts, files, strict=True):
-            if file.is_file():
-                continue
-            rows = []
-            for table in score(classifier, inputs, options, start, start + SHARD, batch, skip_bad):
-                rows.append(table)
-                bar.advance(len(table))
-            write_table(file, pa.concat_tables(rows))
+    store = _store(classifier, inputs, options, out, skip_bad)
+    there = store.files()
+    starts = {f"{start // SHARD:07d}": start for start in range(0, len(inputs), SHARD)}
+    done = sum(min(SHARD, len(inputs) - start) for name, start in starts.items() if name in there)
     sums = {"images": 0.0, "skipped": 0.0, "cost": 0.0}
-    with atomic_path(out) as aside, table_writer(aside, SCHEMA) as writer:
-        for file in files:
-            table = pq.read_table(file).cast(SCHEMA)
-            writer.write_table(table)
-            sums["images"] += len(table)
-            sums["skipped"] += table["prediction"].null_count
-            sums["cost"] += float(np.nansum(table["cost"].to_numpy()))
-    shutil.rmtree(parts)
+    with progress("classifying", len(inputs), done) as bar:
+
+        def rows(start: int) -> bytes:
+            found, sink = [], pa.BufferOutputStream()
+            for table in score(classifier, inputs, options, start, start + SHARD, batch, skip_bad):
+                found.append(table)
+                bar.advance(len(table))
+            with table_writer(sink, SCHEMA) as writer:
+                writer.write_table(pa.concat_tables(found))
+            return sink.getvalue().to_pybytes()
+
+        for name, start in starts.items():
+            if name not in there:
+                store.write(name, rows(start))
+        there = store.files()
+        with atomic_path(out) as aside, table_writer(aside, SCHEMA) as writer:
+            for name, start in starts.items():
+                table = pq.read_table(pa.BufferReader(store.kept(name, partial(rows, start), there[name]))).cast(SCHEMA)
+                writer.write_table(table)
+                sums["images"] += len(table)
+                sums["skipped"] += table["prediction"].null_count
+                sums["cost"] += float(np.nansum(table["cost"].to_numpy()))
+    store.discard()
     return sums
 
 
@@ -175,13 +183,12 @@ def _may_become_answers(out: Path) -> bool:
         return False
 
 
-def _parts(classifier: AdaptiveClassifier, inputs: Inputs, options: Options, out: Path, skip_bad: bool) -> Path:
-    """The folder of what was done of exactly this; what was begun for the same file of anything else goes."""
+def _store(classifier: AdaptiveClassifier, inputs: Inputs, options: Options, out: Path, skip_bad: bool) -> Store:
+    """The store of what was done of exactly this; what was begun for the same file of anything else goes."""
     own = [dict(classifier.description), classifier.engine.name, asdict(options), skip_bad, SHARD, inputs.identity()]
     key = key_of(own, versions((*LIBRARIES, "onnxruntime", "openvino")))[:16]
     parts = out.with_name(f".{out.name}.{key}.parts")
     for other in out.parent.glob(f".{out.name}.*.parts"):
         if other != parts:
             shutil.rmtree(other)
-    parts.mkdir(exist_ok=True)
-    return parts
+    return Store(str(parts.resolve()))

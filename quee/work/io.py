@@ -20,12 +20,14 @@ from quee.errors import IntegrityError
 
 FORMAT = 1
 """Format number of every file written; readers refuse a newer one."""
+HEADER_BYTES = 100 << 20
+"""A longer header is none of safetensors."""
 VERIFIED = Path(".quee") / "verified"
-"""What is known of large files' digests, a file each."""
+"""Folder of the digests of large files, one file for each."""
 REMEMBERED_BYTES = 8 << 20
-"""Smaller files are read each time, which takes milliseconds."""
+"""Files below this size are read each time, which takes milliseconds."""
 SETTLED_NANOSECONDS = 2_000_000_000
-"""Times of files may be as coarse as this."""
+"""Resolution that the times of files have at worst."""
 
 
 @contextmanager
@@ -44,10 +46,20 @@ def write_bytes(path: Path, data: bytes) -> None:
         aside.write_bytes(data)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """JSON with sorted keys, a final newline, floats at their shortest exact form; refuses NaN."""
+def json_bytes(value: Any) -> bytes:
+    """The form of JSON in files: sorted keys, a final newline, floats at their shortest exact form; refuses NaN."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
-    write_bytes(path, (text + "\n").encode())
+    return (text + "\n").encode()
+
+
+def canonical(value: Any) -> bytes:
+    """The form of JSON that digests are of: sorted keys, one line, no spaces. Names of files need not be UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+    return text.encode(errors="surrogateescape")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_bytes(path, json_bytes(value))
 
 
 def _plain(value: Any) -> Any:
@@ -94,6 +106,10 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    write_bytes(path, packed_tensors(tensors, metadata))
+
+
+def packed_tensors(tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
     """Safetensors with sorted names; `metadata` values are strings."""
     ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     data = save_safetensors(ordered, metadata={"format": str(FORMAT), **(metadata or {})})
@@ -102,21 +118,30 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors leaves their order to chance
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    write_bytes(path, len(text).to_bytes(8, "little") + text + data[8 + size :])
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Raises IntegrityError when the file is missing, not safetensors or of a newer format."""
     try:
-        tensors = load_safetensors(path.read_bytes())
-        written = int(read_metadata(path).get("format", "0"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise IntegrityError(f"missing file: {path}") from None
+    return unpacked_tensors(data, str(path))[0]
+
+
+def unpacked_tensors(data: bytes, source: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata of a safetensors file's bytes; raises IntegrityError naming `source` as `read_tensors` does."""
+    try:
+        tensors = load_safetensors(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata: dict[str, str] = header.get("__metadata__", {})
+        written = int(metadata.get("format", "0"))
     except (SafetensorError, ValueError, KeyError) as error:
-        raise IntegrityError(f"not a readable safetensors file: {path} ({error})") from None
+        raise IntegrityError(f"not a readable safetensors file: {source} ({error})") from None
     if written > FORMAT:
-        raise IntegrityError(f"{path} has format {written}; this version reads up to {FORMAT}")
-    return tensors
+        raise IntegrityError(f"{source} has format {written}; this version reads up to {FORMAT}")
+    return tensors, metadata
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -153,10 +178,10 @@ def file_digest(path: Path) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex; a large file is read once on a machine as long as it stays as it is.
+    """SHA-256 of a file's bytes, in hex; a machine reads a large file once until the file changes.
 
-    What was found is kept under `.quee/verified`, by the file's name, size, times and inode. A file changed a moment ago
-    is read again the next time: another change might leave its times as they are.
+    The digest is kept under `.quee/verified` with the file's name, size, times and inode. The digest of a file that changed
+    a moment ago is not kept, because another change could leave the same times.
     """
     try:
         state = _state(path)
@@ -171,11 +196,11 @@ def content_digest(path: Path) -> str:
         if known["state"] == state:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # nothing usable is known of it
+        pass  # no usable digest is kept
     began = time.time_ns()
     found = file_digest(path)
     if _state(path) == state and began - max(state["changed"], state["modified"]) > SETTLED_NANOSECONDS:
-        with suppress(OSError):  # where nothing can be kept, it is read again
+        with suppress(OSError):  # without a kept digest the file is read again
             VERIFIED.mkdir(parents=True, exist_ok=True)
             write_json(note, {"file": os.fsencode(name).decode(errors="replace"), "sha256": found, "state": state})
     return found

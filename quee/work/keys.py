@@ -1,16 +1,18 @@
-"""What decides work that is kept to be resumed or used again: files, and the libraries that compute.
+"""Keys of work that is kept to be resumed or used again.
 
-Whatever keeps such work makes its key of these and of its own settings: docs/operations.md lists every cache.
+A key is a digest of the files, the versions of the libraries and the settings that decide the work. docs/operations.md
+lists every cache.
 """
 
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from quee.work.io import canonical, content_digest
 
 LIBRARIES = (
     "numpy", "Pillow", "pyarrow", "safetensors", "scikit-learn", "scipy", "timm", "torch", "torchvision",
@@ -18,8 +20,6 @@ LIBRARIES = (
 """Distributions whose version may change what is computed before a stage's result is whole."""
 
 ABSENT = "absent"
-LARGE = 16 << 20
-"""Bytes of a file from which on its size and time stand for its content."""
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -39,9 +39,9 @@ def versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
 
 
 def files_below(path: Path) -> Iterator[tuple[str, Path]]:
-    """Every file of a folder at every depth, links followed, by its name inside; a file alone has the name `.`.
+    """Names and paths of all files below a folder, links followed; for a file, the file itself under the name `.`.
 
-    What Python leaves beside code is no part of a folder. A folder linked into itself is entered once.
+    `__pycache__` is left out. A folder that is linked into itself is entered once.
     """
     if path.is_file():
         yield ".", path
@@ -59,33 +59,19 @@ def files_below(path: Path) -> Iterator[tuple[str, Path]]:
     yield from sorted((file.relative_to(path).as_posix(), file) for file in found)
 
 
-def contents_below(path: Path, large: int = LARGE) -> list[list[Any]]:
-    """Name and SHA-256 of every file of a folder at every depth; size and time (ns) of those of `large` bytes or more."""
-    return [[name, *(_stat(file) if _size(file) >= large else [_sha256(file)])] for name, file in files_below(path)]
+def contents_below(path: Path) -> list[list[str]]:
+    """Name and SHA-256 of every file of a folder at every depth; a link to nothing is `absent`."""
+    return [[name, content_digest(file) if file.exists() else ABSENT] for name, file in files_below(path)]
 
 
 def code(*names: str) -> list[list[Any]]:
-    """Content of files and folders of this package, such as `data/decode.py`."""
-    return [[name, contents_below(PACKAGE / name)] for name in names]
+    """Content of files and folders of this package, such as `data/decode.py`; raises ValueError for one without content."""
+    found = [[name, contents_below(PACKAGE / name)] for name in names]
+    if missing := [name for name, content in found if not content]:
+        raise ValueError(f"quee has no code in {missing[0]}")
+    return found
 
 
 def key_of(*parts: Any) -> str:
-    """The key of work that these plain values decide: 32 hexadecimal digits."""
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
-
-
-def _stat(file: Path) -> list[int]:
-    found = file.lstat() if not file.exists() else file.stat()  # of a link to nothing, the link's
-    return [found.st_size, found.st_mtime_ns]
-
-
-def _sha256(file: Path) -> str:
-    if not file.exists():  # a link to nothing
-        return ABSENT
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    """The key of work that is decided by these plain values: 32 hexadecimal digits."""
+    return hashlib.sha256(canonical(parts)).hexdigest()[:32]

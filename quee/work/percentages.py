@@ -1,4 +1,4 @@
-"""Ratios and shares as people see them, and the range that each number must lie in: what cannot be is not shown."""
+"""Ratios and shares as text, and the range in which each number must lie; impossible numbers are not shown."""
 
 import math
 import re
@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 DASH = "–"
-"""What stands where there is no number."""
+"""Shown in place of a number that is missing or impossible."""
 VANISHING = 1e-4
-"""A difference of accuracies below a hundredth of a point, the last digit that tables have, is none."""
+"""Differences of accuracies below a hundredth of a point, the last digit of tables, count as zero."""
 ROUNDING = 1e-9
 SHARE, DIFFERENCE, AMOUNT, GAP = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf), (-1 / VANISHING, 1.0)
 RANGES: tuple[tuple[str, tuple[float, float]], ...] = (
@@ -21,7 +21,7 @@ RANGES: tuple[tuple[str, tuple[float, float]], ...] = (
     (r"(^|\.)(\w+_)?(accuracy|auc|auc_by_seed)(_at_budget|_low|_high)?(\.|$)|(^|\.)resplits\.auc\.", SHARE),
     (r"(^|\.)(agreement|reached|share|ece\w*|rmse|auroc|aurc|p_label|target|low|high|band_low|band_high)(\.|$)", SHARE),
 )
-"""Pattern of a number's dotted name, and where it can lie; the first pattern found decides."""
+"""Patterns of dotted names with the range of the numbers so called; the first pattern that matches decides."""
 
 
 def ratio(numerator: float, denominator: float, least: float = 0.0) -> float | None:
@@ -46,12 +46,12 @@ def percent(share: Any, digits: int = 1, low: float = 0.0, high: float = 1.0) ->
 
 
 def range_of(name: str) -> tuple[float, float] | None:
-    """Where a number of that dotted name can lie; None where anything finite is possible."""
+    """The range of numbers of that dotted name; None where every finite number is possible."""
     return next((valid for pattern, valid in RANGES if re.search(pattern, name)), None)
 
 
 def impossible(content: Any, name: str = "") -> Iterator[str]:
-    """`NAME = VALUE, valid: …` of every number in nested mappings and lists that lies where it cannot."""
+    """`NAME = VALUE, valid: …` for every number in nested mappings and lists that is outside its range."""
     if isinstance(content, Mapping):
         for key, value in content.items():
             yield from impossible(value, f"{name}.{key}" if name else str(key))

@@ -18,14 +18,14 @@ from rich.progress import (
 )
 
 PLAIN_SECONDS = 15.0
-"""Where there is no terminal, a line is printed at most this often."""
+"""Seconds between two lines where there is no terminal."""
 _open: list["Bar"] = []
 _inner: ContextVar[bool] = ContextVar("inner", default=False)
 
 
 @contextmanager
 def part_of_a_shard() -> Iterator[None]:
-    """Bars in this block are shown beside the one that is open, and not at all in a worker, where none is."""
+    """Within this block bars join the open one; in a worker, which has no open bar, none is shown."""
     token = _inner.set(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which failures may pass by themselves: storage and servers out of reach. Types and status codes tell, never words."""
+"""Which failures may pass by themselves: storage and servers out of reach. Types and status codes decide, not messages."""
 
 import errno
 import socket
@@ -27,10 +27,10 @@ CLIENTS = {
     ("requests", "Timeout"),
     ("urllib3", "HTTPError"),
 }
-"""Package and class by which a client says that it got no answer; their subclasses too."""
+"""Package and class of the errors that clients raise when they got no answer; subclasses count too."""
 
 DEPTH = 20
-"""So many causes of an error are looked at."""
+"""Causes of an error that are examined at most."""
 
 
 def may_pass(error: BaseException) -> bool:

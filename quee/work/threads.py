@@ -46,11 +46,11 @@ def _text(file: Path) -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """For matrices so small that more threads cost more than they bring; nor do the last bits depend on their number.
+    """Within this block PyTorch computes on one thread, so that the last bits do not depend on the number of threads.
 
-    Holds for the calling thread alone: what others compute meanwhile, and threads begun meanwhile, keep their number.
+    For small matrices one thread is also faster. Only the calling thread is affected.
     """
-    with _SETTING:  # a thread takes its number when it first asks, and not while another is being set
+    with _SETTING:  # a new thread must not read the number while another call sets it
         threads = torch.get_num_threads()
     _set_here(1)
     try:
@@ -84,7 +84,7 @@ def _in_new_thread(function: Callable[[], T]) -> T:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """For what a shard computes: one at a time in a process and on one thread, so that its bytes depend on neither."""
+    """Within this block a shard computes alone in its process and on one thread, so that its bytes depend on neither number."""
     with _COMPUTING, one_thread(), threadpool_limits(1, user_api="blas"):
         yield
 

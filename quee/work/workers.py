@@ -1,7 +1,7 @@
 """Where shards are computed: in this process, in processes of this machine, or on a Dask cluster.
 
-Each is a `Lanes`: it opens a `concurrent.futures` executor, as often as its workers die. Which one, and of how many
-workers, never changes a result.
+Each place is a `Lanes`, which opens a `concurrent.futures` executor, and another one when workers died. Neither the place
+nor the number of workers changes a result.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,12 +15,12 @@ from quee.errors import UnreachableError, UsageError
 from quee.work.registry import Registry
 
 WAIT_SECONDS = 60.0
-"""So long a cluster may be without any worker."""
+"""Seconds that a cluster may be without any worker."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """How many, and where: `address` of a Dask scheduler; `initializer` runs first in every local process."""
+    """Number of workers, `address` of a Dask scheduler, and `initializer`, which runs first in every local process."""
 
     count: int = 1
     address: str | None = None
@@ -32,12 +32,12 @@ class Lanes(Protocol):
 
     @property
     def lost(self) -> tuple[type[BaseException], ...]:
-        """The errors by which it tells that workers died, after which shards are retried."""
+        """Types of the errors that mean that workers died; shards are then tried again."""
 
     def open(self) -> AbstractContextManager[Executor]: ...
 
     def check(self, executor: Executor) -> None:
-        """Called while nothing finishes; raises UnreachableError when nothing can."""
+        """Called while no shard finishes; raises UnreachableError when there are no workers."""
 
 
 EXECUTORS: Registry[Callable[[Workers], Lanes]] = Registry("executor")

@@ -14,6 +14,7 @@ import yaml
 
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.settings.sets import DATASET
+from quee.work.io import canonical
 from quee.work.registry import unknown
 from tasks.resolved import settings_file
 from tasks.stages import SETTINGS
@@ -25,8 +26,7 @@ ABLATIONS = "ablations/dvc.lock"
 
 def digest_of(value: Any) -> str:
     """SHA-256 of a value's canonical JSON, in hex."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

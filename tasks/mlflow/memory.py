@@ -42,7 +42,7 @@ class Memory:
 
     def result(self, run: "Run") -> StageResult:
         """What dvc.lock recorded of the stage result that a run is of."""
-        experiment, stage = run.data.tags["quee.settings.experiment"], run.data.tags["quee.stage"]
+        experiment, stage = run.data.tags["quee.experiment"], run.data.tags["quee.stage"]
         content = yaml.safe_load(self.artifact(run, "dvc.lock") or b"") or {}
         return StageResult(experiment, stage, content.get(f"{stage}@{experiment}", {}))
 

@@ -55,7 +55,7 @@ def _add_version(store: Store, bundle: StageResult, pyfunc: Path) -> ModelVersio
     client, root, folder = store.client, store.root, store.root / bundle.folder
     run = client.get_run(store.held().runs[bundle.digest])
     name, run_id, experiment_id = model_name(bundle.experiment), run.info.run_id, run.info.experiment_id
-    short = {BUNDLE: bundle.outs[bundle.folder], DIGEST: bundle.digest, "quee.settings.experiment": bundle.experiment}
+    short = {BUNDLE: bundle.outs[bundle.folder], DIGEST: bundle.digest, "quee.experiment": bundle.experiment}
     tags = {key: value for key, value in run.data.tags.items() if key.startswith(CARRIED) and key != COMPLETE}
     tags |= {**short, **validation_tags(root, bundle)}
     for stale in client.search_logged_models([experiment_id], f"tags.`{BUNDLE}` = '{short[BUNDLE]}'"):
@@ -68,7 +68,7 @@ def _add_version(store: Store, bundle: StageResult, pyfunc: Path) -> ModelVersio
         client.log_model_artifacts(model.model_id, str(saved))
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     try:
-        client.create_registered_model(name, tags={"quee.settings.experiment": bundle.experiment})
+        client.create_registered_model(name, tags={"quee.experiment": bundle.experiment})
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

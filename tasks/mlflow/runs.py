@@ -141,7 +141,7 @@ class Writer:
         start, end = float(made.get("start", now)), float(made.get("end", now))
         tags = {
             DIGEST: result.digest,
-            "quee.settings.experiment": result.experiment,
+            "quee.experiment": result.experiment,
             "mlflow.source.type": "PROJECT",
             TRACKER: json.dumps([platform.node(), os.getpid(), round(now)]),
             **tags,
@@ -286,7 +286,7 @@ class Writer:
                 run_id,
                 tags={
                     DIGEST: result.digest,
-                    "quee.settings.experiment": result.experiment,
+                    "quee.experiment": result.experiment,
                     "quee.file": f"{result.folder}/{file.name}",
                 },
                 params={name: value[:500] for name, value in settings_of(result.settings).items()},

@@ -94,7 +94,7 @@ def list_(json_: AsJson = False) -> None:
 @data_app.command("check")
 def check(name: Name, json_: AsJson = False) -> None:
     """Decode every image of a dataset and report those that do not decode, by sample id."""
-    from quee.data.check import bad_images
+    from quee.data.decode import bad_images
     from quee.data.files import DatasetFiles
     from tasks.dvc.inputs import refuse_unpulled
 

@@ -82,7 +82,7 @@ def _described(memory: Memory, run: "Run") -> Lineage:
         run=run.info.run_id,
         title=run.info.run_name,
         kind=tags.get("quee.kind", ""),
-        experiment=tags.get("quee.settings.experiment", ""),
+        experiment=tags.get("quee.experiment", ""),
         stage=tags.get("quee.stage"),
         digest=tags[DIGEST],
         commit=tags.get(COMMIT),

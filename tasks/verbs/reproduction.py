@@ -149,7 +149,7 @@ def _remembered(root: Path, run_id: str) -> _Recorded:
     memory = Memory(root)
     run = memory.run(run_id)
     chain = memory.upstream(run)
-    experiment = run.data.tags["quee.settings.experiment"]
+    experiment = run.data.tags["quee.experiment"]
     entries: dict[str, dict[str, Any]] = {}
     settings: dict[str, Any] = {}
     for stage in map(memory.result, chain):

@@ -13,6 +13,7 @@ from typing import Any
 
 from quee.work.io import write_bytes, write_json
 from quee.work.keys import ABSENT, LIBRARIES, versions
+from quee.work.machine import cpu_name
 from tasks.work.differences import snapshot
 
 JOURNAL = Path(".quee") / "journal"
@@ -40,7 +41,7 @@ def begin(experiment: str, stage: str, limit: int | None) -> dict[str, Any]:
         "machine": {
             "host": platform.node(),
             "system": platform.platform(),
-            "processor": _processor(),
+            "processor": cpu_name(),
             "cores": os.cpu_count(),
         },
         "versions": {"python": platform.python_version(), **_installed()},
@@ -155,11 +156,3 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def _installed() -> dict[str, str]:
     return {name: found for name, found in versions(PACKAGES).items() if found != ABSENT}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

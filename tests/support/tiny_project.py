@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from quee.data.png import encode_png
-from quee.data.writer import Sample, write_images
+from quee.data.writer import Sample, encode_png, write_images
 from quee.settings.experiment import BLOCKS
 from quee.work.io import read_json
 from tasks.dvc.lock import stage_names

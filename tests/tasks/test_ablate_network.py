@@ -11,7 +11,7 @@ from quee.cache.read import FeatureCache, read_cache
 from quee.data.importers import import_dataset
 from quee.evaluation.ablation.fit import Study
 from quee.evaluation.ablation.rerun import COLUMNS, Variant, evaluated
-from quee.evaluation.ablation.run import Store
+from quee.evaluation.ablation.run import Points
 from quee.policies.base import Costs
 from quee.settings.experiment import load_experiment
 from tasks import ablate_network
@@ -64,7 +64,7 @@ def digest_of(stage: Stage, cache: FeatureCache, variant: Variant) -> str:
 def test_heads_fitted_again_as_they_were_give_the_cache_again(
     stage: Stage, cache: FeatureCache, tmp_path: Path
 ) -> None:
-    variant, store = Variant(heads="mixed"), Store(tmp_path)
+    variant, store = Variant(heads="mixed"), Points(tmp_path)
     again, before = (
         variant_cache(stage, cache, variant, store, digest_of(stage, cache, variant)),
         evaluated(cache),
@@ -76,7 +76,7 @@ def test_heads_fitted_again_as_they_were_give_the_cache_again(
 def test_other_heads_answer_otherwise_and_are_computed_once(
     stage: Stage, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variant, store = Variant(heads="float"), Store(tmp_path)
+    variant, store = Variant(heads="float"), Points(tmp_path)
     digest = digest_of(stage, cache, variant)
     found, before = variant_cache(stage, cache, variant, store, digest), evaluated(cache)
     early = cache.tree.gate < cache.tree.segments
@@ -94,7 +94,7 @@ def test_an_added_precision_is_the_reference_where_it_runs_alone_and_leaves_othe
     stage: Stage, cache: FeatureCache, tmp_path: Path
 ) -> None:
     variant = Variant(added="w6a6")
-    found = variant_cache(stage, cache, variant, Store(tmp_path), digest_of(stage, cache, variant))
+    found = variant_cache(stage, cache, variant, Points(tmp_path), digest_of(stage, cache, variant))
     before = evaluated(cache)
     for gate in range(1, cache.tree.segments + 1):
         node = found.tree.node("-".join(["w6a6"] * gate))

@@ -78,12 +78,13 @@ def test_workers_end_with_the_process_that_started_them_even_under_nohup(tmp_pat
         "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         "from pathlib import Path\n"
         "from shard_work import wait\n"
-        "from quee.work.shards import Shard, ShardStore, run_shards\n"
+        "from quee.work.shards import Shard, run_shards\n"
+        "from quee.work.store import Store\n"
         "from tasks.scale import read_scale\n"
         "if __name__ == '__main__':\n"
         "    shards = [Shard(f's-{n}', wait, (sys.argv[1], n)) for n in range(2)]\n"
         "    lanes = read_scale({'QUEE_WORKERS': '2'}, Path('none')).lanes(0)\n"
-        "    run_shards(shards, ShardStore(sys.argv[1] + '/store'), lanes, 'waiting')\n"
+        "    run_shards(shards, Store(sys.argv[1] + '/store'), lanes, 'waiting')\n"
     )
     script = tmp_path / "run.py"
     script.write_text(code)

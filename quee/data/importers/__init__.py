@@ -1,23 +1,27 @@
 """Importers: files of the public formats to hub-schema Parquet. Nothing in a file is executed or extracted by its path.
 
 An importer turns a source into a plan, a list of shards; `import_dataset` writes those not written yet and puts the
-whole in place at once.
+whole in place at once. A new format is a file with an `IMPORTER` and a line of `IMPORTERS`.
 """
 
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from quee.data import dataset_called
+from quee.data.importers import cifar, digits, folders, hub, idx, imagenet, svhn
+from quee.data.importers.base import Importer, Options, Plan, Shard, Source
+from quee.data.importers.inspection import inspect_images, without_bad
 from quee.data.importers.report import Report
-from quee.data.importers.sets import preferred_roles
 from quee.data.walk import shown, some, walk
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.work.keys import code, key_of, versions
 from quee.work.progress import progress
+
+__all__ = ["IMPORTERS", "Importer", "Options", "Plan", "Report", "Shard", "Source", "import_dataset", "plan_import"]
 
 PARTIAL = Path(".quee") / "partial" / "import"
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
@@ -25,94 +29,37 @@ PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One file of a dataset: `write(path)` makes it, whole or not at all."""
-
-    name: str
-    samples: int
-    write: Callable[[Path], object]
-    origin: Callable[[int], str]
-    """What the user calls the image in a row: their file, archive and member, or Parquet file and row."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What an importer may be told besides the source."""
-
-    extra: bool = False
-    """SVHN: add the extra set to the training set."""
-    ground_truth: Path | None = None
-    """ImageNet: labels of the validation images, instead of the devkit's."""
-    evaluation: str | None = None
-    """Folders and Parquet: the folder or split that is the evaluation set."""
-    config: str | None = None
-    """Parquet: the one of several configurations to take."""
-    label: str | None = None
-    """Parquet: the column with the labels."""
-    skip_bad: bool = False
-    """Go on without images that cannot be used."""
+IMPORTERS = [
+    digits.IMPORTER,
+    hub.IMPORTER,
+    idx.IMPORTER,
+    cifar.IMPORTER,
+    svhn.IMPORTER,
+    imagenet.IMPORTER,
+    folders.IMPORTER,
+]
+"""The formats in the order in which they are tried; the first that recognises the source reads it."""
 
 
-@dataclass
-class Plan:
-    shards: list[Shard] = field(default_factory=list)
-    verify: bool = False
-    """Whether images were taken over as they are, so must be shown to decode."""
-    report: Report = field(default_factory=Report)
-
-
-def shard_name(split: str, index: int, count: int) -> str:
-    return f"{split}-{index:05d}-of-{count:05d}.parquet"
-
-
-def plan_import(name: str, source: Path | None, options: Options) -> Plan:
-    """The shards of dataset `name` out of `source`; raises QueeError on what does not fit the format."""
-    from quee.data.importers import cifar, digits, hub, idx, imagenet, located, svhn
-
-    if name == "digits":
-        _refuse_others(options, "digits")
-        if source is not None:
-            raise UsageError(f"the digits come with scikit-learn; leave out {shown(source)}")
-        return digits.plan()
-    if source is None:
-        raise UsageError(f"dataset {name!r} needs a source, a file or folder")
-    if not source.exists():
-        raise UsageError(f"source {shown(source)} does not exist")
-    dataset = dataset_called(name)
-    found = walk(source) if source.is_dir() else None
-    if parquet := hub.find_parquet(source, found):
-        _refuse_others(options, "Parquet files", "evaluation", "config", "label")
-        return hub.plan(parquet, dataset, options)
-    if name in ("mnist", "fashion_mnist"):
-        _refuse_others(options, name)
-        return idx.plan(name, source)
-    if name in ("cifar10", "cifar100"):
-        _refuse_others(options, name)
-        return cifar.plan(name, source)
-    if name == "svhn":
-        _refuse_others(options, name, "extra")
-        return svhn.plan(source, options)
-    if name == "imagenet" and imagenet.has_tars(source):
-        _refuse_others(options, "ImageNet's archives", "ground_truth")
-        return imagenet.plan(source, options)
-    if found is not None:
-        _refuse_others(options, "class folders", "evaluation")
-        return located.plan_folders(found, options, preferred_roles(dataset.evaluation))
-    packed = "; unpack it first" if source.suffix.lower() in PACKED else ""
-    raise UsageError(f"{shown(source)} is neither a folder of class folders nor of Parquet files with images{packed}")
-
-
-def _refuse_others(options: Options, of: str, *taken: str) -> None:
-    """Refuse options that say nothing to an importer, rather than ignore them."""
-    for option, value in asdict(options).items():
-        if value and option not in (*taken, "skip_bad"):
-            valid = " and ".join(f"--{name}" for name in taken) or "none"
-            raise UsageError(f"--{option.replace('_', '-')} does not apply to {of}; options that do: {valid}")
+def plan_import(name: str, path: Path | None, options: Options) -> Plan:
+    """The shards of dataset `name` out of the file or folder `path`; raises QueeError on what does not fit the format."""
+    source = Source(name, path, options)
+    for importer in IMPORTERS:
+        if found := importer.recognise(source):
+            importer.check(source)
+            return importer.plan(source, found)
+    packed = "; unpack it first" if source.path.suffix.lower() in PACKED else ""
+    raise UsageError(
+        f"{shown(source.path)} is neither a folder of class folders nor of Parquet files with images{packed}"
+    )
 
 
 def import_dataset(
-    name: str, source: Path | None, target: Path, options: Options = Options(), replace: bool = False
+    name: str,
+    source: Path | None,
+    target: Path,
+    options: Options = Options(),  # noqa: B008 - frozen
+    replace: bool = False,
 ) -> Report:
     """Import into the folder `target`, whole or not at all; a re-run goes on after the last shard written.
 
@@ -121,13 +68,11 @@ def import_dataset(
     """
     try:
         return _import(name, source, target, options, replace)
-    except IntegrityError as error:  # what is damaged is the source, nothing of the project
+    except IntegrityError as error:  # the user's file is damaged, no file of the project
         raise QueeError(str(error)) from None
 
 
 def _import(name: str, source: Path | None, target: Path, options: Options, replace: bool) -> Report:
-    from quee.data.importers.inspection import inspect_images, without_bad
-
     if not NAME.fullmatch(name) or name == "weights":
         raise UsageError(f"dataset name {name!r}; valid: lower-case letters, digits and _, and not 'weights'")
     if target.exists() and any(target.iterdir()) and not replace:
@@ -154,7 +99,7 @@ def _import(name: str, source: Path | None, target: Path, options: Options, repl
 
 
 def _alike(classes: tuple[str, ...]) -> list[str]:
-    """Names that are others' but for case, spaces, dashes and the like."""
+    """Names that differ from another name only in case, spaces and dashes."""
     spelled: dict[str, list[str]] = {}
     for name in dict.fromkeys(classes):
         spelled.setdefault(re.sub(r"[\s_-]+", "", name.casefold()), []).append(name)
@@ -179,16 +124,14 @@ def _put_in_place(folder: Path, target: Path) -> None:
 
 
 def _key(source: Path | None, options: Options, plan: Plan) -> str:
-    """What resumable work belongs to: all files of the source by path, size and time, options, the division into shards, the
-    code and the libraries that write them.
-
-    Images that are skipped as bad are so after the shards are written, and change none.
+    """Key of an import: all files of the source by path, size and time, the options, the division into shards, and the code
+    and libraries that write them. `skip_bad` is left out, because bad images are removed after the shards are written.
     """
     tops = [path.resolve() for path in (source, options.ground_truth) if path is not None]
     files = [[str(top), list(map(list, _files(top)))] for top in tops]
     shards = [(shard.name, shard.samples) for shard in plan.shards]
     told = {name: str(value) for name, value in asdict(replace(options, skip_bad=False)).items()}
-    return key_of(files, told, shards, code("data", "io.py"), versions())[:16]
+    return key_of(files, told, shards, code("data", "work/io.py"), versions())[:16]
 
 
 def _files(path: Path) -> Iterator[tuple[str, int, int]]:

@@ -3,7 +3,9 @@
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from quee.data.importers.report import Report, counted
@@ -11,61 +13,59 @@ from quee.data.walk import Skipped, shown, walk
 from quee.errors import QueeError
 
 MAX_BYTES = 512 << 20
-"""Of one member."""
+"""Bytes of one member at most."""
+
+Member = tuple[str, int, Callable[[], bytes]]
+"""Name with its folders, size, and what reads it."""
 
 
 def read_members(source: Path, wanted: set[str], report: Report | None = None) -> dict[str, bytes]:
     """Contents of the regular files called so, wherever in `source` they are; the others are counted in the report.
 
-    Raises QueeError when the archive is damaged or a name occurs twice.
+    Raises QueeError when the archive is damaged, a name occurs twice or a file is too large to be read into memory.
     """
     skipped = report.skipped if report else Skipped()
-    if source.is_dir():
-        return _read_folder(source, wanted, skipped)
     found: dict[str, bytes] = {}
+    with _members(source, skipped) as members:
+        for path, size, read in members:
+            if (name := PurePosixPath(path).name) not in wanted:
+                skipped.admits(path, ())
+                continue
+            if name in found:
+                raise QueeError(f"{source}: {name} is in it twice")
+            if size > MAX_BYTES:
+                raise QueeError(f"{source}: {name} has {size:,} bytes; at most {MAX_BYTES:,} are read")
+            found[name] = read()
+            if len(found[name]) != size:
+                raise QueeError(f"{source}: truncated in {name}")
+    return found
+
+
+@contextmanager
+def _members(source: Path, skipped: Skipped) -> Iterator[Iterator[Member]]:
+    """The files of a folder or a tar archive; raises QueeError where reading an archive fails."""
+    if source.is_dir():
+        walked = walk(source)
+        skipped.add(walked.skipped)
+        yield ((file.name, file.size, (source / file.name).read_bytes) for file in walked.files)
+        return
     try:
         with tarfile.open(source, "r:*") as archive:
-            for member in archive:
-                name = PurePosixPath(member.name).name
-                if not member.isfile():
-                    continue
-                if name not in wanted:
-                    skipped.admits(member.name, ())
-                    continue
-                if name in found:
-                    raise QueeError(f"{source}: {name} is in it twice")
-                if member.size > MAX_BYTES:
-                    raise QueeError(f"{source}: {name} has {member.size:,} bytes; at most {MAX_BYTES:,} are read")
-                opened = archive.extractfile(member)
-                content = opened.read() if opened else b""
-                if len(content) != member.size:
-                    raise QueeError(f"{source}: truncated in {name}")
-                found[name] = content
+            yield (
+                (member.name, member.size, partial(_content, archive, member)) for member in archive if member.isfile()
+            )
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         why = "none of gz, bz2, xz, tar" if "not be opened successfully" in str(error) else " ".join(str(error).split())
         raise QueeError(f"{source}: not a whole tar archive ({why})") from None
-    return found
 
 
-def _read_folder(folder: Path, wanted: set[str], skipped: Skipped) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    walked = walk(folder)
-    skipped.add(walked.skipped)
-    for file in walked.files:
-        path, name = folder / file.name, file.parts[-1]
-        if name not in wanted:
-            skipped.admits(file.name, ())
-            continue
-        if name in found:
-            raise QueeError(f"{folder}: {name} is in it twice")
-        if file.size > MAX_BYTES:
-            raise QueeError(f"{path} has {file.size:,} bytes; at most {MAX_BYTES:,} are read")
-        found[name] = path.read_bytes()
-    return found
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    opened = archive.extractfile(member)
+    return opened.read() if opened else b""
 
 
 def leave_others(folder: Path, used: Container[str], report: Report) -> None:
-    """Name in the report what lies in a folder beside the files and folders used, a folder with all that is in it."""
+    """Name in the report the files and folders beside those in `used`; a folder counts with all its files."""
     walked = walk(folder)
     report.skipped.add(walked.skipped)
     counts = Counter(file.parts[0] if len(file.parts) == 1 else f"{file.parts[0]}/" for file in walked.files)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quee.data.importers import Shard, shard_name
-from quee.data.png import encode_png
-from quee.data.writer import Sample, write_images
+from quee.data.importers.base import Shard, shard_name
+from quee.data.writer import Sample, encode_png, write_images
 from quee.errors import QueeError
 
 

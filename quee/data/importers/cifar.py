@@ -1,5 +1,11 @@
-"""CIFAR-10 and CIFAR-100, the python and the binary archives, packed or unpacked."""
+"""CIFAR-10 and CIFAR-100, the python and the binary archives, packed or unpacked.
 
+The pickles of the python archives may hold dictionaries, lists, strings, numbers and arrays of bytes, and nothing else.
+Not even numpy's own constructors are called: stand-ins record what the pickle says of an array.
+"""
+
+import io
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from quee.data import DATASETS
-from quee.data.importers import Plan
 from quee.data.importers.archive import read_members
 from quee.data.importers.arrays import array_shard
-from quee.data.importers.restricted import load_batch, texts
+from quee.data.importers.base import Importer, Plan, Source
 from quee.errors import QueeError
 
 PIXELS = 3 * 32 * 32
@@ -45,7 +49,8 @@ _BINARY = {
 }
 
 
-def plan(name: str, source: Path) -> Plan:
+def plan(given: Source, _: object) -> Plan:
+    name, source = given.name, given.path
     python, binary = _PYTHON[name], _BINARY[name]
     plan = Plan()
     found = read_members(source, python.files | binary.files, plan.report)
@@ -53,12 +58,15 @@ def plan(name: str, source: Path) -> Plan:
     if missing := sorted(layout.files - set(found)):
         raise QueeError(f"{source} has no {missing[0]}; is it an archive of {name}?")
     read = _read_binary if layout is binary else _read_python
-    classes = DATASETS[name].classes or _classes(layout, found, source)
+    classes = given.dataset.classes or _classes(layout, found, source)
     for split, files in (("train", layout.train), ("test", layout.test)):
         parts = [read(layout, found[file], f"{source}: {file}") for file in files]
         images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
         plan.shards.append(array_shard(split, images, labels, classes, f"{source}, {split}"))
     return plan
+
+
+IMPORTER = Importer(lambda source: source.name in _PYTHON, plan)
 
 
 def _classes(layout: _Layout, found: Mapping[str, bytes], source: Path) -> tuple[str, ...]:
@@ -98,3 +106,69 @@ def _read_binary(layout: _Layout, content: bytes, source: str) -> tuple[np.ndarr
 def _images(pixels: np.ndarray) -> np.ndarray:
     """Rows of red, green, blue planes (n, 3072) to (n, 32, 32, 3)."""
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+class _Dtype:
+    def __init__(self, kind: Any, *_: Any) -> None:
+        if kind not in ("u1", b"u1"):
+            raise pickle.UnpicklingError(f"array of type {kind!r}; expected bytes")
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Array:
+    value: np.ndarray
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, content = state
+        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
+            raise pickle.UnpicklingError("array of another type than bytes")
+        self.value = np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
+
+
+def _ndarray(*_: Any) -> None:
+    raise pickle.UnpicklingError("array made in an unknown way")
+
+
+def _reconstruct(kind: Any, *_: Any) -> _Array:
+    if kind is not _ndarray:
+        raise pickle.UnpicklingError("array of an unknown kind")
+    return _Array()
+
+
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): _ndarray,
+    ("numpy", "dtype"): _Dtype,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not in the format")
+        return _ALLOWED[module, name]
+
+    def persistent_load(self, _: Any) -> Any:
+        raise pickle.UnpicklingError("it holds a persistent id, which is not in the format")
+
+
+def load_batch(content: bytes, source: str) -> dict[str, Any]:
+    """The dictionary in a CIFAR pickle; its arrays are uint8. Raises QueeError when anything else is in it."""
+    try:
+        value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # damaged pickles raise many types
+        raise QueeError(f"{source}: not read: {' '.join(str(error).split()) or type(error).__name__}") from None
+    if not isinstance(value, dict):
+        raise QueeError(f"{source}: holds a {type(value).__name__}; expected a dictionary")
+    return {_text(key): item.value if isinstance(item, _Array) else item for key, item in value.items()}
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    return tuple(_text(item) for item in value)

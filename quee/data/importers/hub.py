@@ -11,13 +11,13 @@ import pyarrow as pa
 
 from quee.data import Dataset
 from quee.data.files import IMAGES, LABELS, image_column
-from quee.data.importers import Options, Plan, Shard, shard_name
+from quee.data.importers.base import Importer, Plan, Shard, Source, shard_name
 from quee.data.importers.labels import MOST_CLASSES, Labels, common_names, label_column, read_labels, translated
 from quee.data.importers.report import Report, counted
 from quee.data.importers.sets import preferred_roles, role
 from quee.data.importers.splits import by_split, check_whole, choose_config, choose_splits, place
 from quee.data.rowgroups import EncodedImages, open_parquet
-from quee.data.walk import SKIP_HINT, Skipped, Walk, each, faults_text, shown, some
+from quee.data.walk import SKIP_HINT, Skipped, each, faults_text, shown, some
 from quee.data.writer import Sample, write_images
 from quee.errors import QueeError
 from quee.work.io import atomic_path
@@ -37,19 +37,20 @@ class Parquet:
     skipped: Skipped
 
 
-def find_parquet(source: Path, found: Walk | None) -> Parquet | None:
-    """Parquet files of a source that have images; none when there are none. `found` is what is in a folder.
+def find_parquet(source: Source) -> Parquet | None:
+    """Parquet files of a source that have images; None when there are none.
 
     Files without images count as not read. Raises QueeError for one that is not readable.
     """
-    if found is None:
-        return Parquet(source.parent, [source.name], Skipped()) if source.suffix.lower() == SUFFIX else None
-    parquet = found.of((SUFFIX,))
-    holds = each(_has_images, [source / file.name for file in parquet.files], "Parquet files are not readable")
+    path = source.path
+    if source.walked is None:
+        return Parquet(path.parent, [path.name], Skipped()) if path.suffix.lower() == SUFFIX else None
+    parquet = source.walked.of((SUFFIX,))
+    holds = each(_has_images, [path / file.name for file in parquet.files], "Parquet files are not readable")
     names = [file.name for file, images in zip(parquet.files, holds, strict=True) if images]
     if others := len(parquet.files) - len(names):
         parquet.skipped.other[SUFFIX] += others
-    return Parquet(source, names, parquet.skipped) if names else None
+    return Parquet(path, names, parquet.skipped) if names else None
 
 
 def _has_images(path: Path) -> bool:
@@ -65,12 +66,12 @@ def _has_images(path: Path) -> bool:
     )
 
 
-def plan(found: Parquet, dataset: Dataset, options: Options) -> Plan:
+def plan(of: Source, found: Parquet) -> Plan:
     """Shards of the training split and the evaluation split, with labels that mean the same in all files.
 
     Raises QueeError or UsageError, with what to do, where a label's meaning, a configuration or a split would be a guess.
     """
-    plan, source = Plan(verify=True), shown(found.source)
+    plan, source, dataset, options = Plan(verify=True), shown(found.source), of.dataset, of.options
     plan.report.skipped.add(found.skipped)
     parts = each(partial(place, found.source), found.names, "Parquet files are of no known split")
     splits = by_split(choose_config(parts, options.config, plan.report, source))
@@ -106,6 +107,9 @@ def plan(found: Parquet, dataset: Dataset, options: Options) -> Plan:
     return plan
 
 
+IMPORTER = Importer(find_parquet, plan, ("evaluation", "config", "label"), "Parquet files")
+
+
 def _role(split: str) -> str:
     """What the files of an evaluation split are called: `validation` or `test`."""
     return "validation" if role(split) == "validation" else "test"
@@ -139,7 +143,7 @@ class _File:
             yield f"{self.rows.origin(int(row))}: {why}"
 
     def stays(self, column: str, names: tuple[str, ...], dataset: Dataset) -> bool:
-        """Whether the file means, as it is, what it is to mean."""
+        """Whether the file can be copied unchanged: its labels and class names are those of the data set."""
         schema = open_parquet(self.found.path).schema_arrow
         usual = next((name for name in (dataset.label, *LABELS) if name in schema.names), None)
         same = not self.found.text and np.array_equal(self.labels, self.found.values) and (self.labels >= 0).all()
@@ -160,7 +164,7 @@ def _shards(
     skip_bad: bool,
     report: Report,
 ) -> list[Shard]:
-    """Files copied as they are, or all written anew where one's labels are translated or rows are left out."""
+    """Copies of the files; all files are written anew where labels of one are translated or rows are left out."""
 
     def file(place: tuple[str, Labels]) -> _File:
         target, one = place
@@ -183,14 +187,14 @@ def _shards(
 
 
 class _Rows:
-    """What the user calls the rows of a file."""
+    """Names of the rows of a file in messages."""
 
     def __init__(self, path: Path, image: str) -> None:
         self.path, self.image = path, image
 
     @cached_property
     def names(self) -> pa.Array:
-        """What the file says that its images were called, read when a row is first asked for."""
+        """Paths that the file gives for its images, read on first use."""
         with open_parquet(self.path) as opened:
             images = opened.read(columns=[f"{self.image}.path"], use_threads=False).column(self.image)
         return images.combine_chunks().field("path")
@@ -205,7 +209,7 @@ def _row_origin(rows: _Rows, kept: np.ndarray, row: int) -> str:
 
 
 def _check_ids(path: Path) -> None:
-    """Where a file numbers its samples itself, no number may come twice."""
+    """Raises QueeError where a column with ids of samples holds an id twice."""
     with open_parquet(path) as opened:
         for column in {"sample_id", "id"} & set(opened.schema_arrow.names):
             ids = opened.read(columns=[column]).column(column)

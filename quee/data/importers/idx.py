@@ -8,18 +8,17 @@ from typing import IO
 
 import numpy as np
 
-from quee.data import DATASETS
-from quee.data.importers import Plan
 from quee.data.importers.archive import leave_others
 from quee.data.importers.arrays import array_shard
+from quee.data.importers.base import Importer, Plan, Source
 from quee.errors import QueeError, UsageError
 
 UNSIGNED_BYTE = 0x08
 MAX_BYTES = 1 << 30
 
 
-def plan(name: str, source: Path) -> Plan:
-    dataset, plan, used = DATASETS[name], Plan(), set()
+def plan(given: Source, _: object) -> Plan:
+    source, dataset, plan, used = given.path, given.dataset, Plan(), set()
     for split, beginning in (("train", "train"), ("test", "t10k")):
         images_file = _find(source, f"{beginning}-images", "idx3-ubyte")
         labels_file = _find(source, f"{beginning}-labels", "idx1-ubyte")
@@ -32,6 +31,9 @@ def plan(name: str, source: Path) -> Plan:
         plan.shards.append(array_shard(split, images[..., None], labels.astype(np.int64), dataset.classes, where))
     leave_others(source, used, plan.report)
     return plan
+
+
+IMPORTER = Importer(lambda source: source.name in ("mnist", "fashion_mnist"), plan)
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

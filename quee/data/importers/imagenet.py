@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from quee.data.importers import Options, Plan
 from quee.data.importers.archive import leave_others, read_members
+from quee.data.importers.base import Importer, Plan, Source
 from quee.data.importers.located import plan_set
 from quee.data.importers.report import Report
 from quee.data.walk import IMAGE_SUFFIXES, shown
@@ -24,8 +24,8 @@ DEVKITS = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar", "ILSVRC2
 GROUND_TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 
 
-def has_tars(source: Path) -> bool:
-    return (source / TRAIN).is_file()
+def recognise(source: Source) -> bool:
+    return source.name == "imagenet" and (source.path / TRAIN).is_file()
 
 
 @dataclass
@@ -50,17 +50,20 @@ class TarImages:
         return f"{shown(self.path)}: {shown(self.names[index])}"
 
 
-def plan(source: Path, options: Options) -> Plan:
-    plan = Plan(verify=True)
+def plan(given: Source, _: object) -> Plan:
+    source, options, plan = given.path, given.options, Plan(verify=True)
     train, classes = train_images(source / TRAIN, plan.report)
     plan.shards += plan_set("train", train, classes)
     if (source / VALIDATION).is_file():
         images = validation_images(source, options.ground_truth, classes, plan.report)
         plan.shards += plan_set("validation", images, classes)
         plan.report.notes.append(f"evaluation set: {VALIDATION}")
-    given = {TRAIN, VALIDATION, *DEVKITS, *([options.ground_truth.name] if options.ground_truth else [])}
-    leave_others(source, given, plan.report)
+    used = {TRAIN, VALIDATION, *DEVKITS, *([options.ground_truth.name] if options.ground_truth else [])}
+    leave_others(source, used, plan.report)
     return plan
+
+
+IMPORTER = Importer(recognise, plan, ("ground_truth",), "ImageNet's archives")
 
 
 def train_images(path: Path, report: Report) -> tuple[TarImages, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""The imported as a whole, before it is put in place: every image decoded and compared, bad ones named or taken out."""
+"""Checks of an import before it is put in place: every image is decoded and compared, bad ones are named or removed."""
 
 import hashlib
 import shutil
@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from quee.data import Dataset
-from quee.data.check import in_order
-from quee.data.decode import verify
+from quee.data.decode import in_order, verify
 from quee.data.files import DatasetFiles
-from quee.data.importers import Plan, Shard
+from quee.data.importers.base import Plan, Shard
 from quee.data.importers.report import find_duplicates
 from quee.data.walk import SKIP_HINT, faults_text
 from quee.data.writer import copy_without
@@ -82,7 +81,7 @@ def _inspect(images: DatasetFiles, decodes: bool, origin: Callable[[int], str]) 
 
 
 def without_bad(folder: Path, bad: dict[str, np.ndarray]) -> Path:
-    """A folder beside `folder`, which goes, with its files less the rows in `bad`."""
+    """Move the files of `folder` to a new folder without the rows in `bad`; returns the new folder."""
     good = folder.with_name(f"{folder.name}.good")
     shutil.rmtree(good, ignore_errors=True)
     good.mkdir()

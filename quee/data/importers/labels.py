@@ -18,7 +18,7 @@ from quee.data.walk import shown, some
 from quee.errors import IntegrityError, QueeError, UsageError
 
 MOST_CLASSES = 1_000_000
-"""Integers without names above this are no labels."""
+"""Integers without class names must be below this to be labels."""
 
 
 def label_column(path: Path, dataset: Dataset, wanted: str | None, report: Report) -> str:

@@ -17,7 +17,7 @@ class Folder:
     name: str
     children: dict[str, "Folder"] = field(default_factory=dict)
     own: int = 0
-    """Number of images directly in it."""
+    """Images directly in it."""
 
     @property
     def images(self) -> int:
@@ -35,7 +35,7 @@ class Folder:
 
     @property
     def wrapper(self) -> "Folder | None":
-        """The one folder in it that holds all its images and has a name without meaning, such as `images/`."""
+        """The only folder in it with images, where its name says nothing about them, as `images/`; else None."""
         child = self.only
         return child if child is not None and child.last.lower() in NO_CLASS else None
 

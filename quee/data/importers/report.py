@@ -74,9 +74,9 @@ class Report:
     without_image: list[str] = field(default_factory=list)
     """Classes without any image."""
     without_training_image: list[str] = field(default_factory=list)
-    """Classes that have evaluation images alone."""
+    """Classes that have only evaluation images."""
     without_evaluation_image: list[str] = field(default_factory=list)
-    """Classes that have training images alone, where there is an evaluation set."""
+    """Classes that have only training images, where there is an evaluation set."""
     duplicates: Duplicates = field(default_factory=Duplicates)
 
     def leave(self, what: str, count: int, hint: str = "") -> None:

@@ -14,7 +14,7 @@ ROLES = {
     ),
     "test": ("test", "testing", "tst"),
 }
-"""Words that name a set, in lower case."""
+"""Words, in lower case, that name a set."""
 FILLERS = frozenset(
     (
         "set",
@@ -32,9 +32,9 @@ FILLERS = frozenset(
         "samples",
     )
 )
-"""Words beside them that have no meaning."""
+"""Words that may stand beside them without another meaning."""
 NO_CLASS = frozenset(("image", "images", "img", "imgs", "data", "dataset"))
-"""Names of folders, in lower case, that only say what a folder holds: no class has such a name."""
+"""Names of folders, in lower case, that are taken for no class."""
 _ROLE = {word: role for role, words in ROLES.items() for word in words}
 
 

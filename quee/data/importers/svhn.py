@@ -4,18 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
-from quee.data import DATASETS
-from quee.data.importers import Options, Plan
 from quee.data.importers.archive import leave_others
 from quee.data.importers.arrays import array_shard
+from quee.data.importers.base import Importer, Plan, Source
 from quee.errors import QueeError, UsageError
 
 ENDING = "_32x32.mat"
 
 
-def plan(source: Path, options: Options) -> Plan:
+def plan(given: Source, _: object) -> Plan:
     """`train_32x32.mat` and `test_32x32.mat` of a folder, and `extra_32x32.mat` on top of the training set if asked."""
-    classes = DATASETS["svhn"].classes
+    source, options, classes = given.path, given.options, given.dataset.classes
     names = ["train", "extra"] if options.extra else ["train"]
     parts = [read_mat(_file(source, name)) for name in names]
     images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -28,6 +27,9 @@ def plan(source: Path, options: Options) -> Plan:
         used.add(extra.name)
     leave_others(source, used, plan.report)
     return plan
+
+
+IMPORTER = Importer(lambda source: source.name == "svhn", plan, ("extra",))
 
 
 def _file(source: Path, name: str) -> Path:

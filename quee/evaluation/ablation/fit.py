@@ -1,10 +1,8 @@
 """One point of the grid: fitted on the predictor split, chosen on validation, with its errors on every test sample."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import AfterValidator
@@ -26,6 +24,7 @@ from quee.settings.experiment import Experiment
 from quee.settings.paths import Considered
 from quee.settings.policies import Policies
 from quee.targets import future_errors
+from quee.work.keys import key_of
 
 DIVISIONS = {
     "none": (),
@@ -96,7 +95,7 @@ class Study:
         e = self.experiment
         shared = [e.targets.model_dump(include={"shrinkage", "per_node", "seed"}), e.predictors.model_dump()]
         parts = recipe.model_dump(mode="json", exclude=DECISIONS)
-        return _digest("fit", self.source, e.ablate.divide, shared, parts, seed)
+        return key_of("fit", self.source, e.ablate.divide, shared, parts, seed)
 
     def point_digest(self, recipe: Recipe, seed: int) -> str:
         e = self.experiment
@@ -105,11 +104,7 @@ class Study:
             list(e.evaluate.budgets),
             e.policies.model_dump(mode="json", include={"fitted_q", "seed"}),
         ]
-        return _digest("point", self.fit_digest(recipe, seed), shared, recipe.model_dump(mode="json"), seed)
-
-
-def _digest(*parts: Any) -> str:
-    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return key_of("point", self.fit_digest(recipe, seed), shared, recipe.model_dump(mode="json"), seed)
 
 
 class Selected(Network):

@@ -13,40 +13,35 @@ import numpy as np
 from quee.errors import IntegrityError
 from quee.evaluation.ablation.fit import Outcome, Prepared, Recipe, Study, evaluate, fit, prepare, restore
 from quee.evaluation.ablation.grid import Point
-from quee.work.io import read_metadata, read_tensors, write_tensors
+from quee.work.io import packed_tensors, unpacked_tensors
+from quee.work.store import Store
 
 KEPT_SECONDS = 30 * 24 * 3600
 WORK = "work"
-"""Folder of the store for what is not finished."""
+"""Folder for what is not finished."""
 
 
 @dataclass(frozen=True)
-class Store:
-    """Results by the digest of all that they depend on, one file each; what is damaged counts as missing."""
+class Points:
+    """Results by the digest of all that they depend on, in a `Store` for each beginning of a digest."""
 
     folder: Path
 
     def read(self, digest: str) -> tuple[dict[str, np.ndarray], dict[str, float]] | None:
-        path = self._path(digest)
-        if not path.is_file():
+        """Arrays and facts; None where they are not kept, or not as they were written."""
+        if (data := self._store(digest).read(digest)) is None:
             return None
-        try:
-            arrays, facts = read_tensors(path), json.loads(read_metadata(path)["facts"])
-        except (IntegrityError, KeyError, ValueError):
-            path.unlink(missing_ok=True)
-            return None
-        os.utime(path)
-        return arrays, facts
+        self.touch(digest)
+        arrays, metadata = unpacked_tensors(data, digest)
+        return arrays, json.loads(metadata["facts"])
 
     def write(self, digest: str, arrays: dict[str, np.ndarray], facts: dict[str, float]) -> None:
-        path = self._path(digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(path, arrays, {"facts": json.dumps(facts, sort_keys=True)})
+        self._store(digest).write(digest, packed_tensors(arrays, {"facts": json.dumps(facts, sort_keys=True)}))
 
     def touch(self, digest: str) -> None:
-        """Mark a result as still used, without reading it."""
-        if self._path(digest).is_file():
-            os.utime(self._path(digest))
+        """Say that something is still referred to, without reading it."""
+        for file in self.folder.glob(f"{digest[:2]}/{digest}-*"):
+            os.utime(file)
 
     def work(self, digest: str) -> Path:
         """Folder for unfinished work under a digest."""
@@ -55,19 +50,19 @@ class Store:
     def prune(self, seconds: float = KEPT_SECONDS) -> None:
         """Remove what was neither written nor used for so many seconds."""
         before = time.time() - seconds
-        for file in self.folder.glob("*/*.safetensors"):
+        for file in self.folder.glob("??/*"):
             if file.stat().st_mtime < before:
                 file.unlink(missing_ok=True)
         for folder in (self.folder / WORK).glob("*"):
             if max(part.stat().st_mtime for part in (folder, *folder.rglob("*"))) < before:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _path(self, digest: str) -> Path:
-        return self.folder / digest[:2] / f"{digest}.safetensors"
+    def _store(self, digest: str) -> Store:
+        return Store(str(self.folder.resolve() / digest[:2]))
 
 
-def missing(study: Study, points: Sequence[Point], store: Store) -> list[tuple[Point, int]]:
-    """The (point, repetition) pairs still to be computed; pairs that share predictors follow each other."""
+def missing(study: Study, points: Sequence[Point], store: Points) -> list[tuple[Point, int]]:
+    """(point, repetition) still to be computed, those that share their predictors side by side."""
     seeds = range(study.experiment.ablate.seeds)
     todo = [(p, s) for s in seeds for p in points if store.read(study.point_digest(p.recipe, s)) is None]
     return sorted(todo, key=lambda item: (item[1], _rank(study, points, *item)))
@@ -78,8 +73,8 @@ def _rank(study: Study, points: Sequence[Point], point: Point, seed: int) -> int
     return next(i for i, other in enumerate(points) if study.fit_digest(other.recipe, seed) == own)
 
 
-def compute(study: Study, todo: Sequence[tuple[Point, int]], store: Store) -> Iterator[tuple[Point, int, Outcome]]:
-    """Compute and keep the outcomes; yields each when it is done."""
+def compute(study: Study, todo: Sequence[tuple[Point, int]], store: Points) -> Iterator[tuple[Point, int, Outcome]]:
+    """Compute and keep; yields each as it ends."""
     prepared: Prepared | None = None
     for point, seed in todo:
         if prepared is None or not _shares(prepared, point.recipe, seed):
@@ -106,7 +101,7 @@ def _shares(prepared: Prepared, recipe: Recipe, seed: int) -> bool:
     return prepared.seed == seed and prepared.recipe.model_dump(include=tree) == recipe.model_dump(include=tree)
 
 
-def outcomes(study: Study, points: Sequence[Point], store: Store) -> list[list[Outcome]]:
+def outcomes(study: Study, points: Sequence[Point], store: Points) -> list[list[Outcome]]:
     """Every point's outcomes by repetition; raises IntegrityError where one is not in the store."""
     found = []
     for point in points:

@@ -19,8 +19,8 @@ from quee.export.graphs import graph_name
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine, Reference, Step
 from quee.runtime.engines.graphs import GraphEngine
-from quee.runtime.machine import cpu_model
-from quee.work.io import file_digest
+from quee.work.io import file_digest, write_json
+from quee.work.machine import cpu_model
 
 BATCH = 16
 REPEATS = 5
@@ -139,8 +139,6 @@ def _remember(key: str, name: str) -> None:
     path = cache_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        aside.write_text(json.dumps({**_remembered(), key: name}, indent=1, sort_keys=True), encoding="utf-8")
-        aside.replace(path)
+        write_json(path, {**_remembered(), key: name})
     except OSError:
         return

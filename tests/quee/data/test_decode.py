@@ -14,7 +14,7 @@ from image_files import encoded, noise
 from PIL import Image
 
 from quee.data.decode import MAX_PIXELS, decode, open_image, to_array, verify
-from quee.data.png import encode_png
+from quee.data.writer import encode_png
 from quee.errors import QueeError
 
 

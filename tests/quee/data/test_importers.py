@@ -1,5 +1,6 @@
 import gzip
 import pickle
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from public_files import (
 )
 
 from quee.data import importers, names_in
-from quee.data.importers import Options, import_dataset, located
+from quee.data.importers import Importer, Options, Plan, Source, import_dataset, located
+from quee.data.importers.arrays import array_shard
 from quee.data.preprocessing import Preprocessing
 from quee.data.source import open_dataset
 from quee.errors import QueeError, UsageError
@@ -428,3 +430,64 @@ def test_names_and_sources_are_checked_first(project):
     import_dataset("digits", None, Path("data/digits"))
     with pytest.raises(UsageError, match="is there already"):
         import_dataset("digits", None, Path("data/digits"))
+
+
+def test_an_option_of_another_format_is_refused(project):
+    refused("digits", None, "--extra does not apply to digits; options that do: none", UsageError, extra=True)
+    write_svhn(Path("files"), train=30, test=20)
+    reason = "--evaluation does not apply to svhn; options that do: --extra"
+    refused("svhn", Path("files"), reason, UsageError, evaluation="test")
+
+
+EXAMPLES = {
+    "digits": lambda: ("digits", None),
+    "hub": lambda: ("birds", hub_file(Path("files/train.parquet"))),
+    "idx": lambda: ("mnist", write_mnist(Path("files"), packed=False)),
+    "cifar": lambda: ("cifar10", write_tar(Path("archive"), cifar_members("cifar10", "python"), "w:gz")),
+    "svhn": lambda: ("svhn", write_svhn(Path("files"), train=30, test=20)),
+    "imagenet": lambda: ("imagenet", write_imagenet(Path("files"))),
+    "folders": lambda: ("birds", class_folders(Path("files"))),
+    "toy": lambda: ("greys", toy_file(Path("files.toy"))),
+}
+"""By format, what writes a source small and the name of the data set in it."""
+
+
+def hub_file(path):
+    path.parent.mkdir()
+    pq.write_table(pa.table({"image": [{"bytes": photo(i), "path": f"{i}.jpg"} for i in range(4)],
+                             "label": [0, 1, 0, 1]}), path)  # fmt: skip
+    return path
+
+
+def class_folders(folder):
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+        for index in range(2):
+            (folder / label / f"{index}.png").write_bytes(encoded(noise(index, 12, 12, 3), "PNG"))
+    return folder
+
+
+def toy_file(path):
+    path.write_bytes(bytes(range(8)))
+    return path
+
+
+def read_toy(source, _):
+    pixels = np.frombuffer(source.path.read_bytes(), np.uint8)
+    labels = (np.arange(len(pixels)) % 2).astype(np.int64)
+    images = np.broadcast_to(pixels[:, None, None, None], (len(pixels), 4, 4, 1))
+    return Plan([array_shard("train", images, labels, ("even", "odd"), str(source.path))])
+
+
+TOY = Importer(lambda source: source.path.suffix == ".toy", read_toy, words="toys")
+
+
+@pytest.mark.parametrize("importer", [*importers.IMPORTERS, TOY], ids=lambda one: one.plan.__module__.split(".")[-1])
+def test_each_format_is_recognised_by_its_importer_alone_and_read(project, monkeypatch, importer):
+    name, path = EXAMPLES["toy" if importer is TOY else importer.plan.__module__.rpartition(".")[2]]()
+    assert set(importer.options) <= {field.name for field in fields(Options)}
+    monkeypatch.setattr(importers, "IMPORTERS", [*importers.IMPORTERS, TOY])
+    source = Source(name, path, Options())
+    assert next(one for one in importers.IMPORTERS if one.recognise(source)) is importer
+    images = added(name, path)
+    assert len(images) >= 4 and len(images.classes) >= 2

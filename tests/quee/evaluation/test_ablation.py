@@ -14,7 +14,7 @@ from quee.errors import UsageError
 from quee.evaluation.ablation.fit import Outcome, Recipe, Study, evaluate, fit, input_columns, prepare, restore
 from quee.evaluation.ablation.grid import BASE, points
 from quee.evaluation.ablation.labels import neighbour_targets, p_label_targets
-from quee.evaluation.ablation.run import Store, compute, missing, outcomes
+from quee.evaluation.ablation.run import Points, compute, missing, outcomes
 from quee.evaluation.ablation.table import (
     compare,
     difference_rows,
@@ -216,7 +216,7 @@ def grid_of(settings: Experiment) -> list:  # type: ignore[type-arg]
 
 
 def test_a_grid_that_grows_computes_what_is_new_and_a_damaged_point(tmp_path: Path) -> None:
-    store, before = Store(tmp_path), small_grid([2])
+    store, before = Points(tmp_path), small_grid([2])
     work = study(before)
     done = list(compute(work, missing(work, grid_of(before), store), store))
     assert len(done) == 4 * 3
@@ -308,7 +308,7 @@ def test_a_row_equal_to_the_base_gains_nothing_for_certain() -> None:
 
 
 def test_metrics_figure_and_rows_come_from_the_same_grid(tmp_path: Path) -> None:
-    work, store = study(small_grid([2])), Store(tmp_path)
+    work, store = study(small_grid([2])), Points(tmp_path)
     grid = grid_of(work.experiment)
     list(compute(work, missing(work, grid, store), store))
     found = outcomes(work, grid, store)

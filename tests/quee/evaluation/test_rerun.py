@@ -28,7 +28,7 @@ from quee.evaluation.ablation.rerun import (
     to_run,
     variant_tree,
 )
-from quee.evaluation.ablation.run import Store
+from quee.evaluation.ablation.run import Points
 from quee.evaluation.resplits import redivide
 from quee.paths import PathTree
 from quee.settings.experiment import Experiment
@@ -135,7 +135,7 @@ def test_a_variant_has_keys_of_its_own_and_is_judged_at_the_same_budgets() -> No
 
 
 def test_the_store_keeps_what_is_referred_to_and_drops_the_rest(tmp_path: Path) -> None:
-    store, past = Store(tmp_path), time.time() - 1000
+    store, past = Points(tmp_path), time.time() - 1000
     for digest in ("aa01", "aa02"):
         store.write(digest, {"x": np.zeros(3)}, {})
         os.utime(next(tmp_path.glob(f"*/{digest}*")), (past, past))

@@ -24,7 +24,7 @@ from quee.quantization import QuantizationConfig, quantize_, quantize_paths
 from quee.quantization.calibration_shards import calibrate, measure_sensitivity
 from quee.quantization.sensitivity import sensitivity
 from quee.work.progress import part_of_a_shard, progress
-from quee.work.shards import ShardStore
+from quee.work.store import Store
 from quee.work.workers import Dask, Inline, Lanes, Processes, Workers
 
 CALIBRATION, SAMPLES = np.arange(96), np.arange(200, 500)
@@ -75,7 +75,7 @@ def run(data: Path, backbone: Path, work: Path, lanes: Lanes, others: list[Quant
     out, units = work / "out", work / "units"
     for folder in (out, units):
         folder.mkdir(parents=True, exist_ok=True)
-    store = ShardStore(str(work / "store"))
+    store = Store(str(work / "store"))
     calibrate(networks(data, backbone), TREE, others, CALIBRATION, 7, store, units, lanes, out)
     return out
 
@@ -135,10 +135,10 @@ def test_dask_workers_one_of_them_killed_leave_the_same_networks_and_figures(
         out = killed_in_the_middle(tmp_path / "work", lanes, data, backbone, lambda: cluster.workers)
         assert content(out) == content(expected)
         cluster.add_worker()
-        there, store = networks(data, backbone, out), ShardStore(str(tmp_path / "store"))
+        there, store = networks(data, backbone, out), Store(str(tmp_path / "store"))
         spread = predict(there, PRECISIONS, SAMPLES, store, 4, lanes, "precisions")
         rows = measure_sensitivity(there, PRECISIONS[:2], SAMPLES[:64], store, lanes)
-    here, store = networks(data, backbone, expected), ShardStore(str(tmp_path / "here"))
+    here, store = networks(data, backbone, expected), Store(str(tmp_path / "here"))
     assert rows == measure_sensitivity(here, PRECISIONS[:2], SAMPLES[:64], store, Inline())
     alone = predict(here, PRECISIONS, SAMPLES, store, 64, Inline(), "precisions")
     assert all(np.array_equal(spread[p], alone[p]) for p in PRECISIONS)
@@ -149,7 +149,7 @@ def test_predictions_are_those_of_the_networks_whatever_the_shards(
     data: Path, backbone: Path, expected: Path, tmp_path: Path, shard_size: int
 ) -> None:
     there, shown = networks(data, backbone, expected), [Precision("fp32"), *PRECISIONS]
-    found = predict(there, shown, SAMPLES, ShardStore(str(tmp_path)), shard_size, Inline(), "precisions")
+    found = predict(there, shown, SAMPLES, Store(str(tmp_path)), shard_size, Inline(), "precisions")
     multi = load_precisions(backbone, expected, shown)
     x = open_dataset(data, "digits").batch(SAMPLES, load_backbone(backbone).input)
     for precision in shown:
@@ -161,7 +161,7 @@ def test_predictions_are_those_of_the_networks_whatever_the_shards(
 def test_predictions_made_are_not_made_again_and_those_of_other_networks_are_none(
     data: Path, backbone: Path, expected: Path, tmp_path: Path
 ) -> None:
-    store = ShardStore(str(tmp_path / "store"))
+    store = Store(str(tmp_path / "store"))
     there = networks(data, backbone, expected)
     predict(there, PRECISIONS[:2], SAMPLES, store, 8, Inline(), "precisions")
     before = times(tmp_path / "store")
@@ -177,7 +177,7 @@ def test_predictions_made_are_not_made_again_and_those_of_other_networks_are_non
 
 def test_sensitivity_in_shards_is_sensitivity(data: Path, backbone: Path, expected: Path, tmp_path: Path) -> None:
     there = networks(data, backbone, expected)
-    found = measure_sensitivity(there, PRECISIONS[:2], SAMPLES[:64], ShardStore(str(tmp_path)), Inline())
+    found = measure_sensitivity(there, PRECISIONS[:2], SAMPLES[:64], Store(str(tmp_path)), Inline())
     images, model = open_dataset(data, "digits"), load_backbone(backbone)
     x = images.batch(SAMPLES[:64], model.input)
     labels = torch.from_numpy(images.labels[SAMPLES[:64]])
@@ -188,7 +188,7 @@ def test_sensitivity_in_shards_is_sensitivity(data: Path, backbone: Path, expect
 def test_a_worker_that_sees_other_networks_refuses(data: Path, backbone: Path, expected: Path, tmp_path: Path) -> None:
     there = networks(data, backbone, expected)
     other = tuple((file, "0" * 64 if "w4a4" in file else digest) for file, digest in there.files)
-    store = ShardStore(str(tmp_path))
+    store = Store(str(tmp_path))
     for fault in (
         lambda: predict(replace(there, files=other), PRECISIONS, SAMPLES, store, 64, Inline(), "precisions"),
         lambda: measure_sensitivity(replace(there, files=other), PRECISIONS, SAMPLES, store, Inline()),

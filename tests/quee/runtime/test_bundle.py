@@ -18,8 +18,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from quee.errors import IntegrityError
 from quee.quantization.quantizers import Quantizer
 from quee.runtime import load_bundle
-from quee.runtime.manifest import FORMAT, canonical, own_digest, read_manifest, seal
-from quee.work.io import read_json, read_tensors, write_json, write_tensors
+from quee.runtime.manifest import FORMAT, own_digest, read_manifest, seal
+from quee.work.io import json_bytes, read_json, read_tensors, write_json, write_tensors
 
 ROOT = Path(__file__).parents[3]
 OLD = ROOT / "tests" / "fixtures" / "bundle_format_1"
@@ -49,7 +49,7 @@ def described(folder: Path, **changes: object) -> None:
     """Change the description, and its digest with it."""
     value = {**json.loads((folder / "bundle.json").read_text()), **changes}
     value["digest"] = own_digest(value)
-    (folder / "bundle.json").write_bytes(canonical(value))
+    (folder / "bundle.json").write_bytes(json_bytes(value))
 
 
 def resealed(folder: Path) -> None:

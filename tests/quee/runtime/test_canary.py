@@ -20,10 +20,10 @@ from quee.runtime.canary import Canary, steps_of
 from quee.runtime.engines import ENGINES, Engine, Step, TorchEngine, probe
 from quee.runtime.engines.probe import AutoEngine
 from quee.runtime.executor import Executor
-from quee.runtime.manifest import CANARY, canonical, own_digest, seal
+from quee.runtime.manifest import CANARY, own_digest, seal
 from quee.runtime.profile import profile_path
 from quee.serving.service import Served
-from quee.work.io import read_tensors, write_tensors
+from quee.work.io import json_bytes, read_tensors, write_tensors
 
 FEW_BITS = Precision("w4a4")
 REASON = (
@@ -257,7 +257,7 @@ def old(bundle: Path, tmp_path: Path) -> Path:
     value = json.loads((copied / "bundle.json").read_text())
     del value["canary"], value["files"][CANARY]
     value["format"] = 2
-    (copied / "bundle.json").write_bytes(canonical({**value, "digest": own_digest(value)}))
+    (copied / "bundle.json").write_bytes(json_bytes({**value, "digest": own_digest(value)}))
     return copied
 
 
@@ -278,6 +278,6 @@ def test_a_bundle_without_a_canary_is_read_and_it_is_said(old: Path, bundle: Pat
 
 def test_a_format_2_bundle_that_was_altered_is_refused(old: Path) -> None:
     value = json.loads((old / "bundle.json").read_text())
-    (old / "bundle.json").write_bytes(canonical({**value, "budget": 0.9}))
+    (old / "bundle.json").write_bytes(json_bytes({**value, "budget": 0.9}))
     with pytest.raises(IntegrityError, match="digest"):
         load_bundle(old)

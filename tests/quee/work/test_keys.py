@@ -81,18 +81,17 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("key", [contents_below, lambda path: contents_below(path, 0)])
-def test_a_change_at_any_depth_changes_the_key(tmp_path: Path, change: str, key) -> None:  # type: ignore[no-untyped-def]
+def test_a_change_at_any_depth_changes_the_key(tmp_path: Path, change: str) -> None:
     folder = tree(tmp_path / "folder")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/x").write_text("x")
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     for _, file in files_below(folder):
         os.utime(file, (1, 1))
-    before = key_of(key(folder))
-    assert key_of(key(folder)) == before
+    before = key_of(contents_below(folder))
+    assert key_of(contents_below(folder)) == before
     CHANGES[change](folder)
-    assert key_of(key(folder)) != before
+    assert key_of(contents_below(folder)) != before
 
 
 def test_a_folder_is_known_by_its_content_wherever_it_lies(tmp_path: Path) -> None:
@@ -103,13 +102,10 @@ def test_a_folder_is_known_by_its_content_wherever_it_lies(tmp_path: Path) -> No
     assert [name for name, _ in files_below(one)] == ["a.py", "sub/b.py", "sub/deep/er/c.py"]
 
 
-def test_large_files_count_by_size_and_time(tmp_path: Path) -> None:
-    file = tmp_path / "data.bin"
-    file.write_bytes(b"12345")
-    os.utime(file, ns=(5, 5))
-    assert contents_below(tmp_path, large=5) == [["data.bin", 5, 5]]
-    assert len(contents_below(tmp_path, large=6)[0][1]) == 64
-    assert contents_below(file, large=5) == [[".", 5, 5]]
+def test_code_that_is_not_there_is_no_key() -> None:
+    assert keys.code("work/io.py", "errors.py")[0][1][0][0] == "."
+    with pytest.raises(ValueError, match="no code in work/ios.py"):
+        keys.code("work/ios.py")
 
 
 def test_a_folder_linked_into_itself_ends(tmp_path: Path) -> None:

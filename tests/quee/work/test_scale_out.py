@@ -13,7 +13,8 @@ from loopback import Cluster, dask_cluster, s3_server, slow_square
 
 from quee.errors import QueeError, UsageError
 from quee.work import workers as executors
-from quee.work.shards import Shard, ShardStore, read_shards, run_shards
+from quee.work.shards import Shard, read_shards, run_shards
+from quee.work.store import Store
 from quee.work.workers import Dask, Inline, Workers
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ def begun(log: Path) -> list[tuple[int, int]]:
     return [(int(pid), int(number)) for pid, number in (line.split() for line in lines if line)]
 
 
-def in_background(shards: list[Shard], store: ShardStore, cluster: Cluster) -> "Future[None]":
+def in_background(shards: list[Shard], store: Store, cluster: Cluster) -> "Future[None]":
     lanes = Dask(Workers(address=cluster.address))
     return ThreadPoolExecutor(1).submit(run_shards, shards, store, lanes, "squares")
 
@@ -43,7 +44,7 @@ def test_a_worker_killed_in_the_middle_costs_its_own_shard_alone(
     with s3_server(tmp_path) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        store = ShardStore("s3://quee/shards" if place == "s3" else str(tmp_path / "store"))
+        store = Store("s3://quee/shards" if place == "s3" else str(tmp_path / "store"))
         with dask_cluster(2, tmp_path / "dask", **environment) as cluster:
             build = in_background(pieces(log), store, cluster)
             while len({pid for pid, _ in begun(log)}) < 2 or len(begun(log)) < 6:
@@ -65,7 +66,7 @@ def test_a_cluster_left_without_workers_is_named_and_the_next_goes_on(
 ) -> None:
     monkeypatch.setattr(executors, "WAIT_SECONDS", 8.0)
     monkeypatch.setattr("quee.work.shards.CHECK_SECONDS", 2.0)
-    log, store = tmp_path / "log", ShardStore(str(tmp_path / "store"))
+    log, store = tmp_path / "log", Store(str(tmp_path / "store"))
     with dask_cluster(1, tmp_path / "dask") as cluster:
         build = in_background(pieces(log), store, cluster)
         while len(begun(log)) < 4:
@@ -87,7 +88,7 @@ def test_workers_with_other_code_are_refused(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "quee", tmp_path / "other" / "quee")
     with (tmp_path / "other" / "quee" / "features.py").open("a") as file:
         file.write("\n# changed\n")
-    store = ShardStore(str(tmp_path / "store"))
+    store = Store(str(tmp_path / "store"))
     refused = pytest.raises(UsageError, match="a worker runs other code than this process")
     with dask_cluster(1, tmp_path / "dask", tmp_path / "other") as cluster, refused:
         run_shards(pieces(tmp_path / "log"), store, Dask(Workers(address=cluster.address)), "squares")

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from shard_work import die, die_once, square
 
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.work import workers as executors
 from quee.work.keys import LIBRARIES
-from quee.work.shards import Shard, ShardStore, fill, fingerprint, read_shards, run_shards
+from quee.work.shards import Shard, fill, fingerprint, read_shards, run_shards
+from quee.work.store import Store
 from quee.work.workers import EXECUTORS, Inline, Processes, Workers
 
 
@@ -25,7 +24,7 @@ def computed(tmp_path: Path) -> list[int]:
 
 
 def test_what_is_there_is_not_computed_again(tmp_path: Path) -> None:
-    todo, store = pieces(tmp_path), ShardStore(str(tmp_path / "store"))
+    todo, store = pieces(tmp_path), Store(str(tmp_path / "store"))
     run_shards(todo[:4], store, Inline(), "squares")
     run_shards(todo, store, Inline(), "squares")
     assert computed(tmp_path) == [0, 1, 2, 3, 4, 5]
@@ -36,7 +35,7 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path) -> None:
 def test_a_shard_that_is_not_as_it_was_written_is_computed_again(
     tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    todo, store = pieces(tmp_path), ShardStore(str(tmp_path / "store"))
+    todo, store = pieces(tmp_path), Store(str(tmp_path / "store"))
     run_shards(todo, store, Inline(), "squares")
     (file,) = (tmp_path / "store").glob("shard-4-*")
     if harm == "gone":
@@ -49,7 +48,7 @@ def test_a_shard_that_is_not_as_it_was_written_is_computed_again(
         run_shards(todo, store, Inline(), "squares")
     assert list(read_shards(todo, store)) == [b"0", b"1", b"4", b"9", b"16", b"25"]
     assert computed(tmp_path) == [0, 1, 2, 3, 4, 4, 5]
-    assert ("shard shard-4 was damaged: it is computed again" in capsys.readouterr().err) == (harm != "gone")
+    assert ("shard-4 was damaged: it is computed again" in capsys.readouterr().err) == (harm != "gone")
     assert store.read("shard-4") == b"16"
 
 
@@ -57,7 +56,7 @@ def test_a_shard_that_is_not_as_it_was_written_is_computed_again(
 def test_a_store_is_listed_once_and_each_shard_read_once_however_many_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    todo, store = pieces(tmp_path, count=count), ShardStore(str(tmp_path / "store"))
+    todo, store = pieces(tmp_path, count=count), Store(str(tmp_path / "store"))
     run_shards(todo, store, Inline(), "squares")
     local = fsspec.filesystem("file")
     listed, read = [], []
@@ -72,32 +71,8 @@ def test_a_store_is_listed_once_and_each_shard_read_once_however_many_there_are(
     assert len(read) == count
 
 
-def test_half_written_files_are_no_shards(tmp_path: Path) -> None:
-    store = ShardStore(str(tmp_path / "a [b] *"))  # characters that mean something to globs
-    store.write("shard-1", b"one")
-    (tmp_path / "a [b] *" / ".shard-2-0.part").write_bytes(b"half")
-    assert store.names() == {"shard-1"}
-    assert store.read("shard-1") == b"one"
-    store.discard()
-    assert store.names() == set()
-    store.discard()
-
-
-@given(st.dictionaries(st.from_regex(r"[a-z]{1,8}(-[0-9]{1,9})?", fullmatch=True), st.binary(max_size=64), max_size=5))
-def test_a_store_gives_back_what_it_was_given(content: dict[str, bytes]) -> None:
-    store = ShardStore("memory://quee-test")
-    try:
-        for name, data in content.items():
-            store.write(name, data)
-        assert store.names() == set(content)
-        assert {name: store.read(name) for name in content} == content
-        assert store.read("another") is None
-    finally:
-        store.discard()
-
-
 def test_a_worker_does_not_compute_what_another_has_finished(tmp_path: Path) -> None:
-    store = ShardStore(str(tmp_path / "store"))
+    store = Store(str(tmp_path / "store"))
     (shard,) = pieces(tmp_path, count=1)
     for _ in range(2):  # as when its machine died before it could say that it had
         fill(store, shard, fingerprint())
@@ -105,7 +80,7 @@ def test_a_worker_does_not_compute_what_another_has_finished(tmp_path: Path) -> 
 
 
 def test_a_worker_with_other_code_is_refused(tmp_path: Path) -> None:
-    store = ShardStore(str(tmp_path / "store"))
+    store = Store(str(tmp_path / "store"))
     other = tuple((name, "2.0.1" if name == "numpy" else value) for name, value in fingerprint())
     with pytest.raises(UsageError, match=r"other code than this process \(numpy .* instead of 2\.0\.1\)"):
         fill(store, pieces(tmp_path)[0], other)
@@ -113,14 +88,14 @@ def test_a_worker_with_other_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_shards_whose_worker_died_are_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    todo, store = pieces(tmp_path, die_once), ShardStore(str(tmp_path / "store"))
+    todo, store = pieces(tmp_path, die_once), Store(str(tmp_path / "store"))
     run_shards(todo, store, Processes(Workers(2)), "squares")
     assert list(read_shards(todo, store)) == [b"0", b"1", b"4", b"9", b"16", b"25"]
     assert "squares: a worker died (BrokenProcessPool)" in capsys.readouterr().err
 
 
 def test_a_shard_that_kills_every_worker_ends_the_work_and_keeps_the_others(tmp_path: Path) -> None:
-    todo, store = pieces(tmp_path, die), ShardStore(str(tmp_path / "store"))
+    todo, store = pieces(tmp_path, die), Store(str(tmp_path / "store"))
     with pytest.raises(QueeError, match=r"no shard was finished \(BrokenProcessPool\); to do: shard-3"):
         run_shards(todo, store, Processes(Workers(1)), "squares")
     assert "shard-2" in store.names() and "shard-3" not in store.names()
@@ -130,7 +105,7 @@ def test_an_error_in_a_shard_ends_the_work_at_once(tmp_path: Path) -> None:
     def fail() -> bytes:
         raise IntegrityError("image 7 does not decode")
 
-    store = ShardStore(str(tmp_path / "store"))
+    store = Store(str(tmp_path / "store"))
     with pytest.raises(IntegrityError, match="image 7"):
         run_shards([Shard("bad", fail, ()), *pieces(tmp_path)], store, Inline(), "squares")
     assert store.names() == set()
@@ -144,7 +119,7 @@ class Threads(Inline):
 
 
 def test_any_executor_will_do(tmp_path: Path) -> None:
-    todo, store = pieces(tmp_path), ShardStore(str(tmp_path / "store"))
+    todo, store = pieces(tmp_path), Store(str(tmp_path / "store"))
     run_shards(todo, store, Threads(), "squares")
     assert list(read_shards(todo, store)) == [b"0", b"1", b"4", b"9", b"16", b"25"]
     assert computed(tmp_path) == [0, 1, 2, 3, 4, 5]
@@ -156,11 +131,11 @@ def test_a_full_disk_is_named_and_leaves_what_was_finished(tmp_path: Path, monke
     def large() -> bytes:
         return bytes(1 << 20)
 
-    store = ShardStore(str(tmp_path / "store"))
+    store = Store(str(tmp_path / "store"))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
     try:
-        with pytest.raises(QueeError, match=r"shards in .*store: File too large; finished ones are kept"):
+        with pytest.raises(QueeError, match=r"work kept in .*store: File too large; what is finished stays"):
             run_shards([*pieces(tmp_path), Shard("large", large, ())], store, Inline(), "squares")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -169,8 +144,8 @@ def test_a_full_disk_is_named_and_leaves_what_was_finished(tmp_path: Path, monke
 
 
 def test_bad_places_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="shards in nope://a: Protocol not known"):
-        ShardStore("nope://a").names()
+    with pytest.raises(UsageError, match="work kept in nope://a: Protocol not known"):
+        Store("nope://a").names()
     with pytest.raises(UsageError, match="unknown executor 'dusk' .*valid: dask, inline, processes"):
         EXECUTORS["dusk"]
     pytest.importorskip("distributed")
@@ -178,7 +153,7 @@ def test_bad_places_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         EXECUTORS["dask"](Workers())
     monkeypatch.setattr(executors, "WAIT_SECONDS", 2.0)
     with pytest.raises(QueeError, match=r"no Dask scheduler at tcp://127\.0\.0\.1:9"):
-        run_shards(pieces(tmp_path), ShardStore(str(tmp_path)), EXECUTORS["dask"](Workers(1, "tcp://127.0.0.1:9")), "x")
+        run_shards(pieces(tmp_path), Store(str(tmp_path)), EXECUTORS["dask"](Workers(1, "tcp://127.0.0.1:9")), "x")
 
 
 def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,8 +161,8 @@ def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) 
     for name, value in (("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_MAX_ATTEMPTS", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(QueeError, match="shards in s3://bucket/x: .*127.0.0.1:9"):
-        ShardStore("s3://bucket/x").names()
+    with pytest.raises(QueeError, match="work kept in s3://bucket/x: .*127.0.0.1:9"):
+        Store("s3://bucket/x").names()
 
 
 def test_the_fingerprint_names_what_decides_the_bytes() -> None:

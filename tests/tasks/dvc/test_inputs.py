@@ -8,8 +8,8 @@ import pytest
 import torch
 from toy_project import Project, experiment
 
-from quee.data.png import encode_png
 from quee.data.weights import import_weights
+from quee.data.writer import encode_png
 from quee.network.architectures import create_backbone
 from quee.work.reach import may_pass
 from tasks.dvc.inputs import NotPulledError, ensure_inputs

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from quee.data.png import encode_png
 from quee.data.source import open_dataset
 from quee.data.weights import weights_facts, weights_path
+from quee.data.writer import encode_png
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.network.architectures import create_backbone
 from quee.network.files import save_backbone

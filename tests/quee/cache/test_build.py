@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from quee.cache.read import Recipe, build_cache
+from quee.cache.build import Recipe, build_cache
 from quee.data.importers import import_dataset
 from quee.data.source import open_dataset
 from quee.exits import fit_exits
@@ -20,7 +20,7 @@ from quee.precision import Precision
 from quee.quantization import QuantizationConfig, quantize_
 from quee.settings.exits import Exits
 from quee.work.io import file_digest
-from quee.work.shards import ShardStore
+from quee.work.store import Store
 from quee.work.workers import Inline, Lanes, Processes, Workers
 
 IDS = np.arange(3, 143)
@@ -80,7 +80,7 @@ def digests(recipe: Recipe, work: Path, size: int, lanes: Lanes, samples: int = 
     """SHA-256 of the published files by name."""
     out = work / f"out-{size}-{type(lanes).__name__}-{torch.get_num_threads()}"
     out.mkdir(parents=True)
-    store = ShardStore(str(out.with_name(f"{out.name}-shards")))
+    store = Store(str(out.with_name(f"{out.name}-shards")))
     build_cache(recipe, IDS[:samples], SPLITS[:samples], store, out, size, lanes)
     return {file.name: sha256(file.read_bytes()).hexdigest() for file in out.iterdir()}
 
@@ -144,8 +144,8 @@ def test_the_size_of_shards_decides_no_prediction(recipe: Recipe, tmp_path: Path
         Path(recipe.data), recipe.dataset, dict(recipe.digests), Path(recipe.backbone), Path(recipe.quantized)
     )
     names = [Precision(name) for name in ("fp32", "w4a4")]
-    found = predict(networks, names, IDS, ShardStore(str(tmp_path / "a")), size, Inline(), "a")
-    usual = predict(networks, names, IDS, ShardStore(str(tmp_path / "b")), 64, Inline(), "b")
+    found = predict(networks, names, IDS, Store(str(tmp_path / "a")), size, Inline(), "a")
+    usual = predict(networks, names, IDS, Store(str(tmp_path / "b")), 64, Inline(), "b")
     assert {name: values.tolist() for name, values in found.items()} == {
         name: values.tolist() for name, values in usual.items()
     }

@@ -1,0 +1,141 @@
+"""Where unfinished work is kept: named pieces under a key of all that decides them, each checked when it is read.
+
+A piece lies in a file named after it and the digest of its content, written aside and renamed. One that was cut off or
+altered is noticed and computed anew. The folder, or URL, is named after a key that `quee.work.keys` makes.
+"""
+
+import hashlib
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quee.errors import QueeError, UnreachableError, UsageError
+from quee.work.reach import may_pass
+
+OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "az", "oci", "memory")
+"""Protocols whose puts are atomic."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Finished pieces of work under a path or URL. Files are `NAME-DIGEST`, DIGEST being of the bytes."""
+
+    url: str
+
+    def files(self) -> dict[str, list[str]]:
+        """Names of the pieces there are, with their files: one listing."""
+        found: dict[str, list[str]] = {}
+        for file in self._at_work(_files):
+            found.setdefault(file.rpartition("-")[0], []).append(file)
+        return found
+
+    def names(self) -> set[str]:
+        """Names of the pieces there are."""
+        return set(self.files())
+
+    def has(self, name: str) -> bool:
+        """Whether a piece is there; an object store lists what begins with its name alone."""
+        found: list[str] = self._at_work(lambda fs, folder: _files(fs, folder, f"{name}-"))
+        return any(file.rpartition("-")[0] == name for file in found)
+
+    def read(self, name: str, files: Sequence[str] | None = None) -> bytes | None:
+        """A piece's bytes, None where it is not there; one that is not as it was written is removed.
+
+        `files` are the piece's, where they are known from `files()`: one listing serves many reads.
+        """
+
+        def get(fs: Any, folder: str) -> bytes | None:
+            for file in _files(fs, folder, f"{name}-") if files is None else files:
+                if file.rpartition("-")[0] == name:
+                    try:
+                        data: bytes = fs.cat_file(f"{folder}/{file}")
+                    except FileNotFoundError:
+                        continue
+                    if file.endswith(f"-{_digest(data)}"):
+                        return data
+                    fs.rm(f"{folder}/{file}")
+                    print(f"{name} was damaged: it is computed again", file=sys.stderr, flush=True)
+            return None
+
+        found: bytes | None = self._at_work(get)
+        return found
+
+    def kept(self, name: str, compute: Callable[[], bytes], files: Sequence[str] | None = None) -> bytes:
+        """A piece's bytes; computed and written unless it is there as it was written. `files` as for `read`."""
+        data = self.read(name, files)
+        if data is None:
+            data = compute()
+            self.write(name, data)
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keep a piece, whole or not at all: an object store's put is, elsewhere it is written aside and renamed."""
+        file = f"{name}-{_digest(data)}"
+
+        def put(fs: Any, folder: str) -> None:
+            if _is(fs, *OBJECT_STORES):
+                fs.pipe_file(f"{folder}/{file}", data)
+                return
+            aside = f"{folder}/.{file}.{uuid.uuid4().hex}.part"
+            fs.makedirs(folder, exist_ok=True)
+            try:
+                fs.pipe_file(aside, data)
+                fs.mv(aside, f"{folder}/{file}")
+            except BaseException:
+                if fs.exists(aside):
+                    fs.rm(aside)
+                raise
+
+        self._at_work(put)
+
+    def discard(self) -> None:
+        """Remove all pieces."""
+        self._at_work(lambda fs, folder: fs.rm(folder, recursive=True) if fs.exists(folder) else None)
+
+    def __truediv__(self, name: str) -> "Store":
+        return Store(f"{self.url.rstrip('/')}/{name}")
+
+    def _at_work(self, act: Callable[[Any, str], Any]) -> Any:
+        """Do something with the file system and the folder; raises QueeError naming the store."""
+        import fsspec
+
+        try:
+            fs, folder = fsspec.core.url_to_fs(self.url)
+            fs.invalidate_cache()  # other machines write to the same folder
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"work kept in {self.url}: {error}") from None
+        try:
+            return act(fs, folder.rstrip("/"))
+        except OSError as error:
+            detail = error.strerror or str(error)
+            raise (UnreachableError if may_pass(error) else QueeError)(
+                f"work kept in {self.url}: {detail}; what is finished stays, the same command goes on"
+            ) from None
+        except Exception as error:  # every kind of storage raises its own type
+            if _is(fs, "file"):
+                raise
+            detail = " ".join(str(error).split())
+            kind = UnreachableError if may_pass(error) else QueeError
+            raise kind(f"work kept in {self.url}: {type(error).__name__}: {detail}") from None
+
+
+def _files(fs: Any, folder: str, beginning: str = "") -> list[str]:
+    """Names of the pieces' files, sorted; object stores list only those that begin with `beginning`."""
+    try:
+        by_prefix = beginning and _is(fs, "s3", "gs", "gcs")
+        paths = fs.find(folder, prefix=beginning) if by_prefix else fs.ls(folder, detail=False)
+    except FileNotFoundError:
+        return []
+    names = (path.rstrip("/").rpartition("/")[2] for path in paths)
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def _is(fs: Any, *protocols: str) -> bool:
+    own = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return bool(set(protocols) & set(own))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
