@@ -89,7 +89,7 @@ def other_default(block: str) -> tuple[str, Any, Any]:
     """A setting of a block, its default, and another value that is valid: numbers first, choices may hang together."""
     model: Any = Experiment.model_fields[block].annotation
     fields = [item for item in model.model_fields.items() if model is not Quantize or item[0] in OWN]
-    for key, field in sorted(fields, key=lambda item: get_origin(item[1].annotation) is Literal or item[0] == "preset"):
+    for key, field in sorted(fields, key=lambda item: isinstance(item[1].default, str)):
         old = field.default
         if get_origin(field.annotation) is Literal:
             return key, old, next(value for value in get_args(field.annotation) if value != old)

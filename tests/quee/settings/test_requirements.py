@@ -46,6 +46,9 @@ REFUSED: dict[str, Case] = {
         {"a": 20, "b": 20}, {"exits": {"embedding": 20}}, r"exits\.embedding: 20 .* there are 18",
     ),
     "more components than the state is wide": (EVEN, {"exits": {"embedding": 33}}, r"33 components of a state 32 wide"),
+    "a policy that cannot be deployed": (
+        EVEN, {"bundle": {"policy": "oracle"}}, r"bundle\.policy: unknown policy 'oracle'.*valid: confidence_hull, eero",
+    ),
     "gates beyond the depth": (EVEN, {"backbone": {"gates": [1, 3]}}, r"backbone\.gates: gates \[1, 3\] must rise .* to 2"),
     "gates before the end": (EVEN, {"backbone": {"gates": [1]}}, r"backbone\.gates: gates \[1\]"),
     "kwargs nobody takes": (EVEN, {"backbone": {"kwargs": {"colour": 3}}}, "backbone 'vit_digits' cannot be built"),
