@@ -40,18 +40,12 @@ from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_backbone
 from quee.precision import Precision
-from quee.quantization import (
-    INGREDIENTS,
-    PRESETS,
-    QuantizationConfig,
-    quantize_,
-    quantize_paths,
-    with_mixed_bits,
-)
-from quee.quantization.calibration import Calibrator, checked, install
-from quee.quantization.overrides import own_layers
+from quee.quantization.calibration import Calibrator, checked, install, quantize_, quantize_paths
+from quee.quantization.layers import own_layers
+from quee.quantization.mixed import with_mixed_bits
 from quee.quantization.units import run_unit
 from quee.settings.experiment import load_experiment
+from quee.settings.quantize import INGREDIENTS, PRESETS, QuantizationConfig
 from quee.work.io import read_json
 
 PRECISIONS = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a4")

@@ -6,9 +6,9 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "create_backbone": "quee.network.architectures",
-    "quantize_": "quee.quantization",
-    "QuantizationConfig": "quee.quantization",
-    "with_mixed_bits": "quee.quantization",
+    "quantize_": "quee.quantization.calibration",
+    "QuantizationConfig": "quee.settings.quantize",
+    "with_mixed_bits": "quee.quantization.mixed",
     "Precision": "quee.precision",
     "PathTree": "quee.paths",
     "fit": "quee.api",

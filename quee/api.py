@@ -25,10 +25,11 @@ from quee.network.execution import MultiPrecisionBackbone, walk_tree
 from quee.network.files import save_backbone, save_quantized
 from quee.paths import PathTree
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, quantize_paths
+from quee.quantization.calibration import quantize_paths
 from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.settings.experiment import Experiment
+from quee.settings.quantize import QuantizationConfig
 from quee.work.progress import progress
 
 BATCH = 256

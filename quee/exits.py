@@ -23,7 +23,8 @@ from quee.errors import QueeError
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone, draw_prefixes
 from quee.precision import Precision
-from quee.quantization import QuantizedLinear, quantize_linear
+from quee.quantization.layers import QuantizedLinear
+from quee.quantization.weights import quantize_linear
 from quee.settings.exits import Exits
 from quee.work.io import read_metadata, read_tensors, write_tensors
 from quee.work.progress import progress

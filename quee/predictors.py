@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from quee._perceptron import Fit, fit_perceptron
 from quee.cache.read import FeatureCache
 from quee.policies.networks import CLIP, PRECISION, Layer, Network, Predictors, gate_inputs, rows_of
-from quee.quantization import QuantizedLinear, quantize_linear
+from quee.quantization.layers import QuantizedLinear
+from quee.quantization.weights import quantize_linear
 from quee.settings.predictors import Predictors as PredictorSettings
 from quee.targets import calibration_error
 

@@ -11,10 +11,10 @@ from quee.data.splits import split_ids
 from quee.network.files import load_backbone
 from quee.network.predictions import Networks, predict
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig
-from quee.quantization.allocation import SAMPLES, with_mixed_bits
 from quee.quantization.calibration_shards import calibrate, measure_sensitivity
-from quee.quantization.overrides import own_layers
+from quee.quantization.layers import own_layers
+from quee.quantization.mixed import SAMPLES, with_mixed_bits
+from quee.settings.quantize import QuantizationConfig
 from quee.work.io import FORMAT, read_json, write_json, write_table
 from quee.work.threads import one_thread
 from tasks.scale import read_scale

@@ -28,9 +28,9 @@ def cost(
     from quee.network.architectures import create_backbone
     from quee.paths import parse_path
     from quee.precision import FLOATS, Precision
-    from quee.quantization import QuantizationConfig
-    from quee.quantization.overrides import own_layers
+    from quee.quantization.layers import own_layers
     from quee.settings.experiment import load_experiment
+    from quee.settings.quantize import QuantizationConfig
 
     if formula not in ("product", "baskin"):
         raise UsageError(f"unknown formula {formula!r}; valid: product, baskin")

@@ -24,8 +24,7 @@ from quee.features import GateView
 from quee.network.attention import Attention
 from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
-from quee.quantization import AffineQuantizer, QuantizedConv2d, QuantizedLinear, QuantizedMatMul
-from quee.quantization.quantizers import Quantizer
+from quee.quantization.layers import AffineQuantizer, QuantizedConv2d, QuantizedLinear, QuantizedMatMul, Quantizer
 
 OPSET = 17
 TRACED = 23

@@ -9,7 +9,7 @@ from quee.errors import QueeError
 from quee.features import GateView
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
-from quee.quantization.integer import use_integer_kernels
+from quee.quantization.layers import use_integer_kernels
 from quee.runtime.engines.base import Step
 
 

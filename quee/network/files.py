@@ -16,8 +16,7 @@ from quee.network.architectures import check_state_dict, create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
-from quee.quantization import QuantizedConv2d, QuantizedLinear, empty_quantized, finalize, layout
-from quee.quantization.packing import pack, unpack
+from quee.quantization.layers import QuantizedConv2d, QuantizedLinear, empty_quantized, finalize, layout, pack, unpack
 from quee.work.io import (
     FORMAT,
     file_digest,

@@ -18,8 +18,9 @@ from quee.network.files import load_backbone, load_quantized, save_quantized
 from quee.network.predictions import Networks
 from quee.network.training import device
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, quantize_, quantize_paths
-from quee.quantization.sensitivity import sensitivity
+from quee.quantization.calibration import quantize_, quantize_paths
+from quee.quantization.mixed import sensitivity
+from quee.settings.quantize import QuantizationConfig
 from quee.work.io import table_writer, write_bytes
 from quee.work.shards import Shard, read_shards, run_shards
 from quee.work.store import Store

@@ -1,19 +1,119 @@
-"""Quantized layers: integer products carried out exactly in float32, rescaled afterwards.
+"""Layers that execute integer products exactly: their quantizers, their weights packed in files, and integer kernels.
 
-Sums of integer products are exact in float32 while they stay below 2^24; where they could pass it, the reduction is
-split and the parts are added in double precision.
+A layer may have a precision of its own, named or by a pattern such as `blocks.*.mlp.fc2`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quee.errors import QueeError
+from quee.errors import IntegrityError, QueeError
 from quee.network.attention import MatMul
 from quee.precision import Precision
-from quee.quantization.quantizers import QUANTIZERS, Quantizer, make_quantizer
+from quee.settings.quantize import QuantizationConfig
+
+
+class AffineQuantizer(nn.Module):
+    """Per-tensor asymmetric quantizer of activations to `bits` bits.
+
+    A value x becomes the integer clamp(round(x / scale), -zero_point, 2^bits - 1 - zero_point): the usual
+    quantized value less its zero point. Rounding is half to even, as in ONNX's QuantizeLinear.
+    """
+
+    kind = "affine"
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
+        self.low, self.high = 0.0, float(2**bits - 1)
+
+    def set_range(self, low: float, high: float) -> "AffineQuantizer":
+        """Cover [low, high], widened to include zero; zero itself is exact."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        levels = 2**self.bits - 1
+        scale = max((high - low) / levels, float(np.finfo(np.float32).tiny))
+        self.scale.fill_(scale)
+        self.zero_point.fill_(int(np.clip(np.rint(-low / scale), 0, levels)))
+        return self.finalize()
+
+    def finalize(self) -> "AffineQuantizer":
+        """Derive the clamping bounds from the buffers (after loading)."""
+        zero_point = int(self.zero_point)
+        self.low, self.high = float(-zero_point), float(2**self.bits - 1 - zero_point)
+        return self
+
+    @property
+    def largest(self) -> float:
+        """Largest magnitude of an integer this quantizer produces."""
+        return max(-self.low, self.high)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integers as float32, of x's shape; multiply by `scale` to dequantize."""
+        return torch.div(x, self.scale).round_().clamp_(self.low, self.high)
+
+
+class CodebookQuantizer(nn.Module):
+    """Quantizer to 2^bits levels that need not be evenly spaced: powers of a base, two ranges.
+
+    The levels are integers of a few more bits (fixed point), so that products with them stay integer products, exact
+    in float32 and independent of batch and threads. A value is rounded to fixed point, and that takes the nearest
+    level, one half-way the lower: a table, no search.
+    """
+
+    kind = "codebook"
+    scale: Tensor
+    levels: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("levels", torch.arange(2**bits, dtype=torch.int16))
+        self.finalize()
+
+    def set_levels(self, levels: np.ndarray, scale: float) -> "CodebookQuantizer":
+        """At most 2^bits distinct integers within ±2^15, and the step they count in."""
+        distinct = np.unique(np.rint(levels)).astype(np.int16)
+        filled = np.full(2**self.bits, distinct[-1], np.int16)
+        filled[: len(distinct)] = distinct
+        self.levels.copy_(torch.from_numpy(filled))
+        self.scale.fill_(scale)
+        return self.finalize()
+
+    def finalize(self) -> "CodebookQuantizer":
+        """Derive the table from fixed-point values to levels (after loading)."""
+        levels = np.unique(self.levels.cpu().numpy().astype(np.int64))
+        nearest = np.searchsorted(levels[1:] + levels[:-1], 2 * np.arange(levels[0], levels[-1] + 1))
+        self.low, self.high = float(levels[0]), float(levels[-1])
+        self._table = torch.from_numpy(levels[nearest].astype(np.float32)).to(self.levels.device)
+        return self
+
+    @property
+    def largest(self) -> float:
+        """Largest magnitude of an integer this quantizer produces."""
+        return max(-self.low, self.high)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integers as float32, of x's shape; multiply by `scale` to dequantize."""
+        fixed = torch.div(x, self.scale).round_().clamp_(self.low, self.high).sub_(self.low)
+        return self._table.index_select(0, fixed.flatten().int()).view(x.shape)
+
+
+Quantizer = AffineQuantizer | CodebookQuantizer
+QUANTIZERS = ("affine", "codebook")
+
+
+def make_quantizer(kind: str, bits: int) -> Quantizer:
+    return CodebookQuantizer(bits) if kind == "codebook" else AffineQuantizer(bits)
+
 
 EXACT = 2.0**24
 """Integers up to here are exact in float32."""
@@ -41,7 +141,7 @@ class _QuantizedWeight(nn.Module):
 
     input: Quantizer
     integer_product: Callable[[Tensor], Tensor] | None = None
-    """The product that replaces the one in float32, see `quee.quantization.integer`."""
+    """The product that replaces the one in float32, see `quee.quantization.layers`."""
 
     def __init__(self, out_features: int, in_features: int, precision: Precision, kind: str = "affine") -> None:
         super().__init__()
@@ -254,3 +354,92 @@ def finalize(model: nn.Module) -> nn.Module:
         if isinstance(module, QUANTIZED):
             module.finalize()
     return model
+
+
+def pack(integers: np.ndarray, bits: int) -> np.ndarray:
+    """Signed integers of `bits` bits, any shape, as bytes (⌈size · bits / 8⌉,): offset binary, least bit first."""
+    shifted = (integers.astype(np.int16).ravel() + (1 << (bits - 1))).astype(np.uint8)
+    planes = np.unpackbits(shifted[:, None], axis=1, count=bits, bitorder="little")
+    return np.packbits(planes.ravel(), bitorder="little")
+
+
+def unpack(packed: np.ndarray, bits: int, shape: tuple[int, ...], name: str = "weight") -> np.ndarray:
+    """The int8 integers of that shape; raises IntegrityError when the bytes are of another number."""
+    size = int(np.prod(shape))
+    if packed.dtype != np.uint8 or packed.shape != (-(-size * bits // 8),):
+        raise IntegrityError(f"{name}: {packed.shape} bytes do not hold {shape} weights of {bits} bits")
+    planes = np.unpackbits(packed, count=size * bits, bitorder="little").reshape(size, bits)
+    values = np.packbits(planes, axis=1, bitorder="little")[:, 0].astype(np.int16) - (1 << (bits - 1))
+    return values.astype(np.int8).reshape(shape)
+
+
+MULTIPLE = 8
+"""Widths are padded to a multiple of this, as the kernels require."""
+ROWS = 32
+"""Rows that the kernels need at least."""
+
+
+class IntegerProduct:
+    """A layer's product (…, in) @ (in, out) of integers of up to 8 bits, in int32, returned as float32.
+
+    Activations lie within 256 neighbouring integers, not always those of int8: they are shifted, and what the shift
+    takes from the sums, the same in every row, is added again.
+    """
+
+    def __init__(self, layer: QuantizedLinear | QuantizedConv2d) -> None:
+        weight = layer.weight[:, layer._order()]  # (out, in)
+        self.outputs, self.inputs = weight.shape
+        self.shift = layer.input.low + 128
+        self.added = int(self.shift) * weight.sum(dim=1, dtype=torch.int32)
+        # Stored by output: the kernels want the second factor's columns contiguous.
+        self.weight = functional.pad(weight, (0, -self.inputs % MULTIPLE, 0, -self.outputs % MULTIPLE)).contiguous().t()
+
+    def __call__(self, integers: Tensor) -> Tensor:
+        rows = integers.reshape(-1, self.inputs)
+        missing = max(ROWS, -(-len(rows) // MULTIPLE) * MULTIPLE) - len(rows)
+        given = functional.pad((rows - self.shift).to(torch.int8), (0, -self.inputs % MULTIPLE, 0, missing))
+        found = torch._int_mm(given, self.weight)[: len(rows), : self.outputs] + self.added
+        return found.float().reshape(*integers.shape[:-1], self.outputs)
+
+
+def use_integer_kernels(model: nn.Module) -> int:
+    """Have quantized layers with weights multiply by integer kernels from now on; how many do.
+
+    To be called once the model is on its device. Layers whose activations are not evenly spaced stay as they are.
+    """
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, QuantizedLinear | QuantizedConv2d) and isinstance(layer.input, AffineQuantizer)
+    ]
+    for layer in layers:
+        layer.integer_product = IntegerProduct(layer)
+    return len(layers)
+
+
+def resolved(layers: Iterable[str], overrides: Mapping[str, Precision]) -> dict[str, Precision]:
+    """Layer name to its own precision. A layer's own name goes before patterns, of which the first in order counts.
+
+    Raises QueeError naming a pattern that no layer has.
+    """
+    names, found = list(layers), dict[str, Precision]()
+    for pattern, precision in sorted(overrides.items(), key=lambda item: item[0] not in names):
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            raise QueeError(f"no layer is called {pattern!r}; there are {', '.join(_kinds(names))}")
+        for name in matching:
+            found.setdefault(name, precision)
+    return found
+
+
+def own_layers(model: nn.Module, configs: Iterable[QuantizationConfig]) -> dict[str, dict[str, str]]:
+    """By a config's precision, the layers it executes at another: `layers` of the cost model."""
+    names = quantizable(model)
+    found = {str(c.precision): resolved(names, c.layers) for c in configs if c.layers}
+    return {precision: {name: str(own) for name, own in sorted(each.items())} for precision, each in found.items()}
+
+
+def _kinds(names: list[str]) -> list[str]:
+    """Names with the number of the block left open."""
+    opened = (".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names)
+    return list(dict.fromkeys(opened))

@@ -1,11 +1,13 @@
-"""Quantization of weights: search of scales, ridge regression, rounding that compensates its own errors."""
+"""Weights on integer grids: scales, rounding, and least squares to what the float layer gives; one linear layer alone."""
 
 import numpy as np
 import torch
 from scipy.linalg import cholesky, solve
-from torch import Tensor
+from torch import Tensor, nn
 
-from quee.quantization.search import SEARCH_STEPS
+from quee.precision import Precision
+from quee.quantization.grids import SEARCH_STEPS, search_range
+from quee.quantization.layers import AffineQuantizer, QuantizedLinear
 
 DAMPING = 0.01
 """Added to the diagonal of the inputs' second moments, in units of its mean, before they are inverted."""
@@ -104,3 +106,23 @@ def round_compensated(
             integers[:, order[i]] = q
         left[:, end:] -= errors @ upper[start:end, end:]
     return integers, latent
+
+
+ROWS = 1024
+
+
+def quantize_linear(linear: nn.Linear, x: Tensor, precision: Precision, name: str) -> QuantizedLinear:
+    """`linear` at `precision`, its range searched on rows of x (n, in), its mean output error absorbed in the bias.
+
+    Raises QueeError naming the layer when values of x are not finite.
+    """
+    quantized = QuantizedLinear(linear, precision)
+    x = x[:: max(1, len(x) // ROWS)]
+    assert isinstance(quantized.input, AffineQuantizer)
+    quantized.input.set_range(*search_range(x.numpy(), precision.activation_bits, "mse", name))
+    quantized.set_weight(*quantize_weight(linear.weight, precision.weight_bits), linear.bias)
+    quantized.finalize()
+    with torch.inference_mode():
+        wanted = x.double() @ linear.weight.double().t() + (0 if linear.bias is None else linear.bias.double())
+        quantized.bias.add_((wanted - quantized(x).double()).mean(dim=0).float())
+    return quantized

@@ -182,9 +182,8 @@ def _check_network(experiment: Experiment, classes: int | None, channels: int | 
 
 def _check_quantize(experiment: Experiment, backbone: "SegmentedBackbone") -> None:
     from quee.precision import Precision
-    from quee.quantization import QuantizationConfig
-    from quee.quantization.layers import quantizable
-    from quee.quantization.overrides import resolved
+    from quee.quantization.layers import quantizable, resolved
+    from quee.settings.quantize import QuantizationConfig
 
     quantize, paths = experiment.quantize, experiment.paths
     try:

@@ -14,8 +14,9 @@ from quee.features import GateView, feature_names, state_features
 from quee.network.architectures import create_backbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, quantize_
+from quee.quantization.calibration import quantize_
 from quee.settings.exits import Exits
+from quee.settings.quantize import QuantizationConfig
 
 KWARGS = {"embed_dim": 16, "depth": 3, "gates": (1, 2, 3), "num_classes": 3}
 W4A4, W8A8, FP32 = Precision("w4a4"), Precision("w8a8"), Precision("fp32")

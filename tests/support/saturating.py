@@ -8,8 +8,7 @@ from torch import nn
 
 from quee.features import GateView
 from quee.network.execution import MultiPrecisionBackbone
-from quee.quantization.layers import QuantizedConv2d, QuantizedLinear
-from quee.quantization.quantizers import AffineQuantizer
+from quee.quantization.layers import AffineQuantizer, QuantizedConv2d, QuantizedLinear
 from quee.runtime.engines import TorchEngine
 
 

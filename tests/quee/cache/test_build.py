@@ -17,8 +17,9 @@ from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import save_backbone, save_quantized
 from quee.network.predictions import Networks, predict
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, quantize_
+from quee.quantization.calibration import quantize_
 from quee.settings.exits import Exits
+from quee.settings.quantize import QuantizationConfig
 from quee.work.io import file_digest
 from quee.work.store import Store
 from quee.work.workers import Inline, Lanes, Processes, Workers

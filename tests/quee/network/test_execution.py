@@ -9,8 +9,9 @@ from quee.network.architectures import create_backbone
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone, draw_prefixes, padded, walk_tree
 from quee.paths import PathTree
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, quantize_
+from quee.quantization.calibration import quantize_
 from quee.settings.paths import Considered
+from quee.settings.quantize import QuantizationConfig
 
 KWARGS = {"embed_dim": 32, "depth": 3, "gates": (1, 2, 3)}
 W4A4, W8A8, FP32 = Precision("w4a4"), Precision("w8a8"), Precision("fp32")

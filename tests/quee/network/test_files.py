@@ -19,7 +19,8 @@ from quee.network.files import (
     save_quantized,
 )
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, quantize_
+from quee.quantization.calibration import quantize_
+from quee.settings.quantize import QuantizationConfig
 from quee.work.io import read_json, read_metadata, read_tensors, write_json, write_tensors
 
 KWARGS = {"embed_dim": 32, "depth": 2}

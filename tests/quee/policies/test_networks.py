@@ -12,7 +12,8 @@ from torch import nn
 
 from quee.policies.networks import CLIP, PRECISION, Layer, Network
 from quee.predictors import quantized, standardised
-from quee.quantization import QuantizedLinear, quantize_linear
+from quee.quantization.layers import QuantizedLinear
+from quee.quantization.weights import quantize_linear
 
 PREFIXES = np.array([[0.0, 1.0], [1.0, 0.0], [9.0, -9.0]], np.float32)
 """The last columns of what networks see here."""

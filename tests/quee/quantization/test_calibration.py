@@ -14,10 +14,10 @@ from quee.errors import QueeError
 from quee.network.architectures import create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, QuantizedLinear, QuantizedMatMul, layout, quantize_, quantize_paths
-from quee.quantization.calibration import Calibrator
-from quee.quantization.layers import QUANTIZED
+from quee.quantization.calibration import Calibrator, quantize_, quantize_paths
+from quee.quantization.layers import QUANTIZED, QuantizedLinear, QuantizedMatMul, layout
 from quee.quantization.units import Observer, Unit
+from quee.settings.quantize import QuantizationConfig
 
 
 @pytest.fixture(scope="module")

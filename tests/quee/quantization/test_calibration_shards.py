@@ -20,9 +20,10 @@ from quee.network.architectures import create_backbone
 from quee.network.files import load_backbone, load_precisions, save_backbone, save_quantized
 from quee.network.predictions import Networks, predict
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, quantize_, quantize_paths
+from quee.quantization.calibration import quantize_, quantize_paths
 from quee.quantization.calibration_shards import calibrate, measure_sensitivity
-from quee.quantization.sensitivity import sensitivity
+from quee.quantization.mixed import sensitivity
+from quee.settings.quantize import QuantizationConfig
 from quee.work.progress import part_of_a_shard, progress
 from quee.work.store import Store
 from quee.work.workers import Dask, Inline, Lanes, Processes, Workers

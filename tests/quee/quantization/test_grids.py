@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quee.quantization import AffineQuantizer, CodebookQuantizer
-from quee.quantization.search import GRIDS, LEVEL_BITS, Sample, search_quantizer, thinned
+from quee.quantization.grids import GRIDS, LEVEL_BITS, Sample, search_quantizer, thinned
+from quee.quantization.layers import AffineQuantizer, CodebookQuantizer
 
 seeds = st.integers(0, 2**16)
 bits = st.integers(3, 7)

@@ -9,8 +9,9 @@ from torch import nn
 
 from quee.network.architectures import create_backbone
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, QuantizedConv2d, QuantizedLinear, quantize_
-from quee.quantization.integer import use_integer_kernels
+from quee.quantization.calibration import quantize_
+from quee.quantization.layers import QuantizedConv2d, QuantizedLinear, use_integer_kernels
+from quee.settings.quantize import QuantizationConfig
 
 
 def fitted(layer: QuantizedLinear | QuantizedConv2d, low: float, high: float) -> None:

@@ -15,18 +15,19 @@ from quee.network.architectures import create_backbone
 from quee.network.attention import MatMul
 from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
-from quee.quantization import (
+from quee.quantization.calibration import quantize_
+from quee.quantization.layers import (
+    QUANTIZED,
     CodebookQuantizer,
-    QuantizationConfig,
     QuantizedConv2d,
     QuantizedLinear,
     QuantizedMatMul,
     empty_quantized,
     finalize,
     layout,
-    quantize_,
+    quantizable,
 )
-from quee.quantization.layers import QUANTIZED, quantizable
+from quee.settings.quantize import QuantizationConfig
 
 W8A8 = Precision("w8a8")
 

@@ -7,8 +7,9 @@ from quee.cost import bitflops, trace_cost
 from quee.errors import QueeError
 from quee.network.architectures import create_backbone
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, layout, quantize_
-from quee.quantization.overrides import own_layers, resolved
+from quee.quantization.calibration import quantize_
+from quee.quantization.layers import layout, own_layers, resolved
+from quee.settings.quantize import QuantizationConfig
 
 NAMES = ["patch_embed.proj", "blocks.0.mlp.fc1", "blocks.0.mlp.fc2", "blocks.1.mlp.fc2", "head"]
 W8A8, W4A8, W3A3 = Precision("w8a8"), Precision("w4a8"), Precision("w3a3")

@@ -7,8 +7,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from quee.errors import QueeError
-from quee.quantization import AffineQuantizer, quantize_weight
-from quee.quantization.search import search_range
+from quee.quantization.grids import search_range
+from quee.quantization.layers import AffineQuantizer
+from quee.quantization.weights import quantize_weight
 
 METHODS = ("minmax", "percentile", "mse")
 bits = st.integers(2, 8)

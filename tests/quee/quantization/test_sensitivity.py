@@ -6,9 +6,10 @@ import torch
 
 from quee.network.architectures import create_backbone
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, quantize_
+from quee.quantization.calibration import quantize_
 from quee.quantization.layers import quantizable
-from quee.quantization.sensitivity import sensitivity
+from quee.quantization.mixed import sensitivity
+from quee.settings.quantize import QuantizationConfig
 
 
 def test_every_layer_has_its_error_and_fewer_bits_a_larger_one() -> None:

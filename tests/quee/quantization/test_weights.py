@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from quee.errors import IntegrityError
-from quee.quantization.folding import channel_affine, channel_ranges, fold, unfold_weight
-from quee.quantization.packing import pack, unpack
+from quee.quantization.calibration import channel_affine, channel_ranges, fold, unfold_weight
+from quee.quantization.layers import pack, unpack
 from quee.quantization.weights import confirmed_ridge, quantize_weight, ridge, round_compensated
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from quee.errors import IntegrityError
-from quee.quantization.quantizers import Quantizer
+from quee.quantization.layers import Quantizer
 from quee.runtime import load_bundle
 from quee.runtime.manifest import FORMAT, own_digest, read_manifest, seal
 from quee.work.io import json_bytes, read_json, read_tensors, write_json, write_tensors

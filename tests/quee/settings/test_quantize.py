@@ -4,8 +4,7 @@ import pytest
 
 from quee.errors import UsageError
 from quee.precision import Precision
-from quee.quantization import INGREDIENTS, PRESETS, QuantizationConfig
-from quee.settings.quantize import Quantize
+from quee.settings.quantize import INGREDIENTS, PRESETS, QuantizationConfig, Quantize
 
 
 @pytest.mark.parametrize("preset", PRESETS)

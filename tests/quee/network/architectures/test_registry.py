@@ -18,7 +18,8 @@ from quee.network.architectures import check_state_dict, create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, quantize_
+from quee.quantization.calibration import quantize_
+from quee.settings.quantize import QuantizationConfig
 
 # Full width where that is quick, else the same parts in a small size.
 SMALL: dict[str, dict[str, Any]] = {

@@ -15,9 +15,10 @@ from quee.features import GateView
 from quee.network.architectures import create_backbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, quantize_paths
+from quee.quantization.calibration import quantize_paths
 from quee.runtime.engines import graphs, open_engine, probe
 from quee.settings.exits import Exits
+from quee.settings.quantize import QuantizationConfig
 
 PRECISIONS = [Precision(name) for name in ("fp32", "w4a4", "w8a8")]
 ENGINES = ("openvino", "onnxruntime")

@@ -10,10 +10,11 @@ from torch import Tensor
 from quee.network.architectures import create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, QuantizedLinear, quantize_
-from quee.quantization.calibration import Calibrator
-from quee.quantization.reconstruction import reconstruct, unit_state
+from quee.quantization.calibration import Calibrator, quantize_
+from quee.quantization.layers import QuantizedLinear
+from quee.quantization.learned import reconstruct, unit_state
 from quee.quantization.units import run_unit, sources
+from quee.settings.quantize import QuantizationConfig
 from quee.work.store import Store
 
 CONFIG = QuantizationConfig("w3a3", "best", iterations=50)
@@ -60,7 +61,7 @@ def test_what_held_out_samples_do_not_confirm_is_not_kept(
     network, block = calibrator.network, calibrator.units[1]
     kept, output = unit_state(network, block), run_unit(network, block, state)
     rates = {"latent": 5.0, "scale": 1.0, "bias": 5.0, "norm": 1.0}  # far too fast
-    monkeypatch.setattr("quee.quantization.reconstruction.RATES", rates)
+    monkeypatch.setattr("quee.quantization.learned.RATES", rates)
     before, after = reconstruct(network, block, calibrator.latents, state, target, CONFIG)
     assert after >= before
     assert all(torch.equal(value, kept[key]) for key, value in unit_state(network, block).items())

@@ -16,9 +16,10 @@ from quee.network import HEAD
 from quee.network.architectures import create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
-from quee.quantization import QuantizationConfig, quantize_, with_mixed_bits
-from quee.quantization.allocation import GAP, least_error
-from quee.quantization.overrides import own_layers
+from quee.quantization.calibration import quantize_
+from quee.quantization.layers import own_layers
+from quee.quantization.mixed import GAP, least_error, with_mixed_bits
+from quee.settings.quantize import QuantizationConfig
 
 W3A3, W4A4 = Precision("w3a3"), Precision("w4a4")
 IMAGES = torch.randn(96, 1, 8, 8, generator=torch.Generator().manual_seed(1))

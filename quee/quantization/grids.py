@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from quee.errors import QueeError
-from quee.quantization.quantizers import AffineQuantizer, CodebookQuantizer, Quantizer
+from quee.quantization.layers import AffineQuantizer, CodebookQuantizer, Quantizer
 from quee.work.registry import Registry
 
 SEARCH_STEPS = 40

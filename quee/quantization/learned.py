@@ -10,8 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from quee.quantization.layers import QuantizedConv2d, QuantizedLinear, QuantizedMatMul
-from quee.quantization.quantizers import AffineQuantizer, Quantizer
+from quee.quantization.layers import AffineQuantizer, QuantizedConv2d, QuantizedLinear, QuantizedMatMul, Quantizer
 from quee.quantization.units import Unit
 from quee.settings.quantize import QuantizationConfig
 from quee.work.threads import one_thread
