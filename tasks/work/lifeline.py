@@ -4,6 +4,7 @@ Our own modules call `die_with_parent`, so that killing DVC alone leaves no seco
 tools, which start processes of their own.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+PR_SET_PDEATHSIG = 1
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 POLL_SECONDS = 0.5
 SUPERVISED = "QUEE_SUPERVISED"
@@ -86,7 +88,7 @@ def die_with_make() -> None:
 
 
 def die_with_parent(always: bool = False) -> None:
-    """Have this process killed within a second of its parent's death.
+    """Have this process killed when its parent dies: at once on Linux, within a second elsewhere.
 
     A shell between DVC and this process counts as DVC. A process that a user starts under `nohup` survives; one that DVC
     or `quee run` started does not, nor one with `always`, such as a stage's worker.
@@ -95,6 +97,9 @@ def die_with_parent(always: bool = False) -> None:
     supervised = always or "DVC_STAGE" in os.environ or SUPERVISED in os.environ
     if not watched or (signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and not supervised):
         return
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The thread also sees a parent that died before the call above, and a shell's parent.
     threading.Thread(target=_poll, args=(watched,), name="lifeline", daemon=True).start()
 
 

@@ -89,7 +89,7 @@ def test_waits_double() -> None:
     assert [later / earlier for earlier, later in itertools.pairwise(waits)] == [2.0] * (len(waits) - 1)
 
 
-def test_every_deployment_calls_the_flow_with_parameters_it_has_and_shares_the_pool() -> None:
+def test_every_deployment_calls_the_flow_with_parameters_it_has_one_run_at_a_time() -> None:
     import inspect
 
     import yaml
@@ -101,5 +101,4 @@ def test_every_deployment_calls_the_flow_with_parameters_it_has_and_shares_the_p
     assert [item["name"] for item in content["deployments"]] == ["nightly", "on-demand", "data-changed"]
     for item in content["deployments"]:
         assert set(item["parameters"]) <= known
-        assert item["work_pool"] == {"name": "quee"}
         assert item["concurrency_limit"]["limit"] == 1
