@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from quee.cache.read import read_tree
 from quee.errors import IntegrityError, QueeError
 from quee.exits import ExitHeads
 from quee.features import GateView
@@ -26,7 +27,7 @@ from quee.runtime.operating import Point
 from quee.runtime.profile import read_profile
 from quee.runtime.timed import FILE as VALIDATION
 from quee.runtime.timed import read_validation
-from quee.work.io import FORMAT, file_digest, read_json
+from quee.work.io import file_digest, read_json
 
 FAULTS = (QueeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError)
 """What reading files that do not belong together raises."""
@@ -93,11 +94,7 @@ def load_networks(folder: Path, precisions: Sequence[str]) -> MultiPrecisionBack
 
 
 def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Point]]:
-    description = read_json(folder / "tree.json")
-    if description["format"] > FORMAT:
-        raise IntegrityError(f"{folder / 'tree.json'} has format {description['format']}; this version reads {FORMAT}")
-    names = [node["path"] for node in description["nodes"]]
-    tree = PathTree.from_names(description["precisions"], description["segments"], names)
+    tree, description = read_tree(folder)
     _check_tree(folder, manifest, tree, description)
     view = load_view(folder, description["precisions"], manifest.embedding)
     _check_view(folder, manifest, tree, description, view)

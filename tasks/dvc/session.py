@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 
@@ -22,7 +22,7 @@ from tasks.dvc.experiments import listed_experiments, put_right
 from tasks.dvc.healing import heal, keep_last_good, under_way
 from tasks.dvc.inputs import ensure_inputs, refuse_not_pulled
 from tasks.dvc.lock import stage_names
-from tasks.dvc.plan import PIPELINE, Plan
+from tasks.dvc.plan import PIPELINE
 from tasks.dvc.plan import Step as Step
 from tasks.dvc.plan import make_plan as make_plan
 from tasks.dvc.process import AWAY, BUSY, dvc_command, environment, run_dvc, run_logged
@@ -39,6 +39,7 @@ RETRY_SECONDS = 2.0
 INTERRUPTED = 130
 
 Did = Literal["ran", "restored", "unchanged"]
+T = TypeVar("T")
 
 
 class StageError(QueeError):
@@ -120,17 +121,14 @@ class Session:
 
     def _dvc_repro(self, step: Step, log: Path, force: bool, show: bool) -> int:
         arguments = ["repro", "--single-item", step.target, *(["--force"] if force else [])]
-        told = False
-        while True:
+
+        def act() -> int:
             status = run_logged(dvc_command(*arguments), log, self.root, environment(), show)
-            if status != BUSY:
-                return status
-            if not self.wait:
+            if status == BUSY:
                 raise BusyError(f"stage {step.name}: another DVC is at work here (see {_short(self.root, log)})")
-            if not told:
-                self.notify(f"stage {step.name}: another DVC is at work here; waiting for it to end")
-            told = True
-            time.sleep(RETRY_SECONDS)
+            return status
+
+        return _wait_for(act, self.wait, self.notify)
 
     def _failure(
         self, step: Step, log: Path, record: dict[str, object] | None, status: int, was_here: bool
@@ -177,12 +175,11 @@ def session(
         _wait_for(lambda: heal(root, notify), wait, notify)
         data = ensure_inputs(root, names, notify) if file == PIPELINE and _read_inputs(root, stages) else {}
         put_right(root, names, notify)
-        plans: list[Plan] = []
-        _wait_for(lambda: plans.append(make_plan(root, names, force, data, file, stages)), wait, notify)
+        found = _wait_for(lambda: make_plan(root, names, force, data, file, stages), wait, notify)
         if file == PIPELINE:
-            refuse_unworkable(root, plans[-1].steps)
-        started = Session(root, plans[-1].steps, force, wait, notify, show)
-        started.settle(plans[-1].settings)
+            refuse_unworkable(root, found.steps)
+        started = Session(root, found.steps, force, wait, notify, show)
+        started.settle(found.settings)
         yield started
 
 
@@ -253,7 +250,7 @@ def _short(root: Path, file: Path) -> Path:
     return file.relative_to(root) if file.is_relative_to(root) else file
 
 
-def _wait_for(act: Callable[[], None], wait: bool, notify: Callable[[str], None]) -> None:
+def _wait_for(act: Callable[[], T], wait: bool, notify: Callable[[str], None]) -> T:
     """Do something that another DVC may be in the way of."""
     told = False
     while True:

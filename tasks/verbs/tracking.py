@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import sys
 from contextlib import suppress
 from dataclasses import asdict
@@ -11,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from quee.errors import BusyError, IntegrityError, QueeError, UnreachableError, UsageError
+from quee.errors import IntegrityError, QueeError, UnreachableError, UsageError
 from tasks.work.lifeline import keep
+from tasks.work.place import refuse_taken
 
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="All by default.", show_default=False)
@@ -191,12 +191,7 @@ def ui(
     if is_server(uri):
         typer.echo(f"MLflow is at {uri}")
         return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise BusyError(f"port {port} is not free ({error.strerror}); choose another with --port") from None
+    refuse_taken(port, "choose another with --port")
     with asking(uri):
         experiments = prepare_store(root, uri).experiments()
     address = f"http://127.0.0.1:{port}"
