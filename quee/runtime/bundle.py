@@ -12,7 +12,6 @@ from quee.errors import IntegrityError, QueeError
 from quee.exits import ExitHeads
 from quee.features import GateView
 from quee.network.architectures import outside_files
-from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_precisions
 from quee.paths import PathTree
 from quee.policies.base import Basis, Policy
@@ -81,16 +80,12 @@ def load_bundle(
 
 
 def load_view(folder: Path, precisions: Sequence[str], embedding: bool) -> GateView:
-    """The networks of a bundle with their exit heads."""
-    return GateView(load_networks(folder, precisions), ExitHeads.load(folder / "heads.safetensors"), embedding)
-
-
-def load_networks(folder: Path, precisions: Sequence[str]) -> MultiPrecisionBackbone:
-    """Raises IntegrityError where the backbone's settings would read files outside the bundle."""
+    """The networks and exit heads of a bundle's folder. Raises IntegrityError where a network would read other files."""
     kwargs = read_json(folder / "backbone.json")["kwargs"]
     if outside := outside_files(kwargs):
         raise IntegrityError(f"{folder / 'backbone.json'}: {outside[0]!r} is not allowed: bundles read no other files")
-    return load_precisions(folder, folder, map(Precision, precisions))
+    backbone = load_precisions(folder, folder, map(Precision, precisions))
+    return GateView(backbone, ExitHeads.load(folder / "heads.safetensors"), embedding)
 
 
 def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Point]]:

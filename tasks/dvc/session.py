@@ -4,6 +4,8 @@
 and asks DVC once what is stale; `execute` then runs one stage.
 """
 
+import hashlib
+import json
 import shlex
 import shutil
 import sys
@@ -17,12 +19,11 @@ from typing import Literal, TypeVar
 import yaml
 
 from quee.errors import BusyError, QueeError, UsageError
-from tasks.dvc.cache import remove_damaged
 from tasks.dvc.experiments import listed_experiments, put_right
 from tasks.dvc.healing import heal, keep_last_good, under_way
 from tasks.dvc.inputs import ensure_inputs, refuse_not_pulled
 from tasks.dvc.lock import stage_names
-from tasks.dvc.plan import PIPELINE
+from tasks.dvc.plan import PIPELINE, opened
 from tasks.dvc.plan import Step as Step
 from tasks.dvc.plan import make_plan as make_plan
 from tasks.dvc.process import AWAY, BUSY, dvc_command, environment, run_dvc, run_logged
@@ -109,7 +110,7 @@ class Session:
             raise self._failure(step, log, record, status, was_here)
         keep_last_good(self.root)
         did: Did = "ran" if record else "restored" if _state(self.root, step) != before else "unchanged"
-        if did == "restored" and (damaged := remove_damaged(self.root, step.name, step.file)):
+        if did == "restored" and (damaged := _remove_damaged(self.root, step)):
             shutil.rmtree(_out(self.root, step))
             files = ", ".join(str(_short(self.root, file)) for file in damaged[:3])
             self.notify(f"{step.name}: DVC's cache was damaged ({files}): removed; the stage is run again")
@@ -239,6 +240,29 @@ def _state(root: Path, step: Step) -> object:
         entry = None
     facts = [(path, path.lstat()) for path in sorted(_out(root, step).rglob("*"))]
     return entry, [(path, fact.st_ino, fact.st_size, fact.st_mtime_ns) for path, fact in facts]
+
+
+def _remove_damaged(root: Path, step: Step) -> list[Path]:
+    """Remove from DVC's cache the files of a result that are not as they were put there, which DVC trusts; what was removed."""
+    entry = yaml.safe_load((root / step.file).with_suffix(".lock").read_text(encoding="utf-8"))["stages"][step.name]
+    with opened(root) as repo:
+        objects = [(Path(repo.cache.local.oid_to_path(out["md5"])), out["md5"]) for out in entry["outs"]]
+        for path, digest in list(objects):
+            if digest.endswith(".dir") and _is(path, digest):
+                listed = json.loads(path.read_bytes())
+                objects += [(Path(repo.cache.local.oid_to_path(own["md5"])), own["md5"]) for own in listed]
+    damaged = [path for path, digest in objects if path.is_file() and not _is(path, digest)]
+    for path in damaged:
+        path.unlink()
+    return damaged
+
+
+def _is(path: Path, digest: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest() == digest.removesuffix(".dir")
+    except FileNotFoundError:
+        return False
 
 
 def _log_file(root: Path, step: Step) -> Path:

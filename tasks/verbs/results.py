@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 
 from quee.errors import IntegrityError, UsageError
@@ -210,9 +210,3 @@ def changes_table(experiment: str, changes: list[Change], revision: str, all_met
 
 def number(value: float | None) -> str:
     return DASH if value is None else f"{value:.5g}"
-
-
-def print_results(console: Console, results: Results, all_methods: bool = False) -> None:
-    console.print(results_table(results, all_methods))
-    if results.report:
-        console.print(f"Report: {results.report}", soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from quee.cli import AsJson
 from quee.errors import IntegrityError, QueeError, UnreachableError, UsageError
 from tasks.work.lifeline import keep
 from tasks.work.place import refuse_taken
@@ -17,7 +18,6 @@ from tasks.work.place import refuse_taken
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="All by default.", show_default=False)
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def track(
@@ -73,7 +73,7 @@ def results(
     from rich.console import Console
 
     from tasks.dvc.lock import default_experiments
-    from tasks.verbs.results import as_json, load_results, print_results
+    from tasks.verbs.results import as_json, load_results, results_table
 
     root = Path.cwd()
     names = experiments or default_experiments(root)
@@ -90,7 +90,9 @@ def results(
         return
     console = Console()
     for item in found:
-        print_results(console, item, all_)
+        console.print(results_table(item, all_))
+        if item.report:
+            console.print(f"Report: {item.report}", soft_wrap=True)
 
 
 def _results_against(revision: str, experiments: list[str] | None, all_metrics: bool, json_: bool) -> None:
