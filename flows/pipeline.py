@@ -27,7 +27,9 @@ from tasks.work.lifeline import end_in_order
 from tasks.work.locks import exclusive
 from tasks.verbs.results import load_results
 from tasks.mlflow.tracking import track
-from tasks.work.transient import RETRIES, delays
+
+DELAYS = [float(os.environ.get("QUEE_RETRY_SECONDS", "10")) * 2**attempt for attempt in range(4)]
+"""Seconds before each retry of work that failed because storage or a server did not answer."""
 
 Row = dict[str, object]
 
@@ -39,8 +41,8 @@ def worth_retrying(task: Any, run: Any, state: State) -> bool:
 RETRYING: dict[str, Any] = {
     "cache_policy": NO_CACHE,  # DVC is the only cache
     "persist_result": False,
-    "retries": RETRIES,
-    "retry_delay_seconds": delays(),
+    "retries": len(DELAYS),
+    "retry_delay_seconds": DELAYS,
     "retry_jitter_factor": 0.3,
     "retry_condition_fn": worth_retrying,
 }

@@ -5,7 +5,6 @@ Two processes do the work, each under a keeper: the server, and this module agai
 
 import flows.quiet  # noqa: F401, I001  first: Prefect reads its settings when imported
 import os
-import socket
 import sys
 import time
 import urllib.error
@@ -19,7 +18,7 @@ from quee.errors import BusyError, QueeError
 from tasks.dvc.session import INTERRUPTED, LOGS
 from tasks.work.lifeline import SUPERVISED, die_with_make, end_in_order, keep
 from tasks.work.locks import exclusive
-from tasks.work.place import project_root
+from tasks.work.place import ending, project_root, refuse_taken
 from tasks.work.words import last_words
 
 FLOW = "quee-pipeline"
@@ -33,15 +32,13 @@ MOST = 200
 def main() -> None:
     """Start both, tell where they are, and end them with Ctrl-C."""
     try:
-        if sys.argv[1:] == [SERVE]:
-            serve_deployments()
-        else:
-            supervise(int(os.environ.get("QUEE_PREFECT_PORT", PORT)))
+        with ending():
+            if sys.argv[1:] == [SERVE]:
+                serve_deployments()
+            else:
+                supervise(int(os.environ.get("QUEE_PREFECT_PORT", PORT)))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except QueeError as error:
-        print(f"quee: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
 
 
 def supervise(port: int) -> None:
@@ -49,12 +46,7 @@ def supervise(port: int) -> None:
     project_root()
     die_with_make()
     end_in_order()
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise BusyError(f"port {port} is not free ({error.strerror}); set QUEE_PREFECT_PORT to another") from None
+    refuse_taken(port, "set QUEE_PREFECT_PORT to another")
     address = f"http://127.0.0.1:{port}"
     api = f"{address}/api"
     environment = {**os.environ, "PREFECT_API_URL": api, "PYTHONPATH": str(Path.cwd()), SUPERVISED: "1"}

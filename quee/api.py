@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quee.cache.build import describe_tree
-from quee.cache.read import FeatureCache
+from quee.cache.read import FeatureCache, no_references
 from quee.cost import trace_cost
 from quee.errors import UsageError
 from quee.evaluation.resplits import fit_policies
@@ -164,7 +164,6 @@ def _cache(
                 p_label[rows, node] = np.exp(log_probs[np.arange(len(own)), labels[own]])
             bar.advance(len(own))
     label = labels[kept].astype(np.int32)
-    none = np.zeros((len(kept), 0))
     return FeatureCache(
         tree,
         description,
@@ -175,7 +174,5 @@ def _cache(
         prediction != label[:, None],
         p_label,
         features,
-        none.astype(bool),
-        np.zeros((len(kept), 0, len(view.names)), np.float32),
-        none.astype(np.int32),
+        **no_references(len(kept), len(view.names)),
     )

@@ -111,7 +111,7 @@ class BitFlops:
         """BitFLOPs of a full-length path with the backbone's own head."""
         return sum(self.bitflops(j, p) for j, p in enumerate(path, 1)) + self.bitflops(HEAD, path[-1])
 
-    def cost(self, segment: int, precision: Precision, batch: int = 1) -> float:
+    def cost(self, segment: int, precision: Precision) -> float:
         return self.bitflops(segment, precision) / self.unit
 
     @property

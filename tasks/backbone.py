@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from sklearn.svm import SVC
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from quee.network.base import SegmentedBackbone
 from quee.network.files import save_backbone
 from quee.network.predictions import Networks, predict
 from quee.network.probe import fit_probe
-from quee.network.training import History, freeze, predict_logits, seed_torch, train_backbone
+from quee.network.training import History, freeze, predict_logits, train_backbone
 from quee.precision import Precision
 from quee.settings.backbone import Backbone
 from quee.settings.requirements import check_classes, check_head
@@ -55,7 +56,7 @@ def run(stage: Stage) -> None:
     facts: dict[str, Any] = {"fitted_on": ids["train"].tolist(), "mode": settings.mode}
     if settings.weights is not None:
         facts |= weights_record(stage, described["files"], ids)
-    seed_torch(settings.seed)
+    torch.manual_seed(settings.seed)
     backbone, kwargs = build(settings, len(described["classes"]))
     macs = trace_cost(backbone).macs
     spare_threads(macs)
@@ -146,7 +147,7 @@ def build(settings: Backbone, classes: int) -> tuple[SegmentedBackbone, dict[str
     backbone = create_backbone(settings.name, settings.gates, **kwargs)
     if backbone.num_classes != classes:
         kwargs["num_classes"] = classes
-        seed_torch(settings.seed)
+        torch.manual_seed(settings.seed)
         backbone = create_backbone(settings.name, settings.gates, **kwargs)
     if path is not None:
         own = head_classes(path)

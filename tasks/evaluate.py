@@ -96,7 +96,7 @@ def run(stage: Stage) -> None:
     tables = {
         "bands": band_rows(found, yardstick, draws),
         "budgets": budget_rows(found, yardstick, draws),
-        "operating_points": operating_rows(found, yardstick, draws, settings.seed),
+        "operating_points": operating_rows(found, draws, settings.seed),
         "quality": variants,
         "quality_curve": variant_curves,
         "resplits": [],

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from quee.cli import AsJson
+
 OUT = "shift.parquet"
 
 
@@ -20,7 +22,7 @@ def shift(
     ] = None,
     severity: Annotated[list[int] | None, typer.Option(help="1 to 5; all if none.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: AsJson = False,
 ) -> None:
     """Measure the bundle of an experiment under shift: accuracy, cost spent, gap to static networks at that cost.
 

@@ -166,26 +166,19 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
 
 @contextmanager
 def _aside(target: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `target` when the block ends without error. The caller holds the lock.
-
-    A kill between the two renames leaves the previous result in `.STAGE.old`; the next run puts it back.
-    """
-    aside, old = (target.with_name(f".{target.name}.{role}") for role in ("aside", "old"))
-    if old.exists() and not target.exists():
-        old.rename(target)
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """An empty folder that takes the place of `target` when the block ends without error. The caller holds the lock."""
+    aside = target.with_name(f".{target.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         yield aside
         if not any(aside.iterdir()):
             raise IntegrityError(f"stage {target.name!r} wrote nothing")
         if target.exists():  # not under DVC, which removes a result before its stage runs
-            target.rename(old)
+            shutil.rmtree(target)
         aside.rename(target)
     finally:
-        for leftover in (aside, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _parse(name: str, run: Callable[[Stage], None], arguments: list[str] | None) -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """Reading the feature cache: every held-out sample at every node, as arrays."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -68,16 +68,10 @@ def read_cache(folder: Path) -> FeatureCache:
     verify_digests(folder, description["files"])
     names = sorted(description["files"])
     nodes = _arrays([folder / name for name in names if name.startswith("part-")], len(tree))
-    width = nodes["features"].shape[-1]
-    references = {
-        "error": np.zeros((len(nodes["sample_id"]), 0), bool),
-        "features": np.zeros((len(nodes["sample_id"]), 0, width), np.float32),
-        "prediction": np.zeros((len(nodes["sample_id"]), 0), np.int32),
-    }
-    if description["references"]:
-        references = _arrays(
-            [folder / name for name in names if name.startswith("reference-")], len(description["references"])
-        )
+    references = no_references(len(nodes["sample_id"]), nodes["features"].shape[-1])
+    if count := len(description["references"]):
+        found = _arrays([folder / name for name in names if name.startswith("reference-")], count)
+        references = {name: found[name.removeprefix("reference_")] for name in references}
     return FeatureCache(
         tree,
         description,
@@ -88,17 +82,30 @@ def read_cache(folder: Path) -> FeatureCache:
         nodes["error"],
         nodes["p_label"],
         nodes["features"],
-        references["error"],
-        references["features"],
-        references["prediction"],
+        **references,
     )
+
+
+def no_references(samples: int, features: int) -> dict[str, np.ndarray]:
+    """Fields of the cache of a tree without references."""
+    return {
+        "reference_error": np.zeros((samples, 0), bool),
+        "reference_features": np.zeros((samples, 0, features), np.float32),
+        "reference_prediction": np.zeros((samples, 0), np.int32),
+    }
 
 
 def _arrays(paths: Sequence[Path], nodes: int) -> dict[str, np.ndarray]:
     columns = ["sample_id", "split", "node", "label", "prediction", "error", "p_label", "features"]
-    table = pa.concat_tables(list(_tables(paths, columns)))
+    tables = [read_table(path, columns) for path in paths]
+    table = pa.concat_tables([own.set_column(1, "split", own["split"].cast(pa.string())) for own in tables])
     if len(table) % nodes:
         raise IntegrityError(f"{paths[0].parent}: {len(table)} rows are not a multiple of {nodes} nodes")
+    return arrays_of(table, columns, nodes)
+
+
+def arrays_of(table: pa.Table, columns: Sequence[str], nodes: int) -> dict[str, np.ndarray]:
+    """Columns of a table with `nodes` rows per sample: (S, nodes), of `features` (S, nodes, F)."""
     arrays: dict[str, np.ndarray] = {}
     for name in columns:
         column = table[name].combine_chunks()
@@ -108,9 +115,3 @@ def _arrays(paths: Sequence[Path], nodes: int) -> dict[str, np.ndarray]:
         else:
             arrays[name] = column.to_numpy(zero_copy_only=False).reshape(-1, nodes)
     return arrays
-
-
-def _tables(paths: Sequence[Path], columns: list[str]) -> Iterator[pa.Table]:
-    for path in paths:
-        table = read_table(path, columns)
-        yield table.set_column(1, "split", table["split"].cast(pa.string()))

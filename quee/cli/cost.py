@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from quee.cli import AsJson
+
 
 def cost(
     experiment: Annotated[str, typer.Argument(help="Name of a file experiments/NAME.yaml.")],
@@ -15,7 +17,7 @@ def cost(
     ] = None,
     elementwise: Annotated[bool, typer.Option("--elementwise", help="Count elementwise work at 32×32 too.")] = False,
     formula: Annotated[str, typer.Option(help="`product`, or `baskin`, which counts accumulation too.")] = "product",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what each segment costs at each precision, in units of the static w8a8 backbone.
 

@@ -4,10 +4,13 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from quee.cli import AsJson
 
 if TYPE_CHECKING:
     from quee.runtime import AdaptiveClassifier
@@ -37,7 +40,7 @@ def predict(
     batch: Annotated[int, typer.Option(min=1, help="Images at a time; results do not depend on it.")] = 128,
     out: Annotated[Path | None, typer.Option(help="Write Parquet; a repeated call goes on where one ended.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on where an image cannot be read.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Classify images: label, probability, path and cost of each."""
@@ -62,7 +65,8 @@ def predict(
     rows = list(_rows(classifier, inputs, options, batch, skip_bad))
     costs = [row["cost"] for row in rows if row["cost"] is not None]
     summary = _summary(classifier, inputs, options, len(rows), len(rows) - len(costs), sum(costs))
-    _in_utf8(sys.stdout)
+    if isinstance(sys.stdout, TextIOWrapper):  # in every locale no name of a file breaks the output
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     if as_json:
         typer.echo(json.dumps({"rows": rows, **summary}))
     elif as_csv:
@@ -92,12 +96,6 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(sys.stdout, SCHEMA.names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-
-
-def _in_utf8(stream: Any) -> None:
-    """Write UTF-8 in every locale, so that no file name can break the output."""
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _summary(

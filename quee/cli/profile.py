@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from quee.cli import AsJson
+
 
 def profile(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
@@ -13,7 +15,7 @@ def profile(
     threads: Annotated[int | None, typer.Option(help="Threads; by default as many as there are cores.")] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,8,64",
     repeats: Annotated[int, typer.Option(help="Runs of each, of which the median counts.")] = 9,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time every (segment, precision, batch) of a bundle here, and keep the times beside it as BUNDLE.profile.json.
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from quee.cli import AsJson
+
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
@@ -17,7 +19,7 @@ def verify(
         list[str] | None, typer.Option(help="With --execute: an engine, or several; by default all that are installed.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="With --execute: threads of the engines.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a bundle: format, names and digests of all files, and whether their contents fit together."""
     from quee.errors import DisagreementError, UsageError

@@ -2,8 +2,8 @@
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from io import BytesIO
 from typing import TYPE_CHECKING, TypeVar
 
@@ -105,10 +105,11 @@ def _line(error: Exception, data: bytes) -> str:
 
 
 _STEP = 64
+A = TypeVar("A")
 T = TypeVar("T")
 
 
-def bad_images(images: "DatasetFiles", description: str, workers: int = 2) -> Iterator[str]:
+def bad_images(images: "DatasetFiles", description: str) -> Iterator[str]:
     """One line per image that does not decode, naming its sample id and path, in order of ids."""
 
     def fault(sample: int) -> str | None:
@@ -118,26 +119,31 @@ def bad_images(images: "DatasetFiles", description: str, workers: int = 2) -> It
             return images.name(sample) + str(error)
         return None
 
-    return (found for found in in_order(fault, len(images), description, workers) if found is not None)
+    return (found for found in in_order(fault, len(images), description) if found is not None)
 
 
-def in_order(function: Callable[[int], T], count: int, description: str, workers: int = 2) -> Iterator[T]:
+def in_order(function: Callable[[int], T], count: int, description: str) -> Iterator[T]:
     """`function` of 0 … count-1 in that order, computed ahead in threads, with progress."""
 
     def some(start: int) -> list[T]:
         return [function(index) for index in range(start, min(start + _STEP, count))]
 
-    with ThreadPoolExecutor(workers) as pool, progress(description, count) as bar:
-        waiting: deque[Future[list[T]]] = deque()
-        try:
-            for start in range(0, count, _STEP):
-                waiting.append(pool.submit(some, start))
-                if len(waiting) > 2 * workers:
-                    yield from waiting.popleft().result()
-                    bar.advance(_STEP)
-            while waiting:
-                yield from waiting.popleft().result()
-                bar.advance(_STEP)
-        finally:
-            for future in waiting:
-                future.cancel()
+    with ThreadPoolExecutor(2) as pool, progress(description, count) as bar:
+        for found in ahead(pool, some, range(0, count, _STEP), 4):
+            yield from found
+            bar.advance(_STEP)
+
+
+def ahead(pool: Executor, function: Callable[[A], T], items: Iterable[A], most: int) -> Iterator[T]:
+    """`function` of each item in that order; at most `most` results are computed before they are asked for."""
+    waiting: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from quee.data import Dataset, dataset_called
 from quee.data.decode import open_image
-from quee.data.rowgroups import EncodedImages, open_parquet
+from quee.data.rowgroups import EncodedImages, open_parquet, reading
 from quee.errors import IntegrityError, QueeError
 from quee.work.io import content_digest, verify_digests
 
@@ -44,12 +44,9 @@ class DatasetFiles:
         """(N,) int64."""
         parts = []
         for path, (_, label) in zip(self.files, self._columns, strict=True):
-            try:
-                with open_parquet(path) as opened:
-                    column = opened.read(columns=[label], use_threads=False).column(label)
-                    parts.append(column.cast(pa.int64()).fill_null(-1).to_numpy())
-            except (pa.ArrowException, OSError) as error:
-                raise IntegrityError(f"not a readable Parquet file: {path} ({error})") from None
+            with reading(path) as opened:
+                column = opened.read(columns=[label], use_threads=False).column(label)
+                parts.append(column.cast(pa.int64()).fill_null(-1).to_numpy())
         return np.concatenate(parts)
 
     @cached_property

@@ -2,6 +2,8 @@
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
@@ -21,6 +23,16 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise IntegrityError(f"missing file: {path}")
     try:
         return pq.ParquetFile(path, memory_map=False, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise IntegrityError(f"not a readable Parquet file: {path} ({error})") from None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, closed behind the block; raises IntegrityError where it is missing or its content is damaged."""
+    try:
+        with open_parquet(path) as opened:
+            yield opened
     except (pa.ArrowException, OSError) as error:
         raise IntegrityError(f"not a readable Parquet file: {path} ({error})") from None
 
@@ -76,11 +88,8 @@ class EncodedImages:
 
     def _read(self, group: int) -> pa.StructArray:
         file, number = self._groups[group]
-        try:
-            with open_parquet(self.paths[file]) as opened:  # a reader per call: readers are not shared between threads
-                column = opened.read_row_group(number, columns=[self.column], use_threads=False).column(self.column)
-        except (pa.ArrowException, OSError) as error:
-            raise IntegrityError(f"not a readable Parquet file: {self.paths[file]} ({error})") from None
+        with reading(self.paths[file]) as opened:  # a reader per call: readers are not shared between threads
+            column = opened.read_row_group(number, columns=[self.column], use_threads=False).column(self.column)
         return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
     def shuffled(self, ids: np.ndarray, rng: np.random.Generator, window: int) -> np.ndarray:

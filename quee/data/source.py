@@ -1,9 +1,8 @@
 """Images of a dataset, from Parquet to normalised batches."""
 
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from quee.data.decode import decode, to_array
+from quee.data.decode import ahead, decode, to_array
 from quee.data.files import DatasetFiles, checked_dataset
 from quee.data.pixels import cached_pixels
 from quee.data.preprocessing import Preprocessing
@@ -101,18 +100,8 @@ class ImageSource(DatasetFiles):
 
         parts = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
         workers = workers or WORKERS
-        waiting: deque[Future[tuple[np.ndarray, Tensor, Tensor]]] = deque()
         with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
-            try:
-                for part in parts:
-                    waiting.append(pool.submit(prepare, part))
-                    if len(waiting) > workers + 1:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+            yield from ahead(pool, prepare, parts, workers + 1)
 
 
 def open_dataset(folder: Path, name: str, digests: Mapping[str, str] | None = None) -> ImageSource:

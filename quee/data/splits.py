@@ -53,7 +53,7 @@ def make_splits(
             shares = _smoke_shares(shares, len(drawn), len(rows))
         if "train" in shares:
             rows = _every_class_first(rows, labels[rows], round(shares["train"] * len(rows)))
-        parts |= _cut(rows, shares)
+        parts |= cut(rows, shares)
     _check(parts, splits, smoke)
 
     calibration = parts["train"][: splits.calibration]
@@ -129,7 +129,7 @@ def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return by_class[np.argsort(position, kind="stable")]
 
 
-def _cut(order: np.ndarray, shares: dict[str, float]) -> dict[str, np.ndarray]:
+def cut(order: np.ndarray, shares: dict[str, float]) -> dict[str, np.ndarray]:
     ends = np.rint(np.cumsum(list(shares.values())) * len(order)).astype(int)
     return dict(zip(shares, np.split(order, ends), strict=False))
 

@@ -103,16 +103,16 @@ class Skipped:
     broken: int = 0
     """Links that lead nowhere or in a circle, and entries that are no regular files."""
 
-    def admits(self, name: str, kinds: Container[str] | None) -> bool:
+    def admits(self, name: str, kinds: Container[str]) -> bool:
         """Whether a file of this name, with `/`, is taken; counts it otherwise."""
         if any(ignored(part) for part in name.split("/") if part not in ("", ".")):
             self.hidden += 1
             return False
         return self.reads(name, kinds)
 
-    def reads(self, name: str, kinds: Container[str] | None) -> bool:
+    def reads(self, name: str, kinds: Container[str]) -> bool:
         """Whether a file that is not hidden is of one of these kinds; counts it otherwise."""
-        if kinds is None or (suffix := os.path.splitext(name)[1].lower()) in kinds:
+        if (suffix := os.path.splitext(name)[1].lower()) in kinds:
             return True
         self.other[shown(suffix)] += 1
         return False
@@ -142,32 +142,32 @@ class Walk:
 
     folder: Path
     files: list[Found] = field(default_factory=list)
-    """Files of the requested kinds, in the order of the parts of their names."""
+    """In the order of the parts of their names."""
     folders: list[str] = field(default_factory=list)
     """Names of all folders that are not skipped, empty ones included."""
     skipped: Skipped = field(default_factory=Skipped)
 
     def of(self, kinds: Container[str]) -> "Walk":
-        """The same walk with only the files of these kinds; the others are counted."""
+        """The same walk with only the files of these kinds, suffixes in lower case; the others are counted."""
         skipped = Skipped()
         skipped.add(self.skipped)
         files = [file for file in self.files if skipped.reads(file.name, kinds)]
         return Walk(self.folder, files, self.folders, skipped)
 
 
-def walk(folder: Path, kinds: Container[str] | None = None) -> Walk:
-    """Everything below a folder; `kinds` are suffixes in lower case, none for all. Links are followed, but not in circles.
+def walk(folder: Path) -> Walk:
+    """Everything below a folder. Links are followed, but not in circles.
 
     Raises QueeError naming a folder that cannot be read.
     """
     found = Walk(folder)
-    _enter(found, folder, "", kinds, ())
+    _enter(found, folder, "", ())
     found.files.sort(key=lambda file: file.parts)
     found.folders.sort(key=lambda name: name.split("/"))
     return found
 
 
-def _enter(found: Walk, folder: Path, prefix: str, kinds: Container[str] | None, above: tuple[object, ...]) -> None:
+def _enter(found: Walk, folder: Path, prefix: str, above: tuple[object, ...]) -> None:
     try:
         own = folder.stat()
     except OSError as error:
@@ -183,10 +183,10 @@ def _enter(found: Walk, folder: Path, prefix: str, kinds: Container[str] | None,
             continue
         facts = _facts(entry)
         if facts is not None and stat.S_ISDIR(facts.st_mode):
-            _enter(found, Path(entry.path), f"{prefix}{entry.name}/", kinds, (*above, here))
+            _enter(found, Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
         elif facts is None or not stat.S_ISREG(facts.st_mode):
             found.skipped.broken += 1
-        elif found.skipped.reads(entry.name, kinds):
+        else:
             found.files.append(Found(prefix + entry.name, facts.st_size, facts.st_mtime_ns))
 
 

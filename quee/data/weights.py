@@ -107,7 +107,7 @@ def import_weights(
     missing and left-over keys when they do not fit the backbone, built with as many classes as the weights have.
     """
     from quee.network.architectures import refuse_unknown
-    from quee.network.checkpoints.reading import load_checkpoint, read_checkpoint, with_head
+    from quee.network.checkpoints.reading import read_checkpoint, with_head
 
     refuse_unknown(backbone)
     given = dict(kwargs or {})
@@ -116,7 +116,7 @@ def import_weights(
     if head is not None:
         if "dinov2" not in backbone:
             raise UsageError(f"a head of its own is for DINOv2's backbones; {backbone!r} has its head in its weights")
-        state = with_head(state, load_checkpoint(head), str(head))
+        state = with_head(state, read_checkpoint(head).state, str(head))
     name = f"{source} ({found.layout})" if found.layout else str(source)
     prepared = _fit(backbone, state, given, name, found.layout)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import beta, binom
+from scipy.stats import binom
 
 from quee.policies.sweep import Setting, Sweep
 
@@ -88,11 +88,6 @@ def conformal_risk_control(losses: np.ndarray, limit: float, high: float = 1.0) 
     kept = (len(losses) * rising + high) / (len(losses) + 1) <= limit
     passed = int(np.logical_and.accumulate(kept).sum())
     return passed - 1 if passed else None
-
-
-def rate_lower_bound(violations: int, trials: int, level: float = 0.95) -> float:
-    """Clopper and Pearson's lower confidence bound of a rate of violations."""
-    return 0.0 if violations == 0 else float(beta.ppf(1 - level, violations, trials - violations + 1))
 
 
 def certify(

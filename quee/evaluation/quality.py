@@ -75,7 +75,8 @@ def variants(cache: FeatureCache, experiment: Experiment, plan: Plan) -> Iterato
     count = len(settings.widths) + len(settings.samples) + len(numbers)
     yield Variant("as_used", 1.0, plan)
     for noise in settings.noise:
-        yield Variant("noise", noise, _noisy(plan, noise, experiment.evaluate.seed))
+        noisy = NoisyPredictors(plan.predictors, noise, experiment.evaluate.seed)
+        yield Variant("noise", noise, replace(plan, predictors=noisy))
     yield Variant("clusters", float(min(targets.clusters, samples)), plan)
     with progress("predictors of other quality", count) as bar:
         for width in settings.widths:
@@ -91,10 +92,6 @@ def variants(cache: FeatureCache, experiment: Experiment, plan: Plan) -> Iterato
                 "clusters", clusters, fit_plan(cache, experiment.model_copy(update={"targets": other_targets}))
             )
             bar.advance()
-
-
-def _noisy(plan: Plan, noise: float, seed: int) -> Plan:
-    return replace(plan, predictors=NoisyPredictors(plan.predictors, noise, seed))
 
 
 def thinned(cache: FeatureCache, share: float, seed: int) -> FeatureCache:

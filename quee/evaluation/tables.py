@@ -16,7 +16,7 @@ from quee.work.percentages import SHARE
 Row = dict[str, Any]
 
 
-def operating_rows(found: Found, yardstick: Yardstick, draws: Draws, seed: int = 0) -> list[Row]:
+def operating_rows(found: Found, draws: Draws, seed: int = 0) -> list[Row]:
     """Every method under every seed at every budget.
 
     `low` and `high` hold the test accuracy. `accuracy_low`, `accuracy_high`, `cost_low` and `cost_high` are what

@@ -15,6 +15,7 @@ from quee.evaluation.curves import interval, resamples
 from quee.export.canary import write_canary
 from quee.export.graphs import export_graphs
 from quee.export.torch_engine import TorchEngine
+from quee.features import UNCERTAINTY
 from quee.policies.base import Basis, Policy
 from quee.policies.files import PREDICTORS, write_policy
 from quee.policies.registry import deployable
@@ -150,7 +151,7 @@ def write_bundle(
     kept = {k: v for k, v in description.items() if k not in ("files", "references", "reference_precisions")}
     write_json(out / "tree.json", kept)
     write_validation(out, cache.of("validation"))
-    embedding = len(description["feature_names"]) > 4
+    embedding = len(description["feature_names"]) > len(UNCERTAINTY)
     view = load_view(out, description["precisions"], embedding)
     executor = Executor(TorchEngine(view), chosen, chosen.costs.routed, len(view.names))
     write_canary(out, executor, points, cache.of("validation").sample_id, images)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from quee.data.splits import stratified_order
+from quee.data.splits import cut, stratified_order
 from quee.errors import QueeError, UsageError
 from quee.fitting.labelled import Labelled
 from quee.network.architectures import check_state_dict, create_backbone, outside_files
@@ -129,8 +129,7 @@ def divided(indices: np.ndarray, names: Sequence[str], seed: int) -> dict[str, n
     if len(indices) < LEAST:
         raise UsageError(f"{len(indices)} labelled images; give at least {LEAST}")
     order = stratified_order(indices, np.random.default_rng([seed, 0x5917]))
-    ends = np.rint(np.cumsum(list(SHARES.values())) * len(order)).astype(int)
-    parts = dict(zip(SHARES, np.split(order, ends), strict=False))
+    parts = cut(order, SHARES)
     seen = np.bincount(indices[parts["train"]], minlength=len(names))
     if absent := np.flatnonzero(seen == 0).tolist():
         counts = np.bincount(indices, minlength=len(names))

@@ -280,8 +280,3 @@ def predict_logits(
             logits.append(backbone(x.to(place, non_blocking=True)).cpu().numpy())
             labels.append(y.numpy())
     return np.concatenate(logits), np.concatenate(labels)
-
-
-def seed_torch(seed: int) -> None:
-    """Seed what initialises weights."""
-    torch.manual_seed(seed)

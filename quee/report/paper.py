@@ -83,7 +83,7 @@ def quality(results: Results) -> Figure | None:
     figure = Figure(figsize=(7.6, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     order = sorted(rows, key=lambda row: (row["rmse"], row["kind"], row["value"]))
-    shade = _shades([row["rmse"] for row in order])
+    shade = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(order)))
     for row, colour in zip(order, shade, strict=True):
         label = f"{row['rmse']:.3f}: {_words(row)}"
         left.plot(*_curve(results.quality_curve, row), color=colour, linewidth=1.4, label=label)
@@ -153,8 +153,3 @@ def _words(row: Row) -> str:
     if row["kind"] == "samples":
         return f"{100 * row['value']:g} % of the samples"
     return f"{row['value']:g} hidden units" if row["kind"] == "width" else f"noise {row['value']:g}"
-
-
-def _shades(values: list[float]) -> np.ndarray:
-    found: np.ndarray = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(values)))
-    return found

@@ -15,9 +15,7 @@ from quee.policies.names import named
 from quee.report import Row
 
 # Okabe and Ito's colours: told apart by colour-blind readers; dashes differ too.
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW = (
-    "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9", "#F0E442",
-)  # fmt: skip
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9"
 GREY, BLACK = "#777777", "#222222"
 MAIN = {
     **{name: (colour, "-", 2.4) for name, colour in zip(named("ours"), cycle((BLUE, VERMILLION, ORANGE, SKY)))},

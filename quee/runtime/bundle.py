@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from quee.cache.read import read_tree
 from quee.errors import IntegrityError, QueeError
 from quee.exits import ExitHeads
 from quee.features import GateView
 from quee.network.architectures import outside_files
-from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_precisions
 from quee.paths import PathTree
 from quee.policies.base import Basis, Policy
@@ -26,7 +26,7 @@ from quee.runtime.operating import Point
 from quee.runtime.profile import read_profile
 from quee.runtime.timed import FILE as VALIDATION
 from quee.runtime.timed import read_validation
-from quee.work.io import FORMAT, file_digest, read_json
+from quee.work.io import file_digest, read_json
 
 FAULTS = (QueeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError)
 """What reading files that do not belong together raises."""
@@ -80,24 +80,16 @@ def load_bundle(
 
 
 def load_view(folder: Path, precisions: Sequence[str], embedding: bool) -> GateView:
-    """The networks of a bundle with their exit heads."""
-    return GateView(load_networks(folder, precisions), ExitHeads.load(folder / "heads.safetensors"), embedding)
-
-
-def load_networks(folder: Path, precisions: Sequence[str]) -> MultiPrecisionBackbone:
-    """Raises IntegrityError where the backbone's settings would read files outside the bundle."""
+    """The networks and exit heads of a bundle's folder. Raises IntegrityError where a network would read other files."""
     kwargs = read_json(folder / "backbone.json")["kwargs"]
     if outside := outside_files(kwargs):
         raise IntegrityError(f"{folder / 'backbone.json'}: {outside[0]!r} is not allowed: bundles read no other files")
-    return load_precisions(folder, folder, map(Precision, precisions))
+    backbone = load_precisions(folder, folder, map(Precision, precisions))
+    return GateView(backbone, ExitHeads.load(folder / "heads.safetensors"), embedding)
 
 
 def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Point]]:
-    description = read_json(folder / "tree.json")
-    if description["format"] > FORMAT:
-        raise IntegrityError(f"{folder / 'tree.json'} has format {description['format']}; this version reads {FORMAT}")
-    names = [node["path"] for node in description["nodes"]]
-    tree = PathTree.from_names(description["precisions"], description["segments"], names)
+    tree, description = read_tree(folder)
     _check_tree(folder, manifest, tree, description)
     view = load_view(folder, description["precisions"], manifest.embedding)
     _check_view(folder, manifest, tree, description, view)

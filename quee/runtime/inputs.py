@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
 
+from quee.data.files import IMAGES
 from quee.data.rowgroups import EncodedImages, open_parquet
 from quee.data.walk import IMAGE_SUFFIXES, Skipped, faults_text, shown, walk
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.runtime.array_files import SUFFIXES as ARRAYS
-from quee.runtime.array_files import ArrayFile
-from quee.runtime.pixels import check_choice
+from quee.runtime.pixels import check_choice, check_form
 
-COLUMNS = ("image", "img")
 PARQUET = ".parquet"
+ARRAYS = (".npy", ".npz")
+MEMBER = "images"
+"""The array that is taken from an archive of several."""
 
 
 class Inputs:
@@ -50,7 +52,7 @@ class Inputs:
         if not len(self):
             raise UsageError("no images given: name files, folders or Parquet files")
 
-    def _add(self, source: Path | EncodedImages | ArrayFile) -> None:
+    def _add(self, source: "Path | EncodedImages | ArrayFile") -> None:
         self.sources.append(source)
         self.starts.append(self.starts[-1] + (1 if isinstance(source, Path) else len(source)))
 
@@ -61,7 +63,7 @@ class Inputs:
         if not path.is_dir():
             raise UsageError(f"no such image, folder or Parquet file: {shown(path)}")
         kinds = (*IMAGE_SUFFIXES, PARQUET)
-        found = walk(path, kinds)
+        found = walk(path).of(kinds)
         if not found.files:
             there = f"; there are {found.skipped}" if str(found.skipped) else ""
             raise UsageError(f"{shown(path)}: no images in this folder; valid: {', '.join(kinds)}{there}")
@@ -99,13 +101,13 @@ class Inputs:
         return found
 
 
-def _source(path: Path, pixels: str) -> Path | EncodedImages | ArrayFile:
+def _source(path: Path, pixels: str) -> "Path | EncodedImages | ArrayFile":
     if path.suffix.lower() == PARQUET:
         return _parquet(path)
     return ArrayFile(path, pixels) if path.suffix.lower() in ARRAYS else path
 
 
-def _path(source: EncodedImages | ArrayFile) -> Path:
+def _path(source: "EncodedImages | ArrayFile") -> Path:
     return source.path if isinstance(source, ArrayFile) else source.paths[0]
 
 
@@ -114,7 +116,7 @@ def _parquet(path: Path) -> EncodedImages:
         schema = open_parquet(path).schema_arrow
     except IntegrityError as error:
         raise UsageError(str(error)) from None
-    for name in COLUMNS:
+    for name in IMAGES:
         if name in schema.names:
             kind = schema.field(name).type
             if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -122,3 +124,35 @@ def _parquet(path: Path) -> EncodedImages:
     raise UsageError(
         f"{shown(path)}: no column image: struct<bytes: binary, path: string>; it has {', '.join(schema.names)}"
     )
+
+
+class ArrayFile:
+    """The images of a file, by row; a `.npy` is mapped into memory, not read whole."""
+
+    def __init__(self, path: Path, pixels: str = "uint8") -> None:
+        """Raises UsageError where the file is no array of images that `quee.runtime.pixels` accepts."""
+        self.path = path
+        self.images = _array(path)
+        check_form(self.images, str(path), pixels=pixels)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.images[row]
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            names = found.files
+            if len(names) != 1 and MEMBER not in names:
+                raise UsageError(f"{path}: arrays {', '.join(names) or 'none'}; give one alone, or name it {MEMBER!r}")
+            return np.asarray(found[names[0] if len(names) == 1 else MEMBER])
+    except UsageError:
+        raise
+    except (ValueError, OSError, EOFError, BadZipFile, KeyError) as error:
+        raise UsageError(f"{path}: no array that can be read ({' '.join(str(error).split())[:160]})") from None

@@ -20,7 +20,7 @@ from quee.errors import IntegrityError
 from quee.policies.registry import deployable
 from quee.runtime.links import check_plain
 from quee.runtime.operating import Guarantee, Point, Positive
-from quee.work.io import json_bytes, verify_digests, write_bytes
+from quee.work.io import file_digest, json_bytes, verify_digests, write_bytes
 from quee.work.registry import unknown
 
 NAME = "bundle.json"
@@ -106,8 +106,6 @@ def own_digest(value: dict[str, Any]) -> str:
 
 def seal(folder: Path, description: dict[str, Any]) -> None:
     """Write `bundle.json` for a folder as it is: `description` with format, digests of all files, and its own."""
-    from quee.work.io import file_digest
-
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name != NAME}
     value = {**description, "files": files, "format": FORMAT}
     write_bytes(folder / NAME, json_bytes({**value, "digest": own_digest(value)}))

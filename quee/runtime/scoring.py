@@ -1,9 +1,8 @@
 """Batch scoring: any number of images through a classifier, in bounded memory, to rows or to a Parquet file."""
 
 import shutil
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from quee.data.decode import ahead
 from quee.data.walk import SKIP_HINT, faults_text, shown
 from quee.errors import UsageError
 from quee.runtime.classifier import AdaptiveClassifier
@@ -56,30 +56,17 @@ def score(
     Raises UsageError naming the images that cannot be taken, of all of `inputs` from the first such on, unless `skip_bad`.
     """
     stop = len(inputs) if stop is None else min(stop, len(inputs))
-    waiting: deque[tuple[int, Future[Prepared]]] = deque()
+    parts = [(first, min(first + batch, stop)) for first in range(start, stop, batch)]
     with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
-        for first in range(start, stop, batch):
-            last = min(first + batch, stop)
-            waiting.append((last, pool.submit(_prepare, classifier, inputs, first, last)))
-            if len(waiting) > 1:
-                yield _rows(classifier, _taken(classifier, inputs, *waiting.popleft(), skip_bad), options)
-        while waiting:
-            yield _rows(classifier, _taken(classifier, inputs, *waiting.popleft(), skip_bad), options)
-
-
-def _taken(
-    classifier: AdaptiveClassifier, inputs: Inputs, last: int, coming: Future[Prepared], skip_bad: bool
-) -> Prepared:
-    """A prepared batch, of which image `last` is the next; raises UsageError where images are bad and may not be."""
-    prepared = coming.result()
-    names, _, _, bad = prepared
-    if bad and not skip_bad:
-        faults = [f"{names[row]}: {reason}" for row, reason in bad.items()]
-        faults += [
-            f"{name}: {seen}" for name, seen in _read(classifier, inputs, last, len(inputs)) if isinstance(seen, str)
-        ]
-        raise UsageError(faults_text(faults, f"of {len(inputs):,} images cannot be used", SKIP_HINT))
-    return prepared
+        coming = ahead(pool, lambda part: _prepare(classifier, inputs, *part), parts, 1)
+        for (_, last), prepared in zip(parts, coming, strict=True):
+            names, _, _, bad = prepared
+            if bad and not skip_bad:
+                others = _read(classifier, inputs, last, len(inputs))
+                faults = [f"{names[row]}: {reason}" for row, reason in bad.items()]
+                faults += [f"{name}: {seen}" for name, seen in others if isinstance(seen, str)]
+                raise UsageError(faults_text(faults, f"of {len(inputs):,} images cannot be used", SKIP_HINT))
+            yield _rows(classifier, prepared, options)
 
 
 def _prepare(classifier: AdaptiveClassifier, inputs: Inputs, start: int, stop: int) -> Prepared:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.responses import Response
 
 from quee.data.decode import FORMATS, open_image
+from quee.data.files import IMAGES
 from quee.data.walk import shown, top_files
 from quee.errors import QueeError, UsageError
 from quee.serving.requests import RefusedError
@@ -100,7 +101,7 @@ def _from_files(folder: Path) -> list[tuple[str, bytes]]:
 
 def _from_table(file: Path) -> list[tuple[str, bytes]]:
     rows = next(pq.ParquetFile(file).iter_batches(batch_size=500)).to_pylist()
-    column = next((name for name in ("image", "img") if rows and name in rows[0]), None)
+    column = next((name for name in IMAGES if rows and name in rows[0]), None)
     if column is None:
         return []
     labels = [name for name in rows[0] if name != column]

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -99,13 +100,6 @@ class Served:
         if asked is None or not asked > 0:  # refused further on
             return options
         return replace(options, budget=self.control.applied(asked))
-
-    def submit(self, images: Images, options: Options, timeout: float) -> "Future[Routed]":
-        return self.scheduler.submit(images, options, timeout)
-
-    def explain(self, images: Images, options: Options) -> list[Explanation]:
-        """Run images again, apart from others: the answers are the same."""
-        return self.classifier.explain(images, **asdict(options))
 
     def close(self, timeout: float) -> bool:
         """Answer what is in flight; false when that took longer than `timeout` seconds and was broken off."""
@@ -269,7 +263,7 @@ class Service:
             served = self.current
             applied = served.applied(options)
             try:
-                future = await self.done(lambda s=served, a=applied: s.submit(images, a, timeout), size)  # type: ignore[misc]
+                future = await self.done(lambda s=served, a=applied: s.scheduler.submit(images, a, timeout), size)  # type: ignore[misc]
                 routed = await self._crossing.wait(future, gone)
                 break
             except DrainingError:
@@ -304,7 +298,8 @@ class Service:
             raise RefusedError(503, "explaining", f"{EXPLAINING} explanations wait already", 1)
         self._explaining += 1
         try:
-            return await to_thread.run_sync(lambda: served.explain(images, applied), limiter=self._apart)
+            again = partial(served.classifier.explain, images, **asdict(applied))  # the answers are the same
+            return await to_thread.run_sync(again, limiter=self._apart)
         finally:
             self._explaining -= 1
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from quee.errors import QueeError, UsageError
 from quee.work.io import write_bytes
-from tasks.dvc.healing import whole
+from tasks.dvc.healing import committed, whole
 from tasks.dvc.lock import git
 
 Committer = Literal["nobody", "branch", "mlflow"]
@@ -48,16 +48,16 @@ def commit_lock(root: Path, branch: str, message: str) -> str | None:
 
 def put_away(root: Path) -> bool:
     """Keep `dvc.lock` aside and put HEAD's in its place, so that the checkout is clean; False where HEAD has none."""
-    committed = _committed(root)
+    before = committed(root)
     here = root / "dvc.lock"
-    if committed is None or not here.is_file():
+    if before is None or not here.is_file():
         return False
     content = here.read_bytes()
-    if content != committed:
+    if content != before:
         (root / KEPT).mkdir(parents=True, exist_ok=True)
-        write_bytes(root / KEPT / "base.lock", committed)
+        write_bytes(root / KEPT / "base.lock", before)
         write_bytes(root / KEPT / "dvc.lock", content)
-        write_bytes(here, committed)
+        write_bytes(here, before)
     return True
 
 
@@ -72,11 +72,6 @@ def take_out(root: Path) -> bool:
         return False
     write_bytes(root / "dvc.lock", kept)
     return True
-
-
-def _committed(root: Path) -> bytes | None:
-    done = subprocess.run(["git", "show", "HEAD:./dvc.lock"], cwd=root, capture_output=True, check=False)
-    return done.stdout if done.returncode == 0 else None
 
 
 def _identity(root: Path) -> dict[str, str]:

@@ -59,10 +59,9 @@ DECIDING = frozenset({"quee/settings/quantize.py", "quee/settings/sets.py"})
 
 READERS = frozenset(name for name, kind in STAGES.items() if kind.reads_cache)
 SKIMMED = {
-    "quee/cache/read.py": "building the cache, which `features` does, imports the network",
     "quee/cost.py": "tracing a network, which `features` does, imports its modules",
 }
-READ = frozenset({"quee/paths.py", "quee/precision.py"})
+READ = frozenset({"quee/precision.py"})
 """What READERS use of the imports of SKIMMED."""
 
 LAZY = {"quee.fit": "quee/api.py"}

@@ -20,7 +20,7 @@ import yaml
 
 from quee.errors import BusyError, IntegrityError
 from quee.work.io import write_bytes
-from tasks.dvc.lock import ABLATIONS
+from tasks.dvc.lock import ABLATIONS, LOADER
 
 LAST_GOOD = Path(".quee") / "last-good" / "dvc.lock"
 MARKER = Path(".quee") / "last-good" / "under-way.json"
@@ -30,7 +30,6 @@ CONFLICT = re.compile(rb"^(<<<<<<<|=======|>>>>>>>)", re.MULTILINE)
 DIGEST = re.compile(r"^[0-9a-f]{32}(\.dir)?$")
 ENTRY = re.compile(r"^[0-9a-f]{64}$")
 """Name of an entry of DVC's run cache."""
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def heal(root: Path, notify: Callable[[str], None]) -> None:
@@ -89,7 +88,7 @@ def _heal_lock(root: Path, died: bool, notify: Callable[[str], None]) -> None:
     if not lock.exists():
         return
     content = lock.read_bytes()
-    good = copy.read_bytes() if copy.is_file() else _committed(root)
+    good = copy.read_bytes() if copy.is_file() else committed(root) or b""
     cut_off = died and len(content) < len(good) and good.startswith(content) and whole(good)
     if whole(content) and not cut_off:
         return
@@ -115,9 +114,10 @@ def _drop_damaged(lock: Path, notify: Callable[[str], None]) -> None:
         notify(f"{lock.parent.name}/{lock.name} was damaged (a run was killed while writing it): removed")
 
 
-def _committed(root: Path) -> bytes:
+def committed(root: Path) -> bytes | None:
+    """`dvc.lock` as the last commit has it."""
     done = subprocess.run(["git", "show", "HEAD:./dvc.lock"], cwd=root, capture_output=True, check=False)
-    return done.stdout if done.returncode == 0 else b""
+    return done.stdout if done.returncode == 0 else None
 
 
 def _heal_rwlock(root: Path, notify: Callable[[str], None]) -> None:

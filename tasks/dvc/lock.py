@@ -126,14 +126,8 @@ def read_lock(root: Path, revision: str | None = None) -> dict[str, ExperimentRe
 
     Settings are no result of their own: every stage's entry holds those that it was run with.
     """
-    text = read_text(root, "dvc.lock", revision)
-    try:
-        content = yaml.load(text or "", Loader=LOADER) or {}
-        entries = dict(content.get("stages", {}))
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise IntegrityError(f"dvc.lock is not readable: {' '.join(str(error).split())}") from None
+    entries, order = _entries(root, "dvc.lock", revision), stage_names(root, revision)
     found: dict[str, dict[str, StageResult]] = {}
-    order = stage_names(root, revision)
     for name, entry in sorted(entries.items(), key=lambda item: _rank(item[0].partition("@")[0], order)):
         stage, _, experiment = name.partition("@")
         if experiment and stage != SETTINGS:
@@ -143,17 +137,20 @@ def read_lock(root: Path, revision: str | None = None) -> dict[str, ExperimentRe
 
 def read_ablations(root: Path) -> dict[str, StageResult]:
     """By experiment, what `ablations/dvc.lock` records: results beside the pipeline, of which no experiment's is made."""
-    try:
-        content = yaml.load(read_text(root, ABLATIONS) or "", Loader=LOADER) or {}
-        entries = dict(content.get("stages", {}))
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{ABLATIONS} is not readable: {' '.join(str(error).split())}") from None
     found = {}
-    for name in sorted(entries):
+    for name, entry in sorted(_entries(root, ABLATIONS).items()):
         stage, _, experiment = name.partition("@")
         if experiment:
-            found[experiment] = StageResult(experiment, stage, entries[name])
+            found[experiment] = StageResult(experiment, stage, entry)
     return found
+
+
+def _entries(root: Path, file: str, revision: str | None = None) -> dict[str, dict[str, Any]]:
+    try:
+        content = yaml.load(read_text(root, file, revision) or "", Loader=LOADER) or {}
+        return dict(content.get("stages", {}))
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{file} is not readable: {' '.join(str(error).split())}") from None
 
 
 def _rank(stage: str, order: list[str]) -> tuple[int, str]:

@@ -4,6 +4,8 @@
 and asks DVC once what is stale; `execute` then runs one stage.
 """
 
+import hashlib
+import json
 import shlex
 import shutil
 import sys
@@ -12,17 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 
 from quee.errors import BusyError, QueeError, UsageError
-from tasks.dvc.cache import remove_damaged
 from tasks.dvc.experiments import listed_experiments, put_right
 from tasks.dvc.healing import heal, keep_last_good, under_way
 from tasks.dvc.inputs import ensure_inputs, refuse_not_pulled
 from tasks.dvc.lock import stage_names
-from tasks.dvc.plan import PIPELINE, Plan
+from tasks.dvc.plan import PIPELINE, opened
 from tasks.dvc.plan import Step as Step
 from tasks.dvc.plan import make_plan as make_plan
 from tasks.dvc.process import AWAY, BUSY, dvc_command, environment, run_dvc, run_logged
@@ -39,6 +40,7 @@ RETRY_SECONDS = 2.0
 INTERRUPTED = 130
 
 Did = Literal["ran", "restored", "unchanged"]
+T = TypeVar("T")
 
 
 class StageError(QueeError):
@@ -108,7 +110,7 @@ class Session:
             raise self._failure(step, log, record, status, was_here)
         keep_last_good(self.root)
         did: Did = "ran" if record else "restored" if _state(self.root, step) != before else "unchanged"
-        if did == "restored" and (damaged := remove_damaged(self.root, step.name, step.file)):
+        if did == "restored" and (damaged := _remove_damaged(self.root, step)):
             shutil.rmtree(_out(self.root, step))
             files = ", ".join(str(_short(self.root, file)) for file in damaged[:3])
             self.notify(f"{step.name}: DVC's cache was damaged ({files}): removed; the stage is run again")
@@ -120,17 +122,14 @@ class Session:
 
     def _dvc_repro(self, step: Step, log: Path, force: bool, show: bool) -> int:
         arguments = ["repro", "--single-item", step.target, *(["--force"] if force else [])]
-        told = False
-        while True:
+
+        def act() -> int:
             status = run_logged(dvc_command(*arguments), log, self.root, environment(), show)
-            if status != BUSY:
-                return status
-            if not self.wait:
+            if status == BUSY:
                 raise BusyError(f"stage {step.name}: another DVC is at work here (see {_short(self.root, log)})")
-            if not told:
-                self.notify(f"stage {step.name}: another DVC is at work here; waiting for it to end")
-            told = True
-            time.sleep(RETRY_SECONDS)
+            return status
+
+        return _wait_for(act, self.wait, self.notify)
 
     def _failure(
         self, step: Step, log: Path, record: dict[str, object] | None, status: int, was_here: bool
@@ -177,12 +176,11 @@ def session(
         _wait_for(lambda: heal(root, notify), wait, notify)
         data = ensure_inputs(root, names, notify) if file == PIPELINE and _read_inputs(root, stages) else {}
         put_right(root, names, notify)
-        plans: list[Plan] = []
-        _wait_for(lambda: plans.append(make_plan(root, names, force, data, file, stages)), wait, notify)
+        found = _wait_for(lambda: make_plan(root, names, force, data, file, stages), wait, notify)
         if file == PIPELINE:
-            refuse_unworkable(root, plans[-1].steps)
-        started = Session(root, plans[-1].steps, force, wait, notify, show)
-        started.settle(plans[-1].settings)
+            refuse_unworkable(root, found.steps)
+        started = Session(root, found.steps, force, wait, notify, show)
+        started.settle(found.settings)
         yield started
 
 
@@ -244,6 +242,29 @@ def _state(root: Path, step: Step) -> object:
     return entry, [(path, fact.st_ino, fact.st_size, fact.st_mtime_ns) for path, fact in facts]
 
 
+def _remove_damaged(root: Path, step: Step) -> list[Path]:
+    """Remove from DVC's cache the files of a result that are not as they were put there, which DVC trusts; what was removed."""
+    entry = yaml.safe_load((root / step.file).with_suffix(".lock").read_text(encoding="utf-8"))["stages"][step.name]
+    with opened(root) as repo:
+        objects = [(Path(repo.cache.local.oid_to_path(out["md5"])), out["md5"]) for out in entry["outs"]]
+        for path, digest in list(objects):
+            if digest.endswith(".dir") and _is(path, digest):
+                listed = json.loads(path.read_bytes())
+                objects += [(Path(repo.cache.local.oid_to_path(own["md5"])), own["md5"]) for own in listed]
+    damaged = [path for path, digest in objects if path.is_file() and not _is(path, digest)]
+    for path in damaged:
+        path.unlink()
+    return damaged
+
+
+def _is(path: Path, digest: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest() == digest.removesuffix(".dir")
+    except FileNotFoundError:
+        return False
+
+
 def _log_file(root: Path, step: Step) -> Path:
     stamp = time.strftime("%Y%m%dT%H%M%S")
     return root / LOGS / f"{stamp}-{step.experiment}-{step.stage}.log"
@@ -253,7 +274,7 @@ def _short(root: Path, file: Path) -> Path:
     return file.relative_to(root) if file.is_relative_to(root) else file
 
 
-def _wait_for(act: Callable[[], None], wait: bool, notify: Callable[[str], None]) -> None:
+def _wait_for(act: Callable[[], T], wait: bool, notify: Callable[[str], None]) -> T:
     """Do something that another DVC may be in the way of."""
     told = False
     while True:

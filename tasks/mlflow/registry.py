@@ -20,6 +20,7 @@ from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorS
 from quee.work.io import read_table
 from tasks.dvc.lock import StageResult, dvc_digest
 from tasks.mlflow.store import BUNDLE, COMPLETE, DECIDED, DIGEST, Store, model_name
+from tasks.mlflow.values import of_first_seed
 
 CHAMPION = "champion"
 """Alias of the version to use: the first, until another is better by more than its interval."""
@@ -107,9 +108,7 @@ def _points(root: Path, bundle: StageResult) -> list[dict[str, Any]]:
     file = root / folder / "operating_points.parquet"
     if not file.is_file() or dvc_digest(root / folder) != bundle.deps.get(folder):
         return []
-    points = read_table(file).to_pylist()
-    first = min((p["seed"] for p in points if p.get("seed") is not None), default=None)
-    return [point for point in points if point.get("seed") in (first, None)]
+    return of_first_seed(read_table(file).to_pylist())
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -26,10 +26,12 @@ from mlflow.entities import (
 )
 
 from quee.errors import QueeError
+from quee.work.io import read_table
 from tasks.dvc.lock import ExperimentResult, StageResult, digest_of, read_out, read_text
 from tasks.mlflow.journal import DIFFERENCES, PATCH, Journal, git_tags
 from tasks.mlflow.store import COMPLETE, DEP, DIGEST, OUT, PREFIX, STAGE_RUN, Store, sqlite_file
 from tasks.mlflow.values import Point, curves, experiment_metrics, history, settings_of, stage_metrics
+from tasks.stages import STAGES, Kind
 from tasks.work.differences import read_patch
 from tasks.work.journal import summary_file
 
@@ -39,9 +41,6 @@ BATCH = 100
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's pages show runs and models instead of agents' traces."""
 
-UNLOGGED = {"features": (".parquet",), "bundle": (".onnx",)}
-"""Endings of files that are not copied: feature caches stay where they are; a bundle is copied to the model registry."""
-
 TRACKER = "quee.tracker"
 """Tag: host, process and time of the tracker that wrote a run."""
 
@@ -50,9 +49,6 @@ ABANDONED = 3600
 
 EVALUATED = ("curve", "budgets", "operating_points", "quality", "quality_curve")
 """Tables of `evaluate` that an experiment's run shows. Its figures are those of the report, in `report/figures`."""
-
-DATA = ("prepare", "features", "targets")
-"""Stages whose output is a data set to those that read it."""
 
 
 @dataclass(frozen=True)
@@ -215,14 +211,10 @@ class Writer:
         return None if text is None else json.loads(text)
 
     def _history(self, result: StageResult) -> list[Point]:
-        from quee.work.io import read_table
-
         file = self.root / result.folder / "history.parquet"
         return history(read_table(file)) if file.is_file() else []
 
     def _log_curves(self, run_id: str, result: ExperimentResult) -> list[Point]:
-        from quee.work.io import read_table
-
         folder = Path("artifacts") / result.experiment / "evaluate"
         self._log_tables(run_id, folder, EVALUATED)
         file = self.root / folder / "curve.parquet"
@@ -230,8 +222,6 @@ class Writer:
 
     def _log_tables(self, run_id: str, folder: Path, names: tuple[str, ...]) -> None:
         """Parquet files of a stage as tables that MLflow shows."""
-        from quee.work.io import read_table
-
         for name in names:
             file = self.root / folder / f"{name}.parquet"
             if file.is_file():
@@ -244,7 +234,7 @@ class Writer:
             if path in (f"data/{self._dataset_name(result)}", f"experiments/{result.experiment}.data"):
                 name = self._dataset_name(result)
                 source = f"data/{name}"
-            elif path.startswith("artifacts/") and path.rpartition("/")[2] in DATA:
+            elif path.startswith("artifacts/") and STAGES.get(path.rpartition("/")[2], Kind()).dataset:
                 name, source = path.removeprefix("artifacts/"), path
             else:
                 continue
@@ -262,7 +252,7 @@ class Writer:
 
     def _log_files(self, run_id: str, result: StageResult) -> None:
         folder = self.root / result.folder
-        skipped = (".safetensors", *UNLOGGED.get(result.stage, ()))
+        skipped = (".safetensors", *STAGES.get(result.stage, Kind()).unlogged)
         for file in sorted(folder.rglob("*")):
             if file.is_file() and not file.name.endswith(skipped):
                 place = Path("files") / file.relative_to(folder).parent

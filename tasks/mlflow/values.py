@@ -62,7 +62,11 @@ def numbers(metrics: Any) -> dict[str, float]:
 
 def sectioned(name: str) -> str:
     """A dotted name with its first dot as a slash, by which MLflow groups charts: `methods/quee_plan.auc`."""
-    return re.sub(r"[^\w./ -]", "_", name).replace(".", "/", 1)
+    return _plain(name).replace(".", "/", 1)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w./ -]", "_", name)
 
 
 def stage_metrics(metrics: Any) -> dict[str, float]:
@@ -81,7 +85,7 @@ def experiment_metrics(read: Callable[[str], Any], stages: list[str]) -> dict[st
             found |= stage_metrics({key: metrics[key] for key in HEADLINES if key in metrics})
         else:
             found |= {f"{stage}/{name}": value for name, value in numbers(metrics).items()}
-    return {re.sub(r"[^\w./ -]", "_", name): value for name, value in found.items()}
+    return {_plain(name): value for name, value in found.items()}
 
 
 def history(table: "pa.Table") -> list[Point]:
@@ -98,7 +102,7 @@ def history(table: "pa.Table") -> list[Point]:
         at = index if step is None or row[step] is None else int(row[step])
         for name in values:
             if isinstance(row[name], int | float) and math.isfinite(row[name]):
-                points.append(Point(re.sub(r"[^\w./ -]", "_", f"history/{series}{name}"), at, float(row[name])))
+                points.append(Point(_plain(f"history/{series}{name}"), at, float(row[name])))
     return points
 
 
@@ -111,8 +115,7 @@ def curves(table: "pa.Table") -> list[Point]:
     if missing := needed - set(table.column_names):
         raise IntegrityError(f"curve.parquet lacks the column {min(missing)!r}")
     rows = [row for row in table.to_pylist() if row["split"] == "test"]
-    first = min((row["seed"] for row in rows if row["seed"] is not None), default=None)
-    rows = [row for row in rows if row["seed"] in (first, None)]
+    rows = of_first_seed(rows)
     rows.sort(key=lambda row: (row["method"], row["cost"], row["accuracy"]))
     points: list[Point] = []
     seen: dict[str, int] = {}
@@ -121,3 +124,9 @@ def curves(table: "pa.Table") -> list[Point]:
         step = seen[method] = seen.get(method, -1) + 1
         points += [Point(f"curve/{method}.{name}", step, float(row[name])) for name in ("accuracy", "cost")]
     return points
+
+
+def of_first_seed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the first seed, and those of methods that no seed varies."""
+    first = min((row["seed"] for row in rows if row.get("seed") is not None), default=None)
+    return [row for row in rows if row.get("seed") in (first, None)]

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quee.cli import AsJson
 from quee.errors import IntegrityError
 from quee.work.percentages import DIFFERENCE, figure
 from tasks.stages import read_by
@@ -23,7 +24,7 @@ def ablate(
         bool, typer.Option("--no-wait", help="Exit with status 5 while another run is at work.")
     ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as docs/ablations.md has it.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: AsJson = False,
 ) -> None:
     """Vary one thing at a time in an experiment and show what each is worth, with intervals.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quee.cli import AsJson
 from quee.data import DATA, dataset_called, known_dataset, names_in
 from quee.errors import IntegrityError, QueeError, UsageError
 
@@ -22,7 +23,6 @@ EMBEDDED = {"digits": Path("data.dvc")}
 NAMED = 10
 """How many classes a closing line names."""
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="Name of the dataset.")]
 
 

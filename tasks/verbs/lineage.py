@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quee.cli import AsJson
 from quee.errors import IntegrityError, UsageError
 from tasks.dvc.lock import dvc_digest
 from tasks.mlflow.journal import COMMIT, DIRTY, PATCH, PREFECT
@@ -51,7 +52,7 @@ def lineage(
     name: Annotated[
         str, typer.Argument(metavar="RUN|FILE", help="MLflow run id, or a file under artifacts/ or in a bundle.")
     ],
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: AsJson = False,
 ) -> None:
     """Show what made a result: commit, digests of every input, settings, Prefect run, machine, versions, threads."""
     found = chain_of(Path.cwd(), name)

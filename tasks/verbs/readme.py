@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from quee.errors import IntegrityError, QueeError
+from quee.errors import IntegrityError
 from quee.policies.names import MAIN, OURS, RIVALS
 from quee.work.io import read_json, write_bytes
 from quee.work.percentages import DIFFERENCE, figure, percent
@@ -15,6 +15,7 @@ from tasks.dvc.lock import default_experiments
 from tasks.verbs.reference import FOLDER, fetch, published
 from tasks.verbs.results import Results, level_mark, level_note, load_results
 from tasks.work import journal
+from tasks.work.place import ending
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 METHODS = ("static_w8a8", *MAIN)
@@ -130,7 +131,7 @@ def _copy_figure(root: Path, folder: Path, name: str) -> None:
 
 
 def main() -> None:
-    try:
+    with ending():
         root = Path.cwd()
         names = sys.argv[1:] or list(dict.fromkeys([*default_experiments(root), *published(root)]))
         file = root / "README.md"
@@ -138,9 +139,6 @@ def main() -> None:
         if BEGIN not in text or END not in text:
             raise IntegrityError(f"README.md has no {BEGIN} … {END}")
         made = section(root, names)
-    except QueeError as error:
-        print(f"quee: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
     before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
     write_bytes(file, f"{before}{made}{after}".encode())
     print(f"README.md: results of {', '.join(names)}")

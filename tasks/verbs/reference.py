@@ -5,7 +5,6 @@
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tasks.stages import STAGES
 from tasks.verbs.data import track
 from tasks.work import journal
 from tasks.work.locks import exclusive
+from tasks.work.place import ending
 
 FOLDER = Path("reference")
 POINTER = Path("reference.dvc")
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tasks.verbs.reference", description=publish.__doc__)
     parser.add_argument("experiment")
     options = parser.parse_args()
-    try:
+    with ending():
         root = Path.cwd()
         fetch(root)
         with exclusive("reference", "reference/"):
@@ -93,9 +93,6 @@ def main() -> None:
             done = run_dvc(root, "push", str(POINTER))
             if done.status:
                 raise QueeError(f"{FOLDER}/ was not pushed: {done.reason}")
-    except QueeError as error:
-        print(f"quee: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
     print(f"published {target.relative_to(root)}: {size:,} bytes in {FOLDER}/; commit {POINTER} and remote/")
 
 

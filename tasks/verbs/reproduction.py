@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from quee.cli import AsJson
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.settings.experiment import read_content
 from quee.work.io import write_bytes
@@ -109,7 +110,7 @@ def reproduce(
         typer.Option("--from", metavar="STAGE", help="Take what comes before from DVC's cache or a remote."),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the worktree where it is.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: AsJson = False,
 ) -> None:
     """Make a result again from what is remembered of it, in a temporary worktree; exit 4 when a digest differs."""
     root = Path.cwd()

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 
 from quee.errors import IntegrityError, UsageError
@@ -14,7 +14,7 @@ from quee.policies.names import BOUND, MAIN, REFERENCE, shown
 from quee.work.percentages import DASH, GAP, figure, percent
 from quee.work.registry import unknown
 from tasks.dvc.lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
-from tasks.mlflow.values import numbers
+from tasks.mlflow.values import numbers, of_first_seed
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,7 @@ def _points(folder: Path) -> list[dict[str, Any]]:
     if (folder / "budgets.parquet").is_file():
         found: list[dict[str, Any]] = read_table(folder / "budgets.parquet").to_pylist()
         return found
-    points = read_table(folder / "operating_points.parquet").to_pylist()
-    first = min((p["seed"] for p in points if p.get("seed") is not None), default=None)
-    return [point for point in points if point.get("seed") in (first, None)]
+    return of_first_seed(read_table(folder / "operating_points.parquet").to_pylist())
 
 
 def as_json(results: Results) -> dict[str, Any]:
@@ -212,9 +210,3 @@ def changes_table(experiment: str, changes: list[Change], revision: str, all_met
 
 def number(value: float | None) -> str:
     return DASH if value is None else f"{value:.5g}"
-
-
-def print_results(console: Console, results: Results, all_methods: bool = False) -> None:
-    console.print(results_table(results, all_methods))
-    if results.report:
-        console.print(f"Report: {results.report}", soft_wrap=True)

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from quee.cli import AsJson
 from quee.errors import IntegrityError, PendingError, UsageError
 
 Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[EXPERIMENT]...", help="All of params.yaml by default.", show_default=False),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Exit with status 5 while another run has this checkout.")]
 
 

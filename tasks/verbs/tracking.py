@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import sys
 from contextlib import suppress
 from dataclasses import asdict
@@ -11,13 +10,14 @@ from typing import Annotated
 
 import typer
 
-from quee.errors import BusyError, IntegrityError, QueeError, UnreachableError, UsageError
+from quee.cli import AsJson
+from quee.errors import IntegrityError, QueeError, UnreachableError, UsageError
 from tasks.work.lifeline import keep
+from tasks.work.place import refuse_taken
 
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="All by default.", show_default=False)
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def track(
@@ -73,7 +73,7 @@ def results(
     from rich.console import Console
 
     from tasks.dvc.lock import default_experiments
-    from tasks.verbs.results import as_json, load_results, print_results
+    from tasks.verbs.results import as_json, load_results, results_table
 
     root = Path.cwd()
     names = experiments or default_experiments(root)
@@ -90,7 +90,9 @@ def results(
         return
     console = Console()
     for item in found:
-        print_results(console, item, all_)
+        console.print(results_table(item, all_))
+        if item.report:
+            console.print(f"Report: {item.report}", soft_wrap=True)
 
 
 def _results_against(revision: str, experiments: list[str] | None, all_metrics: bool, json_: bool) -> None:
@@ -191,12 +193,7 @@ def ui(
     if is_server(uri):
         typer.echo(f"MLflow is at {uri}")
         return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise BusyError(f"port {port} is not free ({error.strerror}); choose another with --port") from None
+    refuse_taken(port, "choose another with --port")
     with asking(uri):
         experiments = prepare_store(root, uri).experiments()
     address = f"http://127.0.0.1:{port}"

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from quee.cli import AsJson
 from quee.errors import QueeError
 from tasks.dvc.committing import KEPT
 from tasks.dvc.healing import LAST_GOOD, heal
@@ -62,7 +63,7 @@ class Waste:
 
 def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: AsJson = False,
 ) -> None:
     """Say what of DVC's cache, unfinished work and MLflow no current or tracked result needs; --yes removes it.
 

@@ -1,9 +1,12 @@
 """A project's verbs run only in its folder, where the files are that they read and write."""
 
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from quee.errors import UsageError
+from quee.errors import BusyError, QueeError, UsageError
 
 FILES = ("params.yaml", "dvc.yaml")
 """Files that every project has in its folder."""
@@ -22,8 +25,25 @@ def project_root() -> Path:
 
 def end_elsewhere() -> None:
     """End the process with one line where the current folder is no project's folder."""
-    try:
+    with ending():
         project_root()
-    except UsageError as error:
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """End the process with one line and its exit status where the block raises a QueeError."""
+    try:
+        yield
+    except QueeError as error:
         print(f"quee: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+
+
+def refuse_taken(port: int, advice: str) -> None:
+    """Raises BusyError where another process listens on this port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise BusyError(f"port {port} is not free ({error.strerror}); {advice}") from None

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 ROW_BYTES = 29
 """Bytes of a cache row besides its arrays: sample, split, node, label, prediction, error, probability of the label."""
 
-ALL_CLASSES, TOP = 100, 6
-"""With more classes than ALL_CLASSES, a row keeps TOP log probabilities."""
-
 TWICE = 2
 """First the shards and the result take space together, then the result and DVC's copy of it."""
 
@@ -39,6 +36,7 @@ def check_space(stage: "Stage") -> None:
 
 def features_bytes(stage: "Stage") -> tuple[int, str]:
     """Upper bound in bytes on the feature cache before compression, and the factors behind it in words."""
+    from quee.cache.build import MANY_CLASSES, TOP
     from quee.features import feature_names
     from quee.paths import PathTree
     from quee.work.io import read_json
@@ -52,7 +50,7 @@ def features_bytes(stage: "Stage") -> tuple[int, str]:
     samples = sum(count for split, count in dataset["splits"].items() if split not in ("train", "calibration"))
     classes = len(dataset["classes"])
     columns = len(feature_names(experiment.exits.embedding if experiment.features.embedding else 0))
-    row = ROW_BYTES + 2 * (classes if classes <= ALL_CLASSES else TOP) + 4 * columns
+    row = ROW_BYTES + 2 * (classes if classes <= MANY_CLASSES else TOP + 1) + 4 * columns
     return samples * nodes * row, f"{samples:,} samples × {nodes:,} nodes × {row} bytes"
 
 

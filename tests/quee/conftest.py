@@ -7,10 +7,19 @@ import pytest
 import torch
 
 import quee
+from quee.data.importers import import_dataset
 from quee.network.architectures import create_backbone
 from quee.runtime import AdaptiveClassifier, load_bundle
 
 KWARGS = {"embed_dim": 16, "depth": 4, "num_heads": 2}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the digits."""
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    import_dataset("digits", None, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -64,14 +64,6 @@ def test_resumable_work_is_removed_on_success(here: Project) -> None:
     assert not list(here.root.glob(".quee/partial/prepare/*"))
 
 
-def test_what_a_kill_left_between_two_renames_is_put_back(here: Project) -> None:
-    run_stage("prepare", write("first"), "toy")
-    (here.root / "artifacts/toy/prepare").rename(here.root / "artifacts/toy/.prepare.old")
-    with pytest.raises(IntegrityError):
-        run_stage("prepare", fail, "toy")
-    assert result(here) == "first"
-
-
 def test_a_stage_that_writes_nothing_has_failed(here: Project) -> None:
     with pytest.raises(IntegrityError, match="wrote nothing"):
         run_stage("prepare", lambda stage: None, "toy")

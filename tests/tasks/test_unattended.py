@@ -1,6 +1,5 @@
 """What runs without anyone need: who commits dvc.lock, whose data changed, which failures are worth another try."""
 
-import itertools
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from toy_project import Project
 from quee.errors import UsageError
 from tasks.dvc.committing import commit_lock, put_away, take_out
 from tasks.dvc.data_changes import changed_data, fetch_changed
-from tasks.work.transient import delays
 
 IDENTITY = ("-c", "user.name=toy", "-c", "user.email=toy@example.org")
 
@@ -82,11 +80,6 @@ def test_data_have_changed_when_their_pointer_is_not_the_last_results(project: P
     fetch_changed(project.root, "toy", told.append)
     assert project.read("data/digits/train-1.parquet") == "somebody's work"
     assert project.read("dvc.lock") == lock
-
-
-def test_waits_double() -> None:
-    waits = delays()
-    assert [later / earlier for earlier, later in itertools.pairwise(waits)] == [2.0] * (len(waits) - 1)
 
 
 def test_every_deployment_calls_the_flow_with_parameters_it_has_one_run_at_a_time() -> None:

@@ -73,7 +73,7 @@ def _classes(layout: _Layout, found: Mapping[str, bytes], source: Path) -> tuple
     if layout.label_bytes:
         return tuple(found[layout.meta].decode("ascii", "replace").split())
     meta = load_batch(found[layout.meta], f"{source}: {layout.meta}")
-    return texts(_entry(meta, layout.names, list, f"{source}: {layout.meta}"))
+    return tuple(map(_text, _entry(meta, layout.names, list, f"{source}: {layout.meta}")))
 
 
 def _read_python(layout: _Layout, content: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +168,3 @@ def load_batch(content: bytes, source: str) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
-
-
-def texts(value: Any) -> tuple[str, ...]:
-    return tuple(_text(item) for item in value)

@@ -153,7 +153,7 @@ class _File:
         path, kept = self.found.path, np.flatnonzero(self.labels >= 0)
         written = partial(_write, path, self.rows.image, kept, self.labels[kept], names)
         write = partial(_copy, path) if as_is else written
-        return Shard(self.target, len(kept), write, partial(_row_origin, self.rows, kept))
+        return Shard(self.target, len(kept), write, lambda row: self.rows.origin(int(kept[row])))
 
 
 def _shards(
@@ -202,10 +202,6 @@ class _Rows:
     def origin(self, row: int) -> str:
         name = self.names[row].as_py()
         return f"{shown(self.path)}, row {row}" + (f" ({name})" if name else "")
-
-
-def _row_origin(rows: _Rows, kept: np.ndarray, row: int) -> str:
-    return rows.origin(int(kept[row]))
 
 
 def _check_ids(path: Path) -> None:

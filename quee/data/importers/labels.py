@@ -13,9 +13,9 @@ import pyarrow as pa
 from quee.data import Dataset
 from quee.data.files import LABELS, class_names, same_name
 from quee.data.importers.report import Report
-from quee.data.rowgroups import open_parquet
+from quee.data.rowgroups import open_parquet, reading
 from quee.data.walk import shown, some
-from quee.errors import IntegrityError, QueeError, UsageError
+from quee.errors import QueeError, UsageError
 
 MOST_CLASSES = 1_000_000
 """Integers without class names must be below this to be labels."""
@@ -66,13 +66,10 @@ class Labels:
 
 def read_labels(path: Path, column: str) -> Labels:
     """Labels of a column of integers or of text, where blank text is no label; raises QueeError for other types."""
-    try:
-        with open_parquet(path) as opened:
-            if column not in opened.schema_arrow.names:
-                raise QueeError(f"{shown(path)} has no column {column!r}; it has {some(opened.schema_arrow.names)}")
-            found = opened.read(columns=[column], use_threads=False).column(column)
-    except (pa.ArrowException, OSError) as error:
-        raise IntegrityError(f"not a readable Parquet file: {shown(path)} ({error})") from None
+    with reading(path) as opened:
+        if column not in opened.schema_arrow.names:
+            raise QueeError(f"{shown(path)} has no column {column!r}; it has {some(opened.schema_arrow.names)}")
+        found = opened.read(columns=[column], use_threads=False).column(column)
     if pa.types.is_dictionary(found.type):
         found = found.cast(found.type.value_type)
     if pa.types.is_string(found.type) or pa.types.is_large_string(found.type):

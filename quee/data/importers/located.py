@@ -49,14 +49,10 @@ def plan_set(split: str, images: Located, classes: tuple[str, ...]) -> list[Shar
             shard_name(split, index, len(parts)),
             len(part),
             partial(_write, images, part, classes),
-            partial(_origin, images, part),
+            lambda row, part=part: images.origin(int(part[row])),  # type: ignore[misc]
         )
         for index, part in enumerate(parts)
     ]
-
-
-def _origin(images: Located, order: np.ndarray, row: int) -> str:
-    return images.origin(int(order[row]))
 
 
 def _write(images: Located, order: np.ndarray, classes: tuple[str, ...], path: Path) -> None:

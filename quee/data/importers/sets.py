@@ -17,19 +17,8 @@ ROLES = {
 """Words, in lower case, that name a set."""
 FILLERS = frozenset(
     (
-        "set",
-        "sets",
-        "data",
-        "dataset",
-        "split",
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "files",
-        "folder",
-        "photos",
-        "samples",
+        *("set", "sets", "data", "dataset", "split", "image", "images", "img", "imgs"),
+        *("files", "folder", "photos", "samples"),
     )
 )
 """Words that may stand beside them without another meaning."""

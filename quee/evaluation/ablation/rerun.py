@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quee.cache.read import FeatureCache
+from quee.cache.read import FeatureCache, arrays_of, no_references
 from quee.errors import UsageError
 from quee.evaluation.ablation.fit import Study
 from quee.paths import PathTree
@@ -86,13 +86,8 @@ def computed(shards: Iterable[bytes], run: list[int], known: np.ndarray) -> dict
     parts: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
     for data in shards:
         table = pq.read_table(pa.BufferReader(data), columns=list(COLUMNS))
-        for name, column in parts.items():
-            values = table[name].combine_chunks()
-            if name == "features":
-                width = values.type.list_size
-                column.append(values.values.to_numpy().reshape(-1, len(run), width)[:, wanted])
-            else:
-                column.append(values.to_numpy().reshape(-1, len(run))[:, wanted])
+        for name, values in arrays_of(table, COLUMNS, len(run)).items():
+            parts[name].append(values[:, wanted])
     return {name: np.concatenate(column) for name, column in parts.items()}
 
 
@@ -104,7 +99,6 @@ def joined(
     Features at the last gate are unused, so the cached ones are kept.
     """
     old, new = np.flatnonzero(known >= 0), np.flatnonzero(known < 0)
-    none = np.zeros((len(cache), 0))
     found: dict[str, np.ndarray] = {}
     for name in COLUMNS:
         before: np.ndarray = getattr(cache, name)
@@ -116,8 +110,6 @@ def joined(
         tree=tree,
         description=description,
         error=found["prediction"] != cache.label[:, None],
-        reference_error=none.astype(bool),
-        reference_features=np.zeros((len(cache), 0, cache.features.shape[2]), np.float32),
-        reference_prediction=none.astype(np.int32),
+        **no_references(len(cache), cache.features.shape[2]),
         **found,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quee.cache.read import FeatureCache
+from quee.cache.read import FeatureCache, no_references
 from quee.errors import UsageError
 from quee.paths import PathTree, path_name
 from quee.precision import Precision
@@ -56,7 +56,6 @@ def view(cache: FeatureCache, small: PathTree, nodes: np.ndarray, embedding: boo
     """The cache of a smaller tree. Heads and decisions at removed gates cost nothing, nor does an unused embedding."""
     names = cache.description["feature_names"]
     kept = [i for i, name in enumerate(names) if embedding or not name.startswith(EMBEDDING)]
-    none = np.zeros((len(cache), 0))
     description = {
         **cache.description,
         "feature_names": [names[i] for i in kept],
@@ -74,9 +73,7 @@ def view(cache: FeatureCache, small: PathTree, nodes: np.ndarray, embedding: boo
         error=cache.error[:, nodes],
         p_label=cache.p_label[:, nodes],
         features=cache.features[:, nodes][:, :, kept],
-        reference_error=none.astype(bool),
-        reference_features=np.zeros((len(cache), 0, len(kept)), np.float32),
-        reference_prediction=none.astype(np.int32),
+        **no_references(len(cache), len(kept)),
     )
 
 

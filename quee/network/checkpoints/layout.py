@@ -35,6 +35,11 @@ def same(state: State) -> State:
     return state
 
 
+def renaming(*rules: tuple[str, str]) -> Callable[[State], State]:
+    """A conversion that renames by the rules and does nothing else."""
+    return lambda state: rename(state, rules)
+
+
 def rename(state: State, rules: Iterable[tuple[str, str]]) -> State:
     """Every key by the rules, in order; raises QueeError when two become one."""
     renamed: State = {}

@@ -54,11 +54,6 @@ class Checkpoint:
         return "; ".join((self.layout or "names as in the file, of no known layout", *self.facts))
 
 
-def load_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
-    """The weights of `read_checkpoint` alone."""
-    return read_checkpoint(path, max_bytes).state
-
-
 def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
     """The weights in a file, without wrappers and key prefixes, on the CPU, in float32, under the backbones' names.
 

@@ -124,9 +124,11 @@ class _Floats:
             self._add("Mul", [found.name, scale], [name])
 
     def _product(self, node: Any) -> None:
+        from onnx import helper
+
         a, b = (self.found[name] for name in node.input[:2])
         output, conv = node.output[0], node.op_type == "Conv"
-        attributes = {attribute.name: _attribute(attribute) for attribute in node.attribute}
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         sizes = _parts(a, b, conv)
         if len(sizes) == 1:
             total = self._add(node.op_type, [a.name, b.name], [f"{output}.sum"], **attributes)
@@ -153,12 +155,6 @@ class _Floats:
         lengths = self._constant(f"{name}.sizes", np.array(sizes, np.int64))
         self._add("Split", [factor.name, lengths], names, axis=axis)
         return names
-
-
-def _attribute(attribute: Any) -> Any:
-    from onnx import helper
-
-    return helper.get_attribute_value(attribute)
 
 
 def _axes(a: _Integers, b: _Integers, conv: bool) -> tuple[tuple[_Integers, int], tuple[_Integers, int]]:

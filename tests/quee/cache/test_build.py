@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from quee.cache.build import Recipe, build_cache
-from quee.data.importers import import_dataset
 from quee.data.source import open_dataset
 from quee.exits import fit_exits
 from quee.network.architectures import create_backbone
@@ -32,13 +31,6 @@ BACKBONES = {
     "three channels": ("vit_digits", {"embed_dim": 32, "depth": 2, "in_chans": 3}),
     "tokens to tokens": ("t2t_vit_7", {"img_size": 32, "num_classes": 10}),
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    import_dataset("digits", None, folder)
-    return folder
 
 
 def make(name: str, data: Path, folder: Path) -> Recipe:

@@ -24,7 +24,7 @@ def test_a_hidden_folder_is_skipped_at_every_depth_and_its_files_counted(tmp_pat
     put(tmp_path / f"{below}{name}" / "1.jpg")
     put(tmp_path / f"{below}{name}" / "deeper" / "2.jpg")
     put(tmp_path / f"{below}seen.jpg")
-    found = walk(tmp_path, IMAGE_SUFFIXES)
+    found = walk(tmp_path).of(IMAGE_SUFFIXES)
     assert [file.name for file in found.files] == [f"{below}seen.jpg"]
     assert found.skipped.hidden == 2
     assert str(found.skipped) == "2 hidden files"
@@ -49,7 +49,7 @@ def test_every_file_is_taken_or_counted(tmp_path_factory, names):
     folder = tmp_path_factory.mktemp("walk")
     for name in names:
         put(folder / name)
-    found = walk(folder, IMAGE_SUFFIXES)
+    found = walk(folder).of(IMAGE_SUFFIXES)
     assert len(found.files) + sum(found.skipped.other.values()) == len(names)
     assert found.skipped.other[".tif"] == len({"x.tif", "y.TIF"} & set(names))
     assert ("1 without a suffix" in str(found.skipped)) == ("none" in names)
@@ -63,7 +63,7 @@ def test_files_come_in_the_order_of_their_parts_and_links_are_followed_but_not_i
     os.symlink("itself", tmp_path / "top" / "itself")
     os.symlink(tmp_path / "top" / "elsewhere", tmp_path / "top" / "linked")
     os.mkfifo(tmp_path / "top" / "pipe.jpg")
-    found = walk(tmp_path / "top", IMAGE_SUFFIXES)
+    found = walk(tmp_path / "top").of(IMAGE_SUFFIXES)
     assert [file.name for file in found.files] == ["a/2.jpg", "b/1.jpg", "b.jpg", "elsewhere/3.jpg", "linked/3.jpg"]
     assert found.skipped.broken == 4
 

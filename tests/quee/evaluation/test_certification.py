@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta
 from small_world import small_cache, small_experiment
 
 from quee.evaluation.certification import (
@@ -13,7 +14,6 @@ from quee.evaluation.certification import (
     conformal_risk_control,
     learn_then_test,
     p_values,
-    rate_lower_bound,
 )
 from quee.evaluation.resplits import fit_policies
 from quee.policies.registry import all_sweeps
@@ -43,6 +43,11 @@ def violations(losses: np.ndarray, limit: float, choose: Callable[[np.ndarray], 
         count += index is not None and truth[index] > limit
         chosen.append(-1 if index is None else index)
     return count, float(np.mean(chosen))
+
+
+def rate_lower_bound(violations: int, trials: int) -> float:
+    """Clopper and Pearson's lower 95 % confidence bound of a rate of violations."""
+    return 0.0 if violations == 0 else float(beta.ppf(0.05, violations, trials - violations + 1))
 
 
 @pytest.mark.parametrize("test", ["betting", "hoeffding_bentkus"])

@@ -52,7 +52,7 @@ def test_a_method_is_the_mean_of_its_seeds(found) -> None:
     row = next(row for row in budget_rows(found, YARDSTICK, DRAWS) if row["method"] == "quee_plan")
     assert row["seeds"] == 3
     assert row["test_accuracy"] == pytest.approx(by_seed["accuracy_at_budget"]["0.1"])
-    points = operating_rows(found, YARDSTICK, DRAWS)
+    points = operating_rows(found, DRAWS)
     assert {p["seed"] for p in points if p["method"] == "quee_plan"} == {0, 1, 2}
     assert {p["seed"] for p in points if p["method"] == "static_hull"} == {0}
 
@@ -131,7 +131,7 @@ def test_gains_are_told_over_main_rivals_first_then_over_all_other_routed_method
 
 
 def test_intervals_at_operating_points_hold_what_validation_saw(found) -> None:
-    for row in operating_rows(found, YARDSTICK, DRAWS):
+    for row in operating_rows(found, DRAWS):
         assert row["cost_low"] <= row["validation_cost"] <= row["cost_high"]
         assert row["accuracy_low"] <= row["validation_accuracy"] <= row["accuracy_high"]
         assert row["low"] <= row["test_accuracy"] <= row["high"]
@@ -141,7 +141,7 @@ def test_validation_intervals_cover_the_mean_on_new_data_nearly_as_often_as_they
     covered, yardstick = [], Yardstick(np.array([1.0]), YARDSTICK.grid, FLOOR, 0.9)
     for seed in range(120):
         own = {"quee_plan": [measure(sweep("quee_plan", seed + 100), yardstick)]}
-        (row,) = operating_rows(own, yardstick, DRAWS)
+        (row,) = operating_rows(own, DRAWS)
         covered.append(
             (row["accuracy_low"] <= 1 - 0.3 * 0.4 <= row["accuracy_high"], row["cost_low"] <= 0.9 <= row["cost_high"])
         )

@@ -13,7 +13,6 @@ import psutil
 import pytest
 import torch
 
-from quee.data.importers import import_dataset
 from quee.data.source import open_dataset
 from quee.errors import IntegrityError
 from quee.network.architectures import create_backbone
@@ -33,13 +32,6 @@ TREE = [QuantizationConfig(p) for p in ("w3a3", "w4a4")]
 OTHERS = [QuantizationConfig(p) for p in ("w6a6", "w8a8")]
 PRECISIONS = [Precision(p) for p in ("w3a3", "w4a4", "w6a6", "w8a8")]
 KWARGS = {"embed_dim": 32, "depth": 3}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    import_dataset("digits", None, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,17 @@
-"""Grids that are not uniform: laws of the quantizer, and what the searches prefer."""
+"""Searches of ranges, and grids that are not uniform: laws of the quantizer, and what the searches prefer."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from uneven import drawn
 
-from quee.quantization.grids import GRIDS, LEVEL_BITS, Sample, search_quantizer, thinned
+from quee.errors import QueeError
+from quee.quantization.grids import GRIDS, LEVEL_BITS, Sample, search_quantizer, search_range, thinned
 from quee.quantization.layers import AffineQuantizer, CodebookQuantizer
 
+METHODS = ("minmax", "percentile", "mse")
 seeds = st.integers(0, 2**16)
 bits = st.integers(3, 7)
 
@@ -120,3 +123,54 @@ def test_rows_are_thinned_evenly() -> None:
     kept = thinned(rows, 3000)
     assert kept.shape == (100, 30)
     assert (kept[0, 0], kept[-1, -1]) == (0.0, 29_999.0)
+
+
+def range_error(values: np.ndarray, number: int, method: str) -> float:
+    return error(AffineQuantizer(number).set_range(*search_range(values, number, method, "layer")), values)
+
+
+@given(seeds)
+def test_minmax_error_does_not_grow_with_bits(seed: int) -> None:
+    errors = [range_error(drawn(seed), number, "minmax") for number in range(2, 9)]
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("number", [3, 4, 8])
+@pytest.mark.parametrize("method", ["percentile", "mse"])
+def test_a_search_is_no_worse_than_the_full_range(method: str, number: int) -> None:
+    for seed in range(5):
+        values = drawn(seed)
+        assert range_error(values, number, method) <= range_error(values, number, "minmax") * (1 + 1e-6)
+
+
+def test_a_search_cuts_off_an_outlier() -> None:
+    values = np.append(np.random.default_rng(0).normal(size=2000), 12.0)
+    low, high = search_range(values, 4, "mse", "layer")
+    assert low < 0 < high < 8
+    assert search_range(values, 4, "minmax", "layer")[1] == 12.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_values_that_are_all_zero_have_an_empty_range_that_still_quantizes(method: str) -> None:
+    assert search_range(np.zeros(10), 8, method, "layer") == (0.0, 0.0)
+    quantizer = AffineQuantizer(8).set_range(0.0, 0.0)
+    assert quantizer(torch.zeros(3)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_values_of_one_sign_keep_zero_at_an_end(sign: int, method: str) -> None:
+    low, high = search_range(sign * np.abs(drawn(3)), 4, method, "layer")
+    assert (low, high)[sign < 0] == 0.0
+    assert high > low
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_search_refuses_values_that_are_not_finite(bad: float) -> None:
+    with pytest.raises(QueeError, match=r"blocks\.3\.attn\.qkv.*NaN or infinity"):
+        search_range(np.array([0.0, bad, 1.0]), 8, "mse", "blocks.3.attn.qkv")
+
+
+def test_a_search_refuses_no_values() -> None:
+    with pytest.raises(QueeError, match=r"blocks\.3\.attn\.qkv: no calibration values"):
+        search_range(np.zeros((0, 4)), 8, "mse", "blocks.3.attn.qkv")

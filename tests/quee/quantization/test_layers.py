@@ -1,15 +1,18 @@
-"""Quantized layers against integer arithmetic, and their independence of batch and threads."""
+"""Uniform quantizers, quantized layers against integer arithmetic, integer kernels, layers with bits of their own."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from uneven import drawn
 
+from quee.cost import bitflops, trace_cost
 from quee.errors import QueeError
 from quee.network.architectures import create_backbone
 from quee.network.attention import MatMul
@@ -18,6 +21,7 @@ from quee.precision import Precision
 from quee.quantization.calibration import quantize_
 from quee.quantization.layers import (
     QUANTIZED,
+    AffineQuantizer,
     CodebookQuantizer,
     QuantizedConv2d,
     QuantizedLinear,
@@ -25,11 +29,17 @@ from quee.quantization.layers import (
     empty_quantized,
     finalize,
     layout,
+    own_layers,
     quantizable,
+    resolved,
+    use_integer_kernels,
 )
 from quee.settings.quantize import QuantizationConfig
 
 W8A8 = Precision("w8a8")
+bits = st.integers(2, 8)
+ends = st.floats(-1e4, 1e4, width=32)
+seeds = st.integers(0, 2**16)
 
 
 def linear(weight: Tensor, precision: Precision = W8A8, low: float = 0.0, high: float = 255.0) -> QuantizedLinear:
@@ -246,3 +256,138 @@ def test_the_head_is_executed_at_w8a8(backbone: SegmentedBackbone) -> None:
     stored = {name: value.dtype for name, value in backbone.state_dict().items() if name.endswith("qkv.weight")}
     assert len(stored) == 4
     assert set(stored.values()) == {torch.int8}
+
+
+def dequantized(quantizer: AffineQuantizer, x: torch.Tensor) -> torch.Tensor:
+    return quantizer(x) * quantizer.scale
+
+
+@given(ends, ends, bits)
+def test_error_is_at_most_half_a_step_inside_the_range(a: float, b: float, number: int) -> None:
+    low, high = min(a, b, 0.0), max(a, b, 0.0)
+    assume(high - low > 1e-3)
+    quantizer = AffineQuantizer(number).set_range(low, high)
+    x = torch.linspace(low, high, 501)
+    assert float((dequantized(quantizer, x) - x).abs().max()) <= 0.5 * float(quantizer.scale) * (1 + 1e-4)
+
+
+@given(ends, ends, bits, seeds)
+def test_quantizing_again_changes_nothing(a: float, b: float, number: int, seed: int) -> None:
+    quantizer = AffineQuantizer(number).set_range(min(a, b), max(a, b))
+    once = quantizer(torch.from_numpy(drawn(seed, 300)))
+    assert torch.equal(quantizer(once * quantizer.scale), once)
+
+
+@given(ends, ends, bits, seeds)
+def test_integers_stay_within_the_bits_and_zero_is_exact(a: float, b: float, number: int, seed: int) -> None:
+    quantizer = AffineQuantizer(number).set_range(min(a, b), max(a, b))
+    integers = quantizer(torch.from_numpy(drawn(seed, 300)) * 1e4)
+    assert torch.equal(integers, integers.round())
+    stored = integers + quantizer.zero_point
+    assert float(stored.min()) >= 0
+    assert float(stored.max()) <= 2**number - 1
+    assert float(integers.abs().max()) <= quantizer.largest <= 2**number - 1
+    assert float(quantizer(torch.zeros(1))) == 0.0
+
+
+def test_a_worked_example() -> None:
+    quantizer = AffineQuantizer(3).set_range(-1.0, 6.0)  # step 1, zero point 1: -1 … 6
+    x = torch.tensor([-9.0, -1.0, 0.4, 0.5, 1.5, 2.5, 6.0, 9.0])
+    assert quantizer(x).tolist() == [-1, -1, 0, 0, 2, 2, 6, 6]  # half to even
+    assert (float(quantizer.scale), int(quantizer.zero_point)) == (1.0, 1)
+
+
+def test_the_range_is_widened_to_hold_zero() -> None:
+    quantizer = AffineQuantizer(8).set_range(3.0, 5.1)
+    assert (quantizer.low, quantizer.high) == (0.0, 255.0)
+    assert float(quantizer.scale) == pytest.approx(5.1 / 255)
+
+
+def test_loaded_buffers_give_the_same_integers() -> None:
+    first = AffineQuantizer(4).set_range(-0.3, 2.0)
+    second = AffineQuantizer(4)
+    second.load_state_dict(first.state_dict())
+    x = torch.linspace(-1, 3, 200)
+    assert torch.equal(second.finalize()(x), first(x))
+
+
+def fitted(layer: QuantizedLinear | QuantizedConv2d, low: float, high: float) -> None:
+    layer.input.set_range(low, high)
+    layer.set_weight(torch.randint(-127, 128, layer.weight.shape), torch.rand(len(layer.weight)) + 0.1, None)
+    layer.finalize()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    inputs=st.integers(1, 70),
+    outputs=st.integers(1, 40),
+    rows=st.integers(1, 50),
+    bits=st.sampled_from([3, 4, 6, 8]),
+    low=st.floats(-9, 3),
+    width=st.floats(0.1, 9),
+    seed=st.integers(0, 99),
+)
+def test_a_layer_has_the_same_bits(inputs, outputs, rows, bits, low, width, seed) -> None:
+    torch.manual_seed(seed)
+    layer = QuantizedLinear(nn.Linear(inputs, outputs), Precision(f"w8a{bits}"))
+    fitted(layer, low, low + width)
+    x = torch.randn(2, rows, inputs) * 5
+    wanted = layer(x)
+    assert use_integer_kernels(nn.Sequential(layer)) == 1
+    assert torch.equal(layer(x), wanted)
+
+
+def test_a_convolution_has_the_same_bits() -> None:
+    torch.manual_seed(0)
+    layer = QuantizedConv2d(nn.Conv2d(3, 10, 3, 2, 1), Precision("w8a8"))
+    fitted(layer, -1.0, 3.0)
+    x = torch.randn(5, 3, 11, 9)
+    wanted = layer(x)
+    use_integer_kernels(nn.Sequential(layer))
+    assert torch.equal(layer(x), wanted)
+
+
+def test_a_network_has_the_same_bits_and_only_uniform_grids_change() -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone("vit_digits", (1, 2), embed_dim=16, depth=2, num_heads=2).requires_grad_(False).eval()
+    x = torch.randn(40, 1, 8, 8)
+    for name in ("w8a8", "w4a4"):
+        model = quantize_(deepcopy(backbone), QuantizationConfig(Precision(name), samples=40), [x])
+        wanted = model(x)
+        changed = use_integer_kernels(model)
+        weighted = [m for m in model.modules() if isinstance(m, QuantizedLinear | QuantizedConv2d)]
+        assert 0 < changed <= len(weighted) and (name != "w8a8" or changed == len(weighted))
+        assert torch.equal(model(x), wanted)
+
+
+NAMES = ["patch_embed.proj", "blocks.0.mlp.fc1", "blocks.0.mlp.fc2", "blocks.1.mlp.fc2", "head"]
+W4A8, W3A3 = Precision("w4a8"), Precision("w3a3")
+
+
+def test_a_name_goes_before_patterns_and_the_first_pattern_before_others() -> None:
+    found = resolved(NAMES, {"blocks.*.fc2": W8A8, "blocks.*": W4A8, "blocks.1.mlp.fc2": W3A3})
+    assert found == {"blocks.0.mlp.fc1": W4A8, "blocks.0.mlp.fc2": W8A8, "blocks.1.mlp.fc2": W3A3}
+
+
+def test_a_pattern_of_no_layer_is_refused_with_what_there_is() -> None:
+    with pytest.raises(QueeError, match=r"no layer is called 'blocks\.9\.\*'; there are patch_embed\.proj, blocks\.\*"):
+        resolved(NAMES, {"blocks.9.*": W8A8})
+
+
+def test_they_are_executed_and_counted_as_told() -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone("vit_digits", embed_dim=32, depth=2, gates=(1, 2)).requires_grad_(False)
+    config = QuantizationConfig("w3a3", "minmax", layers={"blocks.*.attn.query_key": "w8a8", "head": "w3a3"})
+    cost = trace_cost(backbone, layers=own_layers(backbone, [config]))
+    plain = trace_cost(backbone)
+    scores = {p.segment: p.macs for p in plain.products if p.name.endswith("query_key")}
+    for segment in (1, 2):
+        extra = bitflops(scores[segment], (8, 8)) - bitflops(scores[segment], (3, 3))
+        assert cost.bitflops(segment, W3A3) - plain.bitflops(segment, W3A3) == extra
+        assert cost.bitflops(segment, W8A8) == plain.bitflops(segment, W8A8)
+    assert cost.bitflops(0, W3A3) / plain.bitflops(0, W3A3) == 9 / 64
+    found = layout(quantize_(backbone, config, [torch.randn(32, 1, 8, 8)]))
+    assert {name for name, (precision, *_) in found.items() if precision == "w8a8"} == {
+        "blocks.0.attn.query_key", "blocks.1.attn.query_key",
+    }  # fmt: skip
+    assert found["head"][0] == "w3a3"

@@ -1,4 +1,4 @@
-"""Ridge regression, compensated rounding, folding and packing."""
+"""Scales of weights, ridge regression, compensated rounding, folding and packing."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
+from uneven import drawn
 
 from quee.errors import IntegrityError
 from quee.quantization.calibration import channel_affine, channel_ranges, fold, unfold_weight
 from quee.quantization.layers import pack, unpack
 from quee.quantization.weights import confirmed_ridge, quantize_weight, ridge, round_compensated
+
+seeds = st.integers(0, 2**16)
 
 
 def layer(seed: int = 0, rows: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -125,3 +128,46 @@ def _integers(bits: int) -> st.SearchStrategy[np.ndarray]:
 def test_bytes_of_another_shape_are_refused() -> None:
     with pytest.raises(IntegrityError, match=r"blocks\.0: \(3,\) bytes do not hold \(3, 5\) weights of 4 bits"):
         unpack(np.zeros(3, np.uint8), 4, (3, 5), "blocks.0")
+
+
+@given(seeds, st.integers(2, 8))
+def test_weights_are_symmetric_integers_within_half_a_step_of_the_float(seed: int, number: int) -> None:
+    weight = torch.from_numpy(drawn(seed, 60).reshape(6, 10))
+    integers, scale = quantize_weight(weight, number, "minmax")
+    limit = 2 ** (number - 1) - 1
+    assert torch.equal(integers, integers.round())
+    assert float(integers.abs().max()) == limit
+    error = (integers.double() * scale[:, None].double() - weight.double()).abs()
+    assert bool((error <= 0.5 * scale[:, None] * (1 + 1e-5)).all())
+    again, _ = quantize_weight(integers * scale[:, None], number, "minmax")
+    assert torch.equal(again, integers)
+
+
+@given(seeds)
+def test_minmax_weight_error_does_not_grow_with_bits(seed: int) -> None:
+    weight = torch.from_numpy(drawn(seed).reshape(4, 500))
+    errors = []
+    for number in range(2, 9):
+        integers, scale = quantize_weight(weight, number, "minmax")
+        errors.append(float((integers * scale[:, None] - weight).double().square().mean()))
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_a_weight_search_lowers_each_channels_weighted_error() -> None:
+    weight = torch.from_numpy(drawn(5, 640).reshape(8, 80))
+    importance = torch.linspace(0.01, 4.0, 80)
+
+    def errors(method: str) -> torch.Tensor:
+        integers, scale = quantize_weight(weight, 3, method, importance)
+        return ((integers * scale[:, None] - weight).double().square() * importance).sum(dim=1)
+
+    assert bool((errors("mse") <= errors("minmax") * (1 + 1e-5)).all())
+    assert float(errors("mse").sum()) < 0.9 * float(errors("minmax").sum())
+
+
+def test_channels_are_quantized_apart_and_a_zero_channel_stays_zero() -> None:
+    weight = torch.tensor([[1000.0, -300.0], [0.001, 0.0003], [0.0, 0.0]])
+    integers, scale = quantize_weight(weight, 8, "minmax")
+    assert integers.tolist() == [[127, -38], [127, 38], [0, 0]]
+    assert float(scale[0]) == pytest.approx(1000 / 127)
+    assert float(scale[1]) == pytest.approx(0.001 / 127)

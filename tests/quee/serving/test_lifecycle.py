@@ -137,20 +137,15 @@ def test_ready_turns_false_first_and_what_is_in_flight_is_answered(bundle: Path,
         assert len(answer["outputs"][0]["data"]) == 1000
 
 
+def command(bundle: Path, *options: str) -> list[str]:
+    serve = "from quee.cli.main import main; main()"
+    return [sys.executable, "-c", serve, "serve", str(bundle), "--port", "0", *options]
+
+
 def started(bundle: Path, *options: str) -> tuple[subprocess.Popen, int]:
     checkout = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(checkout), *filter(None, sys.path)])}
-    command = [
-        sys.executable,
-        "-c",
-        "from quee.cli.main import main; main()",
-        "serve",
-        str(bundle),
-        "--port",
-        "0",
-        *options,
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command(bundle, *options), stderr=subprocess.PIPE, text=True, env=environment)
     line = process.stderr.readline()
     assert " on http://127.0.0.1:" in line
     return process, int(line.rsplit(":", 1)[1].strip(" /\n"))
@@ -197,17 +192,9 @@ def test_the_command_reloads_on_sighup_and_ends_on_sigterm(bundle: Path, other: 
     ],
 )
 def test_wrong_usage_is_one_line_and_a_status(bundle: Path, options: list[str], status: int, reason: str) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        "from quee.cli.main import main; main()",
-        "serve",
-        str(bundle),
-        "--port",
-        "0",
-        *options,
-    ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[3])
+    ended = subprocess.run(
+        command(bundle, *options), capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[3]
+    )
     assert ended.returncode == status
     assert reason in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr

@@ -1,11 +1,8 @@
 """DINOv2, the authors' names, which TimmViT takes."""
 
-from quee.network.checkpoints.layout import Layout, State, rename
+from quee.network.checkpoints.layout import Layout, renaming
 
+_CHUNKS = (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.")
+"""Of training in chunks of blocks, the number of the chunk is taken off."""
 
-def convert(state: State) -> State:
-    """Of training in chunks of blocks, the number of the chunk is taken off."""
-    return rename(state, ((r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),))
-
-
-LAYOUT = Layout("DINOv2, the authors' names", r"blocks\.0\.(?:0\.)?ls1\.gamma", convert, also=r"mask_token$")
+LAYOUT = Layout("DINOv2, the authors' names", r"blocks\.0\.(?:0\.)?ls1\.gamma", renaming(_CHUNKS), also=r"mask_token$")

@@ -1,6 +1,6 @@
 """MMPretrain's VisionTransformer."""
 
-from quee.network.checkpoints.layout import Layout, State, rename
+from quee.network.checkpoints.layout import Layout, renaming
 
 _RULES = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
@@ -11,9 +11,6 @@ _RULES = (
     (r"^ln1\.", "norm."),
 )
 
-
-def convert(state: State) -> State:
-    return rename(state, _RULES)
-
-
-LAYOUT = Layout("MMPretrain ViT", r"layers\.0\.ffn\.layers\.0\.0\.weight", convert, also=r"(^|\.)ln1\.weight$")
+LAYOUT = Layout(
+    "MMPretrain ViT", r"layers\.0\.ffn\.layers\.0\.0\.weight", renaming(*_RULES), also=r"(^|\.)ln1\.weight$"
+)

@@ -1,6 +1,6 @@
 """torchvision's VisionTransformer, of its older and newer versions."""
 
-from quee.network.checkpoints.layout import Layout, State, rename
+from quee.network.checkpoints.layout import Layout, renaming
 
 _RULES = (
     (r"^class_token$", "cls_token"),
@@ -16,15 +16,10 @@ _RULES = (
     (r"^heads\.head\.", "head."),
 )
 
-
-def convert(state: State) -> State:
-    return rename(state, _RULES)
-
-
 LAYOUT = Layout(
     "torchvision ViT",
     r"encoder\.layers\.encoder_layer_0\.ln_1\.weight",
-    convert,
+    renaming(*_RULES),
     note="torchvision's own weights want preprocessing={mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], "
     "interpolation: bilinear, crop_pct: 0.875}",
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quee.errors import QueeError, UsageError
 from quee.network.architectures import create_backbone
-from quee.network.checkpoints.reading import fit_state, head_layers, load_checkpoint, with_head
+from quee.network.checkpoints.reading import fit_state, head_layers, read_checkpoint, with_head
 
 NAME = "vit_small_patch14_dinov2.lvd142m"
 SMALL: dict[str, Any] = {"img_size": 56, "depth": 6, "embed_dim": 48, "num_heads": 4}
@@ -35,8 +35,8 @@ def published_head(layers: int, classes: int = 7) -> dict[str, Tensor]:
 def test_published_heads_give_the_published_logits(layers: int, tmp_path: Path) -> None:
     torch.save(original(), tmp_path / "dinov2_vits14_pretrain.pth")
     torch.save(published_head(layers), tmp_path / "dinov2_vits14_linear_head.pth")
-    state = load_checkpoint(tmp_path / "dinov2_vits14_pretrain.pth")
-    head = load_checkpoint(tmp_path / "dinov2_vits14_linear_head.pth")
+    state = read_checkpoint(tmp_path / "dinov2_vits14_pretrain.pth").state
+    head = read_checkpoint(tmp_path / "dinov2_vits14_linear_head.pth").state
     assert head_layers(head, 48, "head") == layers
     backbone = create_backbone(NAME, layers=layers, num_classes=7, **SMALL)
     backbone.load_state_dict(fit_state(backbone, with_head(state, head, "head"), "pretrain"))

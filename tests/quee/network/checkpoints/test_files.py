@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from quee.errors import IntegrityError, QueeError
-from quee.network.checkpoints.reading import load_checkpoint, read_checkpoint
+from quee.network.checkpoints.reading import read_checkpoint
 
 STATE = {"blocks.0.norm1.weight": torch.linspace(-1, 1, 7), "head.weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -54,13 +54,13 @@ def test_every_number_format_becomes_float32(kind: str, dtype: torch.dtype, tmp_
 def test_jaxs_bfloat16_in_an_npz(tmp_path: Path) -> None:
     bits = STATE["head.weight"].bfloat16().view(torch.int16).numpy().view("V2")
     np.savez(tmp_path / "w.npz", **{"head.weight": bits})  # type: ignore[arg-type]
-    assert torch.equal(load_checkpoint(tmp_path / "w.npz")["head.weight"], STATE["head.weight"])
+    assert torch.equal(read_checkpoint(tmp_path / "w.npz").state["head.weight"], STATE["head.weight"])
 
 
 def test_numbers_too_large_for_float32_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.tensor([1e300], dtype=torch.float64)}, tmp_path / "w.pth")
     with pytest.raises(QueeError, match="a has values that are not finite"):
-        load_checkpoint(tmp_path / "w.pth")
+        read_checkpoint(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pth"])
@@ -70,21 +70,21 @@ def test_a_checkpoint_in_several_files(kind: str, tmp_path: Path) -> None:
     names = {key: f"part-{number}.{kind}" for number, key in enumerate(STATE)}
     index = tmp_path / f"model.{kind}.index.json"
     index.write_text(json.dumps({"metadata": {"total_size": 52}, "weight_map": names}))
-    assert all(torch.equal(value, STATE[key]) for key, value in load_checkpoint(index).items())
+    assert all(torch.equal(value, STATE[key]) for key, value in read_checkpoint(index).state.items())
     with pytest.raises(QueeError, match=f"is a folder; give the file in it: model.{kind}.index.json"):
-        load_checkpoint(tmp_path)
+        read_checkpoint(tmp_path)
     with pytest.raises(QueeError, match="at most 100 are read"):
-        load_checkpoint(index, max_bytes=100)
+        read_checkpoint(index, max_bytes=100)
     index.write_text(json.dumps({"weight_map": {**names, "extra": f"part-0.{kind}"}}))
     with pytest.raises(QueeError, match="extra is in none of its 2 parts"):
-        load_checkpoint(index)
+        read_checkpoint(index)
     index.write_text(json.dumps({"weight_map": {**names, "extra": "../part-0"}}))
     with pytest.raises(QueeError, match="not beside it"):
-        load_checkpoint(index)
+        read_checkpoint(index)
     (tmp_path / f"part-1.{kind}").unlink()
     index.write_text(json.dumps({"weight_map": names}))
     with pytest.raises(IntegrityError, match=rf"missing file: .*part-1.{kind}, which .* names; it has 2 parts"):
-        load_checkpoint(index)
+        read_checkpoint(index)
 
 
 def torch_script(path: Path) -> None:
@@ -143,7 +143,7 @@ def test_what_is_not_read_is_named_with_what_to_do(kind: str, tmp_path: Path) ->
     make, message = NAMED[kind]
     make(tmp_path / "w.pt")
     with pytest.raises(QueeError, match=message) as raised:
-        load_checkpoint(tmp_path / "w.pt")
+        read_checkpoint(tmp_path / "w.pt")
     assert "\n" not in str(raised.value)
     assert str(tmp_path / "w.pt") in str(raised.value)
 
@@ -171,4 +171,4 @@ def test_of_several_unknown_sets_none_is_guessed(tmp_path: Path) -> None:
     with pytest.raises(
         QueeError, match=r"several sets of weights: student, teacher; .*torch.load\('w.pth'\)\['student'\]"
     ):
-        load_checkpoint(tmp_path / "w.pth")
+        read_checkpoint(tmp_path / "w.pth")

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from quee.errors import IntegrityError, QueeError
 from quee.network.architectures import create_backbone
 from quee.network.base import SegmentedBackbone
-from quee.network.checkpoints.reading import fit_state, load_checkpoint, read_checkpoint
+from quee.network.checkpoints.reading import fit_state, read_checkpoint
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_authors_layouts_load(layout: str, legacy: bool, backbone: Segmented
     state = weights(backbone)
     path = tmp_path / "71.7_T2T_ViT_7.pth.tar"
     torch.save(LAYOUTS[layout](state), path, _use_new_zipfile_serialization=not legacy)
-    loaded = fit_state(backbone, load_checkpoint(path), str(path))
+    loaded = fit_state(backbone, read_checkpoint(path).state, str(path))
     backbone.load_state_dict(loaded)
     assert type(loaded) is dict
     assert all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items())
@@ -62,14 +62,14 @@ def test_the_authors_layouts_load(layout: str, legacy: bool, backbone: Segmented
 def test_safetensors_load_whatever_their_name(backbone: SegmentedBackbone, tmp_path: Path) -> None:
     state = weights(backbone)
     save_file(dict(state), tmp_path / "weights.pth")
-    loaded = load_checkpoint(tmp_path / "weights.pth")
+    loaded = read_checkpoint(tmp_path / "weights.pth").state
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
 
 
 def test_views_of_one_tensor_become_independent(tmp_path: Path) -> None:
     both = torch.arange(6.0)
     torch.save({"a": both[:3], "b": both.reshape(2, 3).t()}, tmp_path / "views.pth")
-    loaded = load_checkpoint(tmp_path / "views.pth")
+    loaded = read_checkpoint(tmp_path / "views.pth").state
     loaded["a"].zero_()
     assert torch.equal(loaded["b"], torch.arange(6.0).reshape(2, 3).t())
     assert loaded["b"].is_contiguous()
@@ -78,7 +78,7 @@ def test_views_of_one_tensor_become_independent(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_network_names_the_keys(backbone: SegmentedBackbone, tmp_path: Path) -> None:
     torch.save({"state_dict": create_backbone("t2t_vit_7", depth=3, img_size=32).state_dict()}, tmp_path / "x.pth")
     with pytest.raises(QueeError) as raised:
-        fit_state(backbone, load_checkpoint(tmp_path / "x.pth"), "x.pth")
+        fit_state(backbone, read_checkpoint(tmp_path / "x.pth").state, "x.pth")
     message = str(raised.value)
     assert message.startswith("x.pth does not fit t2t_vit_7: left-over keys: blocks.2.attn.")
     assert "head.weight (1000, 256) instead of (10, 256)" in message
@@ -108,7 +108,7 @@ def test_a_file_that_would_run_code_is_refused(wrapped: bool, tmp_path: Path, mo
     else:
         path.write_bytes(pickle.dumps({"a": Malice()}, protocol=2))
     with pytest.raises(QueeError, match=r"it holds posix\.mkdir") as raised:
-        load_checkpoint(path)
+        read_checkpoint(path)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 400
     assert raised.value.exit_status == 1
@@ -134,7 +134,7 @@ def damaged(kind: str, path: Path) -> Path:
 def test_a_damaged_file_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     path = damaged(kind, tmp_path / "weights.pth")
     with pytest.raises(QueeError, match="weights.pth") as raised:
-        load_checkpoint(path)
+        read_checkpoint(path)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 400
 
@@ -156,26 +156,26 @@ def test_a_damaged_file_is_refused_in_one_line(kind: str, tmp_path: Path) -> Non
 def test_what_holds_no_plain_weights_is_refused(content: Any, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(QueeError, match=message):
-        load_checkpoint(tmp_path / "weights.pth")
+        read_checkpoint(tmp_path / "weights.pth")
 
 
 def test_size_is_bounded_before_anything_is_read(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"a": torch.zeros(100_000)}, path)
     with pytest.raises(QueeError, match="bytes; at most 1,000 are read"):
-        load_checkpoint(path, max_bytes=1000)
+        read_checkpoint(path, max_bytes=1000)
     packed = tmp_path / "packed.pth"
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for member in source.infolist():
             target.writestr(member.filename, source.read(member))
     assert packed.stat().st_size < 10_000
     with pytest.raises(QueeError, match="unpacks to"):
-        load_checkpoint(packed, max_bytes=10_000)
+        read_checkpoint(packed, max_bytes=10_000)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="missing file: .*none.pth"):
-        load_checkpoint(tmp_path / "none.pth")
+        read_checkpoint(tmp_path / "none.pth")
 
 
 @pytest.mark.parametrize(
