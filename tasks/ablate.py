@@ -36,7 +36,7 @@ NO_NUMBERS = ("quee/network/", "quee/cache/read.py", "quee/work/threads.py")
 
 
 def code() -> list[str]:
-    """Files that decide a point's numbers; what only arranges or shows them is not among these."""
+    """Files that decide a point's numbers; files that only arrange or show numbers are left out."""
     return sorted(file for file in used_by("evaluate", "", start=POINTS) if not file.startswith(NO_NUMBERS))
 
 

@@ -39,7 +39,7 @@ class Points:
         self._store(digest).write(digest, packed_tensors(arrays, {"facts": json.dumps(facts, sort_keys=True)}))
 
     def touch(self, digest: str) -> None:
-        """Say that something is still referred to, without reading it."""
+        """Mark a result as still used, without reading it."""
         for file in self.folder.glob(f"{digest[:2]}/{digest}-*"):
             os.utime(file)
 
@@ -62,7 +62,7 @@ class Points:
 
 
 def missing(study: Study, points: Sequence[Point], store: Points) -> list[tuple[Point, int]]:
-    """(point, repetition) still to be computed, those that share their predictors side by side."""
+    """The (point, repetition) pairs still to be computed; pairs that share predictors follow each other."""
     seeds = range(study.experiment.ablate.seeds)
     todo = [(p, s) for s in seeds for p in points if store.read(study.point_digest(p.recipe, s)) is None]
     return sorted(todo, key=lambda item: (item[1], _rank(study, points, *item)))
@@ -74,7 +74,7 @@ def _rank(study: Study, points: Sequence[Point], point: Point, seed: int) -> int
 
 
 def compute(study: Study, todo: Sequence[tuple[Point, int]], store: Points) -> Iterator[tuple[Point, int, Outcome]]:
-    """Compute and keep; yields each as it ends."""
+    """Compute and keep the outcomes; yields each when it is done."""
     prepared: Prepared | None = None
     for point, seed in todo:
         if prepared is None or not _shares(prepared, point.recipe, seed):
