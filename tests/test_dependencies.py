@@ -41,8 +41,6 @@ LAYERS = (
     "quee/settings/experiment.py",  # compares a YAML's names with the registries of data sets, architectures, policies
     "quee/settings/requirements.py",  # compares settings with the data and the network
     "quee/predictors.py",
-    "quee/settings/experiment.py",  # holds a YAML's names against the registries of data sets, architectures and policies
-    "quee/settings/requirements.py",  # holds settings against the data and the network
     "quee/evaluation/",
     "quee/report/",
     "quee/runtime/",
