@@ -1,4 +1,4 @@
-"""Points for which the network runs again: exit heads fitted otherwise, a reference precision taken into the tree.
+"""Points for which the network runs again: exit heads fitted in another way, or a reference precision in the tree.
 
 Only nodes whose result can differ are run again: with other heads, those at all gates but the last; with an added
 precision, those on paths that contain it. The samples of the certification split are left out.

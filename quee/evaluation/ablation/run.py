@@ -1,4 +1,4 @@
-"""Computing a grid: results that are kept, by content, are read; the others are computed and kept."""
+"""Computing a grid: stored results are read, the others are computed and stored. Keys are digests of all inputs."""
 
 import json
 import os
@@ -18,17 +18,17 @@ from quee.work.store import Store
 
 KEPT_SECONDS = 30 * 24 * 3600
 WORK = "work"
-"""Folder for what is not finished."""
+"""Folder for unfinished work."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """Results by the digest of all that they depend on, in a `Store` for each beginning of a digest."""
+    """Results by the digest of everything that they depend on, in one `Store` per prefix of a digest."""
 
     folder: Path
 
     def read(self, digest: str) -> tuple[dict[str, np.ndarray], dict[str, float]] | None:
-        """Arrays and facts; None where they are not kept, or not as they were written."""
+        """Arrays and facts; None where they are missing or damaged."""
         if (data := self._store(digest).read(digest)) is None:
             return None
         self.touch(digest)
@@ -48,7 +48,7 @@ class Points:
         return self.folder / WORK / digest
 
     def prune(self, seconds: float = KEPT_SECONDS) -> None:
-        """Remove what was neither written nor used for so many seconds."""
+        """Remove results that were neither written nor used for so many seconds."""
         before = time.time() - seconds
         for file in self.folder.glob("??/*"):
             if file.stat().st_mtime < before:

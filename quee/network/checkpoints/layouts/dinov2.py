@@ -1,10 +1,10 @@
-"""DINOv2, the authors' names, which TimmViT takes."""
+"""DINOv2 under the authors' names, which timm's VisionTransformer accepts."""
 
 from quee.network.checkpoints.layout import Layout, State, rename
 
 
 def convert(state: State) -> State:
-    """Of training in chunks of blocks, the number of the chunk is taken off."""
+    """Training in chunks of blocks puts the number of the chunk into names; it is removed."""
     return rename(state, ((r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),))
 
 
