@@ -89,7 +89,7 @@ class TimmViT(TokenBackbone):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """timm's name of the head."""
+        """timm's name for the number of class and register tokens."""
         return self.prefix_tokens
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ class TokenPerformer(nn.Module):
         exact = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
         with exact:
             y = self._attend(k.float(), q.float(), v.float()).to(v.dtype)
-        x = v + self.drop(self.proj(y))  # the skip is from the values: the input has another width
+        x = v + self.drop(self.proj(y))  # the residual is the values: the input has another width
         return x + self.mlp(self.norm2(x))
 
     def _attend(self, k: Tensor, q: Tensor, v: Tensor) -> Tensor:
