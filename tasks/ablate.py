@@ -1,7 +1,7 @@
 """Stage `ablate`: one grid of ablations on the feature cache. Not part of the pipeline: `quee ablate EXPERIMENT` runs it.
 
-Points are kept by content in `.quee/ablations`. So a larger grid computes only its new points, and an interrupted grid
-goes on.
+Points are kept in `.quee/ablations` under digests of their inputs. So a larger grid computes only its new points, and an
+interrupted grid continues.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Images in NumPy files: `.npy` arrays and `.npz` archives, read without unpickling anything."""
+"""Images in NumPy files, `.npy` arrays and `.npz` archives; nothing is unpickled."""
 
 from pathlib import Path
 from zipfile import BadZipFile
@@ -10,14 +10,14 @@ from quee.runtime.pixels import check_form
 
 SUFFIXES = (".npy", ".npz")
 MEMBER = "images"
-"""The array that is taken from an archive of several."""
+"""Name of the array to take from an archive of several."""
 
 
 class ArrayFile:
-    """The images of a file, by row; a `.npy` is mapped into memory, not read whole."""
+    """The images of a file, by row; a `.npy` file is mapped into memory instead of read whole."""
 
     def __init__(self, path: Path, pixels: str = "uint8") -> None:
-        """Raises UsageError where the file is no array of images that `quee.runtime.pixels` accepts."""
+        """Raises UsageError unless the file is an array of images that `quee.runtime.pixels` accepts."""
         self.path = path
         self.images = _array(path)
         check_form(self.images, str(path), pixels=pixels)

@@ -1,4 +1,4 @@
-"""Whether DVC's cache holds what its names say: DVC trusts write-protected files."""
+"""Checks DVC's cache against its digests, because DVC trusts write-protected files."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from tasks.dvc.plan import PIPELINE, opened
 
 
 def remove_damaged(root: Path, name: str, file: str = PIPELINE) -> list[Path]:
-    """Remove from DVC's cache what it has of a stage's result that is not as it was put there; what was removed."""
+    """Remove damaged files of a stage's result from DVC's cache; returns the removed files."""
     entry = yaml.safe_load((root / file).with_suffix(".lock").read_text(encoding="utf-8"))["stages"][name]
     with opened(root) as repo:
         objects = [(Path(repo.cache.local.oid_to_path(out["md5"])), out["md5"]) for out in entry["outs"]]
