@@ -44,7 +44,7 @@ EXCEPTED_STARTS = {
 VALUES = {
     "EXPERIMENT…": "digits", "EXPERIMENT": "digits", "IMAGES…": "data/digits", "IMAGES": "data/digits",
     "BUNDLE": "artifacts/digits/bundle", "RUN|FILE": "artifacts/digits/evaluate/metrics.json", "RUN": "0123456789abcdef" * 2,
-    "A": "digits", "B": "0.1", "REV": "HEAD", "FOLDER": "folder", "FILE": "file", "HOST": "127.0.0.1", "N": "20",
+    "A": "digits", "B": "0.1", "REV": "HEAD", "FOLDER": "folder", "FILE": "file", "HOST": "127.0.0.1", "N": "20", "STAGE": "targets",
 }  # fmt: skip
 """What stands for the placeholders."""
 
@@ -55,10 +55,10 @@ ADVICE = re.compile(
     r"`[^`]+`|\b[Mm]issing\b|\bset [A-Z]|\bvalid:|\bgive\b|\bis not there\b|\bneither\b|\b[Nn]o such\b|\bdoes not exist\b"
     r"|\brequires\b|--[a-z]+"
 )
-"""How a failure says what to do: a command, what is missing, or what is valid."""
+"""Patterns of advice in a failure: a command, a missing thing, or valid values."""
 
 WORKS = (" && dvc repro", "make repro", "make flow", "quee run [")
-"""Parts of commands that promise results in a bare clone: a failure, however well explained, is none."""
+"""Parts of commands that promise results in a bare clone, where even a well explained failure is wrong."""
 
 QUICK = {"quee plan", "quee results", "quee experiments list", "make help", "quee verify BUNDLE", "quee track"}
 MOST_SECONDS, END_SECONDS = 420, 60
@@ -78,7 +78,7 @@ RUN = [command for command in ALL if not excepted(command)]
 
 
 def concrete(command: str) -> str:
-    """The command with values for its placeholders; what is optional is given."""
+    """The command with values for its placeholders, including optional ones."""
     text = re.sub(r"\[([^\]]*)\]", r"\1", command)
     verb = next((name for name in NAMES if f" {name} " in f" {text} "), "")
     values = {**VALUES, **({"NAME": NAMES[verb]} if verb else {}), **({"B": "HEAD"} if verb == "compare" else {})}
@@ -126,7 +126,7 @@ def test_a_command_is_fit_to_be_the_first(clone: Clone, command: str, tmp_path: 
 
 
 def check_outcome(command: str, status: int, said: str) -> None:
-    """Done, or failed in a few lines that say what to do first, with a status that has a meaning."""
+    """Whether a command succeeded, or failed in a few lines with advice and a documented status."""
     assert "Traceback" not in said, said[-3000:]
     if status == 0:
         return
@@ -163,7 +163,7 @@ def test_commands_are_found_where_pages_have_them() -> None:
 
 
 def leaves() -> Iterator[list[str]]:
-    """Every verb of a project, groups as their commands, with something for each argument."""
+    """Every verb of a project, with the commands of groups, and a value for each argument."""
     for name, (where, _) in verbs().items():
         if name in LIBRARY:
             continue

@@ -1,4 +1,4 @@
-"""Layers with a precision of their own: by name before patterns, executed and counted as told."""
+"""Layers with a precision of their own: names go before patterns, and layers are executed and counted accordingly."""
 
 import pytest
 import torch

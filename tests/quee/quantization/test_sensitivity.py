@@ -1,4 +1,4 @@
-"""Sensitivity: one layer at a time, and nothing left behind in the float network."""
+"""Sensitivity is measured one layer at a time and leaves the float network unchanged."""
 
 from copy import deepcopy
 
