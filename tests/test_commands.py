@@ -44,7 +44,8 @@ EXCEPTED_STARTS = {
 VALUES = {
     "EXPERIMENT…": "digits", "EXPERIMENT": "digits", "IMAGES…": "data/digits", "IMAGES": "data/digits",
     "BUNDLE": "artifacts/digits/bundle", "RUN|FILE": "artifacts/digits/evaluate/metrics.json", "RUN": "0123456789abcdef" * 2,
-    "A": "digits", "B": "0.1", "REV": "HEAD", "FOLDER": "folder", "FILE": "file", "HOST": "127.0.0.1", "N": "20", "STAGE": "targets",
+    "A": "digits", "B": "0.1", "REV": "HEAD", "FOLDER": "folder", "FILE": "file", "HOST": "127.0.0.1", "N": "20",
+    "STAGE": "targets",
 }  # fmt: skip
 """What stands for the placeholders."""
 
