@@ -44,7 +44,7 @@ EXACT = "must be 0"
 
 
 def stage_policy(artifacts: Path, cache: FeatureCache, name: str) -> Policy:
-    """The policy as the stages left it."""
+    """The policy from the stages' results."""
     basis = Basis(cache.tree, cache.description, read_predictors(artifacts / "predictors"))
     return read_policy(artifacts / "policies", name, basis)
 
@@ -101,7 +101,7 @@ def with_engine(classifier: AdaptiveClassifier, name: str, graphs: Path) -> Adap
 
 
 def widest(cache: FeatureCache, policy: Policy, expected: np.ndarray, found: np.ndarray, at: np.ndarray) -> float:
-    """The largest difference in value between the two steps where a path parted."""
+    """The largest difference in value between the two steps at the gate where a path differs."""
     rows = np.flatnonzero(expected != found)
     parted = (gap(policy, int(expected[row]), int(found[row]), cache.features[row], float(at[row])) for row in rows)
     return max(parted, default=0.0)

@@ -1,6 +1,6 @@
-"""The pipeline as a Prefect flow: one task per stage. DVC decides what is stale; Prefect when, where and what is shown.
+"""The pipeline as a Prefect flow: one task per stage. DVC decides what is stale; Prefect decides when and where, and shows it.
 
-`python -m flows.pipeline [EXPERIMENT…] [--force]` runs it here, with a server of its own for the time.
+`python -m flows.pipeline [EXPERIMENT…] [--force]` runs the flow once, with a server of its own.
 """
 
 import flows.quiet  # noqa: F401, I001  first: Prefect reads its settings when imported

@@ -30,7 +30,7 @@ MOST = 200
 
 
 def main() -> None:
-    """Start both, tell where they are, and end them with Ctrl-C."""
+    """Start the server and the deployments, print their addresses, and end both on Ctrl-C."""
     try:
         with ending():
             if sys.argv[1:] == [SERVE]:
@@ -89,7 +89,7 @@ class Part:
         return self.kept.process.poll() is not None
 
     def said(self) -> str:
-        """How it ended and its last words, to be put behind its name."""
+        """Its exit status and last output, as text that follows its name in a message."""
         status, words = self.kept.process.poll(), last_words(self.log.read_text(encoding="utf-8", errors="replace"))
         return f"{'' if status is None else f' with status {status}'}{f': {words}' if words else ''}\nlog: {self.log}"
 
@@ -115,7 +115,7 @@ def deployments() -> list[dict[str, Any]]:
 
 
 def serve_deployments() -> None:
-    """Make the deployments and run what is scheduled, one run at a time, until this process is ended."""
+    """Make the deployments and run scheduled flows, one at a time, until this process is ended."""
     from prefect import serve
     from prefect.schedules import Cron
 
@@ -135,7 +135,7 @@ def serve_deployments() -> None:
 
 
 def reconcile() -> None:
-    """Mark runs as crashed that a killed process left "Running", unless this checkout is at work."""
+    """Mark runs that a killed process left "Running" as crashed, unless a run holds this checkout."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
     from prefect.client.schemas.sorting import FlowRunSort

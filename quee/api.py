@@ -50,16 +50,18 @@ def fit(
 ) -> AdaptiveClassifier:
     """Make a bundle at `out` from a trained backbone and labelled images it was not trained on, and load it.
 
-    `images` are what `AdaptiveClassifier.route` takes, with `labels` (n,): class indices, or names. Without `labels` they
-    are batches, pairs (images, labels) or (image, label), from what is iterable or from a function that returns an
-    iterator; these are read once and kept beside `out` meanwhile, a byte a channel at the backbone's size. `pixels="unit"`
-    says that arrays are of floats from 0 to 1. `classes` names the backbone's outputs in their order; without it names
-    among the labels are the outputs in sorted order, and a warning says so unless the backbone's answers agree.
+    `images` are as `AdaptiveClassifier.route` takes them, and `labels` (n,) are class indices or names. Without `labels`,
+    `images` are batches: pairs (images, labels) or (image, label) from an iterable, or from a function that returns an
+    iterator. Batches are read once and kept beside `out` until the end, one byte per channel at the backbone's size.
+    `pixels="unit"` says that arrays hold floats from 0 to 1. `classes` names the backbone's outputs in their order.
+    Without it, names among the labels are assigned to the outputs in sorted order; a warning says so unless the
+    backbone's answers confirm the order.
 
-    Half of the images fit the exit heads (a part of them the quantizers), three tenths the predictors, the rest
-    chooses operating points. The backbone, of `create_backbone`, stays as it is; `kwargs` need not be repeated.
+    Half of the images fit the exit heads, and a part of these the quantizers. Three tenths fit the predictors, and the
+    rest chooses operating points. The backbone comes from `create_backbone` and is not changed; `kwargs` need not be
+    repeated.
 
-    Raises UsageError, before anything is computed and with nothing left on disk, for what cannot be fitted.
+    Raises UsageError for arguments that cannot be fitted, before anything is computed; nothing is left on disk.
     """
     target = bundle_path(out)
     settings = checked_settings(backbone, precisions, budget, seed)
@@ -132,7 +134,7 @@ def _fit(
 
 
 def drawn(given: Labelled, indices: np.ndarray, rows: np.ndarray, draws: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images and labels (n,), all rows `draws` times over; one batch is in memory at a time."""
+    """Batches of images and labels (n,): all rows, `draws` times over. One batch is in memory at a time."""
     for _ in range(draws):
         for start in range(0, len(rows), BATCH):
             ids = rows[start : start + BATCH]
@@ -148,7 +150,7 @@ def _cache(
     labels: np.ndarray,
     parts: dict[str, np.ndarray],
 ) -> FeatureCache:
-    """The cache in memory, of the rows that are not in `train`."""
+    """The feature cache of the rows outside `train`, in memory."""
     kept = np.sort(np.concatenate([parts["predictor"], parts["validation"]]))
     split = np.where(np.isin(kept, parts["validation"]), "validation", "predictor").astype(object)
     prediction = np.zeros((len(kept), len(tree)), np.int32)

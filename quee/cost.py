@@ -1,8 +1,8 @@
 """Cost accounting: BitFLOPs of every matrix product, by segment and precision.
 
 BitFLOPs of a product = MACs × bits of one operand × bits of the other: weights × activations for layers with weights,
-activations × activations within attention, 32 × 32 for what stays in floating point. The unit of `cost` is the static
-w8a8 backbone. See docs/cost.md for a table worked out by hand.
+activations × activations within attention, 32 × 32 for products that stay in floating point. The unit of `cost` is the
+static w8a8 backbone. docs/cost.md has a table worked out by hand.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,8 +67,8 @@ class BitFlops:
     """The BitFLOPs cost model of a backbone.
 
     `include_elementwise` adds elementwise work at 32 × 32 per element; `formula` is `product` or `baskin`. `stem` and
-    `head` are the precisions of these parts in quantized networks, where they have their own. `layers` has, by the
-    segment's precision, the layers that are executed at another.
+    `head` are the precisions of these parts in quantized networks, if they have their own. `layers` maps a segment's
+    precision to the layers that are executed at another precision.
     """
 
     products: tuple[Product, ...]
@@ -80,7 +80,7 @@ class BitFlops:
     layers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def executed(self, product: Product, precision: Precision) -> Precision:
-        """What a product is executed and counted at where its segment runs at `precision`."""
+        """Precision at which a product is executed and counted when its segment runs at `precision`."""
         if own := self.layers.get(str(precision), {}).get(product.name):
             return Precision(own)
         if not precision.is_float and (own := {"stem": self.stem, "head": self.head}.get(product.part)):
@@ -88,7 +88,7 @@ class BitFlops:
         return precision.head if product.part == "head" else precision
 
     def bitflops(self, segment: int, precision: Precision) -> float:
-        """BitFLOPs per sample of a segment; 0 is the head behind a last segment of that precision."""
+        """BitFLOPs per sample of a segment; segment 0 is the head after a last segment of that precision."""
         total = sum(
             bitflops(p.macs, p.bits(self.executed(p, precision)), p.reduction, self.formula)
             for p in self.products
@@ -132,7 +132,7 @@ class BitFlops:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "BitFlops":
-        """What `to_json` gave; raises IntegrityError for costs with layers that quantization no longer adds."""
+        """Read the output of `to_json`; raises IntegrityError for costs with layers that quantization no longer adds."""
         if value.get("compensation"):
             raise IntegrityError("these costs count layers of `quantize.compensation`, which is no longer there")
         products = tuple(Product(**p) for p in value["products"])
@@ -144,7 +144,7 @@ class BitFlops:
 
 
 def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
-    """Cost model of a float backbone: the shapes its layers see on one image, and the MACs that follow from them."""
+    """Cost model of a float backbone, from the shapes that its layers see on one image."""
     import torch
     from torch import nn
 

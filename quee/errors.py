@@ -34,7 +34,7 @@ class IntegrityError(QueeError):
 
 
 class BusyError(QueeError):
-    """Another process holds what this one needs."""
+    """Another process holds a lock that this one needs."""
 
     exit_status = 5
 

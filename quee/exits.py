@@ -1,10 +1,10 @@
 """Exit heads: a classifier on the state at every gate before the last, where the backbone's own head stands.
 
 A head sees the pooled state, for a ViT its class token and mean patch token. Each part is normalised to zero mean and
-unit variance; one linear layer follows. Behind quantized segments the layer is executed and counted at w8a8. The
-projection to the compressed embedding among the state features is executed at w8a8 everywhere. The backbone stays as it
-is. (JEI-DNN puts Linear(D, classes) on the class token behind the backbone's shared final LayerNorm; `pooling: cls` is
-closest to it.)
+unit variance; one linear layer follows. After quantized segments the layer is executed and counted at w8a8. The
+projection to the compressed embedding, a part of the state features, is always executed at w8a8. The backbone is not
+changed. (JEI-DNN puts Linear(D, classes) on the class token after the backbone's shared final LayerNorm; `pooling: cls`
+is closest to it.)
 """
 
 import sys
@@ -38,7 +38,7 @@ def behind(settings: Exits, precisions: Sequence[Precision]) -> tuple[Precision,
 
 
 def seen(model: SegmentedBackbone, gate: int, state: Tensor, pooling: str) -> Tensor:
-    """What a head sees of the state at a gate (n, parts · width): each part of it at zero mean and unit variance."""
+    """Input of a head at a gate (n, parts · width): each part of the pooled state at zero mean and unit variance."""
     width = model.width(gate)
     parts = model.pool(state, gate, pooling).split(width, dim=1)
     return torch.cat([functional.layer_norm(part, (width,)) for part in parts], dim=1)
@@ -52,7 +52,7 @@ class ExitHead:
     """None at the last gate."""
     quantized: QuantizedLinear | None
     projection: QuantizedLinear | None
-    """Whitened principal components of the normalised pooled state; None where no embedding is asked for."""
+    """Whitened principal components of the normalised pooled state; None without an embedding."""
 
     def embed(self, pooled: Tensor) -> np.ndarray:
         """Normalised pooled states (n, D) to the compressed embedding (n, embedding), float32."""
@@ -63,7 +63,7 @@ class ExitHead:
 
 
 class ExitHeads:
-    """The exit heads of all gates, gate L included (whose logits are the backbone's own)."""
+    """The exit heads of all gates, including gate L, whose logits are the backbone's own."""
 
     def __init__(self, pooling: str, heads: Sequence[ExitHead]) -> None:
         self.pooling, self.heads = pooling, list(heads)
@@ -80,7 +80,7 @@ class ExitHeads:
     def logits(
         self, backbone: MultiPrecisionBackbone, gate: int, precision: Precision, state: Tensor, pooled: Tensor
     ) -> Tensor:
-        """Logits (n, classes) at a gate behind a last segment of `precision`."""
+        """Logits (n, classes) at a gate after a last segment of `precision`."""
         head = self.heads[gate - 1]
         if head.linear is None or head.quantized is None:
             return backbone.classify(precision, state)
@@ -146,9 +146,9 @@ def fit_exits(
     """Fit the heads to states whose prefix precisions are drawn uniformly per sample.
 
     `draws` gives batches of (images, labels); `total` is their number. Each head is the multinomial logistic regression
-    of least mean cross-entropy plus `settings.weight_decay` / (2 n) · Σ weight² over all n states. Returns the heads and
-    their history: gate, iteration, loss (mean cross-entropy in nats). Raises QueeError when a class is absent from the
-    samples that is not among those `left_out`.
+    that minimises mean cross-entropy plus `settings.weight_decay` / (2 n) · Σ weight² over all n states. Returns the
+    heads and their history: gate, iteration, loss (mean cross-entropy in nats). Raises QueeError where a class that is
+    not `left_out` has no sample.
     """
     random = np.random.default_rng(settings.seed)
     pooled: list[list[Tensor]] = [[] for _ in range(backbone.segments)]
@@ -186,8 +186,8 @@ def fit_exits(
 
 
 def _principal(x: Tensor, components: int, seed: int, gate: int) -> QuantizedLinear:
-    """Whitened principal directions of the rows of x (n, D) as a layer (n, D) → (n, components), or (n, n) of few rows."""
-    from sklearn.decomposition import PCA  # takes a second to import, which most stages would wait for in vain
+    """Whitened principal directions of x (n, D) as a layer (n, D) → (n, components); at most n components for few rows."""
+    from sklearn.decomposition import PCA  # importing it takes a second, and most stages do not need it
 
     components = min(components, *x.shape)
     pca = PCA(components, svd_solver="covariance_eigh", random_state=seed).fit(x.double().numpy())
@@ -201,7 +201,7 @@ def _principal(x: Tensor, components: int, seed: int, gate: int) -> QuantizedLin
 def _fit_linear(
     x: Tensor, y: Tensor, classes: int, weight_decay: float, said: Callable[[int, float], None], name: str
 ) -> tuple[nn.Linear, list[float]]:
-    """The linear layer of least regularised loss on rows x (n, D) of classes y (n,), and the loss by iteration."""
+    """The linear layer that minimises the regularised loss on rows x (n, D) of classes y (n,), and the loss by iteration."""
     found = fit_logistic(x.numpy(), y.numpy(), classes, weight_decay / len(x), said)
     if found.gradient > TOLERANCE:
         print(

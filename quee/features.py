@@ -1,4 +1,4 @@
-"""State features φ: what a gate sees of a sample, from its exit head's probabilities and its pooled state.
+"""State features φ: a gate's view of a sample, from the exit head's probabilities and the pooled state.
 
 The first four are the uncertainty measures of JEI-DNN's gates: largest probability, entropy in nats, margin between the
 two largest, entropy of p²/Σp². The others are the compressed embedding: principal components of the pooled state.
@@ -26,9 +26,9 @@ def feature_names(embedding: int) -> list[str]:
 def state_features(logits: np.ndarray, embedding: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Log probabilities (n, classes), float64, and state features (n, F), float32, of exit logits (n, classes).
 
-    `embedding` (n, E) follows the measures of uncertainty. Computed in double precision and rounded once, row by row, so
-    that a sample's features do not depend on the batch. Logarithms are taken once and shared: for a small segment the
-    features would otherwise take as long as the segment.
+    `embedding` (n, E) follows the measures of uncertainty. Values are computed in double precision and rounded once, row
+    by row, so that a sample's features do not depend on the batch. Logarithms are taken once and shared; otherwise the
+    features of a small segment would take as long as the segment.
     """
     rows, measures = np.arange(len(logits)), len(UNCERTAINTY)
     log_probs = logits.astype(np.float64)
@@ -53,7 +53,7 @@ def state_features(logits: np.ndarray, embedding: np.ndarray | None = None) -> t
 
 
 class GateView:
-    """What is computed at a gate, alike when the cache is built and when the classifier runs."""
+    """The computation at a gate. The cache and the running classifier share it."""
 
     def __init__(self, backbone: "MultiPrecisionBackbone", heads: "ExitHeads", embedding: bool) -> None:
         self.backbone, self.heads, self.embedding = backbone, heads, embedding
@@ -70,5 +70,5 @@ class GateView:
         return state_features(logits.numpy(), embedding)
 
     def bitflops(self, gate: int) -> float:
-        """BitFLOPs spent on features beyond the exit head."""
+        """BitFLOPs of the features, without the exit head."""
         return self.heads.embedding_bitflops(gate) if self.embedding else 0.0

@@ -1,8 +1,8 @@
 """Paths through a segmented network and the prefix tree they form.
 
-A path is the sequence of precisions of the segments run, after which the sample exits: `w8a8-w4a4` runs two segments
-and leaves at gate 2. The vertices of the prefix tree are the nodes; node ids count breadth first, in the order the
-precisions are given, so that a parent's id is below its children's.
+A path is the sequence of precisions of the segments that a sample runs before it exits: `w8a8-w4a4` runs two segments
+and exits at gate 2. The vertices of the prefix tree are the nodes. Node ids count breadth first, in the order of the
+precisions, so that a parent's id is below its children's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -83,7 +83,7 @@ class PathTree:
             for _ in range(depth - 1):  # prune level by level: both rules are closed under prefixes
                 level = [p for prefix in level for i in choices if keeps(p := (*prefix, i))]
                 everything += level
-                _refuse_above(max_nodes, len(everything), "at least ")  # before the paths fill the memory
+                _refuse_above(max_nodes, len(everything), "at least ")  # stop before the paths fill the memory
             kept.update(everything)
         else:
             random = np.random.default_rng(rules.seed)
@@ -115,7 +115,7 @@ class PathTree:
 
     @cached_property
     def gate(self) -> np.ndarray:
-        """Gate at which each node stands, (N,), from 1."""
+        """Gate of each node, (N,), from 1."""
         return np.array([len(path) for path in self.paths])
 
     @cached_property
@@ -130,7 +130,7 @@ class PathTree:
 
     @cached_property
     def children(self) -> np.ndarray:
-        """Node after each node and precision, (N + 1, B); -1 where not considered; the last row is gate 0."""
+        """Child of each node by precision, (N + 1, B); -1 where not considered; the last row is gate 0."""
         table = np.full((len(self) + 1, len(self.precisions)), -1)
         table[self.parent, self.choice] = np.arange(len(self))
         return table
@@ -139,12 +139,12 @@ class PathTree:
         return np.flatnonzero(self.gate == gate)
 
     def lineage(self, node: int) -> list[int]:
-        """The nodes visited on the way to `node`, itself included."""
+        """The nodes on the way to `node`, which is included."""
         path = self.paths[node]
         return [self._index[path[:length]] for length in range(1, len(path) + 1)]
 
     def suffixes(self, gate: int) -> list[tuple[int, ...]]:
-        """Every continuation from a gate as precision indices, shortest first; () means exit here (never at gate 0)."""
+        """Every continuation from a gate as precision indices, shortest first; () means "exit here" and is absent at gate 0."""
         shortest = 0 if gate else 1
         found = {path[gate:] for path in self._indices if len(path) >= gate + shortest}
         return sorted(found, key=lambda suffix: (len(suffix), suffix))
@@ -154,7 +154,7 @@ class PathTree:
         return [tuple(self.precisions.index(p) for p in path) for path in self.paths]
 
     def extensions(self, gate: int) -> np.ndarray:
-        """The node that each suffix leads to from each node of a gate, (nodes at the gate, suffixes); -1: not considered."""
+        """End of each suffix from each node of a gate, (nodes at the gate, suffixes); -1 where not considered."""
         suffixes = self.suffixes(gate)
         starts = self.nodes_at(gate) if gate else np.array([-1])
         table = np.empty((len(starts), len(suffixes)), dtype=np.int64)
@@ -168,7 +168,7 @@ class PathTree:
 
     @classmethod
     def from_names(cls, precisions: Sequence[str], segments: int, names: Sequence[str]) -> "PathTree":
-        """The tree of considered paths given by name, in that order."""
+        """The tree whose considered paths are given by name, in that order."""
         tree = cls.__new__(cls)
         tree.precisions = tuple(Precision(p) for p in precisions)
         tree.segments = segments

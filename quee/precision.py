@@ -47,12 +47,12 @@ class Precision:
 
     @property
     def head(self) -> "Precision":
-        """Precision of the exit head after a segment of this precision: w8a8, or the same float."""
+        """Precision of the exit head after a segment of this precision: w8a8, or the same floating-point precision."""
         return self if self.is_float else Precision("w8a8")
 
     @property
     def plain(self) -> bool:
-        """Whether only plain quantize–dequantize is used, as engines execute it: from 8 activation bits on."""
+        """Whether only plain quantize–dequantize is used, which engines execute: from 8 activation bits on."""
         return self.activation_bits >= ACTIVATION_BITS[-1]
 
     def _key(self) -> tuple[int, int, str]:

@@ -1,8 +1,8 @@
 """Fitting the predictors h_j to the targets p̃e.
 
-Trained in floating point with cross-entropy and early stopping; then executed and counted at w8a8, as exit heads are: in
-floating point a predictor would cost a sixth of the cheapest segment of a small network. How they are executed is in
-`quee.policies.networks`.
+Predictors are trained in floating point with cross-entropy and early stopping, then executed and counted at w8a8 like
+exit heads; in floating point a predictor would cost a sixth of the cheapest segment of a small network.
+`quee.policies.networks` executes them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ from quee.settings.predictors import Predictors as PredictorSettings
 from quee.targets import calibration_error
 
 RANGE_ROWS = 4096
-"""Inputs on which the ranges of the quantized layers are searched."""
+"""Number of inputs on which the ranges of the quantized layers are searched."""
 
 
 def quantized(mean: np.ndarray, scale: np.ndarray, first: nn.Linear, last: nn.Linear, x: np.ndarray) -> Network:
-    """A network of layers in floating point, their ranges searched on inputs x (n, D)."""
+    """A network from floating-point layers; the ranges of its quantizers are searched on inputs x (n, D)."""
     z = standardised(x[:: max(1, len(x) // RANGE_ROWS)], mean, scale)
     own = quantize_linear(first, z, PRECISION, "predictor.first")
     with torch.inference_mode():
@@ -64,7 +64,7 @@ def fit_predictors(
 ) -> tuple[Predictors, list[dict[str, float]]]:
     """Fit h_1 … h_{L-1} on the predictor split; `targets[gate - 1]` is p̃e (S, nodes, suffixes).
 
-    Early stopping looks at the realised errors on the validation split.
+    Early stopping uses the realised errors on the validation split.
     """
     networks, history = [], []
     options = settings.model_dump(include=set(Fit.__dataclass_fields__))
@@ -82,18 +82,18 @@ def fit_predictors(
 
 
 def over_gates(by_gate: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Means over the gates where a measure is known, by the names of `quality`; None where it is nowhere."""
+    """Mean of each measure of `quality` over the gates where it is known; None where it is known at no gate."""
     names = by_gate[0] if by_gate else ()
     known = {name: [found[name] for found in by_gate if found[name] is not None] for name in names}
     return {name: float(np.mean(values)) if values else None for name, values in known.items()}  # type: ignore[arg-type]
 
 
 def quality(predicted: np.ndarray, errors: np.ndarray) -> dict[str, float | None]:
-    """RMSE and ECE of error probabilities against errors, and how they rank: AUROC and AURC. NaN entries left out.
+    """RMSE and ECE of error probabilities against errors, and AUROC and AURC of their ranking. NaN entries are left out.
 
-    AUROC is None where all are right, or all wrong: there is nothing to rank.
+    AUROC is None where all samples are right or all are wrong.
     """
-    from sklearn.metrics import roc_auc_score  # takes a second to import, which loading predictors should not
+    from sklearn.metrics import roc_auc_score  # importing it takes a second, and loading predictors does not need it
 
     known = np.isfinite(errors)
     p, e = predicted[known].astype(np.float64), errors[known]

@@ -1,8 +1,8 @@
 """Targets: error probabilities of paths, estimated by clustering state features (the paper's p̃e).
 
-K-means on the standardised state features of the predictor split, per node; where a gate has many nodes, over all of
-them at once with means kept per cluster and prefix. p̃e(k, π) = (Σe + α·ē_π) / (n_k + α): the error rate of path π over
-the samples of cluster k, shrunk toward π's mean error.
+K-means runs on the standardised state features of the predictor split, per node. At a gate with many nodes it runs over
+all of them at once, and means are kept per cluster and prefix. p̃e(k, π) = (Σe + α·ē_π) / (n_k + α) is the error rate of
+path π over the samples of cluster k, shrunk toward π's mean error.
 """
 
 from dataclasses import dataclass, field
@@ -22,13 +22,13 @@ class NodeClusters:
     """The clusters of one node."""
 
     mean: np.ndarray
-    """(F,) of the features clustered."""
+    """(F,) means of the clustered features."""
     scale: np.ndarray
     """(F,) standard deviations."""
     centres: np.ndarray
     """(K, F), standardised."""
     probability: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
-    """p̃e (K, suffixes); NaN where a suffix leads out of the considered paths."""
+    """p̃e (K, suffixes); NaN where a suffix leaves the considered paths."""
 
     def assign(self, features: np.ndarray) -> np.ndarray:
         """Cluster of each sample (S,)."""
@@ -56,7 +56,7 @@ class ClusterTargets:
     def fit(self, cache: FeatureCache) -> "ClusterTargets":
         import sklearn.cluster  # noqa: F401  two seconds, which loading a bundle should not wait for; before the limit
 
-        # The order of parallel sums would decide the last bits. Once, not per node: it looks through all libraries.
+        # The order of parallel sums would decide the last bits. The limit is set once, because setting it searches all libraries.
         with threadpool_limits(1):
             return self._fit(cache)
 
@@ -105,7 +105,7 @@ class ClusterTargets:
 def cluster_rows(targets: ClusterTargets, cache: FeatureCache) -> list[dict[str, float | int | str]]:
     """Per node and cluster: samples, mean probability of the true label, entropy and error; `rank` by falling probability.
 
-    Clusters into which none of the samples falls are left out.
+    Clusters without samples are left out.
     """
     entropy = cache.features[:, :, cache.description["feature_names"].index("entropy")]
     rows: list[dict[str, float | int | str]] = []

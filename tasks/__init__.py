@@ -10,7 +10,7 @@ def _called() -> str:
 
 
 def _refuse_other_places() -> None:
-    """End in one line where a stage is called outside of the project's folder, before torch is imported."""
+    """End with a one-line message where a stage is called outside of the project's folder, before torch is imported."""
     if _called() in ("", "tasks.dvc.child"):
         return
     from tasks.work.place import end_elsewhere

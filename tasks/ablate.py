@@ -1,7 +1,7 @@
 """Stage `ablate`: one grid of ablations on the feature cache. Not part of the pipeline: `quee ablate EXPERIMENT` runs it.
 
-Points are kept by content in `.quee/ablations`. So a larger grid computes only its new points, and an interrupted grid
-goes on.
+Points are kept in `.quee/ablations` under digests of their inputs. So a larger grid computes only its new points, and an
+interrupted grid continues.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ NO_NUMBERS = ("quee/network/", "quee/cache/read.py", "quee/work/threads.py")
 
 
 def code() -> list[str]:
-    """Files that decide a point's numbers; what only arranges or shows them is not among these."""
+    """Files that decide a point's numbers; files that only arrange or show numbers are left out."""
     return sorted(file for file in used_by("evaluate", "", start=POINTS) if not file.startswith(NO_NUMBERS))
 
 

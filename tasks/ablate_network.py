@@ -78,7 +78,7 @@ def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
 
 
 def contents(path: Path) -> list[list[str]]:
-    """Name and SHA-256 of every file of something that ablations depend on; raises IntegrityError where it is missing."""
+    """Name and SHA-256 of every file of an input of ablations; raises IntegrityError for a missing input."""
     if not (found := contents_below(path)):
         raise IntegrityError(f"missing: {path}, on which ablations depend")
     return found

@@ -1,4 +1,4 @@
-"""Stage `backbone`: the float backbone, trained here, taken over and trained on, probed, or taken as it is."""
+"""Stage `backbone`: the float backbone, which is trained, finetuned, probed, or used as it is."""
 
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -44,9 +44,9 @@ SVC_LIMIT = 200_000
 
 
 def run(stage: Stage) -> None:
-    """Make the backbone and record its accuracy, on small data beside that of an RBF support vector machine.
+    """Make the backbone and record its accuracy; for small data also that of an RBF support vector machine.
 
-    Accuracy is computed where `features` is; the place does not change it.
+    The settings of stage `features` decide where accuracy is computed; the result does not depend on it.
     """
     scale = read_scale()
     settings, prepared = stage.experiment.backbone, stage.input("prepare")
@@ -90,8 +90,8 @@ def run(stage: Stage) -> None:
 def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The facts of `backbone.json` about pretrained weights.
 
-    Samples of another data set count as all of that data set. Raises UsageError where the weights have seen held-out
-    samples, or were added for a backbone of other keywords.
+    Samples of another data set count as the whole of that data set. Raises UsageError where the weights have seen
+    held-out samples, or were added for a backbone with other keywords.
     """
     settings, dataset = stage.experiment.backbone, stage.experiment.prepare.dataset
     assert settings.weights is not None
@@ -112,7 +112,7 @@ def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.
         _refuse_seen(stage, settings.weights, fitted, files, ids)
     if fitted is not None and dataset not in (known.trained_on or ()):
         now = ids["train"][:0] if settings.mode == "pretrained" else ids["train"]
-        record["fitted_on"] = np.union1d(fitted.ids, now).tolist()  # what they saw before still counts
+        record["fitted_on"] = np.union1d(fitted.ids, now).tolist()  # earlier training still counts
     elif has_seen(known, dataset, settings.mode):
         record["fitted_on"] = "official training set"
     elif settings.mode == "pretrained":
@@ -137,7 +137,7 @@ def _refuse_seen(
 def build(settings: Backbone, classes: int) -> tuple[SegmentedBackbone, dict[str, Any]]:
     """The backbone with its starting weights and a head for so many classes, and the kwargs that build it again.
 
-    Raises UsageError when kwargs or the weights' own head are for another number of classes.
+    Raises UsageError where kwargs or the weights' own head are for another number of classes.
     """
     kwargs = dict(settings.kwargs)
     if "num_classes" not in kwargs and is_headless(settings.name):
@@ -157,7 +157,7 @@ def build(settings: Backbone, classes: int) -> tuple[SegmentedBackbone, dict[str
 
 
 def fit(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: dict[str, np.ndarray]) -> History:
-    """Train the backbone in place as its mode says."""
+    """Train the backbone in place by its mode."""
     settings = stage.experiment.backbone
     transform = backbone.input
     if settings.mode == "pretrained":

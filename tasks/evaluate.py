@@ -63,7 +63,7 @@ def run(stage: Stage) -> None:
         if reference is not None:
             near.setdefault(sweep.name, []).append(cost_replicates(sweep, reference, draws))
 
-    # One at a time, and none kept that need not be: a sweep has every sample at every point.
+    # One sweep at a time, because a sweep holds every sample at every point.
     for sweep in all_sweeps(setting):
         look(sweep)
         used += usage_rows([sweep], settings.budgets, setting, cache.description["classes"])
@@ -121,8 +121,8 @@ def run(stage: Stage) -> None:
 
 
 def _read(features: Path) -> FeatureCache:
-    """The cache in memory of its own. What reading took, five times as much, is given back; a string apiece for the split
-    of every row would keep the pages of all."""
+    """The cache copied to memory of its own, so that the memory of reading, five times as much, is freed. Equal strings of
+    splits are shared, because a string per row would keep all pages occupied."""
     cache = read_cache(features)
     names, codes = np.unique(cache.split, return_inverse=True)
     owned = replace(cache.select(np.arange(len(cache))), split=names[codes])
@@ -134,7 +134,7 @@ def _read(features: Path) -> FeatureCache:
 def _policies(stage: Stage, cache: FeatureCache) -> list[dict[str, Policy]]:
     """The stages' own policies, and targets, predictors and policies fitted again under the other seeds.
 
-    Before anything else is held: fitting takes most memory.
+    It is called first, because fitting takes most memory.
     """
     basis = Basis(cache.tree, cache.description, read_predictors(stage.input("predictors")))
     found = [read_learned(stage.input("policies"), basis)]

@@ -22,7 +22,7 @@ from tasks.stage import Stage, main
 
 @dataclass(frozen=True)
 class Inputs:
-    """What heads are fitted from: the network at every precision of the tree, and the images."""
+    """Inputs for fitting heads: the network at every precision of the tree, and the images."""
 
     backbone: MultiPrecisionBackbone
     precisions: tuple[Precision, ...]
@@ -80,7 +80,7 @@ def fit(stage: Stage, inputs: Inputs, settings: Exits) -> tuple[ExitHeads, list[
 
 
 def left_out(stage: Stage, inputs: Inputs, train: np.ndarray) -> set[int]:
-    """Classes that a smoke run has no sample of among `train` (n,), sample ids; none in any other run."""
+    """Classes without a sample among the ids `train` (n,) in a smoke run; empty in any other run."""
     if stage.limit is None:
         return set()
     return set(range(len(inputs.images.classes))) - set(inputs.images.labels[train].tolist())

@@ -22,7 +22,7 @@ from tasks.stage import Stage, main
 def run(stage: Stage) -> None:
     """Run every held-out sample through the tree of considered paths, once per node.
 
-    QUEE_EXECUTOR, QUEE_WORKERS, QUEE_DASK, QUEE_SHARDS, QUEE_SHARD_SIZE or .quee/scale.yaml set where it is computed;
+    QUEE_EXECUTOR, QUEE_WORKERS, QUEE_DASK, QUEE_SHARDS, QUEE_SHARD_SIZE or .quee/scale.yaml set where shards are computed;
     the result does not depend on it. Finished shards survive an interruption.
     """
     scale = read_scale()
@@ -46,7 +46,7 @@ def described(stage: Stage, recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_of(stage: Stage) -> Recipe:
-    """All that a worker needs, on any machine."""
+    """Everything that a worker needs, on any machine."""
     paths, dataset = stage.experiment.paths, read_json(stage.input("prepare") / "dataset.json")
     backbone, quantized, exits = (stage.input(name).resolve() for name in ("backbone", "quantize", "exits"))
     segments = len(read_json(backbone / "backbone.json")["gates"])

@@ -1,7 +1,7 @@
-"""Resumable work: `.quee/partial/STAGE/DIGEST/`, where DIGEST covers everything that decides the work.
+"""Resumable work in `.quee/partial/STAGE/DIGEST/`; DIGEST covers everything that decides the work.
 
-That is what DVC looks at for the stage, and beside it the versions of the libraries that compute: a result that is whole
-stays when a library is updated, but what was begun under one version is not gone on with under another.
+That is everything that DVC compares for the stage, and the versions of the computing libraries. A finished result stays
+when a library is updated, but unfinished work of one version is not continued under another.
 """
 
 import json
@@ -21,9 +21,9 @@ from tasks.resolved import settings_file, stage_settings
 
 PARTIAL = Path(".quee") / "partial"
 KEPT_SECONDS = 14 * 24 * 3600
-"""Work left by runs with other settings is removed when untouched for so long and the stage succeeds."""
+"""Work of runs with other settings is removed when the stage succeeds, if it has not been touched for so long."""
 WRITTEN_BY = "work/io.py"
-"""Code of the library by which all stages write files; no stage depends on it."""
+"""The library's code for writing files, which no stage depends on."""
 
 
 def stage_digest(stage: str, experiment: str, artifacts: Path, limit: int | None = None) -> str:
@@ -51,7 +51,7 @@ def _settings(entry: dict[str, Any], experiment: str, artifacts: Path) -> list[l
         for file, blocks in params.items():
             if file == settings_file(experiment):
                 content = resolved(stage_settings(experiment, artifacts))
-            elif file == code_file(experiment):  # as it is now, whatever the file says
+            elif file == code_file(experiment):  # resolved now, because the file may be older
                 content = code_of(Path(), stage_settings(experiment, artifacts).backbone.name)
             else:
                 content = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
@@ -62,7 +62,7 @@ def _settings(entry: dict[str, Any], experiment: str, artifacts: Path) -> list[l
 
 
 def stage_entry(root: Path, stage: str, experiment: str, paths: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """A stage of `dvc.yaml` with the experiment's name filled in, and its paths where they are given."""
+    """A stage of `dvc.yaml` with the experiment's name and, if given, its paths filled in."""
     stages = (yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8")) or {}).get("stages", {})
     if stage not in stages:
         raise UsageError(f"dvc.yaml has no stage {stage!r}; it has {', '.join(stages)}")
@@ -74,7 +74,7 @@ def stage_entry(root: Path, stage: str, experiment: str, paths: Mapping[str, str
 
 
 def discard(folder: Path) -> None:
-    """Remove a finished stage's resumable work, and what runs with other settings left long ago."""
+    """Remove a finished stage's resumable work, and old work of runs with other settings."""
     shutil.rmtree(folder, ignore_errors=True)
     for other in folder.parent.glob("*"):
         if time.time() - newest(other) > KEPT_SECONDS:
@@ -82,11 +82,11 @@ def discard(folder: Path) -> None:
 
 
 def newest(folder: Path) -> float:
-    """When anything in a folder, at whatever depth, was last written (seconds since 1970); now where it is just going."""
+    """Time of the last write in a folder at any depth, in seconds since 1970; the present time if it is being removed."""
     times = []
     for path in (folder, *folder.rglob("*")):
         try:
             times.append(path.lstat().st_mtime)
-        except FileNotFoundError:  # another process at work
+        except FileNotFoundError:  # another process removes it
             return time.time()
     return max(times)

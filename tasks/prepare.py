@@ -15,8 +15,8 @@ from tasks.stage import Stage, main
 def run(stage: Stage) -> None:
     """Divide a dataset's samples into disjoint, stratified splits and record its classes, sizes and digests.
 
-    Data, settings or networks that a later stage could not use are refused here. A smoke run refuses the same, then
-    draws two samples or more from as many classes as possible, and says from how many.
+    Data, settings and networks that a later stage could not use are refused here. A smoke run refuses the same, then
+    draws at least two samples from as many classes as possible, and prints the number of classes.
     """
     settings = stage.experiment.prepare
     images = open_dataset(stage.data, settings.dataset)
@@ -52,7 +52,7 @@ def _check(stage: Stage, images: ImageSource, table: pa.Table) -> None:
 
 
 def _left_out(images: ImageSource, table: pa.Table) -> list[str]:
-    """Names of the classes without a sample in a smoke run; prints how many classes have some."""
+    """Names of the classes without a sample in a smoke run; prints the number of classes with samples."""
     drawn = np.unique(images.labels[table["sample_id"].to_numpy()])
     names = [images.classes[label] for label in range(len(images.classes)) if label not in set(drawn.tolist())]
     print(f"smoke run: {len(table):,} images of {len(drawn):,} of {len(images.classes):,} classes", flush=True)

@@ -22,9 +22,9 @@ from tasks.stage import Stage, main
 
 FP32 = Precision("fp32")
 CALIBRATION_PASSES = 30
-"""Calibrating a precision takes about the time of so many passes per sample; decides the number of processes."""
+"""Time to calibrate a precision, in passes per sample; it decides the number of processes."""
 SENSITIVITY_SAMPLES = 128
-"""Validation samples for the sensitivity of each layer."""
+"""Number of validation samples for the sensitivity of each layer."""
 SENSITIVITY = pa.schema(
     [
         ("precision", pa.string()),
@@ -42,7 +42,7 @@ SENSITIVITY = pa.schema(
 def run(stage: Stage) -> None:
     """Quantize the backbone on the calibration split; measure each uniform precision on the validation split.
 
-    The settings of stage `features` say where it is computed; the result does not depend on it.
+    The settings of stage `features` decide where it is computed; the result does not depend on it.
     """
     scale = read_scale()
     store = scale.store(stage)

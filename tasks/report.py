@@ -30,10 +30,10 @@ def run(stage: Stage) -> None:
         return found
 
     def some(folder: str, name: str) -> list[dict[str, Any]]:
-        """Rows of a table; none where the file is missing, because empty tables are not written."""
+        """Rows of a table; empty where the file is missing, because empty tables are not written."""
         return rows(folder, name) if (folders[folder] / f"{name}.parquet").exists() else []
 
-    # No stage makes times, because they differ with every run: the report shows what a benchmark wrote, if anything.
+    # No stage measures times, because they differ with every run; a benchmark may have written them.
     speeds = MEASURED / f"{stage.experiment.name}.json"
     if speeds.is_file():
         digests[speeds.as_posix()] = file_digest(speeds)

@@ -1,4 +1,4 @@
-"""What `quee run` and `quee plan` refuse before anything runs: settings that later stages could not work with.
+"""Checks of `quee run` and `quee plan` before anything runs: settings that later stages could not use are refused.
 
 Stage `prepare` refuses the same, but does not run again when another block's settings change.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def refuse_unworkable(root: Path, steps: Sequence["Step"]) -> None:
-    """Raises UsageError naming the experiment's file where a stage that is to run could not do what the settings say."""
+    """Raises UsageError naming the experiment's file where a stage of the run could not use the settings."""
     from quee.settings.experiment import load_experiment
     from quee.settings.requirements import check_network
 

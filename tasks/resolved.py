@@ -1,7 +1,7 @@
 """Settings as stages see them: `artifacts/EXPERIMENT/settings/settings.json`, every default filled in.
 
 Stage `settings` writes the file from experiments/EXPERIMENT.yaml and the defaults in the code, and all other stages take
-their parameters from it. So DVC sees a changed default as it sees a changed YAML, and `dvc.lock` keeps what was used.
+their parameters from it. So a changed default counts like a changed YAML, and `dvc.lock` records the values used.
 """
 
 import json
@@ -24,7 +24,7 @@ def settings_file(experiment: str) -> str:
 
 
 def as_text(experiment: "Experiment") -> str:
-    """Content of the file. Keys keep the order of the schema and of the YAML: that of patterns decides."""
+    """Content of the file. Keys keep the order of the schema and of the YAML, because the order of patterns matters."""
     from quee.settings.experiment import resolved
 
     return json.dumps(resolved(experiment), indent=1, ensure_ascii=False) + "\n"
@@ -33,8 +33,8 @@ def as_text(experiment: "Experiment") -> str:
 def stage_settings(experiment: str, artifacts: Path) -> "Experiment":
     """The settings that stages of an experiment run with; `artifacts` is the folder with its results.
 
-    The file counts even when the YAML was changed since: DVC records the file. Where the file is missing, as for a stage
-    run by hand, the YAML is resolved now. Raises UsageError on a wrong name or settings.
+    The file is used even if the YAML has changed since, because DVC records the file. If the file is missing, as for a
+    stage run by hand, the YAML is resolved now. Raises UsageError for a wrong name or settings.
     """
     from quee.settings.experiment import load_experiment, parse_resolved
 
@@ -45,7 +45,7 @@ def stage_settings(experiment: str, artifacts: Path) -> "Experiment":
 
 
 def changed_since(experiment: str, artifacts: Path) -> str | None:
-    """How the YAML differs from the settings that stages run with, in a few words; None where it does not."""
+    """Short text on how the YAML differs from the settings that stages run with; None where it does not."""
     from quee.settings.experiment import load_experiment, resolved
 
     used = resolved(stage_settings(experiment, artifacts))

@@ -1,7 +1,7 @@
-"""Where the heavy stages compute and keep their shards: settings of the machine, which never change a result.
+"""Settings of the machine: where the heavy stages compute and keep their shards. They never change a result.
 
-Without any, shards are computed by as many processes as there are cores and memory, where the work is worth starting
-them. Each setting is an environment variable or a line of `.quee/scale.yaml` (which is not versioned); the variable wins:
+By default as many processes compute shards as cores and memory allow, if the work is large enough. Each setting is an
+environment variable or a line of `.quee/scale.yaml` (which is not versioned); the variable has priority:
 
     executor: dask                        # QUEE_EXECUTOR: inline, processes, dask
     workers: 4                            # QUEE_WORKERS: local processes
@@ -36,9 +36,9 @@ VARIABLES = {
 
 
 MACS_PER_SECOND = 15e9
-"""Multiply-adds of a network with simulated quantization that a core does: 13e9 for T2T-ViT-14, 15e9 for digits."""
+"""Multiply-adds per second and core with simulated quantization; measured: 13e9 for T2T-ViT-14, 15e9 for digits."""
 START_SECONDS = 10.0
-"""Workers are started where they save at least this long; starting one takes 5 s of a core."""
+"""Workers are started if they save at least this many seconds; starting one takes 5 s of a core."""
 WORKER_BYTES = 2 << 30
 """Memory of a worker: 1.2 GB of libraries and a small network, 2 GB with a larger one."""
 
@@ -61,11 +61,11 @@ class Scale:
         if not self.given:
             saved = macs / MACS_PER_SECOND * (1 - 1 / workers)
             executor, workers = ("inline", 1) if saved < START_SECONDS else (executor, affordable(workers))
-        # Local workers would outlive a killed stage, waiting for work, and keep whoever reads its output waiting too.
+        # Local workers would outlive a killed stage and keep its output open, so that readers would wait.
         return EXECUTORS[executor](Workers(workers, self.dask, partial(die_with_parent, always=True)))
 
     def store(self, stage: Stage) -> Store:
-        """The folder of the stage's shards, named by all that decides them; it is removed when the stage succeeds."""
+        """The folder of the stage's shards, named after everything that decides them; it is removed when the stage succeeds."""
         whole = self.place(stage.partial, stage.name, stage.partial.name)
         if self.shards is not None:
             stage.on_success.append(whole.discard)
@@ -82,7 +82,7 @@ class Scale:
 
 
 def read_scale(environment: dict[str, str] | None = None, file: Path = FILE) -> Scale:
-    """The settings of this machine. Raises UsageError naming one that is not known or not valid."""
+    """The settings of this machine. Raises UsageError naming an unknown or invalid setting."""
     environment = dict(os.environ) if environment is None else environment
     found: dict[str, tuple[str, str]] = {}
     if file.is_file():
@@ -115,7 +115,7 @@ def read_scale(environment: dict[str, str] | None = None, file: Path = FILE) -> 
 
 
 def affordable(workers: int) -> int:
-    """The number of workers that memory has room for, at most `workers`; prints why where it is smaller."""
+    """The number of workers that fit into memory, at most `workers`; prints the reason if it is smaller."""
     free = free_memory()
     if free is None or (possible := max(1, free // WORKER_BYTES)) >= workers:
         return workers

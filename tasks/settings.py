@@ -1,4 +1,4 @@
-"""Stage `settings`: what decides an experiment's results, its settings and code, of which each stage takes its part."""
+"""Stage `settings`: an experiment's resolved settings and digests of its code; every stage takes its part of them."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tasks.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
-    """Fill in the defaults of an experiment's YAML, add what is known of its data set, and digest each stage's code."""
+    """Fill in the defaults of an experiment's YAML, add the facts of its data set, and digest each stage's code."""
     refuse_other_paths(Path(), stage.experiment)
     code = dependencies.code_of(Path(), stage.experiment.backbone.name)
     write_bytes(stage.out / NAME, as_text(stage.experiment).encode())

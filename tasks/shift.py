@@ -24,7 +24,7 @@ def shift(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json_: AsJson = False,
 ) -> None:
-    """Measure the bundle of an experiment under shift: accuracy, cost spent, gap to static networks at that cost.
+    """Measure an experiment's bundle under shift: accuracy, realised cost, gap to static networks at that cost.
 
     Writes artifacts/EXPERIMENT/shift/shift.parquet.
     """

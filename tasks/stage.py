@@ -1,7 +1,7 @@
-"""What every stage shares: `python -m tasks.STAGE EXPERIMENT [--limit N] [--debug]`.
+"""Common part of all stages: `python -m tasks.STAGE EXPERIMENT [--limit N] [--debug]`.
 
-A stage writes `artifacts/EXPERIMENT/STAGE/` whole or not at all: it works in a folder aside, which takes the place of
-the previous result when it succeeds. A stage has one writer at a time, which ends with the process that started it.
+A stage writes `artifacts/EXPERIMENT/STAGE/` whole or not at all: it works in a folder aside, which replaces the previous
+result when the stage succeeds. A stage has one writer at a time, which ends with the process that started it.
 """
 
 import argparse
@@ -41,18 +41,18 @@ PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, er
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of one experiment, at work."""
+    """One running stage of one experiment."""
 
     name: str
     experiment: "Experiment"
     out: Path
-    """An empty folder; on success it becomes `artifacts/EXPERIMENT/STAGE`."""
+    """An empty folder, which becomes `artifacts/EXPERIMENT/STAGE` on success."""
     artifacts: Path
     """Folder of the experiment's results."""
     limit: int | None = None
-    """Smoke run: use only so many samples."""
+    """In a smoke run, the number of samples to use; else None."""
     on_success: list[Callable[[], None]] = field(default_factory=list)
-    """Calls made when the result is in its place, such as one that removes resumable work elsewhere."""
+    """Functions to call once the result is in its place, such as the removal of resumable work."""
 
     @property
     def data(self) -> Path:
@@ -60,7 +60,7 @@ class Stage:
         return Path("data") / self.experiment.prepare.dataset
 
     def input(self, stage: str) -> Path:
-        """Folder with the result of an earlier stage; raises IntegrityError when there is none."""
+        """Folder with the result of an earlier stage; raises IntegrityError where there is none."""
         folder = self.artifacts / stage
         if not folder.is_dir():
             raise IntegrityError(f"missing folder: {folder} (the result of stage {stage!r}; `quee run` makes it)")
@@ -68,7 +68,7 @@ class Stage:
 
     @cached_property
     def partial(self) -> Path:
-        """Folder for resumable work: kept over kills as long as code, settings and data stay; removed on success."""
+        """Folder for resumable work: kept after kills while code, settings and data stay the same, and removed on success."""
         digest = partial.stage_digest(self.name, self.experiment.name, self.artifacts, self.limit)
         folder = partial.PARTIAL / self.name / digest
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ class Stage:
 
 
 def main(run: Callable[[Stage], None], arguments: list[str] | None = None) -> None:
-    """Run a stage from its command line and exit with its status; its module is called as the stage is."""
+    """Run a stage from its command line and exit with its status; the stage has the name of its module."""
     name = Path(inspect.getfile(run)).stem
     options = _parse(name, run, arguments)
     die_with_parent()
@@ -97,7 +97,7 @@ def main(run: Callable[[Stage], None], arguments: list[str] | None = None) -> No
 
 
 def explain(error: BaseException) -> str:
-    """One line on an error: a QueeError's own message, what is wrong with a disk or folder, or a fault's type and message."""
+    """One line on an error: a QueeError's message, the fault of a disk or folder, or another error's type and message."""
     if isinstance(error, QueeError):
         return str(error)
     if isinstance(error, OSError) and error.errno in PLACES:
@@ -114,14 +114,14 @@ def exit_status(error: BaseException) -> int:
 
 
 def artifacts_of(experiment: str, limit: int | None = None) -> Path:
-    """Folder of an experiment's results; a smoke run with a limit has its own."""
+    """Folder of an experiment's results; a smoke run has its own."""
     return Path("artifacts") / experiment if limit is None else SMOKE / f"{experiment}-{limit}"
 
 
 def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: int | None = None) -> None:
-    """Run a stage under its lock; its result takes the place of the previous one when it succeeds.
+    """Run a stage under its lock; its result replaces the previous one when it succeeds.
 
-    Raises UsageError on a bad name or settings before anything is created.
+    Raises UsageError for a bad name or settings before anything is created.
     """
     from quee.settings.experiment import load_experiment
 
@@ -144,7 +144,7 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
             with _aside(artifacts / name) as out:
                 stage = Stage(name, loaded, out, artifacts, limit)
                 check_space(stage)
-                with threadpool_limits(1, user_api="blas"):  # small products: waiting for each other costs more
+                with threadpool_limits(1, user_api="blas"):  # for small products, waiting for other threads costs more
                     run(stage)
                 size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
         except BaseException as error:
@@ -157,7 +157,7 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
         for act in stage.on_success:
             try:
                 act()
-            except QueeError as error:  # the result is there
+            except QueeError as error:  # the result is in its place
                 print(f"stage {name}: {error}", file=sys.stderr)
         journal.finish(pages, record, "done", bytes=size)
         if limit is None:
@@ -166,7 +166,7 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
 
 @contextmanager
 def _aside(target: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `target` when the block ends without error. The caller holds the lock."""
+    """An empty folder that replaces `target` when the block ends without error. The caller holds the lock."""
     aside = target.with_name(f".{target.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

@@ -1,6 +1,6 @@
-"""The stages: their names in order, and what tools that treat some of them otherwise must know.
+"""The stages: their names in order, and the properties that tools need.
 
-What each stage runs, reads and writes stands in `dvc.yaml` and `ablations/dvc.yaml` alone.
+`dvc.yaml` and `ablations/dvc.yaml` alone define what each stage runs, reads and writes.
 """
 
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ ARTIFACTS = "artifacts/"
 
 @dataclass(frozen=True)
 class Kind:
-    """What is special about a stage."""
+    """Properties of a stage."""
 
     builds_network: bool = False
-    """Whether the stage fits or quantizes the network, which is then checked against the settings beforehand."""
+    """Whether the stage fits or quantizes the network; the network is then checked against the settings before the run."""
     reads_cache: bool = False
-    """Whether the stage reads the feature cache, or what was made from it, and runs no network."""
+    """Whether the stage reads the feature cache or results from it, and runs no network."""
     dataset: bool = False
-    """Whether the result is a data set to the stages that read it."""
+    """Whether the result is a data set for the stages that read it."""
     unlogged: tuple[str, ...] = ()
-    """Suffixes of files that the tracking server gets no copy of."""
+    """Suffixes of files that are not copied to the tracking server."""
     unpublished: tuple[str, ...] = ()
-    """Patterns of files that `reference/` leaves out: caches, what the stage makes from the weights in seconds, and what
-    other files hold too (the report has all figures; README shows `curves.svg`)."""
+    """Patterns of files that `reference/` leaves out: caches, files that the stage makes from the weights in seconds, and
+    copies of other files (the report contains all figures; README shows `curves.svg`)."""
 
 
 STAGES: dict[str, Kind] = {
@@ -46,15 +46,15 @@ STAGES: dict[str, Kind] = {
     "ablate": Kind(),
 }
 SETTINGS, *_ = STAGES
-"""The stage that fills in defaults; the others take their parameters from its result."""
+"""Name of the stage that fills in defaults; the other stages take their parameters from its result."""
 
 
 def dependencies_of(stage: str, root: Path = ROOT) -> list[str]:
-    """What a stage depends on, as `dvc.yaml` or `ablations/dvc.yaml` lists it."""
+    """The dependencies of a stage in `dvc.yaml` or `ablations/dvc.yaml`."""
     for file in FILES:
         found = yaml.safe_load((root / file).read_text(encoding="utf-8"))["stages"].get(stage)
         if found:
-            deps: list[str] = found.get("do", found)["deps"]  # `do`: where stages are made by `foreach`
+            deps: list[str] = found.get("do", found)["deps"]  # `do` holds the stage where `foreach` makes several
             return deps
     raise KeyError(stage)
 

@@ -13,13 +13,13 @@ TARGETS = pa.schema(
     [("sample_id", pa.int64()), ("node", pa.int32()), ("cluster", pa.int32()), ("target", pa.list_(pa.float32()))]
 )
 SHOWN = 20
-"""Number of clusters whose contents are reported, as in the paper's Fig. 5A; the setting's where it is not tried."""
+"""Number of clusters whose contents are reported, as in the paper's Fig. 5A; else the setting's number."""
 
 
 def run(stage: Stage) -> None:
     """Cluster the predictor split at every node; report the calibration error on validation by number of clusters.
 
-    A smoke run has at most as many clusters as samples. A network of one segment decides at no gate and has no targets.
+    A smoke run has at most as many clusters as samples. A network of one segment has no gate that decides and no targets.
     """
     settings = stage.experiment.targets
     cache = read_cache(stage.input("features"))
@@ -79,7 +79,7 @@ def run(stage: Stage) -> None:
 
 
 def second_order(ece: dict[str, float]) -> list[float] | None:
-    """Coefficients, constant first, of the polynomial in K through calibration errors; None with fewer than four."""
+    """Coefficients, constant first, of the polynomial in K through calibration errors; None for fewer than four errors."""
     if len(ece) < 4:
         return None
     fitted = np.polynomial.Polynomial.fit([int(k) for k in ece], list(ece.values()), 2).convert()

@@ -1,4 +1,4 @@
-"""docs/architecture.md names files that exist, and walks that one can walk in a sitting."""
+"""docs/architecture.md names existing files, and its walks are short."""
 
 import re
 from pathlib import Path

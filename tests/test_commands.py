@@ -56,10 +56,10 @@ ADVICE = re.compile(
     r"`[^`]+`|\b[Mm]issing\b|\bset [A-Z]|\bvalid:|\bgive\b|\bis not there\b|\bneither\b|\b[Nn]o such\b|\bdoes not exist\b"
     r"|\brequires\b|--[a-z]+"
 )
-"""How a failure says what to do: a command, what is missing, or what is valid."""
+"""Patterns of advice in a failure: a command, a missing thing, or valid values."""
 
 WORKS = (" && dvc repro", "make repro", "make flow", "quee run [")
-"""Parts of commands that promise results in a bare clone: a failure, however well explained, is none."""
+"""Parts of commands that promise results in a bare clone, where even a well explained failure is wrong."""
 
 QUICK = {"quee plan", "quee results", "quee experiments list", "make help", "quee verify BUNDLE", "quee track"}
 MOST_SECONDS, END_SECONDS = 420, 60
@@ -79,7 +79,7 @@ RUN = [command for command in ALL if not excepted(command)]
 
 
 def concrete(command: str) -> str:
-    """The command with values for its placeholders; what is optional is given."""
+    """The command with values for its placeholders, including optional ones."""
     text = re.sub(r"\[([^\]]*)\]", r"\1", command)
     verb = next((name for name in NAMES if f" {name} " in f" {text} "), "")
     values = {**VALUES, **({"NAME": NAMES[verb]} if verb else {}), **({"B": "HEAD"} if verb == "compare" else {})}
@@ -127,7 +127,7 @@ def test_a_command_is_fit_to_be_the_first(clone: Clone, command: str, tmp_path: 
 
 
 def check_outcome(command: str, status: int, said: str) -> None:
-    """Done, or failed in a few lines that say what to do first, with a status that has a meaning."""
+    """Whether a command succeeded, or failed in a few lines with advice and a documented status."""
     assert "Traceback" not in said, said[-3000:]
     if status == 0:
         return
@@ -164,7 +164,7 @@ def test_commands_are_found_where_pages_have_them() -> None:
 
 
 def leaves() -> Iterator[list[str]]:
-    """Every verb of a project, groups as their commands, with something for each argument."""
+    """Every verb of a project, with the commands of groups, and a value for each argument."""
     for name, (where, _) in verbs().items():
         if name in LIBRARY:
             continue

@@ -41,8 +41,6 @@ LAYERS = (
     "quee/settings/experiment.py",  # compares a YAML's names with the registries of data sets, architectures, policies
     "quee/settings/requirements.py",  # compares settings with the data and the network
     "quee/predictors.py",
-    "quee/settings/experiment.py",  # holds a YAML's names against the registries of data sets, architectures and policies
-    "quee/settings/requirements.py",  # holds settings against the data and the network
     "quee/evaluation/",
     "quee/report/",
     "quee/runtime/",
@@ -53,13 +51,13 @@ LAYERS = (
     "quee/cli/",
     "quee/__main__.py",
 )
-"""Each may import what stands above it. A file belongs to the longest entry that fits."""
+"""Each layer may import the layers above it. A file belongs to the longest entry that fits."""
 
 ONLY = {
     "quee/report/": ("quee/errors.py", "quee/work/", "quee/policies/"),
     "quee/runtime/": ("quee/errors.py", "quee/work/", "quee/precision.py", "quee/paths.py", "quee/policies/"),
 }
-"""Layers that need no more than these of what stands above them."""
+"""Layers that import only these of the layers above them."""
 
 _TORCH = "engine torch runs the networks of a bundle as the stages do"
 _IMAGES = "an image is decoded and prepared by the code that prepared the training images"
@@ -97,7 +95,7 @@ def _imports(node: ast.AST) -> Iterator[str]:
 
 
 def module_file(name: str) -> str | None:
-    """The file of a dotted name: its own where it is a module or package, or that of the module it stands in."""
+    """The file of a dotted name: of the module or package itself, or of the module that holds the name."""
     for dotted in (name, name.rpartition(".")[0]):
         path = dotted.replace(".", "/")
         for file in (f"{path}.py", f"{path}/__init__.py"):

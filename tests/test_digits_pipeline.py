@@ -25,7 +25,7 @@ FASTER = {
 
 
 def clone(target: Path) -> Project:
-    """What git tracks here and would, as it lies in the working tree, as a repository of its own."""
+    """The working tree's tracked and trackable files as a repository of its own."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )

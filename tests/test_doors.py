@@ -1,4 +1,4 @@
-"""All doors take the same images and refuse the same, whichever way an array comes: one table, every door."""
+"""All entry points accept and refuse the same images: one table, every door."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from quee.runtime import AdaptiveClassifier, load_bundle
 
 ROOT = Path(__file__).parents[1]
 JSON = ("quee serve, JSON", "scoring, inputs", "scoring, instances")
-"""Doors that see numbers without a type: whole numbers from 0 to 255 are what a client has for uint8."""
+"""Doors that get numbers without a type; there whole numbers from 0 to 255 stand for uint8."""
 DOORS = (
     "predict", "predict_proba", "route", "explain", "a list", "the scheduler", "quee.fit", "quee predict .npy",
     "quee predict .npz", "quee serve, binary", "pyfunc", *JSON,
@@ -75,7 +75,7 @@ BAD: dict[str, tuple[np.ndarray, str, str]] = {
 TYPED: dict[str, np.ndarray] = {"int64": X.astype(np.int64), "uint16": X.astype(np.uint16), "int32": X.astype(np.int32)}
 """Whole numbers from 0 to 255 of another type than uint8."""
 ONE_BY_ONE = {"an image alone", "a colour image alone", "no images", "text", "nothing in between"}
-"""What is another thing in a list of its rows."""
+"""Arrays that mean something else as a list of their rows."""
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_what_is_bad_is_refused_with_what_to_do(doors: dict[str, Door], door: st
 
 @pytest.mark.parametrize("door", DOORS)
 def test_whole_numbers_of_another_type_are_cast_nowhere(doors: dict[str, Door], door: str) -> None:
-    """JSON has no types: there they are what they say."""
+    """JSON has no types, so there these numbers are valid."""
     for images in TYPED.values():
         if door in JSON:
             assert doors[door](images, "uint8") == doors["predict"](X, "uint8")

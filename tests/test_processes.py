@@ -1,4 +1,4 @@
-"""However a verb is ended, nothing that it started outlives it: verbs × signals, sent to the verb or its make alone."""
+"""Nothing that a verb started outlives the verb: all verbs × signals, sent to the verb or only to its make."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ COMMANDS: dict[str, Callable[[Project, int], bool]] = {
     "make schedules": scheduled,
     "make ui": answering,
 }
-"""Commands that start processes or run until they are ended, each with how one sees that it is at work."""
+"""Commands that start processes or run until they are ended, each with a check that it is at work."""
 
 QUICK = {"quee run"}
 CASES = [

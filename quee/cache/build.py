@@ -1,7 +1,7 @@
 """Building the feature cache: every held-out sample at every node, executed as a tree, kept as sharded Parquet.
 
-Work is cut into shards of samples, computed by any number of workers and kept aside as they finish; the parts that are
-published have a fixed number of rows, so that their bytes depend on neither.
+Shards of samples are computed by any number of workers and kept aside as they finish. The published parts have a fixed
+number of rows, so their bytes depend neither on the shards nor on the workers.
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ from quee.work.workers import Lanes
 
 PART_ROWS = 1 << 16
 MANY_CLASSES, TOP = 100, 5
-"""With more classes than MANY_CLASSES the TOP most probable ones are kept, and the probability of the remainder."""
+"""With more than MANY_CLASSES classes, the TOP most probable ones and the probability of the remainder are kept."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All a worker needs to compute shards: where the networks and images are (absolute paths), and which paths."""
+    """Everything a worker needs to compute shards: absolute paths of the networks and images, and the considered paths."""
 
     data: str
     dataset: str
@@ -48,7 +48,7 @@ class Recipe:
     paths: tuple[str, ...]
     embedding: bool
     networks: tuple[tuple[str, str], ...] = ()
-    """Files of the networks with their SHA-256, by which a worker on another machine notices other files."""
+    """Files of the networks with their SHA-256; a worker on another machine recognises other files by it."""
 
 
 class ShardWorker:
@@ -68,9 +68,9 @@ class ShardWorker:
         self.transform = self.backbone.models[Precision("fp32")].input
 
     def rows(self, ids: np.ndarray, splits: np.ndarray, start: int = 0) -> pa.Table:
-        """Rows (sample, node) of the tree and, behind its nodes, of the references.
+        """Rows (sample, node) of the tree; rows of the references follow those of the tree.
 
-        `start` is the number of samples before these in the whole.
+        `start` is the number of samples before these in the whole cache.
         """
         self.backbone.place = start % MICRO_BATCH
         images = self.images.batch(ids, self.transform)
@@ -136,7 +136,7 @@ def sample_shards(recipe: Recipe, ids: np.ndarray, splits: np.ndarray, size: int
 
 
 def compute_shard(recipe: Recipe, ids: np.ndarray, splits: np.ndarray, start: int) -> bytes:
-    """A shard of samples, behind `start` others, as a Parquet file's bytes. Runs in any process; one at a time in each."""
+    """A shard of samples, after `start` others, as bytes of a Parquet file. Runs in any process, one at a time in each."""
     with alone():
         table = _worker(recipe).rows(ids, splits, start)
     sink = pa.BufferOutputStream()
@@ -154,7 +154,7 @@ def build_cache(
     shard_size: int,
     lanes: Lanes,
 ) -> None:
-    """Compute what is missing of the shards in `store`, then publish `part-*` and `reference-*` files in `out`.
+    """Compute the shards that `store` lacks, then publish `part-*` and `reference-*` files in `out`.
 
     `ids` (n,) sorted sample ids and their `splits` (n,). Finished shards are not computed again.
     """
@@ -173,7 +173,7 @@ def build_cache(
 
 
 class _Parts:
-    """Rows written as files of PART_ROWS rows each, whatever tables they come in."""
+    """Writes rows as files of PART_ROWS rows each, whatever the size of the tables that are added."""
 
     def __init__(self, out: Path, kind: str) -> None:
         self.out, self.kind = out, kind
@@ -187,7 +187,7 @@ class _Parts:
             self._write(PART_ROWS)
 
     def finish(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         if self._held:
             self._write(self._held)
 
@@ -205,8 +205,8 @@ class _Parts:
 def describe_tree(
     experiment: str, tree: PathTree, references: Sequence[str], cost: BitFlops, view: GateView, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """`tree.json`: considered paths with their costs. `cost` is the static path's, in units of static w8a8; a node's
-    `predictor_cost` here is that of the state features, to which the predictor adds its own products."""
+    """`tree.json`: considered paths with their costs. `cost` is the static path's, in units of static w8a8. A node's
+    `predictor_cost` is the cost of its state features; a predictor adds the cost of its own products."""
     unit = cost.unit
 
     def record(node: int, path: Sequence[Precision], parent: int) -> dict[str, Any]:

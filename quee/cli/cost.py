@@ -21,8 +21,8 @@ def cost(
 ) -> None:
     """Show what each segment costs at each precision, in units of the static w8a8 backbone.
 
-    With `quantize.mixed` the bits of layers are chosen on the calibration samples: what they cost is in
-    artifacts/EXPERIMENT/quantize/metrics.json, and at most what is shown here.
+    With `quantize.mixed` the bits of layers are chosen on the calibration samples. Their cost is in
+    artifacts/EXPERIMENT/quantize/metrics.json; it is at most the cost shown here.
     """
     from quee.cost import explain as explain_path
     from quee.cost import trace_cost

@@ -1,8 +1,8 @@
 """The `quee` command. Verbs are imported when called: `quee --help` lists them all without importing any.
 
-Project verbs join through the entry-point group `quee.commands`: each entry is a dict of name to (`module:object`, help
-line), the object a function, a Typer app or a command. The dict's module may have a function `before(verb)`, which is
-called before any of its verbs runs: it raises UsageError where that cannot work, such as outside of a project.
+Project verbs join through the entry-point group `quee.commands`. Each entry is a dict of name to (`module:object`, help
+line); the object is a function, a Typer app or a command. The dict's module may have a function `before(verb)`. It is
+called before any of its verbs runs, and raises UsageError where the verb cannot run, such as outside of a project.
 """
 
 import sys

@@ -29,13 +29,11 @@ def predict(
     max_cost: Annotated[float | None, typer.Option(help="Limit for every image.")] = None,
     latency_ms: Annotated[
         float | None,
-        typer.Option(help="Instead: mean milliseconds per image; takes `quee profile`. Costs are of time then."),
+        typer.Option(help="Mean milliseconds per image, instead of a budget; needs `quee profile`."),
     ] = None,
     images_per_second: Annotated[float | None, typer.Option(help="The same, as a rate.")] = None,
     pixels: Annotated[str, typer.Option(help="Of arrays: uint8, or unit for floats from 0 to 1.")] = "uint8",
-    engine: Annotated[
-        str, typer.Option(help="What executes: torch (exact), or an engine of `quee[engines]`.")
-    ] = "auto",
+    engine: Annotated[str, typer.Option(help="Engine: torch (exact), or an engine of `quee[engines]`.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time; results do not depend on it.")] = 128,
     out: Annotated[Path | None, typer.Option(help="Write Parquet; a repeated call goes on where one ended.")] = None,

@@ -16,15 +16,15 @@ from quee.serving.settings import MIB, Settings
 
 def serve(
     bundle: Annotated[
-        Path, typer.Argument(help="The bundle's folder, or a link to it that will come to name another.")
+        Path, typer.Argument(help="The bundle's folder, or a link that may later point to another bundle.")
     ],
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; beyond this machine it takes a token.")
-    ] = Settings.host,
+    host: Annotated[str, typer.Option(help="Address to listen on; other machines need a token.")] = Settings.host,
     port: Annotated[int, typer.Option(help="0: any that is free.")] = Settings.port,
     token: Annotated[
         str | None,
-        typer.Option(envvar="QUEE_TOKEN", help="Bearer token asked of callers. `ps` shows it, its variable not."),
+        typer.Option(
+            envvar="QUEE_TOKEN", help="Bearer token that callers need. `ps` shows the option, but not the variable."
+        ),
     ] = None,
     anonymous: Annotated[bool, typer.Option("--anonymous", help="Answer other machines without a token.")] = False,
     name: Annotated[list[str] | None, typer.Option(help="Host name that requests may be for; may be repeated.")] = None,
@@ -34,13 +34,13 @@ def serve(
     max_pixels: Annotated[int, typer.Option(help="Pixels of an image at most.")] = Settings.max_pixels,
     max_images: Annotated[int, typer.Option(help="Images of a request at most.")] = Settings.max_images,
     queue: Annotated[
-        int, typer.Option(help="Images waiting at most; beyond it callers are told to come back.")
+        int, typer.Option(help="Most images waiting; further callers are told to try again later.")
     ] = Settings.queue,
     batch: Annotated[int, typer.Option(help="Images run together at most.")] = 64,
     deadline: Annotated[float, typer.Option(help="Seconds for an answer.")] = Settings.deadline,
     engine: Annotated[str, typer.Option(help="What runs the network: torch, openvino, onnxruntime, auto.")] = "torch",
     control: Annotated[
-        bool, typer.Option(help="Steer budgets so that what is asked is spent, also when inputs drift.")
+        bool, typer.Option(help="Correct budgets so that the mean cost stays at the budget when inputs drift.")
     ] = Settings.control,
     threads: Annotated[int, typer.Option(help="Threads of the network's products.")] = 1,
     examples: Annotated[
@@ -90,7 +90,7 @@ def serve(
 
 
 def _open_files(wanted: int) -> None:
-    """Allow as many, where the system's own limit does; each connection is one."""
+    """Raise this process's limit of open files to this number, if the system allows it; each connection takes one."""
     if find_spec("resource"):  # not on Windows
         import resource
 

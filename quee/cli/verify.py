@@ -13,7 +13,7 @@ from quee.cli import AsJson
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
     execute: Annotated[
-        bool, typer.Option("--execute", help="Also run the bundle's canary on engines, and see that they agree.")
+        bool, typer.Option("--execute", help="Also run the bundle's canary on engines and compare the results.")
     ] = False,
     engine: Annotated[
         list[str] | None, typer.Option(help="With --execute: an engine, or several; by default all that are installed.")
@@ -75,7 +75,7 @@ def _executed(bundle: Path, engines: list[str], threads: int | None) -> dict[str
         classifier = load_bundle(bundle, name, threads, held=False)
         if (canary := classifier.canary) is None:
             raise IntegrityError(
-                f"{bundle} has no canary to hold engines against: make the bundle anew with `quee run`"
+                f"{bundle} has no canary to compare engines with: make the bundle anew with `quee run`"
             )
         try:
             report = canary.check(classifier.executor, classifier.policy)
@@ -98,7 +98,7 @@ def _say(bundle: Path, facts: dict[str, Any], guarantees: list[Any]) -> None:
                 f"{guarantee.trade_off:.5g}, with probability {1 - guarantee.delta:g} (cost {guarantee.cost:.3f} on validation)"
             )
     if not facts["canary"]:
-        typer.echo(f"no canary in format {facts['format']}: engines are not held against the reference; make it anew")
+        typer.echo(f"no canary in format {facts['format']}: engines are not compared with the reference; make it anew")
     if facts["digest"] is None:
         typer.echo(f"bundle.json has no digest in format {facts['format']}; make it anew")
     else:

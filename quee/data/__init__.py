@@ -1,4 +1,4 @@
-"""Datasets: what is known of each.
+"""Registry of datasets.
 
 Importing this package imports no torch, pyarrow or PIL: settings are checked against names alone.
 """
@@ -15,11 +15,11 @@ DATA = Path("data")
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known of a dataset before its files are read."""
+    """Facts of a dataset before its files are read."""
 
     title: str
     size: tuple[int, int]
-    """Height, width: of every image, or what images of varying size are usually brought to."""
+    """Height and width of every image, or the usual target where images vary in size."""
     channels: int = 3
     classes: tuple[str, ...] = ()
     """Names by label; empty where the files carry them."""
@@ -28,21 +28,21 @@ class Dataset:
     label: str = "label"
     """Column of the hub's files with the labels."""
     evaluation: tuple[str, ...] = ("test", "validation", "valid")
-    """Beginnings of the names of the official evaluation set's files; the first one present counts."""
+    """Prefixes of file names of the official evaluation set; the first one present counts."""
     source: str = ""
-    """Where its files are to be had, and what `quee data add` takes."""
+    """Where to get its files; `quee data add` takes them."""
     argument: str = "FOLDER"
-    """What stands for them in that command."""
+    """Placeholder for these files in that command."""
 
 
 TOLD = ("title", "source", "argument")
-"""What people are told of a data set, and no stage reads."""
+"""Fields for people; no stage reads them."""
 
 DATASETS: Registry[Dataset] = Registry("dataset")
 
 
 def dataset_called(name: str) -> Dataset:
-    """What is known of a dataset; of one that is not registered, nothing before its images are read."""
+    """Facts of a dataset; for a dataset that is not registered, nothing is known before its images are read."""
     return DATASETS[name] if name in DATASETS else Dataset(title=name, size=(224, 224))
 
 
@@ -55,14 +55,14 @@ def names_in(data: Path) -> list[str]:
 
 
 def known_dataset(name: str, data: Path) -> Dataset:
-    """What is known of a dataset; raises UsageError for one that is neither registered nor in the folder `data`."""
+    """Facts of a dataset; raises UsageError for one that is neither registered nor in the folder `data`."""
     if name not in DATASETS and name not in (names := names_in(data)):
         raise UsageError(unknown("dataset", name, names))
     return dataset_called(name)
 
 
 def facts(name: str) -> dict[str, Any]:
-    """What decides how the files of a dataset are read, as plain values: part of an experiment's settings."""
+    """The facts that decide how the files of a dataset are read, as plain values; they are part of an experiment's settings."""
     values = {key: value for key, value in asdict(dataset_called(name)).items() if key not in TOLD}
     return {"name": name, **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}}
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
-"""Read from the header, before anything is decoded."""
+"""Limit on height × width; the size is read from the header before anything is decoded."""
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """An image whose header alone has been read; raises QueeError naming it when it may not be decoded."""
+    """Open an image and read only its header; raises QueeError naming an image that may not be decoded."""
     try:
         image = _opened(data)
     except Exception as error:  # damaged files raise many types
@@ -34,7 +34,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
 
 
 def _opened(data: bytes) -> Image.Image:
-    """`Image.open` without its limit of pixels, which holds for the whole process and up to twice the limit only warns."""
+    """`Image.open` without Pillow's limit of pixels, which is set per process and only warns up to twice the limit."""
     if not set(FORMATS) <= set(Image.OPEN):
         Image.init()
     for name in FORMATS:
@@ -42,12 +42,7 @@ def _opened(data: bytes) -> Image.Image:
         if accepts is None or accepts(data[:16]) is True:
             try:
                 return factory(BytesIO(data), "")
-            except (
-                SyntaxError,
-                IndexError,
-                TypeError,
-                struct.error,
-            ):  # the file is of another kind, as `Image.open` finds too
+            except (SyntaxError, IndexError, TypeError, struct.error):  # another kind of file, as in `Image.open`
                 continue
     raise UnidentifiedImageError("cannot identify image file")
 
@@ -65,7 +60,7 @@ def decode(data: bytes, channels: int, name: str) -> Image.Image:
 
 
 def verify(data: bytes, name: str) -> None:
-    """Raises QueeError naming an image that does not decode. JPEGs are decoded at an eighth: read whole."""
+    """Raises QueeError naming an image that does not decode. JPEGs are read whole but decoded at an eighth of their size."""
     image = open_image(data, name)
     try:
         image.draft("L", (1, 1))
@@ -76,7 +71,7 @@ def verify(data: bytes, name: str) -> None:
 
 
 def _check_depth(image: Image.Image) -> None:
-    """Raises ValueError where the upper 8 of 16 bits say nothing, so that the image would be black."""
+    """Raises ValueError where the upper 8 of 16 bits are 0 everywhere, so that the image would become black."""
     if image.mode.startswith("I") and 0 < (brightest := int(np.asarray(image).max())) < 256:
         raise ValueError(f"16 bits a channel, none above {brightest} of 65535: save it anew with 8 bits a channel")
 

@@ -32,7 +32,7 @@ class DatasetFiles:
         self.encoded = EncodedImages(self.files, names.pop())
         counts = [open_parquet(path).metadata.num_rows for path in train]
         self.train_samples = sum(counts)
-        """How many samples are in the official training set; the others are the official evaluation set."""
+        """Number of samples in the official training set; the others are the official evaluation set."""
         self.classes = self._classes() or tuple(str(label) for label in range(int(self.labels.max(initial=-1)) + 1))
         self._check_labels()
 
@@ -68,7 +68,7 @@ class DatasetFiles:
         return height, width
 
     def _classes(self) -> tuple[str, ...]:
-        """Class names of the registry, or those that every file has; raises QueeError where a file's are others."""
+        """Class names of the registry, or the names in every file; raises QueeError where a file's names differ."""
         found = [class_names(path, label) for path, (_, label) in zip(self.files, self._columns, strict=True)]
         expected, known = self.dataset.classes or found[0], bool(self.dataset.classes)
         for path, names in zip(self.files, found, strict=True):
@@ -89,7 +89,7 @@ class DatasetFiles:
 def checked_dataset(folder: Path, name: str, digests: Mapping[str, str] | None) -> Dataset:
     """The dataset called `name`, after checking that `folder` holds exactly the files recorded, unaltered.
 
-    A large file is read for it once on a machine as long as it stays as it is.
+    A large file is read for this check once per machine until the file changes.
     """
     if digests is not None:
         verify_digests(folder, dict(digests), content_digest)
@@ -142,7 +142,7 @@ def _column(path: Path, schema: pa.Schema, names: Sequence[str]) -> str:
 def class_names(path: Path, label: str) -> tuple[str, ...]:
     """Class names of a label column in the file's metadata, as the hub writes them; empty when there are none.
 
-    They are a list, or names by number, as `{"0": "cat"}`. Raises QueeError for others: whose label a name is would be a guess.
+    They are a list, or names by number such as `{"0": "cat"}`. Raises QueeError for other forms, whose labels would be guesses.
     """
     metadata = open_parquet(path).metadata.metadata or {}
     try:
@@ -160,5 +160,5 @@ def class_names(path: Path, label: str) -> tuple[str, ...]:
 
 
 def same_name(name: str) -> str:
-    """What is left of a class name of a registered dataset when spelling is disregarded: `T - shirt / top`."""
+    """A registered dataset's class name without differences of spelling, such as `T - shirt / top`."""
     return "".join(filter(str.isalnum, name.casefold()))

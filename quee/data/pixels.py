@@ -22,7 +22,7 @@ MAX_SIDE = 96
 FORMAT = 1
 DECODING = ("data/decode.py", "data/pixels.py")
 LIBRARIES = ("numpy", "Pillow")
-"""Libraries that decide the pixels; DECODING is the code that does."""
+"""Libraries that decide the pixels; DECODING lists the code that does."""
 _STEP = 512
 
 

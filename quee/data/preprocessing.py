@@ -1,4 +1,4 @@
-"""Preprocessing: what an image goes through before a backbone, as its configuration says and an experiment may override."""
+"""Preprocessing of images for a backbone, by the backbone's configuration; an experiment may override parts of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 KEYS = ("crop_pct", "interpolation", "mean", "std")
-"""What an experiment may override."""
+"""Fields that an experiment may override."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Preprocessing:
     """Resize, centre crop and normalisation of a backbone's images."""
 
     size: tuple[int, int]
-    """Height, width that the backbone sees."""
+    """Height and width of the backbone's input."""
     crop_pct: float = 1.0
     """Share of the resized image's side that the centre crop keeps."""
     interpolation: str = "bicubic"
@@ -39,15 +39,15 @@ class Preprocessing:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of an image that the backbone takes."""
+        """Channels, height and width of the backbone's input."""
         return (self.channels, *self.size)
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """Resize the shorter side to size / crop_pct and crop the centre; an image of that size is left as it is."""
+        """Resize the shorter side to size / crop_pct and crop the centre; an image of the final size is not changed."""
         height, width = self.size
         if (image.height, image.width) == (height, width) and self.crop_pct == 1:
             return image
-        # As torchvision's Resize and timm do: the target is rounded down, and so is the longer side.
+        # torchvision's Resize and timm round the target and the longer side down, too.
         target = (floor(height / self.crop_pct), floor(width / self.crop_pct))
         scale = max(target[0] / image.height, target[1] / image.width)
         resized = (max(int(image.width * scale + 1e-6), target[1]), max(int(image.height * scale + 1e-6), target[0]))
@@ -105,14 +105,14 @@ def override(given: Preprocessing, changes: Mapping[str, Any]) -> Preprocessing:
 
 
 def _kept(value: Any) -> Any:
-    """A value as the record has it: numbers as floats, lists as tuples."""
+    """A value in the form of the dataclass: numbers as floats, lists as tuples."""
     if isinstance(value, str):
         return value
     return tuple(map(float, value)) if isinstance(value, Sequence) else float(value)
 
 
 def _scaled(values: Sequence[float]) -> str:
-    """What to do where values are of pixels from 0 to 255, as some frameworks have them."""
+    """Advice for values that are meant for pixels from 0 to 255, as in some frameworks."""
     return ", as pixels are here: divide by 255" if all(1 < abs(v) <= 255 for v in values) else ""
 
 

@@ -74,7 +74,7 @@ class EncodedImages:
                 self._kept.move_to_end(group)
                 return self._kept[group]
             reading = self._reading.setdefault(group, Lock())
-        with reading:  # two threads that need one row group read it once
+        with reading:  # two threads that need the same row group read it once
             with self._lock:
                 if group in self._kept:
                     return self._kept[group]
@@ -93,7 +93,7 @@ class EncodedImages:
         return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
     def shuffled(self, ids: np.ndarray, rng: np.random.Generator, window: int) -> np.ndarray:
-        """`ids` in random order; any stretch of the order reads row groups of about `window` bytes in all."""
+        """`ids` in random order, such that any part of the order reads row groups of about `window` bytes in all."""
         ids = np.sort(ids)
         group = np.searchsorted(self.starts, ids, side="right") - 1
         present = np.unique(group)

@@ -21,25 +21,25 @@ from quee.settings.backbone import Augmentation
 from quee.work.io import FORMAT
 
 WINDOW = 48 << 20
-"""Bytes of encoded images among which a stream is shuffled at a time."""
+"""Bytes of encoded images within which a stream is shuffled."""
 WORKERS = min(16, os.cpu_count() or 1)
-"""Threads that prepare batches: decoding and resampling let the others run meanwhile."""
+"""Threads that prepare batches; decoding and resampling release Python's lock."""
 
 
 class ImageSource(DatasetFiles):
     """All images of a dataset: those of the training files, then those of the test files. Sample id: row number."""
 
     def image_size(self) -> tuple[int, int] | None:
-        """Height, width when all images are small and have one size, else none."""
+        """Height and width if all images are small and have one size, else None."""
         return None if self._pixels is None else self._pixels.shape[1:3]
 
     @cached_property
     def _pixels(self) -> np.ndarray | None:
-        """uint8 (N, h, w, c), memory-mapped, when all images have one size and that is small."""
+        """uint8 (N, h, w, c), memory-mapped, if all images are small and have one size, else None."""
         return cached_pixels(self, self._decode_array)
 
     def decode_image(self, sample: int) -> Image.Image:
-        """One image, upright, in the dataset's number of channels; raises QueeError naming one that does not decode."""
+        """One image, upright, with the dataset's number of channels; raises QueeError naming an image that does not decode."""
         data, _ = self.encoded[int(sample)]
         try:
             return decode(data, self.dataset.channels, "")
@@ -82,9 +82,9 @@ class ImageSource(DatasetFiles):
     ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
         """Sample ids, images and labels (int64), batch after batch, prepared ahead in threads.
 
-        `shuffle_seed`, such as (seed, epoch), sets the order and the augmentation, which for each sample depends on
-        the seed and its id alone. Without it the order is that of `ids`. Small images are shuffled as a whole, streamed
-        ones within windows.
+        `shuffle_seed`, such as (seed, epoch), sets the order and the augmentation. The augmentation of a sample depends
+        only on the seed and the sample's id. Without a seed the order is that of `ids`. Small images are shuffled as a
+        whole, streamed images within windows.
         """
         ids = np.asarray(ids, dtype=np.int64)
         seed = [0] if shuffle_seed is None else [shuffle_seed] if isinstance(shuffle_seed, int) else list(shuffle_seed)
@@ -108,7 +108,7 @@ def open_dataset(folder: Path, name: str, digests: Mapping[str, str] | None = No
     """The images in `folder` of the dataset called `name`.
 
     With `digests` (file name to SHA-256) every file is checked before it is parsed. Raises IntegrityError naming a file
-    that is missing, left over, truncated or altered, UsageError for an unknown dataset.
+    that is missing, unexpected, truncated or altered, UsageError for an unknown dataset.
     """
     folder = Path(folder)
     return ImageSource(folder, checked_dataset(folder, name, digests))
@@ -120,7 +120,7 @@ def _fit_array(pixels: np.ndarray, transform: Preprocessing) -> np.ndarray:
 
 
 def describe(source: ImageSource, name: str) -> dict[str, object]:
-    """What `dataset.json` says of the images: classes, sizes, digests."""
+    """The facts of the images in `dataset.json`: classes, sizes, digests."""
     height, width = source.image_size() or source.dataset.size
     return {
         "format": FORMAT,

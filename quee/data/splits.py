@@ -12,7 +12,7 @@ from quee.settings.sets import SPLITS, sets_of
 from quee.work.io import read_table
 
 SMALLEST = 2
-"""Images of a class, at least, that a smoke run draws from."""
+"""Least number of images per class in a smoke run."""
 
 
 def make_splits(
@@ -25,10 +25,10 @@ def make_splits(
 ) -> pa.Table:
     """Columns sample_id (sorted), split, calibration; a sample id is a row number over training, then test files.
 
-    `splits.evaluation_set` says which splits are drawn from which labels. Every class of which there are enough has a
-    training sample. `limit` keeps so many samples of each set; a `smoke` run takes them from as many classes as get two
-    each, uses all of them, and has no more calibration samples than there are. Raises UsageError when a split that is
-    needed comes out empty, or is too small for its calibration samples.
+    `splits.evaluation_set` says from which official set each split is drawn. Every class gets a training sample if
+    there are enough. `limit` keeps so many samples of each set. A `smoke` run takes them from as many classes as get two
+    samples each, uses all of them, and caps the calibration samples at their number. Raises UsageError where a needed
+    split is empty or too small for its calibration samples.
     """
     rng = np.random.default_rng([seed, 0x5917])
     sets = [np.asarray(labels) for labels in (labels_train, labels_test) if labels is not None]
@@ -69,9 +69,9 @@ def make_splits(
 
 
 def smoke_classes(sets: Sequence[np.ndarray], limit: int, splits: Splits, seed: int) -> np.ndarray:
-    """The classes, rising, that a smoke run of `limit` samples of each set draws from: as many as get two each.
+    """The classes, rising, from which a smoke run draws `limit` samples of each set: as many as get two samples each.
 
-    Raises UsageError where these are fewer than two.
+    Raises UsageError where there are fewer than two such classes.
     """
     labels = np.concatenate(sets) if splits.evaluation_set == "pooled" else sets[0]
     enough = np.flatnonzero(np.bincount(labels) >= SMALLEST)
@@ -86,7 +86,7 @@ def smoke_classes(sets: Sequence[np.ndarray], limit: int, splits: Splits, seed: 
 
 
 def _smoke_shares(shares: dict[str, float], classes: int, samples: int) -> dict[str, float]:
-    """Shares of all samples that were drawn, one of each class at least for training."""
+    """Divide all drawn samples by the shares; training gets at least one sample of each class."""
     total = sum(shares.values())
     scaled = {name: share / total for name, share in shares.items()}
     least = classes / samples
@@ -97,10 +97,10 @@ def _smoke_shares(shares: dict[str, float], classes: int, samples: int) -> dict[
 
 
 def _every_class_first(order: np.ndarray, labels: np.ndarray, first: int) -> np.ndarray:
-    """The order (n,) changed so that its `first` entries hold a sample of every class, as far as there is room; labels (n,).
+    """The order (n,), changed so that its `first` entries hold a sample of every class if there is room; `labels` (n,).
 
-    A sample of a missing class is swapped with the last sample of the class that has most. An order that has all
-    classes is left as it is.
+    A sample of a missing class is swapped with the last sample of the most frequent class. An order that already has
+    all classes is not changed.
     """
     counts = np.bincount(labels[:first], minlength=int(labels.max(initial=0)) + 1)
     later, places = np.unique(labels[first:], return_index=True)
@@ -120,7 +120,7 @@ def _every_class_first(order: np.ndarray, labels: np.ndarray, first: int) -> np.
 
 
 def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random order in which every stretch has the classes in nearly the shares of the whole."""
+    """A random order in which every part has nearly the class shares of the whole."""
     shuffled = rng.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     _, first, count = np.unique(labels[by_class], return_index=True, return_counts=True)
@@ -148,7 +148,7 @@ def _check(parts: dict[str, np.ndarray], splits: Splits, smoke: bool) -> None:
 
 
 def thinned(ids: np.ndarray, most: int | None, seed: int) -> np.ndarray:
-    """At most so many of the samples `ids` (n,), drawn at random, rising; all of them where `most` is None."""
+    """At most `most` of the samples `ids` (n,), drawn at random, rising; all of them where `most` is None."""
     if not most or len(ids) <= most:
         return ids
     return np.sort(np.random.default_rng(seed).choice(ids, most, replace=False))

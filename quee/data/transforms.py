@@ -10,7 +10,7 @@ from torch.nn import functional
 from quee.settings.backbone import Augmentation
 
 DRAWS = 11
-"""Uniform random numbers that the augmentation of one image takes."""
+"""Number of uniform random numbers that the augmentation of one image uses."""
 
 
 def to_unit(pixels: np.ndarray) -> Tensor:
@@ -19,7 +19,7 @@ def to_unit(pixels: np.ndarray) -> Tensor:
 
 
 def draws(seed: Sequence[int], ids: np.ndarray, count: int = DRAWS) -> np.ndarray:
-    """Uniform numbers (n, count) in [0, 1) that depend on the seed and each sample's own id alone."""
+    """Uniform numbers (n, count) in [0, 1); each row depends only on the seed and the sample's own id."""
     key = np.random.default_rng(list(seed)).integers(0, 2**63, dtype=np.uint64)
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03)
     with np.errstate(over="ignore"):
@@ -28,7 +28,7 @@ def draws(seed: Sequence[int], ids: np.ndarray, count: int = DRAWS) -> np.ndarra
 
 
 def splitmix64(z: np.ndarray) -> np.ndarray:
-    """Its finaliser: every bit of the input changes half of the output's."""
+    """SplitMix64's finaliser: every bit of the input changes half of the output's bits."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(z ^ (z >> np.uint64(31)))
@@ -37,7 +37,7 @@ def splitmix64(z: np.ndarray) -> np.ndarray:
 def augment(images: Tensor, settings: Augmentation, u: np.ndarray, fill: Sequence[float]) -> Tensor:
     """Random changes to images (n, c, h, w) in [0, 1], by uniform numbers u (n, DRAWS).
 
-    What moves in from outside is black; `fill` (c) is the colour of erased rectangles. Mixup is left to training.
+    Areas that move in from outside are black. `fill` (c) is the colour of erased rectangles. Training adds mixup.
     """
     if settings.rotate or settings.scale:
         images = _affine(images, settings, u)
@@ -49,7 +49,7 @@ def augment(images: Tensor, settings: Augmentation, u: np.ndarray, fill: Sequenc
 
 
 def _moved(images: Tensor, settings: Augmentation, u: np.ndarray) -> Tensor:
-    """Flip and shift by whole pixels: exact."""
+    """Flip, and shift by whole pixels, without resampling."""
     n, _, height, width = images.shape
     pad = settings.crop_padding
     padded = functional.pad(images, (pad, pad, pad, pad))

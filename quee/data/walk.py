@@ -1,6 +1,6 @@
 """The files of a user's folder: one walk for importers, `quee predict` and the examples of `quee serve`.
 
-Hidden, thumbnail and system entries are skipped at every depth; whatever is left out is counted.
+Hidden, thumbnail and system entries are skipped at every depth. Everything that is left out is counted.
 """
 
 import os
@@ -41,7 +41,7 @@ def ignored(name: str) -> bool:
 
 
 def shown(path: str | Path) -> str:
-    """A path as text that is valid UTF-8: bytes of a name that are not are written as `\\xe9`."""
+    """A path as valid UTF-8 text; other bytes of a name are written in the form `\\xe9`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

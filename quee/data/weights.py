@@ -1,7 +1,7 @@
-"""Pretrained weights: read without executing anything, checked against their backbone, kept as safetensors.
+"""Pretrained weights: read without executing anything, checked against their backbone, stored as safetensors.
 
-A file under `data/weights/` says in its metadata which backbone it is for and which data sets' official training sets
-it has seen. Importing this module imports no torch.
+The metadata of a file under `data/weights/` names its backbone and the data sets on whose official training sets the
+weights were trained. Importing this module does not import torch.
 """
 
 import json
@@ -62,12 +62,12 @@ PUBLISHED = {
         "dinov2_vits14_linear_head.pth",
     ),
 }
-"""By the name that the experiments of this project give them."""
+"""Published weights by their name in this project's experiments."""
 
 
 @dataclass(frozen=True)
 class WeightsFacts:
-    """What a file under `data/weights/` says of itself."""
+    """The metadata of a file under `data/weights/`."""
 
     backbone: str
     trained_on: tuple[str, ...] | None
@@ -75,15 +75,15 @@ class WeightsFacts:
     kwargs: Mapping[str, Any] | None = field(default_factory=dict)
     """Keywords of the backbone when the weights were added, without `num_classes`; None where the file does not say."""
     read_as: str = field(default="", compare=False)
-    """Layout of the file that the weights were read from, and what was changed."""
+    """Layout of the file that the weights were read from, and the changes on reading."""
     prepared: str = field(default="", compare=False)
-    """How the backbone prepares images, whatever the weights were trained with."""
+    """Preprocessing of the backbone; the weights may have been trained with another."""
     fitted: Fitted | None = field(default=None, compare=False)
     """Samples on which an experiment of this project fitted the weights; None for weights from elsewhere."""
 
 
 FREE = ("img_size", "layers", "num_classes", "preprocessing")
-"""Keywords that may differ from those the weights were added with; a head or size that does not fit is refused on loading."""
+"""Keywords that may differ from those given with the weights; loading refuses a head or size that does not fit."""
 DROPOUT = re.compile(r"\w*drop\w*_rate")
 """Keywords that act during training only."""
 
@@ -102,9 +102,9 @@ def import_weights(
 ) -> int:
     """Write the weights in `source`, and the linear head in `head`, to `target`; returns the number of parameters.
 
-    `kwargs` are an experiment's `backbone.kwargs`. T2T-ViT's and DINOv2's names stay the authors', those of other
-    layouts become timm's. Weights without any head are taken too: to be finetuned or probed. Raises QueeError naming
-    missing and left-over keys when they do not fit the backbone, built with as many classes as the weights have.
+    `kwargs` are an experiment's `backbone.kwargs`. T2T-ViT and DINOv2 keep their authors' names of weights; other
+    layouts get timm's. Weights without a head are accepted too, for finetuning or probing. Raises QueeError naming
+    missing and unexpected keys where the weights do not fit the backbone with as many classes as the weights have.
     """
     from quee.network.architectures import refuse_unknown
     from quee.network.checkpoints.reading import read_checkpoint, with_head
@@ -135,11 +135,11 @@ def import_weights(
 def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
     """Write the weights of an experiment's results to `target`, with the samples they were fitted on; returns their number.
 
-    `backbone` and `prepared` are the results of its stages `backbone` and `prepare`.
+    `backbone` and `prepared` are the result folders of the experiment's stages `backbone` and `prepare`.
     """
     from quee.network.files import fitted_on, load_backbone
 
-    load_backbone(backbone)  # refuses what does not fit together
+    load_backbone(backbone)  # refuses files that do not fit together
     facts, described = read_json(backbone / "backbone.json"), read_json(prepared / "dataset.json")
     before = facts["weights"]["trained_on"] if "weights" in facts else []
     ids, seen = fitted_on(backbone), None if before is None else set(before)
@@ -163,12 +163,10 @@ def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
 
 
 def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: str, layout: str) -> str:
-    """How the backbone has images prepared that the keywords build, with as many classes as the weights have.
+    """Preprocessing of the backbone that the keywords build, with as many classes as the weights have.
 
-    Raises QueeError unless they fit it.
-
-    Where their shapes say which keywords would fit, so does the message; where their names are of no known layout, it
-    says which are.
+    Raises QueeError where the weights do not fit the backbone. The message gives the keywords that would fit, if the
+    shapes tell, or the known layouts, if the names of the weights belong to none.
     """
     from quee.network.architectures import create_backbone
     from quee.network.checkpoints.layouts import readable
@@ -189,7 +187,7 @@ def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: s
 
 
 def _implied(name: str, state: "dict[str, Tensor]", source: str) -> dict[str, Any]:
-    """Keywords that the head in the weights decides; without one a head for one class, where a name has none."""
+    """Keywords that the head in the weights decides; without a head, one class for a backbone name that has none."""
     from quee.network.architectures import is_headless
     from quee.network.checkpoints.reading import head_layers
 
@@ -203,7 +201,7 @@ def _implied(name: str, state: "dict[str, Tensor]", source: str) -> dict[str, An
 
 
 def set_options(kwargs: Mapping[str, Any]) -> str:
-    """Keywords as options of `quee weights add`, each with a space before it, as a shell takes them."""
+    """Keywords as options of `quee weights add`, quoted for a shell, each with a leading space."""
     return "".join(f" --set {shlex.quote(f'{key}={_in_yaml(value)}')}" for key, value in kwargs.items())
 
 
@@ -217,7 +215,7 @@ def has_head(state: Mapping[str, Any]) -> bool:
 
 
 def weights_facts(path: Path) -> WeightsFacts:
-    """From the file's header alone; raises IntegrityError when it is missing or not one that `quee weights add` wrote."""
+    """Read the metadata from the file's header; raises IntegrityError for a missing file or one of another origin."""
     if not path.is_file():
         raise IntegrityError(f"missing file: {path}; {how_to_add_weights(path.stem)}")
     try:
@@ -233,7 +231,7 @@ def weights_facts(path: Path) -> WeightsFacts:
 
 
 def how_to_add_weights(name: str) -> str:
-    """Which files to get, from where, and the command that adds them, or brings them where DVC knows them."""
+    """Which files to get and from where, with the command that adds them, or fetches them if DVC tracks them."""
     known, pointer = PUBLISHED.get(name), WEIGHTS / f"{name}.dvc"
     if pointer.is_file():
         return f"`dvc pull {pointer}` brings it, and so does `quee run`"
@@ -245,12 +243,12 @@ def how_to_add_weights(name: str) -> str:
 
 
 def has_seen(facts: WeightsFacts, dataset: str, mode: str) -> bool:
-    """Whether weights count as fitted on a data set's official training set: `pretrained` ones unless they say not."""
+    """Whether weights count as fitted on a data set's official training set; `pretrained` ones do unless they say otherwise."""
     return mode == "pretrained" if facts.trained_on is None else dataset in facts.trained_on
 
 
 def refuse_overlap(experiment: "Experiment", facts: WeightsFacts) -> None:
-    """Raises UsageError where held-out splits may hold what the weights have seen."""
+    """Raises UsageError where held-out splits may hold samples that the weights have seen."""
     backbone, prepare = experiment.backbone, experiment.prepare
     if prepare.splits.evaluation_set == "held_out" or not has_seen(facts, prepare.dataset, backbone.mode):
         return
@@ -265,7 +263,7 @@ def refuse_overlap(experiment: "Experiment", facts: WeightsFacts) -> None:
 
 
 def refuse_other_kwargs(settings: "Backbone", facts: WeightsFacts) -> None:
-    """Raises UsageError where an experiment builds another network than its weights were added for."""
+    """Raises UsageError where an experiment builds another network than the one its weights were added for."""
     if facts.kwargs is None:
         return
     told, given = _deciding(facts.kwargs), _deciding(settings.kwargs)
@@ -279,7 +277,7 @@ def refuse_other_kwargs(settings: "Backbone", facts: WeightsFacts) -> None:
 
 
 def _deciding(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords that decide which function the weights compute, as JSON has them."""
+    """Keywords that decide which function the weights compute, as plain JSON values."""
     kept = {key: value for key, value in kwargs.items() if key not in FREE and not DROPOUT.fullmatch(key)}
     plain: dict[str, Any] = json.loads(json.dumps(kept, sort_keys=True, default=str))
     return plain
@@ -290,10 +288,10 @@ def _shown(kwargs: Mapping[str, Any]) -> str:
 
 
 def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> None:
-    """Put the weights of a file into a backbone; with `new_head` all but the head.
+    """Load the weights of a file into a backbone; with `new_head` all but the head.
 
-    Raises IntegrityError when the file is missing or damaged, UsageError when it is for another backbone, QueeError
-    naming the keys that do not fit.
+    Raises IntegrityError for a missing or damaged file, UsageError for weights of another backbone, QueeError naming the
+    keys that do not fit.
     """
     import torch
 
@@ -307,7 +305,7 @@ def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> N
 
 
 def head_classes(path: Path) -> int | None:
-    """How many classes the head of a weights file tells apart; None when it has no head. From the header alone."""
+    """Number of classes of the head in a weights file, read from the header alone; None without a head."""
     weights_facts(path)
     shape = read_shape(path, "head.weight")
     return shape[0] if shape else None

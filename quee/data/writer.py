@@ -1,7 +1,7 @@
 """Images to Parquet with the schema of the hub's image datasets, in shards.
 
-Pixels are encoded as PNG files whose bytes depend on the pixels alone, not on the version of zlib: nothing is deflated.
-Parquet compresses the column as a whole, and decoding is faster for it.
+Pixels are encoded as PNG files without deflating, so their bytes depend on the pixels alone and not on zlib's version.
+Parquet compresses the column as a whole, which also makes decoding faster.
 """
 
 import json
@@ -21,13 +21,13 @@ SCHEMA = pa.schema(
     [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
 )
 GROUP_ROWS, GROUP_BYTES = 1000, 4 << 20
-"""A row group ends when it reaches either."""
+"""A row group ends when it reaches either limit."""
 _WRITTEN = (b"ARROW:schema", b"format")
 """Keys that every writer sets itself."""
 
 
 class Sample(NamedTuple):
-    """One image as it is stored."""
+    """One stored image."""
 
     data: bytes
     path: str
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
 
 
 def write_images(path: Path, samples: Iterable[Sample], classes: tuple[str, ...]) -> int:
-    """Write one file, whole or not at all; returns its number of samples. Class names go where the hub has them."""
+    """Write one file, whole or not at all; returns its number of samples. Class names are stored in the hub's form."""
     features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
     described = json.dumps({"info": {"features": features}}, sort_keys=True)
     count = 0
@@ -48,7 +48,7 @@ def write_images(path: Path, samples: Iterable[Sample], classes: tuple[str, ...]
 
 
 def copy_without(source: Path, path: Path, rows: np.ndarray) -> None:
-    """Write a Parquet file anew without some rows, by number; columns and what is said of them stay."""
+    """Write a Parquet file anew without some rows, given by number; columns and metadata stay."""
     with open_parquet(source) as opened, atomic_path(path) as aside:
         said = {key: value for key, value in (opened.metadata.metadata or {}).items() if key not in _WRITTEN}
         with table_writer(aside, opened.schema_arrow) as writer:

@@ -1,4 +1,4 @@
-"""Guarantees on the `certification` split, which nothing else touches.
+"""Guarantees from the `certification` split, which has no other use.
 
 *Learn then test* (Angelopoulos et al., 2021): each operating point has a hypothesis "the mean is above the limit". The
 points are tested in an order fixed on validation, the safest first, until a hypothesis is not rejected at level δ. All
@@ -26,7 +26,7 @@ from quee.policies.sweep import Setting, Sweep
 Test = Literal["betting", "hoeffding_bentkus", "binomial"]
 SPLIT = "certification"
 DEAREST = 1.5
-"""Upper limit of a routed cost, in costs of the dearest static path; a sweep that can cost more raises it."""
+"""Upper limit of a routed cost, relative to the dearest static path; a sweep that can cost more raises the limit."""
 
 
 def p_values(losses: np.ndarray, limit: float, low: float, high: float, test: Test, level: float = 0.1) -> np.ndarray:
@@ -98,7 +98,7 @@ def certify(
     delta: float,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What can be guaranteed of each sweep: λ by accuracy loss and by budget, each alone at level δ.
+    """Guarantees for each sweep: λ by accuracy loss and by budget, each alone at level δ.
 
     The accuracy loss is relative to the static network at the tree's highest precision, on the same samples. For
     accuracy losses λ goes from the dearest point (validation cost) to the cheapest, for budgets the other way. Raises

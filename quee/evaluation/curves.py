@@ -20,7 +20,7 @@ class Floor:
 
     @classmethod
     def of(cls, setting: Setting) -> "Floor":
-        """With the class that is most frequent on validation."""
+        """The floor that answers the class most frequent on validation."""
         frequent = np.bincount(setting.caches["validation"].label).argmax()
         return cls({split: (cache.label != frequent).astype(float) for split, cache in setting.caches.items()})
 
@@ -64,7 +64,7 @@ def operating_point(sweep: Sweep, budget: float) -> OperatingPoint:
 def errors_at(sweep: Sweep, budgets: np.ndarray, floor: Floor, split: str = "test") -> np.ndarray:
     """Expected error of every sample at budgets (S, budgets).
 
-    Below a method's cheapest point it is mixed with the free floor, so that every method has an answer everywhere.
+    Below its cheapest point a method is mixed with the free floor, so that it is defined at every budget.
     """
     cheapest = sweep.validation_cost[0]
     weights = np.stack([sweep.weights(b)[0] for b in budgets], axis=1)
@@ -96,9 +96,9 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.nd
 
 
 def cost_at_drop(sweep: Sweep, reference: float | None, drop: float) -> float | None:
-    """Least test cost at which test accuracy is within `drop` points of the reference; the points go by validation cost.
+    """Least test cost at which test accuracy is within `drop` points of the reference; points are in order of validation cost.
 
-    None where the method never gets there, or there is no reference.
+    None where the method never reaches this accuracy, or there is no reference.
     """
     if reference is None:
         return None
@@ -111,8 +111,8 @@ def cost_at_drop(sweep: Sweep, reference: float | None, drop: float) -> float | 
 def gap_closed(auc: float, static: float, oracle: float) -> float | None:
     """(auc - auc_static_hull) / (auc_oracle - auc_static_hull).
 
-    None where there is no gap to the hundredth of a point, and above the oracle: a method gets there by spending more on
-    test than on validation.
+    None where the gap is below a hundredth of a point, and where the method is above the oracle, which happens if it
+    spends more on test than on validation.
     """
     found = ratio(auc - static, oracle - static, VANISHING)
     return None if found is None or found > 1 + ROUNDING else min(found, 1.0)

@@ -1,4 +1,4 @@
-"""The least cost at which a method is within so many points of the float network's accuracy, with its interval.
+"""The least cost at which a method is near the float network's accuracy, with its interval.
 
 A replicate of the paired bootstrap draws the same test samples for the method and for the float network. It walks the
 method's points by validation cost to the first one that is near enough. This first crossing of a noisy curve changes in
@@ -17,7 +17,7 @@ from quee.policies.sweep import Sweep
 DROPS = (0.5, 1.0)
 """Points of accuracy below the float network."""
 DEPLOYED = "static_w8a8"
-"""Savings are also told against this method, which costs 1."""
+"""Savings are also reported against this method, which costs 1."""
 Near = Mapping[str, Sequence[np.ndarray]]
 """By method and seed, (R, drops): cost in each replicate; infinite where the accuracy is never reached."""
 

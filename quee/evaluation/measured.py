@@ -1,4 +1,4 @@
-"""What statistics need of a sweep: errors per sample at the budgets, not at every operating point."""
+"""Measurements of a sweep for statistics: errors per sample at the budgets, not at every operating point."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Yardstick:
     """Log-uniform budgets over which `auc` is the mean."""
     floor: Floor
     float_accuracy: float | None
-    """On test; None where the float network is not among the precisions and references."""
+    """Float accuracy on test; None where the float network is not among the precisions and references."""
 
     @classmethod
     def of(cls, setting: Setting, budgets: Sequence[float], floor: Floor) -> "Yardstick":
@@ -46,11 +46,11 @@ class Measured:
     errors: np.ndarray
     """(S, B), mixed with the free floor below the cheapest point; for differences between methods."""
     band: np.ndarray
-    """(S, 40) the same along the whole curve."""
+    """(S, BAND_POINTS) the same at budgets over the range of `auc`."""
     overall: np.ndarray
     """(S,) mean over the grid."""
     mixed: np.ndarray
-    """(S, B) at the operating points, the nearest where a budget cannot be met."""
+    """(S, B) at the operating points; the nearest point if a budget cannot be met."""
     validation_errors: np.ndarray
     """(V, B)"""
     validation_costs: np.ndarray

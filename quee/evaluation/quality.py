@@ -1,7 +1,7 @@
 """How the curve depends on the quality of the predictors and on the number of clusters (Figs. 4 and 5C).
 
-Predictors are made worse in three ways: a narrower network, fewer samples to learn from, noise on the logits of a good
-network. All are refitted from the cache and measured as the plan is.
+Predictors are made worse in three ways: a narrower network, fewer training samples, noise on the logits of a good
+network. All are fitted from the cache and measured like the plan.
 """
 
 from collections.abc import Iterator
@@ -28,18 +28,18 @@ QUALITY = ("as_used", "width", "samples", "noise")
 """Kinds of variants that differ in the predictors alone."""
 
 SCRAMBLE = 1e5
-"""Factor on a projection of the inputs, so large that the fraction of the product looks random."""
+"""Factor on a projection of the inputs, so large that the fractional part of the product looks random."""
 
 
 class NoisyPredictors(Predictors):
-    """Predictors with normal noise on their logits. The noise of a sample follows from its inputs alone."""
+    """Predictors with normal noise on their logits. A sample's noise depends on its inputs alone."""
 
     def __init__(self, predictors: Predictors, noise: float, seed: int = 0) -> None:
         super().__init__(predictors.networks)
         self.noise, self.seed = noise, seed
 
     def predict(self, gate: int, inputs: np.ndarray) -> np.ndarray:
-        """As `Predictors.predict`; inputs (S, D)."""
+        """Like `Predictors.predict`, for inputs (S, D)."""
         clean = logit(np.clip(super().predict(gate, inputs), 1e-6, 1 - 1e-6))
         directions = np.random.default_rng([self.seed, gate]).normal(size=(inputs.shape[-1], clean.shape[-1]))
         uniform = np.clip((SCRAMBLE * (inputs.astype(np.float64) @ directions)) % 1.0, 1e-6, 1 - 1e-6)
@@ -95,7 +95,7 @@ def variants(cache: FeatureCache, experiment: Experiment, plan: Plan) -> Iterato
 
 
 def thinned(cache: FeatureCache, share: float, seed: int) -> FeatureCache:
-    """The cache with a random share of its predictor split, at least two samples; the rest of it is left out."""
+    """The cache with a random share of its predictor split, at least two samples; the rest of that split is left out."""
     rows = np.flatnonzero(cache.split == "predictor")
     kept = np.random.default_rng(seed).permutation(rows)[: max(2, round(share * len(rows)))]
     keep = cache.split != "predictor"
@@ -118,10 +118,10 @@ def measured_variants(
 ) -> tuple[list[Row], list[Row]]:
     """A row per variant with its predictors' quality on test and its `auc`; and the points of its curve on test.
 
-    Nothing where the network has one segment, and so no gate to predict at.
+    Empty for a network of one segment, which has no gate with a predictor.
     """
     rows, points = [], []
-    if setting.tree.segments == 1:  # no predictor to be made worse
+    if setting.tree.segments == 1:  # there is no predictor
         return [], []
     used: tuple[Measured, dict[str, float | None]] | None = None
     for variant in variants(cache, experiment, plan):
@@ -139,7 +139,7 @@ def measured_variants(
 
 
 def rank_correlation(rows: list[Row]) -> float | None:
-    """Spearman's, of RMSE and `auc` over predictors of different quality: −1 where a lower RMSE always is a better curve."""
+    """Spearman's rank correlation of RMSE and `auc` over predictors: −1 where a lower RMSE always gives a better curve."""
     own = [(row["rmse"], row["auc"]) for row in rows if row["kind"] in QUALITY]
     if len(own) < 3 or min(len(set(column)) for column in zip(*own, strict=True)) < 2:
         return None  # nothing to rank

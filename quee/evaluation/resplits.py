@@ -17,12 +17,12 @@ from quee.settings.experiment import Experiment
 from quee.targets import ClusterTargets, future_errors
 
 POINTS = 60
-"""Trade-offs λ in a sweep, at most: between them a budget is met by mixing."""
+"""Most trade-offs λ in a sweep; budgets between two of them are met by mixing."""
 SPLITS = ("predictor", "validation", "test")
 
 
 def redivide(cache: FeatureCache, seed: int, splits: Sequence[str] = SPLITS) -> FeatureCache:
-    """The same rows with `splits` permuted at random among each other, stratified by label."""
+    """The same rows with the labels `splits` permuted at random, stratified by class."""
     random = np.random.default_rng(seed)
     split = cache.split.copy()
     for label in np.unique(cache.label):
@@ -53,7 +53,7 @@ def _basis(cache: FeatureCache, experiment: Experiment, seed: int) -> Basis:
 
 
 def fit_policies(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> tuple[Basis, dict[str, Policy]]:
-    """Predictors, fitted to targets, and the learned policies by name, as the stages fit them where `seed` is 0."""
+    """Predictors fitted to targets, and the learned policies by name; with `seed` 0 they equal those of the stages."""
     basis, setting = _basis(cache, experiment, seed), Setting.of(cache, ("validation",), experiment.policies)
     return basis, fit_learned(replace(setting, predictors=basis.predictors, seed=setting.seed + seed))
 

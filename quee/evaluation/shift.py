@@ -1,8 +1,8 @@
 """A bundle under shift: corrupted images and other class frequencies, against static networks of the same backbone.
 
-Four corruptions at five severities, after Hendrycks and Dietterich (2019), scaled to small images. Operating points
-stay where validation put them. Two questions: is the budget still kept, and does routing fail before the classifier
-does? The second is answered by the gap to the best mixture of static networks at the cost really spent. Routing fails
+Four corruptions at five severities, after Hendrycks and Dietterich (2019), scaled to small images. Operating points are
+those found on validation. The study asks two questions: is the budget still kept, and does routing fail before the
+classifier does? The gap to the best mixture of static networks at the realised cost answers the second: routing fails
 where the gap is below 0 while the static networks still work.
 """
 
@@ -29,8 +29,8 @@ LEVELS: dict[str, tuple[float, float, float, float, float]] = {
     "contrast": (0.6, 0.45, 0.3, 0.2, 0.1),
     "rotation": (10.0, 20.0, 30.0, 45.0, 60.0),
 }
-"""Level by severity. noise: standard deviation, full range 1; blur: standard deviation in pixels, for images of up to
-28 pixels, in proportion for larger ones; contrast: share that is left; rotation: degrees."""
+"""Level by severity. noise: standard deviation, full range 1. blur: standard deviation in pixels for images of up to 28
+pixels, in proportion for larger ones. contrast: remaining share. rotation: degrees."""
 SEVERITIES = (1, 2, 3, 4, 5)
 IMBALANCE = (2.0, 4.0, 8.0, 16.0, 32.0)
 """Frequency of the first class relative to the last, by severity; geometric between them."""
@@ -38,7 +38,7 @@ BATCH = 250
 
 
 def corrupted(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np.ndarray:
-    """Images uint8 (n, h, w, c) under a corruption; severity 0 leaves them as they are.
+    """Images uint8 (n, h, w, c) under a corruption; severity 0 changes nothing.
 
     Each image has its own noise or direction of rotation. Raises ValueError for an unknown corruption or severity.
     """

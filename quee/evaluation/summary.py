@@ -19,7 +19,7 @@ Found = Mapping[str, Sequence[Measured]]
 def compare(found: Found, yardstick: Yardstick, draws: Draws) -> dict[str, Any]:
     """Metrics by method, differences to the static hull and of ours to every rival, gains, and the gap closed.
 
-    Where there are seeds the numbers are means over them; intervals are over samples and seeds.
+    Numbers of methods with seeds are means over seeds; intervals are over samples and seeds.
     """
     at_budgets = {name: np.stack([m.errors for m in by_seed]) for name, by_seed in found.items()}
     overall = {name: np.stack([m.overall[:, None] for m in by_seed]) for name, by_seed in found.items()}
@@ -45,11 +45,11 @@ def compare(found: Found, yardstick: Yardstick, draws: Draws) -> dict[str, Any]:
 
 
 def behind_best(found: Found, yardstick: Yardstick, draws: Draws) -> dict[str, dict[str, dict[str, Any]]]:
-    """How far each method of short tables is behind the best of them in test accuracy, by budget and in `auc`.
+    """Difference of each method of short tables to the best of them in test accuracy, by budget and in `auc`.
 
-    The best is the one of highest mean accuracy among those that meet the budget; bounds do not compete. Each entry has
-    `best`, the best's name, and `mean`, `low`, `high`: the paired difference with its 95 % interval. A method whose `low`
-    is not above 0 cannot be told from the best on this many test samples.
+    The best is the method of highest mean accuracy among those that meet the budget; bounds do not compete. Each entry
+    has `best`, the name of the best, and `mean`, `low`, `high`: the paired difference with its 95 % interval. A method
+    whose `low` is not above 0 cannot be told from the best on this many test samples.
     """
     names = [name for name in shown(found) if name != BOUND]
     columns: dict[str, tuple[dict[str, np.ndarray], list[str]]] = {
@@ -86,13 +86,13 @@ def _method(by_seed: Sequence[Measured], keys: Sequence[str], auc: float) -> dic
 
 
 def _reached(costs: Sequence[float | None]) -> float | None:
-    """Mean over seeds; None where one never gets there."""
+    """Mean over seeds; None where any seed never reaches the accuracy."""
     known = [cost for cost in costs if cost is not None]
     return float(np.mean(known)) if len(known) == len(costs) else None
 
 
 def resplit_summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean and 95 % interval (normal, over repetitions) of each method's auc, and of ours over the others."""
+    """Mean and 95 % interval (normal, over repetitions) of each method's auc, and of our gains over the others."""
     values: dict[str, list[float]] = {}
     for row in rows:
         values.setdefault(str(row["method"]), []).append(float(row["auc"]))
@@ -105,7 +105,7 @@ def resplit_summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, fl
 
 
 def mean_interval(values: np.ndarray, valid: tuple[float, float]) -> dict[str, float]:
-    """Mean of values (R,) with its 95 % interval, which ends where the values do, at the ends of their `valid` range."""
+    """Mean of values (R,) with its 95 % interval, cut at the ends of their `valid` range."""
     half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
     mean = float(values.mean())
     return {"high": min(float(mean + half), valid[1]), "low": max(float(mean - half), valid[0]), "mean": mean}

@@ -1,4 +1,4 @@
-"""Rows of the evaluation's tables, from what was measured of each method."""
+"""Rows of the evaluation's tables, from the measurements of each method."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -19,8 +19,8 @@ Row = dict[str, Any]
 def operating_rows(found: Found, draws: Draws, seed: int = 0) -> list[Row]:
     """Every method under every seed at every budget.
 
-    `low` and `high` hold the test accuracy. `accuracy_low`, `accuracy_high`, `cost_low` and `cost_high` are what
-    validation says of the mean on new data at this point: bootstrap over validation samples, test data unseen.
+    `low` and `high` are the interval of the test accuracy. `accuracy_low`, `accuracy_high`, `cost_low` and `cost_high`
+    are intervals of the means on new data at this point, from a bootstrap over validation samples without test data.
     """
     rows, validation = [], np.zeros((0, 0))
     for by_seed in found.values():
@@ -47,7 +47,7 @@ def operating_rows(found: Found, draws: Draws, seed: int = 0) -> list[Row]:
 
 
 def budget_rows(found: Found, yardstick: Yardstick, draws: Draws) -> list[Row]:
-    """Every method at every budget, mean over seeds: `low` and `high` hold this accuracy, the band all budgets' at once."""
+    """Every method at every budget, mean over seeds. `low` and `high` hold for one budget, the band for all at once."""
     rows = []
     for name, by_seed in found.items():
         mixed = np.stack([method.mixed for method in by_seed])
@@ -110,7 +110,7 @@ def _curve(method: Measured, seed: int) -> list[Row]:
 def usage_rows(
     sweeps: Iterable[Sweep], budgets: Sequence[float], setting: Setting, classes: Sequence[str]
 ) -> list[Row]:
-    """Where each class leaves, at every budget, for the policies."""
+    """Where the samples of each class exit under the policies, at every budget."""
     rows = []
     label, tree = setting.caches["test"].label, setting.tree
     for sweep in sweeps:

@@ -1,1 +1,1 @@
-"""Writing bundles: graphs, files, canary; and the engine that runs segments in PyTorch."""
+"""Writing bundles (graphs, files, canary), and the engine that runs segments in PyTorch."""

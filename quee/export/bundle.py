@@ -77,7 +77,7 @@ GATES = "Each gate decides by policy {policy}, from what its exit head says."
 
 
 def operating_points(sweep: Sweep) -> list[Point]:
-    """A policy's points by rising validation cost, with what validation says of the means on new data."""
+    """A policy's points by rising validation cost, with intervals for the means on new data."""
     assert sweep.knobs is not None and sweep.first is not None
     points = []
     costs, correct = sweep.costs["validation"], 1.0 - sweep.errors["validation"]
@@ -94,12 +94,12 @@ def operating_points(sweep: Sweep) -> list[Point]:
 
 
 def _holding(mean: float, ends: Sequence[float]) -> tuple[float, float]:
-    """The interval, rounding of sums aside."""
+    """The interval, widened to hold the mean, from which it may differ by rounding."""
     return min(mean, ends[0]), max(mean, ends[1])
 
 
 def guarantees_of(certification: Mapping[str, Any], method: str) -> list[Guarantee]:
-    """From `evaluate`'s block `certification`, of one method; what was not certified is left out."""
+    """One method's guarantees from `evaluate`'s block `certification`; statements that were not certified are left out."""
     found = []
     for what, by_limit in sorted(certification["methods"].get(method, {}).items()):
         for limit, by_kind in sorted(by_limit.items(), key=lambda item: float(item[0])):
@@ -128,9 +128,9 @@ def write_bundle(
 ) -> None:
     """Write a bundle into the folder `out`; its points come from validation.
 
-    `policy` names a deployable entry of the registry. It is one of the policies in `learned`, or fitted on validation.
-    `images(ids)` gives prepared images (n, c, h, w) of samples of the cache, of which a few are kept as the canary.
-    `guarantees` are the policy's own, at trade-offs of a sweep of so many `trade_offs`.
+    `policy` names a deployable entry of the registry: one of the policies in `learned`, or one fitted on validation.
+    `images(ids)` gives prepared images (n, c, h, w) of samples of the cache; a few are kept as the canary. `guarantees`
+    are the policy's own, from a sweep of `trade_offs` trade-offs.
     """
     tree, description, method = basis.tree, basis.description, deployable()[policy]
     setting = replace(Setting.of(cache, ("validation",), points=trade_offs), policies=learned)

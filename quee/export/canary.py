@@ -1,4 +1,4 @@
-"""Making a bundle's canary, by the reference."""
+"""Making a bundle's canary with the reference engine."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,9 +16,9 @@ from quee.runtime.routes import routes
 from quee.work.io import write_tensors
 
 IMAGES = 32
-"""Images at most."""
+"""Most images in a canary."""
 BYTES = 4 << 20
-"""Bytes at most, where one image does not take more."""
+"""Most bytes of a canary, unless a single image takes more."""
 POINTS = 4
 """Operating points whose paths are kept."""
 SEED = 0
@@ -27,9 +27,9 @@ SEED = 0
 def write_canary(
     out: Path, executor: Executor, points: Sequence[Point], ids: np.ndarray, load: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """Keep a canary in the folder `out`: of samples drawn from `ids`, with what the executor's engine makes of them.
+    """Write a canary to the folder `out`: samples drawn from `ids`, with the results of the executor's engine.
 
-    The engine is the reference. `load(ids)` gives prepared images (n, c, h, w).
+    That engine is the reference. `load(ids)` gives prepared images (n, c, h, w).
     """
     tree, engine = executor.tree, executor.engine
     drawn = np.random.default_rng(SEED).permutation(ids)[:IMAGES]
@@ -68,5 +68,5 @@ def _kept(engine: Engine, tree: PathTree, images: np.ndarray) -> dict[str, np.nd
 
 
 def _narrow(x: np.ndarray) -> np.ndarray:
-    """Half precision where it holds the values; what is kept is what the reference is given."""
+    """Half precision where the values are in its range; the reference computes on the stored values."""
     return x.astype(np.float16 if np.abs(x).max() < 6e4 else np.float32)

@@ -1,7 +1,7 @@
-"""Export to ONNX: one graph per (segment, precision), with the gate behind it.
+"""Export to ONNX: one graph per (segment, precision), with the gate after it.
 
-Integer layers become QuantizeLinear and DequantizeLinear with the scales of the calibration, from which engines make
-integer kernels. Fewer than 8 bits are 8-bit integers of a clipped range; grids that are not uniform are looked up in
+Integer layers become QuantizeLinear and DequantizeLinear with the scales of the calibration; engines turn these into
+integer kernels. Fewer than 8 bits are 8-bit integers of a clipped range. Grids that are not uniform are looked up in
 tables, in floating point.
 """
 
@@ -28,9 +28,9 @@ from quee.quantization.layers import AffineQuantizer, QuantizedConv2d, Quantized
 
 OPSET = 17
 TRACED = 23
-"""Samples that graphs are traced with: a prime that is a factor of no usual width."""
+"""Number of samples that graphs are traced with: a prime that divides no usual width."""
 OUTPUTS = ("state", "logits", "embedding")
-"""Of every graph, less `state` at the last gate and `embedding` where state features have none. The input is `x`."""
+"""Outputs of a graph; `state` is absent at the last gate, `embedding` where state features have none. The input is `x`."""
 
 
 def graph_name(segment: int, precision: Precision) -> str:
@@ -71,7 +71,7 @@ def dequantized(weight: Tensor, scale: Tensor, axis: int) -> Tensor:
 
 
 class _Activation(nn.Module):
-    """An activation as its quantizer leaves it, in floating point."""
+    """An activation on its quantizer's grid, in floating point."""
 
     scale: Tensor
     zero_point: Tensor
@@ -98,7 +98,7 @@ class _Activation(nn.Module):
 
 
 class _Weight(nn.Module):
-    """What the layers with weights share; the output channels of `weight` are along `axis`."""
+    """Common part of the layers with weights; the output channels of `weight` are along `axis`."""
 
     weight: Tensor
     weight_scale: Tensor
@@ -112,7 +112,7 @@ class _Weight(nn.Module):
         self.register_buffer("weight_scale", layer.weight_scale.clone())
         self.register_buffer("zero_point", torch.zeros(len(layer.weight_scale), dtype=torch.int8))
         self.register_buffer("bias", layer.bias.clone())
-        if not self.input.affine:  # integer weights behind floating point are an invitation to round activations again
+        if not self.input.affine:  # engines would round the activations of integer weights after a floating-point input
             self.weight = dequantized(self.weight, self.weight_scale, axis)
 
     def floating(self) -> Tensor:
@@ -153,7 +153,7 @@ class _MatMul(nn.Module):
 
 
 class _Integers(nn.Module):
-    """An activation's integers as floats, by arithmetic that engines fuse with what is around it."""
+    """An activation's integers as floats, by arithmetic that engines fuse with the operations around it."""
 
     table: Tensor
 
@@ -170,7 +170,7 @@ class _Integers(nn.Module):
 
 
 class _Columns(_Weight):
-    """Some of a layer's outputs, times a factor, of its quantized input."""
+    """Some of a layer's outputs on its quantized input, times a factor."""
 
     def __init__(self, layer: QuantizedLinear, columns: slice, factor: float) -> None:
         super().__init__(layer, layer.weight.t(), 1)
@@ -187,8 +187,8 @@ class _Columns(_Weight):
 class _Attention(nn.Module):
     """Attention in one piece: products of integers in floating point, which is exact, between integer layers.
 
-    Engines have no integer kernel for a product of two activations with zero points, and what QuantizeLinear leaves there
-    keeps them from making one kernel of transposing, multiplying and softmax: a seventh of a block's time.
+    Engines have no integer kernel for a product of two activations with zero points. QuantizeLinear at this place would
+    also keep them from fusing transposition, product and softmax into one kernel, which takes a seventh of a block's time.
     """
 
     def __init__(self, layer: Attention) -> None:
@@ -230,7 +230,7 @@ _TWINS: dict[type[nn.Module], Callable[..., nn.Module]] = {
 
 
 def exportable(model: M) -> M:
-    """A copy whose quantized layers are quantize–dequantize around floating-point products, attention as `_Attention`."""
+    """A copy with quantize–dequantize around floating-point products in place of quantized layers, and `_Attention`."""
     copy = nn.Sequential(deepcopy(model))
     for name, layer in list(copy.named_modules()):
         if isinstance(layer, Attention) and _is_quantized(layer):
@@ -242,7 +242,7 @@ def exportable(model: M) -> M:
 
 
 class _Step(nn.Module):
-    """A segment and the gate behind it: (state, logits, embedding)."""
+    """A segment and the gate after it: (state, logits, embedding)."""
 
     def __init__(self, model: SegmentedBackbone, heads: ExitHeads, segment: int, precision: Precision, embedding: bool):
         super().__init__()
@@ -261,10 +261,10 @@ class _Step(nn.Module):
 
 
 def export_graphs(view: GateView, precisions: Sequence[Precision], out: Path) -> list[str]:
-    """Write every segment's graph at every precision into `out`; the names of the files, sorted.
+    """Write every segment's graph at every precision into `out`; returns the sorted names of the files.
 
-    `bf16` and `fp16` are executed from the graph of `fp32`. Raises QueeError where the package onnx is missing: a bundle
-    must not depend on what else is installed.
+    `bf16` and `fp16` are executed from the graph of `fp32`. Raises QueeError where the package onnx is missing, because
+    the files of a bundle must not depend on the installed packages.
     """
     if find_spec("onnx") is None:
         raise QueeError("a bundle holds graphs in ONNX, and the package onnx is missing: pip install 'onnx>=1.17'")
@@ -290,7 +290,7 @@ def _graph(step: _Step, x: Tensor, last: bool) -> bytes:
     outputs = kept if step.projection is not None else kept[:-1]
     file = BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # traced sizes are constants here, as they should be
+        warnings.simplefilter("ignore")  # traced sizes are meant to be constants
         torch.onnx.export(
             step,
             (x.clone(),),
@@ -308,10 +308,10 @@ def _graph(step: _Step, x: Tensor, last: bool) -> bytes:
 
 
 def _free_batch(graph: Any) -> None:
-    """Make the traced number of samples a free dimension, and means in double precision plain ones.
+    """Make the traced number of samples a free dimension, and replace means in double precision by plain means.
 
-    Everything else keeps its traced size, which engines optimise better than shapes computed as they run.
-    Raises QueeError when samples are mixed with another dimension.
+    All other dimensions keep their traced size, which engines optimise better than shapes computed at run time.
+    Raises QueeError where samples are mixed with another dimension.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -319,7 +319,7 @@ def _free_batch(graph: Any) -> None:
     nodes = [helper.make_node("Shape", ["x"], ["samples"], start=0, end=1)]
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in weights:  # equal tensors, which ONNX Runtime wants apart
+        if node.op_type == "Identity" and node.input[0] in weights:  # ONNX Runtime wants equal tensors apart
             copy = TensorProto()
             copy.CopyFrom(weights[node.input[0]])
             copy.name = node.output[0]
@@ -352,7 +352,7 @@ def _free_batch(graph: Any) -> None:
 
 
 def _sizes(graph: Any) -> dict[str, np.ndarray]:
-    """What is computed from integer constants alone, such as shapes, by name."""
+    """Values by name that are computed from integer constants alone, such as shapes."""
     from onnx import numpy_helper
     from onnx.reference import ReferenceEvaluator
 
@@ -368,7 +368,7 @@ def _sizes(graph: Any) -> dict[str, np.ndarray]:
 
 
 def _needed(nodes: list[Any], wanted: set[str]) -> list[Any]:
-    """The nodes that the wanted values are computed from, in their order."""
+    """The nodes that compute the wanted values, in their order."""
     kept = []
     for node in reversed(nodes):
         if wanted & set(node.output):

@@ -1,4 +1,4 @@
-"""PyTorch: quantized segments exactly, as the feature cache was built with them; the reference of the other engines."""
+"""Engine `torch`: executes quantized segments exactly, as the feature cache did; the reference of the other engines."""
 
 from copy import deepcopy
 
@@ -14,14 +14,14 @@ from quee.runtime.engines.base import Step
 
 
 class TorchEngine:
-    """Executes what the simulation executes: the same bits, in any batch. Integer products are emulated in float32.
+    """Computes the same bits as the simulation, in any batch. Integer products are emulated in float32.
 
-    On `cuda` segments run there, `bf16` and `fp16` and products with integer weights by its kernels; gates stay on the
-    CPU.
+    On `cuda` segments run on the GPU, which has kernels for `bf16`, `fp16` and products with integer weights. Gates stay
+    on the CPU.
     """
 
     def __init__(self, view: GateView, device: str = "cpu") -> None:
-        """Raises QueeError when there is no such device."""
+        """Raises QueeError where the device does not exist."""
         if device == "cuda" and not torch.cuda.is_available():
             raise QueeError("engine cuda needs a CUDA device, and PyTorch finds none; take engine torch")
         self.name = "torch" if device == "cpu" else device
@@ -38,7 +38,7 @@ class TorchEngine:
 
     @property
     def threads(self) -> int:
-        """PyTorch's own setting, which engines leave alone."""
+        """PyTorch's own setting; engines do not change it."""
         return torch.get_num_threads()
 
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:

@@ -1,1 +1,1 @@
-"""What `quee.fit` checks and prepares."""
+"""Checks and preparation for `quee.fit`."""

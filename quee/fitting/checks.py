@@ -1,5 +1,5 @@
-"""Checks of `quee.fit` before it computes: the settings, the path of the bundle, that the bundle can hold the network, that
-labels fit its outputs, and that every class has images."""
+"""Checks of `quee.fit` before it computes: settings, path of the bundle, whether a bundle can hold the network, whether
+labels fit the outputs, and whether every class has images."""
 
 import json
 import os
@@ -27,19 +27,19 @@ from quee.settings.experiment import Experiment, checked_experiment
 HOW = "make it by quee.create_backbone(NAME, …) and give it your weights by load_state_dict"
 SHARES = {"train": 0.5, "predictor": 0.3, "validation": 0.2}
 CALIBRATION = 256
-"""Images at most on which ranges of quantizers are fitted; otherwise a quarter of all images."""
+"""Most images for fitting the ranges of quantizers; fewer where a quarter of all images is less."""
 LEAST = 40
-"""Images needed; with fewer, a validation split would tell nothing."""
+"""Least number of images; with fewer, the validation split would be meaningless."""
 ASKED = 256
-"""Images by which the order of classes is checked."""
+"""Number of images that the order of classes is checked on."""
 DARK = 64
-"""A pixel value of 255; images whose pixels are all below are taken for images of fewer bits."""
+"""Images whose pixels are all below this value of 255 may have fewer bits."""
 SURE = 0.5
-"""Accuracy from which the network's own answers show which output is which class."""
+"""Accuracy above which the network's own answers tell which output is which class."""
 
 
 def bundle_path(out: str | Path | None) -> Path:
-    """The path of the bundle to be made; raises UsageError where there can be none."""
+    """The path of the new bundle; raises UsageError where no bundle can be made."""
     if not isinstance(out, str | Path) or not str(out):
         raise UsageError(f"out={out!r}: give the path of the bundle to be made")
     if "://" in str(out):
@@ -61,7 +61,7 @@ def bundle_path(out: str | Path | None) -> Path:
 
 
 def _above(target: Path) -> Path:
-    """The nearest folder above that is there."""
+    """The nearest existing folder above."""
     return next(parent for parent in target.parents if os.path.lexists(parent))
 
 
@@ -78,7 +78,7 @@ def aside_of(target: Path) -> Iterator[Path]:
 
 
 def checked_settings(backbone: SegmentedBackbone, precisions: Sequence[str], budget: float, seed: int) -> Experiment:
-    """The settings of all stages, checked as an experiment's are; raises UsageError."""
+    """The settings of all stages, checked like those of an experiment; raises UsageError."""
     if isinstance(precisions, str) or not isinstance(precisions, Sequence):
         raise UsageError(f"quee.fit: precisions={precisions!r}; give a list, as ['w4a4', 'w8a8']")
     if not isinstance(backbone, SegmentedBackbone):
@@ -122,9 +122,9 @@ def check_pixels(low: int, high: int) -> None:
 
 
 def divided(indices: np.ndarray, names: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """Sorted rows of train, calibration (a part of train), predictor and validation.
+    """Sorted rows of the splits train, calibration (a part of train), predictor and validation.
 
-    Raises UsageError where a class has no image to fit exit heads on.
+    Raises UsageError where a class has no image in `train`, on which exit heads are fitted.
     """
     if len(indices) < LEAST:
         raise UsageError(f"{len(indices)} labelled images; give at least {LEAST}")
@@ -143,10 +143,10 @@ def divided(indices: np.ndarray, names: Sequence[str], seed: int) -> dict[str, n
 
 
 def rebuilt(backbone: SegmentedBackbone, kwargs: Mapping[str, Any] | None = None) -> SegmentedBackbone:
-    """The backbone as a bundle builds it, from its name and what it was made with, with its weights, on the CPU.
+    """The backbone as a bundle builds it: from its name and keywords, with its weights, on the CPU.
 
-    `kwargs`, where given, are compared with those it was made with. Raises UsageError where what comes out is another
-    network than the one given.
+    `kwargs`, where given, are compared with the keywords it was made with. Raises UsageError where the built network
+    differs from the given one.
     """
     made = backbone.made_with
     if made is None:
@@ -188,7 +188,7 @@ def rebuilt(backbone: SegmentedBackbone, kwargs: Mapping[str, Any] | None = None
 
 
 def _check_same(own: SegmentedBackbone, backbone: SegmentedBackbone) -> None:
-    """Raises UsageError where two networks of the same weights answer differently."""
+    """Raises UsageError where two networks with the same weights answer differently."""
     generator, size = torch.Generator().manual_seed(0), own.input
     x = torch.randn(2, *size.shape, generator=generator)
     with torch.inference_mode():
@@ -205,8 +205,8 @@ def check_order(
 ) -> None:
     """Raises UsageError where the backbone's own answers show that its outputs are in another order than labels say.
 
-    The order that fits its answers best is found on one half of some images and judged on the other. Where the order
-    was `guessed` and the answers do not confirm it, a warning says what was taken.
+    The order that fits the answers best is found on one half of some images and judged on the other half. If the order
+    was `guessed` and the answers do not confirm it, a warning tells the order that is used.
     """
     rows = np.random.default_rng(0).permutation(len(indices))[:ASKED]
     with torch.inference_mode():
@@ -234,5 +234,5 @@ def check_order(
 
 
 def _recall(answer: np.ndarray, truth: np.ndarray) -> float:
-    """Share of right answers, every class counting alike: to answer always the same is no accuracy."""
+    """Share of right answers, averaged over classes, so that a constant answer scores low."""
     return float(np.mean([(answer[truth == label] == label).mean() for label in np.unique(truth)]))

@@ -1,4 +1,4 @@
-"""Labelled images as callers of `quee.fit` have them: read once, checked, and kept as the backbone sees them."""
+"""Labelled images from callers of `quee.fit`: read once, checked, and kept at the backbone's size."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ CHUNK = 256
 
 
 class Labelled:
-    """Images by row, uint8 at the backbone's size, in memory or in a file, and their labels."""
+    """Images by row, uint8 at the backbone's size, in memory or in a file, with their labels."""
 
     def __init__(self, rows: "np.ndarray | Spool", labels: Labels, transform: Preprocessing) -> None:
         self.rows, self.labels, self.transform = rows, labels, transform
@@ -48,7 +48,7 @@ class Labelled:
 
 
 class Spool:
-    """Images of one shape in a file, read in any order; none is kept in memory."""
+    """Images of one shape in a file, read in any order; no image is kept in memory."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self._file = path.open("w+b", buffering=0)
@@ -58,11 +58,11 @@ class Spool:
         return self.size
 
     def add(self, images: np.ndarray) -> None:
-        """Append uint8 images (n, *shape). Raises QueeError when there is no room."""
+        """Append uint8 images (n, *shape). Raises QueeError where the disk is full."""
         try:
             self._file.seek(self.size * self._width)
             view = memoryview(images.tobytes())
-            while view:  # an unbuffered file may write a part only
+            while view:  # an unbuffered file may write only a part
                 view = view[self._file.write(view) :]
         except OSError as error:
             raise QueeError(f"{self._file.name}: images cannot be kept ({error.strerror})") from None
@@ -80,9 +80,9 @@ class Spool:
 
 
 def read_labelled(images: Any, labels: Any, transform: Preprocessing, pixels: str, folder: Path) -> Labelled:
-    """Images and labels as `quee.fit` takes them; what is not an array of the backbone's size is kept in `folder`.
+    """Images and labels as `quee.fit` takes them; images that are not an array of the backbone's size are kept in `folder`.
 
-    A stream is read once, so that it may come in another order each time. Raises UsageError naming what is not taken.
+    A stream is read only once, because its order may change. Raises UsageError naming input that is not accepted.
     """
     check_choice(pixels)
     if labels is None:
@@ -130,7 +130,7 @@ def _from_batches(given: Any, transform: Preprocessing, pixels: str, folder: Pat
 
 @contextmanager
 def _spool(folder: Path, transform: Preprocessing) -> Iterator[Spool]:
-    """A file for images, closed where what fills it fails."""
+    """A file for images; it is closed when filling it fails."""
     spool = Spool(folder / "images", (*transform.size, transform.channels))
     try:
         yield spool
@@ -140,7 +140,7 @@ def _spool(folder: Path, transform: Preprocessing) -> Iterator[Spool]:
 
 
 def _pairs(given: Any) -> Iterator[tuple[Any, Any]]:
-    """Pairs of images and labels from what is iterable, or from a function that returns an iterator."""
+    """Pairs of images and labels from an iterable, or from a function that returns an iterator."""
     if callable(given) and not hasattr(given, "__iter__"):
         given = given()
     if isinstance(given, np.ndarray | str | bytes) or not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):

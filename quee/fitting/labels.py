@@ -1,4 +1,4 @@
-"""Class labels as callers have them, indices or names, and the classes they stand for."""
+"""Class labels from callers, as indices or names, and the classes they stand for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from quee.errors import UsageError
 
 SHOWN = 5
-"""Names and the like listed in a message."""
+"""Number of values listed in a message."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def joined(parts: Sequence[Labels]) -> Labels:
 def class_indices(labels: Labels, classes: Sequence[str] | None, outputs: int) -> tuple[np.ndarray, list[str]]:
     """Indices (n,) into the backbone's outputs, and the names of these.
 
-    Names without `classes` are the outputs in sorted order. Raises UsageError for labels that are no class of the
-    backbone, and where the order would be a guess.
+    Without `classes`, names are assigned to the outputs in sorted order. Raises UsageError for labels that are not a
+    class of the backbone, and where the order would be a guess.
     """
     names = _class_names(classes, outputs)
     if not labels.named:
@@ -113,7 +113,7 @@ def _class_names(classes: Sequence[str] | None, outputs: int) -> list[str] | Non
 
 
 def _in_order(found: list[str], outputs: int) -> list[str]:
-    """Names in sorted order, where all classes are there and there is one way to sort them."""
+    """Names in sorted order; raises UsageError where classes are missing or can be sorted in two ways."""
     how = f"give classes=[…], the {outputs} names in the order of the backbone's outputs"
     if len(found) != outputs:
         raise UsageError(f"labels have {len(found)} names ({_some(found)}), the backbone {outputs} outputs; {how}")

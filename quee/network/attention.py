@@ -40,7 +40,7 @@ class Attention(nn.Module):
         self.attention_value = MatMul()
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """(n, tokens, dim) to the same shape; the masks that timm's blocks pass on must be off."""
+        """(n, tokens, dim) to the same shape; masks, which timm's blocks pass on, must be off."""
         if attn_mask is not None or is_causal:
             raise ValueError("masked attention is not supported")
         n, tokens, dim = x.shape

@@ -1,7 +1,7 @@
 """The contract of a backbone: a classifier cut into a stem, blocks, gates between blocks, and a head.
 
-Segment 1 begins with the stem and takes images; every later segment takes the state behind the one before it. A state is
-a tensor whose first axis is the sample; its other axes and its width may differ from gate to gate.
+Segment 1 begins with the stem and takes images; every later segment takes the state after the segment before it. A state
+is a tensor whose first axis is the sample; its other axes and its width may differ from gate to gate.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ from quee.network import HEAD
 def mean(positions: Tensor) -> Tensor:
     """The mean (n, width) over positions (n, positions, width).
 
-    It is taken in double precision, so that it does not depend on how the batch is split.
+    It is computed in double precision, so that it does not depend on how the batch is split.
     """
     return positions.double().mean(dim=1).to(positions.dtype)
 
@@ -28,21 +28,21 @@ def mean(positions: Tensor) -> Tensor:
 class SegmentedBackbone(nn.Module, ABC):
     """Base of all backbones. A subclass gives `embed`, `blocks`, `classify` and `width`, and sets `input` and `num_classes`.
 
-    The base takes states for maps (n, width, height, width). A subclass with other states gives `pool` as well.
+    The base expects maps (n, channels, height, width) as states. A subclass with other states also gives `pool`.
     """
 
     name: str = ""
     made_with: dict[str, Any] | None = None
-    """The keywords of `create_backbone` beside name and gates, which build the backbone again; None for others' backbones."""
+    """Keywords of `create_backbone`, besides name and gates, that build this backbone again; None if it was built otherwise."""
     input: Preprocessing
-    """What images go through before the backbone."""
+    """Preprocessing of the backbone's images."""
     num_classes: int
     blocks: nn.ModuleList
-    """The parts between which a gate can stand, each called with the state before it."""
+    """The blocks; each is called with the state before it, and gates can be between them."""
     head_modules: tuple[str, ...] = ("norm", "head")
-    """Names of the submodules that `classify` runs; the stem is whatever is neither in these nor in a block."""
+    """Names of the submodules that `classify` runs; modules outside of these and of the blocks are the stem."""
     residuals: int = 0
-    """Residual sums in a block. No module carries them, so that cost accounting cannot see them."""
+    """Residual sums in a block. They are not modules, so cost accounting cannot see them."""
     poolings: ClassVar[Mapping[str, int]] = {"cls": 1, "cls_mean": 2}
     """Names of the ways to pool a state, each with the number of vectors that it joins."""
 
@@ -61,7 +61,7 @@ class SegmentedBackbone(nn.Module, ABC):
         """Number of channels of the state at a gate, from 1."""
 
     def pool(self, state: Tensor, gate: int, pooling: str = "cls_mean") -> Tensor:
-        """The state at a gate as (n, parts · width): the mean over positions, with `cls_mean` the largest values too."""
+        """The state at a gate as (n, parts · width): the mean over positions; `cls_mean` adds the largest values."""
         return pooled(state.flatten(2).transpose(1, 2), pooling)
 
     @property
@@ -71,7 +71,7 @@ class SegmentedBackbone(nn.Module, ABC):
 
     @property
     def gates(self) -> tuple[int, ...]:
-        """Number of blocks done at each gate; four equal segments unless set."""
+        """Number of blocks before each gate; four equal segments by default."""
         depth = len(self.block_names)
         return self._gates or tuple(sorted({max(1, round(depth * part / 4)) for part in (1, 2, 3, 4)}))
 
@@ -92,7 +92,7 @@ class SegmentedBackbone(nn.Module, ABC):
         return next((i for i, block in names if f"{module_name}.".startswith(f"{block}.")), None)
 
     def segment_of(self, module_name: str) -> int:
-        """Segment a submodule or parameter belongs to, from 1; HEAD for the head."""
+        """Segment, from 1, that a submodule or parameter belongs to; HEAD for the head."""
         block = self.block_of(module_name)
         if block is None:
             return HEAD if module_name.partition(".")[0] in self.head_modules else 1
@@ -116,7 +116,7 @@ class SegmentedBackbone(nn.Module, ABC):
         return self.get_submodule(self.block_names[index])(state)
 
     def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Keywords of `create_backbone` that weights of another network would fit with; empty where they do not say."""
+        """Keywords of `create_backbone` with which these weights would fit; empty where the weights do not tell."""
         return {}
 
     def forward_to(self, gate: int, x: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class TokenBackbone(SegmentedBackbone):
         return self.dim
 
     def pool(self, state: Tensor, gate: int, pooling: str = "cls_mean") -> Tensor:
-        """The class token, with `cls_mean` the mean patch token too; as of any backbone where there is no class token."""
+        """The class token; `cls_mean` adds the mean patch token. Without a class token, pools like the base class."""
         if not self.has_class_token:
             return pooled(state[:, self.prefix_tokens :], pooling)
         if pooling == "cls":
@@ -158,7 +158,7 @@ class TokenBackbone(SegmentedBackbone):
         return torch.cat([state[:, 0], average], dim=1)
 
     def refuse_positions(self, table: Tensor, prefix: int) -> None:
-        """Raises QueeError unless a position table (1, prefix + patches, dim) is for this grid or for a square one."""
+        """Raises QueeError unless a position table (1, prefix + patches, dim) is for this grid or a square grid."""
         patches = table.shape[1] - prefix if table.dim() == 3 else 0
         if patches != self.grid[0] * self.grid[1] and (patches < 1 or isqrt(patches) ** 2 != patches):
             raise QueeError(
@@ -168,5 +168,5 @@ class TokenBackbone(SegmentedBackbone):
 
 
 def pooled(positions: Tensor, pooling: str) -> Tensor:
-    """Positions (n, positions, width) as (n, parts · width): their mean, with `cls_mean` also their largest values."""
+    """Positions (n, positions, width) as (n, parts · width): their mean; `cls_mean` adds their largest values."""
     return mean(positions) if pooling == "cls" else torch.cat([mean(positions), positions.amax(dim=1)], dim=1)

@@ -13,7 +13,7 @@ from quee.paths import PathTree
 from quee.precision import Precision
 
 MICRO_BATCH = 64
-"""Floating-point products run in padded batches of this size: their last bits may depend on a batch's shape.
+"""Floating-point products run in padded batches of this size, because their last bits may depend on a batch's shape.
 
 They may also depend on a sample's place in its batch and on the batch's layout in memory, so both are fixed too.
 """
@@ -24,8 +24,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def padded(run: Callable[[Tensor], Tensor], x: Tensor, place: int = 0) -> Tensor:
     """Apply `run` to the samples of x (n, …) in micro-batches of MICRO_BATCH samples, each in memory of its own.
 
-    `place` is where in its micro-batch the first sample stands; places without a sample repeat one. A tensor whose
-    strides differ in an axis of length one alone is multiplied by another kernel, hence the copy.
+    `place` is the place of the first sample in its micro-batch; places without a sample repeat one. Tensors are copied,
+    because other strides, even of an axis of length one, would select another kernel.
     """
     results, start = [], 0
     while start < len(x):
@@ -39,20 +39,20 @@ def padded(run: Callable[[Tensor], Tensor], x: Tensor, place: int = 0) -> Tensor
 
 
 class MultiPrecisionBackbone:
-    """One backbone at several precisions: `run` executes any segment at any of them.
+    """One backbone at several precisions; `run` executes any segment at any of them.
 
-    A sample's result does not depend on what else is in the batch: quantized segments are exact, floating-point ones
+    A sample's result does not depend on the rest of the batch: quantized segments are exact, and floating-point segments
     run in padded micro-batches.
     """
 
     place: int = 0
-    """Place of the first sample in its micro-batch: a shard's samples keep the places that they have in the data set."""
+    """Place of the first sample in its micro-batch; samples of a shard keep their places in the data set."""
 
     def __init__(self, models: Mapping[Precision, SegmentedBackbone]) -> None:
-        """`models` has the float model under `fp32` and quantized ones under theirs; other floats are cast from fp32."""
+        """`models` maps `fp32` and quantized precisions to their models; other floating-point precisions are cast from fp32."""
         self.models = dict(models)
         self.first = next(iter(self.models.values()))
-        """Any of the networks: segments, widths and pooling are the same in all."""
+        """Any one of the networks; segments, widths and pooling are the same in all."""
         self.segments, self.classes = self.first.segments, self.first.num_classes
         products = ((name, m) for name, m in self.first.named_modules() if isinstance(m, MatMul))
         self._float_parts = {self.first.segment_of(name) for name, m in products if m.kind == "float"}
@@ -63,7 +63,7 @@ class MultiPrecisionBackbone:
         return self.models[precision]
 
     def run(self, segment: int, precision: Precision, state: Tensor) -> Tensor:
-        """Images (segment 1) or the state before the segment, float32, to the state behind it, float32."""
+        """Images (segment 1) or the state before the segment, float32, to the state after it, float32."""
         model = self.model(precision)
         if precision.is_float:
             dtype = _DTYPES[precision.name]
@@ -73,7 +73,7 @@ class MultiPrecisionBackbone:
         return model.run_segment(segment, state)
 
     def classify(self, precision: Precision, state: Tensor) -> Tensor:
-        """The backbone's own head behind a last segment of that precision: state to logits (n, classes), float32."""
+        """The backbone's own head after a last segment of that precision: state to logits (n, classes), float32."""
         model = self.model(precision)
         if not precision.is_float:
             return model.classify(state)
@@ -85,7 +85,7 @@ class MultiPrecisionBackbone:
         return padded(run, x, self.place)
 
     def run_path(self, path: Sequence[Precision], x: Tensor) -> Tensor:
-        """Images to the state at the end of a path, from the stem on."""
+        """Images to the state at the end of a path."""
         for segment, precision in enumerate(path, 1):
             x = self.run(segment, precision, x)
         return x
@@ -111,7 +111,7 @@ def walk_tree(backbone: MultiPrecisionBackbone, tree: PathTree, images: Tensor) 
 def draw_prefixes(
     backbone: MultiPrecisionBackbone, precisions: Sequence[Precision], images: Tensor, random: np.random.Generator
 ) -> Iterator[tuple[int, Tensor, np.ndarray]]:
-    """States at each gate when every sample's prefix precisions are drawn uniformly: (gate, state, last choice (n,))."""
+    """States at each gate with prefix precisions drawn uniformly per sample: (gate, state, last choice (n,))."""
     state: Tensor | None = None
     with torch.inference_mode():
         for segment in range(1, backbone.segments + 1):

@@ -36,14 +36,14 @@ def tensors(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 LISTED = 10_000
-"""Most sample ids that `backbone.json` lists. More are written to `FITTED`, which loading a network does not read."""
+"""Most sample ids in `backbone.json`. More ids are written to `FITTED`, which loading a network does not read."""
 FITTED = "fitted_on.parquet"
 
 
 def save_backbone(folder: Path, backbone: SegmentedBackbone, kwargs: dict[str, Any], **facts: Any) -> None:
-    """Write `model.safetensors` and `backbone.json`; `facts` join the description.
+    """Write `model.safetensors` and `backbone.json`; `facts` are added to the description.
 
-    The fact `fitted_on` is a list of sample ids, or words. More than `LISTED` ids go to `fitted_on.parquet`; the
+    The fact `fitted_on` is a list of sample ids, or text. More than `LISTED` ids go to `fitted_on.parquet`; the
     description then has their number and the file's name and digest.
     """
     write_tensors(folder / "model.safetensors", tensors(backbone))
@@ -56,9 +56,9 @@ def save_backbone(folder: Path, backbone: SegmentedBackbone, kwargs: dict[str, A
 
 
 def fitted_on(folder: Path) -> list[int] | str:
-    """Ids of the samples that a backbone was fitted on, or words for a set that is not among them.
+    """Ids of the samples that a backbone was fitted on, or text for samples outside of the data set.
 
-    Raises IntegrityError where the file of ids is missing or another than `backbone.json` says.
+    Raises IntegrityError where the file of ids is missing or has another digest than in `backbone.json`.
     """
     said: list[int] | str | dict[str, Any] = read_json(folder / "backbone.json").get("fitted_on", [])
     if not isinstance(said, dict):
@@ -69,7 +69,7 @@ def fitted_on(folder: Path) -> list[int] | str:
 
 
 def load_backbone(folder: Path) -> SegmentedBackbone:
-    """The float backbone of a folder; raises IntegrityError or QueeError naming what does not fit."""
+    """The float backbone of a folder; raises IntegrityError or QueeError naming a fault."""
     description = read_json(folder / "backbone.json")
     try:
         name, kwargs, gates = description["name"], description["kwargs"], tuple(description["gates"])
@@ -94,7 +94,7 @@ def save_quantized(folder: Path, precision: Precision, model: SegmentedBackbone)
 def load_quantized(folder: Path, precision: Precision, backbone: SegmentedBackbone) -> SegmentedBackbone:
     """The network of `backbone`'s architecture at an integer precision.
 
-    Raises IntegrityError or QueeError when the file is damaged or of another network.
+    Raises IntegrityError or QueeError where the file is damaged or of another network.
     """
     path = folder / f"{precision}.safetensors"
     arrays, facts = read_tensors(path), read_metadata(path)
@@ -124,7 +124,7 @@ def _with_weights(model: nn.Module) -> Iterator[tuple[str, QuantizedLinear | Qua
 
 
 def load_precisions(backbone_dir: Path, quantized_dir: Path, precisions: Iterable[Precision]) -> MultiPrecisionBackbone:
-    """A backbone at every precision named, and in floating point."""
+    """A backbone at the given precisions and in floating point."""
     float_model = load_backbone(backbone_dir)
     models = {Precision("fp32"): float_model}
     for precision in sorted({*precisions} - set(models)):

@@ -1,6 +1,6 @@
-"""Messages for the name of no backbone: timm's networks of other kinds, tags, near misses.
+"""Messages for unknown backbone names: timm's other networks, tags, misspellings.
 
-`listed` are the names of the registry, patterns with `*` among them.
+`listed` are the registry's names, including patterns with `*`.
 
 Importing this module imports timm.
 """
@@ -31,7 +31,7 @@ DINOV3 = re.compile(r"dino[-_]?v?3", re.IGNORECASE)
 
 
 def unknown_backbone(name: str, listed: Sequence[str]) -> str:
-    """One line: what the name is, if timm knows it, and which names are valid."""
+    """One line: the network of that name, if timm knows it, and the valid names."""
     plain = HUB.sub("", name)
     base, _, tag = plain.partition(".")
     if plain != name and (plain in listed or is_timm_vit(plain)):
@@ -54,12 +54,12 @@ def unknown_backbone(name: str, listed: Sequence[str]) -> str:
 
 
 def instead_of(name: str, listed: Sequence[str]) -> str:
-    """Names to take where timm's network has parts that are not run whatever its keywords; empty for others."""
+    """Names to use instead where a part of timm's network cannot be run with any keywords; empty for other networks."""
     return "" if _builds(name) else f"; nearest that are: {', '.join(nearest(name, listed))}"
 
 
 def nearest(name: str, listed: Sequence[str], most: int = NEAREST) -> list[str]:
-    """Supported names most like one, each of the same families and known to build."""
+    """The most similar supported names; each is of the same families and can be built."""
     found: list[str] = []
     for candidate in _closest(name, listed):
         if len(found) == most:
@@ -74,7 +74,7 @@ def _supported(name: str, listed: Sequence[str]) -> str:
 
 
 def _closest(name: str, listed: Sequence[str]) -> Iterator[str]:
-    """Supported names of the same families, most alike first."""
+    """Supported names of the same families, the most similar first."""
     own_names = (candidate for candidate in listed if "*" not in candidate)
     names = {*own_names, *(model for module in VIT_MODULES for model in timm.list_models(module=module))}
     own = set(FAMILY.findall(name))
@@ -96,17 +96,17 @@ def _builds(name: str) -> bool:
 
 
 def _on_meta(name: str, **kwargs: Any) -> nn.Module:
-    """timm's network of a name without memory for its weights."""
+    """timm's network of that name, without memory for its weights."""
     with torch.device("meta"):
         model: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
     return model
 
 
 def _kind(base: str) -> str:
-    """Class of timm's network, and its stem where the class alone would do."""
+    """Class of timm's network, and its stem where the class alone is supported."""
     try:
         model = _on_meta(base)
-    except Exception:  # whatever one of a thousand networks wants; its module says enough
+    except Exception:  # networks raise many types; the name of the module is enough
         return f"{base!r} of {timm.model_entrypoint(base).__module__}"
     kind = type(model).__name__
     stem = type(getattr(model, "patch_embed", None)).__name__

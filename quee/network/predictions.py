@@ -1,4 +1,4 @@
-"""Predictions of whole networks, computed in shards; the accuracy of a backbone and of its precisions comes from them."""
+"""Predictions of whole networks, computed in shards; they give the accuracy of a backbone and of its precisions."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from quee.work.threads import alone
 from quee.work.workers import Lanes
 
 PASSES = 16
-"""A shard here has so many times the samples of a feature cache's shard: samples run once, not through a tree."""
+"""Samples per shard relative to a shard of the feature cache; here a sample runs once, not through a tree."""
 DTYPE = np.dtype("<i4")
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Where a worker finds images and networks (absolute paths), with the SHA-256 of what it reads."""
+    """Absolute paths of images and networks for a worker, with the SHA-256 of the files."""
 
     data: str
     dataset: str
@@ -40,7 +40,7 @@ class Networks:
     def at(
         cls, data: Path, dataset: str, digests: dict[str, str], backbone: Path, quantized: Path | None = None
     ) -> "Networks":
-        """The float backbone of a folder, and with `quantized` the networks of that one."""
+        """The float backbone of a folder, and with `quantized` the networks in that folder."""
         folders = [folder.resolve() for folder in (backbone, quantized) if folder is not None]
         found = (file for folder in folders for file in sorted(folder.glob("*.safetensors")))
         return cls(
@@ -62,7 +62,7 @@ class Networks:
         return _images(self.data, self.dataset, self.digests)
 
     def check(self) -> None:
-        """Raises IntegrityError naming a file that is not the one meant: a worker on another machine may see other files."""
+        """Raises IntegrityError naming a file with another digest; a worker on another machine may see other files."""
         verify_digests(Path(), dict(self.files))
 
 
@@ -82,8 +82,8 @@ def predict(
 ) -> dict[Precision, np.ndarray]:
     """Classes (n,) that each uniform precision predicts for samples `ids` (n,). Finished shards are not computed again.
 
-    The float backbone alone runs on the worker's GPU if there is one. Several precisions run on the CPU, as they are
-    executed later.
+    The float backbone alone runs on the worker's GPU if there is one. Several precisions run on the CPU, as in the later
+    stages.
     """
     size = -(-PASSES * shard_size // MICRO_BATCH) * MICRO_BATCH  # so that every sample keeps its place in a micro-batch
     kept = store / f"predictions-{networks.digest}-{shard_size}"

@@ -1,7 +1,7 @@
 """Linear probes: a frozen backbone's own head, fitted on features that are computed once.
 
-Features are what the head sees: for DINOv2 the class token and the mean patch token of the last block, for others what
-they pool. They are kept in a `Store`, so that a killed run goes on.
+Features are the head's inputs: for DINOv2 the class token and the mean patch token of the last block, for other
+backbones the pooled state. They are kept in a `Store`, so that a killed run goes on.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,13 +21,13 @@ from quee.work.progress import progress
 from quee.work.store import Store
 
 SHARD = 4096
-"""Samples whose features are kept as one piece."""
+"""Samples per stored piece of features."""
 Batches = Callable[[np.ndarray], Iterator[tuple[np.ndarray, Tensor, Tensor]]]
 """Sample ids to batches of (ids, images, labels) in that order."""
 
 
 class _Features(nn.Module):
-    """Images (n, c, h, w) to what the backbone's head sees (n, width)."""
+    """Images (n, c, h, w) to the inputs of the backbone's head (n, width)."""
 
     def __init__(self, backbone: SegmentedBackbone) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _Features(nn.Module):
 
 
 def linear_head(backbone: SegmentedBackbone) -> nn.Linear:
-    """The head to be fitted; raises UsageError for a backbone that has not exactly one linear layer there."""
+    """The head to be fitted; raises UsageError unless the head is exactly one linear layer."""
     head = backbone.get_submodule("head") if "head" in dict(backbone.named_children()) else None
     if not isinstance(head, nn.Linear) or "head_dist" in backbone.head_modules:
         raise UsageError(f"backbone.mode linear_probe needs one linear head; {backbone.name} has another: finetune it")
@@ -81,9 +81,10 @@ def features(
 def fit_probe(
     backbone: SegmentedBackbone, settings: Backbone, ids: dict[str, np.ndarray], batches: Batches, work: Path
 ) -> History:
-    """Fit the head on the training split in place, all else frozen; returns the history of the fit.
+    """Fit the head on the training split in place, with the rest frozen; returns the history of the fit.
 
-    The head starts at zero; shuffled by seed and epoch. Raises UsageError when the head is not one linear layer.
+    The head starts at zero. Samples are shuffled by seed and epoch. Raises UsageError unless the head is one linear
+    layer.
     """
     head = linear_head(backbone)
     backbone.requires_grad_(False).eval().to(device())

@@ -1,4 +1,4 @@
-"""Training of a backbone or of its head alone: seeded, resumable after every epoch, on whatever GPUs there are."""
+"""Training of a backbone or of its head alone: seeded, resumable after every epoch, on all GPUs of the machine."""
 
 import sys
 import time
@@ -40,7 +40,7 @@ COLUMNS = ("epoch", "loss", "learning_rate", "validation_accuracy")
 
 
 class Head(nn.Module):
-    """A linear classifier on features (n, width), to be trained as a backbone is."""
+    """A linear classifier on features (n, width), trained like a backbone."""
 
     def __init__(self, name: str, linear: nn.Linear) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def device() -> torch.device:
 
 
 def forward_function(model: nn.Module, mixed_precision: str = "auto") -> nn.Module:
-    """`model` as a function of batches, on all GPUs of the machine, in bf16 where asked for or `auto` and possible."""
+    """`model` as a function of batches, on all GPUs of the machine; in bf16 if asked for, or if `auto` and possible."""
     place = next(model.parameters()).device
     on_gpu = place.type == "cuda"
     bf16 = mixed_precision == "bf16" or (mixed_precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
@@ -91,7 +91,7 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
 def freeze(backbone: SegmentedBackbone, trained_blocks: int | None) -> None:
     """Freeze all but the last `trained_blocks` blocks and the head.
 
-    Raises UsageError when the backbone has fewer.
+    Raises UsageError where the backbone has fewer blocks.
     """
     depth = len(backbone.block_names)
     if trained_blocks is None:
@@ -106,7 +106,7 @@ def freeze(backbone: SegmentedBackbone, trained_blocks: int | None) -> None:
 
 
 def parameter_groups(backbone: SegmentedBackbone | Head, settings: Backbone) -> list[dict[str, Any]]:
-    """Optimizer groups: weight matrices decay, biases and normalisations do not; pretrained layers learn slower.
+    """Optimizer groups: weight matrices decay, biases and normalisations do not; pretrained layers learn more slowly.
 
     Parameters without gradient (a fixed position table, random features, frozen blocks) are in no group.
     """
@@ -145,11 +145,11 @@ def train_backbone(
     validate: Callable[[Any], float],
     checkpoint: Path,
 ) -> History:
-    """Train in place; continue from `checkpoint` when it exists, and write it after every epoch.
+    """Train in place; continue from `checkpoint` if it exists, and write it after every epoch.
 
-    A checkpoint of other settings or libraries is not continued from: training begins anew, which is said.
-    Runs on the GPUs there are; afterwards the network is on the CPU. Returns the history: epoch, loss, learning_rate
-    (of the head), validation_accuracy (of the averaged weights when EMA is on).
+    With a checkpoint of other settings or libraries, training begins anew and prints a message. Training runs on the
+    GPUs of the machine; afterwards the network is on the CPU. Returns the history: epoch, loss, learning_rate (of the
+    head), validation_accuracy (of the averaged weights if EMA is on).
     """
     place = device()
     backbone.to(place)
@@ -204,7 +204,7 @@ class _Run:
     settings: Backbone
     optimizer: torch.optim.Optimizer
     rates: list[float]
-    """Of each group, before the schedule."""
+    """Learning rate of each group, before the schedule."""
     steps_per_epoch: int
     average: dict[str, Tensor] | None
     said: str = ""
@@ -216,7 +216,7 @@ class _Run:
     def epoch(self, epoch: int, batches: Iterator[tuple[np.ndarray, Tensor, Tensor]], bar: Bar) -> list[float]:
         """One pass; returns the loss of every step."""
         settings = self.settings
-        # Seeded by epoch, so that a resumed run goes on as the undisturbed one.
+        # Seeded by epoch, so that a resumed run equals an undisturbed one.
         random = np.random.default_rng([settings.seed, epoch])
         torch.manual_seed(settings.seed * 100_003 + epoch)
         self.model.train()
@@ -250,7 +250,7 @@ class _Run:
             group["lr"] = floor + (rate - floor) * factor
 
     def _follow(self) -> None:
-        """Let the average follow the weights."""
+        """Update the moving average of the weights."""
         if self.average is None:
             return
         with torch.no_grad():
@@ -272,7 +272,7 @@ def _averaged(backbone: SegmentedBackbone | Head, average: dict[str, Tensor] | N
 def predict_logits(
     backbone: SegmentedBackbone, batches: Iterator[tuple[np.ndarray, Tensor, Tensor]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (n, classes) and labels (n,) over batches, computed where the network is."""
+    """Logits (n, classes) and labels (n,) over batches, computed on the network's device."""
     logits, labels = [], []
     place = next(backbone.parameters()).device
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""timm's VisionTransformer as a segmented backbone: what the architectures made from it share."""
+"""timm's VisionTransformer as a segmented backbone; several architectures use it."""
 
 import re
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ PATCHES = "patch_embed.proj.weight"
 class TimmViT(TokenBackbone):
     """A timm VisionTransformer run block by block; the state dict has timm's keys.
 
-    timm's attention is replaced by one with its products as modules, of the same weights.
+    timm's attention is replaced by one with the same weights whose products are modules.
     """
 
     head_modules: tuple[str, ...] = ("norm", "fc_norm", "head_drop", "head")
@@ -80,7 +80,7 @@ class TimmViT(TokenBackbone):
 
     def classify(self, state: Tensor) -> Tensor:
         if self.global_pool == "token":
-            pooled = self.norm(state[:, 0])  # the norm is per token: only this one's is needed
+            pooled = self.norm(state[:, 0])  # the norm is per token, so the class token's is enough
         else:
             tokens = self.norm(state)[:, self._pool_from :]
             average, largest = mean(tokens), tokens.amax(dim=1)
@@ -89,28 +89,28 @@ class TimmViT(TokenBackbone):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """As timm calls it."""
+        """timm's name for the number of class and register tokens."""
         return self.prefix_tokens
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict in timm's layout, DeiT III's or DINOv2's, with timm's keys and positions for this image size.
+        """A state dict in the layout of timm, DeiT III or DINOv2, with timm's keys and positions for this image size.
 
         Raises QueeError where the positions are for images of another shape.
         """
         table = state.get("pos_embed")
         if table is not None and self.pos_embed is not None:
-            # The originals of networks with registers have a position for the class token alone.
+            # The original networks with registers have a position only for the class token.
             prefix = 1 if "register_tokens" in state else 0 if self.no_embed_class else self.prefix_tokens
             self.refuse_positions(table, prefix)
-        # timm would resample patches of another size, and leave out a layer before the head, without a word.
+        # timm would silently resample patches of another size, and leave out a layer before the head.
         kept = {key: value for key, value in state.items() if key == PATCHES or "pre_logits" in key}
-        # The mask token, which self-supervised training alone reads, tells timm to look for DINOv2's names.
+        # The mask token, which only self-supervised training reads, tells timm to look for DINOv2's names.
         given = {"mask_token": torch.zeros(0), **{key: value for key, value in state.items() if key not in kept}}
         found: dict[str, Tensor] = checkpoint_filter_fn(given, self, adapt_layer_scale=True)  # type: ignore[arg-type]
         return found | kept
 
     def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """As names and shapes of weights under timm's names say."""
+        """Read from the names and shapes of weights under timm's names."""
         own = _keywords(self.state_dict())
         # A network without class token cannot pool it.
         return (
@@ -119,7 +119,7 @@ class TimmViT(TokenBackbone):
 
 
 class DistilledViT(TimmViT):
-    """DeiT with a distillation token: the mean of two heads' logits."""
+    """DeiT with a distillation token; its logits are the mean of two heads'."""
 
     head_dist: nn.Module
     head_modules = (*TimmViT.head_modules, "head_dist")
@@ -130,15 +130,15 @@ class DistilledViT(TimmViT):
 
 
 class ConvStem(nn.Module):
-    """Overlapping 3×3 convolutions of stride 2 in place of one patch projection (Xiao et al. 2021, arXiv 2106.14881).
+    """Overlapping 3×3 convolutions of stride 2 instead of one patch projection (Xiao et al. 2021, arXiv 2106.14881).
 
-    A small network learns from them in fewer epochs, and each of its few tokens still sees all pixels around it.
+    A small network with this stem learns in fewer epochs, and each of its few tokens still sees all pixels around it.
     """
 
     def __init__(
         self, img_size: tuple[int, int], in_chans: int, embed_dim: int, widths: tuple[int, ...], **_: Any
     ) -> None:
-        """`widths` are the channels of the convolutions before the last, which has `embed_dim`."""
+        """`widths` are the channels of all convolutions but the last, which has `embed_dim`."""
         super().__init__()
         channels = (in_chans, *widths, embed_dim)
         layers: list[nn.Module] = []
@@ -155,7 +155,7 @@ class ConvStem(nn.Module):
 
 
 def _keywords(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Keywords of timm's VisionTransformer that names and shapes of weights tell."""
+    """Keywords of timm's VisionTransformer, read from names and shapes of weights."""
     found: dict[str, Any] = {}
     patches = state.get(PATCHES)
     if patches is not None and patches.dim() == 4:
@@ -220,9 +220,9 @@ def _check(model: VisionTransformer) -> None:
 
 
 def _explicit(attention: nn.Module) -> Attention:
-    """Attention of the same weights with its products as modules; for what `refuse_parts` let through."""
+    """Attention with the same weights and its products as modules, for attention that `refuse_parts` accepts."""
     assert isinstance(attention, TimmAttention)
-    with torch.device("meta"):  # the layers with weights are put in below
+    with torch.device("meta"):  # the layers with weights are replaced below
         explicit = Attention(
             attention.qkv.in_features,
             attention.num_heads,
@@ -243,13 +243,13 @@ def is_timm_vit(name: str) -> bool:
 
 
 def is_headless(name: str) -> bool:
-    """Whether timm's network of that name has no classification head of its own."""
+    """Whether timm's network of that name has no classification head."""
     config = timm.get_pretrained_cfg(name) if is_timm_vit(name) else None
     return config is not None and config.num_classes == 0
 
 
 def timm_model(name: str, **kwargs: Any) -> VisionTransformer:
-    """timm's model with random weights; raises UsageError when it is no VisionTransformer."""
+    """timm's model with random weights; raises UsageError where it is not a VisionTransformer."""
     model = timm.create_model(name, pretrained=False, **kwargs)
     if not isinstance(model, VisionTransformer):
         raise UsageError(f"timm's {name!r} is a {type(model).__name__}, not a VisionTransformer")
@@ -257,7 +257,7 @@ def timm_model(name: str, **kwargs: Any) -> VisionTransformer:
 
 
 def timm_input(model: VisionTransformer) -> Preprocessing:
-    """Preprocessing as timm's configuration of the model says, at the size it was built for."""
+    """Preprocessing by timm's configuration of the model, at the size that the model was built for."""
     config = timm.data.resolve_model_data_config(model)
     height, width = model.patch_embed.img_size or config["input_size"][1:]
     channels = model.patch_embed.proj.in_channels

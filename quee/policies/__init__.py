@@ -1,4 +1,4 @@
-"""Policies choose the next step at a gate; they act only inside the considered tree, and know of cost only what `Costs` says.
+"""Policies choose the next step at a gate. They act only inside the considered tree and take all costs from `Costs`.
 
-Importing this package imports nothing: a stage depends on the policies it uses, not on all there are.
+Importing this package imports nothing, so that a stage depends only on the policies it uses.
 """

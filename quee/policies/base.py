@@ -1,7 +1,7 @@
-"""What all policies share: the interface, the costs they weigh, and the simulation of one over a cache.
+"""The common part of all policies: their interface, their costs, and the simulation of a policy on a cache.
 
-A policy has one implementation, in numpy. It reads a state once and decides from what it read as often as there are
-knobs: simulation asks for every knob of a sweep, the runtime once per sample with the sample's own knob.
+A policy has one implementation, in NumPy. It reads a state once and can decide on it for any number of knobs. The
+simulation asks for every knob of a sweep, the runtime once per sample with the sample's own knob.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quee.policies.sweep import Setting
 
 EXIT = -1
-"""The step that leaves; any other is an index into the tree's precisions."""
+"""The step that exits; any other step is an index into the tree's precisions."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +27,24 @@ class Costs:
     """Costs by node, in units of the static w8a8 backbone."""
 
     segment: np.ndarray
-    """(N,) the node's own segment."""
+    """(N,) the node's last segment."""
     head: np.ndarray
     """(N,) the exit head at the node's gate."""
     decision: np.ndarray
     """(N,) features and predictor at the node's gate; 0 at the last."""
     static: np.ndarray
-    """(N,) the static path that ends here: its segments and its final head."""
+    """(N,) a static path that ends at the node: its segments and its final head."""
     routed: np.ndarray
-    """(N,) a routed sample that ends here: segments, heads and decisions at every gate visited."""
+    """(N,) a routed sample that exits at the node: segments, heads and decisions at all gates visited."""
 
     @property
     def step(self) -> np.ndarray:
-        """(N,) what going on to a node costs a routed sample."""
+        """(N,) cost of a routed sample's step to the node."""
         return self.segment + self.head + self.decision
 
     @classmethod
     def of(cls, tree: PathTree, description: dict[str, Any], decision_bitflops: Sequence[float] = ()) -> "Costs":
-        """From `tree.json`; `decision_bitflops[gate - 1]` is added to the decision at each gate before the last."""
+        """Costs from `tree.json`; `decision_bitflops[gate - 1]` is added to the decision at each gate before the last."""
         nodes = description["nodes"]
         segment, head, feature, static = (
             np.array([node[key] for node in nodes]) for key in ("segment_cost", "head_cost", "predictor_cost", "cost")
@@ -57,7 +57,7 @@ class Costs:
     def along(
         cls, tree: PathTree, segment: np.ndarray, head: np.ndarray, decision: np.ndarray, static: np.ndarray
     ) -> "Costs":
-        """With `routed` summed along the tree's paths."""
+        """Costs whose `routed` is summed along the tree's paths."""
         total = segment + head + decision
         routed = np.zeros(len(tree))
         for node in range(len(tree)):
@@ -65,19 +65,19 @@ class Costs:
         return cls(segment, head, decision, static, routed)
 
     def of_exits(self, tree: PathTree) -> "Costs":
-        """Costs of a policy that looks at exit heads alone, and so pays for no other feature."""
+        """Costs of a policy that reads only exit heads and pays for no other feature."""
         return Costs.along(tree, self.segment, self.head, np.zeros(len(tree)), self.static)
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What policies of one experiment stand on, in simulation and in a bundle."""
+    """Common inputs of one experiment's policies, in simulation and in a bundle."""
 
     tree: PathTree
     description: dict[str, Any]
     """`tree.json`"""
     predictors: Predictors | None = None
-    """None where no policy at hand needs them."""
+    """None where no policy needs them."""
 
     @property
     def feature_names(self) -> list[str]:
@@ -86,13 +86,13 @@ class Basis:
 
     @cached_property
     def costs(self) -> Costs:
-        """The features' own cost counted, no predictor."""
+        """Costs with the features and without a predictor."""
         return Costs.of(self.tree, self.description)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a policy read of n states at one gate: all that its decisions need, whatever the knob."""
+    """A policy's reading of n states at one gate: everything that its decisions need, for any knob."""
 
     gate: int
     node: np.ndarray
@@ -109,10 +109,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The most that a sample may spend."""
+    """Limits on the cost of single samples."""
 
     costs: np.ndarray
-    """(N,) by node: what a sample that ends there has spent."""
+    """(N,) cost of a sample that exits at the node."""
     most: np.ndarray
     """(n,)"""
 
@@ -125,84 +125,85 @@ def trade_offs(points: int) -> np.ndarray:
 class Policy(ABC):
     """Chooses the next step of samples at the gates before the last. Safe to call from several threads.
 
-    A policy must say how it is made (`fit`, `load`), what it reads of a state (`read`) and how dear each step is (`values`).
-    A knob is λ unless the policy says otherwise.
+    A policy must define how it is made (`fit`, `load`), what it reads of a state (`read`) and the value of each step
+    (`values`, less is better). A knob is λ unless the policy defines another.
     """
 
     tree: PathTree
     costs: Costs
-    """What samples routed by this policy spend."""
+    """Costs of samples that this policy routes."""
     kind = "lambda"
-    """What turns the policy, in the tables of a curve: `lambda` or `threshold`."""
+    """Column of the knob in the tables of a curve: `lambda` or `threshold`."""
     priced = True
-    """Whether a knob is λ, the price of a unit of cost."""
+    """Whether the knob is λ, the price of a unit of cost."""
     together = 1
-    """Knobs that the simulation decides in one call; more are faster where a decision is cheap."""
+    """Number of knobs per call of the simulation; a larger number is faster for cheap decisions."""
     stands: np.ndarray | None = None
-    """(N,) nodes at which a sample can stand; None: all."""
+    """(N,) nodes that a sample can reach; None for all."""
 
     @classmethod
     @abstractmethod
     def fit(cls, setting: "Setting") -> "Policy | None":
-        """The policy fitted on a setting's training and validation splits; None where they do not suffice."""
+        """The policy fitted on a setting's predictor and validation splits; None where the data do not suffice."""
 
     @classmethod
     @abstractmethod
     def load(cls, basis: Basis, arrays: dict[str, np.ndarray]) -> "Policy":
-        """The policy that `arrays` were kept of."""
+        """The policy from its stored `arrays`."""
 
     @abstractmethod
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
-        """Samples that stand at nodes (n,) of a gate, with the state features (n, gate · F) of the gates visited."""
+        """Read samples at nodes (n,) of a gate; `view` (n, gate · F) has the state features of the gates visited."""
 
     @abstractmethod
     def values(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
-        """How dear each step is at its knob (n,): (n, 1 + B), exit first; infinite where not considered or not allowed."""
+        """Value of each step at the samples' knobs (n,): (n, 1 + B), exit first; the least is best. Infinite where a step is not
+        considered or not allowed."""
 
     @abstractmethod
     def exit_error(self, table: Table) -> np.ndarray:
-        """Predicted error (n,) of leaving here."""
+        """Predicted error (n,) of exiting here."""
 
     def decide(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
-        """The next step (n,) of each sample at its knob (n,): EXIT or a precision's index, nowhere beyond the limit."""
+        """The next step (n,) of each sample at its knob (n,): EXIT or a precision's index, within the limit."""
         step: np.ndarray = self.values(table, knob, limit).argmin(axis=1) + EXIT
         return step
 
     def knobs(self, points: int) -> np.ndarray:
-        """(K,) knobs of a sweep of about so many points."""
+        """(K,) knobs of a sweep with about `points` points."""
         return trade_offs(points)
 
     def shown(self, knobs: np.ndarray) -> np.ndarray:
-        """(K,) what a curve shows of knobs."""
+        """(K,) values of the knobs in the tables of a curve."""
         return knobs
 
     def first(self, knobs: np.ndarray) -> np.ndarray | None:
-        """(K,) index of the first precision at each knob; None where it is chosen on validation."""
+        """(K,) index of the first precision at each knob; None where validation chooses it."""
         return None
 
     @abstractmethod
     def under(self, costs: Costs) -> "Policy":
-        """The policy that spends other costs, such as measured time."""
+        """The policy under other costs, such as measured time."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What is kept of the policy beside its `Basis`, for `load`."""
+        """The arrays that `load` needs besides the `Basis`."""
         return {}
 
     def facts(self) -> dict[str, Any]:
-        """What the metrics of stage `policies` say of it."""
+        """Facts for the metrics of stage `policies`."""
         return {}
 
     def fault(self) -> str:
-        """What does not fit together in arrays that were loaded, or nothing."""
+        """The fault of loaded arrays that do not fit together; empty if there is none."""
         return ""
 
 
 ROWS = 1024
-"""Samples simulated at a time: what was read of them stays in a core's cache."""
+"""Samples simulated at a time; their readings fit into a core's cache."""
 
 
 def simulate(tree: PathTree, policy: Policy, features: np.ndarray, knobs: np.ndarray) -> np.ndarray:
-    """Nodes at which samples leave behind every first precision: (B, S, K) int32; -1 where it is not considered.
+    """Nodes at which samples exit after every first precision: (B, S, K) int32; -1 where it is not considered.
 
     `features` (S, N, F) are the state features of a cache, `knobs` (K,). No network runs.
     """
@@ -213,14 +214,14 @@ def simulate(tree: PathTree, policy: Policy, features: np.ndarray, knobs: np.nda
 def simulate_behind(
     tree: PathTree, policy: Policy, features: np.ndarray, knobs: np.ndarray, first: np.ndarray
 ) -> np.ndarray:
-    """As `simulate`, behind one first precision per knob, `first` (K,): (S, K) int32."""
+    """Like `simulate`, with one first precision per knob, `first` (K,): (S, K) int32."""
     return _simulated(tree, policy, features, knobs, first[None])[0]
 
 
 def _simulated(
     tree: PathTree, policy: Policy, features: np.ndarray, knobs: np.ndarray, first: np.ndarray
 ) -> np.ndarray:
-    """(C, S, K) nodes at which samples leave behind first precisions (C, K); -1 where none can stand."""
+    """(C, S, K) nodes at which samples exit after first precisions (C, K); -1 where a path is not considered."""
     start_at = tree.children[-1][first]
     if policy.stands is not None:
         start_at = np.where((start_at >= 0) & policy.stands[start_at], start_at, -1)

@@ -10,14 +10,14 @@ from quee.policies.thresholds import Thresholds
 
 
 class Confidence(Thresholds):
-    """Leaves where the largest probability reaches the threshold."""
+    """Exits where the largest probability reaches the threshold."""
 
     def score(self, features: np.ndarray) -> np.ndarray:
         return self.column(features, "max_probability")
 
 
 class Entropy(Thresholds):
-    """Leaves where the entropy, in nats, is down to the threshold."""
+    """Exits where the entropy, in nats, is at most the threshold."""
 
     sign = -1.0
 
@@ -26,7 +26,7 @@ class Entropy(Thresholds):
 
 
 def early_exits(setting: Setting) -> Iterator[Sweep]:
-    """`confidence_PRECISION` and `entropy_PRECISION`: each precision alone, references too."""
+    """`confidence_PRECISION` and `entropy_PRECISION`: each uniform precision alone, references included."""
     for name, nodes, references in setting.uniform():
         alone = setting.along(name, nodes, references)
         for kind, policy in (("confidence", Confidence), ("entropy", Entropy)):

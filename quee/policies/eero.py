@@ -1,13 +1,13 @@
-"""Exits by shares found with exponential weights under a budget, after EERO (Valade, Hebiri, Gay, UAI 2025).
+"""Shares of samples per exit from exponential weights under a budget, after EERO (Valade, Hebiri, Gay, UAI 2025).
 
-We worked from its abstract. Each head is a classifier with a reject option; which share of samples is to leave at each
-is found by aggregation with exponential weights, from the heads' risks on validation and what they cost:
+We worked from the abstract. Each head is a classifier with a reject option. Aggregation with exponential weights gives
+the share of samples to exit at each head, from the heads' risks on validation and their costs:
 
     w_k ∝ exp(-(r_k + μ c_k) / T),   μ ≥ 0 the least for which Σ w_k c_k is within the budget.
 
-This is the minimum of the risk of the mixture plus T · KL(w, uniform) under the budget; T = 1/√(8 n ln K) is the rate of
-exponential weights over n samples and K heads. At a gate the surest of those still there leave, up to its share: the
-thresholds are quantiles of confidence on validation.
+These weights minimise the risk of the mixture plus T · KL(w, uniform) under the budget; T = 1/√(8 n ln K) is the rate of
+exponential weights over n samples and K heads. At each gate the most confident of the remaining samples exit, up to the
+gate's share; the thresholds are quantiles of confidence on validation.
 """
 
 import numpy as np
@@ -18,18 +18,18 @@ from quee.policies.thresholds import Arrays, Thresholds, joined, points_of, unif
 
 BUDGETS = 25
 STEEPEST = 1e6
-"""Price at which only the cheapest exit has weight left."""
+"""Price μ at which only the cheapest exit still has weight."""
 
 
 def exit_shares(risk: np.ndarray, cost: np.ndarray, budget: float, temperature: float) -> np.ndarray:
-    """Share of samples (K,) to leave at each exit; where the budget is below the cheapest exit, all at that."""
+    """Share of samples (K,) per exit; all at the cheapest exit if the budget is below its cost."""
 
     def weights(price: float) -> np.ndarray:
         score = -(risk + price * cost) / temperature
         found = np.exp(score - score.max())
         return found / found.sum()
 
-    from scipy.optimize import brentq  # slow to import, and needed to fit alone
+    from scipy.optimize import brentq  # slow to import, and needed only for fitting
 
     if weights(0.0) @ cost <= budget:
         return weights(0.0)
@@ -40,7 +40,7 @@ def exit_shares(risk: np.ndarray, cost: np.ndarray, budget: float, temperature: 
 
 
 def share_thresholds(score: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Thresholds (K - 1,) on scores (S, K), larger: surer, at which the shares (K,) leave, gate by gate."""
+    """Thresholds (K - 1,) on confidence scores (S, K) at which the shares (K,) exit, gate by gate."""
     staying = np.arange(len(score))
     thresholds = np.full(len(shares) - 1, np.inf)
     for gate, share in enumerate(shares[:-1]):

@@ -1,4 +1,4 @@
-"""Policies on disk, alike in the folders of stages and in bundles: `predictors.safetensors` and `POLICY.safetensors`."""
+"""Policies on disk, in folders of stages and in bundles: `predictors.safetensors` and `POLICY.safetensors`."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ def read_predictors(folder: Path) -> Predictors:
 
 
 def write_policy(folder: Path, name: str, policy: Policy) -> None:
-    """Nothing where the predictors say all."""
+    """Writes nothing for a policy that needs only the predictors."""
     if arrays := policy.arrays():
         write_tensors(folder / _file(name), arrays)
 
 
 def read_policy(folder: Path, name: str, basis: Basis) -> Policy:
-    """The policy of a deployable method; raises IntegrityError where its arrays do not fit the basis."""
+    """Read the policy of a deployable method; raises IntegrityError where its arrays do not fit the basis."""
     path, kind = folder / _file(name), deployable()[name].policy
     assert kind is not None
     policy = kind.load(basis, read_tensors(path) if path.is_file() else {})
@@ -32,7 +32,7 @@ def read_policy(folder: Path, name: str, basis: Basis) -> Policy:
 
 
 def read_learned(folder: Path, basis: Basis) -> dict[str, Policy]:
-    """The learned policies that stage `policies` wrote, by name."""
+    """Read the learned policies of stage `policies`, by name."""
     return {method.name: read_policy(folder, method.name, basis) for method in learned()}
 
 

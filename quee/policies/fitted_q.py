@@ -1,17 +1,17 @@
-"""`fitted_q` (ours): backward induction over the cached tree, so that a gate knows what the next gate will learn.
+"""`fitted_q` (ours): backward induction over the cached tree, so that a gate allows for decisions at later gates.
 
 The paper's plan is open loop: it values a path as if no later gate could change it. Here the value of going on at
 precision b is fitted to λ · cost + the value of deciding well at the next gate:
 
     V_L(n) = e(n),   V_j(n; λ) = min(Q(exit), min_b Q(b)),   Q_j(b; λ) ≈ E[λ · step cost + V_{j+1}(n·b; λ) | φ]
 
-One ridge regression per gate reads the values at a grid of λ off the predictor's hidden layer; between grid points they
-are interpolated. Values passed back come from regressions that did not see the sample (cross-fitting), since a minimum
-over values fitted to the same noise is too low. Decisions blend fitted values with the plan's, which steadies them: half
-and half, or (`blend: auto`) by gate and λ as stacking would have it (Wolpert 1992), the share w in [0, 1] for which
-w · fitted + (1 - w) · planned is nearest to the values passed back, on samples that the regression did not see (the
-plan's predictors did, which favours the plan). Where plans are biased w goes to 1 as samples grow; where they are not,
-it says which of the two is noisier.
+One ridge regression per gate gives the values at a grid of λ from the predictor's hidden layer; between grid points they
+are interpolated. Values passed back come from regressions that did not see the sample (cross-fitting), because a minimum
+over values fitted to the same noise is too low. Decisions blend fitted values with the plan's values, which makes them
+more stable. The share w of fitted values is one half or, with `blend: auto`, found per gate and λ by stacking (Wolpert
+1992): the w in [0, 1] for which w · fitted + (1 - w) · planned is nearest to the values passed back, on samples that the
+regression did not see. (The plan's predictors did see them, which favours the plan.) Where plans are biased, w goes to 1
+with more samples; where they are not, w depends on which of the two is noisier.
 """
 
 from collections.abc import Sequence
@@ -37,24 +37,24 @@ LOWEST, HIGHEST = 1e-3, 50.0
 RIDGE = 3.0
 """Penalty per standardised hidden unit, in samples' worth of squared error."""
 REMEMBERED = 64
-"""So many trade-offs' weights are kept per gate for the next call."""
+"""Number of trade-offs per gate whose weights are kept for the next call."""
 
 
 @dataclass(frozen=True)
 class _Weights:
-    """What fitted values at a gate are read with, at a few trade-offs k."""
+    """Weights of the fitted values at a gate for a few trade-offs k."""
 
     trade_offs: np.ndarray
     """(k + 1,) rising, infinity at the end."""
     weights: np.ndarray
-    """(k, steps, H), float64, times the share of the fitted values in a decision."""
+    """(k, steps, H), float64, multiplied by the share of the fitted values in a decision."""
     bias: np.ndarray
-    """(k, steps), likewise."""
+    """(k, steps) intercepts, multiplied likewise."""
     rest: np.ndarray
-    """(k, 1) share of the plan's."""
+    """(k, 1) share of the plan's values."""
 
     def rows(self, trade_off: np.ndarray) -> np.ndarray | None:
-        """Where trade-offs (n,) are among these, or None where some are not."""
+        """Rows of trade-offs (n,) among these; None where some are missing."""
         found = self.trade_offs.searchsorted(trade_off)
         return None if np.count_nonzero(self.trade_offs[found] != trade_off) else found
 
@@ -69,7 +69,7 @@ class FittedQ(Policy):
     """(knots,) rising trade-offs."""
     weights: list[np.ndarray]
     blend: np.ndarray
-    """(gates, knots) share of the fitted values in a decision; the rest is the plan's."""
+    """(gates, knots) share of the fitted values in a decision; the plan's values have the rest."""
     bitflops: list[float]
     """BitFLOPs of the decision, by gate before the last."""
     _known: dict[int, _Weights] = field(init=False, repr=False, default_factory=dict)
@@ -90,26 +90,26 @@ class FittedQ(Policy):
     def load(cls, basis: Basis, arrays: dict[str, np.ndarray]) -> "FittedQ":
         plan = Plan.of(basis)
         weights = [arrays[f"gate.{gate}.weight"] for gate in range(1, plan.tree.segments)]
-        half = np.full((len(weights), len(arrays["knots"])), 0.5)  # what earlier bundles mean by saying nothing
+        half = np.full((len(weights), len(arrays["knots"])), 0.5)  # earlier bundles do not store the share
         return cls.of(plan, basis.description, arrays["knots"], weights, arrays.get("blend", half))
 
     @classmethod
     def of(
         cls, plan: Plan, description: dict[str, Any], knots: np.ndarray, weights: list[np.ndarray], blend: np.ndarray
     ) -> "FittedQ":
-        """With costs from `tree.json`, the decisions' own among them."""
+        """The policy with costs from `tree.json`, including those of its decisions."""
         spent = [
             plan.predictors.bitflops(gate) + bitflops((w.shape[0] - 1) * w.shape[1], (FLOAT_BITS, FLOAT_BITS))
             for gate, w in enumerate(weights, 1)
-        ]  # the predictor, and one column of weights per step for the λ at hand
+        ]  # the predictor, and one column of weights per step for the sample's λ
         return cls(plan, Costs.of(plan.tree, description, spent), knots, weights, blend, spent)
 
     def under(self, costs: Costs) -> Plan:
-        """The plan: fitted values hold for the costs they were fitted with."""
+        """Returns the plan, because fitted values hold only for the costs they were fitted with."""
         return self.plan.under(costs)
 
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
-        """As the plan does."""
+        """Reads like the plan."""
         return self.plan.read(gate, node, view)
 
     def exit_error(self, table: Table) -> np.ndarray:
@@ -126,7 +126,7 @@ class FittedQ(Policy):
         if unknown is not None:
             mixed[unknown] = 0.0
         known, rows = self._at(table.gate, knob)
-        # Summed in a fixed order, where a matrix product's last bits depend on how many rows it has.
+        # The sum has a fixed order; a matrix product's last bits would depend on its number of rows.
         fitted = np.add.reduce(table.columns[1].astype(np.float64)[:, None, :] * known.weights[rows], axis=2)
         fitted += known.bias[rows]
         mixed *= known.rest[rows]
@@ -136,7 +136,7 @@ class FittedQ(Policy):
         return mixed
 
     def _at(self, gate: int, trade_off: np.ndarray) -> tuple[_Weights, np.ndarray | slice]:
-        """What trade-offs (n,) are read with, remembered for the next call, and each one's row; one row for equal ones."""
+        """Weights for trade-offs (n,), kept for the next call, and each sample's row; equal trade-offs share a row."""
         known = self._known.get(gate)
         rows = None if known is None else known.rows(trade_off)
         if known is None or rows is None:
@@ -184,7 +184,7 @@ class FittedQ(Policy):
 
 
 def interpolate(weights: np.ndarray, knots: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
-    """Weights (H + 1, steps, knots) at other trade-offs (H + 1, steps, Λ), linear in λ; beyond the knots, extrapolated."""
+    """Weights (H + 1, steps, knots) interpolated to other trade-offs, (H + 1, steps, Λ): linear in λ, extrapolated outside."""
     right = np.clip(np.searchsorted(knots, trade_offs), 1, len(knots) - 1)
     share = (trade_offs - knots[right - 1]) / (knots[right] - knots[right - 1])
     return weights[..., right - 1] * (1 - share) + weights[..., right] * share
@@ -197,13 +197,13 @@ def _read(hidden: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _blended(fitted: np.ndarray, planned: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Infinite where the plan is: such a step is not considered, whatever the share."""
+    """The blend; infinite where the plan's value is, because such a step is not considered."""
     known = np.isfinite(planned)
     return np.where(known, share * fitted + (1 - share) * np.where(known, planned, 0.0), np.inf)
 
 
 def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Weights (H + 1, outputs) of a ridge regression on (n, H), the intercept last and free."""
+    """Weights (H + 1, outputs) of a ridge regression on (n, H); the intercept is last and not penalised."""
     mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
     z, centre = (x - mean) / scale, y.mean(axis=0)
     w = np.linalg.solve(z.T @ z + RIDGE * np.eye(x.shape[1]), z.T @ (y - centre)) / scale[:, None]
@@ -256,7 +256,7 @@ def fit_fitted_q(plan: Plan, cache: "FeatureCache", settings: "Settings", seed: 
 
 
 def stacked(fitted: np.ndarray, planned: np.ndarray, realised: np.ndarray) -> np.ndarray:
-    """Share (knots,) of `fitted` that brings the blend with `planned` nearest to `realised` in least squares, in [0, 1].
+    """Share (knots,) of `fitted` in [0, 1] whose blend with `planned` is nearest to `realised` in least squares.
 
     Arrays (S, nodes, steps, knots); steps that are not considered are not finite in `planned` and `realised`.
     """

@@ -1,9 +1,9 @@
 """Learned gates after JEI-DNN (ICLR 2024), on our frozen heads: a logistic regression per gate and λ.
 
 A gate sees the largest probability, entropy, margin and entropy of p²/Σp² of its own head. Its target is 1 where the
-exit with least cross-entropy + λ · cost lies at the gate or before it (the cumulative one-hot of the argmin); a sample
-leaves at the first gate that says so with more than one half. Fitted on the predictor split; JEI-DNN trains the heads
-too. With 0/1 errors instead of the cross-entropy all λ below 1 have the same targets, and curves are worse.
+exit with least cross-entropy + λ · cost is at the gate or before it (the cumulative one-hot of the argmin). A sample
+exits at the first gate whose probability is above one half. Gates are fitted on the predictor split; JEI-DNN also trains
+the heads. With 0/1 errors instead of the cross-entropy, all λ below 1 have the same targets, and curves are worse.
 """
 
 from dataclasses import replace
@@ -37,7 +37,7 @@ def fit_logistic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     w = np.zeros((z.shape[1], y.shape[1]))
     w[0] = np.log(rate / (1 - rate))
     penalty = np.full(z.shape[1], RIDGE)
-    penalty[0] = 1e-3  # an intercept may go far, but must end somewhere where all targets are equal
+    penalty[0] = 1e-3  # where all targets are equal, the intercept would grow without bound
     for _ in range(STEPS):
         p = expit(z @ w)
         slope = z.T @ (p - y) + penalty[:, None] * w  # (1 + F, Λ)
@@ -52,14 +52,14 @@ def fit_logistic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 class JeiGate(Thresholds):
     """A range of λ at every uniform precision of the tree.
 
-    Beside those of `Thresholds`, `arrays` are `weight` (P, L - 1, 1 + F), intercept first, and `mean` and `scale`
+    Besides those of `Thresholds`, `arrays` has `weight` (P, L - 1, 1 + F), intercept first, and `mean` and `scale`
     (P, L - 1, F) of the features that a gate sees.
     """
 
     kind = "lambda"
 
     def score(self, features: np.ndarray) -> np.ndarray:
-        """The features themselves (…, F): what they say depends on the point."""
+        """The features themselves (…, F), because their score depends on the point."""
         return np.stack([self.column(features, name) for name in FEATURES], axis=-1)
 
     def scores(self, table: Table, point: np.ndarray) -> np.ndarray:
@@ -78,7 +78,7 @@ class JeiGate(Thresholds):
 
     @classmethod
     def spends(cls, tree: PathTree, costs: Costs, description: dict[str, Any]) -> Costs:
-        """Heads, and a regression at every gate before the last."""
+        """Costs of heads, and of a regression at every gate before the last."""
         own = bitflops(len(FEATURES), (FLOAT_BITS, FLOAT_BITS)) / description["unit_bitflops"]
         heads, asked = costs.of_exits(tree), np.minimum(tree.gate, tree.segments - 1)
         decision = np.where(tree.gate < tree.segments, own, 0.0)
@@ -101,7 +101,7 @@ class JeiGate(Thresholds):
         shape = (len(PRICES), len(nodes) - 1, len(FEATURES))
         weight, mean, scale = np.zeros((*shape[:2], 1 + shape[2])), np.zeros(shape), np.ones(shape)
         for gate, node in enumerate(nodes[:-1]):
-            x = np.asfortranarray(seen[:, node])  # a feature after the other, as means over samples read them
+            x = np.asfortranarray(seen[:, node])  # contiguous per feature, for means over samples
             mean[:, gate], scale[:, gate] = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
             own = fit_logistic((x - mean[0, gate]) / scale[0, gate], (best <= gate).astype(float))
             weight[:, gate] = own.T

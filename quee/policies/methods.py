@@ -1,4 +1,4 @@
-"""What the registry holds: one `Method` per entry, with all that the rest of the project asks of it."""
+"""An entry of the registry is one `Method`; the rest of the project reads everything about a method from it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,31 +8,31 @@ from quee.policies.base import Policy
 from quee.policies.sweep import Setting, Sweep, routed_sweep
 
 Role = Literal["reference", "rival", "ours", "control", "bound", "baseline", "restricted", "single"]
-"""How results show a method.
+"""Role of a method in results.
 
-`reference`: every method's difference to it is told. `rival` and `control`: short tables show them, and gains are told
-over them. `ours`: gains of it are told. `bound`: short tables show it, and nothing competes with it. `baseline` and
-`restricted`: gains are told over them. `single`: one precision or threshold at a time, for figures.
+`reference`: results give every method's difference to it. `rival` and `control`: short tables show them, and results
+give our gains over them. `ours`: results give its gains. `bound`: short tables show it, but it does not compete.
+`baseline` and `restricted`: results give our gains over them. `single`: one precision or threshold at a time, for figures.
 """
 
 
 @dataclass(frozen=True)
 class Method:
-    """A policy, or a way to spend computation that is only simulated."""
+    """A policy, or a method that is only simulated."""
 
     name: str
-    """In the registry, in settings and in a bundle."""
+    """Name in the registry, in settings and in a bundle."""
     role: Role
     curve: str = ""
-    """Its name on curves; how the names of its curves begin where there are several."""
+    """Name of its curve; where it has several curves, the beginning of their names."""
     policy: type[Policy] | None = None
-    """None where it is only simulated, and cannot be deployed."""
+    """Class of its policy; None for a method that is only simulated and cannot be deployed."""
     learned: bool = False
-    """Whether stage `policies` fits the policy, on the predictors, and a seed varies it."""
+    """Whether stage `policies` fits the policy on the predictors; a seed then varies it."""
     sweeps: Callable[[Setting], Iterator[Sweep]] | None = None
-    """Its curves, where they are not the policy's own."""
+    """Computes its curves, where they are not the policy's own."""
     beside: Callable[[Setting, Sweep], Sweep] | None = None
-    """A curve made from the curve `like` of another method, and shown before it."""
+    """A curve that is made from the curve `like` of another method and shown before that."""
     like: str = ""
     seeded: bool = False
     """Whether `sweeps` use learned policies."""
@@ -46,16 +46,16 @@ class Method:
         return self.curve or self.name
 
     def of(self, setting: Setting) -> Policy | None:
-        """The policy, fitted unless the setting has it; None where it cannot be fitted there."""
+        """The policy from the setting, or fitted on it; None where it cannot be fitted."""
         assert self.policy is not None
         return setting.policies.get(self.name) or self.policy.fit(setting)
 
     def main(self, setting: Setting) -> Sweep:
-        """The curve that bears its name."""
+        """The curve of the method's own name."""
         return next(sweep for sweep in self.curves(setting) if sweep.name == self.shown)
 
     def curves(self, setting: Setting) -> Iterator[Sweep]:
-        """Its operating points on a setting, curve by curve."""
+        """The method's operating points on a setting, curve by curve."""
         if self.sweeps is not None:
             yield from self.sweeps(setting)
         elif self.policy is not None and (policy := self.of(setting)) is not None:

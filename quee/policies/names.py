@@ -1,4 +1,4 @@
-"""Methods by the names of their curves, wherever results are shown: which are ours, and what they are held against."""
+"""Names of curves for everything that shows results: which are ours, and what they are compared with."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from quee.policies.registry import in_role
 
 
 def named(*roles: Role) -> tuple[str, ...]:
-    """Names of the curves of all methods that have one of the roles, role by role."""
+    """Names of the curves of all methods with one of the roles, role by role."""
     return tuple(method.shown for method in in_role(*roles))
 
 
@@ -15,15 +15,15 @@ OURS = named("ours")
 (REFERENCE,) = named("reference")
 (BOUND,) = named("bound")
 RIVALS = named("reference", "rival", "control")
-"""What our policies are compared with in a few words; `rivals` has everything."""
+"""The methods that short comparisons name; `rivals` lists all."""
 MAIN = named("reference", "rival", "ours", "control", "bound")
-"""Methods of short tables and figures."""
+"""Methods in short tables and figures."""
 
 
 def rivals(names: Iterable[str], ours: str = "") -> list[str]:
-    """Of the methods named, all that a gain is told over: the main ones first, single thresholds and precisions not.
+    """The methods over which a gain is reported, the main ones first; single thresholds and precisions are left out.
 
-    A policy of `ours` is also held against those of ours that are registered before it.
+    A policy of role `ours` is also compared with policies of this role that are registered before it.
     """
     known = set(names)
     restricted = sorted(name for name in known if name.startswith(named("restricted")))
@@ -32,6 +32,6 @@ def rivals(names: Iterable[str], ours: str = "") -> list[str]:
 
 
 def shown(names: Iterable[str]) -> list[str]:
-    """Of the methods named, those of short tables, in their order."""
+    """The given methods that short tables show, in the tables' order."""
     known = set(names)
     return [name for name in MAIN if name in known]

@@ -1,9 +1,9 @@
-"""Predictors h_j as they are executed: at each gate a small network from what was seen to error probabilities.
+"""Execution of the predictors h_j: at each gate a small network gives error probabilities from the features so far.
 
-Inputs are the state features at the gates visited, side by side, and the prefix's precisions one-hot; outputs are
+Inputs are the state features at the gates visited, side by side, and the prefix's precisions one-hot. Outputs are
 suffixes, "exit here" first, through a sigmoid. Products are of integers (w8a8) and exact in float32, so that the bits
-depend neither on the batch nor on the order of summation; everything else is one rounding per element. This is the only
-implementation: simulation and runtime execute it alike, without PyTorch. `quee.predictors` fits the networks.
+depend neither on the batch nor on the order of summation; all other operations round once per element. Simulation and
+runtime both execute this implementation, without PyTorch. `quee.predictors` fits the networks.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,26 +17,26 @@ from quee.precision import Precision
 
 PRECISION = Precision("w8a8")
 CLIP = 8.0
-"""Standardised inputs are clipped to ± this."""
+"""Standardised inputs are clipped to ± this value."""
 EXACT = 2.0**24
 """Integers up to here are exact in float32."""
 
 
 def prefixes(tree: PathTree, gate: int) -> np.ndarray:
-    """The prefix's precisions one-hot, of every node at a gate: (nodes, gate · B), float32."""
+    """The one-hot precisions of the prefix of every node at a gate: (nodes, gate · B), float32."""
     lineages = np.array([tree.lineage(int(node)) for node in tree.nodes_at(gate)])
     return np.eye(len(tree.precisions), dtype=np.float32)[tree.choice[lineages]].reshape(len(lineages), -1)
 
 
 def views(tree: PathTree, gate: int, features: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
-    """State features (S, N, F) to what nodes at a gate, by default all, have seen: (S, nodes, gate · F)."""
+    """State features (S, N, F) to the features so far at nodes of a gate, by default all: (S, nodes, gate · F)."""
     nodes = tree.nodes_at(gate) if nodes is None else nodes
     lineages = np.array([tree.lineage(int(node)) for node in nodes], np.int64).reshape(len(nodes), gate)
     return features[:, lineages].reshape(len(features), len(lineages), -1)
 
 
 def gate_inputs(tree: PathTree, gate: int, features: np.ndarray) -> np.ndarray:
-    """Predictor inputs (S, nodes at the gate, D) from cached features (S, N, F): visited nodes' features, then prefix."""
+    """Predictor inputs (S, nodes at the gate, D) from cached features (S, N, F): features of the way, then the prefix."""
     seen, prefix = views(tree, gate, features), prefixes(tree, gate)
     return np.concatenate([seen, np.broadcast_to(prefix, (len(features), *prefix.shape))], axis=2)
 
@@ -55,18 +55,18 @@ class Layer:
         self.high = np.float32(2**PRECISION.activation_bits - 1 - int(zero_point))
         self._out = (self._step * weight_scale).astype(np.float32)
         largest = np.abs(weight.astype(np.int64)).sum(axis=1).max(initial=0) * float(max(-self.low, self.high))
-        kind = np.float32 if largest <= EXACT else np.float64  # double precision is exact for any width there is
+        kind = np.float32 if largest <= EXACT else np.float64  # double precision is exact for any practical width
         self._transposed = np.ascontiguousarray(weight.T, kind)  # (in, out)
 
     def grid(self, clip: float | None) -> tuple[np.float32, np.float32]:
-        """Least and largest integer of inputs clipped to ± `clip`, or, where that is None, at least 0."""
+        """Least and largest integer of inputs clipped to ± `clip`; with None, of inputs of at least 0."""
         if clip is None:
             return max(self.low, np.float32(0)), self.high
-        end = np.rint(np.float32(clip) / self._step)  # rounding keeps order: limits of inputs are limits of integers
+        end = np.rint(np.float32(clip) / self._step)  # rounding keeps the order of values
         return max(self.low, -end), min(self.high, end)
 
     def integers(self, x: np.ndarray, limits: tuple[np.float32, np.float32]) -> np.ndarray:
-        """Of inputs (…, in), float32, within limits."""
+        """Integers of inputs (…, in), float32, within limits."""
         x = x / self._step
         np.rint(x, out=x)
         np.maximum(x, limits[0], out=x)
@@ -74,19 +74,19 @@ class Layer:
         return x
 
     def product(self, integers: np.ndarray, columns: slice = slice(None)) -> np.ndarray:
-        """Sums (…, out) of integers (…, in), or of those columns' share; exact."""
+        """Exact sums (…, out) for integers (…, in), or the share of some columns in them."""
         weight = self._transposed[columns]
         return integers.astype(weight.dtype, copy=False) @ weight
 
     def rescaled(self, sums: np.ndarray) -> np.ndarray:
-        """(…, out), float32, of sums of integer products."""
+        """Outputs (…, out), float32, from sums of integer products."""
         found = sums.astype(np.float32)
         found *= self._out
         found += self.bias
         return found
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """By the names that `quee.quantization.QuantizedLinear` gives them."""
+        """Arrays by the names of `quee.quantization.QuantizedLinear`."""
         return {
             "bias": self.bias,
             "input.scale": self.scale,
@@ -101,7 +101,7 @@ class Layer:
 
 
 Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Views (n, D - p) and rows (n,) of known prefixes to hidden units (n, H) and outputs (n, suffixes), float32."""
+"""Maps views (n, D - p) and rows (n,) of known prefixes to hidden units (n, H) and outputs (n, suffixes), float32."""
 
 
 @dataclass
@@ -132,10 +132,10 @@ class Network:
         return self.outputs(self.hidden(x))
 
     def reader(self, known: np.ndarray) -> Read:
-        """The network on views that one of the `known` prefixes (P, p) stands behind, float32.
+        """The network for views whose prefix is one of the `known` prefixes (P, p), float32.
 
-        A prefix adds the same to the first product for every sample that came that way, so it is added up once. There are
-        few calls, because calls take most of the time when samples are few.
+        A prefix adds the same term to the first product of all its samples, so the term is computed once. The number of
+        NumPy calls is small, because calls take most of the time for few samples.
         """
         before = len(self.mean) - known.shape[1]
         first, limits = self.first, self.first.grid(CLIP)
@@ -182,7 +182,7 @@ class Predictors:
 
     def predict(self, gate: int, inputs: np.ndarray) -> np.ndarray:
         """Inputs (…, D) to error probabilities (…, suffixes)."""
-        from scipy.special import expit  # slow to import, and names of methods are wanted without it
+        from scipy.special import expit  # slow to import, and names of methods are needed without it
 
         found: np.ndarray = expit(self.networks[gate - 1](inputs))
         return found

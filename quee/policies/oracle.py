@@ -1,4 +1,4 @@
-"""`oracle`: the path with least error + λ · cost, knowing the errors. A bound, not a policy."""
+"""`oracle`: the path with least error + λ · cost when the errors are known. It is a bound, not a policy."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def oracle_nodes(cache: "FeatureCache", static_cost: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
-    """Nodes (S, Λ) with least error + λ · cost of the static path: at small λ the cheapest path that is right."""
+    """Nodes (S, Λ) with least error + λ · cost of the static path; at small λ, the cheapest path that is right."""
     nodes = np.empty((len(cache), len(trade_offs)), dtype=np.int32)
     for column, trade_off in enumerate(trade_offs):
         nodes[:, column] = (cache.error + trade_off * static_cost).argmin(axis=1)

@@ -1,6 +1,6 @@
-"""Patience (PABEE, Zhou et al. 2020): leave once so many gates in a row have agreed with the one before.
+"""Patience (PABEE, Zhou et al. 2020): exit once so many gates in a row agree with the gate before.
 
-It is only simulated: what gates answer is not among the state features that a policy reads.
+It is only simulated, because the gates' answers are not among the state features that a policy reads.
 """
 
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ def exits_by_agreement(prediction: np.ndarray, patience: int) -> np.ndarray:
 
 
 def patience(setting: Setting) -> Iterator[Sweep]:
-    """`patience`: every number of agreements at every uniform precision of the tree, their hull on validation."""
+    """`patience`: every number of agreements at every uniform precision of the tree; their hull on validation."""
     sweeps = []
     for _, nodes, references in setting.uniform():
         if references:
             continue
         spent = setting.spent(nodes)
-        needed = np.arange(1, len(nodes) + 1)  # the last is never reached: all go to the end
+        needed = np.arange(1, len(nodes) + 1)  # the last number is never reached, so all samples go to the end
         errors, costs = {}, {}
         for split, cache in setting.caches.items():
             prediction = cache.prediction[:, nodes]

@@ -1,4 +1,4 @@
-"""`plan`, the paper's policy (Fig. 2): take the first step of the path with least predicted error + λ · cost, re-decide."""
+"""`plan`, the paper's policy (Fig. 2): take the first step of the path with least predicted error + λ · cost; repeat."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -14,26 +14,26 @@ from quee.policies.sweep import Setting, Sweep, routed_sweep
 
 @dataclass(frozen=True)
 class Futures:
-    """Every way to go on from the nodes of a gate that any of them considers: rows are nodes, columns suffixes."""
+    """The continuations that any node of a gate considers: rows are nodes, columns suffixes."""
 
     kept: np.ndarray | None
-    """Suffixes that are columns here; "exit here" always is one. None means all."""
+    """Indices of the suffixes that are columns; "exit here" is always one. None means all."""
     cost: np.ndarray
-    """(nodes, suffixes) cost still to come, 0 where not considered."""
+    """(nodes, suffixes) remaining cost; 0 where not considered."""
     considered: np.ndarray
     """(nodes, suffixes)"""
     ends: np.ndarray
-    """(nodes, suffixes) where a suffix leads; -1 where the tree has no such path."""
+    """(nodes, suffixes) node at the end of a suffix; -1 where the tree has no such path."""
     first: np.ndarray
     """(suffixes,) first step of each suffix."""
     order: np.ndarray | slice
-    """(suffixes,) suffixes sorted by first step, exit first; a slice where they are sorted already."""
+    """(suffixes,) order that sorts suffixes by first step, exit first; a slice where they are sorted already."""
     starts: np.ndarray
-    """(steps,) where each first step begins in that order."""
+    """(steps,) start of each first step in that order."""
     present: np.ndarray | None
-    """(steps,) these first steps, counted from EXIT; None where every step is one."""
+    """(steps,) the first steps, counted from EXIT; None where all steps occur."""
     whole: bool
-    """Whether everything is considered, from everywhere."""
+    """Whether every node considers every suffix."""
     read: Read
 
 
@@ -41,7 +41,7 @@ class Futures:
 class Plan(Policy):
     """π* = argmin p̂e(π) + λ (c(π) − c(n)) over the considered paths π that extend the node n.
 
-    `restrict` (N,) marks the nodes that may be stood at, and `may_exit` those that may be left at; by default all.
+    `restrict` (N,) marks the nodes that samples may visit, and `may_exit` the nodes where they may exit; by default all.
     """
 
     tree: PathTree
@@ -50,7 +50,7 @@ class Plan(Policy):
     restrict: np.ndarray | None = None
     may_exit: np.ndarray | None = None
     position: np.ndarray = field(init=False, repr=False)
-    """(N,) a node's row among those of its gate."""
+    """(N,) row of each node among the nodes of its gate."""
     _futures: dict[int, Futures] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,14 +62,14 @@ class Plan(Policy):
 
     @classmethod
     def of(cls, basis: Basis) -> "Plan":
-        """With costs from `tree.json`, the predictors' own among them."""
+        """The plan with costs from `tree.json`, including the predictors'."""
         assert basis.predictors is not None
         spent = [basis.predictors.bitflops(gate) for gate in range(1, basis.tree.segments)]
         return cls(basis.tree, Costs.of(basis.tree, basis.description, spent), basis.predictors)
 
     @classmethod
     def fit(cls, setting: Setting) -> "Plan":
-        """Nothing is fitted but the predictors."""
+        """Fits nothing; the plan needs only the predictors."""
         return cls.of(setting.basis)
 
     @classmethod
@@ -87,7 +87,7 @@ class Plan(Policy):
     def _look_ahead(self, gate: int) -> Futures:
         tree, nodes, ends = self.tree, self.tree.nodes_at(gate), self.tree.extensions(gate)
         cost = np.where(ends >= 0, self.costs.routed[ends] - self.costs.routed[nodes][:, None], np.inf)
-        # A planned exit needs no decision; the steps on the way do.
+        # A planned exit costs no decision; the steps before it do.
         cost = np.where(ends == nodes[:, None], 0.0, cost - np.where(ends >= 0, self.costs.decision[ends], 0.0))
         for allowed in (self.may_exit, self.restrict):
             if allowed is not None:
@@ -140,7 +140,7 @@ class Plan(Policy):
         return value
 
     def values(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
-        """Least predicted error + λ · cost by first step: (n, 1 + B), exit first; infinite where none is considered."""
+        """Least predicted error + λ · cost per first step: (n, 1 + B), exit first; infinite where no path is considered."""
         ahead = self.futures(table.gate)
         found = np.minimum.reduceat(self._value(table, knob, limit)[:, ahead.order], ahead.starts, axis=1)
         if ahead.present is None:
@@ -151,13 +151,13 @@ class Plan(Policy):
 
 
 def plan_sweeps(setting: Setting) -> Iterator[Sweep]:
-    """`quee_plan`, with the first precision as `policies.first_step` says."""
+    """`quee_plan`, with the first precision by `policies.first_step`."""
     first_step = "rollout" if setting.options is None else setting.options.first_step
     yield routed_sweep("quee_plan", setting, plan_of(setting), first_step)
 
 
 def restricted_sweeps(setting: Setting) -> Iterator[Sweep]:
-    """`quee_plan_precisions_only`, which leaves at the last gate alone, and `quee_plan_exits_only_PRECISION`."""
+    """`quee_plan_precisions_only`, which exits only at the last gate, and `quee_plan_exits_only_PRECISION`."""
     plan, tree = plan_of(setting), setting.tree
     full = tree.gate == tree.segments
     yield routed_sweep("quee_plan_precisions_only", setting, replace(plan, may_exit=full))

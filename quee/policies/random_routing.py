@@ -1,4 +1,4 @@
-"""Random routing: the same share of samples on every path as a policy has, but drawn at random."""
+"""Random routing: every path gets the same share of samples as under a policy, but samples are drawn at random."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from quee.policies.sweep import Setting, Sweep
 
 
 def random_routing(setting: Setting, like: Sweep) -> Sweep:
-    """`random_routing` at the usage of `like` on validation: expected errors and costs; neither gates nor heads to pay."""
+    """`random_routing` at the usage of `like` on validation: expected errors, and costs without gates and earlier heads."""
     assert like.nodes is not None
     nodes, count = like.nodes["validation"], len(setting.tree)
     usage = np.stack([np.bincount(column, minlength=count) for column in nodes.T], axis=1) / len(nodes)  # (N, P)

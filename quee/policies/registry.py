@@ -1,4 +1,4 @@
-"""Every method by name. A new one is a file in this folder and a line here; nothing else in the project names it."""
+"""Every method by name. A new method is a file in this folder and a line here; nothing else in the project names it."""
 
 from collections.abc import Iterator
 
@@ -28,12 +28,12 @@ for _method in (
 
 
 def methods() -> list[Method]:
-    """In the order of the lines above, in which tables list them."""
+    """All methods in the order of the lines above, which is also the order of tables."""
     return METHODS.entries()
 
 
 def in_role(*roles: Role) -> list[Method]:
-    """Methods that have one of the roles, role by role."""
+    """Methods with one of the roles, role by role."""
     return [method for role in roles for method in methods() if method.role == role]
 
 
@@ -58,7 +58,7 @@ def deployable() -> dict[str, Method]:
 
 
 def fixed_sweeps(setting: Setting) -> Iterator[Sweep]:
-    """Curves into which no seed goes."""
+    """Curves that do not depend on a seed."""
     for method in methods():
         if not (method.learned or method.seeded or method.like):
             yield from method.curves(setting)

@@ -1,4 +1,4 @@
-"""Static paths: every sample takes the same one."""
+"""Static paths: all samples take the same path."""
 
 from collections.abc import Iterator
 
@@ -26,9 +26,9 @@ def static_hull(setting: Setting) -> Iterator[Sweep]:
 
 
 def small_static(setting: Setting) -> Iterator[Sweep]:
-    """`small_static`: networks cut off at each gate, at every uniform precision, references too; the hull on validation.
+    """`small_static`: networks cut off at each gate, at every uniform precision and reference; their hull on validation.
 
-    A smaller network that costs no training: the backbone's first segments under the exit head fitted for them.
+    This is a smaller network without further training: the backbone's first segments and the exit head fitted for them.
     """
     sweeps = []
     for _, nodes, references in setting.uniform():

@@ -39,20 +39,20 @@ class Sweep:
 
     name: str
     kind: str
-    """`lambda`, `threshold`, or `path` where there is nothing to turn."""
+    """`lambda`, `threshold`, or `path` where the method has no knob."""
     values: np.ndarray
-    """(P,) of λ or the threshold."""
+    """(P,) values of λ or the threshold."""
     errors: Mapping[str, np.ndarray]
     """(S, P): 0 or 1, or an expectation."""
     costs: Mapping[str, np.ndarray]
     nodes: Mapping[str, np.ndarray] | None = None
-    """Node each sample leaves at, (S, P), where paths are the tree's."""
+    """Node at which each sample exits, (S, P), for methods on the tree's paths."""
     dearest: float = 0.0
-    """What no sample can cost more than, where a policy routes; known before any sample is seen."""
+    """Most that a sample can cost under a policy; it is known before any sample is seen."""
     knobs: np.ndarray | None = None
-    """(P,) what a policy decides by at each point; None where no policy does."""
+    """(P,) the policy's knob at each point; None without a policy."""
     first: np.ndarray | None = None
-    """(P,) index of the first precision, likewise."""
+    """(P,) index of the first precision at each point; None without a policy."""
 
     @classmethod
     def at(
@@ -62,19 +62,19 @@ class Sweep:
         cost: np.ndarray,
         nodes: Mapping[str, np.ndarray] | None = None,
     ) -> "Sweep":
-        """A method whose points cost the same for every sample."""
+        """A sweep whose points cost the same for every sample."""
         costs = {split: np.broadcast_to(cost, e.shape) for split, e in errors.items()}
         spread = {s: np.broadcast_to(n, errors[s].shape) for s, n in nodes.items()} if nodes else None
         return cls(name, "path", np.full(len(cost), np.nan), errors, costs, spread)
 
     def by_columns(self) -> "Sweep":
-        """The same with points contiguous in memory, as means over samples read them."""
+        """The same sweep with points contiguous in memory, for means over samples."""
         errors, costs = ({s: np.asfortranarray(v) for s, v in by.items()} for by in (self.errors, self.costs))
         return replace(self, errors=errors, costs=costs)
 
     @cached_property
     def order(self) -> np.ndarray:
-        """Points by rising validation cost; of those that cost the same, the more accurate on validation alone."""
+        """Points by rising validation cost; of points of equal cost, only the most accurate on validation."""
         cost, error = self.costs["validation"].mean(axis=0), self.errors["validation"].mean(axis=0)
         order = np.lexsort((error, cost))
         first = np.append(True, np.diff(cost[order]) > 1e-12)
@@ -88,8 +88,8 @@ class Sweep:
     def weights(self, budget: float) -> tuple[np.ndarray, bool]:
         """Weights (P,) of the points mixed to spend `budget` on validation, and whether it can be met.
 
-        Between two neighbours by cost the mixture meets the budget exactly; above the dearest point that point is
-        used; below the cheapest one it is too, and the budget is not met.
+        Between two neighbours by cost the mixture meets the budget exactly. Above the dearest point, that point is used.
+        Below the cheapest point, the cheapest is used and the budget is not met.
         """
         cost, weights = self.validation_cost, np.zeros(len(self.values))
         right = int(np.searchsorted(cost, budget))
@@ -120,7 +120,7 @@ def hull_of(name: str, sweeps: Sequence[Sweep]) -> Sweep:
 
 @dataclass(frozen=True)
 class Setting:
-    """What methods are compared on: splits of one cache, validation among them, with costs."""
+    """The data on which methods are compared: splits of one cache, including validation, with costs."""
 
     caches: Mapping[str, "FeatureCache"]
     costs: Costs
@@ -129,7 +129,7 @@ class Setting:
     """The predictor split, for policies that learn."""
     predictors: Predictors | None = None
     policies: Mapping[str, Policy] = field(default_factory=dict)
-    """Learned policies by name, fitted already."""
+    """Learned policies by name, already fitted."""
     options: "Policies | None" = None
     """The experiment's block `policies`; None means the defaults."""
     seed: int = 0
@@ -139,7 +139,7 @@ class Setting:
     def of(
         cls, cache: "FeatureCache", splits: Sequence[str], options: "Policies | None" = None, points: int = 120
     ) -> "Setting":
-        """Of a cache's splits; policies that learn do so on its predictor split."""
+        """The setting from a cache's splits; learned policies use its predictor split."""
         caches, training = {split: cache.of(split) for split in splits}, cache.of("predictor")
         costs = Costs.of(cache.tree, cache.description)
         learns = training if len(training) else None
@@ -150,7 +150,7 @@ class Setting:
         return Basis(self.tree, self.caches["validation"].description, self.predictors)
 
     def along(self, name: str, nodes: Sequence[int], references: bool) -> "Setting":
-        """One uniform precision alone: the nodes of its path are a tree of their own."""
+        """A setting of one uniform precision; the nodes of its path become a tree of their own."""
         own, tree = self.uniform_costs(references), PathTree([name], len(nodes))
         segment, head, static = (own[key][nodes] for key in ("segment", "head", "static"))
         costs = Costs.along(tree, segment, head, np.zeros(len(nodes)), static)
@@ -187,7 +187,7 @@ class Setting:
         return cache.reference_features if references else cache.features
 
     def uniform(self) -> Iterator[tuple[str, list[int], bool]]:
-        """Uniform precisions: name, nodes from the first gate to the last, and whether they index the references."""
+        """Uniform precisions: name, nodes from the first gate to the last, and whether the nodes index the references."""
         description = self.caches["validation"].description
         for precision in self.tree.precisions:
             path = self.tree.node((precision,) * self.tree.segments)
@@ -197,7 +197,7 @@ class Setting:
             yield name, list(range(first, first + self.tree.segments)), True
 
     def dearest(self) -> tuple[str, int]:
-        """The precision of the tree whose static network costs most, and that network's node."""
+        """The tree's precision whose static network costs most, and the node of that network."""
         whole = [(name, nodes[-1]) for name, nodes, references in self.uniform() if not references]
         return max(whole, key=lambda found: float(self.costs.static[found[1]]))
 
@@ -212,7 +212,7 @@ class Setting:
         return self._memo["references"]
 
     def spent(self, nodes: Sequence[int], references: bool = False) -> np.ndarray:
-        """Cost of exits along a lineage of nodes, which pay every head they look at: (gates,)."""
+        """Cost of exits along a lineage of nodes, including all heads that are evaluated: (gates,)."""
         costs = self.uniform_costs(references)
         found: np.ndarray = np.cumsum(costs["segment"][nodes] + costs["head"][nodes])
         return found
@@ -221,8 +221,8 @@ class Setting:
 def routed_sweep(name: str, setting: Setting, policy: Policy, first_step: str = "rollout") -> Sweep:
     """Simulate a policy at every knob.
 
-    Where the knob is λ the first precision is chosen per knob on validation, by `rollout` of the policy behind each or,
-    `marginal`, as that of the path with least mean error + λ · cost (the paper's reading of gate 0).
+    If the knob is λ, validation chooses the first precision per knob. `rollout` simulates the policy after each first
+    precision. `marginal` takes the path with least mean error + λ · cost (the paper's reading of gate 0).
     """
     tree, costs, knobs = setting.tree, policy.costs, policy.knobs(setting.points)
     first = policy.first(knobs)
@@ -232,12 +232,12 @@ def routed_sweep(name: str, setting: Setting, policy: Policy, first_step: str = 
     errors = {split: np.take_along_axis(setting.errors(split), n, axis=1) for split, n in nodes.items()}
     spent = {split: costs.routed[n] for split, n in nodes.items()}
     dearest = float(costs.routed.max())
-    shown = nodes if policy.priced else None  # tables of usage show policies that weigh a price
+    shown = nodes if policy.priced else None  # tables of usage show only policies with a price
     return Sweep(name, policy.kind, policy.shown(knobs), errors, spent, shown, dearest, knobs, first)
 
 
 def rollout_first(setting: Setting, policy: Policy, knobs: np.ndarray) -> np.ndarray:
-    """(K,) first precision behind which the policy does best on validation, at each λ."""
+    """(K,) first precision after which the policy is best on validation, at each λ."""
     rows = np.arange(len(setting.caches["validation"]))[:, None]
     ends = simulate(setting.tree, policy, setting.features("validation"), knobs)
     score = [(setting.errors("validation")[rows, end] + knobs * policy.costs.routed[end]).mean(axis=0) for end in ends]

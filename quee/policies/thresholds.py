@@ -1,9 +1,9 @@
-"""What policies by a threshold share: leave at the first gate whose score reaches it, at precisions fixed before.
+"""Base of policies by a threshold: exit at the first gate whose score reaches it, along fixed precisions.
 
-A policy of this kind says how sure a gate is (`score`) and nothing else; `quee.policies.confidence` shows how. It is a
-list of points. Each point is a sequence of precisions with a threshold at every gate before the last, and a knob is a
-point's number. `fit` takes thresholds from the scores seen on validation, along every sequence of precisions of the tree,
-and keeps the points on the convex hull of accuracy over cost there.
+A policy of this kind defines only how sure a gate is (`score`); `quee.policies.confidence` is an example. The policy is
+a list of points. Each point is a sequence of precisions with a threshold at every gate before the last, and the knob is
+the number of a point. `fit` takes thresholds from the validation scores along every sequence of precisions of the tree,
+and keeps the points on the convex hull of accuracy over cost.
 """
 
 from abc import abstractmethod
@@ -32,10 +32,10 @@ class Thresholds(Policy):
     priced = False
     together = 128
     sign: ClassVar[float] = 1.0
-    """-1 where a curve shows the score with its sign turned."""
+    """-1 where a curve shows the negative score."""
 
     def __init__(self, tree: PathTree, costs: Costs, feature_names: Sequence[str], arrays: Arrays) -> None:
-        """`costs` are those that the policy spends."""
+        """`costs` are the costs of the policy."""
         self.tree, self.costs, self.feature_names, self._arrays = tree, costs, list(feature_names), arrays
         self.threshold, self.sequence = arrays["threshold"], arrays["sequence"]
         self.stands = np.zeros(len(tree), bool)
@@ -44,15 +44,15 @@ class Thresholds(Policy):
 
     @abstractmethod
     def score(self, features: np.ndarray) -> np.ndarray:
-        """How sure a gate is (…,), larger: surer, by its own state features (…, F)."""
+        """How sure a gate is (…,), from its own state features (…, F); larger is surer."""
 
     def column(self, features: np.ndarray, name: str) -> np.ndarray:
-        """One state feature (…,), float64, of features (…, F)."""
+        """One state feature (…,), float64, from features (…, F)."""
         found: np.ndarray = features[..., self.feature_names.index(name)].astype(np.float64)
         return found
 
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
-        """Columns: what `scores` needs, and the error that the exit head itself expects (n,)."""
+        """Columns: the input of `scores`, and the error (n,) that the exit head itself expects."""
         own = view[:, -len(self.feature_names) :]
         return Table(gate, node, (self.score(own), 1 - self.column(own, "max_probability")))
 
@@ -64,7 +64,7 @@ class Thresholds(Policy):
         return table.columns[1]
 
     def values(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
-        """By how much the score falls short for an exit; 0 for the sequence's next precision."""
+        """For an exit, the threshold minus the score; 0 for the sequence's next precision."""
         point = knob.astype(np.int64)
         step = self.sequence[point, table.gate]
         child, rows = self.tree.children[table.node, step], np.arange(len(table))
@@ -77,7 +77,7 @@ class Thresholds(Policy):
         return found
 
     def knobs(self, points: int) -> np.ndarray:
-        """Every point, however many a sweep asks for."""
+        """All points, whatever the number that a sweep asks for."""
         return np.arange(len(self.threshold), dtype=np.float64)
 
     def shown(self, knobs: np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ class Thresholds(Policy):
 
     @classmethod
     def spends(cls, tree: PathTree, costs: Costs, description: dict[str, Any]) -> Costs:
-        """What the policy spends, by default on heads alone."""
+        """Costs of the policy, by default of heads alone."""
         return costs.of_exits(tree)
 
     @classmethod
@@ -121,7 +121,7 @@ class Thresholds(Policy):
 
     @classmethod
     def without_points(cls, setting: Setting) -> Self:
-        """To score states alone."""
+        """A policy without points, which only scores states."""
         segments = setting.tree.segments
         return cls.on(setting, points_of((0,) * segments, np.zeros((0, segments - 1)), np.zeros(0)))
 
@@ -132,7 +132,7 @@ class Thresholds(Policy):
 
     @classmethod
     def along(cls, setting: Setting, sequence: Sequence[int], count: int) -> Arrays:
-        """Thresholds spread over the scores seen on validation along a sequence, from always to never leaving."""
+        """Thresholds spread over the validation scores along a sequence, from "always exit" to "never exit"."""
         nodes = lineage_of(setting.tree, sequence)
         score = cls.without_points(setting).score(setting.features("validation")[:, nodes])  # (S, L)
         thresholds = np.array([np.inf])
@@ -142,7 +142,7 @@ class Thresholds(Policy):
 
     @classmethod
     def fit(cls, setting: Setting) -> Self | None:
-        """The points on the convex hull of accuracy over cost on validation; None where there is nothing to fit on."""
+        """The points on the convex hull of accuracy over cost on validation; None without data to fit on."""
         arrays = cls.points(setting)
         if arrays is None:
             return None
@@ -164,13 +164,13 @@ def points_of(sequence: Sequence[int], threshold: np.ndarray, value: np.ndarray,
 
 
 def joined(parts: Iterator[Arrays] | Sequence[Arrays]) -> Arrays:
-    """The points of several lists."""
+    """The points of several lists joined."""
     known = list(parts)
     return {name: np.concatenate([part[name] for part in known]) for name in known[0]}
 
 
 def lineage_of(tree: PathTree, sequence: Sequence[int]) -> list[int]:
-    """Nodes (L,) along a sequence of precisions; -1 from where it is not considered."""
+    """Nodes (L,) along a sequence of precisions; -1 from the first one that is not considered."""
     found, node = [], -1
     for gate, choice in enumerate(sequence):
         node = int(tree.children[node, choice]) if gate == 0 or node >= 0 else -1
@@ -186,7 +186,7 @@ def sequences(tree: PathTree) -> Iterator[tuple[int, ...]]:
 
 
 def uniform_sequences(setting: Setting) -> Iterator[tuple[tuple[int, ...], list[int]]]:
-    """Each precision of the tree throughout: its sequence and its nodes."""
+    """For each uniform precision of the tree, its sequence and its nodes."""
     for _, nodes, references in setting.uniform():
         if not references:
             yield tuple(setting.tree.choice[nodes].tolist()), nodes

@@ -1,9 +1,9 @@
 """Post-training quantization: `quantize_(model, config, calibration_batches)` of `calibration`.
 
-Everything is executed exactly: products of integer-valued float32 operands, so that emulation equals integer
-arithmetic whatever the batch or the number of threads.
+Products have integer-valued float32 operands and are exact, so emulation equals integer arithmetic for any batch and any
+number of threads.
 
-In the order of dependence: `layers` executes, `grids` and `weights` choose what it is executed with, `units` walks a network,
-`learned` trains rounding, `calibration` does all of it, `mixed` gives layers bits of their own, and `calibration_shards` runs
-the last two on many workers.
+In the order of dependence: `layers` executes, `grids` and `weights` choose grids and integers, `units` walks a network,
+`learned` trains rounding, `calibration` combines these, `mixed` gives layers bits of their own, and `calibration_shards`
+runs the last two on many workers.
 """

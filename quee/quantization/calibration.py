@@ -1,7 +1,7 @@
 """`quantize_`: observe a float model on calibration batches, choose grids, replace its layers.
 
-Units (stem, blocks, head) are calibrated in the order of execution, and within a unit its layers, each on what the
-quantized layers before it give.
+Units (stem, blocks, head) are calibrated in the order of execution, and so are the layers within a unit. Each layer is
+calibrated on the outputs of the quantized layers before it.
 """
 
 import json
@@ -47,30 +47,30 @@ class Calibrator:
         config: QuantizationConfig,
         partial: Path | None = None,
     ) -> None:
-        """`partial` is a folder where finished units are kept, and found again."""
+        """`partial` is a folder that keeps finished units for a later call."""
         if config.precision.is_float:
             raise QueeError(f"quantize_ makes integer precisions such as w8a8, not {config.precision}")
         self.float, self.config = model, config
         self.network = deepcopy(model)
         self.units = units_of(model)
         self.norms: set[str] = set()
-        """LayerNorms that are no longer the float network's."""
+        """LayerNorms that differ from the float network's."""
         self.latents: dict[str, Tensor] = {}
         self.kept = None if partial is None else Store(str(partial.resolve()))
         self.there = {} if self.kept is None else self.kept.files()
         self.own = resolved(quantizable(model), config.layers)
 
     def precision(self, unit: Unit, layer: str = "") -> Precision:
-        """Precision at which a unit's layers, or one with its own, are executed."""
+        """Precision at which a unit's layers, or one layer with its own precision, are executed."""
         if layer in self.own:
             return self.own[layer]
         own = {"stem": self.config.stem, "head": self.config.head or self.config.precision.head}
         return own.get(unit.name) or self.config.precision
 
     def segment(self, segment: int, x: Tensor, reference: Tensor, advance: Callable[[], None] = lambda: None) -> Tensor:
-        """Quantize the units of a segment (0: the head), entered by states x where the float network has `reference`.
+        """Quantize the units of a segment (0: the head) on input states x; `reference` are the float network's states there.
 
-        Returns the quantized segment's output on x. `advance` is called behind each unit.
+        Returns the quantized segment's output on x. `advance` is called after each unit.
         """
         for unit in self.units:
             if unit.segment != segment:
@@ -102,7 +102,7 @@ class Calibrator:
         return found
 
     def _calibrate(self, unit: Unit, found: Sources, x: Tensor, reference: Tensor, behind: Tensor) -> None:
-        """Everything that makes a unit's quantized layers, on states x where the float unit takes `reference` to `behind`."""
+        """Make a unit's quantized layers on states x; the float unit maps `reference` to `behind`."""
         config = self.config
         self._unit(unit, found, x, reference)
         if config.rounding == "learned" and unit.layers and self.precision(unit).weight_bits < PLAIN_BITS:
@@ -111,14 +111,14 @@ class Calibrator:
             self.norms |= set(norms_of(self.network, unit))
 
     def _packed(self, unit: Unit, norms: set[str]) -> bytes:
-        """A finished unit: its layers, and the norms that changed with them."""
+        """A finished unit: its layers and the norms that changed."""
         parts = {name: kinds for name, kinds in layout(self.network).items() if name in unit.layers}
         modules = {name: self.network.get_submodule(name) for name in sorted({*parts, *norms})}
         state = {f"{n}.{key}": value.cpu().numpy() for n, m in modules.items() for key, value in m.state_dict().items()}
         return packed_tensors(state, {"layout": json.dumps(parts, sort_keys=True), "norms": json.dumps(sorted(norms))})
 
     def _restore(self, data: bytes, name: str) -> None:
-        """Take over a unit that `_packed` made."""
+        """Load a unit from the form of `_packed`."""
         state, facts = unpacked_tensors(data, name)
         parts, norms = json.loads(facts["layout"]), json.loads(facts["norms"])
         for name, (precision, *kinds) in parts.items():
@@ -170,7 +170,7 @@ class Calibrator:
         wanted: np.ndarray | None,
         found: Sources,
     ) -> None:
-        """Calibrate a layer with weights on the rows that enter it; `wanted` are the float network's."""
+        """Calibrate a layer with weights on its input rows; `wanted` are the float network's rows."""
         assert not isinstance(layer, QuantizedMatMul)
         config, precision = self.config, layer.precision
         weight, bias = _parameters(name, module)  # (out, in), (out,)
@@ -231,10 +231,10 @@ def quantize_(
 ) -> nn.Module:
     """Quantize a float model in place and return it.
 
-    `calibration_batches` are image tensors (n, c, h, w). Nothing is replaced when an error is raised: QueeError for
-    calibration data that are absent, too few, constant, not finite or of a shape that the network does not take, for a
-    network that is quantized already, or, naming it, for a layer that nothing quantizes. Finished units (stem, blocks,
-    head) are kept in `partial`, a folder for this model, config and data alone, and found again.
+    `calibration_batches` are image tensors (n, c, h, w). `partial`, a folder for this model, config and data alone, keeps
+    finished units (stem, blocks, head) for a later call. Raises QueeError for calibration data that are absent, too few,
+    constant, not finite or of a wrong shape, for a network that is already quantized, and for a layer that cannot be
+    quantized, which the message names; nothing is replaced then.
     """
     images = checked(calibration_batches, config.samples, model).to(_device(model))
     calibrator = Calibrator(model, config, partial)
@@ -255,8 +255,8 @@ def quantize_paths(
 ) -> dict[Precision, SegmentedBackbone]:
     """Copies of a float backbone at several precisions, each segment calibrated on the prefixes that paths produce.
 
-    A segment is entered by states that segments of any of the precisions have made: each calibration sample draws a
-    precision per segment, uniformly. Raises QueeError as `quantize_` does.
+    The input states of a segment come from segments of all precisions: each calibration sample draws a precision per
+    segment, uniformly. Raises QueeError as `quantize_` does.
     """
     images = checked(calibration_batches, max(config.samples for config in configs), model).to(_device(model))
     calibrators = [Calibrator(model, config, partial) for config in configs]
@@ -273,7 +273,7 @@ def quantize_paths(
 
 
 def _device(model: nn.Module) -> torch.device:
-    """Where a model's parameters are, and so where it is calibrated."""
+    """The device of a model's parameters, on which it is calibrated."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
@@ -290,7 +290,7 @@ def _float_segment(calibrator: Calibrator, segment: int, reference: Tensor) -> T
 
 
 def install(model: nn.Module, calibrator: Calibrator) -> nn.Module:
-    """Put what was calibrated into the float model."""
+    """Put the calibrated layers into the float model."""
     for name, module in list(calibrator.network.named_modules()):
         if isinstance(module, QUANTIZED):
             model.set_submodule(name, module)
@@ -302,8 +302,8 @@ def install(model: nn.Module, calibrator: Calibrator) -> nn.Module:
 def checked(batches: Iterable[Tensor], samples: int, model: nn.Module | None = None) -> Tensor:
     """The first `samples` calibration samples as one tensor (n, …).
 
-    Raises QueeError for data that are absent, too few, constant, not finite, not in floating point, or of several shapes or
-    another than the model's own; and for a model that is quantized already, or in which there is nothing to quantize.
+    Raises QueeError for data that are absent, too few, constant, not finite, not in floating point, or not of the model's
+    shape; and for a model that is already quantized or has nothing to quantize.
     """
     if model is not None:
         _check_model(model)
@@ -344,7 +344,7 @@ def _check_model(model: nn.Module) -> None:
 FACTORS = np.linspace(1.0, 0.4, 16)
 ROWS = 512
 NARROWEST = 1e-2
-"""A channel's range is taken as at least this share of the mean range."""
+"""A channel's range is raised to at least this share of the mean range."""
 
 
 def channel_ranges(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -364,7 +364,7 @@ def channel_ranges(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def channel_affine(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and ratio (features,) each, after which (x - shift) / ratio has the same range in every channel."""
+    """Shift and ratio, (features,) each, such that (x - shift) / ratio has the same range in every channel."""
     low, high = channel_ranges(rows, bits)
     width = high - low
     ratio = np.maximum(width / max(float(width.mean()), 1e-12), NARROWEST)
@@ -372,7 +372,7 @@ def channel_affine(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def fold(norm: nn.LayerNorm, shift: np.ndarray, ratio: np.ndarray) -> None:
-    """Make a LayerNorm give (x - shift) / ratio for what was x."""
+    """Change a LayerNorm whose output was x to output (x - shift) / ratio."""
     with torch.no_grad():
         weight, bias = norm.weight.double().cpu().numpy() / ratio, (norm.bias.double().cpu().numpy() - shift) / ratio
         norm.weight.copy_(torch.from_numpy(weight))
@@ -382,5 +382,5 @@ def fold(norm: nn.LayerNorm, shift: np.ndarray, ratio: np.ndarray) -> None:
 def unfold_weight(
     weight: np.ndarray, bias: np.ndarray, shift: np.ndarray, ratio: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (out, in) and bias (out,) of the layer behind, for the same function of the norm's input."""
+    """Weight (out, in) and bias (out,) of the layer after the norm that keep the function of the norm's input."""
     return weight * ratio, bias + weight @ shift

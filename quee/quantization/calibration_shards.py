@@ -1,6 +1,6 @@
 """Calibration of a backbone's precisions and their sensitivity, computed in shards.
 
-The precisions of a tree whose prefixes mix are one shard, every other precision is one of its own.
+The precisions of a tree with mixed prefixes are one shard; every other precision is a shard of its own.
 """
 
 import json
@@ -43,9 +43,9 @@ def calibrate(
 ) -> None:
     """Quantize the float backbone on samples `ids` (n,) into `out`, a file for each config.
 
-    `together` are calibrated on the prefixes that they produce for each other, drawn by `seed`; `alone` each behind
-    itself. `units` is a folder that all workers see, where units of networks in progress are kept. Raises QueeError as
-    `quantize_` does.
+    Networks of `together` are calibrated on the prefixes that they produce for each other, drawn by `seed`; networks of
+    `alone` each on their own states. `units` is a folder, visible to all workers, for finished units of networks in
+    progress. Raises QueeError as `quantize_` does.
     """
     groups = [tuple(together)] if together else []
     groups += [(config,) for config in alone]

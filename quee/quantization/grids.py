@@ -9,16 +9,16 @@ from quee.quantization.layers import AffineQuantizer, CodebookQuantizer, Quantiz
 from quee.work.registry import Registry
 
 SEARCH_STEPS = 40
-"""Candidate clipping ranges tried by a search."""
+"""Number of candidate clipping ranges in a search."""
 GROUPS = 1024
-"""Sorted values are put into this many groups of equal size before a search; extreme values stay single."""
+"""Number of groups of equal size that sorted values are put into before a search; extreme values stay single."""
 TAIL = 64
 VALUES = 1 << 15
-"""Values of a tensor that a search uses at most."""
+"""Most values of a tensor that a search uses."""
 LEVEL_BITS = {"log": 12, "two_range": 9, "shifted_log": 10}
 """Fixed-point bits of the levels of a grid."""
 GELU_LEAST = 0.17
-"""GELU is nowhere below −0.17."""
+"""GELU's least value is about −0.17."""
 
 
 class Sample:
@@ -92,7 +92,7 @@ def mse(sample: Sample, bits: int) -> tuple[float, float]:
     factor = shrink[sample.uniform_errors(low * shrink, high * shrink, bits).argmin()]
     low, high = float(low * factor), float(high * factor)
     around = np.linspace(1.3, 0.3, 21)
-    around[np.abs(around - 1).argmin()] = 1.0  # never worse than what was found
+    around[np.abs(around - 1).argmin()] = 1.0  # keep the range found if nothing is better
     for _ in range(2):
         if low < 0:
             low = float((low * around)[sample.uniform_errors(low * around, np.full(21, high), bits).argmin()])
@@ -120,7 +120,7 @@ GRIDS: Registry[Callable[[Sample, int], Iterator[np.ndarray]]] = Registry("grid"
 
 @GRIDS.register("log")
 def log_grids(sample: Sample, bits: int) -> Iterator[np.ndarray]:
-    """Zero and the powers top · base^-q; base and top are searched (AdaLog; RepQ-ViT has base √2)."""
+    """Zero and the powers top · base^-q; base and top are searched (AdaLog; RepQ-ViT fixes base √2)."""
     high = sample.ends[1]
     powers = np.arange(2**bits - 1)[::-1]
     for exponent in (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5, 2.0):
@@ -130,7 +130,7 @@ def log_grids(sample: Sample, bits: int) -> Iterator[np.ndarray]:
 
 @GRIDS.register("two_range")
 def two_range_grids(sample: Sample, bits: int) -> Iterator[np.ndarray]:
-    """A fine step below zero, one 2^m times as large above; the codes are divided between them (after PTQ4ViT)."""
+    """A fine step below zero and a step 2^m times as large above; both share the codes (after PTQ4ViT)."""
     low, high = sample.ends
     for below in {2 ** (bits - 1), 2 ** (bits - 2), 3 * 2 ** (bits - 3), max(1, 2 ** (bits - 3)), 1}:
         above = 2**bits - 1 - below
@@ -144,7 +144,7 @@ def two_range_grids(sample: Sample, bits: int) -> Iterator[np.ndarray]:
 
 @GRIDS.register("shifted_log")
 def shifted_log_grids(sample: Sample, bits: int) -> Iterator[np.ndarray]:
-    """Powers of a searched base, shifted to begin at GELU's least value (I&S-ViT, AdaLog)."""
+    """Powers of a searched base, shifted to start at GELU's least value (I&S-ViT, AdaLog)."""
     low, high = sample.ends
     shift = min(-low, GELU_LEAST)
     powers = np.arange(2**bits - 1)[::-1]

@@ -63,9 +63,9 @@ class AffineQuantizer(nn.Module):
 class CodebookQuantizer(nn.Module):
     """Quantizer to 2^bits levels that need not be evenly spaced: powers of a base, two ranges.
 
-    The levels are integers of a few more bits (fixed point), so that products with them stay integer products, exact
-    in float32 and independent of batch and threads. A value is rounded to fixed point, and that takes the nearest
-    level, one half-way the lower: a table, no search.
+    The levels are integers of a few more bits (fixed point), so products with them stay integer products: exact in
+    float32 and independent of batch and threads. A value is rounded to fixed point; a table gives the nearest level, and
+    the lower of two equally near levels.
     """
 
     kind = "codebook"
@@ -80,7 +80,7 @@ class CodebookQuantizer(nn.Module):
         self.finalize()
 
     def set_levels(self, levels: np.ndarray, scale: float) -> "CodebookQuantizer":
-        """At most 2^bits distinct integers within ±2^15, and the step they count in."""
+        """`levels` are at most 2^bits distinct integers within ±2^15, in units of `step`."""
         distinct = np.unique(np.rint(levels)).astype(np.int16)
         filled = np.full(2**self.bits, distinct[-1], np.int16)
         filled[: len(distinct)] = distinct
@@ -120,9 +120,9 @@ EXACT = 2.0**24
 
 
 def exact_matmul(a: Tensor, b: Tensor, size: int) -> Tensor:
-    """a (…, m, k) @ b (…, k, n) of integers as float32; no sum over `size` consecutive terms may pass 2^24.
+    """Product a (…, m, k) @ b (…, k, n) of integers as float32; no sum over `size` consecutive terms may exceed 2^24.
 
-    The result is the exact integer, rounded once to float32 as a conversion from int32 would.
+    The result is the exact integer, rounded once to float32 like a conversion from int32.
     """
     if size >= a.shape[-1]:
         return a @ b
@@ -141,7 +141,7 @@ class _QuantizedWeight(nn.Module):
 
     input: Quantizer
     integer_product: Callable[[Tensor], Tensor] | None = None
-    """The product that replaces the one in float32, see `quee.quantization.layers`."""
+    """An integer kernel that replaces the product in float32, see `use_integer_kernels`."""
 
     def __init__(self, out_features: int, in_features: int, precision: Precision, kind: str = "affine") -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class _QuantizedWeight(nn.Module):
         self.bias.copy_(torch.zeros_like(self.bias) if bias is None else bias.detach())
 
     def finalize(self) -> None:
-        """Derive from the stored buffers what execution needs; call it when they have changed."""
+        """Derive the tensors for execution from the stored buffers; call it after the buffers change."""
         self.input.finalize()
         weight = self.weight[:, self._order()]
         self._transposed = weight.float().t().contiguous()  # (in, out)
@@ -170,7 +170,7 @@ class _QuantizedWeight(nn.Module):
         return slice(None)
 
     def _exact_size(self, weight: Tensor) -> int:
-        """The largest size of equal parts of the reduction whose sums stay exact, whatever the input."""
+        """The largest size of equal parts of the reduction whose sums stay exact for any input."""
         magnitudes = weight.long().abs().cumsum(dim=1)
         width = magnitudes.shape[1]
         parts = max(1, -(-int(magnitudes[:, -1].max() * self.input.largest) // int(EXACT)))
@@ -183,7 +183,7 @@ class _QuantizedWeight(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         result = super()._apply(fn, recurse)
-        self.finalize()  # the derived tensors follow a move to another device
+        self.finalize()  # moves the derived tensors to another device, too
         return result
 
     def _multiply(self, integers: Tensor) -> Tensor:
@@ -206,9 +206,9 @@ class QuantizedLinear(_QuantizedWeight):
 
 
 class QuantizedConv2d(_QuantizedWeight):
-    """A convolution as a product over patches: exact, where convolution algorithms may not be.
+    """A convolution as a product over patches, which is exact; convolution algorithms may not be.
 
-    Values are quantized before the patches, which overlap, are taken from them, channels last.
+    Values are quantized before the overlapping patches are taken; channels are last.
     """
 
     def __init__(self, conv: nn.Conv2d, precision: Precision, kind: str = "affine") -> None:
@@ -223,10 +223,10 @@ class QuantizedConv2d(_QuantizedWeight):
     def finalize(self) -> None:
         super().finalize()
         zero = torch.zeros(1, device=self.input.scale.device)
-        self._zero = float(self.input(zero))  # what padding is quantized to
+        self._zero = float(self.input(zero))  # the quantized value of the padding
 
     def _order(self) -> Tensor:
-        """Height, width, channels, where the weights have channels, height, width."""
+        """Order of a patch: height, width, channels; the weights have channels, height, width."""
         own = torch.arange(self.weight.shape[1], device=self.weight.device)
         return own.view(-1, *self.kernel_size).permute(1, 2, 0).flatten()
 
@@ -283,14 +283,13 @@ QuantizedLayer = QuantizedLinear | QuantizedConv2d | QuantizedMatMul
 QUANTIZED = (QuantizedLinear, QuantizedConv2d, QuantizedMatMul)
 
 Layout = Mapping[str, Sequence[str]]
-"""What a quantized network is made of: layer name to its precision and the kinds of its quantizers."""
+"""Layout of a quantized network: layer name to its precision and the kinds of its quantizers."""
 
 
 def quantizable(model: nn.Module) -> dict[str, nn.Module]:
     """The layers that quantization replaces, by name.
 
-    Raises QueeError naming a layer that has a weight matrix, by whatever parameter's name with "weight" in it, and that
-    nothing handles.
+    Raises QueeError naming a layer that has a parameter with "weight" in its name and cannot be quantized.
     """
     layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
@@ -313,7 +312,7 @@ def _unhandled(conv: nn.Conv2d) -> str:
 
 
 def quantized_layer(module: nn.Module, precision: Precision, kinds: Sequence[str] | None = None) -> QuantizedLayer:
-    """The quantized counterpart of a layer, without scales or weights yet."""
+    """The quantized counterpart of a layer, still without scales and weights."""
     if isinstance(module, nn.Linear):
         return QuantizedLinear(module, precision, *(kinds or ()))
     if isinstance(module, nn.Conv2d):
@@ -333,9 +332,9 @@ def layout(model: nn.Module) -> dict[str, list[str]]:
 
 
 def empty_quantized(model: nn.Module, layout: Layout) -> nn.Module:
-    """Replace the layers of `model` in place by quantized ones to load a state dict into; call `finalize` after that.
+    """Replace the layers of `model` in place by empty quantized ones; load a state dict next and then call `finalize`.
 
-    Raises QueeError when the layout is not one of this model.
+    Raises QueeError where the layout is not one of this model.
     """
     layers = quantizable(model)
     if set(layers) != set(layout):
@@ -364,7 +363,7 @@ def pack(integers: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, bits: int, shape: tuple[int, ...], name: str = "weight") -> np.ndarray:
-    """The int8 integers of that shape; raises IntegrityError when the bytes are of another number."""
+    """Unpack int8 integers of that shape; raises IntegrityError for a wrong number of bytes."""
     size = int(np.prod(shape))
     if packed.dtype != np.uint8 or packed.shape != (-(-size * bits // 8),):
         raise IntegrityError(f"{name}: {packed.shape} bytes do not hold {shape} weights of {bits} bits")
@@ -374,16 +373,16 @@ def unpack(packed: np.ndarray, bits: int, shape: tuple[int, ...], name: str = "w
 
 
 MULTIPLE = 8
-"""Widths are padded to a multiple of this, as the kernels require."""
+"""The kernels require widths that are a multiple of this, so widths are padded."""
 ROWS = 32
-"""Rows that the kernels need at least."""
+"""Least number of rows for the kernels."""
 
 
 class IntegerProduct:
     """A layer's product (…, in) @ (in, out) of integers of up to 8 bits, in int32, returned as float32.
 
-    Activations lie within 256 neighbouring integers, not always those of int8: they are shifted, and what the shift
-    takes from the sums, the same in every row, is added again.
+    Activations are within 256 neighbouring integers, but not always those of int8. They are shifted, and the effect of
+    the shift on the sums, which is equal in all rows, is added again.
     """
 
     def __init__(self, layer: QuantizedLinear | QuantizedConv2d) -> None:
@@ -403,9 +402,9 @@ class IntegerProduct:
 
 
 def use_integer_kernels(model: nn.Module) -> int:
-    """Have quantized layers with weights multiply by integer kernels from now on; how many do.
+    """Let quantized layers with weights use integer kernels from now on; returns the number of these layers.
 
-    To be called once the model is on its device. Layers whose activations are not evenly spaced stay as they are.
+    Call it once the model is on its device. Layers whose activations are not evenly spaced are not changed.
     """
     layers = [
         layer
@@ -418,9 +417,9 @@ def use_integer_kernels(model: nn.Module) -> int:
 
 
 def resolved(layers: Iterable[str], overrides: Mapping[str, Precision]) -> dict[str, Precision]:
-    """Layer name to its own precision. A layer's own name goes before patterns, of which the first in order counts.
+    """Layer name to its own precision. A layer's name has priority over patterns; the first pattern that fits counts.
 
-    Raises QueeError naming a pattern that no layer has.
+    Raises QueeError naming a pattern that fits no layer.
     """
     names, found = list(layers), dict[str, Precision]()
     for pattern, precision in sorted(overrides.items(), key=lambda item: item[0] not in names):
@@ -433,13 +432,13 @@ def resolved(layers: Iterable[str], overrides: Mapping[str, Precision]) -> dict[
 
 
 def own_layers(model: nn.Module, configs: Iterable[QuantizationConfig]) -> dict[str, dict[str, str]]:
-    """By a config's precision, the layers it executes at another: `layers` of the cost model."""
+    """For the cost model's `layers`: a config's precision to the layers that are executed at another one."""
     names = quantizable(model)
     found = {str(c.precision): resolved(names, c.layers) for c in configs if c.layers}
     return {precision: {name: str(own) for name, own in sorted(each.items())} for precision, each in found.items()}
 
 
 def _kinds(names: list[str]) -> list[str]:
-    """Names with the number of the block left open."""
+    """Names with `*` instead of the number of the block."""
     opened = (".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names)
     return list(dict.fromkeys(opened))

@@ -1,8 +1,8 @@
-"""Learned rounding: a block's weights, scales, biases and norms fitted so that its output is the float block's.
+"""Learned rounding: a block's weights, scales, biases and norms are fitted to reproduce the float block's output.
 
-Block by block, as BRECQ does (Li et al. 2021), with rounding through a straight-through estimator that starts from the
-compensated rounding. What a held-out part of the calibration samples does not confirm is not kept. (Leaving half of the
-activations in floating point while training, as QDrop does, lowered the held-out error less.)
+Blocks are fitted one by one, like in BRECQ (Li et al. 2021), with a straight-through estimator for rounding that starts
+from the compensated rounding. A result is kept only if a held-out part of the calibration samples confirms it. (QDrop
+leaves half of the activations in floating point during training; this lowered the held-out error less.)
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ RATES = {"latent": 6e-3, "scale": 1e-3, "bias": 1e-3, "norm": 1e-3}
 
 
 def rounded(x: Tensor) -> Tensor:
-    """x rounded; the gradient passes as if it were not."""
+    """x rounded; the gradient passes unchanged."""
     return x + (x.round() - x).detach()
 
 
 class SoftQuantizer(nn.Module):
-    """A quantizer that gives values in floating point, with gradients for its input and, where uniform, its scale."""
+    """A quantizer with floating-point output, and gradients for its input and, if it is uniform, its scale."""
 
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class SoftLayer(nn.Module):
         return self.layer.arranged(x, self._product)
 
     def harden(self) -> None:
-        """Put what was learned into the quantized layer."""
+        """Store the learned values in the quantized layer."""
         self.input.harden()
         scale = self.layer.weight_scale * self.factor.detach().exp()
         integers = self.latent.detach().clamp(-self.limit, self.limit).round()
@@ -105,8 +105,8 @@ def reconstruct(
 ) -> tuple[float, float]:
     """Train a calibrated unit in place on states x (n, …) to give `target` (n, …).
 
-    `latents` are the layers' weights in steps of their grids, before they were rounded. Returns the error on the held-out
-    samples before and after; nothing is changed where it does not fall.
+    `latents` are the layers' weights in steps of their grids, before rounding. Returns the error on the held-out samples
+    before and after; the unit is not changed where the error does not fall.
     """
     generator = torch.Generator().manual_seed(config.seed)
     kept = unit_state(network, unit)

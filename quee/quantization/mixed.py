@@ -1,8 +1,9 @@
-"""Mixed precision within a segment: layers that disturb the answer most get more bits, at the BitFLOPs of uniform bits.
+"""Mixed precision within a segment: sensitive layers get more bits, at the BitFLOPs of uniform bits.
 
-Every layer's error is measured alone, once with few weight bits and once with few activation bits. A further bit divides the
-error's power by four, the law of a uniform quantizer, and errors of layers add up. So each segment has a multiple-choice
-knapsack problem: the bits of its layers that make the sum least, within the BitFLOPs of the uniform segment.
+The error of each layer is measured alone, once with few weight bits and once with few activation bits. A further bit
+divides the error's power by four, the law of a uniform quantizer, and errors of layers add up. So each segment is a
+multiple-choice knapsack problem: choose the bits of its layers with the least sum of errors within the BitFLOPs of the
+uniform segment.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,9 +25,9 @@ from quee.quantization.units import Unit, run_unit, sources, units_of
 from quee.settings.quantize import QuantizationConfig
 
 PROBES = {"weight": Precision("w3a7"), "activation": Precision("w7a4")}
-"""Precisions at which errors are measured: of weights at 3 bits, of activations at 4."""
+"""Precisions at which errors are measured: weights at 3 bits, activations at 4."""
 SAMPLES = 64
-"""Calibration samples that errors are measured on."""
+"""Number of calibration samples that errors are measured on."""
 GAP = 1e-3
 """Relative distance from the least sum of errors at which a search may end."""
 
@@ -34,10 +35,10 @@ GAP = 1e-3
 def with_mixed_bits(
     backbone: SegmentedBackbone, configs: Sequence[QuantizationConfig], calibration_batches: Iterable[Tensor]
 ) -> list[QuantizationConfig]:
-    """The configs with bits of their own for the layers of every segment, within the BitFLOPs it has at uniform bits.
+    """The configs with bits per layer, within the BitFLOPs that each segment has at uniform bits.
 
-    Stem, head and layers that have a precision of their own already keep it, at their own expense. Configs of 8 activation
-    bits stay as they are: they are what engines execute. Raises QueeError as `quantize_` does.
+    Stem, head and layers that already have a precision of their own keep it, and the budget does not include them.
+    Configs of 8 activation bits, which engines execute, are not changed. Raises QueeError as `quantize_` does.
     """
     few = [config for config in configs if not config.precision.plain]
     if not few:
@@ -53,7 +54,7 @@ def with_mixed_bits(
 def layer_noise(
     backbone: SegmentedBackbone, config: QuantizationConfig, images: Tensor
 ) -> dict[str, tuple[float, float]]:
-    """Noise power of the logits, over the signal's, when one layer alone is quantized: by layer, at the PROBES' bits.
+    """Noise power of the logits relative to the signal's when one layer alone is quantized: by layer, at the bits of PROBES.
 
     `images` (n, c, h, w) both calibrate and measure. Layers are calibrated as `config` says, in closed form.
     """
@@ -65,7 +66,7 @@ def layer_noise(
     for kind, precision in PROBES.items():
         probe = quantize_(deepcopy(backbone), plain.model_copy(update={"precision": precision}), [images])
         for row in sensitivity(backbone, probe, images, labels):  # type: ignore[arg-type]
-            quiet = row["sqnr_db"] is None  # the layer disturbs nothing
+            quiet = row["sqnr_db"] is None  # the layer does not change the logits
             found.setdefault(row["layer"], {})[kind] = 0.0 if quiet else 10 ** (-row["sqnr_db"] / 10)
     return {name: (each["weight"], each["activation"]) for name, each in found.items()}
 
@@ -95,7 +96,7 @@ def _mixed(
 
 
 def _choices(product: Product) -> list[Precision]:
-    """Precisions a layer may have: fewer than 8 activation bits, whose grids are those of low precisions."""
+    """Precisions for a layer: those with fewer than 8 activation bits, which use the grids of low precisions."""
     few = ACTIVATION_BITS[:-1]
     if product.kind == "attention":
         return [Precision(f"w{bits}a{bits}") for bits in few]
@@ -112,9 +113,9 @@ def _predicted(noise: tuple[float, float], product: Product, precision: Precisio
 
 
 def least_error(errors: Sequence[Sequence[float]], costs: Sequence[Sequence[float]], budget: float) -> list[int]:
-    """One choice per row whose errors sum to the least (within GAP) with costs of at most `budget`.
+    """One choice per row with the least sum of errors (within GAP) and a sum of costs of at most `budget`.
 
-    Raises QueeError when even the cheapest choices cost more.
+    Raises QueeError where even the cheapest choices cost more.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -145,7 +146,7 @@ def sensitivity(
     """One row per quantized layer, in the order of execution: layer, segment (0: the head), precision, sqnr_db, the
     signal-to-noise ratio of the logits, accuracy_change and agreement with the float network on the images (n, …).
 
-    A LayerNorm into which a layer's scales are folded changes with it. sqnr_db is None for a layer that disturbs nothing.
+    A LayerNorm that holds folded scales of a layer changes with it. sqnr_db is None for a layer that changes no logit.
     """
     network = deepcopy(backbone)
     units = units_of(backbone)

@@ -1,4 +1,4 @@
-"""A network's units (stem, blocks, head) in the order of calibration, and what enters their layers."""
+"""A network's units (stem, blocks, head) in the order of calibration, and the inputs of their layers."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,16 +17,16 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Unit:
-    """A part of a network that is calibrated at once, on the state before it."""
+    """A part of a network that is calibrated at once, on the states before it."""
 
     name: str
     segment: int
-    """Segment it belongs to, from 1; 0 for the head."""
+    """Number of its segment, from 1; 0 for the head."""
     run: Callable[[nn.Module, Tensor], Tensor]
-    """Runs this part of a network: (network, state) to the state behind it."""
+    """Runs this part of a network: (network, state) to the state after it."""
     layers: tuple[str, ...]
     norms: tuple[str, ...] = ()
-    """LayerNorms within a block; they are executed in floating point and can be fitted freely."""
+    """LayerNorms within a block; they run in floating point and can be fitted freely."""
 
 
 def units_of(model: nn.Module) -> list[Unit]:
@@ -67,9 +67,9 @@ class Sources:
     order: list[str] = field(default_factory=list)
     """Layers in the order of execution."""
     norm: dict[str, str] = field(default_factory=dict)
-    """Layer to the LayerNorm whose output goes to this layer alone."""
+    """Layer to the LayerNorm whose output only this layer reads."""
     gelu: set[str] = field(default_factory=set)
-    """Layers behind a GELU."""
+    """Layers after a GELU."""
 
 
 def sources(model: nn.Module, unit: Unit, x: Tensor) -> Sources:
@@ -77,7 +77,7 @@ def sources(model: nn.Module, unit: Unit, x: Tensor) -> Sources:
     found = Sources()
     behind: dict[tuple[int, torch.Size], tuple[str, str]] = {}
     takers: dict[str, list[str]] = {}
-    alive = []  # no address is used twice while its tensor lives
+    alive = []  # keeps tensors alive, so that no address is used twice
 
     def made(name: str, kind: str) -> Callable[..., None]:
         def see(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -121,7 +121,7 @@ def sources(model: nn.Module, unit: Unit, x: Tensor) -> Sources:
 
 
 def _check_width(name: str, layer: nn.Module, x: Tensor) -> None:
-    """Raises QueeError naming the layer when what enters it has not as many features as it takes."""
+    """Raises QueeError naming a layer whose input has a wrong number of features."""
     width, axis = getattr(layer, "in_features", None), -1
     if isinstance(layer, nn.Conv2d):
         width, axis = layer.in_channels, -3
@@ -130,7 +130,7 @@ def _check_width(name: str, layer: nn.Module, x: Tensor) -> None:
 
 
 class Observer:
-    """Keeps a bounded, evenly spread choice of the rows of each operand of one layer."""
+    """Keeps an evenly spread choice of rows of each operand of one layer, up to a limit."""
 
     def __init__(self, batches: int, rows: int) -> None:
         self.per_batch = max(1, rows // batches)
@@ -147,17 +147,17 @@ class Observer:
 
 
 class _Done(Exception):  # noqa: N818 - a signal, not a fault
-    """Everything asked for has been seen: the rest of the unit need not run."""
+    """Raised when all wanted inputs have been seen, so that the rest of the unit need not run."""
 
 
 def unfolded(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The patches a convolution multiplies: (n, patches, in)."""
+    """The patches that a convolution multiplies: (n, patches, in)."""
     assert not isinstance(conv.padding, str)
     return nn.functional.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride).transpose(1, 2)
 
 
 def observe(model: nn.Module, unit: Unit, x: Tensor, names: Iterable[str], rows: int) -> dict[str, Observer]:
-    """Run a unit on states x and keep what enters the layers named, at most so many rows of each."""
+    """Run a unit on states x and keep the inputs of the named layers, at most so many rows of each."""
     parts = x.split(BATCH)
     observers = {name: Observer(len(parts), rows) for name in names}
     alone = len(observers) == 1

@@ -1,4 +1,4 @@
-"""Weights on integer grids: scales, rounding, and least squares to what the float layer gives; one linear layer alone."""
+"""Weights on integer grids: scales, rounding, and least squares to the float layer's output; quantizing one linear layer."""
 
 import numpy as np
 import torch
@@ -10,11 +10,11 @@ from quee.quantization.grids import SEARCH_STEPS, search_range
 from quee.quantization.layers import AffineQuantizer, QuantizedLinear
 
 DAMPING = 0.01
-"""Added to the diagonal of the inputs' second moments, in units of its mean, before they are inverted."""
+"""Damping: added to the diagonal of the inputs' second moments, in units of its mean, before they are inverted."""
 STRENGTHS = (1.0, 10.0, 100.0)
-"""Multiples of the least strength of a ridge regression that are tried."""
+"""Multiples of a ridge regression's least strength to try."""
 COLUMNS = 128
-"""Columns whose mutual corrections are applied at once, the later ones' afterwards by one product."""
+"""Columns per block of corrections; one product then applies a block's corrections to all later columns."""
 
 
 def quantize_weight(
@@ -22,8 +22,8 @@ def quantize_weight(
 ) -> tuple[Tensor, Tensor]:
     """Symmetric integers (out, in) as float32 in ±(2^(bits-1) - 1) and a scale per output channel (out,).
 
-    `mse` searches each channel's scale for the least squared error, weighted per input by `importance` (in,), the mean
-    square of the input it multiplies.
+    `mse` searches each channel's scale for the least squared error, weighted per input by `importance` (in,), the
+    input's mean square.
     """
     limit = 2 ** (bits - 1) - 1
     flat = weight.detach().double().flatten(1)
@@ -44,10 +44,10 @@ def quantize_weight(
 
 
 def ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """The weight (out, in) nearest to `weight` that gives outputs y (rows, out) on inputs x (rows, in).
+    """A weight (out, in) near `weight` that gives outputs y (rows, out) on inputs x (rows, in) in least squares.
 
-    Minimises the mean of |y - W x|² + strength · mean(x²) · |W - weight|², both x and y centred, so that a bias takes
-    the mean. In closed form (ERQ, Zhong et al. 2024, first step).
+    Minimises the mean of |y - W x|² + strength · mean(x²) · |W - weight|² in closed form (ERQ, Zhong et al. 2024, first
+    step). x and y are centred, because a bias takes the mean.
     """
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     moments = x.T @ x / len(x)
@@ -59,9 +59,9 @@ def ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, strength: float) -> 
 
 
 def confirmed_ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """`ridge` at that strength or more, as the second half of the rows confirms of a fit on the first.
+    """`ridge` at that strength or more; the strength is chosen by a fit on the first half of the rows, tested on the second.
 
-    Where no fit is better on the second half than `weight` itself, it is kept: few samples cannot tell.
+    `weight` is kept where no fit is better than it on the second half.
     """
     half = len(x) // 2
     if half < 2:
@@ -83,11 +83,10 @@ def round_compensated(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Integers (out, in) within ±limit for weights (out, in) and scales (out,), rounded column by column.
 
-    Also returns what was rounded, in steps (out, in).
+    Also returns the values before rounding, in steps (out, in).
 
-    The error of a rounded column is absorbed by the columns still to come, where the second moments (in, in) of the
-    inputs say that they can. Columns of large inputs come first. (Optimal brain surgeon, as in GPTQ, Frantar et al.
-    2023.)
+    The remaining columns absorb the error of a rounded column, as far as the second moments (in, in) of the inputs
+    allow. Columns of large inputs come first. (Optimal brain surgeon, as in GPTQ, Frantar et al. 2023.)
     """
     width = weight.shape[1]
     mean = moments.trace() / width
@@ -112,9 +111,9 @@ ROWS = 1024
 
 
 def quantize_linear(linear: nn.Linear, x: Tensor, precision: Precision, name: str) -> QuantizedLinear:
-    """`linear` at `precision`, its range searched on rows of x (n, in), its mean output error absorbed in the bias.
+    """`linear` at `precision`: the range is searched on rows x (n, in), and the bias absorbs the mean output error.
 
-    Raises QueeError naming the layer when values of x are not finite.
+    Raises QueeError naming the layer where values of x are not finite.
     """
     quantized = QuantizedLinear(linear, precision)
     x = x[:: max(1, len(x) // ROWS)]

@@ -1,4 +1,4 @@
-"""The report: figures and one page for any browser, made from the tables of the other stages alone."""
+"""The report: figures and one page for any browser, made only from the tables of the other stages."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +34,7 @@ class Results:
     sensitivity: list[Row] = field(default_factory=list)
     """`quantize/sensitivity.parquet`: the network with one layer quantized."""
     executed: dict[str, Any] = field(default_factory=dict)
-    """Measurements of benchmarks/runtime.py, where it was run."""
+    """Measurements of benchmarks/runtime.py, if it was run."""
     digests: dict[str, str] = field(default_factory=dict)
     """SHA-256 by file read."""
 

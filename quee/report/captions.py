@@ -1,4 +1,4 @@
-"""What each figure of the report shows, for readers who know nothing of the method."""
+"""Captions of the report's figures, for readers who do not know the method."""
 
 CAPTIONS = {
     "curves": (

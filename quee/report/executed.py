@@ -8,7 +8,7 @@ from quee.work.percentages import percent
 
 
 def executed_section(measured: dict[str, Any]) -> str:
-    """Accuracy beside images per second, p50 and p95, and bytes; nothing where nothing was measured."""
+    """Accuracy, images per second, p50 and p95, and bytes; an empty string without measurements."""
     found = measured.get("fixture")
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""Figures as SVG text: the same bytes for the same results, and nothing that points outside the file."""
+"""Figures as SVG text: the same bytes for the same results, without references outside of the file."""
 
 import re
 from collections import defaultdict
@@ -33,7 +33,7 @@ from quee.report.style import (
 from quee.work.percentages import DASH
 
 CLASSES = 24
-"""Classes shown at most; of more classes, those that leave earliest and latest are shown."""
+"""Most classes shown; of more classes, those that exit earliest and latest are shown."""
 FAR = 2.0
 """A static path that costs this many times more than all methods and than w8a8 is drawn as a horizontal line."""
 QUALITY = {
@@ -47,7 +47,7 @@ QUALITY = {
 def curves(results: Results) -> Figure:
     """Accuracy over cost of the main methods, single static precisions as points.
 
-    QuEE's policies are drawn at budgets, in their bands, with the single operating points as dots.
+    QuEE's policies are drawn at budgets with their bands; dots are single operating points.
     """
     points = curve_points(results.curve)
     lines = dict(points)
@@ -255,18 +255,18 @@ class Drawing:
 
     name: str
     make: Callable[[Results], Figure | None]
-    """None where the results hold nothing to draw."""
+    """Returns None where the results hold nothing to draw."""
     caption: tuple[str, str] | Callable[[Results], tuple[str, str]]
-    """Title, and what the figure shows, for readers who know nothing of the method."""
+    """Title and caption, for readers who do not know the method."""
     needs: tuple[str, ...] = ()
     """Fields of `Results` without which there is no figure."""
     after: str = "executed"
-    """Section of the page behind which the figure stands; figures of one section keep the order of FIGURES."""
+    """Section of the page that the figure follows; figures of one section keep the order of FIGURES."""
     table: Callable[[Results], str] | None = None
-    """HTML with the numbers behind the figure."""
+    """HTML with the figure's numbers."""
 
     def svg(self, results: Results) -> str | None:
-        """The figure as SVG text, whatever matplotlib's settings are; None where there is nothing to draw."""
+        """The figure as SVG text, for any settings of matplotlib; None where there is nothing to draw."""
         if not all(getattr(results, field) for field in self.needs):
             return None
         with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": f"quee.{self.name}"}], after_reset=True):
@@ -291,7 +291,7 @@ FIGURES = [
     Drawing("predictors", predictors, CAPTIONS["predictors"]),
     Drawing("sensitivity", sensitivity, CAPTIONS["sensitivity"], ("sensitivity",)),
 ]
-"""Every figure of the report: a new one is a function and a line."""
+"""All figures of the report; a new figure is a function and a line."""
 
 
 def draw(results: Results) -> dict[str, str]:

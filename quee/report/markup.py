@@ -22,7 +22,7 @@ def drawing(name: str, text: str, title: str, caption: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML; one that starts with NUL is the best of its column."""
+    """A table whose cells are HTML; a cell that starts with NUL is the best of its column."""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     lines = []
     for row in rows:

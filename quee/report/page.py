@@ -1,4 +1,4 @@
-"""The report as one HTML page: inline figures and style, nothing loaded from elsewhere."""
+"""The report as one HTML page with inline figures and style; it loads nothing from elsewhere."""
 
 from html import escape
 from string import Template
@@ -62,17 +62,17 @@ function queeStages(rows) {
 }
 </script>
 <script src="$records"></script>""")
-"""Run times differ with every run, so a script reads them when the page is opened: the page depends on results alone."""
+"""A script reads run times when the page is opened, so that the page itself depends on results alone."""
 
 
 def build_page(results: Results, figures: dict[str, str], records: str | None = None) -> str:
     """The page for results and their figures (SVG text by name).
 
-    `records` is where, relative to the page, a script calls `queeStages` with what each stage took.
+    `records` is the path, relative to the page, of a script that calls `queeStages` with the time of each stage.
     """
 
     def drawn(section: str) -> list[str]:
-        """The figures behind a section, each with the numbers behind it."""
+        """The figures that follow a section, each with its numbers."""
         parts = []
         for figure in FIGURES:
             if figure.after == section and figure.name in figures:

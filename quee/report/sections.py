@@ -1,4 +1,4 @@
-"""Sections of the report: what the results say, in words and tables."""
+"""Sections of the report: the results in words and tables."""
 
 from html import escape
 from typing import Any
@@ -10,7 +10,7 @@ from quee.work.percentages import DASH, DIFFERENCE, GAP, figure, percent
 
 NO_FLOAT = "fp32 is neither among paths.precisions nor among paths.references"
 DROPS = ("0.5", "1.0")
-"""Points of accuracy below the float network, as metrics name them."""
+"""Points of accuracy below the float network, in the form of the metrics' names."""
 
 
 def verdict(low: float, high: float) -> str:
@@ -209,7 +209,7 @@ def methods(results: Results) -> str:
 
 
 def savings(results: Results) -> str:
-    """What it costs to be nearly as accurate as the float network."""
+    """The cost of nearly the float network's accuracy."""
     evaluate = results.metrics["evaluate"]
     if evaluate.get("fp32_accuracy") is None:
         return f'<h2 id="savings">What float accuracy costs</h2><p>Not told: {NO_FLOAT}.</p>'
@@ -258,7 +258,7 @@ def _limits(row: dict[str, float | None]) -> str:
 
 
 def quality(results: Results) -> str:
-    """The numbers behind the figures of predictors and clusters."""
+    """The numbers of the figures of predictors and clusters."""
     if not results.quality:
         return ""
     rows = [
@@ -277,7 +277,7 @@ def quality(results: Results) -> str:
 
 
 def calibration(results: Results) -> str:
-    """Calibration error by gate and number of clusters on validation, with the least."""
+    """Calibration error on validation by gate and number of clusters, with the least marked."""
     by_gate = results.metrics["targets"].get("ece_by_clusters", {})
     rows = []
     for gate in sorted(by_gate):

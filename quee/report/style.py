@@ -1,4 +1,4 @@
-"""What all figures share: colours, axes, and SVG text that is the same bytes for the same results."""
+"""Common style of all figures: colours, axes, and SVG text with the same bytes for the same results."""
 
 import io
 import re
@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from quee.policies.names import named
 from quee.report import Row
 
-# Okabe and Ito's colours: told apart by colour-blind readers; dashes differ too.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; dashes differ, too.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9"
 GREY, BLACK = "#777777", "#222222"
 MAIN = {
@@ -44,7 +44,7 @@ STYLE = {
 
 
 def svg(figure: Figure, name: str) -> str:
-    """SVG text without date, metadata or document type; ids carry the figure's name, so a page can hold several."""
+    """SVG text without date, metadata or document type; ids contain the figure's name, so a page can hold several figures."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = file.getvalue()
@@ -56,7 +56,7 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Text of the user's for a figure, in which a dollar is no beginning of a formula."""
+    """A user's text for a figure; dollars are escaped, because they would start a formula."""
     return text.replace("$", r"\$")
 
 
@@ -72,7 +72,7 @@ def curve_points(rows: Iterable[Row]) -> dict[str, np.ndarray]:
 
 
 def static_methods(points: dict[str, np.ndarray]) -> list[str]:
-    """Methods of one precision throughout, by rising cost."""
+    """Methods of one uniform precision, by rising cost."""
     names = [method for method in points if method.startswith("static_") and method not in MAIN]
     return sorted(names, key=lambda method: (points[method][0][0], method))
 

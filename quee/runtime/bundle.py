@@ -1,4 +1,4 @@
-"""Loading bundles: nothing is read before its digest fits, nothing is executed before its shapes do; no pickle."""
+"""Loading bundles. Digests are checked before files are read, shapes before anything is executed; there is no pickle."""
 
 import logging
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from quee.runtime.timed import read_validation
 from quee.work.io import file_digest, read_json
 
 FAULTS = (QueeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError)
-"""What reading files that do not belong together raises."""
+"""Errors raised on reading files that do not belong together."""
 
 
 LOG = logging.getLogger(__name__)
@@ -38,12 +38,12 @@ LOG = logging.getLogger(__name__)
 def load_bundle(
     path: str | Path, engine: str = "torch", threads: int | None = None, profiled: bool = True, held: bool = True
 ) -> AdaptiveClassifier:
-    """The classifier of a bundle directory, executed by an engine; with its profile, if there is one and it is wanted.
+    """The classifier of a bundle directory, executed by an engine; with its profile, if there is one and `profiled` is true.
 
-    Unless `held` is false the engine is held against the bundle's canary: all of it now, by `auto` each segment at each
-    precision before it first runs. Raises IntegrityError with the reason when a file is missing, left over, a foreign link,
-    altered, of another format, or when what the files hold does not fit together; DisagreementError when the engine is
-    further from the reference than is allowed.
+    Unless `held` is false, the engine is compared with the bundle's canary: with the whole canary at once, or by `auto`
+    with each segment and precision before its first run. Raises IntegrityError with the reason where a file is missing,
+    unexpected, a foreign link, altered or of another format, or where the contents of files do not fit together;
+    DisagreementError where the engine differs from the reference by more than is allowed.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
@@ -98,7 +98,7 @@ def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Poi
         _check_predictors(folder, tree, view, predictors)
     policy = read_policy(folder, manifest.policy, Basis(tree, description, predictors))
     points = list(manifest.operating_points)
-    # The knob of a policy that weighs no price is the number of one of its points.
+    # The knob of a policy without a price is the number of one of its points.
     known = policy.priced or all(point.trade_off < len(policy.knobs(0)) for point in points)
     _fit(known, folder / NAME, f"operating points that policy {manifest.policy} does not have")
     return view, policy, points

@@ -24,9 +24,9 @@ from quee.work.io import read_tensors
 from quee.work.machine import cpu_model
 
 NUMBERS = 256
-"""How many numbers of a state are kept, evenly spread over it."""
+"""Number of values of a state that are kept, evenly spread over it."""
 _PATHS = ("trade_off", "first", "node", "label", "lead", "features")
-"""The arrays that are kept of the paths."""
+"""Names of the arrays about paths."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Agreement:
     """How close an engine's results are to the reference's."""
 
     paths: int
-    """How many paths were compared."""
+    """Number of paths compared."""
     differing: int
     step: str
     """The step with the largest difference relative to its margin."""
@@ -64,12 +64,12 @@ class Agreement:
 
 
 def steps_of(tree: PathTree) -> list[tuple[int, Precision]]:
-    """Every segment, from 1, with each precision that a considered path runs it at."""
+    """Every segment, from 1, with each of its precisions on considered paths."""
     return sorted({(len(path), path[-1]) for path in tree.paths}, key=lambda step: (step[0], str(step[1])))
 
 
 class Canary:
-    """The arrays that `write_canary` wrote, read once and never changed."""
+    """The arrays of `write_canary`, read once and never changed."""
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
@@ -79,7 +79,7 @@ class Canary:
 
     @classmethod
     def read(cls, folder: Path) -> "Canary | None":
-        """The canary of a bundle; None where it has none, as before format 3. Raises IntegrityError for a damaged one."""
+        """The canary of a bundle; None for a bundle without one (formats 1 and 2). Raises IntegrityError for a damaged canary."""
         path = folder / CANARY
         if not path.is_file():
             return None
@@ -96,7 +96,7 @@ class Canary:
         return self.arrays[f"before.{segment}"].astype(np.float32)
 
     def fault(self, tree: PathTree, image: tuple[int, ...], classes: int, features: int) -> str:
-        """What does not fit a bundle's tree and networks; an empty string where all fits."""
+        """The fault of a canary that does not fit a bundle's tree and networks; an empty string if there is none."""
         n, k, last = len(self), len(self.trade_offs), tree.segments
         befores = {f"before.{segment}" for segment in range(1, last + 1)}
         if absent := sorted(befores - set(self.arrays)):
@@ -121,7 +121,7 @@ class Canary:
         return "" if inside and set(self.first.tolist()) <= begins else "its paths are not in the tree"
 
     def difference(self, engine: Engine, segment: int, precision: Precision) -> Difference:
-        """The worst of an engine's differences in a step, with the allowed one."""
+        """The largest difference of an engine in a step, relative to the allowed one."""
         name, margin = step_name(segment, precision), margin_of(precision)
         found = engine.run(segment, precision, self.before(segment))
         kept = {key: self.arrays[f"{name}.{key}"].astype(float) for key in ("log_probs", "features")}
@@ -162,7 +162,7 @@ class Canary:
     def check_paths(self, executor: Executor, policy: Policy) -> int:
         """The number of images whose paths differ; each difference is a near tie.
 
-        Raises DisagreementError where more paths differ than chance explains, or where a difference is no near tie.
+        Raises DisagreementError where more paths differ than chance explains, or where a difference is not a near tie.
         """
         tree = policy.tree
         margin = margin_of_paths(tree.precisions)
@@ -190,7 +190,7 @@ class Canary:
 
 
 class _Whole:
-    """Gives an engine always the same number of samples, repeating the first: no smaller size is compiled."""
+    """Gives an engine always the same number of samples by repeating the first, so that no smaller size is compiled."""
 
     def __init__(self, engine: Engine, size: int) -> None:
         self.name, self.version, self.threads = engine.name, engine.version, engine.threads
@@ -207,7 +207,7 @@ class _Whole:
 
 
 def refusal(engine: Engine, reason: str) -> DisagreementError:
-    """Why an engine is refused, and what to use instead."""
+    """Message with the reason why an engine is refused, and an alternative."""
     advice = "make the bundle anew on this machine" if engine.name == "torch" else "take engine auto, or torch"
     return DisagreementError(
         f"engine {engine.name} {engine.version} disagrees with the bundle's reference: {reason}; {advice}. CPU: {cpu_model()}"
@@ -225,5 +225,5 @@ def spread(state: np.ndarray) -> np.ndarray:
 
 
 def _typical(values: np.ndarray) -> float:
-    """The bound that three quarters of the differences (n,) keep; infinite where any is not finite."""
+    """The bound that three quarters of the differences (n,) keep; infinite if any difference is not finite."""
     return float(np.quantile(values, QUANTILE)) if np.isfinite(values).all() else float("inf")

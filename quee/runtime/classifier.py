@@ -29,31 +29,31 @@ from quee.runtime.profile import Profile
 from quee.runtime.timed import timed_points
 
 TIMED = 8
-"""Sizes of batches for which a policy under measured time is kept: each costs a simulation, and memory."""
+"""Number of batch sizes whose policy under measured time is kept; each costs a simulation and memory."""
 _TIMING = Lock()
 
 
 @dataclass(frozen=True)
 class Routed:
-    """What became of n images."""
+    """Results of n images."""
 
     label: np.ndarray
     """(n,) class indices."""
     probabilities: np.ndarray
-    """(n, classes) of the exit head each sample left by."""
+    """(n, classes) probabilities of the exit head at which each sample exits."""
     node: np.ndarray
-    """(n,) node each sample left at."""
+    """(n,) node at which each sample exits."""
     path: list[str]
     cost: np.ndarray
-    """(n,) in units of the static w8a8 backbone, heads and predictors included."""
+    """(n,) in units of the static w8a8 backbone, including heads and predictors."""
     budget_met: bool
     predicted_error: np.ndarray
-    """(n, gates before the last) predicted error of leaving at each gate visited; NaN at the others."""
+    """(n, gates before the last) predicted error of exiting at each gate visited; NaN at the others."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """How n samples begin."""
+    """First steps and knobs of n samples."""
 
     first: np.ndarray
     """(n,) index of the first segment's precision."""
@@ -64,9 +64,9 @@ class Start:
 
 
 class AdaptiveClassifier(FittedClassifier):
-    """A classifier whose budget is chosen per call, by the options of `Options`; to scikit-learn a fitted one.
+    """A classifier whose budget is chosen per call by `Options`. For scikit-learn it is a fitted classifier.
 
-    A sample's prediction, path and cost do not depend on what it is batched with. Safe to call from several threads.
+    A sample's prediction, path and cost do not depend on its batch. Safe to call from several threads.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class AdaptiveClassifier(FittedClassifier):
         description: Mapping[str, Any] | None = None,
         engine: Engine | None = None,
     ) -> None:
-        """`costs` (N,) are the routed costs by node, `points` rise in cost; the engine is torch's unless given."""
+        """`costs` (N,) are the routed costs by node; `points` rise in cost; the default engine is torch."""
         self.view, self.policy, self.costs = view, policy, costs
         self.points, self.classes, self.budget = list(points), list(classes), budget
         self.description = description or {}
@@ -89,13 +89,13 @@ class AdaptiveClassifier(FittedClassifier):
         self.executor = Executor(self.engine, policy, costs, len(view.names))
         self.paths = np.array([self.tree.name(node) for node in range(len(self.tree))], dtype=object)
         self.profile: Profile | None = None
-        """Times on this machine, where the bundle was profiled."""
+        """Times on this machine, if the bundle was profiled."""
         self.digest = ""
-        """SHA-256 of the bundle's description, where there is one."""
+        """SHA-256 of the bundle's description, if there is one."""
         self.validation: Mapping[str, np.ndarray] = {}
-        """What operating points are found on under another cost: see `quee.runtime.timed`."""
+        """Samples for finding operating points under another cost, see `quee.runtime.timed`."""
         self.canary: Canary | None = None
-        """What engines are held against, where the bundle has it."""
+        """The reference's results that engines are compared with, if the bundle has them."""
         self._timed: OrderedDict[int, tuple[Profile, AdaptiveClassifier]] = OrderedDict()
         self._operating = OperatingPoints(self.tree, costs, self.points, budget, policy.priced)
 
@@ -109,7 +109,7 @@ class AdaptiveClassifier(FittedClassifier):
 
     @property
     def classes_(self) -> np.ndarray:
-        """(classes,) what `predict` answers with: indices into `classes`, the names."""
+        """(classes,) the values that `predict` returns: indices into the names `classes`."""
         return np.arange(len(self.classes))
 
     def predict(self, images: Images, *, pixels: str = "uint8", **options: Unpack[Asked]) -> np.ndarray:
@@ -123,8 +123,8 @@ class AdaptiveClassifier(FittedClassifier):
     def route(self, images: Images, *, pixels: str = "uint8", **options: Unpack[Asked]) -> Routed:
         """Route images: uint8 arrays (n, h, w) or (n, h, w, c), or a list of PIL images, file paths or encoded bytes.
 
-        With `pixels="unit"` arrays are of floats from 0 to 1; no other type is cast.
-        `budget_met` is false where what is asked cannot be met. Raises UsageError, a ValueError, naming a bad value.
+        With `pixels="unit"` arrays hold floats from 0 to 1; no other type is cast. `budget_met` is false where the
+        request cannot be met. Raises UsageError, a ValueError, naming a bad value.
         """
         asked = Options(**options)
         return self._run(self.prepare(images, pixels), asked)
@@ -135,7 +135,7 @@ class AdaptiveClassifier(FittedClassifier):
         return self._run(checked(x, self.transform), asked)
 
     def explain(self, images: Images, *, pixels: str = "uint8", **options: Unpack[Asked]) -> list[Explanation]:
-        """Why each image took its path."""
+        """An explanation of each image's path."""
         x = self.prepare(images, pixels)
         trace = Trace(len(x), self.tree.segments)
         routed = self._run(x, Options(**options), trace)
@@ -143,17 +143,17 @@ class AdaptiveClassifier(FittedClassifier):
 
     @cached_property
     def static_costs(self) -> dict[str, float]:
-        """What the same network costs where every image takes the same way, by its precision."""
+        """Cost of the static network by precision."""
         return static_costs(self.backbone, self.tree, self.policy)
 
     def prepare(self, images: Images, pixels: str = "uint8") -> np.ndarray:
-        """Images as in `route` to the backbone's input: float32 (n, c, h, w)."""
+        """Images, as `route` takes them, to the backbone's input: float32 (n, c, h, w)."""
         return prepare(images, self.transform, pixels)
 
     def warm(self, batch: int = LARGEST) -> "AdaptiveClassifier":
-        """Have every segment run now, and compiled for batches of up to `batch` images where the engine compiles graphs.
+        """Run every segment now, and compile graphs for batches of up to `batch` images if the engine compiles graphs.
 
-        Otherwise that happens in the first calls that need it.
+        Otherwise this happens in the first calls that need it.
         """
         tree, size = self.tree, self.transform.size
         state = np.zeros((1, self.transform.channels, *size), np.float32)
@@ -168,20 +168,20 @@ class AdaptiveClassifier(FittedClassifier):
         return self
 
     def hold(self) -> "AdaptiveClassifier":
-        """Hold the engine against the canary, where there is one; raises DisagreementError."""
+        """Compare the engine with the canary, if there is one; raises DisagreementError."""
         if self.canary is not None:
             self.canary.check(self.executor, self.policy)
         return self
 
     @property
     def guarantees(self) -> list[Guarantee]:
-        """What was certified, where the experiment keeps a certification split."""
+        """Certified guarantees; empty if the experiment has no certification split."""
         return [Guarantee(**facts) for facts in self.description.get("guarantees", [])]
 
     def expect(self, **options: Unpack[Asked]) -> Expected:
-        """Accuracy and mean cost to expect, with 95 % intervals, of data like the validation data.
+        """Expected accuracy and mean cost on data like the validation data, with 95 % intervals.
 
-        With `max_cost` it is an upper bound of both: the points were measured without such a limit.
+        With `max_cost` the values are upper bounds, because the points were measured without such a limit.
         """
         return self.operating(Options(**options)).expected
 
@@ -190,18 +190,18 @@ class AdaptiveClassifier(FittedClassifier):
         return self._operating.choose(options)
 
     def start(self, x: np.ndarray, options: Options) -> Start:
-        """How prepared images begin under the options."""
+        """First steps and knobs of prepared images under the options."""
         if options.milliseconds is not None:
             raise UsageError("a budget of time is that of one call's batch; batches that callers share have none")
         at, n = self.operating(options), len(x)
-        # Which of the two points a sample is served at is drawn from the sample itself, never from its batch.
+        # The sample itself, never its batch, decides which of the two points serves it.
         second = draws(x) < at.share if 0 < at.share < 1 else np.full(n, at.share > 0)
         first = np.where(second, at.high.first, at.low.first)
         trade_off = np.where(second, at.high.trade_off, at.low.trade_off)
         return Start(first, trade_off, None if options.max_cost is None else float(options.max_cost), at.met)
 
     def routed(self, node: np.ndarray, log_probs: np.ndarray, error: np.ndarray, met: bool) -> Routed:
-        """The answer for samples that left at nodes (n,), with log probabilities (n, classes)."""
+        """The results of samples that exited at nodes (n,), with log probabilities (n, classes)."""
         path = self.paths[node].tolist()
         return Routed(log_probs.argmax(axis=1), np.exp(log_probs), node, path, self.costs[node], met, error)
 
@@ -223,8 +223,8 @@ class AdaptiveClassifier(FittedClassifier):
     def timed(self, batch: int) -> "AdaptiveClassifier":
         """The same networks under a policy whose costs and budgets are milliseconds per image in batches of a size.
 
-        Raises UsageError where the bundle was not profiled with this engine on this machine, or keeps no samples to
-        find budgets on.
+        Raises UsageError where the bundle was not profiled with this engine on this machine, or has no samples for
+        finding operating points.
         """
         if self.profile is None:
             raise UsageError("a budget of time takes a profile of the bundle: run `quee profile BUNDLE` first")

@@ -1,6 +1,6 @@
-"""What scikit-learn asks of a fitted classifier, without importing scikit-learn, which takes seconds.
+"""scikit-learn's conventions for a fitted classifier, without importing scikit-learn, which takes seconds.
 
-`is_classifier` asks for tags, `check_is_fitted` for `__sklearn_is_fitted__`, scorers for `predict` and `predict_proba`.
+`is_classifier` reads tags, `check_is_fitted` calls `__sklearn_is_fitted__`, scorers call `predict` and `predict_proba`.
 """
 
 from typing import Any, Self
@@ -11,14 +11,14 @@ from quee.errors import UsageError
 
 
 class FittedClassifier:
-    """A classifier that was fitted elsewhere: `fit` changes nothing."""
+    """A classifier that was fitted elsewhere; `fit` changes nothing."""
 
     classes: list[str]
-    """Names, in the order of the indices that `predict` answers with."""
-    _estimator_type = "classifier"  # what scikit-learn looked at before 1.6
+    """Names in the order of the indices that `predict` returns."""
+    _estimator_type = "classifier"  # read by scikit-learn before 1.6
 
     def fit(self, images: Any = None, labels: Any = None) -> Self:
-        """Changes nothing: a classifier is fitted by `quee.fit`. scikit-learn asks for the method."""
+        """Changes nothing, because `quee.fit` fits classifiers; scikit-learn demands the method."""
         return self
 
     def score(self, images: Any, labels: Any, sample_weight: Any = None, *, pixels: str = "uint8") -> float:

@@ -30,14 +30,14 @@ class GateReport:
     probability: float
     """Probability of that class."""
     predicted_error: float | None
-    """Predicted error probability of leaving here; None at the last gate, which decides nothing."""
+    """Predicted error probability of exiting here; None at the last gate, which decides nothing."""
     cost: float
     """Cost up to here, in units of the static w8a8 backbone."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One image's way through the network."""
+    """One image's path through the network, gate by gate."""
 
     label: str
     probability: float

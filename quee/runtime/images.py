@@ -1,4 +1,4 @@
-"""From callers' images to a backbone's input; inputs that are no images are refused by name."""
+"""Callers' images to a backbone's input; messages name inputs that are not images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,19 +14,19 @@ from quee.errors import QueeError, UsageError
 from quee.runtime.pixels import BATCH, SINGLE, accepted, check_choice, check_size
 
 Images = np.ndarray | Sequence[Any]
-"""An array (n, h, w) or (n, h, w, c) with 1, 3 or 4 channels, or a list of such arrays without n, PIL images, file paths
-or encoded bytes. Arrays are uint8, or floats from 0 to 1 where `pixels="unit"` says so: see `quee.runtime.pixels`."""
+"""An array (n, h, w) or (n, h, w, c) with 1, 3 or 4 channels, or a list of arrays without the axis n, PIL images, file
+paths or encoded bytes. Arrays are uint8, or floats from 0 to 1 with `pixels="unit"`, see `quee.runtime.pixels`."""
 
 
 def prepare(images: Images, transform: Preprocessing, pixels: str = "uint8") -> np.ndarray:
-    """Images to float32 (n, c, h, w), resized, cropped and normalised. Raises UsageError naming a bad one."""
+    """Images to float32 (n, c, h, w), resized, cropped and normalised. Raises UsageError naming a bad image."""
     return np.asarray(transform.normalise(to_unit(fitted(images, transform, pixels))).numpy())
 
 
 def fitted(images: Images, transform: Preprocessing, pixels: str = "uint8", first: int = 0) -> np.ndarray:
-    """Images to uint8 (n, h, w, c) as the backbone sees them: resized, cropped, with its number of channels.
+    """Images to uint8 (n, h, w, c) at the backbone's size and number of channels: resized and cropped.
 
-    Raises UsageError naming a bad one of a list by its number, counted from `first`.
+    Raises UsageError naming a bad image of a list by its number, counted from `first`.
     """
     check_choice(pixels)
     if isinstance(images, str | bytes | Path | Image.Image) or not hasattr(images, "__len__"):
@@ -46,7 +46,7 @@ def fitted(images: Images, transform: Preprocessing, pixels: str = "uint8", firs
 
 
 def checked(x: Any, transform: Preprocessing) -> np.ndarray:
-    """Prepared images (n, c, h, w) as finite float32; raises UsageError naming what does not fit."""
+    """Prepared images (n, c, h, w) as finite float32; raises UsageError naming the fault."""
     valid = f"float32 (n, {transform.channels}, {transform.size[0]}, {transform.size[1]})"
     if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.shape[1:] != (transform.channels, *transform.size):
         kind = f"shape {x.shape} and dtype {x.dtype}" if isinstance(x, np.ndarray) else f"type {type(x).__name__}"
@@ -62,7 +62,7 @@ def checked(x: Any, transform: Preprocessing) -> np.ndarray:
 
 
 def _is_tensor(images: Any) -> bool:
-    """Whether it is a PyTorch tensor, without importing PyTorch."""
+    """Whether a value is a PyTorch tensor, without importing PyTorch."""
     return any(kind.__module__.partition(".")[0] == "torch" for kind in type(images).__mro__)
 
 
@@ -92,14 +92,14 @@ def _opened(image: Any, index: int, transform: Preprocessing, pixels: str) -> Im
         raise
     except QueeError as error:
         raise UsageError(str(error)) from None
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow, of images opened and not yet loaded
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow, for images not yet loaded
         raise UsageError(f"{name}: does not decode ({' '.join(str(error).split())[:160]})") from None
     advice = "; give image.numpy(), with channels last" if _is_tensor(image) else ""
     raise UsageError(f"{name} is a {type(image).__name__}; valid: uint8 array, PIL image, file path, bytes{advice}")
 
 
 def _check_mode(image: Image.Image, name: str) -> None:
-    """Raises UsageError for a PIL image of more than 8 bits that is from no file, so its range is unknown."""
+    """Raises UsageError for a PIL image of more than 8 bits that is not from a file, because its range is unknown."""
     if image.mode == "F" or (image.mode.startswith("I") and image.format is None):
         raise UsageError(
             f"{name} is a PIL image of mode {image.mode}, whose white is not known; convert its values to 0–255: "

@@ -1,4 +1,4 @@
-"""Many images by name: files, folders of files, Parquet; in bounded memory and in any order."""
+"""Any number of images by name, from files, folders and Parquet files, in bounded memory and any order."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,9 +23,9 @@ class Inputs:
     """The images of files, of folders (at every depth, sorted), of Parquet files in the hub's schema and of NumPy files."""
 
     def __init__(self, paths: Sequence[str | Path], pixels: str = "uint8", skip_bad: bool = False) -> None:
-        """`pixels` says how arrays are read.
+        """`pixels` tells how arrays are read.
 
-        Raises UsageError for a missing input or one without images; with `skip_bad` not for Parquet files in folders.
+        Raises UsageError for an input that is missing or has no images; `skip_bad` skips such Parquet files in folders.
         """
         check_choice(pixels)
         self.pixels = pixels
@@ -74,9 +74,9 @@ class Inputs:
         return self.starts[-1]
 
     def read(self, start: int, stop: int) -> Iterator[tuple[str, str | bytes | np.ndarray]]:
-        """Names of the images start … stop-1, each with an input of `AdaptiveClassifier.route`: a path, bytes or an array.
+        """Names and contents of the images start … stop-1; a content is a path, bytes or an array, as `route` takes it.
 
-        Names are valid UTF-8: other bytes of a file's name are written as `\\xe9`.
+        Names are valid UTF-8; other bytes of a file's name are written in the form `\\xe9`.
         """
         from bisect import bisect_right
 

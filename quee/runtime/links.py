@@ -19,7 +19,7 @@ OBJECT = re.compile(r"(?:files/md5/)?[0-9a-f]{2}/[0-9a-f]{30}")
 
 
 def check_plain(path: Path) -> os.stat_result:
-    """Facts of a bundle's file; raises IntegrityError where it is missing, no file, or a link to another place."""
+    """Facts of a bundle's file; raises IntegrityError where it is missing, not a file, or a link to another place."""
     try:
         facts = path.lstat()
         if stat.S_ISLNK(facts.st_mode):

@@ -1,9 +1,9 @@
-"""`bundle.json`: what a bundle is made of, and the checks that come before any of it is read.
+"""`bundle.json`: the description of a bundle, and the checks before its other files are read.
 
-Formats: 1 had no digest of its own description; 2 has, with preprocessing and the exported graphs; 3 has a canary. A
-bundle of an older format is read through its migrations. The digests show damage and mix-ups, not who made a bundle:
-whoever can write a bundle can make one whose digests agree. Trust comes from where it is kept, or from comparing
-`digest` with a known one.
+Format 2 added a digest of the description, preprocessing and exported graphs; format 3 added a canary. Bundles of older
+formats are read through migrations. The digests show damage and mix-ups, but not who made a bundle, because anyone who
+can write a bundle can write digests that agree. Trust comes from the place where a bundle is kept, or from comparing
+`digest` with a known digest.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ NAME = "bundle.json"
 CANARY = "canary.safetensors"
 FORMAT = 3
 MAX_BYTES = 16 << 20
-"""A description is no larger."""
+"""Largest size of a description."""
 _FILE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
 _SUFFIXES = (".json", ".md", ".onnx", ".safetensors")
 
@@ -51,20 +51,20 @@ class Manifest(_Strict):
     experiment: str
     budget: Positive
     canary: bool
-    """Whether engines can be held against the reference; not in bundles of formats 1 and 2."""
+    """Whether there is a canary to compare engines with; false in formats 1 and 2."""
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     embedding: bool
     policy: Annotated[str, AfterValidator(_deployable)]
     preprocessing: Preprocessing | None
-    """None: the backbone's own, in bundles of format 1."""
+    """None in format 1, which uses the backbone's own."""
     operating_points: Annotated[tuple[Point, ...], Field(min_length=1)]
     guarantees: tuple[Guarantee, ...] = ()
-    """Empty where the experiment keeps no certification split."""
+    """Empty if the experiment has no certification split."""
     precision_files: dict[str, str]
     graphs: dict[str, tuple[str, ...]]
     """Exported graphs by precision, in the order of the segments."""
     files: dict[str, Digest]
-    """SHA-256 by name, of every other file."""
+    """SHA-256 of every other file by name."""
     digest: Digest | None = None
     """SHA-256 of this description without this entry; None in format 1."""
 
@@ -97,7 +97,7 @@ def _from_2(value: dict[str, Any]) -> dict[str, Any]:
 
 
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
-"""Format to what makes of its description one of the next."""
+"""Format to the migration of its description to the next format."""
 
 
 def own_digest(value: dict[str, Any]) -> str:
@@ -105,16 +105,17 @@ def own_digest(value: dict[str, Any]) -> str:
 
 
 def seal(folder: Path, description: dict[str, Any]) -> None:
-    """Write `bundle.json` for a folder as it is: `description` with format, digests of all files, and its own."""
+    """Write `bundle.json` for a folder: `description` with format, digests of all files, and a digest of itself."""
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name != NAME}
     value = {**description, "files": files, "format": FORMAT}
     write_bytes(folder / NAME, json_bytes({**value, "digest": own_digest(value)}))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The description of a bundle, migrated to the current format; of its other files nothing is read yet.
+    """The description of a bundle, migrated to the current format; no other file is read.
 
-    Raises IntegrityError with the reason when it is missing, no plain file, of another format, altered, or inconsistent.
+    Raises IntegrityError with the reason where it is missing, not a plain file, of another format, altered or
+    inconsistent.
     """
     if not folder.is_dir():
         raise IntegrityError(f"no bundle at {folder}: not a directory; `quee run` makes an experiment's")
@@ -152,13 +153,13 @@ def _read(path: Path) -> dict[str, Any]:
         same = json_bytes(value) == data
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"not a bundle's description: {path} ({error})") from None
-    if not same:  # so that no byte can change, not even where JSON would not mind
+    if not same:  # so that every byte counts, even those that JSON ignores
         raise IntegrityError(f"{path}: not in the form it was written in")
     return value
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Raises IntegrityError naming a file that is missing, left over, no plain file, or altered."""
+    """Raises IntegrityError naming a file that is missing, unexpected, not a plain file, or altered."""
     present = set()
     for entry in sorted(folder.iterdir()):
         check_plain(entry)

@@ -1,4 +1,4 @@
-"""How far an engine may be from the reference, by number format. No other module says it.
+"""The allowed differences between an engine and the reference, by number format. They are defined only here.
 
 Engines round sums in another order than PyTorch. A value halfway between two integers may then round to the other one,
 which moves later values by about one step of their grid. This is rare, and the step is larger at fewer bits. So the
@@ -52,7 +52,7 @@ def margin_of_paths(precisions: Iterable[Precision]) -> Margin:
 
 
 def allowed_flips(paths: int, share: float, doubt: float = 1e-4) -> int:
-    """How many of a number of paths may differ.
+    """Number of paths out of `paths` that may differ.
 
     An engine that keeps the allowed share in the long run exceeds this number with a probability of at most `doubt`.
     """

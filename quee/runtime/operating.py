@@ -1,4 +1,4 @@
-"""What a caller may ask for, and the operating points that answer it."""
+"""Options of a caller, and the operating points that serve them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -19,10 +19,10 @@ AtLeast0 = Annotated[float, Field(ge=0)]
 
 @dataclass(frozen=True)
 class Point:
-    """An operating point of the policy, as found on validation. The annotated ranges are checked in `bundle.json`."""
+    """An operating point of the policy, found on validation. The annotated ranges are checked in `bundle.json`."""
 
     trade_off: AtLeast0
-    """The policy's knob: λ, or the number of one of its points."""
+    """The policy's knob: λ, or the number of a point."""
     first: Annotated[int, Field(ge=0)]
     """Index of the first segment's precision."""
     cost: Positive
@@ -34,10 +34,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What was certified of a trade-off on samples that nothing else touched; each statement holds alone.
+    """A certified statement about a trade-off, from samples with no other use; each statement holds alone.
 
-    `accuracy_loss`: accuracy is below the static network's at the highest precision by at most `limit`. `budget`: the
-    mean cost is at most `limit`. By `learn_then_test` with probability 1 − `delta`, by `conformal` on average.
+    `accuracy_loss`: accuracy is at most `limit` below the static network's at the highest precision. `budget`: the mean
+    cost is at most `limit`. `learn_then_test` holds with probability 1 − `delta`, `conformal` on average.
     """
 
     what: Literal["accuracy_loss", "budget"]
@@ -47,12 +47,12 @@ class Guarantee:
     samples: Annotated[int, Field(ge=1)]
     trade_off: AtLeast0
     cost: Positive
-    """On validation."""
+    """Mean cost on validation."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Accuracy and mean cost to expect of new data like the validation data, with 95 % intervals where known."""
+    """Expected accuracy and mean cost on new data like the validation data, with 95 % intervals if known."""
 
     accuracy: float
     cost: float
@@ -73,13 +73,13 @@ class Asked(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller asks for; costs in units of the static w8a8 backbone.
+    """A caller's request; costs are in units of the static w8a8 backbone.
 
-    `budget` is a mean cost over data like the validation data, `trade_off` the price λ of a unit of cost, and either
-    goes with `max_cost`, a limit for every sample, which alone is spent up to on every sample; none means the bundle's
-    budget. `latency_ms` (mean milliseconds per image) and `images_per_second` are budgets of time, of batches of as many
-    images as a call brings, on a machine where the bundle was profiled. What cannot be met is answered at the nearest.
-    Raises UsageError naming a value out of range.
+    `budget` is a mean cost over data like the validation data, and `trade_off` is the price λ of a unit of cost. Either
+    can be combined with `max_cost`, a limit for every sample; `max_cost` alone spends up to the limit on every sample.
+    Without options the bundle's budget holds. `latency_ms` (mean milliseconds per image) and `images_per_second` are
+    budgets of time for batches of the size of the call; they need a profile from this machine. A request that cannot be
+    met is served at the nearest point. Raises UsageError naming a value out of range.
     """
 
     budget: float | None = None
@@ -105,7 +105,7 @@ class Options:
 
     @property
     def milliseconds(self) -> float | None:
-        """The budget of time per image, where one is given."""
+        """The budget of time per image; None without one."""
         if self.images_per_second is not None:
             return 1000.0 / float(self.images_per_second)
         return None if self.latency_ms is None else float(self.latency_ms)
@@ -113,7 +113,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Operating:
-    """Two neighbouring points, the share of samples served at the second, and whether what was asked can be met."""
+    """Two neighbouring points, the share of samples served at the second, and whether the request can be met."""
 
     low: Point
     high: Point
@@ -122,7 +122,7 @@ class Operating:
 
     @property
     def expected(self) -> Expected:
-        """Of the mixture; the ends of its intervals are the points' ends mixed, which is no narrower than its own."""
+        """Expectation for the mixture; its intervals mix the points' intervals, which is never too narrow."""
 
         def mixed(low: float, high: float) -> float:
             return (1 - self.share) * low + self.share * high
@@ -145,13 +145,13 @@ class OperatingPoints:
     def __init__(
         self, tree: PathTree, costs: np.ndarray, points: Sequence[Point], budget: float, priced: bool = True
     ) -> None:
-        """`costs` (N,) are routed costs by node; `budget` is what no options mean.
+        """`costs` (N,) are routed costs by node; `budget` holds where no options are given.
 
-        `priced` says that the policy decides by λ itself. Any other policy answers a trade-off with one of its points.
+        `priced` means that the policy's knob is λ. Any other policy serves a trade-off at one of its points.
         """
         self.tree, self.costs, self.points, self.budget, self.priced = tree, costs, list(points), budget, priced
         self.choose = lru_cache(maxsize=1024)(self._choose)
-        """The points that answer the options; what cannot be met is answered at the nearest."""
+        """The points that serve the options; the nearest point where they cannot be met."""
 
     def _choose(self, options: Options) -> Operating:
         limit = options.max_cost
@@ -176,14 +176,14 @@ class OperatingPoints:
         return Operating(self._within(low, limit), self._within(high, limit), share, met)
 
     def _priced(self, trade_off: float) -> Point:
-        """The point for a price of a unit of cost."""
+        """The best point for a price of a unit of cost."""
         if not self.priced:
             return min(self.points, key=lambda p: 1 - p.accuracy + trade_off * p.cost)
         nearest = min(self.points, key=lambda p: abs(np.log1p(p.trade_off) - np.log1p(trade_off)))
         return replace(nearest, trade_off=trade_off)
 
     def _within(self, point: Point, max_cost: float | None) -> Point:
-        """The point with a first step that the limit allows: the dearest allowed, the cheapest where none is."""
+        """The point with a first step within the limit: the dearest such step, or the cheapest step if there is none."""
         if max_cost is None:
             return point
         children = self.tree.children[-1]

@@ -1,6 +1,6 @@
-"""What counts as pixels, at every entry point: 8 bits from 0 to 255, or floats from 0 to 1 where the caller says so.
+"""Accepted pixels at every entry point: 8 bits from 0 to 255, or floats from 0 to 1 if the caller says so.
 
-Nothing is cast on a guess. An array of another type, range or order of axes is refused; the message gives the conversion.
+No type is guessed. An array of another type, range or order of axes is refused; the message gives the conversion.
 """
 
 from typing import Any, Literal, get_args
@@ -13,7 +13,7 @@ from quee.work.registry import unknown
 
 Pixels = Literal["uint8", "unit"]
 PIXELS: tuple[str, ...] = get_args(Pixels)
-"""How arrays are to be read: `uint8` from 0 to 255, or `unit`: floats from 0 to 1, rounded to the nearest 255th."""
+"""Types of arrays: `uint8` from 0 to 255, or `unit`, floats from 0 to 1, which are rounded to the nearest 255th."""
 BATCH, SINGLE = ("n", "h", "w"), ("h", "w")
 """Axes of several images and of one image; the channel axis follows or is absent."""
 CHANNELS = (1, 3, 4)
@@ -107,7 +107,7 @@ def _from_unit(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _shape_fault(shape: tuple[int, ...], axes: tuple[str, ...]) -> str | None:
-    """What is wrong with a shape, and what to do; None where it is accepted."""
+    """The fault of a shape, with advice; None where the shape is accepted."""
     n, many = len(axes), "n" in axes
     if 0 in shape:
         return "they have no pixels"
@@ -126,7 +126,7 @@ def _shape_fault(shape: tuple[int, ...], axes: tuple[str, ...]) -> str | None:
 
 
 def _type_fault(array: np.ndarray, pixels: str) -> str | None:
-    """What is wrong with an array's type, and the conversion to use; None where it is accepted."""
+    """The fault of an array's type, with the conversion to use; None where the type is accepted."""
     if isinstance(array, np.ma.MaskedArray):
         return "what is masked has no value: give images.filled(0) or the like"
     kind, unit = array.dtype.kind, pixels == "unit"

@@ -1,7 +1,7 @@
-"""Measured milliseconds in place of BitFLOPs: what each segment takes on this machine, and the policy that spends time.
+"""Measured milliseconds instead of BitFLOPs: the time of each segment and decision on this machine.
 
-A profile lies beside its bundle, `BUNDLE.profile.json`, and belongs to that bundle, one machine, engine and number of
-threads. Exit heads and state features are measured with their segments; decisions of the gates by themselves.
+A profile is in `BUNDLE.profile.json` beside its bundle, and belongs to that bundle, one machine, engine and number of
+threads. Exit heads and state features are measured with their segments, decisions of the gates separately.
 """
 
 import time
@@ -28,16 +28,16 @@ REPEATS = 9
 
 @dataclass(frozen=True)
 class Timing:
-    """What one batch takes: a segment with its gate (precision given), or the decision at a gate."""
+    """The time of one batch: of a segment with its gate (with a precision), or of the decision at a gate."""
 
     segment: int
-    """Segment, or the gate that decides, from 1."""
+    """Number of the segment, or of the gate that decides, from 1."""
     precision: str
     """Empty for a decision."""
     executed: str
     batch: int
     milliseconds: float
-    """Median of the whole batch."""
+    """Median time of the whole batch."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Profile:
     machine: str
     timings: tuple[Timing, ...]
     quee: str = ""
-    """The version that measured; profiles once lacked it."""
+    """The version of quee that measured; older profiles have none."""
 
     def foreign(self, engine: Engine) -> str:
         """How the profiled circumstances differ from those of an engine here; empty where they do not."""
@@ -63,7 +63,7 @@ class Profile:
 
     @property
     def circumstances(self) -> dict[str, str]:
-        """What times depend on, by name."""
+        """Everything that times depend on, by name."""
         engine = f"{self.engine} {self.version}".strip()
         return {"engine": engine, "threads": str(self.threads), "CPU": self.machine, "quee": self.quee}
 
@@ -130,18 +130,18 @@ class Profile:
 
 
 def profile_of(bundle: str, engine: Engine, timings: tuple[Timing, ...]) -> Profile:
-    """The profile of an engine as it runs here; `bundle` is the digest of the bundle's description."""
+    """The profile of an engine in this process; `bundle` is the digest of the bundle's description."""
     return Profile(bundle, engine.name, engine.version, engine.threads, cpu_model(), timings, __version__)
 
 
 def profile_path(bundle: Path) -> Path:
-    """Where a bundle's profile lies: beside it."""
+    """Path of a bundle's profile, beside the bundle."""
     resolved = bundle.resolve()
     return resolved.with_name(f"{resolved.name}.profile.json")
 
 
 def read_profile(bundle: Path, digest: str) -> Profile | None:
-    """The profile beside a bundle, or None; raises IntegrityError when it is damaged or of another bundle."""
+    """The profile beside a bundle, or None; raises IntegrityError where it is damaged or of another bundle."""
     path = profile_path(bundle)
     if not path.is_file():
         return None
@@ -168,9 +168,9 @@ def measure(
     batches: Sequence[int] = BATCHES,
     repeats: int = REPEATS,
 ) -> tuple[Timing, ...]:
-    """Time every (segment, precision, batch) and every decision; alternating, medians.
+    """Time every (segment, precision, batch) and every decision, in alternation; the results are medians.
 
-    `images` (n, c, h, w) are prepared ones, repeated where a batch is larger; `features` is how many a gate sees.
+    `images` (n, c, h, w) are prepared, and repeated for larger batches; `features` is the number of features of a gate.
     """
     if not batches or min(batches) < 1:
         raise UsageError(f"batches {list(batches)}; valid: from 1")

@@ -10,7 +10,7 @@ from mlflow.pyfunc import PythonModel
 
 
 class QueeModel(PythonModel):  # type: ignore[misc]
-    """Images (N, H, W) or (N, H, W, C) to prediction, label, cost, and path unless `return_path` is false.
+    """Images (N, H, W) or (N, H, W, C) to prediction, label, cost and, unless `return_path` is false, path.
 
     Params: `budget` (mean cost, the bundle's own by default) or `trade_off` (price of a unit of cost), `max_cost`,
     `return_path`, and `pixels`: `uint8`, or `unit` for floats from 0 to 1.
@@ -28,7 +28,7 @@ class QueeModel(PythonModel):  # type: ignore[misc]
         given = {name: value for name, value in (params or {}).items() if value is not None}
         with_path, pixels = given.pop("return_path", True), given.pop("pixels", "uint8")
         try:
-            # The signature passes JSON on as objects, as it was sent; arrays from Python keep their type.
+            # The signature passes JSON on unchanged, as objects; arrays from Python keep their type.
             images = np.asanyarray(model_input)
             if images.dtype == object:
                 images = numbers(images, "images", pixels)

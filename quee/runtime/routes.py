@@ -1,4 +1,4 @@
-"""The paths that images take, compared with the expected ones: where two paths differ, and how close the steps were."""
+"""Comparison of the paths of images with expected paths: where two paths differ, and how close the steps were."""
 
 from dataclasses import dataclass
 
@@ -19,11 +19,11 @@ class Routes:
     lead: np.ndarray
     """(k, n) probability of the label minus that of the second class."""
     features: np.ndarray
-    """(k, n, segments · F) state features of the gates visited; what lies behind the last is 0."""
+    """(k, n, segments · F) state features of the gates visited; 0 after the exit."""
 
 
 def routes(executor: Executor, images: np.ndarray, trade_offs: np.ndarray, first: np.ndarray) -> Routes:
-    """What becomes of prepared images (n, c, h, w) at trade-offs (k,) behind first steps (k,)."""
+    """Results of prepared images (n, c, h, w) at trade-offs (k,) after first steps (k,)."""
     n = len(images)
     nodes, labels, leads, features = [], [], [], []
     for trade_off, step in zip(trade_offs.tolist(), first.tolist(), strict=True):
@@ -48,9 +48,9 @@ def routes(executor: Executor, images: np.ndarray, trade_offs: np.ndarray, first
 
 
 def gap(policy: Policy, expected: int, found: int, features: np.ndarray, trade_off: float) -> float:
-    """By how much the steps to two nodes differ in value where their paths part; infinite where they share none.
+    """Difference in value between the two steps at which the paths to two nodes part; infinite where no step is shared.
 
-    `features` (N, F) are a sample's by node, those of the nodes on the way to `expected` at least.
+    `features` (N, F) are a sample's features by node, at least for the nodes on the way to `expected`.
     """
     tree = policy.tree
     a, b = tree.lineage(expected), tree.lineage(found)

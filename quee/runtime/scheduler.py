@@ -47,7 +47,7 @@ class DrainingError(QueeError):
 
 @dataclass(frozen=True)
 class Stats:
-    """Counts of what a scheduler has done and still has to do."""
+    """Counters of a scheduler."""
 
     capacity: int
     """Samples that may be in flight."""
@@ -56,7 +56,7 @@ class Stats:
     queue: dict[str, int]
     """Samples waiting, by `SEGMENT:PRECISION`."""
     batch_sizes: dict[int, int]
-    """How many batches of each size were run."""
+    """Number of batches run, by size."""
     requests: dict[str, int]
     """By outcome: `done`, `overloaded`, `expired`, `cancelled`, `failed`."""
     draining: bool
@@ -148,7 +148,7 @@ class Scheduler:
             raise UsageError(f"batch={batch}, capacity={capacity}, patience={patience}: give at least 1")
         self.classifier, self.batch, self.capacity, self.patience = classifier, batch, capacity, patience
         self._changed = Condition()
-        slots = capacity + batch  # slots of abandoned requests stay taken while their samples run
+        slots = capacity + batch  # slots of abandoned requests stay occupied while their samples run
         self._samples = classifier.executor.samples(slots)
         self._free = list(range(slots))
         self._owner = np.full(slots, -1)
@@ -257,7 +257,7 @@ class Scheduler:
         try:
             after, log_probs = executor.advance(*key, self._samples, flight)
             steps = executor.decide(segment, self._samples, flight.slots)
-        except Exception as error:  # the callers get the engine's error, whatever it is
+        except Exception as error:  # callers get any error of the engine
             with self._changed:
                 self._running = self._running[:0]
                 self._reclaim(flight.slots)
@@ -362,7 +362,7 @@ class Scheduler:
             )
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Accept nothing more, answer what is in flight, end the worker; false if that takes more than `timeout` s."""
+        """Accept nothing more, answer the samples in flight, end the worker; false if this takes more than `timeout` seconds."""
         with self._changed:
             self._draining = True
             self._changed.notify_all()
@@ -370,7 +370,7 @@ class Scheduler:
         return not self._worker.is_alive()
 
     def stop(self) -> None:
-        """End now: what is in flight fails with DrainingError."""
+        """End now; requests in flight fail with DrainingError."""
         with self._changed:
             self._draining = self._stopped = True
             self._give_up(list(self._requests), "failed", DrainingError("the scheduler was stopped"))

@@ -23,7 +23,7 @@ from quee.work.progress import progress
 from quee.work.store import Store
 
 SHARD = 1024
-"""Images between two points at which work can be taken up again."""
+"""Number of images per stored part, after which scoring can be resumed."""
 SCHEMA = pa.schema(
     [
         ("image", pa.string()),
@@ -36,10 +36,10 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-"""One row per image; all but `image` and `error` are null where an image was skipped as bad."""
+"""One row per image; for a skipped bad image all columns but `image` and `error` are null."""
 
 Prepared = tuple[list[str], np.ndarray | None, np.ndarray, dict[int, str]]
-"""Names, prepared good images, their rows, and what is wrong with the others."""
+"""Names, prepared good images, their rows, and the faults of the others."""
 
 
 def score(
@@ -51,9 +51,9 @@ def score(
     batch: int = 128,
     skip_bad: bool = False,
 ) -> Iterator[pa.Table]:
-    """Rows of the images start … stop-1, `batch` at a time; the next ones are decoded meanwhile.
+    """Rows of the images start … stop-1, `batch` at a time; the next batch is decoded meanwhile.
 
-    Raises UsageError naming the images that cannot be taken, of all of `inputs` from the first such on, unless `skip_bad`.
+    Raises UsageError for bad images unless `skip_bad`; it names all bad images of `inputs` from the first one on.
     """
     stop = len(inputs) if stop is None else min(stop, len(inputs))
     parts = [(first, min(first + batch, stop)) for first in range(start, stop, batch)]
@@ -86,7 +86,7 @@ def _prepare(classifier: AdaptiveClassifier, inputs: Inputs, start: int, stop: i
 def _read(
     classifier: AdaptiveClassifier, inputs: Inputs, start: int, stop: int
 ) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Names of images, and each prepared (1, c, h, w), or what is wrong with it."""
+    """Names of images, with each prepared image (1, c, h, w) or its fault."""
     for name, image in inputs.read(start, stop):
         try:
             yield name, classifier.prepare([image], inputs.pixels)
@@ -121,9 +121,8 @@ def score_to_parquet(
 ) -> dict[str, float]:
     """Score all images into one Parquet file, with progress; returns sums (images, skipped, cost).
 
-    Work in progress is kept beside `out`, and what was done is not done again when the same call is repeated; with
-    another bundle, other options or other files it begins anew. Raises UsageError when `out` is no file that can be
-    written.
+    Finished parts are kept beside `out`, and the same call continues from them; a call with another bundle, other options
+    or other files begins anew. Raises UsageError where `out` cannot be written.
     """
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"cannot write {out}: {'it is a folder' if out.is_dir() else 'no such folder'}")
@@ -161,7 +160,7 @@ def score_to_parquet(
 
 
 def _may_become_answers(out: Path) -> bool:
-    """Whether there is nothing in a file that would be lost: it is not there, is empty, or has answers of an earlier call."""
+    """Whether a file may be replaced: it does not exist, is empty, or has answers of an earlier call."""
     if not out.exists() or not out.stat().st_size:
         return True
     try:
@@ -171,7 +170,7 @@ def _may_become_answers(out: Path) -> bool:
 
 
 def _store(classifier: AdaptiveClassifier, inputs: Inputs, options: Options, out: Path, skip_bad: bool) -> Store:
-    """The store of what was done of exactly this; what was begun for the same file of anything else goes."""
+    """The store of this call's finished parts; parts of other calls for the same file are removed."""
     own = [dict(classifier.description), classifier.engine.name, asdict(options), skip_bad, SHARD, inputs.identity()]
     key = key_of(own, versions((*LIBRARIES, "onnxruntime", "openvino")))[:16]
     parts = out.with_name(f".{out.name}.{key}.parts")

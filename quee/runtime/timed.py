@@ -1,4 +1,4 @@
-"""A policy that spends measured time: the bundle's under a profile, with operating points in milliseconds."""
+"""The bundle's policy with measured time as cost, and its operating points in milliseconds."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -14,13 +14,13 @@ from quee.work.io import read_tensors, write_tensors
 
 FILE = "validation.safetensors"
 LARGEST = 4 << 20
-"""Bytes of features that are kept at most."""
+"""Most bytes of features that are kept."""
 
 
 def write_validation(out: Path, cache: FeatureCache) -> None:
-    """Keep what operating points under another cost model are found on: features and errors of validation samples.
+    """Write features and errors of validation samples, on which operating points under another cost model are found.
 
-    Of more than fit into `LARGEST` bytes a draw is kept, the same each time: the order of a cache may be that of classes.
+    If they exceed `LARGEST` bytes, a fixed random sample is kept, because a cache may be sorted by class.
     """
     before = int((cache.tree.gate < cache.tree.segments).sum())
     features = cache.features[:, :before].astype(np.float16)
@@ -31,7 +31,7 @@ def write_validation(out: Path, cache: FeatureCache) -> None:
 
 
 def read_validation(folder: Path) -> dict[str, np.ndarray]:
-    """What `write_validation` kept; nothing in bundles that have none."""
+    """Read the arrays of `write_validation`; empty for bundles without them."""
     return read_tensors(folder / FILE) if (folder / FILE).is_file() else {}
 
 

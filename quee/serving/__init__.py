@@ -1,1 +1,1 @@
-"""The endpoint: a bundle behind HTTP, a budget per request. Needs the extra `serve`; `quee serve BUNDLE` starts it."""
+"""The HTTP endpoint of a bundle, with a budget per request. It needs the extra `serve`; `quee serve BUNDLE` starts it."""

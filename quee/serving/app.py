@@ -32,13 +32,13 @@ EXAMPLE = {
 
 
 class Reload(Closed):
-    """Which bundle is expected, by the SHA-256 of its bundle.json; any, unless given."""
+    """SHA-256 of the expected bundle's bundle.json; by default any bundle is loaded."""
 
     digest: str | None = None
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application of a service. Everything is refused or answered as JSON; errors are `{"error": reason}`."""
+    """The application of a service. All answers are JSON; errors are `{"error": reason}`."""
     settings = service.settings
 
     @asynccontextmanager
@@ -50,7 +50,7 @@ def create_app(service: Service) -> FastAPI:
         title="quee",
         version=__version__,
         description=DESCRIPTION,
-        docs_url=None,  # FastAPI's page loads scripts from elsewhere; ours is at /page/docs.html
+        docs_url=None,  # FastAPI's page loads scripts from other hosts; ours is at /page/docs.html
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
@@ -102,7 +102,7 @@ def _inference(app: FastAPI, service: Service) -> None:
             raise RefusedError(404, "model", f"no model {name[:80]!r} of version {str(version)[:80]!r}; there is {has}")
 
     async def infer(request: Request) -> Response:
-        known(**request.path_params)  # FastAPI's own reading of them takes as long as all of `protocol.parse`
+        known(**request.path_params)  # FastAPI's own parsing takes as long as `protocol.parse`
         async with service.admit() as take:
             body, length = await request.body(), request.headers.get(protocol.HEADER)
             asked, images = await service.done(lambda: protocol.parse(body, length, service.settings), len(body))
@@ -164,13 +164,13 @@ def _administration(app: FastAPI, service: Service) -> None:
 
 
 def _body(model: type[BaseModel], *kinds: str, required: bool = True, **more: Any) -> dict[str, Any]:
-    """The description of a body that an endpoint reads itself."""
+    """OpenAPI's description of a body that an endpoint reads itself."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": required, "content": {kind: {"schema": schema, **more} for kind in kinds}}}
 
 
 def _describe(app: FastAPI, *models: type[BaseModel]) -> None:
-    """Have the OpenAPI description hold the models that `_body` names, which FastAPI does not look for."""
+    """Add the models that `_body` names to the OpenAPI description, because FastAPI does not find them."""
     written = app.openapi
 
     def openapi() -> dict[str, Any]:

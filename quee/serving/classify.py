@@ -1,4 +1,4 @@
-"""`POST /v1/classify`: image files of a form, or base64 in JSON, with a budget beside them."""
+"""`POST /v1/classify`: image files in a form, or base64 in JSON, with an optional budget."""
 
 import logging
 from dataclasses import asdict
@@ -15,13 +15,13 @@ from quee.serving.service import Answer, Service
 from quee.serving.settings import Settings
 
 FIELDS = 64
-"""Fields of a form at most, beside its files."""
-# It warns of every bad form: strangers would fill the log.
+"""Most fields of a form besides its files."""
+# The parser logs every bad form, so strangers could fill the log.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 class Classify(Budgets):
-    """What is asked: one of `image` and `images`. In a form `image` is a file, and may be repeated."""
+    """A request with one of `image` and `images`. In a form `image` is a file and may be repeated."""
 
     image: File | None = None
     images: Annotated[list[File], Field(fail_fast=True)] | None = None
@@ -39,7 +39,7 @@ class Classify(Budgets):
 
 
 async def asked(request: Request, service: Service) -> Classify:
-    """What a request asks, its images checked; raises RefusedError with the reason."""
+    """The parsed request with checked images; raises RefusedError with the reason."""
     body, (kind, parameters) = await request.body(), parse_options_header(request.headers.get("content-type", ""))
     if kind == b"application/json":
         given = await service.done(lambda: read(Classify, body), len(body))
@@ -77,7 +77,7 @@ async def _from_form(request: Request, settings: Settings) -> Classify:
 
 
 def answer(found: Answer) -> dict[str, Any]:
-    """What is answered: for every image its class, probabilities, path and cost, and its gates where asked for."""
+    """The answer: class, probabilities, path and cost of every image, and its gates if asked for."""
     routed, served = found.routed, found.served
     classes = served.classifier.classes
     results: list[dict[str, Any]] = [

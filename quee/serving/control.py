@@ -1,12 +1,12 @@
-"""Keeps the budget spent at the budget asked when inputs drift.
+"""Control that keeps the mean cost at the requested budget when inputs drift.
 
-A budget holds on average over data like the validation data, where the operating points were found. Behind an endpoint
-inputs change, and what a point costs changes with them. So each answered image's excess c/β − 1 is added up, and the
-budget applied is the one asked times exp(−gain · debt): integral control in the logarithm, which is dual ascent on the
-trade-off, since rising points fall in λ (Balseiro & Gur 2019, "Learning in repeated auctions with budgets", pace a spend
-likewise). While the correction is not at its limits, mean spent / asked − 1 = debt / n exactly, and |debt| is bounded by
-the log-range of the points over the gain: the mean spent tends to the budget asked whatever the inputs, as long as
-some point reaches it.
+A budget holds on average over data like the validation data, on which the operating points were found. Inputs of an
+endpoint change, and the cost of a point changes with them. So the excess c/β − 1 of each answered image is added up to a
+debt, and the applied budget is the requested one times exp(−gain · debt). This is integral control in the logarithm. It
+is also dual ascent on the trade-off, because λ falls as points rise in cost (Balseiro & Gur 2019, "Learning in repeated
+auctions with budgets", pace a spend in the same way). While the correction is within its limits, mean spent / asked − 1
+= debt / n exactly, and |debt| is at most the log-range of the points divided by the gain. So the mean cost tends to the
+requested budget for any inputs, as long as some point reaches that budget.
 """
 
 import math
@@ -18,14 +18,14 @@ import numpy as np
 
 BINS_PER_OCTAVE = 8
 GRID = 64
-"""Corrections are rounded to exp(1/64): requests of one budget share their trade-offs, and so run in one batch."""
+"""Corrections are rounded to steps of exp(1/64), so that requests with one budget share trade-offs and batches."""
 GAIN = 1 / 256
-"""Log-budget per image's worth of excess. Answers come up to a queue later than what they correct: gain · queue ≤ 1 is stable."""
+"""Change of the log-budget per unit of debt. Corrections lag by up to a queue of images; gain · queue ≤ 1 is stable."""
 
 
 @dataclass
 class BudgetControl:
-    """Integral control of the budget applied, one debt per asked budget (in bins an eighth of an octave wide).
+    """Integral control of the applied budget, with one debt per requested budget (in bins an eighth of an octave wide).
 
     `costs` are the operating points' costs; budgets beyond them are not pursued.
     """
@@ -41,12 +41,12 @@ class BudgetControl:
         return min(self.costs), max(self.costs)
 
     def reachable(self, budget: float) -> float:
-        """The nearest budget that the points span: what validation data would cost."""
+        """The nearest budget within the points' range; validation data would cost that much."""
         low, high = self.reach
         return min(max(budget, low), high)
 
     def applied(self, budget: float) -> float:
-        """The budget to route under so that `budget` is spent. The budget itself where it is out of reach."""
+        """The budget to route under so that the mean cost becomes `budget`; `budget` itself where it is out of reach."""
         low, high = self.reach
         if not self.enabled or not low < budget < high:
             return budget
@@ -55,20 +55,20 @@ class BudgetControl:
         return min(max(budget * math.exp(round(correction * GRID) / GRID), low), high)
 
     def spent(self, budget: float, cost: np.ndarray) -> float:
-        """Account for answered images' costs (n,) under an asked budget; the correction from here on."""
+        """Account for the costs (n,) of answered images under a requested budget; returns the new correction."""
         low, high = self.reach
         if not self.enabled or not low < budget < high:
             return 1.0
         key = _bin(budget)
         with self._lock:
             debt = self._debt.get(key, 0.0) + float(np.sum(cost / budget - 1.0))
-            # Debt beyond what the points reach would still be paid back long after the inputs are as before.
+            # Debt beyond the points' reach would be paid back long after the inputs have returned to normal.
             debt = min(max(debt, math.log(budget / high) / self.gain), math.log(budget / low) / self.gain)
             self._debt[key] = debt
             return math.exp(-self.gain * debt)
 
     def label(self, budget: float) -> float:
-        """The middle of the bin that a budget's debt is kept in."""
+        """The middle of a budget's bin."""
         return float(2.0 ** (_bin(self.reachable(budget)) / BINS_PER_OCTAVE))
 
 

@@ -1,7 +1,6 @@
-"""The ASGI layer that every request passes first: who asks, how much they send, how long they take.
+"""The ASGI layer that every request passes first. It checks the sender, the size and the time of a request.
 
-Nothing of a body is read before its sender is known to be allowed, and nothing is decoded before the whole has arrived
-within its limits.
+No body is read before its sender is accepted, and nothing is decoded before the whole body has arrived within its limits.
 """
 
 import asyncio
@@ -16,9 +15,9 @@ from quee.serving.requests import GoneError, RefusedError
 from quee.serving.settings import Settings
 
 OPEN = ("/v2/health/", "/page/")
-"""Answered without a token: probes, and the page's own files, which hold no data."""
+"""Paths that need no token: probes, and the page's own files, which hold no data."""
 LINGER = 1.0
-"""Seconds for which a refused body is read and dropped, so that its sender sees the answer and not a reset."""
+"""Seconds for which a refused body is read and dropped, so that its sender gets the answer instead of a reset."""
 
 
 class Limits:
@@ -27,7 +26,7 @@ class Limits:
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
         self.held = 0
-        """Bytes of bodies held."""
+        """Bytes of bodies in memory."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,7 +60,7 @@ class Limits:
             else:
                 await self.app(scope, _whole(body, receive), observed)
         except GoneError:
-            status = 499  # for the metrics: nobody is left to answer
+            status = 499  # only for the metrics: the client has left
         finally:
             self.held -= held
             route = getattr(scope.get("route"), "path", "other")
@@ -74,7 +73,7 @@ class Limits:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != headers.get("host") and origin not in settings.cors:
             raise RefusedError(403, "origin", f"pages of {origin[:80]} may not call; see --cors")
-        preflight = scope["method"] == "OPTIONS" and origin in settings.cors  # browsers ask without the token
+        preflight = scope["method"] == "OPTIONS" and origin in settings.cors  # browsers send no token with these
         free = preflight or scope["path"] == "/" or scope["path"].startswith(OPEN)
         if settings.token is not None and not free:
             scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -85,7 +84,7 @@ class Limits:
             raise RefusedError(415, "encoding", f"content-encoding {encoding[:40]!r}: bodies are taken uncompressed")
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
-        """The whole body; its bytes count as held from here on, until the caller gives them back."""
+        """The whole body; its bytes count as held until the caller releases them."""
         settings, declared = self.settings, int(headers.get("content-length", 0))
         if declared > settings.max_body:
             raise RefusedError(413, "body", f"a body of {declared} bytes; at most {settings.max_body}")
@@ -124,7 +123,7 @@ class Limits:
 
 
 def _whole(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body in one message, then what comes after it."""
+    """A `receive` that gives the body in one message, then the following messages."""
     given = False
 
     async def once() -> Message:

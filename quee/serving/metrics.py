@@ -1,4 +1,4 @@
-"""What Prometheus reads at `/metrics`."""
+"""Metrics for Prometheus at `/metrics`."""
 
 from collections.abc import Callable
 
@@ -52,7 +52,7 @@ class Metrics:
         self._drift.set(1.0)
 
     def watch(self, queue: Callable[[], int], limit: int, ready: Callable[[], bool]) -> None:
-        """Have `/metrics` call these functions for the gauges of the queue and of readiness."""
+        """Let `/metrics` call these functions for the gauges of queue and readiness."""
         self._queue.set_function(queue)
         self._limit.set(limit)
         self._ready.set_function(ready)
@@ -71,7 +71,7 @@ class Metrics:
             self._rejected.labels(refused).inc()
 
     def dropped(self, reason: str) -> None:
-        """A connection ended before it asked anything."""
+        """Count a connection that ended without a request."""
         self._rejected.labels(reason).inc()
 
     def routed(self, found: Routed, unit_bitflops: float, asked: float | None, expected: float | None) -> None:

@@ -1,4 +1,4 @@
-"""The page at `/`: its files and the images to try, read once, and what it needs to know of the model."""
+"""The page at `/`: its files and example images, which are read once, and the facts of the model that it shows."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,11 @@ HEADERS = {
 
 MOST = 12
 LARGEST = 1 << 20
-"""Bytes of an example."""
+"""Most bytes of an example image."""
 
 
 def page_routes(app: FastAPI, service: Service) -> None:
-    """Serve the page; raises UsageError when the folder of examples holds no images."""
+    """Serve the page; raises UsageError where the folder of examples holds no images."""
     files = {file.name: file.read_bytes() for file in sorted(FOLDER.iterdir()) if file.suffix in KINDS}
     examples = read_examples(service.settings.examples)
 
@@ -80,7 +80,7 @@ class Example:
 
 
 def read_examples(folder: Path | None) -> list[Example]:
-    """Up to 12 images, of as many classes as can be; raises UsageError when there are none."""
+    """Up to 12 images of as many classes as possible; raises UsageError where there are none."""
     if folder is None:
         return []
     if not folder.is_dir():

@@ -20,7 +20,7 @@ from quee.serving.settings import Settings
 HEADER = "inference-header-content-length"
 FLOATS = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
 DATATYPES = {"UINT8": "u1", **FLOATS}
-"""Of pixels, with numpy's names."""
+"""Datatypes of pixels, with NumPy's names."""
 MAX_RANK = 4
 OutputName = Literal["label", "class", "probabilities", "path", "cost"]
 OUTPUTS: dict[OutputName, str] = {
@@ -38,7 +38,7 @@ class Parameters(Budgets):
 
 
 class _Open(BaseModel):
-    """Other fields may be given, and are not read: the protocol lets clients add some."""
+    """Other fields are ignored, because the protocol lets clients add fields."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -69,7 +69,7 @@ class Output(_Open):
 
 
 class InferenceRequest(_Open):
-    """A request: one of the two inputs, and which outputs are wanted (all, unless it says)."""
+    """A request: one of the two inputs, and the wanted outputs (by default all)."""
 
     id: Annotated[str, Field(max_length=256)] | None = None
     parameters: Parameters | None = None
@@ -90,19 +90,19 @@ class InferenceRequest(_Open):
 
     @property
     def seconds(self) -> float | None:
-        """The timeout."""
+        """The request's timeout."""
         return None if self.said.timeout is None else self.said.timeout / 1e6
 
     @property
     def wanted(self) -> dict[OutputName, bool]:
-        """Names of the outputs, and whether each is wanted in binary."""
+        """Names of the wanted outputs, with whether each is wanted in binary."""
         if not self.outputs:
             return dict.fromkeys(OUTPUTS, self.said.binary_data_output)
         return {output.name: bool(output.parameters and output.parameters.binary_data) for output in self.outputs}
 
 
 class Tensor(BaseModel):
-    """A tensor of an answer or, without its data, of the model's description."""
+    """A tensor of an answer or, without data, of the model's description."""
 
     name: str
     datatype: str
@@ -129,7 +129,7 @@ class ModelMetadata(BaseModel):
 
 
 def metadata(name: str, version: str, classes: int) -> ModelMetadata:
-    """The model's tensors. One of the two inputs is given; shapes are -1 where any size goes."""
+    """The model's tensors. A request has one of the two inputs; -1 in a shape stands for any size."""
     outputs = [
         Tensor(name=output, datatype=kind, shape=[-1, classes] if output == "probabilities" else [-1])
         for output, kind in OUTPUTS.items()
@@ -145,7 +145,7 @@ def metadata(name: str, version: str, classes: int) -> ModelMetadata:
 def parse(
     body: bytes, header_length: str | None, settings: Settings
 ) -> tuple[InferenceRequest, np.ndarray | list[bytes]]:
-    """The request of a body, and its images: uint8 (n, h, w) or (n, h, w, c), or n encoded ones.
+    """The request in a body, and its images: uint8 (n, h, w) or (n, h, w, c), or n encoded images.
 
     Raises RefusedError with the reason.
     """
@@ -186,12 +186,12 @@ def _images(tensor: Input, rest: memoryview, settings: Settings, pixels: Pixels)
     if values.size != count:
         raise bad(f"{where}: shape {shape} takes {count} values, {values.size} are given", "shape")
     if pixels == "uint8":
-        return values.reshape(shape)  # and looked at when it is prepared
+        return values.reshape(shape)  # values are checked when the images are prepared
     return _taken(lambda: accepted(values.reshape(shape), where, pixels=pixels))
 
 
 def _datatypes(tensor: Input, pixels: Pixels) -> str:
-    """The datatypes that are valid, where a tensor's is not."""
+    """The valid datatypes, for the message about a tensor with another one."""
     if tensor.name == "encoded":
         return "" if tensor.datatype == "BYTES" else "BYTES"
     floats = ", ".join(FLOATS)
@@ -208,7 +208,7 @@ def _numbers(data: list[Any], shape: list[int], pixels: Pixels) -> np.ndarray:
 
 
 def _binary(rest: memoryview, kind: str, count: int) -> np.ndarray:
-    """The numbers of a binary tensor."""
+    """The values of a binary tensor."""
     width = np.dtype(kind).itemsize
     if len(rest) != count * width:
         raise bad(f"the shape takes {count * width} bytes, {len(rest)} are given", "shape")
@@ -233,7 +233,7 @@ def _files(data: list[Any]) -> list[bytes]:
 
 
 def _length_prefixed(rest: memoryview) -> list[bytes]:
-    """BYTES in binary: each element behind its length, four bytes little-endian."""
+    """BYTES in binary: each element follows its length, four bytes little-endian."""
     found, at = [], 0
     while at < len(rest):
         length = int.from_bytes(rest[at : at + 4], "little")
@@ -252,7 +252,7 @@ def answer(
     version: str,
     parameters: dict[str, Any],
 ) -> tuple[bytes, int | None]:
-    """The body of an answer, and the length of its JSON where tensors follow it."""
+    """The body of an answer, and the length of its JSON if binary tensors follow."""
     tensors: dict[OutputName, np.ndarray] = {
         "label": routed.label.astype(np.int64),
         "class": np.array([classes[int(index)] for index in routed.label], object),

@@ -1,6 +1,6 @@
-"""What requests have in common: how they are read and refused, budgets, and what images may be.
+"""Common parts of all requests: reading, refusals, budgets, and limits on images.
 
-A refusal is a status, a word for the metrics, and the reason as `{"error": …}`.
+A refusal has a status, a word for the metrics, and the reason as `{"error": …}`.
 """
 
 import base64
@@ -18,14 +18,14 @@ from quee.runtime.operating import Options
 from quee.serving.settings import Settings
 
 ELONGATION = 64
-"""Longer side over shorter at most: the shorter is scaled to the network's input, and the longer with it."""
+"""Largest ratio of the sides: scaling the shorter side to the network's input scales the longer side, too."""
 CONTAINERS = 2_000_000
-"""Lists and objects in a JSON body: an empty one takes 2 bytes there and 60 in memory."""
+"""Most lists and objects in a JSON body; an empty one takes 2 bytes there and 60 in memory."""
 M = TypeVar("M", bound=BaseModel)
 
 
 class RefusedError(Exception):
-    """A request that is not answered; `why` is a short word, one of few, that metrics count by."""
+    """A refused request; `why` is one of a few short words, under which metrics count it."""
 
     def __init__(self, status: int, why: str, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -45,12 +45,12 @@ class GoneError(Exception):
 
 
 def bad(message: str, why: str = "malformed") -> RefusedError:
-    """400: the request does not say something that can be answered."""
+    """400: the request cannot be understood."""
     return RefusedError(400, why, message)
 
 
 def read(model: type[M], data: bytes) -> M:
-    """A JSON body as a model; raises RefusedError (400) naming the first field that does not fit."""
+    """A JSON body as a model; raises RefusedError (400) naming the first invalid field."""
     if (opened := data.count(b"[") + data.count(b"{")) > CONTAINERS:
         raise bad(f"JSON with {opened} lists and objects; at most {CONTAINERS}")
     try:
@@ -60,7 +60,7 @@ def read(model: type[M], data: bytes) -> M:
 
 
 def misfit(error: ValidationError, field: str = "") -> RefusedError:
-    """The first error of a validation, as a refusal: the field (within `field`), what is valid, and what was given."""
+    """The first error of a validation as a refusal: the field (within `field`), the valid values and the given one."""
     first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
         return bad(f"not JSON: {first['ctx']['error']}")
@@ -73,7 +73,7 @@ def misfit(error: ValidationError, field: str = "") -> RefusedError:
 
 
 def decoded(value: Any) -> Any:
-    """Base64 text, also as a `data:` URL, to bytes; anything else as it is. Raises ValueError for other text."""
+    """Base64 text, also as a `data:` URL, to bytes; returns other types unchanged. Raises ValueError for other text."""
     if not isinstance(value, str):
         return value
     try:
@@ -98,14 +98,14 @@ class Closed(BaseModel):
 
     @model_validator(mode="after")
     def _known(self) -> "Closed":
-        if self.model_extra:  # not left to pydantic, whose message does not say what is valid
+        if self.model_extra:  # pydantic's own message does not list the valid fields
             valid = ", ".join(type(self).model_fields)
             raise ValueError(f"unknown field {min(self.model_extra)[:80]!r}; valid: {valid}")
         return self
 
 
 class Budgets(Closed):
-    """`Options` of a request; their ranges are checked there."""
+    """Budgets of a request; `Options` checks their ranges."""
 
     budget: float | None = Field(default=None, description="Mean cost, above 0; not with trade_off.")
     trade_off: float | None = Field(default=None, description="Price of a unit of cost, 0 or more.")
@@ -131,7 +131,7 @@ def check_size(width: int, height: int, name: str, settings: Settings) -> None:
 
 
 def check_count(images: int, settings: Settings) -> None:
-    """Raises RefusedError for no image, or more than a request may have."""
+    """Raises RefusedError for no image, or for more images than a request may have."""
     if not images:
         raise bad("no image given", "no_image")
     if images > settings.max_images:
@@ -139,7 +139,7 @@ def check_count(images: int, settings: Settings) -> None:
 
 
 def check_images(images: Sequence[bytes], settings: Settings) -> None:
-    """Check encoded images by their headers alone; raises RefusedError for the first that will not be decoded."""
+    """Check encoded images by their headers alone; raises RefusedError for the first that may not be decoded."""
     check_count(len(images), settings)
     for index, data in enumerate(images):
         name = f"image {index}"
@@ -180,4 +180,4 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         503: "Overloaded, or about to end; see Retry-After.",
     }.items()
 }
-"""For the OpenAPI description."""
+"""Refusals in the OpenAPI description."""

@@ -1,4 +1,4 @@
-"""uvicorn, with limits on slow connections, an orderly end, and reload on SIGHUP."""
+"""uvicorn with limits on slow connections, an orderly shutdown, and reload on SIGHUP."""
 
 import asyncio
 import logging
@@ -22,15 +22,15 @@ FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-type: application/json\r\n"
     b'content-length: 33\r\n\r\n{"error": "too many connections"}'
 )
-"""What a connection beyond the limit gets, before it has said anything."""
+"""Answer to a connection beyond the limit, sent before its request."""
 logger = logging.getLogger("quee.serving")
 
 
 class TimedConnection(H11Protocol):
-    """Ends a connection whose request's head or answer takes too long, and connections beyond the limit.
+    """Closes connections whose request head or answer takes too long, and connections beyond the limit.
 
-    uvicorn times only idle connections between requests, and `Limits` times bodies. This class alone depends on
-    uvicorn's insides; `tests/quee/serving/test_server.py` shows whether another release of uvicorn fits it.
+    uvicorn times only idle connections between requests, and `Limits` times bodies. Only this class depends on uvicorn's
+    internals; `tests/quee/serving/test_server.py` shows whether a new release of uvicorn fits.
     """
 
     service: Service
@@ -73,7 +73,7 @@ class TimedConnection(H11Protocol):
         super().send_400_response(msg)
 
     def _watch_head(self) -> None:
-        """Time a head from its first byte, whatever trickles in; between requests uvicorn's own timer runs."""
+        """Time a head from its first byte, even if bytes keep arriving; between requests uvicorn's own timer runs."""
         begun = self.cycle is None or bool(self.conn.trailing_data[0])
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing() or not begun:
             self._unwatch_head()
@@ -96,8 +96,8 @@ class TimedConnection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """On the first SIGTERM or SIGINT `ready` turns false; after `drain` seconds no connection is taken and what is in
-    flight is answered; a second signal ends at once."""
+    """On the first SIGTERM or SIGINT `ready` becomes false. After `drain` seconds no connection is accepted, and requests in
+    flight are answered. A second signal ends at once."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -152,7 +152,7 @@ def server_of(service: Service, app: FastAPI | None = None) -> Server:
         backlog=2048,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nothing depends on who a client says it is
+        proxy_headers=False,  # headers about the client's address are not trusted
         log_level="error",
     )
     return Server(config, service)

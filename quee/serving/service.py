@@ -1,4 +1,4 @@
-"""What stands behind the endpoints: the model, admission, answers, metrics, and the change to another model."""
+"""The service of the endpoints: the model, admission, answers, metrics, and the change to another model."""
 
 import asyncio
 import gc
@@ -29,20 +29,20 @@ from quee.serving.settings import Settings
 from quee.work.io import file_digest, read_json
 
 THREADS = 2
-"""Threads in which large requests are parsed and images decoded. Their number bounds the memory that this takes."""
+"""Number of threads for parsing large requests and decoding images; it bounds their memory."""
 SMALL = 32 * 1024
-"""Requests of at most so many bytes (or pixel values) are handled on the event loop: a thread would take longer."""
+"""Requests of at most so many bytes (or pixel values) are handled on the event loop, because a thread would take longer."""
 EXPLAINING = 8
-"""Explanations that may wait at once. Each runs its images alone, outside of the shared batches."""
+"""Most explanations that may wait at once. Each runs its images alone, outside of the shared batches."""
 RATE_WINDOW = 10.0
-"""Seconds over which the rate of answers is taken, for Retry-After."""
+"""Seconds over which the rate of answers is measured, for Retry-After."""
 T = TypeVar("T")
 
 
 def settle() -> None:
     """Exempt all present objects from garbage collection, which took a fifth of the event loop's time.
 
-    Call it after a model is loaded. A model that was replaced before the call is freed by it.
+    Call it after a model is loaded. The call also frees a model that was replaced before.
     """
     gc.unfreeze()
     gc.collect()
@@ -65,9 +65,9 @@ class Served:
         engine: str = "torch",
         threads: int | None = None,
     ) -> None:
-        """Raises IntegrityError when the bundle is not whole, or another than `digest` names."""
-        folder = bundle.resolve()  # what a link names now: not half of the old and half of the new
-        read_manifest(folder)  # says so where there is no bundle
+        """Raises IntegrityError where the bundle is not whole or has another digest than `digest`."""
+        folder = bundle.resolve()  # resolve the link once, so that all files come from one bundle
+        read_manifest(folder)  # raises where there is no bundle
         self.digest = file_digest(folder / "bundle.json")
         if digest is not None and digest != self.digest:
             raise IntegrityError(f"{bundle} has digest {self.digest}, expected {digest}")
@@ -78,12 +78,12 @@ class Served:
         self.name = f"quee-{self.classifier.description['experiment']}"
         self.version = self.digest[:12]
         self.control = BudgetControl([point.cost for point in self.classifier.points], enabled=control)
-        self.classifier.warm(batch)  # first calls are slow, and a bundle that cannot run is not taken
+        self.classifier.warm(batch)  # first calls are slow, and a bundle that cannot run is refused
         self.classifier.predict(np.zeros((1, *self.classifier.transform.size, 3), np.uint8))
         self.scheduler = Scheduler(self.classifier, batch=batch, capacity=queue)
 
     def asked(self, options: Options) -> float | None:
-        """The budget that a request asks for, the bundle's own if it asks for nothing; None where it has none."""
+        """The budget of a request, by default the bundle's own; None for a request by trade-off or limit alone."""
         if options.trade_off is not None:
             return None
         if options.budget is None and options.max_cost is None:
@@ -91,18 +91,18 @@ class Served:
         return options.budget
 
     def controlled(self, options: Options) -> float | None:
-        """The budget that control pursues: none where every sample has a limit, which lowers what is spent."""
+        """The budget for control; None where every sample has a limit, because limits lower the mean cost."""
         return self.asked(options) if options.max_cost is None else None
 
     def applied(self, options: Options) -> Options:
-        """The options to route under: those asked, the budget as control has it."""
+        """The options to route under: the requested ones, with the budget corrected by control."""
         asked = self.controlled(options)
-        if asked is None or not asked > 0:  # refused further on
+        if asked is None or not asked > 0:  # refused later
             return options
         return replace(options, budget=self.control.applied(asked))
 
     def close(self, timeout: float) -> bool:
-        """Answer what is in flight; false when that took longer than `timeout` seconds and was broken off."""
+        """Answer the requests in flight; false where this was stopped after `timeout` seconds."""
         done = self.scheduler.drain(timeout)
         if not done:
             self.scheduler.stop()
@@ -110,7 +110,7 @@ class Served:
 
 
 class Crossing(Generic[T]):
-    """Awaits futures of another thread, with one wake-up of the event loop for all that are ready.
+    """Awaits futures of another thread; one wake-up of the event loop serves all that are ready.
 
     All calls of `wait` come from one event loop.
     """
@@ -120,7 +120,7 @@ class Crossing(Generic[T]):
         self._woken = False
 
     async def wait(self, future: "Future[T]", gone: Callable[[], Awaitable[Any]] | None = None) -> T:
-        """The future's result. When `gone` returns first the future is cancelled, and GoneError raised."""
+        """The future's result. If `gone` returns first, the future is cancelled and GoneError raised."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
         future.add_done_callback(lambda done: self._put(loop, done, answer))
@@ -140,9 +140,9 @@ class Crossing(Generic[T]):
 
     def _put(self, loop: asyncio.AbstractEventLoop, future: "Future[T]", answer: "asyncio.Future[T]") -> None:
         self._ready.append((future, answer))
-        if not self._woken:  # else `_deliver` is still to come, and will find it
+        if not self._woken:  # else `_deliver` still runs and finds it
             self._woken = True
-            with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            with suppress(RuntimeError):  # the event loop has ended, so nobody waits
                 loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
@@ -161,7 +161,7 @@ class Crossing(Generic[T]):
 
 @dataclass(frozen=True)
 class Answer:
-    """Answers to a request's images, with the budget and the model that gave them."""
+    """Answers to a request's images, with their budget and model."""
 
     routed: Routed
     served: Served
@@ -171,7 +171,7 @@ class Answer:
 
     @property
     def parameters(self) -> dict[str, object]:
-        """What an answer says beside its tensors. Routed offline under `budget_applied`, an image gets the same answer."""
+        """Facts of an answer besides its tensors. Routed offline under `budget_applied`, an image gets the same answer."""
         found = {
             "budget": self.asked,
             "budget_applied": None if self.asked is None else self.applied.budget,
@@ -183,7 +183,7 @@ class Answer:
 
 
 class Service:
-    """The endpoint's state: the bundle that a path holds at present, the queue, the metrics."""
+    """State of the endpoint: the current bundle of a path, the queue, the metrics."""
 
     def __init__(
         self,
@@ -214,13 +214,13 @@ class Service:
 
     def _load(self, digest: str | None) -> Served:
         settings = self.settings
-        # Room beyond the queue: what is admitted here is never refused there.
+        # The scheduler has room beyond the queue, so it never refuses admitted images.
         room = settings.queue + settings.max_images
         return Served(self.bundle, room, self.batch, settings.control, digest, self.engine, self.threads)
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[Callable[[int], None]]:
-        """A place in the queue for one image; call with a number to make it as many. Raises RefusedError (503) when full."""
+        """A place in the queue for one image; call the result with a number for as many places. Raises RefusedError (503)."""
         held = 0
 
         def take(count: int) -> None:
@@ -237,7 +237,7 @@ class Service:
             self.admitted -= held
 
     def retry_after(self) -> int:
-        """Seconds until the queue is worked off at the recent rate of answers, from 1 to 30."""
+        """Seconds until the queue is empty at the recent rate of answers, from 1 to 30."""
         return min(max(math.ceil(self.admitted / self._rate), 1), 30) if self._rate else 1
 
     async def done(self, work: Callable[[], T], size: int) -> T:
@@ -252,12 +252,12 @@ class Service:
         explain: bool = False,
         gone: Callable[[], Awaitable[Any]] | None = None,
     ) -> Answer:
-        """Route admitted images; raises RefusedError with what is wrong with them, or 503.
+        """Route admitted images; raises RefusedError with the fault of the images, or 503.
 
-        `gone` returns when the client has left: then what has not run yet is dropped, with GoneError.
+        `gone` returns when the client has left; samples that have not run are then dropped, with GoneError.
         """
         timeout = min(timeout or math.inf, self.settings.deadline)
-        # Encoded images are small until they are decoded.
+        # encoded images are small, but decoding them is work
         size = images.size if isinstance(images, np.ndarray) else SMALL + 1
         while True:
             served = self.current
@@ -304,9 +304,9 @@ class Service:
             self._explaining -= 1
 
     async def reload(self, digest: str | None = None) -> Served:
-        """Serve what the bundle's path holds now. The old bundle serves until the new one is loaded and checked, or if it fails.
+        """Load the bundle at the path anew. The old bundle serves until the new one is checked, and stays if that fails.
 
-        Requests under way are answered by the model that took them. Raises IntegrityError or QueeError.
+        Requests in flight are answered by the model that accepted them. Raises IntegrityError or QueeError.
         """
         async with self._reloading:
             try:
@@ -329,7 +329,7 @@ class Service:
             settle()
 
     async def close(self) -> None:
-        """Answer what is in flight, take nothing more."""
+        """Answer the requests in flight, accept nothing more."""
         self.ready = False
         await asyncio.to_thread(self.current.close, self.settings.grace)
         await asyncio.gather(*self._retired)

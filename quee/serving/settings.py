@@ -1,4 +1,4 @@
-"""How an endpoint is set up: what it listens on, whom it answers, and its limits."""
+"""Settings of an endpoint: its address, its allowed callers, and its limits."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """Seconds, bytes and images; the defaults suit one machine's own use.
+    """Limits in seconds, bytes and images; the defaults suit local use on one machine.
 
-    Raises UsageError where a value is out of range, or where strangers would be answered: a host beyond this machine
-    needs a token, or `anonymous`.
+    Raises UsageError for a value out of range, and for a host beyond this machine without a token or `anonymous`,
+    because strangers would be answered.
     """
 
     host: str = "127.0.0.1"
@@ -22,33 +22,33 @@ class Settings:
     token: str | None = None
     anonymous: bool = False
     names: tuple[str, ...] = ()
-    """Host names answered to beside the loopback's own; any when the host is not a loopback address and this is empty."""
+    """Host names accepted besides the loopback's own. If empty and the host is not a loopback address, any name is accepted."""
     cors: tuple[str, ...] = ()
-    """Origins whose pages may call."""
+    """Origins whose pages may send requests."""
     max_body: int = 16 * MIB
     bodies: int = 256 * MIB
-    """Bytes of request bodies held at once."""
+    """Most bytes of request bodies in memory at once."""
     max_pixels: int = 16_777_216
     max_images: int = 1024
-    """Images in one request."""
+    """Most images in one request."""
     queue: int = 1024
-    """Images admitted and not yet answered; beyond it, 503."""
+    """Most images admitted and not yet answered; more get status 503."""
     connections: int = 4096
-    """Open at once; more than `queue`, so that what is too much is told when to come back."""
+    """Most open connections; more than `queue`, so that excess requests get a Retry-After."""
     header_timeout: float = 10.0
-    """For a request's head, from its first byte or the connection's start."""
+    """Time for a request's head, from its first byte or the connection's start."""
     body_timeout: float = 30.0
     write_timeout: float = 30.0
-    """For a client that does not read its answer."""
+    """Time for a client to read its answer."""
     keep_alive: float = 30.0
     deadline: float = 30.0
-    """For an answer, from admission; 503 after."""
+    """Time for an answer from admission on; then status 503."""
     drain: float = 0.5
-    """Between `ready` turning false and no more connections taken, at the end."""
+    """Time at shutdown between `ready` becoming false and the last accepted connection."""
     grace: float = 30.0
-    """For what is in flight at the end."""
+    """Time at shutdown for requests in flight."""
     control: bool = True
-    """Whether the budget applied is steered so that the one asked is spent."""
+    """Whether the applied budget is corrected so that the mean cost becomes the requested budget."""
     examples: Path | None = None
     """A folder of images or of Parquet files, shown on the page."""
 
@@ -78,7 +78,7 @@ class Settings:
             return False
 
     def answers_to(self, host: str) -> bool:
-        """Whether a request's Host is one of ours: a page elsewhere whose name is made to point here is not."""
+        """Whether a request's Host is accepted; this refuses pages whose host name was made to point here (DNS rebinding)."""
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         name = name.strip("[]").lower()
         if name in self.names:

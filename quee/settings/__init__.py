@@ -1,1 +1,1 @@
-"""What an experiment's YAML may say: one block per stage."""
+"""Settings of an experiment's YAML: one block per stage."""

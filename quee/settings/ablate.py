@@ -1,4 +1,4 @@
-"""Block `ablate`: what `quee ablate` varies."""
+"""Block `ablate`: the grid of `quee ablate`."""
 
 from typing import Annotated, Literal, get_args
 
@@ -12,25 +12,25 @@ Axis = Literal[
     "fitted_q", "reference",
 ]  # fmt: skip
 AXES: tuple[Axis, ...] = get_args(Axis)
-"""What `quee ablate` varies, one at a time; `reference` adds methods that learn nothing."""
+"""Axes of `quee ablate`, varied one at a time; `reference` adds methods that learn nothing."""
 
 
 class Ablate(Block):
-    """The grid of `quee ablate`: each axis departs from the experiment's own settings in one thing."""
+    """The grid of `quee ablate`: each axis changes one thing in the experiment's settings."""
 
     axes: Annotated[tuple[Axis, ...], Listed, Field(min_length=1)] = AXES
     seeds: Annotated[int, Field(ge=3, le=100)] = 3
     """Repetitions of every point; targets, predictors and policies are fitted anew in each."""
     divide: Literal["none", "learning", "all"] = "learning"
-    """What each repetition divides anew. `learning`: samples between the predictor and validation splits; `all`: the test
-    split too, for data so small that one test set tells little."""
+    """Splits that each repetition divides anew. `learning`: predictor and validation; `all`: also test, for data so small
+    that one test set tells little."""
     clusters: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Listed] = (1, 5, 10, 20, 50, 100, 150)
     targets: Annotated[tuple[Literal["labels", "neighbours", "p_label"], ...], Listed] = (
         "labels",
         "neighbours",
         "p_label",
     )
-    """Instead of clusters: errors as they are, their mean over nearest neighbours, or 1 - probability of the label."""
+    """Targets instead of clusters: the errors themselves, their mean over nearest neighbours, or 1 - probability of the label."""
     neighbours: Count = 50
     hidden: Annotated[tuple[Count, ...], Listed] = (4, 8, 16, 64, 128)
     heads: Annotated[tuple[Literal["mixed", "float"], ...], Listed] = ()
@@ -43,7 +43,7 @@ class Ablate(Block):
         Considered(sample=8),
         Considered(sample=24),
     )
-    """Paths to keep of the cached tree; a sample is drawn anew in each repetition."""
+    """Subsets of the cached tree's paths; a sample of paths is drawn anew in each repetition."""
     precisions: Annotated[tuple[Annotated[tuple[PrecisionName, ...], Listed, Field(min_length=1)], ...], Listed] = ()
     """Sets of precisions to keep; by default each precision left out in turn, and each alone."""
     added: Annotated[tuple[PrecisionName, ...], Listed] = ()

@@ -1,4 +1,4 @@
-"""Block `backbone`: the network, its gates, and how it is trained or what weights it takes."""
+"""Block `backbone`: the network, its gates, and its training or weights."""
 
 from typing import Annotated, Any, Literal
 
@@ -27,14 +27,14 @@ class Backbone(Block):
     name: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
     gates: Annotated[tuple[Count, ...], Listed] = (2, 4, 6, 8)
-    """Number of blocks done at each gate; the last is the depth of the backbone."""
+    """Number of blocks before each gate; the last is the depth of the backbone."""
     mode: Literal["train", "pretrained", "finetune", "linear_probe"] = "train"
     """`train`: random weights are trained on the training split; `pretrained`: weights are used as they are; `finetune`:
     weights are trained further; `linear_probe`: weights are frozen, and a new head is fitted on their features."""
     weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
     """Name under which `quee weights add` keeps them; for every mode but `train`."""
     trained_blocks: Annotated[int, Field(ge=0)] | None = None
-    """For `finetune`: this many last blocks, and what follows them, are trained; by default the whole network is."""
+    """For `finetune`: number of last blocks that are trained, with the layers after them; by default the whole network is."""
     transfer_ratio: Annotated[float, Field(gt=0, le=1)] = 0.01
     """For `finetune`: learning rate of the pretrained weights, relative to the head's."""
     epochs: Count = 100
@@ -49,7 +49,7 @@ class Backbone(Block):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of an exponential moving average of the weights; 0 is off."""
     mixed_precision: Literal["auto", "bf16", "none"] = "auto"
-    """Products of training in bf16; `auto`: on a GPU that has it."""
+    """Whether training computes products in bf16; `auto`: on a GPU that supports it."""
     augmentation: Augmentation = Augmentation()
     seed: Seed = 0
 

@@ -1,4 +1,4 @@
-"""What all blocks of settings share: strict values, their common types, and the words of a refusal."""
+"""Base of all blocks of settings: strict values, common types, and the message of a refusal."""
 
 from typing import Annotated, Any, get_args
 
@@ -33,13 +33,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Block(BaseModel):
-    """Settings of one stage, or a part of them: unknown keys, wrong types and values out of range are refused."""
+    """Settings of one stage or a part of them; unknown keys, wrong types and values out of range are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def refusal(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line on the first fault of values given to `model`: its dotted key, what is valid, and the value."""
+    """One line on the first fault of values given to `model`: the dotted key, the valid values, and the value."""
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"])
     where = f"{key}: " if key else ""

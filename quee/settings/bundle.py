@@ -7,4 +7,4 @@ class Bundle(Block):
     policy: str = "fitted_q"
     """A deployable entry of `quee.policies.registry`."""
     budget: Positive = 0.2
-    """The budget the deployed classifier runs at unless told otherwise."""
+    """Default budget of the deployed classifier."""

@@ -8,7 +8,7 @@ from quee.settings.block import Block, Count, Listed, Positive, Seed, Share
 
 
 class Certification(Block):
-    """Guarantees, where `prepare` keeps a certification split."""
+    """Guarantees, if `prepare` keeps a certification split."""
 
     delta: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Probability with which a guarantee may fail."""
@@ -45,7 +45,7 @@ class Evaluate(Block):
     seeds: Annotated[int, Field(ge=1, le=100)] = 3
     """Seeds of targets, predictors and policies: the first is the stages' own, the others are fitted from the cache."""
     resplits: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Repetitions on random re-divisions of the held-out rows, targets and predictors fitted anew."""
+    """Repetitions on random re-divisions of the held-out rows; targets and predictors are fitted anew."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     certification: Certification = Certification()
     quality: Quality = Quality()

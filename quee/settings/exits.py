@@ -1,4 +1,4 @@
-"""Block `exits`: what exit heads see, and how they are fitted."""
+"""Block `exits`: inputs of exit heads, and their fitting."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,10 +9,10 @@ from quee.settings.block import Block, Count, Seed
 
 class Exits(Block):
     pooling: Literal["cls", "cls_mean"] = "cls_mean"
-    """What a head sees: the class token, or it and the mean patch token."""
+    """Input of a head: the class token alone, or with the mean patch token."""
     prefixes: Literal["mixed", "float"] = "mixed"
-    """Which prefixes make the states that heads and embedding are fitted on: `mixed` draws a precision of the tree per
-    sample and segment; `float` runs the float network."""
+    """Prefixes whose states heads and embedding are fitted on. `mixed` draws a precision of the tree per sample and segment;
+    `float` runs the float network."""
     draws: Count = 8
     """Passes over the training samples, each with new augmentation and new prefix precisions."""
     max_samples: Count | None = None

@@ -1,9 +1,9 @@
 """Experiments: one YAML file each, one block per stage, checked before anything runs.
 
 Schema of `experiments/NAME.yaml`: each block is one file of this package. Unknown keys, wrong types and values out of
-range are refused with the file, the key, the bad value and what is valid. A comment or reformatting changes nothing; a
-block or key left out means its default. Stages depend on the settings as `resolved` gives them, so that a changed default
-is a changed setting: nothing else in this file may decide a number.
+range are refused with the file, the key, the bad value and the valid values. Comments and formatting have no effect; an
+absent block or key has its default. Stages depend on the settings that `resolved` returns, so a changed default is a
+changed setting. Nothing else in this file may decide a number.
 """
 
 import json
@@ -75,7 +75,7 @@ def parse_experiment(name: str, text: str, source: str, data: Path = Path("data"
 
 
 def read_content(text: str, source: str) -> dict[str, Any]:
-    """The blocks of an experiment as they are written, defaults not filled in; raises UsageError where it is no YAML."""
+    """The blocks of an experiment as written, without defaults; raises UsageError where the text is not YAML."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -93,13 +93,13 @@ def read_content(text: str, source: str) -> dict[str, Any]:
 
 
 def resolved(experiment: Experiment) -> dict[str, Any]:
-    """Every block with all its defaults, and under `dataset` what the registry knows of the data set, as plain values."""
+    """Every block with all defaults, and the registry's facts of the data set under `dataset`, as plain values."""
     blocks = experiment.model_dump(mode="json", exclude={"name"})
     return {**blocks, DATASET: facts(experiment.prepare.dataset)}
 
 
 def parse_resolved(name: str, text: str, source: str, data: Path = Path("data")) -> Experiment:
-    """Read an experiment from the JSON text of what `resolved` gave; `source` names the text in errors."""
+    """Read an experiment from the output of `resolved` as JSON text; `source` names the text in errors."""
     try:
         content = json.loads(text)
         blocks = {block: value for block, value in content.items() if block != DATASET}
@@ -109,7 +109,7 @@ def parse_resolved(name: str, text: str, source: str, data: Path = Path("data"))
 
 
 def is_given(content: dict[str, Any], key: str) -> bool:
-    """Whether the blocks of an experiment, as they are written, say something about a dotted key."""
+    """Whether the blocks of an experiment, as written, set a dotted key."""
     value: Any = content
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
@@ -132,7 +132,7 @@ def _checked(name: str, content: dict[str, Any], source: str, data: Path) -> Exp
 
 
 def checked_experiment(source: str, **blocks: Any) -> Experiment:
-    """Settings given from Python; `source` names them in the UsageError that says what is wrong with them."""
+    """Check settings given from Python; `source` names them in the UsageError about a fault."""
     try:
         return Experiment(**blocks)
     except ValidationError as error:
@@ -140,7 +140,7 @@ def checked_experiment(source: str, **blocks: Any) -> Experiment:
 
 
 def _check(experiment: Experiment, source: str, data: Path) -> None:
-    """Refuse names that are not registered, and what needs neither data nor network to be refused."""
+    """Refuse names that are not registered, and other faults that show without data and network."""
     from quee.network.architectures import outside_files, refuse_unknown
     from quee.paths import PathTree
     from quee.policies.registry import deployable

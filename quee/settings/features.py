@@ -1,4 +1,4 @@
-"""Block `features`: what the feature cache holds."""
+"""Block `features`: contents of the feature cache."""
 
 from quee.settings.block import Block
 

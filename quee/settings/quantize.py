@@ -1,6 +1,6 @@
 """Block `quantize` and the quantizer's config, which is the block for one precision; presets and ingredients.
 
-Stages that quantize depend on this file: an experiment's settings name the preset, and the preset's values stand here.
+Stages that quantize depend on this file, because an experiment's settings only name the preset and its values are here.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from quee.settings.block import Block, Count, PrecisionValue, Seed, refusal
 from quee.work.registry import Registry, unknown
 
 INGREDIENTS: Registry[dict[str, Any]] = Registry("ingredient")
-"""What a method is made of: name to the settings that switch it off."""
+"""Ingredients of a method: name to the settings that switch it off."""
 
 _OFF: dict[str, dict[str, Any]] = {
     "weight_search": {"weights": "minmax"},
@@ -64,7 +64,7 @@ for _name, _settings in {
 OWN = frozenset({"preset", "path_aware", "mixed", "seed"})
 """Settings that no preset decides."""
 OF_EXPERIMENTS = frozenset({"preset", "path_aware", "mixed"})
-"""Settings that say how configs are chosen and used, and nothing of one config."""
+"""Settings about choosing and using configs; they are not part of a config."""
 
 
 def _preset(name: str) -> str:
@@ -74,10 +74,10 @@ def _preset(name: str) -> str:
 
 
 class Quantize(Block):
-    """How networks are quantized: an ingredient that is not given is the preset's.
+    """How networks are quantized; an ingredient that is not given has the preset's value.
 
-    Folding and the grids that are not uniform are used below 8 activation bits only: w8a8 stays plain
-    quantize–dequantize, as engines execute it. `docs/quantization.md` describes the ingredients.
+    Folding and non-uniform grids are used only below 8 activation bits: w8a8 stays plain quantize–dequantize, which
+    engines execute. `docs/quantization.md` describes the ingredients.
     """
 
     preset: Annotated[str, AfterValidator(_preset)] = "fast"
@@ -87,34 +87,34 @@ class Quantize(Block):
     activations: Literal["minmax", "percentile", "mse"] = "mse"
     """Search of activation ranges."""
     importance: Literal["none", "output"] = "output"
-    """Error that ranges are searched for: of the values themselves (`none`), or of the layer's output they cause."""
+    """Error that a search of ranges minimises: of the values themselves (`none`), or of the layer's output."""
     bias_correction: bool = True
     """Absorb the mean error of each layer's output in its bias."""
     fold_norms: bool = True
-    """Scale and zero point per channel behind a LayerNorm, folded into its affine and the next weight (RepQ-ViT)."""
+    """Scale and zero point per channel after a LayerNorm, folded into its affine and the next weight (RepQ-ViT)."""
     softmax: Literal["uniform", "log"] = "log"
-    """Grid of attention probabilities: `uniform`, or powers of a searched base where they err less."""
+    """Grid of attention probabilities: `uniform`, or powers of a searched base if their error is less."""
     gelu: Literal["uniform", "two_range", "shifted_log", "searched"] = "searched"
-    """Grid behind GELU: `uniform`, `two_range` (PTQ4ViT), `shifted_log` (I&S-ViT, AdaLog), or whichever errs least."""
+    """Grid after GELU: `uniform`, `two_range` (PTQ4ViT), `shifted_log` (I&S-ViT, AdaLog), or the one of least error."""
     ridge: bool = True
     """Ridge regression of the weights on the quantized inputs, before they are quantized (ERQ)."""
     ridge_strength: Annotated[float, Field(ge=0)] = 0.01
-    """Least penalty on changes of the weights, in units of the mean square of the inputs; half of the rows check it,
-    10 and 100 times as much, and no change at all."""
+    """Least penalty on changes of the weights, in units of the mean square of the inputs. Half of the rows choose among 1, 10
+    and 100 times this penalty and no change."""
     rounding: Literal["nearest", "compensated", "learned"] = "compensated"
     """`compensated`: column by column, each column's error absorbed by those not yet rounded; `learned`: block by block
     (after BRECQ)."""
     propagate: bool = True
-    """Calibrate each layer on what the quantized layers before it give, not on the float network's states."""
+    """Calibrate each layer on the outputs of the quantized layers before it instead of the float network's states."""
     target: Literal["same", "float"] = "float"
-    """What layers are fitted to give: the float network's output (`float`: earlier errors are corrected too), or
-    the float layer's on the same input (`same`)."""
+    """Output that layers are fitted to: the float network's (`float`, which also corrects earlier errors), or the float
+    layer's on the same input (`same`)."""
     iterations: Count = 300
     """Steps per block of learned rounding."""
     path_aware: bool = True
     """Whether a segment is calibrated on the mixture of prefixes that paths produce."""
     stem: PrecisionValue | None = None
-    """Precision of the stem, where it is not segment 1's."""
+    """Precision of the stem, if it differs from segment 1's."""
     head: PrecisionValue | None = None
     """Precision of the backbone's own head; w8a8 unless given."""
     layers: dict[str, PrecisionValue] = Field(default_factory=dict)
@@ -127,7 +127,7 @@ class Quantize(Block):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, given: Any) -> Any:
-        """An ingredient that is null is the preset's."""
+        """An ingredient that is null has the preset's value."""
         if not isinstance(given, Mapping):
             return given
         return {name: value for name, value in given.items() if value is not None or name in OWN}
@@ -140,18 +140,18 @@ class Quantize(Block):
 
     @field_serializer("layers", when_used="json")
     def _as_pairs(self, layers: dict[str, Precision]) -> list[list[str]]:
-        """Pairs, because DVC sees no order of keys."""
+        """Pairs, because DVC ignores the order of keys."""
         return [[name, str(precision)] for name, precision in layers.items()]
 
     @model_validator(mode="after")
     def _filled(self) -> "Quantize":
         filled = {name: value for name, value in PRESETS[self.preset].items() if name not in self.model_fields_set}
-        self.__dict__.update(filled)  # pydantic refuses to set what is frozen; `model_fields_set` stays what was given
+        self.__dict__.update(filled)  # pydantic refuses to set frozen fields; `model_fields_set` keeps the given ones
         return self
 
     @model_serializer(mode="wrap", when_used="json")
     def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Ingredients that were not given are null, so that an experiment's settings say what it says itself."""
+        """Ingredients that were not given are null, so that an experiment's settings hold only its own values."""
         given = self.model_fields_set | OWN
         return {name: value if name in given else None for name, value in handler(self).items()}
 
@@ -165,12 +165,12 @@ class QuantizationConfig(Quantize):
 
     precision: PrecisionValue
     samples: Count = 1024
-    """At most so many calibration samples are held; later ones are not read."""
+    """Most calibration samples that are used; later ones are not read."""
     rows: Count = 8192
-    """At most so many rows of each layer's input are held."""
+    """Most rows of each layer's input that are kept."""
 
     def __init__(self, precision: Precision | str, preset: str = "fast", **settings: Any) -> None:
-        """Raises UsageError naming an unknown preset or setting, or the value that is not valid and those that are."""
+        """Raises UsageError naming an unknown preset or setting, or an invalid value and the valid ones."""
         try:
             super().__init__(**{**settings, "precision": precision, "preset": preset})
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Block `report`: what the report is called."""
+"""Block `report`: the title of the report."""
 
 from quee.settings.block import Block
 

@@ -1,7 +1,7 @@
-"""What an experiment needs, checked before anything is computed: settings against the data and against the network.
+"""Requirements of an experiment, checked before anything is computed: settings against the data and the network.
 
-Nothing here changes a result: each function raises UsageError naming the key, its value and what is valid, for what would
-otherwise fail in a later stage.
+Nothing here changes a result. Each function raises UsageError, naming the key, its value and the valid values, for
+settings that would fail in a later stage.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from quee.network.base import SegmentedBackbone
 
 NAMED = 5
-"""Classes named in a refusal, at most."""
+"""Most classes named in a refusal."""
 LEAST = 2
-"""Samples in every split that is used."""
+"""Least number of samples in every split that is used."""
 HELD_OUT = tuple(name for name in SPLITS if name != "train")
 
 
 def check_data(
     experiment: Experiment, split: np.ndarray, labels: np.ndarray, pool: np.ndarray, classes: Sequence[str]
 ) -> None:
-    """Refuse data that are too few or too uneven for what the settings ask of later stages; all faults at once, one a line.
+    """Refuse data that are too few or too uneven for the settings of later stages; the message has a line per fault.
 
-    `split` (n,) holds the name of each sample's split, `labels` (n,) its class; `pool` (m,) holds the labels of the samples
-    that training samples were drawn from. Raises UsageError.
+    `split` (n,) has the name of each sample's split and `labels` (n,) its class; `pool` (m,) has the labels of the samples
+    from which training samples were drawn. Raises UsageError.
     """
     faults = list(_faults(experiment, split, labels, pool, classes))
     if faults:
@@ -39,7 +39,7 @@ def check_data(
 
 
 def pool_of(experiment: Experiment, images: "DatasetFiles") -> np.ndarray:
-    """(m,) labels of the samples that training samples are drawn from: all, or the official training set's."""
+    """(m,) labels of the samples from which training samples are drawn: all samples, or the official training set."""
     pooled = experiment.prepare.splits.evaluation_set == "pooled"
     return images.labels if pooled else images.labels[: images.train_samples]
 
@@ -54,7 +54,7 @@ def _faults(
 
 
 def _class_faults(experiment: Experiment, train: np.ndarray, pool: np.ndarray, classes: Sequence[str]) -> Iterator[str]:
-    """What is wrong with the classes of the training samples, labels (n,); the first fault alone, since others follow from it."""
+    """The first fault of the classes of the training samples, labels (n,); other faults follow from it."""
     data, file, settings = f"data/{experiment.prepare.dataset}", _file(experiment), experiment.prepare.splits
     images, pooled = np.bincount(pool, minlength=len(classes)), settings.evaluation_set == "pooled"
     needed = 2 if pooled else 1
@@ -104,27 +104,27 @@ def _absent(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
 
 def _for_exits(experiment: Experiment, train: np.ndarray) -> np.ndarray:
     """The training samples (n,) that exit heads are fitted on."""
-    from quee.data.splits import thinned  # with pyarrow, which reading settings does not wait for
+    from quee.data.splits import thinned  # imports pyarrow, which reading settings does not need
 
     return train[thinned(np.arange(len(train)), experiment.exits.max_samples, experiment.exits.seed)]
 
 
 def _classes(which: np.ndarray, classes: Sequence[str]) -> str:
-    """`2 of 10 classes (cat, dog)`, of the first few."""
+    """Text such as `2 of 10 classes (cat, dog)`, with the first few names."""
     names = ", ".join(str(classes[k]) for k in which[:NAMED])
     more = f" and {len(which) - NAMED} more" if len(which) > NAMED else ""
     return f"{len(which)} of {len(classes)} classes ({names}{more})"
 
 
 def check_classes(settings: Backbone, classes: int) -> None:
-    """Refuse a number of classes in `backbone.kwargs` that is not the data's."""
+    """Refuse a number of classes in `backbone.kwargs` that differs from the data's."""
     given = settings.kwargs.get("num_classes", classes)
     if given != classes:
         raise UsageError(f"backbone.kwargs.num_classes: {given}; the data set has {classes} classes")
 
 
 def check_head(settings: Backbone, classes: int) -> None:
-    """Refuse weights whose own head is for another number of classes where they are to be used as they are."""
+    """Refuse weights with a head for another number of classes if the mode keeps the head."""
     from quee.data.weights import head_classes, weights_path
 
     if settings.mode != "pretrained" or settings.weights is None:
@@ -138,9 +138,9 @@ def check_head(settings: Backbone, classes: int) -> None:
 
 
 def check_network(experiment: Experiment, classes: int | None = None, channels: int | None = None) -> None:
-    """Refuse settings that the network does not fit: kwargs, gates, layers, components; build it, but with no weights.
+    """Refuse settings that do not fit the network: kwargs, gates, layers, components. Builds the network without weights.
 
-    `classes` and `channels` are the data set's, where they are known. Takes PyTorch. Raises UsageError.
+    `classes` and `channels` are the data set's, if they are known. Needs PyTorch. Raises UsageError.
     """
     try:
         _check_network(experiment, classes, channels)

@@ -1,17 +1,17 @@
-"""Names that settings and stages share: the splits, and from which official set each is taken.
+"""Names for settings and stages: the splits, and the official set from which each is taken.
 
-This module imports nothing, so that settings are checked fast.
+This module imports nothing, so that checking settings is fast.
 """
 
 SPLITS = ("train", "predictor", "validation", "certification", "test")
 """Disjoint splits; `calibration` is a subset of `train`."""
 
 DATASET = "dataset"
-"""Key of resolved settings under which stands what is known of the data set; the others are blocks."""
+"""Key of resolved settings with the facts of the data set; the other keys are blocks."""
 
 
 def sets_of(evaluation_set: str) -> tuple[tuple[str, ...], ...]:
-    """Splits taken from the official training set, and those from the evaluation set; all in one where they are pooled."""
+    """Splits from the official training set, and splits from the evaluation set; all in one group where the sets are pooled."""
     if evaluation_set == "pooled":
         return (SPLITS,)
     cut = 1 if evaluation_set == "held_out" else len(SPLITS) - 1

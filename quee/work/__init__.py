@@ -1,1 +1,1 @@
-"""Plumbing: files, shards, workers, progress, threads. It knows nothing of the method."""
+"""Infrastructure that does not depend on the method: files, shards, workers, progress, threads."""

@@ -21,13 +21,13 @@ from quee.errors import IntegrityError
 FORMAT = 1
 """Format number of every file written; readers refuse a newer one."""
 HEADER_BYTES = 100 << 20
-"""A longer header is none of safetensors."""
+"""Largest header of a safetensors file."""
 VERIFIED = Path(".quee") / "verified"
-"""Folder of the digests of large files, one file for each."""
+"""Folder with the digests of large files, one file per digest."""
 REMEMBERED_BYTES = 8 << 20
 """Files below this size are read each time, which takes milliseconds."""
 SETTLED_NANOSECONDS = 2_000_000_000
-"""Resolution that the times of files have at worst."""
+"""Coarsest resolution of file times."""
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def json_bytes(value: Any) -> bytes:
 
 
 def canonical(value: Any) -> bytes:
-    """The form of JSON that digests are of: sorted keys, one line, no spaces. Names of files need not be UTF-8."""
+    """The form of JSON for digests: sorted keys, one line, no spaces. Names of files need not be UTF-8."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
     return text.encode(errors="surrogateescape")
 
@@ -115,7 +115,7 @@ def packed_tensors(tensors: dict[str, np.ndarray], metadata: dict[str, str] | No
     data = save_safetensors(ordered, metadata={"format": str(FORMAT), **(metadata or {})})
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors leaves their order to chance
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors does not fix their order
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[8 + size :]

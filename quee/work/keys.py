@@ -17,7 +17,7 @@ from quee.work.io import canonical, content_digest
 LIBRARIES = (
     "numpy", "Pillow", "pyarrow", "safetensors", "scikit-learn", "scipy", "timm", "torch", "torchvision",
 )  # fmt: skip
-"""Distributions whose version may change what is computed before a stage's result is whole."""
+"""Distributions whose version may change unfinished work."""
 
 ABSENT = "absent"
 
@@ -73,5 +73,5 @@ def code(*names: str) -> list[list[Any]]:
 
 
 def key_of(*parts: Any) -> str:
-    """The key of work that is decided by these plain values: 32 hexadecimal digits."""
+    """The key of work that depends on these plain values: 32 hexadecimal digits."""
     return hashlib.sha256(canonical(parts)).hexdigest()[:32]

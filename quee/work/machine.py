@@ -1,4 +1,4 @@
-"""The machine, which decides how fast a bundle runs and with which kernels."""
+"""Facts of the machine, which decides speed and kernels of a bundle."""
 
 import platform
 from hashlib import sha256
@@ -8,7 +8,7 @@ INFO = Path("/proc/cpuinfo")
 
 
 def cpu_name() -> str:
-    """The CPU's name as the system has it."""
+    """The CPU's name from the system."""
     return _fields().get("model name") or platform.processor() or platform.machine()
 
 

@@ -1,4 +1,4 @@
-"""Ratios and shares as text, and the range in which each number must lie; impossible numbers are not shown."""
+"""Ratios and shares as text, and the valid range of each number; impossible numbers are not shown."""
 
 import math
 import re
@@ -21,11 +21,11 @@ RANGES: tuple[tuple[str, tuple[float, float]], ...] = (
     (r"(^|\.)(\w+_)?(accuracy|auc|auc_by_seed)(_at_budget|_low|_high)?(\.|$)|(^|\.)resplits\.auc\.", SHARE),
     (r"(^|\.)(agreement|reached|share|ece\w*|rmse|auroc|aurc|p_label|target|low|high|band_low|band_high)(\.|$)", SHARE),
 )
-"""Patterns of dotted names with the range of the numbers so called; the first pattern that matches decides."""
+"""Patterns of dotted names with the range of their numbers; the first pattern that matches decides."""
 
 
 def ratio(numerator: float, denominator: float, least: float = 0.0) -> float | None:
-    """The quotient; None where the denominator is not above `least`, or it is no finite number."""
+    """The quotient; None where the denominator is not above `least` or the quotient is not finite."""
     if not denominator > least:
         return None
     found = numerator / denominator
@@ -33,7 +33,7 @@ def ratio(numerator: float, denominator: float, least: float = 0.0) -> float | N
 
 
 def figure(share: Any, digits: int = 2, low: float = 0.0, high: float = 1.0, sign: bool = False) -> str:
-    """A share in percent, without the unit; a dash for None, and for what is not in [low, high]."""
+    """A share in percent, without the unit; a dash for None and for numbers outside of [low, high]."""
     if not isinstance(share, int | float) or not low - ROUNDING <= share <= high + ROUNDING:
         return DASH
     return f"{100 * share:{'+' if sign else ''}.{digits}f}"

@@ -1,4 +1,4 @@
-"""Progress on anything over a few seconds: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of work over a few seconds: a bar on a terminal, occasional lines elsewhere."""
 
 import sys
 import time
@@ -18,14 +18,14 @@ from rich.progress import (
 )
 
 PLAIN_SECONDS = 15.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines without a terminal."""
 _open: list["Bar"] = []
 _inner: ContextVar[bool] = ContextVar("inner", default=False)
 
 
 @contextmanager
 def part_of_a_shard() -> Iterator[None]:
-    """Within this block bars join the open one; in a worker, which has no open bar, none is shown."""
+    """Within this block bars are added to the open display; a worker has none and shows no bars."""
     token = _inner.set(True)
     try:
         yield
@@ -34,9 +34,9 @@ def part_of_a_shard() -> Iterator[None]:
 
 
 class Bar:
-    """One task's progress; `advance` after each unit of work, `note` for figures worth seeing beside it.
+    """One task's progress: call `advance` after each unit of work, `note` to show a figure beside it.
 
-    `done` units were done before: the time remaining is reckoned from the others alone.
+    `done` units were done before; the remaining time is estimated without them.
     """
 
     def __init__(self, description: str, total: int, done: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Which failures may pass by themselves: storage and servers out of reach. Types and status codes decide, not messages."""
+"""Failures that may pass: storage and servers out of reach. Types and status codes decide, not messages."""
 
 import errno
 import socket
@@ -13,7 +13,7 @@ ERRNO = {
     errno.EREMOTEIO,
 }  # fmt: skip
 STATUSES = {408, 425, 429, 500, 502, 503, 504}
-"""HTTP: too slow, too early, too many requests, or the server's own trouble."""
+"""HTTP statuses: timeout, too early, too many requests, or a fault of the server."""
 
 CLIENTS = {
     ("aiohttp", "ClientConnectionError"),
@@ -27,7 +27,7 @@ CLIENTS = {
     ("requests", "Timeout"),
     ("urllib3", "HTTPError"),
 }
-"""Package and class of the errors that clients raise when they got no answer; subclasses count too."""
+"""Package and class of clients' errors for a missing answer; subclasses count, too."""
 
 DEPTH = 20
 """Causes of an error that are examined at most."""
@@ -41,7 +41,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from, outermost first; a group's members too."""
+    """An error and its causes, outermost first, including members of groups."""
     waiting = [error]
     for _ in range(DEPTH):
         if not waiting:
@@ -63,7 +63,7 @@ def _no_answer(error: BaseException) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error carries, in one of the forms that clients have."""
+    """The HTTP status of an error, in any of the clients' forms."""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):
         response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -1,4 +1,4 @@
-"""Registries of named constructors: an unknown name is answered with the valid ones."""
+"""Registries of named entries; the message for an unknown name lists the valid ones."""
 
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
@@ -33,7 +33,7 @@ class Registry(Generic[T]):
         return add
 
     def __getitem__(self, name: str) -> T:
-        """The entry; raises UsageError naming the valid ones (closest first) when there is none."""
+        """The entry of a name; raises UsageError with the valid names, closest first, for an unknown one."""
         if name in self._entries:
             return self._entries[name]
         raise UsageError(unknown(self.kind, name, list(self)))
@@ -45,7 +45,7 @@ class Registry(Generic[T]):
         return iter(sorted(self._entries))
 
     def entries(self) -> list[T]:
-        """In the order in which they were registered."""
+        """Names in the order of registration."""
         return list(self._entries.values())
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
 
 
 def unknown(kind: str, name: str, valid: list[str]) -> str:
-    """The one message for an unknown name: what, which value, the closest, all valid ones."""
+    """The message for an unknown name: kind, value, the closest name, all valid names."""
     close = get_close_matches(name, valid, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"unknown {kind} {name!r}{hint}; valid: {', '.join(valid) or 'none'}"

@@ -1,6 +1,6 @@
-"""Work cut into independent shards: computed wherever there are workers, kept as they finish, never computed twice.
+"""Work in independent shards, which any workers compute; finished shards are kept and not computed again.
 
-A shard has a name and a function that makes its bytes, which are kept in a `Store`.
+A shard has a name and a function that computes its bytes; a `Store` keeps the bytes.
 """
 
 import functools
@@ -17,13 +17,13 @@ from quee.work.store import Store
 from quee.work.workers import Lanes
 
 ROUNDS = 3
-"""Times that workers may die in a row without a finished shard."""
+"""Number of times that workers may die in a row without finishing a shard."""
 CHECK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One piece of work: `compute(*arguments)` are its bytes, the same wherever it runs."""
+    """One piece of work; `compute(*arguments)` returns its bytes, which are the same wherever it runs."""
 
     name: str
     compute: Callable[..., bytes]
@@ -32,12 +32,12 @@ class Shard:
 
 @functools.cache
 def fingerprint() -> tuple[tuple[str, str], ...]:
-    """What decides a shard's bytes besides its arguments: quee's code as this process loaded it, and the libraries."""
+    """Key of everything besides the arguments that decides a shard's bytes: quee's code in this process, and the libraries."""
     return ("quee", key_of(contents_below(PACKAGE))[:16]), *versions().items()
 
 
 def fill(store: Store, shard: Shard, expected: tuple[tuple[str, str], ...]) -> str:
-    """Compute a shard into the store unless it is there; returns its name. Runs in any process.
+    """Compute a shard into the store unless the store has it; returns its name. Runs in any process.
 
     Raises UsageError in a worker whose code or libraries differ from the caller's.
     """
@@ -54,8 +54,8 @@ def fill(store: Store, shard: Shard, expected: tuple[tuple[str, str], ...]) -> s
 def run_shards(shards: Sequence[Shard], store: Store, lanes: Lanes, what: str) -> None:
     """Compute all shards that are not in the store; a shard whose worker died is tried again.
 
-    Shards in the store are not checked here but when they are read. Raises what a shard raised, or QueeError when workers
-    die ROUNDS times in a row without a finished shard.
+    Shards in the store are checked when they are read, not here. Raises the error of a shard, or QueeError where workers
+    die ROUNDS times in a row without finishing a shard.
     """
     there = store.names()
     todo = [shard for shard in shards if shard.name not in there]
@@ -76,7 +76,7 @@ def run_shards(shards: Sequence[Shard], store: Store, lanes: Lanes, what: str) -
 
 
 def _round(todo: list[Shard], store: Store, lanes: Lanes, bar: Bar) -> str:
-    """Compute shards, taking each from `todo` as it is finished; returns how workers were lost, empty when none was."""
+    """Compute shards and remove finished ones from `todo`; returns how workers were lost, or an empty string."""
     pending: dict[Future[str], Shard] = {}
     lost = ""
 
@@ -114,7 +114,7 @@ def _round(todo: list[Shard], store: Store, lanes: Lanes, bar: Bar) -> str:
 def read_shards(shards: Sequence[Shard], store: Store) -> Iterator[bytes]:
     """The shards' bytes in order, each read once; a damaged shard is computed again in this process.
 
-    Raises IntegrityError when a shard is missing.
+    Raises IntegrityError where a shard is missing.
     """
     there = store.files()
     for shard in shards:

@@ -1,7 +1,7 @@
-"""Where unfinished work is kept: named pieces under a key of all that decides them, each checked when it is read.
+"""Stores of unfinished work: named pieces under a key of everything that decides them, checked when they are read.
 
-A piece lies in a file named after it and the digest of its content, written aside and renamed. One that was cut off or
-altered is noticed and computed anew. The folder, or URL, is named after a key that `quee.work.keys` makes.
+A piece is a file, named after the piece and the digest of its content, that is written aside and renamed. A piece that
+was cut off or altered is recognised and computed anew. `quee.work.keys` makes the key that names the folder or URL.
 """
 
 import hashlib
@@ -20,30 +20,30 @@ OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "az", "oci", "memory")
 
 @dataclass(frozen=True)
 class Store:
-    """Finished pieces of work under a path or URL. Files are `NAME-DIGEST`, DIGEST being of the bytes."""
+    """Finished pieces of work under a path or URL. Files are `NAME-DIGEST`; DIGEST is the digest of the bytes."""
 
     url: str
 
     def files(self) -> dict[str, list[str]]:
-        """Names of the pieces there are, with their files: one listing."""
+        """Names of the stored pieces with their files, by one listing."""
         found: dict[str, list[str]] = {}
         for file in self._at_work(_files):
             found.setdefault(file.rpartition("-")[0], []).append(file)
         return found
 
     def names(self) -> set[str]:
-        """Names of the pieces there are."""
+        """Names of the stored pieces."""
         return set(self.files())
 
     def has(self, name: str) -> bool:
-        """Whether a piece is there; an object store lists what begins with its name alone."""
+        """Whether the store has a piece; an object store lists only files that begin with the piece's name."""
         found: list[str] = self._at_work(lambda fs, folder: _files(fs, folder, f"{name}-"))
         return any(file.rpartition("-")[0] == name for file in found)
 
     def read(self, name: str, files: Sequence[str] | None = None) -> bytes | None:
-        """A piece's bytes, None where it is not there; one that is not as it was written is removed.
+        """A piece's bytes, or None; a damaged piece is removed.
 
-        `files` are the piece's, where they are known from `files()`: one listing serves many reads.
+        `files` are the piece's files from `files()`, if known, so that one listing serves many reads.
         """
 
         def get(fs: Any, folder: str) -> bytes | None:
@@ -63,7 +63,7 @@ class Store:
         return found
 
     def kept(self, name: str, compute: Callable[[], bytes], files: Sequence[str] | None = None) -> bytes:
-        """A piece's bytes; computed and written unless it is there as it was written. `files` as for `read`."""
+        """A piece's bytes; a missing or damaged piece is computed and written. `files` as for `read`."""
         data = self.read(name, files)
         if data is None:
             data = compute()
@@ -71,7 +71,7 @@ class Store:
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        """Keep a piece, whole or not at all: an object store's put is, elsewhere it is written aside and renamed."""
+        """Write a piece, whole or not at all: an object store's put is atomic; other files are written aside and renamed."""
         file = f"{name}-{_digest(data)}"
 
         def put(fs: Any, folder: str) -> None:
@@ -98,7 +98,7 @@ class Store:
         return Store(f"{self.url.rstrip('/')}/{name}")
 
     def _at_work(self, act: Callable[[Any, str], Any]) -> Any:
-        """Do something with the file system and the folder; raises QueeError naming the store."""
+        """Call a function with the file system and the folder; raises QueeError naming the store."""
         import fsspec
 
         try:
@@ -113,7 +113,7 @@ class Store:
             raise (UnreachableError if may_pass(error) else QueeError)(
                 f"work kept in {self.url}: {detail}; what is finished stays, the same command goes on"
             ) from None
-        except Exception as error:  # every kind of storage raises its own type
+        except Exception as error:  # every kind of storage has its own types of errors
             if _is(fs, "file"):
                 raise
             detail = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""How many threads small networks get: sums in one order, whatever the number of cores."""
+"""Numbers of threads. Small networks get one, so that sums have one order on any number of cores."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def cores(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """How many cores this process may use: those of its affinity and within its control group's quota, at least one."""
+    """Number of cores that this process may use, by its affinity and its control group's quota; at least one."""
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _text(group / "cpu.max").partition(" ")
     if quota.isdecimal() and period.strip().isdecimal():
@@ -26,7 +26,7 @@ def cores(group: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def free_memory(proc: Path = Path("/proc"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of memory that new processes can take, of the machine and of this control group; None where none tells."""
+    """Bytes of memory for new processes, by the machine and this control group; None where unknown."""
     found: list[int] = []
     for line in _text(proc / "meminfo").splitlines():
         if line.startswith("MemAvailable:"):
@@ -50,7 +50,7 @@ def one_thread() -> Iterator[None]:
 
     For small matrices one thread is also faster. Only the calling thread is affected.
     """
-    with _SETTING:  # a new thread must not read the number while another call sets it
+    with _SETTING:  # a new thread must not read the number while another thread sets it
         threads = torch.get_num_threads()
     _set_here(1)
     try:
@@ -92,7 +92,7 @@ def alone() -> Iterator[None]:
 def spare_threads(macs: int) -> None:
     """Run a network of fewer than `SMALL_MACS` MACs on one thread from here on: as fast, and repeatable on any machine.
 
-    On a busy machine threads that wait for each other at every small product took fifteen times as long.
+    On a busy machine, several threads that wait for each other at every small product took fifteen times as long.
     """
     if macs < SMALL_MACS:
         torch.set_num_threads(1)

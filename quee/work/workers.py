@@ -1,6 +1,6 @@
-"""Where shards are computed: in this process, in processes of this machine, or on a Dask cluster.
+"""Workers for shards: this process, processes of this machine, or a Dask cluster.
 
-Each place is a `Lanes`, which opens a `concurrent.futures` executor, and another one when workers died. Neither the place
+Each kind is a `Lanes`, which opens a `concurrent.futures` executor, and a new one after workers died. Neither the kind
 nor the number of workers changes a result.
 """
 
@@ -15,7 +15,7 @@ from quee.errors import UnreachableError, UsageError
 from quee.work.registry import Registry
 
 WAIT_SECONDS = 60.0
-"""Seconds that a cluster may be without any worker."""
+"""Seconds that a cluster may be without workers."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Lanes(Protocol):
 
     @property
     def lost(self) -> tuple[type[BaseException], ...]:
-        """Types of the errors that mean that workers died; shards are then tried again."""
+        """Types of errors that mean that workers died; shards are then tried again."""
 
     def open(self) -> AbstractContextManager[Executor]: ...
 
     def check(self, executor: Executor) -> None:
-        """Called while no shard finishes; raises UnreachableError when there are no workers."""
+        """Called while no shard finishes; raises UnreachableError where there are no workers."""
 
 
 EXECUTORS: Registry[Callable[[Workers], Lanes]] = Registry("executor")
@@ -48,7 +48,7 @@ class _Inline(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))  # an error is the caller's at once
+        future.set_result(fn(*args, **kwargs))  # the future carries the error
         return future
 
 
@@ -90,7 +90,7 @@ class Processes:
 
 @EXECUTORS.register("dask")
 class Dask:
-    """On the workers of a running Dask scheduler, which see this project's folder under the same path."""
+    """On the workers of a running Dask scheduler, which have this project's folder under the same path."""
 
     def __init__(self, workers: Workers) -> None:
         try:

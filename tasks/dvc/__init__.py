@@ -1,1 +1,1 @@
-"""The one place that talks to DVC."""
+"""The only code that talks to DVC."""

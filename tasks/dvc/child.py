@@ -1,7 +1,7 @@
 """DVC's command line in a process that ends when `quee run` or the flow ends.
 
-DVC catches every error and says it in words. This process listens to what it logs, and tells by its exit status the two
-kinds that a caller decides by: another DVC at work (BUSY) and storage that does not answer (AWAY).
+DVC catches every error and only logs a message. This process reads the logged errors and has two exit statuses of its
+own: another DVC is at work (BUSY), and storage does not answer (AWAY).
 """
 
 import logging
@@ -35,13 +35,13 @@ class Heard(logging.Handler):
 
 
 def main(arguments: list[str]) -> int:
-    """Run DVC; returns its exit status, or in place of a failure's the kind of it where there is one."""
+    """Run DVC; returns its exit status, or for a failure of a known kind BUSY or AWAY."""
     from dvc.cli import main as dvc
 
     heard = Heard()
     for name in PACKAGES:
         logging.getLogger(name).addHandler(heard)
-    for name in ("dvc.repo.scm_context", "dvc.dvcfile"):  # advice to `git add`, after every stage
+    for name in ("dvc.repo.scm_context", "dvc.dvcfile"):  # no advice to `git add` after every stage
         logging.getLogger(name).setLevel(logging.WARNING)
     status: int = dvc(arguments)
     return heard.status or status if status else 0

@@ -1,4 +1,4 @@
-"""Who commits `dvc.lock` after a run that nobody watches: nobody, a branch, or nobody but MLflow, which has a copy."""
+"""Committing `dvc.lock` after an unattended run: to a branch, or not at all because MLflow has a copy."""
 
 import os
 import subprocess
@@ -16,10 +16,10 @@ KEPT = Path(".quee") / "unattended"
 
 
 def commit_lock(root: Path, branch: str, message: str) -> str | None:
-    """Commit `dvc.lock` on a branch; working tree, index and HEAD stay as they are. The new commit, or None.
+    """Commit `dvc.lock` on a branch without changing working tree, index and HEAD; returns the new commit, or None.
 
-    The commit's tree is HEAD's with the new `dvc.lock`; its first parent is the branch. Nothing is committed when the
-    branch has that tree. Raises UsageError when the branch is checked out, QueeError when git cannot.
+    The commit's tree is HEAD's with the new `dvc.lock`; its first parent is the branch. Nothing is committed if the branch
+    already has that tree. Raises UsageError where the branch is checked out, QueeError where git fails.
     """
     reference = f"refs/heads/{branch}"
     if _git(root, "symbolic-ref", "--quiet", "HEAD", check=False) == reference:
@@ -47,7 +47,7 @@ def commit_lock(root: Path, branch: str, message: str) -> str | None:
 
 
 def put_away(root: Path) -> bool:
-    """Keep `dvc.lock` aside and put HEAD's in its place, so that the checkout is clean; False where HEAD has none."""
+    """Keep `dvc.lock` aside and restore HEAD's, so that the checkout is clean; False where HEAD has none."""
     before = committed(root)
     here = root / "dvc.lock"
     if before is None or not here.is_file():
@@ -62,7 +62,7 @@ def put_away(root: Path) -> bool:
 
 
 def take_out(root: Path) -> bool:
-    """Bring back what `put_away` kept, as long as `dvc.lock` is the one that it was kept for."""
+    """Restore the lock that `put_away` kept, unless `dvc.lock` has changed since."""
     try:
         base, kept = ((root / KEPT / name).read_bytes() for name in ("base.lock", "dvc.lock"))
         here = (root / "dvc.lock").read_bytes()

@@ -12,7 +12,7 @@ from tasks.dvc.lock import dvc_digest, read_lock
 
 
 def changed_data(root: Path, names: list[str]) -> dict[str, str]:
-    """Experiments whose data differ, or that have no result yet, each with the reason. Reads a few small files."""
+    """Experiments whose data differ or that have no result yet, each with the reason. Reads only a few small files."""
     found = {}
     for name in names:
         pointer, now = recorded_digest(root, name)
@@ -37,16 +37,16 @@ def recorded_digest(root: Path, experiment: str) -> tuple[str, str]:
 
 
 def last_digest(root: Path, experiment: str) -> str | None:
-    """The digest of the data that the experiment's last result was made from; None where it was made from another set."""
+    """Digest of the data behind the experiment's last result; None where the result is from another data set."""
     result = read_lock(root).get(experiment)
     prepare = result.stages.get("prepare") if result else None
     return prepare.deps.get(_folder(root, experiment).as_posix()) if prepare else None
 
 
 def fetch_changed(root: Path, experiment: str, notify: Callable[[str], None]) -> None:
-    """Replace the data of the last result by the data that the `.dvc` file names now.
+    """Replace the data of the last result by the data that the `.dvc` file now names.
 
-    Data that are neither of the two are somebody's work: they stay, and the run then refuses them.
+    Data that are neither of the two may be somebody's work: they stay, and the run refuses them.
     """
     from tasks.dvc.process import run_dvc
 

@@ -1,8 +1,8 @@
-"""The code that stages depend on: read from the imports, and known by digests that comments and docstrings leave alone.
+"""The code that stages depend on: found by following imports, and compared by digests without comments and docstrings.
 
 Stage `settings` writes artifacts/EXPERIMENT/settings/code.json: for every stage the files of `quee/` and `tasks/` that
 `tasks/STAGE.py` imports, directly or through others, each with its digest. In dvc.yaml a stage takes its part of that file
-as a parameter, so nobody keeps lists of code. `python -m tasks.dvc.dependencies STAGE [EXPERIMENT]` prints such a list.
+as a parameter, so there are no lists of code. `python -m tasks.dvc.dependencies STAGE [EXPERIMENT]` prints a stage's files.
 """
 
 import argparse
@@ -52,24 +52,24 @@ EXEMPT = {
     "tasks/stage.py": "the folder, lock and exit status of a stage",
     "tasks/work/": "locks, journal and lifetime of processes",
 }
-"""Files and folders that never change a result, each with the reason; what only they import is no dependency either."""
+"""Files and folders that never change a result, each with the reason; files that only they import do not count either."""
 
 DECIDING = frozenset({"quee/settings/quantize.py", "quee/settings/sets.py"})
-"""Files of quee/settings that are no exception: what presets mean, and which splits an evaluation set holds."""
+"""Files of quee/settings that do count: the values of presets, and the splits of an evaluation set."""
 
 READERS = frozenset(name for name, kind in STAGES.items() if kind.reads_cache)
 SKIMMED = {
     "quee/cost.py": "tracing a network, which `features` does, imports its modules",
 }
 READ = frozenset({"quee/precision.py"})
-"""What READERS use of the imports of SKIMMED."""
+"""The imports of SKIMMED that READERS use."""
 
 LAZY = {"quee.fit": "quee/api.py"}
-"""Names that packages import when they are first used."""
+"""Names that packages import on first use."""
 
 
 def code_file(experiment: str) -> str:
-    """Path of the file with the digests, from the project's folder, as dvc.yaml names it."""
+    """Path of the file with the digests from the project's folder, in dvc.yaml's form."""
     return f"artifacts/{experiment}/{SETTINGS}/{NAME}"
 
 
@@ -118,7 +118,7 @@ def is_exempt(file: str) -> bool:
 
 
 def digest(root: Path, file: str) -> str:
-    """Digest of what a file of Python does: of its tokens without comments, docstrings and layout."""
+    """Digest of a Python file's tokens without comments, docstrings and layout."""
     return _digest(root / file, (root / file).stat().st_mtime_ns)
 
 
@@ -129,14 +129,14 @@ def _digest(path: Path, _changed: int) -> str:
 
 
 def _statements(text: str) -> Iterator[str]:
-    """The logical lines of Python source, each its depth and tokens; none that is a string alone."""
+    """The logical lines of Python source as depth and tokens; lines that are only a string are left out."""
     depth, words, plain, formatted, begun = 0, [], True, 0, (0, 0)
     lines = text.splitlines(keepends=True)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         kind = tokenize.tok_name[token.type]
         if kind in ("INDENT", "DEDENT"):
             depth += 1 if kind == "INDENT" else -1
-        elif kind == "FSTRING_START":  # from Python 3.12 on in parts, before as one token: both as in the source
+        elif kind == "FSTRING_START":  # several tokens from Python 3.12 on, one before; the source text is the same
             begun, formatted = (begun, formatted + 1) if formatted else (token.start, 1)
         elif kind == "FSTRING_END":
             formatted -= 1
@@ -162,7 +162,7 @@ def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> 
 
 
 def imports(root: Path, file: str) -> tuple[str, ...]:
-    """Files of quee/ and tasks/ that a file imports, inside functions too; not those for type checkers alone."""
+    """Files of quee/ and tasks/ that a file imports, also inside functions; imports for type checkers do not count."""
     path = root / file
     return _imports_of(root, path, path.stat().st_mtime_ns)
 
@@ -191,7 +191,7 @@ def _imports(root: Path, node: ast.AST) -> Iterator[str]:
 
 
 def _defining(root: Path, module: str, name: str) -> str | None:
-    """The file that defines what `from module import name` gives: a module that passes a name on decides nothing."""
+    """The file that defines the name in `from module import name`; a module that only passes a name on does not count."""
     if f"{module}.{name}" in LAZY:
         return LAZY[f"{module}.{name}"]
     if file := _file(root, f"{module}.{name}"):
@@ -206,7 +206,7 @@ def _defining(root: Path, module: str, name: str) -> str | None:
 
 @functools.cache
 def _passed_on(path: Path, _changed: int) -> dict[str, tuple[str, str]]:
-    """Names that a module imports at its top from other modules: (module, name there) by name here."""
+    """Names that a module imports at its top: (module, name there) by name here."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
     froms = [node for node in body if isinstance(node, ast.ImportFrom)]
     return {a.asname or a.name: (node.module or "", a.name) for node in froms for a in node.names}

@@ -1,8 +1,8 @@
-"""The mapping `experiments` in params.yaml: what `dvc repro` builds, each with its data set and file of weights.
+"""The mapping `experiments` in params.yaml: the experiments that `dvc repro` builds, with data set and file of weights.
 
-Data set and weights are settings in experiments/NAME.yaml; the mapping repeats them, since dvc.yaml takes the paths of
-dependencies from params.yaml alone. Whatever runs or plans keeps the mapping as the YAML files have it, and stage
-`settings` refuses one that differs.
+Data set and weights are settings in experiments/NAME.yaml. The mapping repeats them, because dvc.yaml takes paths of
+dependencies only from params.yaml. Runs and plans update the mapping from the YAML files, and stage `settings` refuses a
+mapping that differs.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FILE = "params.yaml"
 NO_WEIGHTS = "data/weights/none"
-"""Stands for the weights of experiments that have none: all experiments share one form of stage in dvc.yaml."""
+"""Stands for the weights of experiments without weights, because dvc.yaml has one form of stage for all experiments."""
 NO_WEIGHTS_TEXT = "No weights: experiments that train their backbone from the beginning depend on this file.\n"
 
 
@@ -38,7 +38,7 @@ def paths_of(experiment: "Experiment") -> dict[str, str]:
 
 
 def listed_experiments(root: Path) -> list[str]:
-    """The experiments in params.yaml; raises UsageError when it is not as it must be."""
+    """The experiments in params.yaml; raises UsageError where the file has another form."""
     return list(_read(root))
 
 
@@ -50,9 +50,9 @@ def refuse_other_paths(root: Path, experiment: "Experiment") -> None:
 
 
 def put_right(root: Path, names: list[str], notify: Callable[[str], None]) -> None:
-    """Bring params.yaml to what the YAML files say: `names` are added, every entry has its own paths, comments stay.
+    """Update params.yaml from the YAML files: `names` are added, entries get their paths, comments stay.
 
-    A list of names, as params.yaml had before, becomes a mapping.
+    A list of names, the form of older checkouts, becomes a mapping.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
@@ -90,7 +90,7 @@ def put_right(root: Path, names: list[str], notify: Callable[[str], None]) -> No
 
 
 def _read(root: Path) -> dict[str, Any]:
-    """The mapping as it is; of a list of names, each with None."""
+    """The mapping in the file; a list of names becomes a mapping to None."""
     try:
         found = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))["experiments"]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Data sets and pretrained weights of experiments: they are pulled, or named when they are missing."""
+"""Data sets and pretrained weights of experiments: missing ones are pulled, or named in a message."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class NotPulledError(IntegrityError):
-    """Files are missing and no remote gave them. `may_pass` is set where the remote did not answer."""
+    """Files are missing and could not be pulled. `may_pass` is set where the remote did not answer."""
 
     def __init__(self, message: str, may_pass: bool) -> None:
         super().__init__(message)
@@ -38,9 +38,9 @@ def inputs_of(experiment: "Experiment") -> Iterator[tuple[Path, str]]:
 
 
 def refuse_missing(root: Path, names: list[str]) -> dict[str, Path]:
-    """The `.dvc` file of every input that is tracked, with the input's path.
+    """The `.dvc` file of every tracked input, with the input's path.
 
-    Raises IntegrityError naming the inputs that are neither tracked nor here, with the way to get them.
+    Raises IntegrityError naming inputs that are neither tracked nor present, with the way to get them.
     """
     pointers: dict[str, Path] = {}
     for name in names:
@@ -56,23 +56,23 @@ def refuse_missing(root: Path, names: list[str]) -> dict[str, Path]:
 
 
 def refuse_not_pulled(root: Path, names: list[str]) -> None:
-    """Raises IntegrityError on inputs that are not here, tracked or not. Nothing is pulled."""
+    """Raises IntegrityError for missing inputs, tracked or not. Nothing is pulled."""
     for path in refuse_missing(root, names).values():
         refuse_unpulled(root, path)
 
 
 def refuse_unpulled(root: Path, path: Path) -> None:
-    """Raises IntegrityError where an input is tracked and not here yet."""
+    """Raises IntegrityError where an input is tracked and not present."""
     pointer = pointer_of(root, path)
     if pointer and not _is_here(root / path):
         raise IntegrityError(f"{path} is not here yet: {how_to_pull(pointer)}")
 
 
 def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -> dict[str, Path]:
-    """Pull the inputs that are not here; returns the `.dvc` file of every input that is tracked, with the input's path.
+    """Pull missing inputs; returns the `.dvc` file of every tracked input, with the input's path.
 
-    Raises IntegrityError naming inputs that no remote gives, and UsageError where weights were fitted on samples that an
-    experiment holds out or belong to a backbone with other keywords.
+    Raises IntegrityError naming inputs that no remote has, and UsageError where weights were fitted on samples that an
+    experiment holds out, or belong to a backbone with other keywords.
     """
     pointers = refuse_missing(root, names)
     for pointer, path in pointers.items():
@@ -92,7 +92,7 @@ def ensure_inputs(root: Path, names: list[str], notify: Callable[[str], None]) -
 
 
 def pull(root: Path, pointer: Path | str, path: Path) -> None:
-    """Pull what a `.dvc` file names, whole or not at all; raises NotPulledError with DVC's reason."""
+    """Pull the data of a `.dvc` file, whole or not at all; raises NotPulledError with DVC's reason."""
     from tasks.dvc.process import run_dvc
 
     behind = link_before(root, path)
@@ -107,7 +107,7 @@ def pull(root: Path, pointer: Path | str, path: Path) -> None:
 
 
 def link_before(root: Path, path: Path) -> str | None:
-    """Why DVC cannot track a path that lies behind a link, and what to do; None where no link is in the way."""
+    """Why DVC cannot track a path inside a linked folder, with advice; None where no folder is a link."""
     for place in (path, *path.parents):
         if (root / place).is_symlink():
             target = os.readlink(root / place)

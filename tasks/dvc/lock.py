@@ -1,4 +1,4 @@
-"""Results as `dvc.lock` records them, now or at a revision: stages, experiments, their digests, the files they left."""
+"""Results in `dvc.lock`, now or at a revision: stages, experiments, their digests and files."""
 
 import configparser
 import hashlib
@@ -47,7 +47,7 @@ class StageResult:
 
     @property
     def title(self) -> str:
-        """What people see: `digits/targets 3f2a91c`."""
+        """Name for people, such as `digits/targets 3f2a91c`."""
         return f"{self.name} {self.digest[:7]}"
 
     @property
@@ -64,9 +64,9 @@ class StageResult:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The blocks that the stage was run with, as they were recorded.
+        """The recorded settings of the stage's run, by block.
 
-        Defaults are among them, but for results recorded when stages took their parameters from the YAML itself.
+        They include defaults, except in old results whose stages took parameters from the YAML itself.
         """
         params = self.entry.get("params", {})
         found = params.get(settings_file(self.experiment)) or params.get(f"experiments/{self.experiment}.yaml") or {}
@@ -74,19 +74,19 @@ class StageResult:
 
     @cached_property
     def code(self) -> dict[str, str]:
-        """Digests of files of code, by path, where they are recorded as parameters and not as dependencies."""
+        """Digests of code by path, where they were recorded as parameters and not as dependencies."""
         found = self.entry.get("params", {}).get(f"artifacts/{self.experiment}/{SETTINGS}/code.json") or {}
         return dict(found.get(self.stage) or {})
 
     @property
     def has_defaults(self) -> bool:
-        """Whether the defaults of then are among the recorded settings."""
+        """Whether the recorded settings include defaults."""
         return settings_file(self.experiment) in self.entry.get("params", {})
 
 
 @dataclass(frozen=True, eq=False)
 class ExperimentResult:
-    """What one experiment's stages have in `dvc.lock`, by stage, in the order of `dvc.yaml`."""
+    """The entries of one experiment's stages in `dvc.lock`, in the order of `dvc.yaml`."""
 
     experiment: str
     stages: dict[str, StageResult]
@@ -105,11 +105,11 @@ class ExperimentResult:
 
     @property
     def has_defaults(self) -> bool:
-        """Whether the defaults of then are among the recorded settings."""
+        """Whether the recorded settings include defaults."""
         return all(result.has_defaults for result in self.stages.values())
 
     def unfinished(self, expected: list[str]) -> str | None:
-        """Why the entries are not one whole result: a stage missing, or run on another's earlier output."""
+        """Why the entries are not one whole result: a stage is missing, or was run on an earlier output of another; or None."""
         missing = [stage for stage in expected if stage not in self.stages]
         if missing:
             return f"not run yet: {', '.join(missing)}"
@@ -122,9 +122,9 @@ class ExperimentResult:
 
 
 def read_lock(root: Path, revision: str | None = None) -> dict[str, ExperimentResult]:
-    """The experiments in `dvc.lock`, of the working tree or of a git revision; empty when there is no such file.
+    """The experiments in `dvc.lock`, of the working tree or of a git revision; empty without such a file.
 
-    Settings are no result of their own: every stage's entry holds those that it was run with.
+    Stage `settings` is left out, because every stage's entry holds its own settings.
     """
     entries, order = _entries(root, "dvc.lock", revision), stage_names(root, revision)
     found: dict[str, dict[str, StageResult]] = {}
@@ -136,7 +136,7 @@ def read_lock(root: Path, revision: str | None = None) -> dict[str, ExperimentRe
 
 
 def read_ablations(root: Path) -> dict[str, StageResult]:
-    """By experiment, what `ablations/dvc.lock` records: results beside the pipeline, of which no experiment's is made."""
+    """By experiment, the results in `ablations/dvc.lock`; they are not part of an experiment's result."""
     found = {}
     for name, entry in sorted(_entries(root, ABLATIONS).items()):
         stage, _, experiment = name.partition("@")
@@ -158,10 +158,10 @@ def _rank(stage: str, order: list[str]) -> tuple[int, str]:
 
 
 def stage_names(root: Path, revision: str | None = None) -> list[str]:
-    """The stages of `dvc.yaml` that are run per experiment, in its order, without `settings`."""
+    """The stages of `dvc.yaml` per experiment, in its order, without `settings`."""
     content = yaml.load(read_text(root, "dvc.yaml", revision) or "", Loader=LOADER) or {}
     stages = (content.get("stages") or {}).items()
-    per_experiment = {"foreach", "matrix"}  # revisions before had a matrix of names
+    per_experiment = {"foreach", "matrix"}  # older revisions have a matrix of names
     return [
         name for name, stage in stages if isinstance(stage, dict) and per_experiment & set(stage) and name != SETTINGS
     ]
@@ -174,7 +174,7 @@ def default_experiments(root: Path) -> list[str]:
 
 
 def chosen(results: dict[str, ExperimentResult], names: list[str] | None) -> dict[str, ExperimentResult]:
-    """The experiments asked for, all by default; raises UsageError on one that has no result."""
+    """The given experiments, all by default; raises UsageError for one without a result."""
     for name in names or []:
         if name not in results:
             raise UsageError(unknown("experiment with results in dvc.lock", name, list(results)))
@@ -182,7 +182,7 @@ def chosen(results: dict[str, ExperimentResult], names: list[str] | None) -> dic
 
 
 def out_problem(root: Path, result: StageResult) -> str | None:
-    """Why what lies on disk is not this result: an output missing or another; None when all of it is there."""
+    """Why the files on disk are not this result: an output is missing or differs; None where all outputs agree."""
     for out in result.entry.get("outs", []):
         path = root / out["path"]
         if not path.exists():
@@ -196,7 +196,7 @@ def out_problem(root: Path, result: StageResult) -> str | None:
 
 
 def dvc_digest(path: Path) -> str:
-    """The MD5 by which DVC knows a file, or a folder (ending in `.dir`)."""
+    """DVC's MD5 of a file, or of a folder (ending in `.dir`)."""
     if path.is_file():
         return _md5(path)
     records = [{"md5": md5, "relpath": name} for name, md5 in listing(path).items()]
@@ -204,7 +204,7 @@ def dvc_digest(path: Path) -> str:
 
 
 def listing(folder: Path) -> dict[str, str]:
-    """MD5 of every file of a folder by its name inside, sorted, as DVC lists it."""
+    """MD5 of every file of a folder by its name inside, sorted, in DVC's form."""
     files = {file.relative_to(folder).as_posix(): file for file in _files(folder)}
     return {name: _md5(files[name]) for name in sorted(files)}
 
@@ -220,7 +220,7 @@ def _md5(path: Path) -> str:
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """What a git command prints, or None when it fails."""
+    """The output of a git command, or None where it fails."""
     try:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError, UnicodeDecodeError):
@@ -229,7 +229,7 @@ def git(root: Path, *arguments: str) -> str | None:
 
 
 def read_text(root: Path, path: str, revision: str | None = None) -> str | None:
-    """A file of the working tree or of a git revision; None when there is none."""
+    """Content of a file of the working tree or of a git revision; None where it does not exist."""
     if revision is not None:
         return git(root, "show", f"{revision}:./{path}")
     file = root / path
@@ -241,10 +241,10 @@ def is_revision(root: Path, name: str) -> bool:
 
 
 def read_out(root: Path, result: StageResult, name: str, here: bool) -> bytes | None:
-    """File `name` of a stage's folder: from the working tree when `here`, else from DVC's cache or a remote in reach, or
-    as it was published.
+    """File `name` of a stage's folder: from the working tree if `here`, else from DVC's cache, a remote folder on this
+    machine, or the published results.
 
-    None when the result has no such file; raises QueeError when the result itself cannot be found.
+    None where the result has no such file; raises QueeError where the result cannot be found.
     """
     if here:
         file = root / result.folder / name
@@ -266,7 +266,7 @@ def read_out(root: Path, result: StageResult, name: str, here: bool) -> bytes | 
 
 
 def _published(root: Path, result: StageResult) -> Path | None:
-    """The stage's folder in `reference/`, if that is the result published."""
+    """The stage's folder in `reference/`, if this result is the published one."""
     folder = root / "reference" / result.experiment
     try:
         content = yaml.load((folder / "dvc.lock").read_text(encoding="utf-8"), Loader=LOADER)
@@ -286,7 +286,7 @@ def _cached(root: Path, md5: str) -> bytes | None:
 
 
 def _stores(root: Path) -> list[Path]:
-    """DVC's cache and those of its remotes that are folders here; relative addresses count from `.dvc/`."""
+    """DVC's cache and its remotes that are folders on this machine; relative addresses start at `.dvc/`."""
     places = [root / ".dvc" / "cache"]
     for name in ("config", "config.local"):
         parser = configparser.ConfigParser()

@@ -1,4 +1,4 @@
-"""What a run would do with each stage (run it, restore it, leave it unchanged), and why."""
+"""The plan of a run: whether each stage runs, is restored, or is unchanged, and why."""
 
 import json
 import logging
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 Action = Literal["run", "restore", "unchanged"]
 PIPELINE = "dvc.yaml"
 STATES = {"deleted": "missing", "new": "not there at the last run"}
-"""DVC's words for a dependency that differs, in ours."""
+"""DVC's words for a differing dependency, translated to ours."""
 
 
 @dataclass
 class Step:
-    """One stage of one experiment, and what is to be done about it."""
+    """One stage of one experiment, and what a run does with it."""
 
     experiment: str
     stage: str
     action: Action
     reasons: list[str] = field(default_factory=list)
     seconds: float | None = None
-    """Time of its last run here; None when it never ran here."""
+    """Time of its last run here; None where it never ran here."""
     bytes: int | None = None
     """Size of its last result."""
     file: str = PIPELINE
@@ -55,7 +55,7 @@ class Step:
 
 @contextmanager
 def opened(root: Path) -> "Iterator[Repo]":
-    """The repository under DVC's lock. Raises BusyError while another DVC holds the lock, QueeError on other faults."""
+    """The repository under DVC's lock. Raises BusyError while another DVC holds the lock, QueeError for other faults."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
@@ -76,7 +76,7 @@ class Plan:
     """The steps of a run, in order."""
 
     settings: list[Step]
-    """Stage `settings` of the experiments whose files of settings or digests are not up to date."""
+    """Stage `settings` of experiments whose files of settings or digests are not up to date."""
     steps: list[Step]
     """All other stages."""
 
@@ -89,10 +89,10 @@ def make_plan(
     file: str = PIPELINE,
     only: Collection[str] | None = None,
 ) -> Plan:
-    """The steps of the experiments' stages in a dvc.yaml, of all stages or `only` those named, in the order of a run.
+    """The steps of the experiments' stages in a dvc.yaml in the order of a run; with `only`, of these stages.
 
-    Settings and digests of code are computed here, so stage `settings` need not have run. `data` maps a `.dvc` file to the
-    path that it records. Raises IntegrityError on a path whose content differs, UsageError on wrong settings.
+    Settings and digests of code are computed here, so stage `settings` need not have run. `data` maps a `.dvc` file to
+    the path that it records. Raises IntegrityError for a path whose content differs, UsageError for wrong settings.
     """
     with opened(root) as repo:
         for pointer, folder in (data or {}).items():
@@ -146,21 +146,21 @@ def _estimate(root: Path, steps: list[Step]) -> None:
 
 
 class _Planner:
-    """Plans the stages one by one, in order, and remembers which results change on the way."""
+    """Plans the stages one by one, in order, and remembers which results will change."""
 
     def __init__(self, root: Path, repo: "Repo", force: bool) -> None:
         self.root, self.repo, self.force = root, repo, force
         self.anew: dict[str, str] = {}
-        """Path of every result that will be made anew, and the name of its stage."""
+        """Path of every result that a run makes anew, and the name of its stage."""
         self.restored: dict[str, Any] = {}
-        """Path of every result that will be restored, and its digest."""
+        """Path of every result that a run restores, and its digest."""
         self.resolved: dict[str, dict[str, Any]] = {}
-        """By path, what the files of settings and of digests hold once stage `settings` has run."""
+        """By path, the contents of the files of settings and digests after stage `settings`."""
         self.given: dict[str, dict[str, Any]] = {}
-        """By path of the file of settings, the settings that the YAML gives itself."""
+        """By path of the file of settings, the settings that the YAML sets itself."""
 
     def settings_step(self, stage: "Stage") -> Step:
-        """Plan stage `settings`: it runs where its files do not hold what they should hold now."""
+        """Plan stage `settings`: it runs where the contents of its files are not up to date."""
         from quee.settings.experiment import load_experiment, read_content, resolved
 
         name, folder = _experiment(stage), self.root / "experiments"
@@ -173,7 +173,7 @@ class _Planner:
             reasons.append(f"{settings_at}: not what the settings are now")
         if reasons or stage.cmd_changed:
             code = dependencies.code_of(self.root, experiment.backbone.name)
-        else:  # DVC sees every file of code as it was when the stage ran
+        else:  # DVC compares the code with its state when the stage ran
             code = json.loads((self.root / code_at).read_text(encoding="utf-8"))
         self.resolved |= {settings_at: resolved(experiment), code_at: code}
         return Step(name, SETTINGS, "run" if reasons or stage.cmd_changed else "unchanged", reasons)
@@ -227,7 +227,7 @@ class _Planner:
         return [self._shown(path, *difference) for difference in differences(before or {}, now)]
 
     def _parameters(self, dep: Any) -> dict[str, Any]:
-        """The stage's part of a file that stage `settings` writes, as it will be."""
+        """The stage's part of a file of stage `settings`, as a run will write it."""
         content = self.resolved[str(dep)]
         return {block: content[block] for block in dep.params if block in content}
 
@@ -235,7 +235,7 @@ class _Planner:
         from quee.settings.experiment import is_given
 
         if path.endswith(f"/{dependencies.NAME}"):
-            file = name.partition(".")[2]  # behind the stage's name
+            file = name.partition(".")[2]  # after the stage's name
             return f"{file}: {'new' if old is None else 'no longer used' if new is None else 'modified'}"
         default = path in self.given and new is not None and not is_given(self.given[path], name)
         return f"{name}: {_text(old)} → {_text(new)}{' (default)' if default else ''}"
@@ -265,7 +265,7 @@ class _Planner:
 
 
 def _foresee(dep: Any, found: Any) -> None:
-    """Let DVC take a dependency to have this digest, since its file may not be there yet. DVC has no public way to ask."""
+    """Set the digest of a dependency in DVC, because its file may not exist yet. DVC has no public interface for this."""
     dep.hash_info = found
     dep.get_hash = lambda: found
 

@@ -1,4 +1,4 @@
-"""DVC as a process: how it is called, what it said, and its output as it comes."""
+"""DVC as a process: calls, their messages, and their output as it comes."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ ADVICE = re.compile(rb"Use `dvc push` to send your updates to remote storage\.\r
 
 @dataclass(frozen=True)
 class Said:
-    """What became of a call of DVC."""
+    """The result of a call of DVC."""
 
     status: int
     out: str
@@ -30,7 +30,7 @@ class Said:
 
     @property
     def reason(self) -> str:
-        """The errors that DVC named, in its words."""
+        """DVC's error messages."""
         return last_words(self.err) or last_words(self.out) or f"DVC ended with status {self.status} without a word"
 
     @property
@@ -40,7 +40,7 @@ class Said:
 
 
 def run_dvc(root: Path, *arguments: str) -> Said:
-    """Call DVC and wait for its end; never with --quiet, which silences errors too."""
+    """Call DVC and wait for its end; without --quiet, which also silences errors."""
     done = subprocess.run(
         dvc_command(*arguments), cwd=root, env=environment(), capture_output=True, encoding="utf-8",
         errors="replace", stdin=subprocess.DEVNULL, check=False,
@@ -53,14 +53,14 @@ def dvc_command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """For processes of a run: this Python first, quiet, and tied to this process's life."""
+    """Environment for processes of a run: this Python first on PATH, quiet, and ending with this process."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     code = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PATH": path, "PYTHONPATH": code, "DVC_NO_ANALYTICS": "1", SUPERVISED: "1"}
 
 
 def run_logged(command: list[str], log: Path, root: Path, environment: dict[str, str], show: bool) -> int:
-    """Run a command to its end and return its status; a terminal stays one for it, so that progress bars are drawn."""
+    """Run a command to its end and return its status; a terminal stays a terminal for it, so that it draws progress bars."""
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal = show and sys.stderr.isatty()
     reader, writer = pty.openpty() if terminal else os.pipe()
@@ -77,8 +77,8 @@ def run_logged(command: list[str], log: Path, root: Path, environment: dict[str,
                     sys.stderr.write(ADVICE.sub(b"", chunk).decode(errors="replace"))
                     sys.stderr.flush()
         return process.wait()
-    except BaseException as error:  # Ctrl-C reaches the command too: let it end in its own way, but not for ever
-        if not isinstance(error, KeyboardInterrupt):  # a cancellation does not
+    except BaseException as error:  # Ctrl-C also reaches the command: give it some time to end by itself
+        if not isinstance(error, KeyboardInterrupt):  # a cancellation does not reach it
             _interrupt(process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
             process.wait(GRACE_SECONDS)
@@ -91,7 +91,7 @@ def run_logged(command: list[str], log: Path, root: Path, environment: dict[str,
 
 
 def _interrupt(pid: int) -> None:
-    """As Ctrl-C does it: all processes of the command at once."""
+    """Interrupt all processes of the command at once, like Ctrl-C."""
     import psutil
 
     with contextlib.suppress(psutil.Error):
@@ -104,5 +104,5 @@ def _interrupt(pid: int) -> None:
 def _read(reader: int) -> bytes:
     try:
         return os.read(reader, 1 << 16)
-    except OSError:  # how a pseudo-terminal says that the other side has closed
+    except OSError:  # a pseudo-terminal raises this when the other side has closed
         return b""

@@ -1,7 +1,7 @@
-"""The one place that talks to DVC: what is stale and why, and running it stage by stage.
+"""Runs of the pipeline by DVC: which stages are stale and why, and running them one by one.
 
-`quee run` and the Prefect flow are both a `session`: it takes the checkout's lock, puts right what killed runs left,
-and asks DVC once what is stale; `execute` then runs one stage.
+`quee run` and the Prefect flow both use a `session`. It takes the checkout's lock, repairs what killed runs left, and
+asks DVC once which stages are stale. `execute` then runs one stage.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class StageError(QueeError):
-    """A stage failed; its exit status is the stage's own, and so is whether the failure may pass."""
+    """A stage failed. The exit status, and whether the failure may pass, are the stage's own."""
 
     def __init__(self, message: str, status: int, may_pass: bool = False) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class StageError(QueeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one stage."""
+    """The result of one stage."""
 
     experiment: str
     stage: str
@@ -68,7 +68,7 @@ class Outcome:
 
 @dataclass
 class Session:
-    """A run of some experiments in a checkout that it has for itself."""
+    """A run of some experiments; it holds the checkout's lock."""
 
     root: Path
     steps: list[Step]
@@ -80,7 +80,7 @@ class Session:
     _ran: bool = False
 
     def settle(self, settings: list[Step]) -> None:
-        """Write the files of resolved settings that stages take their parameters from. Raises StageError."""
+        """Run stage `settings` where needed; the other stages take their parameters from its files. Raises StageError."""
         for step in settings:
             log = _log_file(self.root, step)
             began, was_here = time.time(), _out(self.root, step).exists()
@@ -91,7 +91,7 @@ class Session:
                 raise self._failure(step, log, record, status, was_here)
             log.unlink()
             keep_last_good(self.root)
-            self._ran = True  # DVC has the last word on what follows: it sees the file, the plan foresaw it
+            self._ran = True  # the plan only foresaw the files; DVC now compares the real ones
 
     def execute(self, step: Step) -> Outcome:
         """Bring one stage up to date. Raises StageError naming the stage and its log; earlier results stay."""
@@ -165,11 +165,12 @@ def session(
     file: str = PIPELINE,
     stages: Sequence[str] | None = None,
 ) -> Iterator[Session]:
-    """Have the checkout for a run of the experiments (all of params.yaml by default).
+    """Hold the checkout for a run of the experiments (all of params.yaml by default).
 
-    Every YAML, data set and file of weights is checked before anything is created: raises UsageError, or IntegrityError
-    saying which files to get. Another run is waited for, or with `wait` off raises BusyError. Stages of another `file`
-    than the pipeline's read its results, not the data, and so may all of `stages`, where only those are to be run.
+    Every YAML, data set and file of weights is checked before anything is created; raises UsageError, or IntegrityError
+    with the files to get. With `wait` the session waits for another run, else it raises BusyError. `stages` restricts the
+    run to some stages. Data and weights are not needed where no stage reads them, as in a `file` other than the
+    pipeline's, whose stages read only results.
     """
     names = checked(root, experiments)
     with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
@@ -185,14 +186,14 @@ def session(
 
 
 def _read_inputs(root: Path, stages: Sequence[str] | None) -> bool:
-    """Whether any of the stages reads data sets or weights; all are meant if none is named."""
+    """Whether any of the given stages, or of all, reads data sets or weights."""
     return stages is None or any(
         "${item." in dep for stage in stages for dep in stage_entry(root, stage, "").get("deps", [])
     )
 
 
 def plan(root: Path, experiments: list[str] | None = None, force: bool = False) -> list[Step]:
-    """What a run would do; changes nothing but what a killed run left damaged and paths that params.yaml has wrong."""
+    """The plan of a run. It changes nothing except for repairs after killed runs and wrong paths in params.yaml."""
     names = checked(root, experiments)
     missing = [name for name in names if name not in listed_experiments(root)]
     if missing:
@@ -207,7 +208,7 @@ def plan(root: Path, experiments: list[str] | None = None, force: bool = False) 
 
 
 def checked(root: Path, experiments: list[str] | None) -> list[str]:
-    """The experiments to run, after checking their files and those of every experiment in params.yaml."""
+    """The experiments to run, after a check of their files and those of every experiment in params.yaml."""
     from quee.settings.experiment import load_experiment
 
     listed = listed_experiments(root)
@@ -218,9 +219,9 @@ def checked(root: Path, experiments: list[str] | None) -> list[str]:
 
 
 def restore_result(root: Path, step: Step) -> str:
-    """Bring back the last result of a stage that failed, since DVC removes it before it runs the stage.
+    """Restore the last result of a stage that failed, because DVC removes results before it runs a stage.
 
-    Returns why that failed, or an empty string.
+    Returns the reason of a failure, or an empty string.
     """
     if _out(root, step).exists() or not step.bytes:
         return ""
@@ -233,7 +234,7 @@ def _out(root: Path, step: Step) -> Path:
 
 
 def _state(root: Path, step: Step) -> object:
-    """What a stage has: its entry in the lock file and its files as they lie there. It differs after a restore."""
+    """State of a stage: its entry in the lock file, and its files with their times. It differs after a restore."""
     try:
         entry = yaml.safe_load((root / step.file).with_suffix(".lock").read_text(encoding="utf-8"))["stages"][step.name]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
@@ -275,7 +276,7 @@ def _short(root: Path, file: Path) -> Path:
 
 
 def _wait_for(act: Callable[[], T], wait: bool, notify: Callable[[str], None]) -> T:
-    """Do something that another DVC may be in the way of."""
+    """Call a function that fails while another DVC is at work, and wait for that."""
     told = False
     while True:
         try:
@@ -297,7 +298,7 @@ def smoke(
     wait: bool = True,
     notify: Callable[[str], None] = say,
 ) -> Iterator[Outcome]:
-    """Run every stage on a few samples, without DVC, into `.quee/smoke/EXPERIMENT-N/`; yields each as it ends."""
+    """Run every stage on a few samples, without DVC, into `.quee/smoke/EXPERIMENT-N/`; yields each result."""
     if limit < 1:
         raise UsageError(f"--limit {limit}: give a number of samples from 1")
     names = checked(root, experiments)

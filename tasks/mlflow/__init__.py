@@ -1,1 +1,1 @@
-"""The one place that talks to MLflow."""
+"""The only code of tasks that talks to MLflow."""

@@ -12,7 +12,7 @@ from tasks.mlflow.store import open_store
 from tasks.mlflow.values import experiment_metrics, settings_of
 
 STEPPED = ("curve/", "history/")
-"""Beginnings of metrics that have a value per step; these are not compared."""
+"""Prefixes of metrics with a value per step; these are not compared."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Side:
     settings: dict[str, str]
     metrics: dict[str, float]
     has_defaults: bool = True
-    """Whether settings that were left to their defaults are among the settings."""
+    """Whether the settings include defaults."""
 
 
 def side(root: Path, name: str, other: str) -> Side:
-    """An experiment, a run id, a revision or `REVISION:EXPERIMENT`; raises UsageError on anything else.
+    """Find an experiment, a run id, a revision or `REVISION:EXPERIMENT`; raises UsageError for any other name.
 
-    A revision alone means the experiment named on the other side, or the first in params.yaml.
+    For a revision alone, the experiment is the one of the other side, or the first in params.yaml.
     """
     here = read_lock(root)
     if name in here:
@@ -68,7 +68,7 @@ def _of_run(root: Path, run_id: str) -> Side:
 
 
 def settings_differences(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
-    """Settings that are not equal, without those that are unknown on a side whose defaults were not recorded."""
+    """Settings that differ, without those that are unknown because a side has no recorded defaults."""
     found = differences(a.settings, b.settings)
     return {
         name: pair for name, pair in found.items() if all(side.has_defaults or name in side.settings for side in (a, b))
@@ -76,5 +76,5 @@ def settings_differences(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """By name, the two values that are not equal; None for a side that lacks the name."""
+    """By name, the two values that differ; None for a side without the name."""
     return {name: (a.get(name), b.get(name)) for name in sorted(a | b) if a.get(name) != b.get(name)}

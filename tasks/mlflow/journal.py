@@ -1,4 +1,4 @@
-"""What is known of how a result was made, as tags of its run: who ran it, when, where, with what."""
+"""Facts of the execution behind a result, as tags of its run: user, time, machine, versions."""
 
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,10 @@ from tasks.work import journal
 from tasks.work.differences import Snapshot, snapshot
 
 COMMIT, PATCH, DIRTY = "mlflow.source.git.commit", "quee.git.patch", "quee.git.dirty"
-"""Tags: the commit, the name of the patch on top of it (artifact DIFFERENCES), whether there is one."""
+"""Tags: the commit, the name of the patch on top of it (artifact DIFFERENCES), and whether there is a patch."""
 
 DIFFERENCES = "uncommitted.patch"
-"""Artifact with what of the code was not in the commit."""
+"""Artifact with the differences of the code from the commit."""
 
 PREFECT = "prefect.flow_run_id"
 
@@ -23,7 +23,7 @@ SLACK = 5.0
 
 
 class Journal:
-    """The executions written down in `.quee/journal/`, read once when first asked for."""
+    """The executions in `.quee/journal/`, read once on first use."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -37,8 +37,7 @@ class Journal:
     def of(self, result: StageResult) -> dict[str, Any]:
         """`start`, `end` (seconds since 1970) and `tags` of the execution that made a result; empty when unknown.
 
-        A result restored from DVC's cache was made by an earlier execution than the last: its files are not of the
-        time of any record, and nothing is said.
+        For a result restored from DVC's cache, no record's time agrees with the files, so nothing is known.
         """
         files = [file for path in result.outs for file in _files(self.root / path)]
         newest = max((file.stat().st_mtime for file in files), default=0.0)
@@ -56,7 +55,7 @@ class Journal:
             return {}
         names = set.intersection(*(set(found["tags"]) for found in made))
         tags = {name: made[0]["tags"][name] for name in sorted(names) if len({f["tags"][name] for f in made}) == 1}
-        if not {COMMIT, PATCH} <= set(tags):  # made at several states of the code: no one of them made it all
+        if not {COMMIT, PATCH} <= set(tags):  # made at several states of the code, so none of them made the whole
             tags = {name: value for name, value in tags.items() if name not in (COMMIT, PATCH, DIRTY)}
         seconds = sum(found["end"] - found["start"] for found in made)
         return {
@@ -71,7 +70,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _tags(record: dict[str, Any]) -> dict[str, str]:
-    """Everything a record says as tags, nested names joined by dots."""
+    """All facts of a record as tags; nested names are joined by dots."""
     skipped = ("experiment", "stage", "status", "pid", "start", "end", "git_commit", "git_patch")
     found = {name: value for name, value in leaves(record) if name not in skipped and value not in (None, {})}
     tags = {f"{MADE}{name}"[:250]: str(value)[:5000] for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""The tracking store as memory: runs by id, by what they made, and by what they rest on."""
+"""Queries to the tracking store: runs by id, by their results, and by their inputs."""
 
 import tempfile
 from graphlib import TopologicalSorter
@@ -19,21 +19,21 @@ class Memory:
     """The tracking store, read by run and by digest."""
 
     def __init__(self, root: Path) -> None:
-        """Raises UsageError when nothing is tracked yet."""
+        """Raises UsageError where nothing is tracked yet."""
         self.root = root
         self.store = open_store(root)
         self.client = self.store.client
         self._by_output: dict[tuple[str, str], str | None] = {}
 
     def run(self, run_id: str) -> "Run":
-        """A tracked result; raises UsageError where the store has no run of that id, or it is of something else."""
+        """A tracked result; raises UsageError where the store has no run of that id, or the run is not of a result."""
         run = self.store.run(run_id)
         if DIGEST not in run.data.tags:
             raise UsageError(f"MLflow run {run_id} is no result that quee tracked")
         return run
 
     def artifact(self, run: "Run", path: str) -> bytes | None:
-        """An artifact of a run; None when it has none of that name."""
+        """An artifact of a run; None where the run has none of that name."""
         folder = path.rpartition("/")[0] or None
         with asking(self.store.uri), tempfile.TemporaryDirectory() as aside:
             if path not in [item.path for item in self.client.list_artifacts(run.info.run_id, folder)]:
@@ -41,13 +41,13 @@ class Memory:
             return Path(self.client.download_artifacts(run.info.run_id, path, aside)).read_bytes()
 
     def result(self, run: "Run") -> StageResult:
-        """What dvc.lock recorded of the stage result that a run is of."""
+        """The `dvc.lock` entry of a run's stage result."""
         experiment, stage = run.data.tags["quee.experiment"], run.data.tags["quee.stage"]
         content = yaml.safe_load(self.artifact(run, "dvc.lock") or b"") or {}
         return StageResult(experiment, stage, content.get(f"{stage}@{experiment}", {}))
 
     def maker(self, path: str, md5: str) -> str | None:
-        """Run id of the stage result that left `path` with this digest; the newest of several."""
+        """Run id of the stage result with the output `path` of this digest; the newest of several."""
         if (path, md5) not in self._by_output:
             experiment = Path(path).parts[1]
             query = f"tags.`{OUT}{path}` = '{md5}' and tags.`{COMPLETE}` = 'true' and tags.`quee.kind` = 'stage'"
@@ -58,7 +58,7 @@ class Memory:
         return self._by_output[path, md5]
 
     def upstream(self, run: "Run") -> list["Run"]:
-        """The stage runs that a run rests on, its own last, each once; raises UsageError where one is not tracked."""
+        """The stage runs that a run depends on, each once, itself last; raises UsageError where one is not tracked."""
         tags = run.data.tags
         if tags.get("quee.kind") == "experiment":
             direct = [value for name, value in tags.items() if name.startswith(STAGE_RUN)]
@@ -85,7 +85,7 @@ class Memory:
 
 
 def named(run: "Run", prefix: str) -> dict[str, str]:
-    """The run's tags with that prefix, by what follows it."""
+    """The run's tags with that prefix, by the rest of their names."""
     return {
         name.removeprefix(prefix): value for name, value in sorted(run.data.tags.items()) if name.startswith(prefix)
     }

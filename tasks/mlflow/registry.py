@@ -23,23 +23,23 @@ from tasks.mlflow.store import BUNDLE, COMPLETE, DECIDED, DIGEST, Store, model_n
 from tasks.mlflow.values import of_first_seed
 
 CHAMPION = "champion"
-"""Alias of the version to use: the first, until another is better by more than its interval."""
+"""Alias of the version to use: the first one, until another is better by more than its interval."""
 
 VALIDATION = {
     name: f"quee.validation.{name}"
     for name in ("budget", "accuracy", "low", "high", "cost", "samples", "data", "method")
 }
-"""Tags of a version: what it does on validation at its experiment's budget; `data` is the digest of the splits."""
+"""Tags of a version: its results on validation at its experiment's budget; `data` is the digest of the splits."""
 
 DESCRIPTION = 5000
-"""Characters that the registry keeps of a description."""
+"""Longest description that the registry keeps, in characters."""
 
 CARRIED = ("quee.", "prefect.", "mlflow.source.git.")
-"""Tags of a bundle's run that its version carries too."""
+"""Tags that a version copies from its bundle's run."""
 
 
 def register_bundle(store: Store, bundle: StageResult, pyfunc: Path) -> tuple[str, str]:
-    """Add a bundle as a new version of `quee-EXPERIMENT`, or finish what an interruption left.
+    """Add a bundle as a new version of `quee-EXPERIMENT`, or finish an interrupted addition.
 
     Returns `quee-digits version 1` and whether it became champion, with the reason.
     """
@@ -81,7 +81,7 @@ def _add_version(store: Store, bundle: StageResult, pyfunc: Path) -> ModelVersio
 
 
 def validation_tags(root: Path, bundle: StageResult) -> dict[str, str]:
-    """What the bundle does on validation; empty where the evaluation that it was made after is no longer here."""
+    """The bundle's results on validation; empty where its evaluation is no longer here."""
     described = _json(root / bundle.folder / "bundle.json")
     method, budget = f"quee_{described.get('policy', 'plan')}", described.get("budget")
     point = next((p for p in _points(root, bundle) if (p["method"], p["budget"]) == (method, budget)), {})
@@ -103,7 +103,7 @@ def validation_tags(root: Path, bundle: StageResult) -> dict[str, str]:
 
 
 def _points(root: Path, bundle: StageResult) -> list[dict[str, Any]]:
-    """The operating points of the evaluation that the bundle was made after, of the first seed."""
+    """The operating points of the bundle's evaluation, of the first seed."""
     folder = f"artifacts/{bundle.experiment}/evaluate"
     file = root / folder / "operating_points.parquet"
     if not file.is_file() or dvc_digest(root / folder) != bundle.deps.get(folder):
@@ -116,7 +116,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def decide(client: MlflowClient, name: str, version: ModelVersion) -> str:
-    """Move `champion` to a version that is better on validation by more than its interval; says why or why not."""
+    """Move `champion` to a version that is better on validation by more than its interval; returns the reason."""
     try:
         champion = client.get_model_version_by_alias(name, CHAMPION)
     except MlflowException:
@@ -131,7 +131,7 @@ def decide(client: MlflowClient, name: str, version: ModelVersion) -> str:
 
 
 def compared(champion: dict[str, str] | None, new: dict[str, str]) -> tuple[bool, str]:
-    """Whether a version takes the place of the champion, by the tags of both, and why."""
+    """Whether a version replaces the champion, by the tags of both, and why."""
     if champion is None:
         return True, "as there was none"
     stays = f"version {champion['version']} stays"
@@ -159,9 +159,9 @@ def save_bundle_model(path: Path, bundle: Path, script: Path, model: Model, pack
     with tempfile.TemporaryDirectory() as aside:
         code, files = Path(aside) / "code" / package.name, Path(aside) / "files" / bundle.name
         shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copytree(bundle, files)  # MLflow takes no links, which DVC makes with `cache.type symlink`
+        shutil.copytree(bundle, files)  # MLflow does not accept links, which DVC makes with `cache.type symlink`
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # asks for type hints and an example; the signature is given
+            warnings.simplefilter("ignore", UserWarning)  # it asks for type hints; the signature is given
             save_model(
                 path=path,
                 mlflow_model=model,
@@ -176,8 +176,8 @@ def save_bundle_model(path: Path, bundle: Path, script: Path, model: Model, pack
 def signature() -> ModelSignature:
     """Images in (N, height, width, channels), one row per image out; budget, trade-off or limit as parameters.
 
-    The type is `object`, of any shape, for then MLflow hands on what was sent; it would cast JSON to any other before
-    the model could see that it does not fit, 0.5 to a black 0 among them.
+    The type is `object`, of any shape, so that MLflow passes the input on unchanged. MLflow would cast JSON to any other
+    type before the model could refuse it; 0.5 would become a black 0.
     """
     import numpy as np
 
@@ -188,7 +188,7 @@ def signature() -> ModelSignature:
         ColSpec("double", "cost"),
     ]
     options = [
-        ParamSpec("budget", "double", None),  # the bundle's own, unless there is a trade-off
+        ParamSpec("budget", "double", None),  # default: the bundle's own, unless there is a trade-off
         ParamSpec("trade_off", "double", None),
         ParamSpec("max_cost", "double", None),
         ParamSpec("pixels", "string", "uint8"),  # or `unit`: floats from 0 to 1
@@ -202,7 +202,7 @@ def signature() -> ModelSignature:
 
 
 def requirements() -> list[str]:
-    """What the library needs to run, at the versions installed here, and MLflow itself."""
+    """The library's requirements and MLflow, at the versions installed here."""
     needed = [entry for entry in requires("quee") or [] if "extra ==" not in entry]
     names = sorted({re.split(r"[^\w.-]", entry, maxsplit=1)[0] for entry in needed} | {"mlflow"})
     return [f"{name}=={version(name)}" for name in names]

@@ -36,16 +36,16 @@ from tasks.work.differences import read_patch
 from tasks.work.journal import summary_file
 
 BATCH = 100
-"""Parameters or tags that MLflow takes at a time; of metrics ten times as many."""
+"""Parameters or tags per call of MLflow; ten times as many metrics."""
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes MLflow's pages show runs and models instead of agents' traces."""
+"""Tag that makes MLflow's pages show runs and models instead of agents' traces."""
 
 TRACKER = "quee.tracker"
 """Tag: host, process and time of the tracker that wrote a run."""
 
 ABANDONED = 3600
-"""Seconds after which an incomplete run counts as left by a dead tracker of another host."""
+"""Age in seconds at which another host's incomplete run counts as left by a dead tracker."""
 
 EVALUATED = ("curve", "budgets", "operating_points", "quality", "quality_curve")
 """Tables of `evaluate` that an experiment's run shows. Its figures are those of the report, in `report/figures`."""
@@ -53,7 +53,7 @@ EVALUATED = ("curve", "budgets", "operating_points", "quality", "quality_curve")
 
 @dataclass(frozen=True)
 class PointResult:
-    """What names one point of an ablation and tells it from others."""
+    """Fields that identify one point of an ablation."""
 
     experiment: str
     digest: str
@@ -69,7 +69,7 @@ class Writer:
         self._folders: dict[str, str] = {}
 
     def log_stage(self, result: StageResult) -> str:
-        """Add the run of a stage result; its run id."""
+        """Add the run of a stage result; returns its run id."""
         entry = yaml.safe_dump({f"{result.stage}@{result.experiment}": result.entry}, sort_keys=True)
         tags = {"quee.kind": "stage", "quee.stage": result.stage, "mlflow.source.name": result.entry.get("cmd", "")}
         tags |= {f"{DEP}{path}": md5 for path, md5 in result.deps.items()}
@@ -88,7 +88,7 @@ class Writer:
         return run_id
 
     def _log_points(self, run_id: str, result: StageResult) -> None:
-        """Every point of an ablation as a run of its own, to be compared by name."""
+        """Add every point of an ablation as a run of its own, for comparison by name."""
         metrics, recipes = self._json(result, "metrics.json"), self._json(result, "points.json")
         for title, recipe in recipes.items():
             axis, _, name = title.partition("/")
@@ -103,7 +103,7 @@ class Writer:
                 self._log_numbers(point_id, settings, stage_metrics(metrics["points"][title]), [])
 
     def log_experiment(self, result: ExperimentResult) -> str:
-        """Add the run of a whole experiment, whose stages have theirs; its run id."""
+        """Add the run of a whole experiment, whose stages have runs of their own; returns its run id."""
         known = self.store.held().runs
         entries = {f"{name}@{result.experiment}": stage.entry for name, stage in result.stages.items()}
         tags = {"quee.kind": "experiment", "mlflow.source.name": f"quee run {result.experiment}"}
@@ -129,7 +129,7 @@ class Writer:
     def _run(
         self, result: StageResult | ExperimentResult | PointResult, made: dict[str, Any], tags: dict[str, str]
     ) -> Iterator[str]:
-        """A run that counts as complete when the block ends; what an interrupted attempt left is deleted first."""
+        """A run that is marked complete at the end of the block; incomplete runs of an interrupted attempt are deleted first."""
         for stale in self.store.runs(f"tags.`{DIGEST}` = '{result.digest}'"):
             if not self._at_work(stale):
                 self.store.delete(stale)
@@ -160,7 +160,7 @@ class Writer:
             self._keep_one(result.digest)
 
     def _at_work(self, run: Run) -> bool:
-        """Whether another tracker, which shares no lock with this one, may be writing the run."""
+        """Whether another tracker without a common lock may be writing the run."""
         try:
             host, pid, began = json.loads(run.data.tags.get(TRACKER, ""))
         except ValueError:
@@ -228,7 +228,7 @@ class Writer:
                 self.client.log_table(run_id, read_table(file).to_pydict(), f"tables/{name}.json")
 
     def _datasets(self, result: StageResult) -> list[DatasetInput]:
-        """The images and data sets that a stage read, with DVC's digests (MLflow takes 36 characters)."""
+        """The images and data sets that a stage read, with DVC's digests (MLflow keeps 36 characters)."""
         found = []
         for path, md5 in result.deps.items():
             if path in (f"data/{self._dataset_name(result)}", f"experiments/{result.experiment}.data"):
@@ -290,7 +290,7 @@ class Writer:
             self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
     def _log_report(self, run_id: str, result: ExperimentResult) -> None:
-        """The report and its figures; what each stage took, which the page reads from the journal, is put into the page."""
+        """Log the report and its figures; the times of stages, which the page reads from a script, are put into the page."""
         folder = self.root / "artifacts" / result.experiment / "report"
         if not folder.is_dir():
             return
@@ -303,7 +303,7 @@ class Writer:
             self.client.log_text(run_id, text, "report/report.html")
 
     def _log_experiment_file(self, run_id: str, result: StageResult | ExperimentResult) -> None:
-        """The experiment's YAML, if it still says what the result was made with."""
+        """The experiment's YAML, if its settings are still those of the result."""
         path = f"experiments/{result.experiment}.yaml"
         text = read_text(self.root, path)
         if text and _says(text, path, result):
@@ -311,7 +311,7 @@ class Writer:
 
 
 def _says(text: str, path: str, result: StageResult | ExperimentResult) -> bool:
-    """Whether a YAML, with the defaults of now where a result's were recorded, has the settings of the result."""
+    """Whether a YAML has the settings of the result; present defaults are filled in if the result's defaults were recorded."""
     from quee.settings.experiment import parse_experiment, read_content, resolved
 
     try:

@@ -1,4 +1,4 @@
-"""MLflow's tracking store: where it is, who may write to it, what it holds, what is said when it does not answer.
+"""MLflow's tracking store: its address, its lock, its contents, and messages when it does not answer.
 
 Importing this module does not import MLflow, which takes about four seconds; making a `Store` does.
 """
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 DIGEST, COMPLETE, BUNDLE, DECIDED = "quee.digest", "quee.complete", "quee.bundle", "quee.champion"
-"""Tags. A run has its result's digest, and `complete`, which is set last. A model version has its bundle's digest, and
-`champion`, which is set last: whether it became champion, and why."""
+"""Tags. A run has its result's digest and `complete`, which is set last. A model version has its bundle's digest and
+`champion`, which is set last and tells whether the version became champion, and why."""
 
 DEP, OUT, MADE, STAGE_RUN = "quee.dep.", "quee.out.", "quee.made.", "stage_run."
-"""Beginnings of tags: digests of what was read and written, facts on the execution, an experiment's stage runs."""
+"""Prefixes of tags: digests of inputs and outputs, facts of the execution, an experiment's stage runs."""
 
 PREFIX = "quee/"
-"""The name of an MLflow experiment: this, and quee's name of the experiment."""
+"""Prefix of the names of MLflow's experiments; quee's name of the experiment follows."""
 
 OURS = f"name LIKE '{PREFIX}%'"
-"""MLflow's query for them."""
+"""MLflow's query for these experiments."""
 
 PAGE = 1000
-"""Items that MLflow lists at a time."""
+"""Items per page of MLflow's lists."""
 
 ADVISORY = 0x71756565
-"""Number of the lock taken in a PostgreSQL store: "quee"."""
+"""Number of the lock in a PostgreSQL store: "quee"."""
 
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""How MLflow says that there is no such run."""
+"""MLflow's error codes for a missing run."""
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -53,37 +53,37 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""How MLflow is used, where the user has not said otherwise."""
+"""Environment for MLflow, unless the user has set it."""
 
 
 @dataclass
 class Held:
-    """What is tracked: run ids by digest of complete runs, and (model, bundle's digest) of decided versions."""
+    """Tracked results: run ids of complete runs by digest, and (model, bundle's digest) of decided versions."""
 
     runs: dict[str, str] = field(default_factory=dict)
     bundles: set[tuple[str, str]] = field(default_factory=set)
 
 
 class Store:
-    """A tracking store and its model registry, by MLflow's client. A local store that does not exist is made."""
+    """A tracking store and its model registry, by MLflow's client. A local store is made if it does not exist."""
 
     def __init__(self, root: Path, uri: str) -> None:
         _set_environment()
         import mlflow
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it tells of every retry
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs every retry
         self.root, self.uri = root, uri
         said = os.environ.get("MLFLOW_TRACKING_URI")
-        mlflow.set_tracking_uri(uri)  # the registry resolves `models:/ID` by this, not by the client's
-        if said is None:  # MLflow sets it for its children, and the next store opened here would be this one
+        mlflow.set_tracking_uri(uri)  # the registry resolves `models:/ID` by this global address, not by the client's
+        if said is None:  # MLflow sets this for child processes; it would redirect the next store opened here
             os.environ.pop("MLFLOW_TRACKING_URI", None)
         mlflow.set_registry_uri(uri)
         self.client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     @property
     def shared(self) -> bool:
-        """Whether it is behind a server, where no lock keeps trackers of several machines apart."""
+        """Whether the store is behind a server, where trackers of several machines share no lock."""
         return is_server(self.uri)
 
     def experiments(self) -> dict[str, str]:
@@ -92,24 +92,24 @@ class Store:
         return {item.name.removeprefix(PREFIX): item.experiment_id for item in found}
 
     def runs(self, query: str) -> "list[Run]":
-        """The runs of quee's experiments that a query of MLflow's finds, newest first."""
+        """The runs of quee's experiments that match an MLflow query, newest first."""
         ids = list(self.experiments().values())
         ask = partial(self.client.search_runs, ids, query, max_results=PAGE)
         return listed(lambda token: ask(page_token=token)) if ids else []
 
     def versions(self, query: str | None = None) -> "list[ModelVersion]":
-        """The registered model versions that a query of MLflow's finds; all by default."""
+        """The registered model versions that match an MLflow query; all by default."""
         return listed(lambda token: self.client.search_model_versions(query, PAGE, page_token=token))
 
     def delete(self, run: "Run") -> None:
-        """Delete a run and the models that it logged."""
+        """Delete a run and its logged models."""
         query = f"source_run_id = '{run.info.run_id}'"
         for model in self.client.search_logged_models([run.info.experiment_id], query):
             self.client.delete_logged_model(model.model_id)
         self.client.delete_run(run.info.run_id)
 
     def held(self) -> Held:
-        """What is tracked by now; of several runs of one result the newest."""
+        """The tracked results; of several runs of one result, the newest."""
         runs = self.runs(f"tags.`{COMPLETE}` = 'true'")
         versions = [version for version in self.versions() if DECIDED in version.tags]
         return Held(
@@ -136,7 +136,7 @@ def model_name(experiment: str) -> str:
 
 
 def listed(ask: Callable[[str | None], Any]) -> list[Any]:
-    """Everything that a question has for an answer; `ask` gives the page of a token."""
+    """All items of a paged answer; `ask` returns the page of a token."""
     found: list[Any] = []
     token = None
     while True:
@@ -166,13 +166,13 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def is_missing(uri: str) -> bool:
-    """Whether it is a local store that does not exist yet."""
+    """Whether an address is of a local store that does not exist yet."""
     file = sqlite_file(uri)
     return file is not None and not file.is_file()
 
 
 def open_store(root: Path) -> Store:
-    """The store to read from; raises UsageError when nothing is tracked yet."""
+    """The store to read from; raises UsageError where nothing is tracked yet."""
     uri = tracking_uri(root)
     if is_missing(uri):
         raise UsageError(
@@ -184,9 +184,9 @@ def open_store(root: Path) -> Store:
 
 @contextmanager
 def store_lock(root: Path, uri: str, notify: Callable[[str], None] = lambda message: None) -> Iterator[None]:
-    """One writer at a time: beside a SQLite store and in a PostgreSQL one, so that checkouts sharing it take turns.
+    """Hold the store's lock, beside a SQLite store or in a PostgreSQL store, so that checkouts that share it take turns.
 
-    Of a store behind a server only this checkout is kept; there `tasks.mlflow.runs` clears up after two that met.
+    For a store behind a server, only trackers of this checkout take turns; `tasks.mlflow.runs` resolves other conflicts.
     """
     file = sqlite_file(uri)
     path = file.with_name(f"{file.name}.lock") if file else root / ".quee" / "locks" / "tracking.lock"
@@ -208,7 +208,7 @@ def store_lock(root: Path, uri: str, notify: Callable[[str], None] = lambda mess
 def _database_lock(uri: str, notify: Callable[[str], None]) -> Iterator[None]:
     """An advisory lock of the database, which ends with its connection.
 
-    Raises UnreachableError when the database does not answer, UsageError when its driver is not installed.
+    Raises UnreachableError where the database does not answer, UsageError where its driver is not installed.
     """
     from sqlalchemy import create_engine, text
     from sqlalchemy.exc import SQLAlchemyError
@@ -232,7 +232,7 @@ def _database_lock(uri: str, notify: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def writing(uri: str) -> Iterator[None]:
-    """Raises UnreachableError for an error of MLflow's where a later try may succeed, else QueeError."""
+    """Raises UnreachableError for an error of MLflow if a later try may succeed, else QueeError."""
     _set_environment()
     from mlflow.exceptions import MlflowException
 
@@ -258,7 +258,7 @@ def asking(uri: str) -> Iterator[None]:
 
 
 def _set_environment() -> None:
-    """Called before MLflow is imported, which reads it."""
+    """Set MLflow's environment; called before MLflow is imported, which reads it."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
@@ -275,5 +275,5 @@ def _unreachable(uri: str, reason: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """A text with addresses without user and password."""
+    """A text whose addresses have no user and password."""
     return re.sub(r"//[^/@\s]*@", "//", text)

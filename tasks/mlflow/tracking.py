@@ -1,7 +1,7 @@
-"""MLflow's memory of results: one run per distinct stage result and one per distinct experiment result.
+"""Tracking of results in MLflow: one run per distinct stage result and one per distinct experiment result.
 
-A result is what `dvc.lock` records, however it came about. `track` makes the store hold each exactly once: it may be
-called at any time, again, after an interruption, or twice at once.
+A result is what `dvc.lock` records. `track` makes the store hold each result exactly once. It may be called at any time,
+again, after an interruption, or twice at once.
 """
 
 import hashlib
@@ -27,28 +27,28 @@ PYFUNC = Path("quee/runtime/pyfunc.py")
 """Script by which MLflow loads a registered bundle."""
 
 LEDGERS = Path(".quee") / "tracked"
-"""Per store, what it held after the last `track`: when that has all results, MLflow is not imported."""
+"""Folder with the contents of each store after the last `track`; if these have all results, MLflow is not imported."""
 
 
 @dataclass
 class Tracked:
-    """What one `track` did."""
+    """The result of one `track`."""
 
     logged: list[str] = field(default_factory=list)
     """Titles of the runs added, such as `digits/targets 3f2a91c`."""
     registered: list[str] = field(default_factory=list)
     """Model versions added, such as `quee-digits version 2`."""
     decided: dict[str, str] = field(default_factory=dict)
-    """By model version added: whether it became champion, and why or why not."""
+    """By added model version: whether it became champion, and why."""
     known: int = 0
-    """Results that were there already."""
+    """Number of results that the store already had."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Results that could not be tracked, with the reason."""
 
 
 @dataclass
 class Pending:
-    """What the store lacks; stages come before their experiments."""
+    """Results that the store lacks; stages come before their experiments."""
 
     stages: list[StageResult] = field(default_factory=list)
     experiments: list[ExperimentResult] = field(default_factory=list)
@@ -68,12 +68,11 @@ def track(
     pyfunc: Path = PYFUNC,
     notify: Callable[[str], None] = lambda message: None,
 ) -> Tracked:
-    """Make the store hold every result in `dvc.lock` that lies in `artifacts/`; of all experiments if none is named.
+    """Make the store hold every result of `dvc.lock` in `artifacts/`, of the given experiments or of all.
 
-    With `force` the store is asked what it holds, and not this checkout's ledger, which knows nothing of runs that were
-    deleted by hand. `pyfunc` is the script registered with bundles; without that file none is registered. `notify` is
-    told of waiting. Raises UnreachableError when the store does not take results, UsageError on an experiment without
-    results.
+    `force` asks the store instead of this checkout's ledger, which does not know of runs deleted by hand. `pyfunc` is the
+    script registered with bundles; without that file no bundle is registered. `notify` gets a message while waiting.
+    Raises UnreachableError where the store does not take results, UsageError for an experiment without results.
     """
     results = chosen(read_lock(root), experiments)
     if not results:
@@ -118,7 +117,7 @@ def find_pending(
     pyfunc: Path,
     problem: Callable[[StageResult], str | None],
 ) -> Pending:
-    """What of `results` is not among the `known`; `problem` tells why a stage's files cannot be logged, if so."""
+    """The `results` that are not `known`; `problem` returns why a stage's files cannot be logged, or None."""
     expected = stage_names(root)
     ablations = read_ablations(root)
     pending = Pending()
@@ -165,7 +164,7 @@ def _ledger(root: Path, uri: str) -> Path:
 
 
 def read_ledger(root: Path, uri: str) -> Held:
-    """What the store held after the last `track` from this checkout; nothing where that is not known."""
+    """The store's contents after the last `track` from this checkout; empty where unknown."""
     try:
         content = json.loads(_ledger(root, uri).read_text(encoding="utf-8"))
         return Held() if is_missing(uri) else Held(content["runs"], {(name, md5) for name, md5 in content["bundles"]})
@@ -174,14 +173,14 @@ def read_ledger(root: Path, uri: str) -> Held:
 
 
 def write_ledger(store: Store) -> None:
-    """Note what the store holds now."""
+    """Record the store's present contents."""
     file, held = _ledger(store.root, store.uri), store.held()
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, {"runs": held.runs, "bundles": sorted(held.bundles)})
 
 
 def prepare_store(root: Path, uri: str) -> Store:
-    """The store; a local one that does not exist is made under the lock, before several processes open it."""
+    """The store; a missing local store is made under the lock, before several processes open it."""
     if is_missing(uri):
         with store_lock(root, uri), writing(uri):
             write_ledger(Store(root, uri))

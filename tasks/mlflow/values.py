@@ -1,4 +1,4 @@
-"""Settings, metrics, histories and curves of a result, as flat names with numbers: the form in which MLflow takes them."""
+"""Settings, metrics, histories and curves of a result as flat names with numbers, in MLflow's form."""
 
 import json
 import math
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HEADLINES = ("fp32_accuracy", "methods", "oracle_gap_closed")
-"""Metrics of `evaluate` in an experiment's run, under their own names. It has all metrics of other stages, as STAGE/…"""
+"""Metrics of `evaluate` that an experiment's run has under their own names; all metrics of other stages are STAGE/…"""
 
 STEPS = ("epoch", "iteration", "step", "round")
-"""Columns of a history that count steps; the first of them that a history has gives the steps of its metrics."""
+"""Columns of a history that count steps; the first one that a history has is used."""
 
 KEYS = ("gate", "node", "precision", "seed", "fold")
-"""Columns of a history that, with every column of strings, tell its series apart."""
+"""Columns of a history that, together with all columns of strings, separate its series."""
 
 
 class Point(NamedTuple):
@@ -30,7 +30,7 @@ class Point(NamedTuple):
 
 
 def settings_of(blocks: dict[str, Any]) -> dict[str, str]:
-    """Blocks of an experiment as `block.key` to text, as they were recorded: nothing is filled in."""
+    """Recorded blocks of an experiment as `block.key` to text; no default is added."""
     return {name: _text(value) for block, value in sorted(blocks.items()) for name, value in leaves(value, block)}
 
 
@@ -39,7 +39,7 @@ def _text(value: Any) -> str:
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of everything in nested mappings; a list is one value."""
+    """(dotted name, value) of every value in nested mappings; a list is one value."""
     if isinstance(value, dict) and value:
         for key in sorted(value, key=str):
             yield from leaves(value[key], f"{name}.{key}" if name else str(key))
@@ -61,7 +61,7 @@ def numbers(metrics: Any) -> dict[str, float]:
 
 
 def sectioned(name: str) -> str:
-    """A dotted name with its first dot as a slash, by which MLflow groups charts: `methods/quee_plan.auc`."""
+    """A dotted name with a slash for its first dot, because MLflow groups charts by it: `methods/quee_plan.auc`."""
     return _plain(name).replace(".", "/", 1)
 
 
@@ -89,7 +89,7 @@ def experiment_metrics(read: Callable[[str], Any], stages: list[str]) -> dict[st
 
 
 def history(table: "pa.Table") -> list[Point]:
-    """A history's numeric columns as `history/[KEY_VALUE.]COLUMN` over its counting column, or over the rows."""
+    """A history's numeric columns as `history/[KEY_VALUE.]COLUMN` over its counting column, or over row numbers."""
     import pyarrow.types as kinds
 
     rows = table.to_pylist()
@@ -109,7 +109,7 @@ def history(table: "pa.Table") -> list[Point]:
 def curves(table: "pa.Table") -> list[Point]:
     """Each method's points on test as `curve/METHOD.cost` and `.accuracy`, steps counting up from the cheapest.
 
-    Only the first of several seeds is taken. The whole table is logged as an artifact.
+    Only the first seed is taken. The whole table is logged as an artifact.
     """
     needed = {"method", "split", "seed", "accuracy", "cost"}
     if missing := needed - set(table.column_names):

@@ -1,4 +1,4 @@
-"""What MLflow's store keeps that no tracked result has; `mlflow gc` removes it. The caller holds the store's lock."""
+"""Content of MLflow's store that belongs to no tracked result; `mlflow gc` removes it. The caller holds the store's lock."""
 
 import os
 import subprocess
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 FOLDERS = ("*/" + "[0-9a-f]" * 32, "*/models/m-*")
-"""Where below `mlruns/` the files of runs and of logged models lie."""
+"""Patterns below `mlruns/` of the folders of runs and of logged models."""
 
 
 @dataclass
 class StoreWaste:
-    """What can go from the store, and what must stay elsewhere because of it."""
+    """What can be removed from the store, and what its results still need elsewhere."""
 
     named: set[str] = field(default_factory=set)
-    """Digests that tracked results were made from or left."""
+    """Digests of the inputs and outputs of tracked results."""
     runs: "list[Run]" = field(default_factory=list)
-    """Runs that were deleted or cut short."""
+    """Runs that were deleted or interrupted."""
     folders: list[Path] = field(default_factory=list)
-    """Folders of files of these, of their models, and of no run."""
+    """Folders of these runs, of their models, and of no run."""
     own: bool = True
-    """Whether the store is the project's own. What was deleted in another is for those to remove who run it."""
+    """Whether the store is the project's own; deleted runs of another store are left to its owners."""
 
 
 def store_waste(root: Path) -> StoreWaste:
-    """What can go from the tracking store; raises UnreachableError when it does not answer."""
+    """What can be removed from the tracking store; raises UnreachableError where it does not answer."""
     uri = tracking_uri(root)
     own = uri == default_uri(root)
     if is_missing(uri):
@@ -81,12 +81,12 @@ def store_waste(root: Path) -> StoreWaste:
 
 
 def _is_whole(run: "Run", experiment: str) -> bool:
-    """Whether nobody cut the run short. Of other experiments than quee's that is not known."""
+    """Whether the run was not interrupted. Runs outside of quee's experiments count as whole, because it is unknown."""
     return COMPLETE in run.data.tags or not experiment.startswith(PREFIX)
 
 
 def remove_waste(root: Path, waste: StoreWaste) -> None:
-    """Delete the runs that were cut short, then all that is deleted for good; the folders are the caller's to remove."""
+    """Delete interrupted runs, then purge all deleted runs; the caller removes the folders."""
     uri = tracking_uri(root)
     with writing(uri):
         store = Store(root, uri)

@@ -1,4 +1,4 @@
-"""The project verbs of `quee`, by name: where each is, and its line in `quee --help`. Imports nothing until one runs."""
+"""The project verbs of `quee` by name, each with its place and its line in `quee --help`. Verbs are imported when run."""
 
 COMMANDS = {
     "run": ("tasks.verbs.run:run", "Bring experiments up to date, stage by stage; what is unchanged is skipped."),
@@ -19,7 +19,7 @@ COMMANDS = {
 }
 
 LONG = ("run", "ablate", "reproduce", "ui")
-"""Verbs that start processes and run long: SIGTERM ends them in order, and the end of `make` ends them too."""
+"""Verbs that start processes and run long: SIGTERM ends them in order, and they end with `make`."""
 
 
 def before(verb: str) -> None:

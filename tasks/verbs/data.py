@@ -21,7 +21,7 @@ EMBEDDED = {"digits": Path("data.dvc")}
 """Datasets whose DVC file is not beside their folder."""
 
 NAMED = 10
-"""How many classes a closing line names."""
+"""Most classes named in a closing line."""
 
 Name = Annotated[str, typer.Argument(help="Name of the dataset.")]
 
@@ -183,7 +183,7 @@ def add_weights(
 
 
 def _refuse_other_spellings(names: tuple[str, ...]) -> None:
-    """Raises UsageError for a name that is another spelling of a known data set, which would count as another one."""
+    """Raises UsageError for another spelling of a known data set, which would count as another data set."""
     from quee.data.files import same_name
 
     here = {same_name(name): name for name in names_in(DATA)}
@@ -243,7 +243,7 @@ def list_weights(json_: AsJson = False) -> None:
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` pairs with YAML values as `backbone.kwargs`; raises UsageError naming a pair of another form."""
+    """`backbone.kwargs` from `KEY=VALUE` pairs with YAML values; raises UsageError naming a pair of another form."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -308,7 +308,7 @@ def _digest(files: dict[str, str]) -> str:
 
 
 def refuse_untracked(path: Path) -> None:
-    """Raises UsageError where DVC could not track a path that is about to be made."""
+    """Raises UsageError where DVC could not track a path that is going to be made."""
     from tasks.dvc.inputs import link_before
 
     if Path(".dvc").is_dir() and (behind := link_before(Path(), path)):
@@ -335,7 +335,7 @@ def track(path: Path, dvc_file: Path | None = None, *, new: bool = False) -> Non
 
 
 def track_as(path: Path, dvc_file: Path, *, new: bool = False) -> None:
-    """As `track`, with a DVC file of another name than DVC's own choice."""
+    """Like `track`, with a DVC file of another name than DVC's choice."""
     track(path, dvc_file, new=new)
     made = path.with_name(f"{path.name}.dvc")
     if made.is_file():

@@ -22,7 +22,7 @@ class Finding:
 
 
 def examine(root: Path) -> list[Finding]:
-    """Every check, in the order in which a person would look."""
+    """All checks, from the basic ones on."""
     checks: dict[str, Callable[[Path], str]] = {
         "python": _python,
         "packages": _packages,

@@ -35,17 +35,17 @@ class Lineage:
     digest: str
     commit: str | None
     patch: str | None
-    """Name of the uncommitted differences, `none`, or why they are not known."""
+    """Name of the uncommitted differences, `none`, or why they are unknown."""
     dirty: bool
     prefect_run: str | None
     made: dict[str, str] = field(default_factory=dict)
     """Machine, versions, threads, time, by dotted name."""
     settings: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
-    """Digests of everything read that no stage made: code, data, weights."""
+    """Digests of inputs that no stage made: code, data, weights."""
     outputs: dict[str, str] = field(default_factory=dict)
     stages: list["Lineage"] = field(default_factory=list)
-    """The stages it rests on, each after those that it read."""
+    """The stages it depends on, each after the stages that it read."""
 
 
 def lineage(
@@ -62,7 +62,7 @@ def lineage(
 def chain_of(root: Path, name: str) -> Lineage:
     """The chain behind a run, or behind a file or folder under `artifacts/` or in a bundle.
 
-    Raises UsageError on anything else, IntegrityError on a file that is of no tracked result.
+    Raises UsageError for any other name, IntegrityError for a file of no tracked result.
     """
     memory = Memory(root)
     run = memory.run(find_run(memory, name))
@@ -98,7 +98,7 @@ def _described(memory: Memory, run: "Run") -> Lineage:
 
 
 def find_run(memory: Memory, name: str) -> str:
-    """Run id of what `name` names: a run id, or a file or folder of a result."""
+    """Run id for `name`: a run id, or a file or folder of a result."""
     path = Path(name)
     if not path.exists() and RUN_ID.fullmatch(name):
         return name
@@ -114,7 +114,7 @@ def find_run(memory: Memory, name: str) -> str:
 
 
 def _result_folder(root: Path, path: Path) -> tuple[Path, str]:
-    """The folder of a stage's result that a file belongs to, and the path by which results record it."""
+    """The folder of the stage's result that a file belongs to, and its recorded path."""
     whole = path.parent.resolve() / path.name  # the file itself may be a link into DVC's cache
     artifacts = (root / "artifacts").resolve()
     if whole.is_relative_to(artifacts) and len(parts := whole.relative_to(artifacts).parts) >= 2:
@@ -131,7 +131,7 @@ def _result_folder(root: Path, path: Path) -> tuple[Path, str]:
 
 
 def said(result: Lineage) -> list[str]:
-    """The chain in lines for people."""
+    """The chain as lines of text."""
     lines = [f"{result.title}  (MLflow run {result.run})", f"  code      {_code(result)}"]
     lines += [f"  prefect   flow run {result.prefect_run}"] if result.prefect_run else []
     for group in ("machine", "threads", "versions"):

@@ -24,7 +24,7 @@ FIGURE = Path("docs") / "figures"
 
 
 def section(root: Path, experiments: list[str]) -> str:
-    """The table of all experiments and, for each, its figure and what its intervals allow to say."""
+    """The table of all experiments and, for each, its figure and the comparisons that its intervals support."""
     head = " / ".join(f"{budget:g}" for budget in BUDGETS)
     lines = [f"| dataset | backbone | method | accuracy % at cost {head} | `auc` % | command | hardware | commit |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")

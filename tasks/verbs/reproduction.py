@@ -1,7 +1,7 @@
-"""The verb `quee reproduce`: a tracked result is made again in a temporary git worktree, and the digests are compared.
+"""The verb `quee reproduce`: make a tracked result again in a temporary git worktree, and compare the digests.
 
-The worktree gets the commit, uncommitted differences, settings and `dvc.lock` entries that are remembered of the result.
-With `--from STAGE` the earlier stages are not run: their recorded outputs are taken from DVC's cache or a remote.
+The worktree gets the result's recorded commit, uncommitted differences, settings and `dvc.lock` entries. With
+`--from STAGE` the earlier stages do not run: their recorded outputs are taken from DVC's cache or a remote.
 """
 
 import configparser
@@ -40,7 +40,7 @@ CACHE = "quee-reproduce-cache"
 
 @dataclass(frozen=True)
 class Compared:
-    """One stage: the digests of its outputs as recorded and as they came out now."""
+    """One stage: the recorded and the new digests of its outputs."""
 
     stage: str
     recorded: dict[str, str]
@@ -54,7 +54,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Reproduced:
-    """The stages that were run again, and for each result that was taken instead, from where."""
+    """The stages that were run again, and the origin of each result that was taken instead."""
 
     compared: list[Compared]
     taken: dict[str, str]
@@ -62,14 +62,14 @@ class Reproduced:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """What made a run, by its artifacts."""
+    """The inputs of a run, from its artifacts."""
 
     experiment: str
     entries: dict[str, dict[str, Any]]
     """`dvc.lock` entries by stage, in the order in which they ran."""
     settings: bytes
     codes: list[tuple[str, bytes, str]]
-    """Candidates for the code: commit, patch, where it was remembered."""
+    """Candidates for the code: commit, patch, and where it was recorded."""
     threads: str | None
     chosen: tuple[str, ...] = ()
     """The stages that are run again."""
@@ -83,7 +83,7 @@ class _Recorded:
         return {other for other in self.entries if self.folder(other) in deps}
 
     def starting(self, start: str | None) -> "_Recorded":
-        """A copy with all stages chosen, or `start` and those that depend on it. Raises UsageError on another stage."""
+        """A copy with all stages chosen, or `start` and the stages that depend on it. Raises UsageError for an unknown stage."""
         if start is None:
             return replace(self, chosen=tuple(self.entries))
         if start not in self.entries:
@@ -133,11 +133,11 @@ def reproduce(
 
 
 def make_again(root: Path, run_id: str, tell: Tell, keep: bool = False, start: str | None = None) -> Reproduced:
-    """Run a tracked result again, with everything it rests on, and compare each stage's digests.
+    """Run a tracked result again, with everything it depends on, and compare each stage's digests.
 
-    With `start`, stages before it are not run: their results are taken from this checkout's DVC cache or a remote. `tell`
-    is called with each line of progress. Raises UsageError when the run, its commit or its differences are missing, and
-    IntegrityError when no state of the code has the recorded digests or a result to be taken is missing.
+    With `start`, stages before it do not run: their results are taken from this checkout's DVC cache or a remote. `tell`
+    is called with each line of progress. Raises UsageError where the run, its commit or its differences are missing, and
+    IntegrityError where no state of the code has the recorded digests, or a result to be taken is missing.
     """
     recorded = _remembered(root, run_id).starting(start)
     with _worktree(root, recorded.codes[0][0], keep, tell) as tree:
@@ -158,7 +158,7 @@ def _remembered(root: Path, run_id: str) -> _Recorded:
         settings |= stage.settings
     path = f"experiments/{experiment}.yaml"
     said = read_content((memory.artifact(run, path) or b"{}").decode(), path)
-    text = json.dumps({**said, **settings}, indent=1).encode()  # JSON is YAML that no reader takes otherwise
+    text = json.dumps({**said, **settings}, indent=1).encode()  # all readers of YAML agree on JSON
     codes: list[tuple[str, bytes, str]] = []
     missing = []
     for source in (run, *reversed(chain)):
@@ -234,7 +234,7 @@ def _restore(root: Path, tree: Path, recorded: _Recorded, tell: Tell) -> None:
 
 
 def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
-    """The first file of code whose digest is not the recorded one; data and weights are checked when they are read."""
+    """The first file of code whose digest differs from the recorded one; data and weights are checked when they are read."""
     for stage in recorded.chosen:
         recorded_code = recorded.entries[stage].get("params", {}).get(code_file(recorded.experiment), {})
         for path, then in recorded_code.get(stage, {}).items():
@@ -254,13 +254,13 @@ def _code_fault(tree: Path, recorded: _Recorded) -> str | None:
 
 
 def _inputs(recorded: _Recorded) -> dict[str, str]:
-    """Digests of the data set and weights that are read, by path: the files themselves, or links that lead to them."""
+    """Recorded digests of the data set and weights by path: of the files themselves, or of links to them."""
     deps = [dep for stage in recorded.chosen for dep in recorded.entries[stage].get("deps", [])]
     return {dep["path"]: dep["md5"] for dep in deps if str(dep["path"]).startswith(("data/", "experiments/"))}
 
 
 def _copy_inputs(root: Path, tree: Path, recorded: _Recorded) -> None:
-    """Copy data and weights from this checkout where they are as recorded; the others are pulled later."""
+    """Copy data and weights from this checkout if they have the recorded digests; the others are pulled later."""
     for path, md5 in _inputs(recorded).items():
         source = (root / path).resolve()
         if not source.exists() or not source.is_relative_to(root.resolve()):
@@ -294,7 +294,7 @@ def _copy_remotes(root: Path, tree: Path) -> None:
 
 
 def _take(root: Path, tree: Path, recorded: _Recorded, stage: str, tell: Tell) -> str:
-    """Bring a recorded result into the worktree; returns from where. Raises IntegrityError if no place has it."""
+    """Bring a recorded result into the worktree; returns its origin. Raises IntegrityError if no place has it."""
     from tasks.dvc.process import run_dvc
 
     name, folder = f"{stage}@{recorded.experiment}", recorded.folder(stage)
@@ -316,7 +316,7 @@ def _run_again(tree: Path, recorded: _Recorded, tell: Tell) -> list[Compared]:
     from tasks.dvc import session as dvc
 
     if recorded.threads:
-        os.environ["OMP_NUM_THREADS"] = recorded.threads  # the last bits depend on it
+        os.environ["OMP_NUM_THREADS"] = recorded.threads  # the last bits depend on the number of threads
     found = []
     name = recorded.experiment
     with dvc.session(tree, [name], force=True, show=False, notify=tell, stages=recorded.chosen) as session:

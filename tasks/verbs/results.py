@@ -34,7 +34,7 @@ TOLERANCES = (
     Tolerance(r"(^|\.)(cost|[\w]*_cost)$", 0.02, 0.05, "realised by a policy fitted anew"),
     Tolerance(r"", 0.02, 0.02, "training elsewhere changes the last bits, and these a few samples"),
 )
-"""The first pattern found in a metric's name decides. Other kinds of CPU give other last bits, hence the tolerances."""
+"""The first pattern found in a metric's name decides. Tolerances are needed because CPUs differ in the last bits."""
 
 
 LEVEL = "≈"
@@ -134,13 +134,13 @@ def _summary(metrics: dict[str, Any], method: str) -> str:
 
 
 def level_mark(metrics: dict[str, Any], method: str, column: str) -> str:
-    """LEVEL where a method cannot be told from the best of a column (`auc`, or a budget such as `0.1`), else empty."""
+    """LEVEL for a method that cannot be told from the best of a column (`auc`, or a budget such as `0.1`), else empty."""
     found = metrics.get("behind_best", {}).get(method, {}).get(column)
     return LEVEL if found is not None and found["low"] <= 0 else ""
 
 
 def level_note(metrics: dict[str, Any]) -> str:
-    """Says what LEVEL means, and on how many test images."""
+    """Explanation of LEVEL, with the number of test images."""
     samples = metrics["test_samples"]
     return f"{LEVEL} best of its column, or within the 95 % interval of it ({samples:,} test images)."
 
@@ -184,7 +184,7 @@ def against(root: Path, revision: str, experiments: list[str] | None) -> dict[st
 
 
 def changes_between(before: dict[str, float], after: dict[str, float]) -> list[Change]:
-    """Metrics side by side; a metric that only one side has counts as within, because nothing can be compared."""
+    """Metrics side by side; a metric of one side alone counts as within, because nothing can be compared."""
     found = []
     for name in sorted(before | after):
         old, new = before.get(name), after.get(name)

@@ -1,4 +1,4 @@
-"""Verbs of `quee` that remember and show results: `track`, `results`, `compare`, `ui`."""
+"""Verbs of `quee` that track and show results: `track`, `results`, `compare`, `ui`."""
 
 import json
 import os
@@ -206,7 +206,7 @@ def ui(
 
 
 def serve_shown(command: list[str], environment: dict[str, str]) -> None:
-    """Run MLflow's server and show what it prints until it is ended; raises QueeError with its last words if it fails."""
+    """Run MLflow's server and show its output until it is ended; raises QueeError with its last line if it fails."""
     reader, writer = os.pipe()
     kept = keep(command, environment, output=writer)
     os.close(writer)

@@ -1,7 +1,7 @@
-"""The verb `quee gc`: removes from DVC's cache, resumable work and MLflow's store what no result needs any more.
+"""The verb `quee gc`: remove files that no result needs from DVC's cache, resumable work and MLflow's store.
 
-A file is needed if `dvc.lock` or a `.dvc` file names it, here or at a branch or tag, or if a result in MLflow was made
-from it or left it.
+A file is needed if `dvc.lock` or a `.dvc` file names it, here or at a branch or tag, or if it is an input or output of a
+result in MLflow.
 """
 
 import json
@@ -34,7 +34,7 @@ LISTED = re.compile(rb'"md5": "([0-9a-f]{32})"')
 
 @dataclass
 class Waste:
-    """What can go from one place."""
+    """What can be removed from one place."""
 
     place: str
     what: str
@@ -43,7 +43,7 @@ class Waste:
     count: int = 0
     note: str = ""
     before: Callable[[], None] = field(default=lambda: None, repr=False)
-    """What is to be done before the items are removed."""
+    """Function to call before the items are removed."""
 
     def add(self, path: Path) -> None:
         self.items.append(path)
@@ -89,9 +89,9 @@ def gc(
 
 @contextmanager
 def waste(root: Path) -> Iterator[list[Waste]]:
-    """What can go, while this checkout, DVC and the tracking store stand still.
+    """What can be removed. This checkout, DVC and the tracking store are locked meanwhile.
 
-    Raises BusyError when DVC is at work, UnreachableError when MLflow cannot say what is tracked.
+    Raises BusyError while DVC is at work, UnreachableError where MLflow cannot tell the tracked results.
     """
     with exclusive("run", "this checkout", root=root):
         heal(root, say)
@@ -104,7 +104,7 @@ def waste(root: Path) -> Iterator[list[Waste]]:
 
 
 def _tracked_waste(root: Path) -> tuple[set[str], Waste]:
-    """The digests that tracked results name, and what can go from MLflow's store."""
+    """The digests in tracked results, and what can be removed from MLflow's store."""
     lost = store_waste(root)
     found = Waste("MLflow", "runs that were deleted or cut short, their models, and files that belong to none")
     for folder in lost.folders:
@@ -119,7 +119,7 @@ def _tracked_waste(root: Path) -> tuple[set[str], Waste]:
 
 
 def needed(root: Path) -> set[str]:
-    """Digests that `dvc.lock` and `.dvc` files name: in the working tree, kept aside, at every branch and tag."""
+    """Digests in `dvc.lock` and `.dvc` files: in the working tree, in copies kept aside, at every branch and tag."""
     found: set[str] = set()
     files = [
         root / "dvc.lock",
@@ -158,14 +158,14 @@ def _cache_waste(cache: Path, keep: set[str]) -> Waste:
         if digest not in keep:
             found.add(file)
             gone.add(digest)
-    for file in sorted((cache / "runs").rglob("*")):  # they would restore what is gone
+    for file in sorted((cache / "runs").rglob("*")):  # they would restore removed outputs
         if file.is_file() and gone & set(MD5.findall(_outs(file))):
             found.add(file)
     return found
 
 
 def _outs(run: Path) -> str:
-    """The outputs that a record of the run cache names."""
+    """The outputs in a record of the run cache."""
     return run.read_text(encoding="utf-8", errors="replace").partition("\nouts:")[2]
 
 
@@ -183,7 +183,7 @@ def _partial_waste(root: Path) -> Waste:
 
 
 def _wanted(root: Path) -> set[tuple[str, str]]:
-    """(stage, digest) of the work that a run now would go on with."""
+    """(stage, digest) of the work that a run would continue now."""
     from quee.settings.experiment import experiment_names
 
     here = {folder.name for folder in (root / PARTIAL).iterdir() if any(folder.iterdir())}

@@ -1,1 +1,1 @@
-"""Plumbing of stages and verbs: locks, lifelines, the journal."""
+"""Infrastructure of stages and verbs: locks, lifelines, the journal."""

@@ -1,4 +1,4 @@
-"""The differences between a checkout and its commit, as a patch for `git apply`. It is kept with every result made then."""
+"""The differences between a checkout and its commit, as a patch for `git apply` that is kept with results."""
 
 import hashlib
 import os
@@ -12,20 +12,20 @@ from quee.work.io import write_bytes
 
 PATCHES = Path(".quee") / "patches"
 LIMIT = 1_000_000
-"""Bytes up to which differences are kept."""
+"""Most bytes of differences that are kept."""
 
 NONE = "none"
 LEFT_OUT = (":(exclude)dvc.lock", ":(exclude)remote", ":(exclude)reference.dvc")
-"""`dvc.lock` is kept entry by entry; published results change no other result."""
+"""Files outside of the patch: entries of `dvc.lock` are kept anyway, and published results change no other result."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The commit checked out and the patch from it to what lies in the working tree."""
+    """The commit checked out and the patch from it to the working tree."""
 
     commit: str
     patch: str
-    """Name of the patch in `.quee/patches`, `none` where nothing differs, or why it was not kept."""
+    """Name of the patch in `.quee/patches`, `none` without differences, or why the patch was not kept."""
 
     @property
     def dirty(self) -> bool:
@@ -54,7 +54,7 @@ def snapshot(root: Path) -> Snapshot | None:
 
 
 def read_patch(root: Path, name: str) -> bytes | None:
-    """A patch kept here; None for a name of no patch."""
+    """The content of a kept patch; None for an unknown name."""
     file = root / PATCHES / f"{name}.patch"
     return file.read_bytes() if name.isalnum() and file.is_file() else None
 

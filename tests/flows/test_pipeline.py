@@ -1,4 +1,4 @@
-"""The flow, on the toy project: what it runs, shows and says when a stage fails."""
+"""The flow on the toy project: what it runs and shows, and its message when a stage fails."""
 
 import json
 import sys
@@ -68,7 +68,7 @@ def test_an_unchanged_run_says_so_and_adds_nothing_while_a_lost_server_costs_a_m
     assert quee_pipeline(return_state=True).name == "Completed"
     assert not (here.root / "mlflow.db").exists()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    state = quee_pipeline(return_state=True)  # nothing to run, but what was lost is tracked now
+    state = quee_pipeline(return_state=True)  # nothing to run, but lost results are tracked now
     assert state.name == "Unchanged"
     before = (here.root / "mlflow.db").read_bytes()
     began = time.monotonic()

@@ -60,7 +60,7 @@ def served(project: Project) -> Project:
 
 @contextmanager
 def schedules(project: Project) -> Iterator["subprocess.Popen[str]"]:
-    """`make schedules`, once it says where it is; it is ended at the end."""
+    """`make schedules`, from the time it prints its address; it is ended at the end."""
     started = project.start(sys.executable, "-m", "flows.schedules", **SETTINGS)
     assert started.stdout is not None
     try:
@@ -86,7 +86,7 @@ def scheduled(served: Project) -> Iterator[Project]:
 
 
 def start_long_run(project: Project) -> tuple[str, list[psutil.Process]]:
-    """Ask for a run that does not end while we wait; its id and the processes of its stage."""
+    """Ask for a run that does not end during the test; returns its id and the processes of its stage."""
     project.edit("stages/targets.py", '"TOY_SECONDS", "0"', '"TOY_SECONDS", "300"')
     (on_demand,) = [d for d in ask("deployments/filter", {}) if d["name"] == "on-demand"]
     asked = {"parameters": {"force": True, "experiments": ["toy"]}, "state": {"type": "SCHEDULED"}}

@@ -1,4 +1,4 @@
-"""A small untrained network, fitted on a few digits: execution must be right whatever it predicts."""
+"""A small untrained network, fitted on a few digits; execution must be right for any predictions."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`quee.fit`: what it takes, and what it refuses before it computes, leaving nothing behind."""
+"""`quee.fit`: accepted arguments, and refusals before it computes, which leave no files."""
 
 import gc
 import os
@@ -24,7 +24,7 @@ from quee.runtime import load_bundle
 
 KWARGS = {"embed_dim": 16, "depth": 2, "num_heads": 2}
 SECONDS = 5.0
-"""Within which a refusal comes; computing takes longer on machines that are as busy."""
+"""Seconds within which a refusal must come; on an equally busy machine computing takes longer."""
 
 
 def made(**more: Any) -> Any:
@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(digits, tmp_path) ->
 
 @pytest.fixture(scope="module")
 def trained(digits: tuple[np.ndarray, np.ndarray]) -> Any:
-    """A backbone that knows these digits."""
+    """A backbone that classifies these digits."""
     backbone = made()
     transform = backbone.input
     x = transform.normalise(torch.from_numpy(digits[0])[:, None].float() / 255)
@@ -225,7 +225,7 @@ def of_pairs(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
 
 
 class Rows:
-    """What has places and a length, as a data set of PyTorch's."""
+    """An object with items and a length, like PyTorch's data sets."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
         self.x, self.y = x, y
@@ -317,7 +317,7 @@ def test_what_a_generator_raises_is_the_callers_and_nothing_stays_open(error, di
 
 
 class Short(Rows):
-    """Ends before its length."""
+    """A data set that ends before its length."""
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
         if row >= 90:

@@ -59,7 +59,7 @@ def heads(fitted: tuple[ExitHeads, list[dict[str, float]]]) -> ExitHeads:
 def logits(
     heads: ExitHeads, backbone: MultiPrecisionBackbone, gate: int, precision: Precision, images: Tensor = IMAGES
 ) -> tuple[Tensor, Tensor]:
-    """Logits and normalised pooled state behind a uniform path."""
+    """Logits and normalised pooled state after a uniform path."""
     state = backbone.run_path((precision,) * gate, images)
     pooled = heads.pooled(backbone, gate, state)
     return heads.logits(backbone, gate, precision, state, pooled), pooled

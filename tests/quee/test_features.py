@@ -1,4 +1,4 @@
-"""State features: the measures of uncertainty as their definitions have them, whatever the batch."""
+"""State features: the measures of uncertainty equal their definitions in any batch."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Logistic regression: the optimum, the same bytes whatever the threads, bounded memory."""
+"""Logistic regression finds the optimum, with the same bytes for any number of threads and bounded memory."""
 
 import tracemalloc
 

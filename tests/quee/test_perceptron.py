@@ -1,4 +1,4 @@
-"""Gradients and steps written out are those that torch derives."""
+"""Explicit gradients and steps equal torch's."""
 
 import numpy as np
 import torch

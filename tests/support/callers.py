@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 def at_once(caller: Callable[[int], None], number: int) -> None:
-    """Call `caller(0)` … `caller(number - 1)`, each in a thread, wait for all, and raise the error of one that fails."""
+    """Call `caller(0)` … `caller(number - 1)`, each in a thread; wait for all, and raise the error of a failed call."""
     failed: list[BaseException] = []
 
     def called(own: int) -> None:

@@ -12,7 +12,7 @@ SHELLS = {"", "sh", "bash", "console"}
 
 
 def documented() -> dict[str, str]:
-    """Commands as they are written, each with the first page that has it."""
+    """Commands as written, each with the first page that has it."""
     found: dict[str, str] = {}
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for text in commands(page.read_text(encoding="utf-8")):

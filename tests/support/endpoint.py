@@ -1,4 +1,4 @@
-"""An endpoint on a free port of this machine, and what a client does to it."""
+"""An endpoint on a free port of this machine, and a client's calls."""
 
 import http.client
 import json
@@ -38,7 +38,7 @@ class Endpoint:
             connection.close()
 
     def get(self, path: str, **headers: str) -> Any:
-        """The JSON of a page that must be there."""
+        """The JSON of a page, which must exist."""
         status, _, body = self.ask("GET", path, headers=headers)
         assert status == 200, body
         return json.loads(body)

@@ -1,4 +1,4 @@
-"""A project whose `evaluate` results DVC made and git knows, and its verbs."""
+"""A project with results of `evaluate` that DVC made and git records, and its verbs."""
 
 import subprocess
 import sys

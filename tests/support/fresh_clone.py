@@ -1,4 +1,4 @@
-"""A bare clone of this project as the reader has it, and commands as the first thing in it."""
+"""A bare clone of this project, like a reader's, and commands that run first in it."""
 
 import os
 import shutil
@@ -20,14 +20,14 @@ class Clone:
     root: Path
 
     def environment(self, **extra: str) -> dict[str, str]:
-        """As a reader's: none of quee's, MLflow's, Prefect's and DVC's settings, and the clone's code."""
+        """A reader's environment: no settings of quee, MLflow, Prefect and DVC, and the clone's code."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
         path = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]])
         ours = {"PATH": path, "PYTHONPATH": str(self.root), "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
         return {**kept, **ours, "AWS_EC2_METADATA_DISABLED": "true", **extra}
 
     def start(self, command: str, output: IO[str], **extra: str) -> "subprocess.Popen[str]":
-        """Start a line of shell in a session of its own; what it prints goes to a file."""
+        """Start a line of shell in a session of its own; its output goes to a file."""
         return subprocess.Popen(
             ["bash", "-c", command], cwd=self.root,
             env=self.environment(**extra), text=True, stdin=subprocess.DEVNULL, stdout=output,
@@ -36,7 +36,7 @@ class Clone:
 
 
 def make_origin(folder: Path) -> Path:
-    """A repository of one commit that holds the files of the working tree as git sees them, without results."""
+    """A repository of one commit with the working tree's files that git would track, without results."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
     for name in filter(None, names):
@@ -50,7 +50,7 @@ def make_origin(folder: Path) -> Path:
 
 
 def make_clone(origin: Path, folder: Path) -> Clone:
-    """Clone it; the shared `.venv` counts as newer than what it is made from, so that make installs nothing."""
+    """Clone it; the shared `.venv` is newer than the files it is made from, so that make installs nothing."""
     subprocess.run(["git", "clone", "-q", "--shared", str(origin), str(folder)], check=True)
     (folder / ".venv").symlink_to(sys.prefix)
     for name in ("pyproject.toml", "constraints.txt"):

@@ -1,4 +1,4 @@
-"""A policy as its author would write it: one file, of which the last line is what the registry is given."""
+"""A policy as its author would write it: one file, whose last line is the entry of the registry."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from quee.policies.thresholds import Thresholds
 
 
 class Margin(Thresholds):
-    """Leaves where the two largest probabilities are further apart than the threshold."""
+    """Exits where the two largest probabilities are further apart than the threshold."""
 
     def score(self, features: np.ndarray) -> np.ndarray:
         return self.column(features, "margin")

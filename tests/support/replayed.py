@@ -8,7 +8,7 @@ from quee.runtime.engines.base import Step
 
 
 class Replayed:
-    """A state (n, 2) is a sample's row in the cache and the node it stands at."""
+    """A state (n, 2) holds a sample's row in the cache and its node."""
 
     name, version, threads = "replayed", "1", 1
 

@@ -1,4 +1,4 @@
-"""An engine whose integer products saturate as those of CPUs without VNNI do: pairs of products are added in 16 bits."""
+"""An engine whose integer products saturate like those of CPUs without VNNI: pairs of products are added in 16 bits."""
 
 from copy import deepcopy
 

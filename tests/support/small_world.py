@@ -1,4 +1,4 @@
-"""A small synthetic cache with known structure, and settings that fit it, for tests of what reads caches."""
+"""A small synthetic cache with known structure and matching settings, for tests of code that reads caches."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def small_experiment(epochs: int = 20, **blocks: Any) -> Experiment:
 
 
 def small_cache(samples: int = 240, segments: int = 3, classes: int = 4, seed: int = 0) -> FeatureCache:
-    """Two precisions; a sample's difficulty is seen in its features, and decides which nodes err."""
+    """Two precisions; a sample's difficulty shows in its features and decides which nodes err."""
     random = np.random.default_rng(seed)
     tree = PathTree(["w4a4", "w8a8"], segments)
     difficulty = random.uniform(size=samples)

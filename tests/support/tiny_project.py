@@ -44,7 +44,7 @@ def patch(label: int, number: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Tiny:
-    """The project's folder is the current one."""
+    """Make the project's folder the current folder."""
 
     root: Path
 

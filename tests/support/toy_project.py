@@ -1,4 +1,4 @@
-"""A small project for tests, with the real machinery: git, DVC, three stages of a moment's arithmetic."""
+"""A small project for tests with real git, real DVC and three stages of quick arithmetic."""
 
 import os
 import shutil
@@ -120,7 +120,7 @@ experiments:
 
 @dataclass(frozen=True)
 class Project:
-    """A project in a temporary folder, and the commands one types in it."""
+    """A project in a temporary folder, and commands in it."""
 
     root: Path
 
@@ -130,7 +130,7 @@ class Project:
         return {**os.environ, "PATH": path, "PYTHONPATH": code, "DVC_NO_ANALYTICS": "1", **extra}
 
     def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
-        """Start a command as the leader of a process group of its own, deaf to no signal (as tests in the background are)."""
+        """Start a command as leader of its own process group that ignores no signal (tests in the background ignore some)."""
         return subprocess.Popen(
             command, cwd=self.root, env=self.environment(**environment), text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -138,7 +138,7 @@ class Project:
         )  # fmt: skip
 
     def do(self, *command: str, status: int | None = 0, **environment: str) -> str:
-        """Run a command to its end, check its status unless none is given, return what it printed."""
+        """Run a command to its end, check its status unless that is None, and return its output."""
         done = subprocess.run(
             command, cwd=self.root, env=self.environment(**environment), text=True, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, timeout=280, check=False,
@@ -150,7 +150,7 @@ class Project:
         return self.do("quee", *arguments, status=status, **environment)
 
     def commit(self) -> str:
-        """Commit everything; the commit's name."""
+        """Commit everything; returns the commit's name."""
         someone = ("-c", "user.name=toy", "-c", "user.email=toy@example.org")
         self.do("git", "add", "-A")
         self.do("git", *someone, "commit", "-q", "-m", "now")

@@ -1,4 +1,4 @@
-"""`quee ablate` on the toy project: a stage beside the pipeline, under the same locks and healing."""
+"""`quee ablate` on the toy project: a stage outside of the pipeline with the same locks and healing."""
 
 import json
 from pathlib import Path

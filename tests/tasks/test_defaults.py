@@ -1,6 +1,6 @@
-"""A changed default is a changed setting: of the stages that use it, in the experiments that do not set it, and of no other.
+"""A changed default is a changed setting for the stages that use it, in experiments that do not set it, and nowhere else.
 
-On the real dvc.yaml and code, with results that are made up: what is looked at is who would run, and why.
+Tests use the real dvc.yaml and code with invented results, and check which stages would run, and why.
 """
 
 import ast
@@ -33,7 +33,7 @@ READ_BY_PIPELINE = [block for block in BLOCKS if block != "ablate"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Two experiments with results: `plain` leaves everything to the defaults, `explicit` says the same in full."""
+    """Two experiments with results: `plain` uses the defaults, `explicit` sets the same values in full."""
     project = Project(tmp_path_factory.mktemp("defaults") / "project")
     for name in COPIED:
         source, target = ROOT / name, project.root / name
@@ -86,7 +86,7 @@ def _rebuild(model: Any) -> None:
 
 
 def other_default(block: str) -> tuple[str, Any, Any]:
-    """A setting of a block, its default, and another value that is valid: numbers first, choices may hang together."""
+    """A setting of a block, its default, and another valid value; numbers come first, because choices may depend on others."""
     model: Any = Experiment.model_fields[block].annotation
     fields = [item for item in model.model_fields.items() if model is not Quantize or item[0] in OWN]
     for key, field in sorted(fields, key=lambda item: isinstance(item[1].default, str)):
@@ -105,7 +105,7 @@ def other_default(block: str) -> tuple[str, Any, Any]:
 
 
 def expected(block: str) -> tuple[set[str], set[str]]:
-    """By dvc.yaml: stages that take a block as parameter, and those that only rest on the results of such."""
+    """By dvc.yaml, the stages that take a block as parameter, and the stages that only depend on their results."""
     using = {
         stage
         for stage, entry in PIPELINE.items()
@@ -149,7 +149,7 @@ def test_a_changed_default_runs_the_stages_that_use_it_and_says_why(
         assert (reason in step.reasons) == (stage in using)
         assert all("made anew by" in other for other in step.reasons if other != reason)
     assert {step.action for step in found["explicit"].values()} == {"unchanged"}
-    # what the earlier result was made with is what was recorded, whatever the code says now
+    # the recorded settings are those of the earlier result, whatever the code has now
     assert settings_of(read_lock(made.root)["plain"].settings) == before
     assert before[f"{block}.{key}"] == (old if isinstance(old, str) else json.dumps(old))
 
@@ -196,7 +196,7 @@ def test_dvc_alone_sees_defaults_that_were_edited_in_the_code(made: Project, tmp
     for *_, reason, using in EDITS:
         named = {(step["experiment"], step["stage"]) for step in steps if reason in step["reasons"]}
         assert named == {("plain", stage) for stage in using}
-    # DVC by itself: the settings are resolved anew, and then it finds the same stages changed
+    # DVC alone resolves the settings anew and then finds the same stages changed
     project.do("dvc", "repro", "-q", "--single-item", "settings@plain", "settings@explicit")
     changed = json.loads(project.do("dvc", "status", "--json"))
     own = {name: f"artifacts/{name.partition('@')[2]}/settings" for name in changed}

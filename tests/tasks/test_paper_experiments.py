@@ -44,7 +44,7 @@ def write_svhn_files(folder: Path) -> Path:
 
 
 def write_t2t(name: str, classes: int, folder: Path) -> list[Path]:
-    """A checkpoint as the authors save it: averaged weights, keys of parallel training."""
+    """A checkpoint in the authors' form: averaged weights, keys of parallel training."""
     torch.manual_seed(0)
     state = create_backbone(name, num_classes=classes).state_dict()
     torch.save({"epoch": 300, "state_dict_ema": {f"module.{k}": v for k, v in state.items()}}, folder / "t2t.pth.tar")
@@ -80,7 +80,7 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any], int]] = {
 
 
 def shrink(name: str, splits: dict[str, Any], size: int) -> None:
-    """The experiment's own settings but for sizes and repetitions."""
+    """The experiment's own settings, except for sizes and repetitions."""
     settings = yaml.safe_load((ROOT / "experiments" / f"{name}.yaml").read_text())
     settings["prepare"]["splits"].update(splits)
     backbone = settings["backbone"]

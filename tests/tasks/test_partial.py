@@ -1,4 +1,4 @@
-"""Resumable work is joined only by what would have begun it in the same way."""
+"""Resumable work is continued only by a run with the same key."""
 
 import os
 import time

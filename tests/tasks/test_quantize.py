@@ -1,4 +1,4 @@
-"""Stage `quantize` with bits by layer: what is executed, written down and counted are the same."""
+"""Stage `quantize` with bits by layer executes, records and counts the same bits."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stages run with the settings as they were resolved, and say so when the YAML was changed since."""
+"""Stages run with the resolved settings, and report a YAML that has changed since."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is known of the stages is about those of the dvc.yaml files, and reads them right."""
+"""The list of stages agrees with the dvc.yaml files."""
 
 from importlib import import_module
 from pathlib import Path

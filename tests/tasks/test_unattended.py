@@ -1,4 +1,4 @@
-"""What runs without anyone need: who commits dvc.lock, whose data changed, which failures are worth another try."""
+"""Unattended runs: committing dvc.lock, changed data, and failures that are tried again."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """Importers: files of the public formats to hub-schema Parquet. Nothing in a file is executed or extracted by its path.
 
-An importer turns a source into a plan, a list of shards; `import_dataset` writes those not written yet and puts the
-whole in place at once. A new format is a file with an `IMPORTER` and a line of `IMPORTERS`.
+An importer turns a source into a plan, a list of shards. `import_dataset` writes the shards that are not written yet and
+then puts all of them in place at once. A new format is a file with an `IMPORTER` and a line of `IMPORTERS`.
 """
 
 import os
@@ -42,7 +42,7 @@ IMPORTERS = [
 
 
 def plan_import(name: str, path: Path | None, options: Options) -> Plan:
-    """The shards of dataset `name` out of the file or folder `path`; raises QueeError on what does not fit the format."""
+    """The shards of dataset `name` from the file or folder `path`; raises QueeError where the source does not fit the format."""
     source = Source(name, path, options)
     for importer in IMPORTERS:
         if found := importer.recognise(source):
@@ -63,8 +63,8 @@ def import_dataset(
 ) -> Report:
     """Import into the folder `target`, whole or not at all; a re-run goes on after the last shard written.
 
-    Returns what was left out, chosen, merged or is there twice. Raises QueeError naming what is wrong with the source,
-    UsageError for a bad name or a target that is there.
+    Returns the report: what was left out, chosen or merged, and duplicates. Raises QueeError naming the fault of the
+    source, UsageError for a bad name or a target that exists.
     """
     try:
         return _import(name, source, target, options, replace)

@@ -13,14 +13,14 @@ from quee.data.walk import Skipped, shown, walk
 from quee.errors import QueeError
 
 MAX_BYTES = 512 << 20
-"""Bytes of one member at most."""
+"""Largest size of one member in bytes."""
 
 Member = tuple[str, int, Callable[[], bytes]]
-"""Name with its folders, size, and what reads it."""
+"""Name with its folders, size, and a function that reads the content."""
 
 
 def read_members(source: Path, wanted: set[str], report: Report | None = None) -> dict[str, bytes]:
-    """Contents of the regular files called so, wherever in `source` they are; the others are counted in the report.
+    """Contents of the regular files with these base names, anywhere in `source`; the report counts the other files.
 
     Raises QueeError when the archive is damaged, a name occurs twice or a file is too large to be read into memory.
     """

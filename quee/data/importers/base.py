@@ -1,4 +1,4 @@
-"""What every importer has: its source and options, the plan it makes of them, and its entry in the registry."""
+"""The parts of every importer: source, options, the plan made from them, and the entry in the registry."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -20,7 +20,7 @@ class Shard:
     samples: int
     write: Callable[[Path], object]
     origin: Callable[[int], str]
-    """What the user calls the image in a row: their file, archive and member, or Parquet file and row."""
+    """The user's name of the image in a row: a file, an archive and member, or a Parquet file and row."""
 
 
 def shard_name(split: str, index: int, count: int) -> str:
@@ -29,20 +29,20 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 @dataclass(frozen=True)
 class Options:
-    """What an importer may be told besides the source."""
+    """Options of an import besides the source."""
 
     extra: bool = False
     """SVHN: add the extra set to the training set."""
     ground_truth: Path | None = None
-    """ImageNet: labels of the validation images, instead of the devkit's."""
+    """ImageNet: a file with the labels of the validation images, instead of the devkit's."""
     evaluation: str | None = None
-    """Folders and Parquet: the folder or split that is the evaluation set."""
+    """Folders and Parquet: name of the folder or split that is the evaluation set."""
     config: str | None = None
-    """Parquet: the one of several configurations to take."""
+    """Parquet: the configuration to take if there are several."""
     label: str | None = None
     """Parquet: the column with the labels."""
     skip_bad: bool = False
-    """Go on without images that cannot be used."""
+    """Leave out images that cannot be used instead of refusing them."""
 
 
 @dataclass
@@ -51,13 +51,13 @@ class Plan:
 
     shards: list[Shard] = field(default_factory=list)
     verify: bool = False
-    """Whether images were taken over as they are, so must be shown to decode."""
+    """Whether images are copied unchanged, so that they must be checked to decode."""
     report: Report = field(default_factory=Report)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be imported: the name of the data set, the file or folder given for it, and the options."""
+    """An import: the name of the data set, the file or folder given for it, and the options."""
 
     name: str
     given: Path | None
@@ -65,7 +65,7 @@ class Source:
 
     @property
     def path(self) -> Path:
-        """The file or folder; raises UsageError where none was given or it is not there."""
+        """The file or folder; raises UsageError where none was given or it does not exist."""
         if self.given is None:
             raise UsageError(f"dataset {self.name!r} needs a source, a file or folder")
         if not self.given.exists():
@@ -74,7 +74,7 @@ class Source:
 
     @cached_property
     def walked(self) -> Walk | None:
-        """What is in the folder; None where the source is a file."""
+        """The walk of the folder; None where the source is a file."""
         return walk(self.path) if self.path.is_dir() else None
 
     @cached_property
@@ -84,19 +84,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Importer:
-    """A format of data sets: what it recognises and how it plans the files to be written."""
+    """A format of data sets: how it recognises a source, and how it plans the files to be written."""
 
     recognise: Callable[[Source], Any]
-    """What the source holds in this format, false where it is of another format; `plan` gets it."""
+    """The contents of the source in this format, which `plan` gets; false where the source has another format."""
     plan: Callable[[Source, Any], Plan]
-    """Raises QueeError or UsageError on what does not fit the format."""
+    """Plans the shards; raises QueeError or UsageError where the source does not fit the format."""
     options: tuple[str, ...] = ()
-    """Names of the options it takes beside `skip_bad`."""
+    """Names of the options that the format has besides `skip_bad`."""
     words: str = ""
-    """The format in messages; where empty, the name of the data set."""
+    """Name of the format in messages; if empty, the name of the data set."""
 
     def check(self, source: Source) -> None:
-        """Raises UsageError for an option that says nothing to this importer, rather than ignore it."""
+        """Raises UsageError for an option that this importer does not have."""
         for option, value in asdict(source.options).items():
             if value and option not in (*self.options, "skip_bad"):
                 valid = " and ".join(f"--{name}" for name in self.options) or "none"

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100, the python and the binary archives, packed or unpacked.
 
 The pickles of the python archives may hold dictionaries, lists, strings, numbers and arrays of bytes, and nothing else.
-Not even numpy's own constructors are called: stand-ins record what the pickle says of an array.
+NumPy's constructors are not called either: stand-ins record the pickle's description of an array.
 """
 
 import io
@@ -156,7 +156,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_batch(content: bytes, source: str) -> dict[str, Any]:
-    """The dictionary in a CIFAR pickle; its arrays are uint8. Raises QueeError when anything else is in it."""
+    """The dictionary in a CIFAR pickle; its arrays are uint8. Raises QueeError for any other content."""
     try:
         value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # damaged pickles raise many types

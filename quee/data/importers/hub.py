@@ -1,4 +1,4 @@
-"""Parquet files with the schema of the hub's image datasets, taken over as they are where their labels mean the same."""
+"""Parquet files with the schema of the hub's image datasets, copied unchanged if their labels mean the same."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,16 +31,16 @@ class Parquet:
     """The Parquet files with images of a source."""
 
     source: Path
-    """The folder they are in."""
+    """The source folder."""
     names: list[str]
-    """Below it, with `/`."""
+    """Paths below that folder, with `/`."""
     skipped: Skipped
 
 
 def find_parquet(source: Source) -> Parquet | None:
     """Parquet files of a source that have images; None when there are none.
 
-    Files without images count as not read. Raises QueeError for one that is not readable.
+    Files without images count as not read. Raises QueeError for a file that is not readable.
     """
     path = source.path
     if source.walked is None:
@@ -111,7 +111,7 @@ IMPORTER = Importer(find_parquet, plan, ("evaluation", "config", "label"), "Parq
 
 
 def _role(split: str) -> str:
-    """What the files of an evaluation split are called: `validation` or `test`."""
+    """Prefix of the files of an evaluation split: `validation` or `test`."""
     return "validation" if role(split) == "validation" else "test"
 
 
@@ -126,17 +126,17 @@ def _note_nameless(labels: Mapping[str, Sequence[Labels]], report: Report) -> No
 
 @dataclass(frozen=True)
 class _File:
-    """A file of a chosen split, and what its labels are in the data set."""
+    """A file of a chosen split, with its labels as the data set numbers them."""
 
     target: str
-    """Name of the file to be."""
+    """Name of the file in the data set."""
     found: Labels
     labels: np.ndarray
-    """(n,) int64, -1 where a row has none."""
+    """(n,) int64, -1 for a row without a label."""
     rows: "_Rows"
 
     def faults(self, names: tuple[str, ...]) -> Iterator[str]:
-        """What is wrong with rows that have no label, a line each."""
+        """One line per row without a label, with the reason."""
         for row in np.flatnonzero(self.labels < 0):
             label, valid = int(self.found.values[row]), len(self.found.names or names) - 1
             why = "no label" if label < 0 else f"label {label} is out of range; valid: 0 to {valid}"
@@ -164,7 +164,7 @@ def _shards(
     skip_bad: bool,
     report: Report,
 ) -> list[Shard]:
-    """Copies of the files; all files are written anew where labels of one are translated or rows are left out."""
+    """Copies of the files; all are written anew if labels of one are translated or rows are left out."""
 
     def file(place: tuple[str, Labels]) -> _File:
         target, one = place

@@ -37,7 +37,7 @@ IMPORTER = Importer(lambda source: source.name in ("mnist", "fashion_mnist"), pl
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """uint8 array; raises QueeError on a wrong magic number or a size other than the header's."""
+    """uint8 array; raises QueeError for a wrong magic number or a size other than the header's."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return _read(file, path, dimensions)

@@ -1,6 +1,6 @@
-"""ImageNet-1k from its official archives: a tar of one tar per class, a flat tar of validation images, the devkit.
+"""ImageNet-1k from its official archives: a tar with one tar per class, a flat tar of validation images, the devkit.
 
-Labels are positions among the sorted WordNet ids, as everywhere but in the devkit, which numbers classes its own way.
+Labels are positions among the sorted WordNet ids, as is usual. Only the devkit numbers classes in another way.
 """
 
 import io
@@ -67,7 +67,7 @@ IMPORTER = Importer(recognise, plan, ("ground_truth",), "ImageNet's archives")
 
 
 def train_images(path: Path, report: Report) -> tuple[TarImages, tuple[str, ...]]:
-    """Images of a tar of tars named by class; the archives within are read in place."""
+    """Images of a tar that holds a tar per class, named after it; the inner archives are read in place."""
     size = path.stat().st_size
     inner = [entry for entry in _members(path, 0, size) if report.skipped.admits(entry[0], (".tar",))]
     classes = tuple(sorted(PurePosixPath(name).stem for name, _, _ in inner))
@@ -87,7 +87,7 @@ def train_images(path: Path, report: Report) -> tuple[TarImages, tuple[str, ...]
 
 
 def validation_images(source: Path, ground_truth: Path | None, classes: tuple[str, ...], report: Report) -> TarImages:
-    """Images of the flat tar, labelled by the ground truth in the order of their names."""
+    """Images of the flat tar, in the order of their names, with the labels of the ground truth."""
     path = source / VALIDATION
     found = [member for member in _members(path, 0, None) if report.skipped.admits(member[0], IMAGE_SUFFIXES)]
     members = sorted((PurePosixPath(name).name, offset, size) for name, offset, size in found)
@@ -140,7 +140,7 @@ def _by_name(lines: list[list[str]], names: list[str]) -> list[str]:
 
 
 def _devkit_numbers(meta: bytes) -> dict[int, str]:
-    """Class number to WordNet id, for the classes without children (the others are groups of them)."""
+    """Class number to WordNet id, for classes without children; the other classes are groups of these."""
     from scipy.io import loadmat
 
     try:
@@ -152,7 +152,7 @@ def _devkit_numbers(meta: bytes) -> dict[int, str]:
 
 
 class _Part(io.RawIOBase):
-    """A stretch of a file as a file of its own, with reads small enough for headers."""
+    """A part of a file that reads like a file of its own, without reading ahead."""
 
     def __init__(self, descriptor: int, start: int, size: int) -> None:
         self._descriptor, self._start, self._size, self._at = descriptor, start, size, 0

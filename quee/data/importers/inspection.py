@@ -1,4 +1,4 @@
-"""Checks of an import before it is put in place: every image is decoded and compared, bad ones are named or removed."""
+"""Checks of an import before it is put in place: all images are decoded and compared; bad images are named or removed."""
 
 import hashlib
 import shutil
@@ -20,9 +20,9 @@ DIGEST_BYTES = 16
 
 
 def inspect_images(folder: Path, dataset: Dataset, plan: Plan, skip_bad: bool) -> dict[str, np.ndarray]:
-    """Rows that are bad, by file, empty without `skip_bad`. Counts, duplicates and bad images go to the plan's report.
+    """Bad rows by file; empty without `skip_bad`. Counts, duplicates and bad images go to the plan's report.
 
-    Raises QueeError naming, as the user has them, the images that do not decode, and where nothing could be trained.
+    Raises QueeError naming the images that do not decode by the user's names, and for data on which nothing can be trained.
     """
     images = DatasetFiles(folder, dataset)
     if not len(images):
@@ -58,13 +58,13 @@ def inspect_images(folder: Path, dataset: Dataset, plan: Plan, skip_bad: bool) -
 
 
 def _inspect(images: DatasetFiles, decodes: bool, origin: Callable[[int], str]) -> tuple[np.ndarray, dict[int, str]]:
-    """Digests (n, 16) uint8 of the images' bytes, and what is wrong with those that do not decode, by sample."""
+    """Digests (n, 16) uint8 of the images' bytes, and by sample the fault of every image that does not decode."""
     digests = np.zeros((len(images), DIGEST_BYTES), np.uint8)
 
     def one(sample: int) -> str | None:
         try:
             data, _ = images.encoded[sample]
-        except IntegrityError:  # of the copy; the user knows the file it was made from
+        except IntegrityError:  # names the copy, but the user knows the original
             raise QueeError(f"{origin(sample)}: not readable, the file is damaged") from None
         digests[sample] = np.frombuffer(hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest(), np.uint8)
         if not data:
@@ -95,7 +95,7 @@ def without_bad(folder: Path, bad: dict[str, np.ndarray]) -> Path:
 
 
 def _link(path: Path, other: Path) -> None:
-    """The same file in another place; a copy where the file system has no links."""
+    """Link a file to another place, or copy it if the file system has no links."""
     try:
         other.hardlink_to(path)
     except OSError:

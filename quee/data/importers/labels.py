@@ -24,7 +24,7 @@ MOST_CLASSES = 1_000_000
 def label_column(path: Path, dataset: Dataset, wanted: str | None, report: Report) -> str:
     """The label column, which is the same in all files; a choice among several goes to the report.
 
-    Raises UsageError or QueeError with the file's columns where none has a usual name or is described as labels.
+    Raises UsageError or QueeError, with the file's columns, where no column has a usual name or is described as labels.
     """
     schema = open_parquet(path).schema_arrow
     usual = [name for name in dict.fromkeys((dataset.label, *LABELS)) if name in schema.names]
@@ -65,7 +65,7 @@ class Labels:
 
 
 def read_labels(path: Path, column: str) -> Labels:
-    """Labels of a column of integers or of text, where blank text is no label; raises QueeError for other types."""
+    """Labels of a column of integers or text; blank text is no label. Raises QueeError for other types."""
     with reading(path) as opened:
         if column not in opened.schema_arrow.names:
             raise QueeError(f"{shown(path)} has no column {column!r}; it has {some(opened.schema_arrow.names)}")

@@ -25,23 +25,23 @@ class Folder:
 
     @property
     def holds_folders(self) -> bool:
-        """Whether it could be a set: folders below it hold images."""
+        """Whether the folder could be a set: folders below it hold images."""
         return any(child.images for child in self.children.values())
 
     @property
     def last(self) -> str:
-        """Its own name, without the folders above."""
+        """The folder's own name, without the folders above."""
         return self.name.rpartition("/")[2]
 
     @property
     def wrapper(self) -> "Folder | None":
-        """The only folder in it with images, where its name says nothing about them, as `images/`; else None."""
+        """The only folder in it with images, if that has a name without meaning such as `images/`; else None."""
         child = self.only
         return child if child is not None and child.last.lower() in NO_CLASS else None
 
     @property
     def only(self) -> "Folder | None":
-        """The only folder in it with images, where it has none itself."""
+        """The only folder in it with images, if the folder itself has none; else None."""
         found = [child for child in self.children.values() if child.images]
         return found[0] if len(found) == 1 and not self.own else None
 
@@ -121,7 +121,7 @@ def find_layout(found: Walk, evaluation: str | None, preferred: Sequence[str], r
 
 
 def _unwrapped(top: Folder, report: Report) -> Folder:
-    """The folder with the sets, where it is the only one in the source, as in unpacked archives."""
+    """The folder with the sets, if it is the only folder in the source, as in unpacked archives."""
     folder = top
     while (child := folder.only) is not None and role(child.name.rpartition("/")[2]) is None:
         folder = child
@@ -132,9 +132,9 @@ def _unwrapped(top: Folder, report: Report) -> Folder:
 
 
 def _training_folder(top: Folder, source: str) -> Folder | None:
-    """The folder of the training set; none where the source has class folders.
+    """The folder of the training set; None where the source has class folders.
 
-    Longer names such as `seg_train` count where no folder has a plain name and there is a pair, as with `seg_test`.
+    Longer names such as `seg_train` count only if no folder has a plain name and there is a pair such as `seg_test`.
     """
     sets = {name: child for name, child in top.children.items() if child.holds_folders}
     for meaning in (role, resembles):
@@ -156,8 +156,8 @@ def _training_folder(top: Folder, source: str) -> Folder | None:
 
 
 def _inner(folder: Folder) -> Folder:
-    """The folder itself, or the only folder in it where that is a set of the same name or kind, as in
-    `train/train/CLASS`, or has a name without meaning, as in `train/images/CLASS`."""
+    """The folder itself, or the only folder in it if that is a set of the same name or kind (`train/train/CLASS`) or has a
+    name without meaning (`train/images/CLASS`)."""
     if (child := folder.only) is None or not child.holds_folders:
         return folder
     if child is folder.wrapper:
@@ -176,7 +176,7 @@ def _refuse_sets_below_classes(top: Folder, source: str) -> None:
 
 
 def _check_classes(folder: Folder, found: Walk) -> None:
-    """Raises UsageError where, by their names, the folders in a set are no classes or might be sets themselves."""
+    """Raises UsageError where the names of the folders in a set show that these are not classes, or may be sets themselves."""
     classes, where = [child for child in folder.children.values() if child.images], shown(found.folder / folder.name)
     listed = some((f"{shown(child.last)}/" for child in classes), 5)
     if len(classes) < 2:
@@ -202,7 +202,7 @@ def _leave_loose(folder: Folder, report: Report) -> None:
 
 
 def _merged(folder: Folder, report: Report) -> None:
-    """Report which folders below class folders were merged into their class."""
+    """Report the folders below class folders, which are merged into their class."""
     inner = [child for label in folder.children.values() for child in label.below() if child.own]
     if inner:
         examples = some((f"{child} is of class {class_of(child, folder)}" for child in inner), 3)

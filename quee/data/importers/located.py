@@ -1,4 +1,4 @@
-"""Images that lie in files or archives: taken over byte by byte, shuffled once, in shards, in constant memory."""
+"""Images in files or archives: copied byte by byte into shards, shuffled once, in constant memory."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -26,11 +26,11 @@ class Located(Protocol):
     """(n,) bytes."""
 
     def read(self, order: np.ndarray) -> Iterator[bytes]:
-        """Contents in that order."""
+        """Reads the contents of images at given positions, in that order."""
         ...
 
     def origin(self, index: int) -> str:
-        """What the user calls an image."""
+        """The user's name of an image."""
         ...
 
 

@@ -34,11 +34,11 @@ class Duplicates:
     """Images whose files are equal byte for byte."""
 
     across: int = 0
-    """Evaluation images that are in the training set too."""
+    """Evaluation images that are also in the training set."""
     training: int = 0
-    """Copies within the training set, beside the first."""
+    """Copies within the training set, without the first of each."""
     evaluation: int = 0
-    """Copies within the evaluation set, beside the first."""
+    """Copies within the evaluation set, without the first of each."""
     conflicting: int = 0
     """Images that are in more than one class."""
     examples: list[str] = field(default_factory=list)
@@ -131,7 +131,7 @@ def _number(text: str, count: int) -> str:
 
 
 def find_duplicates(digests: np.ndarray, labels: np.ndarray, training: int, names: Callable[[int], str]) -> Duplicates:
-    """Equal rows of `digests` (n, 16) uint8, the training set's first; `names(i)` says what image i is called."""
+    """Equal rows of `digests` (n, 16) uint8, the training set's first; `names(i)` is the name of image i."""
     rows = np.ascontiguousarray(digests).view("V16").reshape(-1)
     _, first, content = np.unique(rows, return_index=True, return_inverse=True)
     content = content.reshape(-1)

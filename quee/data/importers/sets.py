@@ -23,7 +23,7 @@ FILLERS = frozenset(
 )
 """Words that may stand beside them without another meaning."""
 NO_CLASS = frozenset(("image", "images", "img", "imgs", "data", "dataset"))
-"""Names of folders, in lower case, that are taken for no class."""
+"""Names of folders, in lower case, that are not taken for a class."""
 _ROLE = {word: role for role, words in ROLES.items() for word in words}
 
 
@@ -35,7 +35,7 @@ def role(name: str) -> str | None:
 
 
 def resembles(name: str) -> str | None:
-    """The set that one word of a name stands for, as in `seg_train`; none where two words name sets."""
+    """The set that one word of a name stands for, as in `seg_train`; None where two words name sets."""
     found = {_ROLE[word] for word in _words(name) if word in _ROLE}
     return found.pop() if len(found) == 1 else None
 

@@ -68,7 +68,7 @@ def _bare(stem: str) -> str:
 
 
 def choose_config(parts: list[Part], config: str | None, report: Report, source: str) -> list[Part]:
-    """Files of the requested configuration, or of the only one; raises UsageError where it would be a guess."""
+    """Files of the requested configuration, or of the only one; raises UsageError where the choice would be a guess."""
     by_config: dict[str, list[Part]] = {}
     for part in parts:
         by_config.setdefault(part.config, []).append(part)
@@ -97,7 +97,7 @@ def by_split(parts: Iterable[Part]) -> dict[str, list[Part]]:
 
 
 def check_whole(split: str, own: list[Part]) -> None:
-    """Raises QueeError where a file that the names count is missing or there twice."""
+    """Raises QueeError where a file that the numbers in the names demand is missing or present twice."""
     counts = {part.count for part in own}
     if counts == {None}:
         return

@@ -13,7 +13,7 @@ ENDING = "_32x32.mat"
 
 
 def plan(given: Source, _: object) -> Plan:
-    """`train_32x32.mat` and `test_32x32.mat` of a folder, and `extra_32x32.mat` on top of the training set if asked."""
+    """`train_32x32.mat` and `test_32x32.mat` of a folder; with option `extra`, `extra_32x32.mat` joins the training set."""
     source, options, classes = given.path, given.options, given.dataset.classes
     names = ["train", "extra"] if options.extra else ["train"]
     parts = [read_mat(_file(source, name)) for name in names]

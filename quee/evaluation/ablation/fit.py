@@ -1,4 +1,4 @@
-"""One point of the grid: fitted on the predictor split, chosen on validation, with its errors on every test sample."""
+"""One point of the grid: fitted on the predictor split, chosen on validation, evaluated on every test sample."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ DIVISIONS = {
 
 
 COMMIT = "commit"
-"""The policy of `committed_sweep`, which no entry of the registry is."""
+"""The policy of `committed_sweep`; it is not in the registry."""
 
 
 def _known(name: str) -> str:
@@ -49,17 +49,17 @@ class Recipe(Block):
     considered: Considered = Considered()
     """Considered paths within the cached tree."""
     embedding: bool = True
-    """Whether a gate sees the compressed embedding, where the cache has it."""
+    """Whether a gate sees the compressed embedding, if the cache has it."""
     history: bool = True
     """Whether a gate sees the features of earlier gates."""
     prefix: bool = True
-    """Whether a gate sees the precisions so far."""
+    """Whether a gate sees the precisions of the segments before it."""
     targets: Literal["clusters", "labels", "neighbours", "p_label"] = "clusters"
     clusters: int
     neighbours: int = 50
     hidden: int
     policy: Annotated[str, AfterValidator(_known)] = "plan"
-    """An entry of the registry, or `commit`: the path that `plan` takes at the first gate is taken to its end."""
+    """An entry of the registry, or `commit`: `plan` decides at the first gate, and its path is followed to the end."""
     first_step: Literal["rollout", "marginal"] = "rollout"
     blend: Share | Literal["auto"] | None = None
     """Used by `fitted_q` only."""
@@ -75,7 +75,7 @@ DECISIONS = {"policy", "first_step", "blend"}
 
 @dataclass(frozen=True)
 class Study:
-    """What all points of one experiment share. Digests begin with `source`: the cache's and the code's."""
+    """Inputs that all points of one experiment share. Digests begin with `source`, the digest of the cache and the code."""
 
     cache: FeatureCache
     experiment: Experiment
@@ -108,7 +108,7 @@ class Study:
 
 
 class Selected(Network):
-    """A network that sees some of a gate's inputs; its cost counts only these."""
+    """A network that sees only some of a gate's inputs; its cost counts only these."""
 
     columns: np.ndarray
 
@@ -190,7 +190,7 @@ def fit(study: Study, prepared: Prepared) -> Predictors:
 
 
 def restore(arrays: dict[str, np.ndarray]) -> Predictors:
-    """Predictors from `Predictors.arrays()` of what `fit` made."""
+    """Predictors from the arrays of fitted ones (`Predictors.arrays()`)."""
     gates = sorted({int(name.split(".")[1]) for name in arrays})
     return Predictors([Selected.from_arrays(f"gate.{gate}", arrays) for gate in gates])
 
@@ -240,7 +240,7 @@ def _area(sweep: Sweep, grid: np.ndarray, floor: Floor, split: str) -> np.ndarra
 
 
 def _options(study: Study, recipe: Recipe) -> Policies:
-    """The experiment's block `policies`, as a recipe departs from it."""
+    """The experiment's block `policies` with the recipe's changes."""
     options = study.experiment.policies.model_copy(update={"first_step": recipe.first_step})
     if recipe.blend is None:
         return options
@@ -254,7 +254,7 @@ def _sweep(setting: Setting, recipe: Recipe) -> Sweep:
 
 
 def committed_sweep(setting: Setting, plan: Plan) -> Sweep:
-    """`plan` decided once: the first gate's predictions settle the path, and later gates neither decide nor cost."""
+    """`plan` decided once: the first gate's predictions fix the path; later gates decide nothing and cost nothing."""
     tree, costs, values = plan.tree, plan.costs, trade_offs(setting.points)
     starts, ends = tree.nodes_at(1), tree.extensions(1)
     first = np.array([tree.lineage(node)[0] for node in range(len(tree))])

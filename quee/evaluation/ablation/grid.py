@@ -51,8 +51,8 @@ def base_recipe(experiment: Experiment, tree: PathTree) -> Recipe:
 def points(experiment: Experiment, tree: PathTree, feature_names: Sequence[str]) -> list[Point]:
     """The grid, the base first, in the order of `ablate.axes`; a point equal to an earlier one is left out.
 
-    A network of one segment decides at no gate and has only the axes `WITHOUT_GATES`. `tree` and `feature_names` are the
-    cache's. Raises UsageError for an added precision that is not among the references.
+    A network of one segment has no gate that decides, so it has only the axes `WITHOUT_GATES`. `tree` and
+    `feature_names` are the cache's. Raises UsageError for an added precision that is not among the references.
     """
     base, world = base_recipe(experiment, tree), World(experiment, tree, feature_names)
     found = [Point(BASE, "as configured", base)]

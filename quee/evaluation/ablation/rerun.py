@@ -1,4 +1,4 @@
-"""Points for which the network runs again: exit heads fitted otherwise, a reference precision taken into the tree.
+"""Points for which the network runs again: exit heads fitted in another way, or a reference precision in the tree.
 
 Only nodes whose result can differ are run again: with other heads, those at all gates but the last; with an added
 precision, those on paths that contain it. The samples of the certification split are left out.
@@ -28,9 +28,9 @@ class Variant:
     """How a point's network differs from the network behind the feature cache."""
 
     heads: str | None = None
-    """`exits.prefixes` of its heads, where it is not the experiment's."""
+    """`exits.prefixes` of its heads, where that differs from the experiment's."""
     added: str | None = None
-    """A reference precision that is in its tree."""
+    """A reference precision that is added to its tree."""
 
     def facts(self) -> dict[str, str]:
         return {name: value for name, value in (("heads", self.heads), ("added", self.added)) if value is not None}
@@ -41,7 +41,7 @@ AS_CACHED = Variant()
 
 @dataclass(frozen=True)
 class Rerun(Study):
-    """A study of a variant, whose `auc` is over the same budgets as that of the experiment as it stands."""
+    """A study of a variant; its `auc` uses the budgets of the experiment as it stands."""
 
     budgets_of: Study
 
@@ -50,12 +50,12 @@ class Rerun(Study):
 
 
 def evaluated(cache: FeatureCache) -> FeatureCache:
-    """The samples that ablations look at."""
+    """The samples that ablations use."""
     return cache.select(np.isin(cache.split, USED))
 
 
 def variant_tree(experiment: Experiment, tree: PathTree, variant: Variant) -> PathTree:
-    """Considered paths of a variant; raises UsageError where a precision was not quantized, or they are too many."""
+    """Considered paths of a variant; raises UsageError where a precision was not quantized or there are too many paths."""
     if variant.added is None:
         return tree
     paths = experiment.paths
@@ -69,19 +69,19 @@ def variant_tree(experiment: Experiment, tree: PathTree, variant: Variant) -> Pa
 
 
 def known_nodes(cached: PathTree, tree: PathTree, same_heads: bool) -> np.ndarray:
-    """(N,) the node of the cached tree that shows each of a tree's nodes; -1 where the network has to run."""
+    """(N,) for each node of a tree, the equal node of the cached tree; -1 where the network has to run."""
     nodes = {path: node for node, path in enumerate(cached.paths)}
     found = [nodes.get(path, -1) if same_heads or len(path) == tree.segments else -1 for path in tree.paths]
     return np.array(found)
 
 
 def to_run(tree: PathTree, known: np.ndarray) -> list[int]:
-    """Nodes that lead to those not known, themselves included, in the tree's order."""
+    """The unknown nodes and the nodes that lead to them, in the tree's order."""
     return sorted({node for unknown in np.flatnonzero(known < 0) for node in tree.lineage(int(unknown))})
 
 
 def computed(shards: Iterable[bytes], run: list[int], known: np.ndarray) -> dict[str, np.ndarray]:
-    """`COLUMNS` of the nodes that were not known, (S, nodes, …), from shards of the nodes `run`."""
+    """`COLUMNS` of the unknown nodes, (S, nodes, …), from shards of the nodes `run`."""
     wanted = np.flatnonzero(known[run] < 0)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
     for data in shards:

@@ -1,4 +1,4 @@
-"""Computing a grid: results that are kept, by content, are read; the others are computed and kept."""
+"""Computing a grid: stored results are read, the others are computed and stored. Keys are digests of all inputs."""
 
 import json
 import os
@@ -18,17 +18,17 @@ from quee.work.store import Store
 
 KEPT_SECONDS = 30 * 24 * 3600
 WORK = "work"
-"""Folder for what is not finished."""
+"""Folder for unfinished work."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """Results by the digest of all that they depend on, in a `Store` for each beginning of a digest."""
+    """Results by the digest of everything that they depend on, in one `Store` per prefix of a digest."""
 
     folder: Path
 
     def read(self, digest: str) -> tuple[dict[str, np.ndarray], dict[str, float]] | None:
-        """Arrays and facts; None where they are not kept, or not as they were written."""
+        """Arrays and facts; None where they are missing or damaged."""
         if (data := self._store(digest).read(digest)) is None:
             return None
         self.touch(digest)
@@ -39,7 +39,7 @@ class Points:
         self._store(digest).write(digest, packed_tensors(arrays, {"facts": json.dumps(facts, sort_keys=True)}))
 
     def touch(self, digest: str) -> None:
-        """Say that something is still referred to, without reading it."""
+        """Mark a result as still used, without reading it."""
         for file in self.folder.glob(f"{digest[:2]}/{digest}-*"):
             os.utime(file)
 
@@ -48,7 +48,7 @@ class Points:
         return self.folder / WORK / digest
 
     def prune(self, seconds: float = KEPT_SECONDS) -> None:
-        """Remove what was neither written nor used for so many seconds."""
+        """Remove results that were neither written nor used for so many seconds."""
         before = time.time() - seconds
         for file in self.folder.glob("??/*"):
             if file.stat().st_mtime < before:
@@ -62,7 +62,7 @@ class Points:
 
 
 def missing(study: Study, points: Sequence[Point], store: Points) -> list[tuple[Point, int]]:
-    """(point, repetition) still to be computed, those that share their predictors side by side."""
+    """The (point, repetition) pairs still to be computed; pairs that share predictors follow each other."""
     seeds = range(study.experiment.ablate.seeds)
     todo = [(p, s) for s in seeds for p in points if store.read(study.point_digest(p.recipe, s)) is None]
     return sorted(todo, key=lambda item: (item[1], _rank(study, points, *item)))
@@ -74,7 +74,7 @@ def _rank(study: Study, points: Sequence[Point], point: Point, seed: int) -> int
 
 
 def compute(study: Study, todo: Sequence[tuple[Point, int]], store: Points) -> Iterator[tuple[Point, int, Outcome]]:
-    """Compute and keep; yields each as it ends."""
+    """Compute and keep the outcomes; yields each when it is done."""
     prepared: Prepared | None = None
     for point, seed in todo:
         if prepared is None or not _shares(prepared, point.recipe, seed):

@@ -1,10 +1,10 @@
 """The ablation table: differences to the base, paired, with intervals that hold for all rows at once.
 
-Two things make a difference uncertain: the choice of test samples, and the repetition (division, seed) that the learned
-parts come from. Where all repetitions share one test split, samples are bootstrapped (paired: the same draws for every
-row), and repetitions are drawn from a normal distribution with the variance between them. Few repetitions estimate that
-variance poorly, so a row's is taken as at least the table's mean. Where test splits are divided anew, repetitions overlap,
-and their variance is corrected by Nadeau and Bengio (2003): s² (1 / R + n_test / n_fitted). Simultaneous intervals are
+A difference is uncertain for two reasons: the choice of test samples, and the repetition (division, seed) of the learned
+parts. If all repetitions share one test split, samples are bootstrapped (paired: the same draws for every row), and
+repetitions are drawn from a normal distribution with the variance between them. Few repetitions estimate that variance
+poorly, so a row's variance is raised to the table's mean. If test splits are divided anew, repetitions overlap, and
+their variance is corrected by Nadeau and Bengio (2003): s² (1 / R + n_test / n_fitted). Simultaneous intervals use
 max-|t|: the largest standardised deviation over all rows, in the same draws.
 """
 
@@ -20,7 +20,7 @@ from quee.evaluation.ablation.grid import BASE, Point
 from quee.evaluation.curves import resamples
 
 CHUNK = 250
-"""Bootstrap repeats drawn at a time."""
+"""Bootstrap replicates drawn at a time."""
 POWER = 0.8
 Row = dict[str, Any]
 
@@ -130,7 +130,7 @@ def difference_rows(
 def summary(
     points: Sequence[Point], found: Sequence[Sequence[Outcome]], area: Intervals, differences: Sequence[Row]
 ) -> dict[str, Any]:
-    """`metrics.json`: every point by `axis/name`, and the size of a difference that the table could have shown."""
+    """`metrics.json`: every point by `axis/name`, and the size of the difference that the table could detect."""
     gains = {(row["axis"], row["point"]): row for row in differences if row["measure"] == "auc"}
     table: dict[str, dict[str, float]] = {}
     for point, row in zip(points, found, strict=True):

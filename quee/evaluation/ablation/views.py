@@ -1,4 +1,4 @@
-"""Smaller trees and other features, cut out of a feature cache as if it had been built with them."""
+"""Smaller trees and fewer features, cut out of a feature cache as if the cache had been built with them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,8 +21,8 @@ def smaller(
 ) -> tuple[PathTree, np.ndarray]:
     """The paths of a tree that use only some precisions, and that exit or change precision only at some gates.
 
-    Returns their tree, whose segments reach from gate to gate, and (N',) the node of `tree` for each of its nodes. Raises
-    UsageError for gates or precisions that the tree does not have, or where no path to the last gate is left.
+    Returns the smaller tree, whose segments reach from gate to gate, and (N',) the node of `tree` for each of its nodes.
+    Raises UsageError for gates or precisions that the tree does not have, or where no path to the last gate is left.
     """
     if (
         list(gates) != sorted({*gates})

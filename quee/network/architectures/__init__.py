@@ -1,9 +1,9 @@
-"""Registry of architectures: a file of this folder each, and a line that says which backbones it makes.
+"""Registry of architectures: one file in this folder and one line here each. The line lists the backbones.
 
-The module of an architecture has `create(name, **kwargs) -> SegmentedBackbone`, with random weights. Where its line has
-patterns it also has `knows(name)`, whether a name that fits one is a backbone's, and `is_headless(name)`. It imports no
-other architecture: an experiment depends on one of these files. What several share is in `quee/network/`.
-Importing this package imports no torch: settings are checked against names alone.
+The module of an architecture has `create(name, **kwargs) -> SegmentedBackbone`, with random weights. If its line has
+patterns, it also has `knows(name)`, whether a name that fits a pattern is a backbone's, and `is_headless(name)`. It
+imports no other architecture, because an experiment depends on one of these files; shared code is in `quee/network/`.
+Importing this package does not import torch: settings are checked against names alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,26 +25,26 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "quee.network.architectures.dinov2": ("vit_small_patch14_dinov2.lvd142m", "*_dinov2*"),
     "quee.network.architectures.timm_vit": ("vit_digits", "vit_fashion_mnist", *_TIMM),
 }
-"""Module to the names of its backbones, and patterns of names; of several patterns that fit, the first counts."""
+"""Module to the names of its backbones and patterns of names; the first pattern that fits counts."""
 
 BY_WEIGHTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-"""Keywords by which timm loads weights; here weights come in by a verb of their own, and nothing is downloaded."""
+"""Keywords by which timm loads weights; here `quee weights add` adds them, and nothing is downloaded."""
 OTHER_FORM = ("features_only", "feature_cfg", "out_indices", "scriptable", "exportable", "no_jit")
-"""Keywords by which timm builds something else than a classifier."""
+"""Keywords by which timm builds a network that is not a classifier."""
 CHANNELS = (1, 3)
-"""How many an image is decoded to."""
+"""Numbers of channels that images are decoded to."""
 
 READS_FILES = ("pretrained", "checkpoint", "cache")
-"""Beginnings of keywords by which an architecture would read files of its own; a bundle admits none."""
+"""Prefixes of keywords by which an architecture would read files of its own; bundles refuse them."""
 
 
 def outside_files(kwargs: Mapping[str, Any]) -> list[str]:
-    """Which keywords would have an architecture read files beside its weights."""
+    """The keywords by which an architecture would read files besides its weights."""
     return [key for key in kwargs if key.startswith(READS_FILES)]
 
 
 def names() -> list[str]:
-    """The backbones that are named one by one, sorted."""
+    """The backbones that are listed by name, sorted."""
     return [name for name in _listed() if "*" not in name]
 
 
@@ -54,14 +54,14 @@ def _listed() -> list[str]:
 
 
 def module_of(name: str) -> str:
-    """The module that makes the backbone of a name, or would by its pattern; empty where no line fits."""
+    """The module for a backbone's name, by name or pattern; empty where no line fits."""
     exact = (module for module, listed in ARCHITECTURES.items() if name in listed)
     fitting = (m for m, listed in ARCHITECTURES.items() if any(fnmatchcase(name, pattern) for pattern in listed))
     return next(exact, "") or next(fitting, "")
 
 
 def file_of(name: str) -> str:
-    """The file that makes the backbone of a name, from the repository's root; imports neither the file nor timm.
+    """Path, from the repository's root, of the file for a backbone's name; imports neither the file nor timm.
 
     Raises UsageError where there is no such backbone.
     """
@@ -77,7 +77,7 @@ def is_backbone(name: str) -> bool:
 
 
 def is_headless(name: str) -> bool:
-    """Whether the published network of a name has no classification head, so that the number of classes must be given."""
+    """Whether the published network has no classification head, so that the number of classes must be given."""
     module = module_of(name)
     return name not in names() and module != "" and import_module(module).is_headless(name)
 
@@ -102,7 +102,7 @@ def create_backbone(
             )
     try:
         backbone: SegmentedBackbone = import_module(module_of(name)).create(name, **kwargs)
-    except Exception as error:  # architectures of others raise many types; the last line says what they did not like
+    except Exception as error:  # architectures raise many types; the last line of the message gives the reason
         reason = (str(error).strip().splitlines() or [""])[-1].strip() or type(error).__name__
         reason = (
             reason
@@ -139,7 +139,7 @@ def refuse_unknown(name: str, where: str = "") -> None:
 
 
 def check_state_dict(backbone: "SegmentedBackbone", state: dict[str, Any], source: str) -> None:
-    """Raises QueeError naming the keys missing, left over or of another shape."""
+    """Raises QueeError naming keys that are missing, unexpected or of another shape."""
     expected = {key: tuple(value.shape) for key, value in backbone.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
     faults = []
@@ -156,5 +156,5 @@ def check_state_dict(backbone: "SegmentedBackbone", state: dict[str, Any], sourc
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few names of a list, and how many more there are."""
+    """The first few names of a list, and the number of the others."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

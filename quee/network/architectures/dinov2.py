@@ -1,7 +1,7 @@
 """DINOv2 (Oquab et al. 2023, arXiv 2304.07193): timm's backbones with the authors' linear heads.
 
-timm has no head for them. The published ones read the class token and the mean patch token, either of the last block
-(`layers=1`) or with the class tokens of the last four blocks (`layers=4`).
+timm has no head for DINOv2. The published heads read the mean patch token of the last block, and the class token of the
+last block (`layers=1`) or of the last four blocks (`layers=4`).
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ __all__ = ["create", "is_headless", "knows"]
 knows = is_timm_vit
 
 IMAGE_SIZE = 224
-"""The linear heads' evaluation: the shorter side resized to 256, the centre of 224 cropped."""
+"""As in the evaluation of the linear heads: the shorter side is resized to 256, and the centre of 224 is cropped."""
 CROP_PCT = 224 / 256
 HEADS = (1, 4)
 """Numbers of last blocks whose class tokens a published head reads."""
@@ -34,7 +34,7 @@ OFFSET = 0.1
 class DinoV2(TimmViT):
     """A DINOv2 ViT and a linear head on [class tokens of the last `layers` blocks, mean patch token], all normalised.
 
-    With `layers` above 1 the state carries the class tokens of earlier blocks behind its patch tokens.
+    With `layers` above 1 the state carries the class tokens of earlier blocks after its patch tokens.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class DinoV2(TimmViT):
         if depth < layers:
             raise UsageError(f"a head on {layers} layers needs as many blocks; depth is {depth}")
         model.head = nn.Linear((1 + layers) * model.embed_dim, num_classes)
-        nn.init.normal_(model.head.weight, std=0.01)  # as the authors' probes start
+        nn.init.normal_(model.head.weight, std=0.01)  # initial values of the authors' probes
         nn.init.zeros_(model.head.bias)
         model.num_classes = num_classes
         super().__init__(model, input)
@@ -57,7 +57,7 @@ class DinoV2(TimmViT):
         self._kept_from = depth - layers  # the first block whose class token the head reads
 
     def run_block(self, index: int, state: Tensor) -> Tensor:
-        """As of any backbone; the class tokens that the head needs later follow the patch tokens."""
+        """Like the base class; class tokens that the head needs later are appended to the patch tokens."""
         if self.layers == 1:
             return super().run_block(index, state)
         tokens = self.blocks[index](state[:, : self._tokens])
@@ -74,7 +74,7 @@ class DinoV2(TimmViT):
         return super().pool(state[:, : self._tokens], gate, pooling)
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As of timm's networks; positions of networks without registers are resampled as the authors do."""
+        """Like timm's networks; positions of networks without registers are resampled as the authors do."""
         table = state.get("pos_embed")
         patches = self.grid[0] * self.grid[1]
         if table is not None and self.reg_token is None and table.shape[1:2] != (1 + patches,):
@@ -95,7 +95,7 @@ def _resampled(table: Tensor, grid: tuple[int, int]) -> Tensor:
 def create(name: str, num_classes: int = 1000, layers: int = 1, img_size: Any = IMAGE_SIZE, **kwargs: Any) -> DinoV2:
     """timm's DINOv2 of that name with a linear head, at 224 px unless told otherwise.
 
-    Mean, std and interpolation are timm's; its crop belongs to its own size (518), the authors' is taken at any other.
+    Mean, std and interpolation are timm's. timm's crop is for its own size (518); at any other size the authors' is used.
     """
     model = timm_model(name, num_classes=0, img_size=img_size, **kwargs)
     input = timm_input(model)

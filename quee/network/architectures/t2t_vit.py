@@ -1,7 +1,7 @@
 """T2T-ViT (Yuan et al., ICCV 2021, arXiv 2101.11986): tokens-to-token stem, then a deep and narrow transformer.
 
-State dicts have the keys and shapes of the authors' checkpoints. Every matrix product is an nn.Linear or a MatMul; the
-performer's random features, their products and the division are of kind `float`: they are never quantized.
+State dicts have the keys and shapes of the authors' checkpoints. Every matrix product is an nn.Linear or a MatMul. The
+performer's random features, their products and the division are of kind `float`, which is never quantized.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))
 TOKEN_DIM = 64
 RANDOM_FEATURES = 32
 DROPOUT = 0.1
-"""Of the performer, while training."""
+"""Dropout of the performer in training."""
 
 
 class TokenPerformer(nn.Module):
@@ -58,7 +58,7 @@ class TokenPerformer(nn.Module):
         exact = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
         with exact:
             y = self._attend(k.float(), q.float(), v.float()).to(v.dtype)
-        x = v + self.drop(self.proj(y))  # the skip is from the values: the input has another width
+        x = v + self.drop(self.proj(y))  # the residual is the values: the input has another width
         return x + self.mlp(self.norm2(x))
 
     def _attend(self, k: Tensor, q: Tensor, v: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _positive(projected: Tensor, x: Tensor) -> Tensor:
 
 
 class TokenAttention(nn.Module):
-    """Single-head attention to another width, scaled by the width that comes in; the skip is from the values."""
+    """Single-head attention to another width, scaled by the input's width; the residual is the values."""
 
     def __init__(self, dim_in: int) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class T2TViT(TokenBackbone):
         in_chans: int = 3,
         attention_scale: str = "head_dim",
     ) -> None:
-        """Raises UsageError for values that no such network has."""
+        """Raises UsageError for values that a T2T-ViT cannot have."""
         super().__init__()
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         _require(tokens in TOKENS, f"tokens must be one of {', '.join(TOKENS)}; got {tokens!r}")
@@ -195,7 +195,7 @@ class T2TViT(TokenBackbone):
         return self.head(self.norm(state[:, 0]))
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The authors' state dict at this image size: their position table is resampled as they do it."""
+        """The authors' state dict at this image size, with the position table resampled in their way."""
         table = state.get("pos_embed")
         if table is None or table.shape[1:2] == self.pos_embed.shape[1:2]:
             return state
@@ -231,10 +231,10 @@ SIZES = {
     "t2t_vit_24": (512, 24, 8, 3),
     "t2t_vit_t_14": (384, 14, 6, 3, "transformer"),
 }
-"""By name: dim, depth, heads, MLP ratio, and the attention of the stem where it is not the performer."""
+"""By name: dim, depth, heads, MLP ratio, and the stem's attention if it is not the performer."""
 
 
 def create(name: str, **kwargs: Any) -> T2TViT:
-    """The T2T-ViT of a name with random weights; `kwargs` replace or join its sizes."""
+    """The T2T-ViT of that name with random weights; `kwargs` replace its sizes or add to them."""
     parts = ("dim", "depth", "heads", "mlp_ratio", "tokens")
     return T2TViT(**{**dict(zip(parts, SIZES[name], strict=False)), **kwargs})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""timm's VisionTransformers by timm's names, and two small ones of this project."""
+"""timm's VisionTransformers by timm's names, and two small ViTs of this project."""
 
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ knows = is_timm_vit
 
 
 def create(name: str, **kwargs: Any) -> TimmViT:
-    """The backbone of a name with random weights; `kwargs` go to timm's constructor."""
+    """The backbone of that name with random weights; `kwargs` go to timm's constructor."""
     build = {"vit_digits": vit_digits, "vit_fashion_mnist": vit_fashion_mnist}.get(name, partial(adapted, name))
     return build(**kwargs)
 
@@ -34,7 +34,7 @@ def vit_digits(**kwargs: Any) -> TimmViT:
     """A small ViT for 8×8 digits: 16 patches, dim 64, 8 blocks, about 0.27 M parameters."""
     size = {"patch_size": 2, "embed_dim": 64, "depth": 8, "num_heads": 4, "mlp_ratio": 2}
     backbone = _small_vit(Preprocessing((8, 8), mean=(0.305,), std=(0.376,)), **{**size, **kwargs})
-    # Wide positions: with timm's 0.02 a network this small takes twice the epochs to notice where a patch lies.
+    # With timm's deviation of 0.02, a network this small needs twice the epochs to learn positions.
     assert isinstance(backbone.pos_embed, Tensor)
     nn.init.normal_(backbone.pos_embed, std=0.3)
     return backbone

@@ -1,1 +1,1 @@
-"""Reading weights files of others: one reader per layout."""
+"""Reading weights files of other projects: one reader per layout."""

@@ -19,7 +19,7 @@ from quee.errors import IntegrityError, QueeError
 from quee.network.checkpoints.pickles import line, read_pickled
 
 Content = tuple[Any, list[str]]
-"""What a file holds, and the names of what was left out of it."""
+"""The content of a file, and the names of the objects that were left out."""
 KINDS = "PyTorch files (.pth, .pt, .bin, .ckpt, .pth.tar), safetensors, .npz, and the index of a checkpoint in several files"
 FOREIGN = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: run `git lfs pull`",
@@ -34,11 +34,11 @@ FOREIGN = {
     b"Rar!": "a RAR archive: unpack it first",
     b"\x08": "an ONNX graph, whose weights have no names of layers",
 }
-"""First bytes of files that are not read, and what they are."""
+"""First bytes of files that are not read, with their kind."""
 
 
 def read_file(path: Path, max_bytes: int) -> Content:
-    """What a weights file holds, on the CPU.
+    """The content of a weights file, on the CPU.
 
     Raises IntegrityError when the file is missing, QueeError when it is too large, damaged or of another kind.
     """

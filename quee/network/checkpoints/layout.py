@@ -1,4 +1,4 @@
-"""What a checkpoint layout is: a way to name weights, and how its names become timm's."""
+"""A checkpoint layout: a way to name weights, and the translation to timm's names."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -18,17 +18,17 @@ class Layout:
 
     name: str
     anchor: str
-    """Regular expression of a key's end that tells the layout; what is before it is a prefix."""
+    """Regular expression for the end of a key that only this layout has; the beginning of the key is a prefix."""
     convert: Callable[[State], State] | None = None
-    """Its names to timm's (T2T-ViT's stay the authors'); None: no backbone here has such parts."""
+    """Translates its names to timm's (T2T-ViT keeps the authors'); None where no backbone here has such parts."""
     advice: str = ""
-    """What to do instead, where it is not read."""
+    """Advice for a layout that is not read."""
     also: str = ""
-    """Regular expression of which some key must have a match too."""
+    """Regular expression that another key must match, too."""
     unused: str = ""
-    """Regular expression of keys that no classifier reads; they are left out, and said."""
+    """Regular expression of keys that no classifier reads; they are left out and reported."""
     note: str = ""
-    """What to know of weights under these names."""
+    """A note about weights under these names."""
 
 
 def same(state: State) -> State:
@@ -41,7 +41,7 @@ def renaming(*rules: tuple[str, str]) -> Callable[[State], State]:
 
 
 def rename(state: State, rules: Iterable[tuple[str, str]]) -> State:
-    """Every key by the rules, in order; raises QueeError when two become one."""
+    """Translate every key by the rules, in order; raises QueeError where two keys become equal."""
     renamed: State = {}
     for key, value in state.items():
         name = key
@@ -54,7 +54,7 @@ def rename(state: State, rules: Iterable[tuple[str, str]]) -> State:
 
 
 def join(state: State, parts: tuple[str, str, str]) -> State:
-    """Query, key and value of each attention, `…attn.{part}.weight` and `.bias`, joined to timm's `…attn.qkv`."""
+    """Join query, key and value of each attention, `…attn.{part}.weight` and `.bias`, to timm's `…attn.qkv`."""
     joined = {}
     for key, value in state.items():
         before, dot, kind = key.rpartition(".")

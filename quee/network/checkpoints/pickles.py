@@ -1,7 +1,7 @@
-"""PyTorch's pickles without execution: PyTorch's restricted reader reads the weights, everything else is left out.
+"""PyTorch's pickles without execution: PyTorch's restricted reader reads the weights; everything else is left out.
 
-Training scripts save more than weights: numbers of numpy, paths, command lines, configurations, own classes. Stand-ins
-that have only the name replace these; nothing of them is imported or called.
+Training scripts save more than weights: NumPy numbers, paths, command lines, configurations, own classes. Stand-ins that
+have only the name replace these; none is imported or called.
 """
 
 import pickle
@@ -39,11 +39,11 @@ PLAIN_NAMES = frozenset(
     for name in names.split()
 )
 LEGACY_PICKLES = 5
-"""Pickles in a file of PyTorch before 1.6: a number, the protocol, facts of the system, the content, the storages' keys."""
+"""Number of pickles in a file from before PyTorch 1.6: magic number, protocol, system, content, keys of the storages."""
 FILLED = re.compile(r"Can only (SETITEM|append|extend).*but got <class '([^']+)'>", re.DOTALL)
 """Message of PyTorch's reader for a class that is filled like a dictionary or a list."""
 MAX_GLOBALS = 1000
-"""Most names of classes in one file."""
+"""Most class names in one file."""
 
 
 class LeftOut:
@@ -51,7 +51,7 @@ class LeftOut:
 
     kind = ""
     built = False
-    """Whether it has the parts of a PyTorch module."""
+    """Whether the object has the parts of a PyTorch module."""
 
     def __new__(cls, *_: Any, **__: Any) -> "LeftOut":
         return object.__new__(cls)
@@ -64,10 +64,10 @@ class LeftOut:
 
 
 def read_pickled(path: Path) -> tuple[Any, list[str]]:
-    """What `torch.save` wrote, with stand-ins for all that is no tensor or plain value; and their names, sorted.
+    """The content of a file of `torch.save`, with stand-ins for all but tensors and plain values; and their sorted names.
 
-    Raises QueeError when the file is damaged, of another kind, or holds a name of the standard library that is no
-    plain value: such files run code where they are read carelessly.
+    Raises QueeError for a file that is damaged, of another kind, or names a function of the standard library; such a
+    file runs code where it is read without these restrictions.
     """
     names = _names(path)
     if len(names) > MAX_GLOBALS:
@@ -85,7 +85,7 @@ def read_pickled(path: Path) -> tuple[Any, list[str]]:
         stand_ins: list[Any] = [(_stand_in(name, filled.get(name), met), name) for name in sorted(names)]
         try:
             with safe_globals(stand_ins), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pickle protocols and deprecated storages
+                warnings.simplefilter("ignore")  # about pickle protocols and deprecated storages
                 return torch.load(path, map_location="cpu", weights_only=True), sorted(met)
         except pickle.UnpicklingError as error:
             found = FILLED.search(str(error))
@@ -97,9 +97,9 @@ def read_pickled(path: Path) -> tuple[Any, list[str]]:
 
 
 def _stand_in(name: str, filled: type | None, met: set[str]) -> type:
-    """A class in the place of what has this name, which joins `met` when one is made.
+    """A stand-in class for the object of this name, which is added to `met` when an instance is made.
 
-    `filled` is what is made instead where the pickle fills it, which PyTorch's reader does to plain containers alone.
+    If the pickle fills the object, an instance of `filled` is made, because PyTorch's reader fills only plain containers.
     """
 
     def new(cls: Any, *_: Any, **__: Any) -> Any:
@@ -116,7 +116,7 @@ def _is_harmless(name: str) -> bool:
 
 
 def _names(path: Path) -> set[str]:
-    """Classes and functions that the pickles of a file name; none where a pickle cannot be followed."""
+    """Classes and functions that the pickles of a file name; empty where a pickle cannot be followed."""
     found: set[str] = set()
     try:
         if zipfile.is_zipfile(path):
@@ -127,13 +127,13 @@ def _names(path: Path) -> set[str]:
             with path.open("rb") as file:
                 for _ in range(LEGACY_PICKLES):
                     found |= _named(file)
-    except Exception:  # the reader itself says what is wrong
+    except Exception:  # PyTorch's reader reports the fault
         pass
     return found
 
 
 def _named(file: BinaryIO) -> set[str]:
-    """Names in one pickle, as Python 3 calls them."""
+    """Names in one pickle, in Python 3's form."""
     found = set()
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL":
@@ -144,7 +144,7 @@ def _named(file: BinaryIO) -> set[str]:
 
 
 def _refused(error: Exception) -> str:
-    """What the restricted reader met, out of its long advice."""
+    """The reason in the restricted reader's message, without its long advice."""
     text = " ".join(str(error).split())
     if found := re.search(r"GLOBAL (\S+)", text):
         return f"it holds {found[1]}, which is neither a tensor nor a plain value"

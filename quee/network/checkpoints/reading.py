@@ -1,7 +1,7 @@
-"""Weights files of other projects as plain state dicts under the names that the backbones have.
+"""Weights files of other projects as plain state dicts under the backbones' names.
 
-Nothing in a file is executed, and its size is bounded. `files` reads the kinds of files, `layouts` translates the names
-of weights. This module does what is between: wrappers of training scripts, prefixes, number formats.
+Nothing in a file is executed, and its size is limited. `files` reads the kinds of files, and `layouts` translates the
+names of weights. This module removes wrappers of training scripts and prefixes, and converts number formats.
 """
 
 import re
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from quee.network.base import SegmentedBackbone
 
 MAX_BYTES = 8 << 30
-"""Largest size of a file, and of what it unpacks to."""
+"""Largest size of a file, packed and unpacked."""
 WRAPPERS = (
     *("state_dict_ema", "ema_state_dict", "state_dict", "model_state_dict", "model_ema", "ema", "model_state"),
     *("model", "net", "network", "module", "weights", "params", "backbone", "encoder"),
@@ -32,7 +32,7 @@ WRAPPERS = (
 AVERAGED = re.compile(r"(?:^|[_.])(?:ema|swa|avg|averaged?|polyak)(?:$|[_.])")
 """Matches the keys of averaged weights, in lower case."""
 BESIDE = ("optim", "scheduler", "scaler", "callback", "loops", "rng", "hyper", "config", "args", "history")
-"""Words in the keys of what training scripts save beside the weights."""
+"""Words in the keys of other objects that training scripts save."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """Prefixes that parallel training, compilation and wrapping modules put before every key; removed where all keys have one."""
 
@@ -42,11 +42,11 @@ class Checkpoint:
     """Weights read from a file."""
 
     state: dict[str, Tensor]
-    """Under timm's or T2T-ViT's names where the layout is known, else under the file's; floating point in float32."""
+    """Weights under timm's or T2T-ViT's names if the layout is known, else under the file's; floating point is float32."""
     layout: str
     """Name of the file's layout; empty where unknown."""
     facts: tuple[str, ...]
-    """What was unwrapped, removed, converted and left out, one part of a sentence each."""
+    """The steps of reading (unwrapped, removed, converted, left out), one phrase each."""
 
     @property
     def said(self) -> str:
@@ -57,8 +57,8 @@ class Checkpoint:
 def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
     """The weights in a file, without wrappers and key prefixes, on the CPU, in float32, under the backbones' names.
 
-    Raises IntegrityError when the file is missing and QueeError when it is too large, damaged, holds no plain weights,
-    several networks, or a network that no backbone here can be.
+    Raises IntegrityError for a missing file. Raises QueeError for a file that is too large or damaged, or holds no plain
+    weights, several networks, or a network that is not a backbone here.
     """
     path = Path(path)
     content, left_out = read_file(path, max_bytes)
@@ -83,9 +83,9 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
 
 
 def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict within a file's content, and how it was found.
+    """The state dict in a file's content, and where it was found.
 
-    Raises QueeError when there is none, or several of which none is known to be the one.
+    Raises QueeError where there is none, or several without a known choice.
     """
     state, facts, within = content, [], ""
     while isinstance(state, dict) and (nested := _nested(state)):
@@ -124,7 +124,7 @@ def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def _nested(state: Mapping[Any, Any]) -> list[str]:
-    """Keys of dictionaries that hold weights, or hold one that does."""
+    """Keys of dictionaries that hold weights, directly or in a dictionary of theirs."""
     return [
         key
         for key, value in state.items()
@@ -178,10 +178,10 @@ def _checked(key: str, value: Tensor, path: Path) -> Tensor:
 def fit_state(
     backbone: "SegmentedBackbone", state: dict[str, Tensor], source: str, new_head: bool = False
 ) -> dict[str, Tensor]:
-    """`state` as `backbone.load_state_dict` takes it: the originals' names translated, positions resampled.
+    """`state` in the form of `backbone.load_state_dict`: original names translated, positions resampled.
 
-    With `new_head` the head keeps the backbone's own weights, for another set of classes. Raises QueeError naming the
-    keys that are missing, left over or of another shape.
+    With `new_head` the backbone's own head is kept, for another set of classes. Raises QueeError naming keys that are
+    missing, unexpected or of another shape.
     """
     adapt = getattr(backbone, "adapt_state", None)
     try:
@@ -202,7 +202,7 @@ def fit_state(
 
 
 def head_layers(head: dict[str, Tensor], dim: int, source: str) -> int:
-    """How many last blocks' class tokens a published DINOv2 linear head reads, 1 or 4, by its width.
+    """Number of last blocks, 1 or 4, whose class tokens a published DINOv2 linear head reads; its width tells.
 
     Raises QueeError unless `head` is one linear layer for a backbone of width `dim`.
     """
@@ -217,7 +217,7 @@ def head_layers(head: dict[str, Tensor], dim: int, source: str) -> int:
 
 
 def with_head(state: dict[str, Tensor], head: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """A DINOv2 backbone's weights joined with a published linear head, as `DinoV2.load_state_dict` takes them.
+    """A DINOv2 backbone's weights joined with a published linear head, in the form of `DinoV2.load_state_dict`.
 
     The backbone must be built with `layers=head_layers(…)` and as many classes as the head has rows.
     """

@@ -1,4 +1,4 @@
-"""The feature cache: its bytes are decided by the samples and the networks, and by nothing else."""
+"""The feature cache: only the samples and the networks decide its bytes."""
 
 from dataclasses import replace
 from hashlib import sha256

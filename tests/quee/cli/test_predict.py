@@ -104,7 +104,7 @@ def test_paths_that_hold_no_images_are_named_together(folder, tmp_path) -> None:
 
 @pytest.fixture
 def latin(folder, images) -> Path:
-    """A folder with an image and a file that is none whose names are Latin-1."""
+    """A folder with an image and another file, both with Latin-1 names."""
     for name, data in ((b"caf\xe9.png", png(images[0][0])), (b"h\xf6h.png", b"no image")):
         with open(os.fsencode(folder) + b"/" + name, "wb") as file:
             file.write(data)
@@ -289,7 +289,7 @@ def test_verify_tells_good_from_bad(bundle, tmp_path, capsys) -> None:
     assert facts["format"] == FORMAT and facts["digest"] == json.loads((bundle / "bundle.json").read_text())["digest"]
     assert run("verify", tmp_path) == 4
     assert "missing file" in capsys.readouterr().err
-    assert run("predict", tmp_path / "none", "x.png") == 2  # images are looked at first: they cost nothing
+    assert run("predict", tmp_path / "none", "x.png") == 2  # images are checked first, because that is cheap
     assert run("predict", tmp_path / "none", bundle / "README.md") == 4
 
 

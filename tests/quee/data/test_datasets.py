@@ -1,4 +1,4 @@
-"""Which data sets there are: the registered ones, and those in a project's folder of data."""
+"""The known data sets: the registered ones, and those in a project's folder of data."""
 
 from pathlib import Path
 

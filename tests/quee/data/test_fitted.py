@@ -1,4 +1,4 @@
-"""Weights that say which samples they were fitted on, and the overlap that is judged by them."""
+"""Weights that record the samples they were fitted on, and the check of overlap by them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Decoded images are taken from the cache only where they were decoded in the same way."""
+"""Decoded images are taken from the cache only if they were decoded in the same way."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from quee.data import Dataset, pixels
 
 
 class Source:
-    """As much of an image source as the cache looks at: three images of one size."""
+    """The part of an image source that the cache reads: three images of one size."""
 
     def __init__(self) -> None:
         self.dataset = Dataset("test", (4, 4), 1)

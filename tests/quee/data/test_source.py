@@ -28,7 +28,7 @@ def digits(project):
 
 @pytest.fixture
 def photos(project):
-    """Images of several sizes, as large data sets have them."""
+    """Images of several sizes, as in large data sets."""
     folder = Path("data/photos")
     folder.mkdir(parents=True)
     for split, start, count in (("train", 0, 30), ("test", 30, 10)):

@@ -1,4 +1,4 @@
-"""One walk over a user's folder: what is hidden is skipped at every depth, and everything left out is counted."""
+"""One walk over a user's folder: hidden files are skipped at every depth, and everything left out is counted."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights on disk: what they say of themselves, and when held-out data may not come from where they were fitted."""
+"""Weights on disk: their metadata, and the refusal of held-out data from the set they were fitted on."""
 
 import re
 import shlex
@@ -150,7 +150,7 @@ def test_weights_of_a_network_built_with_keywords_are_taken_with_them(what: str,
     hint = re.search(r"its shapes ask for(( --set \S+)+)$", str(raised.value))
     assert hint, str(raised.value)
     asked = settings_of([word for word in shlex.split(hint[1]) if word != "--set"])
-    import_weights(VIT, tmp_path / "w.pth", target, kwargs={**SMALL, **asked})  # what the message advises is taken
+    import_weights(VIT, tmp_path / "w.pth", target, kwargs={**SMALL, **asked})  # the advice of the message works
     import_weights(VIT, tmp_path / "w.pth", target, kwargs=kwargs)
     facts = weights_facts(target)
     assert facts.kwargs == kwargs

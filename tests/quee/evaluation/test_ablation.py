@@ -186,7 +186,7 @@ def test_deciding_once_pays_one_decision_and_no_more_heads() -> None:
         first, deep = TREE.lineage(int(node))[0], TREE.gate[node] > 1
         paid = costs.static[node] + costs.decision[first] + deep * costs.head[first]
         assert np.allclose(sweep.costs["test"][sweep.nodes["test"] == node], paid)
-    assert (TREE.gate[sweep.nodes["test"][:, -1]] == 1).all()  # λ = 100: nobody goes on
+    assert (TREE.gate[sweep.nodes["test"][:, -1]] == 1).all()  # λ = 100: no sample goes on
 
 
 def test_each_point_departs_from_the_base_in_its_axis_and_none_comes_twice() -> None:
@@ -263,7 +263,7 @@ def test_what_decides_a_point_is_in_its_digest(change: str) -> None:
 
 
 def coverage(simulate: object, trials: int = 60) -> tuple[float, float]:
-    """Share of tables without a row, and of rows, whose interval leaves out the truth, zero."""
+    """Shares of tables and of rows with an interval that leaves out the truth, zero."""
     random = np.random.default_rng(0)
     tables, rows = [], []
     for trial in range(trials):

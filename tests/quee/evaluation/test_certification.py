@@ -54,7 +54,7 @@ def rate_lower_bound(violations: int, trials: int) -> float:
 def test_the_accuracy_loss_is_kept_as_often_as_promised(test) -> None:
     count, chosen = violations(LOSS, 0.03, lambda x: learn_then_test(x, 0.03, DELTA, -1.0, 1.0, test))
     assert rate_lower_bound(count, DRAWS) <= DELTA
-    assert chosen > 3 or test == "hoeffding_bentkus"  # a guarantee that certifies nothing is none
+    assert chosen > 3 or test == "hoeffding_bentkus"  # a guarantee must certify something
 
 
 def test_disagreement_is_kept_as_often_as_promised_by_the_exact_test() -> None:
@@ -135,7 +135,7 @@ def test_guarantees_of_policies_come_from_the_certification_split_alone() -> Non
 
 @pytest.mark.parametrize("share", [0.001, 0.6, 5.0])
 def test_a_network_whose_heads_cost_more_than_its_segments_is_certified_too(share: float) -> None:
-    """A routed sample pays every head on its way, a static path its last one alone."""
+    """A routed sample pays every head on its way, a static path only its last head."""
     from dataclasses import replace
 
     cache = small_cache(300)

@@ -1,4 +1,4 @@
-"""Costs at which methods get near the float network: against the definition, and how sure they are."""
+"""Costs at which methods get near the float network, compared with the definition, and their intervals."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ COSTS = np.array([0.1, 0.2, 0.4, 0.8])
 
 
 def sweep(rates: list[float], seed: int = 0, name: str = "quee_plan") -> Sweep:
-    """A method whose points err at these rates, samples drawn anew by seed."""
+    """A method with these error rates at its points; samples are drawn by seed."""
     random = np.random.default_rng(seed)
     errors = {s: random.random((SAMPLES, 4)) < np.array(rates) for s in ("validation", "test")}
     costs = {s: COSTS * random.uniform(0.9, 1.1, (SAMPLES, 1)) for s in ("validation", "test")}
@@ -24,7 +24,7 @@ def sweep(rates: list[float], seed: int = 0, name: str = "quee_plan") -> Sweep:
 
 
 def every(samples: int = SAMPLES, seeds: int = 1) -> Draws:
-    """The one draw that is the sample itself."""
+    """The single draw that equals the sample itself."""
     return Draws(np.full((1, samples), 1 / samples), np.full((1, seeds), 1 / seeds))
 
 
@@ -39,7 +39,7 @@ def test_on_the_sample_itself_it_is_the_cost_that_is_reported(seed: int, last: f
 
 
 def test_the_float_network_is_drawn_with_the_method() -> None:
-    """One that errs where the network does is as near in every draw, however the draws vary."""
+    """A method with the network's errors is equally near in every draw."""
     method = sweep([0.5, 0.4, 0.3, 0.2])
     draws = Draws.of(SAMPLES, 1, 200, 0)
     found = cost_replicates(method, method.errors["test"][:, 3], draws)

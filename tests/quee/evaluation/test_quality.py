@@ -59,7 +59,7 @@ def test_noise_changes_what_is_said_and_repeats(measured) -> None:
     noisy = NoisyPredictors(plan.predictors, 1.0, seed=3)
     inputs = np.random.default_rng(0).random((4000, len(plan.predictors.networks[0].mean))).astype(np.float32)
     assert np.array_equal(noisy.predict(1, inputs), noisy.predict(1, inputs))
-    assert np.allclose(noisy.predict(1, inputs[7:9]), noisy.predict(1, inputs)[7:9])  # whoever shares the batch
+    assert np.allclose(noisy.predict(1, inputs[7:9]), noisy.predict(1, inputs)[7:9])  # in any batch
     added = logit(noisy.predict(1, inputs)) - logit(plan.predictors.predict(1, inputs))
     assert np.allclose([added.mean(), added.std()], [0, 1], atol=0.05)
     assert not np.allclose(noisy.predict(1, inputs), plan.predictors.predict(1, inputs))

@@ -1,4 +1,4 @@
-"""Points whose network runs again: which nodes that takes, how they join what is cached, and their keys."""
+"""Points whose network runs again: the nodes to run, their union with cached nodes, and their keys."""
 
 import os
 import time
@@ -66,7 +66,7 @@ def test_other_heads_leave_the_last_gate_as_it_is() -> None:
 
 
 def shard(nodes: list[int], rows: slice) -> bytes:
-    """What a worker returns of a cache's nodes."""
+    """A worker's result for nodes of a cache."""
     part, width = CACHE.features[rows][:, nodes], CACHE.features.shape[2]
     table = pa.table(
         {

@@ -60,7 +60,7 @@ def test_a_method_is_the_mean_of_its_seeds(found) -> None:
 def test_what_a_method_is_behind_the_best_is_a_paired_difference_of_the_shown_accuracies(found) -> None:
     said = compare(found, YARDSTICK, DRAWS)
     behind = said["behind_best"]
-    assert set(behind) == set(NAMES) - {"oracle"}  # a bound is no competitor
+    assert set(behind) == set(NAMES) - {"oracle"}  # a bound does not compete
     for column in ("auc", "1"):
         best = {entry[column]["best"] for entry in behind.values()}.pop()
         assert behind[best][column]["mean"] == behind[best][column]["low"] == 0
@@ -97,7 +97,7 @@ def test_bands_over_all_budgets_are_wider_than_intervals_at_each(found) -> None:
 
 
 def test_intervals_over_seeds_cover_the_truth_as_often_as_those_over_many_samples_do() -> None:
-    """Between-seed variation is five times what samples alone show; ten seeds."""
+    """Ten seeds that vary five times as much as samples alone show."""
     random, covered, alone = np.random.default_rng(0), 0, 0
     for trial in range(150):
         seeds = random.normal(0, 0.05, 10)
@@ -169,7 +169,7 @@ def test_a_paired_interval_of_a_constant_is_that_constant() -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.002, 0.01, 0.99, 1.0])
 def test_intervals_and_bands_end_where_accuracies_do(rate: float) -> None:
-    """Near 0 and 100 % a band of equal width on both sides, widened over seeds, would go beyond."""
+    """Near 0 and 100 %, a symmetric band, widened over seeds, would leave the range."""
     found = {
         name: [measure(sweep(name, 7 * i + seed, rate), YARDSTICK) for seed in range(3)] for i, name in enumerate(NAMES)
     }

@@ -1,4 +1,4 @@
-"""Labels: indices and names are taken, what is neither is refused with the reason, and no order is guessed in silence."""
+"""Labels: indices and names are accepted, other values are refused with the reason, and no order is silently guessed."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The contract of a backbone, held by one whose states are no tokens: maps of another width at each gate."""
+"""The contract of a backbone, on one whose states are maps of another width at each gate instead of tokens."""
 
 from pathlib import Path
 

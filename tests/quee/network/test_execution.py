@@ -1,4 +1,4 @@
-"""Execution of paths: tree and flat agree, and a sample's result is its own."""
+"""Execution of paths: the tree agrees with single paths, and a sample's result does not depend on other samples."""
 
 import numpy as np
 import pytest

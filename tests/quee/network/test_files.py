@@ -1,4 +1,4 @@
-"""Networks on disk: quantized ones are read back exactly, are as small as their bits say, and damage is refused."""
+"""Networks on disk: quantized ones are read back exactly and have the size of their bits, and damage is refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Names of timm that are other networks are said to be so, with names that do run; nothing of timm's crashes through."""
+"""Messages for timm's other networks name networks that do run; no error of timm's gets through."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Linear probes: what the head sees, computed once, and a fit that nothing but the data and the seed decides."""
+"""Linear probes: features are computed once, and only the data and the seed decide the fit."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Training: seeded, and bit-identical after a resume to a run that nothing disturbed."""
+"""Training is seeded, and a resumed run equals an undisturbed one bit by bit."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,7 +60,7 @@ def accuracy(backbone: SegmentedBackbone) -> float:
 
 
 class KilledError(Exception):
-    """Stands for whatever ends a run."""
+    """Stands for anything that ends a run."""
 
 
 def killed_in(epoch: int) -> Callable[[int], Iterator[Batch]]:
@@ -99,7 +99,7 @@ def test_a_resumed_run_is_bit_identical_to_an_undisturbed_one(variant: str, epoc
     with pytest.raises(KilledError):
         train(tmp_path / "b", chosen, killed_in(epoch), drop_path_rate=0.3)
     assert (tmp_path / "b").exists() == (epoch > 0)
-    torch.manual_seed(99)  # a new process knows nothing of the old one's generator
+    torch.manual_seed(99)  # a new process does not have the old one's generator
     resumed, resumed_history = train(tmp_path / "b", chosen, drop_path_rate=0.3)
     assert equal(resumed, undisturbed)
     assert resumed_history.rows == history.rows

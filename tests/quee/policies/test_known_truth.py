@@ -20,14 +20,14 @@ SEEDS = range(3)
 
 
 class Nothing(Predictors):
-    """Predictors that nobody asks."""
+    """Predictors that are never called."""
 
     def reader(self, gate: int, known: np.ndarray) -> Read:
         return lambda view, rows: (view, view)
 
 
 class ExactPlan(Plan):
-    """The plan that knows the error probability of every path given all that was seen."""
+    """The plan with the true error probability of every path given the symbols so far."""
 
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
         history = view[:, -(WORLD.symbols ** len(WORLD.emission)) :].argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Predictors as they are executed: exact integer products, the same bits as PyTorch's quantized layers."""
+"""Execution of predictors: exact integer products with the same bits as PyTorch's quantized layers."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from quee.quantization.layers import QuantizedLinear
 from quee.quantization.weights import quantize_linear
 
 PREFIXES = np.array([[0.0, 1.0], [1.0, 0.0], [9.0, -9.0]], np.float32)
-"""The last columns of what networks see here."""
+"""The last columns of the networks' inputs."""
 
 
 def layers(inputs: int, hidden: int, outputs: int, seed: int) -> tuple[nn.Linear, nn.Linear, np.ndarray, np.ndarray]:

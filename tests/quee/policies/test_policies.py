@@ -24,7 +24,7 @@ def world() -> tuple[Plan, FittedQ, object]:
 
 
 def read(policy, cache, gate: int, node: int) -> Table:
-    """What a policy reads of all samples of a cache at one node."""
+    """A policy's reading of all samples of a cache at one node."""
     view = cache.features[:, cache.tree.lineage(node)].reshape(len(cache), -1)
     return policy.read(gate, np.full(len(cache), node), view)
 

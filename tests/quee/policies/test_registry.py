@@ -1,4 +1,4 @@
-"""Every method takes the same tests by being registered."""
+"""Every registered method takes the same tests."""
 
 import json
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ def test_no_method_looks_at_test_labels_to_choose(method: Method) -> None:
 
 @pytest.mark.parametrize("method", DEPLOYABLE, ids=by_name)
 def test_spending_more_on_validation_is_more_accurate_there(method: Method) -> None:
-    """Where a price is turned, cost falls with it; points by a threshold are on a hull."""
+    """Cost falls with a rising price; points by a threshold are on a hull."""
     sweep = method.main(SETTING)
     cost, accuracy = sweep.costs["validation"].mean(axis=0), 1 - sweep.errors["validation"].mean(axis=0)
     if policy_of(method).priced:

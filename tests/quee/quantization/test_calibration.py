@@ -1,4 +1,4 @@
-"""Calibration: what it refuses, what it leaves alone, and what bias correction is for."""
+"""Calibration: what it refuses, what it does not change, and the effect of bias correction."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -86,7 +86,7 @@ def test_weights_that_are_not_finite_are_refused_naming_the_layer(backbone: Segm
 
 
 class Odd(nn.Module):
-    """Networks that nothing quantizes whole."""
+    """Networks that cannot be quantized as a whole."""
 
     def __init__(self, part: nn.Module, times: int = 1) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Calibration, sensitivity and accuracy in shards: what one process alone gives, computed once, whoever computes it."""
+"""Calibration, sensitivity and accuracy in shards equal those of one process for any workers, and are computed once."""
 
 import time
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def expected(data: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the library gives without any shards."""
+    """The library's result without shards."""
     model, images = load_backbone(backbone), open_dataset(data, "digits")
     batches = [x for _, x, _ in images.batches(CALIBRATION, model.input, 64)]
     models = dict(quantize_paths(model, TREE, batches, 7))
@@ -64,7 +64,7 @@ def expected(data: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def run(data: Path, backbone: Path, work: Path, lanes: Lanes, others: list[QuantizationConfig] = OTHERS) -> Path:
-    """Calibrate into a folder under `work`, where the shards are too."""
+    """Calibrate into a folder under `work`, which also holds the shards."""
     out, units = work / "out", work / "units"
     for folder in (out, units):
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def times(folder: Path) -> dict[str, int]:
 def killed_in_the_middle(
     work: Path, lanes: Lanes, data: Path, backbone: Path, victims: Callable[[], list[Any]]
 ) -> Path:
-    """A calibration of which a worker is killed once there is a finished unit and no finished network."""
+    """A calibration with a worker that is killed when there is a finished unit and no finished network."""
     build = ThreadPoolExecutor(1).submit(run, data, backbone, work, lanes)
     while not list(work.glob("units/w3a3.*")):
         assert not build.done(), build.exception()

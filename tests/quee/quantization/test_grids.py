@@ -1,4 +1,4 @@
-"""Searches of ranges, and grids that are not uniform: laws of the quantizer, and what the searches prefer."""
+"""Searches of ranges, and grids that are not uniform: laws of the quantizer, and the choices of the searches."""
 
 import numpy as np
 import pytest

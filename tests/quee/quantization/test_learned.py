@@ -1,4 +1,4 @@
-"""Learned rounding: it lowers a block's error or changes nothing, is seeded, and is found again."""
+"""Learned rounding lowers a block's error or changes nothing; it is seeded, and finished blocks are reused."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -32,7 +32,7 @@ def backbone() -> SegmentedBackbone:
 
 
 def calibrated(backbone: SegmentedBackbone, config: QuantizationConfig) -> tuple[Calibrator, Tensor, Tensor]:
-    """A calibrator whose first block is quantized in closed form, the state before it and the float one behind it."""
+    """A calibrator whose first block is quantized in closed form, the state before the block and the float state after it."""
     calibrator = Calibrator(backbone, config)
     stem, block = calibrator.units[:2]
     state = run_unit(backbone, stem, IMAGES)

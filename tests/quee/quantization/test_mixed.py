@@ -1,4 +1,4 @@
-"""Bits by layer: never above the segment's budget, the best choice there is, and nearer to the float network."""
+"""Bits by layer: within the segment's budget, the best choice, and nearer to the float network."""
 
 from copy import deepcopy
 from itertools import product
@@ -28,7 +28,7 @@ NEW = torch.randn(128, 1, 8, 8, generator=torch.Generator().manual_seed(2))
 
 @pytest.fixture(scope="module")
 def backbone() -> SegmentedBackbone:
-    """Weights five times as large as new ones: attention looks somewhere, as in a trained network."""
+    """Weights five times as large as initial ones, so that attention is far from uniform, as in a trained network."""
     torch.manual_seed(0)
     network = create_backbone("vit_digits", embed_dim=32, depth=4, gates=(2, 4)).requires_grad_(False)
     for name, value in network.named_parameters():
@@ -87,7 +87,7 @@ def test_no_segment_costs_more_than_at_uniform_bits(
 
 
 def error(model: SegmentedBackbone, backbone: SegmentedBackbone, images: Tensor) -> float:
-    """Of the logits that the float head gives on the last state: its own error at w8a8 is the same for both."""
+    """Signal-to-noise ratio of the float head's logits on the last state; the head's own error at w8a8 is left out."""
     with torch.inference_mode():
         answer = backbone.classify(model.forward_to(2, images))
         return float((answer - backbone(images)).square().mean())

@@ -18,7 +18,7 @@ seeds = st.integers(0, 2**16)
 
 
 def layer(seed: int = 0, rows: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (12, 30) and inputs (rows, 30) that are correlated, as activations are."""
+    """Weight (12, 30) and inputs (rows, 30) that are correlated like activations."""
     random = np.random.default_rng(seed)
     mixing = random.normal(size=(30, 30)) * np.exp(random.normal(size=30))
     return random.normal(size=(12, 30)), random.normal(size=(rows, 30)) @ mixing

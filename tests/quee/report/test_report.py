@@ -1,4 +1,4 @@
-"""The report: the same bytes twice, nothing from elsewhere, every method, and words that fit the intervals."""
+"""The report has the same bytes twice, loads nothing from elsewhere, shows every method, and its text fits the intervals."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""Bundles: an altered one is refused with the reason before anything is executed; older formats are read or say what to do."""
+"""Bundles: an altered bundle is refused with the reason before anything is executed; older formats are read or refused with
+advice."""
 
 import ast
 import json
@@ -28,7 +29,7 @@ OLD = ROOT / "tests" / "fixtures" / "bundle_format_1"
 
 @pytest.fixture
 def executed() -> Iterator[list[str]]:
-    """Names of the networks' layers that run while a test does. A quantizer asked for its own grid is not the network."""
+    """Names of the networks' layers that run during a test; a quantizer that computes its own grid does not count."""
     ran: list[str] = []
 
     def note(module: nn.Module, inputs: object) -> None:
@@ -260,7 +261,7 @@ def test_a_backbone_whose_settings_would_read_other_files_is_refused(copy: Path,
 
 
 def mutate(folder: Path, random: np.random.Generator) -> str:
-    """Damage a bundle in one of the ways that happen: bits, lengths, stretches, names, links. Says how."""
+    """Damage a bundle in a realistic way (bits, lengths, parts, names, links); returns how."""
     files = sorted(folder.iterdir())
     victim = files[random.integers(len(files))]
     data = bytearray(victim.read_bytes())

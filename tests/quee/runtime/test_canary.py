@@ -1,4 +1,4 @@
-"""Engines are held against a bundle's canary wherever they are taken; one that saturates is refused everywhere."""
+"""Engines are compared with a bundle's canary wherever they are chosen; a saturating engine is always refused."""
 
 import json
 import shutil
@@ -87,7 +87,7 @@ def test_profiling_an_engine_that_saturates_is_refused(bundle: Path, saturating:
 
 @pytest.fixture
 def auto(classifier: AdaptiveClassifier, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Makes an `auto` of torch and a saturating engine, of which the latter is always the faster."""
+    """Makes an `auto` of torch and a saturating engine that is always the faster one."""
     pytest.importorskip("onnx")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(probe, "least_seconds", lambda engine, *_: 1.0 if engine.name == "torch" else 0.5)
@@ -117,7 +117,7 @@ def test_auto_says_once_of_an_engine_that_it_is_refused(auto, canary: Canary, cl
 
 
 class Faulty:
-    """Torch with a fault in what it gives."""
+    """Engine torch with a fault in its results."""
 
     name, version, threads = "faulty", "1", 1
 
@@ -251,7 +251,7 @@ def test_a_canary_that_does_not_fit_is_refused_whatever_its_digest(bundle: Path,
 
 @pytest.fixture
 def old(bundle: Path, tmp_path: Path) -> Path:
-    """The bundle as format 2 had it."""
+    """The bundle in format 2."""
     copied = Path(shutil.copytree(bundle, tmp_path / "old"))
     (copied / CANARY).unlink()
     value = json.loads((copied / "bundle.json").read_text())

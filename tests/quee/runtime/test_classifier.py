@@ -1,4 +1,4 @@
-"""The classifier: what it takes, what it refuses by name, what it explains, and that threads share it."""
+"""The classifier: accepted inputs, refusals, explanations, and use by several threads."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Every deployable policy in a bundle of its own, on a small network: executed as it was simulated."""
+"""Every deployable policy in a bundle of its own, on a small network, takes the simulated paths."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from quee.work.io import read_json
 
 
 def cache_of(classifier: AdaptiveClassifier, x: np.ndarray, label: np.ndarray, description: dict) -> FeatureCache:
-    """What the classifier's engine makes of prepared images at every node."""
+    """Results of the classifier's engine on prepared images at every node."""
     tree, states, said, seen = classifier.tree, {-1: x}, [], []
     for node, path in enumerate(tree.paths):
         step = classifier.engine.run(len(path), path[-1], states[int(tree.parent[node])])

@@ -1,4 +1,4 @@
-"""The executor: groups run once per segment and precision, and company changes nothing."""
+"""The executor: groups run once per segment and precision, and other samples change no result."""
 
 from collections import Counter
 
@@ -36,7 +36,7 @@ def whole_of(classifier, images, option: str, value: float):
 
 
 class Counting:
-    """An engine that notes what it is asked to run."""
+    """An engine that records its calls."""
 
     def __init__(self, engine) -> None:
         self.engine, self.name, self.calls = engine, engine.name, []

@@ -1,4 +1,4 @@
-"""What a bundle says of new data: intervals at operating points, and what was certified."""
+"""A bundle's statements about new data: intervals at operating points, and certified guarantees."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which links a bundle may hold: those of DVC into its project's cache, wherever that is, and no other."""
+"""A bundle may hold DVC's links into its project's cache, wherever that is, and no other link."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What engines may differ by: more where numbers are coarser, and so few paths that chance explains them."""
+"""Allowed differences of engines: larger for coarser numbers, and only as many paths as chance explains."""
 
 from math import comb
 

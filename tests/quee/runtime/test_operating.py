@@ -1,4 +1,4 @@
-"""Operating points under a limit, whatever the order of the tree's precisions."""
+"""Operating points under a limit, for any order of the tree's precisions."""
 
 from itertools import permutations
 

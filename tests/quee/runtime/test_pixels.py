@@ -1,4 +1,4 @@
-"""What counts as pixels: 8 bits, or floats from 0 to 1 where that is said; the rest is refused with the conversion."""
+"""Accepted pixels: 8 bits, or floats from 0 to 1 if the caller says so; the rest is refused with the conversion."""
 
 import numpy as np
 import pytest

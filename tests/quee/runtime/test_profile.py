@@ -1,4 +1,4 @@
-"""Measured time as the cost: what a profile says of paths, and that a budget of time is one."""
+"""Measured time as the cost: times of paths by a profile, and budgets of time are kept."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ from quee.runtime.timed import read_validation, write_validation
 
 TREE = PathTree(["w4a4", "w8a8"], segments=2)
 MS = {"w4a4": 3.0, "w8a8": 1.0}
-"""On a CPU fewer bits than 8 take longer."""
+"""Milliseconds by precision; on a CPU fewer bits than 8 take longer."""
 
 
 def profile(overhead: float = 1.0, decision: float = 0.01) -> Profile:

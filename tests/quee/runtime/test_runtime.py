@@ -1,4 +1,4 @@
-"""quee.fit, bundles and the classifier, on a small untrained network: execution must equal simulation whatever it predicts."""
+"""quee.fit, bundles and the classifier on a small untrained network: execution must equal simulation for any predictions."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The scheduler: answers are those of the classifier, whoever shares the batch, and a full queue, a deadline or a stop say so."""
+"""The scheduler: answers equal the classifier's in any batch; a full queue, a deadline and a stop raise their own errors."""
 
 import itertools
 import threading
@@ -20,7 +20,7 @@ BUDGETS = (0.05, 0.2, 0.4, 0.9)
 
 
 class Held:
-    """An engine that waits for permission before each batch: it decides when, never what."""
+    """An engine that waits for permission before each batch; it decides when a batch runs, but not which."""
 
     def __init__(self, engine) -> None:
         self.engine, self.name, self.gate, self.batches = engine, engine.name, threading.Event(), 0

@@ -1,4 +1,4 @@
-"""One endpoint for all tests that leave it as it is."""
+"""One endpoint for all tests that do not change it."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -25,7 +25,7 @@ JSON = "application/json"
 
 
 class Here:
-    """What reading a request takes of a service."""
+    """The parts of a service that reading a request needs."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -1,4 +1,4 @@
-"""The budget spent is the budget asked, whatever the inputs, as long as some point reaches it."""
+"""The mean cost equals the requested budget for any inputs, as long as some point reaches it."""
 
 import math
 
@@ -15,7 +15,7 @@ COSTS = [0.04, 0.1, 0.25, 0.5]
 def spend(
     control: BudgetControl, budget: float, drift: float, images: int, seed: int = 0, batch: int = 1
 ) -> np.ndarray:
-    """Costs of images that cost `drift` times what validation data cost, between those of the cheapest and dearest way."""
+    """Costs of images that cost `drift` times as much as validation data, within the costs of the cheapest and dearest path."""
     random = np.random.default_rng(seed)
     costs = []
     for _ in range(images // batch):

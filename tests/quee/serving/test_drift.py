@@ -1,4 +1,4 @@
-"""Inputs shift while serving: images that cost more than validation data did."""
+"""Inputs shift while serving: images cost more than validation data."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the endpoints answer, beside what the bundle answers offline."""
+"""Answers of the endpoints equal the bundle's answers offline."""
 
 import base64
 import json

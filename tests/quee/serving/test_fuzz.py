@@ -1,4 +1,4 @@
-"""Whatever is sent: 2xx, 4xx or 503, and the server lives. `benchmarks/fuzz_serving.py` sends very many more."""
+"""For any request the answer is 2xx, 4xx or 503, and the server lives. `benchmarks/fuzz_serving.py` sends many more."""
 
 from collections import Counter
 from itertools import islice

@@ -1,4 +1,4 @@
-"""Another bundle takes over, and the server ends, without a request lost."""
+"""The change to another bundle and the end of the server lose no request."""
 
 import http.client
 import json

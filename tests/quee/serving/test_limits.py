@@ -1,4 +1,4 @@
-"""Who asks, how much, and how slowly: what a stranger can make the server hold or wait for."""
+"""Limits on senders, sizes and times: a stranger cannot make the server hold or wait for more."""
 
 import gzip
 import http.client

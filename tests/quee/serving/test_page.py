@@ -1,4 +1,4 @@
-"""The page in headless Chromium: upload, examples, slider, the path drawn, by keyboard, at a phone's width."""
+"""The page in headless Chromium: upload, examples, slider, the drawn path, use by keyboard, a phone's width."""
 
 import shutil
 from collections.abc import Iterator

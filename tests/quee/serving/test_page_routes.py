@@ -1,4 +1,4 @@
-"""Examples for the page: images that a folder shows, not what systems keep in it."""
+"""Examples for the page: a folder's visible images, without files of the system."""
 
 import os
 from io import BytesIO

@@ -1,4 +1,4 @@
-"""Open Inference Protocol requests: what is taken, and what is refused with which reason."""
+"""Open Inference Protocol requests: accepted ones, and refused ones with the reason."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Connections that are slow, or too many: what uvicorn does not limit."""
+"""Slow connections and too many connections, which uvicorn does not limit."""
 
 import time
 from contextlib import suppress
@@ -71,7 +71,7 @@ def test_connections_are_bounded(small: Endpoint) -> None:
         refused = 0
         for connection in opened:
             with suppress(TimeoutError):
-                answer = until_closed(connection, 0.05)  # of those taken, nothing: they ask nothing in time
+                answer = until_closed(connection, 0.05)  # accepted connections get no answer
                 refused += answer.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in answer
         assert refused >= 20
     finally:

@@ -1,4 +1,4 @@
-"""Answers cross from another thread to the event loop, each to whom it belongs."""
+"""Answers cross from another thread to the event loop, each to its own request."""
 
 import asyncio
 import threading
@@ -27,7 +27,7 @@ def test_answers_of_another_thread_reach_who_waits_with_one_wake_up_for_many() -
         loop.call_soon_threadsafe = counted
         worker = threading.Thread(target=lambda: [f.set_result(i) for i, f in enumerate(futures)])
         worker.start()
-        worker.join()  # the loop comes to them when all are there
+        worker.join()  # the loop runs when all answers are there
         return await asyncio.gather(*waits), wakes
 
     assert asyncio.run(go()) == (list(range(50)), 1)

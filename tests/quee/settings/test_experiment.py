@@ -1,4 +1,4 @@
-"""Experiments are checked before anything runs, and a refusal says where, what and what is valid."""
+"""Experiments are checked before anything runs; a refusal names the place, the value and the valid values."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Configs, presets and ingredients: what they refuse, and that the experiment's block knows them all."""
+"""Configs, presets and ingredients: what they refuse, and that the experiment's block has all of them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What later stages could not make is refused by `prepare`, within seconds, with the key or class and what to do."""
+"""`prepare` refuses, within seconds, settings that later stages could not use, with the key or class and advice."""
 
 from typing import Any
 

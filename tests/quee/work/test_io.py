@@ -1,4 +1,4 @@
-"""Files are whole, have the same bytes for the same content, and are refused when they are not what they should be."""
+"""Files are whole and have the same bytes for the same content; damaged files are refused."""
 
 import json
 import os

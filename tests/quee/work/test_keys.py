@@ -30,7 +30,7 @@ NEUTRAL = {
         ("anyio", "fastapi", "h11", "prometheus_client", "python_multipart", "starlette", "uvicorn"), "serves bundles"
     ),
 }
-"""Packages that quee imports and whose version decides nothing that is kept, each with the reason."""
+"""Packages that quee imports and whose version changes no unfinished work, each with the reason."""
 UNIMPORTED = {"torchvision": "timm calls it"}
 
 

@@ -1,4 +1,4 @@
-"""Numbers that cannot be are not shown, and every number of a result is held against where it can lie."""
+"""Impossible numbers are not shown, and every number of a result is compared with its valid range."""
 
 import json
 import math

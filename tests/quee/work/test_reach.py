@@ -1,4 +1,4 @@
-"""Which failures are worth another try: by type and status, whatever their words say."""
+"""Types and statuses, not messages, decide which failures are tried again."""
 
 import errno
 import socket

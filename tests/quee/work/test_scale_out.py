@@ -26,7 +26,7 @@ def pieces(log: Path, seconds: float = 0.2) -> list[Shard]:
 
 
 def begun(log: Path) -> list[tuple[int, int]]:
-    """(process, number) in the order begun."""
+    """(process, number) in the order of start."""
     lines = log.read_text().split("\n") if log.exists() else []
     return [(int(pid), int(number)) for pid, number in (line.split() for line in lines if line)]
 

@@ -1,4 +1,4 @@
-"""Shards: computed once, whole or not at all, whoever computes them."""
+"""Shards are computed once, whole or not at all, by any worker."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_a_store_is_listed_once_and_each_shard_read_once_however_many_there_are(
 def test_a_worker_does_not_compute_what_another_has_finished(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     (shard,) = pieces(tmp_path, count=1)
-    for _ in range(2):  # as when its machine died before it could say that it had
+    for _ in range(2):  # as if its machine had died before it could report the result
         fill(store, shard, fingerprint())
     assert computed(tmp_path) == [0]
 
@@ -112,7 +112,7 @@ def test_an_error_in_a_shard_ends_the_work_at_once(tmp_path: Path) -> None:
 
 
 class Threads(Inline):
-    """An executor that no line of ours knows."""
+    """An executor of a kind that is unknown to our code."""
 
     def open(self):  # type: ignore[no-untyped-def]
         return ThreadPoolExecutor(3)

@@ -1,4 +1,4 @@
-"""Kept pieces of work: whole or not there, given back as they were written."""
+"""Stored pieces of work are whole or absent, and are read back as they were written."""
 
 from pathlib import Path
 

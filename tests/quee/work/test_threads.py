@@ -1,4 +1,4 @@
-"""One thread for one caller: whatever else goes on in the process keeps its number."""
+"""One thread for one caller; other threads of the process keep their number."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The code that stages depend on: which files, what changes their digests, and that dvc.yaml takes all that stages read."""
+"""The code that stages depend on: the files, the changes that digests show, and dvc.yaml's parameters for all settings."""
 
 import ast
 import re
@@ -126,7 +126,7 @@ def test_a_stage_takes_the_settings_it_reads_as_parameters(stage: str) -> None:
     code = "\n".join((ROOT / file).read_text() for file in used if file.startswith("tasks/"))
     read = set(re.findall(r"experiment\.([a-z]+)(?!\w)", code)) & set(BLOCKS)
     dataset = {"dataset"} if "quee/data/source.py" in used else set()
-    # what `prepare` says reaches later stages as its result; they take the name of the data set with what is known of it
+    # later stages read the result of `prepare`, not its settings; they take the data set's name with its facts
     assert (read - {"prepare"} if stage != "prepare" else read) | dataset <= blocks_of(stage)
 
 

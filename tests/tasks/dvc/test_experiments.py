@@ -1,4 +1,4 @@
-"""The mapping in params.yaml: what the YAML files say of data and weights, whatever it said before."""
+"""The mapping in params.yaml gets data and weights from the YAML files, whatever it held before."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def written(root: Path, text: str, *names: str) -> tuple[str, list[str]]:
-    """What params.yaml holds after it held `text`, and what was said."""
+    """Content of params.yaml after an update from `text`, and the messages."""
     (root / "params.yaml").write_text(text)
     said: list[str] = []
     put_right(root, list(names), said.append)

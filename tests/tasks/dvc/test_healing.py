@@ -1,4 +1,4 @@
-"""What is put right after a kill, and what is left alone because it is the user's."""
+"""Repairs after a kill, and files that are not changed because they are the user's."""
 
 import signal
 from pathlib import Path
@@ -14,7 +14,7 @@ from tasks.dvc.healing import LAST_GOOD, MARKER, heal, under_way, whole
 
 
 def lock_of(count: int) -> bytes:
-    """A lock of so many stages, of which each is a byte prefix of the next, as DVC writes them."""
+    """A lock of so many stages; the lock of fewer stages is a byte prefix, as DVC writes it."""
     stages = {
         f"stage{number}@toy": {"cmd": "x", "outs": [{"path": f"o{number}", "md5": "a" * 32}]} for number in range(count)
     }
@@ -22,7 +22,7 @@ def lock_of(count: int) -> bytes:
 
 
 def project_with(folder: Path, lock: bytes | None, last_good: bytes | None, died: bool) -> list[str]:
-    """Heal a folder that has these files; what was told."""
+    """Heal a folder with these files; returns the messages."""
     for path, content in ((folder / "dvc.lock", lock), (folder / LAST_GOOD, last_good)):
         if content is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 def did(output: str) -> dict[str, str]:
-    """What `quee run` says it did with each stage."""
+    """What `quee run` reports for each stage."""
     words = (line.split() for line in output.splitlines() if line.startswith("  "))
     return {line[0].partition("@")[0]: line[1] for line in words if len(line) > 1 and "@" in line[0]}
 
@@ -218,14 +218,14 @@ def descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 
 def of(process: "subprocess.Popen[str]", word: str) -> psutil.Process:
-    """The process among a run's own that has the word in its command, the innermost."""
+    """The innermost process of a run with the word in its command."""
     found = [p for p in [psutil.Process(process.pid), *descendants(process)] if any(word in a for a in p.cmdline())]
     return found[-1]
 
 
 @pytest.fixture
 def undisturbed(project: Project) -> dict[str, str]:
-    """The results of a run that nothing disturbed."""
+    """The results of an undisturbed run."""
     project.quee("run")
     results = project.results()
     project.do("rm", "-rf", "artifacts", "dvc.lock", ".quee", ".dvc/cache/runs", "computed.log")

@@ -1,4 +1,4 @@
-"""What is asked of a tracking store that does not answer: no question is answered by silence."""
+"""Questions to a tracking store that does not answer end with an error, never with an empty answer."""
 
 import http.server
 import threading

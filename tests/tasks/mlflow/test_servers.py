@@ -79,13 +79,13 @@ def test_a_server_that_answers_500_and_recovers_gets_every_result_once(
 
 
 class Gate:
-    """Passes so many requests on to a server, and answers 500 to all that follow."""
+    """Passes so many requests on to a server, and answers the following ones with 500."""
 
     def __init__(self, port: int) -> None:
         gate = self
         self.allowed = 0
         self.failing_behind: str | None = None
-        """A path's end; the request behind one of these is the last to be passed on."""
+        """Ends of paths; the request after such a path is the last that is passed on."""
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def pass_on(self) -> None:

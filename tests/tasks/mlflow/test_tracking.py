@@ -1,4 +1,4 @@
-"""Tracking against a real SQLite store: each distinct result once, whole, however often and however many track."""
+"""Tracking into a real SQLite store: each distinct result once and whole, for any number of calls and of trackers."""
 
 import http.server
 import json
@@ -188,7 +188,7 @@ def write_evaluation(out: Path, seed: int = 0) -> None:
 
 
 def write_lock(root: Path, blocks: dict[str, Any] = BLOCKS, stages: list[str] = STAGES) -> None:
-    """Record in dvc.lock what lies in artifacts/, as DVC does."""
+    """Record the contents of artifacts/ in dvc.lock, as DVC does."""
     entries = {}
     for stage in stages:
         folder = f"artifacts/digits/{stage}"
@@ -210,7 +210,7 @@ def write_lock(root: Path, blocks: dict[str, Any] = BLOCKS, stages: list[str] = 
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that nothing is tracked in: to make one takes a second."""
+    """An empty store; making one takes a second."""
     root = tmp_path_factory.mktemp("store")
     Store(root, default_uri(root))
     return root / "mlflow.db"
@@ -218,7 +218,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of which every stage has been run."""
+    """A project whose stages have all been run."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_store, tmp_path)
     for stage in STAGES:

@@ -11,7 +11,7 @@ from tasks.mlflow.tracking import track
 
 @pytest.fixture(scope="session")
 def tracked(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A result made by code with uncommitted differences, one of them a new file, and tracked; tests leave it so."""
+    """A tracked result of code with uncommitted differences, including a new file; tests do not change it."""
     folder = tmp_path_factory.mktemp("tracked") / "project"
     shutil.copytree(template, folder, symlinks=True)
     project = Project(folder)

@@ -1,4 +1,4 @@
-"""From a number back to what made it: on the toy project, with real git, DVC and MLflow."""
+"""From a number back to its inputs, on the toy project with real git, DVC and MLflow."""
 
 from dataclasses import asdict
 from typing import Any

@@ -1,4 +1,4 @@
-"""Published results: small, traceable to what made them, and there for a fresh clone."""
+"""Published results are small, traceable to their inputs, and present in a fresh clone."""
 
 import json
 import shutil

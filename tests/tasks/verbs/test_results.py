@@ -1,4 +1,4 @@
-"""Results as people read them, and held against a git revision through a real DVC cache."""
+"""Results in tables, and compared with a git revision through a real DVC cache."""
 
 import json
 import shutil

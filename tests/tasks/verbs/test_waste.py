@@ -1,4 +1,4 @@
-"""What can go and what must stay, on the toy project with real DVC and MLflow; disk space before the heavy stage."""
+"""What can be removed and what must stay, on the toy project with real DVC and MLflow; disk space before the heavy stage."""
 
 import json
 import shutil

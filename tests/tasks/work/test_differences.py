@@ -1,4 +1,4 @@
-"""What of a checkout is not in its commit: on the toy project, with real git."""
+"""The differences of a checkout from its commit, on the toy project with real git."""
 
 import pytest
 from toy_project import Project

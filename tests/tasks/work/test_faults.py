@@ -1,4 +1,4 @@
-"""What the user sees when something breaks, and that the same command then ends as if nothing had."""
+"""Messages when something breaks, and the same command's result afterwards, which equals an undisturbed one."""
 
 import contextlib
 import os

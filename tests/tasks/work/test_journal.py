@@ -1,4 +1,4 @@
-"""The journal: what is asked of it, without reading what was not asked."""
+"""The journal answers questions without reading other records."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The reason of another tool's failure, out of what it printed."""
+"""The reason of another tool's failure, from its output."""
 
 import pytest
 from hypothesis import given

@@ -1,7 +1,7 @@
-"""Registry of checkpoint layouts: a reader of this folder each and one line, or a line that names and refuses it.
+"""Registry of checkpoint layouts: a reader in this folder and one line here, or a line that names and refuses a layout.
 
-A layout is recognised by one key that no other has, its anchor; what stands before it in the key is the prefix of a
-wrapping module (`model.`, `visual.trunk.`) and is taken off. A layout without `convert` is refused.
+A layout is recognised by its anchor, a key that no other layout has. The part of the key before the anchor is the prefix
+of a wrapping module (`model.`, `visual.trunk.`) and is removed. A layout without `convert` is refused.
 """
 
 import re
@@ -53,7 +53,7 @@ LAYOUTS = (
         "text transformer", r"embeddings\.word_embeddings\.weight|wte\.weight|embed_tokens\.weight", advice=_PREPARED
     ),
 )
-"""In the order they are looked for: the first whose anchor is found."""
+"""In the order of search: the first layout whose anchor is found counts."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,19 @@ class Recognised:
     """Name of the layout; empty where none is recognised and the names are as in the file."""
     prefix: str = ""
     left_out: tuple[str, ...] = ()
-    """Keys that were not taken."""
+    """Keys that were left out."""
     note: str = ""
 
 
 HEAD = re.compile(r"(?:\w+_)?(?:heads?|classifier|fc|logits)\d?[./]")
-"""How keys of classification heads begin."""
+"""Prefixes of keys of classification heads."""
 
 
 def recognise(state: State, source: str) -> Recognised:
     """The weights under timm's names, by the first layout whose anchor is among the keys.
 
-    Raises QueeError naming the layout where no backbone here has its parts, where several networks are in the file, or
-    where a head stands outside of the network.
+    Raises QueeError naming the layout where no backbone here has its parts, where the file holds several networks, or
+    where a head is outside of the network.
     """
     for layout in LAYOUTS:
         found = [match for key in state if (match := re.fullmatch(rf"(|.*?[./])(?:{layout.anchor})", key))]

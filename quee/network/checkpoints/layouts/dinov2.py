@@ -1,4 +1,4 @@
-"""DINOv2, the authors' names, which TimmViT takes."""
+"""DINOv2 under the authors' names, which timm's VisionTransformer accepts."""
 
 from quee.network.checkpoints.layout import Layout, renaming
 

@@ -1,4 +1,4 @@
-"""Google's ViT of JAX, in numpy's `.npz`: of ViT's authors and of big_vision."""
+"""Google's JAX weights of ViT in NumPy's `.npz`: those of ViT's authors and of big_vision."""
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ _RULES = (
 
 
 def convert(state: State) -> State:
-    """JAX has inputs first and heads apart; big_vision has all blocks in one array."""
+    """JAX puts inputs first and keeps heads as an axis; big_vision stacks all blocks in one array."""
     spread: State = {}
     for key, value in state.items():
         if (stacked := "Transformer/encoderblock/") in key:

@@ -26,7 +26,7 @@ _RULES = (
 
 
 def convert(state: State) -> State:
-    """Query, key and value are joined. Raises QueeError for a DeiT of two tokens with one head."""
+    """Joins query, key and value. Raises QueeError for a DeiT with two tokens and one head."""
     if "deit.embeddings.distillation_token" in state and "classifier.weight" in state:
         raise QueeError(
             "it is a DeiTForImageClassification, whose one head reads the class token of a network with a distillation "

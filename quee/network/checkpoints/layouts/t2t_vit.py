@@ -1,4 +1,4 @@
-"""T2T-ViT, whose names stay the authors'."""
+"""T2T-ViT, which keeps the authors' names."""
 
 from quee.network.checkpoints.layout import Layout, same
 

@@ -1,4 +1,4 @@
-"""timm's names, also those of MAE's pre-training and DeiT III's authors, which TimmViT takes."""
+"""timm's names, and those of MAE's pre-training and of DeiT III's authors, which timm's VisionTransformer accepts."""
 
 from quee.network.checkpoints.layout import Layout, same
 

@@ -1,4 +1,4 @@
-"""torchvision's VisionTransformer, of its older and newer versions."""
+"""torchvision's VisionTransformer, in older and newer versions."""
 
 from quee.network.checkpoints.layout import Layout, renaming
 

@@ -1,4 +1,4 @@
-"""Class folders: every image has the class and set of its folder, and what is not taken is said."""
+"""Class folders: every image has the class and set of its folder, and files that are not taken are reported."""
 
 import os
 import unicodedata

@@ -1,4 +1,4 @@
-"""Parquet of the hub: labels by name in every file, one configuration, splits whole and chosen."""
+"""Parquet files of the hub: labels by name in every file, one configuration, whole splits, chosen splits."""
 
 import json
 from pathlib import Path
@@ -165,7 +165,7 @@ def test_text_in_a_dictionary_is_text(project):
 
 
 class TestRegistered:
-    """Of registered data sets the classes are known: labels are theirs by name, spelling aside."""
+    """The classes of registered data sets are known: labels are matched to them by name, without differences of spelling."""
 
     def test_other_orders_are_translated(self, project):
         own = Own()

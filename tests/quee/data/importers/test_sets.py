@@ -1,4 +1,4 @@
-"""Names of sets: by any usual word and case, and nothing that only resembles one."""
+"""Names of sets: any usual word in any case, and no word that only resembles one."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What every backbone must do, whatever it is."""
+"""The contract that every registered backbone must keep."""
 
 import ast
 import itertools
@@ -21,7 +21,7 @@ from quee.precision import Precision
 from quee.quantization.calibration import quantize_
 from quee.settings.quantize import QuantizationConfig
 
-# Full width where that is quick, else the same parts in a small size.
+# full width if that is quick, else the same parts in a small size
 SMALL: dict[str, dict[str, Any]] = {
     "vit_digits": {},
     "vit_fashion_mnist": {},
@@ -51,7 +51,7 @@ DINOV2 = [
 
 
 def build(name: str, kwargs: dict[str, Any]) -> SegmentedBackbone:
-    """With every weight drawn at random, so that nothing hides behind an initial 0 or 1."""
+    """Draws every weight at random, so that no fault hides behind an initial 0 or 1."""
     torch.manual_seed(0)
     backbone = create_backbone(name, **kwargs)
     for parameter in backbone.parameters():
@@ -121,7 +121,7 @@ def test_all_precisions_of_the_experiments_run_segment_by_segment(name: str, kwa
         assert logits.shape == expected.shape
         assert logits.isfinite().all()
         alone = multi.classify(last, multi.run_path(path, x[2:3]))
-        assert torch.equal(alone[0], logits[2])  # whoever shares the batch
+        assert torch.equal(alone[0], logits[2])  # with any other samples in the batch
 
 
 @pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
@@ -132,7 +132,7 @@ def test_every_precision_runs_on_every_backbone(name: str, kwargs: dict[str, Any
     x = images(backbone, 4)
     expected = backbone(x)
     closeness = {}
-    # What `fast` fits to the float network's output on four images says nothing of bits; plain ranges obey them.
+    # `fast` fits the float network's output on four images, which hides the effect of bits; plain ranges show it.
     for precision, preset in (("w3a3", "fast"), ("w3a3", "minmax"), ("w8a8", "minmax")):
         quantized = quantize_(deepcopy(backbone), QuantizationConfig(precision, preset), [x])
         assert isinstance(quantized, SegmentedBackbone)

@@ -1,4 +1,4 @@
-"""T2T-ViT against a plain re-statement of the published network, written from the paper with einsum alone."""
+"""T2T-ViT against a plain version of the published network, written from the paper with einsum alone."""
 
 from math import cos, log, sin, sqrt
 
@@ -74,7 +74,7 @@ def published(w: Weights, image: Tensor, depth: int, heads: int, scale: float, t
 
 
 def random_weights(state: Weights) -> Weights:
-    """Weights under which tokens differ and attention is far from uniform, so that every part tells in the output."""
+    """Weights under which tokens differ and attention is far from uniform, so that every part affects the output."""
     random = torch.Generator().manual_seed(3)
 
     def draw(key: str, shape: torch.Size) -> Tensor:

@@ -1,4 +1,4 @@
-"""Kinds of weights files: those that are read, in every number format, and those that are named."""
+"""Kinds of weights files: those that are read, in every number format, and those that are refused by name."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Weights under the names of other frameworks compute what their own network computes."""
+"""Weights under other frameworks' names compute the same as in their own network."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,7 @@ DINOV2 = "vit_small_patch14_dinov2"
 
 
 def random(module: torch.nn.Module, seed: int = 0) -> State:
-    """Weights of no special values, as LayerNorm and position tables have them at first."""
+    """Random weights, without the special initial values of LayerNorm and position tables."""
     source = torch.Generator().manual_seed(seed)
     return {key: torch.randn(v.shape, generator=source) * 0.1 for key, v in module.state_dict().items()}
 
@@ -41,7 +41,7 @@ def images(backbone: SegmentedBackbone) -> Tensor:
 
 @torch.inference_mode()
 def logits_of(file: Path, name: str, **kwargs: Any) -> tuple[Tensor, Tensor, str]:
-    """Images, what the backbone says of them with the weights of a file, and what is said of the file."""
+    """Images, the backbone's logits on them with the weights of a file, and the description of the file."""
     backbone = create_backbone(name, **kwargs)
     found = read_checkpoint(file)
     backbone.load_state_dict(fit_state(backbone, found.state, str(file)))
@@ -189,7 +189,7 @@ def test_mmpretrains_names(tmp_path: Path) -> None:
 
 
 def of_google(state: State, heads: int, stacked: bool) -> dict[str, np.ndarray]:
-    """timm's weights as JAX keeps them, of ViT's authors or of big_vision (all blocks in one array)."""
+    """timm's weights in JAX's form, of ViT's authors or of big_vision (all blocks in one array)."""
     names = {"norm1": "LayerNorm_0", "norm2": "LayerNorm_1" if stacked else "LayerNorm_2"}
     attention = f"MultiHeadDotProductAttention_{0 if stacked else 1}"
     mlp = f"MlpBlock_{0 if stacked else 3}"
@@ -294,7 +294,7 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any], Callable[[State], State]]] = {
         lambda state: hugging_face(state, "vit.", {"head": "classifier"}),
     ),
 }
-"""By layout: a backbone, its keywords, and what turns its weights into a file of the layout."""
+"""By layout: a backbone, its keywords, and a function that turns its weights into a file of the layout."""
 
 
 @pytest.mark.parametrize("layout", [layout.name for layout in LAYOUTS if layout.convert])

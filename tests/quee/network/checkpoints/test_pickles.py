@@ -1,4 +1,4 @@
-"""What stands beside the weights in a pickle: left out and said, never imported or called."""
+"""Other objects in a pickle of weights are left out and reported, never imported or called."""
 
 import argparse
 import builtins
@@ -37,7 +37,7 @@ class Settings:
 
 
 class Attributes(dict[str, Any]):
-    """As configurations of many projects are."""
+    """A dictionary with attributes, like the configurations of many projects."""
 
 
 class Items(list[Any]):

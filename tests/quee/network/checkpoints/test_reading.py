@@ -1,4 +1,4 @@
-"""Weights files in the layouts their authors publish, and files that are not what they seem."""
+"""Weights files in the layouts that their authors publish, and files with other contents than they seem to have."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""Exported graphs do what PyTorch does, by integer kernels, in any batch; engines that are missing say what to install."""
+"""Exported graphs compute PyTorch's results by integer kernels in any batch; messages say how to install missing engines."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +60,7 @@ def opened(name: str, view: GateView, folder: Path):
 
 
 def along(view: GateView, images: np.ndarray, precision: Precision) -> Iterator[tuple[int, np.ndarray]]:
-    """Segments with the states before them as PyTorch computes them."""
+    """Segments with PyTorch's states before them."""
     reference, state = open_engine("torch", view), images
     for segment in range(1, view.backbone.segments + 1):
         yield segment, state
@@ -76,7 +76,7 @@ def test_an_exported_step_is_that_of_torch_up_to_rounding(view, images, folder, 
         assert (found.state is None) == (segment == view.backbone.segments)
         assert found.log_probs.dtype == np.float64 and found.features.dtype == np.float32
         assert found.features.shape == wanted.features.shape
-        # A value at the edge of two integers may fall to either side, and what follows from it; few do.
+        # A value at the edge of two integers may fall to either side, which changes later values; few values do.
         assert np.median(np.abs(found.log_probs - wanted.log_probs)) < 1e-5
         assert np.abs(found.log_probs - wanted.log_probs).mean() < 2e-3
         assert np.abs(found.features - wanted.features).mean() < 2e-3
@@ -85,7 +85,7 @@ def test_an_exported_step_is_that_of_torch_up_to_rounding(view, images, folder, 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_integers_in_floats_are_those_of_torch_too(view, images, folder, name) -> None:
-    """What runs where integer kernels saturate, on whatever CPU this is."""
+    """Execution where integer kernels saturate, on any CPU."""
     engine, reference, precision = opened(name, view, folder), open_engine("torch", view), Precision("w8a8")
     engine.exact = False
     assert engine.executed(precision) == "fp32 (emulated)"

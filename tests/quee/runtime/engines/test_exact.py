@@ -1,4 +1,4 @@
-"""Integer products are exact on every CPU: saturation is found by measurement, and graphs can do without integer kernels."""
+"""Integer products are exact on every CPU: saturation is measured, and graphs can run without integer kernels."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 
 def layer(kind: str, weights: np.ndarray, scales: np.ndarray, zero: int, scale: float, bias: np.ndarray) -> bytes:
-    """A quantized layer as bundles have it: weights (in, out), or (out, in, 1, 1) in a convolution."""
+    """A quantized layer in the form of bundles: weights (in, out), or (out, in, 1, 1) for a convolution."""
     conv = kind == "Conv"
     stored = np.ascontiguousarray(weights.T)[:, :, None, None] if conv else weights
     arrays = {
@@ -90,7 +90,7 @@ def integers_of(graph: bytes) -> np.ndarray:
 
 
 def run_by(product):
-    """What executes the graphs that are measured, by a product of integers."""
+    """Executes the measured graphs by a given product of integers."""
 
     def run(graph: bytes, x: np.ndarray) -> np.ndarray:
         if x.ndim == 2:
