@@ -1,4 +1,4 @@
-"""Exit heads: a classifier on the state at every gate before the last, where the backbone's own head stands.
+"""Exit heads: a classifier on the state at every gate before the last; the last gate has the backbone's own head.
 
 A head sees the pooled state, for a ViT its class token and mean patch token. Each part is normalised to zero mean and
 unit variance; one linear layer follows. After quantized segments the layer is executed and counted at w8a8. The

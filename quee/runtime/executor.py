@@ -26,7 +26,7 @@ class Samples:
         self.max_cost: np.ndarray | None = None
         """Infinite where there is no limit; None until any sample has one."""
         self.node = np.empty(slots, np.int64)
-        """Where a sample stands; -1 before segment 1."""
+        """Node of each sample; -1 before segment 1."""
         self.features = np.empty((slots, segments * features), np.float32)
         """State features of the gates visited, side by side."""
         self.error = np.empty((slots, segments - 1), np.float32)
@@ -44,7 +44,7 @@ class Samples:
 
 @dataclass(slots=True)
 class Flight:
-    """States of n samples that stand before the same segment."""
+    """States of n samples before the same segment."""
 
     slots: np.ndarray
     """(n,)"""
@@ -86,7 +86,7 @@ class Executor:
         return Samples(slots, self.tree.segments, self.features)
 
     def advance(self, segment: int, choice: int, samples: Samples, flight: Flight) -> tuple[Flight, np.ndarray]:
-        """Run a segment at a precision: the flight behind it, and log probabilities (n, classes) at its gate."""
+        """Run a segment at a precision: the flight after it, and log probabilities (n, classes) at its gate."""
         slots = flight.slots
         ran = self.engine.run(segment, self.tree.precisions[choice], flight.state)
         samples.node[slots] = self.tree.children[samples.node[slots], choice]
@@ -96,7 +96,7 @@ class Executor:
         return Flight(slots, ran.state), ran.log_probs
 
     def decide(self, gate: int, samples: Samples, slots: np.ndarray) -> np.ndarray:
-        """The next step (n,) of samples that stand at a gate; EXIT at the last."""
+        """The next step (n,) of samples at a gate; EXIT at the last."""
         if gate == self.tree.segments:
             return np.full(len(slots), EXIT)
         features = samples.features.take(slots, axis=0)[:, : gate * self.features]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GateReport:
-    """What happened at one gate that an image reached."""
+    """The facts of one gate that an image reached."""
 
     gate: int
     precision: str

@@ -1,7 +1,7 @@
 """Open Inference Protocol v2: requests and answers, as JSON and with the binary tensor extension.
 
 https://github.com/kserve/open-inference-protocol; the extension is Triton's `extension_binary_data.md`: a header
-`Inference-Header-Content-Length`, then the tensors' bytes behind the JSON, in order.
+`Inference-Header-Content-Length`, then the JSON, then the tensors' bytes in order.
 """
 
 import math

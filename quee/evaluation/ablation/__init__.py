@@ -1,1 +1,1 @@
-"""Ablations: a grid of points on the feature cache, each of which changes one thing in the experiment. No network runs."""
+"""Ablations: a grid of points on the feature cache. Each point changes one thing in the experiment. No network runs."""

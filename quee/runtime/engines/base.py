@@ -16,7 +16,7 @@ class Step:
     """A segment's results on n samples. The arrays belong to the caller; no later call overwrites them."""
 
     state: np.ndarray | None
-    """State (n, …), float32, which the next segment takes; None behind the last."""
+    """State (n, …), float32, the input of the next segment; None after the last."""
     log_probs: np.ndarray
     """(n, classes), float64, of the exit head at the segment's gate."""
     features: np.ndarray
@@ -41,12 +41,12 @@ class Engine(Protocol):
         ...
 
     def executed(self, precision: Precision) -> str:
-        """What really runs: `fp32`, `bf16`, `int8`, …; with ` (emulated)` where no kernel executes the precision."""
+        """The executed arithmetic: `fp32`, `bf16`, `int8`, …; with ` (emulated)` where no kernel executes the precision."""
         ...
 
 
 class Reference(Protocol):
-    """What engines are compared with."""
+    """The reference that engines are compared with."""
 
     def before(self, segment: int) -> np.ndarray:
         """States (n, …) before a segment, or images, float32."""

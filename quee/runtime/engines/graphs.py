@@ -1,4 +1,4 @@
-"""What engines for exported graphs share: batch sizes, parallel calls, the gate's features."""
+"""Base of engines for exported graphs: batch sizes, parallel calls, the gate's features."""
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
@@ -67,7 +67,7 @@ class GraphEngine(ABC):
         return _measured(type(self), self.threads, self)
 
     def integers(self, precision: Precision) -> str:
-        """What executes an integer precision, in the words of `executed`."""
+        """Name of the arithmetic that executes an integer precision, for `executed`."""
         if not self.exact:
             return "fp32 (emulated)"
         return "int8" if precision == Precision("w8a8") else "int8 (emulated)"

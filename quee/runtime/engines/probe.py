@@ -55,7 +55,7 @@ class AutoEngine:
         self.engines = {engine.name: engine for engine in engines}
         self.graphs, self.threads = graphs, threads
         self.reference: Reference | None = None
-        """What an engine is compared with before it runs a segment."""
+        """The reference that an engine is compared with before it runs a segment."""
         self.refused: dict[str, str] = {}
         """Engines refused for a segment, with the first reason."""
         self._chosen: dict[tuple[int, Precision], Engine] = {}
@@ -135,7 +135,7 @@ def _remembered() -> dict[str, str]:
 
 
 def _remember(key: str, name: str) -> None:
-    """Where the cache cannot be written, nothing is remembered."""
+    """Write the measurements; if the cache cannot be written, they are not remembered."""
     path = cache_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
