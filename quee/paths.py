@@ -190,3 +190,14 @@ def _refuse_above(max_nodes: int | None, nodes: int, hedge: str = "") -> None:
 
 def _restricts(rules: "Considered | None") -> bool:
     return rules is not None and (rules.max_switches, rules.monotone, rules.sample) != (None, None, None)
+
+
+def read_tree(folder: Path) -> tuple[PathTree, dict[str, Any]]:
+    """The tree of `tree.json` in a folder, and the whole description; raises IntegrityError on a missing or newer file."""
+    from quee.work.io import FORMAT, read_json
+
+    description = read_json(folder / "tree.json")
+    if description.get("format", 0) > FORMAT:
+        raise IntegrityError(f"{folder / 'tree.json'} has format {description['format']}; this version reads {FORMAT}")
+    names = [node["path"] for node in description["nodes"]]
+    return PathTree.from_names(description["precisions"], description["segments"], names), description

@@ -174,7 +174,7 @@ def _aside(target: Path) -> Iterator[Path]:
         yield aside
         if not any(aside.iterdir()):
             raise IntegrityError(f"stage {target.name!r} wrote nothing")
-        if target.exists():  # not under DVC, which removes a result before its stage runs
+        if target.exists():  # never under DVC, which removes a result before its stage runs
             shutil.rmtree(target)
         aside.rename(target)
     finally:

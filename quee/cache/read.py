@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from quee.errors import IntegrityError
-from quee.paths import PathTree
+from quee.paths import PathTree, read_tree
 from quee.work.io import FORMAT, read_json, read_table, verify_digests
 
 
@@ -52,14 +52,6 @@ class FeatureCache:
 
     def of(self, split: str) -> "FeatureCache":
         return self.select(self.split == split)
-
-
-def read_tree(folder: Path) -> tuple[PathTree, dict[str, Any]]:
-    description = read_json(folder / "tree.json")
-    if description.get("format", 0) > FORMAT:
-        raise IntegrityError(f"{folder / 'tree.json'} has format {description['format']}; this version reads {FORMAT}")
-    names = [node["path"] for node in description["nodes"]]
-    return PathTree.from_names(description["precisions"], description["segments"], names), description
 
 
 def read_cache(folder: Path) -> FeatureCache:

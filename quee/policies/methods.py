@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from quee.policies.base import Policy
 from quee.policies.sweep import Setting, Sweep, routed_sweep
@@ -36,6 +36,12 @@ class Method:
     like: str = ""
     seeded: bool = False
     """Whether `sweeps` use learned policies."""
+
+    def __post_init__(self) -> None:
+        if self.role not in (valid := get_args(Role)):
+            raise ValueError(f"method {self.name!r}: role {self.role!r} is none of {', '.join(valid)}")
+        if self.policy is None and self.sweeps is None and self.beside is None:
+            raise ValueError(f"method {self.name!r} has neither a policy nor sweeps: it would have no curve")
 
     @property
     def deployable(self) -> bool:

@@ -1,29 +1,31 @@
 """Every method by name. A new method is a file in this folder and a line here; nothing else in the project names it."""
 
 from collections.abc import Iterator
+from importlib import import_module
 
-from quee.policies import confidence, eero, fitted_q, jei_gate, oracle, patience, plan, random_routing, static
 from quee.policies.base import Policy
 from quee.policies.methods import Method, Role
 from quee.policies.sweep import Setting, Sweep
 from quee.work.registry import Registry
 
 METHODS: Registry[Method] = Registry("policy")
-for _method in (
-    oracle.METHOD,
-    confidence.HULL,
-    confidence.EARLY_EXITS,
-    eero.METHOD,
-    jei_gate.METHOD,
-    patience.METHOD,
-    static.SMALL,
-    static.PATHS,
-    static.HULL,
-    random_routing.METHOD,
-    plan.METHOD,
-    fitted_q.METHOD,
-    plan.RESTRICTED,
+for _line in (
+    "quee.policies.oracle:METHOD",
+    "quee.policies.confidence:HULL",
+    "quee.policies.confidence:EARLY_EXITS",
+    "quee.policies.eero:METHOD",
+    "quee.policies.jei_gate:METHOD",
+    "quee.policies.patience:METHOD",
+    "quee.policies.static:SMALL",
+    "quee.policies.static:PATHS",
+    "quee.policies.static:HULL",
+    "quee.policies.random_routing:METHOD",
+    "quee.policies.plan:METHOD",
+    "quee.policies.fitted_q:METHOD",
+    "quee.policies.plan:RESTRICTED",
 ):
+    _module, _, _name = _line.partition(":")
+    _method: Method = getattr(import_module(_module), _name)
     METHODS.register(_method.name)(_method)
 
 

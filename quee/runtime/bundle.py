@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from quee.cache.read import read_tree
+from quee.paths import read_tree
 from quee.errors import IntegrityError, QueeError
 from quee.exits import ExitHeads
 from quee.features import GateView

@@ -4,6 +4,7 @@ A profile is in `BUNDLE.profile.json` beside its bundle, and belongs to that bun
 threads. Exit heads and state features are measured with their segments, decisions of the gates separately.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ from quee.precision import Precision
 from quee.runtime.engines.base import Engine
 from quee.work.io import FORMAT, read_json, write_json
 from quee.work.machine import cpu_model
+
+LOG = logging.getLogger(__name__)
 
 BATCHES = (1, 8, 64)
 REPEATS = 9
@@ -141,7 +144,10 @@ def profile_path(bundle: Path) -> Path:
 
 
 def read_profile(bundle: Path, digest: str) -> Profile | None:
-    """The profile beside a bundle, or None; raises IntegrityError where it is damaged or of another bundle."""
+    """The profile beside a bundle, or None where there is none, or the one of an earlier bundle; that is logged.
+
+    Raises IntegrityError where it is damaged.
+    """
     path = profile_path(bundle)
     if not path.is_file():
         return None
@@ -156,7 +162,8 @@ def read_profile(bundle: Path, digest: str) -> Profile | None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IntegrityError(f"{path} is no profile: {error}; make it anew with `quee profile {bundle}`") from None
     if found.bundle != digest:
-        raise IntegrityError(f"{path} is of another bundle; make it anew with `quee profile {bundle}`")
+        LOG.warning("%s is of an earlier bundle and not used; `quee profile %s` makes it anew", path, bundle)
+        return None
     return found
 
 

@@ -99,7 +99,8 @@ def _inference(app: FastAPI, service: Service) -> None:
         served = service.current
         if name != served.name or (version is not None and version != served.version):
             has = f"{served.name}, version {served.version}"
-            raise RefusedError(404, "model", f"no model {name[:80]!r} of version {str(version)[:80]!r}; there is {has}")
+            asked = f"{name[:80]!r}" if version is None else f"{name[:80]!r} of version {version[:80]!r}"
+            raise RefusedError(404, "model", f"no model {asked}; there is {has}")
 
     async def infer(request: Request) -> Response:
         known(**request.path_params)  # FastAPI's own parsing takes as long as `protocol.parse`

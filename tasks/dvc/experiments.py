@@ -95,7 +95,9 @@ def _read(root: Path) -> dict[str, Any]:
         found = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))["experiments"]
     except FileNotFoundError:
         raise UsageError(f"no {FILE} in {root.resolve()}: run this in the project's folder") from None
-    except (yaml.YAMLError, KeyError, TypeError):
+    except yaml.YAMLError as error:
+        raise UsageError(f"{FILE} is no YAML: {' '.join(str(error).split())}") from None
+    except (KeyError, TypeError):
         found = None
     if isinstance(found, list) and all(isinstance(name, str) for name in found):
         found = dict.fromkeys(found)

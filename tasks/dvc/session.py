@@ -213,6 +213,12 @@ def checked(root: Path, experiments: list[str] | None) -> list[str]:
 
     listed = listed_experiments(root)
     names = list(dict.fromkeys(experiments or listed))
+    for name in listed:
+        if not (root / "experiments" / f"{name}.yaml").is_file():
+            raise UsageError(
+                f"params.yaml lists experiment {name!r}, but there is no experiments/{name}.yaml: remove the entry or "
+                "bring the file back"
+            )
     for name in dict.fromkeys([*names, *listed]):
         load_experiment(name, root / "experiments")
     return names

@@ -72,7 +72,7 @@ def ablate(
 
 
 def _list(root: Path, names: list[str], json_: bool) -> None:
-    from quee.cache.read import read_tree
+    from quee.paths import read_tree
     from quee.evaluation.ablation.grid import points
     from quee.settings.experiment import load_experiment
 

@@ -83,10 +83,12 @@ def plan(
             typer.echo("nothing to do")
         else:
             note = f", {unknown} that never ran here not counted" if unknown else ""
+            estimate = f"about {seconds:.0f} s and {size / 1e6:.1f} MB{note}"
+            if unknown and unknown == len(running):
+                estimate = "no estimate, since none of them ran here before"
             restored = len(pending) - len(running)
             typer.echo(
-                f"{len(running)} to run, {restored} to restore, {len(steps) - len(pending)} unchanged; "
-                f"about {seconds:.0f} s and {size / 1e6:.1f} MB{note}"
+                f"{len(running)} to run, {restored} to restore, {len(steps) - len(pending)} unchanged; {estimate}"
             )
     if check and pending:
         raise PendingError(f"{len(pending)} of {len(steps)} stages are not up to date")
@@ -165,6 +167,7 @@ def _with_dataset(text: str, dataset: str) -> str:
     from ruamel.yaml import YAML
 
     editor, out = YAML(), StringIO()
+    editor.width = 4096  # lines stay as they are
     content = editor.load(text)
     content["prepare"]["dataset"] = dataset
     editor.dump(content, out)

@@ -13,4 +13,4 @@ class Margin(Thresholds):
         return self.column(features, "margin")
 
 
-METHOD = Method("margin", "baseline", policy=Margin)
+METHOD = Method("margin_of_the_tests", "baseline", policy=Margin)

@@ -86,10 +86,10 @@ def shrink(name: str, splits: dict[str, Any], size: int) -> None:
     backbone = settings["backbone"]
     backbone["kwargs"] = {**backbone.get("kwargs", {}), "img_size": size}
     backbone.update(batch_size=16, epochs=1)
-    if "crop_padding" in backbone["augmentation"]:
+    if "crop_padding" in backbone.get("augmentation", {}):
         backbone["augmentation"]["crop_padding"] = 2
     for block, values in SMALL.items():
-        settings[block].update(values)
+        settings.setdefault(block, {}).update(values)
     Path("experiments").mkdir()
     Path("experiments", f"{name}.yaml").write_text(yaml.safe_dump(settings))
 

@@ -34,7 +34,14 @@ DEPLOYABLE = [method for method in ALL if method.deployable]
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The registry line of the new policy."""
-    monkeypatch.setitem(METHODS._entries, "margin", own_policy.METHOD)
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    METHODS.register(own_policy.METHOD.name)(own_policy.METHOD)
+
+
+@pytest.mark.parametrize(("role", "what"), [("basline", "role 'basline'"), ("baseline", "neither a policy nor")])
+def test_an_entry_that_shows_nothing_is_refused(role: str, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        Method("new", role)  # type: ignore[arg-type]
 
 
 def curves(method: Method, setting: Setting = SETTING) -> Iterator[Sweep]:
@@ -134,11 +141,11 @@ def test_a_policy_read_from_disk_and_executed_takes_the_simulated_paths(method: 
 
 
 def test_a_method_is_deployable_where_it_has_a_policy() -> None:
-    assert {"plan", "fitted_q", "confidence_hull", "eero", "jei_gate", "margin"} <= set(deployable())
+    assert {"plan", "fitted_q", "confidence_hull", "eero", "jei_gate", own_policy.METHOD.name} <= set(deployable())
     assert not {"oracle", "random_routing", "static"} & set(deployable())
 
 
-@pytest.mark.parametrize("name", ["eero", "jei_gate", "margin"])
+@pytest.mark.parametrize("name", ["eero", "jei_gate", own_policy.METHOD.name])
 def test_exits_that_look_beat_the_same_exits_drawn_at_random(name: str) -> None:
     uniform = np.concatenate([nodes for _, nodes, references in SETTING.uniform() if not references])
     errors = {split: SETTING.errors(split)[:, uniform] for split in SETTING.splits}

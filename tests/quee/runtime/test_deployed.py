@@ -49,11 +49,12 @@ def cache(classifier, images, bundle) -> FeatureCache:
     return cache_of(classifier, x, images[1][:300], read_json(bundle / "tree.json"))
 
 
-@pytest.mark.parametrize("name", [*(m for m in deployable() if m != "fitted_q"), "margin"])
+@pytest.mark.parametrize("name", [*(m for m in deployable() if m != "fitted_q"), own_policy.METHOD.name])
 def test_a_bundle_of_any_deployable_policy_takes_the_simulated_paths(
     name: str, bundle: Path, cache: FeatureCache, classifier, images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS._entries, "margin", own_policy.METHOD)
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    METHODS.register(own_policy.METHOD.name)(own_policy.METHOD)
     basis = Basis(cache.tree, cache.description, read_predictors(bundle))
     learned = {method: read_policy(bundle, method, basis) for method in ("plan", "fitted_q")}
     x = classifier.prepare(images[0][:300])
