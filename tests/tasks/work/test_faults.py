@@ -79,7 +79,8 @@ def test_a_read_only_folder_of_results_is_named(project: Project) -> None:
         subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
         output = project.quee("run", status=1)
         assert (
-            "stage prepare@toy failed: failed: Read-only file system: artifacts/toy (what is finished is kept" in output
+            "stage settings@toy failed: failed: Read-only file system: artifacts/toy (what is finished is kept"
+            in output
         )
         assert "Traceback" not in output
     project.quee("run")
