@@ -89,14 +89,14 @@ def main(run: Callable[[Stage], None], arguments: list[str] | None = None) -> No
     except Exception as error:
         if options.debug:
             raise
-        print(explain(error), file=sys.stderr)
+        print(explain(error, f"python -m tasks.{name} {options.experiment}"), file=sys.stderr)
         status = exit_status(error)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(status)
 
 
-def explain(error: BaseException) -> str:
+def explain(error: BaseException, command: str = "python -m tasks.STAGE EXPERIMENT") -> str:
     """One line on an error: a QueeError's message, the fault of a disk or folder, or another error's type and message."""
     if isinstance(error, QueeError):
         return str(error)
@@ -104,7 +104,7 @@ def explain(error: BaseException) -> str:
         where = error.filename or Path.cwd()
         return f"failed: {error.strerror}: {where} (what is finished is kept: put it right and run the same command)"
     detail = " ".join(str(error).split()) or "no message"
-    return f"failed: {type(error).__name__}: {detail} (run with --debug for the traceback)"
+    return f"failed: {type(error).__name__}: {detail} (`{command} --debug` shows where)"
 
 
 def exit_status(error: BaseException) -> int:

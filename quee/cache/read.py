@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from quee.errors import IntegrityError
 from quee.paths import PathTree, read_tree
-from quee.work.io import FORMAT, read_json, read_table, verify_digests
+from quee.work.io import read_table, verify_digests
 
 
 @dataclass(frozen=True)

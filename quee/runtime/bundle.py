@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from quee.paths import read_tree
 from quee.errors import IntegrityError, QueeError
 from quee.exits import ExitHeads
 from quee.features import GateView
 from quee.network.architectures import outside_files
 from quee.network.files import load_precisions
-from quee.paths import PathTree
+from quee.paths import PathTree, read_tree
 from quee.policies.base import Basis, Policy
 from quee.policies.files import PREDICTORS, read_policy, read_predictors
 from quee.policies.networks import Predictors

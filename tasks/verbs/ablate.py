@@ -72,8 +72,8 @@ def ablate(
 
 
 def _list(root: Path, names: list[str], json_: bool) -> None:
-    from quee.paths import read_tree
     from quee.evaluation.ablation.grid import points
+    from quee.paths import read_tree
     from quee.settings.experiment import load_experiment
 
     found: dict[str, list[dict[str, Any]]] = {}

@@ -136,7 +136,7 @@ def test_exit_statuses_and_messages(project: Project, arguments: list[str], stat
 def test_an_unforeseen_fault_is_one_line_and_a_traceback_on_request(project: Project) -> None:
     project.edit("stages/prepare.py", "    size =", "    1 / 0\n    size =")
     output = project.do(sys.executable, "-m", "stages.prepare", "toy", status=1)
-    assert output == "failed: ZeroDivisionError: division by zero (run with --debug for the traceback)\n"
+    assert output == "failed: ZeroDivisionError: division by zero (`python -m tasks.prepare toy --debug` shows where)\n"
     assert "Traceback" in project.do(sys.executable, "-m", "stages.prepare", "toy", "--debug", status=1)
 
 

@@ -484,7 +484,9 @@ TOY = Importer(lambda source: source.path.suffix == ".toy", read_toy, words="toy
 
 @pytest.mark.parametrize("importer", [*importers.IMPORTERS, TOY], ids=lambda one: one.plan.__module__.split(".")[-1])
 def test_each_format_is_recognised_by_its_importer_alone_and_read(project, monkeypatch, importer):
-    name, path = EXAMPLES["toy" if importer is TOY else importer.plan.__module__.rpartition(".")[2]]()
+    example = "toy" if importer is TOY else importer.plan.__module__.rpartition(".")[2]
+    assert example in EXAMPLES, f"add a small source of format {example} to EXAMPLES"
+    name, path = EXAMPLES[example]()
     assert set(importer.options) <= {field.name for field in fields(Options)}
     monkeypatch.setattr(importers, "IMPORTERS", [*importers.IMPORTERS, TOY])
     source = Source(name, path, Options())

@@ -159,8 +159,10 @@ def test_quee_profile_writes_beside_the_bundle(bundle: Path) -> None:
         classifier = load_bundle(bundle)
         assert classifier.profile is not None and classifier.profile.engine == "torch"
         path.write_text(path.read_text().replace(classifier.digest, "0" * 64))
-        with pytest.raises(IntegrityError, match="another bundle"):
-            load_bundle(bundle)
+        earlier = load_bundle(bundle)
+        assert earlier.profile is None
+        with pytest.raises(UsageError, match="quee profile"):
+            earlier.predict(np.zeros((1, 8, 8), np.uint8), latency_ms=1.0)
         path.write_text("{}")
         with pytest.raises(IntegrityError, match="quee profile"):
             read_profile(bundle, "")
