@@ -5,14 +5,16 @@ and exits at gate 2. The vertices of the prefix tree are the nodes. Node ids cou
 precisions, so that a parent's id is below its children's.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quee.errors import UsageError
+from quee.errors import IntegrityError, UsageError
 from quee.precision import Precision
 
 if TYPE_CHECKING:
@@ -192,12 +194,13 @@ def _restricts(rules: "Considered | None") -> bool:
     return rules is not None and (rules.max_switches, rules.monotone, rules.sample) != (None, None, None)
 
 
-def read_tree(folder: Path) -> tuple[PathTree, dict[str, Any]]:
-    """The tree of `tree.json` in a folder, and the whole description; raises IntegrityError on a missing or newer file."""
+def read_tree(folder: "os.PathLike[str]") -> tuple[PathTree, dict[str, Any]]:
+    """The tree in `tree.json` of a folder, and the whole description; raises IntegrityError for a missing or newer file."""
     from quee.work.io import FORMAT, read_json
 
-    description = read_json(folder / "tree.json")
+    file = FilePath(folder) / "tree.json"
+    description = read_json(file)
     if description.get("format", 0) > FORMAT:
-        raise IntegrityError(f"{folder / 'tree.json'} has format {description['format']}; this version reads {FORMAT}")
+        raise IntegrityError(f"{file} has format {description['format']}; this version reads {FORMAT}")
     names = [node["path"] for node in description["nodes"]]
     return PathTree.from_names(description["precisions"], description["segments"], names), description
