@@ -19,6 +19,7 @@ from quee.network import HEAD
 from quee.network.base import SegmentedBackbone
 from quee.precision import ACTIVATION_BITS, WEIGHT_BITS, Precision
 from quee.quantization.calibration import checked, quantize_
+from quee.quantization.folding import folded
 from quee.quantization.layers import quantizable, resolved
 from quee.quantization.units import Unit, run_unit, sources, units_of
 from quee.settings.quantize import QuantizationConfig
@@ -147,6 +148,7 @@ def sensitivity(
 
     A LayerNorm into which a layer's scales are folded changes with it. sqnr_db is None for a layer that disturbs nothing.
     """
+    backbone = folded(backbone)
     network = deepcopy(backbone)
     units = units_of(backbone)
     states = [images]

@@ -20,7 +20,7 @@ class Layout:
     anchor: str
     """Regular expression of a key's end that tells the layout; what is before it is a prefix."""
     convert: Callable[[State], State] | None = None
-    """Its names to timm's (T2T-ViT's stay the authors'); None: no backbone here has such parts."""
+    """Its names to the backbone's, mostly timm's; None: no backbone here has such parts."""
     advice: str = ""
     """What to do instead, where it is not read."""
     also: str = ""
@@ -29,6 +29,8 @@ class Layout:
     """Regular expression of keys that no classifier reads; they are left out, and said."""
     note: str = ""
     """What to know of weights under these names."""
+    architecture: str = ""
+    """Module whose `named(state)` tells the backbone that weights are of, with its keywords; empty where none can."""
 
 
 def same(state: State) -> State:

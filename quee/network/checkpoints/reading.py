@@ -42,11 +42,13 @@ class Checkpoint:
     """Weights read from a file."""
 
     state: dict[str, Tensor]
-    """Under timm's or T2T-ViT's names where the layout is known, else under the file's; floating point in float32."""
+    """Under the backbone's names where the layout is known, else under the file's; floating point in float32."""
     layout: str
     """Name of the file's layout; empty where unknown."""
     facts: tuple[str, ...]
     """What was unwrapped, removed, converted and left out, one part of a sentence each."""
+    architecture: str = ""
+    """Module whose `named(state)` tells the backbone; empty where names and shapes do not say it."""
 
     @property
     def said(self) -> str:
@@ -84,7 +86,7 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
     if found.note:
         facts.append(found.note)
     plain = {key: _checked(key, value, path) for key, value in found.state.items()}
-    return Checkpoint(plain, found.layout, tuple(facts))
+    return Checkpoint(plain, found.layout, tuple(facts), found.architecture)
 
 
 def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
