@@ -104,7 +104,7 @@ def compute_predictions(networks: Networks, precision: str, ids: np.ndarray) -> 
         backbone = _network(networks, precision)
         path = [Precision(precision)] * backbone.segments
         model = backbone.model(path[-1])
-        place = next(model.parameters()).device
+        place = next(backbone.first.parameters()).device  # the float network's; a quantized one may have no parameters
         batches = networks.images().batches(ids, model.input, MICRO_BATCH)
         logits = [backbone.classify(path[-1], backbone.run_path(path, x.to(place))).cpu() for _, x, _ in batches]
     return torch.cat(logits).argmax(dim=1).numpy().astype(DTYPE).tobytes()
