@@ -164,7 +164,8 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
         elif isinstance(module, nn.Linear | nn.Conv2d):
             reduction = prod(module.weight.shape[1:])
             products.append(Product(name, segment, "weight", output.numel() * reduction, reduction, part))
-        elif not list(module.children()) and not isinstance(module, nn.Identity | nn.Dropout):
+        elif not list(module.children()) and not isinstance(module, nn.Identity | nn.Dropout | nn.BatchNorm2d):
+            # BatchNorm is folded into the convolution before it.
             elementwise.append(Elementwise(name, segment, output.numel()))
 
     def hook(name: str):  # type: ignore[no-untyped-def]

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class Published:
 
 _T2T = "the table of models at github.com/yitu-opensource/T2T-ViT"
 _TRANSFERRED = "the section on transfer learning at github.com/yitu-opensource/T2T-ViT"
+_RESNET_CIFAR = "the table at github.com/akamaster/pytorch_resnet_cifar10"
 _DINOV2 = "dl.fbaipublicfiles.com/dinov2/dinov2_vits14 (github.com/facebookresearch/dinov2)"
 
 PUBLISHED = {
@@ -61,6 +63,8 @@ PUBLISHED = {
         ("imagenet",),
         "dinov2_vits14_linear_head.pth",
     ),
+    "resnet20_cifar10": Published("resnet20_cifar", "resnet20-12fca82f.th", _RESNET_CIFAR, ("cifar10",)),
+    "resnet56_cifar10": Published("resnet56_cifar", "resnet56-4bfd9763.th", _RESNET_CIFAR, ("cifar10",)),
 }
 """Published weights by their name in this project's experiments."""
 
@@ -93,7 +97,7 @@ def weights_path(name: str) -> Path:
 
 
 def import_weights(
-    backbone: str,
+    backbone: str | None,
     source: Path,
     target: Path,
     head: Path | None = None,
@@ -102,17 +106,24 @@ def import_weights(
 ) -> int:
     """Write the weights in `source`, and the linear head in `head`, to `target`; returns the number of parameters.
 
-    `kwargs` are an experiment's `backbone.kwargs`. T2T-ViT and DINOv2 keep their authors' names of weights; other
-    layouts get timm's. Weights without a head are accepted too, for finetuning or probing. Raises QueeError naming
-    missing and unexpected keys where the weights do not fit the backbone with as many classes as the weights have.
+    Where `backbone` is None, it is the one whose name `target` has, or else the one that the file's own names and shapes
+    say. `kwargs` are an experiment's `backbone.kwargs`. Weights without a head are accepted too, for finetuning or probing.
+    Raises QueeError naming missing and unexpected keys where the weights do not fit the backbone with as many classes as
+    the weights have, and UsageError where no backbone is known.
     """
-    from quee.network.architectures import refuse_unknown
+    from quee.network.architectures import is_backbone, refuse_unknown
     from quee.network.checkpoints.reading import read_checkpoint, with_head
 
-    refuse_unknown(backbone)
+    if backbone is not None:
+        refuse_unknown(backbone)
     given = dict(kwargs or {})
     found = read_checkpoint(source)
     state = found.state
+    if backbone is None and found.architecture and not is_backbone(target.stem):
+        backbone, told = import_module(found.architecture).named(state)
+        given = {**told, **given}
+    backbone = backbone or target.stem
+    refuse_unknown(backbone)
     if head is not None:
         if "dinov2" not in backbone:
             raise UsageError(f"a head of its own is for DINOv2's backbones; {backbone!r} has its head in its weights")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from quee.errors import QueeError
 from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
+from quee.quantization.folding import fold_, folded
 from quee.quantization.grids import search_quantizer, thinned
 from quee.quantization.layers import (
     QUANTIZED,
@@ -39,7 +40,7 @@ PLAIN_BITS = 8
 
 
 class Calibrator:
-    """Quantizes a copy of a float network unit by unit; `network` is the copy."""
+    """Quantizes a copy of a float network, with BatchNorm folded, unit by unit; `network` is the copy."""
 
     def __init__(
         self,
@@ -50,9 +51,9 @@ class Calibrator:
         """`partial` is a folder that keeps finished units for a later call."""
         if config.precision.is_float:
             raise QueeError(f"quantize_ makes integer precisions such as w8a8, not {config.precision}")
-        self.float, self.config = model, config
-        self.network = deepcopy(model)
-        self.units = units_of(model)
+        self.float, self.config = folded(model), config
+        self.network = deepcopy(self.float)
+        self.units = units_of(self.float)
         self.norms: set[str] = set()
         """LayerNorms that differ from the float network's."""
         self.latents: dict[str, Tensor] = {}
@@ -290,7 +291,8 @@ def _float_segment(calibrator: Calibrator, segment: int, reference: Tensor) -> T
 
 
 def install(model: nn.Module, calibrator: Calibrator) -> nn.Module:
-    """Put the calibrated layers into the float model."""
+    """Put the calibrated layers into the float model, whose BatchNorm is folded."""
+    fold_(model)
     for name, module in list(calibrator.network.named_modules()):
         if isinstance(module, QUANTIZED):
             model.set_submodule(name, module)

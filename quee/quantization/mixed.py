@@ -20,6 +20,7 @@ from quee.network import HEAD
 from quee.network.base import SegmentedBackbone
 from quee.precision import ACTIVATION_BITS, WEIGHT_BITS, Precision
 from quee.quantization.calibration import checked, quantize_
+from quee.quantization.folding import folded
 from quee.quantization.layers import quantizable, resolved
 from quee.quantization.units import Unit, run_unit, sources, units_of
 from quee.settings.quantize import QuantizationConfig
@@ -148,6 +149,7 @@ def sensitivity(
 
     A LayerNorm that holds folded scales of a layer changes with it. sqnr_db is None for a layer that changes no logit.
     """
+    backbone = folded(backbone)
     network = deepcopy(backbone)
     units = units_of(backbone)
     states = [images]

@@ -124,7 +124,9 @@ def add_weights(
             "--from", metavar="EXPERIMENT", help="Instead of FILE: what this experiment's stage backbone made."
         ),
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Backbone the weights must fit.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Backbone the weights must fit; by default NAME, or what the file says.")
+    ] = None,
     head: Annotated[Path | None, typer.Option(help="DINOv2: file of the published linear head, to join.")] = None,
     trained_on: Annotated[
         str | None,
@@ -166,14 +168,14 @@ def add_weights(
         if not all(seen if trained_on != "none" else ("none",)):
             raise UsageError(f"--trained-on {trained_on!r}: give names of data sets, as imagenet,cifar10, or none")
         _refuse_other_spellings(seen)
-    chosen = backbone or (known.backbone if known else name)
+    chosen = backbone or (known.backbone if known else None)
     refuse_untracked(target)
     new, kwargs = not target.exists(), settings_of(set_ or [])
     count = import_weights(chosen, file, target, head, seen, kwargs)
     track_as(target, target.with_name(f"{name}.dvc"), new=new)
-    built = "".join(f" {key}={json.dumps(value)}" for key, value in kwargs.items())
-    typer.echo(f"added {target}: {count:,} parameters of {chosen}{built}, {_seen(seen)}")
     facts = weights_facts(target)
+    built = "".join(f" {key}={json.dumps(value)}" for key, value in (facts.kwargs or {}).items())
+    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}{built}, {_seen(seen)}")
     typer.echo(f"read as: {facts.read_as}")
     if others := [part for part in seen or () if part not in names_in(DATA)]:
         typer.echo(

@@ -20,7 +20,7 @@ class Layout:
     anchor: str
     """Regular expression for the end of a key that only this layout has; the beginning of the key is a prefix."""
     convert: Callable[[State], State] | None = None
-    """Translates its names to timm's (T2T-ViT keeps the authors'); None where no backbone here has such parts."""
+    """Translates its names to the backbone's, mostly timm's; None where no backbone here has such parts."""
     advice: str = ""
     """Advice for a layout that is not read."""
     also: str = ""
@@ -29,6 +29,8 @@ class Layout:
     """Regular expression of keys that no classifier reads; they are left out and reported."""
     note: str = ""
     """A note about weights under these names."""
+    architecture: str = ""
+    """Module whose `named(state)` tells the backbone of the weights and its keywords; empty where none can."""
 
 
 def same(state: State) -> State:

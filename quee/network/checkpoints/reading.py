@@ -42,11 +42,13 @@ class Checkpoint:
     """Weights read from a file."""
 
     state: dict[str, Tensor]
-    """Weights under timm's or T2T-ViT's names if the layout is known, else under the file's; floating point is float32."""
+    """Weights under the backbone's names if the layout is known, else under the file's; floating point is float32."""
     layout: str
     """Name of the file's layout; empty where unknown."""
     facts: tuple[str, ...]
     """The steps of reading (unwrapped, removed, converted, left out), one phrase each."""
+    architecture: str = ""
+    """Module whose `named(state)` tells the backbone; empty where names and shapes do not say it."""
 
     @property
     def said(self) -> str:
@@ -79,7 +81,7 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
     if found.note:
         facts.append(found.note)
     plain = {key: _checked(key, value, path) for key, value in found.state.items()}
-    return Checkpoint(plain, found.layout, tuple(facts))
+    return Checkpoint(plain, found.layout, tuple(facts), found.architecture)
 
 
 def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:

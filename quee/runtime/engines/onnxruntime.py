@@ -9,6 +9,9 @@ import numpy as np
 from quee.precision import Precision
 from quee.runtime.engines.graphs import LARGEST, GraphEngine, Run
 
+BIAS_ROUNDING = "WeightBiasQuantization"
+"""Rounds a convolution's bias to steps of input scale × weight scale, which at 4 bits is far from what was simulated."""
+
 
 class OnnxRuntimeEngine(GraphEngine):
     name = package = "onnxruntime"
@@ -31,7 +34,9 @@ class OnnxRuntimeEngine(GraphEngine):
         options.add_session_config_entry("session.x64quantprecision", "1")
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=[BIAS_ROUNDING]
+        )
 
     def sizes(self, path: Path) -> Sequence[int]:
         return (LARGEST,)

@@ -39,11 +39,22 @@ def classifier(request: pytest.FixtureRequest, bundle: Path) -> AdaptiveClassifi
     return load_bundle(bundle, engine=request.param)
 
 
-@pytest.fixture(scope="module")
-def bundle(backbone: SegmentedBackbone, digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("toy") / "bundle"
-    quee.fit(backbone, *digits, out, precisions=["w4a4", "w8a8"])
+@pytest.fixture(scope="module", params=["toy_convnet", "resnet20_cifar"])
+def bundle(request: pytest.FixtureRequest, digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("maps") / "bundle"
+    network = request.getfixturevalue("backbone") if request.param == "toy_convnet" else small_resnet()
+    quee.fit(network, *digits, out, precisions=["w4a4", "w8a8"])
     return out
+
+
+def small_resnet() -> SegmentedBackbone:
+    """With residual sums, padded shortcuts and BatchNorm whose statistics are not its initial ones."""
+    torch.manual_seed(0)
+    network = create_backbone("resnet20_cifar", gates=(1, 3), depth=3, in_chans=1, img_size=8)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.load_state_dict({key: value + 0.1 for key, value in module.state_dict().items()})
+    return network
 
 
 @torch.inference_mode()

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 from quee.errors import QueeError
 from quee.network.checkpoints.layout import Layout, State
-from quee.network.checkpoints.layouts import dinov2, google, hugging_face, mmpretrain, t2t_vit, timm, torchvision
+from quee.network.checkpoints.layouts import (
+    dinov2,
+    google,
+    hugging_face,
+    mmpretrain,
+    resnet_cifar,
+    t2t_vit,
+    timm,
+    torchvision,
+)
 
 _PREPARED = "only backbones of `quee.network.architectures` are run; see docs/backbones.md for their names"
 
@@ -44,7 +53,8 @@ LAYOUTS = (
     timm.MAE,
     timm.DEIT3,
     timm.LAYOUT,
-    Layout("ResNet", r"layer1\.0\.conv1\.weight", advice=_PREPARED),
+    Layout("ResNet", r"layer4\.0\.conv1\.weight", advice=_PREPARED),
+    resnet_cifar.LAYOUT,
     Layout("Hugging Face ResNet", r"embedder\.embedder\.convolution\.weight", advice=_PREPARED),
     Layout("ConvNeXt", r"stages\.0\.(?:blocks\.0\.conv_dw|layers\.0\.dwconv|0\.dwconv)\.weight", advice=_PREPARED),
     Layout("torchvision convolutional network", r"features\.0\.(?:0\.)?weight", advice=_PREPARED),
@@ -58,7 +68,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Recognised:
-    """Weights under timm's (or T2T-ViT's) names."""
+    """Weights under the names of a backbone here, mostly timm's."""
 
     state: State
     layout: str
@@ -67,6 +77,8 @@ class Recognised:
     left_out: tuple[str, ...] = ()
     """Keys that were left out."""
     note: str = ""
+    architecture: str = ""
+    """As in `Layout`."""
 
 
 HEAD = re.compile(r"(?:\w+_)?(?:heads?|classifier|fc|logits)\d?[./]")
@@ -74,7 +86,7 @@ HEAD = re.compile(r"(?:\w+_)?(?:heads?|classifier|fc|logits)\d?[./]")
 
 
 def recognise(state: State, source: str) -> Recognised:
-    """The weights under timm's names, by the first layout whose anchor is among the keys.
+    """The weights under the names of a backbone here, by the first layout whose anchor is among the keys.
 
     Raises QueeError naming the layout where no backbone here has its parts, where the file holds several networks, or
     where a head is outside of the network.
@@ -114,4 +126,5 @@ def _taken(state: State, layout: Layout, prefixes: list[str], source: str) -> Re
         converted = layout.convert(kept)
     except QueeError as error:
         raise QueeError(f"{source} ({layout.name}): {error}") from None
-    return Recognised(converted, layout.name, prefix, (*outside, *(prefix + key for key in unused)), layout.note)
+    left_out = (*outside, *(prefix + key for key in unused))
+    return Recognised(converted, layout.name, prefix, left_out, layout.note, layout.architecture)

@@ -30,6 +30,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "vit_small_patch14_dinov2.lvd142m": {"img_size": 56, "depth": 5, "num_classes": 10},
     "t2t_vit_19": {"img_size": 48, "depth": 4, "num_classes": 10},
     "t2t_vit_24": {"img_size": 48, "depth": 4, "num_classes": 10},
+    "resnet20_cifar": {"img_size": 16, "shortcut": "B", "in_chans": 1},
+    **{f"resnet{layers}_cifar": {"img_size": 16} for layers in (32, 44, 56, 110)},
 }
 T2T: dict[str, Any] = {"img_size": 48, "num_classes": 10}
 TINY: dict[str, Any] = {"img_size": 64, "embed_dim": 32, "num_heads": 4, "depth": 4, "num_classes": 10}

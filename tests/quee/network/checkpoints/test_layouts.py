@@ -266,6 +266,12 @@ def of_torchvision(state: State) -> State:
     return random(torchvision.models.VisionTransformer(32, 16, 2, 4, 32, 64, num_classes=5))
 
 
+def of_akamaster(state: State) -> State:
+    """A ResNet's weights as akamaster publishes them: without the counters of BatchNorm, the classifier as `linear`."""
+    kept = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    return {key.replace("head.", "linear."): value for key, value in kept.items()}
+
+
 SMALL_DINOV2 = {**SIZE, "img_size": 28, "init_values": 1e-5}
 EXAMPLES: dict[str, tuple[str, dict[str, Any], Callable[[State], State]]] = {
     "timm ViT": (VIT, SIZE, lambda state: state),
@@ -288,6 +294,7 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any], Callable[[State], State]]] = {
         SIZE,
         lambda state: {key: torch.from_numpy(value.copy()) for key, value in of_google(state, 4, False).items()},
     ),
+    "ResNet for CIFAR": ("resnet20_cifar", {"shortcut": "B"}, of_akamaster),
     "Hugging Face ViT, DeiT or DINOv2": (
         VIT,
         SIZE,
@@ -345,7 +352,7 @@ def test_a_head_outside_of_the_network_is_not_guessed(head: str) -> None:
 
 
 FOREIGN = {
-    "ResNet": ["conv1.weight", "layer1.0.conv1.weight"],
+    "ResNet": ["conv1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"],
     "ConvNeXt": ["stem.0.weight", "stages.0.blocks.0.conv_dw.weight"],
     "Swin Transformer": ["layers.0.blocks.0.attn.relative_position_bias_table", "norm.weight"],
     "BEiT": ["blocks.0.norm1.weight", "blocks.0.attn.q_bias"],
