@@ -16,6 +16,7 @@ from quee.network.architectures import check_state_dict, create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
+from quee.quantization.folding import fold_
 from quee.quantization.layers import QuantizedConv2d, QuantizedLinear, empty_quantized, finalize, layout, pack, unpack
 from quee.work.io import (
     FORMAT,
@@ -104,7 +105,7 @@ def load_quantized(folder: Path, precision: Precision, backbone: SegmentedBackbo
             raise ValueError(f"it is {facts['precision']}")
     except (KeyError, ValueError) as error:
         raise IntegrityError(f"{path} does not describe a network at {precision}: {error}") from None
-    model = empty_quantized(deepcopy(backbone), parts)
+    model = empty_quantized(fold_(deepcopy(backbone)), parts)
     assert isinstance(model, SegmentedBackbone)
     for name, module in _with_weights(model):
         if (key := f"{name}.weight") in arrays:

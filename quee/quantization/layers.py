@@ -14,7 +14,6 @@ from torch.nn import functional
 from quee.errors import IntegrityError, QueeError
 from quee.network.attention import MatMul
 from quee.precision import Precision
-from quee.quantization.folding import fold_
 from quee.settings.quantize import QuantizationConfig
 
 
@@ -335,9 +334,8 @@ def layout(model: nn.Module) -> dict[str, list[str]]:
 def empty_quantized(model: nn.Module, layout: Layout) -> nn.Module:
     """Replace the layers of `model` in place by empty quantized ones; load a state dict next and then call `finalize`.
 
-    BatchNorm is folded first. Raises QueeError where the layout is not one of this model.
+    BatchNorm must be folded. Raises QueeError where the layout is not one of this model.
     """
-    fold_(model)
     layers = quantizable(model)
     if set(layers) != set(layout):
         odd = min(set(layers) ^ set(layout))

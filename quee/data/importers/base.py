@@ -67,7 +67,7 @@ class Source:
     def path(self) -> Path:
         """The file or folder; raises UsageError where none was given or it does not exist."""
         if self.given is None:
-            raise UsageError(f"dataset {self.name!r} needs a source, a file or folder")
+            raise UsageError(f"dataset {self.name!r} needs a source: give a file or folder")
         if not self.given.exists():
             raise UsageError(f"source {shown(self.given)} does not exist")
         return self.given
