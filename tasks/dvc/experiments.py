@@ -43,10 +43,10 @@ def listed_experiments(root: Path) -> list[str]:
 
 
 def refuse_other_paths(root: Path, experiment: "Experiment") -> None:
-    """Raises UsageError where params.yaml names other data or weights than the experiment's YAML."""
-    entry = _read(root).get(experiment.name) if (root / FILE).is_file() else None
-    if entry is not None and entry != paths_of(experiment):
-        raise UsageError(f"{_difference(experiment, entry)}; `quee plan` puts it right")
+    """Raises UsageError where params.yaml names no or other data or weights than the experiment's YAML."""
+    known = _read(root) if (root / FILE).is_file() else {}
+    if experiment.name in known and known[experiment.name] != paths_of(experiment):
+        raise UsageError(f"{_difference(experiment, known[experiment.name])}; `quee plan` puts it right")
 
 
 def put_right(root: Path, names: list[str], notify: Callable[[str], None]) -> None:

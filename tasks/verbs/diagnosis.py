@@ -68,12 +68,15 @@ def _git(root: Path) -> str:
 
 def _settings(root: Path) -> str:
     from quee.settings.experiment import experiment_names, load_experiment
+    from tasks.dvc.experiments import refuse_other_paths
     from tasks.dvc.session import checked
 
     names = experiment_names(root / "experiments")
     for name in names:
         load_experiment(name, root / "experiments")
     listed = checked(root, None)
+    for name in listed:
+        refuse_other_paths(root, load_experiment(name, root / "experiments"))
     return f"{len(names)} experiments are valid; params.yaml builds {', '.join(listed)}"
 
 

@@ -39,6 +39,12 @@ def test_what_is_committed_is_what_the_experiments_say() -> None:
     assert content["digits"] == paths_of(load_experiment("digits", ROOT / "experiments"))
 
 
+def test_a_list_of_names_is_told_with_what_makes_it_a_mapping(root: Path) -> None:
+    (root / "params.yaml").write_text("experiments: [toy]\n")
+    with pytest.raises(UsageError, match=r"experiments\.toy\.data is None.*`quee plan` puts it right"):
+        refuse_other_paths(root, load_experiment("toy", root / "experiments"))
+
+
 def test_a_list_of_names_becomes_a_mapping_and_comments_stay(root: Path) -> None:
     text, said = written(root, "# which to build\nexperiments: [toy]\n", "tuned")
     assert text.startswith("# which to build\n")
