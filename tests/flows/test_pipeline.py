@@ -78,7 +78,8 @@ def test_an_unchanged_run_says_so_and_adds_nothing_while_a_lost_server_costs_a_m
     assert (here.root / "mlflow.db").read_bytes() == before
     here.write("data/digits/train-1.parquet", "more")
     here.do("dvc", "add", "-q", "data/digits")
-    assert {row["did"] for row in quee_pipeline(only_changed_data=True)} == {"ran"}
+    ran = {row["stage"] for row in quee_pipeline(only_changed_data=True) if row["did"] == "ran"}
+    assert {"prepare@toy", "targets@toy"} <= ran  # `evaluate` reads targets that came out equal
 
 
 @pytest.mark.slow
