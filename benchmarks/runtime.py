@@ -40,7 +40,7 @@ from quee.runtime import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.engines import Step, open_engine
 from quee.runtime.executor import Executor, Flight
-from quee.runtime.profile import Profile, measure
+from quee.runtime.profile import measure, profile_of
 from quee.settings.experiment import load_experiment
 from quee.work.io import read_json, read_table
 from quee.work.machine import cpu_model
@@ -296,7 +296,7 @@ def quee_runs(
 
     options.budget = chosen(classifier)
     timings = measure(engine, classifier.policy, names, x[:64], (1, 2, 4, 8, 16, 32, 64), 9)
-    classifier.profile = Profile("", engine.name, "", options.threads, "", timings)
+    classifier.profile = profile_of("", engine, timings)
     milliseconds = {batch: chosen(classifier.timed(batch)) for batch in BATCHES}
     print(f"budget {options.budget:.3f} of static w8a8, or by batch {milliseconds} ms per image")
     for timing in timings:
