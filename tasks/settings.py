@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from quee.work.io import write_bytes
+from quee.work.io import write_bytes, write_json
 from tasks.dvc import dependencies
 from tasks.dvc.experiments import refuse_other_paths
 from tasks.resolved import NAME, as_text
@@ -14,7 +14,7 @@ def run(stage: Stage) -> None:
     refuse_other_paths(Path(), stage.experiment)
     code = dependencies.code_of(Path(), stage.experiment.backbone.name)
     write_bytes(stage.out / NAME, as_text(stage.experiment).encode())
-    write_bytes(stage.out / dependencies.NAME, dependencies.as_text(code).encode())
+    write_json(stage.out / dependencies.NAME, code)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from quee.network.architectures import check_state_dict, create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
-from quee.quantization.folding import fold_
+from quee.quantization.folding import fold_, folded
 from quee.quantization.layers import QuantizedConv2d, QuantizedLinear, empty_quantized, finalize, layout, pack, unpack
 from quee.work.io import (
     FORMAT,
@@ -128,9 +128,10 @@ def load_precisions(backbone_dir: Path, quantized_dir: Path, precisions: Iterabl
     """A backbone at the given precisions and in floating point."""
     float_model = load_backbone(backbone_dir)
     models = {Precision("fp32"): float_model}
+    plain = folded(float_model)  # once for all precisions: finding BatchNorm runs the network
     for precision in sorted({*precisions} - set(models)):
         if not precision.is_float:
-            models[precision] = load_quantized(quantized_dir, precision, float_model)
+            models[precision] = load_quantized(quantized_dir, precision, plain)
         elif precision.name not in ("fp32", "bf16", "fp16"):
             raise QueeError(f"nothing executes {precision}")
     return MultiPrecisionBackbone(models)

@@ -20,8 +20,6 @@ from quee.errors import IntegrityError
 
 FORMAT = 1
 """Format number of every file written; readers refuse a newer one."""
-HEADER_BYTES = 100 << 20
-"""Largest header of a safetensors file."""
 VERIFIED = Path(".quee") / "verified"
 """Folder with the digests of large files, one file per digest."""
 REMEMBERED_BYTES = 8 << 20

@@ -15,7 +15,6 @@ import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -87,11 +86,6 @@ def code_of(project: Path, backbone: str) -> dict[str, dict[str, str]]:
                 if f"/{NAME}" in json.dumps(stage):
                     found[name] = {path: digest(root, path) for path in sorted(used_by(name, backbone, root))}
     return found
-
-
-def as_text(code: dict[str, Any]) -> str:
-    """Content of the file of digests."""
-    return json.dumps(code, indent=1, sort_keys=True) + "\n"
 
 
 def used_by(stage: str, backbone: str, root: Path = ROOT, start: str | None = None) -> set[str]:
@@ -198,9 +192,9 @@ def _defining(root: Path, module: str, name: str) -> str | None:
         return file
     file = _file(root, module)
     if file:
-        for passed, source in _passed_on(root / file, (root / file).stat().st_mtime_ns).items():
-            if passed == name and _file(root, source[0]):
-                return _defining(root, *source)
+        source = _passed_on(root / file, (root / file).stat().st_mtime_ns).get(name)
+        if source and _file(root, source[0]):
+            return _defining(root, *source)
     return file
 
 

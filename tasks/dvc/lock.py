@@ -16,6 +16,7 @@ from quee.errors import IntegrityError, QueeError, UsageError
 from quee.settings.sets import DATASET
 from quee.work.io import canonical
 from quee.work.registry import unknown
+from tasks.dvc.dependencies import code_file
 from tasks.resolved import settings_file
 from tasks.stages import SETTINGS
 
@@ -75,7 +76,7 @@ class StageResult:
     @cached_property
     def code(self) -> dict[str, str]:
         """Digests of code by path, where they were recorded as parameters and not as dependencies."""
-        found = self.entry.get("params", {}).get(f"artifacts/{self.experiment}/{SETTINGS}/code.json") or {}
+        found = self.entry.get("params", {}).get(code_file(self.experiment)) or {}
         return dict(found.get(self.stage) or {})
 
     @property

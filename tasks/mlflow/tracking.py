@@ -85,11 +85,13 @@ def track(
             return Tracked(known=pending.known, skipped=pending.skipped)
     with store_lock(root, uri, notify), writing(uri):
         store = Store(root, uri)
-        pending = find_pending(root, results, store.held(), pyfunc, problem)
+        held = store.held()
+        pending = find_pending(root, results, held, pyfunc, problem)
         done = Tracked(known=pending.known, skipped=pending.skipped)
         if pending:
             _add(store, pending, pyfunc, done)
-        write_ledger(store)
+            held = store.held()
+        write_ledger(store, held)
     return done
 
 
@@ -172,9 +174,9 @@ def read_ledger(root: Path, uri: str) -> Held:
         return Held()
 
 
-def write_ledger(store: Store) -> None:
-    """Record the store's present contents."""
-    file, held = _ledger(store.root, store.uri), store.held()
+def write_ledger(store: Store, held: Held) -> None:
+    """Record the store's contents."""
+    file = _ledger(store.root, store.uri)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, {"runs": held.runs, "bundles": sorted(held.bundles)})
 
@@ -183,5 +185,6 @@ def prepare_store(root: Path, uri: str) -> Store:
     """The store; a missing local store is made under the lock, before several processes open it."""
     if is_missing(uri):
         with store_lock(root, uri), writing(uri):
-            write_ledger(Store(root, uri))
+            store = Store(root, uri)
+            write_ledger(store, store.held())
     return Store(root, uri)

@@ -71,13 +71,12 @@ def _settings(root: Path) -> str:
     from tasks.dvc.experiments import refuse_other_paths
     from tasks.dvc.session import checked
 
-    names = experiment_names(root / "experiments")
-    for name in names:
-        load_experiment(name, root / "experiments")
+    folder = root / "experiments"
+    known = {name: load_experiment(name, folder) for name in experiment_names(folder)}
     listed = checked(root, None)
     for name in listed:
-        refuse_other_paths(root, load_experiment(name, root / "experiments"))
-    return f"{len(names)} experiments are valid; params.yaml builds {', '.join(listed)}"
+        refuse_other_paths(root, known[name])
+    return f"{len(known)} experiments are valid; params.yaml builds {', '.join(listed)}"
 
 
 def _locks(root: Path) -> str:

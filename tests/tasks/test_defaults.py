@@ -17,6 +17,7 @@ from toy_project import ROOT, Project
 
 from quee.settings.experiment import BLOCKS, Experiment, load_experiment, resolved
 from quee.settings.quantize import OWN, Quantize
+from quee.work.io import json_bytes
 from tasks.dvc import dependencies
 from tasks.dvc.experiments import put_right
 from tasks.dvc.lock import read_lock
@@ -53,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
         experiment = load_experiment(name, project.root / "experiments")
         project.write(settings_file(name), as_text(experiment))
         code = dependencies.code_of(project.root, experiment.backbone.name)
-        project.write(dependencies.code_file(name), dependencies.as_text(code))
+        project.write(dependencies.code_file(name), json_bytes(code).decode())
         for stage in PIPELINE:
             if stage != SETTINGS:
                 project.write(f"artifacts/{name}/{stage}/metrics.json", json.dumps({"of": [name, stage]}))
