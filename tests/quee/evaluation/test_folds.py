@@ -68,7 +68,7 @@ def test_where_nothing_is_fitted_the_curve_over_folds_is_that_of_one_test_split(
         {"validation": rotations.settings[0].caches["validation"], "test": once}, rotations.settings[0].costs
     )
     (alone,) = (sweep for sweep in fixed_sweeps(setting) if sweep.name == "static_w8a8")
-    expected = measure(alone, rotations.yardsticks[0])
+    expected = Rotations([setting], BUDGETS).measure([alone])
     assert [row for row in together.curve if row[0] == "test"] == [row for row in expected.curve if row[0] == "test"]
 
 
