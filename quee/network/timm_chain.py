@@ -14,6 +14,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import Conv2dSame as TimmConv2dSame
 from timm.layers import SEModule
 from timm.layers.adaptive_avgmax_pool import FastAdaptiveAvgPool
 from timm.layers.grn import GlobalResponseNorm
@@ -24,6 +25,7 @@ from torch.func import functional_call
 from quee.data.preprocessing import Preprocessing, spread
 from quee.errors import UsageError
 from quee.network.base import SegmentedBackbone, mean, pooled, weight_products
+from quee.network.convolution import Conv2dSame
 
 NO_HEAD = "this model has no classification head of its own; give num_classes among its kwargs"
 GATES = 4
@@ -62,12 +64,14 @@ class StableSqueeze(SEModule):
         return x * self.gate(self.fc2(self.act(self.bn(self.fc1(squeezed)))))
 
 
-_STABLE: dict[type[nn.Module], type[nn.Module]] = {
+_OURS: dict[type[nn.Module], type[nn.Module]] = {
+    TimmConv2dSame: Conv2dSame,
     FastAdaptiveAvgPool: StablePool,
     GlobalResponseNorm: StableResponseNorm,
     SqueezeExcite: StableExcite,
     SEModule: StableSqueeze,
 }
+"""timm's layers that are replaced."""
 
 
 @dataclass
@@ -266,8 +270,8 @@ class TimmChain(SegmentedBackbone):
         for module in model.modules():
             if getattr(module, "inplace", False):  # states are used more than once
                 module.inplace = False  # type: ignore[assignment]
-            if (stable := _STABLE.get(type(module))) is not None:
-                module.__class__ = stable  # the same parts and settings, with a mean of its own
+            if (ours := _OURS.get(type(module))) is not None:
+                module.__class__ = ours  # with the same parts and settings
         self.chain, self.channels_last = chain_of(model, input.shape, channels_last), channels_last
         self._head = type(model).forward_head
         self.__dict__.update(vars(model))  # timm's `forward_head` reads the settings
