@@ -15,11 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from quee.cost import trace_cost
 from quee.errors import QueeError, UsageError
-from quee.network import architectures
+from quee.network import architectures, timm_chain
 from quee.network.architectures import check_state_dict, create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
-from quee.network.timm_chain import takes_size
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_
 from quee.settings.quantize import QuantizationConfig
@@ -85,7 +84,10 @@ def build(name: str, kwargs: dict[str, Any]) -> SegmentedBackbone:
 
 def shortened(name: str, kwargs: dict[str, Any], depth: int) -> dict[str, Any]:
     """Fewer blocks, where the architecture takes a depth."""
-    parameters = signature(import_module(architectures.module_of(name)).create).parameters.values()
+    create = import_module(architectures.module_of(name)).create
+    if create is timm_chain.create:
+        return kwargs
+    parameters = signature(create).parameters.values()
     takes = any(parameter.name == "depth" or parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
     return {**kwargs, "depth": depth} if takes else kwargs
 
@@ -155,10 +157,10 @@ def test_all_precisions_of_the_experiments_run_segment_by_segment(name: str, kwa
         assert torch.equal(alone[0], logits[2])  # with any other samples in the batch
 
 
-@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2 + CHAINS)
 @torch.inference_mode()
 def test_every_precision_runs_on_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
-    kwargs = shortened(name, kwargs, max(2, kwargs.get("layers", 1)))
+    kwargs = shortened(name, kwargs, 4 if kwargs.get("layers") == 4 else 2)
     backbone = build(name, kwargs)
     x = images(backbone, 4)
     expected = backbone(x)
@@ -193,7 +195,7 @@ def test_cost_is_additive_over_segments(name: str, kwargs: dict[str, Any]) -> No
 @torch.inference_mode()
 def test_timm_backbones_give_timms_outputs_and_keys(name: str, kwargs: dict[str, Any]) -> None:
     backbone = build(name, kwargs)
-    taken = kwargs if takes_size(name) else {key: value for key, value in kwargs.items() if key != "img_size"}
+    taken = kwargs if timm_chain.takes_size(name) else {key: value for key, value in kwargs.items() if key != "img_size"}
     original = timm.create_model(name, **taken).eval()
     assert set(backbone.state_dict()) == set(original.state_dict())
     original.load_state_dict(backbone.state_dict())
