@@ -25,7 +25,7 @@ import numpy as np
 
 from quee.cache.read import FeatureCache, read_cache
 from quee.data.source import open_dataset
-from quee.exits import ExitHeads
+from quee.exits.heads import ExitHeads
 from quee.export.graphs import export_graphs
 from quee.features import GateView
 from quee.network.execution import MultiPrecisionBackbone
@@ -131,7 +131,7 @@ def main() -> int:
     networks: MultiPrecisionBackbone = load_precisions(
         artifacts / "backbone", artifacts / "quantize", cache.tree.precisions
     )
-    heads = ExitHeads.load(artifacts / "exits" / "heads.safetensors")
+    heads = ExitHeads.load(artifacts / "exits" / "heads.safetensors", networks.first)
     view = GateView(networks, heads, bundle.view.embedding)
     b = bundle
     executor = AdaptiveClassifier(view, policy, b.costs, b.points, b.classes, b.budget)

@@ -28,7 +28,7 @@ import torch
 
 from quee.data.source import open_dataset
 from quee.data.splits import split_ids
-from quee.exits import ExitHead, ExitHeads
+from quee.exits.heads import ANY, Classifier, ExitHead, ExitHeads
 from quee.export.graphs import export_graphs
 from quee.features import GateView
 from quee.network.architectures import create_backbone
@@ -372,9 +372,11 @@ def sizes(options: argparse.Namespace) -> dict[str, Any]:
         torch.manual_seed(0)
         backbone = create_backbone(name, None, **kwargs).requires_grad_(False).eval()
         segments = backbone.segments
-        widths = [backbone.poolings["cls_mean"] * backbone.width(gate) for gate in range(1, segments)]
+        widths = [backbone.pooled_width(gate, "cls_mean") for gate in range(1, segments)]
         linear = [torch.nn.Linear(width, backbone.num_classes).requires_grad_(False) for width in widths]
-        heads = ExitHeads("cls_mean", [*(ExitHead(layer, layer, None) for layer in linear), ExitHead(None, None, None)])
+        layers = [torch.nn.Sequential(layer) for layer in linear]
+        early = [ExitHead("cls_mean", {ANY: Classifier(layer, layer)}, None) for layer in layers]
+        heads = ExitHeads([*early, ExitHead("", {}, None)])
         view = GateView(MultiPrecisionBackbone({fp32: backbone}), heads, embedding=False)
         folder = Path(mkdtemp(prefix="quee-sizes-"))
         export_graphs(view, [fp32], folder)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quee.exits import ExitHead, ExitHeads
+from quee.exits.heads import ExitHead, ExitHeads
 from quee.export.graphs import export_graphs
 from quee.features import GateView
 from quee.network.base import SegmentedBackbone
@@ -27,9 +27,7 @@ def whole_graph(model: SegmentedBackbone, precision: str = "fp32") -> Path:
     """The whole network as one graph with its logits; the input is `x`."""
     whole = deepcopy(model)
     whole.set_gates((len(whole.blocks),))
-    view = GateView(
-        MultiPrecisionBackbone({Precision(precision): whole}), ExitHeads("cls", [ExitHead(None, None, None)]), False
-    )
+    view = GateView(MultiPrecisionBackbone({Precision(precision): whole}), ExitHeads([ExitHead("", {}, None)]), False)
     folder = Path(mkdtemp(prefix="quee-static-"))
     return folder / export_graphs(view, [Precision(precision)], folder)[0]
 

@@ -1,8 +1,9 @@
-"""A network with one hidden layer, fitted to probabilities with explicit gradients.
+"""A network with one hidden layer, fitted to probabilities or to classes with explicit gradients.
 
-Predictors are so small that automatic differentiation and a general optimizer would take most of the time.
+Predictors and exit heads are so small that automatic differentiation and a general optimizer would take most of the time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +45,11 @@ class Perceptron:
 
     def logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs (n, D) to hidden values (n, H) and logits (n, outputs)."""
-        hidden = torch.addmm(self.first_bias, x, self.first.T).relu_()
+        hidden = self._hidden(x)
         return hidden, torch.addmm(self.last_bias, hidden, self.last.T)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.first_bias, x, self.first.T).relu_()
 
     def loss(self, x: Tensor, target: Tensor, known: Tensor) -> Tensor:
         """Mean cross-entropy over the known outputs; `target` and `known` (n, outputs), `known` 0 or 1."""
@@ -57,12 +61,35 @@ class Perceptron:
         loss = _cross_entropy(logits, target, known)
         # The derivative of cross-entropy by a logit is σ(logit) - target.
         error = logits.sigmoid_().sub_(target).mul_(known).div_(known.sum().clamp_min(1))
+        self._backward(x, hidden, error, hidden > 0)
+        return loss
+
+    def differentiate_classes(self, x: Tensor, y: Tensor, kept: Tensor | None) -> Tensor:
+        """The mean cross-entropy (nats) of classes y (n,) by softmax; writes its gradient into `gradient`.
+
+        `kept` (n, H) multiplies the hidden values: dropout's mask, scaled to a mean of one.
+        """
+        hidden = self._hidden(x)
+        slope = (hidden > 0).float()
+        if kept is not None:
+            hidden.mul_(kept)
+            slope.mul_(kept)
+        log_probs = torch.addmm(self.last_bias, hidden, self.last.T).log_softmax(dim=1)
+        each = torch.arange(len(y))
+        loss = -log_probs[each, y].mean()
+        # The derivative of cross-entropy by a logit is p - 1 for the class and p for the others.
+        error = log_probs.exp_()
+        error[each, y] -= 1
+        self._backward(x, hidden, error.div_(len(y)), slope)
+        return loss
+
+    def _backward(self, x: Tensor, hidden: Tensor, error: Tensor, slope: Tensor) -> None:
+        """Write the gradient, given the derivatives by the logits, and those of hidden values by what enters them."""
         torch.mm(error.T, hidden, out=self._last)
         torch.sum(error, 0, out=self._last_bias)
-        behind = torch.mm(error, self.last).mul_(hidden > 0)
+        behind = torch.mm(error, self.last).mul_(slope)
         torch.mm(behind.T, x, out=self._first)
         torch.sum(behind, 0, out=self._first_bias)
-        return loss
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
@@ -95,10 +122,7 @@ def fit_perceptron(
     Stops early on the validation rows and keeps the weights that were best there. Also returns the history by epoch.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    model = Perceptron(x.shape[1], settings.hidden, y.shape[1])
-    for weight in (model.first, model.last):
-        bound = weight.shape[1] ** -0.5
-        weight.uniform_(-bound, bound, generator=generator)
+    model = _started(x.shape[1], settings.hidden, y.shape[1], generator)
     rate = np.clip(np.nanmean(y, axis=0), 0.005, 0.995)
     model.last_bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
     optimizer = AdamW(model.flat, settings.learning_rate, settings.weight_decay)
@@ -125,3 +149,60 @@ def fit_perceptron(
 def _known(y: np.ndarray) -> tuple[Tensor, Tensor]:
     known = np.isfinite(y)
     return torch.from_numpy(np.where(known, y, 0).astype(np.float32)), torch.from_numpy(known.astype(np.float32))
+
+
+def _started(inputs: int, hidden: int, outputs: int, generator: torch.Generator) -> Perceptron:
+    """A network with random weights and zero biases."""
+    model = Perceptron(inputs, hidden, outputs)
+    for weight in (model.first, model.last):
+        bound = weight.shape[1] ** -0.5
+        weight.uniform_(-bound, bound, generator=generator)
+    return model
+
+
+@dataclass(frozen=True)
+class ClassFit:
+    """Settings of a fit to classes; the learning rate falls linearly to zero over the epochs."""
+
+    hidden: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    dropout: float
+    seed: int
+
+
+@one_thread()
+@torch.inference_mode()
+def fit_classes(
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    settings: ClassFit,
+    prepared: Callable[[Tensor], Tensor] = lambda rows: rows,
+    said: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> tuple[Perceptron, list[float]]:
+    """Fit classes y (n,) to inputs (n, D) by cross-entropy of the softmax.
+
+    `prepared` makes the float32 inputs of a batch from its rows of x. `said` is called with each epoch's number, from 1,
+    and its mean loss in nats; the losses are returned, too.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    model = _started(x.shape[1], settings.hidden, classes, generator)
+    optimizer = AdamW(model.flat, settings.learning_rate, settings.weight_decay)
+    steps, step, losses = settings.epochs * -(-len(x) // settings.batch_size), 0, []
+    for epoch in range(settings.epochs):
+        total = torch.zeros(())
+        for rows in torch.randperm(len(x), generator=generator).split(settings.batch_size):
+            kept = None
+            if settings.dropout:
+                drawn = torch.rand(len(rows), settings.hidden, generator=generator)
+                kept = (drawn >= settings.dropout).float() / (1 - settings.dropout)
+            optimizer.rate = settings.learning_rate * (1 - step / steps)
+            total += len(rows) * model.differentiate_classes(prepared(x[rows]), y[rows], kept)
+            optimizer.step(model.gradient)
+            step += 1
+        losses.append(total.item() / len(x))
+        said(epoch + 1, losses[-1])
+    return model, losses

@@ -14,7 +14,7 @@ from quee.cache.read import FeatureCache, no_references
 from quee.cost import trace_cost
 from quee.errors import UsageError
 from quee.evaluation.resplits import fit_policies
-from quee.exits import behind, fit_exits
+from quee.exits.fitting import behind, fit_exits
 from quee.export.bundle import write_bundle
 from quee.features import GateView
 from quee.fitting.checks import aside_of, bundle_path, check_order, check_pixels, checked_settings, divided, rebuilt
@@ -100,10 +100,10 @@ def _fit(
         batches = list(given.batch(parts["calibration"]).split(64))
         models.update(quantize_paths(own, configs, batches, settings.prepare.seed))
     multi = MultiPrecisionBackbone(models)
-    train, draws = parts["train"], settings.exits.draws
-    total = draws * -(-len(train) // BATCH)
+    train = parts["train"]
     prefixes = behind(settings.exits, tree.precisions)
-    heads, _ = fit_exits(multi, prefixes, drawn(given, indices, train, draws), settings.exits, total)
+    steps = -(-len(train) // BATCH)
+    heads, _ = fit_exits(multi, prefixes, lambda _: drawn(given, indices, train), settings.exits, steps, len(train))
     view = GateView(multi, heads, embedding=True)
     description = describe_tree("fit", tree, [], trace_cost(own), view, names)
     cache = _cache(multi, view, tree, description, given, indices, parts)
@@ -133,12 +133,11 @@ def _fit(
     )
 
 
-def drawn(given: Labelled, indices: np.ndarray, rows: np.ndarray, draws: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images and labels (n,): all rows, `draws` times over. One batch is in memory at a time."""
-    for _ in range(draws):
-        for start in range(0, len(rows), BATCH):
-            ids = rows[start : start + BATCH]
-            yield given.batch(ids), torch.from_numpy(indices[ids])
+def drawn(given: Labelled, indices: np.ndarray, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images and labels (n,) of all rows. One batch is in memory at a time."""
+    for start in range(0, len(rows), BATCH):
+        ids = rows[start : start + BATCH]
+        yield given.batch(ids), torch.from_numpy(indices[ids])
 
 
 def _cache(

@@ -13,7 +13,7 @@ from quee.precision import Precision
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from quee.exits import ExitHeads
+    from quee.exits.heads import ExitHeads
     from quee.network.execution import MultiPrecisionBackbone
 
 UNCERTAINTY = ("max_probability", "entropy", "margin", "sharpened_entropy")
@@ -64,9 +64,8 @@ class GateView:
 
     def __call__(self, gate: int, precision: Precision, state: "Tensor") -> tuple[np.ndarray, np.ndarray]:
         """Log probabilities (n, classes), float64, and state features (n, F), float32, of states at a gate."""
-        pooled = self.heads.pooled(self.backbone, gate, state)
-        logits = self.heads.logits(self.backbone, gate, precision, state, pooled)
-        embedding = self.heads.heads[gate - 1].embed(pooled) if self.embedding else None
+        logits = self.heads.logits(self.backbone, gate, precision, state)
+        embedding = self.heads.embed(self.backbone, gate, state) if self.embedding else None
         return state_features(logits.numpy(), embedding)
 
     def bitflops(self, gate: int) -> float:

@@ -1,15 +1,18 @@
 """Stage `exits`: a classifier at every gate."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from quee.cost import trace_cost
 from quee.data.preprocessing import Preprocessing
 from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import split_ids, thinned
-from quee.exits import ExitHeads, behind, fit_exits
+from quee.exits.fitting import Record, behind, fit_exits
+from quee.exits.heads import ANY, ExitHeads
 from quee.features import GateView
 from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_precisions
@@ -18,6 +21,21 @@ from quee.settings.exits import Exits
 from quee.work.io import read_json, write_json, write_table
 from quee.work.threads import spare_threads
 from tasks.stage import Stage, main
+
+BATCH = 256
+HISTORY = pa.schema(
+    [("gate", pa.int32()), ("precision", pa.string()), ("iteration", pa.int32()), ("loss", pa.float64())]
+)
+"""Losses of the fitted heads by iteration."""
+CANDIDATES = pa.schema(
+    [
+        *(("gate", pa.int32()), ("pooling", pa.string()), ("hidden", pa.int32()), ("dropout", pa.float64())),
+        *(("each_precision", pa.bool_()), ("inputs", pa.int32()), ("cost", pa.float64()), ("loss", pa.float64())),
+        *(("accuracy", pa.float64()), ("score", pa.float64()), ("difference", pa.float64()), ("low", pa.float64())),
+        *(("high", pa.float64()), ("chosen", pa.bool_())),
+    ]
+)
+"""What was tried at each gate, on held-out training images; `difference` is that of scores to the best, with its interval."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +61,16 @@ class Inputs:
 
 
 def run(stage: Stage) -> None:
-    """Train the exit heads on prefixes drawn uniformly; measure each uniform precision on the validation split."""
+    """Choose and fit the exit heads on prefixes drawn uniformly; measure each uniform precision on the validation split."""
     inputs = Inputs.of(stage)
-    heads, history = fit(stage, inputs, stage.experiment.exits)
+    heads, record = fit(stage, inputs, stage.experiment.exits)
     heads.save(stage.out / "heads.safetensors")
-    write_table(stage.out / "history.parquet", pa.Table.from_pylist(history))
+    write_table(stage.out / "history.parquet", pa.Table.from_pylist(record.history, HISTORY))
+    write_table(stage.out / "candidates.parquet", pa.Table.from_pylist(record.candidates, CANDIDATES))
 
     backbone, view = inputs.backbone, GateView(inputs.backbone, heads, embedding=False)
     right: dict[int, dict[str, list[np.ndarray]]] = {gate: {} for gate in range(1, backbone.segments + 1)}
-    for _, x, y in inputs.images.batches(inputs.ids["validation"], inputs.transform, 256):
+    for _, x, y in inputs.images.batches(inputs.ids["validation"], inputs.transform, BATCH):
         for precision in inputs.precisions:
             state = x
             for gate in right:
@@ -61,22 +80,39 @@ def run(stage: Stage) -> None:
     accuracy = {
         str(gate): {name: float(np.concatenate(hits).mean()) for name, hits in by.items()} for gate, by in right.items()
     }
-    write_json(stage.out / "metrics.json", {"gates": accuracy})
+    write_json(
+        stage.out / "metrics.json", {"gates": accuracy, "heads": described(heads, record), "passes": record.passes}
+    )
 
 
-def fit(stage: Stage, inputs: Inputs, settings: Exits) -> tuple[ExitHeads, list[dict[str, float]]]:
-    """Heads fitted on the training split under some settings, and their history."""
+def described(heads: ExitHeads, record: Record) -> dict[str, dict[str, object]]:
+    """Every gate's pooling and layers, whether each precision has a head of its own, and why."""
+    return {
+        str(gate): {
+            "each_precision": ANY not in head.classifiers,
+            "pooling": head.pooling,
+            "reason": record.reasons[gate],
+            "sizes": list(next(iter(head.classifiers.values())).sizes),
+        }
+        for gate, head in enumerate(heads.heads, 1)
+        if head.classifiers
+    }
+
+
+def fit(stage: Stage, inputs: Inputs, settings: Exits) -> tuple[ExitHeads, Record]:
+    """Heads chosen and fitted on the training split under some settings."""
     spare_threads(trace_cost(inputs.backbone.models[Precision("fp32")]).macs)
     train = thinned(inputs.ids["train"], settings.max_samples, settings.seed)
     augmentation = stage.experiment.backbone.augmentation if settings.augment else None
-    draws = (
-        (x, y)
-        for draw in range(settings.draws)
-        for _, x, y in inputs.images.batches(train, inputs.transform, 256, (settings.seed, draw), augmentation)
-    )
-    total = settings.draws * -(-len(train) // 256)
+    batches = -(-len(train) // BATCH)
+
+    def passes(number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for _, x, y in inputs.images.batches(train, inputs.transform, BATCH, (settings.seed, number), augmentation):
+            yield x, y
+
     prefixes = behind(settings, inputs.precisions)
-    return fit_exits(inputs.backbone, prefixes, draws, settings, total, left_out(stage, inputs, train))
+    absent = left_out(stage, inputs, train)
+    return fit_exits(inputs.backbone, prefixes, passes, settings, batches, len(train), absent)
 
 
 def left_out(stage: Stage, inputs: Inputs, train: np.ndarray) -> set[int]:

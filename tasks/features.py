@@ -8,7 +8,7 @@ import numpy as np
 from quee.cache.build import Recipe, build_cache, describe_tree, write_description
 from quee.cost import BitFlops
 from quee.data.splits import split_ids
-from quee.exits import ExitHeads
+from quee.exits.heads import ExitHeads
 from quee.features import GateView
 from quee.network.files import load_precisions
 from quee.paths import PathTree
@@ -39,7 +39,7 @@ def described(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     names = [*recipe.precisions, *recipe.references]
     backbone = load_precisions(Path(recipe.backbone), Path(recipe.quantized), map(Precision, names))
     tree = PathTree.from_names(recipe.precisions, backbone.segments, recipe.paths)
-    view = GateView(backbone, ExitHeads.load(Path(recipe.heads)), recipe.embedding)
+    view = GateView(backbone, ExitHeads.load(Path(recipe.heads), backbone.first), recipe.embedding)
     cost = BitFlops.from_json(read_json(stage.input("quantize") / "quantization.json")["cost"])
     classes = read_json(stage.input("prepare") / "dataset.json")["classes"]
     return describe_tree(stage.experiment.name, tree, recipe.references, cost, view, classes)

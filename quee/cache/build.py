@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from quee.cost import BitFlops
 from quee.data.source import open_dataset
-from quee.exits import ExitHeads
+from quee.exits.heads import ExitHeads
 from quee.features import GateView
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone, walk_tree
 from quee.network.files import load_precisions
@@ -63,7 +63,7 @@ class ShardWorker:
         )
         self.tree = PathTree.from_names(recipe.precisions, self.backbone.segments, recipe.paths)
         self.references = [PathTree([name], self.backbone.segments) for name in recipe.references]
-        self.view = GateView(self.backbone, ExitHeads.load(Path(recipe.heads)), recipe.embedding)
+        self.view = GateView(self.backbone, ExitHeads.load(Path(recipe.heads), self.backbone.first), recipe.embedding)
         self.images = open_dataset(Path(recipe.data), recipe.dataset, dict(recipe.digests))
         self.transform = self.backbone.models[Precision("fp32")].input
 

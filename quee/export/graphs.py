@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quee.errors import QueeError
-from quee.exits import ExitHeads, seen
+from quee.exits.heads import ExitHeads, seen
 from quee.features import GateView
 from quee.network.attention import Attention
 from quee.network.base import SegmentedBackbone
@@ -251,18 +251,23 @@ class _Step(nn.Module):
 
     def __init__(self, model: SegmentedBackbone, heads: ExitHeads, segment: int, precision: Precision, embedding: bool):
         super().__init__()
-        self.model, self.segment, self.pooling = model, segment, heads.pooling
+        self.model, self.segment = model, segment
         head = heads.heads[segment - 1]
-        chosen = head.linear if precision.is_float else head.quantized
-        self.head = None if chosen is None else exportable(chosen)
+        classifier, self.pooling = head.classifier(precision), head.pooling
+        layers = None if classifier is None else classifier.floating if precision.is_float else classifier.quantized
+        self.head = None if layers is None else exportable(layers)
         self.projection = exportable(head.projection) if embedding and head.projection is not None else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         state = self.model.run_segment(self.segment, x)
-        pooled = seen(self.model, self.segment, state, self.pooling)
         given = () if self.segment == self.model.segments else (state,)
-        logits = self.model.classify(state) if self.head is None else self.head(pooled)
-        return (*given, logits, *(() if self.projection is None else (self.projection(pooled),)))
+        if self.head is None:
+            logits = self.model.classify(state)
+        else:
+            logits = self.head(seen(self.model, self.segment, state, self.pooling))
+        if self.projection is None:
+            return (*given, logits)
+        return (*given, logits, self.projection(seen(self.model, self.segment, state, self.model.global_pooling)))
 
 
 def export_graphs(view: GateView, precisions: Sequence[Precision], out: Path) -> list[str]:

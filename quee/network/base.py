@@ -7,7 +7,7 @@ is a tensor whose first axis is the sample; its other axes and its width may dif
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import isqrt, prod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,7 @@ from torch import Tensor, nn
 from quee.data.preprocessing import Preprocessing
 from quee.errors import QueeError, UsageError
 from quee.network import HEAD
-
-
-def mean(positions: Tensor) -> Tensor:
-    """The mean (n, width) over positions (n, positions, width).
-
-    It is computed in double precision, so that it does not depend on how the batch is split.
-    """
-    return positions.double().mean(dim=1).to(positions.dtype)
+from quee.network.pooling import Part, over_cells, parts_of
 
 
 def weight_products(module: nn.Module, output: Tensor) -> tuple[int, int]:
@@ -36,7 +29,7 @@ def weight_products(module: nn.Module, output: Tensor) -> tuple[int, int]:
 class SegmentedBackbone(nn.Module, ABC):
     """Base of all backbones. A subclass gives `embed`, `blocks`, `classify` and `width`, and sets `input` and `num_classes`.
 
-    The base expects maps (n, channels, height, width) as states. A subclass with other states also gives `pool`.
+    The base expects maps (n, channels, height, width) as states. A subclass with other states also gives `positions`.
     """
 
     name: str = ""
@@ -51,8 +44,7 @@ class SegmentedBackbone(nn.Module, ABC):
     """Names of the submodules that `classify` runs; modules outside of these and of the blocks are the stem."""
     residuals: int = 0
     """Residual sums in a block. They are not modules, so cost accounting cannot see them."""
-    poolings: ClassVar[Mapping[str, int]] = {"cls": 1, "cls_mean": 2}
-    """Names of the ways to pool a state, each with the number of vectors that it joins."""
+    has_class_token: bool = False
 
     _gates: tuple[int, ...] = ()
 
@@ -68,9 +60,48 @@ class SegmentedBackbone(nn.Module, ABC):
     def width(self, gate: int) -> int:
         """Number of channels of the state at a gate, from 1."""
 
-    def pool(self, state: Tensor, gate: int, pooling: str = "cls_mean") -> Tensor:
-        """The state at a gate as (n, parts · width): the mean over positions; `cls_mean` adds the largest values."""
-        return pooled(state.flatten(2).transpose(1, 2), pooling)
+    def positions(self, state: Tensor, gate: int) -> Tensor:
+        """The state at a gate as a map (n, width, rows, columns)."""
+        return state
+
+    def class_token(self, state: Tensor, gate: int) -> Tensor:
+        """The class token (n, width) of the state at a gate, where the backbone has one."""
+        raise UsageError(f"{self.name} has no class token")
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """Poolings that are tried when the best one is asked for, the plainest first."""
+        if self.has_class_token:
+            return ("cls_mean", "cls", "cls_mean_max", "cls_mean2x2", "cls_mean4x4")
+        return ("mean_max", "mean", "mean2x2", "mean2x2_max2x2", "mean4x4", "mean4x4_max4x4")
+
+    @property
+    def global_pooling(self) -> str:
+        """The plain pooling over all positions: class token and mean, or without a class token mean and maximum."""
+        return "cls_mean" if self.has_class_token else "mean_max"
+
+    def pooling_parts(self, pooling: str) -> tuple[Part, ...]:
+        """The parts of a pooling by its name. Raises UsageError for an unknown name and for a class token that is not there."""
+        parts = parts_of(pooling)
+        if not self.has_class_token and any(part.kind == "cls" for part in parts):
+            raise UsageError(
+                f"pooling {pooling!r} reads a class token, and {self.name} has none; valid: mean, max, grids"
+            )
+        return parts
+
+    def pooled_width(self, gate: int, pooling: str) -> int:
+        """Length of a pooled state at a gate; raises UsageError as `pooling_parts` does."""
+        return self.width(gate) * sum(part.cells for part in self.pooling_parts(pooling))
+
+    def pool_part(self, state: Tensor, gate: int, part: Part) -> Tensor:
+        """One part of a pooling of the state at a gate: (n, cells, width)."""
+        if part.kind == "cls":
+            return self.class_token(state, gate)[:, None]
+        return over_cells(self.positions(state, gate), part)
+
+    def pool(self, state: Tensor, gate: int, pooling: str) -> Tensor:
+        """The state at a gate as (n, vectors · width), part by part."""
+        return torch.cat([self.pool_part(state, gate, part).flatten(1) for part in self.pooling_parts(pooling)], dim=1)
 
     @property
     def block_names(self) -> list[str]:
@@ -161,14 +192,12 @@ class TokenBackbone(SegmentedBackbone):
     def width(self, gate: int) -> int:
         return self.dim
 
-    def pool(self, state: Tensor, gate: int, pooling: str = "cls_mean") -> Tensor:
-        """The class token; `cls_mean` adds the mean patch token. Without a class token, pools like the base class."""
-        if not self.has_class_token:
-            return pooled(state[:, self.prefix_tokens :], pooling)
-        if pooling == "cls":
-            return state[:, 0]
-        average = mean(state[:, self.prefix_tokens :])
-        return torch.cat([state[:, 0], average], dim=1)
+    def positions(self, state: Tensor, gate: int) -> Tensor:
+        """The patch tokens as a map (n, dim, rows, columns)."""
+        return state[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, self.grid)
+
+    def class_token(self, state: Tensor, gate: int) -> Tensor:
+        return state[:, 0] if self.has_class_token else super().class_token(state, gate)
 
     def refuse_positions(self, table: Tensor, prefix: int) -> None:
         """Raises QueeError unless a position table (1, prefix + patches, dim) is for this grid or a square grid."""
@@ -178,8 +207,3 @@ class TokenBackbone(SegmentedBackbone):
                 f"a position table of shape {tuple(table.shape)} is not {prefix} + a square grid of tokens: "
                 "weights for images of another shape fit at their own img_size=[height,width] alone"
             )
-
-
-def pooled(positions: Tensor, pooling: str) -> Tensor:
-    """Positions (n, positions, width) as (n, parts · width): their mean; `cls_mean` adds their largest values."""
-    return mean(positions) if pooling == "cls" else torch.cat([mean(positions), positions.amax(dim=1)], dim=1)

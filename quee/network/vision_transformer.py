@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from quee.data.preprocessing import Preprocessing, spread
 from quee.errors import UsageError
 from quee.network.attention import Attention
-from quee.network.base import TokenBackbone, mean
+from quee.network.base import TokenBackbone
+from quee.network.pooling import mean
 
 POOLS = ("token", "avg", "avgmax", "max")
 VIT_MODULES = ("vision_transformer", "deit")

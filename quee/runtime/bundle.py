@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from quee.errors import IntegrityError, QueeError
-from quee.exits import ExitHeads
+from quee.errors import IntegrityError, QueeError, UsageError
+from quee.exits.heads import ExitHeads, sizes
 from quee.features import GateView
 from quee.network.architectures import outside_files
+from quee.network.base import SegmentedBackbone
 from quee.network.files import load_precisions
 from quee.paths import PathTree, read_tree
 from quee.policies.base import Basis, Policy
@@ -84,7 +85,7 @@ def load_view(folder: Path, precisions: Sequence[str], embedding: bool) -> GateV
     if outside := outside_files(kwargs):
         raise IntegrityError(f"{folder / 'backbone.json'}: {outside[0]!r} is not allowed: bundles read no other files")
     backbone = load_precisions(folder, folder, map(Precision, precisions))
-    return GateView(backbone, ExitHeads.load(folder / "heads.safetensors"), embedding)
+    return GateView(backbone, ExitHeads.load(folder / "heads.safetensors", backbone.first), embedding)
 
 
 def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Point]]:
@@ -135,26 +136,30 @@ def _check_view(folder: Path, manifest: Manifest, tree: PathTree, description: d
         folder / "bundle.json",
         f"the backbone has {backbone.classes} classes",
     )
-    _fit(heads.pooling in model.poolings, where, f"unknown pooling {heads.pooling!r}")
     _fit(len(heads.heads) == tree.segments, where, f"heads for {len(heads.heads)} gates of {tree.segments}")
     for gate, head in enumerate(heads.heads, 1):
-        width = model.width(gate) * model.poolings[heads.pooling]
-        layers = [
-            (head.linear, backbone.classes),
-            (head.quantized, backbone.classes),
-            (head.projection, heads.embedding),
-        ]
         last = gate == tree.segments
-        _fit(
-            (head.linear is None) == (head.quantized is None) == last, where, f"gate {gate} has a head too many or few"
-        )
-        for layer, outputs in layers:
-            shape = None if layer is None else tuple(layer.weight.shape)
-            _fit(shape in (None, (outputs, width)), where, f"gate {gate}: {shape} instead of {(outputs, width)}")
-        _fit((head.projection is None) == (not heads.embedding), where, f"gate {gate}: embedding missing or left over")
+        _fit((not head.classifiers) == last, where, f"gate {gate} has a head too many or few")
+        wanted = (0, 0) if last else (_pooled_width(model, gate, head.pooling, where), backbone.classes)
+        for classifier in head.classifiers.values():
+            for layers in (classifier.floating, classifier.quantized):
+                found = sizes(layers)
+                _fit((found[0], found[-1]) == wanted, where, f"gate {gate}: {found} instead of {wanted}")
+        plain = (heads.embedding, _pooled_width(model, gate, model.global_pooling, where))
+        shape = None if head.projection is None else tuple(head.projection.weight.shape)
+        _fit(shape in (None, plain), where, f"gate {gate}: {shape} instead of {plain}")
+        _fit((shape is None) == (not heads.embedding), where, f"gate {gate}: embedding missing or left over")
     _fit(description["feature_names"] == view.names, folder / "tree.json", "its features are not those of the heads")
     if manifest.preprocessing is not None:
         _fit(manifest.preprocessing == model.input, folder / "bundle.json", "preprocessing is not the backbone's")
+
+
+def _pooled_width(model: SegmentedBackbone, gate: int, pooling: str, where: Path) -> int:
+    """Length of a pooled state at a gate; raises IntegrityError for a pooling that the backbone does not have."""
+    try:
+        return model.pooled_width(gate, pooling)
+    except UsageError as error:
+        raise IntegrityError(f"{where}: {error}") from None
 
 
 def _check_predictors(folder: Path, tree: PathTree, view: GateView, predictors: Predictors) -> None:

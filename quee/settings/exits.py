@@ -8,8 +8,13 @@ from quee.settings.block import Block, Count, Seed
 
 
 class Exits(Block):
-    pooling: Literal["cls", "cls_mean"] = "cls_mean"
-    """Input of a head: the class token alone, or with the mean patch token."""
+    pooling: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,80}$")] = "auto"
+    """Input of a head. `auto` chooses it per gate on held-out training images. A name joins parts by `_`: `cls`, the class
+    token; `mean` and `max` over all positions; `mean4x4` and `max4x4` over the cells of a grid of any rows × columns."""
+    head: Literal["auto", "linear", "hidden"] = "auto"
+    """Layers of a head: one linear layer, or a hidden layer before it. `auto` chooses per gate with the pooling."""
+    hidden: Count = 128
+    """Units of a hidden layer."""
     prefixes: Literal["mixed", "float"] = "mixed"
     """Prefixes whose states heads and embedding are fitted on. `mixed` draws a precision of the tree per sample and segment;
     `float` runs the float network."""
@@ -18,10 +23,11 @@ class Exits(Block):
     max_samples: Count | None = None
     augment: bool = True
     weight_decay: Annotated[float, Field(ge=0)] = 1.0
-    """Strength of the L2 penalty: half of it times the sum of a head's squared weights is added to the cross-entropy
+    """Strength of a linear head's L2 penalty: half of it times the sum of its squared weights is added to the cross-entropy
     summed over all states, in nats."""
     embedding: Annotated[int, Field(ge=0)] = 8
-    """Principal components of the pooled state among the state features."""
+    """Principal components of the pooled state among the state features. They are those of the class token and the mean, or
+    without a class token of mean and maximum, whatever the heads read."""
     seed: Seed = 0
 
     @model_validator(mode="before")

@@ -172,7 +172,13 @@ def _check_network(experiment: Experiment, classes: int | None, channels: int | 
             f"backbone.name: {settings.name} takes images of {backbone.input.channels} channels, the data have {channels}"
         )
     _check_quantize(experiment, backbone)
-    width = min(map(backbone.width, range(1, backbone.segments + 1))) * backbone.poolings[experiment.exits.pooling]
+    gates = range(1, backbone.segments + 1)
+    if experiment.exits.pooling != "auto":
+        try:
+            backbone.pooling_parts(experiment.exits.pooling)
+        except UsageError as error:
+            raise UsageError(f"exits.pooling: {error}") from None
+    width = min(backbone.pooled_width(gate, backbone.global_pooling) for gate in gates)
     if experiment.exits.embedding > width:
         raise UsageError(
             f"exits.embedding: {experiment.exits.embedding} components of a state {width} wide; valid: up to {width}"

@@ -6,6 +6,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +285,7 @@ def test_memory_does_not_grow_with_the_number_of_draws(digits, tmp_path) -> None
     rows = np.arange(0, 400)
     alive: list[weakref.ref[torch.Tensor]] = []
     seen, most = 0, 0
-    for x, y in drawn(given, digits[1], rows, 50):
+    for x, y in chain.from_iterable(drawn(given, digits[1], rows) for _ in range(50)):
         alive.append(weakref.ref(x))
         seen += len(y)
         gc.collect(0)

@@ -1,13 +1,14 @@
 """Explicit gradients and steps equal torch's."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from quee._perceptron import AdamW, Fit, Perceptron, fit_perceptron
+from quee._perceptron import AdamW, ClassFit, Fit, Perceptron, fit_classes, fit_perceptron
 
 
 def problem(seed: int, n: int, inputs: int, hidden: int, outputs: int) -> tuple[Perceptron, torch.Tensor, ...]:
@@ -42,6 +43,39 @@ def test_loss_and_gradient_are_those_of_automatic_differentiation(seed, n, input
     gradient = torch.cat([parameter.grad.flatten() for parameter in peer.parameters()])
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(model.gradient, gradient, rtol=1e-4, atol=1e-6)
+
+
+@given(
+    st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 9), st.integers(1, 8), st.integers(2, 7), st.booleans()
+)
+@settings(deadline=None, max_examples=40)
+def test_gradient_of_classes_is_that_of_automatic_differentiation(seed, n, inputs, hidden, outputs, dropout):
+    model, x, _, _ = problem(seed, n, inputs, hidden, outputs)
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(outputs, (n,), generator=generator)
+    kept = (torch.rand(n, hidden, generator=generator) < 0.5).float() * 2 if dropout else None
+    peer = as_torch(model)
+    values = peer[:2](x)
+    expected = cross_entropy(peer[2](values if kept is None else values * kept), y)
+    expected.backward()
+    loss = model.differentiate_classes(x, y, kept)
+    gradient = torch.cat([parameter.grad.flatten() for parameter in peer.parameters()])
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.gradient, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_classes_that_no_line_separates_are_learned_the_same_on_any_number_of_threads(dropout):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 2, generator=generator)
+    y = ((x[:, 0] * x[:, 1]) > 0).long()
+    options = ClassFit(16, 60, 64, 0.02, 0.0, dropout, 0)
+    model, losses = fit_classes(x.half(), y, 2, options, lambda rows: rows.float())
+    assert losses[0] > 0.6 and (model.logits(x)[1].argmax(1) == y).float().mean() > 0.95
+    torch.set_num_threads(2)
+    again, _ = fit_classes(x.half(), y, 2, options, lambda rows: rows.float())
+    torch.set_num_threads(1)
+    assert torch.equal(model.flat, again.flat)
 
 
 def test_steps_are_those_of_adam_with_decoupled_weight_decay():

@@ -39,7 +39,8 @@ class SaturatingEngine(TorchEngine):
     def __init__(self, view: GateView) -> None:
         heads = deepcopy(view.heads)
         models = {precision: deepcopy(model) for precision, model in view.backbone.models.items()}
-        layers = [layer for head in heads.heads for layer in (head.quantized, head.projection)]
+        layers = [layer for head in heads.heads for c in head.classifiers.values() for layer in c.quantized]
+        layers += [head.projection for head in heads.heads]
         for layer in [*layers, *(module for model in models.values() for module in model.modules())]:
             if isinstance(layer, QuantizedLinear | QuantizedConv2d) and isinstance(layer.input, AffineQuantizer):
                 layer.integer_product = SaturatedProduct(layer)

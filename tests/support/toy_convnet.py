@@ -23,7 +23,7 @@ class ToyConvNet(SegmentedBackbone):
         return self.stem(x)
 
     def classify(self, state: Tensor) -> Tensor:
-        return self.head(self.pool(state, 2, "cls"))
+        return self.head(self.pool(state, 2, "mean"))
 
     def width(self, gate: int) -> int:
         return WIDTHS[gate - 1]

@@ -67,11 +67,11 @@ class DinoV2(TimmViT):
     def classify(self, state: Tensor) -> Tensor:
         state = self.norm(state)
         tokens, kept = state[:, : self._tokens], state[:, self._tokens :]
-        last = super().pool(tokens, self.segments, "cls_mean")  # (n, 2 dim)
+        last = self.pool(tokens, self.segments, "cls_mean")  # (n, 2 dim)
         return self.head(self.head_drop(torch.cat([kept.flatten(1), last], dim=1)))
 
-    def pool(self, state: Tensor, gate: int, pooling: str = "cls_mean") -> Tensor:
-        return super().pool(state[:, : self._tokens], gate, pooling)
+    def positions(self, state: Tensor, gate: int) -> Tensor:
+        return super().positions(state[:, : self._tokens], gate)
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Like timm's networks; positions of networks without registers are resampled as the authors do."""

@@ -10,7 +10,7 @@ import torch
 
 from quee.cache.build import Recipe, build_cache
 from quee.data.source import open_dataset
-from quee.exits import fit_exits
+from quee.exits.fitting import fit_exits
 from quee.network.architectures import create_backbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import save_backbone, save_quantized
@@ -45,7 +45,7 @@ def make(name: str, data: Path, folder: Path) -> Recipe:
     transform = models[fp32].input
     x, y = images.batch(IDS[:64], transform), torch.from_numpy(images.labels[IDS[:64]])
     models[w4a4] = quantize_(models[w4a4], QuantizationConfig(w4a4), [x])
-    heads, _ = fit_exits(MultiPrecisionBackbone(models), [w4a4], [(x, y)], Exits(embedding=4), 1)
+    heads, _ = fit_exits(MultiPrecisionBackbone(models), [w4a4], lambda _: [(x, y)], Exits(embedding=4), 1, len(x))
     save_backbone(folder, models[fp32], kwargs)
     save_quantized(folder, w4a4, models[w4a4])
     heads.save(folder / "heads.safetensors")

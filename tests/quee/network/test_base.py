@@ -63,10 +63,11 @@ def test_widths_differ_from_gate_to_gate(backbone: SegmentedBackbone) -> None:
     for gate, width in ((1, 16), (2, 32)):
         state = backbone.run_segment(gate, state)
         assert state.dim() == 4
-        for pooling, parts in backbone.poolings.items():
-            assert backbone.pool(state, gate, pooling).shape == (3, parts * width)
-        assert torch.allclose(backbone.pool(state, gate)[:, :width], state.mean(dim=(2, 3)), atol=1e-6)
-        assert torch.equal(backbone.pool(state, gate)[:, width:], state.amax(dim=(2, 3)))
+        assert backbone.global_pooling == "mean_max"
+        found = backbone.pool(state, gate, "mean_max")
+        assert found.shape == (3, 2 * width) == (3, backbone.pooled_width(gate, "mean_max"))
+        assert torch.allclose(found[:, :width], state.mean(dim=(2, 3)), atol=1e-6)
+        assert torch.equal(found[:, width:], state.amax(dim=(2, 3)))
 
 
 def test_every_module_has_its_segment(backbone: SegmentedBackbone) -> None:

@@ -90,11 +90,11 @@ WRONG = {
         "{learning_rate: 1, epochs: 2}",
         ["exits", "epochs and learning_rate"],
     ),
-    "none of the choices": ("exits", "{pooling: max}", ["exits.pooling", "'cls' or 'cls_mean'", "'max'"]),
+    "none of the choices": ("exits", "{head: deep}", ["exits.head", "'auto', 'linear' or 'hidden'", "'deep'"]),
     "unknown key": (
         "exits",
         "{draw: 3}",
-        ["exits.draw", "unknown key 'draw'", "'draws'", "valid: pooling, prefixes, draws"],
+        ["exits.draw", "unknown key 'draw'", "'draws'", "valid: pooling, head, hidden, prefixes, draws"],
     ),
     "unknown inner key": (
         "prepare",

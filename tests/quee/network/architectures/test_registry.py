@@ -115,8 +115,9 @@ def test_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
         for segment in range(1, backbone.segments + 1):
             state = backbone.run_segment(segment, state)
             assert torch.equal(backbone.forward_from(segment, state), whole)
-            for pooling, parts in backbone.poolings.items():
-                assert backbone.pool(state, segment, pooling).shape == (2, parts * backbone.width(segment))
+            assert backbone.global_pooling in backbone.poolings
+            for pooling in backbone.poolings:
+                assert backbone.pool(state, segment, pooling).shape == (2, backbone.pooled_width(segment, pooling))
         assert {backbone.segment_of(name) for name in weights} == {*range(backbone.segments + 1)}
 
     other = create_backbone(name, **kwargs)

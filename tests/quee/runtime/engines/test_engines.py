@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from quee.errors import QueeError, UsageError
-from quee.exits import fit_exits
+from quee.exits.fitting import fit_exits
 from quee.export.graphs import export_graphs, exportable, graph_name
 from quee.features import GateView
 from quee.network.architectures import create_backbone
@@ -36,7 +36,7 @@ def view(request: pytest.FixtureRequest) -> GateView:
     models = quantize_paths(backbone, configs, [x], 0)
     multi = MultiPrecisionBackbone({Precision("fp32"): backbone, **models})
     y = torch.arange(64) % 10
-    heads, _ = fit_exits(multi, PRECISIONS, [(x, y)], Exits(embedding=4), 1)
+    heads, _ = fit_exits(multi, PRECISIONS, lambda _: [(x, y)], Exits(embedding=4), 1, len(x))
     return GateView(multi, heads, embedding=True)
 
 
