@@ -187,9 +187,14 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
     return BitFlops(tuple(products), (*elementwise, *residuals), **switches)
 
 
-def explain(model: BitFlops, path: Sequence[Precision]) -> Iterable[tuple[str, int, str, int, str, float]]:
-    """The table behind a static path's cost: (product, segment, kind, MACs, bits, BitFLOPs), in the order of execution."""
-    for product in model.products:
+def explain(
+    model: BitFlops, path: Sequence[Precision], exit_head: Sequence[Product] = ()
+) -> Iterable[tuple[str, int, str, int, str, float]]:
+    """The table behind a static path's cost: (product, segment, kind, MACs, bits, BitFLOPs), in the order of execution.
+
+    `exit_head` are the products of the exit head of a path that ends early.
+    """
+    for product in (*model.products, *exit_head):
         if product.segment > len(path) or (product.segment == HEAD and len(path) < model.segments):
             continue
         precision = path[-1] if product.segment == HEAD else path[product.segment - 1]

@@ -52,6 +52,7 @@ def run(stage: Stage) -> None:
         quality=some("evaluate", "quality"),
         quality_curve=some("evaluate", "quality_curve"),
         sensitivity=rows("quantize", "sensitivity"),
+        candidates=some("exits", "candidates"),
         resplits=some("evaluate", "resplits"),
         executed=read_json(speeds) if speeds.is_file() else {},
         digests=digests,

@@ -2,11 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quee.cli import AsJson
+
+if TYPE_CHECKING:
+    from quee.cost import Product
+    from quee.network.base import SegmentedBackbone
+    from quee.settings.experiment import Experiment
 
 
 def cost(
@@ -22,7 +27,8 @@ def cost(
     """Show what each segment costs at each precision, in units of the static w8a8 backbone.
 
     With `quantize.mixed` the bits of layers are chosen on the calibration samples. Their cost is in
-    artifacts/EXPERIMENT/quantize/metrics.json; it is at most the cost shown here.
+    artifacts/EXPERIMENT/quantize/metrics.json; it is at most the cost shown here. A path that ends early is shown with the
+    layers of its exit head, once stage `exits` has chosen them.
     """
     from quee.cost import explain as explain_path
     from quee.cost import trace_cost
@@ -48,7 +54,9 @@ def cost(
         if len(path) > model.segments:
             raise UsageError(f"path {explain!r} has {len(path)} segments; the backbone has {model.segments}")
         columns = ("product", "segment", "kind", "macs", "bits", "bitflops")
-        rows = [dict(zip(columns, row, strict=True)) for row in explain_path(model, path)]
+        early = len(path) < model.segments
+        head = _exit_products(experiment, settings, backbone, len(path)) if early else []
+        rows = [dict(zip(columns, row, strict=True)) for row in explain_path(model, path, head)]
     else:
         precisions = [Precision(name) for name in (*settings.paths.precisions, *settings.paths.references)]
         rows = [
@@ -65,6 +73,22 @@ def cost(
         typer.echo(json.dumps({"rows": rows, "unit_bitflops": model.unit}))
         return
     _table(rows, f"{settings.backbone.name}: unit {model.unit:,.0f} BitFLOPs (static w8a8), {model.macs:,} MACs")
+
+
+def _exit_products(name: str, settings: "Experiment", backbone: "SegmentedBackbone", gate: int) -> "list[Product]":
+    """The layers of the exit head at a gate: as chosen, or as the settings name them; a note where neither tells."""
+    from quee.exits.heads import head_products
+    from quee.work.io import read_json
+
+    chosen = Path("artifacts") / name / "exits" / "metrics.json"
+    exits = settings.exits
+    if chosen.exists() and (found := read_json(chosen).get("heads", {}).get(str(gate))):
+        return head_products(gate, found["sizes"])
+    if "auto" in (exits.pooling, exits.head):
+        typer.echo(f"without exit head {gate}, which stage exits chooses: quee run {name}", err=True)
+        return []
+    hidden = [exits.hidden] if exits.head == "hidden" else []
+    return head_products(gate, [backbone.pooled_width(gate, exits.pooling), *hidden, backbone.num_classes])
 
 
 def _table(rows: list[dict[str, object]], title: str) -> None:

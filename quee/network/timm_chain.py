@@ -24,8 +24,9 @@ from torch.func import functional_call
 
 from quee.data.preprocessing import Preprocessing, spread
 from quee.errors import UsageError
-from quee.network.base import SegmentedBackbone, mean, pooled, weight_products
+from quee.network.base import SegmentedBackbone, weight_products
 from quee.network.convolution import Conv2dSame
+from quee.network.pooling import mean
 
 NO_HEAD = "this model has no classification head of its own; give num_classes among its kwargs"
 GATES = 4
@@ -316,10 +317,10 @@ class TimmChain(SegmentedBackbone):
     def width(self, gate: int) -> int:
         return self.chain.blocks[self.gates[gate - 1] - 1].width
 
-    def pool(self, state: Tensor, gate: int, pooling: str = "cls_mean") -> Tensor:
-        if self.channels_last or state.dim() == 3:
-            return pooled(state.flatten(1, -2), pooling)
-        return super().pool(state, gate, pooling)
+    def positions(self, state: Tensor, gate: int) -> Tensor:
+        if state.dim() == 3:  # tokens, whose grid is not known
+            return state.transpose(1, 2)[..., None]
+        return state.permute(0, 3, 1, 2) if self.channels_last else state
 
 
 def timm_network(

@@ -33,6 +33,8 @@ class Results:
     quality_curve: list[Row] = field(default_factory=list)
     sensitivity: list[Row] = field(default_factory=list)
     """`quantize/sensitivity.parquet`: the network with one layer quantized."""
+    candidates: list[Row] = field(default_factory=list)
+    """`exits/candidates.parquet`: what was tried as exit heads, on held-out training images."""
     executed: dict[str, Any] = field(default_factory=dict)
     """Measurements of benchmarks/runtime.py, if it was run."""
     digests: dict[str, str] = field(default_factory=dict)

@@ -298,6 +298,30 @@ def calibration(results: Results) -> str:
     return table(["ECE on validation, K =", *map(str, head)], rows)
 
 
+def _chosen_heads(results: Results) -> str:
+    """How each gate is read, with the plainest candidate and the best ones of either kind for comparison."""
+    chosen = results.metrics["exits"].get("heads", {})
+    rows = []
+    for gate in sorted(chosen, key=int):
+        tried = [row for row in results.candidates if row["gate"] == int(gate)]
+        kinds = [[row for row in tried if bool(row["hidden"]) == hidden] for hidden in (False, True)]
+        best = [min(kind, key=lambda row: (row["score"], row["cost"])) for kind in kinds if kind]
+        shown = [row for row in tried if row["chosen"] or row is tried[0] or any(row is one for one in best)]
+        for row in sorted(shown, key=lambda row: (row["cost"], row["score"])):
+            layers = f"hidden {row['hidden']}, dropout {row['dropout']:g}" if row["hidden"] else "linear"
+            layers += ", one per precision" if row["each_precision"] else ""
+            cells = [f"{row['loss']:.3f}", percent(row["accuracy"]), f"{row['cost']:.2g}"]
+            why = escape(chosen[gate]["reason"]) if row["chosen"] else ""
+            rows.append([f"gate {escape(gate)}", escape(row["pooling"]), escape(layers), *cells, why])
+    if not rows:
+        return ""
+    return (
+        "<p>How each gate is read was chosen on training images that the candidates were not fitted on. Shown are the "
+        "plainest candidate, the best linear and the best hidden one, and the chosen one with the reason.</p>"
+        + table(["", "pooling", "layers", "loss (nats)", "accuracy", "cost", "chosen because"], rows)
+    )
+
+
 def parts(results: Results) -> str:
     quantized = results.metrics["quantize"]["precisions"]
     rows = [
@@ -328,5 +352,6 @@ def parts(results: Results) -> str:
         + table(["precision", "accuracy", "agreement", "cost", "BitFLOPs", "kB"], rows)
         + "<h3>Exit heads</h3><p>Accuracy on validation of the classifier at each gate, one precision throughout.</p>"
         + table(["", *map(escape, precisions)], heads)
+        + _chosen_heads(results)
         + (predictors if quality else "")
     )

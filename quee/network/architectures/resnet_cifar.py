@@ -102,7 +102,7 @@ class CifarResNet(SegmentedBackbone):
         return self.relu(self.bn1(self.conv1(x)))  # (n, 16, h, w)
 
     def classify(self, state: Tensor) -> Tensor:
-        return self.head(self.pool(state, self.segments, "cls"))
+        return self.head(self.pool(state, self.segments, "mean"))
 
     def width(self, gate: int) -> int:
         return WIDTHS[self.stages[self.gates[gate - 1] - 1]]

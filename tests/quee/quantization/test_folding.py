@@ -37,7 +37,7 @@ class Branching(SegmentedBackbone):
         return self.norm_behind(self.activated(y).relu_())
 
     def classify(self, state: Tensor) -> Tensor:
-        return self.head(self.pool(state, 1, "cls"))
+        return self.head(self.pool(state, 1, "mean"))
 
     def width(self, gate: int) -> int:
         return 4

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pyarrow as pa
@@ -118,7 +119,10 @@ def example(classes: int = 3) -> Results:
         metrics={
             "backbone": {"accuracy": {"test": 0.97}, "parameters": 1000, "macs": 5, "svc_accuracy": 0.98},
             "quantize": {"precisions": {"w3a3": quantized, "fp32": quantized}},
-            "exits": {"gates": {"1": {"w3a3": 0.6, "w8a8": 0.7}, "2": {"w3a3": 0.8, "w8a8": 0.9}}},
+            "exits": {
+                "gates": {"1": {"w3a3": 0.6, "w8a8": 0.7}, "2": {"w3a3": 0.8, "w8a8": 0.9}},
+                "heads": {"1": {"pooling": "mean2x2", "reason": "least loss and cost", "sizes": [64, 8, 4]}},
+            },
             "targets": {"clusters": 20, "ece": {"gate_1": 0.1}, "ece_by_clusters": {"gate_1": {"5": 0.2, "20": 0.1}}},
             "predictors": {"gates": {"1": quality, "2": quality}},
             "evaluate": evaluate,
@@ -132,6 +136,7 @@ def example(classes: int = 3) -> Results:
         budgets=points,
         usage=used,
         calibration=calibration,
+        candidates=[candidate("mean_max", 0, 0.9), candidate("mean2x2", 8, 0.5, True), candidate("mean", 8, 0.7)],
         resplits=[{"method": "quee_plan", "resplit": seed, "auc": 0.9, "gap_closed": 0.5} for seed in range(20)],
         clusters=[
             {
@@ -164,6 +169,12 @@ def example(classes: int = 3) -> Results:
         ],
         digests={"evaluate/metrics.json": "ab" * 32},
     )
+
+
+def candidate(pooling: str, hidden: int, loss: float, chosen: bool = False) -> dict[str, Any]:
+    """A row of candidates.parquet."""
+    own = {"pooling": pooling, "hidden": hidden, "dropout": 0.5 if hidden else 0.0, "each_precision": False}
+    return own | {"gate": 1, "cost": 0.001, "loss": loss, "score": loss, "accuracy": 0.8, "chosen": chosen}
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +296,12 @@ def test_intervals_are_put_into_words(page: str) -> None:
     assert "quee_plan is <strong>below</strong> confidence_hull" in page
     assert "quee_plan is above it at 0.05; not distinguishable from it at 0.2 (paired; one 95 % band" in page
     assert "quee_plan is <strong>not distinguishable from</strong> random_routing" in page
+
+
+def test_how_gates_are_read_is_shown_with_the_plainest_candidate_and_the_reason(page: str) -> None:
+    assert "<td>mean2x2</td>" in page and "hidden 8, dropout 0.5" in page
+    assert "<td>mean_max</td>" in page and "least loss and cost" in page
+    assert "<td>mean</td>" not in page  # neither chosen nor the best of its kind
 
 
 def test_without_repetitions_or_recorded_usage_the_page_says_so_or_leaves_out() -> None:

@@ -25,7 +25,14 @@ ENGINES = ("openvino", "onnxruntime")
 WIDE = {"embed_dim": 32, "depth": 3, "num_heads": 2}
 
 
-@pytest.fixture(scope="module", params=["vit_fashion_mnist", "vit_digits"])
+HEADS = {
+    "vit_fashion_mnist": Exits(embedding=4, pooling="cls_mean3x3_max2x2", head="hidden", hidden=24),
+    "vit_digits": Exits(embedding=4, pooling="cls_mean", head="linear"),
+}
+"""A grid that does not divide the 4 × 4 patches, and a hidden layer; or what heads of before had."""
+
+
+@pytest.fixture(scope="module", params=HEADS)
 def view(request: pytest.FixtureRequest) -> GateView:
     """A small untrained network with an overlapping stem, or plain patches, at three precisions."""
     torch.manual_seed(0)
@@ -36,7 +43,7 @@ def view(request: pytest.FixtureRequest) -> GateView:
     models = quantize_paths(backbone, configs, [x], 0)
     multi = MultiPrecisionBackbone({Precision("fp32"): backbone, **models})
     y = torch.arange(64) % 10
-    heads, _ = fit_exits(multi, PRECISIONS, lambda _: [(x, y)], Exits(embedding=4), 1, len(x))
+    heads, _ = fit_exits(multi, PRECISIONS, lambda _: [(x, y)], HEADS[request.param], 1, len(x))
     return GateView(multi, heads, embedding=True)
 
 
