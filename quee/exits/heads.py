@@ -31,7 +31,8 @@ WITHOUT_CLASS_TOKEN = {"cls": "mean", "cls_mean": "mean_max"}
 def seen_part(model: SegmentedBackbone, gate: int, state: Tensor, part: Part) -> Tensor:
     """One part of the pooled state (n, cells · width) at a gate, at zero mean and unit variance."""
     found = model.pool_part(state, gate, part)
-    return functional.layer_norm(found, found.shape[1:]).flatten(1)
+    # While a graph is traced, sizes are tensors, and the axes to normalise must be numbers.
+    return functional.layer_norm(found, [int(size) for size in found.shape[1:]]).flatten(1)
 
 
 def seen(model: SegmentedBackbone, gate: int, state: Tensor, pooling: str) -> Tensor:

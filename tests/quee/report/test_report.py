@@ -217,6 +217,7 @@ def test_the_stage_writes_the_page_and_the_figures_from_the_files_of_the_others(
     write_json(artifacts / "backbone" / "backbone.json", results.backbone)
     write_table(artifacts / "targets" / "calibration.parquet", pa.Table.from_pylist(results.calibration))
     write_table(artifacts / "targets" / "clusters.parquet", pa.Table.from_pylist(results.clusters))
+    write_table(artifacts / "exits" / "candidates.parquet", pa.Table.from_pylist(results.candidates))
     write_table(artifacts / "quantize" / "sensitivity.parquet", pa.Table.from_pylist(results.sensitivity))
     for name in ("curve", "bands", "budgets", "usage", "resplits", "quality", "quality_curve"):
         write_table(artifacts / "evaluate" / f"{name}.parquet", pa.Table.from_pylist(getattr(results, name)))

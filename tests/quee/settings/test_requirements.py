@@ -46,6 +46,11 @@ REFUSED: dict[str, Case] = {
         {"a": 20, "b": 20}, {"exits": {"embedding": 20}}, r"exits\.embedding: 20 .* there are 18",
     ),
     "more components than the state is wide": (EVEN, {"exits": {"embedding": 33}}, r"33 components of a state 32 wide"),
+    "a pooling that is not one": (EVEN, {"exits": {"pooling": "grid4"}}, r"exits\.pooling: unknown pooling 'grid4'; valid"),
+    "a class token that is not there": (
+        EVEN, {"exits": {"pooling": "cls"}, "backbone": {"name": "resnet20_cifar", "kwargs": {"depth": 3}, "gates": [1, 3]}},
+        r"exits\.pooling: pooling 'cls' reads a class token, and resnet20_cifar has none",
+    ),
     "a policy that cannot be deployed": (
         EVEN, {"bundle": {"policy": "oracle"}}, r"bundle\.policy: unknown policy 'oracle'.*valid: confidence_hull, eero",
     ),

@@ -1,0 +1,53 @@
+"""`quee cost --explain` shows both layers of an exit head, as the settings name them or as they were chosen."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from quee.cli.main import main
+from quee.settings.experiment import BLOCKS
+from quee.work.io import write_json
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    return tmp_path / "experiments" / "mine.yaml"
+
+
+def explained(experiment: Path, path: str, capsys: pytest.CaptureFixture[str], **exits: Any) -> tuple[list[dict], str]:
+    """The rows of the exit head, and what was said beside the table."""
+    blocks: dict[str, Any] = {block: {} for block in BLOCKS}
+    blocks["prepare"] = {"dataset": "digits"}
+    blocks["backbone"] = {"name": "vit_digits", "kwargs": {"depth": 4}, "gates": [1, 2, 4]}
+    experiment.write_text(yaml.safe_dump({**blocks, "exits": exits}))
+    with pytest.raises(SystemExit) as done:
+        main(["cost", "mine", "--explain", path, "--json"])
+    assert not done.value.code
+    out, error = capsys.readouterr()
+    return [row for row in json.loads(out)["rows"] if "exit" in row["product"]], error
+
+
+def test_both_layers_of_a_named_head_are_shown(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, _ = explained(experiment, "w4a4-w3a3", capsys, pooling="cls_mean2x2", head="hidden", hidden=32)
+    assert [(row["product"], row["segment"], row["macs"], row["bits"]) for row in rows] == [
+        ("exit 2.hidden", 2, 5 * 64 * 32, "8×8"),
+        ("exit 2.output", 2, 32 * 10, "8×8"),
+    ]
+    rows, _ = explained(experiment, "fp32", capsys, pooling="cls", head="linear")
+    assert [(row["product"], row["macs"], row["bits"]) for row in rows] == [("exit 1.output", 640, "32×32")]
+    assert explained(experiment, "w4a4-w4a4-w4a4", capsys)[0] == []
+
+
+def test_a_chosen_head_is_shown_once_it_is_chosen(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, said = explained(experiment, "w4a4", capsys)
+    assert rows == [] and "without exit head 1" in said and "quee run mine" in said
+    folder = experiment.parent.parent / "artifacts" / "mine" / "exits"
+    folder.mkdir(parents=True)
+    write_json(folder / "metrics.json", {"heads": {"1": {"sizes": [1024, 128, 10]}}})
+    rows, said = explained(experiment, "w4a4", capsys)
+    assert [row["macs"] for row in rows] == [1024 * 128, 128 * 10] and not said
