@@ -178,9 +178,9 @@ class Trial:
         depth = len(backbone.block_names)
         backbone.set_gates((*self.gates, depth))
         cost = trace_cost(backbone)
+        macs = [sum(p.macs for p in cost.products if p.segment == segment) for segment in range(backbone.segments + 1)]
         wider = {int(gate) for gate in (options.extract or options.gates).split(",")}
         backbone.set_gates((*sorted(wider | set(self.gates)), depth))
-        macs = [sum(p.macs for p in cost.products if p.segment == segment) for segment in range(backbone.segments + 1)]
         self.whole, self.before, self.own = cost.macs, np.cumsum(macs[1:]), macs[0]
         self.folder.mkdir(parents=True, exist_ok=True)
         source = open_dataset(Path("data") / options.dataset, options.dataset)
@@ -277,7 +277,7 @@ def tabulate(trial: Trial, names: Sequence[str], seeds: int) -> list[dict[str, s
             row |= dict(zip(columns, map(shown, *bounds(1 - errors, draws)), strict=True))
             row["cost"] = " ".join(f"{c:.3f}" for c in np.mean([one[1] for one in found], axis=0))
             for title, other in (
-                ("over linear alone", (names[0], ANSWERS[0])),
+                (f"over {names[0]} alone", (names[0], ANSWERS[0])),
                 ("over same alone", (name, ANSWERS[0])),
             ):
                 gain = bounds(known[other] - errors, draws)

@@ -298,9 +298,10 @@ ENTRIES = {"mixed prefixes": mixed_prefixes, "own prefix": own_prefix, "float pr
 
 
 def peers(bench: Bench, seeds: int) -> Iterator[Row]:
-    """Runs each peer in a process of its own; leaves it out with a reason where it fails or exceeds the limit."""
+    """Ours at the peers' precisions, then each peer in a process of its own; one that fails or exceeds the limit is left out."""
     context = multiprocessing.get_context("spawn")
-    yield from ours(bench, {"fast": QuantizationConfig}, ("w8a8", "w4a8", "w2a8"), seeds)
+    beside = tuple(dict.fromkeys(PEERS[name][0] for name in bench.peers))
+    yield from ours(bench, {"fast": QuantizationConfig}, beside, seeds)
     for name in bench.peers:
         precision, _ = PEERS[name]
         missing = [seed for seed in range(seeds) if not bench.measured(name, precision, seed)]
