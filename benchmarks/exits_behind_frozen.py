@@ -1,7 +1,7 @@
 """Exits behind a frozen network of maps: the ideas of SDN and ZTW on the same network, at shares of its multiply-adds.
 
     python benchmarks/exits_behind_frozen.py [WEIGHTS] [--dataset cifar10] [--gates 4,8,12,16,20,24] [--heads NAMES]
-                                             [--passes 2] [--seeds 3] [--epochs 25] [--states FOLDER] [--csv FILE]
+                                             [--passes 2] [--seeds 3] [--epochs N] [--states FOLDER] [--csv FILE]
                                              [--experiment NAME] [--extract GATES]
 
 WEIGHTS is a name of `quee weights add`; by default the public ResNet-56 for CIFAR-10. The float network is run once over
@@ -72,6 +72,10 @@ class Kind:
     @property
     def rate(self) -> float:
         return 0.002 if self.hidden else 0.001
+
+    @property
+    def epochs(self) -> int:
+        return 12 if self.hidden else 25
 
 
 KINDS = {
@@ -200,7 +204,8 @@ class Trial:
 
     def heads(self, name: str, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Log-probabilities `train` and `test` (n, gates, classes) of fitted heads, and their multiply-adds (gates,)."""
-        kind, epochs = KINDS[name], self.options.epochs
+        kind = KINDS[name]
+        epochs = self.options.epochs or kind.epochs
         title = f"heads-{name}-{'-'.join(self.names)}-{self.options.passes}-{epochs}-{seed}.safetensors"
         if not (self.folder / title).is_file():
             start = time.process_time()
@@ -329,7 +334,7 @@ def main() -> None:
     parser.add_argument("--heads", default=",".join(KINDS))
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int, help="passes of Adam; by default 25, and 12 for hidden layers")
     parser.add_argument("--states", default=".quee/states")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--experiment")
