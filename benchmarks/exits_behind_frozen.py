@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from frozen_states import extract, load
+from peers.states import extract, load
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,6 +39,7 @@ from quee import create_backbone
 from quee.cost import trace_cost
 from quee.data.source import ImageSource, open_dataset
 from quee.data.weights import load_weights, weights_facts, weights_path
+from quee.errors import QueeError
 from quee.evaluation.curves import interval
 from quee.evaluation.draws import Draws
 from quee.network.base import SegmentedBackbone
@@ -174,7 +175,7 @@ class Trial:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.folder = options, Path(options.states) / options.weights
-        self.gates = tuple(int(gate) for gate in options.gates.split(","))
+        self.gates: tuple[int, ...] = options.gates
         path = weights_path(options.weights)
         facts = weights_facts(path)
         backbone = create_backbone(facts.backbone, **dict(facts.kwargs or {}))
@@ -183,8 +184,7 @@ class Trial:
         backbone.set_gates((*self.gates, depth))
         cost = trace_cost(backbone)
         macs = [sum(p.macs for p in cost.products if p.segment == segment) for segment in range(backbone.segments + 1)]
-        wider = {int(gate) for gate in (options.extract or options.gates).split(",")}
-        backbone.set_gates((*sorted(wider | set(self.gates)), depth))
+        backbone.set_gates((*sorted({*self.gates, *options.extract}), depth))
         self.whole, self.before, self.own = cost.macs, np.cumsum(macs[1:]), macs[0]
         self.folder.mkdir(parents=True, exist_ok=True)
         source = open_dataset(Path("data") / options.dataset, options.dataset)
@@ -326,11 +326,18 @@ def evaluated(experiment: str) -> None:
         print(f"{name:34} of {'float' if whole == FLOAT else 'w8a8':5} " + " ".join(f"{100 * a:6.2f}" for a in reached))
 
 
+def blocks(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(gate) for gate in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; give numbers of blocks, as 4,8,12") from None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="?", default="resnet56_cifar10")
     parser.add_argument("--dataset", default="cifar10")
-    parser.add_argument("--gates", default="4,8,12,16,20,24", help="numbers of blocks before each gate but the last")
+    parser.add_argument("--gates", type=blocks, default="4,8,12,16,20,24", help="blocks before each gate but the last")
     parser.add_argument("--heads", default=",".join(KINDS))
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
@@ -338,13 +345,19 @@ def main() -> None:
     parser.add_argument("--states", default=".quee/states")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--experiment")
-    parser.add_argument("--extract", help="gates whose states are kept, for several --gates after one extraction")
+    parser.add_argument(
+        "--extract", type=blocks, default=(), help="more gates to keep states of, for other --gates later"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     names = options.heads.split(",")
     if unknown := [name for name in names if name not in KINDS]:
         parser.error(f"--heads: {unknown[0]!r}; valid: {', '.join(KINDS)}")
-    rows = tabulate(Trial(options), names, options.seeds)
+    try:
+        trial = Trial(options)
+    except QueeError as error:
+        sys.exit(str(error))
+    rows = tabulate(trial, names, options.seeds)
     if options.csv:
         with options.csv.open("w", newline="", encoding="utf-8") as lines:
             writer = csv.DictWriter(lines, list(rows[0]))
