@@ -7,10 +7,10 @@
 PARTS are names out of methods, ablation, additions, extras, mixed, paths, speed, peers, separated by commas. The lists of
 presets and precisions narrow `methods` and `mixed`. Needs the experiment's stages `prepare` and `backbone`.
 
-Calibration samples are drawn from the training split by seed. Everything is measured on held-out splits, the predictor
-split first. Peers (the extra `bench`) are left out with a message where they cannot be imported, fail, or print nothing
-for LIMIT seconds. Lines are mean ± half-width of the 95 % interval over the seeds. Every measurement is appended to FILE
-when it is made. A measurement that FILE has is not repeated, so an interrupted run goes on.
+Calibration samples are drawn from the training split by seed. Everything is measured on as many held-out samples as
+--samples says, those of the predictor split first. Peers (the extra `bench`) are left out with a message where they cannot
+be imported, fail, or print nothing for LIMIT seconds. Lines are mean ± half-width of the 95 % interval over the seeds. Every
+measurement is appended to FILE when it is made. A measurement that FILE has is not repeated, so an interrupted run goes on.
 """
 
 import argparse
@@ -85,8 +85,8 @@ class Bench:
 
         self.train, _ = read("train", 4096)
         held_out: list[tuple[Tensor, Tensor]] = []
-        for split in ("predictor", "validation", "test"):
-            if (left := samples - sum(len(y) for _, y in held_out)) > 0:
+        for split in ("predictor", "validation", "test", "certification"):
+            if split in ids and (left := samples - sum(len(y) for _, y in held_out)) > 0:
                 held_out.append(read(split, left))
         self.x, self.y = (torch.cat(part) for part in zip(*held_out, strict=True))
         self.precisions = [Precision(p) for p in experiment.paths.precisions if not Precision(p).is_float]
@@ -298,9 +298,10 @@ ENTRIES = {"mixed prefixes": mixed_prefixes, "own prefix": own_prefix, "float pr
 
 
 def peers(bench: Bench, seeds: int) -> Iterator[Row]:
-    """Runs each peer in a process of its own; leaves it out with a reason where it fails or exceeds the limit."""
+    """Ours at the peers' precisions, then each peer in a process of its own; one that fails or exceeds the limit is left out."""
     context = multiprocessing.get_context("spawn")
-    yield from ours(bench, {"fast": QuantizationConfig}, ("w8a8", "w4a8", "w2a8"), seeds)
+    beside = tuple(dict.fromkeys(PEERS[name][0] for name in bench.peers))
+    yield from ours(bench, {"fast": QuantizationConfig}, beside, seeds)
     for name in bench.peers:
         precision, _ = PEERS[name]
         missing = [seed for seed in range(seeds) if not bench.measured(name, precision, seed)]

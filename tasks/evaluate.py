@@ -140,7 +140,7 @@ def _rotations(stage: Stage) -> list[FeatureCache]:
 def _read(features: Path) -> FeatureCache:
     """The cache copied to memory of its own, so that the memory of reading, five times as much, is freed. Equal strings of
     splits are shared, because a string per row would keep all pages occupied."""
-    cache = read_cache(features)
+    cache = read_cache(features, log_probs=True)
     names, codes = np.unique(cache.split, return_inverse=True)
     owned = replace(cache.select(np.arange(len(cache))), split=names[codes])
     del cache

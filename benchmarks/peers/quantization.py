@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quee.network.base import TokenBackbone
+
 Predict = Callable[[Tensor], Tensor]
 
 
 def nncf_ptq(fast: bool) -> Callable[[nn.Module, list[Tensor]], Predict]:
-    """NNCF's PTQ for transformers on OpenVINO, with its fast or its full bias correction."""
+    """NNCF's PTQ on OpenVINO, for transformers where the backbone is one, with its fast or its full bias correction."""
 
     def make(model: nn.Module, batches: list[Tensor]) -> Predict:
         import nncf
@@ -24,13 +26,13 @@ def nncf_ptq(fast: bool) -> Callable[[nn.Module, list[Tensor]], Predict]:
         sample = batches[0][:1]
         network = ov.convert_model(model, example_input=sample, input=list(sample.shape))
         samples = nncf.Dataset([x.numpy() for batch in batches for x in batch.split(1)])
+        kind = {"model_type": nncf.ModelType.TRANSFORMER, "preset": nncf.QuantizationPreset.MIXED}
         quantized = nncf.quantize(
             network,
             samples,
             subset_size=sum(map(len, batches)),
-            model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,
             fast_bias_correction=fast,
+            **(kind if isinstance(model, TokenBackbone) else {}),
         )
         compiled = ov.compile_model(quantized, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"})
         return lambda x: torch.from_numpy(np.concatenate([compiled(part.numpy())[0] for part in x.split(1)]))

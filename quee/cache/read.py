@@ -39,6 +39,9 @@ class FeatureCache:
     """(S, R, F) float32."""
     reference_prediction: np.ndarray
     """(S, R) int32."""
+    log_probs: np.ndarray | None = None
+    """(S, U + R, classes) float16 at the nodes of `uniform_nodes`, then at the references'; None where they were not read, or
+    where the cache has the most probable classes alone."""
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -53,17 +56,40 @@ class FeatureCache:
     def of(self, split: str) -> "FeatureCache":
         return self.select(self.split == split)
 
+    def log_probs_at(self, nodes: Sequence[int], references: bool) -> np.ndarray | None:
+        """Log-probabilities (S, nodes, classes), float64, at nodes of a uniform path, or of a reference; None as above."""
+        if self.log_probs is None:
+            return None
+        known = uniform_nodes(self.tree)
+        rows = len(known) + np.array(nodes) if references else np.searchsorted(known, nodes)
+        return self.log_probs[:, rows].astype(np.float64)
 
-def read_cache(folder: Path) -> FeatureCache:
-    """Read and verify a cache; raises IntegrityError naming a file that is missing, truncated or altered."""
+
+def uniform_nodes(tree: PathTree) -> np.ndarray:
+    """(U,) the nodes along paths of one precision, rising."""
+    return np.array([node for node, path in enumerate(tree.paths) if len(set(path)) == 1], np.int64)
+
+
+def read_cache(folder: Path, log_probs: bool = False) -> FeatureCache:
+    """Read and verify a cache, with `log_probs` also the log-probabilities along uniform paths.
+
+    Raises IntegrityError naming a file that is missing, truncated or altered.
+    """
     tree, description = read_tree(folder)
     verify_digests(folder, description["files"])
     names = sorted(description["files"])
     nodes = _arrays([folder / name for name in names if name.startswith("part-")], len(tree))
     references = no_references(len(nodes["sample_id"]), nodes["features"].shape[-1])
+    more = [folder / name for name in names if name.startswith("reference-")]
     if count := len(description["references"]):
-        found = _arrays([folder / name for name in names if name.startswith("reference-")], count)
+        found = _arrays(more, count)
         references = {name: found[name.removeprefix("reference_")] for name in references}
+    kept = None
+    if log_probs:
+        ways = _log_probs([folder / name for name in names if name.startswith("part-")], uniform_nodes(tree))
+        others = _log_probs(more, len(tree) + np.arange(count)) if count else ways[:, :0]
+        whole = ways.shape[2] == len(description["classes"])
+        kept = np.concatenate([ways, others], axis=1) if whole else None
     return FeatureCache(
         tree,
         description,
@@ -75,6 +101,7 @@ def read_cache(folder: Path) -> FeatureCache:
         nodes["p_label"],
         nodes["features"],
         **references,
+        log_probs=kept,
     )
 
 
@@ -94,6 +121,18 @@ def _arrays(paths: Sequence[Path], nodes: int) -> dict[str, np.ndarray]:
     if len(table) % nodes:
         raise IntegrityError(f"{paths[0].parent}: {len(table)} rows are not a multiple of {nodes} nodes")
     return arrays_of(table, columns, nodes)
+
+
+def _log_probs(paths: Sequence[Path], nodes: np.ndarray) -> np.ndarray:
+    """Column `log_probs` at some nodes, rising: (S, nodes, kept classes) float16."""
+    parts = []
+    for path in paths:
+        table = read_table(path, ["node", "log_probs"])
+        column = table["log_probs"].combine_chunks()
+        rows = np.isin(table["node"].to_numpy(), nodes)
+        parts.append(column.values.to_numpy().reshape(len(table), -1)[rows])
+    found = np.concatenate(parts)
+    return found.reshape(-1, len(nodes), found.shape[1])
 
 
 def arrays_of(table: pa.Table, columns: Sequence[str], nodes: int) -> dict[str, np.ndarray]:

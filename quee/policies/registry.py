@@ -16,6 +16,8 @@ for _line in (
     "quee.policies.eero:METHOD",
     "quee.policies.jei_gate:METHOD",
     "quee.policies.patience:METHOD",
+    "quee.policies.ztw:METHOD",
+    "quee.policies.ztw:EACH",
     "quee.policies.static:SMALL",
     "quee.policies.static:PATHS",
     "quee.policies.static:HULL",

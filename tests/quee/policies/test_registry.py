@@ -75,11 +75,13 @@ def test_every_method_spends_between_the_cheapest_exit_and_the_dearest_path(meth
 
 @pytest.mark.parametrize("method", [m for m in ALL if m.role != "bound"], ids=by_name)
 def test_no_method_looks_at_test_labels_to_choose(method: Method) -> None:
-    blind = replace(SETTING.caches["test"], error=~SETTING.caches["test"].error)
+    """Answers of heads turn from right to wrong with the cache's errors; a method with answers of its own has none right."""
+    test = SETTING.caches["test"]
+    blind = replace(test, error=~test.error, label=np.full_like(test.label, -1))
     other = replace(SETTING, caches={**SETTING.caches, "test": blind})
     for one, two in zip(curves(method), curves(method, other), strict=True):
         assert np.array_equal(one.costs["test"], two.costs["test"])
-        assert np.allclose(one.errors["test"], 1 - two.errors["test"])
+        assert np.allclose(one.errors["test"], 1 - two.errors["test"]) or two.errors["test"].all()
 
 
 @pytest.mark.parametrize("method", DEPLOYABLE, ids=by_name)
