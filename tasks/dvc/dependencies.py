@@ -77,7 +77,7 @@ def code_of(project: Path, backbone: str) -> dict[str, dict[str, str]]:
 
     Stages are those of the project's dvc.yaml files that take their code from the file of digests.
     """
-    root = project.resolve() if (project / "quee").is_dir() else ROOT
+    root = project.resolve() if is_clone(project) else ROOT
     found: dict[str, dict[str, str]] = {}
     for file in FILES:
         if (project / file).is_file():
@@ -86,6 +86,11 @@ def code_of(project: Path, backbone: str) -> dict[str, dict[str, str]]:
                 if f"/{NAME}" in json.dumps(stage):
                     found[name] = {path: digest(root, path) for path in sorted(used_by(name, backbone, root))}
     return found
+
+
+def is_clone(project: Path) -> bool:
+    """Whether the code that stages run lies in the project's folder; otherwise it is installed."""
+    return (project / "quee" / "__init__.py").is_file() and (project / "tasks" / "stages.py").is_file()
 
 
 def used_by(stage: str, backbone: str, root: Path = ROOT, start: str | None = None) -> set[str]:
