@@ -80,9 +80,7 @@ def _settings(root: Path) -> str:
         refuse_other_paths(root, known[name])
     builds = ", ".join(listed) or "none yet (`quee start IMAGES` makes one)"
     if old := outdated(root):
-        raise QueeError(
-            f"{', '.join(old)}: not what this version of quee writes; move it away and call `quee init`, or keep it to run as before"
-        )
+        raise QueeError(f"{', '.join(old)}: not what this version of quee writes; move it away and call `quee init`")
     return f"{len(known)} experiments are valid; params.yaml builds {builds}"
 
 
