@@ -81,8 +81,6 @@ def checked_settings(backbone: SegmentedBackbone, precisions: Sequence[str], bud
     """The settings of all stages, checked like those of an experiment; raises UsageError."""
     if isinstance(precisions, str) or not isinstance(precisions, Sequence):
         raise UsageError(f"quee.fit: precisions={precisions!r}; give a list, as ['w4a4', 'w8a8']")
-    if not isinstance(backbone, SegmentedBackbone):
-        raise UsageError(f"quee.fit: the backbone is a {type(backbone).__name__}; {HOW}")
     if isinstance(budget, Real) and not isinstance(budget, bool):
         budget = float(budget) if abs(budget) < sys.float_info.max else float("inf")
     if isinstance(seed, Integral) and not isinstance(seed, bool):

@@ -99,7 +99,7 @@ def _read(root: Path) -> dict[str, Any]:
         raise UsageError(f"{FILE} is no YAML: {' '.join(str(error).split())}") from None
     except (KeyError, TypeError):
         found = None
-    if isinstance(found, list) and all(isinstance(name, str) for name in found):
+    if found and isinstance(found, list) and all(isinstance(name, str) for name in found):
         found = dict.fromkeys(found)
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise UsageError(f"{FILE}: experiments: expected a mapping from names to data and weights; got {found!r}")
