@@ -100,7 +100,7 @@ def refuse_place(root: Path) -> None:
         raise UsageError(f"{root} is a file; give a folder")
     for place in (root.resolve(), *root.resolve().parents):
         if is_clone(place):
-            raise UsageError(f"{place} is a clone of quee: everything is there; call the verbs in its folder")
+            raise UsageError(f"{place} is a clone of quee: everything is there; call `quee start IMAGES` in its folder")
         if place != root.resolve() and _is_ours(place / PIPELINE):
             raise UsageError(f"{root} is inside of the project {place}: call the verbs there, or give a folder outside")
     for name in PACKAGES:

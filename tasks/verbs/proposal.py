@@ -7,6 +7,7 @@ from typing import Any, Literal
 from quee.settings.bundle import Bundle
 from quee.settings.paths import Paths
 from quee.settings.prepare import Splits
+from quee.settings.targets import Targets
 
 Use = Literal["pooled", "held_out", "test"]
 HELD_OUT = {"predictor": 0.4, "validation": 0.1, "test": 0.5}
@@ -14,6 +15,8 @@ HELD_OUT = {"predictor": 0.4, "validation": 0.1, "test": 0.5}
 TRAINED_HERE = {"train": 0.8, "predictor": 0.12, "validation": 0.08, "test": 1.0}
 """Shares where a network or its head is trained here: the official evaluation set is the test split."""
 LEAST_CALIBRATION = 16
+PER_CLUSTER = 4
+"""Least number of samples, on average, in a cluster of the targets."""
 ASK = (
     "are these images among those that the weights were trained on? Give --trained-on-these, or --not-trained-on-these: "
     "accuracy on images that a network was trained on says nothing"
@@ -127,7 +130,7 @@ def text_of(
 ) -> str:
     """The experiment's YAML."""
     splits, paths, bundle = splits_of(use.value, images.training, images.evaluation), Paths(), Bundle()
-    kinds = len(paths.precisions)
+    kinds, clusters = len(paths.precisions), _clusters(splits, images)
     nodes = sum(kinds**length for length in range(1, len(gates) + 1))
     lines = [*(f"# {line}" for line in heading), "prepare:", f"  dataset: {images.dataset}", "  splits:"]
     lines += [f"    # {_sentence(use.why)}", f"    evaluation_set: {use.value}"]
@@ -150,6 +153,7 @@ def text_of(
         f"  precisions: {json.dumps(paths.precisions)}",
         "  # Measured beside them, for comparison.",
         f"  references: {json.dumps(paths.references)}",
+        *clusters,
         "bundle:",
         "  # The policy that the deployed classifier uses, and what it may spend if a request says nothing; 1 is the static",
         "  # w8a8 network. A request can give another budget.",
@@ -159,6 +163,20 @@ def text_of(
         f"  title: {json.dumps(f'QuEE on {name} with {backbone}')}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _clusters(splits: dict[str, Any], images: Images) -> list[str]:
+    """Block `targets` where the default number of clusters is too great for the split that is clustered."""
+    sets = {"pooled": images.training + images.evaluation, "held_out": images.evaluation, "test": images.training}
+    samples, usual = int(splits["predictor"] * sets[splits["evaluation_set"]]), Targets().clusters
+    if samples >= PER_CLUSTER * usual:
+        return []
+    few = max(2, samples // PER_CLUSTER)
+    return [
+        "targets:",
+        f"  # Fewer than the usual {usual}: split predictor has about {samples} images.",
+        f"  clusters: {few}",
+    ]
 
 
 def _sentence(text: str) -> str:

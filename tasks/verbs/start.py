@@ -26,6 +26,8 @@ LOOKED_AT = 1000
 """Images whose size is read."""
 ESTIMATE = "ESTIMATE"
 """Stands for the estimate, which is made with the experiment's settings."""
+GREY = {"1", "L", "LA", "I", "I;16"}
+"""Pillow's modes without colour."""
 SHOWN = 8
 """Most classes that are named."""
 
@@ -65,13 +67,19 @@ def start(
     Makes the project first where there is none here. Nothing is run but a few images, to estimate the time.
     """
     from quee.data.importers import Options
+    from tasks.dvc.project import is_project, make_project, refuse_place
 
     options = Options(evaluation=evaluation, config=config, label=label, skip_bad=skip_bad)
     request = _request(images, weights, backbone, name, seen, set_ or [], options)
     quiet = sys.stderr if json_ else sys.stdout
     with contextlib.redirect_stdout(quiet):
-        _make_project()
-        found = _begin(request)
+        project = is_project(Path())
+        if not project:
+            refuse_place(Path())
+        network = _network(request)
+        if not project:
+            typer.echo(f"made a project in {Path.cwd()}: {', '.join(make_project(Path(), notify=typer.echo))}")
+        found = _begin(request, network)
     if json_:
         typer.echo(json.dumps(found.facts, indent=1, ensure_ascii=False))
         return
@@ -151,7 +159,8 @@ def _request(
     if source is not None and not source.exists():
         here = [known for known in names_in(DATA) if any((DATA / known).glob("train-*.parquet"))]
         raise UsageError(
-            f"no folder {images!r}, and no data set of that name here; here are: {', '.join(here) or 'none'}"
+            f"no folder {images!r}, and no data set of that name here; give a folder of class folders, or one of: "
+            f"{', '.join(here) or 'none is here yet'}"
         )
     own = name or dataset or _slug(Path(images).resolve().name)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", own) or own == "weights":
@@ -204,20 +213,12 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "mine"
 
 
-def _make_project() -> None:
-    from tasks.dvc.project import is_project, make_project
-
-    if not is_project(Path()):
-        typer.echo(f"made a project here ({Path.cwd()}): {', '.join(make_project(Path(), notify=typer.echo))}")
-
-
-def _begin(request: Request) -> Found:
+def _begin(request: Request, network: Network) -> Found:
     """Add images and weights, choose, check, and write the experiment, which comes last."""
     from quee.settings.experiment import parse_experiment
     from quee.work.io import write_bytes
     from tasks.dvc.experiments import put_right
 
-    network = _network(request)
     added: list[str] = []
     with _saying(added, request):
         said = []
@@ -329,8 +330,12 @@ def _proposal(request: Request, network: Network, said: list[str]) -> Found:
     kwargs = {**network.kwargs, "num_classes": len(images.classes)}
     mode = mode_of(images, weights)
     use = use_of(images, weights, mode.value)
-    built = _built(name, kwargs)
-    prepared, sizes = built.input, _sizes(files)
+    built, (sizes, coloured) = _built(name, kwargs), _sizes(files)
+    if weights is None and coloured and built.input.channels == 1:
+        kwargs["in_chans"] = 3
+        built = _built(name, kwargs)
+    prepared = built.input
+    kind = "RGB" if prepared.channels == 3 else "grey, so colours are dropped" if coloured else "grey"
     named = f"{', '.join(images.classes[:SHOWN])}{', …' if len(images.classes) > SHOWN else ''}"
     normal = ", ".join(f"{kind} {', '.join(f'{v:g}' for v in getattr(prepared, kind))}" for kind in ("mean", "std"))
     given = "".join(f", {key} {json.dumps(value)}" for key, value in sorted(kwargs.items()))
@@ -341,7 +346,8 @@ def _proposal(request: Request, network: Network, said: list[str]) -> Found:
         **({"import": "\n".join(said)} if said else {}),
         "network": f"{name}{given}; {len(built.block_names)} blocks",
         **({"weights": f"read as: {network.read_as}"} if network.read_as else {}),
-        "preprocessing": f"{prepared.size[0]}×{prepared.size[1]}, {normal}, {prepared.interpolation}, crop {prepared.crop_pct:g}",
+        "preprocessing": f"{prepared.size[0]}×{prepared.size[1]}, {kind}, {normal}, {prepared.interpolation}, crop "
+        f"{prepared.crop_pct:g}",
         "mode": f"{mode.value}: {mode.why}",
         "splits": f"{use.value}: {use.why}",
     }
@@ -396,8 +402,8 @@ def _built(name: str, kwargs: dict[str, Any]) -> Any:
         return create_backbone(name, **kwargs)
 
 
-def _sizes(files: "DatasetFiles") -> str:
-    """Height and width of the images, from the headers of at most LOOKED_AT."""
+def _sizes(files: "DatasetFiles") -> tuple[str, bool]:
+    """Sizes and kinds of the images in words, and whether any is in colour, from the headers of at most LOOKED_AT."""
     import numpy as np
 
     from quee.data.decode import open_image
@@ -405,10 +411,10 @@ def _sizes(files: "DatasetFiles") -> str:
     rows = np.unique(np.linspace(0, len(files) - 1, min(len(files), LOOKED_AT)).astype(int))
     found = [open_image(files.encoded[int(row)][0], files.name(int(row))) for row in rows]
     heights, widths = ([image.height for image in found], [image.width for image in found])
-    kinds = ", ".join(sorted({image.mode for image in found}))
+    kinds = sorted({image.mode for image in found})
     low, high = f"{min(heights)}×{min(widths)}", f"{max(heights)}×{max(widths)}"
     looked = "" if len(rows) == len(files) else f" (of {len(rows):,} looked at)"
-    return f"{low if low == high else f'{low} to {high}'} pixels{looked}, {kinds}"
+    return f"{low if low == high else f'{low} to {high}'} pixels{looked}, {', '.join(kinds)}", not set(kinds) <= GREY
 
 
 def _checked(experiment: "Experiment") -> dict[str, int]:
