@@ -85,12 +85,17 @@ def is_headless(name: str) -> bool:
 
 
 def create_backbone(
-    name: str, gates: tuple[int, ...] | None = None, preprocessing: dict[str, Any] | None = None, **kwargs: Any
+    name: str,
+    gates: tuple[int, ...] | None = None,
+    preprocessing: dict[str, Any] | None = None,
+    norm_eps: float | dict[str, float] | None = None,
+    **kwargs: Any,
 ) -> "SegmentedBackbone":
     """Build a backbone with random weights, in evaluation mode.
 
-    `gates` are the numbers of blocks done at each gate (default: four equal segments); `preprocessing` replaces mean,
-    std, interpolation or crop_pct of the backbone's own configuration; `kwargs` go to the architecture.
+    `gates` are the numbers of blocks done at each gate (default: four equal segments); `preprocessing` replaces fields of
+    the backbone's own configuration (`quee.data.preprocessing.KEYS`); `norm_eps` replaces the ε of every LayerNorm, or by
+    name of a module of those within it; `kwargs` go to the architecture.
     Raises UsageError for an unknown name, keyword or gate.
     """
     refuse_unknown(name)
@@ -122,7 +127,10 @@ def create_backbone(
             f"backbone {name!r}: in_chans {backbone.input.channels}; images are decoded to 1 channel (grey) or 3 (RGB)"
         )
     backbone.name = name
-    backbone.made_with = deepcopy({**kwargs, **({"preprocessing": dict(preprocessing)} if preprocessing else {})})
+    more = {"preprocessing": preprocessing, "norm_eps": norm_eps}
+    backbone.made_with = deepcopy({**kwargs, **{key: value for key, value in more.items() if value}})
+    if norm_eps is not None:
+        _set_norm_eps(backbone, norm_eps)
     if preprocessing:
         from quee.data.preprocessing import override
 
@@ -130,6 +138,21 @@ def create_backbone(
     if gates is not None:
         backbone.set_gates(gates)
     return backbone.eval()
+
+
+def _set_norm_eps(backbone: "SegmentedBackbone", eps: Any) -> None:
+    """Set the ε of LayerNorms; raises UsageError for a value that is none, or a name without a LayerNorm."""
+    from torch.nn import LayerNorm
+
+    for prefix, value in (eps if isinstance(eps, dict) else {"": eps}).items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+            raise UsageError(f"backbone {backbone.name!r}: norm_eps must be above 0 and below 1; got {value!r}")
+        norms = [module for name, module in backbone.named_modules() if f"{name}.".startswith(prefix and f"{prefix}.")]
+        found = [module for module in norms if isinstance(module, LayerNorm)]
+        if not found:
+            raise UsageError(f"backbone {backbone.name!r}: norm_eps: no LayerNorm{prefix and f' in {prefix!r}'}")
+        for module in found:
+            module.eps = float(value)
 
 
 def refuse_unknown(name: str, where: str = "") -> None:
