@@ -135,9 +135,9 @@ def import_weights(
         state = with_head(state, read_checkpoint(head).state, str(head))
     where = f"{source} ({found.layout})" if found.layout else str(source)
     fitted = _fit(name, state, given, where, found.layout)
-    if found.classes is not None and fitted.classes not in (None, len(found.classes)):
+    if None not in (found.outputs, fitted.classes) and found.outputs != fitted.classes:
         raise QueeError(
-            f"{source}: its configuration names {len(found.classes)} classes, the head in its weights has {fitted.classes}"
+            f"{source}: its configuration has {found.outputs} classes, the head in its weights {fitted.classes}: correct it"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
@@ -252,12 +252,9 @@ def _by_shapes(backbone: "SegmentedBackbone", state: "dict[str, Tensor]") -> dic
     found: dict[str, Any] = {}
     own = backbone.state_dict()
     first = next((key for key, value in own.items() if value.dim() == 4), "")
-    if (
-        first in state
-        and state[first].shape[:1] + state[first].shape[2:] == own[first].shape[:1] + own[first].shape[2:]
-    ):
-        if (channels := state[first].shape[1]) != own[first].shape[1]:
-            found["in_chans"] = channels
+    stem = [tuple(of[first].shape) if first in of else () for of in (state, own)]
+    if stem[0] != stem[1] and stem[0][:1] + stem[0][2:] == stem[1][:1] + stem[1][2:]:
+        found["in_chans"] = stem[0][1]
     table, here = state.get("pos_embed"), own.get("pos_embed")
     if table is None or here is None or table.dim() != 3 or "dinov2" in backbone.name or "register_tokens" in state:
         return found  # the published DINOv2 are for 518 px, and used at 224 px with their heads

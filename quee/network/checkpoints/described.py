@@ -151,10 +151,10 @@ def _names(folder: Path, id2label: Any) -> tuple[str, ...] | None:
     try:
         found = {int(key): str(value) for key, value in id2label.items()}
     except (AttributeError, ValueError):
-        raise QueeError(f"{folder / CONFIG}: id2label must map the numbers of outputs to names") from None
+        raise QueeError(f"{folder / CONFIG}: labels must map the numbers of outputs to names") from None
     if sorted(found) != list(range(len(found))):
         raise QueeError(
-            f"{folder / CONFIG}: id2label has the numbers {sorted(found)[:5]}…; wanted are 0 to {len(found) - 1}"
+            f"{folder / CONFIG}: labels have the numbers {sorted(found)[:5]}…; wanted are 0 to {len(found) - 1}"
         )
     if all(found[index] in (f"LABEL_{index}", str(index)) for index in found):
         return None
@@ -250,5 +250,6 @@ def _of_timm(folder: Path, config: Mapping[str, Any]) -> Described:
         fields = {key: given[key] for key in ("mean", "std", "interpolation", "crop_pct") if given.get(key) is not None}
         prepared = Prepared((size[1], size[2]), {**fields, "resize": "both" if mode == "squash" else "shorter"})
     names, outputs = config.get("label_names") or given.get("label_names"), config.get("num_classes")
-    classes = tuple(map(str, names)) if isinstance(names, list) and len(names) == outputs else None
+    numbered = dict(enumerate(names)) if isinstance(names, list) else names or {}
+    classes = _names(folder, numbered) if len(numbered) == outputs else None
     return Described(config, classes, outputs or None, prepared, (f"as {CONFIG} says",))

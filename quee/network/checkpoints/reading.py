@@ -57,6 +57,8 @@ class Checkpoint:
     """Keywords of the backbone, with `preprocessing` where the folder says it, without the number of classes."""
     classes: tuple[str, ...] | None = None
     """Names of the classes in the order of the outputs; None where nothing says them."""
+    outputs: int | None = None
+    """Number of outputs by the configuration; None where nothing says it."""
     configured: bool = False
     """Whether a configuration says the backbone, and not shapes alone."""
 
@@ -109,6 +111,7 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
         tuple(facts),
         *(("", {}) if named is None else (named.name, named.kwargs)),
         described.classes,
+        described.outputs,
         bool(described.config),
     )
 
@@ -131,7 +134,8 @@ def _by_layout(state: dict[str, Tensor], found: Recognised, described: Described
     """As the configuration says, or else names and shapes; raises QueeError where these contradict each other."""
     layout = found.found
     if described.timm_name:
-        return Named(described.timm_name, dict(described.config.get("model_args") or {}))
+        own = described.config.get("model_args") or {}
+        return Named(described.timm_name, {key: value for key, value in own.items() if key != "num_classes"})
     if kind := described.config.get("model_type"):
         known = sorted(kind for layout in LAYOUTS for kind in layout.model_types)
         if kind not in known:
