@@ -20,12 +20,26 @@ if TYPE_CHECKING:
 _T2T = ("t2t_vit_7", "t2t_vit_10", "t2t_vit_12", "t2t_vit_14", "t2t_vit_19", "t2t_vit_24", "t2t_vit_t_14")
 _RESNET_CIFAR = ("resnet20_cifar", "resnet32_cifar", "resnet44_cifar", "resnet56_cifar", "resnet110_cifar")
 _TIMM = ("vit_*", "deit_*", "deit3_*", "flexivit_*", "aimv2_*", "beit3_*", "eva_*", "test_vit*")
+_RESNET = ("resnet[1-9]*", "resnetrs*", "resnext*", "seresnet[1-9]*", "seresnext*", "wide_resnet*", "test_resnet*")
+_EFFICIENTNET = (
+    "efficientnet*",
+    "mobilenet*",
+    "*nasnet_*",
+    "fbnet*",
+    "lcnet_*",
+    "tf_*net*",
+    "tinynet_*",
+    "test_efficientnet*",
+)
 
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "quee.network.architectures.t2t_vit": _T2T,
     "quee.network.architectures.resnet_cifar": _RESNET_CIFAR,
     "quee.network.architectures.dinov2": ("vit_small_patch14_dinov2.lvd142m", "*_dinov2*"),
     "quee.network.architectures.timm_vit": ("vit_digits", "vit_fashion_mnist", *_TIMM),
+    "quee.network.architectures.timm_resnet": _RESNET,
+    "quee.network.architectures.timm_convnext": ("convnext*", "test_convnext*"),
+    "quee.network.architectures.timm_efficientnet": _EFFICIENTNET,
 }
 """Module to the names of its backbones and patterns of names; the first pattern that fits counts."""
 
