@@ -82,11 +82,14 @@ def randomised(network: nn.Module) -> nn.Module:
     """The network with weights that keep signals alive, without the special values of norms and position tables."""
     source = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for value in network.parameters():
+        for name, value in network.named_parameters():
             scale = 0.2 if value.dim() < 2 else value[0].numel() ** -0.5
-            value.copy_(torch.randn(value.shape, generator=source) * scale)
-        for value in network.buffers():
-            if value.is_floating_point():
+            of_norm = value.dim() == 1 and name.endswith("weight")
+            value.copy_(torch.randn(value.shape, generator=source) * scale + of_norm)
+        for name, value in network.named_buffers():
+            if name.endswith("running_mean"):
+                value.copy_(torch.randn(value.shape, generator=source) * 0.2)
+            elif name.endswith("running_var"):
                 value.copy_(0.5 + torch.rand(value.shape, generator=source))
     return network.eval()
 

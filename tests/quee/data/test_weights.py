@@ -200,7 +200,11 @@ def test_an_experiment_of_the_same_network_takes_the_weights(
 @pytest.mark.parametrize(
     ("added", "given", "said"),
     [
-        ({"in_chans": 1}, {}, "'mine' was added for in_chans=1, the experiment gives no kwargs"),
+        (
+            {"in_chans": 1},
+            {"in_chans": 3},
+            "for in_chans=1, the experiment gives in_chans=3; give the same or none, or ",
+        ),
         (
             {},
             {"act_layer": "relu"},

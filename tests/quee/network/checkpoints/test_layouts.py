@@ -392,7 +392,7 @@ def test_torchvisions_networks_are_known_by_their_shapes(name: str) -> None:
         assert found.found is not None and found.found.named is not None
         named = found.found.named(found.state)
         assert named is not None and (named.name, named.kwargs) == NAMED[name]
-        own = timm.create_model(named.name).state_dict()
+        own = timm.create_model(named.name, num_classes=1000).state_dict()
     assert {key: value.shape for key, value in found.state.items()} == {key: value.shape for key, value in own.items()}
 
 
