@@ -171,7 +171,9 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
     def hook(name: str):  # type: ignore[no-untyped-def]
         return lambda module, inputs, output: see(name, module, inputs, output)
 
-    handles = [m.register_forward_hook(hook(n)) for n, m in backbone.named_modules() if not list(m.children())]
+    leaves = [(name, module) for name, module in backbone.named_modules() if not list(module.children())]
+    # What a fixed layer computes is the same for all images.
+    handles = [module.register_forward_hook(hook(name)) for name, module in leaves if not getattr(module, "fixed", False)]
     residuals: list[Elementwise] = []
     try:
         with torch.inference_mode():

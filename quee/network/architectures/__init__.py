@@ -31,6 +31,11 @@ _EFFICIENTNET = (
     "tinynet_*",
     "test_efficientnet*",
 )
+_RELATIVE = ("vit_relpos_*", "vit_srelpos_*", "test_vit_relpos")
+_ROTARY = ("vit_*_rope_*", "vit_*_dinov3*", "vit_*_sapiens2*", "vit_*_lingbot*", "vit_pe_*", "eva_giant_*")
+_HYBRID = ("vit_*_r26_*", "vit_*_r50_*", "vit_*_resnet*", "vit_*_r_s16_*", "vit_base_mci_*")
+_OTHER_VITS = (*_RELATIVE, *_ROTARY, *_HYBRID)
+"""timm's networks whose names are like those of VisionTransformers."""
 
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "quee.network.architectures.t2t_vit": _T2T,
@@ -40,8 +45,11 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "quee.network.architectures.timm_resnet": _RESNET,
     "quee.network.architectures.timm_convnext": ("convnext*", "test_convnext*"),
     "quee.network.architectures.timm_efficientnet": _EFFICIENTNET,
+    "quee.network.architectures.timm_swin": ("swin*",),
+    "quee.network.architectures.timm_beit": ("beit_*", "beitv2_*"),
+    "quee.network.architectures.timm_chain": (*_OTHER_VITS, "*"),
 }
-"""Module to the names of its backbones and patterns of names; the first pattern that fits counts."""
+"""Module to the names of its backbones and patterns of names; of the patterns that fit the longest counts."""
 
 BY_WEIGHTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 """Keywords by which timm loads weights; here `quee weights add` adds them, and nothing is downloaded."""
@@ -71,9 +79,11 @@ def _listed() -> list[str]:
 
 def module_of(name: str) -> str:
     """The module for a backbone's name, by name or pattern; empty where no line fits."""
-    exact = (module for module, listed in ARCHITECTURES.items() if name in listed)
-    fitting = (m for m, listed in ARCHITECTURES.items() if any(fnmatchcase(name, pattern) for pattern in listed))
-    return next(exact, "") or next(fitting, "")
+    if (exact := [module for module, listed in ARCHITECTURES.items() if name in listed]):
+        return exact[0]
+    patterns = [(pattern, module) for module, listed in ARCHITECTURES.items() for pattern in listed if "*" in pattern]
+    fitting = [(len(pattern), module) for pattern, module in patterns if fnmatchcase(name, pattern)]
+    return max(fitting, key=lambda fit: fit[0], default=(0, ""))[1]
 
 
 def file_of(name: str) -> str:
