@@ -30,7 +30,7 @@ _USUAL = {
     "rescale_factor": 1 / 255,
 }
 _USUAL |= {"image_mean": HALF, "image_std": HALF, "crop_size": _SQUARE}
-_BY_CLIP = {
+_BY_CLIP: dict[str, Any] = {
     "size": {"shortest_edge": 224},
     "resample": 3,
     "do_center_crop": True,
@@ -96,7 +96,7 @@ def describe(folder: Path) -> Described:
     _refuse_other(folder, config)
     if "architecture" in config:
         return _of_timm(folder, config)
-    facts = (f"as {CONFIG} says",)
+    facts: tuple[str, ...] = (f"as {CONFIG} says",)
     named = config.get("id2label") or {}
     outputs = len(named) or None
     if isinstance(config.get("num_labels"), int):

@@ -5,7 +5,6 @@ folder holds, and `layouts` translates the names of weights. This module removes
 and converts number formats.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from quee.network.checkpoints.described import CONFIG, PROCESSOR, Described, des
 from quee.network.checkpoints.files import read_file
 from quee.network.checkpoints.folders import weights_in
 from quee.network.checkpoints.layout import Named
-from quee.network.checkpoints.layouts import LAYOUTS, Recognised, readable, recognise
+from quee.network.checkpoints.layouts import AVERAGED, LAYOUTS, Recognised, readable, recognise
 from quee.network.checkpoints.pickles import LeftOut
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ WRAPPERS = (
     *("model", "net", "network", "module", "weights", "params", "backbone", "encoder"),
 )
 """Keys under which training scripts save weights, in the order they are taken; averaged ones first."""
-AVERAGED = re.compile(r"(?:^|[_.])(?:ema|swa|avg|averaged?|polyak)(?:$|[_.])")
-"""Matches the keys of averaged weights, in lower case."""
 BESIDE = ("optim", "scheduler", "scaler", "callback", "loops", "rng", "hyper", "config", "args", "history")
 """Words in the keys of other objects that training scripts save."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")

@@ -106,6 +106,8 @@ class Recognised:
 
 WITHIN = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Modules that compilation and sharding put around others, anywhere in a key."""
+AVERAGED = re.compile(r"(?:^|[_.])(?:ema|swa|avg|averaged?|polyak)(?:$|[_.])")
+"""Matches the keys and prefixes of averaged weights, in lower case."""
 HEAD = re.compile(r"(?:\w+_)?(?:heads?|classifier|fc|logits)\d?[./]")
 """Prefixes of keys of classification heads."""
 
@@ -132,6 +134,9 @@ def readable() -> str:
 def _taken(state: State, layout: Layout, prefixes: list[str], source: str) -> Recognised:
     if layout.convert is None:
         raise QueeError(f"{source} is a {layout.name} ({len(state)} weights), which is not read; {layout.advice}")
+    averaged = [prefix for prefix in prefixes if AVERAGED.search(prefix.lower())]
+    if len(averaged) == 1:  # beside the weights that were averaged
+        prefixes = averaged
     prefix = "" if "" in prefixes else prefixes[0]
     if prefix and len(prefixes) > 1:
         raise QueeError(

@@ -1,6 +1,7 @@
 """What configurations say is carried out as their library does, or refused in one line."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,18 @@ def test_one_network_in_two_forms_is_read_once(tmp_path: Path) -> None:
     assert "of model.safetensors, not of pytorch_model.bin" in read_checkpoint(tmp_path).said
     torch.save({"state": {}, "param_groups": []}, tmp_path / "optimizer.pt")
     assert read_checkpoint(tmp_path).layout == "Hugging Face ViT or DeiT"
+
+
+def test_code_in_a_file_of_a_folder_is_not_run(tmp_path: Path) -> None:
+    class Command:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    (folder(tmp_path) / "model.safetensors").unlink()
+    torch.save({**STATE, "more": Command()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(QueeError, match="runs code where it is loaded"):
+        read_checkpoint(tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_of_two_checkpoints_in_a_folder_none_is_guessed(tmp_path: Path) -> None:

@@ -324,6 +324,15 @@ def test_of_two_networks_none_is_guessed() -> None:
         recognise(both, "w.pth")
 
 
+def test_of_a_network_and_its_average_the_average_is_taken() -> None:
+    state = STATES["timm ViT"]
+    both = {**{f"model.{key}": value for key, value in state.items()}, "ema_model.n_averaged": torch.ones(1)}
+    found = recognise({**both, **{f"ema_model.module.{key}": value + 1 for key, value in state.items()}}, "w.pth")
+    assert found.prefix == "ema_model.module."
+    assert all(torch.equal(found.state[key], value + 1) for key, value in state.items())
+    assert "model.head.weight" in found.left_out
+
+
 @pytest.mark.parametrize("head", ["head.weight", "fc.weight", "classifier.bias", "cls_head.fc.weight"])
 def test_a_head_outside_of_the_network_is_not_guessed(head: str) -> None:
     state = {f"backbone.{key}": value for key, value in STATES["timm ViT"].items() if not key.startswith("head")}
