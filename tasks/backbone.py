@@ -15,6 +15,7 @@ from quee.data.fitted import Fitted
 from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import split_ids
 from quee.data.weights import (
+    built_with,
     has_seen,
     head_classes,
     load_weights,
@@ -139,7 +140,7 @@ def build(settings: Backbone, classes: int) -> tuple[SegmentedBackbone, dict[str
 
     Raises UsageError where kwargs or the weights' own head are for another number of classes.
     """
-    kwargs = dict(settings.kwargs)
+    kwargs = built_with(settings)
     if "num_classes" not in kwargs and is_headless(settings.name):
         kwargs["num_classes"] = classes
     path = None if settings.weights is None else weights_path(settings.weights)

@@ -20,7 +20,12 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-KEYS = ("crop_pct", "interpolation", "mean", "std")
+RESIZES = ("shorter", "both")
+"""What is resized to size / crop_pct: the shorter side, which keeps the shape, or both sides, which changes it."""
+OFFSETS = ("round", "floor")
+"""Where the crop begins if as many pixels cannot be cut off on both sides: as in torchvision, or as in transformers."""
+CHOICES = {"interpolation": tuple(INTERPOLATIONS), "resize": RESIZES, "crop_offset": OFFSETS}
+KEYS = ("crop_pct", "mean", "std", *CHOICES)
 """Fields that an experiment may override."""
 
 
@@ -36,6 +41,10 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     channels: int = 1
+    resize: str = "shorter"
+    """One of `RESIZES`."""
+    crop_offset: str = "round"
+    """One of `OFFSETS`."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -43,17 +52,27 @@ class Preprocessing:
         return (self.channels, *self.size)
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """Resize the shorter side to size / crop_pct and crop the centre; an image of the final size is not changed."""
+        """Resize the shorter side, or both sides, to size / crop_pct and crop the centre.
+
+        An image of the final size is not changed.
+        """
         height, width = self.size
         if (image.height, image.width) == (height, width) and self.crop_pct == 1:
             return image
         # torchvision's Resize and timm round the target and the longer side down, too.
         target = (floor(height / self.crop_pct), floor(width / self.crop_pct))
-        scale = max(target[0] / image.height, target[1] / image.width)
-        resized = (max(int(image.width * scale + 1e-6), target[1]), max(int(image.height * scale + 1e-6), target[0]))
+        if self.resize == "both":
+            resized = (target[1], target[0])
+        else:
+            scale = max(target[0] / image.height, target[1] / image.width)
+            resized = (
+                max(int(image.width * scale + 1e-6), target[1]),
+                max(int(image.height * scale + 1e-6), target[0]),
+            )
         if resized != image.size:
             image = image.resize(resized, INTERPOLATIONS[self.interpolation])
-        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        placed = floor if self.crop_offset == "floor" else round
+        left, top = placed((image.width - width) / 2), placed((image.height - height) / 2)
         return image.crop((left, top, left + width, top + height))
 
     def needs_resizing(self, height: int, width: int) -> bool:
@@ -87,7 +106,7 @@ def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def override(given: Preprocessing, changes: Mapping[str, Any]) -> Preprocessing:
-    """`given` with some of mean, std, interpolation, crop_pct replaced; raises UsageError for anything else."""
+    """`given` with some of the fields in `KEYS` replaced; raises UsageError for anything else."""
     for key, value in changes.items():
         if key not in KEYS:
             raise UsageError(f"preprocessing: {unknown('key', key, list(KEYS))}")
@@ -97,8 +116,8 @@ def override(given: Preprocessing, changes: Mapping[str, Any]) -> Preprocessing:
             raise UsageError(f"preprocessing.mean must be from 0 to 1{_scaled(value)}; got {value!r}")
         if key == "std" and not all(0 < v <= 1 for v in value):
             raise UsageError(f"preprocessing.std must be above 0 and at most 1{_scaled(value)}; got {value!r}")
-        if key == "interpolation" and value not in INTERPOLATIONS:
-            raise UsageError(f"preprocessing.{unknown('interpolation', str(value), list(INTERPOLATIONS))}")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise UsageError(f"preprocessing.{unknown(key, str(value), list(CHOICES[key]))}")
         if key == "crop_pct" and not (_numbers([value]) and 0 < value <= 1):
             raise UsageError(f"preprocessing.crop_pct must be above 0 and at most 1; got {value!r}")
     return replace(given, **{key: _kept(value) for key, value in changes.items()})
