@@ -8,17 +8,17 @@ must give the same logits on some of the images; otherwise the module is refused
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
-from importlib import import_module
 from typing import Any
 
 import torch
-from PIL.Image import Resampling
 from torch import Tensor, nn
 
-from quee.data.preprocessing import INTERPOLATIONS, KEYS, Preprocessing, spread
+from quee.data.preprocessing import KEYS, Preprocessing, spread
 from quee.errors import QueeError, UsageError
 from quee.network.architectures import create_backbone, is_backbone
 from quee.network.base import SegmentedBackbone
+from quee.network.checkpoints.described import Prepared, prepared_by
+from quee.network.checkpoints.layout import Named
 from quee.network.checkpoints.layouts import Recognised, readable, recognise
 from quee.network.checkpoints.reading import fit_state
 
@@ -27,6 +27,8 @@ TOLERANCE = 1e-4
 COMPARED = 8
 """Number of images on which logits are compared."""
 THE = "the model"
+CROP_MODES: dict[str, dict[str, Any]] = {"center": {}, "squash": {"resize": "both"}}
+"""timm's ways to crop, with the fields of a preprocessing that say the same."""
 WRAPPERS = ("module", "_orig_mod")
 """Attributes by which DataParallel and `torch.compile` hold the module that they wrap."""
 
@@ -52,9 +54,7 @@ def as_backbone(model: Any, preprocessing: Any = None) -> tuple[SegmentedBackbon
         found = recognise(_state(copy), THE)
         if not found.layout:
             raise UsageError(f"{THE} ({type(copy).__name__}) is of no layout that is read: {readable()}")
-        channels = _channels(found.state)
-        stated = {key: _spread(value, channels) for key, value in _stated(copy, preprocessing).items()}
-        return _backbone(copy, found, stated), copy
+        return _backbone(copy, found, _stated(copy, preprocessing)), copy
     except QueeError as error:
         raise UsageError(f"quee.fit: {error}") from None
 
@@ -106,28 +106,59 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in state.items()}
 
 
-def _backbone(model: nn.Module, found: Recognised, preprocessing: dict[str, Any]) -> SegmentedBackbone:
+def _backbone(model: nn.Module, found: Recognised, stated: Prepared) -> SegmentedBackbone:
     """The backbone with the recognised weights; raises QueeError where they do not fit one."""
-    name, kwargs = _name(model, found)
-    if (classes := _classes(model, found.state)) < 1:
-        raise UsageError(f"{THE} ({type(model).__name__}) has no classification head")
-    kwargs = {**kwargs, "num_classes": classes, **_asked_for(model, name, classes, found.state)}
-    usual = create_backbone(name, **kwargs).input
-    if changes := _changes(usual, preprocessing):
+    named = _named(model, found, stated.size)
+    state = found.state if named.state is None else named.state
+    kwargs = {**named.kwargs, **_asked_for(model, named, state)}
+    usual = create_backbone(named.name, **kwargs).input
+    if changes := _changes(usual, stated.preprocessing):
         kwargs["preprocessing"] = changes
-    backbone = create_backbone(name, **kwargs)
-    backbone.load_state_dict(fit_state(backbone, found.state, THE))
+    backbone = create_backbone(named.name, **kwargs)
+    backbone.load_state_dict(fit_state(backbone, state, THE))
     return backbone
 
 
-def _asked_for(model: nn.Module, name: str, classes: int, state: dict[str, Tensor]) -> dict[str, Any]:
+def _named(model: nn.Module, found: Recognised, size: tuple[int, int]) -> Named:
+    """Name and keywords: what the module says of itself, else what names and shapes of its weights tell."""
+    timm = _timm_config(model)
+    for name in (f"{timm.get('architecture')}.{timm.get('tag')}", timm.get("architecture")):
+        if name and is_backbone(name):
+            return Named(name, {})
+    layout, config = found.found, _config(model)
+    if layout is not None and layout.configured is not None and config.get("model_type") in layout.model_types:
+        return layout.configured(config, found.state, size if all(size) else None)
+    named = None if layout is None or layout.named is None else layout.named(found.state)
+    if named is None:
+        known = timm.get("architecture") or type(model).__name__
+        raise UsageError(
+            f"{THE} ({known}, {found.layout}) does not say which backbone it is, and its weights do not tell"
+        )
+    return named
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    """The configuration of a module of transformers, as `config.json` has it; empty for other modules."""
+    to_dict = getattr(getattr(model, "config", None), "to_dict", None)
+    found = to_dict() if callable(to_dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _asked_for(model: nn.Module, named: Named, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Keywords in which the module differs from the backbone of that name."""
-    asked: dict[str, Any] = {}
-    usual = create_backbone(name, num_classes=classes)
-    if (size := _image_size(model)) and size != usual.input.size:
+    with torch.device("meta"):
+        usual = create_backbone(named.name, **{"num_classes": 1, **named.kwargs})
+    heads = (state.get(f"{layer}.weight") for layer in (usual.logits_layer, f"{usual.logits_layer}.fc"))
+    head = next((weight for weight in heads if weight is not None), None)
+    if head is None or not head.dim():
+        raise UsageError(f"{THE} ({type(model).__name__}) has no classification head")
+    asked: dict[str, Any] = {"num_classes": len(head)}
+    if (channels := _channels(state)) != usual.input.channels:
+        asked["in_chans"] = channels
+    if (size := _image_size(model)) and size != usual.input.size and "img_size" not in named.kwargs:
         asked["img_size"] = list(size)
-    if (heads := _heads(model)) and heads != _heads(usual):
-        asked["num_heads"] = heads
+    if (count := _heads(model)) and count != _heads(usual):
+        asked["num_heads"] = count
     return {**asked, **usual.asked_for(state)}
 
 
@@ -138,22 +169,13 @@ def _heads(network: nn.Module) -> int | None:
 
 
 def _changes(usual: Preprocessing, stated: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that differ from the backbone's own."""
-    own = {key: _plain(getattr(usual, key)) for key in KEYS}
-    return {key: value for key, value in stated.items() if value != own.get(key)}
-
-
-def _name(model: nn.Module, found: Recognised) -> tuple[str, dict[str, Any]]:
-    """Name and keywords: what the module says of itself, else what names and shapes of its weights tell."""
-    config = _timm_config(model)
-    for name in (f"{config.get('architecture')}.{config.get('tag')}", config.get("architecture")):
-        if name and is_backbone(name):
-            return name, {}
-    if found.architecture:
-        name, kwargs = import_module(found.architecture).named(found.state)
-        return name, dict(kwargs)
-    known = config.get("architecture") or type(model).__name__
-    raise UsageError(f"{THE} ({known}, {found.layout}) does not say which backbone it is, and its weights do not tell")
+    """The fields that differ from the backbone's own. A mean or deviation of RGB is averaged for grey images."""
+    found = {}
+    for key, value in stated.items():
+        told = [*spread(value, 1)] if isinstance(value, list) and usual.channels == 1 else value
+        if told != _plain(getattr(usual, key, None)):
+            found[key] = told
+    return found
 
 
 def _timm_config(model: nn.Module) -> Mapping[str, Any]:
@@ -161,23 +183,9 @@ def _timm_config(model: nn.Module) -> Mapping[str, Any]:
     return config if isinstance(config, Mapping) else {}
 
 
-def _classes(model: nn.Module, state: Mapping[str, Tensor]) -> int:
-    """Rows of the head; 0 where there is none."""
-    head = next((state[key] for key in ("head.weight", "head.fc.weight", "fc.weight") if key in state), None)
-    if head is not None:
-        return len(head)
-    told = getattr(model, "num_classes", None)
-    return told if isinstance(told, int) else 0
-
-
 def _channels(state: Mapping[str, Tensor]) -> int:
     """Channels of images, by the first convolution."""
     return next((value.shape[1] for value in state.values() if value.dim() == 4), 3)
-
-
-def _spread(value: Any, channels: int) -> Any:
-    """A mean or deviation of RGB for grey images is the average; others stay."""
-    return [*spread(value, channels)] if isinstance(value, list) and channels == 1 else value
 
 
 def _image_size(model: nn.Module) -> tuple[int, int] | None:
@@ -192,65 +200,51 @@ def _image_size(model: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _stated(model: nn.Module, given: Any) -> dict[str, Any]:
-    """Fields of the preprocessing that are given, or that timm's configuration of the module has; warns where there are none."""
+def _stated(model: nn.Module, given: Any) -> Prepared:
+    """The preprocessing that is given, or that timm's configuration of the module has; warns where there is none.
+
+    The size is (0, 0) where it is not said.
+    """
     if given is None:
         if config := _timm_config(model):
-            return {key: _plain(config[key]) for key in KEYS if config.get(key) is not None}
+            return Prepared((0, 0), _from_timm(config))
         warnings.warn(
             f"{THE} does not say how its images are prepared: they get what is usual for this network; give preprocessing=…, "
             "as weights.transforms() of torchvision or the image processor of transformers",
             stacklevel=4,
         )
-        return {}
+        return Prepared((0, 0), {})
     if isinstance(given, Mapping):
-        return _from_mapping(given)
-    if hasattr(given, "image_mean") and hasattr(given, "image_std"):
-        return _from_processor(given)
+        timms = "input_size" in given
+        return Prepared((0, 0), _from_timm(given) if timms else {key: _plain(value) for key, value in given.items()})
+    if hasattr(given, "image_mean") and callable(getattr(given, "to_dict", None)):
+        try:
+            return prepared_by(given.to_dict(), _config(model))
+        except QueeError as error:
+            raise UsageError(f"preprocessing: {error}") from None
     if hasattr(given, "crop_size") and hasattr(given, "resize_size"):
-        return _from_transforms(given)
+        return Prepared((0, 0), _from_transforms(given))
     raise UsageError(
         f"preprocessing is a {type(given).__name__}; valid: a mapping with {', '.join(KEYS)}, timm's data configuration, "
         "weights.transforms() of torchvision, an image processor of transformers"
     )
 
 
-def _from_mapping(given: Mapping[str, Any]) -> dict[str, Any]:
-    if "input_size" not in given:
-        return {key: _plain(value) for key, value in given.items()}  # create_backbone refuses unknown keys
-    if given.get("crop_mode", "center") not in ("center", None):
-        raise UsageError(f"preprocessing: crop_mode {given['crop_mode']!r}; valid: 'center'")
-    return {key: _plain(given[key]) for key in KEYS if given.get(key) is not None}
+def _from_timm(given: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's configuration of a network or of its data."""
+    found = {key: _plain(given[key]) for key in KEYS if given.get(key) is not None}
+    if (mode := given.get("crop_mode") or "center") not in CROP_MODES:
+        raise UsageError(f"preprocessing: crop_mode {mode!r} is not run here; valid: {', '.join(CROP_MODES)}")
+    return {**found, **CROP_MODES[mode]}
 
 
 def _from_transforms(given: Any) -> dict[str, Any]:
     """torchvision's ImageClassification preset."""
-    resized, cropped = given.resize_size, given.crop_size
-    if resized is not None and len(resized) != 1:
-        raise UsageError(f"preprocessing: resize_size {resized} changes the shape of images, which is not done here")
-    return {
-        "mean": _plain(given.mean),
-        "std": _plain(given.std),
-        "interpolation": given.interpolation.value,
-        "crop_pct": 1.0 if resized is None else cropped[0] / resized[0],
-    }
-
-
-def _from_processor(given: Any) -> dict[str, Any]:
-    """An image processor of transformers."""
-    if not getattr(given, "do_normalize", True):
-        raise UsageError("preprocessing: do_normalize is off; give a mapping: mean [0, 0, 0] and std [1, 1, 1]")
-    found = {"mean": _plain(given.image_mean), "std": _plain(given.image_std)}
-    names = {resampling: name for name, resampling in INTERPOLATIONS.items()}
-    if getattr(given, "resample", None) is not None:
-        found["interpolation"] = names[Resampling(given.resample)]
-    size = getattr(given, "size", None)
-    shortest = size.get("shortest_edge") if isinstance(size, Mapping) else size
-    if shortest and getattr(given, "do_center_crop", False):
-        found["crop_pct"] = given.crop_size["height"] / shortest
-    else:
-        found["crop_pct"] = float(getattr(given, "crop_pct", None) or 1.0)
-    return found
+    resized, cropped = given.resize_size or given.crop_size, given.crop_size
+    found = {"mean": _plain(given.mean), "std": _plain(given.std), "interpolation": given.interpolation.value}
+    if len(resized) > 1:
+        found["resize"] = "both"
+    return {**found, "crop_pct": cropped[0] / resized[0]}
 
 
 def _plain(value: Any) -> Any:

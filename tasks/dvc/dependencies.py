@@ -23,6 +23,8 @@ from tasks.stages import FILES, SETTINGS, STAGES
 
 ROOT = Path(__file__).parents[2]
 NAME = "code.json"
+INSTALLED = "installed.json"
+"""File of a project outside of a clone: version and digest of the installed code, on which stage `settings` depends."""
 
 REGISTRY = "quee/network/architectures/__init__.py"
 """A stage that builds a backbone imports this registry; it depends on the file of the experiment's architecture instead."""
@@ -91,6 +93,11 @@ def code_of(project: Path, backbone: str) -> dict[str, dict[str, str]]:
 def is_clone(project: Path) -> bool:
     """Whether the code that stages run lies in the project's folder; otherwise it is installed."""
     return (project / "quee" / "__init__.py").is_file() and (project / "tasks" / "stages.py").is_file()
+
+
+def code_root(project: Path) -> Path:
+    """The folder with the code that a project's stages run: the project's own, or that of the installed packages."""
+    return ROOT if (project / INSTALLED).is_file() else project
 
 
 def used_by(stage: str, backbone: str, root: Path = ROOT, start: str | None = None) -> set[str]:

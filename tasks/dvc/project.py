@@ -18,12 +18,11 @@ import yaml
 
 from quee.errors import QueeError, UsageError
 from quee.work.io import write_bytes
-from tasks.dvc.dependencies import ROOT, is_clone
+from tasks.dvc.dependencies import INSTALLED, ROOT, is_clone
 from tasks.dvc.experiments import FILE as PARAMS
 from tasks.dvc.lock import git
 from tasks.stages import FILES, template
 
-INSTALLED = "installed.json"
 PIPELINE, ABLATIONS = FILES
 FOLDERS = ("data", "experiments")
 MEASURED = "benchmarks/results/README.md"

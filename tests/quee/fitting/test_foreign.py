@@ -2,16 +2,23 @@
 
 import warnings
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 
 import quee
 from quee.errors import UsageError
@@ -47,6 +54,7 @@ def resnet() -> nn.Module:
     return Named()
 
 
+HIDDEN = {"hidden_size": 64, "intermediate_size": 128, "num_labels": 3}
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "timm's ViT": vit,
     "for grey images": lambda: vit(in_chans=1),
@@ -60,6 +68,13 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "in half precision": lambda: vit().half(),
     "in DataParallel": lambda: nn.DataParallel(vit()),
     "a ResNet for CIFAR with BatchNorm, in training mode": lambda: resnet().train(),
+    "torchvision's ResNet": lambda: torchvision.models.resnet18(num_classes=3),
+    "transformers' ViT": lambda: ViTForImageClassification(
+        ViTConfig(**HIDDEN, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8)
+    ),
+    "transformers' ConvNeXt": lambda: ConvNextForImageClassification(
+        ConvNextConfig(depths=[1, 1, 2, 1], hidden_sizes=[16, 32, 64, 128], num_labels=3)
+    ),
 }
 
 
@@ -74,7 +89,8 @@ def test_a_module_becomes_a_backbone_with_its_logits_and_is_left_as_it_is(which:
     assert copy is not None
     refuse_other_answers(backbone, copy, images)
     with torch.inference_mode():
-        torch.testing.assert_close(backbone(images), copy(images), atol=1e-4, rtol=0)
+        theirs = copy(images)
+        torch.testing.assert_close(backbone(images), getattr(theirs, "logits", theirs), atol=1e-4, rtol=0)
     assert model.training == training and next(model.parameters()).dtype == kind
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert backbone.made_with is not None
@@ -129,8 +145,8 @@ STATED = {
     "torchvision's transforms": ImageClassification(
         crop_size=32, resize_size=40, **HALF, interpolation=InterpolationMode.BILINEAR
     ),
-    "an image processor": SimpleNamespace(
-        image_mean=HALF["mean"], image_std=HALF["std"], resample=2, size={"shortest_edge": 40}, do_center_crop=True,
+    "an image processor": ViTImageProcessorPil(
+        image_mean=HALF["mean"], image_std=HALF["std"], resample=2, size={"height": 40, "width": 40}, do_center_crop=True,
         crop_size={"height": 32, "width": 32},
     ),
 }  # fmt: skip

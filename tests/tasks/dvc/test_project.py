@@ -9,10 +9,10 @@ import yaml
 
 from quee.errors import UsageError
 from tasks.dvc import dependencies
+from tasks.dvc.dependencies import INSTALLED, code_root
 from tasks.dvc.project import (
     ABLATIONS,
     CODE,
-    INSTALLED,
     PIPELINE,
     installed_text,
     make_project,
@@ -22,6 +22,7 @@ from tasks.dvc.project import (
     project_files,
     refuse_place,
 )
+from tasks.mlflow.tracking import PYFUNC
 from tasks.stages import STAGES, TEMPLATES, template
 
 ROOT = Path(__file__).parents[3]
@@ -58,6 +59,7 @@ def test_a_folder_becomes_a_project_once(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and ".git" not in path.parts}
     assert make_project(root) == [] and outdated(root) == []
     assert before == {path: path.read_bytes() for path in before}
+    assert (code_root(root) / PYFUNC).is_file() and code_root(ROOT) == ROOT
     code = dependencies.code_of(root, "vit_digits")
     assert "tasks/features.py" in code["features"] and "quee/network/architectures/timm_vit.py" in code["backbone"]
 
