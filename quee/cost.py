@@ -150,6 +150,8 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
 
     from quee.network.attention import MatMul
 
+    # BatchNorm is folded into the convolution before it; softmax is counted with the product before it.
+    UNCOUNTED = nn.Identity | nn.Dropout | nn.BatchNorm2d | nn.Softmax  # noqa: N806
     products: list[Product] = []
     elementwise: list[Elementwise] = []
 
@@ -164,8 +166,7 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
         elif isinstance(module, nn.Linear | nn.Conv2d):
             reduction = prod(module.weight.shape[1:])
             products.append(Product(name, segment, "weight", output.numel() * reduction, reduction, part))
-        elif not list(module.children()) and not isinstance(module, nn.Identity | nn.Dropout | nn.BatchNorm2d):
-            # BatchNorm is folded into the convolution before it.
+        elif not list(module.children()) and not isinstance(module, UNCOUNTED):
             elementwise.append(Elementwise(name, segment, output.numel()))
 
     def hook(name: str):  # type: ignore[no-untyped-def]
@@ -173,7 +174,9 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
 
     leaves = [(name, module) for name, module in backbone.named_modules() if not list(module.children())]
     # What a fixed layer computes is the same for all images.
-    handles = [module.register_forward_hook(hook(name)) for name, module in leaves if not getattr(module, "fixed", False)]
+    handles = [
+        module.register_forward_hook(hook(name)) for name, module in leaves if not getattr(module, "fixed", False)
+    ]
     residuals: list[Elementwise] = []
     try:
         with torch.inference_mode():

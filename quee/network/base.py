@@ -70,6 +70,11 @@ class SegmentedBackbone(nn.Module, ABC):
         return [f"blocks.{index}" for index in range(len(self.blocks))]
 
     @property
+    def logits_layer(self) -> str:
+        """Name of the layer that gives the logits."""
+        return "head"
+
+    @property
     def gates(self) -> tuple[int, ...]:
         """Number of blocks before each gate; four equal segments by default."""
         depth = len(self.block_names)

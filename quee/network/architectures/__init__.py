@@ -25,6 +25,17 @@ _ROTARY = ("vit_*_rope_*", "vit_*_dinov3*", "vit_*_sapiens2*", "vit_*_lingbot*",
 _HYBRID = ("vit_*_r26_*", "vit_*_r50_*", "vit_*_resnet*", "vit_*_r_s16_*", "vit_base_mci_*")
 _OTHER_VITS = (*_RELATIVE, *_ROTARY, *_HYBRID)
 """timm's networks whose names are like those of VisionTransformers."""
+_RESNET = ("resnet[1-9]*", "resnetrs*", "resnext*", "seresnet[1-9]*", "seresnext*", "wide_resnet*", "test_resnet*")
+_EFFICIENTNET = (
+    "efficientnet*",
+    "mobilenet*",
+    "*nasnet_*",
+    "fbnet*",
+    "lcnet_*",
+    "tf_*net*",
+    "tinynet_*",
+    "test_efficientnet*",
+)
 
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "quee.network.architectures.t2t_vit": _T2T,
@@ -33,6 +44,9 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "quee.network.architectures.timm_vit": ("vit_digits", "vit_fashion_mnist", *_TIMM),
     "quee.network.architectures.timm_swin": ("swin*",),
     "quee.network.architectures.timm_beit": ("beit_*", "beitv2_*"),
+    "quee.network.architectures.timm_resnet": _RESNET,
+    "quee.network.architectures.timm_convnext": ("convnext*", "test_convnext*"),
+    "quee.network.architectures.timm_efficientnet": _EFFICIENTNET,
     "quee.network.architectures.timm_chain": (*_OTHER_VITS, "*"),
 }
 """Module to the names of its backbones and patterns of names; of the patterns that fit the longest counts."""
@@ -65,7 +79,7 @@ def _listed() -> list[str]:
 
 def module_of(name: str) -> str:
     """The module for a backbone's name, by name or pattern; empty where no line fits."""
-    if (exact := [module for module, listed in ARCHITECTURES.items() if name in listed]):
+    if exact := [module for module, listed in ARCHITECTURES.items() if name in listed]:
         return exact[0]
     patterns = [(pattern, module) for module, listed in ARCHITECTURES.items() for pattern in listed if "*" in pattern]
     fitting = [(len(pattern), module) for pattern, module in patterns if fnmatchcase(name, pattern)]

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from quee.cost import trace_cost
 from quee.errors import QueeError, UsageError
-from quee.network import architectures
+from quee.network import architectures, timm_chain
 from quee.network.architectures import check_state_dict, create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
@@ -55,6 +55,38 @@ DINOV2 = [
     pytest.param("vit_small_patch14_dinov2", {**TINY, "img_size": 56, "layers": 4, "depth": 6}, id="dinov2-4-layers"),
     pytest.param("vit_small_patch14_reg4_dinov2.lvd142m", {**TINY, "img_size": 56}, id="dinov2-registers"),
 ]
+NARROW: dict[str, Any] = {"img_size": 32, "num_classes": 10}
+CONVNEXT: dict[str, Any] = {**NARROW, "depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "patch_size": 2}
+RESNET: dict[str, Any] = {**NARROW, "channels": (16, 24, 32, 48), "layers": (1, 1, 2, 1)}
+SWIN: dict[str, Any] = {
+    "img_size": 40,
+    "num_classes": 10,
+    "patch_size": 4,
+    "window_size": 4,
+    "embed_dim": 16,
+    "depths": (2, 2),
+    "num_heads": (2, 4),  # maps of 10 and 5 places: the last windows are padded
+}
+SMALL_TOKENS: dict[str, Any] = {"img_size": 32, "embed_dim": 32, "num_heads": 4, "depth": 4, "num_classes": 10}
+CHAINS = [
+    pytest.param("swin_tiny_patch4_window7_224", SWIN, id="swin"),
+    pytest.param("swinv2_tiny_window8_256", {**SWIN, "pretrained_window_sizes": (0, 0)}, id="swin-v2"),
+    pytest.param("beit_base_patch16_224", SMALL_TOKENS | {"patch_size": 8}, id="beit"),
+    pytest.param("eva02_tiny_patch14_224", SMALL_TOKENS | {"patch_size": 8}, id="eva-rotary-positions"),
+    pytest.param("test_vit_relpos", {"img_size": 64, "num_classes": 10, "depth": 4}, id="relative-positions"),
+    pytest.param("test_byobnet", {"img_size": 64, "num_classes": 10}, id="byobnet"),
+    pytest.param("resnet18", RESNET, id="resnet-basic"),
+    pytest.param("resnet50d.ra2_in1k", {**RESNET, "channels": (8, 12, 16, 24)}, id="resnet-bottleneck-d"),
+    pytest.param("resnext50_32x4d", {**RESNET, "cardinality": 4, "base_width": 16, "in_chans": 1}, id="resnext-grey"),
+    pytest.param("convnext_atto", CONVNEXT, id="convnext"),
+    pytest.param("convnext_atto", {**CONVNEXT, "conv_mlp": True}, id="convnext-conv-mlp"),
+    pytest.param("convnextv2_atto", {**CONVNEXT, "conv_mlp": False}, id="convnext-v2-linear-mlp"),
+    pytest.param("mobilenetv3_small_050", NARROW, id="mobilenet-v3"),
+    pytest.param("test_efficientnet.r160_in1k", NARROW, id="efficientnet"),
+    pytest.param(
+        "tf_efficientnetv2_b0", {**NARROW, "channel_multiplier": 0.25, "depth_multiplier": 0.2}, id="padding-same"
+    ),
+]
 
 
 def build(name: str, kwargs: dict[str, Any]) -> SegmentedBackbone:
@@ -68,7 +100,10 @@ def build(name: str, kwargs: dict[str, Any]) -> SegmentedBackbone:
 
 def shortened(name: str, kwargs: dict[str, Any], depth: int) -> dict[str, Any]:
     """Fewer blocks, where the architecture takes a depth."""
-    parameters = signature(import_module(architectures.module_of(name)).create).parameters.values()
+    create = import_module(architectures.module_of(name)).create
+    if create is timm_chain.create:
+        return kwargs
+    parameters = signature(create).parameters.values()
     takes = any(parameter.name == "depth" or parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
     return {**kwargs, "depth": depth} if takes else kwargs
 
@@ -77,7 +112,7 @@ def images(backbone: SegmentedBackbone, n: int = 2) -> torch.Tensor:
     return torch.randn(n, *backbone.input.shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2 + CHAINS)
 @torch.inference_mode()
 def test_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
     backbone = build(name, kwargs)
@@ -107,12 +142,17 @@ def test_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
     assert torch.equal(other(x), whole)
 
 
-@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX[:3] + DINOV2)
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX[:3] + DINOV2 + CHAINS)
 def test_cost_accounting_sees_every_product(name: str, kwargs: dict[str, Any]) -> None:
     backbone = build(name, kwargs)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         backbone(images(backbone, 1))
-    assert trace_cost(backbone).macs * 2 == counter.get_total_flops()
+    fixed = [backbone.get_submodule(name) for name in getattr(getattr(backbone, "chain", None), "fixed", ())]
+    same_for_all_images = []
+    for layer in fixed:
+        layer.register_forward_hook(lambda m, _, y: same_for_all_images.append(2 * y.numel() * m.in_features))
+    backbone(images(backbone, 1))
+    assert trace_cost(backbone).macs * 2 == counter.get_total_flops() - sum(same_for_all_images)
 
 
 @pytest.mark.parametrize(("name", "kwargs"), REGISTERED)
@@ -160,7 +200,7 @@ def test_every_precision_runs_on_every_backbone(name: str, kwargs: dict[str, Any
     assert (half.float() - expected).norm() < 0.1 * expected.norm()
 
 
-@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2 + CHAINS)
 def test_cost_is_additive_over_segments(name: str, kwargs: dict[str, Any]) -> None:
     backbone = build(name, kwargs)
     depth = len(backbone.block_names)
@@ -172,11 +212,14 @@ def test_cost_is_additive_over_segments(name: str, kwargs: dict[str, Any]) -> No
     assert len(totals) == 1
 
 
-@pytest.mark.parametrize(("name", "kwargs"), BY_PREFIX)
+@pytest.mark.parametrize(("name", "kwargs"), BY_PREFIX + CHAINS)
 @torch.inference_mode()
 def test_timm_backbones_give_timms_outputs_and_keys(name: str, kwargs: dict[str, Any]) -> None:
     backbone = build(name, kwargs)
-    original = timm.create_model(name, **kwargs).eval()
+    taken = (
+        kwargs if timm_chain.takes_size(name) else {key: value for key, value in kwargs.items() if key != "img_size"}
+    )
+    original = timm.create_model(name, **taken).eval()
     assert set(backbone.state_dict()) == set(original.state_dict())
     original.load_state_dict(backbone.state_dict())
     x = images(backbone)
