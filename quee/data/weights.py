@@ -7,7 +7,7 @@ weights were trained. Importing this module does not import torch.
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quee.data import DATA
+from quee.data.class_order import positions
 from quee.data.fitted import Fitted
+from quee.data.preprocessing import KEYS
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.work.io import read_json, read_metadata, read_shape, read_tensors, write_tensors
 
@@ -84,10 +86,23 @@ class WeightsFacts:
     """Preprocessing of the backbone; the weights may have been trained with another."""
     fitted: Fitted | None = field(default=None, compare=False)
     """Samples on which an experiment of this project fitted the weights; None for weights from elsewhere."""
+    preprocessing: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Fields of the backbone's preprocessing that somebody stated or `quee weights check` measured."""
+    classes: tuple[str, ...] | None = field(default=None, compare=False)
+    """Names of the outputs in their order; None where nobody stated them, so that they are the data set's."""
+    measured: str = field(default="", compare=False)
+    """What `quee weights check` measured, on which images."""
+
+    @property
+    def stated(self) -> frozenset[str]:
+        """Fields of the preprocessing that need no measuring: of these weights or, for an experiment's weights, all."""
+        return frozenset(KEYS) if self.fitted is not None else frozenset(self.preprocessing)
 
 
 FREE = ("img_size", "layers", "num_classes", "preprocessing")
 """Keywords that may differ from those given with the weights; loading refuses a head or size that does not fit."""
+OUTPUTS = re.compile(r"(?:head|head_dist)(?:\.fc)?\.(?:weight|bias)")
+"""Parameters of heads with a row for each output."""
 DROPOUT = re.compile(r"\w*drop\w*_rate")
 """Keywords that act during training only."""
 
@@ -192,9 +207,7 @@ def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: s
         if not layout:
             more += f"; its names are of no layout that is read: {readable()}"
         raise type(error)(f"{error}{more}") from None
-    given_to = backbone.input
-    values = (f"{kind} {', '.join(f'{v:g}' for v in getattr(given_to, kind))}" for kind in ("mean", "std"))
-    return f"{', '.join(values)}, {given_to.interpolation}, crop {given_to.crop_pct:g}"
+    return str(backbone.input)
 
 
 def _implied(name: str, state: "dict[str, Tensor]", source: str) -> dict[str, Any]:
@@ -235,7 +248,10 @@ def weights_facts(path: Path) -> WeightsFacts:
         seen = None if names is None else tuple(filter(None, names.split(",")))
         fitted = Fitted.read(metadata["fitted_on"]) if "fitted_on" in metadata else None
         told = (metadata.get("read_as", ""), metadata.get("prepared", ""))
-        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted)
+        prepared = {**(kwargs or {}).get("preprocessing", {}), **json.loads(metadata.get("preprocessing", "{}"))}
+        classes = tuple(map(str, json.loads(metadata["classes"]))) if "classes" in metadata else None
+        recorded = (prepared, classes, metadata.get("measured", ""))
+        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted, *recorded)
     except (IntegrityError, ValueError, KeyError, TypeError, AttributeError):
         how = f"quee weights add {path.stem} FILE --replace"
         raise IntegrityError(f"{path} is not what `quee weights add` writes; `{how}` makes it anew") from None
@@ -298,11 +314,33 @@ def _shown(kwargs: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={_in_yaml(value)}" for key, value in kwargs.items()) or "no kwargs"
 
 
-def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> None:
+def record(
+    path: Path,
+    preprocessing: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    measured: str,
+) -> None:
+    """Write into a weights file how images are prepared for them, what their outputs mean, and how this is known.
+
+    `preprocessing` joins what was recorded before; None for `classes` leaves them. Raises as `weights_facts`.
+    """
+    facts = weights_facts(path)
+    kept = {key: value for key, value in read_metadata(path).items() if key != "format"}
+    kept["preprocessing"] = json.dumps({**facts.preprocessing, **preprocessing}, sort_keys=True)
+    kept["measured"] = measured
+    if classes is not None:
+        kept["classes"] = json.dumps(list(classes))
+    write_tensors(path, read_tensors(path), kept)
+
+
+def load_weights(
+    backbone: "SegmentedBackbone", path: Path, new_head: bool, classes: Sequence[str] | None = None
+) -> None:
     """Load the weights of a file into a backbone; with `new_head` all but the head.
 
-    Raises IntegrityError for a missing or damaged file, UsageError for weights of another backbone, QueeError naming the
-    keys that do not fit.
+    Where the file names its outputs, they are put into the order of `classes`, the data set's. Raises IntegrityError for
+    a missing or damaged file, UsageError for weights of another backbone or of other classes, QueeError naming the keys
+    that do not fit.
     """
     import torch
 
@@ -312,6 +350,9 @@ def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> N
     if facts.backbone != backbone.name:
         raise UsageError(f"{path} is for backbone {facts.backbone!r}; backbone.name is {backbone.name!r}")
     state = {name: torch.from_numpy(value) for name, value in read_tensors(path).items()}
+    if classes is not None and facts.classes is not None and not new_head:
+        rows = torch.from_numpy(positions(facts.classes, classes, f"the head of {path}"))
+        state = {name: value[rows] if OUTPUTS.fullmatch(name) else value for name, value in state.items()}
     backbone.load_state_dict(fit_state(backbone, state, str(path), new_head))
 
 

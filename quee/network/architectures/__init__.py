@@ -89,8 +89,8 @@ def create_backbone(
 ) -> "SegmentedBackbone":
     """Build a backbone with random weights, in evaluation mode.
 
-    `gates` are the numbers of blocks done at each gate (default: four equal segments); `preprocessing` replaces mean,
-    std, interpolation or crop_pct of the backbone's own configuration; `kwargs` go to the architecture.
+    `gates` are the numbers of blocks done at each gate (default: four equal segments); `preprocessing` replaces fields of
+    the backbone's own (`quee.data.preprocessing.KEYS`); `kwargs` go to the architecture.
     Raises UsageError for an unknown name, keyword or gate.
     """
     refuse_unknown(name)
