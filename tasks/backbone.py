@@ -15,6 +15,7 @@ from quee.data.fitted import Fitted
 from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import split_ids, thinned
 from quee.data.weights import (
+    built_with,
     has_seen,
     head_classes,
     load_weights,
@@ -146,14 +147,13 @@ def build(settings: Backbone, names: Sequence[str]) -> tuple[SegmentedBackbone, 
     Images are prepared as the settings say, else as the weights say, else as the backbone's own configuration says.
     Raises UsageError where kwargs or the weights' own head are for other classes.
     """
-    kwargs, classes = dict(settings.kwargs), len(names)
+    kwargs, classes = built_with(settings), len(names)
     if "num_classes" not in kwargs and is_headless(settings.name):
         kwargs["num_classes"] = classes
     path = None if settings.weights is None else weights_path(settings.weights)
     check_classes(settings, classes)
-    if path is not None and (recorded := weights_facts(path).preprocessing):
-        kwargs["preprocessing"] = {**recorded, **kwargs.get("preprocessing", {})}
-        _say_changed(settings, recorded)
+    if path is not None:
+        _say_changed(settings, weights_facts(path).preprocessing)
     backbone = create_backbone(settings.name, settings.gates, **kwargs)
     if backbone.num_classes != classes:
         kwargs["num_classes"] = classes

@@ -16,7 +16,11 @@ import torch
 from torch import nn
 
 from quee.errors import UsageError
+from quee.network.timm_chain import TimmChain, is_timm, timm_network
 from quee.network.vision_transformer import VIT_MODULES, is_timm_vit, refuse_parts
+
+CHAIN_MODULES = ("resnet", "convnext", "efficientnet", "mobilenetv3")
+"""timm's modules whose networks are chains of stages."""
 
 HUB = re.compile(r"^(?:hf[_-]hub:)?(?:timm/)?")
 """Prefixes of timm's names on the hub."""
@@ -34,9 +38,9 @@ def unknown_backbone(name: str, listed: Sequence[str]) -> str:
     """One line: the network of that name, if timm knows it, and the valid names."""
     plain = HUB.sub("", name)
     base, _, tag = plain.partition(".")
-    if plain != name and (plain in listed or is_timm_vit(plain)):
+    if plain != name and (plain in listed or _is_of_ours(plain)):
         return f"unknown backbone {name!r}; names are timm's own: {plain!r}"
-    if timm.is_model(base) and is_timm_vit(base):
+    if timm.is_model(base) and _is_of_ours(base):
         tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
         return (
             f"unknown backbone {name!r}: timm's {base!r} has no weights {tag!r}; valid: {', '.join(tags) or 'no tag'}"
@@ -70,13 +74,21 @@ def nearest(name: str, listed: Sequence[str], most: int = NEAREST) -> list[str]:
 
 
 def _supported(name: str, listed: Sequence[str]) -> str:
-    return f"valid are timm's VisionTransformers with plain patches, the nearest: {', '.join(nearest(name, listed))}"
+    kinds = "VisionTransformers with plain patches, ResNets, ConvNeXts and EfficientNets"
+    return f"valid are timm's {kinds}, the nearest: {', '.join(nearest(name, listed))}"
+
+
+def _is_of_ours(name: str) -> bool:
+    """Whether timm knows the name, and its network is of a kind that is run here."""
+    module = timm.model_entrypoint(name.partition(".")[0]).__module__ if is_timm(name) else ""
+    return is_timm_vit(name) or module.rpartition(".")[2] in CHAIN_MODULES
 
 
 def _closest(name: str, listed: Sequence[str]) -> Iterator[str]:
     """Supported names of the same families, the most similar first."""
     own_names = (candidate for candidate in listed if "*" not in candidate)
-    names = {*own_names, *(model for module in VIT_MODULES for model in timm.list_models(module=module))}
+    modules = (*VIT_MODULES, *CHAIN_MODULES)
+    names = {*own_names, *(model for module in modules for model in timm.list_models(module=module))}
     own = set(FAMILY.findall(name))
     fitting = [candidate for candidate in names if set(FAMILY.findall(candidate)) <= own]
     return iter(sorted(fitting, key=lambda candidate: (-_likeness(name, candidate), candidate)))
@@ -89,7 +101,11 @@ def _likeness(name: str, other: str) -> float:
 @cache
 def _builds(name: str) -> bool:
     try:
-        refuse_parts(_on_meta(name, num_classes=1, depth=1))
+        if is_timm_vit(name):
+            refuse_parts(_on_meta(name, num_classes=1, depth=1))
+        else:
+            with torch.device("meta"):
+                TimmChain(*timm_network(name, num_classes=1))
     except UsageError:
         return False
     return True

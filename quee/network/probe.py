@@ -35,7 +35,7 @@ class _Features(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         seen: list[Tensor] = []
-        head = self.backbone.get_submodule("head")
+        head = self.backbone.get_submodule(self.backbone.logits_layer)
         hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             self.backbone(x)
@@ -46,7 +46,7 @@ class _Features(nn.Module):
 
 def linear_head(backbone: SegmentedBackbone) -> nn.Linear:
     """The head to be fitted; raises UsageError unless the head is exactly one linear layer."""
-    head = backbone.get_submodule("head") if "head" in dict(backbone.named_children()) else None
+    head = dict(backbone.named_modules()).get(backbone.logits_layer)
     if not isinstance(head, nn.Linear) or "head_dist" in backbone.head_modules:
         raise UsageError(f"backbone.mode linear_probe needs one linear head; {backbone.name} has another: finetune it")
     return head

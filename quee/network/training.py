@@ -42,6 +42,8 @@ COLUMNS = ("epoch", "loss", "learning_rate", "validation_accuracy")
 class Head(nn.Module):
     """A linear classifier on features (n, width), trained like a backbone."""
 
+    logits_layer = "linear"
+
     def __init__(self, name: str, linear: nn.Linear) -> None:
         super().__init__()
         self.name, self.num_classes = name, linear.out_features
@@ -112,7 +114,8 @@ def parameter_groups(backbone: SegmentedBackbone | Head, settings: Backbone) -> 
     """
     parameters = [(name, p) for name, p in backbone.named_parameters() if p.requires_grad]
     slow = settings.transfer_ratio if settings.mode == "finetune" else 1.0
-    rates = {name: settings.learning_rate * (1.0 if name.startswith("head") else slow) for name, _ in parameters}
+    heads = (f"{backbone.logits_layer}.", "head_dist.")
+    rates = {name: settings.learning_rate * (1.0 if name.startswith(heads) else slow) for name, _ in parameters}
     groups = [
         {
             "params": [p for name, p in parameters if (p.dim() > 1) == decayed and rates[name] == rate],

@@ -5,6 +5,7 @@ A layer may have a precision of its own, named or by a pattern such as `blocks.*
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quee.errors import IntegrityError, QueeError
-from quee.network.attention import MatMul
+from quee.network.attention import MatMul, as_it_is
 from quee.precision import Precision
 from quee.settings.quantize import QuantizationConfig
 
@@ -124,12 +125,13 @@ def exact_matmul(a: Tensor, b: Tensor, size: int) -> Tensor:
 
     The result is the exact integer, rounded once to float32 like a conversion from int32.
     """
-    if size >= a.shape[-1]:
-        return a @ b
-    total = (a[..., :size] @ b[..., :size, :]).double()
-    for start in range(size, a.shape[-1], size):
-        total += a[..., start : start + size] @ b[..., start : start + size, :]
-    return total.float()
+    with as_it_is():
+        if size >= a.shape[-1]:
+            return a @ b
+        total = (a[..., :size] @ b[..., :size, :]).double()
+        for start in range(size, a.shape[-1], size):
+            total += a[..., start : start + size] @ b[..., start : start + size, :]
+        return total.float()
 
 
 class _QuantizedWeight(nn.Module):
@@ -205,10 +207,30 @@ class QuantizedLinear(_QuantizedWeight):
         return self._multiply(self.input(x))
 
 
-class QuantizedConv2d(_QuantizedWeight):
-    """A convolution as a product over patches, which is exact; convolution algorithms may not be.
+@cache
+def direct_is_exact() -> bool:
+    """Whether this machine's float32 convolution adds plain products, which makes it exact for integers.
 
-    Values are quantized before the overlapping patches are taken; channels are last.
+    Algorithms such as Winograd's transform the values first and round. Sums up to 2^24 are tried, for a batch of one
+    sample and a large one, because their algorithms may differ.
+    """
+    random = torch.Generator().manual_seed(0)
+    kernels = torch.randint(-127, 128, (16, 16, 3, 3), generator=random)
+    largest = int(EXACT) // int(kernels.abs().flatten(1).sum(dim=1).max())
+    for samples in (1, 32):
+        maps = torch.randint(-largest, largest + 1, (samples, 16, 14, 14), generator=random)
+        found = functional.conv2d(maps.float(), kernels.float(), padding=1)
+        if not torch.equal(found.double(), functional.conv2d(maps.double(), kernels.double(), padding=1).round()):
+            return False
+    return True
+
+
+class QuantizedConv2d(_QuantizedWeight):
+    """A convolution of integers, which is exact.
+
+    It is a convolution in float32 where that is exact: where no sum can exceed 2^24, on machines with a direct algorithm.
+    Elsewhere it is a product over patches, three times as slow for maps of 16 to 64 channels. Values are quantized before
+    the overlapping patches are taken; the patches have channels last.
     """
 
     def __init__(self, conv: nn.Conv2d, precision: Precision, kind: str = "affine") -> None:
@@ -224,6 +246,9 @@ class QuantizedConv2d(_QuantizedWeight):
         super().finalize()
         zero = torch.zeros(1, device=self.input.scale.device)
         self._zero = float(self.input(zero))  # the quantized value of the padding
+        direct = self._size >= self.weight.shape[1] and self.weight.device.type == "cpu" and direct_is_exact()
+        own = self.weight.view(len(self.weight), -1, *self.kernel_size)
+        self._kernels = own.float().contiguous(memory_format=torch.channels_last) if direct else None
 
     def _order(self) -> Tensor:
         """Order of a patch: height, width, channels; the weights have channels, height, width."""
@@ -239,6 +264,16 @@ class QuantizedConv2d(_QuantizedWeight):
         ]
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._kernels is None or self.integer_product is not None:
+            return self._over_patches(x)
+        (top, left), integers = self.padding, self.input(x.contiguous(memory_format=torch.channels_last))
+        if self._zero:
+            integers = functional.pad(integers, (left, left, top, top), value=self._zero)
+            top = left = 0
+        product = functional.conv2d(integers, self._kernels, None, self.stride, (top, left), self.dilation)
+        return product.mul_(self._scale[:, None, None]).add_(self.bias[:, None, None])
+
+    def _over_patches(self, x: Tensor) -> Tensor:
         (top, left), (down, right) = self.padding, self.stride
         integers = self.input(x.permute(0, 2, 3, 1))  # (n, h, w, c)
         integers = functional.pad(integers, (0, 0, left, left, top, top), value=self._zero).contiguous()
@@ -287,12 +322,14 @@ Layout = Mapping[str, Sequence[str]]
 
 
 def quantizable(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers that quantization replaces, by name.
+    """The layers that quantization replaces, by name. Layers marked `fixed`, whose input is the same for all images, stay.
 
     Raises QueeError naming a layer that has a parameter with "weight" in its name and cannot be quantized.
     """
     layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
+        if getattr(module, "fixed", False):
+            continue
         if isinstance(module, nn.Linear | nn.Conv2d) or (isinstance(module, MatMul) and module.kind == "attention"):
             if isinstance(module, nn.Conv2d) and (why := _unhandled(module)):
                 raise QueeError(f"{name}: nothing quantizes a Conv2d with {why}")

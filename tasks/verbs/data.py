@@ -127,7 +127,10 @@ def check(name: Name, json_: AsJson = False) -> None:
 @weights_app.command("add")
 def add_weights(
     name: Annotated[str, typer.Argument(help="Name experiments use; that of the backbone unless --backbone is given.")],
-    file: Annotated[Path | None, typer.Argument(help="PyTorch checkpoint or safetensors file.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="PyTorch checkpoint or safetensors file, or a folder with config.json beside the weights."),
+    ] = None,
     from_: Annotated[
         str | None,
         typer.Option(
@@ -135,7 +138,10 @@ def add_weights(
         ),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Backbone the weights must fit; by default NAME, or what the file says.")
+        str | None,
+        typer.Option(
+            help="Backbone the weights must fit; by default what the folder says, NAME, or what the file says."
+        ),
     ] = None,
     head: Annotated[Path | None, typer.Option(help="DINOv2: file of the published linear head, to join.")] = None,
     trained_on: Annotated[
@@ -156,6 +162,7 @@ def add_weights(
     For published weights, by the names that `quee weights list` shows, quee knows the backbone and the training data. For
     an experiment's weights it also records the samples they were fitted on, so that no experiment holds these out.
     """
+    from quee.data.walk import some
     from quee.data.weights import NAME, PUBLISHED, import_weights, weights_facts, weights_path
 
     if not NAME.fullmatch(name):
@@ -184,14 +191,24 @@ def add_weights(
     count = import_weights(chosen, file, target, head, seen, kwargs)
     track_as(target, target.with_name(f"{name}.dvc"), new=new)
     facts = weights_facts(target)
-    built = "".join(f" {key}={json.dumps(value)}" for key, value in (facts.kwargs or {}).items())
-    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}{built}, {_seen(seen)}")
+    told = dict(facts.kwargs or {})
+    stated = (
+        "as stated" if told.pop("preprocessing", None) else "weights trained otherwise: backbone.kwargs.preprocessing"
+    )
+    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}{_written(told)}, {_seen(seen)}")
     typer.echo(f"read as: {facts.read_as}")
     if others := [part for part in seen or () if part not in names_in(DATA)]:
         typer.echo(
             f"no data set is called {', '.join(others)} here; experiments go by names to keep from testing on what was seen"
         )
-    typer.echo(f"images are prepared with {facts.prepared}; weights trained otherwise: backbone.kwargs.preprocessing")
+    if facts.classes is not None:
+        named = some(facts.classes, NAMED)
+        typer.echo(f"its outputs are called {named}; with mode pretrained, a data set's classes must have these names")
+    typer.echo(f"images are prepared with {facts.prepared}; {stated}")
+
+
+def _written(kwargs: dict[str, Any]) -> str:
+    return "".join(f" {key}={json.dumps(value)}" for key, value in kwargs.items())
 
 
 def _refuse_other_spellings(names: tuple[str, ...]) -> None:
@@ -291,6 +308,7 @@ def list_weights(json_: AsJson = False) -> None:
         known = {
             "backbone": facts.backbone,
             "kwargs": facts.kwargs,
+            "classes": facts.classes and list(facts.classes),
             "read_as": facts.read_as,
             "trained_on": facts.trained_on and list(facts.trained_on),
             "fitted_on": facts.fitted and {"dataset": facts.fitted.dataset, "samples": len(facts.fitted.ids)},

@@ -19,8 +19,8 @@ OTHERS = {
     "vit_small_r26_s32_224": "timm's VisionTransformer with a HybridEmbed stem",
     "vit_srelpos_small_patch16_224": "timm's VisionTransformerRelPos",
     "beit_base_patch16_224": "timm's Beit",
-    "convnext_tiny.fb_in1k": "timm's ConvNeXt",
-    "resnet18": "timm's ResNet",
+    "densenet121": "timm's DenseNet",
+    "hrnet_w18.ms_in1k": "timm's HighResolutionNet",
 }
 
 

@@ -26,6 +26,7 @@ from quee.quantization.layers import (
     QuantizedConv2d,
     QuantizedLinear,
     QuantizedMatMul,
+    direct_is_exact,
     empty_quantized,
     finalize,
     layout,
@@ -134,6 +135,45 @@ def test_product_of_activations_equals_int64_arithmetic(width: int) -> None:
     layer.b.set_range(0.0, 255.0)
     a, b = integers((2, 3, 4, width), 200, 255), integers((2, 3, width, 5), 201, 255, 1)
     assert torch.equal(layer(a.float(), b.float()), (a.double() @ b.double()).float())
+
+
+@pytest.mark.parametrize("samples", [1, 40])
+@pytest.mark.parametrize("name", ["w8a8", "w3a3"])
+def test_direct_convolution_and_product_over_patches_are_equal(name: str, samples: int) -> None:
+    layer = QuantizedConv2d(nn.Conv2d(16, 24, 3, 2, 1), Precision(name))
+    layer.input.set_range(-1.0, 3.0)
+    most = 2 ** (layer.precision.weight_bits - 1) - 1
+    layer.set_weight(integers((24, 144), -most, most), torch.rand(24) + 0.1, torch.randn(24))
+    layer.finalize()
+    x = torch.randn(samples, 16, 11, 12, generator=torch.Generator().manual_seed(1))
+    assert layer._kernels is not None
+    assert torch.equal(layer(x), layer._over_patches(x))
+
+
+def test_a_convolution_with_sums_beyond_float32_is_exact() -> None:
+    layer = QuantizedConv2d(nn.Conv2d(64, 2, 3), W8A8)
+    layer.input.set_range(0.0, 255.0)
+    layer.set_weight(torch.full((2, 576), 127) - integers((2, 576), 0, 1), torch.ones(2), None)
+    layer.finalize()
+    x = integers((3, 64, 5, 5), 254, 255)
+    expected = functional.conv2d(x.double(), layer.weight.view(2, 64, 3, 3).double())
+    assert layer._kernels is None
+    assert torch.equal(layer(x.float()), expected.float())
+
+
+def test_an_algorithm_that_rounds_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = functional.conv2d
+    direct_is_exact.cache_clear()
+
+    def rounding(*args: Tensor, **kwargs: int) -> Tensor:
+        found = exact(*args, **kwargs)
+        return found * (1 + 1e-6) if found.dtype == torch.float32 and len(found) > 1 else found
+
+    monkeypatch.setattr(functional, "conv2d", rounding)
+    try:
+        assert not direct_is_exact()
+    finally:
+        direct_is_exact.cache_clear()
 
 
 def test_a_convolution_that_is_not_handled_is_refused() -> None:

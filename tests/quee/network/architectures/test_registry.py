@@ -19,6 +19,7 @@ from quee.network import architectures
 from quee.network.architectures import check_state_dict, create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
+from quee.network.timm_chain import takes_size
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_
 from quee.settings.quantize import QuantizationConfig
@@ -55,6 +56,22 @@ DINOV2 = [
     pytest.param("vit_small_patch14_dinov2", {**TINY, "img_size": 56, "layers": 4, "depth": 6}, id="dinov2-4-layers"),
     pytest.param("vit_small_patch14_reg4_dinov2.lvd142m", {**TINY, "img_size": 56}, id="dinov2-registers"),
 ]
+NARROW: dict[str, Any] = {"img_size": 32, "num_classes": 10}
+CONVNEXT: dict[str, Any] = {**NARROW, "depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "patch_size": 2}
+RESNET: dict[str, Any] = {**NARROW, "channels": (16, 24, 32, 48), "layers": (1, 1, 2, 1)}
+CHAINS = [
+    pytest.param("resnet18", RESNET, id="resnet-basic"),
+    pytest.param("resnet50d.ra2_in1k", {**RESNET, "channels": (8, 12, 16, 24)}, id="resnet-bottleneck-d"),
+    pytest.param("resnext50_32x4d", {**RESNET, "cardinality": 4, "base_width": 16, "in_chans": 1}, id="resnext-grey"),
+    pytest.param("convnext_atto", CONVNEXT, id="convnext"),
+    pytest.param("convnext_atto", {**CONVNEXT, "conv_mlp": True}, id="convnext-conv-mlp"),
+    pytest.param("convnextv2_atto", {**CONVNEXT, "conv_mlp": False}, id="convnext-v2-linear-mlp"),
+    pytest.param("mobilenetv3_small_050", NARROW, id="mobilenet-v3"),
+    pytest.param("test_efficientnet.r160_in1k", NARROW, id="efficientnet"),
+    pytest.param(
+        "tf_efficientnetv2_b0", {**NARROW, "channel_multiplier": 0.25, "depth_multiplier": 0.2}, id="padding-same"
+    ),
+]
 
 
 def build(name: str, kwargs: dict[str, Any]) -> SegmentedBackbone:
@@ -77,7 +94,7 @@ def images(backbone: SegmentedBackbone, n: int = 2) -> torch.Tensor:
     return torch.randn(n, *backbone.input.shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2 + CHAINS)
 @torch.inference_mode()
 def test_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
     backbone = build(name, kwargs)
@@ -107,7 +124,7 @@ def test_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
     assert torch.equal(other(x), whole)
 
 
-@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX[:3] + DINOV2)
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX[:3] + DINOV2 + CHAINS)
 def test_cost_accounting_sees_every_product(name: str, kwargs: dict[str, Any]) -> None:
     backbone = build(name, kwargs)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
@@ -160,7 +177,7 @@ def test_every_precision_runs_on_every_backbone(name: str, kwargs: dict[str, Any
     assert (half.float() - expected).norm() < 0.1 * expected.norm()
 
 
-@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2)
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2 + CHAINS)
 def test_cost_is_additive_over_segments(name: str, kwargs: dict[str, Any]) -> None:
     backbone = build(name, kwargs)
     depth = len(backbone.block_names)
@@ -172,11 +189,12 @@ def test_cost_is_additive_over_segments(name: str, kwargs: dict[str, Any]) -> No
     assert len(totals) == 1
 
 
-@pytest.mark.parametrize(("name", "kwargs"), BY_PREFIX)
+@pytest.mark.parametrize(("name", "kwargs"), BY_PREFIX + CHAINS)
 @torch.inference_mode()
 def test_timm_backbones_give_timms_outputs_and_keys(name: str, kwargs: dict[str, Any]) -> None:
     backbone = build(name, kwargs)
-    original = timm.create_model(name, **kwargs).eval()
+    taken = kwargs if takes_size(name) else {key: value for key, value in kwargs.items() if key != "img_size"}
+    original = timm.create_model(name, **taken).eval()
     assert set(backbone.state_dict()) == set(original.state_dict())
     original.load_state_dict(backbone.state_dict())
     x = images(backbone)
