@@ -7,7 +7,7 @@ weights were trained. Importing this module does not import torch.
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quee.data import DATA
+from quee.data.class_order import positions
 from quee.data.fitted import Fitted
+from quee.data.preprocessing import KEYS
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.work.io import read_json, read_metadata, read_shape, read_tensors, write_tensors
 
@@ -89,6 +91,19 @@ class WeightsFacts:
     """Names of the outputs in their order; None where nobody stated them, so that they are the data set's."""
     head: str = field(default="head", compare=False)
     """Name of the layer that gives the logits."""
+    measured: str = field(default="", compare=False)
+    """What `quee weights check` measured, and on which images."""
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        """Fields of the backbone's preprocessing that somebody stated or `quee weights check` measured."""
+        found: Mapping[str, Any] = (self.kwargs or {}).get("preprocessing", {})
+        return found
+
+    @property
+    def stated(self) -> frozenset[str]:
+        """Fields of the preprocessing that need no measuring: of these weights or, for an experiment's weights, all."""
+        return frozenset(KEYS) if self.fitted is not None else frozenset(self.preprocessing)
 
 
 FREE = ("img_size", "layers", "num_classes", "preprocessing")
@@ -240,11 +255,7 @@ def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: s
         if not layout:
             more += f"; its names are of no layout that is read: {readable()}"
         raise type(error)(f"{error}{more}") from None
-    given_to = backbone.input
-    values = (f"{kind} {', '.join(f'{v:g}' for v in getattr(given_to, kind))}" for kind in ("mean", "std"))
-    resized = ", both sides resized" if given_to.resize == "both" else ""
-    prepared = f"{', '.join(values)}, {given_to.interpolation}, crop {given_to.crop_pct:g}{resized}"
-    return _Fitted(state, given, classes, prepared, backbone.logits_layer)
+    return _Fitted(state, given, classes, str(backbone.input), backbone.logits_layer)
 
 
 def _by_shapes(backbone: "SegmentedBackbone", state: "dict[str, Tensor]") -> dict[str, Any]:
@@ -296,7 +307,8 @@ def weights_facts(path: Path) -> WeightsFacts:
         fitted = Fitted.read(metadata["fitted_on"]) if "fitted_on" in metadata else None
         told = (metadata.get("read_as", ""), metadata.get("prepared", ""))
         classes = tuple(map(str, json.loads(metadata["classes"]))) if "classes" in metadata else None
-        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted, classes, metadata.get("head", "head"))
+        outputs = (classes, metadata.get("head", "head"), metadata.get("measured", ""))
+        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted, *outputs)
     except (IntegrityError, ValueError, KeyError, TypeError, AttributeError):
         how = f"quee weights add {path.stem} FILE --replace"
         raise IntegrityError(f"{path} is not what `quee weights add` writes; `{how}` makes it anew") from None
@@ -372,11 +384,37 @@ def _shown(kwargs: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={_in_yaml(value)}" for key, value in kwargs.items()) or "no kwargs"
 
 
-def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> None:
+def record(
+    path: Path,
+    preprocessing: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    measured: str,
+) -> None:
+    """Write into a weights file how images are prepared for them, what their outputs mean, and how this is known.
+
+    `preprocessing` joins what was recorded before, among the keywords of the backbone; None for `classes` leaves them.
+    Raises as `weights_facts`, and UsageError for weights that do not say their keywords.
+    """
+    facts = weights_facts(path)
+    if facts.kwargs is None:
+        raise UsageError(f"{path} was added by an earlier version: `quee weights add {path.stem} FILE --replace` first")
+    kept = {key: value for key, value in read_metadata(path).items() if key != "format"}
+    prepared = {**facts.preprocessing, **preprocessing}
+    kept["kwargs"] = json.dumps({**facts.kwargs, **({"preprocessing": prepared} if prepared else {})}, sort_keys=True)
+    kept["measured"] = measured
+    if classes is not None:
+        kept["classes"] = json.dumps(list(classes))
+    write_tensors(path, read_tensors(path), kept)
+
+
+def load_weights(
+    backbone: "SegmentedBackbone", path: Path, new_head: bool, classes: Sequence[str] | None = None
+) -> None:
     """Load the weights of a file into a backbone; with `new_head` all but the head.
 
-    Raises IntegrityError for a missing or damaged file, UsageError for weights of another backbone, QueeError naming the
-    keys that do not fit.
+    Where the file names its outputs, they are put into the order of `classes`, the data set's. Raises IntegrityError for
+    a missing or damaged file, UsageError for weights of another backbone or of other classes, QueeError naming the keys
+    that do not fit.
     """
     import torch
 
@@ -386,6 +424,10 @@ def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> N
     if facts.backbone != backbone.name:
         raise UsageError(f"{path} is for backbone {facts.backbone!r}; backbone.name is {backbone.name!r}")
     state = {name: torch.from_numpy(value) for name, value in read_tensors(path).items()}
+    if classes is not None and facts.classes is not None and not new_head:
+        rows = torch.from_numpy(positions(facts.classes, classes, f"the head of {path}"))
+        heads = (f"{facts.head}.", "head_dist.")  # the latter is the second head of distilled ones
+        state = {name: value[rows] if name.startswith(heads) else value for name, value in state.items()}
     backbone.load_state_dict(fit_state(backbone, state, str(path), new_head))
 
 

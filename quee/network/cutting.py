@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from quee.errors import QueeError, UsageError
+from quee.errors import UsageError
+from quee.network.convolution import is_plain
 from quee.network.products import ATTENTION, ATTENTION_VALUE, MATMULS, QUERY_KEY, linear_arguments
 from quee.network.trace import SAMPLES, Call, tensors, traced
 
@@ -23,17 +24,18 @@ MANY = 4
 LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 STEMS = ("stem", "patch_embed", "conv_stem", "conv1", "layer0")
 """Beginnings of the names of stems, which are no blocks."""
+SUMS = frozenset((torch.add, Tensor.add, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__, Tensor.add_))
 SOFTMAX = frozenset((functional.softmax, torch.softmax, Tensor.softmax))
-LAYERS: dict[Callable[..., Any], type[nn.Module]] = {functional.linear: nn.Linear, functional.conv2d: nn.Conv2d}
-"""Functions that layers of one class alone may call, because quantization replaces these layers."""
+LAYERS = frozenset((functional.linear, functional.conv2d))
+"""Products that linear layers and convolutions alone may compute, because quantization replaces these."""
 UNKNOWN = frozenset(
     (
         *(functional.conv1d, functional.conv3d, functional.conv_transpose1d, functional.conv_transpose2d),
         *(functional.bilinear, functional.multi_head_attention_forward, torch.einsum, torch.tensordot),
-        *(torch.mm, torch.mv, torch.addmm, torch.baddbmm, torch.addbmm, torch.chain_matmul, torch.conv2d, torch.conv1d),
+        *(torch.mm, torch.mv, torch.addmm, torch.baddbmm, torch.addbmm, torch.chain_matmul, torch.conv1d),
     )
 )
-"""Products that nothing quantizes. (`functional.conv2d` is `torch.conv2d`, which layers may call.)"""
+"""Products that nothing quantizes."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Training:
+    """Whether the network is in training mode."""
+
+
+@dataclass(frozen=True)
 class Step:
     """A call that can be made again: of a module, by its name, or of a function."""
 
@@ -86,6 +93,8 @@ class Piece:
     after: Value
     shape: tuple[int, ...]
     """Shape of the tensor after it, without the axis of samples."""
+    macs: int
+    """Multiply-adds per sample."""
 
     def run(self, model: nn.Module, x: Tensor) -> Tensor:
         """The tensor after the piece, from the one before it (n, …)."""
@@ -99,6 +108,8 @@ class Piece:
                 return getattr(model.get_submodule(owner), name)
             if isinstance(given, Samples):
                 return given.times * x.shape[0]
+            if isinstance(given, Training):
+                return model.training
             return x.device if isinstance(given, Device) else given
 
         for step in self.steps:
@@ -121,6 +132,18 @@ class Chain:
     """By module that computes products of activations: what `hand_over` takes."""
     fixed: tuple[str, ...]
     """Layers whose input does not depend on the images, such as those of position biases."""
+    residuals: int
+    """Sums of two states in the last block."""
+
+    def owners(self) -> dict[str, int]:
+        """By name of a module or parameter, the number of the first piece that names it."""
+        owners: dict[str, int] = {}
+        for number, piece in enumerate(self.pieces):
+            for step in piece.steps:
+                given = tree_leaves((step.args, step.kwargs))
+                for name in (step.module, *(leaf.name for leaf in given if isinstance(leaf, Named))):
+                    owners.setdefault(name, number)
+        return owners
 
     def __deepcopy__(self, _: Any) -> "Chain":
         return self
@@ -140,25 +163,25 @@ def replaced(given: Any, by: Callable[[Any], Any]) -> Any:
 
 
 def chain_of(model: nn.Module, shape: tuple[int, ...]) -> Chain:
-    """The chain of a network on the meta device that takes images (n, *shape).
+    """The chain of a network in evaluation mode that takes images (n, *shape).
 
     Raises UsageError with the reason where it has none, or where it has products that nothing quantizes.
     """
     try:
-        run = traced(model, shape)
+        run, state = traced(model, shape)
     except (NotImplementedError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UsageError(f"its forward cannot be followed at images of {shape}: {reason}") from None
     if not isinstance(run.result, Tensor) or run.result.dim() != 2:
         raise UsageError("it does not return logits (n, classes)")
-    return _Cutter(model, run).chain()
+    return _Cutter(model, run, state).chain()
 
 
 class _Cutter:
-    def __init__(self, model: nn.Module, run: Call) -> None:
-        self.model, self.run = model, run
+    def __init__(self, model: nn.Module, run: Call, state: Mapping[str, Tensor]) -> None:
+        self.run = run
         self.modules = dict(model.named_modules())
-        self.owned = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+        self.owned = {id(t): name for name, t in state.items()}
         self.functions = list(run.functions())
         self.calls = [call for call in run.modules() if call.name]
         named = [call.name for call in self.calls]
@@ -205,7 +228,9 @@ class _Cutter:
         products = self._products()
         for call in opened:
             if call.name in products:
-                raise UsageError(f"{call.name or 'the network'} computes a product between its blocks; nothing quantizes it")
+                raise UsageError(
+                    f"{call.name or 'the network'} computes a product between its blocks; nothing quantizes it"
+                )
         steps = list(self._steps(self.run, opened))
         ends = [0, *(call.end for call in steps if call.end <= blocks[0].start)]
         cuts = [max(end for end in ends if self._state(end) is not None), *(call.end for call in blocks), self.run.end]
@@ -217,7 +242,17 @@ class _Cutter:
             own = [call for call in own if call.end <= end]
             constant = [call for call in steps if call.end <= begin and not self._depends(call)]
             pieces.append(self._piece(values[index], [*constant, *own], values[index + 1]))
-        return Chain(tuple(call.name for call in blocks if call.name), tuple(pieces), products, self._fixed())
+        for call in blocks:
+            if [t._version for t in tensors(call.result)] != list(call.versions):
+                raise UsageError(f"what comes after {call.name} changes its output in place, so no gate cuts it")
+        names = tuple(call.name for call in blocks if call.name)
+        return Chain(names, tuple(pieces), products, self._fixed(), self._residuals(blocks[-1]))
+
+    def _residuals(self, block: Call) -> int:
+        size = tensors(block.result)[0].numel()
+        sums = [call for call in block.functions() if call.function in SUMS]
+        both = [call for call in sums if sum(id(t) in self.derived for t in tensors(call.args)) == 2]
+        return sum(tensors(call.result)[0].numel() == size for call in both)
 
     def _blocks(self, within: Call, in_element: bool = False) -> list[Call]:
         """The blocks within a call: the deepest that stand in lists, or else beside others of their class."""
@@ -227,7 +262,7 @@ class _Cutter:
         for call, kind in zip(calls, kinds, strict=True):
             listed = self._is_listed(call)
             inner = self._blocks(call, in_element or (listed and not issubclass(kind, LISTS)))
-            stands = listed or not in_element and (within is self.run or kinds.count(kind) > 1)
+            stands = listed or (not in_element and (within is self.run or kinds.count(kind) > 1))
             if not (stands and self._is_block(call)) or (inner and (len(inner) > 1 or inner[-1].end == call.end)):
                 found += inner
             else:
@@ -257,7 +292,9 @@ class _Cutter:
 
     def _reason(self, calls: Sequence[Call]) -> str:
         """Why no gate can stand behind the blocks among calls."""
-        stands = [call for call in calls if self._is_candidate(call) and (self._is_listed(call) or call.within is self.run)]
+        stands = [
+            call for call in calls if self._is_candidate(call) and (self._is_listed(call) or call.within is self.run)
+        ]
         for call in stands:
             passed = [t for t in tensors(call.result) if id(t) in self.derived]
             if len(passed) > 1:
@@ -304,11 +341,13 @@ class _Cutter:
                     names |= {_free(role, names): "attention" for role in (QUERY_KEY, ATTENTION_VALUE)}
                 elif own.function in LAYERS and not self._is_plain(call, own):
                     linears.append(self._layer(name, own))
-                elif own.function in UNKNOWN and own.function not in LAYERS:
+                elif own.function in UNKNOWN:
                     what = getattr(own.function, "__name__", str(own.function))
                     raise UsageError(f"{name}: nothing quantizes the {what} of a {type(self.modules[name]).__name__}")
             if (names or linears) and self.times.get(name, 1) > 1:
-                raise UsageError(f"{name} runs {self.times[name]} times when the network does; products that run once are quantized")
+                raise UsageError(
+                    f"{name} runs {self.times[name]} times when the network does; products that run once are quantized"
+                )
             if names or linears:
                 found[name] = (names, tuple(linears))
         return found
@@ -323,11 +362,14 @@ class _Cutter:
 
     def _is_plain(self, layer: Call, own: Call) -> bool:
         """Whether a layer does nothing but multiply what it is given by its weight."""
+        module = self.modules[layer.name or ""]
+        if isinstance(module, nn.Conv2d):
+            return is_plain(module)
         x, weight, _ = linear_arguments(own.args, own.kwargs)
-        kind, alone = LAYERS[own.function], len(layer.calls) == 1  # type: ignore[index]
+        alone = len(layer.calls) == 1
         given = bool(layer.args) and layer.args[0] is x
         own_weight = self.owned.get(id(weight)) == f"{layer.name}.weight"
-        return alone and given and own_weight and isinstance(self.modules[layer.name or ""], kind)
+        return alone and given and own_weight and isinstance(module, nn.Linear)
 
     def _layer(self, name: str, call: Call) -> str:
         """The linear layer below a module whose weight the module uses by itself, by its name there."""
@@ -361,12 +403,15 @@ class _Cutter:
             shape = tuple(self.made[min(odd)].shape)
             raise UsageError(f"its forward reads a tensor of shape {shape} that is no parameter or buffer")
         steps = tuple(self._step(call) for call in reversed(kept))
-        return Piece(self.numbers[id(before)], steps, self.numbers[id(after)], tuple(after.shape[1:]))
+        macs = sum(_macs(own) for call in kept for own in ([call] if call.name is None else call.functions()))
+        return Piece(self.numbers[id(before)], steps, self.numbers[id(after)], tuple(after.shape[1:]), macs)
 
     def _step(self, call: Call) -> Step:
         places = enumerate(tree_leaves(call.result))
         written = tuple((place, self.numbers[id(t)]) for place, t in places if isinstance(t, Tensor))
         args, kwargs = replaced(call.args, self._referred), replaced(call.kwargs, self._referred)
+        if call.function is functional.dropout and "training" in kwargs:
+            kwargs["training"] = Training()
         return Step(call.name or "", call.function, args, kwargs, written)
 
     def _referred(self, given: Any) -> Any:
@@ -376,6 +421,19 @@ class _Cutter:
         if type(given) is int and given and given % SAMPLES == 0:
             return Samples(given // SAMPLES)
         return Device() if isinstance(given, torch.device) else given
+
+
+def _macs(call: Call) -> int:
+    """Multiply-adds per sample of a function; 0 for functions that are no products."""
+    if call.function in LAYERS:
+        _, weight, _ = linear_arguments(call.args, call.kwargs)
+        return tensors(call.result)[0].numel() // SAMPLES * weight[0].numel()
+    given = tensors((call.args, call.kwargs))
+    if call.function in MATMULS:
+        return tensors(call.result)[0].numel() // SAMPLES * given[0].shape[-1]
+    if call.function is ATTENTION:
+        return 2 * given[0].numel() // SAMPLES * given[1].shape[-2]
+    return 0
 
 
 def _has_weight(module: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """One run of a network written down: which modules and functions it called, in which order, on which tensors.
 
-The run takes place on the meta device, without values: it costs little memory and time, and a forward that depends on
-values cannot be written down. The number of samples is a large prime, so that it is found again in shapes.
+The run takes place on the meta device, without values: it costs little memory and time. A forward that depends on values
+cannot be written down. The number of samples is a large prime, so that it is found again in shapes.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -30,6 +31,8 @@ class Call:
     within: "Call | None" = None
     result: Any = None
     end: int = 0
+    versions: tuple[int, ...] = ()
+    """Of the tensors among a module's results, how often they had been changed in place."""
     calls: list["Call"] = field(default_factory=list)
     """Calls directly within a module's."""
 
@@ -77,8 +80,9 @@ class _Written(TorchFunctionMode):
         return result
 
 
-def traced(model: nn.Module, shape: tuple[int, ...]) -> Call:
-    """The call of a network on the meta device that takes images (n, *shape)."""
+def traced(model: nn.Module, shape: tuple[int, ...]) -> tuple[Call, dict[str, Tensor]]:
+    """The call of a network that takes images (n, *shape), and its parameters and buffers in that run."""
+    state = {name: value.detach().to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}
     x = torch.empty(SAMPLES, *shape, device="meta")
     root = Call("", None, (x,), {}, 0)
     mode = _Written(root)
@@ -95,6 +99,7 @@ def traced(model: nn.Module, shape: tuple[int, ...]) -> Call:
         call, within = mode.current, mode.current.within
         assert within is not None
         call.result, call.end, mode.current = _kept(output), mode.count, within
+        call.versions = tuple(t._version for t in tensors(output))
 
     handles = []
     for name, module in model.named_modules():
@@ -102,10 +107,10 @@ def traced(model: nn.Module, shape: tuple[int, ...]) -> Call:
             handles.append(module.register_forward_pre_hook(begin(name), with_kwargs=True))
             handles.append(module.register_forward_hook(finish, with_kwargs=True))
     try:
-        with torch.inference_mode(), mode:
-            root.result = model.forward(x)
+        with torch.inference_mode(False), torch.no_grad(), mode:  # versions tell changes in place
+            root.result = functional_call(model, state, (x,))
     finally:
         for handle in handles:
             handle.remove()
     root.end = mode.count
-    return root
+    return root, state

@@ -7,6 +7,7 @@ calibrated on the outputs of the quantized layers before it.
 import json
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from quee.quantization.folding import fold_, folded
 from quee.quantization.grids import search_quantizer, thinned
 from quee.quantization.layers import (
     QUANTIZED,
+    QuantizedConv2d,
     QuantizedLayer,
+    QuantizedLinear,
     QuantizedMatMul,
     layout,
     quantizable,
@@ -174,37 +177,108 @@ class Calibrator:
         """Calibrate a layer with weights on its input rows; `wanted` are the float network's rows."""
         assert not isinstance(layer, QuantizedMatMul)
         config, precision = self.config, layer.precision
-        weight, bias = _parameters(name, module)  # (out, in), (out,)
-        target = (rows if wanted is None else wanted).astype(np.float64) @ weight.T + bias
+        weight, bias = _parameters(name, module)  # (out, in of a group), (out,)
+        groups = getattr(layer, "groups", 1)
+        target = grouped_product((rows if wanted is None else wanted).astype(np.float64), weight, groups) + bias
         few = precision.activation_bits < PLAIN_BITS
-        if few and config.fold_norms and (norm := found.norm.get(name)):
-            shift, ratio = channel_affine(_finite(name, rows), precision.activation_bits)
+        if few and config.fold_norms and (norm := found.norm.get(name)) and _reads_channels(layer):
+            size = weight.shape[1] // self.network.get_submodule(norm).weight.numel()  # type: ignore[union-attr, operator]
+            shift, ratio = channel_affine(_finite(name, by_channel(rows, size)), precision.activation_bits)
             fold(self.network.get_submodule(norm), shift, ratio)  # type: ignore[arg-type]
             self.norms.add(norm)
+            shift, ratio = shift.repeat(size), ratio.repeat(size)
             rows = (rows - shift) / ratio
             weight, bias = unfold_weight(weight, bias, shift, ratio)
         families: tuple[str, ...] = ()
         if few and name in found.gelu:
             families = {"uniform": (), "searched": ("two_range", "shifted_log")}.get(config.gelu, (config.gelu,))
-        importance = None if config.importance == "none" else np.square(weight).sum(axis=0)
+        importance = None if config.importance == "none" else np.square(per_group(weight, groups)).sum(axis=1).ravel()
         bits = precision.activation_bits
-        layer.input = search_quantizer(thinned(rows), bits, config.activations, name, importance, families)
+        kept = thinned(rows) if groups == 1 else thinned(rows, LEAST_ROWS * rows.shape[1])
+        layer.input = search_quantizer(kept, bits, config.activations, name, importance, families)
         seen = (layer.input(torch.from_numpy(rows).float()) * layer.input.scale).double().numpy()
-        fitted = confirmed_ridge(weight, seen, target, config.ridge_strength) if config.ridge else weight
-        moments = seen.T @ seen / len(seen)
-        limit = 2 ** (precision.weight_bits - 1) - 1
+        self._fit(name, layer, Fitting(weight, bias, seen, target, groups))
+
+    def _fit(self, name: str, layer: QuantizedLinear | QuantizedConv2d, given: "Fitting") -> None:
+        """Choose the integers, scales and bias of a layer with weights; its groups are fitted one by one."""
+        config, bits = self.config, layer.precision.weight_bits
+        limit = 2 ** (bits - 1) - 1
+        fitted, moments = given.weight.copy(), []
+        for inputs, outputs in given.parts():
+            seen, target = given.seen[:, inputs], given.target[:, outputs]
+            if config.ridge:
+                fitted[outputs] = confirmed_ridge(given.weight[outputs], seen, target, config.ridge_strength)
+            moments.append(seen.T @ seen / len(seen))
+        squares = np.stack([np.diag(each) for each in moments])  # (groups, in of a group)
+        squares = squares[0] if given.groups == 1 else squares.repeat(len(fitted) // given.groups, axis=0)
         integers, scale = quantize_weight(
-            torch.from_numpy(fitted), precision.weight_bits, config.weights, torch.from_numpy(np.diag(moments).copy())
+            torch.from_numpy(fitted), bits, config.weights, torch.from_numpy(squares.copy())
         )
+        steps, mean = scale.double().numpy(), given.seen.mean(axis=0)
         if config.rounding != "nearest":
-            mean = seen.mean(axis=0)
-            moments = moments - np.outer(mean, mean) if config.bias_correction else moments
-            rounded, latent = round_compensated(fitted, scale.double().numpy(), limit, moments)
+            rounded, latent = np.empty_like(fitted), np.empty_like(fitted)
+            for (inputs, outputs), each in zip(given.parts(), moments, strict=True):
+                centred = each - np.outer(mean[inputs], mean[inputs]) if config.bias_correction else each
+                found = round_compensated(fitted[outputs], steps[outputs], limit, centred)
+                rounded[outputs], latent[outputs] = found
             integers, self.latents[name] = torch.from_numpy(rounded), torch.from_numpy(latent).float()
+        bias = given.bias
         if config.bias_correction:
-            kernel = integers.double().numpy() * scale.double().numpy()[:, None]
-            bias = target.mean(axis=0) - kernel @ seen.mean(axis=0)
+            kernel = integers.double().numpy() * steps[:, None]
+            produced = [kernel[outputs] @ mean[inputs] for inputs, outputs in given.parts()]
+            bias = given.target.mean(axis=0) - np.concatenate(produced)
         layer.set_weight(integers, scale, torch.from_numpy(bias).float())
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What a layer's integers are chosen by, in double precision."""
+
+    weight: np.ndarray
+    """(out, in of a group)"""
+    bias: np.ndarray
+    """(out,)"""
+    seen: np.ndarray
+    """(rows, in) quantized inputs"""
+    target: np.ndarray
+    """(rows, out) wanted outputs"""
+    groups: int
+
+    def parts(self) -> list[tuple[slice, slice]]:
+        """Inputs and outputs of each group."""
+        inputs, outputs = self.weight.shape[1], len(self.weight) // self.groups
+        return [
+            (slice(g * inputs, (g + 1) * inputs), slice(g * outputs, (g + 1) * outputs)) for g in range(self.groups)
+        ]
+
+
+LEAST_ROWS = 32
+"""Least number of rows by which the range of a convolution in groups is chosen; their rows are long."""
+
+
+def per_group(weight: np.ndarray, groups: int) -> np.ndarray:
+    """Weights (out, in of a group) as (groups, out of a group, in of a group)."""
+    return weight.reshape(groups, -1, weight.shape[1])
+
+
+def grouped_product(rows: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:
+    """Rows (n, in) times the transposed weights (out, in of a group), each group on its own inputs: (n, out)."""
+    if groups == 1:
+        product: np.ndarray = rows @ weight.T
+        return product
+    parts = rows.reshape(len(rows), groups, -1).transpose(1, 0, 2) @ per_group(weight, groups).transpose(0, 2, 1)
+    joined: np.ndarray = parts.transpose(1, 0, 2).reshape(len(rows), -1)
+    return joined
+
+
+def _reads_channels(layer: QuantizedLinear | QuantizedConv2d) -> bool:
+    """Whether all values that a layer multiplies are a norm's: convolutions with padding multiply zeros, too."""
+    return isinstance(layer, QuantizedLinear) or (layer.groups == 1 and not any(layer.padding) and not layer.same)
+
+
+def by_channel(rows: np.ndarray, size: int) -> np.ndarray:
+    """Rows (n, channels · size) of values as (n · size, channels)."""
+    return rows if size == 1 else rows.reshape(len(rows), -1, size).transpose(0, 2, 1).reshape(len(rows) * size, -1)
 
 
 def _parameters(name: str, module: nn.Module) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quee.network.base import SegmentedBackbone
+from quee.network.convolution import is_plain
 
 M = TypeVar("M", bound=nn.Module)
+
+FOLDED = ("BatchNorm2d", "BatchNormAct2d")
+"""torch's layer, and timm's with an activation behind it; named, because importing timm takes seconds."""
 
 
 def folded(model: M) -> M:
@@ -24,8 +28,9 @@ def folded(model: M) -> M:
 
 
 def fold_(model: M, pairs: dict[str, str] | None = None) -> M:
-    """Fold BatchNorm in place: γ(Wx + b − μ)/√(σ² + ε) + β is one convolution. An Identity takes the norm's place.
+    """Fold BatchNorm in place: γ(Wx + b − μ)/√(σ² + ε) + β is one convolution.
 
+    The norm's activation takes its place, or an Identity where it has none.
     `pairs` are those of `batch_norm_pairs`, found where they are not given.
     """
     for conv_name, norm_name in (batch_norm_pairs(model) if pairs is None else pairs).items():
@@ -45,7 +50,7 @@ def fold_(model: M, pairs: dict[str, str] | None = None) -> M:
         needed = conv.weight.requires_grad
         conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=needed)
         conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=needed)
-        model.set_submodule(norm_name, nn.Identity())
+        model.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
     return model
 
 
@@ -54,7 +59,7 @@ def batch_norm_pairs(model: nn.Module) -> dict[str, str]:
     norms = {
         name: module
         for name, module in model.named_modules()
-        if type(module) is nn.BatchNorm2d and module.running_mean is not None
+        if isinstance(module, nn.BatchNorm2d) and type(module).__name__ in FOLDED and module.running_mean is not None
     }
     if not norms or not isinstance(model, SegmentedBackbone):
         return {}
@@ -80,7 +85,7 @@ def batch_norm_pairs(model: nn.Module) -> dict[str, str]:
 
     handles = [module.register_forward_pre_hook(read(name)) for name, module in norms.items()]
     for name, module in model.named_modules():
-        if type(module) is nn.Conv2d:
+        if isinstance(module, nn.Conv2d) and is_plain(module):
             handles.append(module.register_forward_hook(wrote(name)))
     try:
         with torch.no_grad(), _Readers() as readers:

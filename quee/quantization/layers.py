@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from quee.errors import IntegrityError, QueeError
 from quee.network.attention import MatMul, as_it_is
+from quee.network.convolution import Conv2dSame, is_plain, padding_of, places
 from quee.precision import Precision
 from quee.settings.quantize import QuantizationConfig
 
@@ -207,26 +208,32 @@ class QuantizedLinear(_QuantizedWeight):
         return self._multiply(self.input(x))
 
 
+PROBED = ((16, 3), (4, 3), (1, 3), (1, 5), (1, 7))
+"""Input channels per group and kernel sizes of the convolutions that `direct_is_exact` tries."""
+
+
 @cache
 def direct_is_exact() -> bool:
     """Whether this machine's float32 convolution adds plain products, which makes it exact for integers.
 
-    Algorithms such as Winograd's transform the values first and round. Sums up to 2^24 are tried, for a batch of one
-    sample and a large one, because their algorithms may differ.
+    Algorithms such as Winograd's transform the values first and round. Sums up to 2^24 are tried, dense, in groups and
+    depthwise, for a batch of one sample and a large one, because their algorithms may differ.
     """
     random = torch.Generator().manual_seed(0)
-    kernels = torch.randint(-127, 128, (16, 16, 3, 3), generator=random)
-    largest = int(EXACT) // int(kernels.abs().flatten(1).sum(dim=1).max())
-    for samples in (1, 32):
-        maps = torch.randint(-largest, largest + 1, (samples, 16, 14, 14), generator=random)
-        found = functional.conv2d(maps.float(), kernels.float(), padding=1)
-        if not torch.equal(found.double(), functional.conv2d(maps.double(), kernels.double(), padding=1).round()):
-            return False
+    for channels, size in PROBED:
+        kernels = torch.randint(-127, 128, (16, channels, size, size), generator=random)
+        largest = int(EXACT) // int(kernels.abs().flatten(1).sum(dim=1).max())
+        options = {"padding": size // 2, "groups": 16 // channels}
+        for samples in (1, 32):
+            maps = torch.randint(-largest, largest + 1, (samples, 16, 14, 14), generator=random)
+            found = functional.conv2d(maps.float(), kernels.float(), **options)
+            if not torch.equal(found.double(), functional.conv2d(maps.double(), kernels.double(), **options).round()):
+                return False
     return True
 
 
 class QuantizedConv2d(_QuantizedWeight):
-    """A convolution of integers, which is exact.
+    """A convolution of integers, which is exact; `weight` is (out, in of a group · height · width).
 
     It is a convolution in float32 where that is exact: where no sum can exceed 2^24, on machines with a direct algorithm.
     Elsewhere it is a product over patches, three times as slow for maps of 16 to 64 channels. Values are quantized before
@@ -235,12 +242,12 @@ class QuantizedConv2d(_QuantizedWeight):
 
     def __init__(self, conv: nn.Conv2d, precision: Precision, kind: str = "affine") -> None:
         if why := _unhandled(conv):
-            raise QueeError(f"nothing quantizes a Conv2d with {why}")
+            raise QueeError(f"nothing quantizes a {why}")
         assert not isinstance(conv.padding, str)
-        self.kernel_size, self.stride = conv.kernel_size, conv.stride
-        self.padding, self.dilation = conv.padding, conv.dilation
+        self.kernel_size, self.stride, self.groups = conv.kernel_size, conv.stride, conv.groups
+        self.padding, self.dilation, self.same = conv.padding, conv.dilation, isinstance(conv, Conv2dSame)
         height, width = conv.kernel_size
-        super().__init__(conv.out_channels, conv.in_channels * height * width, precision, kind)
+        super().__init__(conv.out_channels, conv.in_channels // conv.groups * height * width, precision, kind)
 
     def finalize(self) -> None:
         super().finalize()
@@ -255,38 +262,37 @@ class QuantizedConv2d(_QuantizedWeight):
         own = torch.arange(self.weight.shape[1], device=self.weight.device)
         return own.view(-1, *self.kernel_size).permute(1, 2, 0).flatten()
 
-    def _places(self, x: Tensor) -> list[int]:
-        """Number of patches of (n, c, h, w) along height and width."""
-        return [
-            (x.shape[2 + i] + 2 * self.padding[i] - self.dilation[i] * (self.kernel_size[i] - 1) - 1) // self.stride[i]
-            + 1
-            for i in (0, 1)
-        ]
-
     def forward(self, x: Tensor) -> Tensor:
         if self._kernels is None or self.integer_product is not None:
             return self._over_patches(x)
         (top, left), integers = self.padding, self.input(x.contiguous(memory_format=torch.channels_last))
-        if self._zero:
-            integers = functional.pad(integers, (left, left, top, top), value=self._zero)
+        if self._zero or self.same:
+            integers = functional.pad(integers, padding_of(self, *x.shape[2:]), value=self._zero)
             top = left = 0
-        product = functional.conv2d(integers, self._kernels, None, self.stride, (top, left), self.dilation)
+        product = functional.conv2d(integers, self._kernels, None, self.stride, (top, left), self.dilation, self.groups)
         return product.mul_(self._scale[:, None, None]).add_(self.bias[:, None, None])
 
     def _over_patches(self, x: Tensor) -> Tensor:
-        (top, left), (down, right) = self.padding, self.stride
+        (down, right), around = self.stride, padding_of(self, *x.shape[2:])
         integers = self.input(x.permute(0, 2, 3, 1))  # (n, h, w, c)
-        integers = functional.pad(integers, (0, 0, left, left, top, top), value=self._zero).contiguous()
+        integers = functional.pad(integers, (0, 0, *around), value=self._zero).contiguous()
         sample, row, column, _ = integers.stride()
         steps = (sample, down * row, right * column, self.dilation[0] * row, self.dilation[1] * column, 1)
-        shape = (len(x), *self._places(x), *self.kernel_size, x.shape[1])
-        patches = integers.as_strided(shape, steps).flatten(3)  # (n, rows, columns, in)
-        return self._multiply(patches).permute(0, 3, 1, 2)
+        shape = (len(x), *places(self, x.shape[2:]), *self.kernel_size, x.shape[1])
+        patches = integers.as_strided(shape, steps)  # (n, rows, columns, height, width, c)
+        if self.groups == 1:
+            return self._multiply(patches.flatten(3)).permute(0, 3, 1, 2)
+        grouped = patches.unflatten(5, (self.groups, -1)).permute(5, 0, 1, 2, 3, 4, 6)
+        weight = self._transposed.unflatten(1, (self.groups, -1)).transpose(0, 1)  # (groups, in, out)
+        product = exact_matmul(grouped.flatten(4).flatten(1, 3), weight, self._size)  # (groups, n · places, out)
+        found = product.permute(1, 0, 2).flatten(1).mul_(self._scale).add_(self.bias)
+        return found.view(*shape[:3], -1).permute(0, 3, 1, 2)
 
     def arranged(self, x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
         """A product (…, in) to (…, out) applied to the patches of the layer's input (n, c, h, w)."""
-        patches = functional.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)  # (n, in, patches)
-        return product(patches.transpose(1, 2)).transpose(1, 2).unflatten(2, self._places(x))
+        size, x = x.shape[2:], functional.pad(x, padding_of(self, *x.shape[2:]))
+        patches = functional.unfold(x, self.kernel_size, self.dilation, 0, self.stride)  # (n, in, patches)
+        return product(patches.transpose(1, 2)).transpose(1, 2).unflatten(2, places(self, size))
 
 
 class QuantizedMatMul(nn.Module):
@@ -332,7 +338,7 @@ def quantizable(model: nn.Module) -> dict[str, nn.Module]:
             continue
         if isinstance(module, nn.Linear | nn.Conv2d) or (isinstance(module, MatMul) and module.kind == "attention"):
             if isinstance(module, nn.Conv2d) and (why := _unhandled(module)):
-                raise QueeError(f"{name}: nothing quantizes a Conv2d with {why}")
+                raise QueeError(f"{name}: nothing quantizes a {why}")
             layers[name] = module
         elif any("weight" in key and value.dim() > 1 for key, value in module.named_parameters(recurse=False)):
             raise QueeError(f"{name}: nothing quantizes a {type(module).__name__}; valid: Linear, Conv2d, MatMul")
@@ -341,10 +347,10 @@ def quantizable(model: nn.Module) -> dict[str, nn.Module]:
 
 def _unhandled(conv: nn.Conv2d) -> str:
     """Why a convolution cannot be computed as a product over its patches; empty where it can."""
-    if conv.groups != 1:
-        return f"groups={conv.groups}; valid: 1"
+    if not is_plain(conv):
+        return f"{type(conv).__name__}, which computes something else than a Conv2d"
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-        return f"padding={conv.padding!r} of mode {conv.padding_mode!r}; valid: numbers and 'zeros'"
+        return f"Conv2d with padding={conv.padding!r} of mode {conv.padding_mode!r}; valid: numbers and 'zeros'"
     return ""
 
 
@@ -441,12 +447,15 @@ class IntegerProduct:
 def use_integer_kernels(model: nn.Module) -> int:
     """Let quantized layers with weights use integer kernels from now on; returns the number of these layers.
 
-    Call it once the model is on its device. Layers whose activations are not evenly spaced are not changed.
+    Call it once the model is on its device. Layers whose activations are not evenly spaced and convolutions in groups are
+    not changed.
     """
     layers = [
         layer
         for layer in model.modules()
-        if isinstance(layer, QuantizedLinear | QuantizedConv2d) and isinstance(layer.input, AffineQuantizer)
+        if isinstance(layer, QuantizedLinear | QuantizedConv2d)
+        and isinstance(layer.input, AffineQuantizer)
+        and getattr(layer, "groups", 1) == 1
     ]
     for layer in layers:
         layer.integer_product = IntegerProduct(layer)

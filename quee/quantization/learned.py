@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from quee.network.convolution import padding_of
 from quee.quantization.layers import AffineQuantizer, QuantizedConv2d, QuantizedLinear, QuantizedMatMul, Quantizer
 from quee.quantization.units import Unit
 from quee.settings.quantize import QuantizationConfig
@@ -61,13 +62,14 @@ class SoftLayer(nn.Module):
         self.factor = nn.Parameter(torch.zeros_like(layer.weight_scale))
         self.bias = nn.Parameter(layer.bias.clone())
 
-    def _product(self, x: Tensor) -> Tensor:
-        scale = self.layer.weight_scale * self.factor.exp()
-        weight = rounded(self.latent.clamp(-self.limit, self.limit)) * scale[:, None]
-        return nn.functional.linear(self.input(x), weight, self.bias)
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer.arranged(x, self._product)
+        layer, scale = self.layer, self.layer.weight_scale * self.factor.exp()
+        weight = rounded(self.latent.clamp(-self.limit, self.limit)) * scale[:, None]
+        if isinstance(layer, QuantizedConv2d) and layer.groups > 1:  # patches of all groups would take much memory
+            x = self.input(nn.functional.pad(x, padding_of(layer, *x.shape[2:])))
+            kernels = weight.unflatten(1, (-1, *layer.kernel_size))
+            return nn.functional.conv2d(x, kernels, self.bias, layer.stride, 0, layer.dilation, layer.groups)
+        return layer.arranged(x, lambda rows: nn.functional.linear(self.input(rows), weight, self.bias))
 
     def harden(self) -> None:
         """Store the learned values in the quantized layer."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from quee.errors import QueeError
 from quee.network import HEAD
 from quee.network.base import SegmentedBackbone
+from quee.network.convolution import patches_at, places
 from quee.quantization.layers import quantizable
 
 BATCH = 64
@@ -136,36 +138,46 @@ class Observer:
         self.per_batch = max(1, rows // batches)
         self.rows: list[list[np.ndarray]] = [[], []]
 
-    def see(self, operand: int, x: Tensor) -> None:
-        rows = x.detach().flatten(0, -2)
-        picked = np.unique(np.linspace(0, len(rows) - 1, min(self.per_batch, len(rows))).astype(np.int64))
-        self.rows[operand].append(rows[torch.from_numpy(picked)].float().cpu().numpy())
+    def see(self, operand: int, x: Tensor, conv: nn.Conv2d | None = None) -> None:
+        """`x` (…, features), or for a convolution maps (n, c, h, w), whose rows are the patches that it multiplies."""
+        number = x.shape[:-1].numel() if conv is None else len(x) * prod(places(conv, x.shape[2:]))  # type: ignore[arg-type]
+        spread = np.unique(np.linspace(0, number - 1, min(self.per_batch, number)).astype(np.int64))
+        picked = torch.from_numpy(spread).to(x.device)
+        rows = x.detach().flatten(0, -2)[picked] if conv is None else patches_at(conv, x.detach(), picked)  # type: ignore[arg-type]
+        self.rows[operand].append(rows.float().cpu().numpy())
 
     def values(self, operand: int = 0) -> np.ndarray:
         """(rows, features)"""
         return np.concatenate(self.rows[operand])
 
 
+VALUES = 1 << 24
+"""Most values of a convolution in groups that are kept: its rows are long, and each group needs few of them."""
+LEAST = 256
+"""Least number of rows."""
+
+
+def _most(layer: nn.Module) -> int:
+    """Most rows of a layer's input to keep."""
+    if not isinstance(layer, nn.Conv2d) or layer.groups == 1:
+        return VALUES
+    return max(LEAST, VALUES // (layer.in_channels * prod(layer.kernel_size)))
+
+
 class _Done(Exception):  # noqa: N818 - a signal, not a fault
     """Raised when all wanted inputs have been seen, so that the rest of the unit need not run."""
-
-
-def unfolded(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The patches that a convolution multiplies: (n, patches, in)."""
-    assert not isinstance(conv.padding, str)
-    return nn.functional.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride).transpose(1, 2)
 
 
 def observe(model: nn.Module, unit: Unit, x: Tensor, names: Iterable[str], rows: int) -> dict[str, Observer]:
     """Run a unit on states x and keep the inputs of the named layers, at most so many rows of each."""
     parts = x.split(BATCH)
-    observers = {name: Observer(len(parts), rows) for name in names}
+    observers = {name: Observer(len(parts), min(rows, _most(model.get_submodule(name)))) for name in names}
     alone = len(observers) == 1
 
     def hook(name: str) -> Callable[..., None]:
         def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             for operand, value in enumerate(inputs):
-                observers[name].see(operand, unfolded(module, value) if isinstance(module, nn.Conv2d) else value)
+                observers[name].see(operand, value, module if isinstance(module, nn.Conv2d) else None)
             if alone:
                 raise _Done
 

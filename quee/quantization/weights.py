@@ -22,8 +22,8 @@ def quantize_weight(
 ) -> tuple[Tensor, Tensor]:
     """Symmetric integers (out, in) as float32 in ±(2^(bits-1) - 1) and a scale per output channel (out,).
 
-    `mse` searches each channel's scale for the least squared error, weighted per input by `importance` (in,), the
-    input's mean square.
+    `mse` searches each channel's scale for the least squared error, weighted per input by `importance`, the input's mean
+    square: (in,), or (out, in) where outputs have inputs of their own.
     """
     limit = 2 ** (bits - 1) - 1
     flat = weight.detach().double().flatten(1)
@@ -35,7 +35,8 @@ def quantize_weight(
         for factor in np.linspace(1.0, 0.25, 2 * SEARCH_STEPS):
             scale = (full * float(factor))[:, None]
             q = (flat / scale).round_().clamp_(-limit, limit)
-            error = q.mul_(scale).sub_(flat).square_() @ weights
+            squares = q.mul_(scale).sub_(flat).square_()
+            error = squares @ weights if weights.dim() == 1 else squares.mul_(weights).sum(dim=1)
             better = error < least
             best, least = torch.where(better, scale[:, 0], best), torch.where(better, error, least)
     scale32 = best.float()

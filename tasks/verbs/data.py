@@ -20,6 +20,8 @@ weights_app = typer.Typer(help="Add and list pretrained weights.", no_args_is_he
 EMBEDDED = {"digits": Path("data.dvc")}
 """Datasets whose DVC file is not beside their folder."""
 
+MEASURED = 1024
+"""Most images that weights are measured on, unless another number is given."""
 NAMED = 10
 """Most classes named in a closing line."""
 
@@ -42,6 +44,13 @@ def add(
         str | None, typer.Option(metavar="NAME", help="Parquet: which one of several configurations.")
     ] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Parquet: the column with the labels.")] = None,
+    class_order: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORDER",
+            help="Folders, Parquet with names: classes as text (1, 10, 2), natural (1, 2, 10), or a file with a name a line.",
+        ),
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be used.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Import anew what is there.")] = False,
     json_: AsJson = False,
@@ -51,13 +60,14 @@ def add(
     A name other than the registered ones takes a folder of class folders or of Parquet files with images. The closing
     lines say what was left out, chosen or merged, and which images are there twice.
     """
+    from quee.data.class_order import order_given
     from quee.data.importers import Options, import_dataset
     from quee.data.walk import some
 
     target = DATA / name
     refuse_untracked(target)
     new = not target.exists()
-    options = Options(extra, ground_truth, evaluation, config, label, skip_bad)
+    options = Options(extra, ground_truth, evaluation, config, label, order_given(class_order), skip_bad)
     report = import_dataset(name, source, target, options, replace)
     track(target, EMBEDDED.get(name), new=new)
     found = summary(name)
@@ -230,6 +240,61 @@ def _add_from(experiment: str, name: str, target: Path) -> None:
     typer.echo(f"read as: {facts.read_as}")
 
 
+@weights_app.command("check")
+def check_weights(
+    name: Annotated[str, typer.Argument(help="Name of weights that `quee weights add` keeps.")],
+    dataset: Annotated[str, typer.Argument(help="Data set whose classes they tell.")],
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A field of the preprocessing, instead of measuring it: interpolation=bicubic; repeatable.",
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The classes in the order of the outputs, a name a line.")
+    ] = None,
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an order of classes that is found.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Measure what is stated, too; it is never changed.")] = False,
+    images: Annotated[int, typer.Option(metavar="N", help="Most images to measure on.")] = MEASURED,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As in backbone.kwargs: img_size=32; repeatable."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, and record nothing.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Measure how images must be prepared for weights, and which output is which class, where no file states it.
+
+    The usual values are tried on labelled training images that no experiment here holds out: mean and deviation, order of
+    channels, crop, interpolation, order of classes. What is clearly best is recorded with the weights, where stages read
+    it. Exit status 2 where two values are close, or nothing is above chance; then nothing is recorded.
+    """
+    from quee.data.class_order import read_classes
+    from quee.data.weights import weights_path
+    from tasks.verbs.measuring import Request, check
+
+    named = None if classes is None else read_classes(classes, f"--classes {classes}")
+    given, kwargs = settings_of(state or [], "--state"), settings_of(set_ or [])
+    target = weights_path(name)
+    refuse_untracked(target)
+    found = check(Request(name, dataset, images, all_, given, named, kwargs))
+    if json_:
+        typer.echo(json.dumps(found.facts(), indent=1))
+    else:
+        for line in found.lines():
+            typer.echo(line)
+    if dry_run and write is None:
+        return
+    found.refuse_open(write)
+    found.record()
+    track_as(target, target.with_name(f"{name}.dvc"))
+    if not json_:
+        typer.echo(
+            f"recorded in {target}; experiments that use it take it unless backbone.kwargs.preprocessing says otherwise"
+        )
+
+
 @weights_app.command("list")
 def list_weights(json_: AsJson = False) -> None:
     """Show the weights here, with their backbones, and where to get the published ones."""
@@ -262,8 +327,8 @@ def list_weights(json_: AsJson = False) -> None:
             typer.echo(f"{name:24} not there: {how_to_add_weights(name)}")
 
 
-def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """`backbone.kwargs` from `KEY=VALUE` pairs with YAML values; raises UsageError naming a pair of another form."""
+def settings_of(pairs: list[str], option: str = "--set") -> dict[str, Any]:
+    """Keywords from an option's `KEY=VALUE` pairs with YAML values; raises UsageError naming a pair of another form."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -271,14 +336,14 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise UsageError(f"--set {pair!r}: give KEY=VALUE, as in_chans=1")
+            raise UsageError(f"{option} {pair!r}: give KEY=VALUE, as in_chans=1")
         if key in found:
-            raise UsageError(f"--set {key} is given twice: {found[key]!r} and {text!r}")
+            raise UsageError(f"{option} {key} is given twice: {found[key]!r} and {text!r}")
         try:
             found[key] = YAML(typ="safe", pure=True).load(text)
             json.dumps(found[key], allow_nan=False)
         except (YAMLError, TypeError, ValueError):
-            raise UsageError(f"--set {pair!r}: {text!r} is no number, word, list or mapping in YAML") from None
+            raise UsageError(f"{option} {pair!r}: {text!r} is no number, word, list or mapping in YAML") from None
     return found
 
 

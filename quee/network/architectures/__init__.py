@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _T2T = ("t2t_vit_7", "t2t_vit_10", "t2t_vit_12", "t2t_vit_14", "t2t_vit_19", "t2t_vit_24", "t2t_vit_t_14")
 _RESNET_CIFAR = ("resnet20_cifar", "resnet32_cifar", "resnet44_cifar", "resnet56_cifar", "resnet110_cifar")
 _TIMM = ("vit_*", "deit_*", "deit3_*", "flexivit_*", "aimv2_*", "beit3_*", "eva_*", "test_vit*")
+_RELATIVE = ("vit_relpos_*", "vit_srelpos_*", "test_vit_relpos")
+_ROTARY = ("vit_*_rope_*", "vit_*_dinov3*", "vit_*_sapiens2*", "vit_*_lingbot*", "vit_pe_*", "eva_giant_*")
+_HYBRID = ("vit_*_r26_*", "vit_*_r50_*", "vit_*_resnet*", "vit_*_r_s16_*", "vit_base_mci_*")
+_OTHER_VITS = (*_RELATIVE, *_ROTARY, *_HYBRID)
+"""timm's networks whose names are like those of VisionTransformers."""
 _RESNET = ("resnet[1-9]*", "resnetrs*", "resnext*", "seresnet[1-9]*", "seresnext*", "wide_resnet*", "test_resnet*")
 _EFFICIENTNET = (
     "efficientnet*",
@@ -31,22 +36,17 @@ _EFFICIENTNET = (
     "tinynet_*",
     "test_efficientnet*",
 )
-_RELATIVE = ("vit_relpos_*", "vit_srelpos_*", "test_vit_relpos")
-_ROTARY = ("vit_*_rope_*", "vit_*_dinov3*", "vit_*_sapiens2*", "vit_*_lingbot*", "vit_pe_*", "eva_giant_*")
-_HYBRID = ("vit_*_r26_*", "vit_*_r50_*", "vit_*_resnet*", "vit_*_r_s16_*", "vit_base_mci_*")
-_OTHER_VITS = (*_RELATIVE, *_ROTARY, *_HYBRID)
-"""timm's networks whose names are like those of VisionTransformers."""
 
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "quee.network.architectures.t2t_vit": _T2T,
     "quee.network.architectures.resnet_cifar": _RESNET_CIFAR,
     "quee.network.architectures.dinov2": ("vit_small_patch14_dinov2.lvd142m", "*_dinov2*"),
     "quee.network.architectures.timm_vit": ("vit_digits", "vit_fashion_mnist", *_TIMM),
+    "quee.network.architectures.timm_swin": ("swin*",),
+    "quee.network.architectures.timm_beit": ("beit_*", "beitv2_*"),
     "quee.network.architectures.timm_resnet": _RESNET,
     "quee.network.architectures.timm_convnext": ("convnext*", "test_convnext*"),
     "quee.network.architectures.timm_efficientnet": _EFFICIENTNET,
-    "quee.network.architectures.timm_swin": ("swin*",),
-    "quee.network.architectures.timm_beit": ("beit_*", "beitv2_*"),
     "quee.network.architectures.timm_chain": (*_OTHER_VITS, "*"),
 }
 """Module to the names of its backbones and patterns of names; of the patterns that fit the longest counts."""
@@ -79,7 +79,7 @@ def _listed() -> list[str]:
 
 def module_of(name: str) -> str:
     """The module for a backbone's name, by name or pattern; empty where no line fits."""
-    if (exact := [module for module, listed in ARCHITECTURES.items() if name in listed]):
+    if exact := [module for module, listed in ARCHITECTURES.items() if name in listed]:
         return exact[0]
     patterns = [(pattern, module) for module, listed in ARCHITECTURES.items() for pattern in listed if "*" in pattern]
     fitting = [(len(pattern), module) for pattern, module in patterns if fnmatchcase(name, pattern)]

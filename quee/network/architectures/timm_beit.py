@@ -4,15 +4,7 @@ States are tokens, the class token first. Position biases are added in floating 
 outside of their layer in the state dict, and stays so.
 """
 
-from typing import Any
-
-from quee.network.chain import ChainBackbone, chained, is_headless, is_timm
+from quee.network.timm_chain import create, is_headless
+from quee.network.timm_chain import is_timm as knows
 
 __all__ = ["create", "is_headless", "knows"]
-
-knows = is_timm
-
-
-def create(name: str, **kwargs: Any) -> ChainBackbone:
-    """The network of that name with random weights; `kwargs` go to timm."""
-    return chained(name, **kwargs)

@@ -4,15 +4,7 @@ States are maps (n, h, w, c). Merging of patches belongs to the block that begin
 shifted windows are added in floating point.
 """
 
-from typing import Any
-
-from quee.network.chain import ChainBackbone, chained, is_headless, is_timm
+from quee.network.timm_chain import create, is_headless
+from quee.network.timm_chain import is_timm as knows
 
 __all__ = ["create", "is_headless", "knows"]
-
-knows = is_timm
-
-
-def create(name: str, **kwargs: Any) -> ChainBackbone:
-    """The network of that name with random weights; `kwargs` go to timm. Windows are as large as there unless `window_size` is given."""
-    return chained(name, **kwargs)

@@ -22,7 +22,7 @@ RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of interpolations."""
 HALF, CLIP = [0.5, 0.5, 0.5], ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 _SQUARE = {"height": 224, "width": 224}
-_USUAL = {
+_USUAL: dict[str, Any] = {
     "do_resize": True,
     "do_rescale": True,
     "do_normalize": True,

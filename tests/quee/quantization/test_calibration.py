@@ -111,7 +111,10 @@ class Attends(nn.Module):
 ODD = {
     "a layer of another kind": (Odd(nn.Bilinear(8, 8, 8)), "^part: nothing quantizes a Bilinear"),
     "weights of another name": (Odd(Attends()), "^part.attention: nothing quantizes a MultiheadAttention"),
-    "a convolution in groups": (Odd(nn.Conv2d(8, 8, 1, groups=2)), "^part: nothing quantizes a Conv2d with groups=2"),
+    "a convolution that pads otherwise": (
+        Odd(nn.Conv2d(8, 8, 1, padding_mode="circular")),
+        "^part: nothing .* 'circular'",
+    ),
     "a layer that is not run": (Odd(nn.Linear(8, 8), times=0), "^part runs 0 times"),
     "a layer that is run twice": (Odd(nn.Linear(8, 8), times=2), "^part runs 2 times"),
     "values of another width": (

@@ -17,6 +17,7 @@ from quee.errors import QueeError
 from quee.network.architectures import create_backbone
 from quee.network.attention import MatMul
 from quee.network.base import SegmentedBackbone
+from quee.network.convolution import Conv2dSame
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_
 from quee.quantization.layers import (
@@ -99,17 +100,25 @@ def test_scales_and_bias_are_applied_after_the_exact_sum() -> None:
         {"kernel_size": 3, "padding": 1},
         {"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 0)},
         {"kernel_size": 3, "dilation": 2, "padding": 2},
+        {"kernel_size": 3, "groups": 2, "padding": 1},
+        {"kernel_size": (5, 3), "groups": 4, "padding": (2, 0), "stride": 2},
+        {"kernel_size": 1, "groups": 2},
     ],
 )
-def test_convolution_equals_int64_arithmetic(options: dict[str, int]) -> None:
-    conv = nn.Conv2d(3, 5, **options)
+@pytest.mark.parametrize("kind", [nn.Conv2d, Conv2dSame])
+def test_convolution_equals_int64_arithmetic(options: dict[str, int], kind: type[nn.Conv2d]) -> None:
+    conv = kind(4, 8, **options)
     layer = QuantizedConv2d(conv, W8A8)
     layer.input.set_range(0.0, 255.0)
-    weight, x = integers(tuple(conv.weight.shape), -127, 127), integers((2, 3, 9, 8), 0, 255)
-    layer.set_weight(weight.flatten(1), torch.ones(5), None)
+    weight, x = integers(tuple(conv.weight.shape), -127, 127), integers((2, 4, 9, 8), 0, 255)
+    layer.set_weight(weight.flatten(1), torch.ones(8), None)
     layer.finalize()
-    expected = functional.conv2d(x.double(), weight.double(), None, conv.stride, conv.padding, conv.dilation)
+    conv.weight.data, conv.bias = weight.float(), None
+    expected = conv.double()(x.double())
     assert torch.equal(layer(x.float()).double(), expected)
+    assert torch.equal(layer._over_patches(x.float()).double(), expected)
+    if kind is Conv2dSame:
+        assert expected.shape[2:] == (-(-9 // conv.stride[0]), -(-8 // conv.stride[1]))
 
 
 @pytest.mark.parametrize("layout", ["channels first", "channels last"])
@@ -139,11 +148,12 @@ def test_product_of_activations_equals_int64_arithmetic(width: int) -> None:
 
 @pytest.mark.parametrize("samples", [1, 40])
 @pytest.mark.parametrize("name", ["w8a8", "w3a3"])
-def test_direct_convolution_and_product_over_patches_are_equal(name: str, samples: int) -> None:
-    layer = QuantizedConv2d(nn.Conv2d(16, 24, 3, 2, 1), Precision(name))
+@pytest.mark.parametrize("groups", [1, 4, 16])
+def test_direct_convolution_and_product_over_patches_are_equal(name: str, samples: int, groups: int) -> None:
+    layer = QuantizedConv2d(nn.Conv2d(16, 32, 3, 2, 1, groups=groups), Precision(name))
     layer.input.set_range(-1.0, 3.0)
     most = 2 ** (layer.precision.weight_bits - 1) - 1
-    layer.set_weight(integers((24, 144), -most, most), torch.rand(24) + 0.1, torch.randn(24))
+    layer.set_weight(integers((32, 144 // groups), -most, most), torch.rand(32) + 0.1, torch.randn(32))
     layer.finalize()
     x = torch.randn(samples, 16, 11, 12, generator=torch.Generator().manual_seed(1))
     assert layer._kernels is not None
@@ -176,9 +186,14 @@ def test_an_algorithm_that_rounds_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
         direct_is_exact.cache_clear()
 
 
+class Standardized(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight - self.weight.mean())
+
+
 def test_a_convolution_that_is_not_handled_is_refused() -> None:
-    with pytest.raises(QueeError, match="groups=2"):
-        QuantizedConv2d(nn.Conv2d(4, 4, 3, groups=2), W8A8)
+    with pytest.raises(QueeError, match="a Standardized, which computes something else"):
+        QuantizedConv2d(Standardized(4, 4, 3), W8A8)
     with pytest.raises(QueeError, match="'same'"):
         QuantizedConv2d(nn.Conv2d(4, 4, 3, padding="same"), W8A8)
 

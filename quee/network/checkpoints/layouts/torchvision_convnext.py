@@ -2,6 +2,7 @@
 
 from quee.network.checkpoints.layout import Layout, State, rename
 from quee.network.checkpoints.layouts.sizes import convnext
+from quee.network.checkpoints.layouts.torchvision_vit import NOTE
 
 _RULES = (
     (r"^features\.0\.([01])\.", r"stem.\1."),
@@ -28,5 +29,10 @@ def convert(state: State) -> State:
 
 
 LAYOUT = Layout(
-    "torchvision's ConvNeXt", r"features\.1\.0\.block\.0\.weight", convert, named=convnext, also=r"layer_scale$"
+    "torchvision's ConvNeXt",
+    r"features\.1\.0\.block\.0\.weight",
+    convert,
+    named=convnext,
+    also=r"layer_scale$",
+    note=NOTE,
 )

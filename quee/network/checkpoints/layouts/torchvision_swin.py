@@ -2,6 +2,7 @@
 
 from quee.network.checkpoints.layout import Layout, State, rename
 from quee.network.checkpoints.layouts.sizes import swin_of_weights
+from quee.network.checkpoints.layouts.torchvision_vit import NOTE
 
 _RULES = (
     (r"^features\.0\.0\.", "patch_embed.proj."),
@@ -29,4 +30,5 @@ LAYOUT = Layout(
     r"features\.1\.0\.attn\.relative_position_bias_table",
     convert,
     named=swin_of_weights,
+    note=NOTE,
 )

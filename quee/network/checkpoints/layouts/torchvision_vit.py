@@ -17,11 +17,15 @@ _RULES = (
     (r"^heads\.head\.", "head."),
 )
 
+NOTE = (
+    "torchvision's own weights want preprocessing={mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}, and "
+    "interpolation and crop_pct as their weights.transforms() says"
+)
+
 LAYOUT = Layout(
     "torchvision ViT",
     r"encoder\.layers\.encoder_layer_0\.ln_1\.weight",
     renaming(*_RULES),
     named=vit_of_weights,
-    note="torchvision's own weights want preprocessing={mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], "
-    "interpolation: bilinear, crop_pct: 0.875}",
+    note=NOTE,
 )
