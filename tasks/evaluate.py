@@ -1,5 +1,6 @@
 """Stage `evaluate`: every method's curve, budgets, intervals and usage, from the cache alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import pyarrow as pa
 from pyarrow import csv
 
 from quee.cache.read import FeatureCache, read_cache
+from quee.data.splits import held_out_rotations
 from quee.errors import QueeError
 from quee.evaluation.certification import certify
-from quee.evaluation.curves import Floor, area
 from quee.evaluation.draws import Draws
 from quee.evaluation.drops import cost_intervals, cost_replicates
-from quee.evaluation.measured import FLOAT, Measured, Yardstick, float_errors, measure
+from quee.evaluation.folds import Rotations
+from quee.evaluation.measured import FLOAT, Measured
 from quee.evaluation.quality import measured_variants, rank_correlation
 from quee.evaluation.resplits import fit_policies, resplit
 from quee.evaluation.summary import compare, resplit_summary
@@ -39,40 +41,46 @@ CURVE = pa.schema(
 
 
 def run(stage: Stage) -> None:
-    """Sweep λ and thresholds over the cached tree, choose operating points on validation, report them on test."""
+    """Sweep λ and thresholds over the cached tree, choose operating points on validation, report them on test.
+
+    With folds, each rotation is fitted, chosen and tested by itself, and numbers are over the test samples of all rotations.
+    Guarantees are those of the first rotation, whose policies the bundle holds.
+    """
     experiment, settings = stage.experiment, stage.experiment.evaluate
-    cache = _read(stage.input("features"))
-    policies = _policies(stage, cache)
+    caches = _rotations(stage)
+    cache = caches[0]
+    policies = _policies(stage, caches)
     certified = bool((cache.split == "certification").any())
-    splits = ("validation", "test", *["certification"] * certified)
-    setting = replace(Setting.of(cache, splits, experiment.policies, settings.points), policies=policies[0])
+    rotations = Rotations([_setting(stage, own, certified and own is cache) for own in caches], settings.budgets)
+    yardstick, reference = rotations.yardsticks[0], rotations.float_errors
+    fitted = _fitted(rotations, policies[0])
     first_step, other = experiment.policies.first_step, "marginal"
     if first_step == other:
         other = "rollout"
-    floor, plan = Floor.of(setting), plan_of(setting)
-    yardstick, reference = Yardstick.of(setting, settings.budgets, floor), float_errors(setting)
-    variants, variant_curves = measured_variants(cache, experiment, plan, setting, yardstick)
-    draws = Draws.of(len(setting.caches["test"]), settings.seeds, settings.bootstrap, settings.seed)
+    plans = [plan_of(setting) for setting in fitted]
+    variants, variant_curves = measured_variants(caches, experiment, plans, rotations)
+    draws = Draws.of(sum(rotations.sizes), settings.seeds, settings.bootstrap, settings.seed)
     found: dict[str, list[Measured]] = {}
     near: dict[str, list[np.ndarray]] = {}
     used: list[Row] = []
     ours: list[Sweep] = []
 
-    def look(sweep: Sweep) -> None:
-        found.setdefault(sweep.name, []).append(measure(sweep, yardstick))
+    def look(sweeps: Sequence[Sweep]) -> None:
+        name = sweeps[0].name
+        found.setdefault(name, []).append(rotations.measure(sweeps))
         if reference is not None:
-            near.setdefault(sweep.name, []).append(cost_replicates(sweep, reference, draws))
+            near.setdefault(name, []).append(cost_replicates(rotations.whole(sweeps), reference, draws))
 
-    # One sweep at a time, because a sweep holds every sample at every point.
-    for sweep in all_sweeps(setting):
-        look(sweep)
-        used += usage_rows([sweep], settings.budgets, setting, cache.description["classes"])
-        if certified and sweep.name in OURS:
-            ours.append(sweep)
+    # One method at a time, because a sweep holds every sample at every point.
+    for sweeps in zip(*map(all_sweeps, fitted), strict=True):
+        look(sweeps)
+        used += usage_rows(sweeps, settings.budgets, fitted, cache.description["classes"])
+        if certified and sweeps[0].name in OURS:
+            ours.append(sweeps[0])
     for again in policies[1:]:
-        for sweep in fitted_sweeps(replace(setting, policies=again)):
-            look(sweep)
-    alternative = routed_sweep("quee_plan", setting, plan, other)
+        for sweeps in zip(*map(fitted_sweeps, _fitted(rotations, again)), strict=True):
+            look(sweeps)
+    alternative = [routed_sweep("quee_plan", s, plan, other) for s, plan in zip(fitted, plans, strict=True)]
 
     metrics = compare(found, yardstick, draws) | cost_intervals(near, draws)
     methods = metrics["methods"]
@@ -80,17 +88,19 @@ def run(stage: Stage) -> None:
         "experiment": experiment.name,
         "first_step_auc": {
             first_step: found["quee_plan"][0].auc,
-            other: area(alternative, yardstick.grid, floor),
+            other: rotations.area(alternative),
         },
         "fp32_accuracy": methods.get(f"static_{FLOAT}", {}).get("accuracy"),
         "quality_rank_correlation": rank_correlation(variants),
         "seeds": settings.seeds,
         "test_samples": len(draws.samples[0]),
     }
+    if len(caches) > 1:
+        metrics["folds"] = len(caches)
     if certified:
         limits = settings.certification
         metrics["certification"] = certify(
-            setting, ours, limits.accuracy_losses, settings.budgets, limits.delta, settings.seed
+            fitted[0], ours, limits.accuracy_losses, settings.budgets, limits.delta, settings.seed
         )
     curve = pa.Table.from_pylist(curve_rows(found), schema=CURVE)
     tables = {
@@ -120,6 +130,13 @@ def run(stage: Stage) -> None:
     write_json(stage.out / "metrics.json", metrics)
 
 
+def _rotations(stage: Stage) -> list[FeatureCache]:
+    """The cache with the splits of every rotation; a single one where there are no folds."""
+    cache = _read(stage.input("features"))
+    splits = held_out_rotations(stage.input("prepare") / "splits.parquet", cache.sample_id)
+    return [cache, *(replace(cache, split=split) for split in splits[1:])]
+
+
 def _read(features: Path) -> FeatureCache:
     """The cache copied to memory of its own, so that the memory of reading, five times as much, is freed. Equal strings of
     splits are shared, because a string per row would keep all pages occupied."""
@@ -131,18 +148,32 @@ def _read(features: Path) -> FeatureCache:
     return owned
 
 
-def _policies(stage: Stage, cache: FeatureCache) -> list[dict[str, Policy]]:
-    """The stages' own policies, and targets, predictors and policies fitted again under the other seeds.
+def _setting(stage: Stage, cache: FeatureCache, certified: bool) -> Setting:
+    splits = ("validation", "test", *["certification"] * certified)
+    return Setting.of(cache, splits, stage.experiment.policies, stage.experiment.evaluate.points)
+
+
+def _fitted(rotations: Rotations, policies: Sequence[dict[str, Policy]]) -> list[Setting]:
+    """The settings with the policies of one seed, by rotation."""
+    return [replace(setting, policies=own) for setting, own in zip(rotations.settings, policies, strict=True)]
+
+
+def _policies(stage: Stage, caches: Sequence[FeatureCache]) -> list[list[dict[str, Policy]]]:
+    """Policies by seed and rotation: the stages' own, and targets, predictors and policies fitted again for the others.
 
     It is called first, because fitting takes most memory.
     """
+    cache, seeds = caches[0], stage.experiment.evaluate.seeds
     basis = Basis(cache.tree, cache.description, read_predictors(stage.input("predictors")))
-    found = [read_learned(stage.input("policies"), basis)]
-    seeds = stage.experiment.evaluate.seeds
-    with progress("seeds", seeds - 1) as bar:
-        for seed in range(1, seeds):
-            found.append(fit_policies(cache, stage.experiment, seed)[1])
-            bar.advance()
+    found: list[list[dict[str, Policy]]] = [[] for _ in range(seeds)]
+    with progress("seeds" if len(caches) == 1 else "seeds and folds", seeds * len(caches) - 1) as bar:
+        for seed, by_rotation in enumerate(found):
+            for own in caches:
+                if seed == 0 and own is cache:
+                    by_rotation.append(read_learned(stage.input("policies"), basis))
+                    continue
+                by_rotation.append(fit_policies(own, stage.experiment, seed)[1])
+                bar.advance()
     return found
 
 

@@ -13,7 +13,7 @@ from quee.features import GateView
 from quee.network.files import load_precisions
 from quee.paths import PathTree
 from quee.precision import Precision
-from quee.settings.sets import SPLITS
+from quee.settings.sets import HELD_OUT
 from quee.work.io import file_digest, read_json
 from tasks.scale import read_scale
 from tasks.stage import Stage, main
@@ -81,7 +81,7 @@ def multiply_adds(stage: Stage, recipe: Recipe, samples: int) -> float:
 def held_out(stage: Stage) -> tuple[np.ndarray, np.ndarray]:
     """Ids (n,) of the held-out samples, rising, and their splits (n,)."""
     ids = split_ids(stage.input("prepare") / "splits.parquet")
-    chosen = [(split, ids[split]) for split in SPLITS if split != "train"]
+    chosen = [(split, ids[split]) for split in HELD_OUT]
     samples = np.concatenate([rows for _, rows in chosen])
     splits = np.concatenate([np.full(len(rows), split, dtype=object) for split, rows in chosen])
     order = np.argsort(samples)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from quee.data.source import ImageSource, describe, open_dataset
-from quee.data.splits import make_splits
+from quee.data.splits import make_splits, rotations_of
 from quee.errors import UsageError
 from quee.settings.requirements import check_data, check_network, pool_of
 from quee.work.io import write_json, write_table
@@ -16,7 +16,8 @@ def run(stage: Stage) -> None:
     """Divide a dataset's samples into disjoint, stratified splits and record its classes, sizes and digests.
 
     Data, settings and networks that a later stage could not use are refused here. A smoke run refuses the same, then
-    draws at least two samples from as many classes as possible, and prints the number of classes.
+    draws at least two samples from as many classes as possible, and prints the number of classes. With folds, the
+    counts of `dataset.json` are those of the first rotation, to which targets, predictors, policies and bundle are fitted.
     """
     settings = stage.experiment.prepare
     images = open_dataset(stage.data, settings.dataset)
@@ -27,8 +28,11 @@ def run(stage: Stage) -> None:
         table = _splits(stage, images, min(stage.limit, settings.limit or stage.limit), smoke=True)
         left_out["left_out"] = _left_out(images, table)
     counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(table["split"]).to_pylist()}
+    folds = {"folds": settings.splits.folds} if settings.splits.folds else {}
     write_table(stage.out / "splits.parquet", table)
-    write_json(stage.out / "dataset.json", {**describe(images, settings.dataset), "splits": counts, **left_out})
+    write_json(
+        stage.out / "dataset.json", {**describe(images, settings.dataset), "splits": counts, **folds, **left_out}
+    )
 
 
 def _splits(stage: Stage, images: ImageSource, limit: int | None, smoke: bool = False) -> pa.Table:
@@ -42,8 +46,8 @@ def _splits(stage: Stage, images: ImageSource, limit: int | None, smoke: bool = 
 
 def _check(stage: Stage, images: ImageSource, table: pa.Table) -> None:
     experiment, ids = stage.experiment, table["sample_id"].to_numpy()
-    split = np.asarray(table["split"].to_pylist(), dtype=object)
-    check_data(experiment, split, images.labels[ids], pool_of(experiment, images), images.classes)
+    for split in rotations_of(table):
+        check_data(experiment, split, images.labels[ids], pool_of(experiment, images), images.classes)
     chosen = ids[table["calibration"].to_numpy(zero_copy_only=False)]
     first = images.encoded[int(chosen[0])][0]
     if all(images.encoded[int(sample)][0] == first for sample in chosen[1:]):

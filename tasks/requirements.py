@@ -35,10 +35,9 @@ def _check_data(root: Path, experiment: "Experiment") -> None:
     folder, data = root / "artifacts" / experiment.name / "prepare", root / "data" / experiment.prepare.dataset
     if not (folder / "splits.parquet").is_file() or not any(data.glob("*.parquet")):
         return
-    import numpy as np
-
     from quee.data import dataset_called
     from quee.data.files import DatasetFiles
+    from quee.data.splits import rotations_of
     from quee.settings.requirements import check_data, pool_of
     from quee.work.io import read_table
 
@@ -46,6 +45,6 @@ def _check_data(root: Path, experiment: "Experiment") -> None:
         DatasetFiles(data, dataset_called(experiment.prepare.dataset)),
         read_table(folder / "splits.parquet"),
     )
-    split = np.asarray(table["split"].to_pylist(), dtype=object)
     labels = images.labels[table["sample_id"].to_numpy()]
-    check_data(experiment, split, labels, pool_of(experiment, images), images.classes)
+    for split in rotations_of(table):
+        check_data(experiment, split, labels, pool_of(experiment, images), images.classes)

@@ -1,14 +1,14 @@
 """Disjoint, stratified, seeded splits, recorded by sample id."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from quee.errors import UsageError
+from quee.errors import IntegrityError, UsageError
 from quee.settings.prepare import Splits
-from quee.settings.sets import SPLITS, sets_of
+from quee.settings.sets import HELD_OUT, SPLITS, sets_of
 from quee.work.io import read_table
 
 SMALLEST = 2
@@ -29,6 +29,10 @@ def make_splits(
     there are enough. `limit` keeps so many samples of each set. A `smoke` run takes them from as many classes as get two
     samples each, uses all of them, and caps the calibration samples at their number. Raises UsageError where a needed
     split is empty or too small for its calibration samples.
+
+    With `splits.folds`, column fold has the rotation (from 0) in which a sample is tested, -1 for training samples;
+    split holds for rotation 0, and split_1, split_2, … for the others. A fold has the same number of samples of each
+    class up to one, and so have the folds in all.
     """
     rng = np.random.default_rng([seed, 0x5917])
     sets = [np.asarray(labels) for labels in (labels_train, labels_test) if labels is not None]
@@ -54,18 +58,52 @@ def make_splits(
         if "train" in shares:
             rows = _every_class_first(rows, labels[rows], round(shares["train"] * len(rows)))
         parts |= cut(rows, shares)
-    _check(parts, splits, smoke)
+    rotations = list(_rotations(parts, labels, splits, rng)) if splits.folds else [parts]
+    for rotation in rotations:
+        _check(rotation, splits, smoke)
 
-    calibration = parts["train"][: splits.calibration]
+    ids, names = _by_sample(rotations[0])
+    columns = {
+        "sample_id": pa.array(ids, pa.int64()),
+        "split": pa.array(names, pa.string()),
+        "calibration": pa.array(np.isin(ids, parts["train"][: splits.calibration])),
+    }
+    if splits.folds:
+        others = {_column(number): _by_sample(part)[1] for number, part in enumerate(rotations) if number}
+        fold = np.full(len(ids), -1)
+        for number, part in enumerate(rotations):
+            fold[np.isin(ids, part["test"])] = number
+        columns["fold"] = pa.array(fold, pa.int32())
+        columns |= {name: pa.array(own, pa.string()) for name, own in others.items()}
+    return pa.table(columns)
+
+
+def _rotations(
+    parts: Mapping[str, np.ndarray], labels: np.ndarray, splits: Splits, rng: np.random.Generator
+) -> Iterator[dict[str, np.ndarray]]:
+    """The ids by split in every rotation: one fold is the test split, the others are divided by their shares."""
+    held_out = rng.permutation(np.concatenate([parts[name] for name in HELD_OUT]))
+    by_class = held_out[np.argsort(labels[held_out], kind="stable")]
+    fold = np.arange(len(by_class)) % splits.folds
+    shares = {name: getattr(splits, name) for name in HELD_OUT if name != "test"}
+    shares = {name: share / sum(shares.values()) for name, share in shares.items()}
+    for number in range(splits.folds):
+        rest = by_class[fold != number]
+        rest = rest[stratified_order(labels[rest], rng)]
+        yield {"train": parts["train"], **cut(rest, shares), "test": by_class[fold == number]}
+
+
+def _by_sample(parts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids (n,), rising, and the name of each one's split (n,)."""
     ids = np.concatenate(list(parts.values()))
     names = np.concatenate([np.full(len(part), name, dtype=object) for name, part in parts.items()])
     order = np.argsort(ids)
-    columns = {
-        "sample_id": pa.array(ids[order], pa.int64()),
-        "split": pa.array(names[order], pa.string()),
-        "calibration": pa.array(np.isin(ids[order], calibration)),
-    }
-    return pa.table(columns)
+    return ids[order], names[order]
+
+
+def _column(rotation: int) -> str:
+    """Name of the column with the splits of a rotation."""
+    return f"split_{rotation}" if rotation else "split"
 
 
 def smoke_classes(sets: Sequence[np.ndarray], limit: int, splits: Splits, seed: int) -> np.ndarray:
@@ -170,3 +208,23 @@ def split_ids(path: Path) -> dict[str, np.ndarray]:
     ids, split = table["sample_id"].to_numpy(), np.asarray(table["split"].to_pylist(), dtype=object)
     found = {name: ids[split == name] for name in SPLITS}
     return {**found, "calibration": ids[table["calibration"].to_numpy(zero_copy_only=False)]}
+
+
+def rotations_of(table: pa.Table) -> list[np.ndarray]:
+    """Splits (n,) of a table's samples in every rotation; a single one where there are no folds."""
+    count = 1 + sum(name.startswith("split_") for name in table.schema.names)
+    columns = [_column(number) for number in range(count)]
+    return [np.asarray(table[name].to_pylist(), dtype=object) for name in columns]
+
+
+def held_out_rotations(path: Path, ids: np.ndarray) -> list[np.ndarray]:
+    """Splits (n,) in every rotation, from a `splits.parquet`, of the held-out samples `ids` (n,), rising.
+
+    Raises IntegrityError where these are not all held-out samples.
+    """
+    table = read_table(path)
+    splits = rotations_of(table)
+    held_out = splits[0] != "train"
+    if not np.array_equal(table["sample_id"].to_numpy()[held_out], ids):
+        raise IntegrityError(f"{path}: its held-out samples are not those of the feature cache; `quee run` makes both")
+    return [split[held_out] for split in splits]

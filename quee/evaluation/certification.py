@@ -135,6 +135,7 @@ def certify(
         "reference": f"static_{precision}",
         "reference_test_accuracy": float(1 - setting.errors("test")[:, reference].mean()),
         "samples": len(static),
+        "test_samples": len(setting.caches["test"]),
     }
 
 

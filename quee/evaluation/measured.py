@@ -71,12 +71,7 @@ class Measured:
 
 def measure(sweep: Sweep, yardstick: Yardstick) -> Measured:
     mix = np.stack([sweep.weights(budget)[0] for budget in yardstick.budgets], axis=1)  # (P, B)
-    floor, order = yardstick.floor, sweep.order
-    values = [float(v) if np.isfinite(v) else None for v in sweep.values[order]]
-    curve = []
-    for split in ("validation", "test"):
-        accuracy, cost = 1 - sweep.errors[split].mean(axis=0), sweep.costs[split].mean(axis=0)
-        curve += [(split, v, float(accuracy[p]), float(cost[p])) for v, p in zip(values, order, strict=True)]
+    floor = yardstick.floor
     return Measured(
         sweep.name,
         sweep.kind,
@@ -88,10 +83,20 @@ def measure(sweep: Sweep, yardstick: Yardstick) -> Measured:
         sweep.costs["validation"] @ mix,
         [operating_point(sweep, float(budget)) for budget in yardstick.budgets],
         float(sweep.validation_cost[0]),
-        float(1 - sweep.errors["test"].mean(axis=0)[order[-1]]),
+        float(1 - sweep.errors["test"].mean(axis=0)[sweep.order[-1]]),
         {drop: cost_at_drop(sweep, yardstick.float_accuracy, drop) for drop in DROPS},
-        curve,
+        curve_of(sweep),
     )
+
+
+def curve_of(sweep: Sweep) -> list[tuple[str, float | None, float, float]]:
+    """Split, λ or threshold (None where infinite or without meaning), accuracy and cost by rising validation cost."""
+    order, curve = sweep.order, []
+    values = [float(v) if np.isfinite(v) else None for v in sweep.values[order]]
+    for split in ("validation", "test"):
+        accuracy, cost = 1 - sweep.errors[split].mean(axis=0), sweep.costs[split].mean(axis=0)
+        curve += [(split, v, float(accuracy[p]), float(cost[p])) for v, p in zip(values, order, strict=True)]
+    return curve
 
 
 def float_errors(setting: Setting) -> np.ndarray | None:

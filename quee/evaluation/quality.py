@@ -4,7 +4,7 @@ Predictors are made worse in three ways: a narrower network, fewer training samp
 network. All are fitted from the cache and measured like the plan.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,15 +13,16 @@ from scipy.special import expit, logit
 from scipy.stats import norm, spearmanr
 
 from quee.cache.read import FeatureCache
-from quee.evaluation.measured import Measured, Yardstick, measure
+from quee.evaluation.folds import Rotations
+from quee.evaluation.measured import Measured
 from quee.evaluation.resplits import fit_plan
 from quee.policies.networks import Predictors, Read, gate_inputs
 from quee.policies.plan import Plan
-from quee.policies.sweep import Setting, routed_sweep
+from quee.policies.sweep import routed_sweep
 from quee.predictors import over_gates, quality
 from quee.settings.experiment import Experiment
 from quee.targets import future_errors
-from quee.work.progress import progress
+from quee.work.progress import Bar, progress
 
 Row = dict[str, Any]
 QUALITY = ("as_used", "width", "samples", "noise")
@@ -64,34 +65,33 @@ class Variant:
     plan: Plan
 
 
-def variants(cache: FeatureCache, experiment: Experiment, plan: Plan) -> Iterator[Variant]:
+def variants(cache: FeatureCache, experiment: Experiment, plan: Plan, samples: int, bar: Bar) -> Iterator[Variant]:
     """The plan itself, then its variants under `evaluate.quality`, fitted one by one.
 
-    Numbers of clusters above the number of samples are left out.
+    Numbers of clusters above `samples`, a number of samples in the predictor split, are left out.
     """
     settings, targets = experiment.evaluate.quality, experiment.targets
-    samples = int((cache.split == "predictor").sum())
-    numbers = [k for k in settings.clusters if k != targets.clusters and k <= samples]
-    count = len(settings.widths) + len(settings.samples) + len(numbers)
     yield Variant("as_used", 1.0, plan)
     for noise in settings.noise:
         noisy = NoisyPredictors(plan.predictors, noise, experiment.evaluate.seed)
         yield Variant("noise", noise, replace(plan, predictors=noisy))
     yield Variant("clusters", float(min(targets.clusters, samples)), plan)
-    with progress("predictors of other quality", count) as bar:
-        for width in settings.widths:
-            other = experiment.predictors.model_copy(update={"hidden": width})
-            yield Variant("width", width, fit_plan(cache, experiment.model_copy(update={"predictors": other})))
-            bar.advance()
-        for share in settings.samples:
-            yield Variant("samples", share, fit_plan(thinned(cache, share, experiment.evaluate.seed), experiment))
-            bar.advance()
-        for clusters in numbers:
-            other_targets = targets.model_copy(update={"clusters": clusters})
-            yield Variant(
-                "clusters", clusters, fit_plan(cache, experiment.model_copy(update={"targets": other_targets}))
-            )
-            bar.advance()
+    for width in settings.widths:
+        other = experiment.predictors.model_copy(update={"hidden": width})
+        yield Variant("width", width, fit_plan(cache, experiment.model_copy(update={"predictors": other})))
+        bar.advance()
+    for share in settings.samples:
+        yield Variant("samples", share, fit_plan(thinned(cache, share, experiment.evaluate.seed), experiment))
+        bar.advance()
+    for clusters in _numbers(experiment, samples):
+        other_targets = targets.model_copy(update={"clusters": clusters})
+        yield Variant("clusters", clusters, fit_plan(cache, experiment.model_copy(update={"targets": other_targets})))
+        bar.advance()
+
+
+def _numbers(experiment: Experiment, samples: int) -> list[int]:
+    """Other numbers of clusters to try, with so many samples to cluster."""
+    return [k for k in experiment.evaluate.quality.clusters if k != experiment.targets.clusters and k <= samples]
 
 
 def thinned(cache: FeatureCache, share: float, seed: int) -> FeatureCache:
@@ -114,28 +114,44 @@ def predictor_quality(predictors: Predictors, cache: FeatureCache) -> dict[str, 
 
 
 def measured_variants(
-    cache: FeatureCache, experiment: Experiment, plan: Plan, setting: Setting, yardstick: Yardstick
+    caches: Sequence[FeatureCache], experiment: Experiment, plans: Sequence[Plan], rotations: Rotations
 ) -> tuple[list[Row], list[Row]]:
     """A row per variant with its predictors' quality on test and its `auc`; and the points of its curve on test.
 
-    Empty for a network of one segment, which has no gate with a predictor.
+    `caches` and `plans` are those of the rotations; the quality is the mean over them. Empty for a network of one segment,
+    which has no gate with a predictor.
     """
     rows, points = [], []
-    if setting.tree.segments == 1:  # there is no predictor
+    if caches[0].tree.segments == 1:  # there is no predictor
         return [], []
+    samples, settings = min(int((c.split == "predictor").sum()) for c in caches), experiment.evaluate.quality
+    count = len(settings.widths) + len(settings.samples) + len(_numbers(experiment, samples))
     used: tuple[Measured, dict[str, float | None]] | None = None
-    for variant in variants(cache, experiment, plan):
-        if variant.plan is plan and used is not None:
-            found, how_good = used
-        else:
-            found = measure(routed_sweep("quee_plan", setting, variant.plan), yardstick)
-            how_good = predictor_quality(variant.plan.predictors, setting.caches["test"])
-        if variant.plan is plan:
-            used = found, how_good
-        own = {"kind": variant.kind, "value": float(variant.value)}
-        rows.append({**own, "auc": found.auc, **how_good})
-        points += [{**own, "accuracy": a, "cost": c} for split, _, a, c in found.curve if split == "test"]
+    with progress("predictors of other quality", count * len(caches)) as bar:
+        fitted = [variants(c, experiment, p, samples, bar) for c, p in zip(caches, plans, strict=True)]
+        for by_rotation in zip(*fitted, strict=True):
+            variant, own_plans = by_rotation[0], [v.plan for v in by_rotation]
+            if variant.plan is plans[0] and used is not None:
+                found, how_good = used
+            else:
+                pairs = list(zip(rotations.settings, own_plans, strict=True))
+                found = rotations.measure([routed_sweep("quee_plan", setting, plan) for setting, plan in pairs])
+                how_good = _mean([predictor_quality(plan.predictors, s.caches["test"]) for s, plan in pairs])
+            if variant.plan is plans[0]:
+                used = found, how_good
+            own = {"kind": variant.kind, "value": float(variant.value)}
+            rows.append({**own, "auc": found.auc, **how_good})
+            points += [{**own, "accuracy": a, "cost": c} for split, _, a, c in found.curve if split == "test"]
     return rows, points
+
+
+def _mean(by_rotation: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """Means over rotations; None where a rotation has no value."""
+    if len(by_rotation) == 1:
+        return by_rotation[0]
+    columns = {name: [quality[name] for quality in by_rotation] for name in by_rotation[0]}
+    known = {name: [value for value in column if value is not None] for name, column in columns.items()}
+    return {name: sum(v) / len(v) if len(v) == len(by_rotation) else None for name, v in known.items()}
 
 
 def rank_correlation(rows: list[Row]) -> float | None:

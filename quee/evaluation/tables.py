@@ -1,6 +1,6 @@
 """Rows of the evaluation's tables, from the measurements of each method."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -108,27 +108,30 @@ def _curve(method: Measured, seed: int) -> list[Row]:
 
 
 def usage_rows(
-    sweeps: Iterable[Sweep], budgets: Sequence[float], setting: Setting, classes: Sequence[str]
+    sweeps: Sequence[Sweep], budgets: Sequence[float], settings: Sequence[Setting], classes: Sequence[str]
 ) -> list[Row]:
-    """Where the samples of each class exit under the policies, at every budget."""
-    rows = []
-    label, tree = setting.caches["test"].label, setting.tree
-    for sweep in sweeps:
-        if sweep.nodes is None or sweep.kind != "lambda":
-            continue
-        for budget in budgets:
-            table = usage(label, sweep.nodes["test"], sweep.weights(budget)[0], classes, len(tree))
-            for index, node in np.argwhere(table > 0):
-                count = table[index, node]
-                rows.append(
-                    {
-                        "budget": budget,
-                        "class": classes[index],
-                        "label": int(index),
-                        "method": sweep.name,
-                        "path": tree.name(int(node)),
-                        "samples": float(count),
-                        "share": float(count / table[index].sum()),
-                    }
-                )
+    """Where the samples of each class exit under a policy, at every budget; its sweep and setting by rotation."""
+    rows: list[Row] = []
+    first, tree = sweeps[0], settings[0].tree
+    if first.nodes is None or first.kind != "lambda":
+        return rows
+    for budget in budgets:
+        table = np.zeros((len(classes), len(tree)))
+        for sweep, setting in zip(sweeps, settings, strict=True):
+            assert sweep.nodes is not None
+            label, weights = setting.caches["test"].label, sweep.weights(budget)[0]
+            table += usage(label, sweep.nodes["test"], weights, classes, len(tree))
+        for index, node in np.argwhere(table > 0):
+            count = table[index, node]
+            rows.append(
+                {
+                    "budget": budget,
+                    "class": classes[index],
+                    "label": int(index),
+                    "method": first.name,
+                    "path": tree.name(int(node)),
+                    "samples": float(count),
+                    "share": float(count / table[index].sum()),
+                }
+            )
     return rows

@@ -33,6 +33,13 @@ def introduction(results: Results) -> str:
     )
     if left_out := results.dataset.get("left_out"):
         text += f" This is a smoke run: of {len(left_out):,} classes it has no image."
+    if folds := results.metrics["evaluate"].get("folds"):
+        text += (
+            f" Everything below that compares methods is cross-fitted over {folds} folds of the held-out images: each of "
+            f"the {results.metrics['evaluate']['test_samples']:,} images is tested once, by targets, predictors, policies and "
+            "operating points that were made without it. Counts and accuracies above, the figures and tables of targets, "
+            "predictors, precisions and exit heads, and the bundle are those of the first fold."
+        )
     if svc is not None:
         text += f" A support vector machine on the same training images reaches {percent(svc)} on test."
     return f"<p>{text}</p>\n<p>Cost counts bit operations; 1 is the whole network at w8a8.</p>"

@@ -161,3 +161,8 @@ def _check(experiment: Experiment, source: str, data: Path) -> None:
         raise UsageError(
             f"{source}: backbone.kwargs.{outside[0]}: a bundle reads no other files; give weights by name in backbone.weights"
         )
+    if experiment.prepare.splits.folds and experiment.evaluate.resplits:
+        raise UsageError(
+            f"{source}: evaluate.resplits: {experiment.evaluate.resplits}; with prepare.splits.folds every held-out sample is "
+            "tested once already: valid: 0"
+        )

@@ -15,6 +15,10 @@ class Splits(Block):
     are taken from the pool. `held_out`: all splits but `train` are taken from it, for a backbone that has seen the official
     training set. `test`: it is the test split, for a backbone trained here. A share is a fraction of the set that its split
     is taken from; the shares of a set sum to at most 1.
+
+    `folds` cross-fits small held-out sets. The samples of predictor, validation, certification and test are cut into so
+    many folds. In each rotation another fold is the test split and the other folds are divided by their shares, so every
+    sample is tested once, by what was fitted without it. 0 means one fixed test split.
     """
 
     train: Share = 0.45
@@ -24,6 +28,7 @@ class Splits(Block):
     certification: Share = 0.0
     test: Share = 0.20
     evaluation_set: Literal["pooled", "held_out", "test"] = "pooled"
+    folds: Annotated[int, Field(ge=0, le=20)] = 0
 
     @model_validator(mode="after")
     def _sums(self) -> "Splits":
@@ -33,6 +38,25 @@ class Splits(Block):
                 raise ValueError(f"shares of {', '.join(names)} sum to {total:g}; they may sum to at most 1")
         if min(self.train, self.predictor, self.validation, self.test) <= 0:
             raise ValueError("train, predictor, validation and test must each be above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_folds(self) -> "Splits":
+        """Each fold is the test split once, so the share of test is that of a fold."""
+        if not self.folds:
+            return self
+        if self.folds == 1:
+            raise ValueError("folds: 1; valid: 0 for a fixed test split, or 2 to 20")
+        if self.evaluation_set == "test":
+            raise ValueError(
+                "folds: with evaluation_set 'test' the official evaluation set is the test split; valid: 'held_out', 'pooled'"
+            )
+        fold = (self.predictor + self.validation + self.certification) / (self.folds - 1)
+        if abs(self.test - fold) > 0.01 * fold:
+            raise ValueError(
+                f"test: {self.test:g}; with {self.folds} folds it must be one of {self.folds} equal parts of predictor, "
+                f"validation, certification and test: {fold:.3g} beside the other shares"
+            )
         return self
 
 

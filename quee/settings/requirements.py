@@ -12,7 +12,7 @@ import numpy as np
 from quee.errors import QueeError, UsageError
 from quee.settings.backbone import Backbone
 from quee.settings.experiment import Experiment
-from quee.settings.sets import SPLITS
+from quee.settings.sets import HELD_OUT
 
 if TYPE_CHECKING:
     from quee.data.files import DatasetFiles
@@ -22,7 +22,6 @@ NAMED = 5
 """Most classes named in a refusal."""
 LEAST = 2
 """Least number of samples in every split that is used."""
-HELD_OUT = tuple(name for name in SPLITS if name != "train")
 
 
 def check_data(

@@ -6,6 +6,8 @@ This module imports nothing, so that checking settings is fast.
 SPLITS = ("train", "predictor", "validation", "certification", "test")
 """Disjoint splits; `calibration` is a subset of `train`."""
 
+HELD_OUT = tuple(name for name in SPLITS if name != "train")
+
 DATASET = "dataset"
 """Key of resolved settings with the facts of the data set; the other keys are blocks."""
 

@@ -13,7 +13,7 @@ from quee.work.io import read_json, write_bytes
 from quee.work.percentages import DIFFERENCE, figure, percent
 from tasks.dvc.lock import default_experiments
 from tasks.verbs.reference import FOLDER, fetch, published
-from tasks.verbs.results import Results, level_mark, level_note, load_results
+from tasks.verbs.results import Results, folds_note, level_mark, level_note, load_results
 from tasks.work import journal
 from tasks.work.place import ending
 
@@ -79,7 +79,8 @@ def _made(record: dict[str, Any]) -> list[str]:
 
 
 def _words(name: str, dataset: dict[str, Any], trained: dict[str, Any], metrics: dict[str, Any]) -> str:
-    tested = f"{dataset['splits']['test']:,} test images"
+    count = metrics["test_samples"] if "folds" in metrics else dataset["splits"]["test"]
+    tested = f"{count:,} test images{folds_note(metrics)}"
     svc = trained.get("svc_accuracy")
     text = [f"![Accuracy over cost, {name}]({FIGURE.as_posix()}/{name}.svg)", ""]
     beside = "" if svc is None else f" (an RBF support vector machine: {percent(svc, 2)})"

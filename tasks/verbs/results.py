@@ -142,7 +142,14 @@ def level_mark(metrics: dict[str, Any], method: str, column: str) -> str:
 def level_note(metrics: dict[str, Any]) -> str:
     """Explanation of LEVEL, with the number of test images."""
     samples = metrics["test_samples"]
-    return f"{LEVEL} best of its column, or within the 95 % interval of it ({samples:,} test images)."
+    return (
+        f"{LEVEL} best of its column, or within the 95 % interval of it ({samples:,} test images{folds_note(metrics)})."
+    )
+
+
+def folds_note(metrics: dict[str, Any]) -> str:
+    """Words on cross-fitting, to follow a number of test images; empty without folds."""
+    return f" in {folds} folds, each tested by what was fitted without it" if (folds := metrics.get("folds")) else ""
 
 
 def _cell(point: dict[str, Any] | None, mark: str) -> str:

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quee.data.splits import make_splits
-from quee.errors import UsageError
+from quee.data.splits import held_out_rotations, make_splits, rotations_of
+from quee.errors import IntegrityError, UsageError
 from quee.settings.prepare import Splits
 from quee.settings.sets import SPLITS
+from quee.work.io import write_table
 
 DIGITS = Splits()
 OFFICIAL = Splits(train=0.9, predictor=0.5, validation=0.1, certification=0.2, test=0.2, evaluation_set="held_out")
@@ -142,3 +143,89 @@ def test_a_smoke_run_has_every_class_it_draws_in_training_whatever_the_sets(seed
     assert len(drawn) == min(enough, min(limit, len(labels)) // 2)
     each = np.array([np.isin(labels, drawn).sum()] * 2)
     assert len(table) == np.minimum(each, limit).sum()
+
+
+def folded(folds, **others):
+    """Settings with folds: of the held-out samples, 60 % of what is not tested goes to predictor."""
+    rest = 1 - 1 / folds
+    shares = {"predictor": 0.6 * rest, "validation": 0.25 * rest, "certification": 0.15 * rest, "test": 1 / folds}
+    return Splits(**{"train": 1.0, "calibration": 16, "evaluation_set": "held_out", "folds": folds, **shares, **others})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**31 - 1), st.lists(st.integers(20, 60), min_size=2, max_size=12), st.integers(2, 20), st.booleans()
+)
+def test_every_held_out_sample_is_tested_in_one_fold_and_by_nothing_that_has_seen_it(seed, counts, folds, pooled):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    if pooled:
+        shares = {name: getattr(folded(folds), name) / 2 for name in SPLITS}
+        table = make_splits(labels, None, folded(folds, **shares, evaluation_set="pooled"), seed)
+    else:
+        table = make_splits(np.arange(100) % len(counts), labels, folded(folds), seed)
+    every = labels if pooled else np.concatenate([np.arange(100) % len(counts), labels])
+    sample, fold = table["sample_id"].to_numpy(), table["fold"].to_numpy()
+    rotations = np.stack(rotations_of(table))
+    assert len(rotations) == folds
+    assert (np.diff(sample) > 0).all()
+    held_out = fold >= 0
+    assert held_out.sum() == len(labels) - pooled * round(0.5 * len(labels))
+    assert (rotations[:, ~held_out] == "train").all()
+    assert ((rotations == "test").sum(axis=0) == held_out).all()
+    assert (np.argmax(rotations == "test", axis=0)[held_out] == fold[held_out]).all()
+    assert set(np.unique(rotations[:, held_out])) == set(SPLITS) - {"train"}
+    by_class = np.stack([np.bincount(every[sample[fold == k]], minlength=len(counts)) for k in range(folds)])
+    assert (by_class.max(axis=0) - by_class.min(axis=0)).max() <= 1
+    assert np.ptp(by_class.sum(axis=1)) <= 1
+    for split in rotations:
+        rest = held_out & (split != "test")
+        for name, share in (("predictor", 0.6), ("validation", 0.25), ("certification", 0.15)):
+            assert abs((split == name).sum() - share * rest.sum()) <= 1.5
+    again = make_splits(np.arange(100) % len(counts), labels, folded(folds), seed)
+    if not pooled:
+        assert again.equals(table)
+
+
+def test_the_first_rotation_is_the_column_that_the_stages_read(tmp_path):
+    table = make_splits(np.arange(100) % 4, np.arange(200) % 4, folded(5), 0)
+    assert table.schema.names == [
+        "sample_id",
+        "split",
+        "calibration",
+        "fold",
+        "split_1",
+        "split_2",
+        "split_3",
+        "split_4",
+    ]
+    assert (ids(table, "test") == table["sample_id"].to_numpy()[table["fold"].to_numpy() == 0]).all()
+    write_table(tmp_path / "splits.parquet", table)
+    found = held_out_rotations(tmp_path / "splits.parquet", np.arange(100, 300))
+    assert [(split == "test").sum() for split in found] == [40] * 5
+    with pytest.raises(IntegrityError, match="not those of the feature cache"):
+        held_out_rotations(tmp_path / "splits.parquet", np.arange(100, 299))
+
+
+def test_a_smoke_run_is_cross_fitted_too():
+    labels = np.arange(4000) % 10
+    table = make_splits(labels, labels, folded(5), 0, limit=100, smoke=True)
+    assert np.bincount(table["fold"].to_numpy() + 1).tolist() == [100, 20, 20, 20, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("given_", "why"),
+    [
+        ({"folds": 1}, r"folds: 1; valid: 0 for a fixed test split, or 2 to 20"),
+        ({"folds": 21}, "less than or equal to 20"),
+        ({"evaluation_set": "test", "train": 0.1}, "folds: with evaluation_set 'test'"),
+        ({"test": 0.1}, r"test: 0\.1; with 5 folds it must be one of 5 equal parts .*: 0\.2 beside"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(given_, why):
+    with pytest.raises(ValueError, match=why):
+        Splits(**{**folded(5).model_dump(), **given_})
+
+
+def test_more_folds_than_samples_are_refused():
+    with pytest.raises(UsageError, match="too few samples for split"):
+        make_splits(np.arange(100) % 2, np.arange(6) % 2, folded(20), 0)

@@ -5,8 +5,7 @@ import pytest
 from scipy.special import logit
 from small_world import small_cache, small_experiment
 
-from quee.evaluation.curves import Floor
-from quee.evaluation.measured import Yardstick
+from quee.evaluation.folds import Rotations
 from quee.evaluation.quality import (
     NoisyPredictors,
     measured_variants,
@@ -28,8 +27,8 @@ def measured():
     cache = small_cache(600)
     plan = fit_plan(cache, EXPERIMENT)
     setting = Setting({s: cache.of(s) for s in ("validation", "test")}, Costs.of(cache.tree, cache.description), 100)
-    yardstick = Yardstick.of(setting, EXPERIMENT.evaluate.budgets, Floor.of(setting))
-    return cache, plan, measured_variants(cache, EXPERIMENT, plan, setting, yardstick)
+    rotations = Rotations([setting], EXPERIMENT.evaluate.budgets)
+    return cache, plan, measured_variants([cache], EXPERIMENT, [plan], rotations)
 
 
 def test_every_variant_is_measured_once(measured) -> None:
