@@ -100,11 +100,11 @@ def _timed(experiment: "Experiment") -> tuple[float, float, int]:
 
 
 def _network(experiment: "Experiment") -> "SegmentedBackbone":
-    from quee.data.weights import load_weights, weights_path
+    from quee.data.weights import built_with, load_weights, weights_path
     from quee.network.architectures import create_backbone
 
     settings = experiment.backbone
-    backbone = create_backbone(settings.name, tuple(settings.gates), **settings.kwargs)
+    backbone = create_backbone(settings.name, tuple(settings.gates), **built_with(settings))
     if settings.weights is not None:
         load_weights(backbone, weights_path(settings.weights), settings.mode != "pretrained")
     return backbone

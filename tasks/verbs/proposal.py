@@ -12,6 +12,10 @@ from quee.settings.targets import Targets
 Use = Literal["pooled", "held_out", "test"]
 HELD_OUT = {"predictor": 0.4, "validation": 0.1, "test": 0.5}
 """Shares of the evaluation set where the network has seen the training set; the rest of the data fits heads and quantizers."""
+FOLDED = 5000
+"""With fewer evaluation images, these are cross-fitted in FOLDS folds, so that each is tested."""
+FOLDS = 5
+IN_FOLDS = {"predictor": 0.65, "validation": 0.15, "test": 0.2, "folds": FOLDS}
 TRAINED_HERE = {"train": 0.8, "predictor": 0.12, "validation": 0.08, "test": 1.0}
 """Shares where a network or its head is trained here: the official evaluation set is the test split."""
 LEAST_CALIBRATION = 16
@@ -98,7 +102,7 @@ def splits_of(use: Use, training: int, evaluation: int) -> dict[str, Any]:
     """Block `prepare.splits` for a number of images of both sets."""
     default = Splits()
     if use == "held_out":
-        shares = {"train": 1.0, **HELD_OUT}
+        shares: dict[str, Any] = {"train": 1.0, **(IN_FOLDS if evaluation < FOLDED else HELD_OUT)}
     elif use == "test":
         shares = dict(TRAINED_HERE)
     else:
@@ -114,6 +118,7 @@ _SPLITS = {
     "predictor": "error predictors and policies are fitted on it",
     "validation": "operating points are chosen on it",
     "test": "every number of the report is measured on it",
+    "folds": "the evaluation images are few: each is the test split once, tested by what was fitted without it",
 }
 
 
@@ -134,10 +139,12 @@ def text_of(
     nodes = sum(kinds**length for length in range(1, len(gates) + 1))
     lines = [*(f"# {line}" for line in heading), "prepare:", f"  dataset: {images.dataset}", "  splits:"]
     lines += [f"    # {_sentence(use.why)}", f"    evaluation_set: {use.value}"]
-    lines += [f"    {key}: {splits[key]:g}  # {why}" for key, why in _SPLITS.items()]
+    lines += [f"    {key}: {splits[key]:g}  # {why}" for key, why in _SPLITS.items() if key in splits]
     lines += ["backbone:", f"  name: {json.dumps(backbone)}"]
     if kwargs:
-        lines += ["  # As the weights need it; num_classes is the number of classes of the images."]
+        lines += [
+            "  # As the weights need it, beside what their file says; num_classes is the number of classes of the images."
+        ]
         lines += [f"  kwargs: {json.dumps(kwargs, sort_keys=True)}"]
     lines += [
         f"  # An exit after each of {len(gates)} parts of {gates[-1]} blocks; the more gates, the more paths to cache."

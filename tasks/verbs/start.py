@@ -26,6 +26,10 @@ LOOKED_AT = 1000
 """Images whose size is read."""
 ESTIMATE = "ESTIMATE"
 """Stands for the estimate, which is made with the experiment's settings."""
+ROWS = (
+    *("images", "classes", "import", "network", "weights", "preprocessing", "measured", "mode", "splits", "estimate"),
+)
+"""What is printed, in this order."""
 GREY = {"1", "L", "LA", "I", "I;16"}
 """Pillow's modes without colour."""
 SHOWN = 8
@@ -37,7 +41,10 @@ def start(
         str, typer.Argument(help="Folder of class folders or Parquet files, or a name of `quee data list`.")
     ],
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Checkpoint of your network, or a name of `quee weights list`.")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Checkpoint of your network, a file or a folder, or a name of `quee weights list`."
+        ),
     ] = None,
     backbone: Annotated[
         str | None, typer.Option(metavar="NAME", help="Architecture: where FILE does not say it, or to train one here.")
@@ -83,8 +90,9 @@ def start(
     if json_:
         typer.echo(json.dumps(found.facts, indent=1, ensure_ascii=False))
         return
-    width = max(map(len, found.rows))
-    for key, value in found.rows.items():
+    rows = {key: found.rows[key] for key in ROWS if key in found.rows}
+    width = max(map(len, rows))
+    for key, value in rows.items():
         for line in value.splitlines():
             typer.echo(f"{key:<{width}}  {line}")
             key = ""
@@ -127,6 +135,8 @@ class Found:
 
     rows: dict[str, str]
     facts: dict[str, Any]
+    coloured: bool
+    """Whether any of the images is in colour."""
 
 
 def _request(
@@ -232,9 +242,36 @@ def _begin(request: Request, network: Network) -> Found:
         file = Path("experiments") / f"{request.name}.yaml"
         experiment = parse_experiment(request.name, found.facts["experiment"], str(file))
         found = _estimated(found, experiment, _checked(experiment))
-    write_bytes(file, found.facts["experiment"].encode())
+        write_bytes(file, found.facts["experiment"].encode())
+        try:
+            found = _measured(found, experiment)
+        except BaseException:
+            file.unlink()
+            raise
     put_right(Path(), [request.name], lambda _: None)
     return found
+
+
+def _measured(found: Found, experiment: "Experiment") -> Found:
+    """Measure what the weights do not state, on training images of the experiment; raises UsageError where that is open."""
+    from quee.data.weights import built_with
+    from tasks.verbs.data import check_weights
+    from tasks.verbs.measuring import LEAST
+
+    settings, lines = experiment.backbone, []
+    if settings.mode == "pretrained" and settings.weights is not None:
+        if found.facts["samples"]["train"] < LEAST:
+            lines = [f"not measured, for that takes {LEAST} training images"]
+        else:
+            printed = StringIO()
+            with contextlib.redirect_stdout(printed):
+                check_weights(settings.weights, experiment.prepare.dataset)
+            lines = printed.getvalue().splitlines()[:-1]
+    prepared = _built(settings.name, built_with(settings)).input
+    kind = "RGB" if prepared.channels == 3 else "grey, so colours are dropped" if found.coloured else "grey"
+    text = f"{prepared.size[0]}×{prepared.size[1]}, {kind}, {prepared}"
+    rows = {**found.rows, "preprocessing": text, **({"measured": "\n".join(lines)} if lines else {})}
+    return Found(rows, {**found.facts, "preprocessing": text, "measured": lines}, found.coloured)
 
 
 @contextlib.contextmanager
@@ -296,7 +333,9 @@ def _weights(request: Request, path: Path) -> Network:
             f"`quee weights add {name} FILE --trained-on {dataset if request.seen else 'none'} --replace` corrects it"
         )
     weights = Weights(name, head_classes(path), request.seen if told is None else told)
-    return Network(weights, facts.backbone, dict(facts.kwargs or {}), facts.read_as)
+    # Stages take the preprocessing from the weights' file.
+    kwargs = {key: value for key, value in (facts.kwargs or {}).items() if key != "preprocessing"}
+    return Network(weights, facts.backbone, kwargs, facts.read_as)
 
 
 def _add_weights(request: Request, network: Network) -> None:
@@ -307,7 +346,7 @@ def _add_weights(request: Request, network: Network) -> None:
     trained_on = None if seen is None else request.dataset if seen else "none"
     with contextlib.redirect_stdout(StringIO()):  # the findings say the same
         add_weights(
-            request.weights, request.file, None, request.backbone, None, trained_on, request.set_ or None, False
+            request.weights, request.file, backbone=request.backbone, trained_on=trained_on, set_=request.set_ or None
         )
 
 
@@ -334,10 +373,7 @@ def _proposal(request: Request, network: Network, said: list[str]) -> Found:
     if weights is None and coloured and built.input.channels == 1:
         kwargs["in_chans"] = 3
         built = _built(name, kwargs)
-    prepared = built.input
-    kind = "RGB" if prepared.channels == 3 else "grey, so colours are dropped" if coloured else "grey"
     named = f"{', '.join(images.classes[:SHOWN])}{', …' if len(images.classes) > SHOWN else ''}"
-    normal = ", ".join(f"{kind} {', '.join(f'{v:g}' for v in getattr(prepared, kind))}" for kind in ("mean", "std"))
     given = "".join(f", {key} {json.dumps(value)}" for key, value in sorted(kwargs.items()))
     rows = {
         "images": f"{len(files):,} in data/{images.dataset}: {images.training:,} for training, {images.evaluation:,} for "
@@ -346,8 +382,6 @@ def _proposal(request: Request, network: Network, said: list[str]) -> Found:
         **({"import": "\n".join(said)} if said else {}),
         "network": f"{name}{given}; {len(built.block_names)} blocks",
         **({"weights": f"read as: {network.read_as}"} if network.read_as else {}),
-        "preprocessing": f"{prepared.size[0]}×{prepared.size[1]}, {kind}, {normal}, {prepared.interpolation}, crop "
-        f"{prepared.crop_pct:g}",
         "mode": f"{mode.value}: {mode.why}",
         "splits": f"{use.value}: {use.why}",
     }
@@ -377,13 +411,12 @@ def _proposal(request: Request, network: Network, said: list[str]) -> Found:
         "import": said,
         "backbone": {"name": name, "kwargs": kwargs, "gates": list(built.gates)},
         "read_as": network.read_as,
-        "preprocessing": rows["preprocessing"],
         "mode": {"value": mode.value, "why": mode.why},
         "splits": {"value": use.value, "why": use.why},
         "experiment": text,
         "command": f"quee run {request.name}",
     }
-    return Found(rows, facts)
+    return Found(rows, facts, coloured)
 
 
 def _asked() -> bool:
@@ -445,4 +478,4 @@ def _estimated(found: Found, experiment: "Experiment", splits: dict[str, int]) -
     rows = {**found.rows, "splits": f"{found.rows['splits']}\n{counts}", "estimate": text.said}
     yaml = found.facts["experiment"].replace(f"# {ESTIMATE}", f"# Estimate: {text.said}")
     facts = {**found.facts, "samples": splits, "seconds": text.seconds, "bytes": text.bytes, "experiment": yaml}
-    return Found(rows, facts)
+    return Found(rows, facts, found.coloured)

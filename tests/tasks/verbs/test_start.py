@@ -35,19 +35,33 @@ def write_images(folder: Path, count: int, seed: int = 0) -> Path:
     return folder
 
 
-def write_weights(file: Path, classes: int = 3) -> Path:
+def write_weights(file: Path, classes: int = 3, photos: Path | None = None) -> Path:
+    """A checkpoint with random weights, or trained until it knows the colours of `photos`."""
     torch.manual_seed(0)
-    torch.save(create_backbone("vit_digits", num_classes=classes, **SMALL).state_dict(), file)
+    network = create_backbone("vit_digits", num_classes=classes, **SMALL)
+    if photos is not None:
+        files = sorted(photos.rglob("*.png"))
+        pixels = np.stack([np.asarray(Image.open(path)) for path in files])
+        x = network.input.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+        y = torch.tensor([CLASSES.index(path.parent.name) for path in files])
+        optimizer = torch.optim.AdamW(network.parameters(), 5e-3)
+        for _ in range(40):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(x), y).backward()
+            optimizer.step()
+        assert (network(x).argmax(1) == y).float().mean() > 0.95
+    torch.save(network.state_dict(), file)
     return file
 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Path:
-    """A folder with `photos/`, `sets/train`, `sets/test`, and the checkpoints `net.pth` and `other.pth`."""
+    """A folder with `photos/`, `sets/train`, `sets/test`, and checkpoints: `net.pth`, `random.pth`, `other.pth` of 5 classes."""
     write_images(tmp_path / "inputs" / "photos", 40)
     write_images(tmp_path / "inputs" / "sets" / "train", 24)
     write_images(tmp_path / "inputs" / "sets" / "test", 24, seed=1)
-    write_weights(tmp_path / "inputs" / "net.pth")
+    write_weights(tmp_path / "inputs" / "net.pth", photos=tmp_path / "inputs" / "photos")
+    write_weights(tmp_path / "inputs" / "random.pth")
     write_weights(tmp_path / "inputs" / "other.pth", classes=5)
     return tmp_path / "inputs"
 
@@ -75,7 +89,8 @@ def test_images_and_weights_become_an_experiment_with_a_comment_on_each_choice(i
     rows = {line.partition(" ")[0]: line for line in out.splitlines()}
     assert "120 for training, 0 for evaluation; 8×8 pixels, RGB" in rows["images"]
     assert "3, in this order: blue, green, red" in rows["classes"] and "vit_digits" in rows["network"]
-    assert "mean 0.305" in rows["preprocessing"] and "minutes" in rows["estimate"] and "MB" in rows["estimate"]
+    assert "mean 0.305" in rows["preprocessing"] and "54 training images" in rows["measured"]
+    assert "minutes" in rows["estimate"] and "MB" in rows["estimate"]
     experiment = load_experiment("photos")
     assert experiment.backbone.mode == "pretrained" and experiment.backbone.gates == (1, 2)
     assert experiment.backbone.kwargs == {**SMALL, "num_classes": 3}
@@ -96,13 +111,16 @@ def test_images_and_weights_become_an_experiment_with_a_comment_on_each_choice(i
     assert list(yaml.safe_load(Path("params.yaml").read_text())["experiments"]) == ["photos", "second"]
 
 
+@pytest.mark.slow
 def test_with_sets_nothing_that_is_measured_was_seen_and_json_says_what_was_chosen(inputs: Path, quee: Call) -> None:
     status, out, err = quee("start", inputs / "sets", "--weights", inputs / "net.pth", *NETWORK, "--json")
     assert status == 0, err
     found = json.loads(out)
     assert found["command"] == "quee run sets"
     assert found["splits"]["value"] == "held_out" and "nobody said" in found["splits"]["why"]
-    assert found["samples"] == {"predictor": 29, "test": 36, "train": 72, "validation": 7}
+    splits = load_experiment("sets").prepare.splits
+    assert splits.folds == 5 and found["samples"]["train"] == 72 and found["samples"]["test"] == 15
+    assert any("accuracy: " in line for line in found["measured"])
     assert found["experiment"] == Path("experiments/sets.yaml").read_text()
     status, out, _ = quee("start", "sets", "--weights", inputs / "other.pth", *NETWORK, "--name", "probe", "--json")
     found = json.loads(out)
@@ -113,11 +131,12 @@ def test_with_sets_nothing_that_is_measured_was_seen_and_json_says_what_was_chos
     assert load_experiment("new").backbone.kwargs == {"num_classes": 3, "in_chans": 3}  # the images are in colour
 
 
-def test_a_failure_after_an_import_says_what_stays_and_how_to_go_on(inputs: Path, quee: Call) -> None:
-    write_images(inputs / "few", 1)
-    status, _, err = quee("start", inputs / "few", "--weights", inputs / "net.pth", *NETWORK, "--not-trained-on-these")
-    assert status == 2 and "data/few stay here: go on with `quee start few --weights few …`" in err
-    assert not Path("experiments/few.yaml").exists()
+def test_a_network_that_only_guesses_is_refused_with_what_stays_and_how_to_go_on(inputs: Path, quee: Call) -> None:
+    arguments = ["--weights", inputs / "random.pth", *NETWORK, "--not-trained-on-these"]
+    status, _, err = quee("start", inputs / "photos", *arguments)
+    assert status in (1, 2) and "chance" in err
+    assert "data/photos stay here: go on with `quee start photos --weights photos …`" in err
+    assert not Path("experiments/photos.yaml").exists()
     assert yaml.safe_load(Path("params.yaml").read_text())["experiments"] == {}
 
 
