@@ -19,7 +19,7 @@ from quee.network.architectures import create_backbone, is_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.checkpoints.described import Prepared, prepared_by
 from quee.network.checkpoints.layout import Named
-from quee.network.checkpoints.layouts import Recognised, readable, recognise
+from quee.network.checkpoints.layouts import Recognised, recognise
 from quee.network.checkpoints.reading import fit_state
 
 TOLERANCE = 1e-4
@@ -53,7 +53,10 @@ def as_backbone(model: Any, preprocessing: Any = None) -> tuple[SegmentedBackbon
     try:
         found = recognise(_state(copy), THE)
         if not found.layout:
-            raise UsageError(f"{THE} ({type(copy).__name__}) is of no layout that is read: {readable()}")
+            raise UsageError(
+                f"{THE} ({type(copy).__name__}) is of no layout that is read; docs/backbones.md lists the families, of which "
+                "quee.create_backbone makes a backbone"
+            )
         return _backbone(copy, found, _stated(copy, preprocessing)), copy
     except QueeError as error:
         raise UsageError(f"quee.fit: {error}") from None
