@@ -89,7 +89,7 @@ def quee_pipeline(
     """
     os.environ["QUEE_PREFECT_RUN"] = flow_run.get_id() or ""
     root, warn = Path.cwd(), get_run_logger().warning
-    names = dvc.checked(root, experiments)
+    names = dvc.chosen(root, experiments)
     if commit == "mlflow":
         with exclusive("run", "this checkout", notify=warn):
             take_out(root)

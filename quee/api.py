@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quee.cache.build import describe_tree
 from quee.cache.read import FeatureCache, no_references
@@ -18,6 +18,7 @@ from quee.exits.fitting import behind, fit_exits
 from quee.export.bundle import write_bundle
 from quee.features import GateView
 from quee.fitting.checks import aside_of, bundle_path, check_order, check_pixels, checked_settings, divided, rebuilt
+from quee.fitting.foreign import COMPARED, as_backbone, refuse_other_answers
 from quee.fitting.labelled import Labelled, read_labelled
 from quee.fitting.labels import class_indices
 from quee.network.base import SegmentedBackbone
@@ -36,10 +37,10 @@ BATCH = 256
 
 
 def fit(
-    backbone: SegmentedBackbone,
+    model: nn.Module,
     images: Any,
     labels: Any = None,
-    out: str | Path | None = None,
+    out: str | Path = "bundle",
     precisions: Sequence[str] = ("w3a3", "w4a4", "w8a8"),
     kwargs: Mapping[str, Any] | None = None,
     budget: float = 0.2,
@@ -47,8 +48,14 @@ def fit(
     *,
     pixels: str = "uint8",
     classes: Sequence[str] | None = None,
+    preprocessing: Any = None,
 ) -> AdaptiveClassifier:
-    """Make a bundle at `out` from a trained backbone and labelled images it was not trained on, and load it.
+    """Make a bundle at `out` from a trained network and labelled images it was not trained on, and load it.
+
+    `model` is a backbone of `create_backbone`, or a classifier of timm, torchvision or transformers of a family that is
+    read here. Such a module may be in training mode, on a GPU or in half precision: a copy is taken in float32. Its
+    `preprocessing` is what timm's configuration in it says, or what is given: a mapping with mean, std, interpolation and
+    crop_pct, torchvision's `weights.transforms()`, or an image processor of transformers.
 
     `images` are as `AdaptiveClassifier.route` takes them, and `labels` (n,) are class indices or names. Without `labels`,
     `images` are batches: pairs (images, labels) or (image, label) from an iterable, or from a function that returns an
@@ -58,12 +65,12 @@ def fit(
     backbone's answers confirm the order.
 
     Half of the images fit the exit heads, and a part of these the quantizers. Three tenths fit the predictors, and the
-    rest chooses operating points. The backbone comes from `create_backbone` and is not changed; `kwargs` need not be
-    repeated.
+    rest chooses operating points. The model is not changed; `kwargs` of a backbone need not be repeated.
 
     Raises UsageError for arguments that cannot be fitted, before anything is computed; nothing is left on disk.
     """
     target = bundle_path(out)
+    backbone, original = as_backbone(model, preprocessing)
     settings = checked_settings(backbone, precisions, budget, seed)
     tree = PathTree(settings.paths.precisions, backbone.segments, max_nodes=settings.paths.max_nodes)
     own = rebuilt(backbone, kwargs)
@@ -73,6 +80,8 @@ def fit(
             indices, names = class_indices(given.labels, classes, own.num_classes)
             parts = divided(indices, names, settings.prepare.seed)
             check_pixels(*given.extremes())
+            if original is not None:
+                refuse_other_answers(own, original, given.batch(np.arange(min(COMPARED, len(given)))))
             check_order(own, given, indices, names, guessed=given.labels.named and classes is None)
             _fit(own, given, indices, names, parts, tree, settings, aside)
         load_bundle(aside / "bundle")

@@ -7,7 +7,7 @@ static w8a8 backbone. docs/cost.md has a table worked out by hand.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import log2
+from math import log2, prod
 from typing import TYPE_CHECKING, Any
 
 from quee.errors import IntegrityError
@@ -149,8 +149,9 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
     from torch import nn
 
     from quee.network.attention import MatMul
-    from quee.network.base import weight_products
 
+    # BatchNorm is folded into the convolution before it; softmax is counted with the product before it.
+    UNCOUNTED = nn.Identity | nn.Dropout | nn.BatchNorm2d | nn.Softmax  # noqa: N806
     products: list[Product] = []
     elementwise: list[Elementwise] = []
 
@@ -163,15 +164,19 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
             if module.kind == "attention" and name.endswith("query_key"):
                 elementwise.append(Elementwise(f"{name}.softmax", segment, output.numel()))
         elif isinstance(module, nn.Linear | nn.Conv2d):
-            products.append(Product(name, segment, "weight", *weight_products(module, output), part))
-        elif not list(module.children()) and not isinstance(module, nn.Identity | nn.Dropout | nn.BatchNorm2d):
-            # BatchNorm is folded into the convolution before it.
+            reduction = prod(module.weight.shape[1:])
+            products.append(Product(name, segment, "weight", output.numel() * reduction, reduction, part))
+        elif not list(module.children()) and not isinstance(module, UNCOUNTED):
             elementwise.append(Elementwise(name, segment, output.numel()))
 
     def hook(name: str):  # type: ignore[no-untyped-def]
         return lambda module, inputs, output: see(name, module, inputs, output)
 
-    handles = [m.register_forward_hook(hook(n)) for n, m in backbone.named_modules() if not list(m.children())]
+    leaves = [(name, module) for name, module in backbone.named_modules() if not list(module.children())]
+    # What a fixed layer computes is the same for all images.
+    handles = [
+        module.register_forward_hook(hook(name)) for name, module in leaves if not getattr(module, "fixed", False)
+    ]
     residuals: list[Elementwise] = []
     try:
         with torch.inference_mode():

@@ -56,7 +56,7 @@ def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
     experiment = base.experiment
     names = {file for name in STAGES for file in used_by(name, experiment.backbone.name, root)}
     code = sorted({*names, "quee/evaluation/ablation/rerun.py"})
-    inputs = dict.fromkeys(name for stage_name in STAGES for name in read_by(stage_name, root))
+    inputs = dict.fromkeys(name for stage_name in STAGES for name in read_by(stage_name))
     folders = [name for name in inputs if name not in STAGES or variant.heads is None]
     files = [
         [folder, name, digest]

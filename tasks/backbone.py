@@ -1,6 +1,6 @@
 """Stage `backbone`: the float backbone, which is trained, finetuned, probed, or used as it is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from quee.cost import trace_cost
 from quee.data.fitted import Fitted
 from quee.data.source import ImageSource, open_dataset
-from quee.data.splits import split_ids
+from quee.data.splits import split_ids, thinned
 from quee.data.weights import (
+    built_with,
     has_seen,
     head_classes,
     load_weights,
@@ -24,12 +25,14 @@ from quee.data.weights import (
     weights_path,
 )
 from quee.errors import UsageError
+from quee.network.answers import above_chance, find_order
 from quee.network.architectures import create_backbone, is_headless
 from quee.network.base import SegmentedBackbone
+from quee.network.execution import MICRO_BATCH
 from quee.network.files import save_backbone
 from quee.network.predictions import Networks, predict
 from quee.network.probe import fit_probe
-from quee.network.training import History, freeze, predict_logits, train_backbone
+from quee.network.training import History, device, freeze, predict_logits, train_backbone
 from quee.precision import Precision
 from quee.settings.backbone import Backbone
 from quee.settings.requirements import check_classes, check_head
@@ -39,6 +42,8 @@ from tasks.scale import read_scale
 from tasks.stage import Stage, main
 
 FP32 = Precision("fp32")
+ASKED, LEAST = 256, 50
+"""Most and fewest training images on which pretrained weights are checked."""
 SVC_LIMIT = 200_000
 """Pixels × samples up to which the support vector machine is fitted for comparison."""
 
@@ -57,7 +62,9 @@ def run(stage: Stage) -> None:
     if settings.weights is not None:
         facts |= weights_record(stage, described["files"], ids)
     torch.manual_seed(settings.seed)
-    backbone, kwargs = build(settings, len(described["classes"]))
+    backbone, kwargs = build(settings, described["classes"])
+    if settings.mode == "pretrained":
+        check_answers(stage, backbone, images, thinned(ids["train"], ASKED, seed=0))
     macs = trace_cost(backbone).macs
     spare_threads(macs)
     history = fit(stage, backbone, images, ids)
@@ -134,16 +141,19 @@ def _refuse_seen(
         print(f"smoke run: {error}", flush=True)
 
 
-def build(settings: Backbone, classes: int) -> tuple[SegmentedBackbone, dict[str, Any]]:
-    """The backbone with its starting weights and a head for so many classes, and the kwargs that build it again.
+def build(settings: Backbone, names: Sequence[str]) -> tuple[SegmentedBackbone, dict[str, Any]]:
+    """The backbone with its starting weights and a head for the classes `names`, and the kwargs that build it again.
 
-    Raises UsageError where kwargs or the weights' own head are for another number of classes.
+    Images are prepared as the settings say, else as the weights say, else as the backbone's own configuration says.
+    Raises UsageError where kwargs or the weights' own head are for other classes.
     """
-    kwargs = dict(settings.kwargs)
+    kwargs, classes = built_with(settings), len(names)
     if "num_classes" not in kwargs and is_headless(settings.name):
         kwargs["num_classes"] = classes
     path = None if settings.weights is None else weights_path(settings.weights)
     check_classes(settings, classes)
+    if path is not None:
+        _say_changed(settings, weights_facts(path).preprocessing)
     backbone = create_backbone(settings.name, settings.gates, **kwargs)
     if backbone.num_classes != classes:
         kwargs["num_classes"] = classes
@@ -152,8 +162,50 @@ def build(settings: Backbone, classes: int) -> tuple[SegmentedBackbone, dict[str
     if path is not None:
         own = head_classes(path)
         check_head(settings, classes)
-        load_weights(backbone, path, new_head=settings.mode == "linear_probe" or own != classes)
+        load_weights(backbone, path, settings.mode == "linear_probe" or own != classes, names)
     return backbone, kwargs
+
+
+def _say_changed(settings: Backbone, recorded: Mapping[str, Any]) -> None:
+    """Print where an experiment prepares images in another way than its weights say."""
+    for key, value in settings.kwargs.get("preprocessing", {}).items():
+        if key in recorded and recorded[key] != value:
+            told = f"weights {settings.weights!r} say {recorded[key]}"
+            print(f"backbone.kwargs.preprocessing.{key}: {value}, as the experiment says; {told}", flush=True)
+
+
+def check_answers(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray) -> None:
+    """Refuse a pretrained backbone whose answers to training images `ids` are not above chance, or fit another order of
+    classes.
+
+    Nothing else tells weights whose images are prepared in another way than in their training. A smoke run has too few
+    images to tell and is not checked.
+    """
+    if stage.limit is not None or len(ids) < LEAST:
+        return
+    truth, classes = images.labels[ids], images.classes
+    backbone.to(device())
+    with torch.inference_mode():
+        batches = images.batches(ids, backbone.input, MICRO_BATCH)
+        answer = np.concatenate([backbone(x.to(device())).argmax(dim=1).cpu().numpy() for _, x, _ in batches])
+    backbone.cpu()
+    name, right = stage.experiment.backbone.weights, f"{100 * float((answer == truth).mean()):.1f} %"
+    how = (
+        f"`quee weights check {name} {stage.experiment.prepare.dataset}` measures how images must be prepared for them"
+    )
+    order = find_order(answer, truth, classes, np.arange(len(classes)))
+    if order is not None:
+        known = order.words or "an order of its own"
+        raise UsageError(
+            f"backbone.weights: {right} of {name!r}'s answers to {len(ids)} training images are right, but "
+            f"{100 * order.found:.0f} % where its outputs are in another order ({known}); {how}, and the order"
+        )
+    if not above_chance(answer, truth):
+        raise UsageError(
+            f"backbone.weights: {right} of {name!r}'s answers to {len(ids)} training images are right, which is not "
+            f"above chance; {how}"
+        )
+    print(f"accuracy on {len(ids)} training images: {right}, with {backbone.input}", flush=True)
 
 
 def fit(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: dict[str, np.ndarray]) -> History:

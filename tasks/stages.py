@@ -8,9 +8,16 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parent.parent
+TEMPLATES = Path(__file__).parent / "project"
+"""Folder with the files of a project. DVC would take a file called `dvc.yaml` there for a pipeline."""
 FILES = ("dvc.yaml", "ablations/dvc.yaml")
+_NAMES = {"dvc.yaml": "pipeline.yaml", "ablations/dvc.yaml": "ablations.yaml"}
 ARTIFACTS = "artifacts/"
+
+
+def template(name: str) -> Path:
+    """The file in the installed package from which a project's file `name` is made."""
+    return TEMPLATES / _NAMES.get(name, name.removeprefix("."))
 
 
 @dataclass(frozen=True)
@@ -49,16 +56,17 @@ SETTINGS, *_ = STAGES
 """Name of the stage that fills in defaults; the other stages take their parameters from its result."""
 
 
-def dependencies_of(stage: str, root: Path = ROOT) -> list[str]:
-    """The dependencies of a stage in `dvc.yaml` or `ablations/dvc.yaml`."""
+def dependencies_of(stage: str, root: Path | None = None) -> list[str]:
+    """The dependencies of a stage in a project's `dvc.yaml` or `ablations/dvc.yaml`; without `root`, in quee's own."""
     for file in FILES:
-        found = yaml.safe_load((root / file).read_text(encoding="utf-8"))["stages"].get(stage)
+        path = template(file) if root is None else root / file
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"].get(stage)
         if found:
             deps: list[str] = found.get("do", found)["deps"]  # `do` holds the stage where `foreach` makes several
             return deps
     raise KeyError(stage)
 
 
-def read_by(stage: str, root: Path = ROOT) -> list[str]:
+def read_by(stage: str, root: Path | None = None) -> list[str]:
     """The stages whose results a stage reads, in the order of its dependencies."""
     return [dep.rpartition("/")[2] for dep in dependencies_of(stage, root) if dep.startswith(ARTIFACTS)]

@@ -32,6 +32,7 @@ def cost(
     """
     from quee.cost import explain as explain_path
     from quee.cost import trace_cost
+    from quee.data.weights import built_with
     from quee.errors import UsageError
     from quee.network.architectures import create_backbone
     from quee.paths import parse_path
@@ -43,7 +44,7 @@ def cost(
     if formula not in ("product", "baskin"):
         raise UsageError(f"unknown formula {formula!r}; valid: product, baskin")
     settings = load_experiment(experiment, Path("experiments"))
-    backbone = create_backbone(settings.backbone.name, settings.backbone.gates, **settings.backbone.kwargs)
+    backbone = create_backbone(settings.backbone.name, settings.backbone.gates, **built_with(settings.backbone))
     own = {name: str(getattr(settings.quantize, name) or "") for name in ("stem", "head")}
     names = {*settings.paths.precisions, *settings.paths.references, "w8a8"}
     configs = [QuantizationConfig(name, layers=settings.quantize.layers) for name in names if name not in FLOATS]

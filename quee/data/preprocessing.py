@@ -1,7 +1,7 @@
 """Preprocessing of images for a backbone, by the backbone's configuration; an experiment may override parts of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import floor
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,16 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-KEYS = ("crop_pct", "interpolation", "mean", "std")
+RESIZES = ("shorter", "both")
+"""What is resized to size / crop_pct: the shorter side, which keeps the shape, or both sides, which changes it."""
+OFFSETS = ("round", "floor")
+"""Where the crop begins if as many pixels cannot be cut off on both sides: as in torchvision, or as in transformers."""
+CHANNEL_ORDERS = ("rgb", "bgr")
+"""Order in which a backbone takes colours: `bgr` as OpenCV and Caffe read images."""
+CHOICES = {
+    "interpolation": tuple(INTERPOLATIONS), "resize": RESIZES, "crop_offset": OFFSETS, "channel_order": CHANNEL_ORDERS,
+}  # fmt: skip
+KEYS = ("crop_pct", "mean", "std", *CHOICES)
 """Fields that an experiment may override."""
 
 
@@ -34,8 +43,16 @@ class Preprocessing:
     """Share of the resized image's side that the centre crop keeps."""
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = (0.5,)
+    """By channel in the order that the backbone takes, for pixels from 0 to 1. A backbone that takes them from 0 to 255
+    has mean 0 and deviation 1/255."""
     std: tuple[float, ...] = (0.5,)
     channels: int = 1
+    resize: str = "shorter"
+    """One of `RESIZES`."""
+    crop_offset: str = "round"
+    """One of `OFFSETS`."""
+    channel_order: str = "rgb"
+    """One of `CHANNEL_ORDERS`."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -43,17 +60,27 @@ class Preprocessing:
         return (self.channels, *self.size)
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """Resize the shorter side to size / crop_pct and crop the centre; an image of the final size is not changed."""
+        """Resize the shorter side, or both sides, to size / crop_pct and crop the centre.
+
+        An image of the final size is not changed.
+        """
         height, width = self.size
         if (image.height, image.width) == (height, width) and self.crop_pct == 1:
             return image
         # torchvision's Resize and timm round the target and the longer side down, too.
         target = (floor(height / self.crop_pct), floor(width / self.crop_pct))
-        scale = max(target[0] / image.height, target[1] / image.width)
-        resized = (max(int(image.width * scale + 1e-6), target[1]), max(int(image.height * scale + 1e-6), target[0]))
+        if self.resize == "both":
+            resized = (target[1], target[0])
+        else:
+            scale = max(target[0] / image.height, target[1] / image.width)
+            resized = (
+                max(int(image.width * scale + 1e-6), target[1]),
+                max(int(image.height * scale + 1e-6), target[0]),
+            )
         if resized != image.size:
             image = image.resize(resized, INTERPOLATIONS[self.interpolation])
-        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        placed = floor if self.crop_offset == "floor" else round
+        left, top = placed((image.width - width) / 2), placed((image.height - height) / 2)
         return image.crop((left, top, left + width, top + height))
 
     def needs_resizing(self, height: int, width: int) -> bool:
@@ -70,15 +97,33 @@ class Preprocessing:
 
     @property
     def channel_means(self) -> tuple[float, ...]:
-        return spread(self.mean, self.channels)
+        """The mean of each channel in the order of the images, which is RGB."""
+        means = spread(self.mean, self.channels)
+        return means[::-1] if self.channel_order == "bgr" else means
+
+    def facts(self) -> dict[str, Any]:
+        """The fields as plain values; those that bundles of earlier versions lack are left out at their default."""
+        values = asdict(self)
+        return {k: v for k, v in values.items() if k not in ADDED or v != getattr(Preprocessing, k)}
+
+    def __str__(self) -> str:
+        values = (f"{kind} {', '.join(f'{v:.4g}' for v in getattr(self, kind))}" for kind in ("mean", "std"))
+        resized = ", both sides resized" if self.resize == "both" else ""
+        turned = ", channels BGR" if self.channel_order == "bgr" else ""
+        return f"{', '.join(values)}, {self.interpolation}, crop {self.crop_pct:g}{resized}{turned}"
 
     def normalise(self, images: "Tensor") -> "Tensor":
-        """(n, c, h, w) in [0, 1] to zero mean and unit variance over the data the backbone was trained on."""
+        """RGB or grey (n, c, h, w) in [0, 1] to the backbone's order, zero mean and unit variance over its training data."""
         import torch
 
-        mean = torch.tensor(self.channel_means).view(1, -1, 1, 1)
+        images = images.flip(1) if self.channel_order == "bgr" else images
+        mean = torch.tensor(spread(self.mean, self.channels)).view(1, -1, 1, 1)
         std = torch.tensor(spread(self.std, self.channels)).view(1, -1, 1, 1)
         return (images - mean).div_(std)
+
+
+ADDED = ("resize", "crop_offset", "channel_order")
+"""Fields that were added after bundles were first written."""
 
 
 def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
@@ -87,7 +132,7 @@ def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def override(given: Preprocessing, changes: Mapping[str, Any]) -> Preprocessing:
-    """`given` with some of mean, std, interpolation, crop_pct replaced; raises UsageError for anything else."""
+    """`given` with some of the fields in `KEYS` replaced; raises UsageError for anything else."""
     for key, value in changes.items():
         if key not in KEYS:
             raise UsageError(f"preprocessing: {unknown('key', key, list(KEYS))}")
@@ -97,8 +142,10 @@ def override(given: Preprocessing, changes: Mapping[str, Any]) -> Preprocessing:
             raise UsageError(f"preprocessing.mean must be from 0 to 1{_scaled(value)}; got {value!r}")
         if key == "std" and not all(0 < v <= 1 for v in value):
             raise UsageError(f"preprocessing.std must be above 0 and at most 1{_scaled(value)}; got {value!r}")
-        if key == "interpolation" and value not in INTERPOLATIONS:
-            raise UsageError(f"preprocessing.{unknown('interpolation', str(value), list(INTERPOLATIONS))}")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise UsageError(f"preprocessing.{unknown(key, str(value), list(CHOICES[key]))}")
+        if (key, value) == ("channel_order", "bgr") and given.channels != 3:
+            raise UsageError(f"preprocessing.channel_order: 'bgr'; the backbone takes {given.channels} channel, not 3")
         if key == "crop_pct" and not (_numbers([value]) and 0 < value <= 1):
             raise UsageError(f"preprocessing.crop_pct must be above 0 and at most 1; got {value!r}")
     return replace(given, **{key: _kept(value) for key, value in changes.items()})

@@ -57,10 +57,10 @@ class ImageSource(DatasetFiles):
 
     def batch(self, ids: np.ndarray, transform: Preprocessing) -> Tensor:
         """float32 (n, c, H, W), normalised; an image's values do not depend on the others."""
-        return transform.normalise(to_unit(self._fitted(np.asarray(ids), transform)))
+        return transform.normalise(to_unit(self.fitted(np.asarray(ids), transform)))
 
-    def _fitted(self, ids: np.ndarray, transform: Preprocessing) -> np.ndarray:
-        """uint8 (n, H, W, c) at the backbone's size."""
+    def fitted(self, ids: np.ndarray, transform: Preprocessing) -> np.ndarray:
+        """uint8 (n, H, W, c) at the backbone's size, with its number of channels, in RGB."""
         if self._pixels is not None:
             pixels = self._pixels[ids]
             if transform.needs_resizing(*pixels.shape[1:3]):
@@ -93,7 +93,7 @@ class ImageSource(DatasetFiles):
             ids = rng.permutation(ids) if self._pixels is not None else self.encoded.shuffled(ids, rng, WINDOW)
 
         def prepare(part: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
-            images = to_unit(self._fitted(part, transform))
+            images = to_unit(self.fitted(part, transform))
             if augmentation is not None:
                 images = augment(images, augmentation, draws(seed, part), transform.channel_means)
             return part, transform.normalise(images), torch.from_numpy(self.labels[part])

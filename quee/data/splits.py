@@ -167,6 +167,16 @@ def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return by_class[np.argsort(position, kind="stable")]
 
 
+def in_turn(ids: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """The samples `ids` (n,), with labels (n,), in a random order in which classes take turns as long as they can."""
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(ids))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    _, first, count = np.unique(labels[by_class], return_index=True, return_counts=True)
+    turn = np.arange(len(ids)) - np.repeat(first, count)
+    return ids[by_class[np.lexsort((rng.random(len(ids)), turn))]]
+
+
 def cut(order: np.ndarray, shares: dict[str, float]) -> dict[str, np.ndarray]:
     ends = np.rint(np.cumsum(list(shares.values())) * len(order)).astype(int)
     return dict(zip(shares, np.split(order, ends), strict=False))

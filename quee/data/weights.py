@@ -7,16 +7,18 @@ weights were trained. Importing this module does not import torch.
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quee.data import DATA
+from quee.data.class_order import positions
 from quee.data.fitted import Fitted
+from quee.data.preprocessing import KEYS
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.work.io import read_json, read_metadata, read_shape, read_tensors, write_tensors
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from quee.network.base import SegmentedBackbone
+    from quee.network.checkpoints.reading import Checkpoint
     from quee.settings.backbone import Backbone
     from quee.settings.experiment import Experiment
 
@@ -84,6 +87,23 @@ class WeightsFacts:
     """Preprocessing of the backbone; the weights may have been trained with another."""
     fitted: Fitted | None = field(default=None, compare=False)
     """Samples on which an experiment of this project fitted the weights; None for weights from elsewhere."""
+    classes: tuple[str, ...] | None = field(default=None, compare=False)
+    """Names of the outputs in their order; None where nobody stated them, so that they are the data set's."""
+    head: str = field(default="head", compare=False)
+    """Name of the layer that gives the logits."""
+    measured: str = field(default="", compare=False)
+    """What `quee weights check` measured, and on which images."""
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        """Fields of the backbone's preprocessing that somebody stated or `quee weights check` measured."""
+        found: Mapping[str, Any] = (self.kwargs or {}).get("preprocessing", {})
+        return found
+
+    @property
+    def stated(self) -> frozenset[str]:
+        """Fields of the preprocessing that need no measuring: of these weights or, for an experiment's weights, all."""
+        return frozenset(KEYS) if self.fitted is not None else frozenset(self.preprocessing)
 
 
 FREE = ("img_size", "layers", "num_classes", "preprocessing")
@@ -106,41 +126,55 @@ def import_weights(
 ) -> int:
     """Write the weights in `source`, and the linear head in `head`, to `target`; returns the number of parameters.
 
-    Where `backbone` is None, it is the one whose name `target` has, or else the one that the file's own names and shapes
-    say. `kwargs` are an experiment's `backbone.kwargs`. Weights without a head are accepted too, for finetuning or probing.
-    Raises QueeError naming missing and unexpected keys where the weights do not fit the backbone with as many classes as
-    the weights have, and UsageError where no backbone is known.
+    `source` is a file, or a folder with a configuration beside the weights. Where `backbone` is None, it is the one that
+    the configuration says, or whose name `target` has, or that names and shapes of the weights say. `kwargs` are an
+    experiment's `backbone.kwargs`; what they leave out is taken from the configuration, or from shapes: channels, classes,
+    image size. Weights without a head are accepted too, for finetuning or probing.
+    Raises QueeError naming missing and unexpected keys where the weights do not fit the backbone, or the configuration
+    contradicts them, and UsageError where no backbone is known.
     """
     from quee.network.architectures import is_backbone, refuse_unknown
     from quee.network.checkpoints.reading import read_checkpoint, with_head
 
     if backbone is not None:
         refuse_unknown(backbone)
-    given = dict(kwargs or {})
     found = read_checkpoint(source)
     state = found.state
-    if backbone is None and found.architecture and not is_backbone(target.stem):
-        backbone, told = import_module(found.architecture).named(state)
-        given = {**told, **given}
-    backbone = backbone or target.stem
-    refuse_unknown(backbone)
+    name = backbone or ("" if found.configured or not is_backbone(target.stem) else target.stem)
+    name = name or found.backbone or target.stem
+    refuse_unknown(name, "" if found.backbone else f"{source} does not tell its backbone, give --backbone; ")
+    given = {**_told(name, found), **(kwargs or {})}
     if head is not None:
-        if "dinov2" not in backbone:
-            raise UsageError(f"a head of its own is for DINOv2's backbones; {backbone!r} has its head in its weights")
+        if "dinov2" not in name:
+            raise UsageError(f"a head of its own is for DINOv2's backbones; {name!r} has its head in its weights")
         state = with_head(state, read_checkpoint(head).state, str(head))
-    name = f"{source} ({found.layout})" if found.layout else str(source)
-    prepared = _fit(backbone, state, given, name, found.layout)
+    where = f"{source} ({found.layout})" if found.layout else str(source)
+    fitted = _fit(name, state, given, where, found.layout)
+    if None not in (found.outputs, fitted.classes) and found.outputs != fitted.classes:
+        raise QueeError(
+            f"{source}: its configuration has {found.outputs} classes, the head in its weights {fitted.classes}: correct it"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
-        "backbone": backbone,
-        "kwargs": json.dumps(given, sort_keys=True),
-        "prepared": prepared,
+        "backbone": name,
+        "kwargs": json.dumps(fitted.kwargs, sort_keys=True),
+        "prepared": fitted.prepared,
         "read_as": found.said,
+        "head": fitted.head,
     }
+    if found.classes is not None and fitted.classes is not None:
+        metadata["classes"] = json.dumps(list(found.classes))
     if trained_on is not None:
         metadata["trained_on"] = ",".join(sorted(trained_on))
-    write_tensors(target, {name: value.numpy() for name, value in state.items()}, metadata)
-    return sum(value.numel() for value in state.values())
+    write_tensors(target, {name: value.numpy() for name, value in fitted.state.items()}, metadata)
+    return sum(value.numel() for value in fitted.state.values())
+
+
+def _told(backbone: str, found: "Checkpoint") -> dict[str, Any]:
+    """Keywords that a checkpoint tells for a backbone; for another than its own, only how its images are prepared."""
+    if backbone == found.backbone:
+        return dict(found.kwargs)
+    return {key: value for key, value in found.kwargs.items() if key == "preprocessing"}
 
 
 def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
@@ -150,7 +184,7 @@ def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
     """
     from quee.network.files import fitted_on, load_backbone
 
-    load_backbone(backbone)  # refuses files that do not fit together
+    head = load_backbone(backbone).logits_layer  # refuses files that do not fit together
     facts, described = read_json(backbone / "backbone.json"), read_json(prepared / "dataset.json")
     before = facts["weights"]["trained_on"] if "weights" in facts else []
     ids, seen = fitted_on(backbone), None if before is None else set(before)
@@ -158,6 +192,7 @@ def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
         "backbone": facts["name"],
         "kwargs": json.dumps({k: v for k, v in facts["kwargs"].items() if k != "num_classes"}, sort_keys=True),
         "read_as": f"stage backbone of {backbone.parent.name}, mode {facts['mode']}",
+        "head": head,
     }
     if isinstance(ids, str):
         seen = None if seen is None else seen | {described["dataset"]}
@@ -173,42 +208,78 @@ def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
     return sum(value.size for value in arrays.values())
 
 
-def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: str, layout: str) -> str:
-    """Preprocessing of the backbone that the keywords build, with as many classes as the weights have.
+@dataclass(frozen=True)
+class _Fitted:
+    """Weights that fit their backbone."""
+
+    state: "dict[str, Tensor]"
+    """As in the checkpoint, but for layers that the backbone has in another form."""
+    kwargs: dict[str, Any]
+    """Keywords of the backbone without the number of classes."""
+    classes: int | None
+    """Number of outputs; None without a head."""
+    prepared: str
+    """Preprocessing of the backbone."""
+    head: str
+    """Name of the layer that gives the logits."""
+
+
+def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: str, layout: str) -> _Fitted:
+    """Weights checked against the backbone that the keywords build, with as many classes as the weights have.
 
     Raises QueeError where the weights do not fit the backbone. The message gives the keywords that would fit, if the
     shapes tell, or the known layouts, if the names of the weights belong to none.
     """
-    from quee.network.architectures import create_backbone
-    from quee.network.checkpoints.layouts import readable
-    from quee.network.checkpoints.reading import fit_state
+    import torch
 
-    backbone = create_backbone(name, **{**_implied(name, state, source), **given})
+    from quee.network.architectures import create_backbone, is_headless
+    from quee.network.checkpoints.layouts import readable
+    from quee.network.checkpoints.reading import fit_state, head_layers
+
+    headless = {"num_classes": 1} if is_headless(name) else {}
+    with torch.device("meta"):
+        unfitted = create_backbone(name, **{**headless, **given})
+    given = {**_by_shapes(unfitted, state), **given}
+    head = f"{unfitted.logits_layer}.weight"
+    classes = len(state[head]) if head in state and state[head].dim() else None
+    implied = headless if classes is None else {"num_classes": classes}
+    if classes is not None and "dinov2" in name and "cls_token" in state:
+        own = {key: state[f"head.{key}"] for key in ("weight", "bias") if f"head.{key}" in state}
+        implied["layers"] = head_layers(own, state["cls_token"].shape[-1], source)
+    backbone = create_backbone(name, **{**implied, **given})
     try:
-        fit_state(backbone, state, source, new_head=not has_head(state))
+        fit_state(backbone, state, source, new_head=classes is None)
     except QueeError as error:
         hints = set_options(backbone.asked_for(state))
         more = f"; its shapes ask for{hints}" if hints else ""
         if not layout:
             more += f"; its names are of no layout that is read: {readable()}"
         raise type(error)(f"{error}{more}") from None
-    given_to = backbone.input
-    values = (f"{kind} {', '.join(f'{v:g}' for v in getattr(given_to, kind))}" for kind in ("mean", "std"))
-    return f"{', '.join(values)}, {given_to.interpolation}, crop {given_to.crop_pct:g}"
+    return _Fitted(state, given, classes, str(backbone.input), backbone.logits_layer)
 
 
-def _implied(name: str, state: "dict[str, Tensor]", source: str) -> dict[str, Any]:
-    """Keywords that the head in the weights decides; without a head, one class for a backbone name that has none."""
-    from quee.network.architectures import is_headless
-    from quee.network.checkpoints.reading import head_layers
-
-    head = {key: state[f"head.{key}"] for key in ("weight", "bias") if f"head.{key}" in state}
-    if "weight" not in head or head["weight"].dim() != 2:
-        return {"num_classes": 1} if is_headless(name) else {}
-    kwargs: dict[str, Any] = {"num_classes": len(head["weight"])}
-    if "dinov2" in name and "cls_token" in state:
-        kwargs["layers"] = head_layers(head, state["cls_token"].shape[-1], source)
-    return kwargs
+def _by_shapes(backbone: "SegmentedBackbone", state: "dict[str, Tensor]") -> dict[str, Any]:
+    """Channels and image size that shapes of weights tell, where they differ from a backbone's own."""
+    found: dict[str, Any] = {}
+    own = backbone.state_dict()
+    first = next((key for key, value in own.items() if value.dim() == 4), "")
+    stem = [tuple(of[first].shape) if first in of else () for of in (state, own)]
+    if stem[0] != stem[1] and stem[0][:1] + stem[0][2:] == stem[1][:1] + stem[1][2:]:
+        found["in_chans"] = stem[0][1]
+    table, here = state.get("pos_embed"), own.get("pos_embed")
+    if table is None or here is None or table.dim() != 3 or "dinov2" in backbone.name or "register_tokens" in state:
+        return found  # the published DINOv2 are for 518 px, and used at 224 px with their heads
+    grid = getattr(backbone, "grid", (0, 0))
+    prefix = here.shape[1] - grid[0] * grid[1]
+    side = isqrt(max(table.shape[1] - prefix, 0))
+    patch = backbone.input.size[0] // max(grid[0], 1)
+    if (
+        grid[0] == grid[1] != side
+        and side * side == table.shape[1] - prefix
+        and patch * grid[0] == backbone.input.size[0]
+    ):
+        found["img_size"] = side * patch
+    return found
 
 
 def set_options(kwargs: Mapping[str, Any]) -> str:
@@ -235,7 +306,9 @@ def weights_facts(path: Path) -> WeightsFacts:
         seen = None if names is None else tuple(filter(None, names.split(",")))
         fitted = Fitted.read(metadata["fitted_on"]) if "fitted_on" in metadata else None
         told = (metadata.get("read_as", ""), metadata.get("prepared", ""))
-        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted)
+        classes = tuple(map(str, json.loads(metadata["classes"]))) if "classes" in metadata else None
+        outputs = (classes, metadata.get("head", "head"), metadata.get("measured", ""))
+        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted, *outputs)
     except (IntegrityError, ValueError, KeyError, TypeError, AttributeError):
         how = f"quee weights add {path.stem} FILE --replace"
         raise IntegrityError(f"{path} is not what `quee weights add` writes; `{how}` makes it anew") from None
@@ -273,16 +346,29 @@ def refuse_overlap(experiment: "Experiment", facts: WeightsFacts) -> None:
     )
 
 
+def built_with(settings: "Backbone") -> dict[str, Any]:
+    """Keywords of an experiment's backbone: its own, and those of its weights that it does not give."""
+    given = dict(settings.kwargs)
+    if settings.weights is None or not (path := weights_path(settings.weights)).is_file():
+        return given
+    told = dict(weights_facts(path).kwargs or {})
+    own = given.get("preprocessing")
+    if isinstance(own, Mapping) and "preprocessing" in told:
+        given["preprocessing"] = {**told["preprocessing"], **own}
+    return {**told, **given}
+
+
 def refuse_other_kwargs(settings: "Backbone", facts: WeightsFacts) -> None:
     """Raises UsageError where an experiment builds another network than the one its weights were added for."""
     if facts.kwargs is None:
         return
     told, given = _deciding(facts.kwargs), _deciding(settings.kwargs)
-    if told != given:
+    if {**told, **given} != told:
         name = settings.weights
         options = set_options(given)
         raise UsageError(
-            f"backbone.kwargs: {name!r} was added for {_shown(told)}, the experiment gives {_shown(given)}; give the same, or "
+            f"backbone.kwargs: {name!r} was added for {_shown(told)}, the experiment gives {_shown(given)}; "
+            f"give the same or none, or "
             f"`quee weights add {name} FILE --backbone {facts.backbone}{options} --replace`"
         )
 
@@ -298,11 +384,37 @@ def _shown(kwargs: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={_in_yaml(value)}" for key, value in kwargs.items()) or "no kwargs"
 
 
-def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> None:
+def record(
+    path: Path,
+    preprocessing: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    measured: str,
+) -> None:
+    """Write into a weights file how images are prepared for them, what their outputs mean, and how this is known.
+
+    `preprocessing` joins what was recorded before, among the keywords of the backbone; None for `classes` leaves them.
+    Raises as `weights_facts`, and UsageError for weights that do not say their keywords.
+    """
+    facts = weights_facts(path)
+    if facts.kwargs is None:
+        raise UsageError(f"{path} was added by an earlier version: `quee weights add {path.stem} FILE --replace` first")
+    kept = {key: value for key, value in read_metadata(path).items() if key != "format"}
+    prepared = {**facts.preprocessing, **preprocessing}
+    kept["kwargs"] = json.dumps({**facts.kwargs, **({"preprocessing": prepared} if prepared else {})}, sort_keys=True)
+    kept["measured"] = measured
+    if classes is not None:
+        kept["classes"] = json.dumps(list(classes))
+    write_tensors(path, read_tensors(path), kept)
+
+
+def load_weights(
+    backbone: "SegmentedBackbone", path: Path, new_head: bool, classes: Sequence[str] | None = None
+) -> None:
     """Load the weights of a file into a backbone; with `new_head` all but the head.
 
-    Raises IntegrityError for a missing or damaged file, UsageError for weights of another backbone, QueeError naming the
-    keys that do not fit.
+    Where the file names its outputs, they are put into the order of `classes`, the data set's. Raises IntegrityError for
+    a missing or damaged file, UsageError for weights of another backbone or of other classes, QueeError naming the keys
+    that do not fit.
     """
     import torch
 
@@ -312,11 +424,14 @@ def load_weights(backbone: "SegmentedBackbone", path: Path, new_head: bool) -> N
     if facts.backbone != backbone.name:
         raise UsageError(f"{path} is for backbone {facts.backbone!r}; backbone.name is {backbone.name!r}")
     state = {name: torch.from_numpy(value) for name, value in read_tensors(path).items()}
+    if classes is not None and facts.classes is not None and not new_head:
+        rows = torch.from_numpy(positions(facts.classes, classes, f"the head of {path}"))
+        heads = (f"{facts.head}.", "head_dist.")  # the latter is the second head of distilled ones
+        state = {name: value[rows] if name.startswith(heads) else value for name, value in state.items()}
     backbone.load_state_dict(fit_state(backbone, state, str(path), new_head))
 
 
 def head_classes(path: Path) -> int | None:
     """Number of classes of the head in a weights file, read from the header alone; None without a head."""
-    weights_facts(path)
-    shape = read_shape(path, "head.weight")
+    shape = read_shape(path, f"{weights_facts(path).head}.weight")
     return shape[0] if shape else None

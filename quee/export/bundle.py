@@ -189,7 +189,7 @@ def write_bundle(
             "operating_points": [asdict(p) for p in points],
             "policy": policy,
             "precision_files": quantised,
-            "preprocessing": asdict(transform),
+            "preprocessing": transform.facts(),
         },
     )
 

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from quee.errors import QueeError
 from quee.exits.heads import ExitHeads, seen
 from quee.features import GateView
-from quee.network.attention import Attention
+from quee.network.attention import Attention, as_it_is
 from quee.network.base import SegmentedBackbone
 from quee.network.convolution import padding_of
 from quee.precision import Precision
@@ -127,7 +128,8 @@ class _Linear(_Weight):
         super().__init__(layer, layer.weight.t(), 1)  # (in, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.input(x) @ self.floating() + self.bias
+        with as_it_is():
+            return self.input(x) @ self.floating() + self.bias
 
 
 class _Conv2d(_Weight):
@@ -148,15 +150,6 @@ class _Conv2d(_Weight):
         return functional.conv2d(self.input(x), kernels, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
-class _MatMul(nn.Module):
-    def __init__(self, layer: QuantizedMatMul) -> None:
-        super().__init__()
-        self.a, self.b = _Activation(layer.a), _Activation(layer.b)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.a(a) @ self.b(b)
-
-
 class _Integers(nn.Module):
     """An activation's integers as floats, by arithmetic that engines fuse with the operations around it."""
 
@@ -172,6 +165,18 @@ class _Integers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         integers = torch.div(x, self.step).round().clamp(self.low, self.high)
         return integers if self.affine else self.table[(integers - self.low).long()]
+
+
+class _MatMul(nn.Module):
+    """A product of integers in floating point, which is exact."""
+
+    def __init__(self, layer: QuantizedMatMul) -> None:
+        super().__init__()
+        self.a, self.b = _Integers(layer.a), _Integers(layer.b)
+        self.step = float(layer.a.scale * layer.b.scale)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.a(a) @ self.b(b) * self.step
 
 
 class _Columns(_Weight):
@@ -293,13 +298,23 @@ def export_graphs(view: GateView, precisions: Sequence[Precision], out: Path) ->
     return sorted(names)
 
 
+class _KnownSizes(TorchFunctionMode):
+    """Makes all sizes but the number of samples plain numbers, so that what is computed from them is constant."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Size) and found:
+            return (found[0], *map(int, found[1:]))
+        return found
+
+
 def _graph(step: _Step, x: Tensor, last: bool) -> bytes:
     import onnx
 
     kept = [name for name in OUTPUTS if not (last and name == "state")]
     outputs = kept if step.projection is not None else kept[:-1]
     file = BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _KnownSizes():
         warnings.simplefilter("ignore")  # traced sizes are meant to be constants
         torch.onnx.export(
             step,
@@ -346,12 +361,14 @@ def _free_batch(graph: Any) -> None:
             first, *rest = shape.tolist()
             if any(size and size % TRACED == 0 for size in (first // TRACED, *rest)):
                 raise QueeError(f"the network cannot be exported: {node.name} mixes samples with another dimension")
-            own = f"{node.output[0]}.shape"
-            if node.op_type == "Expand" and first == TRACED:
+            own, times = f"{node.output[0]}.shape", first // TRACED if first > 0 and first % TRACED == 0 else 0
+            if times and (node.op_type == "Expand" or -1 in rest):
                 graph.initializer.append(numpy_helper.from_array(np.array(rest, np.int64), f"{own}.rest"))
-                nodes.append(helper.make_node("Concat", ["samples", f"{own}.rest"], [own], axis=0))
-            else:
-                fixed = [-1 if first == TRACED else first, *rest]
+                graph.initializer.append(numpy_helper.from_array(np.array([times], np.int64), f"{own}.times"))
+                nodes.append(helper.make_node("Mul", ["samples", f"{own}.times"], [f"{own}.first"]))
+                nodes.append(helper.make_node("Concat", [f"{own}.first", f"{own}.rest"], [own], axis=0))
+            else:  # a multiple of the samples: windows
+                fixed = [-1 if times else first, *rest]
                 graph.initializer.append(numpy_helper.from_array(np.array(fixed, np.int64), own))
             node.input[1] = own
         nodes.append(node)

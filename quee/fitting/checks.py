@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from quee.data.splits import cut, stratified_order
 from quee.errors import QueeError, UsageError
 from quee.fitting.labelled import Labelled
+from quee.network.answers import SURE, find_order, recall
 from quee.network.architectures import check_state_dict, create_backbone, outside_files
 from quee.network.base import SegmentedBackbone
 from quee.settings.experiment import Experiment, checked_experiment
@@ -34,8 +34,6 @@ ASKED = 256
 """Number of images that the order of classes is checked on."""
 DARK = 64
 """Images whose pixels are all below this value of 255 may have fewer bits."""
-SURE = 0.5
-"""Accuracy above which the network's own answers tell which output is which class."""
 
 
 def bundle_path(out: str | Path | None) -> Path:
@@ -81,8 +79,6 @@ def checked_settings(backbone: SegmentedBackbone, precisions: Sequence[str], bud
     """The settings of all stages, checked like those of an experiment; raises UsageError."""
     if isinstance(precisions, str) or not isinstance(precisions, Sequence):
         raise UsageError(f"quee.fit: precisions={precisions!r}; give a list, as ['w4a4', 'w8a8']")
-    if not isinstance(backbone, SegmentedBackbone):
-        raise UsageError(f"quee.fit: the backbone is a {type(backbone).__name__}; {HOW}")
     if isinstance(budget, Real) and not isinstance(budget, bool):
         budget = float(budget) if abs(budget) < sys.float_info.max else float("inf")
     if isinstance(seed, Integral) and not isinstance(seed, bool):
@@ -205,34 +201,25 @@ def check_order(
 ) -> None:
     """Raises UsageError where the backbone's own answers show that its outputs are in another order than labels say.
 
-    The order that fits the answers best is found on one half of some images and judged on the other half. If the order
-    was `guessed` and the answers do not confirm it, a warning tells the order that is used.
+    If the order was `guessed` and the answers do not confirm it, a warning tells the order that is used.
     """
     rows = np.random.default_rng(0).permutation(len(indices))[:ASKED]
     with torch.inference_mode():
         answers = [backbone(given.batch(rows[i : i + 64])).argmax(dim=1) for i in range(0, len(rows), 64)]
     answer, truth = torch.cat(answers).numpy(), indices[rows]
-    first = np.arange(len(rows)) % 2 == 0
-    table = np.zeros((len(names), len(names)))
-    np.add.at(table, (answer[first], truth[first]), 1.0)
-    _, meant = linear_sum_assignment(-table)  # (outputs,) the class that each stands for
-    own, best = _recall(answer, truth), _recall(meant[answer[~first]], truth[~first])
-    if best >= SURE and own < best / 2:
-        moved = next(output for output in np.unique(answer) if meant[output] != output)
+    if order := find_order(answer, truth, names, np.arange(len(names))):
+        moved = next(output for output in np.unique(answer) if order.meant[output] != output)
+        known = f", {order.words}" if order.words else ""
         raise UsageError(
-            f"{100 * own:.0f} % of the backbone's answers are as labelled, but {100 * best:.0f} % where its outputs are in "
-            f"another order: output {moved} is class {names[meant[moved]]!r}, not {names[moved]!r}; give classes=[…], the "
-            "names in the order of its outputs, or labels in this order"
+            f"{100 * order.stated:.0f} % of the backbone's answers are as labelled, but {100 * order.found:.0f} % where its "
+            f"outputs are in another order{known}: output {moved} is class {order.classes[moved]!r}, not {names[moved]!r}; give "
+            "classes=[…], the names in the order of its outputs, or labels in this order"
         )
+    own = recall(answer, truth)
     if guessed and own < SURE:
-        order = ", ".join(f"{index} is {name!r}" for index, name in enumerate(names[:3]))
+        listed = ", ".join(f"{index} is {name!r}" for index, name in enumerate(names[:3]))
         warnings.warn(
-            f"names are taken for the backbone's outputs in sorted order ({order}{', …' if len(names) > 3 else ''}), which its "
+            f"names are taken for the backbone's outputs in sorted order ({listed}{', …' if len(names) > 3 else ''}), which its "
             f"answers do not confirm ({100 * own:.0f} % are as labelled); give classes=[…] in the order of its outputs",
             stacklevel=3,
         )
-
-
-def _recall(answer: np.ndarray, truth: np.ndarray) -> float:
-    """Share of right answers, averaged over classes, so that a constant answer scores low."""
-    return float(np.mean([(answer[truth == label] == label).mean() for label in np.unique(truth)]))

@@ -1,6 +1,10 @@
 """Attention with its matrix products as modules, so that quantization and cost accounting can see them."""
 
+import torch
 from torch import Tensor, nn
+
+as_it_is = torch._C.DisableTorchFunction
+"""Context in which a layer computes its own product even within a module whose products are handed over (`products.py`)."""
 
 
 class MatMul(nn.Module):

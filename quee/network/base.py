@@ -6,7 +6,7 @@ is a tensor whose first axis is the sample; its other axes and its width may dif
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from math import isqrt, prod
+from math import isqrt
 from typing import Any
 
 import torch
@@ -16,14 +16,6 @@ from quee.data.preprocessing import Preprocessing
 from quee.errors import QueeError, UsageError
 from quee.network import HEAD
 from quee.network.pooling import Part, over_cells, parts_of
-
-
-def weight_products(module: nn.Module, output: Tensor) -> tuple[int, int]:
-    """Multiply-adds of a layer with weights on one sample, and the terms of each sum; zeros for other modules."""
-    if not isinstance(module, nn.Linear | nn.Conv2d):
-        return 0, 0
-    terms = prod(module.weight.shape[1:])
-    return output[0].numel() * terms, terms
 
 
 class SegmentedBackbone(nn.Module, ABC):

@@ -1,12 +1,7 @@
-"""timm's networks that are chains of stages (ResNet, ConvNeXt, EfficientNet and the like) as segmented backbones.
+"""A classifier of timm as a segmented backbone: its own modules, run piece by piece (`quee/network/cutting.py`)."""
 
-The chain is found by running a network once without computing: a module can be cut from the next one where its output,
-and nothing else, is the next one's input.
-"""
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Sequence
 from functools import cache
 from inspect import signature
 from itertools import accumulate
@@ -20,13 +15,16 @@ from timm.layers.adaptive_avgmax_pool import FastAdaptiveAvgPool
 from timm.layers.grn import GlobalResponseNorm
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quee.data.preprocessing import Preprocessing, spread
 from quee.errors import UsageError
-from quee.network.base import SegmentedBackbone, weight_products
+from quee.network import HEAD
+from quee.network.base import SegmentedBackbone
 from quee.network.convolution import Conv2dSame
+from quee.network.cutting import chain_of
 from quee.network.pooling import mean
+from quee.network.products import hand_over
+from quee.quantization.layers import quantizable
 
 NO_HEAD = "this model has no classification head of its own; give num_classes among its kwargs"
 GATES = 4
@@ -75,172 +73,6 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
 """timm's layers that are replaced."""
 
 
-@dataclass
-class _Call:
-    """One call of a module."""
-
-    name: str
-    module: nn.Module
-    given: Tensor
-    """Its input, where that is one tensor; tensors are told apart by identity, and their versions tell changes in place."""
-    version: int
-    found: Tensor | None = None
-    """Its output, where that is one tensor."""
-    made: int = 0
-    macs: int = 0
-    inner: list["_Call"] = field(default_factory=list)
-
-    @property
-    def changes_input(self) -> bool:
-        return self.given is not self.found and self.given._version != self.version
-
-
-class _Features(nn.Module):
-    """All but a network's head."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model.forward_features(x)  # type: ignore[no-any-return, operator]
-
-
-def _called(model: nn.Module, shape: Sequence[int]) -> _Call:
-    """The calls within a network's `forward_features` on images of a shape (c, h, w); nothing is computed."""
-    features = _Features(model).eval()
-    with torch.inference_mode(False), torch.no_grad(), _recorded(features) as calls:  # versions tell changes in place
-        state = {name: value.to("meta") for name, value in (*features.named_parameters(), *features.named_buffers())}
-        functional_call(features, state, (torch.zeros(2, *shape, device="meta"),))
-    return calls[0]
-
-
-@contextmanager
-def _recorded(features: nn.Module) -> Iterator[list[_Call]]:
-    done: list[_Call] = []
-    open_calls: list[_Call] = []
-
-    def before(name: str) -> Callable[..., None]:
-        def see(module: nn.Module, given: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
-            alone = len(given) == 1 and isinstance(given[0], Tensor) and not keywords
-            x = given[0] if alone else torch.empty(0, device="meta")  # of no module's output
-            open_calls.append(_Call(name, module, x, x._version))
-
-        return see
-
-    def after(module: nn.Module, given: Any, found: Any) -> None:
-        call = open_calls.pop()
-        if isinstance(found, Tensor):
-            call.found, call.made = found, found._version
-            call.macs = sum(inner.macs for inner in call.inner) + weight_products(module, found)[0]
-        (open_calls[-1].inner if open_calls else done).append(call)
-
-    handles = []
-    for name, module in features.named_modules():
-        handles.append(module.register_forward_pre_hook(before(name.removeprefix("model.")), with_kwargs=True))
-        handles.append(module.register_forward_hook(after))
-    try:
-        yield done
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _break(call: _Call) -> str:
-    """Where a call is not the chain of the calls within it; empty where it is."""
-    ends = [*call.inner, _Call("its output", call.module, call.found, call.made)]  # type: ignore[arg-type]
-    tensor, version, before = call.given, call.version, "its input"
-    for inner in ends:
-        if inner.given is not tensor or inner.version != version or inner.changes_input:
-            return f"between {before} and {inner.name}"
-        tensor, version, before = inner.found, inner.made, inner.name  # type: ignore[assignment]
-    return ""
-
-
-def _flat(call: _Call) -> list[_Call]:
-    """A call as the chain of the calls within it, if these are blocks or stages, and not layers."""
-    if not call.inner or _break(call) or any(_is_layer(inner.module) for inner in call.inner):
-        return [call]
-    return [part for inner in call.inner for part in _flat(inner)]
-
-
-def _is_layer(module: nn.Module) -> bool:
-    """Whether a module has weights, and only weights of its own."""
-    own, whole = (sum(1 for _ in module.parameters(recurse)) for recurse in (False, True))
-    return 0 < own == whole
-
-
-def _is_between(call: _Call) -> bool:
-    """Whether a module only leads to the next block of its stage."""
-    return call.name.rpartition(".")[2] == "downsample" or next(call.module.parameters(), None) is None
-
-
-@dataclass(frozen=True)
-class Block:
-    """Neighbouring modules of a chain that are not cut apart: a block, and what leads to it."""
-
-    name: str
-    """Name of the block's own module."""
-    parts: tuple[str, ...]
-    """Names of all its modules in the order of execution."""
-    width: int
-    """Channels of its output."""
-    macs: int
-    """Multiply-adds with weights, per sample."""
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A network cut into modules that are run one after the other."""
-
-    stem: tuple[str, ...]
-    blocks: tuple[Block, ...]
-    tail: tuple[str, ...]
-    """Modules between the last block and the head."""
-
-
-def chain_of(model: nn.Module, shape: Sequence[int], channels_last: bool = False) -> Chain:
-    """The chain of a timm network for images of a shape (c, h, w).
-
-    Raises UsageError saying where a network is no chain, or that its state is not a map or tokens.
-    """
-    whole = _called(model, shape)
-    if where := _break(whole):
-        kind = type(model).__name__
-        raise UsageError(
-            f"a {kind} cannot be cut: {where}, more than one tensor is passed on, or one that is changed in place"
-        )
-    top = [(call, _flat(call)) for call in whole.inner]
-    stages = [index for index, (call, parts) in enumerate(top) if parts != [call]]
-    if not stages:
-        kind = type(model).__name__
-        raise UsageError(
-            f"a {kind} cannot be cut: it has no stages of blocks that pass on one tensor, and nothing else"
-        )
-    middle = [part for _, parts in top[stages[0] : stages[-1] + 1] for part in parts]
-    stem, tail = ([call.name for call, _ in part] for part in (top[: stages[0]], top[stages[-1] + 1 :]))
-    blocks: list[Block] = []
-    waiting: list[_Call] = []
-    for call in middle:
-        waiting.append(call)
-        if not _is_between(call):
-            blocks.append(_block(call, waiting, channels_last))
-            waiting = []
-    names = [name for block in blocks for name in block.parts]
-    if len(set(names)) < len(names):
-        raise UsageError(f"a {type(model).__name__} cannot be cut: its blocks share weights")
-    return Chain(tuple(stem), tuple(blocks), (*(call.name for call in waiting), *tail))
-
-
-def _block(call: _Call, parts: Sequence[_Call], channels_last: bool) -> Block:
-    found = call.found
-    assert found is not None
-    if found.dim() not in (3, 4) or len(found) != len(call.given):
-        raise UsageError(f"the state after {call.name} has the shape {tuple(found.shape[1:])}; valid: maps or tokens")
-    width = found.shape[-1 if channels_last or found.dim() == 3 else 1]
-    return Block(call.name, tuple(part.name for part in parts), width, sum(part.macs for part in parts))
-
-
 def equal_gates(macs: Sequence[int], gates: int = GATES) -> tuple[int, ...]:
     """Numbers of blocks before each of so many gates, between which the multiply-adds are as equal as blocks allow.
 
@@ -255,16 +87,16 @@ def equal_gates(macs: Sequence[int], gates: int = GATES) -> tuple[int, ...]:
 
 
 class TimmChain(SegmentedBackbone):
-    """A timm network run block by block; the state dict has timm's keys.
+    """A timm network run piece by piece; the state dict has timm's keys.
 
-    Gates can be behind every block. A downsampling layer belongs to the block behind it. Any image size that the
-    network's strides allow works.
+    Gates can be behind every block. A downsampling layer belongs to the block behind it. States are maps (n, c, h, w) or
+    (n, h, w, c), or tokens (n, tokens, width).
     """
 
-    residuals = 1
+    head_modules = ()  # `segment_of` knows the modules of the head
 
-    def __init__(self, model: nn.Module, input: Preprocessing, channels_last: bool = False) -> None:
-        """`channels_last`: whether states are (n, h, w, c). Raises UsageError where the network is no chain."""
+    def __init__(self, model: nn.Module, input: Preprocessing) -> None:
+        """Raises UsageError where the network cannot be cut, and QueeError where a layer cannot be quantized."""
         super().__init__()
         if model.num_classes < 1:  # type: ignore[operator]
             raise UsageError(NO_HEAD)
@@ -273,17 +105,29 @@ class TimmChain(SegmentedBackbone):
                 module.inplace = False  # type: ignore[assignment]
             if (ours := _OURS.get(type(module))) is not None:
                 module.__class__ = ours  # with the same parts and settings
-        self.chain, self.channels_last = chain_of(model, input.shape, channels_last), channels_last
-        self._head = type(model).forward_head
-        self.__dict__.update(vars(model))  # timm's `forward_head` reads the settings
-        self.input = input
-        outside = {name.partition(".")[0] for block in self.chain.blocks for name in block.parts} | {*self.chain.stem}
-        self.head_modules = tuple(name for name, _ in self.named_children() if name not in outside)
-        self._owner = {part: index for index, block in enumerate(self.chain.blocks) for part in block.parts}
+        self.chain, self.input = chain_of(model.eval(), input.shape), input
+        for name, child in model.named_children():
+            self.add_module(name, child)
+        for name, parameter in model.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in model.named_buffers(recurse=False):
+            self.register_buffer(name, buffer, persistent=name not in model._non_persistent_buffers_set)
+        for name, (products, linears) in self.chain.products.items():
+            hand_over(self.get_submodule(name), products, linears)
+        for name in self.chain.fixed:
+            self.get_submodule(name).fixed = True  # type: ignore[assignment]
+        quantizable(self)  # names a layer that nothing quantizes
+        self.num_classes, self.pretrained_cfg = model.num_classes, model.pretrained_cfg  # type: ignore[assignment]
+        self.residuals = self.chain.residuals
+        self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))  # type: ignore[arg-type]
+        tokens = all(len(piece.shape) == 2 for piece in self.chain.pieces[1:-1])
+        self.has_class_token = tokens and self.prefix_tokens > 0
+        self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        self._module, self._owner = type(model).__module__, self.chain.owners()
 
     @property
     def block_names(self) -> list[str]:
-        return [block.name for block in self.chain.blocks]
+        return list(self.chain.blocks)
 
     @property
     def logits_layer(self) -> str:
@@ -293,34 +137,67 @@ class TimmChain(SegmentedBackbone):
     @property
     def gates(self) -> tuple[int, ...]:
         """Number of blocks before each gate; by default four segments of about equally many multiply-adds."""
-        return self._gates or equal_gates([block.macs for block in self.chain.blocks])
+        return self._gates or equal_gates([piece.macs for piece in self.chain.pieces[1:-1]])
 
     def block_of(self, module_name: str) -> int | None:
-        parts = module_name.split(".")
-        names = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
-        return next((self._owner[name] for name in names if name in self._owner), None)
+        piece = self._piece_of(module_name)
+        return piece - 1 if 1 <= piece <= len(self.chain.blocks) else None
+
+    def segment_of(self, module_name: str) -> int:
+        return HEAD if self._piece_of(module_name) > len(self.chain.blocks) else super().segment_of(module_name)
+
+    def _piece_of(self, name: str) -> int:
+        """The piece of the chain that a module or parameter belongs to: 0 for the stem and for what nothing runs."""
+        while name and name not in self._owner:
+            name = name.rpartition(".")[0]
+        return self._owner.get(name, 0)
 
     def embed(self, x: Tensor) -> Tensor:
-        return self._run(self.chain.stem, x)
+        return self.chain.pieces[0].run(self, x)
 
     def run_block(self, index: int, state: Tensor) -> Tensor:
-        return self._run(self.chain.blocks[index].parts, state)
+        return self.chain.pieces[index + 1].run(self, state)
 
     def classify(self, state: Tensor) -> Tensor:
-        return self._head(self, self._run(self.chain.tail, state))  # type: ignore[no-any-return, operator]
-
-    def _run(self, names: Sequence[str], x: Tensor) -> Tensor:
-        for name in names:
-            x = self.get_submodule(name)(x)
-        return x
+        return self.chain.pieces[-1].run(self, state)
 
     def width(self, gate: int) -> int:
-        return self.chain.blocks[self.gates[gate - 1] - 1].width
+        return self._shape(gate)[self._channels(gate)]
 
     def positions(self, state: Tensor, gate: int) -> Tensor:
-        if state.dim() == 3:  # tokens, whose grid is not known
-            return state.transpose(1, 2)[..., None]
-        return state.permute(0, 3, 1, 2) if self.channels_last else state
+        """Maps, and the tokens behind the prefix, as a map (n, width, rows, columns)."""
+        if state.dim() > 3:
+            return state.movedim(self._channels(gate) + 1, 1)
+        patches = self._shape(gate)[0] - self.prefix_tokens
+        rows = round((patches * self.input.size[0] / self.input.size[1]) ** 0.5)
+        grid = (patches, 1) if not rows or patches % rows else (rows, patches // rows)
+        return state[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+
+    def class_token(self, state: Tensor, gate: int) -> Tensor:
+        return state[:, 0] if self.has_class_token else super().class_token(state, gate)
+
+    def _shape(self, gate: int) -> tuple[int, ...]:
+        """Shape of the state at a gate, without the axis of samples."""
+        return self.chain.pieces[self.gates[gate - 1]].shape
+
+    def _channels(self, gate: int) -> int:
+        """The axis of channels in that shape: of a map the one that is not of an image's proportions."""
+        shape = self._shape(gate)
+        if len(shape) != 3:
+            return len(shape) - 1
+        first, last = _is_map(shape[1:], self.input.size), _is_map(shape[:2], self.input.size)
+        return (2 if self.channels_last else 0) if first == last else 2 if last else 0
+
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under the names, and of the sizes, that timm itself reads for this network."""
+        adapt = getattr(sys.modules[self._module], "checkpoint_filter_fn", None)
+        return state if adapt is None else adapt(state, self)  # type: ignore[no-any-return]
+
+
+def _is_map(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Whether two axes of a state can be the rows and columns of a map of images of that size."""
+    shrunk = [pixels / places for pixels, places in zip(size, shape, strict=True)]
+    return min(shrunk) >= 1 and max(shrunk) < 1.5 * min(shrunk)
 
 
 def timm_network(

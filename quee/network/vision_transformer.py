@@ -263,7 +263,10 @@ def timm_input(model: VisionTransformer) -> Preprocessing:
     height, width = model.patch_embed.img_size or config["input_size"][1:]
     channels = model.patch_embed.proj.in_channels
     means, deviations = spread(config["mean"], channels), spread(config["std"], channels)
-    return Preprocessing((height, width), config["crop_pct"], config["interpolation"], means, deviations, channels)
+    resize = "both" if config["crop_mode"] == "squash" else "shorter"
+    return Preprocessing(
+        (height, width), config["crop_pct"], config["interpolation"], means, deviations, channels, resize
+    )
 
 
 def adapted(name: str, **kwargs: Any) -> TimmViT:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quee.errors import IntegrityError, QueeError
-from quee.network.attention import MatMul
+from quee.network.attention import MatMul, as_it_is
 from quee.network.convolution import Conv2dSame, is_plain, padding_of, places
 from quee.precision import Precision
 from quee.settings.quantize import QuantizationConfig
@@ -126,12 +126,13 @@ def exact_matmul(a: Tensor, b: Tensor, size: int) -> Tensor:
 
     The result is the exact integer, rounded once to float32 like a conversion from int32.
     """
-    if size >= a.shape[-1]:
-        return a @ b
-    total = (a[..., :size] @ b[..., :size, :]).double()
-    for start in range(size, a.shape[-1], size):
-        total += a[..., start : start + size] @ b[..., start : start + size, :]
-    return total.float()
+    with as_it_is():
+        if size >= a.shape[-1]:
+            return a @ b
+        total = (a[..., :size] @ b[..., :size, :]).double()
+        for start in range(size, a.shape[-1], size):
+            total += a[..., start : start + size] @ b[..., start : start + size, :]
+        return total.float()
 
 
 class _QuantizedWeight(nn.Module):
@@ -327,12 +328,14 @@ Layout = Mapping[str, Sequence[str]]
 
 
 def quantizable(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers that quantization replaces, by name.
+    """The layers that quantization replaces, by name. Layers marked `fixed`, whose input is the same for all images, stay.
 
     Raises QueeError naming a layer that has a parameter with "weight" in its name and cannot be quantized.
     """
     layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
+        if getattr(module, "fixed", False):
+            continue
         if isinstance(module, nn.Linear | nn.Conv2d) or (isinstance(module, MatMul) and module.kind == "attention"):
             if isinstance(module, nn.Conv2d) and (why := _unhandled(module)):
                 raise QueeError(f"{name}: nothing quantizes a {why}")

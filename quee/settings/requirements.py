@@ -150,6 +150,7 @@ def check_network(experiment: Experiment, classes: int | None = None, channels: 
 def _check_network(experiment: Experiment, classes: int | None, channels: int | None) -> None:
     import torch
 
+    from quee.data.weights import built_with
     from quee.network.architectures import create_backbone
     from quee.network.probe import linear_head
     from quee.network.training import freeze
@@ -159,7 +160,7 @@ def _check_network(experiment: Experiment, classes: int | None, channels: int | 
         check_classes(settings, classes)
         check_head(settings, classes)
     with torch.device("meta"):
-        backbone = create_backbone(settings.name, **settings.kwargs)
+        backbone = create_backbone(settings.name, **built_with(settings))
     try:
         backbone.set_gates(settings.gates)
     except UsageError as error:

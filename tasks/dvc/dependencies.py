@@ -23,6 +23,8 @@ from tasks.stages import FILES, SETTINGS, STAGES
 
 ROOT = Path(__file__).parents[2]
 NAME = "code.json"
+INSTALLED = "installed.json"
+"""File of a project outside of a clone: version and digest of the installed code, on which stage `settings` depends."""
 
 REGISTRY = "quee/network/architectures/__init__.py"
 """A stage that builds a backbone imports this registry; it depends on the file of the experiment's architecture instead."""
@@ -77,7 +79,7 @@ def code_of(project: Path, backbone: str) -> dict[str, dict[str, str]]:
 
     Stages are those of the project's dvc.yaml files that take their code from the file of digests.
     """
-    root = project.resolve() if (project / "quee").is_dir() else ROOT
+    root = project.resolve() if is_clone(project) else ROOT
     found: dict[str, dict[str, str]] = {}
     for file in FILES:
         if (project / file).is_file():
@@ -86,6 +88,16 @@ def code_of(project: Path, backbone: str) -> dict[str, dict[str, str]]:
                 if f"/{NAME}" in json.dumps(stage):
                     found[name] = {path: digest(root, path) for path in sorted(used_by(name, backbone, root))}
     return found
+
+
+def is_clone(project: Path) -> bool:
+    """Whether the code that stages run lies in the project's folder; otherwise it is installed."""
+    return (project / "quee" / "__init__.py").is_file() and (project / "tasks" / "stages.py").is_file()
+
+
+def code_root(project: Path) -> Path:
+    """The folder with the code that a project's stages run: the project's own, or that of the installed packages."""
+    return ROOT if (project / INSTALLED).is_file() else project
 
 
 def used_by(stage: str, backbone: str, root: Path = ROOT, start: str | None = None) -> set[str]:

@@ -78,7 +78,7 @@ def put_right(root: Path, names: list[str], notify: Callable[[str], None]) -> No
         return
     editor, file = YAML(), root / FILE
     content = editor.load(file.read_text(encoding="utf-8"))
-    if not isinstance(content["experiments"], dict):
+    if not content["experiments"] or not isinstance(content["experiments"], dict):
         content["experiments"] = CommentedMap()
     for name, entry in wanted.items():
         if content["experiments"].get(name) != entry:
@@ -99,9 +99,9 @@ def _read(root: Path) -> dict[str, Any]:
         raise UsageError(f"{FILE} is no YAML: {' '.join(str(error).split())}") from None
     except (KeyError, TypeError):
         found = None
-    if isinstance(found, list) and all(isinstance(name, str) for name in found):
+    if found and isinstance(found, list) and all(isinstance(name, str) for name in found):
         found = dict.fromkeys(found)
-    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found):
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise UsageError(f"{FILE}: experiments: expected a mapping from names to data and weights; got {found!r}")
     return found
 

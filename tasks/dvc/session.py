@@ -27,6 +27,7 @@ from tasks.dvc.plan import PIPELINE, opened
 from tasks.dvc.plan import Step as Step
 from tasks.dvc.plan import make_plan as make_plan
 from tasks.dvc.process import AWAY, BUSY, dvc_command, environment, run_dvc, run_logged
+from tasks.dvc.project import note_installed
 from tasks.partial import stage_entry
 from tasks.requirements import refuse_unworkable
 from tasks.stages import SETTINGS
@@ -172,11 +173,12 @@ def session(
     run to some stages. Data and weights are not needed where no stage reads them, as in a `file` other than the
     pipeline's, whose stages read only results.
     """
-    names = checked(root, experiments)
+    names = chosen(root, experiments)
     with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
         _wait_for(lambda: heal(root, notify), wait, notify)
         data = ensure_inputs(root, names, notify) if file == PIPELINE and _read_inputs(root, stages) else {}
         put_right(root, names, notify)
+        note_installed(root)
         found = _wait_for(lambda: make_plan(root, names, force, data, file, stages), wait, notify)
         if file == PIPELINE:
             refuse_unworkable(root, found.steps)
@@ -194,7 +196,7 @@ def _read_inputs(root: Path, stages: Sequence[str] | None) -> bool:
 
 def plan(root: Path, experiments: list[str] | None = None, force: bool = False) -> list[Step]:
     """The plan of a run. It changes nothing except for repairs after killed runs and wrong paths in params.yaml."""
-    names = checked(root, experiments)
+    names = chosen(root, experiments)
     missing = [name for name in names if name not in listed_experiments(root)]
     if missing:
         raise UsageError(f"experiment {missing[0]!r} is not in params.yaml; `quee run {missing[0]}` adds it")
@@ -202,9 +204,18 @@ def plan(root: Path, experiments: list[str] | None = None, force: bool = False) 
     with exclusive("run", "this checkout", root=root):
         heal(root, say)
         put_right(root, names, say)
+        note_installed(root)
         steps = make_plan(root, names, force).steps
     refuse_unworkable(root, steps)
     return steps
+
+
+def chosen(root: Path, experiments: list[str] | None) -> list[str]:
+    """Like `checked`; raises UsageError where that is no experiment at all."""
+    names = checked(root, experiments)
+    if not names:
+        raise UsageError("params.yaml lists no experiment; `quee start IMAGES` makes one, `quee run NAME` adds one")
+    return names
 
 
 def checked(root: Path, experiments: list[str] | None) -> list[str]:
@@ -307,7 +318,7 @@ def smoke(
     """Run every stage on a few samples, without DVC, into `.quee/smoke/EXPERIMENT-N/`; yields each result."""
     if limit < 1:
         raise UsageError(f"--limit {limit}: give a number of samples from 1")
-    names = checked(root, experiments)
+    names = chosen(root, experiments)
     with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
         ensure_inputs(root, names, notify)
         stages = stage_names(root)

@@ -18,6 +18,7 @@ from mlflow.pyfunc import save_model
 from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from quee.work.io import read_table
+from tasks.dvc.dependencies import code_root
 from tasks.dvc.lock import StageResult, dvc_digest
 from tasks.mlflow.store import BUNDLE, COMPLETE, DECIDED, DIGEST, Store, model_name
 from tasks.mlflow.values import of_first_seed
@@ -65,7 +66,8 @@ def _add_version(store: Store, bundle: StageResult, pyfunc: Path) -> ModelVersio
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
     with tempfile.TemporaryDirectory() as aside:
         saved = Path(aside) / "model"
-        save_bundle_model(saved, folder, root / pyfunc, Model(run_id=run_id, model_id=model.model_id), root / "quee")
+        made = Model(run_id=run_id, model_id=model.model_id)
+        save_bundle_model(saved, folder, code_root(root) / pyfunc, made, code_root(root) / "quee")
         client.log_model_artifacts(model.model_id, str(saved))
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     try:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from quee.work.io import write_json
+from tasks.dvc.dependencies import code_root
 from tasks.dvc.lock import (
     ExperimentResult,
     StageResult,
@@ -148,7 +149,7 @@ def find_pending(
             pending.experiments.append(result)
         bundle = result.stages.get("bundle")
         if bundle and (model_name(name), bundle.outs.get(bundle.folder, "")) not in known.bundles:
-            if not (root / pyfunc).is_file():
+            if not (code_root(root) / pyfunc).is_file():
                 pending.skipped[f"model {model_name(name)}"] = f"not registered: {pyfunc} is not here"
             elif bundle.name not in pending.skipped and not problem(bundle):
                 pending.bundles.append(bundle)

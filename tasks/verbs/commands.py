@@ -1,6 +1,8 @@
 """The project verbs of `quee` by name, each with its place and its line in `quee --help`. Verbs are imported when run."""
 
 COMMANDS = {
+    "init": ("tasks.verbs.init:init", "Make a project in a folder, outside of a clone of quee."),
+    "start": ("tasks.verbs.start:start", "From your images and your network to an experiment that is ready to run."),
     "run": ("tasks.verbs.run:run", "Bring experiments up to date, stage by stage; what is unchanged is skipped."),
     "plan": ("tasks.verbs.run:plan", "Show what a run would do, and why."),
     "experiments": ("tasks.verbs.run:experiments", "List, show or add experiments."),
@@ -22,8 +24,14 @@ LONG = ("run", "ablate", "reproduce", "ui")
 """Verbs that start processes and run long: SIGTERM ends them in order, and they end with `make`."""
 
 
+ANYWHERE = ("init", "start")
+"""Verbs that make the project themselves."""
+
+
 def before(verb: str) -> None:
     """Called before a verb runs; raises UsageError outside of a project's folder."""
+    if verb in ANYWHERE:
+        return
     from tasks.work.lifeline import die_with_make, end_in_order
     from tasks.work.place import project_root
 

@@ -20,6 +20,8 @@ weights_app = typer.Typer(help="Add and list pretrained weights.", no_args_is_he
 EMBEDDED = {"digits": Path("data.dvc")}
 """Datasets whose DVC file is not beside their folder."""
 
+MEASURED = 1024
+"""Most images that weights are measured on, unless another number is given."""
 NAMED = 10
 """Most classes named in a closing line."""
 
@@ -42,6 +44,13 @@ def add(
         str | None, typer.Option(metavar="NAME", help="Parquet: which one of several configurations.")
     ] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Parquet: the column with the labels.")] = None,
+    class_order: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORDER",
+            help="Folders, Parquet with names: classes as text (1, 10, 2), natural (1, 2, 10), or a file with a name a line.",
+        ),
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be used.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Import anew what is there.")] = False,
     json_: AsJson = False,
@@ -51,13 +60,14 @@ def add(
     A name other than the registered ones takes a folder of class folders or of Parquet files with images. The closing
     lines say what was left out, chosen or merged, and which images are there twice.
     """
+    from quee.data.class_order import order_given
     from quee.data.importers import Options, import_dataset
     from quee.data.walk import some
 
     target = DATA / name
     refuse_untracked(target)
     new = not target.exists()
-    options = Options(extra, ground_truth, evaluation, config, label, skip_bad)
+    options = Options(extra, ground_truth, evaluation, config, label, order_given(class_order), skip_bad)
     report = import_dataset(name, source, target, options, replace)
     track(target, EMBEDDED.get(name), new=new)
     found = summary(name)
@@ -117,7 +127,10 @@ def check(name: Name, json_: AsJson = False) -> None:
 @weights_app.command("add")
 def add_weights(
     name: Annotated[str, typer.Argument(help="Name experiments use; that of the backbone unless --backbone is given.")],
-    file: Annotated[Path | None, typer.Argument(help="PyTorch checkpoint or safetensors file.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="PyTorch checkpoint or safetensors file, or a folder with config.json beside the weights."),
+    ] = None,
     from_: Annotated[
         str | None,
         typer.Option(
@@ -125,7 +138,10 @@ def add_weights(
         ),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Backbone the weights must fit; by default NAME, or what the file says.")
+        str | None,
+        typer.Option(
+            help="Backbone the weights must fit; by default what the folder says, NAME, or what the file says."
+        ),
     ] = None,
     head: Annotated[Path | None, typer.Option(help="DINOv2: file of the published linear head, to join.")] = None,
     trained_on: Annotated[
@@ -146,6 +162,7 @@ def add_weights(
     For published weights, by the names that `quee weights list` shows, quee knows the backbone and the training data. For
     an experiment's weights it also records the samples they were fitted on, so that no experiment holds these out.
     """
+    from quee.data.walk import some
     from quee.data.weights import NAME, PUBLISHED, import_weights, weights_facts, weights_path
 
     if not NAME.fullmatch(name):
@@ -174,14 +191,24 @@ def add_weights(
     count = import_weights(chosen, file, target, head, seen, kwargs)
     track_as(target, target.with_name(f"{name}.dvc"), new=new)
     facts = weights_facts(target)
-    built = "".join(f" {key}={json.dumps(value)}" for key, value in (facts.kwargs or {}).items())
-    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}{built}, {_seen(seen)}")
+    told = dict(facts.kwargs or {})
+    stated = (
+        "as stated" if told.pop("preprocessing", None) else "weights trained otherwise: backbone.kwargs.preprocessing"
+    )
+    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}{_written(told)}, {_seen(seen)}")
     typer.echo(f"read as: {facts.read_as}")
     if others := [part for part in seen or () if part not in names_in(DATA)]:
         typer.echo(
             f"no data set is called {', '.join(others)} here; experiments go by names to keep from testing on what was seen"
         )
-    typer.echo(f"images are prepared with {facts.prepared}; weights trained otherwise: backbone.kwargs.preprocessing")
+    if facts.classes is not None:
+        named = some(facts.classes, NAMED)
+        typer.echo(f"its outputs are called {named}; with mode pretrained, a data set's classes must have these names")
+    typer.echo(f"images are prepared with {facts.prepared}; {stated}")
+
+
+def _written(kwargs: dict[str, Any]) -> str:
+    return "".join(f" {key}={json.dumps(value)}" for key, value in kwargs.items())
 
 
 def _refuse_other_spellings(names: tuple[str, ...]) -> None:
@@ -213,6 +240,61 @@ def _add_from(experiment: str, name: str, target: Path) -> None:
     typer.echo(f"read as: {facts.read_as}")
 
 
+@weights_app.command("check")
+def check_weights(
+    name: Annotated[str, typer.Argument(help="Name of weights that `quee weights add` keeps.")],
+    dataset: Annotated[str, typer.Argument(help="Data set whose classes they tell.")],
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A field of the preprocessing, instead of measuring it: interpolation=bicubic; repeatable.",
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The classes in the order of the outputs, a name a line.")
+    ] = None,
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an order of classes that is found.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Measure what is stated, too; it is never changed.")] = False,
+    images: Annotated[int, typer.Option(metavar="N", help="Most images to measure on.")] = MEASURED,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As in backbone.kwargs: img_size=32; repeatable."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, and record nothing.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Measure how images must be prepared for weights, and which output is which class, where no file states it.
+
+    The usual values are tried on labelled training images that no experiment here holds out: mean and deviation, order of
+    channels, crop, interpolation, order of classes. What is clearly best is recorded with the weights, where stages read
+    it. Exit status 2 where two values are close, or nothing is above chance; then nothing is recorded.
+    """
+    from quee.data.class_order import read_classes
+    from quee.data.weights import weights_path
+    from tasks.verbs.measuring import Request, check
+
+    named = None if classes is None else read_classes(classes, f"--classes {classes}")
+    given, kwargs = settings_of(state or [], "--state"), settings_of(set_ or [])
+    target = weights_path(name)
+    refuse_untracked(target)
+    found = check(Request(name, dataset, images, all_, given, named, kwargs))
+    if json_:
+        typer.echo(json.dumps(found.facts(), indent=1))
+    else:
+        for line in found.lines():
+            typer.echo(line)
+    if dry_run and write is None:
+        return
+    found.refuse_open(write)
+    found.record()
+    track_as(target, target.with_name(f"{name}.dvc"))
+    if not json_:
+        typer.echo(
+            f"recorded in {target}; experiments that use it take it unless backbone.kwargs.preprocessing says otherwise"
+        )
+
+
 @weights_app.command("list")
 def list_weights(json_: AsJson = False) -> None:
     """Show the weights here, with their backbones, and where to get the published ones."""
@@ -226,6 +308,7 @@ def list_weights(json_: AsJson = False) -> None:
         known = {
             "backbone": facts.backbone,
             "kwargs": facts.kwargs,
+            "classes": facts.classes and list(facts.classes),
             "read_as": facts.read_as,
             "trained_on": facts.trained_on and list(facts.trained_on),
             "fitted_on": facts.fitted and {"dataset": facts.fitted.dataset, "samples": len(facts.fitted.ids)},
@@ -244,8 +327,8 @@ def list_weights(json_: AsJson = False) -> None:
             typer.echo(f"{name:24} not there: {how_to_add_weights(name)}")
 
 
-def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """`backbone.kwargs` from `KEY=VALUE` pairs with YAML values; raises UsageError naming a pair of another form."""
+def settings_of(pairs: list[str], option: str = "--set") -> dict[str, Any]:
+    """Keywords from an option's `KEY=VALUE` pairs with YAML values; raises UsageError naming a pair of another form."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -253,14 +336,14 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise UsageError(f"--set {pair!r}: give KEY=VALUE, as in_chans=1")
+            raise UsageError(f"{option} {pair!r}: give KEY=VALUE, as in_chans=1")
         if key in found:
-            raise UsageError(f"--set {key} is given twice: {found[key]!r} and {text!r}")
+            raise UsageError(f"{option} {key} is given twice: {found[key]!r} and {text!r}")
         try:
             found[key] = YAML(typ="safe", pure=True).load(text)
             json.dumps(found[key], allow_nan=False)
         except (YAMLError, TypeError, ValueError):
-            raise UsageError(f"--set {pair!r}: {text!r} is no number, word, list or mapping in YAML") from None
+            raise UsageError(f"{option} {pair!r}: {text!r} is no number, word, list or mapping in YAML") from None
     return found
 
 

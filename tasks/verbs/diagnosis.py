@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from quee.errors import QueeError
+from tasks.dvc.lock import git
 
 PACKAGES = ("torch", "timm", "pyarrow", "dvc", "prefect", "mlflow")
 FREE_BYTES = 2e9
@@ -61,14 +62,15 @@ def _packages(root: Path) -> str:
 def _git(root: Path) -> str:
     if shutil.which("git") is None:
         raise QueeError("git is not installed; DVC needs it")
-    if not (root / ".git").exists():
-        raise QueeError("no git repository here; DVC needs one")
+    if git(root, "rev-parse", "--git-dir") is None:
+        return "no git repository here: results are kept without the commit they were made at"
     return "found"
 
 
 def _settings(root: Path) -> str:
     from quee.settings.experiment import experiment_names, load_experiment
     from tasks.dvc.experiments import refuse_other_paths
+    from tasks.dvc.project import outdated
     from tasks.dvc.session import checked
 
     folder = root / "experiments"
@@ -76,7 +78,10 @@ def _settings(root: Path) -> str:
     listed = checked(root, None)
     for name in listed:
         refuse_other_paths(root, known[name])
-    return f"{len(known)} experiments are valid; params.yaml builds {', '.join(listed)}"
+    builds = ", ".join(listed) or "none yet (`quee start IMAGES` makes one)"
+    if old := outdated(root):
+        raise QueeError(f"{', '.join(old)}: not what this version of quee writes; move it away and call `quee init`")
+    return f"{len(known)} experiments are valid; params.yaml builds {builds}"
 
 
 def _locks(root: Path) -> str:
@@ -96,7 +101,7 @@ def _data(root: Path) -> str:
     told: list[str] = []
     names = checked(root, None)
     make_plan(root, names, data=ensure_inputs(root, names, told.append))
-    return "; ".join(told) or f"as recorded, for {', '.join(names)}"
+    return "; ".join(told) or f"as recorded, for {', '.join(names) or 'no experiment'}"
 
 
 def _disk(root: Path) -> str:

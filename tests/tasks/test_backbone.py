@@ -11,9 +11,11 @@ import torch
 import yaml
 
 from quee.data.importers import import_dataset
-from quee.data.weights import WeightsFacts, import_weights, take_weights, weights_facts, weights_path
+from quee.data.source import open_dataset
+from quee.data.weights import WeightsFacts, import_weights, record, take_weights, weights_facts, weights_path
 from quee.errors import UsageError
 from quee.network.architectures import create_backbone
+from quee.network.base import SegmentedBackbone
 from quee.network.files import load_backbone
 from quee.settings.experiment import BLOCKS
 from quee.work.io import file_digest, read_json, read_table
@@ -36,12 +38,28 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def weigh(classes: int = 10, trained_on: tuple[str, ...] | None = ("digits",), name: str = "mine") -> dict[str, Any]:
-    """Weights of the full-size backbone, so that they can be imported."""
+    """Weights of the full-size backbone, so that they can be imported; the head for ten classes knows the digits."""
     torch.manual_seed(7)
-    state = create_backbone("vit_digits", num_classes=classes).state_dict()
+    backbone = create_backbone("vit_digits", num_classes=classes)
+    if classes == 10:
+        fit_head(backbone)
+    state = backbone.state_dict()
     torch.save(state, "w.pth")
     import_weights("vit_digits", Path("w.pth"), weights_path(name), trained_on=trained_on)
     return state
+
+
+def fit_head(backbone: SegmentedBackbone) -> None:
+    """Fit the head on random features of the training images, by least squares."""
+    images, seen, ids = open_dataset(Path("data/digits"), "digits"), [], np.arange(300)
+    head = backbone.get_submodule("head")
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        backbone(images.batch(ids, backbone.input))
+    hook.remove()
+    x = torch.cat([seen[0], torch.ones(len(ids), 1)], dim=1)
+    solution = torch.linalg.lstsq(x, torch.eye(10)[images.labels[ids]]).solution.clone()
+    head.load_state_dict({"weight": solution[:-1].T, "bias": solution[-1]})
 
 
 def run(
@@ -84,8 +102,58 @@ def test_pretrained_weights_are_used_as_they_are() -> None:
     assert set(read_json(OUT / "metrics.json")["accuracy"]) == {"validation", "test"}
 
 
+def test_pretrained_weights_whose_answers_are_not_above_chance_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    state = weigh()
+    turned = {key: value.roll(1, 0) if key.startswith("head.") else value for key, value in state.items()}
+    torch.save(turned, "w.pth")
+    import_weights("vit_digits", Path("w.pth"), weights_path("mine"), trained_on=("digits",))
+    with pytest.raises(UsageError, match="where its outputs are in another order .an order of its own") as raised:
+        run(mode="pretrained", share=0.9)
+    assert "`quee weights check mine digits` measures" in str(raised.value) and "\n" not in str(raised.value)
+    torch.manual_seed(1)
+    torch.save({**state, "head.weight": torch.randn_like(state["head.weight"])}, "w.pth")
+    import_weights("vit_digits", Path("w.pth"), weights_path("mine"), trained_on=("digits",))
+    with pytest.raises(
+        UsageError, match="of 'mine''s answers to 150 training images are right, which is not above chance"
+    ):
+        run(mode="pretrained")
+    run(mode="pretrained", limit=100)  # too few images to tell
+    assert not OUT.exists()
+
+
+def test_what_weights_say_about_their_images_is_taken_unless_the_experiment_says_otherwise(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    weigh()
+    record(weights_path("mine"), {"mean": [0.25], "std": [0.5]}, None, "on digits")
+    described = run(mode="pretrained")
+    assert described["kwargs"]["preprocessing"] == {"mean": [0.25], "std": [0.5]}
+    assert load_backbone(OUT).input.mean == (0.25,)
+    described = run(mode="pretrained", kwargs={"preprocessing": {"mean": [0.3]}})
+    assert described["kwargs"]["preprocessing"] == {"mean": [0.3], "std": [0.5]}
+    said = capsys.readouterr().out
+    assert "backbone.kwargs.preprocessing.mean: [0.3], as the experiment says; weights 'mine' say [0.25]" in said
+
+
+def test_outputs_are_put_into_the_order_of_the_data_set() -> None:
+    state = weigh()
+    names = tuple(map(str, (*range(3, 10), *range(3))))
+    turned = {key: value.roll(-3, 0) if key.startswith("head.") else value for key, value in state.items()}
+    torch.save(turned, "w.pth")
+    import_weights("vit_digits", Path("w.pth"), weights_path("mine"), trained_on=("digits",))
+    record(weights_path("mine"), {}, names, "")
+    run(mode="pretrained")
+    loaded = load_backbone(OUT).state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
+    record(weights_path("mine"), {}, tuple("abcdefghij"), "")
+    with pytest.raises(
+        UsageError, match="mine.safetensors has 10 names, without 0, 1, 2, 3, 4, and 5 more and with a, b"
+    ):
+        run(mode="pretrained")
+
+
 def test_weights_of_an_experiment_know_the_samples_they_were_fitted_on(capsys: pytest.CaptureFixture[str]) -> None:
-    run("pooled", mode="train", weights=None)
+    run("pooled", mode="train", weights=None, epochs=12, warmup_epochs=0.0, learning_rate=3e-3)
     train = read_json(OUT / "backbone.json")["fitted_on"]
     take_weights(OUT, OUT.parent / "prepare", weights_path("own"))
     described = run("pooled", mode="pretrained", weights="own", epochs=1)

@@ -8,11 +8,11 @@ import yaml
 
 from quee.settings.experiment import BLOCKS
 from tasks.dvc.dependencies import used_by
-from tasks.stages import FILES, ROOT, SETTINGS, STAGES, dependencies_of, read_by
+from tasks.stages import FILES, SETTINGS, STAGES, dependencies_of, read_by, template
 
 
 def test_the_list_names_the_stages_of_the_dvc_yaml_files_in_their_order() -> None:
-    defined = [name for file in FILES for name in yaml.safe_load((ROOT / file).read_text())["stages"]]
+    defined = [name for file in FILES for name in yaml.safe_load(template(file).read_text())["stages"]]
     assert list(STAGES) == defined
 
 

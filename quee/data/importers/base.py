@@ -41,6 +41,8 @@ class Options:
     """Parquet: the configuration to take if there are several."""
     label: str | None = None
     """Parquet: the column with the labels."""
+    class_order: str | tuple[str, ...] | None = None
+    """Folders and Parquet with names: the order of classes, as `quee.data.class_order.ordered` takes it."""
     skip_bad: bool = False
     """Leave out images that cannot be used instead of refusing them."""
 
@@ -99,7 +101,7 @@ class Importer:
         """Raises UsageError for an option that this importer does not have."""
         for option, value in asdict(source.options).items():
             if value and option not in (*self.options, "skip_bad"):
-                valid = " and ".join(f"--{name}" for name in self.options) or "none"
+                valid = " and ".join(f"--{name.replace('_', '-')}" for name in self.options) or "none"
                 raise UsageError(
                     f"--{option.replace('_', '-')} does not apply to {self.words or source.name}; options that do: {valid}"
                 )

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from quee.data.class_order import note_on, ordered
 from quee.data.importers.base import Importer, Plan, Source
 from quee.data.importers.layout import Folder, find_layout
 from quee.data.importers.located import plan_set
@@ -48,7 +49,11 @@ class FolderImages:
 
 
 def plan(source: Source, walked: Walk) -> Plan:
-    """`train/CLASS/*` and an evaluation set in folders of any usual names, or `CLASS/*` alone. Classes are sorted."""
+    """`train/CLASS/*` and an evaluation set in folders of any usual names, or `CLASS/*` alone.
+
+    Classes are sorted as text unless another order is asked for; where numbers in their names give another order, the
+    report says so.
+    """
     options, preferred = source.options, preferred_roles(source.dataset.evaluation)
     found, plan = walked.of(IMAGE_SUFFIXES), Plan(verify=True)
     plan.report.skipped.add(found.skipped)
@@ -58,6 +63,10 @@ def plan(source: Source, walked: Walk) -> Plan:
     if len(classes) < 2:
         only = f"; is it the source itself, {where}/{classes[0]}?" if classes else ""
         raise QueeError(f"{where} has {len(classes)} class folders; expected 2 or more{only}")
+    if options.class_order is not None:
+        classes = ordered(classes, options.class_order)
+    elif note := note_on(classes):
+        plan.report.notes.append(note)
     faults: list[str] = []
     sets = {"train": layout.train, **({"test": layout.evaluation} if layout.evaluation else {})}
     images = {split: folder_images(found, folder, classes, faults) for split, folder in sets.items()}
@@ -72,7 +81,7 @@ def plan(source: Source, walked: Walk) -> Plan:
     return plan
 
 
-IMPORTER = Importer(lambda source: source.walked, plan, ("evaluation",), "class folders")
+IMPORTER = Importer(lambda source: source.walked, plan, ("evaluation", "class_order"), "class folders")
 
 
 def _classes(folder: Folder, where: str) -> tuple[str, ...]:

@@ -98,7 +98,8 @@ def plan(of: Source, found: Parquet) -> Plan:
     for split in chosen.values():
         check_whole(split, splits[split])
     named = {target: labels[split] for target, split in chosen.items()}
-    names = common_names(named["train"], [one for own in named.values() for one in own], dataset.classes)
+    every = [one for own in named.values() for one in own]
+    names = common_names(named["train"], every, dataset.classes, options.class_order, plan.report)
     if not names:
         _note_nameless(named, plan.report)
     plan.shards += _shards(named, names, dataset, column, options.skip_bad, plan.report)
@@ -107,7 +108,7 @@ def plan(of: Source, found: Parquet) -> Plan:
     return plan
 
 
-IMPORTER = Importer(find_parquet, plan, ("evaluation", "config", "label"), "Parquet files")
+IMPORTER = Importer(find_parquet, plan, ("evaluation", "config", "label", "class_order"), "Parquet files")
 
 
 def _role(split: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from quee.data import Dataset
+from quee.data.class_order import note_on, ordered
 from quee.data.files import LABELS, class_names, same_name
 from quee.data.importers.report import Report
 from quee.data.rowgroups import open_parquet, reading
@@ -89,13 +90,25 @@ def _order(names: Sequence[str]) -> Callable[[str], Any]:
     return int if all(name.isascii() and name.isdigit() for name in names) else str
 
 
-def common_names(training: Sequence[Labels], others: Sequence[Labels], registered: tuple[str, ...]) -> tuple[str, ...]:
-    """Class names in the data set's order: the registry's, the first training file's, or the sorted text labels of all
-    training files. Empty where no file has names.
+def common_names(
+    training: Sequence[Labels],
+    others: Sequence[Labels],
+    registered: tuple[str, ...],
+    order: str | tuple[str, ...] | None,
+    report: Report,
+) -> tuple[str, ...]:
+    """Class names in the data set's order: as asked for by `order`, the registry's, the first training file's, or the
+    sorted text labels of all training files. Empty where no file has names.
 
-    Raises QueeError where only some files have names, because the integers of the others may mean anything.
+    Names that are all numbers are sorted by their value, and the report says how others are sorted where it matters.
+    Raises QueeError where only some files have names, because the integers of the others may mean anything, UsageError for
+    an order that the data set cannot have.
     """
     if registered:
+        if order is not None:
+            raise UsageError(
+                "--class-order does not apply to a registered data set: its classes have a published order"
+            )
         return registered
     files = [*training, *others]
     named = [labels for labels in files if labels.names]
@@ -105,9 +118,15 @@ def common_names(training: Sequence[Labels], others: Sequence[Labels], registere
             f"{shown(nameless[0].path)}: no class names in it, but {there}; which label is which is not known"
         )
     listed = [labels.names for labels in training if not labels.text]
+    names = {name for labels in training for name in labels.names}
+    if order is not None:
+        if not names:
+            raise UsageError("--class-order: the files have no class names, only numbers, which are the order")
+        return ordered(listed[0] if listed else sorted(names), order)
     if listed:
         return listed[0]
-    names = {name for labels in training for name in labels.names}
+    if note := note_on(sorted(names), "text" if _order(list(names)) is str else "natural"):
+        report.notes.append(note)
     return tuple(sorted(names, key=_order(list(names))))
 
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _T2T = ("t2t_vit_7", "t2t_vit_10", "t2t_vit_12", "t2t_vit_14", "t2t_vit_19", "t2t_vit_24", "t2t_vit_t_14")
 _RESNET_CIFAR = ("resnet20_cifar", "resnet32_cifar", "resnet44_cifar", "resnet56_cifar", "resnet110_cifar")
 _TIMM = ("vit_*", "deit_*", "deit3_*", "flexivit_*", "aimv2_*", "beit3_*", "eva_*", "test_vit*")
+_RELATIVE = ("vit_relpos_*", "vit_srelpos_*", "test_vit_relpos")
+_ROTARY = ("vit_*_rope_*", "vit_*_dinov3*", "vit_*_sapiens2*", "vit_*_lingbot*", "vit_pe_*", "eva_giant_*")
+_HYBRID = ("vit_*_r26_*", "vit_*_r50_*", "vit_*_resnet*", "vit_*_r_s16_*", "vit_base_mci_*")
+_OTHER_VITS = (*_RELATIVE, *_ROTARY, *_HYBRID)
+"""timm's networks whose names are like those of VisionTransformers."""
 _RESNET = ("resnet[1-9]*", "resnetrs*", "resnext*", "seresnet[1-9]*", "seresnext*", "wide_resnet*", "test_resnet*")
 _EFFICIENTNET = (
     "efficientnet*",
@@ -37,11 +42,14 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "quee.network.architectures.resnet_cifar": _RESNET_CIFAR,
     "quee.network.architectures.dinov2": ("vit_small_patch14_dinov2.lvd142m", "*_dinov2*"),
     "quee.network.architectures.timm_vit": ("vit_digits", "vit_fashion_mnist", *_TIMM),
+    "quee.network.architectures.timm_swin": ("swin*",),
+    "quee.network.architectures.timm_beit": ("beit_*", "beitv2_*"),
     "quee.network.architectures.timm_resnet": _RESNET,
     "quee.network.architectures.timm_convnext": ("convnext*", "test_convnext*"),
     "quee.network.architectures.timm_efficientnet": _EFFICIENTNET,
+    "quee.network.architectures.timm_chain": (*_OTHER_VITS, "*"),
 }
-"""Module to the names of its backbones and patterns of names; the first pattern that fits counts."""
+"""Module to the names of its backbones and patterns of names; of the patterns that fit the longest counts."""
 
 BY_WEIGHTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 """Keywords by which timm loads weights; here `quee weights add` adds them, and nothing is downloaded."""
@@ -71,9 +79,11 @@ def _listed() -> list[str]:
 
 def module_of(name: str) -> str:
     """The module for a backbone's name, by name or pattern; empty where no line fits."""
-    exact = (module for module, listed in ARCHITECTURES.items() if name in listed)
-    fitting = (m for m, listed in ARCHITECTURES.items() if any(fnmatchcase(name, pattern) for pattern in listed))
-    return next(exact, "") or next(fitting, "")
+    if exact := [module for module, listed in ARCHITECTURES.items() if name in listed]:
+        return exact[0]
+    patterns = [(pattern, module) for module, listed in ARCHITECTURES.items() for pattern in listed if "*" in pattern]
+    fitting = [(len(pattern), module) for pattern, module in patterns if fnmatchcase(name, pattern)]
+    return max(fitting, key=lambda fit: fit[0], default=(0, ""))[1]
 
 
 def file_of(name: str) -> str:
@@ -99,12 +109,17 @@ def is_headless(name: str) -> bool:
 
 
 def create_backbone(
-    name: str, gates: tuple[int, ...] | None = None, preprocessing: dict[str, Any] | None = None, **kwargs: Any
+    name: str,
+    gates: tuple[int, ...] | None = None,
+    preprocessing: dict[str, Any] | None = None,
+    norm_eps: float | dict[str, float] | None = None,
+    **kwargs: Any,
 ) -> "SegmentedBackbone":
     """Build a backbone with random weights, in evaluation mode.
 
-    `gates` are the numbers of blocks done at each gate (default: four equal segments); `preprocessing` replaces mean,
-    std, interpolation or crop_pct of the backbone's own configuration; `kwargs` go to the architecture.
+    `gates` are the numbers of blocks done at each gate (default: four equal segments); `preprocessing` replaces fields of
+    the backbone's own configuration (`quee.data.preprocessing.KEYS`); `norm_eps` replaces the ε of every LayerNorm, or by
+    name of a module of those within it; `kwargs` go to the architecture.
     Raises UsageError for an unknown name, keyword or gate.
     """
     refuse_unknown(name)
@@ -136,7 +151,10 @@ def create_backbone(
             f"backbone {name!r}: in_chans {backbone.input.channels}; images are decoded to 1 channel (grey) or 3 (RGB)"
         )
     backbone.name = name
-    backbone.made_with = deepcopy({**kwargs, **({"preprocessing": dict(preprocessing)} if preprocessing else {})})
+    more = {"preprocessing": preprocessing, "norm_eps": norm_eps}
+    backbone.made_with = deepcopy({**kwargs, **{key: value for key, value in more.items() if value}})
+    if norm_eps is not None:
+        _set_norm_eps(backbone, norm_eps)
     if preprocessing:
         from quee.data.preprocessing import override
 
@@ -144,6 +162,21 @@ def create_backbone(
     if gates is not None:
         backbone.set_gates(gates)
     return backbone.eval()
+
+
+def _set_norm_eps(backbone: "SegmentedBackbone", eps: Any) -> None:
+    """Set the ε of LayerNorms; raises UsageError for a value that is none, or a name without a LayerNorm."""
+    from torch.nn import LayerNorm
+
+    for prefix, value in (eps if isinstance(eps, dict) else {"": eps}).items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+            raise UsageError(f"backbone {backbone.name!r}: norm_eps must be above 0 and below 1; got {value!r}")
+        norms = [module for name, module in backbone.named_modules() if f"{name}.".startswith(prefix and f"{prefix}.")]
+        found = [module for module in norms if isinstance(module, LayerNorm)]
+        if not found:
+            raise UsageError(f"backbone {backbone.name!r}: norm_eps: no LayerNorm{prefix and f' in {prefix!r}'}")
+        for module in found:
+            module.eps = float(value)
 
 
 def refuse_unknown(name: str, where: str = "") -> None:

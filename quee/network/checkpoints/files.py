@@ -42,13 +42,10 @@ def read_file(path: Path, max_bytes: int) -> Content:
 
     Raises IntegrityError when the file is missing, QueeError when it is too large, damaged or of another kind.
     """
+    if path.is_symlink() and not path.exists():
+        raise IntegrityError(f"{path} is a link to a file that is not there: {path.readlink()}")
     if path.is_dir():
-        inside = sorted(
-            p.name for p in path.iterdir() if p.name.endswith((".index.json", ".safetensors", ".bin", ".pth"))
-        )
-        raise QueeError(
-            f"{path} is a folder; give the file in it: {', '.join(inside[:5]) or 'there is none of weights'}"
-        )
+        raise QueeError(f"{path} is a folder, where a file is wanted")
     if not path.is_file():
         raise IntegrityError(f"missing file: {path}")
     size = path.stat().st_size
@@ -124,17 +121,22 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
 
 
-def _index(path: Path, max_bytes: int) -> Content:
-    """A checkpoint in several files: `model.safetensors.index.json` or `pytorch_model.bin.index.json`."""
+def parts_of(index: Path) -> dict[str, str]:
+    """The file of every weight by an index; raises QueeError where it is none."""
     try:
-        weight_map = json.loads(path.read_bytes())["weight_map"]
-        files = sorted(set(weight_map.values()))
-        beside = all(Path(name).name == name for name in files)
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        return {str(key): str(Path(name)) for key, name in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise QueeError(
-            f"{path} is JSON, but not the index of a checkpoint (no weight_map). Read are {KINDS}"
+            f"{index} is JSON, but not the index of a checkpoint (no weight_map). Read are {KINDS}"
         ) from None
-    if not beside:
+
+
+def _index(path: Path, max_bytes: int) -> Content:
+    """A checkpoint in several files: `model.safetensors.index.json` or `pytorch_model.bin.index.json`."""
+    weight_map = parts_of(path)
+    files = sorted(set(weight_map.values()))
+    if not all(Path(name).name == name for name in files):
         raise QueeError(f"{path} names files that are not beside it")
     state: dict[str, Tensor] = {}
     left_out: list[str] = []
@@ -148,8 +150,22 @@ def _index(path: Path, max_bytes: int) -> Content:
         content, out = read_file(part, max_bytes)
         if not isinstance(content, dict):
             raise QueeError(f"{part} holds a {type(content).__name__}, no weights by name")
+        if twice := sorted(set(content) & set(state)):
+            raise QueeError(f"{part}: {twice[0]} is in another part of {path.name}, too")
         state |= content
         left_out += out
+    if more := sorted(part.name for part in path.parent.glob(_parts(path)) if part.name not in files):
+        raise QueeError(
+            f"{path} does not name {more[0]}, a part beside it: remove the part that is not of this checkpoint"
+        )
+    if more := sorted(set(state) - set(weight_map)):
+        raise QueeError(f"{path} does not name {more[0]}, which is in one of its parts")
     if missing := sorted(set(weight_map) - set(state)):
         raise QueeError(f"{path}: {missing[0]} is in none of its {len(files)} parts")
     return state, sorted(set(left_out))
+
+
+def _parts(index: Path) -> str:
+    """Pattern of the names of an index's parts: `model-*-of-*.safetensors`."""
+    stem, _, end = index.name.removesuffix(".index.json").rpartition(".")
+    return f"{stem}-*-of-*.{end}"

@@ -1,8 +1,9 @@
-"""A checkpoint layout: a way to name weights, and the translation to timm's names."""
+"""A checkpoint layout: a way to name weights, the translation to timm's names, and what it tells of its backbone."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,21 @@ from torch import Tensor
 from quee.errors import QueeError
 
 State = dict[str, Tensor]
+Config = Mapping[str, Any]
+"""The content of a `config.json`."""
+Size = tuple[int, int]
+"""Height and width of the images that a folder's preprocessing makes."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """The backbone of weights under its names."""
+
+    name: str
+    kwargs: dict[str, Any]
+    """Keywords beside the number of classes and the preprocessing; those that the name implies are left out."""
+    state: State | None = None
+    """The weights, if they depend on what the configuration says; None: as they are."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +45,15 @@ class Layout:
     """Regular expression of keys that no classifier reads; they are left out and reported."""
     note: str = ""
     """A note about weights under these names."""
-    architecture: str = ""
-    """Module whose `named(state)` tells the backbone of the weights and its keywords; empty where none can."""
+    named: Callable[[State], Named | None] | None = None
+    """The backbone that names and shapes of converted weights tell; None where they leave it open."""
+    model_types: tuple[str, ...] = ()
+    """The `model_type` of configurations of this layout."""
+    configured: Callable[[Config, State, Size | None], Named] | None = None
+    """The backbone of converted weights by their configuration and the size of the images, if that is known.
+
+    Raises QueeError for a part that no backbone here has, or that contradicts the weights.
+    """
 
 
 def same(state: State) -> State:
@@ -71,3 +94,21 @@ def join(state: State, parts: tuple[str, str, str]) -> State:
         elif f"{block}.{parts[0]}{dot}{kind}" not in state:
             raise QueeError(f"{block}.{parts[0]}{dot}{kind} is missing beside {key}")
     return joined
+
+
+def shape(state: Mapping[str, Tensor], key: str, axes: int) -> tuple[int, ...]:
+    """Shape of a weight with so many axes; raises QueeError where it is missing or has others."""
+    if key not in state or state[key].dim() != axes:
+        found = "missing" if key not in state else f"of shape {tuple(state[key].shape)}, not of {axes} axes"
+        raise QueeError(f"{key} is {found}")
+    return tuple(state[key].shape)
+
+
+def count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """The number of different numbers that the group of a regular expression finds at the beginning of keys."""
+    return len({match[1] for key in state if (match := re.match(pattern, key))})
+
+
+def beside(kwargs: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords without those that have the usual value."""
+    return {key: value for key, value in kwargs.items() if value != usual.get(key)}

@@ -1,12 +1,12 @@
-"""Weights files of other projects as plain state dicts under the backbones' names.
+"""Weights of other projects, from a file or a folder, as plain state dicts under the backbones' names.
 
-Nothing in a file is executed, and its size is limited. `files` reads the kinds of files, and `layouts` translates the
-names of weights. This module removes wrappers of training scripts and prefixes, and converts number formats.
+Nothing in a file is executed, and its size is limited. `files` reads the kinds of files, `folders` and `described` what a
+folder holds, and `layouts` translates the names of weights. This module removes wrappers of training scripts and prefixes,
+and converts number formats.
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,11 @@ from torch import Tensor
 
 from quee.errors import QueeError, UsageError
 from quee.network.architectures import check_state_dict, some
+from quee.network.checkpoints.described import CONFIG, PROCESSOR, Described, describe
 from quee.network.checkpoints.files import read_file
-from quee.network.checkpoints.layouts import readable, recognise
+from quee.network.checkpoints.folders import weights_in
+from quee.network.checkpoints.layout import Named
+from quee.network.checkpoints.layouts import AVERAGED, LAYOUTS, Recognised, readable, recognise
 from quee.network.checkpoints.pickles import LeftOut
 
 if TYPE_CHECKING:
@@ -29,8 +32,6 @@ WRAPPERS = (
     *("model", "net", "network", "module", "weights", "params", "backbone", "encoder"),
 )
 """Keys under which training scripts save weights, in the order they are taken; averaged ones first."""
-AVERAGED = re.compile(r"(?:^|[_.])(?:ema|swa|avg|averaged?|polyak)(?:$|[_.])")
-"""Matches the keys of averaged weights, in lower case."""
 BESIDE = ("optim", "scheduler", "scaler", "callback", "loops", "rng", "hyper", "config", "args", "history")
 """Words in the keys of other objects that training scripts save."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
@@ -47,8 +48,16 @@ class Checkpoint:
     """Name of the file's layout; empty where unknown."""
     facts: tuple[str, ...]
     """The steps of reading (unwrapped, removed, converted, left out), one phrase each."""
-    architecture: str = ""
-    """Module whose `named(state)` tells the backbone; empty where names and shapes do not say it."""
+    backbone: str = ""
+    """Name of the backbone; empty where neither a configuration nor names and shapes tell."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords of the backbone, with `preprocessing` where the folder says it, without the number of classes."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes in the order of the outputs; None where nothing says them."""
+    outputs: int | None = None
+    """Number of outputs by the configuration; None where nothing says it."""
+    configured: bool = False
+    """Whether a configuration says the backbone, and not shapes alone."""
 
     @property
     def said(self) -> str:
@@ -57,14 +66,23 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
-    """The weights in a file, without wrappers and key prefixes, on the CPU, in float32, under the backbones' names.
+    """The weights in a file or a folder, without wrappers and key prefixes, on the CPU, in float32, under backbones' names.
 
-    Raises IntegrityError for a missing file. Raises QueeError for a file that is too large or damaged, or holds no plain
-    weights, several networks, or a network that is not a backbone here.
+    Of a folder, its configuration says the backbone; of a file, names and shapes do, where they can. Raises IntegrityError
+    for a missing file. Raises QueeError for a file that is too large or damaged, or holds no plain weights, several
+    networks, or a network that is not a backbone here, and for a configuration that contradicts the weights.
     """
     path = Path(path)
-    content, left_out = read_file(path, max_bytes)
-    state, facts = _unwrapped(content, path)
+    if path.is_dir():
+        described = describe(path)
+        file, of_folder = weights_in(path)
+    else:
+        described, file, of_folder = Described(), path, ()
+        if (path.parent / CONFIG).is_file() or (path.parent / PROCESSOR).is_file():
+            of_folder = (f"{CONFIG} beside it was not read: give the folder for that",)
+    content, left_out = read_file(file, max_bytes)
+    state, unwrapped = _unwrapped(content, file)
+    facts = [*described.facts, *of_folder, *unwrapped]
     if left_out:
         facts.append(f"left out, unread: {some(left_out)}")
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
@@ -78,10 +96,51 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
     formats = sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values() if _is_other_float(v)})
     if formats:
         facts.append(f"{', '.join(formats)} as float32")
-    if found.note:
-        facts.append(found.note)
+    if found.found and found.found.note:
+        facts.append(found.found.note)
     plain = {key: _checked(key, value, path) for key, value in found.state.items()}
-    return Checkpoint(plain, found.layout, tuple(facts), found.architecture)
+    named = _named(path, plain, found, described)
+    if described.classes is None and described.outputs:
+        facts.append("its configuration has no names of classes")
+    return Checkpoint(
+        plain if named is None or named.state is None else named.state,
+        found.layout,
+        tuple(facts),
+        *(("", {}) if named is None else (named.name, named.kwargs)),
+        described.classes,
+        described.outputs,
+        bool(described.config),
+    )
+
+
+def _named(path: Path, state: dict[str, Tensor], found: Recognised, described: Described) -> Named | None:
+    """The backbone of weights under backbones' names, with its preprocessing where a folder says it."""
+    try:
+        named = _by_layout(state, found, described)
+    except QueeError as error:
+        raise QueeError(f"{path} ({found.layout or 'of no known layout'}): {error}") from None
+    prepared = described.prepared
+    if named is None or prepared is None:
+        return named
+    height, width = prepared.size
+    size = {"img_size": height if height == width else [height, width]}
+    return Named(named.name, {**size, **named.kwargs, "preprocessing": prepared.preprocessing}, named.state)
+
+
+def _by_layout(state: dict[str, Tensor], found: Recognised, described: Described) -> Named | None:
+    """As the configuration says, or else names and shapes; raises QueeError where these contradict each other."""
+    layout = found.found
+    if described.timm_name:
+        own = described.config.get("model_args") or {}
+        return Named(described.timm_name, {key: value for key, value in own.items() if key != "num_classes"})
+    if kind := described.config.get("model_type"):
+        known = sorted(kind for layout in LAYOUTS for kind in layout.model_types)
+        if kind not in known:
+            raise QueeError(f"{CONFIG}: model_type {kind!r} is not read; read are: {', '.join(known)}")
+        if layout is None or kind not in layout.model_types or layout.configured is None:
+            raise QueeError(f"{CONFIG} says model_type {kind!r}, which the names of the weights contradict")
+        return layout.configured(described.config, state, described.prepared and described.prepared.size)
+    return layout.named(state) if layout is not None and layout.named is not None else None
 
 
 def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -192,8 +251,9 @@ def fit_state(
         raise QueeError(f"{source} does not fit {backbone.name}: {error}") from None
     own = backbone.state_dict()
     if new_head:
-        heads = [key for key in own if key.startswith(("head.", "head_dist."))]
-        state = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
+        layers = (f"{backbone.logits_layer}.", "head_dist.")
+        heads = [key for key in own if key.startswith(layers)]
+        state = {key: value for key, value in state.items() if not key.startswith(layers)}
         state |= {key: own[key] for key in heads}
     check_state_dict(backbone, state, source)
     for key, value in state.items():

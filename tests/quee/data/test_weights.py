@@ -12,6 +12,7 @@ import torch
 from quee.data.weights import (
     PUBLISHED,
     WeightsFacts,
+    built_with,
     head_classes,
     how_to_add_weights,
     import_weights,
@@ -125,7 +126,6 @@ def test_published_weights_are_named_with_files_source_and_command(name: str) ->
 VIT = "vit_tiny_patch16_224"
 SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2}
 BUILT: dict[str, dict[str, Any]] = {
-    "one channel": {"in_chans": 1},
     "average pooling": {"global_pool": "avg"},
     "registers": {"reg_tokens": 4},
     "norms of query and key": {"qk_norm": True},
@@ -188,6 +188,7 @@ def told(added: dict[str, Any] | None, **given: Any) -> None:
         ({}, {"num_classes": 5, "img_size": 64, "preprocessing": {"crop_pct": 1.0}, "drop_path_rate": 0.1}),
         ({"img_size": [32, 96], "in_chans": 1}, {"in_chans": 1}),
         ({"patch_size": [8, 8]}, {"patch_size": (8, 8)}),
+        ({"in_chans": 1}, {}),
     ],
 )
 def test_an_experiment_of_the_same_network_takes_the_weights(
@@ -199,7 +200,11 @@ def test_an_experiment_of_the_same_network_takes_the_weights(
 @pytest.mark.parametrize(
     ("added", "given", "said"),
     [
-        ({"in_chans": 1}, {}, "'mine' was added for in_chans=1, the experiment gives no kwargs"),
+        (
+            {"in_chans": 1},
+            {"in_chans": 3},
+            "for in_chans=1, the experiment gives in_chans=3; give the same or none, or ",
+        ),
         (
             {},
             {"act_layer": "relu"},
@@ -238,3 +243,35 @@ def test_quantized_weights_are_refused_by_name(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(QueeError, match=r"blocks.0.attn.qkv.weight is of int8: weights that are quantized"):
         import_weights(VIT, tmp_path / "w.pth", tmp_path / "o", kwargs=SMALL)
+
+
+def test_shapes_decide_channels_classes_and_image_size(tmp_path: Path) -> None:
+    kwargs = {"img_size": 64, "in_chans": 1, **SMALL}
+    torch.save(timm.create_model(VIT, num_classes=7, **kwargs).state_dict(), tmp_path / "w.pth")
+    import_weights(VIT, tmp_path / "w.pth", tmp_path / "o", kwargs=SMALL)
+    assert weights_facts(tmp_path / "o").kwargs == kwargs
+    assert head_classes(tmp_path / "o") == 7
+    import_weights(VIT, tmp_path / "w.pth", tmp_path / "o", kwargs={"img_size": 32, **SMALL})
+    assert weights_facts(tmp_path / "o").kwargs == {**kwargs, "img_size": 32}
+
+
+def test_an_experiment_is_built_with_what_its_weights_say(project: Path) -> None:
+    settings = Backbone(name=VIT, mode="pretrained", weights="mine", kwargs={"preprocessing": {"crop_pct": 1.0}})
+    assert built_with(settings) == settings.kwargs
+    torch.save(timm.create_model(VIT, num_classes=2, in_chans=1, **SMALL).state_dict(), project / "w.pth")
+    told = {**SMALL, "preprocessing": {"interpolation": "bilinear", "crop_pct": 0.5}, "norm_eps": 1e-12}
+    import_weights(VIT, project / "w.pth", project / "data/weights/mine.safetensors", kwargs=told)
+    preprocessing = {"interpolation": "bilinear", "crop_pct": 1.0}
+    assert built_with(settings) == {**told, "in_chans": 1, "preprocessing": preprocessing}
+    backbone = create_backbone(VIT, num_classes=2, **built_with(settings))
+    assert (backbone.input.channels, backbone.input.crop_pct, backbone.input.interpolation) == (1, 1.0, "bilinear")
+    assert backbone.get_submodule("norm").eps == 1e-12
+
+
+def test_a_file_that_tells_its_backbone_needs_no_name_of_one(tmp_path: Path) -> None:
+    torch.save({"model": timm.create_model("vit_tiny_patch16_384", num_classes=2).state_dict()}, tmp_path / "w.pth")
+    import_weights(None, tmp_path / "w.pth", tmp_path / "mine.safetensors")
+    assert weights_facts(tmp_path / "mine.safetensors").backbone == "vit_tiny_patch16_384"
+    torch.save(timm.create_model(VIT, num_classes=2, **SMALL).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="w.pth does not tell its backbone, give --backbone; unknown backbone 'mine'"):
+        import_weights(None, tmp_path / "w.pth", tmp_path / "mine.safetensors")

@@ -10,14 +10,26 @@ from dataclasses import dataclass
 from quee.errors import QueeError
 from quee.network.checkpoints.layout import Layout, State
 from quee.network.checkpoints.layouts import (
+    beit,
+    convnext,
     dinov2,
+    efficientnet,
     google,
-    hugging_face,
+    hugging_face_beit,
+    hugging_face_convnext,
+    hugging_face_dinov2,
+    hugging_face_resnet,
+    hugging_face_swin,
+    hugging_face_vit,
     mmpretrain,
     resnet_cifar,
+    swin,
     t2t_vit,
     timm,
-    torchvision,
+    torchvision_convnext,
+    torchvision_resnet,
+    torchvision_swin,
+    torchvision_vit,
 )
 
 _PREPARED = "only backbones of `quee.network.architectures` are run; see docs/backbones.md for their names"
@@ -26,14 +38,18 @@ LAYOUTS = (
     Layout(
         "LoRA adapter", r"lora_A\.(?:\w+\.)?weight", advice="merge it into its network first (peft: merge_and_unload)"
     ),
-    t2t_vit.LAYOUT,
     Layout(
-        "BEiT",
-        r"blocks\.0\.attn\.q_bias|(?:beit|data2vec_vision)\.embeddings\.cls_token|encoder\.layer\.0\.lambda_1",
-        advice=_PREPARED,
+        "quantized network",
+        r"(?:qweight|qzeros|weight_packed|weight\.(?:SCB|absmax|quant_map|_data)|weight_format|_packed_params\S*)",
+        advice="weights before quantization are wanted: quee quantizes them itself",
     ),
-    hugging_face.LAYOUT,
-    torchvision.LAYOUT,
+    t2t_vit.LAYOUT,
+    Layout("data2vec", r"data2vec_vision\.embeddings\.cls_token", advice=_PREPARED),
+    hugging_face_beit.LAYOUT,
+    beit.LAYOUT,
+    hugging_face_dinov2.LAYOUT,
+    hugging_face_vit.LAYOUT,
+    torchvision_vit.LAYOUT,
     mmpretrain.LAYOUT,
     google.LAYOUT,
     Layout(
@@ -46,19 +62,28 @@ LAYOUTS = (
     Layout(
         "EVA or another ViT with rotary positions", r"blocks\.0\.attn\.(?:rope\S*|q_proj\.weight)", advice=_PREPARED
     ),
-    Layout("Swin Transformer", r"layers\.0\.blocks\.0\.attn\.relative_position_bias_table", advice=_PREPARED),
-    Layout("Swin Transformer", r"encoder\.layers\.0\.blocks\.0\.layernorm_before\.weight", advice=_PREPARED),
+    Layout(
+        "Swin Transformer V2",
+        r"attn\.cpb_mlp\.0\.weight|\S+\.continuous_position_bias_mlp\.0\.weight",
+        advice=_PREPARED,
+    ),
+    swin.LAYOUT,
+    hugging_face_swin.LAYOUT,
+    torchvision_swin.LAYOUT,
     Layout("ViT with relative positions", r"blocks\.0\.attn\.rel_pos\S*", advice=_PREPARED),
     dinov2.LAYOUT,
     timm.MAE,
     timm.DEIT3,
     timm.LAYOUT,
-    Layout("ResNet", r"layer4\.0\.conv1\.weight", advice=_PREPARED),
+    torchvision_resnet.LAYOUT,
     resnet_cifar.LAYOUT,
-    Layout("Hugging Face ResNet", r"embedder\.embedder\.convolution\.weight", advice=_PREPARED),
-    Layout("ConvNeXt", r"stages\.0\.(?:blocks\.0\.conv_dw|layers\.0\.dwconv|0\.dwconv)\.weight", advice=_PREPARED),
+    hugging_face_resnet.LAYOUT,
+    convnext.LAYOUT,
+    convnext.AUTHORS,
+    hugging_face_convnext.LAYOUT,
+    torchvision_convnext.LAYOUT,
     Layout("torchvision convolutional network", r"features\.0\.(?:0\.)?weight", advice=_PREPARED),
-    Layout("EfficientNet", r"blocks\.0\.0\.conv_dw\.weight", advice=_PREPARED),
+    efficientnet.LAYOUT,
     Layout(
         "text transformer", r"embeddings\.word_embeddings\.weight|wte\.weight|embed_tokens\.weight", advice=_PREPARED
     ),
@@ -76,11 +101,13 @@ class Recognised:
     prefix: str = ""
     left_out: tuple[str, ...] = ()
     """Keys that were left out."""
-    note: str = ""
-    architecture: str = ""
-    """As in `Layout`."""
+    found: Layout | None = None
 
 
+WITHIN = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Modules that compilation and sharding put around others, anywhere in a key."""
+AVERAGED = re.compile(r"(?:^|[_.])(?:ema|swa|avg|averaged?|polyak)(?:$|[_.])")
+"""Matches the keys and prefixes of averaged weights, in lower case."""
 HEAD = re.compile(r"(?:\w+_)?(?:heads?|classifier|fc|logits)\d?[./]")
 """Prefixes of keys of classification heads."""
 
@@ -91,6 +118,7 @@ def recognise(state: State, source: str) -> Recognised:
     Raises QueeError naming the layout where no backbone here has its parts, where the file holds several networks, or
     where a head is outside of the network.
     """
+    state = {WITHIN.sub("", key): value for key, value in state.items()}
     for layout in LAYOUTS:
         found = [match for key in state if (match := re.fullmatch(rf"(|.*?[./])(?:{layout.anchor})", key))]
         if found and (not layout.also or any(re.search(layout.also, key) for key in state)):
@@ -106,6 +134,9 @@ def readable() -> str:
 def _taken(state: State, layout: Layout, prefixes: list[str], source: str) -> Recognised:
     if layout.convert is None:
         raise QueeError(f"{source} is a {layout.name} ({len(state)} weights), which is not read; {layout.advice}")
+    averaged = [prefix for prefix in prefixes if AVERAGED.search(prefix.lower())]
+    if len(averaged) == 1:  # beside the weights that were averaged
+        prefixes = averaged
     prefix = "" if "" in prefixes else prefixes[0]
     if prefix and len(prefixes) > 1:
         raise QueeError(
@@ -127,4 +158,4 @@ def _taken(state: State, layout: Layout, prefixes: list[str], source: str) -> Re
     except QueeError as error:
         raise QueeError(f"{source} ({layout.name}): {error}") from None
     left_out = (*outside, *(prefix + key for key in unused))
-    return Recognised(converted, layout.name, prefix, left_out, layout.note, layout.architecture)
+    return Recognised(converted, layout.name, prefix, left_out, layout)

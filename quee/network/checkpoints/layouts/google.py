@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from quee.network.checkpoints.layout import Layout, State, join, rename
+from quee.network.checkpoints.layouts.sizes import vit_of_weights
 
 _BLOCK = (
     (r"LayerNorm_0/", "norm1."),
@@ -52,4 +53,5 @@ LAYOUT = Layout(
     r"Transformer/encoderblock(?:_0)?/LayerNorm_0/(?:scale|bias)",
     convert,
     unused=r"^pre_logits/",
+    named=vit_of_weights,
 )

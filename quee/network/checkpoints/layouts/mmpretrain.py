@@ -1,6 +1,7 @@
 """MMPretrain's VisionTransformer."""
 
 from quee.network.checkpoints.layout import Layout, renaming
+from quee.network.checkpoints.layouts.sizes import vit_of_weights
 
 _RULES = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
@@ -12,5 +13,9 @@ _RULES = (
 )
 
 LAYOUT = Layout(
-    "MMPretrain ViT", r"layers\.0\.ffn\.layers\.0\.0\.weight", renaming(*_RULES), also=r"(^|\.)ln1\.weight$"
+    "MMPretrain ViT",
+    r"layers\.0\.ffn\.layers\.0\.0\.weight",
+    renaming(*_RULES),
+    also=r"(^|\.)ln1\.weight$",
+    named=vit_of_weights,
 )

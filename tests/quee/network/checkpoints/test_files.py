@@ -71,8 +71,11 @@ def test_a_checkpoint_in_several_files(kind: str, tmp_path: Path) -> None:
     index = tmp_path / f"model.{kind}.index.json"
     index.write_text(json.dumps({"metadata": {"total_size": 52}, "weight_map": names}))
     assert all(torch.equal(value, STATE[key]) for key, value in read_checkpoint(index).state.items())
-    with pytest.raises(QueeError, match=f"is a folder; give the file in it: model.{kind}.index.json"):
-        read_checkpoint(tmp_path)
+    assert f"of model.{kind}.index.json" in read_checkpoint(tmp_path).said
+    written(kind, {"more": torch.ones(2)}, tmp_path).rename(tmp_path / f"model-3-of-2.{kind}")
+    with pytest.raises(QueeError, match=f"does not name model-3-of-2.{kind}, a part beside it"):
+        read_checkpoint(index)
+    (tmp_path / f"model-3-of-2.{kind}").unlink()
     with pytest.raises(QueeError, match="at most 100 are read"):
         read_checkpoint(index, max_bytes=100)
     index.write_text(json.dumps({"weight_map": {**names, "extra": f"part-0.{kind}"}}))
@@ -84,6 +87,18 @@ def test_a_checkpoint_in_several_files(kind: str, tmp_path: Path) -> None:
     (tmp_path / f"part-1.{kind}").unlink()
     index.write_text(json.dumps({"weight_map": names}))
     with pytest.raises(IntegrityError, match=rf"missing file: .*part-1.{kind}, which .* names; it has 2 parts"):
+        read_checkpoint(index)
+
+
+def test_parts_that_disagree_with_their_index_are_refused(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
+    save_file({"a": torch.zeros(1)}, tmp_path / "1.safetensors")
+    save_file({"b": torch.zeros(1), "c": torch.zeros(1)}, tmp_path / "2.safetensors")
+    with pytest.raises(QueeError, match="does not name c, which is in one of its parts"):
+        read_checkpoint(index)
+    save_file({"a": torch.ones(1), "b": torch.zeros(1)}, tmp_path / "2.safetensors")
+    with pytest.raises(QueeError, match="a is in another part of model.safetensors.index.json, too"):
         read_checkpoint(index)
 
 

@@ -1,6 +1,7 @@
 """torchvision's VisionTransformer, in older and newer versions."""
 
 from quee.network.checkpoints.layout import Layout, renaming
+from quee.network.checkpoints.layouts.sizes import vit_of_weights
 
 _RULES = (
     (r"^class_token$", "cls_token"),
@@ -16,10 +17,15 @@ _RULES = (
     (r"^heads\.head\.", "head."),
 )
 
+NOTE = (
+    "torchvision's own weights want preprocessing={mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}, and "
+    "interpolation and crop_pct as their weights.transforms() says"
+)
+
 LAYOUT = Layout(
     "torchvision ViT",
     r"encoder\.layers\.encoder_layer_0\.ln_1\.weight",
     renaming(*_RULES),
-    note="torchvision's own weights want preprocessing={mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], "
-    "interpolation: bilinear, crop_pct: 0.875}",
+    named=vit_of_weights,
+    note=NOTE,
 )

@@ -1,0 +1,152 @@
+"""Orders of class names: which name is label 0, 1 and so on.
+
+torchvision sorts class folders as text (`1, 10, 2`), timm by the numbers in their names (`1, 2, 10`); published data sets
+have lists of their own. A network's outputs follow one of these orders, and labels must follow the same.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quee.data import DATASETS
+from quee.data.files import same_name
+from quee.data.walk import some
+from quee.errors import UsageError
+from quee.work.registry import unknown
+
+MAX_BYTES = 16 << 20
+"""Largest size of a file of class names."""
+_NUMBER = re.compile(r"(\d+)")
+_WNID = re.compile(r"n\d{8}")
+
+
+def natural(name: str) -> list[Any]:
+    """Sort key of timm's order: numbers within a name by their value, letters without regard to case."""
+    return [int(part) if part.isdecimal() else part for part in _NUMBER.split(name.lower())]
+
+
+ORDERS: dict[str, Callable[[str], Any]] = {"text": str, "natural": natural}
+"""Sort keys by the names that `--class-order` takes."""
+
+
+def ordered(names: Sequence[str], order: str | Sequence[str]) -> tuple[str, ...]:
+    """Class names in an order: a key of ORDERS, or a list of the same names.
+
+    Raises UsageError for an unknown order, and for a list that has other names.
+    """
+    if not isinstance(order, str):
+        positions(order, names, "the list of classes")
+        return tuple(order)
+    if order not in ORDERS:
+        raise UsageError(unknown("class order", order, [*ORDERS, "a file with a name a line"]))
+    return tuple(sorted(names, key=lambda name: (ORDERS[order](name), name)))
+
+
+def note_on(names: Sequence[str], chosen: str = "text") -> str:
+    """A line on the order of class names where text and numbers give two orders; empty where they give one."""
+    orders = {key: ordered(names, key) for key in ORDERS}
+    if len(set(orders.values())) < 2:
+        return ""
+    other = next(key for key in ORDERS if key != chosen)
+    first = next(i for i in range(len(names)) if orders[chosen][i] != orders[other][i])
+    shown = {key: ", ".join(of[max(0, first - 1) : first + 2]) for key, of in orders.items()}
+    kinds = {"text": "as text, as torchvision does", "natural": "by number, as timm does"}
+    return (
+        f"classes are sorted {kinds[chosen]} (… {shown[chosen]} …); for a network that counts them {kinds[other]} "
+        f"(… {shown[other]} …): --class-order {other}"
+    )
+
+
+def order_given(text: str | None) -> str | tuple[str, ...] | None:
+    """The value of `--class-order`: a key of ORDERS, or the names in the file of that path."""
+    return text if text is None or text in ORDERS else read_classes(Path(text), f"--class-order {text}")
+
+
+def read_classes(path: Path, option: str) -> tuple[str, ...]:
+    """Class names of a text file, one a line, blank lines left out; `option` names the file in the UsageError."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{option}: more than {MAX_BYTES:,} bytes; a file of class names has one a line")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
+        raise UsageError(f"{option}: not readable ({reason}); give a file with a class name a line") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"{option}: {twice!r} is in it twice")
+    return names
+
+
+def positions(own: Sequence[str], classes: Sequence[str], what: str) -> np.ndarray:
+    """Where each of `classes` is in `own`, (classes,) int64, by name; differences of spelling count only if they must.
+
+    Raises UsageError, which calls `own` by `what`, where the names are not the same.
+    """
+    for key in (str, same_name):
+        place = {key(name): index for index, name in enumerate(own)}
+        wanted = [key(name) for name in classes]
+        if len(place) == len(own) == len(set(wanted)) == len(wanted) and set(wanted) == set(place):
+            return np.array([place[name] for name in wanted], np.int64)
+    missing, other = ([n for n in a if n not in b] for a, b in ((classes, set(own)), (own, set(classes))))
+    faults = [f"without {some(missing, 5)}"] if missing else []
+    faults += [f"with {some(other, 5)}"] if other else []
+    raise UsageError(
+        f"{what} has {len(own)} names, {' and '.join(faults) or 'some twice'}; the data set's: {some(classes, 5)}"
+    )
+
+
+def known_orders(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Orders in which networks may count these classes, by description, without the order given; each order once."""
+    names = tuple(classes)
+    found = {
+        "sorted as text (torchvision)": ordered(names, "text"),
+        "sorted by number (timm)": ordered(names, "natural"),
+        "sorted as text without regard to case": tuple(sorted(names, key=lambda name: (name.casefold(), name))),
+        **_published(names),
+        **_imagenet(names),
+    }
+    kept: dict[tuple[str, ...], str] = {}
+    for words, order in found.items():
+        if order != names:
+            kept.setdefault(order, words)
+    return {words: order for order, words in kept.items()}
+
+
+def _published(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The published lists of registered data sets that have these classes, under the spelling of `names`."""
+    found = {}
+    for dataset in DATASETS.entries():
+        place = {same_name(name): name for name in names}
+        if len(dataset.classes) == len(names) and {*map(same_name, dataset.classes)} == set(place):
+            found[f"the list of {dataset.title}"] = tuple(place[same_name(name)] for name in dataset.classes)
+    return found
+
+
+def _imagenet(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """For classes called by WordNet ids or by ImageNet's words: sorted by the words, and sorted by the ids."""
+    words = _words_of(names)
+    if words is None:
+        return {}
+    return {
+        "sorted by ImageNet's words": tuple(
+            sorted(names, key=lambda name: (words[name][1].casefold(), words[name][0]))
+        ),
+        "sorted by WordNet id (ImageNet)": tuple(sorted(names, key=lambda name: words[name][0])),
+    }
+
+
+def _words_of(names: tuple[str, ...]) -> dict[str, tuple[str, str]] | None:
+    """WordNet id and words of each class, by timm's table of ImageNet's 21,841 classes; None where one is not in it."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-21k" if all(map(_WNID.fullmatch, names)) else "imagenet-1k")
+    rows = list(zip(info.label_names(), info.label_descriptions(), strict=True))
+    by_name = {wnid: (wnid, words) for wnid, words in rows}
+    for wnid, words in rows:
+        for text in (words, words.partition(",")[0]):
+            by_name.setdefault(same_name(text), (wnid, words))
+    found = {name: by_name.get(name) or by_name.get(same_name(name)) for name in names}
+    return None if None in found.values() else found  # type: ignore[return-value]

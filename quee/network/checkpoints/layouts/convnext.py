@@ -1,0 +1,26 @@
+"""ConvNeXt, versions 1 and 2, under timm's names and under the authors'."""
+
+from quee.network.checkpoints.layout import Layout, State, rename, same
+from quee.network.checkpoints.layouts.sizes import convnext
+
+_RULES = (
+    (r"^downsample_layers\.0\.", "stem."),
+    (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
+    (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"\.dwconv\.", ".conv_dw."),
+    (r"\.pwconv([12])\.", r".mlp.fc\1."),
+    (r"\.grn\.gamma$", ".mlp.grn.weight"),
+    (r"\.grn\.beta$", ".mlp.grn.bias"),
+    (r"^norm\.", "head.norm."),
+    (r"^head\.", "head.fc."),
+    (r"^head\.fc\.norm\.", "head.norm."),
+)
+
+
+def convert(state: State) -> State:
+    found = rename(state, _RULES)
+    return {key: value.flatten() if ".grn." in key else value for key, value in found.items()}
+
+
+LAYOUT = Layout("timm's ConvNeXt", r"stages\.0\.blocks\.0\.conv_dw\.weight", same, named=convnext)
+AUTHORS = Layout("ConvNeXt, the authors' names", r"stages\.0\.0\.dwconv\.weight", convert, named=convnext)

@@ -1,0 +1,471 @@
+"""Measures what a checkpoint does not state: how images are prepared for it, and in which order its outputs are.
+
+Wrong values raise no error and only cost accuracy. The usual values of each unknown are tried on labelled images, one
+unknown after the other, all values on the same images. Values that are clearly worse leave the race early.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import ndtri
+from timm.data import constants
+from torch import Tensor
+
+from quee.data.preprocessing import CHANNEL_ORDERS, INTERPOLATIONS, KEYS, Preprocessing, override, spread
+from quee.data.transforms import to_unit
+from quee.errors import UsageError
+from quee.network.answers import Order, above_chance, find_order, more_often, recall
+from quee.network.base import SegmentedBackbone
+from quee.work.progress import Bar, progress
+
+RACE = (128, 512)
+"""Numbers of images after which values that are clearly worse leave; those that remain see all images."""
+LEVEL = 0.05
+"""Probability that a value leaves wrongly, over all values of an unknown."""
+DOUBT = 0.1
+"""Probability, over all values of an unknown, of an advantage by chance from which on it is asked about."""
+EQUAL = 0.005
+"""Difference of accuracy up to which two values count as equally good."""
+ALIKE = (0.06, 0.3)
+"""Two normalisations are of one kind where means differ by at most the first, and deviations by this share."""
+SHARP = {"bicubic", "lanczos"}
+"""Interpolations of one kind."""
+MARGIN = 0.05
+"""Recall by which another order of the outputs must explain the answers better than another preprocessing."""
+BATCH = 64
+LOOKED_AT = 32
+"""Number of images by which two values are compared that may make the same of all images."""
+
+Pixels = Callable[[int, int, Preprocessing], np.ndarray]
+"""Images first … last-1 as uint8 (n, h, w, c), at the size and with the channels that a preprocessing gives."""
+
+NORMALISATIONS: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+    "ImageNet's": (constants.IMAGENET_DEFAULT_MEAN, constants.IMAGENET_DEFAULT_STD),
+    "0.5, so values from -1 to 1": (constants.IMAGENET_INCEPTION_MEAN, constants.IMAGENET_INCEPTION_STD),
+    "CLIP's": (constants.OPENAI_CLIP_MEAN, constants.OPENAI_CLIP_STD),
+    "CIFAR-10's": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "none, values from 0 to 1": ((0.0,) * 3, (1.0,) * 3),
+    "none, values from 0 to 255": ((0.0,) * 3, (1 / 255,) * 3),
+    "ImageNet's mean of values from 0 to 255": (constants.IMAGENET_DEFAULT_MEAN, (1 / 255,) * 3),
+}
+"""Mean and deviation by channel in the order RGB, for pixels from 0 to 1."""
+OWN = "the data set's own"
+CROPS = (0.875, 0.9, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Something that decides accuracy and that files often leave out."""
+
+    name: str
+    keys: tuple[str, ...]
+    """Fields of the preprocessing that hold it."""
+    usual: Callable[[Preprocessing, tuple[Sequence[float], Sequence[float]]], dict[str, dict[str, Any]]]
+    """Usual values by description, given the present preprocessing, and the data set's own mean and deviation in RGB."""
+
+
+def _normalisations(now: Preprocessing, own: tuple[Sequence[float], Sequence[float]]) -> dict[str, dict[str, Any]]:
+    turn = -1 if now.channel_order == "bgr" else 1
+    return {
+        words: {"mean": spread(mean, now.channels)[::turn], "std": spread(std, now.channels)[::turn]}
+        for words, (mean, std) in {**NORMALISATIONS, OWN: own}.items()
+    }
+
+
+def _channel_orders(now: Preprocessing, _: object) -> dict[str, dict[str, Any]]:
+    if now.channels != 3:
+        return {}
+    turned = {"mean": now.mean[::-1], "std": now.std[::-1]}  # each colour keeps its mean and deviation
+    return {
+        order.upper(): {"channel_order": order, **(turned if order != now.channel_order else {})}
+        for order in CHANNEL_ORDERS
+    }
+
+
+def _crops(now: Preprocessing, _: object) -> dict[str, dict[str, Any]]:
+    cropped = {f"{100 * share:g} % of the shorter side": {"crop_pct": share, "resize": "shorter"} for share in CROPS}
+    return {**cropped, "all of both sides": {"crop_pct": 1.0, "resize": "both"}}
+
+
+def _interpolations(now: Preprocessing, _: object) -> dict[str, dict[str, Any]]:
+    return {name: {"interpolation": name} for name in INTERPOLATIONS}
+
+
+UNKNOWNS = (
+    Unknown("mean and deviation", ("mean", "std"), _normalisations),
+    Unknown("channels", ("channel_order",), _channel_orders),
+    Unknown("crop", ("crop_pct", "resize"), _crops),
+    Unknown("interpolation", ("interpolation",), _interpolations),
+)
+
+
+MOST_CHANGES = 2 * len(UNKNOWNS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: one value of one unknown."""
+
+    unknown: str
+    value: str
+    images: int
+    accuracy: float
+    difference: tuple[float, float, float] | None
+    """Accuracy less that of the value in use at the end of the race, with its paired 95 % interval; None for that value."""
+    verdict: str
+
+
+@dataclass
+class Measured:
+    """What the answers told."""
+
+    images: int
+    before: float
+    """Accuracy with the preprocessing and the order at the start."""
+    after: float
+    """Accuracy with what was found."""
+    preprocessing: Preprocessing
+    rows: list[Row]
+    found: dict[str, Any] = field(default_factory=dict)
+    """Fields of the preprocessing that are clearly better with another value, with this value."""
+    order: Order | None = None
+    """The order of the outputs where it is clearly not the stated one."""
+    close: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """By unknown: the values, by description, between which these images do not tell."""
+    beaten: str = ""
+    """The stated value that is most clearly worse than another; empty where none is."""
+
+
+class Answers:
+    """A network's answers to labelled images by preprocessing; what is computed once is kept."""
+
+    def __init__(self, backbone: SegmentedBackbone, pixels: Pixels, labels: np.ndarray, meant: np.ndarray) -> None:
+        """`labels` (n,) are those of the images, `meant` (outputs,) says which label each output stands for."""
+        self.backbone, self.pixels, self.labels, self.meant = backbone, pixels, labels, meant
+        self.place = next(backbone.parameters()).device
+        self.bar: Bar | None = None
+        self._logits: dict[Preprocessing, np.ndarray] = {}
+        self._losses: dict[tuple[Preprocessing, int, bytes], np.ndarray] = {}
+        self._fitted: dict[tuple[Any, ...], np.ndarray] = {}
+
+    def fitted(self, transform: Preprocessing, count: int) -> np.ndarray:
+        """uint8 (count, h, w, c); those of the last geometry are kept."""
+        key = (transform.size, transform.crop_pct, transform.interpolation, transform.resize, transform.crop_offset)
+        kept = self._fitted.get(key, np.zeros((0, *transform.size, transform.channels), np.uint8))
+        if len(kept) < count:
+            kept = np.concatenate([kept, self.pixels(len(kept), count, transform)])
+            self._fitted = {key: kept}
+        return kept[:count]
+
+    def by_output(self, transform: Preprocessing, count: int) -> np.ndarray:
+        """Logits (count, outputs) float32, in the order of the backbone's outputs."""
+        kept = self._logits.get(transform, np.zeros((0, self.backbone.num_classes), np.float32))
+        if len(kept) < count:
+            parts = [kept, *self._computed(transform, len(kept), count)]
+            kept = self._logits[transform] = np.concatenate(parts)
+        return kept[:count]
+
+    def logits(self, transform: Preprocessing, count: int) -> np.ndarray:
+        """Logits (count, classes) float64, in the order of the labels."""
+        return self.by_output(transform, count)[:, np.argsort(self.meant)].astype(np.float64)
+
+    def _computed(self, transform: Preprocessing, first: int, last: int) -> Iterator[np.ndarray]:
+        pixels = self.fitted(transform, last)
+        for start in range(first, last, BATCH):
+            x: Tensor = transform.normalise(to_unit(pixels[start : min(start + BATCH, last)]))
+            with torch.inference_mode():
+                yield self.backbone(x.to(self.place)).float().cpu().numpy()
+            if self.bar:
+                self.bar.advance(len(x))
+
+    def answer(self, transform: Preprocessing, count: int) -> np.ndarray:
+        """Outputs (count,) with the largest logit."""
+        return self.by_output(transform, count).argmax(axis=1)
+
+    def correct(self, transform: Preprocessing, count: int) -> np.ndarray:
+        """(count,) bool"""
+        return np.asarray(self.meant[self.answer(transform, count)] == self.labels[:count])
+
+    def accuracy(self, transform: Preprocessing, count: int) -> float:
+        return float(self.correct(transform, count).mean())
+
+    def loss(self, transform: Preprocessing, count: int) -> np.ndarray:
+        """Cross-entropy (count,) at the temperature that fits best, so that the logits' scale decides nothing."""
+        key = (transform, count, self.meant.tobytes())
+        if key not in self._losses:
+            self._losses[key] = _tempered(self.logits(transform, count), self.labels[:count])
+        return self._losses[key]
+
+    def worse(self, one: Preprocessing, best: Preprocessing, count: int, level: float) -> bool:
+        """Whether `one` is clearly worse than `best`: right less often, or not more often and of larger loss."""
+        right, rights = self.correct(one, count), self.correct(best, count)
+        if more_often(rights, right, level):
+            return True
+        more = self.loss(one, count) - self.loss(best, count)
+        error = float(more.std(ddof=1)) / sqrt(count)
+        return bool(rights.sum() >= right.sum() and error > 0 and more.mean() > -ndtri(level) * error)
+
+
+def _tempered(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cross-entropy (n,) of logits (n, classes) divided by the temperature that makes its mean smallest."""
+    below = logits - logits.max(axis=1, keepdims=True)
+    own = below[np.arange(len(labels)), labels]
+
+    def losses(log_temperature: float) -> np.ndarray:
+        scale = np.exp(-log_temperature)
+        return np.asarray(np.log(np.exp(below * scale).sum(axis=1)) - own * scale)
+
+    best = minimize_scalar(lambda t: float(losses(t).mean()), bounds=(-4, 6), method="bounded", options={"xatol": 0.01})
+    return losses(float(best.x))
+
+
+def measure(
+    answers: Answers,
+    classes: Sequence[str],
+    stated: frozenset[str] = frozenset(),
+    all_: bool = False,
+    ordered: bool = False,
+) -> Measured:
+    """Try the usual values of every unknown on all images of `answers`, beginning with the backbone's preprocessing.
+
+    `classes` are the names of the labels. Fields in `stated` are measured only with `all_`, and never changed; a stated
+    value that is clearly worse than another is told in `beaten`. With `ordered` the order of the outputs is stated.
+    Raises UsageError where no answers are above chance.
+    """
+    start, count, stated_order = answers.backbone.input, len(answers.labels), answers.meant
+    before = answers.accuracy(start, count)
+    free = [unknown for unknown in UNKNOWNS if not stated.intersection(unknown.keys)]
+    fixed = [unknown for unknown in UNKNOWNS if all_ and unknown not in free]
+    now, order = _footing(answers, classes, free, ordered)
+    result = Measured(count, before, before, now, [])
+    answers.meant = stated_order if order is None else order.meant
+    _search(answers, result, free, fixed)
+    if not ordered:
+        order = find_order(answers.answer(result.preprocessing, count), answers.labels, classes, stated_order)
+        meant = stated_order if order is None else order.meant
+        if (meant != answers.meant).any():
+            answers.meant = meant
+            _search(answers, result, free, fixed)
+    result.order = order
+    result.after = answers.accuracy(result.preprocessing, count)
+    result.found = {key: new for key in KEYS if (new := getattr(result.preprocessing, key)) != getattr(start, key)}
+    return result
+
+
+def _footing(
+    answers: Answers, classes: Sequence[str], free: Sequence[Unknown], ordered: bool
+) -> tuple[Preprocessing, Order | None]:
+    """Where to begin: a preprocessing, and another order of the outputs if need be, with answers above chance.
+
+    That is the present preprocessing, unless its answers are not above chance or fit another order. Then a change of one
+    unknown, or of mean and order of channels together, may explain the answers; it comes before another order.
+    """
+    start, labels = answers.backbone.input, answers.labels
+
+    def judged(transform: Preprocessing, count: int) -> tuple[float, Order | None]:
+        """Recall by the stated order, 0 where it is not above chance, and another order that the answers fit."""
+        answer, truth = answers.answer(transform, count), labels[:count]
+        given = answers.meant[answer]
+        order = None if ordered else find_order(answer, truth, classes, answers.meant)
+        return (recall(given, truth) if above_chance(given, truth) else 0.0), order
+
+    found, order = judged(start, len(labels))
+    if found and order is None:
+        return start, None
+    few = min(RACE[-1], len(labels))
+    tried = dict.fromkeys(one for unknown in free for one in _trials(answers, start, start, unknown))
+    if {UNKNOWNS[0], UNKNOWNS[1]} <= set(free):
+        for one in list(_trials(answers, start, start, UNKNOWNS[0])):
+            tried |= dict.fromkeys(_trials(answers, one, start, UNKNOWNS[1]))
+    with progress("looking for answers above chance", few * len(tried)) as answers.bar:
+        results = {start: (found, order), **{one: judged(one, few) for one in tried if one != start}}
+    direct = max(results, key=lambda one: results[one][0])
+    turned = max(results, key=lambda one: results[one][1].found if results[one][1] else 0.0)  # type: ignore[union-attr]
+    order = results[turned][1]
+    if order is not None and order.found > results[direct][0] + MARGIN:
+        return turned, order
+    if results[direct][0]:
+        return direct, None
+    raise UsageError(
+        f"no answers above chance: {100 * answers.accuracy(start, len(labels)):.1f} % of {len(labels)} images are right, and "
+        f"no usual preprocessing or order of the outputs helps; were the weights trained on these {len(classes)} classes, and "
+        "does the backbone have the right keywords?"
+    )
+
+
+@dataclass(frozen=True)
+class Race:
+    """How the values of one unknown did."""
+
+    unknown: Unknown
+    trials: dict[Preprocessing, str]
+    """Preprocessings with the values, the present one first, and the values' descriptions."""
+    seen: dict[Preprocessing, int]
+    """Number of images on which each was measured."""
+    alive: tuple[Preprocessing, ...]
+    """Those that are not clearly worse than the best one."""
+    chosen: Preprocessing
+    close: tuple[Preprocessing, ...] = ()
+    """Values between which the images do not tell."""
+
+    def gain(self, answers: Answers) -> float:
+        """Accuracy of the chosen value less that of the present one, on the same images."""
+        now = next(iter(self.trials))
+        count = min(self.seen[now], self.seen[self.chosen])
+        return answers.accuracy(self.chosen, count) - answers.accuracy(now, count)
+
+
+def _search(answers: Answers, result: Measured, free: Sequence[Unknown], fixed: Sequence[Unknown]) -> None:
+    """Change the unknown that gains most, until none gains; then fill the table.
+
+    One unknown can make up for a part of another one's wrong value, so the largest gain comes first. The unknowns in
+    `fixed` are measured at the end and never changed.
+    """
+    start = answers.backbone.input
+    for _ in range(MOST_CHANGES):
+        races = [_race(answers, result.preprocessing, start, unknown) for unknown in free]
+        best = max(races, key=lambda race: race.gain(answers), default=None)
+        if best is None or best.chosen == result.preprocessing:
+            break
+        result.preprocessing = best.chosen
+    result.rows, result.close, result.beaten = [], {}, ""
+    for race in races:
+        result.rows += _rows(answers, race, start)
+        if race.close:
+            result.close[race.unknown.name] = {
+                race.trials[one]: {key: getattr(one, key) for key in race.unknown.keys} for one in race.close
+            }
+    most = 0.0
+    for unknown in fixed:
+        race = _race(answers, result.preprocessing, start, unknown)
+        result.rows += _rows(answers, replace(race, chosen=result.preprocessing, close=()), start, "stated")
+        if (gain := race.gain(answers)) > most:
+            most = gain
+            result.beaten = (
+                f"{unknown.name}: {race.trials[result.preprocessing]} is stated, and {race.trials[race.chosen]} is clearly "
+                f"better, by {100 * gain:.1f} points"
+            )
+
+
+def _trials(answers: Answers, now: Preprocessing, start: Preprocessing, unknown: Unknown) -> dict[Preprocessing, str]:
+    """Preprocessings with the values of one unknown, the present one first, each with the value's description.
+
+    A value that makes the same of the first images as one before it is left out.
+    """
+    usual = {words: override(now, changes) for words, changes in unknown.usual(now, _own(answers, now)).items()}
+    before = replace(now, **_at_start(start, now, unknown))
+    found: dict[Preprocessing, str] = {}
+    seen: list[Tensor] = []
+    for transform in (now, before, *usual.values()):
+        x = transform.normalise(to_unit(answers.fitted(transform, min(LOOKED_AT, len(answers.labels)))))
+        if not any(torch.equal(x, other) for other in seen):
+            seen.append(x)
+            known = next((words for words, one in usual.items() if one == transform), "")
+            found[transform] = known or _words(transform, unknown)
+    return found
+
+
+def _at_start(start: Preprocessing, now: Preprocessing, unknown: Unknown) -> dict[str, Any]:
+    """The fields of an unknown as at the start; means and deviations in the present order of channels."""
+    turn = -1 if start.channel_order != now.channel_order else 1
+    return {key: getattr(start, key)[::turn] if key in ("mean", "std") else getattr(start, key) for key in unknown.keys}
+
+
+def _own(answers: Answers, now: Preprocessing) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the data set's channels, in RGB, for pixels from 0 to 1; rounded to 4 digits."""
+    pixels = answers.fitted(now, min(RACE[0], len(answers.labels))) / 255
+    mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
+    return [round(float(v), 4) for v in mean], [max(round(float(v), 4), 1e-4) for v in std]
+
+
+def _words(transform: Preprocessing, unknown: Unknown) -> str:
+    values = {key: getattr(transform, key) for key in unknown.keys}
+    shown = {
+        key: ", ".join(f"{v:.4g}" for v in value) if isinstance(value, tuple) else value
+        for key, value in values.items()
+    }
+    return ", ".join(f"{key} {value}" for key, value in shown.items())
+
+
+def _race(answers: Answers, now: Preprocessing, start: Preprocessing, unknown: Unknown) -> Race:
+    """Measure the values of one unknown beside the present preprocessing; those that are clearly worse leave early.
+
+    The present value stays where no other is better by more than EQUAL or more than by chance, and where it is asked about.
+    """
+    trials, total = _trials(answers, now, start, unknown), len(answers.labels)
+    seen = dict.fromkeys(trials, total)
+    alive = list(trials)
+    if len(trials) == 1:
+        return Race(unknown, trials, seen, (now,), now)
+    level = LEVEL / ((len(trials) - 1) * (len(RACE) + 1))
+    with progress(f"measuring {unknown.name}", total * len(trials)) as answers.bar:
+        for count in (*(few for few in RACE if few < total), total):
+            best = max(alive, key=lambda one: (answers.accuracy(one, count), -float(answers.loss(one, count).mean())))
+            left = [one for one in alive if one != best and answers.worse(one, best, count, level)]
+            seen.update(dict.fromkeys(left, count))
+            alive = [one for one in alive if one not in left]
+            if len(alive) == 1:
+                seen[best] = count
+                break
+    chosen, close = _chosen(answers, alive, best, now, seen[best], DOUBT / (len(trials) - 1))
+    return Race(unknown, trials, seen, tuple(alive), chosen, tuple(close))
+
+
+def _rows(answers: Answers, race: Race, start: Preprocessing, verdict: str = "") -> Iterator[Row]:
+    """The rows of one unknown; `verdict` on the chosen value where it is not measured whether to change it."""
+    for one, words in race.trials.items():
+        images = min(race.seen[one], race.seen[race.chosen])
+        if one == race.chosen:
+            changed = any(getattr(one, key) != value for key, value in _at_start(start, one, race.unknown).items())
+            said = verdict or (
+                "taken" if changed else "kept" if len(race.trials) > 1 else "others make the same images"
+            )
+        else:
+            said = "clearly worse" if one not in race.alive else "close" if one in race.close else "as good"
+        difference = None if one == race.chosen else _difference(answers, one, race.chosen, images)
+        yield Row(race.unknown.name, words, images, answers.accuracy(one, images), difference, said)
+
+
+def _chosen(
+    answers: Answers,
+    alive: Sequence[Preprocessing],
+    best: Preprocessing,
+    now: Preprocessing,
+    count: int,
+    level: float,
+) -> tuple[Preprocessing, list[Preprocessing]]:
+    """The value to go on with, and the values between which the images do not tell."""
+    if alive == [best]:
+        return best, []
+    behind = {one: answers.accuracy(best, count) - answers.accuracy(one, count) for one in alive}
+    near = [one for one in alive if behind[one] <= EQUAL or _alike(one, best)]
+    if now in near or (now in alive and not answers.worse(now, best, count, level)):
+        return now, []
+    if now in alive:
+        return now, [now, *(one for one in alive if one != now)]
+    far = [one for one in alive if one not in near]
+    return near[0], [near[0], *far] if far else []  # near[0] is the most usual one
+
+
+def _alike(one: Preprocessing, other: Preprocessing) -> bool:
+    """Whether two preprocessings make nearly the same images: they differ little in mean and deviation, or in a sharp
+    interpolation."""
+    if replace(one, interpolation=other.interpolation) == other:
+        return {one.interpolation, other.interpolation} <= SHARP
+    if replace(one, mean=other.mean, std=other.std) != other:
+        return False
+    means = max(abs(a - b) for a, b in zip(one.mean, other.mean, strict=True))
+    ratios = max(max(a / b, b / a) for a, b in zip(one.std, other.std, strict=True))
+    return means <= ALIKE[0] and ratios <= 1 + ALIKE[1]
+
+
+def _difference(answers: Answers, one: Preprocessing, chosen: Preprocessing, count: int) -> tuple[float, float, float]:
+    """Difference of accuracy on the same images, with its 95 % interval by the normal approximation."""
+    pairs = answers.correct(one, count).astype(float) - answers.correct(chosen, count)
+    mean, error = float(pairs.mean()), float(pairs.std(ddof=1)) / sqrt(count)
+    return mean, mean - 1.96 * error, mean + 1.96 * error

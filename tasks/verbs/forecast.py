@@ -1,0 +1,137 @@
+"""An estimate of the time and disk that a new experiment takes, from a few of its images timed on this machine.
+
+`quee plan` knows the times of stages that ran here; this is for experiments that never ran.
+"""
+
+import time
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from quee.network.base import SegmentedBackbone
+    from quee.settings.experiment import Experiment
+
+MOST_MACS = 3e10
+"""Multiply-adds spent on timing: a second or two of a core."""
+MOST_IMAGES, LEAST_IMAGES = 64, 2
+FIXED_SECONDS = 90.0
+"""Starting the stages, and what does not grow with the network: predictors, policies, evaluation, report. Measured with
+1,000 to 1,797 images on two cores of an AMD EPYC server."""
+SAMPLE_SECONDS = 0.02
+"""The same, by held-out sample."""
+TRAINING = 3.0
+"""Cost of a training step over a forward pass: forward, and backward twice that."""
+PREFIXES = 1.5
+"""Passes for an exit head's training state: a prefix runs mixed precisions, and an unquantized part for some."""
+STEP = (15, 60, 300, 900, 3600)
+"""Seconds to which an estimate is rounded, by size."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Time and disk of an experiment's first run here."""
+
+    seconds: float
+    bytes: int
+    said: str
+
+
+def forecast(experiment: "Experiment", splits: dict[str, int]) -> Forecast:
+    """Times a few images through the float network and at one quantized precision; `splits` are samples by split.
+
+    An estimate: it holds within a factor of two or so on an idle machine.
+    """
+    from quee.features import feature_names
+    from quee.paths import PathTree
+    from quee.work.threads import cores
+    from tasks.work.space import ROW_BYTES, TWICE
+
+    paths, exits, segments = experiment.paths, experiment.exits, len(experiment.backbone.gates)
+    nodes = len(PathTree(paths.precisions, segments, paths.considered, paths.max_nodes)) + segments * len(
+        paths.references
+    )
+    held_out = sum(count for name, count in splits.items() if name != "train")
+    train = min(splits["train"], exits.max_samples or splits["train"])
+    plain, quantized, images = _timed(experiment)
+    passes = held_out * nodes / segments + PREFIXES * exits.draws * train
+    seconds = quantized * passes
+    if experiment.backbone.mode != "pretrained":
+        epochs = experiment.backbone.epochs if experiment.backbone.mode != "linear_probe" else 1
+        seconds += TRAINING * plain * epochs * splits["train"]
+    workers = cores()
+    seconds = seconds / workers + FIXED_SECONDS + SAMPLE_SECONDS * held_out
+    row = ROW_BYTES + 4 * len(feature_names(exits.embedding)) + 2 * 11
+    size = TWICE * held_out * nodes * row + 2 * _weights_bytes(experiment) * (1 + len(paths.precisions))
+    said = (
+        f"about {_shown(seconds)} on {workers} cores and {size / 1e6:,.0f} MB on disk, from {images} images timed here"
+    )
+    return Forecast(seconds, size, said)
+
+
+def _timed(experiment: "Experiment") -> tuple[float, float, int]:
+    """Seconds of a core per image through the float network and through a quantized one, and the number of images."""
+    import numpy as np
+    import torch
+
+    from quee.cost import trace_cost
+    from quee.data.source import open_dataset
+    from quee.precision import Precision
+    from quee.quantization.calibration import quantize_
+    from quee.settings.quantize import QuantizationConfig
+    from tasks.dvc.experiments import data_path
+
+    backbone = _network(experiment)
+    images = open_dataset(data_path(experiment), experiment.prepare.dataset)
+    count = int(np.clip(MOST_MACS / trace_cost(backbone).macs, LEAST_IMAGES, MOST_IMAGES))
+    rows = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int))
+    batch = images.batch(rows, backbone.input)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        config = QuantizationConfig(Precision("w4a4"), preset="fast")
+        quantized = quantize_(deepcopy(backbone), config, [batch])
+        return _seconds(backbone, batch), _seconds(quantized, batch), len(rows)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _network(experiment: "Experiment") -> "SegmentedBackbone":
+    from quee.data.weights import built_with, load_weights, weights_path
+    from quee.network.architectures import create_backbone
+
+    settings = experiment.backbone
+    backbone = create_backbone(settings.name, tuple(settings.gates), **built_with(settings))
+    if settings.weights is not None:
+        load_weights(backbone, weights_path(settings.weights), settings.mode != "pretrained")
+    return backbone
+
+
+def _seconds(network: "torch.nn.Module", batch: "torch.Tensor") -> float:
+    """Seconds per image, the faster of two runs."""
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        for _ in range(2):
+            began = time.perf_counter()
+            network(batch)
+            found.append(time.perf_counter() - began)
+    return min(found) / len(batch)
+
+
+def _weights_bytes(experiment: "Experiment") -> int:
+    from quee.data.weights import weights_path
+
+    name = experiment.backbone.weights
+    file = Path("/") if name is None else weights_path(name)
+    return file.stat().st_size if file.is_file() else 4 * sum(p.numel() for p in _network(experiment).parameters())
+
+
+def _shown(seconds: float) -> str:
+    step = next((step for step, limit in zip((15, 60, 300), (300, 1800, 7200), strict=True) if seconds < limit), 1800)
+    rounded = max(step, round(seconds / step) * step)
+    return f"{rounded / 60:g} minutes" if rounded < 7200 else f"{rounded / 3600:g} hours"

@@ -1,0 +1,481 @@
+"""Verb `quee start`: from images and a network to an experiment that is ready to run."""
+
+import contextlib
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quee.cli import AsJson
+from quee.data import DATA, names_in
+from quee.errors import QueeError, UsageError
+from tasks.verbs.proposal import ALL_SEEN, ASK, Images, Weights, mode_of, text_of, use_of
+
+if TYPE_CHECKING:
+    from quee.data.files import DatasetFiles
+    from quee.settings.experiment import Experiment
+
+LOOKED_AT = 1000
+"""Images whose size is read."""
+ESTIMATE = "ESTIMATE"
+"""Stands for the estimate, which is made with the experiment's settings."""
+ROWS = (
+    *("images", "classes", "import", "network", "weights", "preprocessing", "measured", "mode", "splits", "estimate"),
+)
+"""What is printed, in this order."""
+GREY = {"1", "L", "LA", "I", "I;16"}
+"""Pillow's modes without colour."""
+SHOWN = 8
+"""Most classes that are named."""
+
+
+def start(
+    images: Annotated[
+        str, typer.Argument(help="Folder of class folders or Parquet files, or a name of `quee data list`.")
+    ],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Checkpoint of your network, a file or a folder, or a name of `quee weights list`."
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Architecture: where FILE does not say it, or to train one here.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the experiment, and of what is added; by default the folder's.")
+    ] = None,
+    seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--trained-on-these/--not-trained-on-these",
+            help="Whether the weights were trained on these images, or on those of train/.",
+            show_default=False,
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `quee weights add`; repeatable.")
+    ] = None,
+    evaluation: Annotated[str | None, typer.Option(metavar="NAME", help="As for `quee data add`.")] = None,
+    config: Annotated[str | None, typer.Option(metavar="NAME", help="As for `quee data add`.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="As for `quee data add`.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="As for `quee data add`.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Add images and weights, say what they are, and write experiments/NAME.yaml with a comment on each choice.
+
+    Makes the project first where there is none here. Nothing is run but a few images, to estimate the time.
+    """
+    from quee.data.importers import Options
+    from tasks.dvc.project import is_project, make_project, refuse_place
+
+    options = Options(evaluation=evaluation, config=config, label=label, skip_bad=skip_bad)
+    request = _request(images, weights, backbone, name, seen, set_ or [], options)
+    quiet = sys.stderr if json_ else sys.stdout
+    with contextlib.redirect_stdout(quiet):
+        project = is_project(Path())
+        if not project:
+            refuse_place(Path())
+        network = _network(request)
+        if not project:
+            typer.echo(f"made a project in {Path.cwd()}: {', '.join(make_project(Path(), notify=typer.echo))}")
+        found = _begin(request, network)
+    if json_:
+        typer.echo(json.dumps(found.facts, indent=1, ensure_ascii=False))
+        return
+    rows = {key: found.rows[key] for key in ROWS if key in found.rows}
+    width = max(map(len, rows))
+    for key, value in rows.items():
+        for line in value.splitlines():
+            typer.echo(f"{key:<{width}}  {line}")
+            key = ""
+    typer.echo(f"wrote experiments/{request.name}.yaml; next: quee run {request.name}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, checked as far as this needs no image and no weights."""
+
+    name: str
+    dataset: str
+    evaluation: int
+    """Images of the evaluation set."""
+    source: Path | None
+    """The folder to import; None where the data set is here."""
+    options: Any
+    weights: str | None
+    """Name of the weights; None where none are given."""
+    file: Path | None
+    """The checkpoint to add under that name; None where the weights are here."""
+    backbone: str | None
+    seen: bool | None
+    set_: list[str]
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network that was given."""
+
+    weights: Weights | None
+    name: str
+    kwargs: dict[str, Any]
+    read_as: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `quee start` found and chose: lines for people, and facts for programs."""
+
+    rows: dict[str, str]
+    facts: dict[str, Any]
+    coloured: bool
+    """Whether any of the images is in colour."""
+
+
+def _request(
+    images: str,
+    weights: str | None,
+    backbone: str | None,
+    name: str | None,
+    seen: bool | None,
+    set_: list[str],
+    options: Any,
+) -> Request:
+    """Raises UsageError for arguments that lead nowhere, QueeError for a folder that is no data set."""
+    from quee.data.weights import weights_path
+    from quee.network.architectures import refuse_unknown
+
+    if weights is None and backbone is None:
+        raise UsageError(
+            "give your network: --weights FILE, or --backbone NAME to train one here (`quee weights list` shows published ones)"
+        )
+    if backbone is not None:
+        refuse_unknown(backbone, "--backbone: ")
+    if weights is None and seen is not None:
+        raise UsageError("--trained-on-these and --not-trained-on-these are about --weights, which is not given")
+    if weights is None and set_:
+        raise UsageError(
+            "--set goes with --weights; experiments/NAME.yaml has the keywords of a network that is trained here"
+        )
+    dataset = _dataset_here(images)
+    source = None if dataset else Path(images)
+    if source is not None and not source.exists():
+        here = [known for known in names_in(DATA) if any((DATA / known).glob("train-*.parquet"))]
+        raise UsageError(
+            f"no folder {images!r}, and no data set of that name here; give a folder of class folders, or one of: "
+            f"{', '.join(here) or 'none is here yet'}"
+        )
+    own = name or dataset or _slug(Path(images).resolve().name)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", own) or own == "weights":
+        raise UsageError(
+            f"{own!r} is no name for an experiment: lower-case letters, digits and _ are valid; give --name NAME"
+        )
+    if (written := Path("experiments") / f"{own}.yaml").exists():
+        raise UsageError(f"{written} is there already; give --name NAME, or `quee run {own}`")
+    weights_name, file = None, None
+    if weights is not None:
+        here_already = weights_path(weights).is_file() if re.fullmatch(r"[\w.-]+", weights) else False
+        weights_name, file = (weights, None) if here_already else (own, Path(weights))
+        if file is not None and not file.exists():
+            raise UsageError(f"no file {weights!r}, and no weights of that name here (`quee weights list`)")
+        if file is not None and weights_path(own).is_file():
+            raise UsageError(f"{weights_path(own)} is there already; give --weights {own} to use it, or --name NAME")
+    evaluation = _evaluation_images(dataset or own, source, options)
+    return Request(own, dataset or own, evaluation, source, options, weights_name, file, backbone, seen, set_)
+
+
+def _evaluation_images(dataset: str, source: Path | None, options: Any) -> int:
+    """Images of the evaluation set of a data set, or of one that is going to be imported; no image is read."""
+    from quee.data.importers import plan_import
+
+    if source is None:
+        images = _images(dataset)
+        return len(images) - images.train_samples
+    if any((DATA / dataset).glob("*.parquet")):
+        raise UsageError(f"{DATA / dataset} is there already; give `quee start {dataset} …` to use it, or --name NAME")
+    shards = plan_import(dataset, source, options).shards
+    return sum(shard.samples for shard in shards if not shard.name.startswith("train-"))
+
+
+def _images(dataset: str) -> "DatasetFiles":
+    from quee.data import dataset_called
+    from quee.data.files import DatasetFiles
+
+    return DatasetFiles(DATA / dataset, dataset_called(dataset))
+
+
+def _dataset_here(images: str) -> str | None:
+    """The name of a data set that is here, given by its name or its folder."""
+    for name in (images, Path(images).name if Path(images).parent.resolve() == DATA.resolve() else ""):
+        if name and not (name == images and Path(images).exists()) and any((DATA / name).glob("train-*.parquet")):
+            return name
+    return None
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "mine"
+
+
+def _begin(request: Request, network: Network) -> Found:
+    """Add images and weights, choose, check, and write the experiment, which comes last."""
+    from quee.settings.experiment import parse_experiment
+    from quee.work.io import write_bytes
+    from tasks.dvc.experiments import put_right
+
+    added: list[str] = []
+    with _saying(added, request):
+        said = []
+        if request.file is not None:
+            _add_weights(request, network)
+            added.append(f"data/weights/{request.weights}.safetensors")
+        if request.source is not None:
+            said = _add_images(request)
+            added.append(f"data/{request.dataset}")
+        found = _proposal(request, network, said)
+        file = Path("experiments") / f"{request.name}.yaml"
+        experiment = parse_experiment(request.name, found.facts["experiment"], str(file))
+        found = _estimated(found, experiment, _checked(experiment))
+        write_bytes(file, found.facts["experiment"].encode())
+        try:
+            found = _measured(found, experiment)
+        except BaseException:
+            file.unlink()
+            raise
+    put_right(Path(), [request.name], lambda _: None)
+    return found
+
+
+def _measured(found: Found, experiment: "Experiment") -> Found:
+    """Measure what the weights do not state, on training images of the experiment; raises UsageError where that is open."""
+    from quee.data.weights import built_with
+    from tasks.verbs.data import check_weights
+    from tasks.verbs.measuring import LEAST
+
+    settings, lines = experiment.backbone, []
+    if settings.mode == "pretrained" and settings.weights is not None:
+        if found.facts["samples"]["train"] < LEAST:
+            lines = [f"not measured, for that takes {LEAST} training images"]
+        else:
+            printed = StringIO()
+            with contextlib.redirect_stdout(printed):
+                check_weights(settings.weights, experiment.prepare.dataset)
+            lines = printed.getvalue().splitlines()[:-1]
+    prepared = _built(settings.name, built_with(settings)).input
+    kind = "RGB" if prepared.channels == 3 else "grey, so colours are dropped" if found.coloured else "grey"
+    text = f"{prepared.size[0]}×{prepared.size[1]}, {kind}, {prepared}"
+    rows = {**found.rows, "preprocessing": text, **({"measured": "\n".join(lines)} if lines else {})}
+    return Found(rows, {**found.facts, "preprocessing": text, "measured": lines}, found.coloured)
+
+
+@contextlib.contextmanager
+def _saying(added: list[str], request: Request) -> Iterator[None]:
+    """Name in an error's message what was added before it, and how to go on from there."""
+    try:
+        yield
+    except QueeError as error:
+        if added:
+            here = f"data/{request.dataset}" in added
+            again = [request.dataset if here else str(request.source or request.dataset)]
+            if request.weights is not None:
+                again.append(f"--weights {request.weights}")
+            error.args = (f"{error}\n{' and '.join(added)} stay here: go on with `quee start {' '.join(again)} …`",)
+        raise
+
+
+def _network(request: Request) -> Network:
+    """The network that is given. Raises UsageError where it is not said whether it has seen the images, and that decides."""
+    from quee.data.weights import weights_path
+
+    if request.weights is None:
+        assert request.backbone is not None
+        return Network(None, request.backbone, {})
+    found = _weights_in(request, request.file) if request.file else _weights(request, weights_path(request.weights))
+    assert found.weights is not None
+    if request.evaluation or found.weights.seen is False:
+        return found
+    if found.weights.seen is None and not _asked():
+        return replace(found, weights=replace(found.weights, seen=False))
+    raise UsageError(ALL_SEEN)
+
+
+def _weights_in(request: Request, file: Path) -> Network:
+    """Read a checkpoint without adding it."""
+    from quee.data.weights import import_weights
+    from tasks.verbs.data import settings_of
+
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / f"{request.weights}.safetensors"
+        import_weights(request.backbone, file, target, kwargs=settings_of(request.set_))
+        return _weights(request, target)
+
+
+def _weights(request: Request, path: Path) -> Network:
+    """The network of weights in a file of quee's."""
+    from quee.data.weights import head_classes, weights_facts
+
+    facts, name, dataset = weights_facts(path), str(request.weights), request.dataset
+    if request.backbone not in (None, facts.backbone):
+        raise UsageError(f"--backbone {request.backbone}: the weights are of {facts.backbone}")
+    told = None if facts.trained_on is None else dataset in facts.trained_on
+    if facts.fitted is not None and facts.fitted.dataset == dataset:
+        told = True
+    if request.file is None and request.seen is not None and told != request.seen:
+        state = "do not say what they were" if told is None else "were" if told else "were not"
+        raise UsageError(
+            f"weights {name!r} {state} trained on{'' if told is None else f' {dataset}'}, by their own account; "
+            f"`quee weights add {name} FILE --trained-on {dataset if request.seen else 'none'} --replace` corrects it"
+        )
+    weights = Weights(name, head_classes(path), request.seen if told is None else told)
+    # Stages take the preprocessing from the weights' file.
+    kwargs = {key: value for key, value in (facts.kwargs or {}).items() if key != "preprocessing"}
+    return Network(weights, facts.backbone, kwargs, facts.read_as)
+
+
+def _add_weights(request: Request, network: Network) -> None:
+    from tasks.verbs.data import add_weights
+
+    assert request.weights is not None and network.weights is not None
+    seen = network.weights.seen
+    trained_on = None if seen is None else request.dataset if seen else "none"
+    with contextlib.redirect_stdout(StringIO()):  # the findings say the same
+        add_weights(
+            request.weights, request.file, backbone=request.backbone, trained_on=trained_on, set_=request.set_ or None
+        )
+
+
+def _add_images(request: Request) -> list[str]:
+    """Import the images; returns what the import left out, chose or merged."""
+    from tasks.verbs.data import add
+
+    told, printed = request.options, StringIO()
+    given = {key: getattr(told, key) for key in ("evaluation", "config", "label", "skip_bad")}
+    with contextlib.redirect_stdout(printed):
+        add(request.dataset, request.source, **given)
+    return printed.getvalue().splitlines()[1:]
+
+
+def _proposal(request: Request, network: Network, said: list[str]) -> Found:
+    """The findings and the experiment, without the estimate."""
+    files = _images(request.dataset)
+    images = Images(request.dataset, files.train_samples, len(files) - files.train_samples, tuple(files.classes))
+    weights, name = network.weights, network.name
+    kwargs = {**network.kwargs, "num_classes": len(images.classes)}
+    mode = mode_of(images, weights)
+    use = use_of(images, weights, mode.value)
+    built, (sizes, coloured) = _built(name, kwargs), _sizes(files)
+    if weights is None and coloured and built.input.channels == 1:
+        kwargs["in_chans"] = 3
+        built = _built(name, kwargs)
+    named = f"{', '.join(images.classes[:SHOWN])}{', …' if len(images.classes) > SHOWN else ''}"
+    given = "".join(f", {key} {json.dumps(value)}" for key, value in sorted(kwargs.items()))
+    rows = {
+        "images": f"{len(files):,} in data/{images.dataset}: {images.training:,} for training, {images.evaluation:,} for "
+        f"evaluation; {sizes}",
+        "classes": f"{len(images.classes)}, in this order: {named}",
+        **({"import": "\n".join(said)} if said else {}),
+        "network": f"{name}{given}; {len(built.block_names)} blocks",
+        **({"weights": f"read as: {network.read_as}"} if network.read_as else {}),
+        "mode": f"{mode.value}: {mode.why}",
+        "splits": f"{use.value}: {use.why}",
+    }
+    heading = [
+        f"{len(files):,} images of {len(images.classes)} classes, and {name}. `quee start` wrote this; change what you "
+        "like.",
+        *(f"{key.capitalize()}: {rows[key]}" for key in ("images", "network", "weights") if key in rows),
+        ESTIMATE,
+        f"Command: quee run {request.name}",
+    ]
+    text = text_of(
+        request.name,
+        images,
+        weights,
+        name,
+        kwargs,
+        built.gates,
+        mode,
+        use,
+        heading,
+    )
+    facts = {
+        "name": request.name,
+        "dataset": {"name": images.dataset, "training": images.training, "evaluation": images.evaluation},
+        "classes": list(images.classes),
+        "sizes": sizes,
+        "import": said,
+        "backbone": {"name": name, "kwargs": kwargs, "gates": list(built.gates)},
+        "read_as": network.read_as,
+        "mode": {"value": mode.value, "why": mode.why},
+        "splits": {"value": use.value, "why": use.why},
+        "experiment": text,
+        "command": f"quee run {request.name}",
+    }
+    return Found(rows, facts, coloured)
+
+
+def _asked() -> bool:
+    """Ask on a terminal whether the weights have seen the images; elsewhere raises UsageError with the options that say it."""
+    if not sys.stdin.isatty():
+        raise UsageError(ASK)
+    return typer.confirm("Are these images among those that the weights were trained on?", err=True)
+
+
+def _built(name: str, kwargs: dict[str, Any]) -> Any:
+    import torch
+
+    from quee.network.architectures import create_backbone
+
+    with torch.device("meta"):
+        return create_backbone(name, **kwargs)
+
+
+def _sizes(files: "DatasetFiles") -> tuple[str, bool]:
+    """Sizes and kinds of the images in words, and whether any is in colour, from the headers of at most LOOKED_AT."""
+    import numpy as np
+
+    from quee.data.decode import open_image
+
+    rows = np.unique(np.linspace(0, len(files) - 1, min(len(files), LOOKED_AT)).astype(int))
+    found = [open_image(files.encoded[int(row)][0], files.name(int(row))) for row in rows]
+    heights, widths = ([image.height for image in found], [image.width for image in found])
+    kinds = sorted({image.mode for image in found})
+    low, high = f"{min(heights)}×{min(widths)}", f"{max(heights)}×{max(widths)}"
+    looked = "" if len(rows) == len(files) else f" (of {len(rows):,} looked at)"
+    return f"{low if low == high else f'{low} to {high}'} pixels{looked}, {', '.join(kinds)}", not set(kinds) <= GREY
+
+
+def _checked(experiment: "Experiment") -> dict[str, int]:
+    """Number of samples by split; raises what stage `prepare` and a run would refuse."""
+    import pyarrow.compute as pc
+
+    from quee.data.weights import refuse_other_kwargs, refuse_overlap, weights_facts, weights_path
+    from quee.work.io import read_table
+    from tasks.prepare import run as prepare
+    from tasks.stage import Stage, artifacts_of
+
+    if experiment.backbone.weights is not None:
+        facts = weights_facts(weights_path(experiment.backbone.weights))
+        refuse_overlap(experiment, facts)
+        refuse_other_kwargs(experiment.backbone, facts)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Stage("prepare", experiment, Path(folder), artifacts_of(experiment.name)))
+        split = read_table(Path(folder) / "splits.parquet")["split"]
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(split).to_pylist()}
+    return {name: counts[name] for name in sorted(counts)}
+
+
+def _estimated(found: Found, experiment: "Experiment", splits: dict[str, int]) -> Found:
+    from tasks.verbs.forecast import forecast
+
+    text = forecast(experiment, splits)
+    counts = ", ".join(f"{name} {count:,}" for name, count in splits.items())
+    rows = {**found.rows, "splits": f"{found.rows['splits']}\n{counts}", "estimate": text.said}
+    yaml = found.facts["experiment"].replace(f"# {ESTIMATE}", f"# Estimate: {text.said}")
+    facts = {**found.facts, "samples": splits, "seconds": text.seconds, "bytes": text.bytes, "experiment": yaml}
+    return Found(rows, facts, found.coloured)

@@ -1,0 +1,195 @@
+"""`quee init` and `quee start`, outside of a clone: from images and a checkpoint to an experiment that is ready to run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from quee.cli.main import main
+from quee.data.weights import weights_facts, weights_path
+from quee.network.architectures import create_backbone
+from quee.settings.experiment import load_experiment
+
+CLASSES = ("blue", "green", "red")
+SMALL = {"depth": 2, "embed_dim": 16, "num_heads": 2, "in_chans": 3}
+NETWORK = ["--backbone", "vit_digits", *(word for key, value in SMALL.items() for word in ("--set", f"{key}={value}"))]
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def write_images(folder: Path, count: int, seed: int = 0) -> Path:
+    """Class folders of so many images of each colour."""
+    rng = np.random.default_rng(seed)
+    for channel, name in enumerate(reversed(CLASSES)):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 90, (8, 8, 3), dtype=np.uint8)
+            pixels[..., channel] += 150
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+def write_weights(file: Path, classes: int = 3, photos: Path | None = None) -> Path:
+    """A checkpoint with random weights, or trained until it knows the colours of `photos`."""
+    torch.manual_seed(0)
+    network = create_backbone("vit_digits", num_classes=classes, **SMALL)
+    if photos is not None:
+        files = sorted(photos.rglob("*.png"))
+        pixels = np.stack([np.asarray(Image.open(path)) for path in files])
+        x = network.input.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+        y = torch.tensor([CLASSES.index(path.parent.name) for path in files])
+        optimizer = torch.optim.AdamW(network.parameters(), 5e-3)
+        for _ in range(40):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(x), y).backward()
+            optimizer.step()
+        assert (network(x).argmax(1) == y).float().mean() > 0.95
+    torch.save(network.state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """A folder with `photos/`, `sets/train`, `sets/test`, and checkpoints: `net.pth`, `random.pth`, `other.pth` of 5 classes."""
+    write_images(tmp_path / "inputs" / "photos", 40)
+    write_images(tmp_path / "inputs" / "sets" / "train", 24)
+    write_images(tmp_path / "inputs" / "sets" / "test", 24, seed=1)
+    write_weights(tmp_path / "inputs" / "net.pth", photos=tmp_path / "inputs" / "photos")
+    write_weights(tmp_path / "inputs" / "random.pth")
+    write_weights(tmp_path / "inputs" / "other.pth", classes=5)
+    return tmp_path / "inputs"
+
+
+@pytest.fixture
+def quee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """The command in an empty folder; returns status, output and errors."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        return (int(ended.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+def test_images_and_weights_become_an_experiment_with_a_comment_on_each_choice(inputs: Path, quee: Call) -> None:
+    status, out, _ = quee(
+        "start", inputs / "photos", "--weights", inputs / "net.pth", *NETWORK, "--not-trained-on-these"
+    )
+    assert status == 0 and out.splitlines()[-1] == "wrote experiments/photos.yaml; next: quee run photos"
+    rows = {line.partition(" ")[0]: line for line in out.splitlines()}
+    assert "120 for training, 0 for evaluation; 8×8 pixels, RGB" in rows["images"]
+    assert "3, in this order: blue, green, red" in rows["classes"] and "vit_digits" in rows["network"]
+    assert "mean 0.305" in rows["preprocessing"] and "54 training images" in rows["measured"]
+    assert "minutes" in rows["estimate"] and "MB" in rows["estimate"]
+    experiment = load_experiment("photos")
+    assert experiment.backbone.mode == "pretrained" and experiment.backbone.gates == (1, 2)
+    assert experiment.backbone.kwargs == {**SMALL, "num_classes": 3}
+    assert experiment.prepare.splits.evaluation_set == "pooled" and experiment.prepare.splits.calibration == 54
+    assert weights_facts(weights_path("photos")).trained_on == ()
+    listed = yaml.safe_load(Path("params.yaml").read_text())["experiments"]
+    assert listed == {"photos": {"data": "data/photos", "weights": "data/weights/photos.safetensors"}}
+    lines = Path("experiments/photos.yaml").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith(" ") and not line.lstrip().startswith(
+            ("#", "splits:", "dataset:", "name:", "weights:", "title:", "budget:")
+        ):
+            assert "#" in line or lines[number - 1].lstrip().startswith("#"), line
+    again = quee("start", inputs / "photos", "--weights", inputs / "net.pth", *NETWORK, "--not-trained-on-these")
+    assert again[0] == 2 and "experiments/photos.yaml is there already" in again[2]
+    status, out, _ = quee("start", "photos", "--weights", "photos", "--name", "second")
+    assert status == 0 and load_experiment("second").prepare.dataset == "photos"
+    assert list(yaml.safe_load(Path("params.yaml").read_text())["experiments"]) == ["photos", "second"]
+
+
+@pytest.mark.slow
+def test_with_sets_nothing_that_is_measured_was_seen_and_json_says_what_was_chosen(inputs: Path, quee: Call) -> None:
+    status, out, err = quee("start", inputs / "sets", "--weights", inputs / "net.pth", *NETWORK, "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["command"] == "quee run sets"
+    assert found["splits"]["value"] == "held_out" and "nobody said" in found["splits"]["why"]
+    splits = load_experiment("sets").prepare.splits
+    assert splits.folds == 5 and found["samples"]["train"] == 72 and found["samples"]["test"] == 15
+    assert any("accuracy: " in line for line in found["measured"])
+    assert found["experiment"] == Path("experiments/sets.yaml").read_text()
+    status, out, _ = quee("start", "sets", "--weights", inputs / "other.pth", *NETWORK, "--name", "probe", "--json")
+    found = json.loads(out)
+    assert (found["mode"]["value"], found["splits"]["value"]) == ("linear_probe", "test")
+    assert "head for 5 classes" in found["mode"]["why"] and found["samples"]["test"] == 72
+    status, out, _ = quee("start", "sets", "--backbone", "vit_digits", "--name", "new", "--json")
+    assert json.loads(out)["mode"]["value"] == "train" and load_experiment("new").backbone.weights is None
+    assert load_experiment("new").backbone.kwargs == {"num_classes": 3, "in_chans": 3}  # the images are in colour
+
+
+def test_a_network_that_only_guesses_is_refused_with_what_stays_and_how_to_go_on(inputs: Path, quee: Call) -> None:
+    arguments = ["--weights", inputs / "random.pth", *NETWORK, "--not-trained-on-these"]
+    status, _, err = quee("start", inputs / "photos", *arguments)
+    assert status in (1, 2) and "chance" in err
+    assert "data/photos stay here: go on with `quee start photos --weights photos …`" in err
+    assert not Path("experiments/photos.yaml").exists()
+    assert yaml.safe_load(Path("params.yaml").read_text())["experiments"] == {}
+
+
+def damaged(inputs: Path) -> Path:
+    (inputs / "bad.pth").write_bytes(b"PK not a file of torch")
+    return inputs / "bad.pth"
+
+
+def flat(inputs: Path) -> Path:
+    (inputs / "flat").mkdir()
+    Image.new("RGB", (8, 8)).save(inputs / "flat" / "a.png")
+    return inputs / "flat"
+
+
+PHOTOS: Callable[[Path], list[Any]] = lambda inputs: [inputs / "photos", "--weights", inputs / "net.pth", *NETWORK]  # noqa: E731
+REFUSED: dict[str, tuple[Callable[[Path], list[Any]], int, str]] = {
+    "no network": (lambda i: [i / "photos"], 2, "give your network: --weights FILE, or --backbone NAME"),
+    "an unknown backbone": (lambda i: [i / "photos", "--backbone", "vit_digit"], 2, "did you mean 'vit_digits'"),
+    "no folder": (lambda i: [i / "fotos", "--backbone", "vit_digits"], 2, "no folder"),
+    "no file of weights": (lambda i: [i / "photos", "--weights", i / "no.pth"], 2, "no file"),
+    "images without classes": (lambda i: [flat(i), "--backbone", "vit_digits"], 1, "flat"),
+    "a damaged checkpoint": (lambda i: [i / "photos", "--weights", damaged(i)], 1, "bad.pth"),
+    "weights of another network": (lambda i: [i / "photos", "--weights", i / "net.pth", "--backbone", "vit_digits"], 1, "fit"),
+    "nobody said what was seen": (PHOTOS, 2, "Give --trained-on-these, or --not-trained-on-these"),
+    "all was seen": (lambda i: [*PHOTOS(i), "--trained-on-these"], 2, "accuracy cannot be measured on them"),
+    "seen by nothing": (lambda i: [i / "photos", "--backbone", "vit_digits", "--trained-on-these"], 2, "about --weights"),
+    "a bad name": (lambda i: [i / "photos", "--backbone", "vit_digits", "--name", "A b"], 2, "give --name NAME"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", REFUSED)
+def test_what_leads_nowhere_is_refused_before_anything_is_made(which: str, inputs: Path, quee: Call) -> None:
+    arguments, wanted, reason = REFUSED[which]
+    status, _, err = quee("start", *arguments(inputs))
+    assert (status, reason in err) == (wanted, True), err
+    assert len(err.splitlines()) <= 2 and [path for path in Path().iterdir() if path.name != ".quee"] == []
+
+
+def test_init_says_what_it_made_and_what_comes_next(quee: Call) -> None:
+    status, out, _ = quee("init", "new", "--no-git")
+    assert status == 0 and "dvc.yaml" in out and out.endswith("next: cd new && quee start IMAGES\n")
+    status, out, _ = quee("init", "new", "--json")
+    assert status == 0 and ".git" in json.loads(out)["made"][0]
+    assert quee("plan")[0] == 2  # this folder is no project
+
+
+@pytest.mark.slow
+def test_from_an_empty_folder_to_a_classifier(inputs: Path, quee: Call) -> None:
+    assert quee("start", inputs / "photos", "--weights", inputs / "net.pth", *NETWORK, "--not-trained-on-these")[0] == 0
+    status, out, err = quee("run", "photos")
+    assert status == 0 and "11 ran" in out, err
+    assert quee("plan", "--check")[0] == 0 and quee("doctor")[0] == 0 and quee("track")[0] == 0
+    status, out, _ = quee("predict", "artifacts/photos/bundle", inputs / "photos" / "red", "--budget", "1", "--json")
+    assert status == 0
+    Path("installed.json").write_text('{"digest": "of an older version"}')
+    assert quee("plan", "--check")[0] == 0  # the code of no stage changed
