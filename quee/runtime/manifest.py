@@ -1,7 +1,7 @@
 """`bundle.json`: the description of a bundle, and the checks before its other files are read.
 
-Format 2 added a digest of the description, preprocessing and exported graphs; format 3 added a canary. Bundles of older
-formats are read through migrations. The digests show damage and mix-ups, but not who made a bundle, because anyone who
+Format 2 added a digest of the description, preprocessing and exported graphs; format 3 added a canary; in format 4
+exit heads may have a hidden layer and read a grid. Bundles of older formats are read through migrations. The digests show damage and mix-ups, but not who made a bundle, because anyone who
 can write a bundle can write digests that agree. Trust comes from the place where a bundle is kept, or from comparing
 `digest` with a known digest.
 """
@@ -25,7 +25,7 @@ from quee.work.registry import unknown
 
 NAME = "bundle.json"
 CANARY = "canary.safetensors"
-FORMAT = 3
+FORMAT = 4
 MAX_BYTES = 16 << 20
 """Largest size of a description."""
 _FILE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
@@ -47,7 +47,7 @@ def _deployable(name: str) -> str:
 class Manifest(_Strict):
     """The description of a bundle, of the current format."""
 
-    format: Literal[3]
+    format: Literal[4]
     experiment: str
     budget: Positive
     canary: bool
@@ -96,7 +96,11 @@ def _from_2(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, "format": 3, "canary": False}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
+def _from_3(value: dict[str, Any]) -> dict[str, Any]:
+    return {**value, "format": 4}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3}
 """Format to the migration of its description to the next format."""
 
 
