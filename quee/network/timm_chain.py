@@ -39,6 +39,13 @@ class StablePool(FastAdaptiveAvgPool):
         return super().forward(x.double()).to(x.dtype)
 
 
+class StableAdaptivePool(nn.AdaptiveAvgPool2d):
+    """torch's pooling, in the same way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.double()).to(x.dtype)
+
+
 class StableResponseNorm(GlobalResponseNorm):
     """Global response normalisation in double precision, for the same reason."""
 
@@ -67,6 +74,7 @@ class StableSqueeze(SEModule):
 _OURS: dict[type[nn.Module], type[nn.Module]] = {
     TimmConv2dSame: Conv2dSame,
     FastAdaptiveAvgPool: StablePool,
+    nn.AdaptiveAvgPool2d: StableAdaptivePool,
     GlobalResponseNorm: StableResponseNorm,
     SqueezeExcite: StableExcite,
     SEModule: StableSqueeze,
@@ -273,7 +281,7 @@ class TimmChain(SegmentedBackbone):
             if (ours := _OURS.get(type(module))) is not None:
                 module.__class__ = ours  # with the same parts and settings
         self.chain, self.channels_last = chain_of(model, input.shape, channels_last), channels_last
-        self._head = type(model).forward_head
+        self._head = type(model).forward_head  # type: ignore[attr-defined]
         self.__dict__.update(vars(model))  # timm's `forward_head` reads the settings
         self.input = input
         outside = {name.partition(".")[0] for block in self.chain.blocks for name in block.parts} | {*self.chain.stem}
@@ -344,7 +352,7 @@ def takes_size(name: str) -> bool:
     """Whether timm's network of a name is built for one image size."""
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False)
-    return any("img_size" in signature(kind.__init__).parameters for kind in type(model).__mro__)
+    return any("img_size" in signature(kind).parameters for kind in type(model).__mro__)
 
 
 def create(name: str, **kwargs: Any) -> TimmChain:
