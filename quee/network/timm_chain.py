@@ -23,7 +23,6 @@ from quee.network.base import SegmentedBackbone, mean, pooled
 from quee.network.convolution import Conv2dSame
 from quee.network.cutting import chain_of
 from quee.network.products import hand_over
-from quee.quantization.layers import quantizable
 
 NO_HEAD = "this model has no classification head of its own; give num_classes among its kwargs"
 GATES = 4
@@ -95,7 +94,7 @@ class TimmChain(SegmentedBackbone):
     head_modules = ()  # `segment_of` knows the modules of the head
 
     def __init__(self, model: nn.Module, input: Preprocessing) -> None:
-        """Raises UsageError where the network cannot be cut, and QueeError where a layer cannot be quantized."""
+        """Raises UsageError where the network cannot be cut, or names a layer that cannot be quantized."""
         super().__init__()
         if model.num_classes < 1:  # type: ignore[operator]
             raise UsageError(NO_HEAD)
@@ -115,7 +114,6 @@ class TimmChain(SegmentedBackbone):
             hand_over(self.get_submodule(name), products, linears)
         for name in self.chain.fixed:
             self.get_submodule(name).fixed = True  # type: ignore[assignment]
-        quantizable(self)  # names a layer that nothing quantizes
         self.num_classes, self.pretrained_cfg = model.num_classes, model.pretrained_cfg  # type: ignore[assignment]
         self.residuals = self.chain.residuals
         self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))  # type: ignore[arg-type]
