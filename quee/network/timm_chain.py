@@ -162,7 +162,7 @@ class TimmChain(SegmentedBackbone):
     def pool(self, state: Tensor, gate: int, pooling: str = "cls_mean") -> Tensor:
         """Of tokens the class token, and the mean of those behind the prefix; maps and tokens without prefix as in the base."""
         positions = state.movedim(self._channels(gate) + 1, -1).flatten(1, -2)  # (n, positions, width)
-        if state.dim() > 3 or not self.prefix_tokens:
+        if state.dim() > 3 or not self.prefix_tokens or _is_grid(positions.shape[1], self.input.size):
             return pooled(positions, pooling)
         if pooling == "cls":
             return state[:, 0]
@@ -207,6 +207,12 @@ def timm_network(
     return model, Preprocessing(
         (height, width), config["crop_pct"], config["interpolation"], means, deviations, channels
     )
+
+
+def _is_grid(tokens: int, size: tuple[int, int]) -> bool:
+    """Whether so many tokens are the patches of an image alone; class attention of some networks comes only behind its blocks."""
+    height, width = size
+    return any((height // side) * (width // side) == tokens for side in range(1, min(size) + 1))
 
 
 @cache

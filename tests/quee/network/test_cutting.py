@@ -203,7 +203,7 @@ def test_products_of_activations_become_modules(fused: bool) -> None:
         hand_over(model.get_submodule(name), products, linears)
     assert set(model.state_dict()) == keys
     called: list[str] = []
-    for name, module in deepcopy(model).named_modules():
+    for name, _ in deepcopy(model).named_modules():
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: called.append(name))
     torch.testing.assert_close(run(model, chain, x)[-1], wanted)
     for name in ("qkv", "query_key", "attention_value", "proj"):

@@ -12,8 +12,8 @@ from quee.network.architectures import create_backbone, file_of, is_backbone, is
 from quee.network.names import DINOV3, nearest, unknown_backbone
 
 UNCUT = {
-    "densenet121": r"its blocks \(features.denseblock3.denselayer1 …\) read the outputs of all earlier blocks, so no gate cuts it$",
-    "cspdarknet53": "behind stages.2.blocks.0 the network still reads 2 tensors, because connections go past this block, so no gate",
+    "densenet121": r"its blocks \(features.\w+.denselayer1 …\) read the outputs of all earlier blocks, so no gate cuts it$",
+    "cspdarknet53": "behind stages.2.blocks.0 the network still reads 2 tensors, because connections go past this block",
     "hrnet_w18_small": "stage2 passes on 2 tensors, and a gate holds one",
     "crossvit_tiny_240": "blocks.0 passes on 2 tensors, and a gate holds one, so no gate cuts it$",
     "test_nfnet": "stem.conv1: nothing quantizes a ScaledStdConv2d",
