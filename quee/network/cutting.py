@@ -324,6 +324,8 @@ class _Cutter:
         """Raises UsageError where most blocks are in lists that can be cut behind the whole list alone."""
         names = [call.name or "" for call in blocks]
         whole = [calls for of, calls in lists.items() if not any(name.startswith(of) for name in names)]
+        beside = [call for call in self.calls if call.within is self.run and self._is_candidate(call)]
+        whole.append([c for c in beside if not any(f"{name}.".startswith(f"{c.name}.") for name in names)])
         stages = [calls for calls in whole if len(calls) >= MANY]
         if sum(map(len, stages)) > len(blocks):
             raise UsageError(self._reason(max(stages, key=len)))
@@ -403,8 +405,10 @@ class _Cutter:
                 needed -= written
                 needed |= {id(t) for t in tensors((call.args, call.kwargs)) if id(t) not in self.owned}
         if odd := needed - {id(before)}:
-            shape = tuple(self.made[min(odd)].shape)
-            raise UsageError(f"its forward reads a tensor of shape {shape} that is no parameter or buffer")
+            shape = ["n" if size == SAMPLES else str(size) for size in self.made[min(odd)].shape]
+            raise UsageError(
+                f"its forward reads a tensor ({', '.join(shape)}) that is no parameter and that nothing in it makes"
+            )
         steps = tuple(self._step(call) for call in reversed(kept))
         macs = sum(_macs(own) for call in kept for own in ([call] if call.name is None else call.functions()))
         return Piece(self.numbers[id(before)], steps, self.numbers[id(after)], tuple(after.shape[1:]), macs)
