@@ -1,7 +1,7 @@
 """Geometry of convolutions: padding, places, patches; and a convolution whose padding follows the input's size."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ class Window(Protocol):
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
-    padding: tuple[int, ...]
+    padding: Any
+    """Zeros at the top and left."""
     dilation: tuple[int, ...]
 
 

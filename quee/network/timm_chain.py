@@ -36,6 +36,13 @@ class StablePool(FastAdaptiveAvgPool):
         return super().forward(x.double()).to(x.dtype)
 
 
+class StableAdaptivePool(nn.AdaptiveAvgPool2d):
+    """torch's pooling, in the same way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.double()).to(x.dtype)
+
+
 class StableResponseNorm(GlobalResponseNorm):
     """Global response normalisation in double precision, for the same reason."""
 
@@ -64,6 +71,7 @@ class StableSqueeze(SEModule):
 _OURS: dict[type[nn.Module], type[nn.Module]] = {
     TimmConv2dSame: Conv2dSame,
     FastAdaptiveAvgPool: StablePool,
+    nn.AdaptiveAvgPool2d: StableAdaptivePool,
     GlobalResponseNorm: StableResponseNorm,
     SqueezeExcite: StableExcite,
     SEModule: StableSqueeze,
@@ -220,7 +228,7 @@ def takes_size(name: str) -> bool:
     """Whether timm's network of a name is built for one image size."""
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False)
-    return any("img_size" in signature(kind.__init__).parameters for kind in type(model).__mro__)  # type: ignore[misc]
+    return any("img_size" in signature(kind).parameters for kind in type(model).__mro__)
 
 
 def create(name: str, **kwargs: Any) -> TimmChain:

@@ -223,11 +223,12 @@ def direct_is_exact() -> bool:
     for channels, size in PROBED:
         kernels = torch.randint(-127, 128, (16, channels, size, size), generator=random)
         largest = int(EXACT) // int(kernels.abs().flatten(1).sum(dim=1).max())
-        options = {"padding": size // 2, "groups": 16 // channels}
+        around, groups = size // 2, 16 // channels
         for samples in (1, 32):
             maps = torch.randint(-largest, largest + 1, (samples, 16, 14, 14), generator=random)
-            found = functional.conv2d(maps.float(), kernels.float(), **options)
-            if not torch.equal(found.double(), functional.conv2d(maps.double(), kernels.double(), **options).round()):
+            found = functional.conv2d(maps.float(), kernels.float(), padding=around, groups=groups)
+            exact = functional.conv2d(maps.double(), kernels.double(), padding=around, groups=groups)
+            if not torch.equal(found.double(), exact.round()):
                 return False
     return True
 

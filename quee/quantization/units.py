@@ -140,10 +140,10 @@ class Observer:
 
     def see(self, operand: int, x: Tensor, conv: nn.Conv2d | None = None) -> None:
         """`x` (…, features), or for a convolution maps (n, c, h, w), whose rows are the patches that it multiplies."""
-        number = x.shape[:-1].numel() if conv is None else len(x) * prod(places(conv, x.shape[2:]))  # type: ignore[arg-type]
+        number = x.shape[:-1].numel() if conv is None else len(x) * prod(places(conv, x.shape[2:]))
         spread = np.unique(np.linspace(0, number - 1, min(self.per_batch, number)).astype(np.int64))
         picked = torch.from_numpy(spread).to(x.device)
-        rows = x.detach().flatten(0, -2)[picked] if conv is None else patches_at(conv, x.detach(), picked)  # type: ignore[arg-type]
+        rows = x.detach().flatten(0, -2)[picked] if conv is None else patches_at(conv, x.detach(), picked)
         self.rows[operand].append(rows.float().cpu().numpy())
 
     def values(self, operand: int = 0) -> np.ndarray:

@@ -231,7 +231,8 @@ def products(size: int, groups: int = 1) -> Tried:
         "scales": np.ones(groups * each, np.float32),
         "zeros": np.zeros(groups * each, np.int8),
     }
-    kind, axis, attributes = ("Conv", 0, {"group": groups}) if conv else ("MatMul", 1, {})
+    attributes: dict[str, Any] = {"group": groups} if conv else {}
+    kind, axis = ("Conv", 0) if conv else ("MatMul", 1)
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["a"]),

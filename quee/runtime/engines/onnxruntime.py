@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: float kernels, and 8-bit integer kernels for matrix products.
 
-Convolutions of integers run in float32, where they are exact. ONNX Runtime's own integer convolution, ConvInteger, took 3
-to 20 times as long (ResNet-18, MobileNetV3 and ConvNeXt at 64 px, AMD EPYC with VNNI), and QLinearConv rounds the result.
+Convolutions multiply integers in float32, which is exact: ConvInteger is several times as slow, and QLinearConv rounds
+the result (docs/runtime.md has the measured table).
 """
 
 from collections.abc import Sequence

@@ -3,12 +3,16 @@
 from typing import Any
 
 import pytest
+import timm
 import torch
 
+from quee.cost import float_work, trace_cost
 from quee.errors import UsageError
 from quee.network.architectures import create_backbone, is_headless
-from quee.network.timm_chain import TimmChain
+from quee.network.cutting import chain_of
+from quee.network.timm_chain import TimmChain, equal_gates
 from quee.quantization.calibration import quantize_
+from quee.quantization.folding import folded
 from quee.settings.quantize import QuantizationConfig
 
 SWIN: dict[str, Any] = {
@@ -27,6 +31,7 @@ TOKENS: dict[str, Any] = {
     "num_heads": 4,
     "num_classes": 3,
 }
+NARROW: dict[str, Any] = {"img_size": 32, "num_classes": 3}
 
 
 def built(name: str, **kwargs: Any) -> TimmChain:
@@ -100,3 +105,51 @@ def test_default_gates_divide_the_products() -> None:
     shares = [sum(done[:gate]) / sum(done) for gate in backbone.gates]
     assert len(shares) == 4
     assert all(abs(share - wanted) < 0.1 for share, wanted in zip(shares, (0.25, 0.5, 0.75, 1), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "first", "last"),
+    [
+        ("resnet18", 8, "layer1.0", "layer4.1"),
+        ("resnet152", 50, "layer1.0", "layer4.2"),
+        ("convnext_tiny", 18, "stages.0.blocks.0", "stages.3.blocks.2"),
+        ("efficientnet_b0", 16, "blocks.0.0", "blocks.6.0"),
+        ("mobilenetv3_small_050", 11, "blocks.0.0", "blocks.4.2"),  # the last 1×1 convolution belongs to the head
+    ],
+)
+def test_the_chain_has_the_blocks_of_the_published_network(name: str, blocks: int, first: str, last: str) -> None:
+    with torch.device("meta"):
+        chain = chain_of(timm.create_model(name).eval(), (3, 64, 64))
+    assert (len(chain.blocks), chain.blocks[0], chain.blocks[-1]) == (blocks, first, last)
+
+
+def test_a_downsampling_layer_belongs_to_the_block_behind_it() -> None:
+    backbone = create_backbone("convnext_atto", **NARROW, depths=(1, 1, 1, 1), dims=(8, 12, 16, 20), patch_size=2)
+    assert backbone.block_names[1] == "stages.1.blocks.0"
+    assert backbone.block_of("stages.1.downsample.1.weight") == backbone.block_of("stages.1.blocks.0.gamma") == 1
+    assert [backbone.block_of(name) for name in ("stem.0.weight", "head.fc.weight", "stages.1")] == [None, None, None]
+    assert [backbone.width(gate) for gate in (1, 2, 3, 4)] == [8, 12, 16, 20]
+    assert (backbone.segment_of("stem.0"), backbone.segment_of("head.norm"), backbone.logits_layer) == (1, 0, "head.fc")
+
+
+def test_gates_share_the_multiply_adds_equally() -> None:
+    assert equal_gates([1] * 12) == (3, 6, 9, 12)
+    assert equal_gates([9, 1, 1, 1, 1, 1, 1, 1]) == (1, 2, 4, 8)
+    assert equal_gates([1, 1, 1, 1, 1, 1, 1, 9]) == (4, 6, 7, 8)
+    assert equal_gates([5, 5]) == (1, 2)
+
+
+def test_grey_images_of_any_size_have_the_means_of_the_colours() -> None:
+    backbone = create_backbone("resnet18", img_size=(40, 48), in_chans=1, num_classes=2, layers=(1, 1, 1, 1))
+    assert backbone.input.shape == (1, 40, 48)
+    assert len(backbone.input.mean) == 1
+    assert backbone(torch.zeros(2, 1, 40, 48)).shape == (2, 2)
+
+
+def test_what_stays_in_floating_point_is_listed() -> None:
+    backbone = create_backbone("test_efficientnet", **NARROW)
+    cost = trace_cost(backbone)
+    work = {each.kind: each for each in float_work(folded(backbone), cost)}
+    assert work["SiLU"].elements > 0
+    assert any("squeeze-and-excitation" in kind for kind in work)
+    assert not any("BatchNorm" in kind for kind in work)

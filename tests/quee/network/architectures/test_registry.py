@@ -97,7 +97,7 @@ CHAINS = [
 ]
 
 QUICK = [p for p in CHAINS if p.id in ("resnext-grey", "convnext-v2-linear-mlp", "efficientnet")]
-OTHERS = [p for p in CHAINS if p not in QUICK]
+SLOW = [pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in CHAINS if p not in QUICK]
 
 
 def build(name: str, kwargs: dict[str, Any]) -> SegmentedBackbone:
@@ -211,9 +211,7 @@ def test_every_precision_runs_on_every_backbone(name: str, kwargs: dict[str, Any
     assert (half.float() - expected).norm() < 0.1 * expected.norm()
 
 
-@pytest.mark.parametrize(
-    ("name", "kwargs"), [*QUICK, *(pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in OTHERS)]
-)
+@pytest.mark.parametrize(("name", "kwargs"), [*QUICK, *SLOW])
 def test_every_chain_is_executed_by_the_engines_as_simulated(name: str, kwargs: dict[str, Any], tmp_path: Path) -> None:
     for package in ENGINES:
         pytest.importorskip(package)
