@@ -24,7 +24,6 @@ from quee.network.convolution import Conv2dSame
 from quee.network.cutting import chain_of
 from quee.network.pooling import mean
 from quee.network.products import hand_over
-from quee.quantization.layers import quantizable
 
 NO_HEAD = "this model has no classification head of its own; give num_classes among its kwargs"
 GATES = 4
@@ -104,7 +103,7 @@ class TimmChain(SegmentedBackbone):
     head_modules = ()  # `segment_of` knows the modules of the head
 
     def __init__(self, model: nn.Module, input: Preprocessing) -> None:
-        """Raises UsageError where the network cannot be cut, and QueeError where a layer cannot be quantized."""
+        """Raises UsageError where the network cannot be cut, or names a layer that cannot be quantized."""
         super().__init__()
         if model.num_classes < 1:  # type: ignore[operator]
             raise UsageError(NO_HEAD)
@@ -124,12 +123,12 @@ class TimmChain(SegmentedBackbone):
             hand_over(self.get_submodule(name), products, linears)
         for name in self.chain.fixed:
             self.get_submodule(name).fixed = True  # type: ignore[assignment]
-        quantizable(self)  # names a layer that nothing quantizes
         self.num_classes, self.pretrained_cfg = model.num_classes, model.pretrained_cfg  # type: ignore[assignment]
         self.residuals = self.chain.residuals
-        self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))  # type: ignore[arg-type]
-        tokens = all(len(piece.shape) == 2 for piece in self.chain.pieces[1:-1])
-        self.has_class_token = tokens and self.prefix_tokens > 0
+        shapes = [piece.shape for piece in self.chain.pieces[1:-1]]
+        with_prefix = all(len(shape) == 2 and not _is_grid(shape[0], input.size) for shape in shapes)
+        self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0)) if with_prefix else 0  # type: ignore[arg-type]
+        self.has_class_token = self.prefix_tokens > 0
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         self._module, self._owner = type(model).__module__, self.chain.owners()
 
@@ -223,6 +222,12 @@ def timm_network(
     return model, Preprocessing(
         (height, width), config["crop_pct"], config["interpolation"], means, deviations, channels
     )
+
+
+def _is_grid(tokens: int, size: tuple[int, int]) -> bool:
+    """Whether so many tokens are the patches of an image alone; class attention of some networks comes only behind its blocks."""
+    height, width = size
+    return any((height // side) * (width // side) == tokens for side in range(1, min(size) + 1))
 
 
 @cache

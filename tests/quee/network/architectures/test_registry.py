@@ -319,7 +319,7 @@ def test_wrong_preprocessing_is_refused(changes: dict[str, Any], message: str) -
     ("name", "kwargs", "message"),
     [
         ("t2t_vit_8", {}, "did you mean 't2t_vit_7'|t2t_vit_14"),
-        ("vit_relpos_small_patch16_224", {}, "unknown backbone .*VisionTransformerRelPos"),
+        ("swin_tiny_patch4_window7_224", {"img_size": 20, "patch_size": 32}, "cannot be built with"),
         ("vit_base_patch16_clip_224", TINY | {"num_classes": 0}, "give num_classes"),
         ("vit_base_patch16_siglip_224", TINY, "global_pool 'map'"),
         ("vit_dwee_patch16_reg1_gap_256", TINY, "DiffAttention"),

@@ -23,27 +23,36 @@ from quee.settings.quantize import QuantizationConfig
 PRECISIONS = [Precision(name) for name in ("fp32", "w4a4", "w8a8")]
 ENGINES = ("openvino", "onnxruntime")
 WIDE = {"embed_dim": 32, "depth": 3, "num_heads": 2}
-
-
-HEADS = {
-    "vit_fashion_mnist": Exits(embedding=4, pooling="cls_mean3x3_max2x2", head="hidden", hidden=24),
-    "vit_digits": Exits(embedding=4, pooling="cls_mean", head="linear"),
+SWIN = {
+    "img_size": 20,
+    "patch_size": 2,
+    "window_size": 4,
+    "embed_dim": 16,
+    "num_classes": 10,
+    "depths": (2, 1),
+    "num_heads": (2, 2),  # maps of 10 and 5 places: the last windows are padded
 }
-"""A grid that does not divide the 4 × 4 patches, and a hidden layer; or what heads of before had."""
+NETWORKS = {
+    "vit_fashion_mnist": (WIDE, Exits(embedding=4, pooling="cls_mean3x3_max2x2", head="hidden", hidden=24)),
+    "vit_digits": (WIDE, Exits(embedding=4, pooling="cls_mean", head="linear")),
+    "swin_tiny_patch4_window7_224": (SWIN, Exits(embedding=4, pooling="mean2x2_max", head="hidden", hidden=24)),
+}
+"""A grid that does not divide the 4 × 4 patches, and a hidden layer; what heads of before had; maps of channels last."""
 
 
-@pytest.fixture(scope="module", params=HEADS)
+@pytest.fixture(scope="module", params=NETWORKS)
 def view(request: pytest.FixtureRequest) -> GateView:
-    """A small untrained network with an overlapping stem, or plain patches, at three precisions."""
+    """A small untrained network with an overlapping stem, plain patches, or shifted windows, at three precisions."""
     torch.manual_seed(0)
-    backbone = create_backbone(request.param, (1, 2, 3), **WIDE).requires_grad_(False).eval()
+    kwargs, settings = NETWORKS[request.param]
+    backbone = create_backbone(request.param, (1, 2, 3), **kwargs).requires_grad_(False).eval()
     size = backbone.input
     x = torch.randn(64, *size.shape)
     configs = [QuantizationConfig(p, preset="repq") for p in PRECISIONS if not p.is_float]
     models = quantize_paths(backbone, configs, [x], 0)
     multi = MultiPrecisionBackbone({Precision("fp32"): backbone, **models})
     y = torch.arange(64) % 10
-    heads, _ = fit_exits(multi, PRECISIONS, lambda _: [(x, y)], HEADS[request.param], 1, len(x))
+    heads, _ = fit_exits(multi, PRECISIONS, lambda _: [(x, y)], settings, 1, len(x))
     return GateView(multi, heads, embedding=True)
 
 
