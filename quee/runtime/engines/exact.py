@@ -129,18 +129,21 @@ class _Floats:
         a, b = (self.found[name] for name in node.input[:2])
         output, conv = node.output[0], node.op_type == "Conv"
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        groups = attributes.get("group", 1)
         sizes = _parts(a, b, conv)
         if len(sizes) == 1:
-            total = self._add(node.op_type, [a.name, b.name], [f"{output}.sum"], **attributes)
-        else:
+            pairs = [(a.name, b.name)]
+        elif groups == 1:
             ways = [self._split(f"{output}.{i}", f, sizes, axis) for i, (f, axis) in enumerate(_axes(a, b, conv))]
-            sums = [
-                self._add(node.op_type, list(pair), [f"{output}.sum{i}"], **attributes)
-                for i, pair in enumerate(zip(*ways, strict=True))
-            ]
-            total = sums[0]
-            for i, other in enumerate(sums[1:], 1):
-                total = self._add("Add", [total, other], [f"{output}.upto{i}"])
+            pairs = list(zip(*ways, strict=True))
+        else:  # channels cannot be split across groups, so each product has zeros for the weights of the others
+            pairs = [(a.name, name) for name in self._masked(f"{output}.weight", b, sizes)]
+        total = self._add(
+            node.op_type, list(pairs[0]), [f"{output}.sum" if len(pairs) == 1 else f"{output}.sum0"], **attributes
+        )
+        for i, pair in enumerate(pairs[1:], 1):
+            other = self._add(node.op_type, list(pair), [f"{output}.sum{i}"], **attributes)
+            total = self._add("Add", [total, other], [f"{output}.upto{i}"])
         bias = node.input[2:]
         shape = (-1, 1, 1) if conv else (-1,)
         scale = np.atleast_1d(np.asarray(a.scale * b.scale)).reshape(shape)
@@ -155,6 +158,14 @@ class _Floats:
         lengths = self._constant(f"{name}.sizes", np.array(sizes, np.int64))
         self._add("Split", [factor.name, lengths], names, axis=axis)
         return names
+
+    def _masked(self, name: str, weights: _Integers, sizes: list[int]) -> list[str]:
+        assert weights.values is not None
+        ends = np.cumsum([0, *sizes])
+        parts = [np.zeros_like(weights.values) for _ in sizes]
+        for i, part in enumerate(parts):
+            part[:, ends[i] : ends[i + 1]] = weights.values[:, ends[i] : ends[i + 1]]
+        return [self._constant(f"{name}.part{i}", part) for i, part in enumerate(parts)]
 
 
 def _axes(a: _Integers, b: _Integers, conv: bool) -> tuple[tuple[_Integers, int], tuple[_Integers, int]]:
