@@ -27,6 +27,7 @@ from quee.network.base import SegmentedBackbone
 from quee.network.convolution import padding_of
 from quee.precision import Precision
 from quee.quantization.layers import AffineQuantizer, QuantizedConv2d, QuantizedLinear, QuantizedMatMul, Quantizer
+from quee.work.nodes import needed
 
 OPSET = 17
 TRACED = 23
@@ -368,7 +369,7 @@ def _free_batch(graph: Any) -> None:
             node.input[1] = own
         nodes.append(node)
     del graph.node[:]
-    graph.node.extend(_needed(nodes, {value.name for value in graph.output}))
+    graph.node.extend(needed(nodes, {value.name for value in graph.output}))
     read = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:], graph.value_info[:]
@@ -399,13 +400,3 @@ def _sizes(graph: Any) -> dict[str, np.ndarray]:
             if value.dtype.kind in "ib" and value.ndim < 2:
                 found[node.output[0]] = value
     return found
-
-
-def _needed(nodes: list[Any], wanted: set[str]) -> list[Any]:
-    """The nodes that compute the wanted values, in their order."""
-    kept = []
-    for node in reversed(nodes):
-        if wanted & set(node.output):
-            kept.append(node)
-            wanted = wanted | set(node.input)
-    return kept[::-1]

@@ -8,6 +8,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -15,13 +16,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from quee.cost import trace_cost
 from quee.errors import QueeError, UsageError
+from quee.exits import fit_exits
+from quee.export.graphs import export_graphs
+from quee.features import GateView
 from quee.network import architectures, timm_chain
 from quee.network.architectures import check_state_dict, create_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_
+from quee.runtime.engines import open_engine
+from quee.settings.exits import Exits
 from quee.settings.quantize import QuantizationConfig
+
+ENGINES = ("openvino", "onnxruntime")
 
 # full width if that is quick, else the same parts in a small size
 SMALL: dict[str, dict[str, Any]] = {
@@ -87,6 +95,9 @@ CHAINS = [
         "tf_efficientnetv2_b0", {**NARROW, "channel_multiplier": 0.25, "depth_multiplier": 0.2}, id="padding-same"
     ),
 ]
+
+QUICK = [p for p in CHAINS if p.id in ("resnext-grey", "convnext-v2-linear-mlp", "efficientnet")]
+OTHERS = [p for p in CHAINS if p not in QUICK]
 
 
 def build(name: str, kwargs: dict[str, Any]) -> SegmentedBackbone:
@@ -198,6 +209,41 @@ def test_every_precision_runs_on_every_backbone(name: str, kwargs: dict[str, Any
     assert closeness["w3a3", "fast"] < closeness["w3a3", "minmax"]
     half = deepcopy(backbone).bfloat16()(x.bfloat16())
     assert (half.float() - expected).norm() < 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"), [*QUICK, *(pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in OTHERS)]
+)
+def test_every_chain_is_executed_by_the_engines_as_simulated(name: str, kwargs: dict[str, Any], tmp_path: Path) -> None:
+    for package in ENGINES:
+        pytest.importorskip(package)
+    backbone = build(name, kwargs)
+    depth = len(backbone.block_names)
+    backbone.requires_grad_(False).set_gates((depth // 2, depth))
+    x, y = images(backbone, 24), torch.arange(24) % backbone.num_classes
+    precisions = [Precision(name) for name in ("fp32", "w4a4", "w8a8")]
+    models = {p: quantize_(deepcopy(backbone), QuantizationConfig(p, "minmax"), [x]) for p in precisions[1:]}
+    multi = MultiPrecisionBackbone({precisions[0]: backbone, **models})  # type: ignore[dict-item]
+    settings = Exits(embedding=2, weight_decay=100)
+    heads, _ = fit_exits(multi, precisions, [(x, y)], settings, 1)
+    view = GateView(multi, heads, embedding=True)
+    export_graphs(view, precisions, tmp_path)
+    reference = open_engine("torch", view)
+    for engine, precision in itertools.product(
+        [open_engine(e, view, tmp_path, threads=1) for e in ENGINES], precisions
+    ):
+        state = x.numpy()
+        for segment in (1, 2):
+            wanted, found = reference.run(segment, precision, state), engine.run(segment, precision, state)
+            # A value at the edge of two integers may fall to either side, which changes later values; few values do.
+            assert np.median(np.abs(found.log_probs - wanted.log_probs)) < 1e-5
+            assert (found.log_probs.argmax(1) == wanted.log_probs.argmax(1)).mean() > 0.95
+            alone = engine.run(segment, precision, state[5:6])
+            assert np.array_equal(alone.log_probs[0], found.log_probs[5])
+            if segment == 1:
+                error = np.abs(found.state - wanted.state)
+                assert (error < 1e-5 * np.abs(wanted.state).max()).mean() > 0.8
+                state = wanted.state
 
 
 @pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX + DINOV2 + CHAINS)
