@@ -87,7 +87,8 @@ def positions(own: Sequence[str], classes: Sequence[str], what: str) -> np.ndarr
     ImageNet's classes are also matched between WordNet ids and words. Raises UsageError, which calls `own` by `what`, where
     the names are not the same.
     """
-    spelled = ([[*map(key, names)] for names in (own, classes)] for key in (str, same_name))
+    keys: tuple[Callable[[str], str], ...] = (str, same_name)
+    spelled = (([*map(key, own)], [*map(key, classes)]) for key in keys)
     for given, wanted in chain(spelled, _wordnet(own, classes)):
         place = {name: index for index, name in enumerate(given)}
         if len(place) == len(own) == len(set(wanted)) == len(wanted) and set(wanted) == set(place):
@@ -100,19 +101,19 @@ def positions(own: Sequence[str], classes: Sequence[str], what: str) -> np.ndarr
     )
 
 
-def _wordnet(*lists: Sequence[str]) -> Iterator[list[Sequence[str]]]:
-    """WordNet ids in place of the names in several lists, once, if all are ImageNet's and some are its words."""
-    if all(_WNID.fullmatch(name) for names in lists for name in names):
+def _wordnet(own: Sequence[str], classes: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """WordNet ids in place of the names in both lists, once, if all are ImageNet's and some are its words."""
+    if all(map(_WNID.fullmatch, (*own, *classes))):
         return
-    found = [_ids(tuple(names)) for names in lists]
-    if None not in found:
-        yield [ids for ids in found if ids is not None]
+    given, wanted = _ids(tuple(own)), _ids(tuple(classes))
+    if given and wanted:
+        yield given, wanted
 
 
-def _ids(names: tuple[str, ...]) -> Sequence[str] | None:
-    """WordNet ids of ImageNet's classes; None for others. In ImageNet's own order, words of two classes are told apart."""
+def _ids(names: tuple[str, ...]) -> list[str]:
+    """WordNet ids of ImageNet's classes; none for others. In ImageNet's own order, words of two classes are told apart."""
     if all(map(_WNID.fullmatch, names)):
-        return names
+        return [*names]
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
@@ -120,7 +121,7 @@ def _ids(names: tuple[str, ...]) -> Sequence[str] | None:
     if [*map(same_name, names)] == [*map(same_name, words)]:
         return [*ids]
     found = _words_of(names)
-    return found and [found[name][0] for name in names]
+    return [found[name][0] for name in names] if found else []
 
 
 def known_orders(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
