@@ -85,17 +85,28 @@ def positions(own: Sequence[str], classes: Sequence[str], what: str) -> np.ndarr
 
     Raises UsageError, which calls `own` by `what`, where the names are not the same.
     """
-    for key in (str, same_name):
-        place = {key(name): index for index, name in enumerate(own)}
-        wanted = [key(name) for name in classes]
-        if len(place) == len(own) == len(set(wanted)) == len(wanted) and set(wanted) == set(place):
-            return np.array([place[name] for name in wanted], np.int64)
+    if (found := _positions(own, classes)) is not None:
+        return found
     missing, other = ([n for n in a if n not in b] for a, b in ((classes, set(own)), (own, set(classes))))
     faults = [f"without {some(missing, 5)}"] if missing else []
     faults += [f"with {some(other, 5)}"] if other else []
     raise UsageError(
         f"{what} has {len(own)} names, {' and '.join(faults) or 'some twice'}; the data set's: {some(classes, 5)}"
     )
+
+
+def has_names(own: Sequence[str], classes: Sequence[str]) -> bool:
+    """Whether two lists have the same names, in any order."""
+    return _positions(own, classes) is not None
+
+
+def _positions(own: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
+    for key in (str, same_name):
+        place = {key(name): index for index, name in enumerate(own)}
+        wanted = [key(name) for name in classes]
+        if len(place) == len(own) == len(set(wanted)) == len(wanted) and set(wanted) == set(place):
+            return np.array([place[name] for name in wanted], np.int64)
+    return None
 
 
 def known_orders(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
