@@ -58,6 +58,7 @@ class Order:
 
 
 BACKED = 3
+"""Least number of right answers for each class of an order of its own."""
 
 
 def find_order(answer: np.ndarray, truth: np.ndarray, classes: Sequence[str], stated: np.ndarray) -> Order | None:

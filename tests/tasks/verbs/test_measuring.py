@@ -42,14 +42,19 @@ def network() -> SegmentedBackbone:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: SegmentedBackbone) -> Path:
     monkeypatch.chdir(tmp_path)
+    greys(Patterns.classes, Patterns.classes)
+    add(network.state_dict())
+    return tmp_path
+
+
+def greys(classes: tuple[str, ...], counted: tuple[str, ...]) -> None:
+    """Write the data set: labels by `classes`, which the network counts as `counted`."""
     for split, count in (("train", 240), ("test", 60)):
         patterns = Patterns(brightness, count, seed=len(split))
         rows = zip(patterns.images, patterns.labels, strict=True)
-        samples = (Sample(encode_png(np.asarray(image)), "x.png", int(label)) for image, label in rows)
+        samples = (Sample(encode_png(np.asarray(image)), "x.png", classes.index(counted[k])) for image, k in rows)
         Path("data/greys").mkdir(parents=True, exist_ok=True)
-        write_images(Path(f"data/greys/{split}-00000-of-00001.parquet"), samples, patterns.classes)
-    add(network.state_dict())
-    return tmp_path
+        write_images(Path(f"data/greys/{split}-00000-of-00001.parquet"), samples, classes)
 
 
 def add(state: dict[str, Any]) -> None:
@@ -117,6 +122,15 @@ def test_an_order_of_its_own_is_written_and_stated_by_the_user(project: Path, ne
     experiment("held_out")
     backbone, _ = build(load_experiment("own").backbone, Patterns.classes)
     assert torch.equal(backbone.get_submodule("head").weight, state["head.weight"])
+
+
+def test_a_known_order_is_recorded(project: Path, network: SegmentedBackbone) -> None:
+    counted = ("1", "2", "3", "4", "5", "10")
+    greys(tuple(sorted(counted)), counted)
+    said = quee("check", "mine", "greys", "--state", f"mean={SAME}", "--state", f"std={SAME}", "--images", 150)
+    assert "order of classes: the outputs are sorted by number (timm) (1, 2, 3, 4, and 2 more)" in said
+    facts = weights_facts(weights_path("mine"))
+    assert facts.classes == counted and facts.preprocessing["mean"] == SAME
 
 
 def test_images_that_an_experiment_holds_out_take_no_part(project: Path) -> None:
