@@ -39,8 +39,8 @@ def ordered(names: Sequence[str], order: str | Sequence[str]) -> tuple[str, ...]
     Raises UsageError for an unknown order, and for a list that has other names.
     """
     if not isinstance(order, str):
-        positions(order, names, "the list of classes")
-        return tuple(order)
+        place = positions(order, names, "the list of classes")
+        return tuple(names[index] for index in np.argsort(place).tolist())
     if order not in ORDERS:
         raise UsageError(unknown("class order", order, [*ORDERS, "a file with a name a line"]))
     return tuple(sorted(names, key=lambda name: (ORDERS[order](name), name)))
@@ -87,18 +87,29 @@ def positions(own: Sequence[str], classes: Sequence[str], what: str) -> np.ndarr
     ImageNet's classes are also matched between WordNet ids and words. Raises UsageError, which calls `own` by `what`, where
     the names are not the same.
     """
-    keys: tuple[Callable[[str], str], ...] = (str, same_name)
-    spelled = (([*map(key, own)], [*map(key, classes)]) for key in keys)
-    for given, wanted in chain(spelled, _wordnet(own, classes)):
-        place = {name: index for index, name in enumerate(given)}
-        if len(place) == len(own) == len(set(wanted)) == len(wanted) and set(wanted) == set(place):
-            return np.array([place[name] for name in wanted], np.int64)
+    if (found := _positions(own, classes)) is not None:
+        return found
     missing, other = ([n for n in a if n not in b] for a, b in ((classes, set(own)), (own, set(classes))))
     faults = [f"without {some(missing, 5)}"] if missing else []
     faults += [f"with {some(other, 5)}"] if other else []
     raise UsageError(
         f"{what} has {len(own)} names, {' and '.join(faults) or 'some twice'}; the data set's: {some(classes, 5)}"
     )
+
+
+def has_names(own: Sequence[str], classes: Sequence[str]) -> bool:
+    """Whether two lists have the same names, in any order."""
+    return _positions(own, classes) is not None
+
+
+def _positions(own: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
+    keys: tuple[Callable[[str], str], ...] = (str, same_name)
+    spelled = (([*map(key, own)], [*map(key, classes)]) for key in keys)
+    for given, wanted in chain(spelled, _wordnet(own, classes)):
+        place = {name: index for index, name in enumerate(given)}
+        if len(place) == len(own) == len(set(wanted)) == len(wanted) and set(wanted) == set(place):
+            return np.array([place[name] for name in wanted], np.int64)
+    return None
 
 
 def _wordnet(own: Sequence[str], classes: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
