@@ -151,7 +151,7 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
     from quee.network.attention import MatMul
 
     # BatchNorm is folded into the convolution before it; softmax is counted with the product before it.
-    UNCOUNTED = nn.Identity | nn.Dropout | nn.BatchNorm2d | nn.Softmax  # noqa: N806
+    uncounted = (nn.Identity, nn.Dropout, nn.BatchNorm2d, nn.Softmax)
     products: list[Product] = []
     elementwise: list[Elementwise] = []
 
@@ -166,7 +166,7 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
         elif isinstance(module, nn.Linear | nn.Conv2d):
             reduction = prod(module.weight.shape[1:])
             products.append(Product(name, segment, "weight", output.numel() * reduction, reduction, part))
-        elif not list(module.children()) and not isinstance(module, UNCOUNTED):
+        elif not list(module.children()) and not isinstance(module, uncounted):
             elementwise.append(Elementwise(name, segment, output.numel()))
 
     def hook(name: str):  # type: ignore[no-untyped-def]

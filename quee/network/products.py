@@ -38,23 +38,23 @@ class _HandedOver(TorchFunctionMode):
         return self.owner.get_submodule(name)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        given: dict[str, Any] = kwargs or {}
         if func in MATMULS:
-            product, (a, b) = self.next(), (*args, *kwargs.values())
+            product = self.next()
             with as_it_is():
-                return product(a, b)
+                return product(*args, *given.values())
         if func is ATTENTION:
             first, second = self.next(), self.next()
             with as_it_is():
-                return _attend(first, second, *args, **kwargs)
+                return _attend(first, second, *args, **given)
         if func is functional.linear:
-            x, weight, bias = linear_arguments(args, kwargs)
+            x, weight, bias = linear_arguments(args, given)
             for name in self.owner._linears:  # type: ignore[union-attr]
                 layer = self.owner.get_submodule(name)
                 if weight is layer.weight:
                     with as_it_is():
                         return layer(x) if bias is None else layer(x) + bias
-        return func(*args, **kwargs)
+        return func(*args, **given)
 
 
 def linear_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -106,5 +106,5 @@ def hand_over(module: nn.Module, products: Mapping[str, str], linears: tuple[str
     """
     for name, kind in products.items():
         module.add_module(name, MatMul(kind))
-    module.__class__ = _handing_over(type(module))
+    module.__class__ = _handing_over(type(module))  # type: ignore[arg-type]
     module._products, module._linears = tuple(products), linears  # type: ignore[assignment]

@@ -220,7 +220,7 @@ def takes_size(name: str) -> bool:
     """Whether timm's network of a name is built for one image size."""
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False)
-    return any("img_size" in signature(kind.__init__).parameters for kind in type(model).__mro__)
+    return any("img_size" in signature(kind.__init__).parameters for kind in type(model).__mro__)  # type: ignore[misc]
 
 
 def create(name: str, **kwargs: Any) -> TimmChain:

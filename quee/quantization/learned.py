@@ -62,6 +62,11 @@ class SoftLayer(nn.Module):
         self.factor = nn.Parameter(torch.zeros_like(layer.weight_scale))
         self.bias = nn.Parameter(layer.bias.clone())
 
+    @property
+    def weight(self) -> Tensor:
+        """The integers before learning; modules that use a layer's weight by themselves name it (`network/products.py`)."""
+        return self.layer.weight
+
     def forward(self, x: Tensor) -> Tensor:
         layer, scale = self.layer, self.layer.weight_scale * self.factor.exp()
         weight = rounded(self.latent.clamp(-self.limit, self.limit)) * scale[:, None]

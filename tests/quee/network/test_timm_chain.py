@@ -8,6 +8,8 @@ import torch
 from quee.errors import UsageError
 from quee.network.architectures import create_backbone, is_headless
 from quee.network.timm_chain import TimmChain
+from quee.quantization.calibration import quantize_
+from quee.settings.quantize import QuantizationConfig
 
 SWIN: dict[str, Any] = {
     "patch_size": 4,
@@ -76,6 +78,14 @@ def test_weights_for_another_window_or_of_the_authors_layout_fit() -> None:
         k.replace("layers.1.downsample", "layers.0.downsample").replace("head.fc", "head"): v for k, v in given.items()
     }
     assert set(backbone.adapt_state(theirs)) == set(given)
+
+
+def test_a_layer_that_its_module_does_not_call_can_be_rounded_by_learning() -> None:
+    beit = built("beit_base_patch16_224", **TOKENS | {"depth": 2})
+    x = torch.randn(16, *beit.input.shape)
+    expected = beit(x).detach()
+    quantized = quantize_(beit, QuantizationConfig("w6a6", "best", iterations=3), [x])
+    assert (quantized(x) - expected).norm() < 0.2 * expected.norm()
 
 
 def test_networks_without_a_head_need_a_number_of_classes() -> None:
