@@ -148,7 +148,8 @@ def import_weights(
         if "dinov2" not in name:
             raise UsageError(f"a head of its own is for DINOv2's backbones; {name!r} has its head in its weights")
         state = with_head(state, read_checkpoint(head).state, str(head))
-    where = f"{source} ({found.layout})" if found.layout else str(source)
+    how = ", as its config.json says" if found.configured else ""
+    where = f"{source} ({found.layout}{how})" if found.layout else str(source)
     fitted = _fit(name, state, given, where, found.layout)
     if None not in (found.outputs, fitted.classes) and found.outputs != fitted.classes:
         raise QueeError(
