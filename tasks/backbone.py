@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from quee.cost import trace_cost
+from quee.data.class_order import has_names
 from quee.data.fitted import Fitted
 from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import split_ids, thinned
+from quee.data.walk import some
 from quee.data.weights import (
     built_with,
     has_seen,
@@ -162,8 +165,21 @@ def build(settings: Backbone, names: Sequence[str]) -> tuple[SegmentedBackbone, 
     if path is not None:
         own = head_classes(path)
         check_head(settings, classes)
-        load_weights(backbone, path, settings.mode == "linear_probe" or own != classes, names)
+        other = own != classes or settings.mode == "linear_probe" or _of_other_classes(settings, path, names)
+        load_weights(backbone, path, other, names)
     return backbone, kwargs
+
+
+def _of_other_classes(settings: Backbone, path: Path, names: Sequence[str]) -> bool:
+    """Whether finetuning needs a new head because the weights' outputs have other names; prints it then."""
+    outputs = weights_facts(path).classes
+    if settings.mode != "finetune" or outputs is None or has_names(outputs, names):
+        return False
+    print(
+        f"a new head: the outputs of {settings.weights!r} are called {some(outputs, 5)}, not {some(names, 5)}",
+        flush=True,
+    )
+    return True
 
 
 def _say_changed(settings: Backbone, recorded: Mapping[str, Any]) -> None:

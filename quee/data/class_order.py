@@ -5,7 +5,8 @@ have lists of their own. A network's outputs follow one of these orders, and lab
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ def ordered(names: Sequence[str], order: str | Sequence[str]) -> tuple[str, ...]
     Raises UsageError for an unknown order, and for a list that has other names.
     """
     if not isinstance(order, str):
-        positions(order, names, "the list of classes")
-        return tuple(order)
+        place = positions(order, names, "the list of classes")
+        return tuple(names[index] for index in np.argsort(place).tolist())
     if order not in ORDERS:
         raise UsageError(unknown("class order", order, [*ORDERS, "a file with a name a line"]))
     return tuple(sorted(names, key=lambda name: (ORDERS[order](name), name)))
@@ -83,19 +84,55 @@ def read_classes(path: Path, option: str) -> tuple[str, ...]:
 def positions(own: Sequence[str], classes: Sequence[str], what: str) -> np.ndarray:
     """Where each of `classes` is in `own`, (classes,) int64, by name; differences of spelling count only if they must.
 
-    Raises UsageError, which calls `own` by `what`, where the names are not the same.
+    ImageNet's classes are also matched between WordNet ids and words. Raises UsageError, which calls `own` by `what`, where
+    the names are not the same.
     """
-    for key in (str, same_name):
-        place = {key(name): index for index, name in enumerate(own)}
-        wanted = [key(name) for name in classes]
-        if len(place) == len(own) == len(set(wanted)) == len(wanted) and set(wanted) == set(place):
-            return np.array([place[name] for name in wanted], np.int64)
+    if (found := _positions(own, classes)) is not None:
+        return found
     missing, other = ([n for n in a if n not in b] for a, b in ((classes, set(own)), (own, set(classes))))
     faults = [f"without {some(missing, 5)}"] if missing else []
     faults += [f"with {some(other, 5)}"] if other else []
     raise UsageError(
         f"{what} has {len(own)} names, {' and '.join(faults) or 'some twice'}; the data set's: {some(classes, 5)}"
     )
+
+
+def has_names(own: Sequence[str], classes: Sequence[str]) -> bool:
+    """Whether two lists have the same names, in any order."""
+    return _positions(own, classes) is not None
+
+
+def _positions(own: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
+    keys: tuple[Callable[[str], str], ...] = (str, same_name)
+    spelled = (([*map(key, own)], [*map(key, classes)]) for key in keys)
+    for given, wanted in chain(spelled, _wordnet(own, classes)):
+        place = {name: index for index, name in enumerate(given)}
+        if len(place) == len(own) == len(set(wanted)) == len(wanted) and set(wanted) == set(place):
+            return np.array([place[name] for name in wanted], np.int64)
+    return None
+
+
+def _wordnet(own: Sequence[str], classes: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """WordNet ids in place of the names in both lists, once, if all are ImageNet's and some are its words."""
+    if all(map(_WNID.fullmatch, (*own, *classes))):
+        return
+    given, wanted = _ids(tuple(own)), _ids(tuple(classes))
+    if given and wanted:
+        yield given, wanted
+
+
+def _ids(names: tuple[str, ...]) -> list[str]:
+    """WordNet ids of ImageNet's classes; none for others. In ImageNet's own order, words of two classes are told apart."""
+    if all(map(_WNID.fullmatch, names)):
+        return [*names]
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    ids, words = info.label_names(), info.label_descriptions()
+    if [*map(same_name, names)] == [*map(same_name, words)]:
+        return [*ids]
+    found = _words_of(names)
+    return [found[name][0] for name in names] if found else []
 
 
 def known_orders(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:

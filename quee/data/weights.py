@@ -148,7 +148,8 @@ def import_weights(
         if "dinov2" not in name:
             raise UsageError(f"a head of its own is for DINOv2's backbones; {name!r} has its head in its weights")
         state = with_head(state, read_checkpoint(head).state, str(head))
-    where = f"{source} ({found.layout})" if found.layout else str(source)
+    how = ", as its config.json says" if found.configured else ""
+    where = f"{source} ({found.layout}{how})" if found.layout else str(source)
     fitted = _fit(name, state, given, where, found.layout)
     if None not in (found.outputs, fitted.classes) and found.outputs != fitted.classes:
         raise QueeError(
@@ -307,8 +308,8 @@ def weights_facts(path: Path) -> WeightsFacts:
         fitted = Fitted.read(metadata["fitted_on"]) if "fitted_on" in metadata else None
         told = (metadata.get("read_as", ""), metadata.get("prepared", ""))
         classes = tuple(map(str, json.loads(metadata["classes"]))) if "classes" in metadata else None
-        outputs = (classes, metadata.get("head", "head"), metadata.get("measured", ""))
-        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted, *outputs)
+        head, measured = metadata.get("head", "head"), metadata.get("measured", "")
+        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted, classes, head, measured)
     except (IntegrityError, ValueError, KeyError, TypeError, AttributeError):
         how = f"quee weights add {path.stem} FILE --replace"
         raise IntegrityError(f"{path} is not what `quee weights add` writes; `{how}` makes it anew") from None

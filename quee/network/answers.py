@@ -10,7 +10,9 @@ from scipy.special import bdtrc
 from quee.data.class_order import known_orders, positions
 
 SURE = 0.5
-"""Recall, averaged over classes, above which answers tell which output is which class."""
+"""Recall, averaged over the classes in question, above which answers tell which output is which class."""
+MOST = 2 / 3
+"""Share of the classes in question whose outputs the answers must tell."""
 LEVEL = 0.001
 """Probability of an error that is accepted where answers are told from chance, or one order from another."""
 SHUFFLES = 1999
@@ -56,6 +58,7 @@ class Order:
 
 
 BACKED = 3
+"""Least number of right answers for each class of an order of its own."""
 
 
 def find_order(answer: np.ndarray, truth: np.ndarray, classes: Sequence[str], stated: np.ndarray) -> Order | None:
@@ -77,12 +80,17 @@ def find_order(answer: np.ndarray, truth: np.ndarray, classes: Sequence[str], st
     rival = stated if best is None else best.meant
     right, rivals = own[answer[second]] == truth[second], rival[answer[second]] == truth[second]
     found = recall(own[answer[second]], truth[second])
-    if found < SURE or not more_often(right, rivals, LEVEL):
+    # A network that confuses two classes gains by an assignment, too; but one of the two has hardly an answer then.
+    moved = np.intersect1d(own[own != rival], truth[second])
+    told = [right[truth[second] == label].mean() >= SURE for label in moved]
+    if not told or np.mean(told) < MOST:
+        return best
+    if not more_often(right, rivals, LEVEL):
         return best
     meant = _assigned(answer, truth, len(classes))
     backed = np.bincount(truth[meant[answer] == truth], minlength=len(classes))
-    thin = tuple(classes[label] for label in np.flatnonzero(backed < BACKED))
-    names = tuple(classes[label] for label in meant)
+    thin = tuple(classes[label] for label in np.flatnonzero(backed < BACKED).tolist())
+    names = tuple(classes[label] for label in meant.tolist())
     return Order(meant, names, "", recall(stated[answer[second]], truth[second]), found, thin)
 
 

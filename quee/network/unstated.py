@@ -38,6 +38,8 @@ SHARP = {"bicubic", "lanczos"}
 MARGIN = 0.05
 """Recall by which another order of the outputs must explain the answers better than another preprocessing."""
 BATCH = 64
+LOOKED_FOR = 256
+"""Number of images on which answers above chance are looked for."""
 LOOKED_AT = 32
 """Number of images by which two values are compared that may make the same of all images."""
 
@@ -277,7 +279,7 @@ def _footing(
     found, order = judged(start, len(labels))
     if found and order is None:
         return start, None
-    few = min(RACE[-1], len(labels))
+    few = min(LOOKED_FOR, len(labels))
     tried = dict.fromkeys(one for unknown in free for one in _trials(answers, start, start, unknown))
     if {UNKNOWNS[0], UNKNOWNS[1]} <= set(free):
         for one in list(_trials(answers, start, start, UNKNOWNS[0])):
@@ -371,8 +373,10 @@ def _trials(answers: Answers, now: Preprocessing, start: Preprocessing, unknown:
 
 
 def _at_start(start: Preprocessing, now: Preprocessing, unknown: Unknown) -> dict[str, Any]:
-    """The fields of an unknown as at the start; means and deviations in the present order of channels."""
+    """The fields of an unknown as at the start, each colour with its mean and deviation."""
     turn = -1 if start.channel_order != now.channel_order else 1
+    if "channel_order" in unknown.keys:
+        return {"channel_order": start.channel_order, "mean": now.mean[::turn], "std": now.std[::turn]}
     return {key: getattr(start, key)[::turn] if key in ("mean", "std") else getattr(start, key) for key in unknown.keys}
 
 
@@ -409,8 +413,8 @@ def _race(answers: Answers, now: Preprocessing, start: Preprocessing, unknown: U
             left = [one for one in alive if one != best and answers.worse(one, best, count, level)]
             seen.update(dict.fromkeys(left, count))
             alive = [one for one in alive if one not in left]
-            if len(alive) == 1:
-                seen[best] = count
+            if (now in alive and all(one == now or _alike(one, now) for one in alive)) or len(alive) == 1:
+                seen.update(dict.fromkeys(alive, count))
                 break
     chosen, close = _chosen(answers, alive, best, now, seen[best], DOUBT / (len(trials) - 1))
     return Race(unknown, trials, seen, tuple(alive), chosen, tuple(close))

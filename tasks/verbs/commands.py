@@ -17,7 +17,7 @@ COMMANDS = {
     "shift": ("tasks.shift:shift", "Measure a bundle under corruptions and class imbalance."),
     "ui": ("tasks.verbs.tracking:ui", "Open MLflow's pages on this machine."),
     "data": ("tasks.verbs.data:data_app", "Add, list or check data sets."),
-    "weights": ("tasks.verbs.data:weights_app", "Add or list weights of pretrained backbones."),
+    "weights": ("tasks.verbs.data:weights_app", "Add, list or check weights of pretrained backbones."),
 }
 
 LONG = ("run", "ablate", "reproduce", "ui")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from quee.data.weights import WeightsFacts
 
 data_app = typer.Typer(help="Add, list and check datasets.", no_args_is_help=True)
-weights_app = typer.Typer(help="Add and list pretrained weights.", no_args_is_help=True)
+weights_app = typer.Typer(help="Add, list and check pretrained weights.", no_args_is_help=True)
 
 EMBEDDED = {"digits": Path("data.dvc")}
 """Datasets whose DVC file is not beside their folder."""
@@ -191,11 +191,10 @@ def add_weights(
     count = import_weights(chosen, file, target, head, seen, kwargs)
     track_as(target, target.with_name(f"{name}.dvc"), new=new)
     facts = weights_facts(target)
-    told = dict(facts.kwargs or {})
-    stated = (
-        "as stated" if told.pop("preprocessing", None) else "weights trained otherwise: backbone.kwargs.preprocessing"
-    )
-    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}{_written(told)}, {_seen(seen)}")
+    keywords = dict(facts.kwargs or {})
+    how = f"the backbone's own; `quee weights check {name} DATASET` measures what the weights want"
+    stated = "as stated" if keywords.pop("preprocessing", None) else how
+    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}{_written(keywords)}, {_seen(seen)}")
     typer.echo(f"read as: {facts.read_as}")
     if others := [part for part in seen or () if part not in names_in(DATA)]:
         typer.echo(
@@ -309,6 +308,7 @@ def list_weights(json_: AsJson = False) -> None:
             "backbone": facts.backbone,
             "kwargs": facts.kwargs,
             "classes": facts.classes and list(facts.classes),
+            "measured": facts.measured,
             "read_as": facts.read_as,
             "trained_on": facts.trained_on and list(facts.trained_on),
             "fitted_on": facts.fitted and {"dataset": facts.fitted.dataset, "samples": len(facts.fitted.ids)},
@@ -350,7 +350,8 @@ def settings_of(pairs: list[str], option: str = "--set") -> dict[str, Any]:
 def _told(facts: "WeightsFacts") -> str:
     own = facts.fitted
     fitted = [] if own is None else [f"fitted on {len(own.ids):,} samples of {own.dataset}"]
-    return ", ".join([*fitted, *([_seen(facts.trained_on)] if facts.trained_on or not fitted else [])])
+    measured = [f"measured {facts.measured}"] if facts.measured else []
+    return ", ".join([*fitted, *([_seen(facts.trained_on)] if facts.trained_on or not fitted else []), *measured])
 
 
 def _seen(names: Any) -> str:

@@ -99,7 +99,7 @@ class Checked:
         if result.beaten:
             yield f"WARNING: {result.beaten}; --state KEY=VALUE changes it"
         if order := result.order:
-            words = order.words or "in an order of its own"
+            words = order.words or "in an order of their own"
             yield (
                 f"order of classes: the outputs are {words} ({some(order.classes, 4)}), not as in the data set "
                 f"({some(self.classes, 4)}): {_percent(order.found)} of the answers are right so, {_percent(order.stated)} as in "
@@ -130,7 +130,7 @@ class Checked:
     def refuse_open(self, write: Path | None = None) -> None:
         """Raises UsageError where somebody has to decide: two values are close, or the order of classes is its own.
 
-        An order of its own is written to `write` first.
+        An order that was found is written to `write` first.
         """
         request, result = self.request, self.result
         for unknown, values in result.close.items():
@@ -140,7 +140,10 @@ class Checked:
                 f"{unknown}: {told}? {result.images:,} images do not tell; state it: {ways}; or give more --images\n"
                 "in an experiment: backbone.kwargs.preprocessing. Nothing was recorded."
             )
-        if (order := result.order) is None or order.words:
+        order = result.order
+        if order is not None and write is not None and not order.thin:
+            write.write_text("".join(f"{name}\n" for name in order.classes), encoding="utf-8")
+        if order is None or order.words:
             return
         if order.thin:
             raise UsageError(
@@ -193,9 +196,9 @@ def check(request: Request) -> Checked:
     result = measure(answers, classes, stated, request.all, named is not None)
     fields = [key for unknown in UNKNOWNS for key in unknown.keys if not stated.intersection(unknown.keys)]
     measured = {key: getattr(result.preprocessing, key) for key in {*fields, *result.found}}
-    outputs = named if named is not None else result.order and result.order.classes
+    outputs = named if result.order is None else result.order.classes
     recorded = {**measured, **(request.given or {})}
-    return Checked(request, result, classes, recorded, outputs and tuple(outputs), stated)
+    return Checked(request, result, classes, recorded, None if outputs is None else tuple(outputs), stated)
 
 
 def stated_fields(request: Request, facts: "WeightsFacts") -> frozenset[str]:

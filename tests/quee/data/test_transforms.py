@@ -85,3 +85,23 @@ def test_erasing_blanks_a_rectangle_of_about_the_share_asked_for():
     area = 1 - erased.mean((1, 2, 3))
     assert 0.25 < (area > 0).float().mean() < 0.35
     assert area.max() < 0.4
+
+
+def test_a_backbone_that_takes_bgr_gets_it_with_its_own_means():
+    rgb = Preprocessing((4, 4), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), channels=3)
+    bgr = Preprocessing((4, 4), mean=(0.3, 0.2, 0.1), std=(0.6, 0.5, 0.4), channels=3, channel_order="bgr")
+    x = torch.rand(2, 3, 4, 4)
+    assert torch.equal(bgr.normalise(x.clone()), rgb.normalise(x.clone()).flip(1))
+    assert bgr.channel_means == rgb.channel_means == (0.1, 0.2, 0.3)
+    assert torch.equal(
+        rgb.normalise(x), (x - torch.tensor(rgb.mean).view(3, 1, 1)) / torch.tensor(rgb.std).view(3, 1, 1)
+    )
+
+
+def test_a_bundle_says_of_later_fields_only_what_is_not_the_default():
+    plain = Preprocessing((4, 4), channels=3)
+    assert set(plain.facts()) == {"size", "crop_pct", "interpolation", "mean", "std", "channels"}
+    assert Preprocessing(**plain.facts()) == plain
+    turned = Preprocessing((4, 4), channels=3, channel_order="bgr", resize="both")
+    assert {"channel_order": "bgr", "resize": "both"}.items() <= turned.facts().items()
+    assert Preprocessing(**turned.facts()) == turned

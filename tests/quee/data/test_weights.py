@@ -116,7 +116,7 @@ def test_dinov2_is_joined_with_its_published_head_or_kept_without(project: Path)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_weights_are_named_with_files_source_and_command(name: str) -> None:
+def test_published_weights_are_named_with_files_source_and_command(name: str, project: Path) -> None:
     said = how_to_add_weights(name)
     assert said.startswith(f"get {PUBLISHED[name].file}")
     assert f"`quee weights add {name} {PUBLISHED[name].file}" in said

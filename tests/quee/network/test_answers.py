@@ -68,3 +68,13 @@ def test_classes_that_too_few_answers_stand_for_are_named() -> None:
     kept = np.concatenate([np.flatnonzero(truth < 3), np.flatnonzero(truth == 3)[:2]])
     order = find_order((answer[kept] + 1) % 4, truth[kept], ("a", "b", "c", "d"), np.arange(4))
     assert order is not None and order.thin == ("d",)
+
+
+def test_two_classes_that_are_confused_are_no_other_order_and_two_that_are_swapped_are() -> None:
+    answer, truth = drawn(6, 600, 0.95)
+    names = tuple("abcdef")
+    swapped = np.array([0, 1, 2, 4, 3, 5])
+    order = find_order(swapped[answer], truth, names, np.arange(6))
+    assert order is not None and order.classes == ("a", "b", "c", "e", "d", "f")
+    confused = np.where(answer == 3, 4, np.where((answer == 4) & (RANDOM.random(600) < 0.7), 5, answer))
+    assert find_order(confused, truth, names, np.arange(6)) is None

@@ -95,6 +95,17 @@ def test_the_order_of_the_outputs_is_found_together_with_the_preprocessing(plain
         asked(plain, patterns, ordered=True)
 
 
+def test_folders_sorted_as_text_for_a_network_that_counts_numbers_are_found(plain: SegmentedBackbone) -> None:
+    patterns, counted = Patterns(brightness, 200, seed=2), ("1", "2", "3", "4", "5", "10")
+    sorted_as_text = tuple(sorted(counted))
+    patterns.labels = np.array([sorted_as_text.index(counted[output]) for output in patterns.labels])
+    answers = Answers(plain, patterns.pixels, patterns.labels, np.arange(6))
+    found = measure(answers, sorted_as_text)
+    assert found.order is not None
+    assert (found.order.words, found.order.classes) == ("sorted by number (timm)", counted)
+    assert found.before < 0.3 and found.after > 0.9 and found.found == {}
+
+
 def test_answers_that_are_not_above_chance_are_refused(plain: SegmentedBackbone) -> None:
     patterns = Patterns(brightness, 200, seed=2)
     patterns.labels = np.random.default_rng(0).permutation(patterns.labels)

@@ -196,7 +196,8 @@ def test_weights_say_what_they_were_read_as_and_take_the_backbones_keywords(proj
     assert "parameters of vit_digits depth=2 in_chans=3, trained on unknown data" in said
     assert "read as: timm ViT; of 'state_dict'; without the prefix 'model.'; bfloat16 as float32" in said
     assert (
-        "images are prepared with mean 0.305, 0.305, 0.305, std 0.376, 0.376, 0.376, bicubic, crop 1; weights" in said
+        "images are prepared with mean 0.305, 0.305, 0.305, std 0.376, 0.376, 0.376, bicubic, crop 1; the backbone's own"
+        in said
     )
     (row,) = json.loads(quee(weights_app, "list", "--json"))
     assert row["kwargs"] == {"depth": 2, "in_chans": 3}

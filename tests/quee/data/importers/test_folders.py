@@ -407,3 +407,25 @@ def test_an_evaluation_set_of_which_nothing_is_left_is_none(project):
 def test_archives_are_to_be_unpacked(project, name):
     put(f"files/{name}")
     refused(f"files/{name}", "; unpack it first")
+
+
+def test_classes_whose_numbers_sort_in_two_ways_are_said_and_ordered_when_asked(project):
+    own = Own()
+    own.folders("files", "train", {"1": 2, "2": 2, "10": 2})
+    report, found = add("files")
+    assert found == own.known
+    (note,) = [line for line in report.lines() if line.startswith("classes are sorted as text, as torchvision does")]
+    assert note.endswith("--class-order natural")
+    assert open_dataset(Path("data/own"), "own").classes == ("1", "10", "2")
+    for order, classes in (("natural", ("1", "2", "10")), (("10", "1", "2"), ("10", "1", "2"))):
+        report, found = add("files", class_order=order)
+        assert found == own.known  # every image keeps its class
+        assert open_dataset(Path("data/own"), "own").classes == classes
+        assert not any("sorted" in line for line in report.lines())
+
+
+def test_an_order_of_other_classes_is_refused(project):
+    Own().folders("files", "train", TWO)
+    said = refused("files", "the list of classes has 2 names, without dog and with cow", class_order=("cat", "cow"))
+    assert "\n" not in said
+    refused("files", "unknown class order 'sorted'; valid: text, natural", class_order="sorted")

@@ -452,3 +452,21 @@ def test_blank_text_is_no_label(project, blank):
     refused("row 2 .*no label")
     report, _ = add("files", skip_bad=True)
     assert report.classes == ("ant", "bee") and report.training == 4
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_names_are_put_into_the_order_asked_for(project, text):
+    own, names = Own(), ["10", "9", "b2", "b10"]
+    own.parquet("files/train.parquet", "train", labels_of(8, names), sorted(names), text=text)
+    report, found = add("files")
+    assert found == own.known
+    assert any(line.endswith("--class-order natural") for line in report.lines()) == text
+    report, found = add("files", class_order="natural")
+    assert found == own.known
+    assert open_dataset(Path("data/own"), "own").classes == ("9", "10", "b2", "b10")
+
+
+def test_an_order_is_for_names_alone(project):
+    Own().parquet("files/train.parquet", "train", labels_of(4, "01"), None)
+    refused("--class-order: the files have no class names", UsageError, class_order="text")
+    refused("a registered data set: its classes have a published order", UsageError, name="svhn", class_order="text")

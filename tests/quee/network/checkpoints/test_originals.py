@@ -7,6 +7,7 @@ import torch
 from originals import CLASSES, LABELS, ORIGINALS, photographs
 
 from quee.data.weights import import_weights, load_weights, weights_facts
+from quee.errors import QueeError
 from quee.network.architectures import create_backbone
 from quee.runtime.images import prepare
 
@@ -32,3 +33,25 @@ def test_imported_weights_answer_as_the_original(name: str, images: list[Path], 
     expected = original.logits(images)
     assert expected.std(dim=0).min() > 1e-3  # the images matter
     torch.testing.assert_close(built(torch.from_numpy(prepare(images, built.input))), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("said", "instead", "message"),
+    [
+        ('"num_hidden_layers": 4', '"num_hidden_layers": 5', r"as its config.json says\) does not fit .*missing keys"),
+        ('"hidden_size": 32', '"hidden_size": 64', r"as its config.json says\) does not fit .*wrong shapes"),
+        ('"2": "eel"', '"2": "eel", "3": "fox"', "its configuration has 4 classes, the head in its weights 3"),
+        ('"num_attention_heads": 4', '"num_attention_heads": 5', "cannot be built"),
+    ],
+)
+def test_a_configuration_that_contradicts_the_weights_is_refused(
+    said: str, instead: str, message: str, tmp_path: Path
+) -> None:
+    source = ORIGINALS["ViT"].make().save(tmp_path / "folder")
+    config = (source / "config.json").read_text()
+    assert said in config
+    (source / "config.json").write_text(config.replace(said, instead))
+    with pytest.raises(QueeError, match=message) as raised:
+        import_weights(None, source, tmp_path / "mine.safetensors")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "mine.safetensors").exists()
