@@ -103,7 +103,10 @@ def has_names(own: Sequence[str], classes: Sequence[str]) -> bool:
 
 
 def _positions(own: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
-    spelled = ([[*map(key, names)] for names in (own, classes)] for key in (str, same_name))
+    spelled: Iterator[list[Sequence[str]]] = (
+        [[*map(key, names)] for names in (own, classes)]
+        for key in (str, same_name)  # type: ignore[operator]
+    )
     for given, wanted in chain(spelled, _wordnet(own, classes)):
         place = {name: index for index, name in enumerate(given)}
         if len(place) == len(own) == len(set(wanted)) == len(wanted) and set(wanted) == set(place):
@@ -131,7 +134,7 @@ def _ids(names: tuple[str, ...]) -> Sequence[str] | None:
     if [*map(same_name, names)] == [*map(same_name, words)]:
         return [*ids]
     found = _words_of(names)
-    return found and [found[name][0] for name in names]
+    return None if found is None else [found[name][0] for name in names]
 
 
 def known_orders(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
