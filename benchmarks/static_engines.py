@@ -26,7 +26,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 def whole_graph(model: SegmentedBackbone, precision: str = "fp32") -> Path:
     """The whole network as one graph with its logits; the input is `x`."""
     whole = deepcopy(model)
-    whole.set_gates((len(whole.blocks),))
+    whole.set_gates((len(whole.block_names),))
     view = GateView(
         MultiPrecisionBackbone({Precision(precision): whole}), ExitHeads("cls", [ExitHead(None, None, None)]), False
     )

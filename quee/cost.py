@@ -201,3 +201,40 @@ def explain(model: BitFlops, path: Sequence[Precision]) -> Iterable[tuple[str, i
         a, b = product.bits(model.executed(product, precision))
         amount = bitflops(product.macs, (a, b), product.reduction, model.formula)
         yield product.name, product.segment, product.kind, product.macs, f"{a}×{b}", amount
+
+
+@dataclass(frozen=True)
+class FloatWork:
+    """Work that stays in floating point at every precision, of one kind."""
+
+    kind: str
+    """Class of the modules, or what is computed between modules."""
+    places: int
+    elements: int
+    """Elements touched per sample."""
+
+
+def float_work(backbone: "SegmentedBackbone", model: BitFlops) -> list[FloatWork]:
+    """What is executed in floating point in integer networks, most elements first; `backbone` has BatchNorm folded."""
+    from torch import nn
+
+    found: dict[str, tuple[int, int]] = {}
+
+    def add(kind: str, elements: int) -> None:
+        places, before = found.get(kind, (0, 0))
+        found[kind] = places + 1, before + elements
+
+    modules = dict(backbone.named_modules())
+    for part in model.elementwise:
+        module = modules.get(part.name)
+        add(part.name.rpartition(".")[2] if module is None else type(module).__name__, part.elements)
+    for module in modules.values():
+        if isinstance(module, nn.BatchNorm2d):
+            add(f"{type(module).__name__} that is behind no convolution of its own", 0)
+        elif hasattr(module, "gate") and any(isinstance(part, nn.Conv2d) for part in module.children()):
+            add("squeeze-and-excitation: means and scaling", 0)
+    for product in model.products:
+        if product.kind == "float":
+            add("products that are never quantized, counted at 32×32", 0)
+    work = [FloatWork(kind, *numbers) for kind, numbers in found.items()]
+    return sorted(work, key=lambda each: (-each.elements, each.kind))

@@ -1,6 +1,7 @@
 """`quee cost EXPERIMENT`: the table behind any cost."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,11 @@ def cost(
     experiment: Annotated[str, typer.Argument(help="Name of a file experiments/NAME.yaml.")],
     explain: Annotated[
         str | None,
-        typer.Option("--explain", metavar="PATH", help="Show every product of a path such as w3a3-w4a4-w8a8-w8a8."),
+        typer.Option(
+            "--explain",
+            metavar="PATH",
+            help="Show every product of a path such as w3a3-w4a4-w8a8-w8a8, and what stays in floating point.",
+        ),
     ] = None,
     elementwise: Annotated[bool, typer.Option("--elementwise", help="Count elementwise work at 32×32 too.")] = False,
     formula: Annotated[str, typer.Option(help="`product`, or `baskin`, which counts accumulation too.")] = "product",
@@ -25,12 +30,13 @@ def cost(
     artifacts/EXPERIMENT/quantize/metrics.json; it is at most the cost shown here.
     """
     from quee.cost import explain as explain_path
-    from quee.cost import trace_cost
+    from quee.cost import float_work, trace_cost
     from quee.data.weights import built_with
     from quee.errors import UsageError
     from quee.network.architectures import create_backbone
     from quee.paths import parse_path
     from quee.precision import FLOATS, Precision
+    from quee.quantization.folding import folded
     from quee.quantization.layers import own_layers
     from quee.settings.experiment import load_experiment
     from quee.settings.quantize import QuantizationConfig
@@ -62,10 +68,14 @@ def cost(
         rows.append(
             {"segment": "whole", **{str(p): model.static((p,) * model.segments) / model.unit for p in precisions}}
         )
+    work = [] if explain is None else [asdict(each) for each in float_work(folded(backbone), model)]
     if as_json:
-        typer.echo(json.dumps({"rows": rows, "unit_bitflops": model.unit}))
+        said = {} if explain is None else {"floating_point": work}
+        typer.echo(json.dumps({"rows": rows, **said, "unit_bitflops": model.unit}))
         return
     _table(rows, f"{settings.backbone.name}: unit {model.unit:,.0f} BitFLOPs (static w8a8), {model.macs:,} MACs")
+    if work:
+        _table(work, "In floating point at every precision; elements per sample are counted with --elementwise only")
 
 
 def _table(rows: list[dict[str, object]], title: str) -> None:

@@ -5,7 +5,8 @@ have lists of their own. A network's outputs follow one of these orders, and lab
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,12 @@ def read_classes(path: Path, option: str) -> tuple[str, ...]:
 def positions(own: Sequence[str], classes: Sequence[str], what: str) -> np.ndarray:
     """Where each of `classes` is in `own`, (classes,) int64, by name; differences of spelling count only if they must.
 
-    Raises UsageError, which calls `own` by `what`, where the names are not the same.
+    ImageNet's classes are also matched between WordNet ids and words. Raises UsageError, which calls `own` by `what`, where
+    the names are not the same.
     """
-    for key in (str, same_name):
-        place = {key(name): index for index, name in enumerate(own)}
-        wanted = [key(name) for name in classes]
+    spelled = ([[*map(key, names)] for names in (own, classes)] for key in (str, same_name))
+    for given, wanted in chain(spelled, _wordnet(own, classes)):
+        place = {name: index for index, name in enumerate(given)}
         if len(place) == len(own) == len(set(wanted)) == len(wanted) and set(wanted) == set(place):
             return np.array([place[name] for name in wanted], np.int64)
     missing, other = ([n for n in a if n not in b] for a, b in ((classes, set(own)), (own, set(classes))))
@@ -96,6 +98,29 @@ def positions(own: Sequence[str], classes: Sequence[str], what: str) -> np.ndarr
     raise UsageError(
         f"{what} has {len(own)} names, {' and '.join(faults) or 'some twice'}; the data set's: {some(classes, 5)}"
     )
+
+
+def _wordnet(*lists: Sequence[str]) -> Iterator[list[Sequence[str]]]:
+    """WordNet ids in place of the names in several lists, once, if all are ImageNet's and some are its words."""
+    if all(_WNID.fullmatch(name) for names in lists for name in names):
+        return
+    found = [_ids(tuple(names)) for names in lists]
+    if None not in found:
+        yield [ids for ids in found if ids is not None]
+
+
+def _ids(names: tuple[str, ...]) -> Sequence[str] | None:
+    """WordNet ids of ImageNet's classes; None for others. In ImageNet's own order, words of two classes are told apart."""
+    if all(map(_WNID.fullmatch, names)):
+        return names
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    ids, words = info.label_names(), info.label_descriptions()
+    if [*map(same_name, names)] == [*map(same_name, words)]:
+        return [*ids]
+    found = _words_of(names)
+    return found and [found[name][0] for name in names]
 
 
 def known_orders(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:

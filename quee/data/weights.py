@@ -307,8 +307,8 @@ def weights_facts(path: Path) -> WeightsFacts:
         fitted = Fitted.read(metadata["fitted_on"]) if "fitted_on" in metadata else None
         told = (metadata.get("read_as", ""), metadata.get("prepared", ""))
         classes = tuple(map(str, json.loads(metadata["classes"]))) if "classes" in metadata else None
-        outputs = (classes, metadata.get("head", "head"), metadata.get("measured", ""))
-        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted, *outputs)
+        head, measured = metadata.get("head", "head"), metadata.get("measured", "")
+        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted, classes, head, measured)
     except (IntegrityError, ValueError, KeyError, TypeError, AttributeError):
         how = f"quee weights add {path.stem} FILE --replace"
         raise IntegrityError(f"{path} is not what `quee weights add` writes; `{how}` makes it anew") from None

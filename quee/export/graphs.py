@@ -24,8 +24,10 @@ from quee.exits import ExitHeads, seen
 from quee.features import GateView
 from quee.network.attention import Attention, as_it_is
 from quee.network.base import SegmentedBackbone
+from quee.network.convolution import padding_of
 from quee.precision import Precision
 from quee.quantization.layers import AffineQuantizer, QuantizedConv2d, QuantizedLinear, QuantizedMatMul, Quantizer
+from quee.work.nodes import needed
 
 OPSET = 17
 TRACED = 23
@@ -133,16 +135,20 @@ class _Linear(_Weight):
 
 class _Conv2d(_Weight):
     def __init__(self, layer: QuantizedConv2d) -> None:
-        channels = layer.weight.shape[1] // (layer.kernel_size[0] * layer.kernel_size[1])
-        super().__init__(layer, layer.weight.unflatten(1, (channels, *layer.kernel_size)), 0)
-        self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
+        super().__init__(layer, layer.weight.unflatten(1, (-1, *layer.kernel_size)), 0)
+        self.kernel_size, self.stride, self.groups = layer.kernel_size, layer.stride, layer.groups
+        self.padding, self.dilation, self.same = layer.padding, layer.dilation, layer.same
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = self.padding
-        if not self.input.affine:  # zero need not be one of its values
-            top, left = padding
-            x, padding = functional.pad(x, (left, left, top, top)), (0, 0)
-        return functional.conv2d(self.input(x), self.floating(), self.bias, self.stride, padding, self.dilation)
+        left, right, top, bottom = around = padding_of(self, x.shape[2], x.shape[3])
+        padding = (top, left)
+        if not self.input.affine or (top, left) != (
+            bottom,
+            right,
+        ):  # zero need not be a value; ONNX's Conv has one padding
+            x, padding = functional.pad(x, around), (0, 0)
+        kernels = self.floating()
+        return functional.conv2d(self.input(x), kernels, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 class _Integers(nn.Module):
@@ -323,7 +329,7 @@ def _graph(step: _Step, x: Tensor, last: bool) -> bytes:
 
 
 def _free_batch(graph: Any) -> None:
-    """Make the traced number of samples a free dimension, and replace means in double precision by plain means.
+    """Make the traced number of samples a free dimension, and double precision (of means) single.
 
     All other dimensions keep their traced size, which engines optimise better than shapes computed at run time.
     Raises QueeError where samples are mixed with another dimension.
@@ -333,6 +339,8 @@ def _free_batch(graph: Any) -> None:
     sizes = _sizes(graph)
     nodes = [helper.make_node("Shape", ["x"], ["samples"], start=0, end=1)]
     weights = {tensor.name: tensor for tensor in graph.initializer}
+    for tensor in weights.values():
+        _single(tensor)
     for node in graph.node:
         if node.op_type == "Identity" and node.input[0] in weights:  # ONNX Runtime wants equal tensors apart
             copy = TensorProto()
@@ -340,9 +348,11 @@ def _free_batch(graph: Any) -> None:
             copy.name = node.output[0]
             graph.initializer.append(copy)
             continue
-        for attribute in node.attribute if node.op_type == "Cast" else ():
+        for attribute in node.attribute if node.op_type in ("Cast", "Constant") else ():
             if attribute.name == "to" and attribute.i == TensorProto.DOUBLE:
                 attribute.i = TensorProto.FLOAT
+            elif attribute.name == "value":
+                _single(attribute.t)
         if node.op_type in ("Reshape", "Expand") and (shape := sizes.get(node.input[1])) is not None:
             first, *rest = shape.tolist()
             if any(size and size % TRACED == 0 for size in (first // TRACED, *rest)):
@@ -359,13 +369,21 @@ def _free_batch(graph: Any) -> None:
             node.input[1] = own
         nodes.append(node)
     del graph.node[:]
-    graph.node.extend(_needed(nodes, {value.name for value in graph.output}))
+    graph.node.extend(needed(nodes, {value.name for value in graph.output}))
     read = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:], graph.value_info[:]
     graph.initializer.extend(kept)
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "n"
+
+
+def _single(tensor: Any) -> None:
+    """Change a constant in double precision to single precision."""
+    from onnx import TensorProto, numpy_helper
+
+    if tensor.data_type == TensorProto.DOUBLE:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
 
 
 def _sizes(graph: Any) -> dict[str, np.ndarray]:
@@ -382,13 +400,3 @@ def _sizes(graph: Any) -> dict[str, np.ndarray]:
             if value.dtype.kind in "ib" and value.ndim < 2:
                 found[node.output[0]] = value
     return found
-
-
-def _needed(nodes: list[Any], wanted: set[str]) -> list[Any]:
-    """The nodes that compute the wanted values, in their order."""
-    kept = []
-    for node in reversed(nodes):
-        if wanted & set(node.output):
-            kept.append(node)
-            wanted = wanted | set(node.input)
-    return kept[::-1]

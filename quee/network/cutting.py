@@ -290,15 +290,17 @@ class _Cutter:
         tensor = self.made[next(iter(self.alive[time]))]
         return tensor if tensor.dim() > 2 and tensor.shape[0] == SAMPLES else None
 
+    def _stands(self, call: Call) -> bool:
+        """Whether a call is of a module that could be a block and stands where blocks do."""
+        return self._is_candidate(call) and (self._is_listed(call) or call.within is self.run)
+
     def _reason(self, calls: Sequence[Call]) -> str:
         """Why no gate can stand behind the blocks among calls."""
-        stands = [
-            call for call in calls if self._is_candidate(call) and (self._is_listed(call) or call.within is self.run)
-        ]
-        for call in stands:
+        for call in filter(self._stands, self.calls):
             passed = [t for t in tensors(call.result) if id(t) in self.derived]
             if len(passed) > 1:
                 return f"{call.name} passes on {len(passed)} tensors, and a gate holds one, so no gate cuts it"
+        stands = [call for call in calls if self._stands(call)]
         counts = [len(self.alive[call.end]) for call in stands]
         if len(counts) > 2 and 1 < counts[1] < counts[2]:
             return f"its blocks ({stands[0].name} …) read the outputs of all earlier blocks, so no gate cuts it"
@@ -344,10 +346,11 @@ class _Cutter:
                 elif own.function in UNKNOWN:
                     what = getattr(own.function, "__name__", str(own.function))
                     raise UsageError(f"{name}: nothing quantizes the {what} of a {type(self.modules[name]).__name__}")
-            if (names or linears) and self.times.get(name, 1) > 1:
-                raise UsageError(
-                    f"{name} runs {self.times[name]} times when the network does; products that run once are quantized"
-                )
+            module, times = self.modules[name], self.times.get(name, 1)
+            if _has_weight(module) and not isinstance(module, nn.Linear | nn.Conv2d):
+                raise UsageError(f"{name}: nothing quantizes a {type(module).__name__}")
+            if times > 1 and (names or linears or _has_weight(module)):
+                raise UsageError(f"{name} runs {times} times when the network does; layers that run once are quantized")
             if names or linears:
                 found[name] = (names, tuple(linears))
         return found

@@ -23,7 +23,6 @@ from quee.network.base import SegmentedBackbone, mean, pooled
 from quee.network.convolution import Conv2dSame
 from quee.network.cutting import chain_of
 from quee.network.products import hand_over
-from quee.quantization.layers import quantizable
 
 NO_HEAD = "this model has no classification head of its own; give num_classes among its kwargs"
 GATES = 4
@@ -95,7 +94,7 @@ class TimmChain(SegmentedBackbone):
     head_modules = ()  # `segment_of` knows the modules of the head
 
     def __init__(self, model: nn.Module, input: Preprocessing) -> None:
-        """Raises UsageError where the network cannot be cut, and QueeError where a layer cannot be quantized."""
+        """Raises UsageError where the network cannot be cut, or names a layer that cannot be quantized."""
         super().__init__()
         if model.num_classes < 1:  # type: ignore[operator]
             raise UsageError(NO_HEAD)
@@ -115,7 +114,6 @@ class TimmChain(SegmentedBackbone):
             hand_over(self.get_submodule(name), products, linears)
         for name in self.chain.fixed:
             self.get_submodule(name).fixed = True  # type: ignore[assignment]
-        quantizable(self)  # names a layer that nothing quantizes
         self.num_classes, self.pretrained_cfg = model.num_classes, model.pretrained_cfg  # type: ignore[assignment]
         self.residuals = self.chain.residuals
         self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))  # type: ignore[arg-type]
@@ -164,7 +162,7 @@ class TimmChain(SegmentedBackbone):
     def pool(self, state: Tensor, gate: int, pooling: str = "cls_mean") -> Tensor:
         """Of tokens the class token, and the mean of those behind the prefix; maps and tokens without prefix as in the base."""
         positions = state.movedim(self._channels(gate) + 1, -1).flatten(1, -2)  # (n, positions, width)
-        if state.dim() > 3 or not self.prefix_tokens:
+        if state.dim() > 3 or not self.prefix_tokens or _is_grid(positions.shape[1], self.input.size):
             return pooled(positions, pooling)
         if pooling == "cls":
             return state[:, 0]
@@ -209,6 +207,12 @@ def timm_network(
     return model, Preprocessing(
         (height, width), config["crop_pct"], config["interpolation"], means, deviations, channels
     )
+
+
+def _is_grid(tokens: int, size: tuple[int, int]) -> bool:
+    """Whether so many tokens are the patches of an image alone; class attention of some networks comes only behind its blocks."""
+    height, width = size
+    return any((height // side) * (width // side) == tokens for side in range(1, min(size) + 1))
 
 
 @cache

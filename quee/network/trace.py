@@ -107,7 +107,7 @@ def traced(model: nn.Module, shape: tuple[int, ...]) -> tuple[Call, dict[str, Te
             handles.append(module.register_forward_pre_hook(begin(name), with_kwargs=True))
             handles.append(module.register_forward_hook(finish, with_kwargs=True))
     try:
-        with torch.inference_mode(False), torch.no_grad(), mode:  # versions tell changes in place
+        with torch.inference_mode(False), torch.no_grad(), torch.device("meta"), mode:  # versions tell changes in place
             root.result = functional_call(model, state, (x,))
     finally:
         for handle in handles:

@@ -191,11 +191,13 @@ def add_weights(
     count = import_weights(chosen, file, target, head, seen, kwargs)
     track_as(target, target.with_name(f"{name}.dvc"), new=new)
     facts = weights_facts(target)
-    told = dict(facts.kwargs or {})
+    keywords = dict(facts.kwargs or {})
     stated = (
-        "as stated" if told.pop("preprocessing", None) else "weights trained otherwise: backbone.kwargs.preprocessing"
+        "as stated"
+        if keywords.pop("preprocessing", None)
+        else "weights trained otherwise: backbone.kwargs.preprocessing"
     )
-    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}{_written(told)}, {_seen(seen)}")
+    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}{_written(keywords)}, {_seen(seen)}")
     typer.echo(f"read as: {facts.read_as}")
     if others := [part for part in seen or () if part not in names_in(DATA)]:
         typer.echo(

@@ -139,7 +139,8 @@ def _by_layout(state: dict[str, Tensor], found: Recognised, described: Described
             raise QueeError(f"{CONFIG}: model_type {kind!r} is not read; read are: {', '.join(known)}")
         if layout is None or kind not in layout.model_types or layout.configured is None:
             raise QueeError(f"{CONFIG} says model_type {kind!r}, which the names of the weights contradict")
-        return layout.configured(described.config, state, described.prepared and described.prepared.size)
+        size = None if described.prepared is None else described.prepared.size
+        return layout.configured(described.config, state, size)
     return layout.named(state) if layout is not None and layout.named is not None else None
 
 

@@ -1,16 +1,18 @@
 """Integer products that are exact on every CPU.
 
 CPUs without VNNI add pairs of 8-bit products in 16 bits, where 2 · 255 · 127 saturates. `are_exact` tries an engine's
-integer kernels on such products. `in_floats` rewrites a graph for engines whose kernels saturate: integers are held in
-float32 and multiplied there, which is exact while sums stay within 2^24; longer reductions are split.
+integer kernels on such products. `in_floats` rewrites a graph for engines whose kernels saturate or are slow: integers are
+held in float32 and multiplied there, which is exact while sums stay within 2^24; longer reductions are split.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
+
+from quee.work.nodes import needed
 
 EXACT = 1 << 24
 """Integers up to here are exact in float32."""
@@ -20,6 +22,7 @@ ROWS = (1, 32)
 """Rows of the products that `are_exact` tries: engines have a separate kernel for single rows."""
 _OPSET = 17
 _PRODUCTS = ("Conv", "MatMul")
+_LINEAR = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -37,25 +40,28 @@ class _Integers:
     """Shape that broadcasts the scale against the weights."""
 
 
-def in_floats(graph: bytes) -> bytes:
-    """The ONNX model with all integer arithmetic done in floats; the same results, on any CPU.
+def in_floats(graph: bytes, kinds: Sequence[str] = _PRODUCTS) -> bytes:
+    """The ONNX model with the integer arithmetic of some kinds of products done in floats; the same results, on any CPU.
 
     A product of dequantized factors becomes a product of their integers, which is rescaled afterwards.
     """
     import onnx
 
     model = onnx.load_from_string(graph)
-    _Floats(model.graph).rewrite()
+    if any(node.op_type in kinds for node in model.graph.node):
+        _Floats(model.graph, kinds).rewrite()
     return cast(bytes, model.SerializeToString(deterministic=True))
 
 
 class _Floats:
     """Rewrites one graph in place."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, kinds: Sequence[str]) -> None:
         from onnx import numpy_helper
 
-        self.graph = graph
+        self.graph, self.kinds = graph, kinds
+        self.whole = set(kinds) == set(_PRODUCTS)
+        """Whether no node needs integers as they were."""
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         self.value: Callable[[str], np.ndarray] = lambda name: numpy_helper.to_array(self.weights[name])
         self.source: dict[str, str] = {}
@@ -70,14 +76,17 @@ class _Floats:
                 self.source[node.output[0]] = node.input[0]
             elif node.op_type == "DequantizeLinear":
                 self.found[node.output[0]] = self._integers(node)
-            elif node.op_type in _PRODUCTS and self._is_product(*node.input[:2]):
+            elif node.op_type in self.kinds and self._is_product(*node.input[:2]):
                 self._product(node)
-            else:
+                continue
+            elif self.whole:
                 for name in node.input:
                     self._dequantize(name)
+            if not (self.whole and node.op_type in _LINEAR):
                 self.nodes.append(node)
-        for output in self.graph.output:
+        for output in self.graph.output if self.whole else ():
             self._dequantize(output.name)
+        self.nodes = needed(self.nodes, {value.name for value in self.graph.output})
         read = {name for node in self.nodes for name in node.input}
         kept = [tensor for name, tensor in self.weights.items() if name in read]
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
@@ -129,18 +138,21 @@ class _Floats:
         a, b = (self.found[name] for name in node.input[:2])
         output, conv = node.output[0], node.op_type == "Conv"
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        groups = attributes.get("group", 1)
         sizes = _parts(a, b, conv)
         if len(sizes) == 1:
-            total = self._add(node.op_type, [a.name, b.name], [f"{output}.sum"], **attributes)
-        else:
+            pairs = [(a.name, b.name)]
+        elif groups == 1:
             ways = [self._split(f"{output}.{i}", f, sizes, axis) for i, (f, axis) in enumerate(_axes(a, b, conv))]
-            sums = [
-                self._add(node.op_type, list(pair), [f"{output}.sum{i}"], **attributes)
-                for i, pair in enumerate(zip(*ways, strict=True))
-            ]
-            total = sums[0]
-            for i, other in enumerate(sums[1:], 1):
-                total = self._add("Add", [total, other], [f"{output}.upto{i}"])
+            pairs = list(zip(*ways, strict=True))
+        else:  # channels cannot be split across groups, so each product has zeros for the weights of the others
+            pairs = [(a.name, name) for name in self._masked(f"{output}.weight", b, sizes)]
+        total = self._add(
+            node.op_type, list(pairs[0]), [f"{output}.sum" if len(pairs) == 1 else f"{output}.sum0"], **attributes
+        )
+        for i, pair in enumerate(pairs[1:], 1):
+            other = self._add(node.op_type, list(pair), [f"{output}.sum{i}"], **attributes)
+            total = self._add("Add", [total, other], [f"{output}.upto{i}"])
         bias = node.input[2:]
         shape = (-1, 1, 1) if conv else (-1,)
         scale = np.atleast_1d(np.asarray(a.scale * b.scale)).reshape(shape)
@@ -155,6 +167,14 @@ class _Floats:
         lengths = self._constant(f"{name}.sizes", np.array(sizes, np.int64))
         self._add("Split", [factor.name, lengths], names, axis=axis)
         return names
+
+    def _masked(self, name: str, weights: _Integers, sizes: list[int]) -> list[str]:
+        assert weights.values is not None
+        ends = np.cumsum([0, *sizes])
+        parts = [np.zeros_like(weights.values) for _ in sizes]
+        for i, part in enumerate(parts):
+            part[:, ends[i] : ends[i + 1]] = weights.values[:, ends[i] : ends[i + 1]]
+        return [self._constant(f"{name}.part{i}", part) for i, part in enumerate(parts)]
 
 
 def _axes(a: _Integers, b: _Integers, conv: bool) -> tuple[tuple[_Integers, int], tuple[_Integers, int]]:
@@ -176,49 +196,69 @@ def _parts(a: _Integers, b: _Integers, conv: bool) -> list[int]:
     return np.diff(np.linspace(0, width, parts + 1).astype(int)).tolist()  # type: ignore[no-any-return]
 
 
-def products(conv: bool) -> tuple[bytes, np.ndarray]:
-    """A graph of one layer of extreme 8-bit integers, and its weights (WIDTH, outputs).
+@dataclass(frozen=True)
+class Tried:
+    """A graph of one layer of extreme 8-bit integers."""
 
-    Its input `x`, (n, WIDTH) or (n, WIDTH, 1, 2) for a convolution, holds integers from 0 to 255 as floats.
-    """
+    graph: bytes
+    """Its input `x` holds integers from 0 to 255 as floats: (n, WIDTH), or for a convolution (n, WIDTH, size, size)."""
+    weights: np.ndarray
+    """(groups, terms of a group, outputs of a group)"""
+    size: int
+    """Height and width of the convolution's kernel; 0 for a matrix product."""
+
+    def wanted(self, x: np.ndarray) -> np.ndarray:
+        """The exact result (n, outputs) for an input."""
+        terms = x.astype(np.int64).reshape(len(x), len(self.weights), -1).transpose(1, 0, 2)
+        result: np.ndarray = (terms @ self.weights.astype(np.int64)).transpose(1, 0, 2).reshape(len(x), -1)
+        return result
+
+
+def products(size: int, groups: int = 1) -> Tried:
+    """A matrix product (`size` 0), or a convolution in groups."""
     from onnx import TensorProto, helper, numpy_helper
 
-    weights = np.random.default_rng(0).choice(np.array([-127, -90, 3, 101, 127], np.int8), (WIDTH, 64))
-    weights[:, 0] = 127  # the largest possible sums
+    conv, channels = size > 0, WIDTH // groups
+    each = 64 if groups == 1 else channels
+    shape = (groups, channels * max(size, 1) ** 2, each)
+    weights = np.random.default_rng(0).choice(np.array([-127, -90, 3, 101, 127], np.int8), shape)
+    weights[:, :, 0] = 127  # the largest possible sums
+    stored = weights.transpose(0, 2, 1).reshape(groups * each, channels, size, size) if conv else weights[0]
     arrays = {
         "scale": np.float32(1),
         "zero": np.uint8(0),
-        "weight": np.ascontiguousarray(weights.T).reshape(64, WIDTH, 1, 1) if conv else weights,
-        "scales": np.ones(64, np.float32),
-        "zeros": np.zeros(64, np.int8),
+        "weight": np.ascontiguousarray(stored),
+        "scales": np.ones(groups * each, np.float32),
+        "zeros": np.zeros(groups * each, np.int8),
     }
-    kind, axis = ("Conv", 0) if conv else ("MatMul", 1)
+    kind, axis, attributes = ("Conv", 0, {"group": groups}) if conv else ("MatMul", 1, {})
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["a"]),
         helper.make_node("DequantizeLinear", ["weight", "scales", "zeros"], ["b"], axis=axis),
-        helper.make_node(kind, ["a", "b"], ["y"]),
+        helper.make_node(kind, ["a", "b"], ["y"], **attributes),
     ]
-    rest = (1, 2) if conv else ()
-    values = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ("n", width, *rest))
-        for name, width in (("x", WIDTH), ("y", 64))
-    ]
+    around, after = ((size, size), (1, 1)) if conv else ((), ())
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", WIDTH, *around))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", groups * each, *after))
     tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in arrays.items()]
-    graph = helper.make_graph(nodes, "products", values[:1], values[1:], tensors)
+    graph = helper.make_graph(nodes, "products", [x], [y], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
-    return cast(bytes, model.SerializeToString(deterministic=True)), weights
+    return Tried(model.SerializeToString(deterministic=True), weights, size)
+
+
+KERNELS = ((0, 1), (1, 1), (2, 1), (3, 12), (3, WIDTH))
+"""Sizes and groups of the layers that `are_exact` tries; engines have kernels of their own for each, depthwise ones last."""
 
 
 def are_exact(run: Callable[[bytes, np.ndarray], np.ndarray]) -> bool:
     """Whether an engine's integer kernels sum without loss; `run(graph, x)` executes a graph."""
-    for conv in (False, True):
-        graph, weights = products(conv)
+    for size, groups in KERNELS:
+        tried = products(size, groups)
         for rows in ROWS:
-            x = np.random.default_rng(rows).choice(np.array([0.0, 200.0, 255.0], np.float32), (rows, WIDTH))
+            shape = (rows, WIDTH, size, size) if size else (rows, WIDTH)
+            x = np.random.default_rng(rows).choice(np.array([0.0, 200.0, 255.0], np.float32), shape)
             x[0] = 255.0
-            found = run(graph, np.repeat(x[:, :, None, None], 2, axis=3) if conv else x)
-            wanted = x.astype(np.int64) @ weights.astype(np.int64)
-            if not np.array_equal(found[..., 0, 0] if conv else found, wanted):
+            if not np.array_equal(run(tried.graph, x).reshape(rows, -1), tried.wanted(x)):
                 return False
     return True

@@ -1,4 +1,8 @@
-"""ONNX Runtime on the CPU: float kernels and 8-bit integer kernels for matrix products; convolutions stay in float."""
+"""ONNX Runtime on the CPU: float kernels, and 8-bit integer kernels for matrix products.
+
+Convolutions of integers run in float32, where they are exact. ONNX Runtime's own integer convolution, ConvInteger, took 3
+to 20 times as long (ResNet-18, MobileNetV3 and ConvNeXt at 64 px, AMD EPYC with VNNI), and QLinearConv rounds the result.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from quee.precision import Precision
+from quee.runtime.engines.exact import in_floats
 from quee.runtime.engines.graphs import LARGEST, GraphEngine, Run
 
 BIAS_ROUNDING = "WeightBiasQuantization"
@@ -34,6 +39,7 @@ class OnnxRuntimeEngine(GraphEngine):
         options.add_session_config_entry("session.x64quantprecision", "1")
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
+        graph = in_floats(graph, ("Conv",))
         return onnxruntime.InferenceSession(
             graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=[BIAS_ROUNDING]
         )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from timm.data import ImageNetInfo
 
 from quee.data import DATASETS
 from quee.data.class_order import ORDERS, known_orders, note_on, order_given, ordered, positions, read_classes
@@ -60,6 +61,9 @@ def test_classes_are_found_by_name_and_by_another_spelling_if_need_be() -> None:
     assert positions(["dog", "cat"], ["cat", "dog"], "x").tolist() == [1, 0]
     assert positions(["T - shirt / top", "Bag"], ["bag", "T-shirt/top"], "x").tolist() == [1, 0]
     assert positions(["a", "A"], ["A", "a"], "x").tolist() == [1, 0]
+    words = ["tench, Tinca tinca", "goldfish, Carassius auratus"]
+    assert positions(words, ["n01443537", "n01440764"], "x").tolist() == [1, 0]
+    assert positions(["n01440764", "n01443537"], ["goldfish", "tench"], "x").tolist() == [1, 0]
     with pytest.raises(
         UsageError, match="x has 2 names, without bird and with cat; the data set's: bird, dog"
     ) as raised:
@@ -93,3 +97,12 @@ def test_every_order_is_a_permutation(order: str) -> None:
     names = ["b2", "b10", "a", "C", "c"]
     assert sorted(ordered(names, order)) == sorted(names)
     assert np.array_equal(np.sort(positions(names, ordered(names, order), "x")), np.arange(5))
+
+
+def test_imagenets_words_in_its_own_order_are_its_ids_though_two_are_called_crane() -> None:
+    info = ImageNetInfo("imagenet-1k")
+    words, ids = info.label_descriptions(), info.label_names()
+    assert words.count("crane") == 2
+    assert positions(words, ids[::-1], "x").tolist() == list(range(1000))[::-1]
+    with pytest.raises(UsageError, match="x has 1000 names"):
+        positions(words[::-1], ids, "x")

@@ -1,6 +1,8 @@
 """Hugging Face's DINOv2, with and without registers."""
 
+from collections.abc import Mapping
 from math import isqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,9 +74,9 @@ def named(state: State) -> Named | None:
     return _named(kwargs, registers, gated="blocks.0.mlp.w12.weight" in state)
 
 
-def _named(kwargs: dict[str, object], registers: int, gated: bool) -> Named:
+def _named(kwargs: Mapping[str, Any], registers: int, gated: bool) -> Named:
     width = kwargs["embed_dim"]
-    size = "giant" if gated else SIZES.get(width, "small") if isinstance(width, int) else "small"
+    size = "giant" if gated else SIZES.get(width, "small")
     name = f"vit_{size}_patch14_{'reg4_' if registers else ''}dinov2.lvd142m"
     implied = {
         "embed_dim": next(width for width, own in SIZES.items() if own == size),

@@ -190,7 +190,7 @@ def beit(kwargs: Mapping[str, Any]) -> Named:
     image = kwargs["img_size"] if kwargs["img_size"] in (384, 512) else 224
     name = next(name for name in (f"beit_{size}_patch16_{image}", f"beit_{size}_patch16_224") if is_backbone(name))
     implied = dict(zip(("embed_dim", "depth", "num_heads"), VITS[size], strict=True))
-    usual = {**_BEIT, **implied, "patch_size": 16, "img_size": int(name.rpartition("_")[2])}
+    usual: dict[str, Any] = {**_BEIT, **implied, "patch_size": 16, "img_size": int(name.rpartition("_")[2])}
     if size == "large":
         usual["init_values"] = 1e-5
     return Named(name, beside(kwargs, usual))

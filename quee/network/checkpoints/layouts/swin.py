@@ -1,4 +1,4 @@
-"""Swin Transformer, version 1, under timm's and the authors' names."""
+"""Swin Transformer, versions 1 and 2, under timm's and the authors' names."""
 
 import re
 
@@ -8,7 +8,7 @@ from quee.network.checkpoints.layouts.sizes import swin_of_weights
 
 def downsampled_first(state: State) -> State:
     """The authors' networks halve the image at the end of a stage, timm's at the beginning of the next; without buffers."""
-    buffers = ("relative_position_index", "attn_mask")
+    buffers = ("relative_position_index", "attn_mask", "relative_coords_table")
     found = {key: value for key, value in state.items() if not key.endswith(buffers)}
     if "layers.0.downsample.reduction.weight" not in found:
         return found
@@ -24,4 +24,9 @@ LAYOUT = Layout(
     r"layers\.0\.blocks\.0\.attn\.relative_position_bias_table",
     downsampled_first,
     named=swin_of_weights,
+)
+V2 = Layout(
+    "Swin Transformer V2, timm's or the authors' names",
+    r"layers\.0\.blocks\.0\.attn\.cpb_mlp\.0\.weight",
+    downsampled_first,
 )

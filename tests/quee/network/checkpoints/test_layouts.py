@@ -267,6 +267,32 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any], Callable[[State], State]]] = {
         lambda state: {key: torch.from_numpy(value.copy()) for key, value in of_google(state, 4, False).items()},
     ),
     "ResNet for CIFAR": ("resnet20_cifar", {"shortcut": "B"}, of_akamaster),
+    "DINOv3, the authors' names": (
+        "vit_small_patch16_dinov3",
+        {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5},
+        lambda state: {
+            "rope_embed.periods": torch.ones(2),
+            **{
+                re.sub(r"gamma_([12])$", r"ls\1.gamma", k).replace("reg_token", "storage_tokens"): v
+                for k, v in state.items()
+            },
+        },
+    ),
+    "EVA, timm's names": (
+        "eva02_base_patch14_224",
+        {"img_size": 28, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5},
+        lambda state: state,
+    ),
+    "Swin Transformer V2, timm's or the authors' names": (
+        "swinv2_tiny_window8_256",
+        {"img_size": 64, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "num_classes": 5},
+        lambda state: {**state, "layers.0.blocks.0.attn.relative_position_index": torch.zeros(2)},
+    ),
+    "timm's ViT with relative positions": (
+        "vit_relpos_small_patch16_224",
+        {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5},
+        lambda state: state,
+    ),
     "ConvNeXt, the authors' names": ("convnext_atto", SMALL_CONVNEXT, convnexts_authors),
     "timm's EfficientNet or MobileNet": ("mobilenetv3_small_050", {"num_classes": 5}, lambda state: state),
 }
@@ -341,10 +367,10 @@ def test_a_head_outside_of_the_network_is_not_guessed(head: str) -> None:
 
 
 FOREIGN = {
-    "Swin Transformer V2": ["features.1.0.attn.cpb_mlp.0.weight", "norm.weight"],
+    "Swin Transformer V2 of torchvision or Hugging Face": ["features.1.0.attn.cpb_mlp.0.weight", "norm.weight"],
     "data2vec": ["data2vec_vision.embeddings.cls_token"],
     "quantized network": ["vit.encoder.layer.0.attention.attention.query.qweight"],
-    "DINOv3": ["blocks.0.norm1.weight", "rope_embed.periods", "storage_tokens"],
+    "Hugging Face DINOv3": ["layer.0.attention.q_proj.weight", "norm.weight"],
     "OpenAI or OpenCLIP CLIP": ["visual.class_embedding", "transformer.resblocks.0.ln_1.weight"],
     "Hugging Face CLIP or SigLIP": ["vision_model.encoder.layers.0.layer_norm1.weight"],
     "LoRA adapter": ["base_model.model.vit.encoder.layer.0.attention.attention.query.lora_A.weight"],

@@ -23,13 +23,24 @@ from quee.settings.quantize import QuantizationConfig
 PRECISIONS = [Precision(name) for name in ("fp32", "w4a4", "w8a8")]
 ENGINES = ("openvino", "onnxruntime")
 WIDE = {"embed_dim": 32, "depth": 3, "num_heads": 2}
+SWIN = {
+    "img_size": 20,
+    "patch_size": 2,
+    "window_size": 4,
+    "embed_dim": 16,
+    "num_classes": 10,
+    "depths": (2, 1),
+    "num_heads": (2, 2),  # maps of 10 and 5 places: the last windows are padded
+}
+NETWORKS = [("vit_fashion_mnist", WIDE), ("vit_digits", WIDE), ("swin_tiny_patch4_window7_224", SWIN)]
 
 
-@pytest.fixture(scope="module", params=["vit_fashion_mnist", "vit_digits"])
+@pytest.fixture(scope="module", params=NETWORKS, ids=lambda network: network[0])
 def view(request: pytest.FixtureRequest) -> GateView:
-    """A small untrained network with an overlapping stem, or plain patches, at three precisions."""
+    """A small untrained network with an overlapping stem, plain patches, or shifted windows, at three precisions."""
     torch.manual_seed(0)
-    backbone = create_backbone(request.param, (1, 2, 3), **WIDE).requires_grad_(False).eval()
+    name, kwargs = request.param
+    backbone = create_backbone(name, (1, 2, 3), **kwargs).requires_grad_(False).eval()
     size = backbone.input
     x = torch.randn(64, *size.shape)
     configs = [QuantizationConfig(p, preset="repq") for p in PRECISIONS if not p.is_float]
