@@ -20,6 +20,7 @@ from fresh_clone import ROOT, Clone, make_clone, make_origin
 from marked import MARK, answers, clear, marked, new_mark, wait_until
 
 from quee.cli.main import LIBRARY, main, resolve, verbs
+from tasks.verbs.commands import ANYWHERE
 
 EXCEPTED = {
     "make test": "runs these tests",
@@ -164,9 +165,9 @@ def test_commands_are_found_where_pages_have_them() -> None:
 
 
 def leaves() -> Iterator[list[str]]:
-    """Every verb of a project, with the commands of groups, and a value for each argument."""
+    """Every verb of a project but those that make one, with the commands of groups, and a value for each argument."""
     for name, (where, _) in verbs().items():
-        if name in LIBRARY:
+        if name in (*LIBRARY, *ANYWHERE):
             continue
         command = resolve(name, where)
         for words, leaf in [([name, sub], item) for sub, item in getattr(command, "commands", {}).items()] or [

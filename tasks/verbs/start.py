@@ -38,7 +38,10 @@ SHOWN = 8
 
 def start(
     images: Annotated[
-        str, typer.Argument(help="Folder of class folders or Parquet files, or a name of `quee data list`.")
+        str,
+        typer.Argument(
+            metavar="IMAGES", help="Folder of class folders or Parquet files, or a name of `quee data list`."
+        ),
     ],
     weights: Annotated[
         str | None,
@@ -71,7 +74,8 @@ def start(
 ) -> None:
     """Add images and weights, say what they are, and write experiments/NAME.yaml with a comment on each choice.
 
-    Makes the project first where there is none here. Nothing is run but a few images, to estimate the time.
+    Makes the project first where there is none here. Some of the images are run through the network, to measure what the
+    checkpoint does not state and to estimate the time; training and the pipeline are left to `quee run`.
     """
     from quee.data.importers import Options
     from tasks.dvc.project import is_project, make_project, refuse_place
