@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from quee.cost import trace_cost
 from quee.errors import QueeError, UsageError
-from quee.exits import fit_exits
+from quee.exits.fitting import fit_exits
 from quee.export.graphs import export_graphs
 from quee.features import GateView
 from quee.network import architectures, timm_chain
