@@ -1,9 +1,9 @@
 """`bundle.json`: the description of a bundle, and the checks before its other files are read.
 
-Format 2 added a digest of the description, preprocessing and exported graphs; format 3 added a canary; in format 4
-exit heads may have a hidden layer and read a grid. Bundles of older formats are read through migrations. The digests show damage and mix-ups, but not who made a bundle, because anyone who
-can write a bundle can write digests that agree. Trust comes from the place where a bundle is kept, or from comparing
-`digest` with a known digest.
+Format 2 added a digest of the description, preprocessing and exported graphs; format 3 added a canary; in format 4 exit
+heads may have a hidden layer and read a grid. Bundles of older formats are read through migrations. The digests show
+damage and mix-ups, but not who made a bundle, because anyone who can write a bundle can write digests that agree. Trust
+comes from the place where a bundle is kept, or from comparing `digest` with a known digest.
 """
 
 import hashlib
