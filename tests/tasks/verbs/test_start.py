@@ -184,6 +184,7 @@ def test_init_says_what_it_made_and_what_comes_next(quee: Call) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_from_an_empty_folder_to_a_classifier(inputs: Path, quee: Call) -> None:
     assert quee("start", inputs / "photos", "--weights", inputs / "net.pth", *NETWORK, "--not-trained-on-these")[0] == 0
     status, out, err = quee("run", "photos")
