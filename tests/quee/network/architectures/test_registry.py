@@ -225,7 +225,7 @@ def test_every_chain_is_executed_by_the_engines_as_simulated(name: str, kwargs: 
     models = {p: quantize_(deepcopy(backbone), QuantizationConfig(p, "minmax"), [x]) for p in precisions[1:]}
     multi = MultiPrecisionBackbone({precisions[0]: backbone, **models})  # type: ignore[dict-item]
     settings = Exits(embedding=2, weight_decay=100)
-    heads, _ = fit_exits(multi, precisions, [(x, y)], settings, 1)
+    heads, _ = fit_exits(multi, precisions, lambda _: [(x, y)], settings, 1, len(x))
     view = GateView(multi, heads, embedding=True)
     export_graphs(view, precisions, tmp_path)
     reference = open_engine("torch", view)
