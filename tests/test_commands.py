@@ -46,11 +46,11 @@ VALUES = {
     "EXPERIMENT…": "digits", "EXPERIMENT": "digits", "IMAGES…": "data/digits", "IMAGES": "data/digits",
     "BUNDLE": "artifacts/digits/bundle", "RUN|FILE": "artifacts/digits/evaluate/metrics.json", "RUN": "0123456789abcdef" * 2,
     "A": "digits", "B": "0.1", "STAGE": "targets", "REV": "HEAD", "FOLDER": "folder", "FILE": "file",
-    "HOST": "127.0.0.1", "N": "20",
+    "HOST": "127.0.0.1", "N": "20", "PATH": "w4a4-w8a8", "DATASET": "digits",
 }  # fmt: skip
 """What stands for the placeholders."""
 
-NAMES = {"run": "digits", "add": "mine", "compare": "HEAD", "verify": "torch"}
+NAMES = {"run": "digits", "add": "mine", "check": "vit_digits", "compare": "HEAD", "verify": "torch"}
 """What NAME, or the B of a comparison, stands for, by verb."""
 
 ADVICE = re.compile(
