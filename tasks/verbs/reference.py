@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from quee.errors import IntegrityError, QueeError, UsageError
+from quee.settings.experiment import load_experiment
 from quee.work.io import write_bytes, write_json
 from tasks.dvc.inputs import pull
 from tasks.dvc.lock import chosen, default_experiments, out_problem, read_lock
@@ -39,12 +40,10 @@ def publish(root: Path, experiment: str) -> Path:
     target = root / FOLDER / experiment
     aside = target.with_name(f".{experiment}.aside")
     shutil.rmtree(aside, ignore_errors=True)
-    weights = (
-        ("*.safetensors",) if experiment in default_experiments(root) else ()
-    )  # `make repro` makes them in minutes
+    mode = load_experiment(experiment, root / "experiments").backbone.mode
     for stage in result.stages:
         folder = root / "artifacts" / experiment / stage
-        skipped = shutil.ignore_patterns(*STAGES[stage].unpublished, *weights)
+        skipped = shutil.ignore_patterns(*STAGES[stage].unpublished, *_weights(root, experiment, mode, stage))
         shutil.copytree(folder, aside / stage, ignore=skipped)
         if not any((aside / stage).iterdir()):
             (aside / stage).rmdir()
@@ -57,6 +56,13 @@ def publish(root: Path, experiment: str) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     return target
+
+
+def _weights(root: Path, experiment: str, mode: str, stage: str) -> tuple[str, ...]:
+    """Patterns of weights that are not published: those that `make repro` makes in minutes, and the network of others."""
+    if experiment in default_experiments(root):
+        return ("*.safetensors",)
+    return ("model.safetensors",) if stage == "backbone" and mode == "pretrained" else ()
 
 
 def _made(record: dict[str, Any]) -> dict[str, Any]:

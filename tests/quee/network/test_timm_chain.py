@@ -50,7 +50,7 @@ def test_maps_with_channels_last_are_pooled_over_their_places(size: tuple[int, i
     state = backbone.forward_to(1, torch.randn(2, *backbone.input.shape))
     assert state.shape == (2, size[0] // 4, size[1] // 4, 16)
     assert [backbone.width(gate) for gate in (1, 2, 3)] == [16, 32, 32]
-    pooled = backbone.pool(state, 1)
+    pooled = backbone.pool(state, 1, "mean_max")
     torch.testing.assert_close(pooled, torch.cat([state.mean((1, 2)), state.amax((1, 2))], dim=1))
     assert backbone.segment_of("layers.1.downsample.reduction.weight") == 2  # merging begins the next block
     assert backbone.segment_of("patch_embed.norm.bias") == 1
@@ -63,12 +63,12 @@ def test_a_class_token_is_pooled_where_the_state_has_one() -> None:
     beit = built("beit_base_patch16_224", **TOKENS)
     state = beit.forward_to(1, torch.randn(2, *beit.input.shape))
     assert state.shape == (2, 17, 32)
-    torch.testing.assert_close(beit.pool(state, 1), torch.cat([state[:, 0], state[:, 1:].mean(1)], dim=1))
+    torch.testing.assert_close(beit.pool(state, 1, "cls_mean"), torch.cat([state[:, 0], state[:, 1:].mean(1)], dim=1))
     assert torch.equal(beit.pool(state, 1, "cls"), state[:, 0])
     cait = built("cait_xxs24_224", **TOKENS)  # its class token comes behind the blocks
     state = cait.forward_to(1, torch.randn(2, *cait.input.shape))
     assert state.shape == (2, 16, 32)
-    torch.testing.assert_close(cait.pool(state, 1), torch.cat([state.mean(1), state.amax(1)], dim=1))
+    torch.testing.assert_close(cait.pool(state, 1, "mean_max"), torch.cat([state.mean(1), state.amax(1)], dim=1))
 
 
 def test_weights_for_another_window_or_of_the_authors_layout_fit() -> None:

@@ -82,7 +82,7 @@ CHAINS = [
     pytest.param("beit_base_patch16_224", SMALL_TOKENS | {"patch_size": 8}, id="beit"),
     pytest.param("eva02_tiny_patch14_224", SMALL_TOKENS | {"patch_size": 8}, id="eva-rotary-positions"),
     pytest.param("test_vit_relpos", {"img_size": 64, "num_classes": 10, "depth": 4}, id="relative-positions"),
-    pytest.param("test_byobnet", {"img_size": 64, "num_classes": 10}, id="byobnet"),
+    pytest.param("test_byobnet", {"img_size": 64, "num_classes": 10}, id="byobnet", marks=pytest.mark.slow),
     pytest.param("resnet18", RESNET, id="resnet-basic"),
     pytest.param("resnet50d.ra2_in1k", {**RESNET, "channels": (8, 12, 16, 24)}, id="resnet-bottleneck-d"),
     pytest.param("resnext50_32x4d", {**RESNET, "cardinality": 4, "base_width": 16, "in_chans": 1}, id="resnext-grey"),
