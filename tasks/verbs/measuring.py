@@ -175,7 +175,7 @@ def check(request: Request) -> Checked:
     named = request.classes or facts.classes
     meant = np.arange(len(classes))
     if named is not None:
-        meant = positions(classes, named, "--classes" if request.classes else f"the head of {path}")
+        meant = np.argsort(positions(named, classes, "--classes" if request.classes else f"the head of {path}"))
     kwargs = {**(facts.kwargs or {}), **(request.kwargs or {}), "num_classes": len(classes)}
     prepared = {**facts.preprocessing, **kwargs.pop("preprocessing", {}), **(request.given or {})}
     backbone = create_backbone(facts.backbone, preprocessing=prepared, **kwargs)

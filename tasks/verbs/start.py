@@ -191,6 +191,11 @@ def _request(
             raise UsageError(f"no file {weights!r}, and no weights of that name here (`quee weights list`)")
         if file is not None and weights_path(own).is_file():
             raise UsageError(f"{weights_path(own)} is there already; give --weights {own} to use it, or --name NAME")
+        if file is None and set_:
+            raise UsageError(
+                f"--set goes with a checkpoint file; weights {weights!r} are here already: "
+                f"`quee weights add {weights} FILE {' '.join(f'--set {word}' for word in set_)} --replace` changes their keywords"
+            )
     evaluation = _evaluation_images(dataset or own, source, options)
     return Request(own, dataset or own, evaluation, source, options, weights_name, file, backbone, seen, set_)
 
@@ -203,7 +208,9 @@ def _evaluation_images(dataset: str, source: Path | None, options: Any) -> int:
         images = _images(dataset)
         return len(images) - images.train_samples
     if any((DATA / dataset).glob("*.parquet")):
-        raise UsageError(f"{DATA / dataset} is there already; give `quee start {dataset} …` to use it, or --name NAME")
+        raise UsageError(
+            f"{DATA / dataset} is there already; give `quee start {DATA / dataset} …` to use it, or --name NAME"
+        )
     shards = plan_import(dataset, source, options).shards
     return sum(shard.samples for shard in shards if not shard.name.startswith("train-"))
 
@@ -245,6 +252,8 @@ def _begin(request: Request, network: Network) -> Found:
         found = _proposal(request, network, said)
         file = Path("experiments") / f"{request.name}.yaml"
         experiment = parse_experiment(request.name, found.facts["experiment"], str(file))
+        if enlarged := found.facts["enlarged"]:
+            typer.echo(f"warning: {enlarged}", err=True)
         found = _estimated(found, experiment, _checked(experiment))
         write_bytes(file, found.facts["experiment"].encode())
         try:
@@ -286,7 +295,7 @@ def _saying(added: list[str], request: Request) -> Iterator[None]:
     except QueeError as error:
         if added:
             here = f"data/{request.dataset}" in added
-            again = [request.dataset if here else str(request.source or request.dataset)]
+            again = [str(DATA / request.dataset) if here else str(request.source or request.dataset)]
             if request.weights is not None:
                 again.append(f"--weights {request.weights}")
             error.args = (f"{error}\n{' and '.join(added)} stay here: go on with `quee start {' '.join(again)} …`",)
@@ -373,7 +382,7 @@ def _proposal(request: Request, network: Network, said: list[str]) -> Found:
     kwargs = {**network.kwargs, "num_classes": len(images.classes)}
     mode = mode_of(images, weights)
     use = use_of(images, weights, mode.value)
-    built, (sizes, coloured) = _built(name, kwargs), _sizes(files)
+    built, (sizes, coloured, largest) = _built(name, kwargs), _sizes(files)
     if weights is None and coloured and built.input.channels == 1:
         kwargs["in_chans"] = 3
         built = _built(name, kwargs)
@@ -415,6 +424,7 @@ def _proposal(request: Request, network: Network, said: list[str]) -> Found:
         "import": said,
         "backbone": {"name": name, "kwargs": kwargs, "gates": list(built.gates)},
         "read_as": network.read_as,
+        "enlarged": "" if weights is None else _enlarged(built, name, kwargs, largest, weights, images.dataset),
         "mode": {"value": mode.value, "why": mode.why},
         "splits": {"value": use.value, "why": use.why},
         "experiment": text,
@@ -439,8 +449,28 @@ def _built(name: str, kwargs: dict[str, Any]) -> Any:
         return create_backbone(name, **kwargs)
 
 
-def _sizes(files: "DatasetFiles") -> tuple[str, bool]:
-    """Sizes and kinds of the images in words, and whether any is in colour, from the headers of at most LOOKED_AT."""
+def _enlarged(built: Any, name: str, kwargs: dict[str, Any], largest: int, weights: Weights, dataset: str) -> str:
+    """A doubt in words, or nothing: all images are far smaller than the network's, whose weights fit any size."""
+    taken = min(built.input.size)
+    if "img_size" in kwargs or 2 * largest > taken:
+        return ""
+    try:
+        other = _built(name, {**kwargs, "img_size": largest})
+    except (QueeError, TypeError):
+        return ""
+    shapes = [{key: value.shape for key, value in network.state_dict().items()} for network in (built, other)]
+    if shapes[0] != shapes[1]:
+        return ""
+    seen = "" if weights.seen is None else f" --trained-on {dataset if weights.seen else 'none'}"
+    return (
+        f"the images have {largest} pixels a side at most and are enlarged to {taken}, {name}'s usual size, which the weights "
+        f"do not state; if they were trained on smaller ones, interrupt this, and then `quee weights add {weights.name} FILE "
+        f"--backbone {name} --set img_size={largest}{seen} --replace` and `quee start {DATA / dataset} --weights {weights.name}`"
+    )
+
+
+def _sizes(files: "DatasetFiles") -> tuple[str, bool, int]:
+    """Sizes and kinds of the images in words, whether any is in colour, and the longest side, from at most LOOKED_AT headers."""
     import numpy as np
 
     from quee.data.decode import open_image
@@ -451,7 +481,11 @@ def _sizes(files: "DatasetFiles") -> tuple[str, bool]:
     kinds = sorted({image.mode for image in found})
     low, high = f"{min(heights)}×{min(widths)}", f"{max(heights)}×{max(widths)}"
     looked = "" if len(rows) == len(files) else f" (of {len(rows):,} looked at)"
-    return f"{low if low == high else f'{low} to {high}'} pixels{looked}, {', '.join(kinds)}", not set(kinds) <= GREY
+    return (
+        f"{low if low == high else f'{low} to {high}'} pixels{looked}, {', '.join(kinds)}",
+        not set(kinds) <= GREY,
+        max(heights + widths),
+    )
 
 
 def _checked(experiment: "Experiment") -> dict[str, int]:

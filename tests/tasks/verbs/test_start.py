@@ -1,6 +1,7 @@
 """`quee init` and `quee start`, outside of a clone: from images and a checkpoint to an experiment that is ready to run."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,34 @@ def test_a_network_that_only_guesses_is_refused_with_what_stays_and_how_to_go_on
     arguments = ["--weights", inputs / "random.pth", *NETWORK, "--not-trained-on-these"]
     status, _, err = quee("start", inputs / "photos", *arguments)
     assert status in (1, 2) and "chance" in err
-    assert "data/photos stay here: go on with `quee start photos --weights photos …`" in err
+    assert "data/photos stay here: go on with `quee start data/photos --weights photos …`" in err
     assert not Path("experiments/photos.yaml").exists()
     assert yaml.safe_load(Path("params.yaml").read_text())["experiments"] == {}
+
+
+def test_going_on_works_beside_a_folder_of_the_same_name(inputs: Path, quee: Call) -> None:
+    shutil.copytree(inputs / "photos", "photos")
+    assert quee("start", "photos", "--weights", inputs / "random.pth", *NETWORK, "--not-trained-on-these")[0] in (1, 2)
+    again = ["start", "data/photos", "--weights", "photos"]
+    status, _, err = quee(*again, "--set", "depth=2")
+    assert status == 2 and "--set goes with a checkpoint file" in err
+    keywords = [*NETWORK, "--trained-on", "none", "--replace"]
+    assert quee("weights", "add", "photos", inputs / "net.pth", *keywords)[0] == 0
+    assert quee(*again)[0] == 0 and Path("experiments/photos.yaml").exists()
+
+
+def test_images_that_are_enlarged_are_warned_of_where_weights_fit_any_size(inputs: Path, quee: Call) -> None:
+    torch.manual_seed(0)
+    torch.save(create_backbone("resnet20_cifar", num_classes=3, depth=3).state_dict(), inputs / "convolutions.pth")
+    network = ["--backbone", "resnet20_cifar", "--set", "depth=3", "--not-trained-on-these"]
+    _, _, err = quee("start", inputs / "photos", "--weights", inputs / "convolutions.pth", *network)
+    assert "warning: the images have 8 pixels a side at most and are enlarged to 32" in err
+    assert "--set img_size=8 --trained-on none --replace`" in err
+    _, _, err = quee(
+        *("start", inputs / "photos", "--weights", inputs / "convolutions.pth", *network),
+        *("--set", "img_size=8", "--name", "small"),
+    )
+    assert "warning" not in err
 
 
 def damaged(inputs: Path) -> Path:
