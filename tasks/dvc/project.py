@@ -82,8 +82,8 @@ def is_project(root: Path) -> bool:
 
 
 def outdated(root: Path) -> list[str]:
-    """Files of a project that differ from what the installed quee would write, where this changes what a run does."""
-    if is_clone(root):
+    """Files of a project of `quee init` that differ from what the installed quee would write, where this changes a run."""
+    if is_clone(root) or not (root / INSTALLED).is_file():
         return []
     wanted = {PIPELINE: pipeline_text(), ABLATIONS: template(ABLATIONS).read_text(encoding="utf-8")}
     return [

@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.settings.experiment import load_experiment
 from quee.work.io import write_bytes, write_json
 from tasks.dvc.inputs import pull
 from tasks.dvc.lock import chosen, default_experiments, out_problem, read_lock
@@ -40,14 +39,15 @@ def publish(root: Path, experiment: str) -> Path:
     target = root / FOLDER / experiment
     aside = target.with_name(f".{experiment}.aside")
     shutil.rmtree(aside, ignore_errors=True)
-    mode = load_experiment(experiment, root / "experiments").backbone.mode
+    file = root / "experiments" / f"{experiment}.yaml"
+    mode = ((yaml.safe_load(file.read_bytes()) or {}).get("backbone") or {}).get("mode")
     for stage in result.stages:
         folder = root / "artifacts" / experiment / stage
         skipped = shutil.ignore_patterns(*STAGES[stage].unpublished, *_weights(root, experiment, mode, stage))
         shutil.copytree(folder, aside / stage, ignore=skipped)
         if not any((aside / stage).iterdir()):
             (aside / stage).rmdir()
-    shutil.copy(root / "experiments" / f"{experiment}.yaml", aside / "experiment.yaml")
+    shutil.copy(file, aside / "experiment.yaml")
     entries = {f"{name}@{experiment}": stage.entry for name, stage in result.stages.items()}
     lock = yaml.safe_dump({"schema": "2.0", "stages": entries}, sort_keys=True)
     write_bytes(aside / "dvc.lock", lock.encode())
@@ -58,7 +58,7 @@ def publish(root: Path, experiment: str) -> Path:
     return target
 
 
-def _weights(root: Path, experiment: str, mode: str, stage: str) -> tuple[str, ...]:
+def _weights(root: Path, experiment: str, mode: str | None, stage: str) -> tuple[str, ...]:
     """Patterns of weights that are not published: those that `make repro` makes in minutes, and the network of others."""
     if experiment in default_experiments(root):
         return ("*.safetensors",)
