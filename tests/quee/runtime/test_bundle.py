@@ -344,13 +344,12 @@ CALLS = {"eval", "exec", "compile", "__import__"}
 def load_path() -> tuple[Path, ...]:
     """Every module of quee that loading and running a bundle may import, inside functions too."""
     found: set[Path] = set()
-    checks = (
-        ROOT / "quee/settings/requirements.py"
-    )  # of experiments, as their YAML is read: loading a bundle reads none
+    # Checks of experiments as their YAML is read, and modules given to `quee.fit`: loading a bundle has neither.
+    others = (ROOT / "quee/settings/requirements.py", ROOT / "quee/fitting/foreign.py")
     todo = [ROOT / "quee/runtime/__init__.py"]
     while todo:
         file = todo.pop()
-        if file in found or file == checks:
+        if file in found or file in others:
             continue
         found.add(file)
         for node in ast.walk(ast.parse(file.read_text())):
