@@ -1,5 +1,7 @@
 """ConvNeXt, versions 1 and 2, under timm's names and under the authors'."""
 
+from collections.abc import Iterable
+
 from quee.network.checkpoints.layout import Layout, State, rename, same
 from quee.network.checkpoints.layouts.sizes import convnext
 
@@ -17,10 +19,16 @@ _RULES = (
 )
 
 
-def convert(state: State) -> State:
-    found = rename(state, _RULES)
+def renamed(state: State, rules: Iterable[tuple[str, str]]) -> State:
+    """timm's names by the rules; the weights of response normalisation have one axis there, and four in the others."""
+    found = rename(state, rules)
     return {key: value.flatten() if ".grn." in key else value for key, value in found.items()}
 
 
 LAYOUT = Layout("timm's ConvNeXt", r"stages\.0\.blocks\.0\.conv_dw\.weight", same, named=convnext)
-AUTHORS = Layout("ConvNeXt, the authors' names", r"stages\.0\.0\.dwconv\.weight", convert, named=convnext)
+AUTHORS = Layout(
+    "ConvNeXt, the authors' names",
+    r"stages\.0\.0\.dwconv\.weight",
+    lambda state: renamed(state, _RULES),
+    named=convnext,
+)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quee.errors import QueeError
-from quee.network.checkpoints.layout import Config, Size, State, join, rename
+from quee.network.checkpoints.layout import Config, Named, Size, State, join, rename
 
 ENCODER = (
     (r"^embeddings\.position_embeddings$", "pos_embed"),
@@ -36,6 +36,10 @@ ACTIVATIONS = {
 """Activations by transformers' names, with timm's."""
 
 
+USUAL_EPS = 1e-12
+"""ε of LayerNorm in transformers' ViT and its relatives, which shapes of weights do not tell."""
+
+
 def encoder(state: State, *rules: tuple[str, str]) -> State:
     """The names of a Vision Transformer by these rules and those of `ENCODER`, with query, key and value joined."""
     return join(rename(state, (*rules, *ENCODER)), PARTS)
@@ -65,6 +69,40 @@ def activation(config: Config) -> str:
     if name not in ACTIVATIONS:
         raise QueeError(f"config.json: hidden_act {name!r} is not run here; run are: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+def has_activation(config: Config, only: str, whose: str) -> None:
+    """Raises QueeError for another activation than the only one that a network has; `whose` names the network."""
+    if activation({"hidden_act": only, **config}) != only:
+        raise QueeError(f"config.json: hidden_act {config['hidden_act']!r} is not run here; {whose}'s is {only}")
+
+
+def dimensions(config: Config) -> dict[str, Any]:
+    """Width, depth, heads and channels of a Vision Transformer."""
+    return {
+        "embed_dim": number(config, "hidden_size", 768),
+        "depth": number(config, "num_hidden_layers", 12),
+        "num_heads": number(config, "num_attention_heads", 12),
+        "in_chans": number(config, "num_channels", 3),
+    }
+
+
+def vit_keywords(config: Config, size: Size | None) -> dict[str, Any]:
+    """The keywords that ViT and BEiT share: `dimensions`, patches, images, hidden channels and ε."""
+    found = dimensions(config)
+    width = found["embed_dim"]
+    return {
+        **found,
+        "mlp_ratio": mlp_ratio(number(config, "intermediate_size", 4 * width), width),
+        "patch_size": side(config, "patch_size", 16),
+        "img_size": fixed_size(config, size),
+        "norm_eps": number(config, "layer_norm_eps", USUAL_EPS),
+    }
+
+
+def with_usual_eps(found: Named | None) -> Named | None:
+    """The backbone that shapes tell, with transformers' usual ε."""
+    return found and Named(found.name, {**found.kwargs, "norm_eps": USUAL_EPS})
 
 
 def refuse(config: Config, wrong: Mapping[str, object]) -> None:

@@ -3,8 +3,9 @@
 from typing import Any
 
 from quee.errors import QueeError
-from quee.network.checkpoints.layout import Config, Layout, Named, Size, State, rename
-from quee.network.checkpoints.layouts.hugging_face import activation, agree, at_size, number
+from quee.network.checkpoints.layout import Config, Layout, Named, Size, State
+from quee.network.checkpoints.layouts.convnext import renamed
+from quee.network.checkpoints.layouts.hugging_face import USUAL_EPS, activation, agree, at_size, number
 from quee.network.checkpoints.layouts.sizes import convnext, depths
 
 _RULES = (
@@ -24,8 +25,7 @@ _RULES = (
 
 
 def convert(state: State) -> State:
-    found = rename(state, _RULES)
-    return {key: value.flatten() if ".grn." in key else value for key, value in found.items()}
+    return renamed(state, _RULES)
 
 
 def configured(config: Config, state: State, size: Size | None) -> Named:
@@ -36,7 +36,7 @@ def configured(config: Config, state: State, size: Size | None) -> Named:
     agree(config, "depths", depths(state, "stages.{}.blocks", range(4)))
     agree(config, "hidden_sizes", [len(state[f"stages.{stage}.blocks.0.norm.weight"]) for stage in range(4)])
     more: dict[str, Any] = {"act_layer": act} if (act := activation(config)) != "gelu" else {}
-    if (eps := number(config, "layer_norm_eps", 1e-12)) != 1e-6:
+    if (eps := number(config, "layer_norm_eps", USUAL_EPS)) != 1e-6:
         more["norm_eps"] = {"head.norm": eps}
     return Named(found.name, {**found.kwargs, **more, **at_size(size)})
 
@@ -44,7 +44,7 @@ def configured(config: Config, state: State, size: Size | None) -> Named:
 def named(state: State) -> Named | None:
     """As shapes tell; ε is transformers' usual one."""
     found = convnext(state)
-    return found and Named(found.name, {**found.kwargs, "norm_eps": {"head.norm": 1e-12}})
+    return found and Named(found.name, {**found.kwargs, "norm_eps": {"head.norm": USUAL_EPS}})
 
 
 LAYOUT = Layout(

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from quee.errors import QueeError
 from quee.network.checkpoints.layout import Config, Layout, Named, Size, State, beside, shape
-from quee.network.checkpoints.layouts.hugging_face import activation, encoder, mlp_ratio, number, side
+from quee.network.checkpoints.layouts.hugging_face import activation, dimensions, encoder, mlp_ratio, number, side
 
 _RULES = (
     (r"^dinov2(?:_with_registers)?\.", ""),
@@ -37,21 +37,18 @@ def convert(state: State) -> State:
 
 def configured(config: Config, state: State, size: Size | None) -> Named:
     """Positions are resampled for the size of the images as transformers does when it runs the network."""
-    width, patch = number(config, "hidden_size", 768), side(config, "patch_size", 14)
+    common, patch = dimensions(config), side(config, "patch_size", 14)
     image = side(config, "image_size", 224)
     images = size or (image, image)
     if config.get("use_swiglu_ffn"):
-        ratio = mlp_ratio(shape(state, "blocks.0.mlp.w12.weight", 2)[0], width)
+        ratio = mlp_ratio(shape(state, "blocks.0.mlp.w12.weight", 2)[0], common["embed_dim"])
     else:
         ratio = number(config, "mlp_ratio", 4)
     registers = number(config, "num_register_tokens", 4) if config.get("model_type") == "dinov2_with_registers" else 0
     kwargs = {
-        "embed_dim": width,
-        "depth": number(config, "num_hidden_layers", 12),
-        "num_heads": number(config, "num_attention_heads", 12),
+        **common,
         "mlp_ratio": ratio,
         "patch_size": patch,
-        "in_chans": number(config, "num_channels", 3),
         "img_size": images[0] if images[0] == images[1] else list(images),
         "qkv_bias": bool(config.get("qkv_bias", True)),
         "act_layer": activation(config),

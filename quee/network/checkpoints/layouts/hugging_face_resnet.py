@@ -2,7 +2,7 @@
 
 from quee.errors import QueeError
 from quee.network.checkpoints.layout import Config, Layout, Named, Size, State, rename
-from quee.network.checkpoints.layouts.hugging_face import activation, agree, at_size, refuse
+from quee.network.checkpoints.layouts.hugging_face import agree, at_size, has_activation, refuse
 from quee.network.checkpoints.layouts.sizes import depths, resnet
 
 _RULES = (
@@ -29,8 +29,7 @@ def convert(state: State) -> State:
 
 def configured(config: Config, state: State, size: Size | None) -> Named:
     refuse(config, {"downsample_in_first_stage": True, "downsample_in_bottleneck": True})
-    if activation(config) != "relu" and "hidden_act" in config:
-        raise QueeError(f"config.json: hidden_act {config['hidden_act']!r} is not run here; a ResNet's is relu")
+    has_activation(config, "relu", "a ResNet")
     found = resnet(state)
     if found is None:
         raise QueeError("config.json: embedding_size other than 64 is not run here")

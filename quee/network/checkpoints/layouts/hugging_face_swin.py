@@ -1,8 +1,7 @@
 """Hugging Face's Swin Transformer, version 1."""
 
-from quee.errors import QueeError
 from quee.network.checkpoints.layout import Config, Layout, Named, Size, State
-from quee.network.checkpoints.layouts.hugging_face import activation, encoder, fixed_size, number, refuse, side
+from quee.network.checkpoints.layouts.hugging_face import encoder, fixed_size, has_activation, number, refuse, side
 from quee.network.checkpoints.layouts.sizes import swin, swin_of_weights
 from quee.network.checkpoints.layouts.swin import downsampled_first
 
@@ -26,10 +25,7 @@ def convert(state: State) -> State:
 
 def configured(config: Config, state: State, size: Size | None) -> Named:
     refuse(config, {"use_absolute_embeddings": True})
-    if activation(config) != "gelu":
-        raise QueeError(
-            f"config.json: hidden_act {config['hidden_act']!r} is not run here; a Swin Transformer's is gelu"
-        )
+    has_activation(config, "gelu", "a Swin Transformer")
     kwargs = {
         "embed_dim": number(config, "embed_dim", 96),
         "depths": list(config.get("depths", (2, 2, 6, 2))),

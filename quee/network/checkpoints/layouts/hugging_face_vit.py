@@ -1,7 +1,7 @@
 """Hugging Face's ViT, and its DeiT, which has a distillation token."""
 
 from quee.network.checkpoints.layout import Config, Layout, Named, Size, State
-from quee.network.checkpoints.layouts.hugging_face import activation, encoder, fixed_size, mlp_ratio, number, side
+from quee.network.checkpoints.layouts.hugging_face import activation, encoder, vit_keywords, with_usual_eps
 from quee.network.checkpoints.layouts.sizes import vit, vit_of_weights
 
 _RULES = (
@@ -21,27 +21,17 @@ def convert(state: State) -> State:
 
 
 def configured(config: Config, state: State, size: Size | None) -> Named:
-    width = number(config, "hidden_size", 768)
     kwargs = {
-        "embed_dim": width,
-        "depth": number(config, "num_hidden_layers", 12),
-        "num_heads": number(config, "num_attention_heads", 12),
-        "patch_size": side(config, "patch_size", 16),
-        "img_size": fixed_size(config, size),
-        "in_chans": number(config, "num_channels", 3),
-        "mlp_ratio": mlp_ratio(number(config, "intermediate_size", 4 * width), width),
+        **vit_keywords(config, size),
         "qkv_bias": bool(config.get("qkv_bias", True)),
         "act_layer": activation(config),
-        "norm_eps": number(config, "layer_norm_eps", 1e-12),
         "reg_tokens": int("reg_token" in state),
     }
     return vit(kwargs, "deit" if "dist_token" in state else "vit")
 
 
 def named(state: State) -> Named | None:
-    """As shapes tell; ε is transformers' usual one."""
-    found = vit_of_weights(state)
-    return found and Named(found.name, {**found.kwargs, "norm_eps": 1e-12})
+    return with_usual_eps(vit_of_weights(state))
 
 
 LAYOUT = Layout(
