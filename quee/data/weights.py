@@ -293,10 +293,6 @@ def _in_yaml(value: Any) -> str:
     return str(value) if word else json.dumps(value, separators=(",", ": "))
 
 
-def has_head(state: Mapping[str, Any]) -> bool:
-    return any(key.startswith(("head.", "head_dist.")) for key in state)
-
-
 def weights_facts(path: Path) -> WeightsFacts:
     """Read the metadata from the file's header; raises IntegrityError for a missing file or one of another origin."""
     if not path.is_file():

@@ -13,6 +13,7 @@ from quee.errors import IntegrityError, QueeError, UsageError
 
 if TYPE_CHECKING:
     from quee.data.weights import WeightsFacts
+    from tasks.verbs.measuring import Checked
 
 data_app = typer.Typer(help="Add, list and check datasets.", no_args_is_help=True)
 weights_app = typer.Typer(help="Add, list and check pretrained weights.", no_args_is_help=True)
@@ -285,13 +286,21 @@ def check_weights(
             typer.echo(line)
     if dry_run and write is None:
         return
-    found.refuse_open(write)
-    found.record()
-    track_as(target, target.with_name(f"{name}.dvc"))
+    keep_measured(found, write)
     if not json_:
         typer.echo(
             f"recorded in {target}; experiments that use it take it unless backbone.kwargs.preprocessing says otherwise"
         )
+
+
+def keep_measured(found: "Checked", write: Path | None = None) -> None:
+    """Record what was measured with the weights, and track them; raises UsageError where somebody has to decide."""
+    from quee.data.weights import weights_path
+
+    target = weights_path(found.request.weights)
+    found.refuse_open(write)
+    found.record()
+    track_as(target, target.with_name(f"{target.stem}.dvc"))
 
 
 @weights_app.command("list")

@@ -267,19 +267,20 @@ def _begin(request: Request, network: Network) -> Found:
 
 def _measured(found: Found, experiment: "Experiment") -> Found:
     """Measure what the weights do not state, on training images of the experiment; raises UsageError where that is open."""
-    from quee.data.weights import built_with
-    from tasks.verbs.data import check_weights
-    from tasks.verbs.measuring import LEAST
+    from quee.data.weights import built_with, weights_path
+    from tasks.verbs.data import MEASURED, keep_measured, refuse_untracked
+    from tasks.verbs.measuring import LEAST, check
+    from tasks.verbs.measuring import Request as Measuring
 
     settings, lines = experiment.backbone, []
     if settings.mode == "pretrained" and settings.weights is not None:
         if found.facts["samples"]["train"] < LEAST:
             lines = [f"not measured, for that takes {LEAST} training images"]
         else:
-            printed = StringIO()
-            with contextlib.redirect_stdout(printed):
-                check_weights(settings.weights, experiment.prepare.dataset)
-            lines = printed.getvalue().splitlines()[:-1]
+            refuse_untracked(weights_path(settings.weights))
+            checked = check(Measuring(settings.weights, experiment.prepare.dataset, MEASURED))
+            keep_measured(checked)
+            lines = list(checked.lines())
     prepared = _built(settings.name, built_with(settings)).input
     kind = "RGB" if prepared.channels == 3 else "grey, so colours are dropped" if found.coloured else "grey"
     text = f"{prepared.size[0]}×{prepared.size[1]}, {kind}, {prepared}"
