@@ -64,8 +64,9 @@ class GateView:
 
     def __call__(self, gate: int, precision: Precision, state: "Tensor") -> tuple[np.ndarray, np.ndarray]:
         """Log probabilities (n, classes), float64, and state features (n, F), float32, of states at a gate."""
-        logits = self.heads.logits(self.backbone, gate, precision, state)
-        embedding = self.heads.embed(self.backbone, gate, state) if self.embedding else None
+        seen = self.heads.seen(self.backbone, gate, state)
+        logits = self.heads.logits(self.backbone, precision, seen)
+        embedding = self.heads.embed(seen) if self.embedding else None
         return state_features(logits.numpy(), embedding)
 
     def bitflops(self, gate: int) -> float:

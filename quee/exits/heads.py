@@ -31,13 +31,23 @@ WITHOUT_CLASS_TOKEN = {"cls": "mean", "cls_mean": "mean_max"}
 def seen_part(model: SegmentedBackbone, gate: int, state: Tensor, part: Part) -> Tensor:
     """One part of the pooled state (n, cells · width) at a gate, at zero mean and unit variance."""
     found = model.pool_part(state, gate, part)
-    # While a graph is traced, sizes are tensors, and the axes to normalise must be numbers.
-    return functional.layer_norm(found, [int(size) for size in found.shape[1:]]).flatten(1)
+    return functional.layer_norm(found, found.shape[1:]).flatten(1)
 
 
-def seen(model: SegmentedBackbone, gate: int, state: Tensor, pooling: str) -> Tensor:
-    """Input of a head at a gate (n, vectors · width): each part of the pooled state at zero mean and unit variance."""
-    return torch.cat([seen_part(model, gate, state, part) for part in model.pooling_parts(pooling)], dim=1)
+class Seen:
+    """States at a gate as heads and embedding read them; a part of a pooling that both read is computed once."""
+
+    def __init__(self, model: SegmentedBackbone, gate: int, state: Tensor) -> None:
+        self.model, self.gate, self.state = model, gate, state
+        self._parts: dict[Part, Tensor] = {}
+
+    def __call__(self, pooling: str) -> Tensor:
+        """(n, vectors · width): each part of the pooled state at zero mean and unit variance."""
+        parts = self.model.pooling_parts(pooling)
+        for part in parts:
+            if part not in self._parts:
+                self._parts[part] = seen_part(self.model, self.gate, self.state, part)
+        return torch.cat([self._parts[part] for part in parts], dim=1)
 
 
 class Standardised(nn.Module):
@@ -117,24 +127,28 @@ class ExitHeads:
         projection = self.heads[0].projection
         return 0 if projection is None else len(projection.weight)
 
-    def logits(self, backbone: MultiPrecisionBackbone, gate: int, precision: Precision, state: Tensor) -> Tensor:
-        """Logits (n, classes) at a gate after a last segment of `precision`."""
-        head = self.heads[gate - 1]
+    def seen(self, backbone: MultiPrecisionBackbone, gate: int, state: Tensor) -> Seen:
+        """States at a gate, for `logits` and `embed`."""
+        return Seen(backbone.first, gate, state)
+
+    def logits(self, backbone: MultiPrecisionBackbone, precision: Precision, seen: Seen) -> Tensor:
+        """Logits (n, classes) of states at a gate after a last segment of `precision`."""
+        head = self.heads[seen.gate - 1]
         classifier = head.classifier(precision)
         if classifier is None:
-            return backbone.classify(precision, state)
-        pooled = seen(backbone.first, gate, state, head.pooling)
+            return backbone.classify(precision, seen.state)
+        pooled = seen(head.pooling)
         if precision.is_float:
             return backbone.padded(classifier.floating, pooled)
         found: Tensor = classifier.quantized(pooled)
         return found
 
-    def embed(self, backbone: MultiPrecisionBackbone, gate: int, state: Tensor) -> np.ndarray:
+    def embed(self, seen: Seen) -> np.ndarray:
         """The compressed embedding (n, embedding) of states at a gate, float32."""
-        projection = self.heads[gate - 1].projection
+        projection = self.heads[seen.gate - 1].projection
         if projection is None:
-            return np.zeros((len(state), 0), np.float32)
-        found: np.ndarray = projection(seen(backbone.first, gate, state, backbone.first.global_pooling)).numpy()
+            return np.zeros((len(seen.state), 0), np.float32)
+        found: np.ndarray = projection(seen(seen.model.global_pooling)).numpy()
         return found
 
     def head_bitflops(self, gate: int, precision: Precision) -> float:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from quee.errors import QueeError
-from quee.exits.heads import ExitHeads, seen
+from quee.exits.heads import ExitHeads, Seen
 from quee.features import GateView
 from quee.network.attention import Attention, as_it_is
 from quee.network.base import SegmentedBackbone
@@ -266,14 +266,12 @@ class _Step(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         state = self.model.run_segment(self.segment, x)
+        seen = Seen(self.model, self.segment, state)
         given = () if self.segment == self.model.segments else (state,)
-        if self.head is None:
-            logits = self.model.classify(state)
-        else:
-            logits = self.head(seen(self.model, self.segment, state, self.pooling))
+        logits = self.model.classify(state) if self.head is None else self.head(seen(self.pooling))
         if self.projection is None:
             return (*given, logits)
-        return (*given, logits, self.projection(seen(self.model, self.segment, state, self.model.global_pooling)))
+        return (*given, logits, self.projection(seen(self.model.global_pooling)))
 
 
 def export_graphs(view: GateView, precisions: Sequence[Precision], out: Path) -> list[str]:

@@ -66,7 +66,7 @@ def over_cells(positions: Tensor, part: Part) -> Tensor:
 
 def _along(x: Tensor, cells: int, axis: int, reduce: Callable[..., Tensor]) -> Tensor:
     """x with one axis reduced to `cells` values."""
-    size = int(x.shape[axis])  # while a graph is traced it is a tensor, whose // rounds toward zero
+    size = x.shape[axis]
     if cells == 1:
         return reduce(x, dim=axis, keepdim=True)
     if size == cells:

@@ -140,7 +140,7 @@ def test_a_head_for_each_precision_is_fitted_where_that_is_better_beyond_doubt()
     assert "one head for each precision" in record.reasons[1]
     with torch.inference_mode():
         for precision in (BF16, FP32):
-            found = heads.logits(backbone, 1, precision, backbone.run(1, precision, x)).argmax(1)
+            found = heads.logits(backbone, precision, heads.seen(backbone, 1, backbone.run(1, precision, x))).argmax(1)
             assert np.mean((found == y).numpy()) > 0.85
     same, _ = chosen("place", (BF16, FP32), pooling="mean2x2", head="linear")
     assert set(same.heads[0].classifiers) == {ANY}

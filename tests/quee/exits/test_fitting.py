@@ -11,7 +11,7 @@ from torch import Tensor
 from quee.cost import trace_cost
 from quee.errors import QueeError
 from quee.exits.fitting import Record, behind, fit_exits
-from quee.exits.heads import ANY, ExitHeads, seen
+from quee.exits.heads import ANY, ExitHeads
 from quee.features import GateView, feature_names, state_features
 from quee.network.architectures import create_backbone
 from quee.network.execution import MultiPrecisionBackbone
@@ -70,7 +70,8 @@ def logits(
     heads: ExitHeads, backbone: MultiPrecisionBackbone, gate: int, precision: Precision, images: Tensor = IMAGES
 ) -> Tensor:
     """Logits after a uniform path."""
-    return heads.logits(backbone, gate, precision, backbone.run_path((precision,) * gate, images))
+    state = backbone.run_path((precision,) * gate, images)
+    return heads.logits(backbone, precision, heads.seen(backbone, gate, state))
 
 
 @pytest.mark.parametrize("precision", [W4A4, W8A8, FP32])
@@ -111,7 +112,7 @@ def test_quantized_heads_equal_int64_arithmetic_and_come_close_to_the_float_ones
         head = heads.heads[gate - 1]
         with torch.inference_mode():
             state = backbone.run_path((W4A4,) * gate, IMAGES)
-            x = pooled = seen(backbone.first, gate, state, head.pooling)
+            x = pooled = heads.seen(backbone, gate, state)(head.pooling)
             for layer in head.classifiers[ANY].quantized:
                 if isinstance(layer, QuantizedLinear):
                     integers = layer.input(x).long() @ layer.weight.long().t()
@@ -158,14 +159,14 @@ def test_heads_are_read_back(heads: ExitHeads, backbone: MultiPrecisionBackbone,
         for gate in (1, 2, 3):
             assert torch.equal(*(logits(h, backbone, gate, precision) for h in (heads, again)))
             state = backbone.run_path((precision,) * gate, IMAGES)
-            assert np.array_equal(*(h.embed(backbone, gate, state) for h in (heads, again)))
+            assert np.array_equal(*(h.embed(h.seen(backbone, gate, state)) for h in (heads, again)))
 
 
 def test_the_embedding_has_uncorrelated_components_of_unit_variance(backbone: MultiPrecisionBackbone) -> None:
     heads, _ = fit(backbone, [W8A8], **HEADS["linear"])
     for gate in (1, 2, 3):
         with torch.inference_mode():
-            embedded = heads.embed(backbone, gate, backbone.run_path((W8A8,) * gate, IMAGES))
+            embedded = heads.embed(heads.seen(backbone, gate, backbone.run_path((W8A8,) * gate, IMAGES)))
         assert np.allclose(np.cov(embedded.T), np.eye(4), atol=0.02)
         assert np.allclose(embedded.mean(axis=0), 0, atol=2e-3)
 
