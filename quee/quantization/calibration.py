@@ -331,19 +331,25 @@ def quantize_paths(
     """Copies of a float backbone at several precisions, each segment calibrated on the prefixes that paths produce.
 
     The input states of a segment come from segments of all precisions: each calibration sample draws a precision per
-    segment, uniformly. Raises QueeError as `quantize_` does.
+    segment, uniformly. For precisions of `PLAIN_BITS` activation bits and more, half of the samples have the precision's own
+    prefix: fitted to the float network's output, they would otherwise correct the errors of fewer bits where there are none.
+    Raises QueeError as `quantize_` does.
     """
     images = checked(calibration_batches, max(config.samples for config in configs), model).to(_device(model))
     calibrators = [Calibrator(model, config, partial) for config in configs]
     random = np.random.default_rng(seed)
-    x, reference = images, images
+    own = torch.from_numpy(random.permutation(len(images)) < len(images) // 2)
+    inputs, reference = [images] * len(calibrators), images
     segments = _segments(model)
     with progress("quantizing", sum(len(calibrator.units) for calibrator in calibrators)) as bar:
         for segment in segments:
-            outputs = [calibrator.segment(segment, x, reference, bar.advance) for calibrator in calibrators]
+            outputs = [c.segment(segment, x, reference, bar.advance) for c, x in zip(calibrators, inputs, strict=True)]
             choice = torch.from_numpy(random.integers(len(calibrators), size=len(images)))
             reference = _float_segment(calibrators[0], segment, reference)
-            x = torch.stack(outputs)[choice, torch.arange(len(images))]
+            mixed = torch.stack(outputs)[choice, torch.arange(len(images))]
+            plain = [c.config.precision.activation_bits >= PLAIN_BITS for c in calibrators]
+            inputs = [mixed.where(~own.view(-1, *[1] * (mixed.dim() - 1)), y) if p else mixed
+                      for y, p in zip(outputs, plain, strict=True)]  # fmt: skip
     return {c.config.precision: install(deepcopy(model), c) for c in calibrators}  # type: ignore[misc]
 
 

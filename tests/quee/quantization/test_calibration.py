@@ -312,6 +312,15 @@ def test_segments_calibrated_together_are_entered_by_mixed_prefixes(
     assert any(not torch.equal(v, other[n]) for n, v in together[Precision("w8a8")].state_dict().items())
 
 
+def test_eight_bits_keep_their_own_accuracy_beside_few_bits(original: SegmentedBackbone, images: Tensor) -> None:
+    """Layers of w8a8 fitted to the float output behind w2a4 alone correct errors that a w8a8 prefix does not have."""
+    wanted = original(images)
+    alone = quantize_(deepcopy(original), config("w8a8"), [images])
+    together = quantize_paths(original, [config("w2a4"), config("w3a3"), config("w8a8")], [images])[Precision("w8a8")]
+    error, own = ((model(images) - wanted).square().mean().item() for model in (together, alone))
+    assert error <= 4 * own, (error, own)
+
+
 def test_calibration_reads_no_more_samples_than_it_is_told(original: SegmentedBackbone, images: Tensor) -> None:
     def batches() -> Iterator[Tensor]:
         yield images[:20]
