@@ -1,16 +1,18 @@
-"""Write README's results section from the results: `python -m tasks.verbs.readme [EXPERIMENT…]`.
+"""Write README's results section and docs/results.md from the results: `python -m tasks.verbs.readme [EXPERIMENT…]`.
 
 Experiments in `params.yaml` are read from `artifacts/`, the others from `reference/`.
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quee.errors import IntegrityError
-from quee.policies.names import MAIN, OURS, RIVALS
+from quee.evaluation.drops import DEPLOYED, DROPS
+from quee.policies.names import MAIN, OURS, REFERENCE, RIVALS, named
 from quee.work.io import read_json, write_bytes
-from quee.work.percentages import DIFFERENCE, figure, percent
+from quee.work.percentages import DASH, DIFFERENCE, figure, percent
 from tasks.dvc.lock import default_experiments
 from tasks.verbs.reference import FOLDER, fetch, published
 from tasks.verbs.results import Results, folds_note, level_mark, level_note, load_results
@@ -18,50 +20,103 @@ from tasks.work import journal
 from tasks.work.place import ending
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-METHODS = ("static_w8a8", *MAIN)
+METHODS = (DEPLOYED, *MAIN)
 BUDGETS = (0.1, 0.2, 0.4)
-FIGURE = Path("docs") / "figures"
+SHOWN = (*OURS, *named("rival"), REFERENCE)
+"""Methods in README's table; all methods are in docs/results.md."""
+FIGURE, DETAILS = Path("docs") / "figures", Path("docs") / "results.md"
 
 
-def section(root: Path, experiments: list[str]) -> str:
-    """The table of all experiments and, for each, its figure and the comparisons that its intervals support."""
+@dataclass(frozen=True)
+class Source:
+    """An experiment's results: where they lie, which run made them, and whether they are the published ones."""
+
+    name: str
+    folder: Path
+    made: dict[str, Any]
+    reference: bool
+    results: Results
+
+    @property
+    def command(self) -> str:
+        return f"`quee run {self.name}`" if self.reference else "`make repro`"
+
+
+def summary(sources: list[Source]) -> str:
+    """A row per experiment: the cost at which each main method is near the float network."""
+    drops = " / ".join(f"{drop:g}" for drop in DROPS)
+    head = ["experiment", "float accuracy %", f"`{DEPLOYED}` %", *(f"`{method}`" for method in SHOWN)]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for source in sources:
+        methods = source.results.metrics["methods"]
+        cells = [
+            source.name,
+            figure(source.results.metrics.get("fp32_accuracy")),
+            figure(methods[DEPLOYED]["accuracy"]),
+        ]
+        cells += [_near(methods.get(method)) for method in SHOWN]
+        lines.append(f"| {' | '.join(cells)} |")
+    note = (
+        f"Costs at {drops} points of accuracy below the float network, on test images; the static w8a8 network costs 1. "
+        f"[All methods at all budgets, with intervals]({DETAILS.as_posix()})."
+    )
+    figures = [f"![Accuracy over cost, {s.name}]({FIGURE.as_posix()}/{s.name}.svg)" for s in sources]
+    for source in sources:
+        _copy_figure(source)
+    return "\n".join([BEGIN, *lines, "", note, "", *figures, END])
+
+
+def _near(found: dict[str, Any] | None) -> str:
+    """Costs at which a method is within each of `DROPS`, or a dash where it was not measured."""
+    if found is None:
+        return DASH
+    costs = [found.get(f"cost_at_drop_{drop}") for drop in DROPS]
+    return " / ".join("never" if cost is None else f"{cost:.2f}" for cost in costs)
+
+
+def details(sources: list[Source]) -> str:
+    """docs/results.md: methods by budget, comparisons that the intervals support, and every method of published results."""
     head = " / ".join(f"{budget:g}" for budget in BUDGETS)
-    lines = [f"| dataset | backbone | method | accuracy % at cost {head} | `auc` % | command | hardware | commit |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    lines = [
+        "# Results",
+        "",
+        "`make readme` writes this page from the results. Cost 1 is the static w8a8 network, so cost 0.1 is a tenth of its",
+        "arithmetic. `auc` is the mean accuracy over budgets spaced evenly in log cost, from the cheapest to the dearest",
+        "static path of the tree; compare it only within an experiment.",
+        "",
+        f"| experiment | backbone | method | accuracy % at cost {head} | `auc` % | command | hardware | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     said, marks = [], []
-    for name in experiments:
-        folder, made, reference = _sources(root, name)
-        results = load_results(root, name, reference)
-        dataset, backbone = read_json(folder / "prepare/dataset.json"), read_json(folder / "backbone/backbone.json")
-        command = "`make repro`" if not reference else f"`quee run {name}`"
+    for source in sources:
+        name, results = source.name, source.results
+        dataset = read_json(source.folder / "prepare/dataset.json")
+        backbone = read_json(source.folder / "backbone/backbone.json")
         for method in METHODS:
             if method in results.metrics["methods"]:
-                cells = [dataset["dataset"], backbone["name"], f"`{method}`", _accuracies(results, method)]
+                cells = [name, backbone["name"], f"`{method}`", _accuracies(results, method)]
                 auc = figure(results.metrics["methods"][method]["auc"])
-                cells += [f"{level_mark(results.metrics, method, 'auc')}{auc}", command, *_made(made)]
+                cells += [f"{level_mark(results.metrics, method, 'auc')}{auc}", source.command, *_made(source.made)]
                 lines.append(f"| {' | '.join(cells)} |")
         if "behind_best" in results.metrics:
             marks.append(f"{name}: {level_note(results.metrics)}")
-        said.append(_words(name, dataset, read_json(folder / "backbone/metrics.json"), results.metrics))
-        if reference:
+        said.append(_words(name, dataset, read_json(source.folder / "backbone/metrics.json"), results.metrics))
+        if source.reference:
             said.append(_every_method(name, results.points))
-        _copy_figure(root, folder, name)
-    note = (
-        "Cost 1 is the static w8a8 network; `*`: the budget cannot be met, the cheapest point is shown. `auc` is the mean "
-        "accuracy over log-uniform budgets in the tree's range of cost."
-    )
-    return "\n".join([BEGIN, *lines, "", " ".join([note, *marks]), "", *said, END])
+    note = "`*`: the budget cannot be met, the cheapest point is shown."
+    return "\n".join([*lines, "", " ".join([note, *marks]), "", *said])
 
 
-def _sources(root: Path, name: str) -> tuple[Path, dict[str, Any], bool]:
+def load(root: Path, name: str) -> Source:
+    """Raises IntegrityError where an experiment of `params.yaml` was not evaluated here."""
     if name in default_experiments(root):
         record = journal.last(root, name, "evaluate", status="done")
         if record is None:
             raise IntegrityError(f"{name} was not evaluated here; `quee run {name} --force` does")
-        return root / "artifacts" / name, record, False
+        return Source(name, root / "artifacts" / name, record, False, load_results(root, name))
     fetch(root)
     folder = root / FOLDER / name
-    return folder, read_json(folder / "made.json")["evaluate"], True
+    return Source(name, folder, read_json(folder / "made.json")["evaluate"], True, load_results(root, name, True))
 
 
 def _accuracies(results: Results, method: str) -> str:
@@ -82,7 +137,7 @@ def _words(name: str, dataset: dict[str, Any], trained: dict[str, Any], metrics:
     count = metrics["test_samples"] if "folds" in metrics else dataset["splits"]["test"]
     tested = f"{count:,} test images{folds_note(metrics)}"
     svc = trained.get("svc_accuracy")
-    text = [f"![Accuracy over cost, {name}]({FIGURE.as_posix()}/{name}.svg)", ""]
+    text = [f"## {name}", "", f"![Accuracy over cost, {name}]({FIGURE.name}/{name}.svg)", ""]
     beside = "" if svc is None else f" (an RBF support vector machine: {percent(svc, 2)})"
     accuracy = metrics.get("fp32_accuracy")
     told = f"float accuracy {percent(accuracy, 2)} on {tested}"
@@ -126,9 +181,9 @@ def _every_method(name: str, points: list[dict[str, Any]]) -> str:
     return f"<details>\n<summary>{title}</summary>\n\n" + "\n".join(lines) + "\n\n</details>\n"
 
 
-def _copy_figure(root: Path, folder: Path, name: str) -> None:
-    (root / FIGURE).mkdir(parents=True, exist_ok=True)
-    write_bytes(root / FIGURE / f"{name}.svg", (folder / "report/figures/curves.svg").read_bytes())
+def _copy_figure(source: Source) -> None:
+    FIGURE.mkdir(parents=True, exist_ok=True)
+    write_bytes(FIGURE / f"{source.name}.svg", (source.folder / "report/figures/curves.svg").read_bytes())
 
 
 def main() -> None:
@@ -139,10 +194,12 @@ def main() -> None:
         text = file.read_text(encoding="utf-8")
         if BEGIN not in text or END not in text:
             raise IntegrityError(f"README.md has no {BEGIN} … {END}")
-        made = section(root, names)
+        sources = [load(root, name) for name in names]
+        made, page = summary(sources), details(sources)
     before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
     write_bytes(file, f"{before}{made}{after}".encode())
-    print(f"README.md: results of {', '.join(names)}")
+    write_bytes(root / DETAILS, f"{page.rstrip()}\n".encode())
+    print(f"README.md, {DETAILS}: results of {', '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,27 @@
+"""README's table of results."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.verbs.readme import Source, summary
+from tasks.verbs.results import Results
+
+
+def source(folder: Path, name: str, **methods: dict[str, float | None]) -> Source:
+    (folder / name / "report/figures").mkdir(parents=True)
+    (folder / name / "report/figures/curves.svg").write_text("<svg/>")
+    metrics = {"fp32_accuracy": 0.9173, "methods": {"static_w8a8": {"accuracy": 0.915}, **methods}}
+    return Source(name, folder / name, {}, True, Results(name, metrics, [], None))
+
+
+def test_a_row_tells_the_cost_near_the_float_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = {"cost_at_drop_0.5": 0.416, "cost_at_drop_1.0": None}
+    text = summary([source(tmp_path, "photos", quee_plan=plan)])
+    head, _, row = text.splitlines()[1:4]
+    found = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
+    assert found["experiment"] == "photos" and found["float accuracy %"] == "91.73"
+    assert found["`quee_plan`"] == "0.42 / never"
+    assert found["`static_hull`"] == "–", "a method that was not measured"
+    assert "docs/figures/photos.svg" in text and (tmp_path / "docs/figures/photos.svg").is_file()
