@@ -1,6 +1,6 @@
 """Time and memory of stages `targets`, `predictors`, `policies` and `evaluate` on a large tree, from a made-up cache.
 
-    python benchmarks/large_trees.py [--samples 20000] [--gates 12] [--nodes 500] [--stages targets,predictors]
+    python benchmarks/large_trees.py [--samples 20000] [--gates 12] [--nodes 500] [--epochs 200] [--stages targets,predictors]
 
 Networks do not run: the cache has the shapes of `--samples` held-out samples at every node of a sampled tree of three
 precisions, and logits drawn so that errors fall with depth and bits. Each stage runs in a process of its own, as DVC
@@ -47,7 +47,7 @@ def largest_sample(gates: int, nodes: int) -> PathTree:
     return found
 
 
-def write_project(folder: Path, samples: int, gates: int, nodes: int) -> PathTree:
+def write_project(folder: Path, samples: int, gates: int, nodes: int, epochs: int) -> PathTree:
     """A project with the results of stages `prepare` and `features`, and an experiment that reads them."""
     tree = largest_sample(gates, nodes)
     for name in ("dvc.yaml", "quee", "tasks"):
@@ -61,6 +61,7 @@ def write_project(folder: Path, samples: int, gates: int, nodes: int) -> PathTre
     full = len(tree.nodes_at(gates)) - len(PRECISIONS)
     content["paths"] = {"precisions": list(PRECISIONS), "references": [], "considered": {"sample": full}}
     content["targets"] = {"sweep": [20]}
+    content["predictors"] = {"epochs": epochs}
     empty: dict[str, list[float]] = {"widths": [], "samples": [], "noise": [], "clusters": []}
     content["evaluate"] = {"seeds": 1, "bootstrap": 100, "quality": empty}
     entry = {"data": "data/digits", "weights": "data/weights/none"}
@@ -176,6 +177,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--gates", type=int, default=12)
     parser.add_argument("--nodes", type=int, default=500)
+    parser.add_argument(
+        "--epochs", type=int, default=200, help="most epochs of a predictor; memory does not depend on it"
+    )
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
@@ -183,7 +187,7 @@ def main() -> None:
         folder = options.keep or Path(temporary)
         if not (folder / "experiments").is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            tree = write_project(folder, options.samples, options.gates, options.nodes)
+            tree = write_project(folder, options.samples, options.gates, options.nodes, options.epochs)
             size = sum(file.stat().st_size for file in (folder / "artifacts").rglob("*.parquet")) / 1e9
             print(
                 f"{options.samples} samples, {options.gates} gates, {len(tree)} nodes, {size:.2f} GB on disk",
