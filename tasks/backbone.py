@@ -28,6 +28,7 @@ from quee.data.weights import (
     weights_path,
 )
 from quee.errors import UsageError
+from quee.exits.gates import IMAGES, choose_gates
 from quee.network.answers import above_chance, find_order
 from quee.network.architectures import create_backbone, is_headless
 from quee.network.base import SegmentedBackbone
@@ -40,8 +41,9 @@ from quee.precision import Precision
 from quee.settings.backbone import Backbone
 from quee.settings.requirements import check_classes, check_head
 from quee.work.io import file_digest, read_json, write_json, write_table
+from quee.work.store import Store
 from quee.work.threads import spare_threads
-from tasks.scale import read_scale
+from tasks.scale import Scale, read_scale
 from tasks.stage import Stage, main
 
 FP32 = Precision("fp32")
@@ -57,6 +59,7 @@ def run(stage: Stage) -> None:
     The settings of stage `features` decide where accuracy is computed; the result does not depend on it.
     """
     scale = read_scale()
+    store = scale.store(stage)
     settings, prepared = stage.experiment.backbone, stage.input("prepare")
     described = read_json(prepared / "dataset.json")
     images = open_dataset(stage.data, stage.experiment.prepare.dataset, described["files"])
@@ -72,6 +75,9 @@ def run(stage: Stage) -> None:
     spare_threads(macs)
     history = fit(stage, backbone, images, ids)
     save_backbone(stage.out, backbone, kwargs, **facts)
+    if settings.fixed_gates is None:
+        backbone.set_gates(measured_gates(stage, backbone, images, described["files"], ids["train"], scale, store))
+        save_backbone(stage.out, backbone, kwargs, **facts)
     write_table(stage.out / "history.parquet", pa.table(history.columns()))
     networks = Networks.at(stage.data, stage.experiment.prepare.dataset, described["files"], stage.out)
     own = isinstance(facts["fitted_on"], list) and len(facts["fitted_on"]) > 0  # fitted on samples of these splits
@@ -79,7 +85,7 @@ def run(stage: Stage) -> None:
     told = [split for split in known if len(ids[split])]
     rows = np.concatenate([ids[split] for split in told])
     lanes = scale.lanes(macs * len(rows))
-    found = predict(networks, [FP32], rows, scale.store(stage), scale.shard_size, lanes, "evaluating the backbone")
+    found = predict(networks, [FP32], rows, store, scale.shard_size, lanes, "evaluating the backbone")
     right = np.split(found[FP32] == images.labels[rows], np.cumsum([len(ids[split]) for split in told])[:-1])
     metrics = {
         "accuracy": {split: float(part.mean()) for split, part in zip(told, right, strict=True)},
@@ -95,6 +101,27 @@ def run(stage: Stage) -> None:
         svc = SVC().fit(x["train"], images.labels[ids["train"]])
         metrics["svc_accuracy"] = float(svc.score(x["test"], images.labels[ids["test"]]))
     write_json(stage.out / "metrics.json", metrics)
+
+
+def measured_gates(
+    stage: Stage,
+    backbone: SegmentedBackbone,
+    images: ImageSource,
+    files: dict[str, str],
+    train: np.ndarray,
+    scale: Scale,
+    store: Store,
+) -> tuple[int, ...]:
+    """The gates chosen on training images by the backbone in `stage.out`; writes what they were chosen from to `gates.json`."""
+    settings = stage.experiment.backbone
+    rows = thinned(train, IMAGES, settings.seed)
+    networks = Networks.at(stage.data, stage.experiment.prepare.dataset, files, stage.out)
+    lanes = scale.lanes(trace_cost(backbone).macs * len(rows))
+    labels = images.labels[rows]
+    choice = choose_gates(networks, backbone, settings.segments, rows, labels, store, lanes, settings.seed)
+    write_json(stage.out / "gates.json", choice.record)
+    print(f"gates after blocks {list(choice.gates)}: {choice.record['reason']}", flush=True)
+    return choice.gates
 
 
 def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -157,11 +184,11 @@ def build(settings: Backbone, names: Sequence[str]) -> tuple[SegmentedBackbone, 
     check_classes(settings, classes)
     if path is not None:
         _say_changed(settings, weights_facts(path).preprocessing)
-    backbone = create_backbone(settings.name, settings.gates, **kwargs)
+    backbone = create_backbone(settings.name, settings.fixed_gates, **kwargs)
     if backbone.num_classes != classes:
         kwargs["num_classes"] = classes
         torch.manual_seed(settings.seed)
-        backbone = create_backbone(settings.name, settings.gates, **kwargs)
+        backbone = create_backbone(settings.name, settings.fixed_gates, **kwargs)
     if path is not None:
         own = head_classes(path)
         check_head(settings, classes)

@@ -12,6 +12,7 @@ from tasks.stages import read_by
 from tasks.work import journal
 
 MEASURED = Path("benchmarks/results")
+GATES = "gates.json"
 
 
 def run(stage: Stage) -> None:
@@ -54,6 +55,7 @@ def run(stage: Stage) -> None:
         sensitivity=rows("quantize", "sensitivity"),
         candidates=some("exits", "candidates"),
         resplits=some("evaluate", "resplits"),
+        gates=read_json(path("backbone", GATES)) if (folders["backbone"] / GATES).is_file() else {},
         executed=read_json(speeds) if speeds.is_file() else {},
         digests=digests,
     )

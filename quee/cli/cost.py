@@ -1,6 +1,7 @@
 """`quee cost EXPERIMENT`: the table behind any cost."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,7 +51,9 @@ def cost(
     if formula not in ("product", "baskin"):
         raise UsageError(f"unknown formula {formula!r}; valid: product, baskin")
     settings = load_experiment(experiment, Path("experiments"))
-    backbone = create_backbone(settings.backbone.name, settings.backbone.gates, **built_with(settings.backbone))
+    backbone = create_backbone(settings.backbone.name, settings.backbone.fixed_gates, **built_with(settings.backbone))
+    if settings.backbone.fixed_gates is None:
+        backbone.set_gates(_measured_gates(experiment, backbone, settings.backbone.segments))
     own = {name: str(getattr(settings.quantize, name) or "") for name in ("stem", "head")}
     names = {*settings.paths.precisions, *settings.paths.references, "w8a8"}
     configs = [QuantizationConfig(name, layers=settings.quantize.layers) for name in names if name not in FLOATS]
@@ -84,6 +87,22 @@ def cost(
     _table(rows, f"{settings.backbone.name}: unit {model.unit:,.0f} BitFLOPs (static w8a8), {model.macs:,} MACs")
     if work:
         _table(work, "In floating point at every precision; elements per sample are counted with --elementwise only")
+
+
+def _measured_gates(experiment: str, backbone: "SegmentedBackbone", gates: int) -> tuple[int, ...]:
+    """The gates that stage `backbone` chose; evenly spaced ones, which is said, before it has run."""
+    from quee.exits.gates import evenly_spaced
+    from quee.work.io import read_json
+
+    file = Path("artifacts") / experiment / "backbone" / "backbone.json"
+    if file.is_file():
+        return tuple(read_json(file)["gates"])
+    found = evenly_spaced(backbone, gates)
+    print(
+        f"backbone.gates: auto: stage backbone chooses them; shown for evenly spaced ones, {list(found)}",
+        file=sys.stderr,
+    )
+    return found
 
 
 def _exit_products(name: str, settings: "Experiment", backbone: "SegmentedBackbone", gate: int) -> "list[Product]":

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from quee.cost import Product, bitflops
 from quee.errors import IntegrityError
+from quee.exits.seen import seen_part
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.network.pooling import Part
@@ -26,12 +26,6 @@ ANY = "any"
 """Name of a classifier that serves every precision of the segment before the gate."""
 WITHOUT_CLASS_TOKEN = {"cls": "mean", "cls_mean": "mean_max"}
 """What files of before named poolings of backbones without a class token."""
-
-
-def seen_part(model: SegmentedBackbone, gate: int, state: Tensor, part: Part) -> Tensor:
-    """One part of the pooled state (n, cells · width) at a gate, at zero mean and unit variance."""
-    found = model.pool_part(state, gate, part)
-    return functional.layer_norm(found, found.shape[1:]).flatten(1)
 
 
 class Seen:

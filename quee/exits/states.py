@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quee.exits.heads import seen_part
+from quee.exits.seen import seen_part
 from quee.network.execution import MultiPrecisionBackbone, draw_prefixes
 from quee.network.pooling import Part
 from quee.precision import Precision

@@ -5,7 +5,8 @@ is a tensor whose first axis is the sample; its other axes and its width may dif
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from math import isqrt
 from typing import Any
 
@@ -16,6 +17,19 @@ from quee.data.preprocessing import Preprocessing
 from quee.errors import QueeError, UsageError
 from quee.network import HEAD
 from quee.network.pooling import Part, over_cells, parts_of
+
+
+def equal_gates(macs: Sequence[int], gates: int = 4) -> tuple[int, ...]:
+    """Numbers of blocks before each of so many gates, between which the multiply-adds are as equal as blocks allow.
+
+    There are fewer gates where there are fewer blocks.
+    """
+    done = list(accumulate(macs))
+    gates, cuts = min(gates, len(done)), [0]
+    for gate in range(1, gates):
+        possible = range(cuts[-1] + 1, len(done) - gates + gate + 1)  # each later segment needs a block
+        cuts.append(min(possible, key=lambda blocks: abs(done[blocks - 1] * gates - done[-1] * gate)))
+    return (*cuts[1:], len(done))
 
 
 class SegmentedBackbone(nn.Module, ABC):

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from inspect import signature
-from itertools import accumulate
 from typing import Any
 
 import timm
@@ -19,15 +18,13 @@ from torch import Tensor, nn
 from quee.data.preprocessing import Preprocessing, spread
 from quee.errors import UsageError
 from quee.network import HEAD
-from quee.network.base import SegmentedBackbone
+from quee.network.base import SegmentedBackbone, equal_gates
 from quee.network.convolution import Conv2dSame
 from quee.network.cutting import chain_of
 from quee.network.pooling import mean
 from quee.network.products import hand_over
 
 NO_HEAD = "this model has no classification head of its own; give num_classes among its kwargs"
-GATES = 4
-"""Number of gates, if none are given."""
 
 
 class StablePool(FastAdaptiveAvgPool):
@@ -78,19 +75,6 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
     SEModule: StableSqueeze,
 }
 """timm's layers that are replaced."""
-
-
-def equal_gates(macs: Sequence[int], gates: int = GATES) -> tuple[int, ...]:
-    """Numbers of blocks before each of so many gates, between which the multiply-adds are as equal as blocks allow.
-
-    There are fewer gates where there are fewer blocks.
-    """
-    done = list(accumulate(macs))
-    gates, cuts = min(gates, len(done)), [0]
-    for gate in range(1, gates):
-        possible = range(cuts[-1] + 1, len(done) - gates + gate + 1)  # each later segment needs a block
-        cuts.append(min(possible, key=lambda blocks: abs(done[blocks - 1] * gates - done[-1] * gate)))
-    return (*cuts[1:], len(done))
 
 
 class TimmChain(SegmentedBackbone):

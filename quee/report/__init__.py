@@ -35,6 +35,8 @@ class Results:
     """`quantize/sensitivity.parquet`: the network with one layer quantized."""
     candidates: list[Row] = field(default_factory=list)
     """`exits/candidates.parquet`: what was tried as exit heads, on held-out training images."""
+    gates: dict[str, Any] = field(default_factory=dict)
+    """`backbone/gates.json`: what gates were chosen from; empty where the experiment names them."""
     executed: dict[str, Any] = field(default_factory=dict)
     """Measurements of benchmarks/runtime.py, if it was run."""
     digests: dict[str, str] = field(default_factory=dict)

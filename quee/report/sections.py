@@ -322,6 +322,29 @@ def _chosen_heads(results: Results) -> str:
     )
 
 
+def _chosen_gates(found: dict[str, Any]) -> str:
+    """Which gates were chosen by measurement and from what; empty where the experiment names them."""
+    if not found:
+        return ""
+    sets = {"chosen": found["chosen"], "runner-up": found["runner_up"], "evenly spaced": found["evenly_spaced"]}
+    rows = [
+        [name, ", ".join(map(str, one["gates"])), percent(one["auc"])] for name, one in sets.items() if one is not None
+    ]
+    blocks = [
+        [str(row["block"]) + ("*" if row["block"] in found["chosen"]["gates"] else ""), f"{row['cost']:.3f}",
+         percent(row["accuracy"])]
+        for row in found["blocks"]
+    ]  # fmt: skip
+    held = found["images"]["held_out"]
+    return (
+        f"<h3>Gates</h3><p>Chosen on {held:,} training images by the float network: {escape(found['reason'])}. "
+        "Area: mean accuracy of early exits by one threshold, over budgets from a quarter of the network to all of it.</p>"
+        + table(["", "gates after blocks", "area"], rows)
+        + "<p>A linear classifier behind every block, on the same images; * is a chosen gate. Cost 1 is the network.</p>"
+        + table(["block", "cost", "accuracy"], blocks)
+    )
+
+
 def parts(results: Results) -> str:
     quantized = results.metrics["quantize"]["precisions"]
     rows = [
@@ -350,6 +373,7 @@ def parts(results: Results) -> str:
         "<p>The whole network at one precision, on validation. Agreement: how often it answers "
         "as the float network does.</p>"
         + table(["precision", "accuracy", "agreement", "cost", "BitFLOPs", "kB"], rows)
+        + _chosen_gates(results.gates)
         + "<h3>Exit heads</h3><p>Accuracy on validation of the classifier at each gate, one precision throughout.</p>"
         + table(["", *map(escape, precisions)], heads)
         + _chosen_heads(results)

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, model_validator
 
-from quee.settings.block import Block, Count, Listed, Positive, Seed, Share
+from quee.settings.block import Block, Count, Positive, Seed, Share
 
 
 class Augmentation(Block):
@@ -23,11 +23,43 @@ class Augmentation(Block):
     """Parameter of mixup's beta distribution; 0 is off."""
 
 
+class Measured(Block):
+    """Gates that stage `backbone` chooses (`quee.exits.gates`)."""
+
+    auto: Annotated[int, Field(ge=1, le=64)] = 4
+    """Number of gates, the last of which is the end of the backbone."""
+
+
+def _gates(value: Any) -> Any:
+    """A rising list as a tuple; `auto` and {auto: N} as `Measured`. Raises ValueError for anything else."""
+    if isinstance(value, Measured):
+        return value
+    if value == "auto":
+        return Measured()
+    if isinstance(value, dict) and set(value) == {"auto"}:
+        number = value["auto"]
+        if type(number) is int and 1 <= number <= 64:
+            return Measured(auto=number)
+        raise ValueError("auto is a number of gates from 1 to 64, as {auto: 4}")
+    if not isinstance(value, list | tuple) or not all(type(gate) is int and gate > 0 for gate in value):
+        raise ValueError("gates are numbers of blocks, as [2, 4, 6, 8], or chosen by measurement: auto, or {auto: 4}")
+    if not value or list(value) != sorted(set(value)):
+        raise ValueError("gates must rise strictly, as [2, 4, 6, 8]")
+    return tuple(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, Measured) else list(value)
+
+
 class Backbone(Block):
     name: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    gates: Annotated[tuple[Count, ...], Listed] = (2, 4, 6, 8)
-    """Number of blocks before each gate; the last is the depth of the backbone."""
+    gates: Annotated[
+        InstanceOf[tuple] | InstanceOf[Measured], BeforeValidator(_gates), PlainSerializer(_plain, when_used="json")  # type: ignore[type-arg]
+    ] = (2, 4, 6, 8)
+    """Number of blocks before each gate; the last is the depth of the backbone. `auto`, or `{auto: N}` for N gates instead of
+    four, chooses them after training by the curve of early exits on training images."""
     mode: Literal["train", "pretrained", "finetune", "linear_probe"] = "train"
     """`train`: random weights are trained on the training split; `pretrained`: weights are used as they are; `finetune`:
     weights are trained further; `linear_probe`: weights are frozen, and a new head is fitted on their features."""
@@ -53,12 +85,15 @@ class Backbone(Block):
     augmentation: Augmentation = Augmentation()
     seed: Seed = 0
 
-    @field_validator("gates")
-    @classmethod
-    def _rising(cls, gates: tuple[int, ...]) -> tuple[int, ...]:
-        if not gates or list(gates) != sorted(set(gates)):
-            raise ValueError("gates must rise strictly, as [2, 4, 6, 8]")
-        return gates
+    @property
+    def segments(self) -> int:
+        """Number of gates and of segments."""
+        return self.gates.auto if isinstance(self.gates, Measured) else len(self.gates)
+
+    @property
+    def fixed_gates(self) -> tuple[int, ...] | None:
+        """The gates; None where they are chosen by measurement."""
+        return None if isinstance(self.gates, Measured) else self.gates
 
     @model_validator(mode="after")
     def _fits_mode(self) -> "Backbone":

@@ -152,7 +152,7 @@ def _check(experiment: Experiment, source: str, data: Path) -> None:
         raise UsageError(f"{source}: prepare.dataset: {error}") from None
     refuse_unknown(backbone.name, f"{source}: backbone.name: ")
     try:
-        PathTree(paths.precisions, len(backbone.gates), paths.considered, paths.max_nodes)
+        PathTree(paths.precisions, backbone.segments, paths.considered, paths.max_nodes)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from None
     if experiment.bundle.policy not in (valid := deployable()):

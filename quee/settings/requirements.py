@@ -161,8 +161,13 @@ def _check_network(experiment: Experiment, classes: int | None, channels: int | 
         check_head(settings, classes)
     with torch.device("meta"):
         backbone = create_backbone(settings.name, **built_with(settings))
-    try:
-        backbone.set_gates(settings.gates)
+    depth = len(backbone.block_names)
+    if settings.segments > depth and settings.fixed_gates is None:
+        raise UsageError(
+            f"backbone.gates: auto: {settings.segments} gates; {settings.name} has {depth} blocks, valid up to that"
+        )
+    try:  # any block may become a gate that is chosen by measurement
+        backbone.set_gates(settings.fixed_gates or tuple(range(1, depth + 1)))
     except UsageError as error:
         raise UsageError(f"backbone.gates: {error}") from None
     freeze(backbone, settings.trained_blocks)

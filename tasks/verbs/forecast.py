@@ -50,7 +50,7 @@ def forecast(experiment: "Experiment", splits: dict[str, int]) -> Forecast:
     from quee.work.threads import cores
     from tasks.work.space import ROW_BYTES, TWICE
 
-    paths, exits, segments = experiment.paths, experiment.exits, len(experiment.backbone.gates)
+    paths, exits, segments = experiment.paths, experiment.exits, experiment.backbone.segments
     nodes = len(PathTree(paths.precisions, segments, paths.considered, paths.max_nodes)) + segments * len(
         paths.references
     )
@@ -104,7 +104,7 @@ def _network(experiment: "Experiment") -> "SegmentedBackbone":
     from quee.network.architectures import create_backbone
 
     settings = experiment.backbone
-    backbone = create_backbone(settings.name, tuple(settings.gates), **built_with(settings))
+    backbone = create_backbone(settings.name, settings.fixed_gates, **built_with(settings))
     if settings.weights is not None:
         load_weights(backbone, weights_path(settings.weights), settings.mode != "pretrained")
     return backbone

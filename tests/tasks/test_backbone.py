@@ -102,6 +102,22 @@ def test_pretrained_weights_are_used_as_they_are() -> None:
     assert set(read_json(OUT / "metrics.json")["accuracy"]) == {"validation", "test"}
 
 
+def test_gates_by_measurement_are_chosen_after_training_and_always_the_same() -> None:
+    described = run(evaluation_set="pooled", mode="train", weights=None, epochs=1, gates={"auto": 3})
+    record, first = read_json(OUT / "gates.json"), (OUT / "gates.json").read_bytes()
+    assert described["gates"] == record["chosen"]["gates"] and len(described["gates"]) == 3
+    assert described["gates"][-1] == 8
+    assert record["evenly_spaced"]["gates"] == [3, 5, 8]
+    assert record["images"]["fitted"] + record["images"]["held_out"] == len(described["fitted_on"])
+    assert load_backbone(OUT).gates == tuple(described["gates"])
+    weights = (OUT / "model.safetensors").read_bytes()
+    run(evaluation_set="pooled", mode="train", weights=None, epochs=1, gates={"auto": 3})
+    assert (OUT / "gates.json").read_bytes() == first
+    run(evaluation_set="pooled", mode="train", weights=None, epochs=1, gates=[4, 8])
+    assert (OUT / "model.safetensors").read_bytes() == weights  # gates do not touch the training
+    assert not (OUT / "gates.json").exists()
+
+
 def test_pretrained_weights_whose_answers_are_not_above_chance_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     state = weigh()
     turned = {key: value.roll(1, 0) if key.startswith("head.") else value for key, value in state.items()}

@@ -49,6 +49,24 @@ def test_defaults() -> None:
     assert experiment.backbone.gates == (2, 4, 6, 8)
 
 
+@pytest.mark.parametrize(("given", "number"), [("auto", 4), ("{auto: 4}", 4), ("{auto: 7}", 7)])
+def test_gates_by_measurement_are_a_number_of_gates_and_survive_resolving(given: str, number: int) -> None:
+    paths = "{precisions: [w4a4], references: [fp32]}"
+    content = {**yaml.safe_load(TEXT), "paths": yaml.safe_load(paths)}
+    content["backbone"] = {**content["backbone"], "gates": yaml.safe_load(given)}
+    experiment = parse(yaml.safe_dump(content))
+    assert experiment.backbone.segments == number and experiment.backbone.fixed_gates is None
+    values = resolved(experiment)
+    assert values["backbone"]["gates"] == {"auto": number}
+    again = parse_resolved("x", json.dumps(values), SOURCE)
+    assert again == experiment
+
+
+def test_the_tree_of_measured_gates_is_checked_by_their_number() -> None:
+    message = refusal(with_block("backbone", "{gates: {auto: 9}}"))
+    assert "paths.max_nodes is 500, but 3 precisions over 9 segments make 29523 nodes" in message
+
+
 def test_settings_are_read() -> None:
     text = with_block("backbone", "{gates: [1, 3], learning_rate: 1, kwargs: {depth: 3}, augmentation: {flip: true}}")
     backbone = parse(text).backbone
@@ -116,6 +134,11 @@ WRONG = {
         "{name: vit_digitz}",
         ["backbone.name", "'vit_digitz'", "'vit_digits'", "t2t_vit_7"],
     ),
+    "gates that are no numbers": ("backbone", "{gates: [2, four]}", ["backbone.gates", "auto, or {auto: 4}", "'four'"]),
+    "no gates": ("backbone", "{gates: []}", ["backbone.gates", "rise strictly"]),
+    "gates in another word": ("backbone", "{gates: best}", ["backbone.gates", "auto, or {auto: 4}", "'best'"]),
+    "no measured gate": ("backbone", "{gates: {auto: 0}}", ["backbone.gates", "1 to 64", "0"]),
+    "measured gates in words": ("backbone", "{gates: {auto: four}}", ["backbone.gates", "1 to 64", "four"]),
     "gates that fall": ("backbone", "{gates: [4, 2]}", ["backbone.gates", "rise strictly", "[4, 2]"]),
     "shares above 1": ("prepare", "{splits: {train: 0.9}}", ["prepare.splits", "sum to 1.45", "at most 1"]),
     "an empty split": ("prepare", "{splits: {test: 0.0}}", ["prepare.splits", "must each be above 0"]),

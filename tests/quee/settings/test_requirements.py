@@ -55,6 +55,7 @@ REFUSED: dict[str, Case] = {
         EVEN, {"bundle": {"policy": "oracle"}}, r"bundle\.policy: unknown policy 'oracle'.*valid: confidence_hull, eero",
     ),
     "gates beyond the depth": (EVEN, {"backbone": {"gates": [1, 3]}}, r"backbone\.gates: gates \[1, 3\] must rise .* to 2"),
+    "more measured gates than blocks": (EVEN, {"backbone": {"gates": {"auto": 3}}}, r"gates: auto: 3 gates; .* 2 blocks"),
     "gates before the end": (EVEN, {"backbone": {"gates": [1]}}, r"backbone\.gates: gates \[1\]"),
     "kwargs nobody takes": (EVEN, {"backbone": {"kwargs": {"colour": 3}}}, "backbone 'vit_digits' cannot be built"),
     "other classes in kwargs": (
