@@ -156,5 +156,5 @@ def test_weights_for_other_classes_are_refused(project: Path, network: Segmented
 
 def test_a_head_with_other_names_is_refused_with_whose_names_they_are(project: Path) -> None:
     Path("names.txt").write_text("a\nb\nc\nd\ne\nz\n")
-    with pytest.raises(UsageError, match="--classes has 6 names, without f and with z; the data set's: a, b, c, d, e"):
+    with pytest.raises(UsageError, match="--class-order names.txt has 6 names, without f and with z; the data set's: a, b, c, d, e"):
         quee("check", "mine", "greys", "--classes", "names.txt")
