@@ -415,6 +415,8 @@ class Race:
     chosen: Preprocessing
     close: tuple[Preprocessing, ...] = ()
     """Values between which the images do not tell."""
+    dearer: tuple[Preprocessing, ...] = ()
+    """Larger sizes than the present one that are no better."""
 
     def gain(self, answers: Answers) -> float:
         """Accuracy of the chosen value less that of the present one, on the same images."""
@@ -519,9 +521,9 @@ def _race(answers: Answers, now: Preprocessing, start: Preprocessing, unknown: U
         return Race(unknown, trials, dict.fromkeys(trials, total), (now,), now)
     level = LEVEL / ((len(trials) - 1) * (len(RACE) + 1))
     with progress(f"measuring {unknown.name}", total * len(trials)) as answers.bar:
-        alive, few = list(trials), min(SIZED, total)
+        alive, few, dearer = list(trials), min(SIZED, total), ()
         if unknown is SIZE:
-            entered, alive = _near(answers, list(trials), few, level)
+            entered, alive, dearer = _near(answers, list(trials), few, level)
             trials = {one: trials[one] for one in entered}
         seen = {one: total if one in alive else few for one in trials}
         for count in (*(few for few in RACE if few < total), total):
@@ -534,20 +536,20 @@ def _race(answers: Answers, now: Preprocessing, start: Preprocessing, unknown: U
                 seen.update(dict.fromkeys(alive, count))
                 break
     chosen, close = _chosen(answers, alive, best, now, seen[best], DOUBT / max(1, len(trials) - 1), unknown.asked)
-    return Race(unknown, trials, seen, tuple(alive), chosen, tuple(close))
+    return Race(unknown, trials, seen, tuple(alive), chosen, tuple(close), dearer)
 
 
 def _near(
     answers: Answers, sizes: Sequence[Preprocessing], count: int, level: float
-) -> tuple[list[Preprocessing], list[Preprocessing]]:
-    """The sizes that were tried, the present one first, and those of them that may be the right one.
+) -> tuple[list[Preprocessing], list[Preprocessing], tuple[Preprocessing, ...]]:
+    """The sizes that were tried, the present one first; those that may be the right one; larger ones that are no better.
 
     Accuracy rises towards the right size and falls behind it, so a walk from the present one ends where STEPS sizes in a
-    row are clearly worse than the best. Smaller ones come first, as they are cheap; there is no walk to larger ones where
-    a smaller one is clearly better.
+    row are clearly worse than the best, or larger and no better. Smaller ones come first, as they are cheap; there is no
+    walk to larger ones where a smaller one is clearly better.
     """
     now, rising = sizes[0], sorted(sizes, key=lambda one: one.size)
-    place, tried, alive = rising.index(now), [now], [now]
+    place, tried, alive, dearer = rising.index(now), [now], [now], []
 
     def best() -> Preprocessing:
         return max(alive, key=lambda one: (answers.accuracy(one, count), -float(answers.loss(one, count).mean())))
@@ -562,11 +564,15 @@ def _near(
             if answers.network(one) is None:
                 continue
             tried.append(one)
+            gain = answers.accuracy(one, count) - answers.accuracy(now, count)
             if answers.worse(one, best(), count, level):
                 worse += 1
+            elif one.size > now.size and gain <= EQUAL:
+                worse, dearer = worse + 1, [*dearer, one]
             else:
                 worse, alive = 0, [*alive, one]
-    return tried, [one for one in alive if one == best() or not answers.worse(one, best(), count, level)]
+    found = best()
+    return tried, [one for one in alive if one == found or not answers.worse(one, found, count, level)], tuple(dearer)
 
 
 def _rows(answers: Answers, race: Race, start: Preprocessing, verdict: str = "") -> Iterator[Row]:
@@ -579,7 +585,8 @@ def _rows(answers: Answers, race: Race, start: Preprocessing, verdict: str = "")
                 "taken" if changed else "kept" if len(race.trials) > 1 else "others make the same images"
             )
         else:
-            said = "clearly worse" if one not in race.alive else "close" if one in race.close else "as good"
+            lost = "no better" if one in race.dearer else "clearly worse"
+            said = lost if one not in race.alive else "close" if one in race.close else "as good"
         difference = None if one == race.chosen else _difference(answers, one, race.chosen, images)
         yield Row(race.unknown.name, words, images, answers.accuracy(one, images), difference, said)
 

@@ -642,5 +642,5 @@ def _estimated(found: Found, experiment: "Experiment", splits: dict[str, int]) -
     counts = ", ".join(f"{name} {count:,}" for name, count in splits.items())
     rows = {**found.rows, "splits": f"{found.rows['splits']}\n{counts}", "estimate": text.said}
     yaml = found.facts["experiment"].replace(f"# {ESTIMATE}", f"# Estimate: {text.said}")
-    facts = {**found.facts, "samples": splits, "seconds": text.seconds, "bytes": text.bytes, "experiment": yaml}
+    facts = {**found.facts, "samples": splits, "seconds": list(text.seconds), "bytes": text.bytes, "experiment": yaml}
     return Found(rows, facts, found.coloured)
