@@ -17,7 +17,16 @@ from quee.evaluation.resplits import fit_policies
 from quee.exits.fitting import behind, fit_exits
 from quee.export.bundle import write_bundle
 from quee.features import GateView
-from quee.fitting.checks import aside_of, bundle_path, check_order, check_pixels, checked_settings, divided, rebuilt
+from quee.fitting.checks import (
+    aside_of,
+    bundle_path,
+    check_order,
+    check_pixels,
+    check_size,
+    checked_settings,
+    divided,
+    rebuilt,
+)
 from quee.fitting.foreign import COMPARED, as_backbone, refuse_other_answers
 from quee.fitting.labelled import Labelled, read_labelled
 from quee.fitting.labels import class_indices
@@ -54,8 +63,8 @@ def fit(
 
     `model` is a backbone of `create_backbone`, or a classifier of timm, torchvision or transformers of a family that is
     read here. Such a module may be in training mode, on a GPU or in half precision: a copy is taken in float32. Its
-    `preprocessing` is what timm's configuration in it says, or what is given: a mapping with mean, std, interpolation and
-    crop_pct, torchvision's `weights.transforms()`, or an image processor of transformers.
+    `preprocessing` is what timm's configuration in it says, or what is given: a mapping with mean, std, interpolation,
+    crop_pct and img_size, torchvision's `weights.transforms()`, or an image processor of transformers.
 
     `images` are as `AdaptiveClassifier.route` takes them, and `labels` (n,) are class indices or names. Without `labels`,
     `images` are batches: pairs (images, labels) or (image, label) from an iterable, or from a function that returns an
@@ -82,6 +91,8 @@ def fit(
             check_pixels(*given.extremes())
             if original is not None:
                 refuse_other_answers(own, original, given.batch(np.arange(min(COMPARED, len(given)))))
+            if original is not None:
+                check_size(own, given, indices)
             check_order(own, given, indices, names, guessed=given.labels.named and classes is None)
             _fit(own, given, indices, names, parts, tree, settings, aside)
         load_bundle(aside / "bundle")

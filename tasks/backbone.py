@@ -18,6 +18,7 @@ from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import split_ids, thinned
 from quee.data.walk import some
 from quee.data.weights import (
+    PUBLISHED,
     built_with,
     has_seen,
     head_classes,
@@ -36,7 +37,9 @@ from quee.network.execution import MICRO_BATCH
 from quee.network.files import save_backbone
 from quee.network.predictions import Networks, predict
 from quee.network.probe import fit_probe
+from quee.network.sizes import candidates
 from quee.network.training import History, device, freeze, predict_logits, train_backbone
+from quee.network.unstated import Answers, Pixels, better_size
 from quee.precision import Precision
 from quee.settings.backbone import Backbone
 from quee.settings.requirements import check_classes, check_head
@@ -70,7 +73,10 @@ def run(stage: Stage) -> None:
     torch.manual_seed(settings.seed)
     backbone, kwargs = build(settings, described["classes"])
     if settings.mode == "pretrained":
-        check_answers(stage, backbone, images, thinned(ids["train"], ASKED, seed=0))
+        asked = thinned(ids["train"], ASKED, seed=0)
+        check_answers(stage, backbone, images, asked)
+        if settings.weights not in PUBLISHED and "img_size" not in kwargs:
+            check_size(stage, backbone, images, asked)
     macs = trace_cost(backbone).macs
     spare_threads(macs)
     history = fit(stage, backbone, images, ids)
@@ -249,6 +255,20 @@ def check_answers(stage: Stage, backbone: SegmentedBackbone, images: ImageSource
             f"above chance; {how}"
         )
     print(f"accuracy on {len(ids)} training images: {right}, with {backbone.input}", flush=True)
+
+
+def check_size(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray) -> None:
+    """Refuse a size of images that nobody stated where answers to training images `ids` are clearly better at another."""
+    if stage.limit is not None or len(ids) < LEAST:
+        return
+    pixels: Pixels = lambda first, last, transform: images.fitted(ids[first:last], transform)  # noqa: E731
+    sizes, meant = candidates(backbone, images.image_size()), np.arange(len(images.classes))
+    if (better := better_size(Answers(backbone, pixels, images.labels[ids], meant, sizes))) is not None:
+        name, dataset = stage.experiment.backbone.weights, stage.experiment.prepare.dataset
+        raise UsageError(
+            f"backbone.weights: {better}; `quee weights check {name} {dataset}` records the size with the weights, or "
+            f"backbone.kwargs.img_size states it: {backbone.input.size[0]} to keep it"
+        )
 
 
 def fit(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: dict[str, np.ndarray]) -> History:

@@ -46,8 +46,9 @@ def _splits(stage: Stage, images: ImageSource, limit: int | None, smoke: bool = 
 
 def _check(stage: Stage, images: ImageSource, table: pa.Table) -> None:
     experiment, ids = stage.experiment, table["sample_id"].to_numpy()
+    pool = pool_of(experiment, images.labels, images.train_samples)
     for split in rotations_of(table):
-        check_data(experiment, split, images.labels[ids], pool_of(experiment, images), images.classes)
+        check_data(experiment, split, images.labels[ids], pool, images.classes)
     chosen = ids[table["calibration"].to_numpy(zero_copy_only=False)]
     first = images.encoded[int(chosen[0])][0]
     if all(images.encoded[int(sample)][0] == first for sample in chosen[1:]):

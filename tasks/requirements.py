@@ -46,5 +46,6 @@ def _check_data(root: Path, experiment: "Experiment") -> None:
         read_table(folder / "splits.parquet"),
     )
     labels = images.labels[table["sample_id"].to_numpy()]
+    pool = pool_of(experiment, images.labels, images.train_samples)
     for split in rotations_of(table):
-        check_data(experiment, split, labels, pool_of(experiment, images), images.classes)
+        check_data(experiment, split, labels, pool, images.classes)

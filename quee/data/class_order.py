@@ -66,6 +66,20 @@ def order_given(text: str | None) -> str | tuple[str, ...] | None:
     return text if text is None or text in ORDERS else read_classes(Path(text), f"--class-order {text}")
 
 
+def outputs_given(text: str | None, classes: Sequence[str], option: str = "--class-order") -> tuple[str, ...] | None:
+    """The names of a network's outputs in their order by the value of an option, as `order_given` reads it.
+
+    `classes` are the data set's; raises UsageError for a list of other names.
+    """
+    found = order_given(text)
+    if found is None:
+        return None
+    if isinstance(found, str):
+        return ordered(classes, found)
+    positions(found, classes, f"{option} {text}")
+    return found
+
+
 def read_classes(path: Path, option: str) -> tuple[str, ...]:
     """Class names of a text file, one a line, blank lines left out; `option` names the file in the UsageError."""
     try:

@@ -59,6 +59,10 @@ class Preprocessing:
         """Channels, height and width of the backbone's input."""
         return (self.channels, *self.size)
 
+    def resized(self, side: int) -> "Preprocessing":
+        """The same for square images of another side."""
+        return replace(self, size=(side, side))
+
     def fit(self, image: Image.Image) -> Image.Image:
         """Resize the shorter side, or both sides, to size / crop_pct and crop the centre.
 

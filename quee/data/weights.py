@@ -102,10 +102,13 @@ class WeightsFacts:
 
     @property
     def stated(self) -> frozenset[str]:
-        """Fields of the preprocessing that need no measuring: of these weights or, for an experiment's weights, all."""
-        return frozenset(KEYS) if self.fitted is not None else frozenset(self.preprocessing)
+        """What needs no measuring: fields of the preprocessing, and `size`; of an experiment's weights, all."""
+        size = {"size"} if "img_size" in (self.kwargs or {}) else set()
+        return frozenset(MEASURABLE) if self.fitted is not None else frozenset({*self.preprocessing, *size})
 
 
+MEASURABLE = (*KEYS, "size")
+"""Fields of a preprocessing that weights may leave unsaid; the size is kept as keyword `img_size`."""
 FREE = ("img_size", "layers", "num_classes", "preprocessing")
 """Keywords that may differ from those given with the weights; loading refuses a head or size that does not fit."""
 DROPOUT = re.compile(r"\w*drop\w*_rate")
@@ -386,10 +389,12 @@ def record(
     preprocessing: Mapping[str, Any],
     classes: Sequence[str] | None,
     measured: str,
+    img_size: int | None = None,
 ) -> None:
     """Write into a weights file how images are prepared for them, what their outputs mean, and how this is known.
 
-    `preprocessing` joins what was recorded before, among the keywords of the backbone; None for `classes` leaves them.
+    `preprocessing` and `img_size`, the side of the images, join what was recorded before, among the keywords of the
+    backbone; None for `classes` or `img_size` leaves them.
     Raises as `weights_facts`, and UsageError for weights that do not say their keywords.
     """
     facts = weights_facts(path)
@@ -397,7 +402,8 @@ def record(
         raise UsageError(f"{path} was added by an earlier version: `quee weights add {path.stem} FILE --replace` first")
     kept = {key: value for key, value in read_metadata(path).items() if key != "format"}
     prepared = {**facts.preprocessing, **preprocessing}
-    kept["kwargs"] = json.dumps({**facts.kwargs, **({"preprocessing": prepared} if prepared else {})}, sort_keys=True)
+    told = {**({"preprocessing": prepared} if prepared else {}), **({"img_size": img_size} if img_size else {})}
+    kept["kwargs"] = json.dumps({**facts.kwargs, **told}, sort_keys=True)
     kept["measured"] = measured
     if classes is not None:
         kept["classes"] = json.dumps(list(classes))

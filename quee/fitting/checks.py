@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,13 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from quee.data.decode import to_array
+from quee.data.preprocessing import Preprocessing
 from quee.data.splits import cut, stratified_order
 from quee.errors import QueeError, UsageError
 from quee.fitting.labelled import Labelled
 from quee.network.answers import SURE, find_order, recall
 from quee.network.architectures import check_state_dict, create_backbone, outside_files
 from quee.network.base import SegmentedBackbone
+from quee.network.sizes import candidates
+from quee.network.unstated import Answers, better_size
 from quee.settings.experiment import Experiment, checked_experiment
 
 HOW = "make it by quee.create_backbone(NAME, …) and give it your weights by load_state_dict"
@@ -193,6 +199,29 @@ def _check_same(own: SegmentedBackbone, backbone: SegmentedBackbone) -> None:
         raise UsageError(
             f"the backbone answers otherwise than {backbone.name!r} of the same weights: what was changed in its code or layers "
             "would not be in a bundle"
+        )
+
+
+def check_size(backbone: SegmentedBackbone, given: Labelled, indices: np.ndarray) -> None:
+    """Raises UsageError where nobody states the size of images, and answers are clearly better at a smaller one.
+
+    Smaller images are made of those that are kept at the backbone's size.
+    """
+    sizes = [side for side in candidates(backbone) if side <= backbone.input.size[0]]
+    if "img_size" in (backbone.made_with or {}) or len(sizes) < 2:
+        return
+    rows = np.random.default_rng(0).permutation(len(indices))[:ASKED]
+
+    def pixels(first: int, last: int, transform: Preprocessing) -> np.ndarray:
+        kept, whole = given.transform.coloured(given.rows[rows[first:last]]), replace(transform, crop_pct=1.0)
+        images = (Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in kept)
+        return np.stack([to_array(whole.fit(image)) for image in images])
+
+    answers = Answers(backbone, pixels, indices[rows], np.arange(backbone.num_classes), sizes)
+    if (better := better_size(answers)) is not None:
+        raise UsageError(
+            f"quee.fit: {better}; give preprocessing={{'img_size': PIXELS}}, the size that the model was trained on "
+            f"({backbone.input.size[0]} to keep it), beside mean, std, interpolation and crop_pct where these are not the usual"
         )
 
 

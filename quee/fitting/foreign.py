@@ -6,7 +6,7 @@ must give the same logits on some of the images; otherwise the module is refused
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -36,9 +36,9 @@ WRAPPERS = ("module", "_orig_mod")
 def as_backbone(model: Any, preprocessing: Any = None) -> tuple[SegmentedBackbone, nn.Module | None]:
     """The backbone of a module with its weights, and a float32 copy of the module in evaluation mode on the CPU.
 
-    A backbone is returned as it is, with None. `preprocessing` is a mapping with some of mean, std, interpolation and
-    crop_pct, timm's data configuration, torchvision's `weights.transforms()`, or an image processor of transformers. The
-    module is not changed. Raises UsageError for a module that is no supported network.
+    A backbone is returned as it is, with None. `preprocessing` is a mapping with some of mean, std, interpolation,
+    crop_pct and img_size, timm's data configuration, torchvision's `weights.transforms()`, or an image processor of
+    transformers. The module is not changed. Raises UsageError for a module that is no supported network.
     """
     if isinstance(model, SegmentedBackbone):
         if preprocessing is not None:
@@ -113,7 +113,7 @@ def _backbone(model: nn.Module, found: Recognised, stated: Prepared) -> Segmente
     """The backbone with the recognised weights; raises QueeError where they do not fit one."""
     named = _named(model, found, stated.size)
     state = found.state if named.state is None else named.state
-    kwargs = {**named.kwargs, **_asked_for(model, named, state)}
+    kwargs = {**named.kwargs, **_asked_for(model, named, state, stated.size)}
     usual = create_backbone(named.name, **kwargs).input
     if changes := _changes(usual, stated.preprocessing):
         kwargs["preprocessing"] = changes
@@ -147,8 +147,8 @@ def _config(model: nn.Module) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _asked_for(model: nn.Module, named: Named, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Keywords in which the module differs from the backbone of that name."""
+def _asked_for(model: nn.Module, named: Named, state: Mapping[str, Tensor], stated: tuple[int, int]) -> dict[str, Any]:
+    """Keywords in which the module differs from the backbone of that name, and the size of images that is stated."""
     with torch.device("meta"):
         usual = create_backbone(named.name, **{"num_classes": 1, **named.kwargs})
     heads = (state.get(f"{layer}.weight") for layer in (usual.logits_layer, f"{usual.logits_layer}.fc"))
@@ -158,7 +158,9 @@ def _asked_for(model: nn.Module, named: Named, state: Mapping[str, Tensor]) -> d
     asked: dict[str, Any] = {"num_classes": len(head)}
     if (channels := _channels(state)) != usual.input.channels:
         asked["in_chans"] = channels
-    if (size := _image_size(model)) and size != usual.input.size and "img_size" not in named.kwargs:
+    if all(stated) and _image_size(model) is None and "img_size" not in named.kwargs:
+        asked["img_size"] = stated[0] if stated[0] == stated[1] else list(stated)
+    elif (size := _image_size(model)) and size != usual.input.size and "img_size" not in named.kwargs:
         asked["img_size"] = list(size)
     if (count := _heads(model)) and count != _heads(usual):
         asked["num_heads"] = count
@@ -218,19 +220,30 @@ def _stated(model: nn.Module, given: Any) -> Prepared:
         )
         return Prepared((0, 0), {})
     if isinstance(given, Mapping):
-        timms = "input_size" in given
-        return Prepared((0, 0), _from_timm(given) if timms else {key: _plain(value) for key, value in given.items()})
+        if "input_size" in given:
+            return Prepared(_sides(given["input_size"][1:]), _from_timm(given))
+        fields = {key: _plain(value) for key, value in given.items() if key != "img_size"}
+        return Prepared(_sides(given.get("img_size", 0)), fields)
     if hasattr(given, "image_mean") and callable(getattr(given, "to_dict", None)):
         try:
             return prepared_by(given.to_dict(), _config(model))
         except QueeError as error:
             raise UsageError(f"preprocessing: {error}") from None
     if hasattr(given, "crop_size") and hasattr(given, "resize_size"):
-        return Prepared((0, 0), _from_transforms(given))
+        return Prepared(_sides(given.crop_size), _from_transforms(given))
     raise UsageError(
-        f"preprocessing is a {type(given).__name__}; valid: a mapping with {', '.join(KEYS)}, timm's data configuration, "
-        "weights.transforms() of torchvision, an image processor of transformers"
+        f"preprocessing is a {type(given).__name__}; valid: a mapping with {', '.join((*KEYS, 'img_size'))}, timm's data "
+        "configuration, weights.transforms() of torchvision, an image processor of transformers"
     )
+
+
+def _sides(given: Any) -> tuple[int, int]:
+    """Height and width of images from one number or two; (0, 0) where nothing is said."""
+    sides = [given] if isinstance(given, int) else given
+    whole = isinstance(sides, Sequence) and all(type(side) is int and side >= 0 for side in sides)
+    if not whole or len(sides) not in (1, 2):
+        raise UsageError(f"preprocessing: img_size {given!r}: give a number of pixels, or height and width")
+    return sides[0], sides[-1]
 
 
 def _from_timm(given: Mapping[str, Any]) -> dict[str, Any]:

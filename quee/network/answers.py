@@ -39,6 +39,20 @@ def recall(answer: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean([(answer[truth == label] == label).mean() for label in np.unique(truth)]))
 
 
+def assignable(answer: np.ndarray, truth: np.ndarray, classes: int) -> float:
+    """Share of answers (n,) that are right by the assignment of outputs to labels that is best on the other half of them.
+
+    It is high for a network that tells the classes apart, in whatever order its outputs are.
+    """
+    mixed = np.random.default_rng(0).permutation(len(truth))
+    halves = (mixed[::2], mixed[1::2])
+    right = [
+        (_assigned(answer[one], truth[one], classes)[answer[other]] == truth[other]).sum()
+        for one, other in (halves, halves[::-1])
+    ]
+    return float(sum(right) / len(truth))
+
+
 @dataclass(frozen=True)
 class Order:
     """An order of a network's outputs other than the stated one, found in its answers."""

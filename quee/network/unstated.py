@@ -1,7 +1,8 @@
-"""Measures what a checkpoint does not state: how images are prepared for it, and in which order its outputs are.
+"""Measures what a checkpoint does not state: how large its images are, how they are prepared, and the order of its outputs.
 
 Wrong values raise no error and only cost accuracy. The usual values of each unknown are tried on labelled images, one
-unknown after the other, all values on the same images. Values that are clearly worse leave the race early.
+unknown after the other, all values on the same images. Values that are clearly worse leave the race early. The size comes
+first, because it decides what all else costs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,9 @@ from torch import Tensor
 from quee.data.preprocessing import CHANNEL_ORDERS, INTERPOLATIONS, KEYS, Preprocessing, override, spread
 from quee.data.transforms import to_unit
 from quee.errors import UsageError
-from quee.network.answers import Order, above_chance, find_order, more_often, recall
+from quee.network.answers import Order, above_chance, assignable, find_order, more_often, recall
 from quee.network.base import SegmentedBackbone
+from quee.network.sizes import far_apart, neighbours, resized
 from quee.work.progress import Bar, progress
 
 RACE = (128, 512)
@@ -39,7 +41,17 @@ MARGIN = 0.05
 """Recall by which another order of the outputs must explain the answers better than another preprocessing."""
 BATCH = 64
 LOOKED_FOR = 256
-"""Number of images on which answers above chance are looked for."""
+"""Number of images on which it is asked whether answers are above chance."""
+ROUNDS = ((32, 1.0), (96, 1 / 4), (LOOKED_FOR, 1 / 16))
+"""Where they are not: images by which other values are ranked, and the share of them that is looked at."""
+SIZED = 64
+"""Number of images by which sizes enter the race."""
+STEPS = 2
+"""So many sizes in a row that are clearly worse end the search in their direction."""
+SIZINGS = 2
+"""Most times that the size is measured."""
+KEPT = 256 << 20
+"""Most bytes of prepared images that are kept."""
 LOOKED_AT = 32
 """Number of images by which two values are compared that may make the same of all images."""
 
@@ -69,6 +81,8 @@ class Unknown:
     """Fields of the preprocessing that hold it."""
     usual: Callable[[Preprocessing, tuple[Sequence[float], Sequence[float]]], dict[str, dict[str, Any]]]
     """Usual values by description, given the present preprocessing, and the data set's own mean and deviation in RGB."""
+    asked: bool = True
+    """Whether somebody has to decide where two values are close."""
 
 
 def _normalisations(now: Preprocessing, own: tuple[Sequence[float], Sequence[float]]) -> dict[str, dict[str, Any]]:
@@ -94,17 +108,23 @@ def _crops(now: Preprocessing, _: object) -> dict[str, dict[str, Any]]:
     return {**cropped, "all of both sides": {"crop_pct": 1.0, "resize": "both"}}
 
 
+def _pixels(now: Preprocessing) -> str:
+    return f"{now.size[0]}×{now.size[1]}"
+
+
 def _interpolations(now: Preprocessing, _: object) -> dict[str, dict[str, Any]]:
     return {name: {"interpolation": name} for name in INTERPOLATIONS}
 
 
+SIZE = Unknown("size of images", ("size",), lambda now, _: {_pixels(now): {}}, asked=False)
+"""Its values are `Answers.sizes`. Neighbouring sizes are no question: a network hardly tells them apart."""
 UNKNOWNS = (
     Unknown("mean and deviation", ("mean", "std"), _normalisations),
     Unknown("channels", ("channel_order",), _channel_orders),
     Unknown("crop", ("crop_pct", "resize"), _crops),
     Unknown("interpolation", ("interpolation",), _interpolations),
 )
-
+"""How images are prepared, once their size is known."""
 
 MOST_CHANGES = 2 * len(UNKNOWNS)
 
@@ -141,27 +161,51 @@ class Measured:
     """By unknown: the values, by description, between which these images do not tell."""
     beaten: str = ""
     """The stated value that is most clearly worse than another; empty where none is."""
+    images_before: int = 0
+    """Number of images of `before`: fewer where the size changed, for the size at the start may be an expensive one."""
 
 
 class Answers:
     """A network's answers to labelled images by preprocessing; what is computed once is kept."""
 
-    def __init__(self, backbone: SegmentedBackbone, pixels: Pixels, labels: np.ndarray, meant: np.ndarray) -> None:
-        """`labels` (n,) are those of the images, `meant` (outputs,) says which label each output stands for."""
+    def __init__(
+        self,
+        backbone: SegmentedBackbone,
+        pixels: Pixels,
+        labels: np.ndarray,
+        meant: np.ndarray,
+        sizes: Sequence[int] = (),
+    ) -> None:
+        """`labels` (n,) are those of the images, `meant` (outputs,) says which label each output stands for.
+
+        `sizes` are sides of images that may be tried (`quee.network.sizes.candidates`).
+        """
         self.backbone, self.pixels, self.labels, self.meant = backbone, pixels, labels, meant
+        self.sizes = tuple(sizes)
         self.place = next(backbone.parameters()).device
         self.bar: Bar | None = None
         self._logits: dict[Preprocessing, np.ndarray] = {}
         self._losses: dict[tuple[Preprocessing, int, bytes], np.ndarray] = {}
         self._fitted: dict[tuple[Any, ...], np.ndarray] = {}
+        self._networks: dict[tuple[int, int], SegmentedBackbone | None] = {backbone.input.size: backbone}
+
+    def network(self, transform: Preprocessing) -> SegmentedBackbone | None:
+        """The backbone for images of this size; None where its weights do not fit it."""
+        if transform.size not in self._networks:
+            made = resized(self.backbone, transform.size[0])
+            self._networks[transform.size] = None if made is None else made.to(self.place)
+        return self._networks[transform.size]
 
     def fitted(self, transform: Preprocessing, count: int) -> np.ndarray:
-        """uint8 (count, h, w, c); those of the last geometry are kept."""
+        """uint8 (count, h, w, c); those of the last geometries are kept, up to KEPT bytes."""
         key = (transform.size, transform.crop_pct, transform.interpolation, transform.resize, transform.crop_offset)
         kept = self._fitted.get(key, np.zeros((0, *transform.size, transform.channels), np.uint8))
         if len(kept) < count:
             kept = np.concatenate([kept, self.pixels(len(kept), count, transform)])
-            self._fitted = {key: kept}
+        self._fitted.pop(key, None)
+        self._fitted[key] = kept  # the last one
+        while len(self._fitted) > 1 and sum(value.nbytes for value in self._fitted.values()) > KEPT:
+            del self._fitted[next(iter(self._fitted))]
         return kept[:count]
 
     def by_output(self, transform: Preprocessing, count: int) -> np.ndarray:
@@ -177,11 +221,12 @@ class Answers:
         return self.by_output(transform, count)[:, np.argsort(self.meant)].astype(np.float64)
 
     def _computed(self, transform: Preprocessing, first: int, last: int) -> Iterator[np.ndarray]:
-        pixels = self.fitted(transform, last)
+        pixels, network = self.fitted(transform, last), self.network(transform)
+        assert network is not None  # values that do not fit are no trials
         for start in range(first, last, BATCH):
             x: Tensor = transform.normalise(to_unit(pixels[start : min(start + BATCH, last)]))
             with torch.inference_mode():
-                yield np.nan_to_num(self.backbone(x.to(self.place)).float().cpu().numpy())  # values far off overflow
+                yield np.nan_to_num(network(x.to(self.place)).float().cpu().numpy())  # values far off overflow
             if self.bar:
                 self.bar.advance(len(x))
 
@@ -240,63 +285,119 @@ def measure(
     Raises UsageError where no answers are above chance.
     """
     start, count, stated_order = answers.backbone.input, len(answers.labels), answers.meant
-    before = answers.accuracy(start, count)
     free = [unknown for unknown in UNKNOWNS if not stated.intersection(unknown.keys)]
     fixed = [unknown for unknown in UNKNOWNS if all_ and unknown not in free]
-    now, order = _footing(answers, classes, free, ordered)
-    result = Measured(count, before, before, now, [])
+    sized = bool(answers.sizes) and "size" not in stated
+    if answers.sizes and not sized and all_:
+        fixed = [SIZE, *fixed]
+    now, order = _footing(answers, classes, free, sized, ordered)
+    result = Measured(count, 0.0, 0.0, now, [])
     answers.meant = stated_order if order is None else order.meant
-    _search(answers, result, free, fixed)
+    _search(answers, result, free, fixed, sized)
     if not ordered:
         order = find_order(answers.answer(result.preprocessing, count), answers.labels, classes, stated_order)
         meant = stated_order if order is None else order.meant
         if (meant != answers.meant).any():
             answers.meant = meant
-            _search(answers, result, free, fixed)
+            _search(answers, result, free, fixed, sized)
     result.order = order
+    if not above_chance(answers.meant[answers.answer(result.preprocessing, count)], answers.labels):
+        raise _chance(answers, result.preprocessing, count, classes, sized)
     result.after = answers.accuracy(result.preprocessing, count)
+    result.images_before = count if result.preprocessing.size == start.size else min(LOOKED_FOR, count)
+    first = stated_order[answers.answer(start, result.images_before)] == answers.labels[: result.images_before]
+    result.before = float(first.mean())
     result.found = {key: new for key in KEYS if (new := getattr(result.preprocessing, key)) != getattr(start, key)}
     return result
 
 
+def better_size(answers: Answers) -> str | None:
+    """Says which size is clearly better than the backbone's, and by how much; None where none is."""
+    start = answers.backbone.input
+    if not answers.sizes or answers.accuracy(start, len(answers.labels)) >= 1 - EQUAL:
+        return None
+    race = _race(answers, start, start, SIZE)
+    if race.chosen == start:
+        return None
+    count = min(race.seen[start], race.seen[race.chosen])
+    return (
+        f"{100 * answers.accuracy(start, count):.0f} % of {count} answers are right with images of {_pixels(start)} pixels, and "
+        f"{100 * answers.accuracy(race.chosen, count):.0f} % at {_pixels(race.chosen)}"
+    )
+
+
 def _footing(
-    answers: Answers, classes: Sequence[str], free: Sequence[Unknown], ordered: bool
+    answers: Answers, classes: Sequence[str], free: Sequence[Unknown], sized: bool, ordered: bool
 ) -> tuple[Preprocessing, Order | None]:
     """Where to begin: a preprocessing, and another order of the outputs if need be, with answers above chance.
 
     That is the present preprocessing, unless its answers are not above chance or fit another order. Then a change of one
-    unknown, or of mean and order of channels together, may explain the answers; it comes before another order.
+    unknown, of size and mean together, or of mean and order of channels may explain the answers; it comes before another
+    order. Few images rank these changes, and more images look at the best of them.
     """
-    start, labels = answers.backbone.input, answers.labels
+    start, few = answers.backbone.input, min(LOOKED_FOR, len(answers.labels))
 
     def judged(transform: Preprocessing, count: int) -> tuple[float, Order | None]:
         """Recall by the stated order, 0 where it is not above chance, and another order that the answers fit."""
-        answer, truth = answers.answer(transform, count), labels[:count]
+        answer, truth = answers.answer(transform, count), answers.labels[:count]
         given = answers.meant[answer]
         order = None if ordered else find_order(answer, truth, classes, answers.meant)
         return (recall(given, truth) if above_chance(given, truth) else 0.0), order
 
-    found, order = judged(start, len(labels))
+    def score(transform: Preprocessing, count: int) -> float:
+        answer, truth = answers.answer(transform, count), answers.labels[:count]
+        given = recall(answers.meant[answer], truth)
+        return given if ordered else given + assignable(answer, truth, len(classes))
+
+    found, order = judged(start, few)
     if found and order is None:
         return start, None
-    few = min(LOOKED_FOR, len(labels))
+    for tried in _changes(answers, free, sized):
+        alive = list(tried)
+        with progress("looking for answers above chance", ROUNDS[0][0] * len(alive)) as answers.bar:
+            for images, share in ROUNDS:
+                count = min(images, few)
+                alive = sorted(alive, key=lambda one: -score(one, count))[: max(1, round(share * len(tried)))]
+                if images == ROUNDS[0][0]:
+                    continue
+                results = {start: (found, order), **{one: judged(one, count) for one in alive}}
+                direct = max(results, key=lambda one: results[one][0])
+                turned = max(results, key=lambda one: results[one][1].found if results[one][1] else 0.0)  # type: ignore[union-attr]
+                other = results[turned][1]
+                if other is not None and other.found > results[direct][0] + MARGIN:
+                    if images == LOOKED_FOR:  # an order takes more images to tell
+                        return turned, other
+                elif results[direct][0]:
+                    return direct, None
+    raise _chance(answers, start, few, classes, sized)
+
+
+def _changes(answers: Answers, free: Sequence[Unknown], sized: bool) -> Iterator[dict[Preprocessing, None]]:
+    """Preprocessings that may have answers above chance where the present one has not, the likeliest kinds first.
+
+    A size of about half the right one is enough here, and so is none above the present one.
+    """
+    start, (mean, order) = answers.backbone.input, UNKNOWNS[:2]
+    if sized:
+        sides = far_apart([side for side in answers.sizes if side <= start.size[0]])
+        fitting = [one for one in map(start.resized, sides[::-1]) if answers.network(one) is not None]
+        yield dict.fromkeys(
+            one for at in fitting for one in (_trials(answers, at, at, mean) if mean in free else (at,))
+        )
     tried = dict.fromkeys(one for unknown in free for one in _trials(answers, start, start, unknown))
-    if {UNKNOWNS[0], UNKNOWNS[1]} <= set(free):
-        for one in list(_trials(answers, start, start, UNKNOWNS[0])):
-            tried |= dict.fromkeys(_trials(answers, one, start, UNKNOWNS[1]))
-    with progress("looking for answers above chance", few * len(tried)) as answers.bar:
-        results = {start: (found, order), **{one: judged(one, few) for one in tried if one != start}}
-    direct = max(results, key=lambda one: results[one][0])
-    turned = max(results, key=lambda one: results[one][1].found if results[one][1] else 0.0)  # type: ignore[union-attr]
-    order = results[turned][1]
-    if order is not None and order.found > results[direct][0] + MARGIN:
-        return turned, order
-    if results[direct][0]:
-        return direct, None
-    raise UsageError(
-        f"no answers above chance: {100 * answers.accuracy(start, len(labels)):.1f} % of {len(labels)} images are right, and "
-        f"no usual preprocessing or order of the outputs helps; were the weights trained on these {len(classes)} classes, and "
-        "does the backbone have the right keywords?"
+    if mean in free and order in free:
+        for one in list(_trials(answers, start, start, mean)):
+            tried |= dict.fromkeys(_trials(answers, one, start, order))
+    if tried:
+        yield tried
+
+
+def _chance(answers: Answers, now: Preprocessing, count: int, classes: Sequence[str], sized: bool) -> UsageError:
+    sizes = f"size of images ({', '.join(map(str, answers.sizes))}), " if sized else ""
+    return UsageError(
+        f"no answers above chance: {100 * answers.accuracy(now, count):.1f} % of {count} images are right, and no usual "
+        f"{sizes}preprocessing or order of the outputs helps; were the weights trained on these "
+        f"{len(classes)} classes, and does the backbone have the right keywords?"
     )
 
 
@@ -314,6 +415,8 @@ class Race:
     chosen: Preprocessing
     close: tuple[Preprocessing, ...] = ()
     """Values between which the images do not tell."""
+    dearer: tuple[Preprocessing, ...] = ()
+    """Larger sizes than the present one that are no better."""
 
     def gain(self, answers: Answers) -> float:
         """Accuracy of the chosen value less that of the present one, on the same images."""
@@ -322,19 +425,28 @@ class Race:
         return answers.accuracy(self.chosen, count) - answers.accuracy(now, count)
 
 
-def _search(answers: Answers, result: Measured, free: Sequence[Unknown], fixed: Sequence[Unknown]) -> None:
-    """Change the unknown that gains most, until none gains; then fill the table.
+def _search(answers: Answers, result: Measured, free: Sequence[Unknown], fixed: Sequence[Unknown], sized: bool) -> None:
+    """Choose the size, then change the unknown that gains most, until none gains; then fill the table.
 
-    One unknown can make up for a part of another one's wrong value, so the largest gain comes first. The unknowns in
-    `fixed` are measured at the end and never changed.
+    One unknown can make up for a part of another one's wrong value, so the largest gain comes first, and the size is
+    measured again where others changed. The unknowns in `fixed` are measured at the end and never changed.
     """
-    start = answers.backbone.input
-    for _ in range(MOST_CHANGES):
-        races = [_race(answers, result.preprocessing, start, unknown) for unknown in free]
-        best = max(races, key=lambda race: race.gain(answers), default=None)
-        if best is None or best.chosen == result.preprocessing:
+    start, first = answers.backbone.input, []
+    for _ in range(SIZINGS):
+        before = result.preprocessing
+        if sized:
+            first = [_race(answers, result.preprocessing, start, SIZE)]
+            result.preprocessing = first[0].chosen
+        at = result.preprocessing
+        for _ in range(MOST_CHANGES):
+            races = [_race(answers, result.preprocessing, start, unknown) for unknown in free]
+            best = max(races, key=lambda race: race.gain(answers), default=None)
+            if best is None or best.chosen == result.preprocessing:
+                break
+            result.preprocessing = best.chosen
+        if not sized or result.preprocessing in (at, before):
             break
-        result.preprocessing = best.chosen
+    races = [*first, *races]
     result.rows, result.close, result.beaten = [], {}, ""
     for race in races:
         result.rows += _rows(answers, race, start)
@@ -359,6 +471,9 @@ def _trials(answers: Answers, now: Preprocessing, start: Preprocessing, unknown:
 
     A value that makes the same of the first images as one before it is left out.
     """
+    if unknown is SIZE:
+        sides = (now.size[0], start.size[0], *answers.sizes)
+        return {one: _pixels(one) for one in map(now.resized, dict.fromkeys(sides))}
     usual = {words: override(now, changes) for words, changes in unknown.usual(now, _own(answers, now)).items()}
     before = replace(now, **_at_start(start, now, unknown))
     found: dict[Preprocessing, str] = {}
@@ -402,22 +517,62 @@ def _race(answers: Answers, now: Preprocessing, start: Preprocessing, unknown: U
     The present value stays where no other is better by more than EQUAL or more than by chance, and where it is asked about.
     """
     trials, total = _trials(answers, now, start, unknown), len(answers.labels)
-    seen = dict.fromkeys(trials, total)
-    alive = list(trials)
     if len(trials) == 1:
-        return Race(unknown, trials, seen, (now,), now)
+        return Race(unknown, trials, dict.fromkeys(trials, total), (now,), now)
     level = LEVEL / ((len(trials) - 1) * (len(RACE) + 1))
     with progress(f"measuring {unknown.name}", total * len(trials)) as answers.bar:
+        alive, few, dearer = list(trials), min(SIZED, total), ()
+        if unknown is SIZE:
+            entered, alive, dearer = _near(answers, list(trials), few, level)
+            trials = {one: trials[one] for one in entered}
+        seen = {one: total if one in alive else few for one in trials}
         for count in (*(few for few in RACE if few < total), total):
             best = max(alive, key=lambda one: (answers.accuracy(one, count), -float(answers.loss(one, count).mean())))
             left = [one for one in alive if one != best and answers.worse(one, best, count, level)]
             seen.update(dict.fromkeys(left, count))
             alive = [one for one in alive if one not in left]
-            if (now in alive and all(one == now or _alike(one, now) for one in alive)) or len(alive) == 1:
+            kind = now if now in alive or unknown.asked else best
+            if (kind in alive and all(one == kind or _alike(one, kind) for one in alive)) or len(alive) == 1:
                 seen.update(dict.fromkeys(alive, count))
                 break
-    chosen, close = _chosen(answers, alive, best, now, seen[best], DOUBT / (len(trials) - 1))
-    return Race(unknown, trials, seen, tuple(alive), chosen, tuple(close))
+    chosen, close = _chosen(answers, alive, best, now, seen[best], DOUBT / max(1, len(trials) - 1), unknown.asked)
+    return Race(unknown, trials, seen, tuple(alive), chosen, tuple(close), dearer)
+
+
+def _near(
+    answers: Answers, sizes: Sequence[Preprocessing], count: int, level: float
+) -> tuple[list[Preprocessing], list[Preprocessing], tuple[Preprocessing, ...]]:
+    """The sizes that were tried, the present one first; those that may be the right one; larger ones that are no better.
+
+    Accuracy rises towards the right size and falls behind it, so a walk from the present one ends where STEPS sizes in a
+    row are clearly worse than the best, or larger and no better. Smaller ones come first, as they are cheap; there is no
+    walk to larger ones where a smaller one is clearly better.
+    """
+    now, rising = sizes[0], sorted(sizes, key=lambda one: one.size)
+    place, tried, alive, dearer = rising.index(now), [now], [now], []
+
+    def best() -> Preprocessing:
+        return max(alive, key=lambda one: (answers.accuracy(one, count), -float(answers.loss(one, count).mean())))
+
+    for way in (rising[:place][::-1], rising[place + 1 :]):
+        worse = 0
+        if answers.worse(now, best(), count, level):
+            break
+        for one in way:
+            if worse == STEPS:
+                break
+            if answers.network(one) is None:
+                continue
+            tried.append(one)
+            gain = answers.accuracy(one, count) - answers.accuracy(now, count)
+            if answers.worse(one, best(), count, level):
+                worse += 1
+            elif one.size > now.size and gain <= EQUAL:
+                worse, dearer = worse + 1, [*dearer, one]
+            else:
+                worse, alive = 0, [*alive, one]
+    found = best()
+    return tried, [one for one in alive if one == found or not answers.worse(one, found, count, level)], tuple(dearer)
 
 
 def _rows(answers: Answers, race: Race, start: Preprocessing, verdict: str = "") -> Iterator[Row]:
@@ -430,7 +585,8 @@ def _rows(answers: Answers, race: Race, start: Preprocessing, verdict: str = "")
                 "taken" if changed else "kept" if len(race.trials) > 1 else "others make the same images"
             )
         else:
-            said = "clearly worse" if one not in race.alive else "close" if one in race.close else "as good"
+            lost = "no better" if one in race.dearer else "clearly worse"
+            said = lost if one not in race.alive else "close" if one in race.close else "as good"
         difference = None if one == race.chosen else _difference(answers, one, race.chosen, images)
         yield Row(race.unknown.name, words, images, answers.accuracy(one, images), difference, said)
 
@@ -442,6 +598,7 @@ def _chosen(
     now: Preprocessing,
     count: int,
     level: float,
+    asked: bool,
 ) -> tuple[Preprocessing, list[Preprocessing]]:
     """The value to go on with, and the values between which the images do not tell."""
     if alive == [best]:
@@ -450,6 +607,8 @@ def _chosen(
     near = [one for one in alive if behind[one] <= EQUAL or _alike(one, best)]
     if now in near or (now in alive and not answers.worse(now, best, count, level)):
         return now, []
+    if not asked:
+        return best, []
     if now in alive:
         return now, [now, *(one for one in alive if one != now)]
     far = [one for one in alive if one not in near]
@@ -458,7 +617,9 @@ def _chosen(
 
 def _alike(one: Preprocessing, other: Preprocessing) -> bool:
     """Whether two preprocessings make nearly the same images: they differ little in mean and deviation, or in a sharp
-    interpolation."""
+    interpolation, or neighbouring sizes."""
+    if replace(one, size=other.size) == other:
+        return neighbours(one.size[0], other.size[0])
     if replace(one, interpolation=other.interpolation) == other:
         return {one.interpolation, other.interpolation} <= SHARP
     if replace(one, mean=other.mean, std=other.std) != other:

@@ -15,7 +15,6 @@ from quee.settings.experiment import Experiment
 from quee.settings.sets import HELD_OUT
 
 if TYPE_CHECKING:
-    from quee.data.files import DatasetFiles
     from quee.network.base import SegmentedBackbone
 
 NAMED = 5
@@ -37,10 +36,12 @@ def check_data(
         raise UsageError("\n".join(faults))
 
 
-def pool_of(experiment: Experiment, images: "DatasetFiles") -> np.ndarray:
-    """(m,) labels of the samples from which training samples are drawn: all samples, or the official training set."""
-    pooled = experiment.prepare.splits.evaluation_set == "pooled"
-    return images.labels if pooled else images.labels[: images.train_samples]
+def pool_of(experiment: Experiment, labels: np.ndarray, training: int) -> np.ndarray:
+    """(m,) labels of the samples from which training samples are drawn: all samples, or the official training set.
+
+    `labels` (n,) are those of all samples, the first `training` of them of the official training set.
+    """
+    return labels if experiment.prepare.splits.evaluation_set == "pooled" else labels[:training]
 
 
 def _faults(

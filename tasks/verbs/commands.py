@@ -20,9 +20,8 @@ COMMANDS = {
     "weights": ("tasks.verbs.data:weights_app", "Add, list or check weights of pretrained backbones."),
 }
 
-LONG = ("run", "ablate", "reproduce", "ui")
+LONG = ("start", "run", "ablate", "reproduce", "ui")
 """Verbs that start processes and run long: SIGTERM ends them in order, and they end with `make`."""
-
 
 ANYWHERE = ("init", "start")
 """Verbs that make the project themselves."""
@@ -30,12 +29,12 @@ ANYWHERE = ("init", "start")
 
 def before(verb: str) -> None:
     """Called before a verb runs; raises UsageError outside of a project's folder."""
-    if verb in ANYWHERE:
-        return
-    from tasks.work.lifeline import die_with_make, end_in_order
-    from tasks.work.place import project_root
+    if verb not in ANYWHERE:
+        from tasks.work.place import project_root
 
-    project_root()
+        project_root()
     if verb in LONG:
+        from tasks.work.lifeline import die_with_make, end_in_order
+
         die_with_make()
         end_in_order()

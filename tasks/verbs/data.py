@@ -251,8 +251,14 @@ def check_weights(
             help="A field of the preprocessing, instead of measuring it: interpolation=bicubic; repeatable.",
         ),
     ] = None,
-    classes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The classes in the order of the outputs, a name a line.")
+    class_order: Annotated[
+        str | None,
+        typer.Option(
+            "--class-order",
+            "--classes",
+            metavar="ORDER",
+            help="Order of the outputs: text (1, 10, 2), natural (1, 2, 10), or a file with a name a line.",
+        ),
     ] = None,
     write: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an order of classes that is found.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Measure what is stated, too; it is never changed.")] = False,
@@ -266,19 +272,17 @@ def check_weights(
 ) -> None:
     """Measure how images must be prepared for weights, and which output is which class, where no file states it.
 
-    The usual values are tried on labelled training images that no experiment here holds out: mean and deviation, order of
-    channels, crop, interpolation, order of classes. What is clearly best is recorded with the weights, where stages read
-    it. Exit status 2 where two values are close, or nothing is above chance; then nothing is recorded.
+    The usual values are tried on labelled training images that no experiment here holds out: size of images, mean and
+    deviation, order of channels, crop, interpolation, order of classes. What is clearly best is recorded with the weights,
+    where stages read it. Exit status 2 where two values are close, or nothing is above chance; then nothing is recorded.
     """
-    from quee.data.class_order import read_classes
     from quee.data.weights import weights_path
     from tasks.verbs.measuring import Request, check
 
-    named = None if classes is None else read_classes(classes, f"--classes {classes}")
     given, kwargs = settings_of(state or [], "--state"), settings_of(set_ or [])
     target = weights_path(name)
     refuse_untracked(target)
-    found = check(Request(name, dataset, images, all_, given, named, kwargs))
+    found = check(Request(name, dataset, images, all_, given, class_order, kwargs))
     if json_:
         typer.echo(json.dumps(found.facts(), indent=1))
     else:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quee.data import DATA, known_dataset
-from quee.data.class_order import positions
-from quee.data.preprocessing import KEYS
+from quee.data.class_order import outputs_given, positions
 from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import in_turn, make_splits
 from quee.data.walk import some
-from quee.data.weights import PUBLISHED, load_weights, record, weights_facts, weights_path
+from quee.data.weights import MEASURABLE, PUBLISHED, load_weights, record, weights_facts, weights_path
 from quee.errors import QueeError, UsageError
 from quee.network.answers import BACKED
 from quee.network.architectures import create_backbone
+from quee.network.sizes import candidates
 from quee.network.training import device
 from quee.network.unstated import UNKNOWNS, Answers, Measured, measure
 from quee.settings.backbone import Backbone
@@ -45,8 +45,8 @@ class Request:
     """Measure what is stated, too."""
     given: Mapping[str, Any] | None = None
     """Fields of the preprocessing that the user states."""
-    classes: Sequence[str] | None = None
-    """Names of the outputs in their order, as the user states them."""
+    class_order: str | None = None
+    """Order of the outputs, as the user states it: a value of `--class-order`."""
     kwargs: Mapping[str, Any] | None = None
     """As in `backbone.kwargs`; joins those that the weights were added with."""
 
@@ -68,6 +68,8 @@ class Checked:
     outputs: tuple[str, ...] | None
     """Names of the outputs, to be recorded; None where they follow the data set."""
     stated: frozenset[str]
+    img_size: int | None
+    """Side of the images, if it was measured or stated; None where the weights fit one size alone."""
 
     @property
     def measured(self) -> str:
@@ -76,7 +78,7 @@ class Checked:
 
     def record(self) -> None:
         """Write it into the weights file."""
-        record(weights_path(self.request.weights), self.preprocessing, self.outputs, self.measured)
+        record(weights_path(self.request.weights), self.preprocessing, self.outputs, self.measured, self.img_size)
 
     def lines(self) -> Iterator[str]:
         """The table, and what it means."""
@@ -97,7 +99,7 @@ class Checked:
         if known := sorted(self.stated):
             yield f"stated{'' if request.all else ', so not measured (--all does)'}: {', '.join(known)}"
         if result.beaten:
-            yield f"WARNING: {result.beaten}; --state KEY=VALUE changes it"
+            yield f"WARNING: {result.beaten}; --state KEY=VALUE changes it, or --set img_size=N the size"
         if order := result.order:
             words = order.words or "in an order of their own"
             yield (
@@ -105,9 +107,11 @@ class Checked:
                 f"({some(self.classes, 4)}): {_percent(order.found)} of the answers are right so, {_percent(order.stated)} as in "
                 "the data set"
             )
+        fewer = "" if result.images_before == result.images else f" (of {result.images_before} images)"
+        side = f"{result.preprocessing.size[0]}×{result.preprocessing.size[1]} pixels, " if self.img_size else ""
         yield (
-            f"accuracy: {_percent(result.before)} as it was, {_percent(result.after)} with {result.preprocessing}"
-            f"{' and this order' if result.order else ''}"
+            f"accuracy: {_percent(result.before)} as it was{fewer}, {_percent(result.after)} with {side}"
+            f"{result.preprocessing}{' and this order' if result.order else ''}"
         )
 
     def facts(self) -> dict[str, Any]:
@@ -121,6 +125,7 @@ class Checked:
             "accuracy": result.after,
             "rows": [asdict(row) for row in result.rows],
             "preprocessing": self.preprocessing,
+            "img_size": self.img_size,
             "stated": sorted(self.stated),
             "close": result.close,
             "beaten": result.beaten,
@@ -148,17 +153,24 @@ class Checked:
         if order.thin:
             raise UsageError(
                 f"order of classes: its own, and fewer than {BACKED} right answers stand for {some(order.thin, 5)}: give more "
-                "--images, or the order by --classes FILE. Nothing was recorded."
+                "--images, or the order by --class-order FILE. Nothing was recorded."
             )
         if write is None:
             raise UsageError(
                 f"order of classes: of no known kind, so it is not taken unasked: `{request.command} --write FILE` writes it "
-                f"to FILE, and `{request.command} --classes FILE` states it. Nothing was recorded."
+                f"to FILE, and `{request.command} --class-order FILE` states it. Nothing was recorded."
             )
         write.write_text("".join(f"{name}\n" for name in order.classes), encoding="utf-8")
         raise UsageError(
-            f"{write} has the order of the outputs; if it is right, state it: `{request.command} --classes {write}`"
+            f"{write} has the order of the outputs; if it is right, state it: `{request.command} --class-order {write}`"
         )
+
+
+def state_order(request: Request) -> None:
+    """Record the order of the outputs as the user states it, where there are too few images to measure anything."""
+    path = weights_path(request.weights)
+    classes = open_dataset(DATA / request.dataset, request.dataset).classes
+    record(path, {}, outputs_given(request.class_order, classes), weights_facts(path).measured)
 
 
 def check(request: Request) -> Checked:
@@ -172,10 +184,10 @@ def check(request: Request) -> Checked:
     classes = images.classes
     settings = Backbone(name=facts.backbone, mode="pretrained", weights=request.weights)
     check_head(settings, len(classes))
-    named = request.classes or facts.classes
+    named = outputs_given(request.class_order, classes) or facts.classes
     meant = np.arange(len(classes))
     if named is not None:
-        meant = np.argsort(positions(named, classes, "--classes" if request.classes else f"the head of {path}"))
+        meant = np.argsort(positions(named, classes, f"the head of {path}"))
     kwargs = {**(facts.kwargs or {}), **(request.kwargs or {}), "num_classes": len(classes)}
     prepared = {**facts.preprocessing, **kwargs.pop("preprocessing", {}), **(request.given or {})}
     backbone = create_backbone(facts.backbone, preprocessing=prepared, **kwargs)
@@ -190,21 +202,30 @@ def check(request: Request) -> Checked:
         )
     ids = in_turn(ids, images.labels[ids], seed=0)[: request.images]
     stated = stated_fields(request, facts)
+    sizes = candidates(backbone, images.image_size())
     answers = Answers(
-        backbone, lambda first, last, transform: images.fitted(ids[first:last], transform), images.labels[ids], meant
+        backbone,
+        lambda first, last, transform: images.fitted(ids[first:last], transform),
+        images.labels[ids],
+        meant,
+        sizes,
     )
     result = measure(answers, classes, stated, request.all, named is not None)
     fields = [key for unknown in UNKNOWNS for key in unknown.keys if not stated.intersection(unknown.keys)]
     measured = {key: getattr(result.preprocessing, key) for key in {*fields, *result.found}}
     outputs = named if result.order is None else result.order.classes
     recorded = {**measured, **(request.given or {})}
-    return Checked(request, result, classes, recorded, None if outputs is None else tuple(outputs), stated)
+    told = sizes and ("size" not in stated or "img_size" in (request.kwargs or {}))
+    side = result.preprocessing.size[0] if told else None
+    return Checked(request, result, classes, recorded, None if outputs is None else tuple(outputs), stated, side)
 
 
 def stated_fields(request: Request, facts: "WeightsFacts") -> frozenset[str]:
     """Fields of the preprocessing that the user, the weights file or the list of published weights states."""
-    published = KEYS if request.weights in PUBLISHED else ()
-    return facts.stated | {*published, *(request.given or {}), *(request.kwargs or {}).get("preprocessing", {})}
+    published = MEASURABLE if request.weights in PUBLISHED else ()
+    kwargs = request.kwargs or {}
+    size = ("size",) if "img_size" in kwargs else ()
+    return facts.stated | {*published, *size, *(request.given or {}), *kwargs.get("preprocessing", {})}
 
 
 def calibration(images: ImageSource, dataset: str) -> np.ndarray:

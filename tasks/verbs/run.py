@@ -25,13 +25,17 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Run what is unchanged too.")] = False,
     no_wait: NoWait = False,
 ) -> None:
-    """Bring experiments up to date, stage by stage; unchanged stages are skipped."""
+    """Bring experiments up to date, stage by stage; unchanged stages are skipped. Ends with the result and where it is."""
     from tasks.dvc import session as dvc
+    from tasks.stage import artifacts_of
+    from tasks.verbs.closing import closing_lines
 
     root = Path.cwd()
     if limit is not None:
         for outcome in dvc.smoke(root, names, limit, wait=not no_wait):
             typer.echo(_outcome(outcome))
+            if outcome.stage == "report":
+                typer.echo(f"report: {artifacts_of(outcome.experiment, limit) / 'report' / 'report.html'}")
         return
     with dvc.session(root, names, force=force, wait=not no_wait) as session:
         done = []
@@ -42,6 +46,8 @@ def run(
             typer.echo(_outcome(done[-1]))
     counts = {did: sum(outcome.did == did for outcome in done) for did in ("ran", "restored", "unchanged")}
     typer.echo(", ".join(f"{count} {did}" for did, count in counts.items() if count))
+    for line in closing_lines(root, list(dict.fromkeys(outcome.experiment for outcome in done))):
+        typer.echo(line)
 
 
 def _outcome(outcome: Any) -> str:

@@ -5,8 +5,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +15,12 @@ import typer
 from quee.cli import AsJson
 from quee.data import DATA, names_in
 from quee.errors import QueeError, UsageError
-from tasks.verbs.proposal import ALL_SEEN, ASK, Images, Weights, mode_of, text_of, use_of
+from tasks.verbs.going_on import Begun
+from tasks.verbs.proposal import ALL_SEEN, ASK, Choice, Images, Weights, mode_of, text_of, use_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from quee.data.files import DatasetFiles
     from quee.settings.experiment import Experiment
 
@@ -69,28 +71,43 @@ def start(
     evaluation: Annotated[str | None, typer.Option(metavar="NAME", help="As for `quee data add`.")] = None,
     config: Annotated[str | None, typer.Option(metavar="NAME", help="As for `quee data add`.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="As for `quee data add`.")] = None,
+    class_order: Annotated[
+        str | None,
+        typer.Option(
+            "--class-order",
+            metavar="ORDER",
+            help="Order of the network's outputs: text (1, 10, 2), natural (1, 2, 10), or a file with a name a line.",
+        ),
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="As for `quee data add`.")] = False,
     json_: AsJson = False,
 ) -> None:
     """Add images and weights, say what they are, and write experiments/NAME.yaml with a comment on each choice.
 
     Makes the project first where there is none here. Some of the images are run through the network, to measure what the
-    checkpoint does not state and to estimate the time; training and the pipeline are left to `quee run`.
+    checkpoint does not state and to estimate the time; training and the pipeline are left to `quee run`. What cannot be
+    run is refused before anything is added; after Ctrl-C the same command goes on.
     """
+    from quee.data.class_order import order_given
     from quee.data.importers import Options
-    from tasks.dvc.project import is_project, make_project, refuse_place
+    from tasks.dvc.project import is_clone, is_project, make_project, refuse_place
 
-    options = Options(evaluation=evaluation, config=config, label=label, skip_bad=skip_bad)
-    request = _request(images, weights, backbone, name, seen, set_ or [], options)
+    ordered = None if _dataset_here(images) else order_given(class_order)
+    options = Options(evaluation=evaluation, config=config, label=label, class_order=ordered, skip_bad=skip_bad)
+    request = _request(images, weights, backbone, name, seen, set_ or [], options, class_order)
     quiet = sys.stderr if json_ else sys.stdout
     with contextlib.redirect_stdout(quiet):
         project = is_project(Path())
         if not project:
             refuse_place(Path())
         network = _network(request)
-        if not project:
-            typer.echo(f"made a project in {Path.cwd()}: {', '.join(make_project(Path(), notify=typer.echo))}")
-        found = _begin(request, network)
+        _refuse_unworkable(request, network)
+        with request.begun.saying(_again(request)):
+            if not project or (request.begun.before and not is_clone(Path())):
+                made = make_project(Path(), notify=typer.echo)
+                if not project:
+                    typer.echo(f"made a project in {Path.cwd()}: {', '.join(made)}")
+            found = _begin(request, network)
     if json_:
         typer.echo(json.dumps(found.facts, indent=1, ensure_ascii=False))
         return
@@ -108,9 +125,7 @@ class Request:
     """What is asked for, checked as far as this needs no image and no weights."""
 
     name: str
-    dataset: str
-    evaluation: int
-    """Images of the evaluation set."""
+    look: "Look"
     source: Path | None
     """The folder to import; None where the data set is here."""
     options: Any
@@ -121,6 +136,22 @@ class Request:
     backbone: str | None
     seen: bool | None
     set_: list[str]
+    class_order: str | None
+    """A value of `--class-order`."""
+    begun: Begun
+
+    @property
+    def dataset(self) -> str:
+        return self.look.images.dataset
+
+
+@dataclass(frozen=True)
+class Look:
+    """The data set, or what an import is going to make of a folder."""
+
+    images: Images
+    labels: "np.ndarray"
+    """(n,) of the training images, then of the evaluation images."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +162,8 @@ class Network:
     name: str
     kwargs: dict[str, Any]
     read_as: str = ""
+    outputs: tuple[str, ...] | None = None
+    """Names of the outputs, where the checkpoint has them."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +184,7 @@ def _request(
     seen: bool | None,
     set_: list[str],
     options: Any,
+    class_order: str | None,
 ) -> Request:
     """Raises UsageError for arguments that lead nowhere, QueeError for a folder that is no data set."""
     from quee.data.weights import weights_path
@@ -181,7 +215,10 @@ def _request(
         raise UsageError(
             f"{own!r} is no name for an experiment: lower-case letters, digits and _ are valid; give --name NAME"
         )
-    if (written := Path("experiments") / f"{own}.yaml").exists():
+    words = [images if source is None else str(source.resolve()), backbone, seen, class_order]
+    asked = {"images": words, "weights": _stamp(weights), "set": set_, "options": _plain(options)}
+    begun = Begun.of(own, asked)
+    if (written := Path("experiments") / f"{own}.yaml").exists() and not begun.before:
         raise UsageError(f"{written} is there already; give --name NAME, or `quee run {own}`")
     weights_name, file = None, None
     if weights is not None:
@@ -189,30 +226,53 @@ def _request(
         weights_name, file = (weights, None) if here_already else (own, Path(weights))
         if file is not None and not file.exists():
             raise UsageError(f"no file {weights!r}, and no weights of that name here (`quee weights list`)")
-        if file is not None and weights_path(own).is_file():
+        if file is not None and weights_path(own).is_file() and not begun.before:
             raise UsageError(f"{weights_path(own)} is there already; give --weights {own} to use it, or --name NAME")
         if file is None and set_:
             raise UsageError(
                 f"--set goes with a checkpoint file; weights {weights!r} are here already: "
                 f"`quee weights add {weights} FILE {' '.join(f'--set {word}' for word in set_)} --replace` changes their keywords"
             )
-    evaluation = _evaluation_images(dataset or own, source, options)
-    return Request(own, dataset or own, evaluation, source, options, weights_name, file, backbone, seen, set_)
+    look = _look(dataset or own, source, options, begun)
+    return Request(own, look, source, options, weights_name, file, backbone, seen, set_, class_order, begun)
 
 
-def _evaluation_images(dataset: str, source: Path | None, options: Any) -> int:
-    """Images of the evaluation set of a data set, or of one that is going to be imported; no image is read."""
+def _stamp(weights: str | None) -> list[Any]:
+    """What tells a checkpoint from another one: path, and sizes and times of its files; of weights that are here the name."""
+    if weights is None or not Path(weights).exists():
+        return [weights]
+    path = Path(weights).resolve()
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    return [str(path), *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    """Options of an import as values that JSON has."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(options), default=str))
+    return plain
+
+
+def _look(dataset: str, source: Path | None, options: Any, begun: Begun) -> Look:
+    """A data set that is here, or what is going to be imported; no image is read.
+
+    Raises UsageError where the place is taken, QueeError for a folder that is no data set.
+    """
+    import numpy as np
+
     from quee.data.importers import plan_import
 
     if source is None:
-        images = _images(dataset)
-        return len(images) - images.train_samples
-    if any((DATA / dataset).glob("*.parquet")):
+        files = _images(dataset)
+        return Look(Images(dataset, files.train_samples, len(files) - files.train_samples, files.classes), files.labels)
+    if any((DATA / dataset).glob("*.parquet")) and not begun.before:
         raise UsageError(
             f"{DATA / dataset} is there already; give `quee start {DATA / dataset} …` to use it, or --name NAME"
         )
-    shards = plan_import(dataset, source, options).shards
-    return sum(shard.samples for shard in shards if not shard.name.startswith("train-"))
+    shards = sorted(plan_import(dataset, source, options).shards, key=lambda shard: not shard.name.startswith("train-"))
+    labels = np.concatenate([shard.labels for shard in shards])
+    classes = shards[0].classes or tuple(map(str, range(int(labels.max()) + 1)))
+    training = sum(shard.samples for shard in shards if shard.name.startswith("train-"))
+    return Look(Images(dataset, training, len(labels) - training, classes), labels)
 
 
 def _images(dataset: str) -> "DatasetFiles":
@@ -236,71 +296,90 @@ def _slug(name: str) -> str:
 
 def _begin(request: Request, network: Network) -> Found:
     """Add images and weights, choose, check, and write the experiment, which comes last."""
+    from quee.data.weights import weights_path
     from quee.settings.experiment import parse_experiment
     from quee.work.io import write_bytes
     from tasks.dvc.experiments import put_right
 
-    added: list[str] = []
-    with _saying(added, request):
-        said = []
-        if request.file is not None:
+    begun = request.begun
+    begun.keep()
+    if request.file is not None:
+        path = weights_path(str(request.weights))
+        if str(path) not in begun.added:
             _add_weights(request, network)
-            added.append(f"data/weights/{request.weights}.safetensors")
-        if request.source is not None:
-            said = _add_images(request)
-            added.append(f"data/{request.dataset}")
-        found = _proposal(request, network, said)
-        file = Path("experiments") / f"{request.name}.yaml"
-        experiment = parse_experiment(request.name, found.facts["experiment"], str(file))
-        if enlarged := found.facts["enlarged"]:
-            typer.echo(f"warning: {enlarged}", err=True)
-        found = _estimated(found, experiment, _checked(experiment))
+            begun.add(path, [])
+    said: list[str] = []
+    if request.source is not None:
+        folder = DATA / request.dataset
+        if str(folder) not in begun.added or len(_images(request.dataset)) != len(request.look.labels):
+            begun.add(folder, _add_images(request))
+        said = begun.added[str(folder)]
+    found = _proposal(request, network, said)
+    file = Path("experiments") / f"{request.name}.yaml"
+    experiment = parse_experiment(request.name, found.facts["experiment"], str(file))
+    splits = _checked(experiment)
+    if (enlarged := found.facts["enlarged"]) and experiment.backbone.mode != "pretrained":
+        typer.echo(f"warning: {enlarged}", err=True)
+    write_bytes(file, found.facts["experiment"].encode())
+    try:
+        if measured := _measured(request, experiment, splits):
+            network = _weights(request, weights_path(str(request.weights)))  # the size is among its keywords now
+            found = _proposal(request, network, said)
+            experiment = parse_experiment(request.name, found.facts["experiment"], str(file))
+        found = _estimated(_prepared(found, experiment, measured), experiment, splits)
         write_bytes(file, found.facts["experiment"].encode())
-        try:
-            found = _measured(found, experiment)
-        except BaseException:
-            file.unlink()
-            raise
+    except BaseException:
+        file.unlink()
+        raise
     put_right(Path(), [request.name], lambda _: None)
+    begun.end()
     return found
 
 
-def _measured(found: Found, experiment: "Experiment") -> Found:
-    """Measure what the weights do not state, on training images of the experiment; raises UsageError where that is open."""
-    from quee.data.weights import built_with, weights_path
-    from tasks.verbs.data import MEASURED, keep_measured, refuse_untracked
-    from tasks.verbs.measuring import LEAST, check
+def _measured(request: Request, experiment: "Experiment", splits: dict[str, int]) -> list[str]:
+    """Measure what the weights do not state, on training images of the experiment; returns the lines that say it.
+
+    Raises UsageError where that is open.
+    """
+    from quee.data.weights import weights_path
+    from tasks.verbs.data import MEASURED, keep_measured, refuse_untracked, track_as
+    from tasks.verbs.measuring import LEAST, check, state_order
     from tasks.verbs.measuring import Request as Measuring
 
-    settings, lines = experiment.backbone, []
-    if settings.mode == "pretrained" and settings.weights is not None:
-        if found.facts["samples"]["train"] < LEAST:
-            lines = [f"not measured, for that takes {LEAST} training images"]
-        else:
-            refuse_untracked(weights_path(settings.weights))
-            checked = check(Measuring(settings.weights, experiment.prepare.dataset, MEASURED))
-            keep_measured(checked)
-            lines = list(checked.lines())
-    prepared = _built(settings.name, built_with(settings)).input
-    kind = "RGB" if prepared.channels == 3 else "grey, so colours are dropped" if found.coloured else "grey"
+    settings = experiment.backbone
+    if settings.mode != "pretrained" or settings.weights is None:
+        return []
+    path = weights_path(settings.weights)
+    refuse_untracked(path)
+    asked = Measuring(settings.weights, experiment.prepare.dataset, MEASURED, class_order=request.class_order)
+    if splits["train"] < LEAST:
+        if request.class_order is not None:
+            state_order(asked)
+            track_as(path, path.with_name(f"{path.stem}.dvc"))
+        return [f"not measured, for that takes {LEAST} training images"]
+    checked = check(asked)
+    keep_measured(checked)
+    return list(checked.lines())
+
+
+def _prepared(found: Found, experiment: "Experiment", measured: list[str]) -> Found:
+    """With how images are prepared, and how that was measured."""
+    from quee.data.weights import built_with
+
+    prepared = _built(experiment.backbone.name, built_with(experiment.backbone)).input
+    if prepared.channels == 3:
+        kind = "RGB" if found.coloured else "RGB, of which grey images fill all three channels"
+    else:
+        kind = "grey, so colours are dropped" if found.coloured else "grey"
     text = f"{prepared.size[0]}×{prepared.size[1]}, {kind}, {prepared}"
-    rows = {**found.rows, "preprocessing": text, **({"measured": "\n".join(lines)} if lines else {})}
-    return Found(rows, {**found.facts, "preprocessing": text, "measured": lines}, found.coloured)
+    rows = {**found.rows, "preprocessing": text, **({"measured": "\n".join(measured)} if measured else {})}
+    return Found(rows, {**found.facts, "preprocessing": text, "measured": measured}, found.coloured)
 
 
-@contextlib.contextmanager
-def _saying(added: list[str], request: Request) -> Iterator[None]:
-    """Name in an error's message what was added before it, and how to go on from there."""
-    try:
-        yield
-    except QueeError as error:
-        if added:
-            here = f"data/{request.dataset}" in added
-            again = [str(DATA / request.dataset) if here else str(request.source or request.dataset)]
-            if request.weights is not None:
-                again.append(f"--weights {request.weights}")
-            error.args = (f"{error}\n{' and '.join(added)} stay here: go on with `quee start {' '.join(again)} …`",)
-        raise
+def _again(request: Request) -> list[str]:
+    """Arguments by which another call uses what this one adds."""
+    images = str(DATA / request.dataset)
+    return [images, *(["--weights", request.weights] if request.weights is not None else [])]
 
 
 def _network(request: Request) -> Network:
@@ -312,7 +391,7 @@ def _network(request: Request) -> Network:
         return Network(None, request.backbone, {})
     found = _weights_in(request, request.file) if request.file else _weights(request, weights_path(request.weights))
     assert found.weights is not None
-    if request.evaluation or found.weights.seen is False:
+    if request.look.images.evaluation or found.weights.seen is False:
         return found
     if found.weights.seen is None and not _asked():
         return replace(found, weights=replace(found.weights, seen=False))
@@ -349,7 +428,50 @@ def _weights(request: Request, path: Path) -> Network:
     weights = Weights(name, head_classes(path), request.seen if told is None else told)
     # Stages take the preprocessing from the weights' file.
     kwargs = {key: value for key, value in (facts.kwargs or {}).items() if key != "preprocessing"}
-    return Network(weights, facts.backbone, kwargs, facts.read_as)
+    return Network(weights, facts.backbone, kwargs, facts.read_as, facts.classes)
+
+
+def _refuse_unworkable(request: Request, network: Network) -> None:
+    """Raises UsageError, before anything is added, where images and network do not go together, or images are too few.
+
+    Stages would refuse the same.
+    """
+    from quee.data.class_order import outputs_given, positions
+    from quee.data.splits import make_splits, rotations_of
+    from quee.settings.experiment import parse_experiment
+    from quee.settings.requirements import check_data, check_network, pool_of
+
+    look, cut = request.look, request.look.images.training
+    mode, use, kwargs = _choices(look.images, network)
+    if mode.value == "pretrained" and network.outputs is not None and request.class_order is None:
+        given = request.file or request.weights
+        try:
+            positions(network.outputs, look.images.classes, f"the head of {given}")
+        except UsageError as error:
+            more = "name the classes so, or give --class-order FILE: your names in the order of the outputs, one a line"
+            raise UsageError(f"{error}; {more}") from None
+    outputs_given(request.class_order, look.images.classes)
+    gates = _built(network.name, kwargs).gates
+    text = text_of(request.name, look.images, network.weights, network.name, kwargs, gates, mode, use, [])
+    experiment = parse_experiment(request.name, text, f"experiments/{request.name}.yaml")
+    settings = experiment.prepare
+    evaluation = look.labels[cut:] if look.images.evaluation else None
+    try:
+        table = make_splits(look.labels[:cut], evaluation, settings.splits, settings.seed, settings.limit)
+    except UsageError as error:
+        raise UsageError(f"{request.source or request.dataset}: {error}") from None
+    labels, pool = look.labels[table["sample_id"].to_numpy()], pool_of(experiment, look.labels, cut)
+    for split in rotations_of(table):
+        check_data(experiment, split, labels, pool, look.images.classes)
+    own = experiment.backbone.model_copy(update={"weights": None, "kwargs": kwargs})  # their file is not here yet
+    check_network(experiment.model_copy(update={"backbone": own}))
+
+
+def _choices(images: Images, network: Network) -> tuple[Choice, Choice, dict[str, Any]]:
+    """Mode, use of the evaluation set, and keywords of the backbone."""
+    mode = mode_of(images, network.weights)
+    kwargs = {**network.kwargs, "num_classes": len(images.classes)}
+    return mode, use_of(images, network.weights, mode.value), kwargs
 
 
 def _add_weights(request: Request, network: Network) -> None:
@@ -360,7 +482,12 @@ def _add_weights(request: Request, network: Network) -> None:
     trained_on = None if seen is None else request.dataset if seen else "none"
     with contextlib.redirect_stdout(StringIO()):  # the findings say the same
         add_weights(
-            request.weights, request.file, backbone=request.backbone, trained_on=trained_on, set_=request.set_ or None
+            request.weights,
+            request.file,
+            backbone=request.backbone,
+            trained_on=trained_on,
+            set_=request.set_ or None,
+            replace=request.begun.before,
         )
 
 
@@ -370,8 +497,9 @@ def _add_images(request: Request) -> list[str]:
 
     told, printed = request.options, StringIO()
     given = {key: getattr(told, key) for key in ("evaluation", "config", "label", "skip_bad")}
+    given["class_order"] = request.class_order
     with contextlib.redirect_stdout(printed):
-        add(request.dataset, request.source, **given)
+        add(request.dataset, request.source, replace=request.begun.before, **given)
     return printed.getvalue().splitlines()[1:]
 
 
@@ -380,9 +508,7 @@ def _proposal(request: Request, network: Network, said: list[str]) -> Found:
     files = _images(request.dataset)
     images = Images(request.dataset, files.train_samples, len(files) - files.train_samples, tuple(files.classes))
     weights, name = network.weights, network.name
-    kwargs = {**network.kwargs, "num_classes": len(images.classes)}
-    mode = mode_of(images, weights)
-    use = use_of(images, weights, mode.value)
+    mode, use, kwargs = _choices(images, network)
     built, (sizes, coloured, largest) = _built(name, kwargs), _sizes(files)
     if weights is None and coloured and built.input.channels == 1:
         kwargs["in_chans"] = 3
@@ -516,5 +642,5 @@ def _estimated(found: Found, experiment: "Experiment", splits: dict[str, int]) -
     counts = ", ".join(f"{name} {count:,}" for name, count in splits.items())
     rows = {**found.rows, "splits": f"{found.rows['splits']}\n{counts}", "estimate": text.said}
     yaml = found.facts["experiment"].replace(f"# {ESTIMATE}", f"# Estimate: {text.said}")
-    facts = {**found.facts, "samples": splits, "seconds": text.seconds, "bytes": text.bytes, "experiment": yaml}
+    facts = {**found.facts, "samples": splits, "seconds": list(text.seconds), "bytes": text.bytes, "experiment": yaml}
     return Found(rows, facts, found.coloured)

@@ -22,7 +22,7 @@ def array_shard(split: str, images: np.ndarray, labels: np.ndarray, classes: tup
         valid = f"0 to {len(classes) - 1}"
         raise QueeError(f"{source}: label {labels[bad[0]]} of image {bad[0]} is out of range; valid: {valid}")
     write = partial(_write, split, images, labels, classes)
-    return Shard(shard_name(split, 0, 1), len(images), write, lambda row: f"{source}, image {row}")
+    return Shard(shard_name(split, 0, 1), len(images), write, lambda row: f"{source}, image {row}", labels, classes)
 
 
 def _write(split: str, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], path: Path) -> None:

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from quee.data import Dataset, dataset_called
 from quee.data.importers.report import Report
 from quee.data.walk import Walk, shown, walk
@@ -21,6 +23,10 @@ class Shard:
     write: Callable[[Path], object]
     origin: Callable[[int], str]
     """The user's name of the image in a row: a file, an archive and member, or a Parquet file and row."""
+    labels: np.ndarray = field(compare=False)
+    """(samples,) int64."""
+    classes: tuple[str, ...]
+    """Names of the labels; empty where the source has none."""
 
 
 def shard_name(split: str, index: int, count: int) -> str:

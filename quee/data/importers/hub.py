@@ -154,7 +154,8 @@ class _File:
         path, kept = self.found.path, np.flatnonzero(self.labels >= 0)
         written = partial(_write, path, self.rows.image, kept, self.labels[kept], names)
         write = partial(_copy, path) if as_is else written
-        return Shard(self.target, len(kept), write, lambda row: self.rows.origin(int(kept[row])))
+        labels = self.labels[kept]
+        return Shard(self.target, len(kept), write, lambda row: self.rows.origin(int(kept[row])), labels, names)
 
 
 def _shards(

@@ -50,6 +50,8 @@ def plan_set(split: str, images: Located, classes: tuple[str, ...]) -> list[Shar
             len(part),
             partial(_write, images, part, classes),
             lambda row, part=part: images.origin(int(part[row])),  # type: ignore[misc]
+            images.labels[part],
+            classes,
         )
         for index, part in enumerate(parts)
     ]

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,10 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from unstated_images import Patterns, size
+
 import quee
+from quee.data.transforms import to_unit
 from quee.errors import UsageError
 from quee.fitting.foreign import as_backbone, refuse_other_answers
 from quee.network.architectures import create_backbone
@@ -160,6 +164,32 @@ def test_preprocessing_is_read_from_what_libraries_have(which: str) -> None:
     assert (given.crop_pct, given.interpolation) == (0.8, "bilinear")
 
 
+@pytest.mark.parametrize("which", ["timm's data configuration", "torchvision's transforms", "a mapping with img_size"])
+def test_the_size_of_images_is_taken_where_the_module_does_not_say_it(which: str) -> None:
+    given = STATED.get(which, {"img_size": 32})
+    backbone, _ = as_backbone(torchvision.models.resnet18(num_classes=3), given)
+    assert backbone.input.size == (32, 32) and backbone.made_with is not None and backbone.made_with["img_size"] == 32
+
+
+def test_a_module_trained_on_smaller_images_than_usual_is_refused_with_the_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, patterns = timm.create_model("test_resnet", num_classes=6), Patterns(size, 240, seed=1)
+    transform = create_backbone("test_resnet", num_classes=6, img_size=32).input
+    x = transform.normalise(to_unit(patterns.pixels(0, 240, transform)))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for step in range(60):
+        rows = torch.arange(240)[step % 4 :: 4]
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[rows]), torch.from_numpy(patterns.labels)[rows]).backward()
+        optimizer.step()
+    images = np.stack([np.asarray(image) for image in patterns.images])
+    with pytest.raises(
+        UsageError, match=r"with images of 160×160 pixels, and \d+ % at 32×32; give preprocessing=.'img_size'"
+    ):
+        quee.fit(model, images, patterns.labels, tmp_path / "bundle", ["w8a8"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_modules_own_preprocessing_is_taken_and_a_missing_one_is_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -171,7 +201,12 @@ def test_the_modules_own_preprocessing_is_taken_and_a_missing_one_is_said() -> N
 
 @pytest.mark.parametrize(
     ("given", "reason"),
-    [(3, "preprocessing is a int"), ({"sdt": [0.5]}, "did you mean 'std'"), ({"mean": [3.0] * 3}, "0 to 1")],
+    [
+        (3, "preprocessing is a int"),
+        ({"img_size": "32"}, "img_size '32': give a number"),
+        ({"sdt": [0.5]}, "did you mean 'std'"),
+        ({"mean": [3.0] * 3}, "0 to 1"),
+    ],
 )
 def test_preprocessing_that_is_none_is_refused(given: Any, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):

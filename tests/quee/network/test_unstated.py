@@ -8,7 +8,8 @@ from unstated_images import Patterns, brightness, colour, shape, size, texture, 
 
 from quee.errors import UsageError
 from quee.network.base import SegmentedBackbone
-from quee.network.unstated import UNKNOWNS, Answers, Measured, measure
+from quee.network.sizes import resized
+from quee.network.unstated import UNKNOWNS, Answers, Measured, better_size, measure
 
 SAME = (0.5, 0.5, 0.5)
 BGR = {"channel_order": "bgr", "mean": (0.406, 0.456, 0.485), "std": (0.225, 0.224, 0.229)}
@@ -76,6 +77,42 @@ def test_what_is_stated_is_not_measured_and_never_changed() -> None:
     assert told.beaten.startswith(
         "mean and deviation: ImageNet's is stated, and 0.5, so values from -1 to 1 is clearly better"
     )
+
+
+def declared(backbone: SegmentedBackbone, side: int) -> SegmentedBackbone:
+    """The network as a file without a size is read: for images of a usual side."""
+    found = resized(backbone, side)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def discs() -> SegmentedBackbone:
+    """A network that was trained on discs in images of 12 pixels."""
+    return trained(size, {})
+
+
+@pytest.mark.parametrize("usual", [12, 48])
+def test_the_size_of_the_training_is_found_whatever_is_usual(discs: SegmentedBackbone, usual: int) -> None:
+    patterns = Patterns(size, 200, seed=2)
+    answers = Answers(declared(discs, usual), patterns.pixels, patterns.labels, np.arange(6), (12, 24, 48, 96))
+    found = measure(answers, patterns.classes)
+    assert found.preprocessing.size == (12, 12) and found.after > 0.7
+    rows = {row.value: row for row in found.rows if row.unknown == "size of images"}
+    assert rows["12×12"].verdict == ("taken" if usual == 48 else "kept")
+    assert rows["24×24"].verdict in ("clearly worse", "no better") and "96×96" not in rows
+    assert (found.before == found.after) == (usual == 12)
+    told = better_size(Answers(declared(discs, usual), patterns.pixels, patterns.labels, np.arange(6), (12, 24, 48)))
+    assert told is None if usual == 12 else told is not None and "with images of 48×48 pixels" in told
+
+
+def test_a_stated_size_is_never_changed_and_told_where_another_is_clearly_better(discs: SegmentedBackbone) -> None:
+    patterns = Patterns(size, 200, seed=2)
+    stated = frozenset({"size", *(key for unknown in UNKNOWNS for key in unknown.keys)})
+    answers = Answers(declared(discs, 24), patterns.pixels, patterns.labels, np.arange(6), (12, 24))
+    found = measure(answers, patterns.classes, stated=stated, all_=True)
+    assert found.preprocessing.size == (24, 24) and found.found == {}
+    assert found.beaten.startswith("size of images: 24×24 is stated, and 12×12 is clearly better")
 
 
 def test_two_values_of_one_kind_are_no_question(plain: SegmentedBackbone) -> None:

@@ -90,7 +90,9 @@ def test_what_is_found_is_recorded_and_experiments_take_it(project: Path, networ
     assert backbone.input.mean == (0.5, 0.5, 0.5) and list(kwargs["preprocessing"]["std"]) == SAME
     assert all(torch.equal(v, network.state_dict()[k]) for k, v in backbone.state_dict().items())
     again = quee("check", "mine", "greys", "--dry-run")
-    assert "stated, so not measured (--all does): channel_order, crop_pct, interpolation, mean, resize, std" in again
+    assert (
+        "stated, so not measured (--all does): channel_order, crop_pct, interpolation, mean, resize, size, std" in again
+    )
 
 
 def test_what_the_user_states_is_recorded_and_never_measured(project: Path) -> None:
@@ -117,7 +119,7 @@ def test_an_order_of_its_own_is_written_and_stated_by_the_user(project: Path, ne
         quee("check", "mine", "greys", "--write", "order.txt")
     assert Path("order.txt").read_text().split() == ["e", "f", "a", "b", "c", "d"]
     assert weights_facts(weights_path("mine")).measured == ""
-    quee("check", "mine", "greys", "--classes", "order.txt")
+    quee("check", "mine", "greys", "--class-order", "order.txt")
     assert weights_facts(weights_path("mine")).classes == ("e", "f", "a", "b", "c", "d")
     experiment("held_out")
     backbone, _ = build(load_experiment("own").backbone, Patterns.classes)
@@ -156,5 +158,7 @@ def test_weights_for_other_classes_are_refused(project: Path, network: Segmented
 
 def test_a_head_with_other_names_is_refused_with_whose_names_they_are(project: Path) -> None:
     Path("names.txt").write_text("a\nb\nc\nd\ne\nz\n")
-    with pytest.raises(UsageError, match="--classes has 6 names, without f and with z; the data set's: a, b, c, d, e"):
+    with pytest.raises(
+        UsageError, match="--class-order names.txt has 6 names, without f and with z; the data set's: a, b, c, d, e"
+    ):
         quee("check", "mine", "greys", "--classes", "names.txt")

@@ -152,9 +152,9 @@ def test_going_on_works_beside_a_folder_of_the_same_name(inputs: Path, quee: Cal
     assert quee(*again)[0] == 0 and Path("experiments/photos.yaml").exists()
 
 
-def test_images_that_are_enlarged_are_warned_of_where_weights_fit_any_size(inputs: Path, quee: Call) -> None:
+def test_images_that_are_enlarged_are_warned_of_where_nothing_can_measure_the_size(inputs: Path, quee: Call) -> None:
     torch.manual_seed(0)
-    torch.save(create_backbone("resnet20_cifar", num_classes=3, depth=3).state_dict(), inputs / "convolutions.pth")
+    torch.save(create_backbone("resnet20_cifar", num_classes=5, depth=3).state_dict(), inputs / "convolutions.pth")
     network = ["--backbone", "resnet20_cifar", "--set", "depth=3", "--not-trained-on-these"]
     _, _, err = quee("start", inputs / "photos", "--weights", inputs / "convolutions.pth", *network)
     assert "warning: the images have 8 pixels a side at most and are enlarged to 32" in err
@@ -164,6 +164,30 @@ def test_images_that_are_enlarged_are_warned_of_where_weights_fit_any_size(input
         *("--set", "img_size=8", "--name", "small"),
     )
     assert "warning" not in err
+
+
+def test_the_same_command_goes_on_after_a_refusal_and_adds_nothing_twice(inputs: Path, quee: Call) -> None:
+    command = ["start", inputs / "photos", "--weights", inputs / "random.pth", *NETWORK, "--not-trained-on-these"]
+    assert quee(*command)[0] in (1, 2)
+    added = [Path("data/photos/train-00000-of-00001.parquet"), weights_path("photos")]
+    times = [path.stat().st_mtime_ns for path in added]
+    status, _, err = quee(*command)
+    assert status in (1, 2) and "chance" in err and [path.stat().st_mtime_ns for path in added] == times
+    write_weights(inputs / "random.pth", photos=inputs / "photos")
+    status, _, err = quee(*command)  # another file of that name is another call
+    assert status == 2 and "data/weights/photos.safetensors is there already" in err
+
+
+def test_the_order_of_the_outputs_can_be_stated(inputs: Path, quee: Call) -> None:
+    state = torch.load(inputs / "net.pth")
+    turned = {key: value[[2, 0, 1]] if key.startswith("head.") else value for key, value in state.items()}
+    torch.save(turned, inputs / "turned.pth")
+    (inputs / "order.txt").write_text("red\nblue\ngreen\n")
+    order = ["--class-order", inputs / "order.txt"]
+    status, out, err = quee("start", inputs / "photos", "--weights", inputs / "turned.pth", *NETWORK, SEEN, *order)
+    assert status == 0, err
+    assert "3, in this order: red, blue, green" in out
+    assert weights_facts(weights_path("photos")).classes == ("red", "blue", "green")
 
 
 def damaged(inputs: Path) -> Path:
@@ -177,6 +201,30 @@ def flat(inputs: Path) -> Path:
     return inputs / "flat"
 
 
+def named(inputs: Path) -> Path:
+    """A folder of transformers whose outputs are called otherwise than the class folders."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    words = dict(enumerate(("cyan", "green", "red")))
+    config = ViTConfig(**sizes, image_size=8, patch_size=4, id2label=words, label2id={v: k for k, v in words.items()})
+    ViTForImageClassification(config).save_pretrained(inputs / "named")
+    return inputs / "named"
+
+
+def thin(inputs: Path) -> Path:
+    """Class folders, one of them with a single image."""
+    for file in sorted((inputs / "photos" / "red").iterdir())[1:]:
+        file.unlink()
+    return inputs / "photos"
+
+
+def listed(inputs: Path) -> Path:
+    (inputs / "order.txt").write_text("red\ngreen\ncyan\n")
+    return inputs / "order.txt"
+
+
+SEEN = "--not-trained-on-these"
 PHOTOS: Callable[[Path], list[Any]] = lambda inputs: [inputs / "photos", "--weights", inputs / "net.pth", *NETWORK]  # noqa: E731
 REFUSED: dict[str, tuple[Callable[[Path], list[Any]], int, str]] = {
     "no network": (lambda i: [i / "photos"], 2, "give your network: --weights FILE, or --backbone NAME"),
@@ -189,6 +237,9 @@ REFUSED: dict[str, tuple[Callable[[Path], list[Any]], int, str]] = {
     "nobody said what was seen": (PHOTOS, 2, "Give --trained-on-these, or --not-trained-on-these"),
     "all was seen": (lambda i: [*PHOTOS(i), "--trained-on-these"], 2, "accuracy cannot be measured on them"),
     "seen by nothing": (lambda i: [i / "photos", "--backbone", "vit_digits", "--trained-on-these"], 2, "about --weights"),
+    "outputs of other names": (lambda i: [i / "photos", "--weights", named(i), SEEN], 2, "without blue and with cyan; the data set's: blue"),
+    "too few images of a class": (lambda i: [thin(i), *PHOTOS(i)[1:], SEEN], 2, "too few images of 1 of 3 classes (red: 1)"),
+    "a class order of other names": (lambda i: [*PHOTOS(i), SEEN, "--class-order", listed(i)], 2, "without blue and with cyan"),
     "a bad name": (lambda i: [i / "photos", "--backbone", "vit_digits", "--name", "A b"], 2, "give --name NAME"),
 }  # fmt: skip
 
