@@ -13,6 +13,7 @@ from quee.errors import IntegrityError, QueeError, UsageError
 
 if TYPE_CHECKING:
     from quee.data.weights import WeightsFacts
+    from quee.work.workers import Lanes
     from tasks.verbs.measuring import Checked
 
 data_app = typer.Typer(help="Add, list and check datasets.", no_args_is_help=True)
@@ -69,7 +70,7 @@ def add(
     refuse_untracked(target)
     new = not target.exists()
     options = Options(extra, ground_truth, evaluation, config, label, order_given(class_order), skip_bad)
-    report = import_dataset(name, source, target, options, replace)
+    report = import_dataset(name, source, target, options, replace, _lanes)
     track(target, EMBEDDED.get(name), new=new)
     found = summary(name)
     if json_:
@@ -80,6 +81,12 @@ def add(
     typer.echo(f"added {target}: {found['samples']} images, {named}, digest {digest}")
     for line in report.lines():
         typer.echo(line)
+
+
+def _lanes(seconds: float) -> "Lanes":
+    from tasks.scale import read_scale
+
+    return read_scale().lanes_for(seconds)
 
 
 @data_app.command("list")

@@ -65,7 +65,7 @@ def _garment(draws: Draws, framed: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _add_scrap(draws: Draws, canvas: np.ndarray, framed: np.ndarray, training: int, there: np.ndarray) -> None:
-    """Put a square of 7 to 13 pixels of another training garment, 0.8 to 1.3 times as coarse, over the canvas where it is lighter."""
+    """Put a square of 7 to 13 pixels of another training garment over the canvas, where it is lighter and `there`."""
     index, edge = draws.integer(0, training), draws.uniform(7, _WINDOW)
     x, y = draws.uniform(-30, 30), draws.uniform(-30, 30)
     u, v = draws.uniform(-0.45, 0.45), draws.uniform(-0.45, 0.45)  # centre in the other garment, in halves of its side

@@ -24,7 +24,9 @@ class Draws:
 
     def __init__(self, stream: str, start: int, stop: int, words: int) -> None:
         key = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "little")
-        bits = [np.random.Philox(key=np.array([key, image], np.uint64)).random_raw(words) for image in range(start, stop)]
+        bits = [
+            np.random.Philox(key=np.array([key, image], np.uint64)).random_raw(words) for image in range(start, stop)
+        ]
         self._bits = np.stack(bits) if bits else np.zeros((0, words), np.uint64)
         self._used = 0
 
@@ -57,7 +59,9 @@ class Draws:
 
     def _take(self, count: int) -> np.ndarray:
         if self._used + count > self._bits.shape[1]:
-            raise ValueError(f"an image has {self._bits.shape[1]} words; {self._used} are used, {count} more are asked for")
+            raise ValueError(
+                f"an image has {self._bits.shape[1]} words; {self._used} are used, {count} more are asked for"
+            )
         self._used += count
         return self._bits[:, self._used - count : self._used]
 

@@ -8,14 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
+from quee.data import DATASETS
 from quee.data.synthetic.draws import Draws
 from quee.data.synthetic.elementary import bilinear, bordered, cos_sin, enlarged, exp, filtered
 
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """The characters of a face, in the order of the glyph table."""
-MERGED = "cijklmopsuvwxyz"
-"""Lower-case letters that share a class with their capital."""
-CLASSES = tuple(character for character in CHARACTERS if character not in MERGED)
+CLASSES = DATASETS["street_characters"].classes
+"""A lower-case letter that is none of them is in the class of its capital."""
 SIDE = 32
 """Height and width of an image in pixels."""
 GLYPH = 40
@@ -49,12 +49,12 @@ class Glyphs:
     @cached_property
     def widths(self) -> np.ndarray:
         """Columns from the first to the last that has ink, (faces, 62) int64."""
-        inked = (self.pixels > _INKED).any(axis=2)
+        inked: np.ndarray = np.any(self.pixels > _INKED, axis=2)
         return GLYPH - inked[..., ::-1].argmax(axis=2) - inked.argmax(axis=2)
 
 
-_OF = np.array([CLASSES.index(c.upper() if c in MERGED else c) for c in CHARACTERS])
-_MEMBERS = np.array([(np.flatnonzero(_OF == label)[0], np.flatnonzero(_OF == label)[-1]) for label in range(len(CLASSES))])
+_OF = np.array([CLASSES.index(c if c in CLASSES else c.upper()) for c in CHARACTERS])
+_MEMBERS = np.array([np.flatnonzero(np.equal(_OF, label))[[0, -1]] for label in range(len(CLASSES))])
 """First and last character of each class; one and the same for a class of one."""
 
 
