@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from quee.work.workers import Lanes
     from tasks.verbs.measuring import Checked
 
-data_app = typer.Typer(help="Add, list and check datasets.", no_args_is_help=True)
+data_app = typer.Typer(help="Add, list, check and show datasets.", no_args_is_help=True)
 weights_app = typer.Typer(help="Add, list and check pretrained weights.", no_args_is_help=True)
 
 EMBEDDED = {"digits": Path("data.dvc")}
@@ -130,6 +130,28 @@ def check(name: Name, json_: AsJson = False) -> None:
         raise QueeError(f"{DATA / name}: {len(faults)} of {len(images)} images do not decode")
     if not json_:
         typer.echo(f"{DATA / name}: {len(images)} images decode")
+
+
+@data_app.command("sheet")
+def sheet_(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="Picture to write: .png or .webp.")],
+    images: Annotated[int, typer.Option(metavar="N", min=1, max=1024, help="Number of images on it.")] = 96,
+) -> None:
+    """Write a picture with examples of a dataset: classes take turns, from the evaluation set where there is one."""
+    from quee.data.sheet import sheet
+    from quee.data.source import open_dataset
+    from quee.work.io import write_bytes
+    from tasks.dvc.inputs import refuse_unpulled
+
+    known_dataset(name, DATA)
+    refuse_unpulled(Path(), DATA / name)
+    picture = sheet(open_dataset(DATA / name, name), images, file.suffix)
+    try:
+        write_bytes(file, picture)
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}") from None
+    typer.echo(f"wrote {file}: {len(picture):,} bytes")
 
 
 @weights_app.command("add")
