@@ -14,10 +14,10 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 repro flow schedules ui: export QUEE_SUPERVISED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-all lint flow schedules ui bench constraints fashion-mnist reference readme
+.PHONY: help install repro test test-all lint flow schedules ui bench constraints fashion-mnist cluttered-fashion street-characters reference readme
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## make .venv with the pinned packages
 
@@ -56,7 +56,14 @@ ui: $(STAMP) ## MLflow's pages, on this machine only; Ctrl-C ends them
 	@quee ui
 
 fashion-mnist: $(STAMP) ## import Fashion-MNIST from Debian's package dataset-fashion-mnist, or from FASHION_MNIST=/folder
-	@sh data/fashion-mnist.sh "$(FASHION_MNIST)"
+	@sh data/fashion-mnist.sh fashion_mnist "$(FASHION_MNIST)"
+
+cluttered-fashion: $(STAMP) ## draw cluttered_fashion from the same source
+	@sh data/fashion-mnist.sh cluttered_fashion "$(FASHION_MNIST)"
+
+street-characters: $(STAMP) ## draw street_characters from the glyphs in the embedded remote
+	@if test -f data/street_characters/train-00000-of-00001.parquet; then echo "data/street_characters is there"; \
+	else dvc pull -q data/sources/street_glyphs.npz.dvc && quee data add street_characters data/sources/street_glyphs.npz; fi
 
 reference: $(STAMP) ## publish the small results of EXPERIMENT=name in reference/ and the embedded remote
 	@python -m tasks.verbs.reference "$(EXPERIMENT)"

@@ -1,12 +1,14 @@
 #!/bin/sh
-# Import Fashion-MNIST: from the folder named, or from Debian's package, which is downloaded and unpacked, not installed.
+# Import fashion_mnist, or cluttered_fashion, which is drawn from it: `sh data/fashion-mnist.sh DATASET [FOLDER]`.
+# The source is the folder, or Debian's package, which is downloaded and unpacked, not installed.
 set -eu
-if [ -f data/fashion_mnist/train-00000-of-00001.parquet ]; then
-    echo "data/fashion_mnist is there"
+dataset=$1
+if [ -f "data/$dataset/train-00000-of-00001.parquet" ]; then
+    echo "data/$dataset is there"
     exit 0
 fi
 files="train-images-idx3-ubyte train-labels-idx1-ubyte t10k-images-idx3-ubyte t10k-labels-idx1-ubyte"
-source=${1:-/usr/share/datasets/fashion-mnist}
+source=${2:-/usr/share/datasets/fashion-mnist}
 if [ ! -d "$source" ]; then
     aside=$(mktemp -d)
     chmod 755 "$aside" # apt downloads as a user of its own
@@ -16,8 +18,8 @@ if [ ! -d "$source" ]; then
     else
         echo "Debian's package dataset-fashion-mnist is not to be had here (apt-get update may help)." >&2
         echo "Get the four files ($files, as .gz) from github.com/zalandoresearch/fashion-mnist, then:" >&2
-        echo "  make fashion-mnist FASHION_MNIST=/folder/with/them" >&2
+        echo "  make $(echo "$dataset" | tr _ -) FASHION_MNIST=/folder/with/them" >&2
         exit 1
     fi
 fi
-quee data add fashion_mnist "$source"
+quee data add "$dataset" "$source"

@@ -57,9 +57,13 @@ class Scale:
 
     def lanes(self, macs: float) -> Lanes:
         """The executor for shards that take `macs` multiply-adds in all."""
+        return self.lanes_for(macs / MACS_PER_SECOND)
+
+    def lanes_for(self, seconds: float) -> Lanes:
+        """The executor for shards that take so many seconds of a core in all."""
         executor, workers = self.executor, self.workers
         if not self.given:
-            saved = macs / MACS_PER_SECOND * (1 - 1 / workers)
+            saved = seconds * (1 - 1 / workers)
             executor, workers = ("inline", 1) if saved < START_SECONDS else (executor, affordable(workers))
         # Local workers would outlive a killed stage and keep its output open, so that readers would wait.
         return EXECUTORS[executor](Workers(workers, self.dask, partial(die_with_parent, always=True)))

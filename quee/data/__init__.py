@@ -11,6 +11,8 @@ from quee.errors import UsageError
 from quee.work.registry import Registry, unknown
 
 DATA = Path("data")
+RESERVED = ("sources", "weights")
+"""Folders in it that are no data sets."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ _DIGITS = tuple("0123456789")
 _OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
+_CHARACTERS = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")
+"""EMNIST's `bymerge`: the other lower-case letters share a class with their capital."""
+
 DATASETS.register("digits")(
     Dataset(
         "Optical digits of scikit-learn", (8, 8), 1, _DIGITS, source="nothing (it comes with scikit-learn)", argument=""
@@ -87,6 +92,25 @@ DATASETS.register("fashion_mnist")(
         _CLOTHES,
         source="a folder with the four IDX files, plain or .gz (github.com/zalandoresearch/fashion-mnist, "
         "or Debian's package dataset-fashion-mnist)",
+    )
+)
+DATASETS.register("cluttered_fashion")(
+    Dataset(
+        "Cluttered Fashion (synthetic)",
+        (64, 64),
+        1,
+        _CLOTHES,
+        source="the four IDX files of Fashion-MNIST, from which it is drawn; `make cluttered-fashion` gets them",
+    )
+)
+DATASETS.register("street_characters")(
+    Dataset(
+        "Street Characters (synthetic)",
+        (32, 32),
+        3,
+        _CHARACTERS,
+        source="data/sources/street_glyphs.npz, from which it is drawn; `make street-characters` pulls it",
+        argument="data/sources/street_glyphs.npz",
     )
 )
 DATASETS.register("cifar10")(

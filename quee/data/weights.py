@@ -134,7 +134,7 @@ def import_weights(
     experiment's `backbone.kwargs`; what they leave out is taken from the configuration, or from shapes: channels, classes,
     image size. Weights without a head are accepted too, for finetuning or probing.
     Raises QueeError naming missing and unexpected keys where the weights do not fit the backbone, or the configuration
-    contradicts them, and UsageError where no backbone is known.
+    contradicts them, and UsageError where no backbone is known. Weights of float16 stay so in the file, and are read as float32.
     """
     from quee.network.architectures import is_backbone, refuse_unknown
     from quee.network.checkpoints.reading import read_checkpoint, with_head
@@ -170,8 +170,18 @@ def import_weights(
         metadata["classes"] = json.dumps(list(found.classes))
     if trained_on is not None:
         metadata["trained_on"] = ",".join(sorted(trained_on))
-    write_tensors(target, {name: value.numpy() for name, value in fitted.state.items()}, metadata)
+    write_tensors(target, {name: _kept(value, found.half).numpy() for name, value in fitted.state.items()}, metadata)
     return sum(value.numel() for value in fitted.state.values())
+
+
+def _kept(value: "Tensor", half: bool) -> "Tensor":
+    """A weight as it is written: where `half`, in float16 if that changes none of its values."""
+    import torch
+
+    if not half or value.dtype != torch.float32:
+        return value
+    short = value.half()
+    return short if torch.equal(short.float(), value) else value
 
 
 def _told(backbone: str, found: "Checkpoint") -> dict[str, Any]:
@@ -241,8 +251,9 @@ def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: s
     from quee.network.checkpoints.reading import fit_state, head_layers
 
     headless = {"num_classes": 1} if is_headless(name) else {}
+    shapes = {key: value for key, value in given.items() if key != "preprocessing"}  # which must fit the channels found
     with torch.device("meta"):
-        unfitted = create_backbone(name, **{**headless, **given})
+        unfitted = create_backbone(name, **{**headless, **shapes})
     given = {**_by_shapes(unfitted, state), **given}
     head = f"{unfitted.logits_layer}.weight"
     classes = len(state[head]) if head in state and state[head].dim() else None
@@ -427,6 +438,7 @@ def load_weights(
     if facts.backbone != backbone.name:
         raise UsageError(f"{path} is for backbone {facts.backbone!r}; backbone.name is {backbone.name!r}")
     state = {name: torch.from_numpy(value) for name, value in read_tensors(path).items()}
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     if classes is not None and facts.classes is not None and not new_head:
         rows = torch.from_numpy(positions(facts.classes, classes, f"the head of {path}"))
         heads = (f"{facts.head}.", "head_dist.")  # the latter is the second head of distilled ones

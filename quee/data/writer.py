@@ -20,6 +20,8 @@ from quee.work.io import atomic_path, table_writer
 SCHEMA = pa.schema(
     [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
 )
+GROUP = pa.field("group", pa.int64())
+"""Column of data sets whose images come in groups, such as those of one object: images of a group are not independent."""
 GROUP_ROWS, GROUP_BYTES = 1000, 4 << 20
 """A row group ends when it reaches either limit."""
 _WRITTEN = (b"ARROW:schema", b"format")
@@ -32,17 +34,28 @@ class Sample(NamedTuple):
     data: bytes
     path: str
     label: int
+    group: int | None = None
+    """What it has in common with others, in a grouped file."""
 
 
-def write_images(path: Path, samples: Iterable[Sample], classes: tuple[str, ...]) -> int:
-    """Write one file, whole or not at all; returns its number of samples. Class names are stored in the hub's form."""
-    features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
+def write_images(path: Path, samples: Iterable[Sample], classes: tuple[str, ...], grouped: bool = False) -> int:
+    """Write one file, whole or not at all; returns its number of samples. Class names are stored in the hub's form.
+
+    A `grouped` file has the samples' groups, in column `group`.
+    """
+    features: dict[str, object] = {
+        "image": {"_type": "Image"},
+        "label": {"names": list(classes), "_type": "ClassLabel"},
+    }
+    if grouped:
+        features["group"] = {"dtype": "int64", "_type": "Value"}
     described = json.dumps({"info": {"features": features}}, sort_keys=True)
+    schema = SCHEMA.append(GROUP) if grouped else SCHEMA
     count = 0
-    with atomic_path(path) as aside, table_writer(aside, SCHEMA) as writer:
-        for group in _groups(samples):
-            writer.write_batch(group)
-            count += len(group)
+    with atomic_path(path) as aside, table_writer(aside, schema) as writer:
+        for rows in _row_groups(samples, schema):
+            writer.write_batch(rows)
+            count += len(rows)
         writer.add_key_value_metadata({"huggingface": described})
     return count
 
@@ -62,24 +75,26 @@ def copy_without(source: Path, path: Path, rows: np.ndarray) -> None:
             writer.add_key_value_metadata(said)
 
 
-def _groups(samples: Iterable[Sample]) -> Iterator[pa.RecordBatch]:
-    images: list[dict[str, object]] = []
-    labels: list[int] = []
+def _row_groups(samples: Iterable[Sample], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    rows: list[Sample] = []
     size = 0
     for sample in samples:
-        images.append({"bytes": sample.data, "path": sample.path})
-        labels.append(sample.label)
+        rows.append(sample)
         size += len(sample.data)
-        if len(labels) >= GROUP_ROWS or size >= GROUP_BYTES:
-            yield _batch(images, labels)
-            images, labels, size = [], [], 0
-    if labels:
-        yield _batch(images, labels)
+        if len(rows) >= GROUP_ROWS or size >= GROUP_BYTES:
+            yield _batch(rows, schema)
+            rows, size = [], 0
+    if rows:
+        yield _batch(rows, schema)
 
 
-def _batch(images: list[dict[str, object]], labels: list[int]) -> pa.RecordBatch:
-    columns = [pa.array(images, SCHEMA.field("image").type), pa.array(labels, pa.int64())]
-    return pa.record_batch(columns, schema=SCHEMA)
+def _batch(rows: list[Sample], schema: pa.Schema) -> pa.RecordBatch:
+    columns = {
+        "image": [{"bytes": row.data, "path": row.path} for row in rows],
+        "label": [row.label for row in rows],
+        "group": [row.group for row in rows],
+    }
+    return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
 _COLOUR_TYPES = {1: 0, 3: 2}

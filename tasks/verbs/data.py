@@ -13,9 +13,10 @@ from quee.errors import IntegrityError, QueeError, UsageError
 
 if TYPE_CHECKING:
     from quee.data.weights import WeightsFacts
+    from quee.work.workers import Lanes
     from tasks.verbs.measuring import Checked
 
-data_app = typer.Typer(help="Add, list and check datasets.", no_args_is_help=True)
+data_app = typer.Typer(help="Add, list, check and show datasets.", no_args_is_help=True)
 weights_app = typer.Typer(help="Add, list and check pretrained weights.", no_args_is_help=True)
 
 EMBEDDED = {"digits": Path("data.dvc")}
@@ -69,7 +70,7 @@ def add(
     refuse_untracked(target)
     new = not target.exists()
     options = Options(extra, ground_truth, evaluation, config, label, order_given(class_order), skip_bad)
-    report = import_dataset(name, source, target, options, replace)
+    report = import_dataset(name, source, target, options, replace, _lanes)
     track(target, EMBEDDED.get(name), new=new)
     found = summary(name)
     if json_:
@@ -80,6 +81,12 @@ def add(
     typer.echo(f"added {target}: {found['samples']} images, {named}, digest {digest}")
     for line in report.lines():
         typer.echo(line)
+
+
+def _lanes(seconds: float) -> "Lanes":
+    from tasks.scale import read_scale
+
+    return read_scale().lanes_for(seconds)
 
 
 @data_app.command("list")
@@ -123,6 +130,28 @@ def check(name: Name, json_: AsJson = False) -> None:
         raise QueeError(f"{DATA / name}: {len(faults)} of {len(images)} images do not decode")
     if not json_:
         typer.echo(f"{DATA / name}: {len(images)} images decode")
+
+
+@data_app.command("sheet")
+def sheet_(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="Picture to write: .png or .webp.")],
+    images: Annotated[int, typer.Option(metavar="N", min=1, max=1024, help="Number of images on it.")] = 96,
+) -> None:
+    """Write a picture with examples of a dataset: classes take turns, from the evaluation set where there is one."""
+    from quee.data.sheet import sheet
+    from quee.data.source import open_dataset
+    from quee.work.io import write_bytes
+    from tasks.dvc.inputs import refuse_unpulled
+
+    known_dataset(name, DATA)
+    refuse_unpulled(Path(), DATA / name)
+    picture = sheet(open_dataset(DATA / name, name), images, file.suffix)
+    try:
+        write_bytes(file, picture)
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}") from None
+    typer.echo(f"wrote {file}: {len(picture):,} bytes")
 
 
 @weights_app.command("add")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quee.cli import AsJson
-from quee.data import DATA, names_in
+from quee.data import DATA, RESERVED, names_in
 from quee.errors import QueeError, UsageError
 from tasks.verbs.going_on import Begun
 from tasks.verbs.proposal import ALL_SEEN, ASK, Choice, Images, Weights, mode_of, text_of, use_of
@@ -211,7 +211,7 @@ def _request(
             f"{', '.join(here) or 'none is here yet'}"
         )
     own = name or dataset or _slug(Path(images).resolve().name)
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", own) or own == "weights":
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", own) or own in RESERVED:
         raise UsageError(
             f"{own!r} is no name for an experiment: lower-case letters, digits and _ are valid; give --name NAME"
         )

@@ -7,19 +7,30 @@ then puts all of them in place at once. A new format is a file with an `IMPORTER
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from quee.data import dataset_called
-from quee.data.importers import cifar, digits, folders, hub, idx, imagenet, svhn
-from quee.data.importers.base import Importer, Options, Plan, Shard, Source
+from quee.data import RESERVED, dataset_called
+from quee.data.importers import (
+    cifar,
+    cluttered_fashion,
+    digits,
+    folders,
+    hub,
+    idx,
+    imagenet,
+    street_characters,
+    svhn,
+)
+from quee.data.importers.base import Importer, Options, Plan, Shard, Source, inline
 from quee.data.importers.inspection import inspect_images, without_bad
 from quee.data.importers.report import Report
 from quee.data.walk import shown, some, walk
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.work.keys import code, key_of, versions
 from quee.work.progress import progress
+from quee.work.workers import Lanes
 
 __all__ = ["IMPORTERS", "Importer", "Options", "Plan", "Report", "Shard", "Source", "import_dataset", "plan_import"]
 
@@ -31,6 +42,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 IMPORTERS = [
     digits.IMPORTER,
+    cluttered_fashion.IMPORTER,
+    street_characters.IMPORTER,
     hub.IMPORTER,
     idx.IMPORTER,
     cifar.IMPORTER,
@@ -41,9 +54,9 @@ IMPORTERS = [
 """The formats in the order in which they are tried; the first that recognises the source reads it."""
 
 
-def plan_import(name: str, path: Path | None, options: Options) -> Plan:
+def plan_import(name: str, path: Path | None, options: Options, lanes: Callable[[float], Lanes] = inline) -> Plan:
     """The shards of dataset `name` from the file or folder `path`; raises QueeError where the source does not fit the format."""
-    source = Source(name, path, options)
+    source = Source(name, path, options, lanes)
     for importer in IMPORTERS:
         if found := importer.recognise(source):
             importer.check(source)
@@ -60,24 +73,35 @@ def import_dataset(
     target: Path,
     options: Options = Options(),  # noqa: B008 - frozen
     replace: bool = False,
+    lanes: Callable[[float], Lanes] = inline,
 ) -> Report:
     """Import into the folder `target`, whole or not at all; a re-run goes on after the last shard written.
+
+    `lanes` chooses the executor for images that are drawn, by the seconds of a core that it takes.
 
     Returns the report: what was left out, chosen or merged, and duplicates. Raises QueeError naming the fault of the
     source, UsageError for a bad name or a target that exists.
     """
     try:
-        return _import(name, source, target, options, replace)
+        return _import(name, source, target, options, replace, lanes)
     except IntegrityError as error:  # the user's file is damaged, no file of the project
         raise QueeError(str(error)) from None
 
 
-def _import(name: str, source: Path | None, target: Path, options: Options, replace: bool) -> Report:
-    if not NAME.fullmatch(name) or name == "weights":
-        raise UsageError(f"dataset name {name!r}; valid: lower-case letters, digits and _, and not 'weights'")
+def _import(
+    name: str,
+    source: Path | None,
+    target: Path,
+    options: Options,
+    replace: bool,
+    lanes: Callable[[float], Lanes],
+) -> Report:
+    if not NAME.fullmatch(name) or name in RESERVED:
+        others = " or ".join(map(repr, RESERVED))
+        raise UsageError(f"dataset name {name!r}; valid: lower-case letters, digits and _, and not {others}")
     if target.exists() and any(target.iterdir()) and not replace:
         raise UsageError(f"{target} is there already; give --replace to import it anew")
-    plan = plan_import(name, source, options)
+    plan = plan_import(name, source, options, lanes)
     folder = PARTIAL / f"{name}-{_key(source, options, plan)}"
     folder.mkdir(parents=True, exist_ok=True)
     with progress(f"importing {name}", sum(shard.samples for shard in plan.shards)) as bar:

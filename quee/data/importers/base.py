@@ -12,6 +12,7 @@ from quee.data import Dataset, dataset_called
 from quee.data.importers.report import Report
 from quee.data.walk import Walk, shown, walk
 from quee.errors import UsageError
+from quee.work.workers import Inline, Lanes
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class Plan:
     report: Report = field(default_factory=Report)
 
 
+def inline(seconds: float) -> Lanes:
+    """Work of any length in this process."""
+    return Inline()
+
+
 @dataclass(frozen=True)
 class Source:
     """An import: the name of the data set, the file or folder given for it, and the options."""
@@ -70,6 +76,8 @@ class Source:
     name: str
     given: Path | None
     options: Options
+    lanes: Callable[[float], Lanes] = inline
+    """The executor for work that takes so many seconds of a core; it changes no byte of the data set."""
 
     @property
     def path(self) -> Path:

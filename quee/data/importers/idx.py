@@ -20,20 +20,28 @@ MAX_BYTES = 1 << 30
 def plan(given: Source, _: object) -> Plan:
     source, dataset, plan, used = given.path, given.dataset, Plan(), set()
     for split, beginning in (("train", "train"), ("test", "t10k")):
-        images_file = _find(source, f"{beginning}-images", "idx3-ubyte")
-        labels_file = _find(source, f"{beginning}-labels", "idx1-ubyte")
-        images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
-        if images.shape[1:] != dataset.size:
-            found, expected = ("×".join(map(str, shape)) for shape in (images.shape[1:], dataset.size))
-            raise QueeError(f"{images_file}: images of {found} pixels; expected {expected}")
-        used |= {images_file.name, labels_file.name}
-        where = f"{source}/{images_file.name} and {labels_file.name}"
+        images, labels, files = read_set(source, beginning, dataset.size)
+        used |= {file.name for file in files}
+        where = f"{source}/{' and '.join(file.name for file in files)}"
         plan.shards.append(array_shard(split, images[..., None], labels.astype(np.int64), dataset.classes, where))
     leave_others(source, used, plan.report)
     return plan
 
 
 IMPORTER = Importer(lambda source: source.name in ("mnist", "fashion_mnist"), plan)
+
+
+def read_set(folder: Path, beginning: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, tuple[Path, Path]]:
+    """Images (n, h, w) and labels (m,) uint8 of the set `train` or `t10k`, and their files.
+
+    Raises UsageError for a missing file, QueeError for a damaged one or for images of another height and width.
+    """
+    files = _find(folder, f"{beginning}-images", "idx3-ubyte"), _find(folder, f"{beginning}-labels", "idx1-ubyte")
+    images, labels = read_idx(files[0], 3), read_idx(files[1], 1)
+    if images.shape[1:] != size:
+        found, expected = ("×".join(map(str, shape)) for shape in (images.shape[1:], size))
+        raise QueeError(f"{files[0]}: images of {found} pixels; expected {expected}")
+    return images, labels, files
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

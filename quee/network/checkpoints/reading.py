@@ -58,6 +58,8 @@ class Checkpoint:
     """Number of outputs by the configuration; None where nothing says it."""
     configured: bool = False
     """Whether a configuration says the backbone, and not shapes alone."""
+    half: bool = False
+    """Whether the file has float16, so that its weights can be kept in half the bytes."""
 
     @property
     def said(self) -> str:
@@ -110,6 +112,7 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
         described.classes,
         described.outputs,
         bool(described.config),
+        "float16" in formats,
     )
 
 

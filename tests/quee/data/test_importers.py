@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from drawn_files import write_garments, write_glyphs
 from image_files import encoded, noise
 from PIL import Image
 from public_files import (
@@ -441,6 +442,8 @@ def test_an_option_of_another_format_is_refused(project):
 
 EXAMPLES = {
     "digits": lambda: ("digits", None),
+    "cluttered_fashion": lambda: ("cluttered_fashion", write_garments(Path("files"))),
+    "street_characters": lambda: ("street_characters", write_glyphs(Path("glyphs.npz"))),
     "hub": lambda: ("birds", hub_file(Path("files/train.parquet"))),
     "idx": lambda: ("mnist", write_mnist(Path("files"), packed=False)),
     "cifar": lambda: ("cifar10", write_tar(Path("archive"), cifar_members("cifar10", "python"), "w:gz")),

@@ -218,6 +218,32 @@ def test_an_experiment_of_another_network_is_told(added: dict[str, Any], given: 
         told(added, **given)
 
 
+def test_weights_of_float16_are_kept_in_half_the_bytes_and_read_as_float32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = create_backbone("vit_digits").state_dict()
+    torch.save({key: value.half() for key, value in whole.items()}, tmp_path / "half.pth")
+    torch.save({key: value.half().float() for key, value in whole.items()}, tmp_path / "whole.pth")
+    loaded = []
+    for name in ("half", "whole"):
+        import_weights("vit_digits", tmp_path / f"{name}.pth", tmp_path / f"{name}.safetensors")
+        backbone = create_backbone("vit_digits")
+        load_weights(backbone, tmp_path / f"{name}.safetensors", new_head=False)
+        loaded.append(backbone.state_dict())
+    half, full = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole"))
+    assert half < 0.55 * full
+    for key, value in loaded[0].items():
+        assert value.dtype == torch.float32 and torch.equal(value, loaded[1][key]), key
+
+
+def test_stated_preprocessing_has_as_many_channels_as_the_weights(tmp_path: Path) -> None:
+    source = saved(tmp_path / "w.pth", VIT, **SMALL, in_chans=1, num_classes=3)
+    grey = {"mean": [0.5], "std": [0.28]}
+    import_weights(VIT, source, tmp_path / "o.safetensors", kwargs={**SMALL, "preprocessing": grey})
+    assert weights_facts(tmp_path / "o.safetensors").kwargs == {**SMALL, "in_chans": 1, "preprocessing": grey}
+    with pytest.raises(UsageError, match=r"preprocessing.mean must be 1 numbers; got \[0.5, 0.5\]"):
+        import_weights(VIT, source, tmp_path / "o", kwargs={**SMALL, "preprocessing": {"mean": [0.5, 0.5]}})
+
+
 def test_options_are_read_as_they_are_written() -> None:
     kwargs = {"a": 1e-5, "b": [32, 96], "c": "avg", "d": False, "e": None, "f": {"x": 1}, "g": "two words", "h": "null"}
     assert settings_of([word for word in shlex.split(set_options(kwargs)) if word != "--set"]) == kwargs
