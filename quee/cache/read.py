@@ -12,6 +12,9 @@ from quee.errors import IntegrityError
 from quee.paths import PathTree, read_tree
 from quee.work.io import read_table, verify_digests
 
+GROUPS = "groups.parquet"
+"""File with the group of every sample (sample_id, group), where the data set has groups."""
+
 
 @dataclass(frozen=True)
 class FeatureCache:
@@ -39,6 +42,8 @@ class FeatureCache:
     """(S, R, F) float32."""
     reference_prediction: np.ndarray
     """(S, R) int32."""
+    group: np.ndarray | None = None
+    """(S,) int64, the samples that belong together; None where the data set has no groups."""
     log_probs: np.ndarray | None = None
     """(S, U + R, classes) float16 at the nodes of `uniform_nodes`, then at the references'; None where they were not read, or
     where the cache has the most probable classes alone."""
@@ -101,8 +106,18 @@ def read_cache(folder: Path, log_probs: bool = False) -> FeatureCache:
         nodes["p_label"],
         nodes["features"],
         **references,
+        group=_groups(folder, nodes["sample_id"][:, 0]) if GROUPS in names else None,
         log_probs=kept,
     )
+
+
+def _groups(folder: Path, samples: np.ndarray) -> np.ndarray:
+    """Groups (S,) of the samples; raises IntegrityError where the file is of other samples."""
+    table = read_table(folder / GROUPS)
+    if not np.array_equal(table["sample_id"].to_numpy(), samples):
+        raise IntegrityError(f"{folder / GROUPS}: its samples are not those of the cache")
+    found: np.ndarray = table["group"].to_numpy()
+    return found
 
 
 def no_references(samples: int, features: int) -> dict[str, np.ndarray]:

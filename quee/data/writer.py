@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from quee.data.files import GROUP
 from quee.data.rowgroups import open_parquet
 from quee.work.io import atomic_path, table_writer
 
@@ -32,17 +33,23 @@ class Sample(NamedTuple):
     data: bytes
     path: str
     label: int
+    group: int | None = None
+    """The samples of a number belong together; all samples of a data set have one, or none has."""
 
 
-def write_images(path: Path, samples: Iterable[Sample], classes: tuple[str, ...]) -> int:
-    """Write one file, whole or not at all; returns its number of samples. Class names are stored in the hub's form."""
+def write_images(path: Path, samples: Iterable[Sample], classes: tuple[str, ...], grouped: bool = False) -> int:
+    """Write one file, whole or not at all; returns its number of samples. Class names are stored in the hub's form.
+
+    Where the samples are `grouped`, the file has column `group`.
+    """
+    schema = SCHEMA.append(pa.field(GROUP, pa.int64())) if grouped else SCHEMA
     features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
     described = json.dumps({"info": {"features": features}}, sort_keys=True)
     count = 0
-    with atomic_path(path) as aside, table_writer(aside, SCHEMA) as writer:
-        for group in _groups(samples):
-            writer.write_batch(group)
-            count += len(group)
+    with atomic_path(path) as aside, table_writer(aside, schema) as writer:
+        for part in _parts(samples, schema):
+            writer.write_batch(part)
+            count += len(part)
         writer.add_key_value_metadata({"huggingface": described})
     return count
 
@@ -62,24 +69,26 @@ def copy_without(source: Path, path: Path, rows: np.ndarray) -> None:
             writer.add_key_value_metadata(said)
 
 
-def _groups(samples: Iterable[Sample]) -> Iterator[pa.RecordBatch]:
-    images: list[dict[str, object]] = []
-    labels: list[int] = []
+def _parts(samples: Iterable[Sample], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows of each row group."""
+    rows: list[Sample] = []
     size = 0
     for sample in samples:
-        images.append({"bytes": sample.data, "path": sample.path})
-        labels.append(sample.label)
+        rows.append(sample)
         size += len(sample.data)
-        if len(labels) >= GROUP_ROWS or size >= GROUP_BYTES:
-            yield _batch(images, labels)
-            images, labels, size = [], [], 0
-    if labels:
-        yield _batch(images, labels)
+        if len(rows) >= GROUP_ROWS or size >= GROUP_BYTES:
+            yield _batch(rows, schema)
+            rows, size = [], 0
+    if rows:
+        yield _batch(rows, schema)
 
 
-def _batch(images: list[dict[str, object]], labels: list[int]) -> pa.RecordBatch:
-    columns = [pa.array(images, SCHEMA.field("image").type), pa.array(labels, pa.int64())]
-    return pa.record_batch(columns, schema=SCHEMA)
+def _batch(rows: list[Sample], schema: pa.Schema) -> pa.RecordBatch:
+    images = [{"bytes": row.data, "path": row.path} for row in rows]
+    columns = [pa.array(images, schema.field("image").type), pa.array([row.label for row in rows], pa.int64())]
+    if GROUP in schema.names:
+        columns.append(pa.array([row.group for row in rows], pa.int64()))
+    return pa.record_batch(columns, schema=schema)
 
 
 _COLOUR_TYPES = {1: 0, 3: 2}
