@@ -42,11 +42,11 @@ class FeatureCache:
     """(S, R, F) float32."""
     reference_prediction: np.ndarray
     """(S, R) int32."""
-    group: np.ndarray | None = None
-    """(S,) int64, the samples that belong together; None where the data set has no groups."""
     log_probs: np.ndarray | None = None
     """(S, U + R, classes) float16 at the nodes of `uniform_nodes`, then at the references'; None where they were not read, or
     where the cache has the most probable classes alone."""
+    group: np.ndarray | None = None
+    """(S,) int64, the samples that belong together; None where the data set has no groups."""
 
     def __len__(self) -> int:
         return len(self.sample_id)

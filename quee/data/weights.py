@@ -184,9 +184,17 @@ def import_weights(
         metadata["classes"] = json.dumps(list(found.classes))
     if trained_on is not None:
         metadata["trained_on"] = ",".join(sorted(trained_on))
-    arrays = {name: value.numpy() for name, value in fitted.state.items()}
+    arrays = {name: _stored(value, found.half) for name, value in fitted.state.items()}
     write_tensors(target, {**arrays, **_seen_tensor(seen, metadata)}, metadata)
     return sum(value.numel() for value in fitted.state.values())
+
+
+def _stored(value: "Tensor", half: bool) -> np.ndarray:
+    """The array of a weight; that of a file in half precision stays so, unless reading it made other numbers of it."""
+    import torch
+
+    halved = value.half() if half and value.dtype == torch.float32 else value
+    return (halved if torch.equal(halved.to(value.dtype), value) else value).numpy()
 
 
 def _seen_tensor(seen: Mapping[str, np.ndarray] | None, metadata: dict[str, str]) -> dict[str, np.ndarray]:
@@ -485,7 +493,11 @@ def load_weights(
     if facts.backbone != backbone.name:
         raise UsageError(f"{path} is for backbone {facts.backbone!r}; backbone.name is {backbone.name!r}")
     keys = {SEEN + name for name in facts.seen or ()}
-    state = {name: torch.from_numpy(value) for name, value in read_tensors(path).items() if name not in keys}
+    arrays = {name: value for name, value in read_tensors(path).items() if name not in keys}
+    state = {
+        name: torch.from_numpy(value.astype(np.float32) if value.dtype == np.float16 else value)
+        for name, value in arrays.items()
+    }
     if classes is not None and facts.classes is not None and not new_head:
         rows = torch.from_numpy(positions(facts.classes, classes, f"the head of {path}"))
         heads = (f"{facts.head}.", "head_dist.")  # the latter is the second head of distilled ones

@@ -58,6 +58,8 @@ class Checkpoint:
     """Number of outputs by the configuration; None where nothing says it."""
     configured: bool = False
     """Whether a configuration says the backbone, and not shapes alone."""
+    half: bool = False
+    """Whether the file has floating point in half precision alone."""
 
     @property
     def said(self) -> str:
@@ -110,6 +112,7 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
         described.classes,
         described.outputs,
         bool(described.config),
+        formats == ["float16"] and not any(v.dtype == torch.float32 for v in found.state.values()),
     )
 
 
