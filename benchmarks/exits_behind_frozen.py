@@ -40,8 +40,8 @@ from quee.cost import trace_cost
 from quee.data.source import ImageSource, open_dataset
 from quee.data.weights import load_weights, weights_facts, weights_path
 from quee.errors import QueeError
-from quee.evaluation.curves import interval
 from quee.evaluation.draws import Draws
+from quee.intervals import interval
 from quee.network.base import SegmentedBackbone
 from quee.policies.sweep import Sweep
 from quee.policies.ztw import Ensemble, exits_by_score

@@ -36,6 +36,7 @@ from torch import Tensor
 from quee.cost import trace_cost
 from quee.data.source import open_dataset
 from quee.data.splits import split_ids
+from quee.intervals import half_width
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_backbone
@@ -408,7 +409,7 @@ def interval(values: list[float]) -> tuple[float, float]:
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, float("nan")
-    return mean, float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return mean, half_width(np.array(values), float(student.ppf(0.975, len(values) - 1)))
 
 
 def main() -> None:

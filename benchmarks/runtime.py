@@ -31,6 +31,7 @@ from quee.data.splits import split_ids
 from quee.exits.heads import ANY, Classifier, ExitHead, ExitHeads
 from quee.export.graphs import export_graphs
 from quee.features import GateView
+from quee.intervals import half_width
 from quee.network.architectures import create_backbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
@@ -284,7 +285,7 @@ def quee_runs(
     def sure(left: np.ndarray) -> bool:
         """Whether samples that leave at nodes (n,) lose at most half a point of accuracy, with 95 % confidence."""
         lost = error[rows, left] - error[rows, full]  # fp32 is not in this cache
-        return bool(lost.mean() + 1.645 * lost.std() / len(lost) ** 0.5 <= DROP)
+        return bool(lost.mean() + half_width(lost, 1.645) <= DROP)
 
     features = np.zeros((len(error), len(tree), names), np.float32)
     features[:, : classifier.validation["features"].shape[1]] = classifier.validation["features"]

@@ -59,7 +59,8 @@ def run(stage: Stage) -> None:
     rows = {part.variant: iter(outcomes(part.study, part.points, store)) for part in parts}
     found = [next(rows[point.variant]) for point in grid]
     budgets = stage.experiment.evaluate.budgets
-    area, at_budgets = compare(found, _ratio(cache, settings.divide), settings.bootstrap, settings.seed)
+    ratio, groups = _ratio(cache, settings.divide), cache.of("test").group
+    area, at_budgets = compare(found, ratio, settings.bootstrap, settings.seed, groups)
     differences = difference_rows(grid, budgets, area, at_budgets)
     metrics = {"experiment": stage.experiment.name, **summary(grid, found, area, differences)}
     write_table(stage.out / "ablations.parquet", pa.Table.from_pylist(repetition_rows(grid, found)))

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from quee.cost import trace_cost
 from quee.data.class_order import has_names
-from quee.data.fitted import Fitted
+from quee.data.fitted import refuse_held_out
+from quee.data.identity import sample_keys
 from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import split_ids, thinned
 from quee.data.walk import some
@@ -25,6 +26,7 @@ from quee.data.weights import (
     load_weights,
     refuse_other_kwargs,
     refuse_overlap,
+    seen_samples,
     weights_facts,
     weights_path,
 )
@@ -43,6 +45,7 @@ from quee.network.unstated import Answers, Pixels, better_size
 from quee.precision import Precision
 from quee.settings.backbone import Backbone
 from quee.settings.requirements import check_classes, check_head
+from quee.settings.sets import HELD_OUT
 from quee.work.io import file_digest, read_json, write_json, write_table
 from quee.work.store import Store
 from quee.work.threads import spare_threads
@@ -69,7 +72,7 @@ def run(stage: Stage) -> None:
     ids = split_ids(prepared / "splits.parquet")
     facts: dict[str, Any] = {"fitted_on": ids["train"].tolist(), "mode": settings.mode}
     if settings.weights is not None:
-        facts |= weights_record(stage, described["files"], ids)
+        facts |= weights_record(stage, images, ids)
     torch.manual_seed(settings.seed)
     backbone, kwargs = build(settings, described["classes"])
     if settings.mode == "pretrained":
@@ -87,6 +90,8 @@ def run(stage: Stage) -> None:
     write_table(stage.out / "history.parquet", pa.table(history.columns()))
     networks = Networks.at(stage.data, stage.experiment.prepare.dataset, described["files"], stage.out)
     own = isinstance(facts["fitted_on"], list) and len(facts["fitted_on"]) > 0  # fitted on samples of these splits
+    if own and settings.mode == "pretrained" and settings.weights is not None:
+        own = weights_facts(weights_path(settings.weights)).own
     known = ("train", "validation", "test") if own else ("validation", "test")
     told = [split for split in known if len(ids[split])]
     rows = np.concatenate([ids[split] for split in told])
@@ -130,7 +135,7 @@ def measured_gates(
     return choice.gates
 
 
-def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def weights_record(stage: Stage, images: ImageSource, ids: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The facts of `backbone.json` about pretrained weights.
 
     Samples of another data set count as the whole of that data set. Raises UsageError where the weights have seen
@@ -142,8 +147,8 @@ def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.
     known = weights_facts(path)
     refuse_overlap(stage.experiment, known)
     refuse_other_kwargs(settings, known)
-    fitted = known.fitted if known.fitted is not None and known.fitted.dataset == dataset else None
-    elsewhere = {known.fitted.dataset} if known.fitted is not None and fitted is None else set()
+    seen = seen_samples(settings.weights, images, dataset)
+    elsewhere = {known.fitted.dataset} if known.fitted is not None and seen is None else set()
     record: dict[str, Any] = {
         "weights": {
             "name": settings.weights,
@@ -151,26 +156,50 @@ def weights_record(stage: Stage, files: Mapping[str, str], ids: Mapping[str, np.
             "trained_on": None if known.trained_on is None else sorted({*known.trained_on, *elsewhere}),
         }
     }
-    if fitted is not None:
-        _refuse_seen(stage, settings.weights, fitted, files, ids)
-    if fitted is not None and dataset not in (known.trained_on or ()):
+    if seen is not None:
+        _refuse_seen(stage, settings.weights, np.flatnonzero(seen), ids, images, by_key=known.seen is not None)
+    by_name = dataset in (known.trained_on or ()) and dataset not in (known.seen or ())
+    if seen is not None and not by_name and not _is_training_set(seen, images):
         now = ids["train"][:0] if settings.mode == "pretrained" else ids["train"]
-        record["fitted_on"] = np.union1d(fitted.ids, now).tolist()  # earlier training still counts
-    elif has_seen(known, dataset, settings.mode):
+        record["fitted_on"] = np.union1d(np.flatnonzero(seen), now).tolist()  # earlier training still counts
+    elif (seen is not None and not by_name) or has_seen(known, dataset, settings.mode):
         record["fitted_on"] = "official training set"
     elif settings.mode == "pretrained":
         record["fitted_on"] = []
     return record
 
 
+def _is_training_set(seen: np.ndarray, images: ImageSource) -> bool:
+    """Whether the samples seen (N,) are those of the official training set, of which there is an evaluation set beside."""
+    cut = images.train_samples
+    return cut < len(seen) and bool(seen[:cut].all())
+
+
 def _refuse_seen(
-    stage: Stage, name: str, fitted: Fitted, files: Mapping[str, str], ids: Mapping[str, np.ndarray]
+    stage: Stage,
+    name: str,
+    seen: np.ndarray,
+    ids: Mapping[str, np.ndarray],
+    images: ImageSource,
+    by_key: bool,
 ) -> None:
-    """Refuse weights that have seen held-out samples. A smoke run draws its own splits, so it prints the refusal."""
+    """Refuse weights that have seen held-out samples. A smoke run draws its own splits, so it prints the refusal.
+
+    Samples that are known `by_key` are known with all their copies. A copy of a sample that is not held out is the data
+    set's own doing and stays; the number is printed.
+    """
+    held_out = {split: own for split, own in ids.items() if split in HELD_OUT}
+    if by_key:
+        every = np.concatenate(list(held_out.values()))
+        suspect = np.intersect1d(every, seen)
+        if len(suspect):
+            others = np.setdiff1d(np.arange(len(images)), every)
+            copies = suspect[np.isin(sample_keys(images, suspect), sample_keys(images, others))]
+            if len(copies):
+                print(f"held-out samples that equal others of {stage.data}: {len(copies):,}", flush=True)
+            seen = np.setdiff1d(seen, copies)
     try:
-        fitted.refuse_seen(
-            name, files, {split: own for split, own in ids.items() if split not in ("train", "calibration")}
-        )
+        refuse_held_out(name, seen, held_out)
     except UsageError as error:
         if stage.limit is None:
             raise

@@ -58,7 +58,8 @@ def run(stage: Stage) -> None:
         other = "rollout"
     plans = [plan_of(setting) for setting in fitted]
     variants, variant_curves = measured_variants(caches, experiment, plans, rotations)
-    draws = Draws.of(sum(rotations.sizes), settings.seeds, settings.bootstrap, settings.seed)
+    groups = rotations.groups
+    draws = Draws.of(sum(rotations.sizes), settings.seeds, settings.bootstrap, settings.seed, groups)
     found: dict[str, list[Measured]] = {}
     near: dict[str, list[np.ndarray]] = {}
     used: list[Row] = []
@@ -96,6 +97,8 @@ def run(stage: Stage) -> None:
     }
     if len(caches) > 1:
         metrics["folds"] = len(caches)
+    if groups is not None:
+        metrics["test_groups"] = len(np.unique(groups))
     if certified:
         limits = settings.certification
         metrics["certification"] = certify(
@@ -105,7 +108,9 @@ def run(stage: Stage) -> None:
     tables = {
         "bands": band_rows(found, yardstick, draws),
         "budgets": budget_rows(found, yardstick, draws),
-        "operating_points": operating_rows(found, draws, settings.seed),
+        "operating_points": operating_rows(
+            found, draws, settings.seed, rotations.settings[0].caches["validation"].group
+        ),
         "quality": variants,
         "quality_curve": variant_curves,
         "resplits": [],

@@ -4,17 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from quee.cache.build import Recipe, build_cache, describe_tree, write_description
+from quee.cache.read import GROUPS
 from quee.cost import BitFlops
-from quee.data.splits import split_ids
+from quee.data.splits import split_groups, split_ids
 from quee.exits.heads import ExitHeads
 from quee.features import GateView
 from quee.network.files import load_precisions
 from quee.paths import PathTree
 from quee.precision import Precision
 from quee.settings.sets import HELD_OUT
-from quee.work.io import file_digest, read_json
+from quee.work.io import file_digest, read_json, write_table
 from tasks.scale import read_scale
 from tasks.stage import Stage, main
 
@@ -31,6 +33,9 @@ def run(stage: Stage) -> None:
     lanes = scale.lanes(multiply_adds(stage, recipe, len(samples)))
     store = scale.store(stage) / f"shards-{scale.shard_size}"
     build_cache(recipe, samples, splits, store, stage.out, scale.shard_size, lanes)
+    groups = split_groups(stage.input("prepare") / "splits.parquet", samples)
+    if groups is not None:
+        write_table(stage.out / GROUPS, pa.table({"sample_id": samples, "group": groups}))
     write_description(stage.out, described(stage, recipe))
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from quee.data.division import divided
 from quee.data.source import ImageSource, describe, open_dataset
-from quee.data.splits import make_splits, rotations_of
+from quee.data.splits import rotations_of
 from quee.errors import UsageError
 from quee.settings.requirements import check_data, check_network, pool_of
 from quee.work.io import write_json, write_table
@@ -36,19 +37,18 @@ def run(stage: Stage) -> None:
 
 
 def _splits(stage: Stage, images: ImageSource, limit: int | None, smoke: bool = False) -> pa.Table:
-    settings, cut = stage.experiment.prepare, images.train_samples
-    evaluation = images.labels[cut:] if cut < len(images) else None
     try:
-        return make_splits(images.labels[:cut], evaluation, settings.splits, settings.seed, limit, smoke)
+        return divided(images, stage.experiment, limit, smoke)
     except UsageError as error:
         raise UsageError(f"experiments/{stage.experiment.name}.yaml: {error}") from None
 
 
 def _check(stage: Stage, images: ImageSource, table: pa.Table) -> None:
     experiment, ids = stage.experiment, table["sample_id"].to_numpy()
-    pool = pool_of(experiment, images.labels, images.train_samples)
+    pool = pool_of(experiment, images)
     for split in rotations_of(table):
-        check_data(experiment, split, images.labels[ids], pool, images.classes)
+        groups = None if images.groups is None else images.groups[ids]
+        check_data(experiment, split, images.labels[ids], pool, images.classes, groups)
     chosen = ids[table["calibration"].to_numpy(zero_copy_only=False)]
     first = images.encoded[int(chosen[0])][0]
     if all(images.encoded[int(sample)][0] == first for sample in chosen[1:]):

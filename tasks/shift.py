@@ -43,11 +43,11 @@ def shift(
     for number in severity or []:
         if number not in SEVERITIES:
             raise UsageError(f"--severity {number}: give 1 to 5")
-    classifier, images, labels = load(Path.cwd(), experiment, samples, seed)
+    classifier, images, labels, groups = load(Path.cwd(), experiment, samples, seed)
     budgets, kinds, levels = budget or [classifier.budget], kind or known, severity or list(SEVERITIES)
     rows = []
     with progress("shifts", 1 + len(kinds) * len(levels)) as bar:
-        for row in shift_rows(classifier, images, labels, budgets, kinds, levels, seed=seed):
+        for row in shift_rows(classifier, images, labels, budgets, kinds, levels, seed=seed, groups=groups):
             rows.append(row)
             if row["budget"] == budgets[-1]:
                 bar.advance()
@@ -57,12 +57,13 @@ def shift(
     typer.echo(json.dumps(rows, indent=1) if json_ else table(rows))
 
 
-def load(root: Path, experiment: str, samples: int, seed: int) -> tuple[Any, Any, Any]:
-    """The bundle, a random sample of its test images, uint8 (n, h, w, c) at the backbone's size, and their labels."""
+def load(root: Path, experiment: str, samples: int, seed: int) -> tuple[Any, Any, Any, Any]:
+    """The bundle, a random sample of its test images, uint8 (n, h, w, c) at the backbone's size, their labels and groups."""
     import numpy as np
 
     from quee.data.decode import to_array
     from quee.data.source import open_dataset
+    from quee.data.splits import split_groups
     from quee.errors import IntegrityError
     from quee.runtime import load_bundle
     from quee.settings.experiment import load_experiment
@@ -80,7 +81,8 @@ def load(root: Path, experiment: str, samples: int, seed: int) -> tuple[Any, Any
     digests = read_json(artifacts / "prepare" / "dataset.json")["files"]
     source = open_dataset(root / "data" / settings.prepare.dataset, settings.prepare.dataset, digests)
     images = np.stack([to_array(classifier.transform.fit(source.decode_image(i))) for i in ids])
-    return classifier, images, source.labels[ids]
+    groups = split_groups(artifacts / "prepare" / "splits.parquet", ids)
+    return classifier, images, source.labels[ids], groups
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -26,6 +26,8 @@ LAYERS = (
     "quee/work/",
     "quee/precision.py",
     "quee/paths.py",
+    "quee/groups.py",
+    "quee/intervals.py",
     "quee/settings/",
     "quee/data/",
     "quee/_logistic.py",

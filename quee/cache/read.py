@@ -12,6 +12,9 @@ from quee.errors import IntegrityError
 from quee.paths import PathTree, read_tree
 from quee.work.io import count_rows, read_table, verify_digests
 
+GROUPS = "groups.parquet"
+"""File with the group of every sample (sample_id, group), where the data set has groups."""
+
 
 @dataclass(frozen=True)
 class FeatureCache:
@@ -42,6 +45,8 @@ class FeatureCache:
     log_probs: np.ndarray | None = None
     """(S, U + R, classes) float16 at the nodes of `uniform_nodes`, then at the references'; None where they were not read, or
     where the cache has the most probable classes alone."""
+    group: np.ndarray | None = None
+    """(S,) int64, the samples that belong together; None where the data set has no groups."""
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -92,13 +97,25 @@ def read_cache(folder: Path, log_probs: bool = False, splits: Collection[str] | 
         whole = ways.shape[2] == len(description["classes"])
         kept = np.concatenate([ways, others], axis=1) if whole else None
     pa.default_memory_pool().release_unused()
-    return FeatureCache(tree, description, **nodes, **references, log_probs=kept)
+    group = _groups(folder, nodes["sample_id"]) if GROUPS in names else None
+    return FeatureCache(tree, description, **nodes, **references, group=group, log_probs=kept)
 
 
 def read_splits(folder: Path, *splits: str) -> list[FeatureCache]:
     """The cache of each split; the others are not kept in memory. Raises IntegrityError as `read_cache` does."""
     cache = read_cache(folder, splits=splits)
     return [cache.of(split) for split in splits]
+
+
+def _groups(folder: Path, samples: np.ndarray) -> np.ndarray:
+    """Groups (S,) of the samples; raises IntegrityError where the file lacks one."""
+    table = read_table(folder / GROUPS)
+    known = table["sample_id"].to_numpy()
+    at = np.searchsorted(known, samples).clip(max=len(known) - 1)
+    if not np.array_equal(known[at], samples):
+        raise IntegrityError(f"{folder / GROUPS}: its samples are not those of the cache")
+    found: np.ndarray = table["group"].to_numpy()[at]
+    return found
 
 
 def no_references(samples: int, features: int) -> dict[str, np.ndarray]:

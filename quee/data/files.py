@@ -16,6 +16,8 @@ from quee.work.io import content_digest, verify_digests
 
 LABELS = ("label", "labels", "fine_label")
 IMAGES = ("image", "img")
+GROUP = "group"
+"""Column with the group of each sample."""
 
 
 class DatasetFiles:
@@ -48,6 +50,42 @@ class DatasetFiles:
                 column = opened.read(columns=[label], use_threads=False).column(label)
                 parts.append(column.cast(pa.int64()).fill_null(-1).to_numpy())
         return np.concatenate(parts)
+
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        """(N,) int64, the samples that belong together, from column `group`; None where the files do not have it.
+
+        Raises QueeError where only some files have it, or where it holds no whole numbers or is empty in a row.
+        """
+        having = [path for path in self.files if GROUP in open_parquet(path).schema_arrow.names]
+        if not having:
+            return None
+        if lacking := [path for path in self.files if path not in having]:
+            raise QueeError(
+                f"{lacking[0]} has no column {GROUP!r}, but {having[0].name} has: which samples belong together?"
+            )
+        parts = []
+        for path in self.files:
+            with reading(path) as opened:
+                column = opened.read(columns=[GROUP], use_threads=False).column(GROUP)
+            if not pa.types.is_integer(column.type):
+                how = f"`quee data add {self.folder.name} SOURCE --replace` numbers groups"
+                raise QueeError(f"{path}: column {GROUP!r} is {column.type}; expected integers; {how}")
+            if column.null_count:
+                row = column.is_null().to_numpy().argmax()
+                raise QueeError(f"{path}: no group in row {row}; every sample needs one, its own if it stands alone")
+            parts.append(column.cast(pa.int64()).to_numpy())
+        return np.concatenate(parts)
+
+    @cached_property
+    def paths(self) -> np.ndarray:
+        """(N,) text: the original name of each image, as the files give it; empty where they give none."""
+        parts = []
+        for path, (image, _) in zip(self.files, self._columns, strict=True):
+            with reading(path) as opened:
+                column = opened.read(columns=[f"{image}.path"], use_threads=False).column(image).combine_chunks()
+            parts.append(column.field("path").fill_null("").to_numpy(zero_copy_only=False))
+        return np.concatenate(parts).astype(object)
 
     @cached_property
     def digests(self) -> dict[str, str]:

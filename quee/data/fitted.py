@@ -1,4 +1,8 @@
-"""The samples of a data set on which weights were fitted, where they are known; held-out splits must not contain them."""
+"""Samples on which weights were fitted, by their ids, and the refusal of held-out splits that contain them.
+
+Weights added today record keys of what they have seen (`quee.data.identity`); the ids here are those of files that earlier
+versions wrote.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -35,18 +39,27 @@ class Fitted:
 
         `files` are the digests of the files that the splits' ids refer to.
         """
+        self.refuse_other_files(name, files)
+        refuse_held_out(name, self.ids, held_out)
+
+    def refuse_other_files(self, name: str, files: Mapping[str, str]) -> None:
+        """Raises UsageError where the ids are those of other files than `files`, given with their digests."""
         if dict(files) != dict(self.files):
             raise UsageError(
                 f"backbone.weights: {name!r} was fitted on samples of other files of {self.dataset} than are here, so that "
                 "nobody can tell which of them it has seen; take weights that were fitted on these"
             )
-        seen = {split: int(np.isin(ids, self.ids).sum()) for split, ids in held_out.items()}
-        if any(seen.values()):
-            told = ", ".join(f"{count} of {len(held_out[split])} in {split}" for split, count in seen.items() if count)
-            raise UsageError(
-                f"backbone.weights: {name!r} was fitted on samples that are held out here ({told}); give the `prepare` of "
-                "the experiment that trained it, or other weights"
-            )
+
+
+def refuse_held_out(name: str, seen: np.ndarray, held_out: Mapping[str, np.ndarray]) -> None:
+    """Raises UsageError where any of the held-out samples, ids (n,) by split, are among the ids `seen` (m,) by weights `name`."""
+    counts = {split: int(np.isin(ids, seen).sum()) for split, ids in held_out.items()}
+    if any(counts.values()):
+        told = ", ".join(f"{count} of {len(held_out[split])} in {split}" for split, count in counts.items() if count)
+        raise UsageError(
+            f"backbone.weights: {name!r} was fitted on samples that are held out here ({told}); give the `prepare` of "
+            "the experiment that trained it, or other weights"
+        )
 
 
 def as_runs(ids: Iterable[int]) -> str:

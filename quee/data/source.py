@@ -49,6 +49,10 @@ class ImageSource(DatasetFiles):
     def _decode_array(self, sample: int) -> np.ndarray:
         return to_array(self.decode_image(sample))
 
+    def pixels(self, sample: int) -> np.ndarray:
+        """uint8 (h, w, c) of one image."""
+        return self._decode_array(sample) if self._pixels is None else np.asarray(self._pixels[sample])
+
     def decode(self, ids: np.ndarray) -> np.ndarray | list[np.ndarray]:
         """uint8 (n, h, w, c), or a list of (h, w, c) where sizes differ."""
         if self._pixels is not None:
@@ -129,4 +133,5 @@ def describe(source: ImageSource, name: str) -> dict[str, object]:
         "samples": len(source),
         "image": {"height": height, "width": width, "channels": source.dataset.channels},
         "files": source.digests,
+        **({} if source.groups is None else {"groups": len(np.unique(source.groups))}),
     }

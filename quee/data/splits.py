@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from quee.data.grouped import cut_groups
 from quee.errors import IntegrityError, UsageError
+from quee.groups import divides
 from quee.settings.prepare import Splits
 from quee.settings.sets import HELD_OUT, SPLITS, sets_of
 from quee.work.io import read_table
@@ -22,6 +24,8 @@ def make_splits(
     seed: int,
     limit: int | None = None,
     smoke: bool = False,
+    groups: np.ndarray | None = None,
+    seen: np.ndarray | None = None,
 ) -> pa.Table:
     """Columns sample_id (sorted), split, calibration; a sample id is a row number over training, then test files.
 
@@ -33,20 +37,27 @@ def make_splits(
     With `splits.folds`, column fold has the rotation (from 0) in which a sample is tested, -1 for training samples;
     split holds for rotation 0, and split_1, split_2, … for the others. A fold has the same number of samples of each
     class up to one, and so have the folds in all.
+
+    `groups` (N,) are the groups of all samples; none is divided between splits or folds (`quee.data.grouped`), and column
+    group has them. `seen` (n_train,) says which training samples the backbone's weights have seen, for `evaluation_set`
+    'never_seen'. Raises UsageError where a group has samples in sets that are divided apart.
     """
     rng = np.random.default_rng([seed, 0x5917])
-    sets = [np.asarray(labels) for labels in (labels_train, labels_test) if labels is not None]
+    given = [np.asarray(labels) for labels in (labels_train, labels_test) if labels is not None]
     if splits.evaluation_set != "pooled" and labels_test is None:
         raise UsageError(
             f"prepare.splits.evaluation_set: {splits.evaluation_set!r}, but the dataset has no official evaluation "
             "set; valid: 'pooled'"
         )
-    drawn = smoke_classes(sets, limit, splits, seed) if smoke and limit is not None else None
-    labels, offset, orders = np.concatenate(sets), 0, []
+    labels = np.concatenate(given)
+    sets = _sets(splits.evaluation_set, [len(own) for own in given], seen)
+    if groups is not None and splits.evaluation_set != "pooled":
+        _refuse_shared(groups, sets, splits.evaluation_set)
+    drawn = smoke_classes([labels[own] for own in sets], limit, splits, seed) if smoke and limit is not None else None
+    orders = []
     for own in sets:
-        rows = np.arange(len(own)) if drawn is None else np.flatnonzero(np.isin(own, drawn))
-        orders.append(offset + rows[stratified_order(own[rows], rng)][:limit])
-        offset += len(own)
+        rows = own if drawn is None else own[np.isin(labels[own], drawn)]
+        orders.append(rows[stratified_order(labels[rows], rng)][:limit])
     if splits.evaluation_set == "pooled":
         pooled = np.sort(np.concatenate(orders))
         orders = [pooled[stratified_order(labels[pooled], rng)]]
@@ -55,10 +66,13 @@ def make_splits(
         shares = {name: getattr(splits, name) for name in wanted}
         if drawn is not None:
             shares = _smoke_shares(shares, len(drawn), len(rows))
+        if groups is not None and divides(groups[rows]):
+            parts |= cut_groups(rows, labels[rows], groups[rows], shares, rng)
+            continue
         if "train" in shares:
             rows = _every_class_first(rows, labels[rows], round(shares["train"] * len(rows)))
         parts |= cut(rows, shares)
-    rotations = list(_rotations(parts, labels, splits, rng)) if splits.folds else [parts]
+    rotations = list(_rotations(parts, labels, splits, rng, groups)) if splits.folds else [parts]
     for rotation in rotations:
         _check(rotation, splits, smoke)
 
@@ -68,6 +82,8 @@ def make_splits(
         "split": pa.array(names, pa.string()),
         "calibration": pa.array(np.isin(ids, parts["train"][: splits.calibration])),
     }
+    if groups is not None:
+        columns["group"] = pa.array(groups[ids], pa.int64())
     if splits.folds:
         others = {_column(number): _by_sample(part)[1] for number, part in enumerate(rotations) if number}
         fold = np.full(len(ids), -1)
@@ -78,19 +94,63 @@ def make_splits(
     return pa.table(columns)
 
 
+def _sets(evaluation_set: str, sizes: Sequence[int], seen: np.ndarray | None) -> list[np.ndarray]:
+    """Ids of the samples that are divided together: the official sets, of `sizes`, or their parts; pooled later."""
+    ids = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    if evaluation_set != "never_seen":
+        return ids
+    if seen is None:
+        raise UsageError(
+            "prepare.splits.evaluation_set: 'never_seen', but which training samples the weights have seen is not known; "
+            "`quee weights add … --trained-on DATASET --never-seen FILE` states it"
+        )
+    if seen.all() or not seen.any():
+        count = f"{'all' if seen.all() else 'none'} of the {len(seen):,} training samples"
+        raise UsageError(
+            f"prepare.splits.evaluation_set: 'never_seen', but the weights have seen {count}; valid: 'held_out', 'test', "
+            "'pooled'"
+        )
+    return [ids[0][seen], ids[0][~seen], ids[1]]
+
+
+def _refuse_shared(groups: np.ndarray, sets: Sequence[np.ndarray], evaluation_set: str) -> None:
+    """Raises UsageError where a group has samples in two of the sets, so that it would be divided between splits."""
+    for number, own in enumerate(sets):
+        for other in sets[number + 1 :]:
+            if len(shared := np.intersect1d(groups[own], groups[other])):
+                raise UsageError(
+                    f"prepare.splits.evaluation_set: {evaluation_set!r}, but {len(shared):,} groups, such as {shared[0]}, have "
+                    "samples on both sides of its division, so that held-out samples would be like those that were learned "
+                    "from; 'pooled' keeps groups together"
+                )
+
+
 def _rotations(
-    parts: Mapping[str, np.ndarray], labels: np.ndarray, splits: Splits, rng: np.random.Generator
+    parts: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    splits: Splits,
+    rng: np.random.Generator,
+    groups: np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The ids by split in every rotation: one fold is the test split, the others are divided by their shares."""
     held_out = rng.permutation(np.concatenate([parts[name] for name in HELD_OUT]))
     by_class = held_out[np.argsort(labels[held_out], kind="stable")]
-    fold = np.arange(len(by_class)) % splits.folds
     shares = {name: getattr(splits, name) for name in HELD_OUT if name != "test"}
     shares = {name: share / sum(shares.values()) for name, share in shares.items()}
-    for number in range(splits.folds):
-        rest = by_class[fold != number]
+    grouped = groups is not None and divides(groups[by_class])
+    if groups is not None and grouped:
+        even = {str(number): 1 / splits.folds for number in range(splits.folds)}
+        folds = list(cut_groups(by_class, labels[by_class], groups[by_class], even, rng).values())
+    else:
+        folds = [by_class[number :: splits.folds] for number in range(splits.folds)]
+    for fold in folds:
+        rest = by_class[~np.isin(by_class, fold)]
         rest = rest[stratified_order(labels[rest], rng)]
-        yield {"train": parts["train"], **cut(rest, shares), "test": by_class[fold == number]}
+        if groups is not None and grouped:
+            divided = cut_groups(rest, labels[rest], groups[rest], shares, rng)
+        else:
+            divided = cut(rest, shares)
+        yield {"train": parts["train"], **divided, "test": fold}
 
 
 def _by_sample(parts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -208,6 +268,15 @@ def split_ids(path: Path) -> dict[str, np.ndarray]:
     ids, split = table["sample_id"].to_numpy(), np.asarray(table["split"].to_pylist(), dtype=object)
     found = {name: ids[split == name] for name in SPLITS}
     return {**found, "calibration": ids[table["calibration"].to_numpy(zero_copy_only=False)]}
+
+
+def split_groups(path: Path, ids: np.ndarray) -> np.ndarray | None:
+    """Groups (n,) of the samples `ids` (n,) from a `splits.parquet`; None where the data set has no groups."""
+    table = read_table(path)
+    if "group" not in table.schema.names:
+        return None
+    found: np.ndarray = table["group"].to_numpy()[np.searchsorted(table["sample_id"].to_numpy(), ids)]
+    return found
 
 
 def rotations_of(table: pa.Table) -> list[np.ndarray]:

@@ -1,7 +1,9 @@
 """Pretrained weights: read without executing anything, checked against their backbone, stored as safetensors.
 
 The metadata of a file under `data/weights/` names its backbone and the data sets on whose official training sets the
-weights were trained. Importing this module does not import torch.
+weights were trained. Where the images were at hand, tensor `seen.DATASET` (n,) uint64 has the keys of the samples that the
+weights have seen (`quee.data.identity`), so that overlap is judged by images, not by names of data sets. Importing this
+module does not import torch.
 """
 
 import json
@@ -18,19 +20,23 @@ import numpy as np
 from quee.data import DATA
 from quee.data.class_order import positions
 from quee.data.fitted import Fitted
+from quee.data.identity import sample_keys
 from quee.data.preprocessing import KEYS
 from quee.errors import IntegrityError, QueeError, UsageError
-from quee.work.io import read_json, read_metadata, read_shape, read_tensors, write_tensors
+from quee.work.io import file_digest, read_json, read_metadata, read_shape, read_tensor, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from quee.data.source import ImageSource
     from quee.network.base import SegmentedBackbone
     from quee.network.checkpoints.reading import Checkpoint
     from quee.settings.backbone import Backbone
     from quee.settings.experiment import Experiment
 
 WEIGHTS = DATA / "weights"
+SEEN = "seen."
+"""Beginning of the names of tensors with the keys of the samples that weights have seen, rising; the data set follows."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -86,7 +92,11 @@ class WeightsFacts:
     prepared: str = field(default="", compare=False)
     """Preprocessing of the backbone; the weights may have been trained with another."""
     fitted: Fitted | None = field(default=None, compare=False)
-    """Samples on which an experiment of this project fitted the weights; None for weights from elsewhere."""
+    """Ids of the samples on which an experiment of this project fitted the weights, as earlier versions wrote them."""
+    seen: Mapping[str, int] | None = field(default=None, compare=False)
+    """Number of samples by data set whose keys are in the file; None where it has no keys."""
+    experiment: str = field(default="", compare=False)
+    """The experiment of this project that fitted the weights; empty for weights from elsewhere."""
     classes: tuple[str, ...] | None = field(default=None, compare=False)
     """Names of the outputs in their order; None where nobody stated them, so that they are the data set's."""
     head: str = field(default="head", compare=False)
@@ -104,7 +114,12 @@ class WeightsFacts:
     def stated(self) -> frozenset[str]:
         """What needs no measuring: fields of the preprocessing, and `size`; of an experiment's weights, all."""
         size = {"size"} if "img_size" in (self.kwargs or {}) else set()
-        return frozenset(MEASURABLE) if self.fitted is not None else frozenset({*self.preprocessing, *size})
+        return frozenset(MEASURABLE) if self.own else frozenset({*self.preprocessing, *size})
+
+    @property
+    def own(self) -> bool:
+        """Whether an experiment of this project fitted the weights."""
+        return self.fitted is not None or bool(self.experiment)
 
 
 MEASURABLE = (*KEYS, "size")
@@ -126,13 +141,15 @@ def import_weights(
     head: Path | None = None,
     trained_on: tuple[str, ...] | None = None,
     kwargs: Mapping[str, Any] | None = None,
+    seen: Mapping[str, np.ndarray] | None = None,
 ) -> int:
     """Write the weights in `source`, and the linear head in `head`, to `target`; returns the number of parameters.
 
     `source` is a file, or a folder with a configuration beside the weights. Where `backbone` is None, it is the one that
     the configuration says, or whose name `target` has, or that names and shapes of the weights say. `kwargs` are an
     experiment's `backbone.kwargs`; what they leave out is taken from the configuration, or from shapes: channels, classes,
-    image size. Weights without a head are accepted too, for finetuning or probing.
+    image size. `seen` are the keys of the samples that the weights have seen, by data set. Weights without a head are
+    accepted too, for finetuning or probing.
     Raises QueeError naming missing and unexpected keys where the weights do not fit the backbone, or the configuration
     contradicts them, and UsageError where no backbone is known. Weights of float16 stay so in the file, and are read as float32.
     """
@@ -170,18 +187,25 @@ def import_weights(
         metadata["classes"] = json.dumps(list(found.classes))
     if trained_on is not None:
         metadata["trained_on"] = ",".join(sorted(trained_on))
-    write_tensors(target, {name: _kept(value, found.half).numpy() for name, value in fitted.state.items()}, metadata)
+    arrays = {name: _stored(value, found.half) for name, value in fitted.state.items()}
+    write_tensors(target, {**arrays, **_seen_tensor(seen, metadata)}, metadata)
     return sum(value.numel() for value in fitted.state.values())
 
 
-def _kept(value: "Tensor", half: bool) -> "Tensor":
-    """A weight as it is written: where `half`, in float16 if that changes none of its values."""
+def _stored(value: "Tensor", half: bool) -> np.ndarray:
+    """The array of a weight; that of a file in half precision stays so, unless reading it made other numbers of it."""
     import torch
 
-    if not half or value.dtype != torch.float32:
-        return value
-    short = value.half()
-    return short if torch.equal(short.float(), value) else value
+    halved = value.half() if half and value.dtype == torch.float32 else value
+    return (halved if torch.equal(halved.to(value.dtype), value) else value).numpy()
+
+
+def _seen_tensor(seen: Mapping[str, np.ndarray] | None, metadata: dict[str, str]) -> dict[str, np.ndarray]:
+    """The tensor with keys of samples, and their number by data set in the metadata; neither where nothing was identified."""
+    if not seen:
+        return {}
+    metadata["seen"] = json.dumps({name: len(keys) for name, keys in seen.items()}, sort_keys=True)
+    return {SEEN + name: np.unique(keys) for name, keys in seen.items()}
 
 
 def _told(backbone: str, found: "Checkpoint") -> dict[str, Any]:
@@ -191,10 +215,11 @@ def _told(backbone: str, found: "Checkpoint") -> dict[str, Any]:
     return {key: value for key, value in found.kwargs.items() if key == "preprocessing"}
 
 
-def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
+def take_weights(backbone: Path, prepared: Path, target: Path, images: "ImageSource") -> int:
     """Write the weights of an experiment's results to `target`, with the samples they were fitted on; returns their number.
 
-    `backbone` and `prepared` are the result folders of the experiment's stages `backbone` and `prepare`.
+    `backbone` and `prepared` are the result folders of the experiment's stages `backbone` and `prepare`, `images` its data
+    set. What the weights had seen before is kept, as far as the file that the experiment began with is still there.
     """
     from quee.network.files import fitted_on, load_backbone
 
@@ -202,24 +227,34 @@ def take_weights(backbone: Path, prepared: Path, target: Path) -> int:
     facts, described = read_json(backbone / "backbone.json"), read_json(prepared / "dataset.json")
     before = facts["weights"]["trained_on"] if "weights" in facts else []
     ids, seen = fitted_on(backbone), None if before is None else set(before)
+    dataset = described["dataset"]
     metadata = {
         "backbone": facts["name"],
         "kwargs": json.dumps({k: v for k, v in facts["kwargs"].items() if k != "num_classes"}, sort_keys=True),
         "read_as": f"stage backbone of {backbone.parent.name}, mode {facts['mode']}",
         "head": head,
+        "experiment": backbone.parent.name,
     }
     if isinstance(ids, str):
-        seen = None if seen is None else seen | {described["dataset"]}
-    else:
-        metadata["fitted_on"] = Fitted(
-            described["dataset"], described["files"], np.sort(np.array(ids, np.int64))
-        ).text()
-    arrays = read_tensors(backbone / "model.safetensors")
-    target.parent.mkdir(parents=True, exist_ok=True)
+        seen = None if seen is None else seen | {dataset}
+        ids = list(range(images.train_samples))
     if seen is not None:
         metadata["trained_on"] = ",".join(sorted(seen))
-    write_tensors(target, arrays, metadata)
+    keys = _seen_before(facts.get("weights"))
+    now = sample_keys(images, np.array(ids, np.int64))
+    keys[dataset] = np.union1d(keys[dataset], now) if dataset in keys else now
+    arrays = read_tensors(backbone / "model.safetensors")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(target, {**arrays, **_seen_tensor(keys, metadata)}, metadata)
     return sum(value.size for value in arrays.values())
+
+
+def _seen_before(weights: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+    """Keys by data set of the weights that an experiment began with; empty where their file is gone, or has no keys."""
+    path = None if weights is None else weights_path(weights["name"])
+    if weights is None or path is None or not path.is_file() or file_digest(path) != weights["sha256"]:
+        return {}
+    return seen_keys(path, weights_facts(path))
 
 
 @dataclass(frozen=True)
@@ -319,7 +354,9 @@ def weights_facts(path: Path) -> WeightsFacts:
         told = (metadata.get("read_as", ""), metadata.get("prepared", ""))
         classes = tuple(map(str, json.loads(metadata["classes"]))) if "classes" in metadata else None
         head, measured = metadata.get("head", "head"), metadata.get("measured", "")
-        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted, classes, head, measured)
+        counts = json.loads(metadata["seen"]) if "seen" in metadata else None
+        own = metadata.get("experiment", "")
+        return WeightsFacts(metadata["backbone"], seen, kwargs, *told, fitted, counts, own, classes, head, measured)
     except (IntegrityError, ValueError, KeyError, TypeError, AttributeError):
         how = f"quee weights add {path.stem} FILE --replace"
         raise IntegrityError(f"{path} is not what `quee weights add` writes; `{how}` makes it anew") from None
@@ -342,9 +379,34 @@ def has_seen(facts: WeightsFacts, dataset: str, mode: str) -> bool:
     return mode == "pretrained" if facts.trained_on is None else dataset in facts.trained_on
 
 
+def seen_keys(path: Path, facts: WeightsFacts) -> dict[str, np.ndarray]:
+    """Keys (n,) uint64 of the samples that the weights in a file have seen, by data set."""
+    return {name: read_tensor(path, SEEN + name) for name in facts.seen or ()}
+
+
+def seen_samples(name: str, images: "ImageSource", dataset: str) -> np.ndarray | None:
+    """(N,) bool: which samples of a data set the weights `name` have seen; None where the weights do not say it by sample.
+
+    Raises UsageError where they say it by ids of other files.
+    """
+    path = weights_path(name)
+    facts = weights_facts(path)
+    if facts.seen is not None:
+        return np.isin(sample_keys(images), np.concatenate(list(seen_keys(path, facts).values())))
+    if facts.fitted is None or facts.fitted.dataset != dataset:
+        return None
+    facts.fitted.refuse_other_files(name, images.digests)
+    return np.isin(np.arange(len(images)), facts.fitted.ids)
+
+
 def refuse_overlap(experiment: "Experiment", facts: WeightsFacts) -> None:
-    """Raises UsageError where held-out splits may hold samples that the weights have seen."""
+    """Raises UsageError where held-out splits may hold samples that the weights have seen, as far as names of data sets tell.
+
+    Weights with keys of the data set's samples are judged by these, in stage `backbone`.
+    """
     backbone, prepare = experiment.backbone, experiment.prepare
+    if facts.seen is not None and prepare.dataset in facts.seen:
+        return
     if prepare.splits.evaluation_set == "held_out" or not has_seen(facts, prepare.dataset, backbone.mode):
         return
     if facts.trained_on is None:
@@ -418,7 +480,7 @@ def record(
     kept["measured"] = measured
     if classes is not None:
         kept["classes"] = json.dumps(list(classes))
-    write_tensors(path, read_tensors(path), kept)
+    write_tensors(path, read_tensors(path), kept)  # with the keys of what they have seen
 
 
 def load_weights(
@@ -437,8 +499,12 @@ def load_weights(
     facts = weights_facts(path)
     if facts.backbone != backbone.name:
         raise UsageError(f"{path} is for backbone {facts.backbone!r}; backbone.name is {backbone.name!r}")
-    state = {name: torch.from_numpy(value) for name, value in read_tensors(path).items()}
-    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    keys = {SEEN + name for name in facts.seen or ()}
+    arrays = {name: value for name, value in read_tensors(path).items() if name not in keys}
+    state = {
+        name: torch.from_numpy(value.astype(np.float32) if value.dtype == np.float16 else value)
+        for name, value in arrays.items()
+    }
     if classes is not None and facts.classes is not None and not new_head:
         rows = torch.from_numpy(positions(facts.classes, classes, f"the head of {path}"))
         heads = (f"{facts.head}.", "head_dist.")  # the latter is the second head of distilled ones

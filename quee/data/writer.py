@@ -14,14 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from quee.data.files import GROUP
 from quee.data.rowgroups import open_parquet
 from quee.work.io import atomic_path, table_writer
 
 SCHEMA = pa.schema(
     [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
 )
-GROUP = pa.field("group", pa.int64())
-"""Column of data sets whose images come in groups, such as those of one object: images of a group are not independent."""
 GROUP_ROWS, GROUP_BYTES = 1000, 4 << 20
 """A row group ends when it reaches either limit."""
 _WRITTEN = (b"ARROW:schema", b"format")
@@ -35,27 +34,28 @@ class Sample(NamedTuple):
     path: str
     label: int
     group: int | None = None
-    """What it has in common with others, in a grouped file."""
+    """The samples of a number belong together; all samples of a data set have one, or none has."""
 
 
 def write_images(path: Path, samples: Iterable[Sample], classes: tuple[str, ...], grouped: bool = False) -> int:
     """Write one file, whole or not at all; returns its number of samples. Class names are stored in the hub's form.
 
-    A `grouped` file has the samples' groups, in column `group`.
+    Where the samples are `grouped`, the file has column `group`.
     """
+    schema = SCHEMA.append(pa.field(GROUP, pa.int64())) if grouped else SCHEMA
     features: dict[str, object] = {
         "image": {"_type": "Image"},
         "label": {"names": list(classes), "_type": "ClassLabel"},
     }
     if grouped:
-        features["group"] = {"dtype": "int64", "_type": "Value"}
+        features[GROUP] = {"dtype": "int64", "_type": "Value"}
     described = json.dumps({"info": {"features": features}}, sort_keys=True)
     schema = SCHEMA.append(GROUP) if grouped else SCHEMA
     count = 0
     with atomic_path(path) as aside, table_writer(aside, schema) as writer:
-        for rows in _row_groups(samples, schema):
-            writer.write_batch(rows)
-            count += len(rows)
+        for part in _parts(samples, schema):
+            writer.write_batch(part)
+            count += len(part)
         writer.add_key_value_metadata({"huggingface": described})
     return count
 
@@ -75,7 +75,8 @@ def copy_without(source: Path, path: Path, rows: np.ndarray) -> None:
             writer.add_key_value_metadata(said)
 
 
-def _row_groups(samples: Iterable[Sample], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _parts(samples: Iterable[Sample], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows of each row group."""
     rows: list[Sample] = []
     size = 0
     for sample in samples:
@@ -89,12 +90,11 @@ def _row_groups(samples: Iterable[Sample], schema: pa.Schema) -> Iterator[pa.Rec
 
 
 def _batch(rows: list[Sample], schema: pa.Schema) -> pa.RecordBatch:
-    columns = {
-        "image": [{"bytes": row.data, "path": row.path} for row in rows],
-        "label": [row.label for row in rows],
-        "group": [row.group for row in rows],
-    }
-    return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+    images = [{"bytes": row.data, "path": row.path} for row in rows]
+    columns = [pa.array(images, schema.field("image").type), pa.array([row.label for row in rows], pa.int64())]
+    if GROUP in schema.names:
+        columns.append(pa.array([row.group for row in rows], pa.int64()))
+    return pa.record_batch(columns, schema=schema)
 
 
 _COLOUR_TYPES = {1: 0, 3: 2}

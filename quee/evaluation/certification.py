@@ -12,7 +12,9 @@ points before that one keep the limit at once with probability ≥ 1 - δ. P-val
 *Conformal risk control* (Angelopoulos et al., 2022): the mean over certification sets keeps the limit if losses rise
 along the order. Each sample's losses are replaced by their running maximum, so that they rise.
 
-All guarantees hold for new data drawn as the certification samples were, with no assumption on the policy.
+All guarantees hold for new data drawn as the certification samples were, with no assumption on the policy. Where samples
+come in groups, groups are what is drawn: a group counts once, by the sum over its samples of loss − limit, as a share of the
+largest group's size. The mean over samples then keeps the limit for new groups that are no larger.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import binom
 
+from quee.groups import divides, numbered, sums
 from quee.policies.sweep import Setting, Sweep
 
 Test = Literal["betting", "hoeffding_bentkus", "binomial"]
@@ -70,22 +73,48 @@ def _betting(x: np.ndarray, limit: float, level: float) -> np.ndarray:
     return np.exp(-np.maximum(wealth.max(axis=0), 0.0))
 
 
+def by_group(losses: np.ndarray, limit: float, groups: np.ndarray | None) -> np.ndarray:
+    """Losses (G, P) of groups from losses (n, P) of samples in groups (n,), in the same range; their means are on the same
+    side of the limit as the mean over samples. The losses themselves where no group has several samples.
+    """
+    if groups is None or not divides(groups):
+        return losses
+    largest = np.unique(groups, return_counts=True)[1].max()
+    found: np.ndarray = sums(losses - limit, groups) / largest + limit
+    return found
+
+
 def learn_then_test(
-    losses: np.ndarray, limit: float, delta: float, low: float = 0.0, high: float = 1.0, test: Test = "betting"
+    losses: np.ndarray,
+    limit: float,
+    delta: float,
+    low: float = 0.0,
+    high: float = 1.0,
+    test: Test = "betting",
+    groups: np.ndarray | None = None,
 ) -> int | None:
-    """Index of the last point certified at level δ among columns of losses (n, P), safest first; None where none is."""
+    """Index of the last point certified at level δ among columns of losses (n, P), safest first; None where none is.
+
+    `groups` (n,) are those of the rows. A test of 0 and 1 takes no groups of several samples.
+    """
+    if low <= limit < high:
+        losses = by_group(losses, limit, groups)
     rejected = p_values(losses, limit, low, high, test, delta) <= delta
     passed = int(np.logical_and.accumulate(rejected).sum())
     return passed - 1 if passed else None
 
 
-def conformal_risk_control(losses: np.ndarray, limit: float, high: float = 1.0) -> int | None:
+def conformal_risk_control(
+    losses: np.ndarray, limit: float, high: float = 1.0, groups: np.ndarray | None = None
+) -> int | None:
     """Index of the last point whose expected loss keeps the limit, in columns of losses (n, P) ≤ high, safest first.
 
-    A point keeps it where n / (n + 1) · mean + high / (n + 1) ≤ limit, on running maxima. None where no point does.
+    A point keeps it where n / (n + 1) · mean + high / (n + 1) ≤ limit, on running maxima; with `groups` (n,), n and mean are
+    those of the groups. None where no point does.
     """
-    rising = np.maximum.accumulate(losses, axis=1).mean(axis=0)
-    kept = (len(losses) * rising + high) / (len(losses) + 1) <= limit
+    drawn = by_group(np.maximum.accumulate(losses, axis=1), limit, groups)
+    rising = drawn.mean(axis=0)
+    kept = (len(drawn) * rising + high) / (len(drawn) + 1) <= limit
     passed = int(np.logical_and.accumulate(kept).sum())
     return passed - 1 if passed else None
 
@@ -106,8 +135,15 @@ def certify(
     """
     precision, reference = setting.dearest()
     static = setting.errors(SPLIT)[:, reference].astype(np.float64)
-    # Bets depend on the order of rows, and sample ids may be sorted by class.
-    rows = np.random.default_rng(seed).permutation(len(static))
+    group = setting.caches[SPLIT].group
+    # Bets depend on the order of rows, and sample ids may be sorted by class. Larger groups must not come earlier.
+    random = np.random.default_rng(seed)
+    if group is not None and divides(group):
+        place = numbered(group)
+        rows = np.argsort(random.permutation(int(place.max()) + 1)[place], kind="stable")
+    else:
+        rows = random.permutation(len(static))
+    drawn = None if group is None else group[rows]
     found: dict[str, Any] = {}
     for sweep in sweeps:
         rising = sweep.order
@@ -116,20 +152,25 @@ def certify(
         ceiling = max(DEAREST * float(setting.costs.static.max()), sweep.dearest)
         loss = {
             f"{limit:g}": {
-                "conformal": _point(sweep, rising[::-1], conformal_risk_control(excess, limit)),
-                "learn_then_test": _point(sweep, rising[::-1], learn_then_test(excess, limit, delta, -1.0)),
+                "conformal": _point(sweep, rising[::-1], conformal_risk_control(excess, limit, groups=drawn)),
+                "learn_then_test": _point(
+                    sweep, rising[::-1], learn_then_test(excess, limit, delta, -1.0, groups=drawn)
+                ),
             }
             for limit in accuracy_losses
         }
         spent = {
             f"{budget:g}": {
-                "conformal": _point(sweep, rising, conformal_risk_control(costs, budget, ceiling)),
-                "learn_then_test": _point(sweep, rising, learn_then_test(costs, budget, delta, 0.0, ceiling)),
+                "conformal": _point(sweep, rising, conformal_risk_control(costs, budget, ceiling, drawn)),
+                "learn_then_test": _point(
+                    sweep, rising, learn_then_test(costs, budget, delta, 0.0, ceiling, groups=drawn)
+                ),
             }
             for budget in budgets
         }
         found[sweep.name] = {"accuracy_loss": loss, "budget": spent}
     return {
+        **({} if group is None else {"groups": len(np.unique(group))}),
         "delta": delta,
         "methods": found,
         "reference": f"static_{precision}",

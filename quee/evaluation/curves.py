@@ -1,4 +1,4 @@
-"""Curves, budgets and intervals from sweeps."""
+"""Curves and budgets from sweeps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,19 +80,6 @@ def budget_grid(low: float, high: float, points: int = GRID) -> np.ndarray:
 def area(sweep: Sweep, grid: np.ndarray, floor: Floor) -> float:
     """`auc`: mean test accuracy over log-uniform budgets."""
     return float(1 - errors_at(sweep, grid, floor).mean())
-
-
-def resamples(samples: int, repeats: int, seed: int) -> np.ndarray:
-    """Bootstrap weights (repeats, S), rows summing to one."""
-    random = np.random.default_rng(seed)
-    return random.multinomial(samples, np.full(samples, 1 / samples), size=repeats) / samples
-
-
-def interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval over the first axis."""
-    tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail], axis=0)
-    return low, high
 
 
 def cost_at_drop(sweep: Sweep, reference: float | None, drop: float) -> float | None:

@@ -1,15 +1,15 @@
 """Intervals: the paired bootstrap over test samples and seeds at once.
 
-A replicate draws samples with replacement and, independently, seeds. Resampling n seeds underestimates their variance
-by the factor (n − 1)/n, so deviations are scaled by √(n/(n − 1)). Differences are paired: both methods are measured on
-the same draw. Three seeds say only roughly how seeds vary.
+A replicate draws samples, or groups of samples, with replacement and, independently, seeds. Resampling n seeds underestimates
+their variance by the factor (n − 1)/n, so deviations are scaled by √(n/(n − 1)). Differences are paired: both methods are
+measured on the same draw. Three seeds say only roughly how seeds vary.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from quee.evaluation.curves import interval, resamples
+from quee.intervals import interval, resamples
 from quee.work.percentages import DIFFERENCE
 
 LEVEL = 0.95
@@ -25,9 +25,10 @@ class Draws:
     """(R, n) weights of the seeds, rows summing to one."""
 
     @classmethod
-    def of(cls, samples: int, seeds: int, repeats: int, seed: int) -> "Draws":
+    def of(cls, samples: int, seeds: int, repeats: int, seed: int, groups: np.ndarray | None = None) -> "Draws":
+        """`groups` (S,) are drawn with all their samples."""
         drawn = np.random.default_rng([seed, 1]).multinomial(seeds, np.full(seeds, 1 / seeds), size=repeats)
-        return cls(resamples(samples, repeats, seed), drawn / seeds)
+        return cls(resamples(samples, repeats, seed, groups), drawn / seeds)
 
     def replicates(self, values: np.ndarray) -> np.ndarray:
         """Means (R, P) of values (seeds, S, P), or (1, S, P) where nothing is drawn by seed."""

@@ -41,6 +41,13 @@ class Rotations:
         return [len(setting.caches["test"]) for setting in self.settings]
 
     @cached_property
+    def groups(self) -> np.ndarray | None:
+        """(S,) groups of all test samples; None where the data set has none."""
+        found = [setting.caches["test"].group for setting in self.settings]
+        known = [groups for groups in found if groups is not None]
+        return joined(known) if known else None
+
+    @cached_property
     def float_errors(self) -> np.ndarray | None:
         """(S,) errors of the float network on all test samples; None where it was not evaluated."""
         found = [float_errors(setting) for setting in self.settings]

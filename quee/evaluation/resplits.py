@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from quee.cache.read import FeatureCache
+from quee.data.grouped import cut_groups
 from quee.evaluation.curves import Floor, area, budget_grid, gap_closed
+from quee.groups import divides
 from quee.policies.base import Basis, Policy
 from quee.policies.names import BOUND, MAIN, REFERENCE, rivals
 from quee.policies.plan import Plan
@@ -22,9 +24,18 @@ SPLITS = ("predictor", "validation", "test")
 
 
 def redivide(cache: FeatureCache, seed: int, splits: Sequence[str] = SPLITS) -> FeatureCache:
-    """The same rows with the labels `splits` permuted at random, stratified by class."""
+    """The same rows with the labels `splits` permuted at random, stratified by class.
+
+    With groups, they are divided anew into shares of the same sizes, and no group is divided.
+    """
     random = np.random.default_rng(seed)
     split = cache.split.copy()
+    if cache.group is not None and divides(cache.group):
+        rows = random.permutation(np.flatnonzero(np.isin(cache.split, splits)))
+        shares = {name: float(np.mean(cache.split[rows] == name)) for name in splits}
+        for name, part in cut_groups(rows, cache.label[rows], cache.group[rows], shares, random).items():
+            split[part] = name
+        return replace(cache, split=split)
     for label in np.unique(cache.label):
         rows = np.flatnonzero((cache.label == label) & np.isin(cache.split, splits))
         split[rows] = split[random.permutation(rows)]

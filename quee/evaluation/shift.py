@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from quee.data.transforms import to_unit
-from quee.evaluation.curves import interval, resamples
+from quee.intervals import interval, resamples
 from quee.policies.sweep import hull
 
 if TYPE_CHECKING:
@@ -141,17 +141,18 @@ def shift_rows(
     severities: Sequence[int] = SEVERITIES,
     repeats: int = 1000,
     seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> Iterator[Row]:
     """A row per condition and budget, the clean images first (`kind` "none").
 
     `gap` is the bundle's accuracy minus that of static networks mixed to the cost really spent, along their hull on the
-    clean images. `gap_low` and `gap_high` are its 95 % interval (paired bootstrap over images). `overspent` is
-    cost / budget - 1.
+    clean images. `gap_low` and `gap_high` are its 95 % interval (paired bootstrap over images, or over their
+    `groups` (n,)). `overspent` is cost / budget - 1.
     """
     clean = outcome(classifier, images, labels, budgets)
     cost = static_cost(classifier)
     kept = hull(cost, 1 - clean.static.mean(axis=0))
-    draws = resamples(len(labels), repeats, seed)
+    draws = resamples(len(labels), repeats, seed, groups)
 
     def rows(kind: str, severity: int, found: Outcome, weights: np.ndarray) -> Iterator[Row]:
         for index, budget in enumerate(budgets):

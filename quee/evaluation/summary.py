@@ -9,6 +9,7 @@ from quee.evaluation.curves import gap_closed
 from quee.evaluation.draws import Draws, paired
 from quee.evaluation.drops import DROPS
 from quee.evaluation.measured import Measured, Yardstick
+from quee.intervals import NORMAL, half_width
 from quee.policies.names import BOUND, OURS, REFERENCE, rivals, shown
 from quee.work.percentages import DIFFERENCE, SHARE
 
@@ -106,6 +107,6 @@ def resplit_summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, fl
 
 def mean_interval(values: np.ndarray, valid: tuple[float, float]) -> dict[str, float]:
     """Mean of values (R,) with its 95 % interval, cut at the ends of their `valid` range."""
-    half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    half = half_width(values, NORMAL) if len(values) > 1 else 0.0
     mean = float(values.mean())
     return {"high": min(float(mean + half), valid[1]), "low": max(float(mean - half), valid[0]), "mean": mean}

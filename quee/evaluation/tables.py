@@ -6,27 +6,29 @@ from typing import Any
 
 import numpy as np
 
-from quee.evaluation.curves import interval, resamples, usage
+from quee.evaluation.curves import usage
 from quee.evaluation.draws import Draws, simultaneous_band
 from quee.evaluation.measured import Measured, Yardstick
 from quee.evaluation.summary import Found
+from quee.intervals import interval, resamples
 from quee.policies.sweep import Setting, Sweep
 from quee.work.percentages import SHARE
 
 Row = dict[str, Any]
 
 
-def operating_rows(found: Found, draws: Draws, seed: int = 0) -> list[Row]:
+def operating_rows(found: Found, draws: Draws, seed: int = 0, groups: np.ndarray | None = None) -> list[Row]:
     """Every method under every seed at every budget.
 
     `low` and `high` are the interval of the test accuracy. `accuracy_low`, `accuracy_high`, `cost_low` and `cost_high`
-    are intervals of the means on new data at this point, from a bootstrap over validation samples without test data.
+    are intervals of the means on new data at this point, from a bootstrap over validation samples, or over their `groups`
+    (V,), without test data.
     """
     rows, validation = [], np.zeros((0, 0))
     for by_seed in found.values():
         for number, method in enumerate(by_seed):
             if validation.shape[1] != len(method.validation_errors):
-                validation = resamples(len(method.validation_errors), len(draws.samples), seed)
+                validation = resamples(len(method.validation_errors), len(draws.samples), seed, groups)
             low, high = interval(1 - draws.samples @ method.mixed)
             accuracy_low, accuracy_high = interval(1 - validation @ method.validation_errors)
             cost_low, cost_high = interval(validation @ method.validation_costs)

@@ -15,6 +15,7 @@ from quee.cost import bitflops, trace_cost
 from quee.exits.classifiers import Candidate, Said, fit_floating, losses_of
 from quee.exits.heads import HEAD_PRECISION, head_products
 from quee.exits.states import States
+from quee.intervals import NORMAL, half_width
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.network.pooling import Part
@@ -25,8 +26,6 @@ DROPOUT, OTHER_DROPOUTS = 0.5, (0.25, 0.0)
 """Tried with every pooling, and with the best pooling alone."""
 WIDEST_LINEAR = 1024
 """A linear layer on more inputs is not tried: its fit takes minutes, and at 2,048 inputs its loss was twice a hidden layer's."""
-NORMAL = 1.96
-"""Half the width of a 95 % interval in standard errors."""
 
 
 def poolings(model: SegmentedBackbone, gate: int, settings: Exits, rows: int, columns: int) -> list[str]:
@@ -203,5 +202,5 @@ def _by_image(values: np.ndarray, images: np.ndarray) -> np.ndarray:
 def _interval(difference: np.ndarray) -> tuple[float, float, float]:
     """The mean of differences (images,), and the 95 % interval around it."""
     mean = float(difference.mean())
-    half = NORMAL * float(difference.std(ddof=1)) / len(difference) ** 0.5 if len(difference) > 1 else float("inf")
+    half = half_width(difference, NORMAL)
     return mean, mean - half, mean + half

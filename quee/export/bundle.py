@@ -11,11 +11,11 @@ import numpy as np
 
 from quee.cache.read import FeatureCache
 from quee.errors import UsageError
-from quee.evaluation.curves import interval, resamples
 from quee.export.canary import write_canary
 from quee.export.graphs import export_graphs
 from quee.export.torch_engine import TorchEngine
 from quee.features import UNCERTAINTY
+from quee.intervals import interval, resamples
 from quee.policies.base import Basis, Policy
 from quee.policies.files import PREDICTORS, write_policy
 from quee.policies.registry import deployable
@@ -76,12 +76,15 @@ what that way costs."""
 GATES = "Each gate decides by policy {policy}, from what its exit head says."
 
 
-def operating_points(sweep: Sweep) -> list[Point]:
-    """A policy's points by rising validation cost, with intervals for the means on new data."""
+def operating_points(sweep: Sweep, groups: np.ndarray | None = None) -> list[Point]:
+    """A policy's points by rising validation cost, with intervals for the means on new data.
+
+    `groups` (V,) are those of the validation samples.
+    """
     assert sweep.knobs is not None and sweep.first is not None
     points = []
     costs, correct = sweep.costs["validation"], 1.0 - sweep.errors["validation"]
-    weights = resamples(len(costs), REPEATS, 0)
+    weights = resamples(len(costs), REPEATS, 0, groups)
     cost_ends, accuracy_ends = (np.stack(interval(weights @ v), axis=1).tolist() for v in (costs, correct))
     for point in sweep.order:
         cost, accuracy = float(costs[:, point].mean()), float(correct[:, point].mean())
@@ -137,7 +140,7 @@ def write_bundle(
     chosen = method.of(setting)
     if chosen is None:
         raise UsageError(f"bundle.policy: {policy} cannot be fitted without samples in split 'predictor'")
-    points = operating_points(routed_sweep(policy, setting, chosen))
+    points = operating_points(routed_sweep(policy, setting, chosen), setting.caches["validation"].group)
     files = [(backbone / "model.safetensors", "model.safetensors"), (heads, "heads.safetensors")]
     quantised = {str(p): f"{p}.safetensors" for p in sorted(tree.precisions) if not p.is_float}
     files += [(quantized / target, target) for target in quantised.values()]

@@ -7,7 +7,6 @@ first, because it decides what all else costs.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 from quee.data.preprocessing import CHANNEL_ORDERS, INTERPOLATIONS, KEYS, Preprocessing, override, spread
 from quee.data.transforms import to_unit
 from quee.errors import UsageError
+from quee.intervals import NORMAL, half_width
 from quee.network.answers import Order, above_chance, assignable, find_order, more_often, recall
 from quee.network.base import SegmentedBackbone
 from quee.network.sizes import far_apart, neighbours, resized
@@ -254,8 +254,8 @@ class Answers:
         if more_often(rights, right, level):
             return True
         more = self.loss(one, count) - self.loss(best, count)
-        error = float(more.std(ddof=1)) / sqrt(count)
-        return bool(rights.sum() >= right.sum() and error > 0 and more.mean() > -ndtri(level) * error)
+        least = half_width(more, -float(ndtri(level)))
+        return bool(rights.sum() >= right.sum() and least > 0 and more.mean() > least)
 
 
 def _tempered(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -632,5 +632,5 @@ def _alike(one: Preprocessing, other: Preprocessing) -> bool:
 def _difference(answers: Answers, one: Preprocessing, chosen: Preprocessing, count: int) -> tuple[float, float, float]:
     """Difference of accuracy on the same images, with its 95 % interval by the normal approximation."""
     pairs = answers.correct(one, count).astype(float) - answers.correct(chosen, count)
-    mean, error = float(pairs.mean()), float(pairs.std(ddof=1)) / sqrt(count)
-    return mean, mean - 1.96 * error, mean + 1.96 * error
+    mean, half = float(pairs.mean()), half_width(pairs, NORMAL)
+    return mean, mean - half, mean + half

@@ -5,13 +5,14 @@ precision b is fitted to λ · cost + the value of deciding well at the next gat
 
     V_L(n) = e(n),   V_j(n; λ) = min(Q(exit), min_b Q(b)),   Q_j(b; λ) ≈ E[λ · step cost + V_{j+1}(n·b; λ) | φ]
 
-One ridge regression per gate gives the values at a grid of λ from the predictor's hidden layer; between grid points they
-are interpolated. Values passed back come from regressions that did not see the sample (cross-fitting), because a minimum
-over values fitted to the same noise is too low. Decisions blend fitted values with the plan's values, which makes them
-more stable. The share w of fitted values is one half or, with `blend: auto`, found per gate and λ by stacking (Wolpert
-1992): the w in [0, 1] for which w · fitted + (1 - w) · planned is nearest to the values passed back, on samples that the
-regression did not see. (The plan's predictors did see them, which favours the plan.) Where plans are biased, w goes to 1
-with more samples; where they are not, w depends on which of the two is noisier.
+One ridge regression per gate gives the values at a grid of λ from the predictor's hidden layer; between grid points
+they are interpolated. Values passed back come from regressions that did not see the sample, or any of its group
+(cross-fitting), because a minimum over values fitted to the same noise is too low. Decisions blend fitted values with
+the plan's values, which makes them more stable. The share w of fitted values is one half or, with `blend: auto`,
+found per gate and λ by stacking (Wolpert 1992): the w in [0, 1] for which w · fitted + (1 - w) · planned is nearest
+to the values passed back, on samples that the regression did not see. (The plan's predictors did see them, which
+favours the plan.) Where plans are biased, w goes to 1 with more samples; where they are not, w depends on which of
+the two is noisier.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quee.cost import FLOAT_BITS, bitflops
+from quee.groups import numbered
 from quee.paths import PathTree
 from quee.policies.base import EXIT, Basis, Costs, Limit, Policy, Table
 from quee.policies.methods import Method
@@ -217,7 +219,7 @@ def fit_fitted_q(plan: Plan, cache: "FeatureCache", settings: "Settings", seed: 
     fixed = None if settings.blend == "auto" else settings.blend
     tree, step_cost = plan.tree, plan.costs.step
     knots = np.concatenate([[0.0], np.geomspace(LOWEST, HIGHEST, settings.knots - 1)])
-    fold = np.random.default_rng(seed).permutation(len(cache)) % settings.folds
+    fold = _folds(cache, settings.folds, seed)
     choices, samples = len(tree.precisions), len(cache)
     weights: list[np.ndarray] = [np.zeros(0)] * (tree.segments - 1)
     share = np.zeros((tree.segments - 1, len(knots)))
@@ -265,6 +267,15 @@ def _planned(plan: Plan, gate: int, features: np.ndarray, knots: np.ndarray) -> 
         hidden.append(table.columns[1].astype(np.float64).reshape(*seen.shape[:2], -1))
         planned.append(values.reshape(*seen.shape[:2], *values.shape[1:]))
     return np.concatenate(hidden), np.concatenate(planned)
+
+
+def _folds(cache: "FeatureCache", folds: int, seed: int) -> np.ndarray:
+    """A fold (S,) for each sample, equal in size up to one; with groups, equal in their number, and none is divided."""
+    random = np.random.default_rng(seed)
+    if cache.group is None:
+        return random.permutation(len(cache)) % folds
+    group = numbered(cache.group)
+    return (random.permutation(int(group.max()) + 1) % folds)[group]
 
 
 def stacked(fitted: np.ndarray, planned: np.ndarray, realised: np.ndarray) -> np.ndarray:

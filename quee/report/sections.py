@@ -70,7 +70,7 @@ def findings(results: Results) -> str:
                 parts = "; ".join(f"{words} it at {', '.join(keys)}" for words, keys in sorted(said.items()))
                 lines.append(
                     f"Against {rival} on this test split, {method} is {parts} "
-                    "(paired; one 95 % band over all budgets, over test samples and seeds)."
+                    f"(paired; one 95 % band over all budgets, over {resampled(evaluate)} and seeds)."
                 )
     items = "".join(f"<li>{line}</li>" for line in lines)
     return f'<h2 id="findings">Findings</h2>\n<ul>{items}</ul>\n{_repetitions(results)}\n{_first_step(results)}'
@@ -101,15 +101,22 @@ def _repetitions(results: Results) -> str:
 
 def _gains(results: Results) -> str:
     """Results over the test samples, where the held-out samples were not divided anew."""
-    found, seeds = results.metrics["evaluate"].get("gains", {}), results.metrics["evaluate"].get("seeds", 1)
+    evaluate = results.metrics["evaluate"]
+    found, seeds = evaluate.get("gains", {}), evaluate.get("seeds", 1)
     lines = "".join(f"<li>{line}</li>" for line in _gain_lines(found, True))
     return (
         "<h3>Over the test samples</h3><p>Compared is the accuracy averaged over all budgets on a logarithmic scale; below "
         "its cheapest point a method is mixed with always answering the most frequent class. The 95 % intervals are from a "
-        f"paired bootstrap over test samples and {seeds} {'seed' if seeds == 1 else 'seeds'} of targets, predictors and "
+        f"paired bootstrap over {resampled(evaluate)} and {seeds} {'seed' if seeds == 1 else 'seeds'} of targets, predictors and "
         "policies: they say nothing of another division of the samples or another training run."
         f"</p><ul>{lines}</ul>"
     )
+
+
+def resampled(evaluate: dict[str, Any], what: str = "test samples") -> str:
+    """What the bootstrap behind the intervals of `evaluate/metrics.json` drew: samples, or groups of them."""
+    groups = evaluate.get("test_groups")
+    return what if groups is None else f"{groups:,} groups of {what}"
 
 
 def _gain_lines(found: dict[str, Any], interval: bool) -> list[str]:
@@ -231,15 +238,16 @@ def savings(results: Results) -> str:
         if rival in ratios.get(ours, {})
     ]
     against = (
-        "<p>The same as a share of a rival’s cost: 95 % interval over the same draws of test samples; the two differ where it "
+        f"<p>The same as a share of a rival’s cost: 95 % interval over the same draws of {resampled(evaluate)}; the two differ "
+        "where it "
         "leaves out 1. 0: the rival never gets there; “never”: the method does not.</p>"
         + table(["method", "rival", *head], shares)
     )
     return (
         '<h2 id="savings">What float accuracy costs</h2><p>The least cost at which test accuracy is within half a point, or '
         "one, of the float network; the points go by their cost on validation. Mean over seeds; “never” where a seed does "
-        "not get there. Below, the 95 % interval (paired bootstrap over test samples and seeds, the float network drawn "
-        "alike).</p>" + table(["method", *head], rows) + (against if shares else "")
+        f"not get there. Below, the 95 % interval (paired bootstrap over {resampled(evaluate)} and seeds, the float network "
+        "drawn alike).</p>" + table(["method", *head], rows) + (against if shares else "")
     )
 
 

@@ -13,7 +13,9 @@ class Splits(Block):
 
     `evaluation_set` says how an official evaluation set is used. `pooled`: pooled with the training set, and all splits
     are taken from the pool. `held_out`: all splits but `train` are taken from it, for a backbone that has seen the official
-    training set. `test`: it is the test split, for a backbone trained here. A share is a fraction of the set that its split
+    training set. `test`: it is the test split, for a backbone trained here. `never_seen`: the test split is taken from it;
+    predictor, validation and certification are taken from the training samples that the weights have not seen, and `train`
+    from those that they have, as the weights record them. A share is a fraction of the set that its split
     is taken from; the shares of a set sum to at most 1.
 
     `folds` cross-fits small held-out sets. The samples of predictor, validation, certification and test are cut into so
@@ -27,7 +29,7 @@ class Splits(Block):
     validation: Share = 0.10
     certification: Share = 0.0
     test: Share = 0.20
-    evaluation_set: Literal["pooled", "held_out", "test"] = "pooled"
+    evaluation_set: Literal["pooled", "held_out", "test", "never_seen"] = "pooled"
     folds: Annotated[int, Field(ge=0, le=20)] = 0
 
     @model_validator(mode="after")
@@ -47,9 +49,10 @@ class Splits(Block):
             return self
         if self.folds == 1:
             raise ValueError("folds: 1; valid: 0 for a fixed test split, or 2 to 20")
-        if self.evaluation_set == "test":
+        if self.evaluation_set in ("test", "never_seen"):
             raise ValueError(
-                "folds: with evaluation_set 'test' the official evaluation set is the test split; valid: 'held_out', 'pooled'"
+                f"folds: with evaluation_set {self.evaluation_set!r} the official evaluation set is the test split; "
+                "valid: 'held_out', 'pooled'"
             )
         fold = (self.predictor + self.validation + self.certification) / (self.folds - 1)
         if abs(self.test - fold) > 0.01 * fold:

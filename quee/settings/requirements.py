@@ -24,14 +24,21 @@ LEAST = 2
 
 
 def check_data(
-    experiment: Experiment, split: np.ndarray, labels: np.ndarray, pool: np.ndarray, classes: Sequence[str]
+    experiment: Experiment,
+    split: np.ndarray,
+    labels: np.ndarray,
+    pool: np.ndarray,
+    classes: Sequence[str],
+    groups: np.ndarray | None = None,
 ) -> None:
     """Refuse data that are too few or too uneven for the settings of later stages; the message has a line per fault.
 
     `split` (n,) has the name of each sample's split and `labels` (n,) its class; `pool` (m,) has the labels of the samples
-    from which training samples were drawn. Raises UsageError.
+    from which training samples were drawn; `groups` (n,) are those of the samples. Raises UsageError.
     """
     faults = list(_faults(experiment, split, labels, pool, classes))
+    if groups is not None:
+        faults += _group_faults(experiment, split, groups)
     if faults:
         raise UsageError("\n".join(faults))
 
@@ -96,6 +103,17 @@ def _size_faults(experiment: Experiment, split: np.ndarray, train: int) -> Itera
     ):
         if value > most:
             yield f"{file}: {key}: {value} {what}; there are {most}: valid up to that"
+
+
+def _group_faults(experiment: Experiment, split: np.ndarray, groups: np.ndarray) -> Iterator[str]:
+    """Splits (n,) of too few groups (n,) to say anything of others."""
+    for name in HELD_OUT:
+        count = len(np.unique(groups[split == name]))
+        if (split == name).any() and count < LEAST:
+            yield (
+                f"{_file(experiment)}: prepare.splits.{name}: {count} group of samples of {len(np.unique(groups))} in all; at "
+                f"least {LEAST} are needed: raise its share"
+            )
 
 
 def _absent(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:

@@ -13,8 +13,13 @@ DATASET = "dataset"
 
 
 def sets_of(evaluation_set: str) -> tuple[tuple[str, ...], ...]:
-    """Splits from the official training set, and splits from the evaluation set; all in one group where the sets are pooled."""
+    """Splits from the official training set, and splits from the evaluation set; all in one group where the sets are pooled.
+
+    With `never_seen` the training samples that the weights have seen and those that they have not are two sets.
+    """
     if evaluation_set == "pooled":
         return (SPLITS,)
+    if evaluation_set == "never_seen":
+        return SPLITS[:1], SPLITS[1:-1], SPLITS[-1:]
     cut = 1 if evaluation_set == "held_out" else len(SPLITS) - 1
     return SPLITS[:cut], SPLITS[cut:]

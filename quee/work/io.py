@@ -165,6 +165,15 @@ def read_shape(path: Path, name: str) -> tuple[int, ...] | None:
         return tuple(file.get_slice(name).get_shape()) if name in names else None
 
 
+def read_tensor(path: Path, name: str) -> np.ndarray:
+    """One tensor of a safetensors file, without reading the others; raises IntegrityError where there is none."""
+    with _header(path) as file:
+        if name not in file.keys():  # noqa: SIM118 - not a mapping
+            raise IntegrityError(f"{path} has no tensor {name!r}")
+        found: np.ndarray = file.get_tensor(name)
+        return found
+
+
 @contextmanager
 def _header(path: Path) -> Iterator[Any]:
     try:

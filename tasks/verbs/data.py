@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from quee.data import DATA, dataset_called, known_dataset, names_in
 from quee.errors import IntegrityError, QueeError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from quee.data.weights import WeightsFacts
     from quee.work.workers import Lanes
     from tasks.verbs.measuring import Checked
@@ -53,6 +56,14 @@ def add(
             help="Folders, Parquet with names: classes as text (1, 10, 2), natural (1, 2, 10), or a file with a name a line.",
         ),
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Which images belong together (of one patient, one video), so that no split divides them. Parquet: the "
+            "column, `group` if it is there. Folders: a CSV file with columns image and group.",
+        ),
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be used.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Import anew what is there.")] = False,
     json_: AsJson = False,
@@ -69,7 +80,7 @@ def add(
     target = DATA / name
     refuse_untracked(target)
     new = not target.exists()
-    options = Options(extra, ground_truth, evaluation, config, label, order_given(class_order), skip_bad)
+    options = Options(extra, ground_truth, evaluation, config, label, order_given(class_order), group, skip_bad)
     report = import_dataset(name, source, target, options, replace, _lanes)
     track(target, EMBEDDED.get(name), new=new)
     found = summary(name)
@@ -181,6 +192,19 @@ def add_weights(
             help="Data sets whose official training sets they have seen, as imagenet,cifar10; or none.",
         ),
     ] = None,
+    seen: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --trained-on: the training images they have seen, if not all; a text file with an original name a line.",
+        ),
+    ] = None,
+    never_seen: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --trained-on: the training images they have never seen, in the same form."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="As in backbone.kwargs: in_chans=1; a YAML value; repeatable."),
@@ -189,8 +213,10 @@ def add_weights(
 ) -> None:
     """Check weights against a backbone, copy them to data/weights/NAME.safetensors, and track them with DVC.
 
-    For published weights, by the names that `quee weights list` shows, quee knows the backbone and the training data. For
-    an experiment's weights it also records the samples they were fitted on, so that no experiment holds these out.
+    For published weights, by the names that `quee weights list` shows, quee knows the backbone and the training data. The
+    samples that weights have seen are recorded one by one, by their pixels, where their images are here: those of an
+    experiment's weights, and of data sets that --trained-on names. So no experiment holds them out, whatever its data are
+    called.
     """
     from quee.data.walk import some
     from quee.data.weights import NAME, PUBLISHED, import_weights, weights_facts, weights_path
@@ -204,29 +230,31 @@ def add_weights(
         raise UsageError("give FILE, or --from EXPERIMENT")
     if from_ is not None:
         given = {"--backbone": backbone, "--head": head, "--trained-on": trained_on, "--set": set_}
+        given |= {"--seen": seen, "--never-seen": never_seen}
         if told := [option for option, value in given.items() if value]:
             raise UsageError(f"{told[0]} goes with FILE; --from {from_} knows it")
         _add_from(from_, name, target)
         return
     assert file is not None
-    seen = known.trained_on if known else None
+    sets = known.trained_on if known else None
     if trained_on is not None:
-        seen = () if trained_on == "none" else tuple(part.strip() for part in trained_on.split(","))
-        if not all(seen if trained_on != "none" else ("none",)):
+        sets = () if trained_on == "none" else tuple(part.strip() for part in trained_on.split(","))
+        if not all(sets if trained_on != "none" else ("none",)):
             raise UsageError(f"--trained-on {trained_on!r}: give names of data sets, as imagenet,cifar10, or none")
-        _refuse_other_spellings(seen)
+        _refuse_other_spellings(sets)
     chosen = backbone or (known.backbone if known else None)
     refuse_untracked(target)
     new, kwargs = not target.exists(), settings_of(set_ or [])
-    count = import_weights(chosen, file, target, head, seen, kwargs)
+    keys = _identified(sets or (), seen, never_seen)
+    count = import_weights(chosen, file, target, head, sets, kwargs, keys)
     track_as(target, target.with_name(f"{name}.dvc"), new=new)
     facts = weights_facts(target)
     keywords = dict(facts.kwargs or {})
     how = f"the backbone's own; `quee weights check {name} DATASET` measures what the weights want"
     stated = "as stated" if keywords.pop("preprocessing", None) else how
-    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}{_written(keywords)}, {_seen(seen)}")
+    typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}{_written(keywords)}, {_seen(facts)}")
     typer.echo(f"read as: {facts.read_as}")
-    if others := [part for part in seen or () if part not in names_in(DATA)]:
+    if others := [part for part in sets or () if part not in names_in(DATA)]:
         typer.echo(
             f"no data set is called {', '.join(others)} here; experiments go by names to keep from testing on what was seen"
         )
@@ -234,6 +262,40 @@ def add_weights(
         named = some(facts.classes, NAMED)
         typer.echo(f"its outputs are called {named}; with mode pretrained, a data set's classes must have these names")
     typer.echo(f"images are prepared with {facts.prepared}; {stated}")
+
+
+def _identified(names: Sequence[str], seen: Path | None, never_seen: Path | None) -> dict[str, "np.ndarray"]:
+    """Keys of the samples that weights have seen, by data set of `names`: of those in a list, or of all training samples.
+
+    Left out are data sets that are not here, and, without a list, those whose images are too large to be kept decoded; their
+    names tell then. Raises UsageError for a list without exactly one data set that is here.
+    """
+    import numpy as np
+
+    from quee.data.identity import sample_keys, samples_named
+    from quee.data.source import open_dataset
+
+    if seen is not None and never_seen is not None:
+        raise UsageError("--seen and --never-seen: give one of them")
+    here = [name for name in names if any((DATA / name).glob("train-*.parquet"))]
+    listed, option = (seen, "--seen") if seen is not None else (never_seen, "--never-seen")
+    if listed is not None and len(here) != 1:
+        raise UsageError(
+            f"{option} {listed}: names images of one data set that is here and that --trained-on names; there are "
+            f"{len(here)}: {', '.join(here) or 'none'}"
+        )
+    found = {}
+    for name in here:
+        images = open_dataset(DATA / name, name)
+        ids = np.arange(images.train_samples)
+        if listed is not None:
+            own = samples_named(images, listed, option)
+            ids = own if seen is not None else np.setdiff1d(ids, own)
+        elif images.image_size() is None:
+            continue
+        if len(ids):
+            found[name] = sample_keys(images, ids)
+    return found
 
 
 def _written(kwargs: dict[str, Any]) -> str:
@@ -253,16 +315,19 @@ def _refuse_other_spellings(names: tuple[str, ...]) -> None:
 
 
 def _add_from(experiment: str, name: str, target: Path) -> None:
+    from quee.data.source import open_dataset
     from quee.data.weights import take_weights, weights_facts
     from quee.settings.experiment import load_experiment
+    from quee.work.io import read_json
 
-    load_experiment(experiment)  # refuses an unknown name
+    dataset = load_experiment(experiment).prepare.dataset  # refuses an unknown name
     results = Path("artifacts") / experiment
     if missing := [stage for stage in ("prepare", "backbone") if not (results / stage).is_dir()]:
         raise UsageError(f"missing folder: {results / missing[0]}; `quee run {experiment}` makes it")
     refuse_untracked(target)
     new = not target.exists()
-    count = take_weights(results / "backbone", results / "prepare", target)
+    images = open_dataset(DATA / dataset, dataset, read_json(results / "prepare" / "dataset.json")["files"])
+    count = take_weights(results / "backbone", results / "prepare", target, images)
     track_as(target, target.with_name(f"{name}.dvc"), new=new)
     facts = weights_facts(target)
     typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}, {_told(facts)}")
@@ -354,6 +419,7 @@ def list_weights(json_: AsJson = False) -> None:
             "read_as": facts.read_as,
             "trained_on": facts.trained_on and list(facts.trained_on),
             "fitted_on": facts.fitted and {"dataset": facts.fitted.dataset, "samples": len(facts.fitted.ids)},
+            "seen": facts.seen and dict(facts.seen),
             "told": _told(facts),
         }
         rows.append({"name": file.stem, "bytes": file.stat().st_size, "digest": digest, **known})
@@ -393,11 +459,15 @@ def _told(facts: "WeightsFacts") -> str:
     own = facts.fitted
     fitted = [] if own is None else [f"fitted on {len(own.ids):,} samples of {own.dataset}"]
     measured = [f"measured {facts.measured}"] if facts.measured else []
-    return ", ".join([*fitted, *([_seen(facts.trained_on)] if facts.trained_on or not fitted else []), *measured])
+    said = [_seen(facts)] if facts.trained_on or facts.seen or not fitted else []
+    return ", ".join([*fitted, *said, *measured])
 
 
-def _seen(names: Any) -> str:
-    if names is None:
+def _seen(facts: "WeightsFacts") -> str:
+    """The data sets that weights were trained on, with the number of samples that are known one by one."""
+    by_sample = {name: f"{name} ({count:,} images, known one by one)" for name, count in (facts.seen or {}).items()}
+    names = [by_sample.get(name, name) for name in dict.fromkeys([*(facts.trained_on or ()), *by_sample])]
+    if facts.trained_on is None and not names:
         return "trained on unknown data"
     return f"trained on {', '.join(names) or 'nothing registered here'}"
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from quee.data import DATA, known_dataset
 from quee.data.class_order import outputs_given, positions
+from quee.data.division import divided
 from quee.data.source import ImageSource, open_dataset
-from quee.data.splits import in_turn, make_splits
+from quee.data.splits import in_turn
 from quee.data.walk import some
 from quee.data.weights import MEASURABLE, PUBLISHED, load_weights, record, weights_facts, weights_path
 from quee.errors import QueeError, UsageError
@@ -233,16 +234,13 @@ def calibration(images: ImageSource, dataset: str) -> np.ndarray:
 
     Experiments that cannot be read, or that the data set is too small for, have no splits and hold nothing out.
     """
-    cut = images.train_samples
-    evaluation = images.labels[cut:] if cut < len(images) else None
-    free = np.ones(len(images), bool)
-    free[cut:] = False
+    free = np.arange(len(images)) < images.train_samples
     for name in experiment_names():
         try:
-            settings = load_experiment(name).prepare
-            if settings.dataset != dataset:
+            experiment = load_experiment(name)
+            if experiment.prepare.dataset != dataset:
                 continue
-            table = make_splits(images.labels[:cut], evaluation, settings.splits, settings.seed, settings.limit)
+            table = divided(images, experiment, experiment.prepare.limit)
         except QueeError:
             continue
         split = np.asarray(table["split"].to_pylist(), dtype=object)

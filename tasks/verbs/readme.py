@@ -11,6 +11,7 @@ from typing import Any
 from quee.errors import IntegrityError
 from quee.evaluation.drops import DEPLOYED, DROPS
 from quee.policies.names import MAIN, OURS, REFERENCE, RIVALS, named
+from quee.report.sections import resampled
 from quee.work.io import read_json, write_bytes
 from quee.work.percentages import DASH, DIFFERENCE, figure, percent
 from tasks.dvc.lock import default_experiments
@@ -144,9 +145,10 @@ def _words(name: str, dataset: dict[str, Any], trained: dict[str, Any], metrics:
     if accuracy is None:
         told = f"{tested}; float accuracy is unknown, because fp32 is not among its precisions"
     text.append(f"**{name}**: {told}{beside}.")
-    gains, over = metrics.get("resplits") or metrics.get("gains", {}), "by paired bootstrap over test images"
+    gains = metrics.get("resplits") or metrics.get("gains", {})
+    over = f"by paired bootstrap over {resampled(metrics, 'test images')}"
     if metrics.get("seeds", 1) > 1:
-        over = f"by paired bootstrap over test images and {metrics['seeds']} seeds"
+        over += f" and {metrics['seeds']} seeds"
     if "resplits" in metrics:
         over = "over random re-divisions of the held-out samples"
     for ours in OURS:

@@ -417,7 +417,7 @@ def _weights(request: Request, path: Path) -> Network:
     if request.backbone not in (None, facts.backbone):
         raise UsageError(f"--backbone {request.backbone}: the weights are of {facts.backbone}")
     told = None if facts.trained_on is None else dataset in facts.trained_on
-    if facts.fitted is not None and facts.fitted.dataset == dataset:
+    if dataset in (facts.seen or ()) or (facts.fitted is not None and facts.fitted.dataset == dataset):
         told = True
     if request.file is None and request.seen is not None and told != request.seen:
         state = "do not say what they were" if told is None else "were" if told else "were not"

@@ -1,18 +1,28 @@
 """Stage `backbone` in each of its modes, on scikit-learn's digits cut into an official training and evaluation set."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
+from quee.data.identity import sample_keys
 from quee.data.importers import import_dataset
 from quee.data.source import open_dataset
-from quee.data.weights import WeightsFacts, import_weights, record, take_weights, weights_facts, weights_path
+from quee.data.weights import (
+    WeightsFacts,
+    import_weights,
+    record,
+    seen_samples,
+    take_weights,
+    weights_facts,
+    weights_path,
+)
+from quee.data.writer import Sample, encode_png, write_images
 from quee.errors import UsageError
 from quee.network.architectures import create_backbone
 from quee.network.base import SegmentedBackbone
@@ -171,7 +181,7 @@ def test_outputs_are_put_into_the_order_of_the_data_set() -> None:
 def test_weights_of_an_experiment_know_the_samples_they_were_fitted_on(capsys: pytest.CaptureFixture[str]) -> None:
     run("pooled", mode="train", weights=None, epochs=12, warmup_epochs=0.0, learning_rate=3e-3)
     train = read_json(OUT / "backbone.json")["fitted_on"]
-    take_weights(OUT, OUT.parent / "prepare", weights_path("own"))
+    assert taken("own").seen == {"digits": len(train)}
     described = run("pooled", mode="pretrained", weights="own", epochs=1)
     assert described["fitted_on"] == train  # the same division: nothing held out was seen
     metrics = read_json(OUT / "metrics.json")
@@ -182,8 +192,8 @@ def test_weights_of_an_experiment_know_the_samples_they_were_fitted_on(capsys: p
     assert "smoke run: backbone.weights: 'own' was fitted on" in capsys.readouterr().out
 
 
-def taken(name: str) -> WeightsFacts:
-    take_weights(OUT, OUT.parent / "prepare", weights_path(name))
+def taken(name: str, dataset: str = "digits") -> WeightsFacts:
+    take_weights(OUT, OUT.parent / "prepare", weights_path(name), open_dataset(Path("data") / dataset, dataset))
     return weights_facts(weights_path(name))
 
 
@@ -197,14 +207,76 @@ def test_samples_seen_before_weights_were_trained_on_are_not_forgotten() -> None
     }
     assert set(first) - now  # so there is something to forget
     assert second == sorted({*first, *now})
-    assert taken("second").fitted.ids.tolist() == second
-    Path("data/mnist").mkdir()
-    for file in Path("data/digits").iterdir():
-        shutil.copy(file, Path("data/mnist") / file.name)
-    run("pooled", mode="finetune", weights="second", epochs=1, dataset="mnist")
-    assert taken("third").trained_on == ("digits",)  # no ids of another data set are kept: all of it counts
-    with pytest.raises(UsageError, match="'third' have seen the official training set of digits"):
+    assert taken("second").seen == {"digits": len(second)}
+    assert seen_samples("second", open_dataset(Path("data/digits"), "digits"), "digits").nonzero()[0].tolist() == second
+    turned("mnist")
+    run("test", mode="finetune", weights="second", epochs=1, dataset="mnist")
+    third = taken("third", "mnist").seen
+    assert third is not None and third["digits"] == len(second)
+    assert third["mnist"] == len(read_json(OUT / "backbone.json")["fitted_on"])
+    with pytest.raises(UsageError, match="'third' was fitted on samples that are held out here"):
         run("pooled", mode="finetune", weights="third")
+
+
+def turned(name: str) -> None:
+    """The data set `name`: the images of digits upside down."""
+    (Path("data") / name).mkdir()
+    for file in Path("data/digits").iterdir():
+        images = open_dataset(Path("data/digits"), "digits")
+        first = 0 if file.name.startswith("train") else images.train_samples
+        rows = range(first, images.train_samples if first == 0 else len(images))
+        samples = [Sample(encode_png(images.pixels(i)[::-1]), "", int(images.labels[i])) for i in rows]
+        write_images(Path("data") / name / file.name, samples, images.classes)
+
+
+def test_the_same_images_are_recognised_in_another_data_set_of_another_form() -> None:
+    """`mine` has seen digits' official training set; `own` has the same images, all in one training set, in colour."""
+    weigh()
+    images = open_dataset(Path("data/digits"), "digits")
+    keys = sample_keys(images, np.arange(300))
+    import_weights("vit_digits", Path("w.pth"), weights_path("mine"), None, ("digits",), None, {"digits": keys})
+    assert run(mode="pretrained")["fitted_on"] == "official training set"
+    Path("data/own").mkdir()
+    order = np.random.default_rng(0).permutation(len(images))
+    samples = [Sample(encode_png(images.pixels(i).repeat(3, axis=2)), f"{i}.png", int(images.labels[i])) for i in order]
+    write_images(Path("data/own/train-00000-of-00001.parquet"), samples, images.classes)
+    with pytest.raises(
+        UsageError, match=r"'mine' was fitted on samples that are held out here \(\d+ of \d+ in predictor"
+    ):
+        run("pooled", mode="pretrained", dataset="own")
+
+
+def test_what_weights_have_not_seen_of_a_training_set_is_held_out_of_it() -> None:
+    weigh()
+    images = open_dataset(Path("data/digits"), "digits")
+    seen = np.arange(0, 300, 2)
+    keys = {"digits": sample_keys(images, seen)}
+    import_weights("vit_digits", Path("w.pth"), weights_path("mine"), None, ("digits",), None, keys)
+    described = run("never_seen", mode="pretrained", share=1.0)
+    assert described["fitted_on"] == seen.tolist()
+    splits = read_table(Path("artifacts/small/prepare/splits.parquet"))
+    ids, split = splits["sample_id"].to_numpy(), np.array(splits["split"].to_pylist())
+    assert ids[split == "train"].tolist() == seen.tolist()
+    for name in ("predictor", "validation"):
+        assert (ids[split == name] % 2 == 1).all() and (ids[split == name] < 300).all()
+    assert (ids[split == "test"] >= 300).all()
+    assert set(read_json(OUT / "metrics.json")["accuracy"]) == {"validation", "test"}
+    with pytest.raises(UsageError, match="'mine' was fitted on samples that are held out here"):
+        run("test", mode="pretrained")
+    weigh()  # by name alone
+    with pytest.raises(UsageError, match="which training samples the weights have seen is not known"):
+        run("never_seen", mode="pretrained")
+
+
+def test_copies_of_samples_that_are_not_held_out_do_not_count(capsys: pytest.CaptureFixture[str]) -> None:
+    weigh()
+    train, test = (Path("data/digits") / f"{name}-00000-of-00001.parquet" for name in ("train", "test"))
+    pq.write_table(pa.concat_tables([pq.read_table(test), pq.read_table(train).slice(0, 3)]), test)
+    images = open_dataset(Path("data/digits"), "digits")
+    keys = {"digits": sample_keys(images, np.arange(300))}
+    import_weights("vit_digits", Path("w.pth"), weights_path("mine"), None, ("digits",), None, keys)
+    assert run(mode="pretrained", share=1.0)["fitted_on"] == "official training set"
+    assert "held-out samples that equal others of data/digits" in capsys.readouterr().out
 
 
 def test_weights_that_nobody_knows_the_origin_of_stay_so_when_they_are_trained_on() -> None:

@@ -151,7 +151,8 @@ def _key(source: Path | None, options: Options, plan: Plan) -> str:
     """Key of an import: all files of the source by path, size and time, the options, the division into shards, and the code
     and libraries that write them. `skip_bad` is left out, because bad images are removed after the shards are written.
     """
-    tops = [path.resolve() for path in (source, options.ground_truth) if path is not None]
+    table = Path(options.group) if options.group and Path(options.group).is_file() else None
+    tops = [path.resolve() for path in (source, options.ground_truth, table) if path is not None]
     files = [[str(top), list(map(list, _files(top)))] for top in tops]
     shards = [(shard.name, shard.samples) for shard in plan.shards]
     told = {name: str(value) for name, value in asdict(replace(options, skip_bad=False)).items()}

@@ -50,6 +50,8 @@ class Options:
     """Parquet: the column with the labels."""
     class_order: str | tuple[str, ...] | None = None
     """Folders and Parquet with names: the order of classes, as `quee.data.class_order.ordered` takes it."""
+    group: str | None = None
+    """Parquet: the column that says which samples belong together. Folders: a CSV table with columns image and group."""
     skip_bad: bool = False
     """Leave out images that cannot be used instead of refusing them."""
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from quee.data.class_order import note_on, ordered
 from quee.data.importers.base import Importer, Plan, Source
+from quee.data.importers.groups import table_groups
 from quee.data.importers.layout import Folder, find_layout
 from quee.data.importers.located import plan_set
 from quee.data.importers.report import Report
@@ -73,15 +74,26 @@ def plan(source: Source, walked: Walk) -> Plan:
     if faults and not options.skip_bad:
         raise QueeError(faults_text(faults, "images cannot be read", SKIP_HINT))
     plan.report.bad += faults
-    check_tables(walked, images["train"].names, classes, plan.report)
+    table = None if options.group is None else Path(options.group)
+    check_tables(walked, images["train"].names, classes, plan.report, table)
+    groups = None
+    if table is not None:
+        below = {split: _below(sets[split], located.names) for split, located in images.items()}
+        groups = table_groups(table, below)
+        groups.told({split: [split] for split in below}, plan.report, shown(table))
     for split, located in images.items():
-        plan.shards += plan_set(split, located, classes)
+        plan.shards += plan_set(split, located, classes, None if groups is None else groups.by_set[split])
     if layout.evaluation:
         plan.report.notes.append(f"evaluation set: {layout.evaluation}")
     return plan
 
 
-IMPORTER = Importer(lambda source: source.walked, plan, ("evaluation", "class_order"), "class folders")
+IMPORTER = Importer(lambda source: source.walked, plan, ("evaluation", "class_order", "group"), "class folders")
+
+
+def _below(folder: Folder, names: list[str]) -> list[str]:
+    """Paths below the source of the images of a set, given by their names in its folder."""
+    return [f"{folder.name}/{name}" if folder.name else name for name in names]
 
 
 def _classes(folder: Folder, where: str) -> tuple[str, ...]:
@@ -127,15 +139,18 @@ def _in_classes(files: list[Found], folder: Folder) -> Iterator[tuple[Found, str
             yield file, name
 
 
-def check_tables(found: Walk, images: Sequence[str], classes: Sequence[str], report: Report) -> None:
-    """Name in the report the tables that name the images, because labels in tables are not read.
+def check_tables(
+    found: Walk, images: Sequence[str], classes: Sequence[str], report: Report, groups: Path | None = None
+) -> None:
+    """Name in the report the tables that name the images, because labels in tables are not read; not the one of `groups`.
 
     Raises QueeError where such a table knows none of the folders that would be classes.
     """
     sample = [PurePosixPath(name) for name in images[:: max(1, len(images) // LOOKED_FOR)]]
     for file in found.files:
         path = found.folder / file.name
-        if path.suffix.lower() not in TABLES or file.size > MOST_BYTES or not sample:
+        known = groups is not None and path.resolve() == groups.resolve()
+        if known or path.suffix.lower() not in TABLES or file.size > MOST_BYTES or not sample:
             continue
         words = _words(path)
         if 2 * sum(_named(image, words) for image in sample) < len(sample):

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from quee.data import Dataset
-from quee.data.files import IMAGES, LABELS, image_column
+from quee.data.files import GROUP, IMAGES, LABELS, image_column
 from quee.data.importers.base import Importer, Plan, Shard, Source, shard_name
+from quee.data.importers.groups import Groups, column_groups
 from quee.data.importers.labels import MOST_CLASSES, Labels, common_names, label_column, read_labels, translated
 from quee.data.importers.report import Report, counted
 from quee.data.importers.sets import preferred_roles, role
@@ -102,13 +103,17 @@ def plan(of: Source, found: Parquet) -> Plan:
     names = common_names(named["train"], every, dataset.classes, options.class_order, plan.report)
     if not names:
         _note_nameless(named, plan.report)
-    plan.shards += _shards(named, names, dataset, column, options.skip_bad, plan.report)
+    groups = column_groups([one.path for one in every], options.group)
+    if groups is not None:
+        files = {target: [str(one.path) for one in own] for target, own in named.items()}
+        groups.told(files, plan.report, f"column {options.group or GROUP}")
+    plan.shards += _shards(named, names, dataset, column, groups, options.skip_bad, plan.report)
     if evaluation is not None:
         plan.report.notes.append(f"evaluation set: split {shown(evaluation)}")
     return plan
 
 
-IMPORTER = Importer(find_parquet, plan, ("evaluation", "config", "label", "class_order"), "Parquet files")
+IMPORTER = Importer(find_parquet, plan, ("evaluation", "config", "label", "class_order", "group"), "Parquet files")
 
 
 def _role(split: str) -> str:
@@ -135,6 +140,8 @@ class _File:
     labels: np.ndarray
     """(n,) int64, -1 for a row without a label."""
     rows: "_Rows"
+    groups: np.ndarray | None = None
+    """(n,) int64; None where the data set has no groups."""
 
     def faults(self, names: tuple[str, ...]) -> Iterator[str]:
         """One line per row without a label, with the reason."""
@@ -152,7 +159,8 @@ class _File:
 
     def shard(self, as_is: bool, names: tuple[str, ...]) -> Shard:
         path, kept = self.found.path, np.flatnonzero(self.labels >= 0)
-        written = partial(_write, path, self.rows.image, kept, self.labels[kept], names)
+        groups = None if self.groups is None else self.groups[kept]
+        written = partial(_write, path, self.rows.image, kept, self.labels[kept], names, groups)
         write = partial(_copy, path) if as_is else written
         labels = self.labels[kept]
         return Shard(self.target, len(kept), write, lambda row: self.rows.origin(int(kept[row])), labels, names)
@@ -163,6 +171,7 @@ def _shards(
     names: tuple[str, ...],
     dataset: Dataset,
     column: str,
+    groups: Groups | None,
     skip_bad: bool,
     report: Report,
 ) -> list[Shard]:
@@ -171,7 +180,8 @@ def _shards(
     def file(place: tuple[str, Labels]) -> _File:
         target, one = place
         rows = _Rows(one.path, image_column(one.path, dataset))
-        return _File(target, one, translated(one, names, bool(dataset.classes)), rows)
+        own = None if groups is None else groups.by_set[str(one.path)]
+        return _File(target, one, translated(one, names, bool(dataset.classes)), rows, own)
 
     places = [(shard_name(target, i, len(own)), one) for target, own in named.items() for i, one in enumerate(own)]
     files = each(file, places, "Parquet files do not fit the others")
@@ -184,7 +194,8 @@ def _shards(
     if moved := [f for f, rows in good if f.found.text or not np.array_equal(f.labels[rows], f.found.values[rows])]:
         report.notes.append(f"labels translated by name: {some((shown(one.found.path.name) for one in moved), 3)}")
     one_column = len({one.rows.image for one in files}) == 1
-    as_is = one_column and all(one.stays(column, names, dataset) for one in files)
+    grouped = groups is None or groups.as_is
+    as_is = grouped and one_column and all(one.stays(column, names, dataset) for one in files)
     return [one.shard(as_is, names) for one in files]
 
 
@@ -220,12 +231,20 @@ def _copy(source: Path, path: Path) -> None:
         shutil.copyfile(source, aside)
 
 
-def _write(source: Path, image: str, rows: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: Path) -> None:
+def _write(
+    source: Path,
+    image: str,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    groups: np.ndarray | None,
+    path: Path,
+) -> None:
     encoded = EncodedImages([source], image)
 
     def samples() -> Iterator[Sample]:
-        for row, label in zip(rows, labels, strict=True):
+        for index, (row, label) in enumerate(zip(rows, labels, strict=True)):
             data, name = encoded[int(row)]
-            yield Sample(data, name, int(label))
+            yield Sample(data, name, int(label), None if groups is None else int(groups[index]))
 
-    write_images(path, samples(), names)
+    write_images(path, samples(), names, grouped=groups is not None)

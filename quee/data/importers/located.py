@@ -34,8 +34,11 @@ class Located(Protocol):
         ...
 
 
-def plan_set(split: str, images: Located, classes: tuple[str, ...]) -> list[Shard]:
-    """Shards of about SHARD_BYTES. Images are shuffled here, so that shuffling a stream in windows suffices."""
+def plan_set(split: str, images: Located, classes: tuple[str, ...], groups: np.ndarray | None = None) -> list[Shard]:
+    """Shards of about SHARD_BYTES. Images are shuffled here, so that shuffling a stream in windows suffices.
+
+    `groups` (n,) are written with the images.
+    """
     if len(set(images.names)) < len(images.names):
         names, counts = np.unique(np.array(images.names), return_counts=True)
         raise QueeError(f"{split}: {shown(names[counts > 1][0])} is there twice")
@@ -48,7 +51,7 @@ def plan_set(split: str, images: Located, classes: tuple[str, ...]) -> list[Shar
         Shard(
             shard_name(split, index, len(parts)),
             len(part),
-            partial(_write, images, part, classes),
+            partial(_write, images, part, classes, groups),
             lambda row, part=part: images.origin(int(part[row])),  # type: ignore[misc]
             images.labels[part],
             classes,
@@ -57,10 +60,15 @@ def plan_set(split: str, images: Located, classes: tuple[str, ...]) -> list[Shar
     ]
 
 
-def _write(images: Located, order: np.ndarray, classes: tuple[str, ...], path: Path) -> None:
+def _write(images: Located, order: np.ndarray, classes: tuple[str, ...], groups: np.ndarray | None, path: Path) -> None:
     contents = images.read(order)
     samples = (
-        Sample(content, shown(images.names[index]), int(images.labels[index]))
+        Sample(
+            content,
+            shown(images.names[index]),
+            int(images.labels[index]),
+            None if groups is None else int(groups[index]),
+        )
         for index, content in zip(order, contents, strict=True)
     )
-    write_images(path, samples, classes)
+    write_images(path, samples, classes, grouped=groups is not None)

@@ -17,7 +17,7 @@ from scipy.stats import norm, t
 
 from quee.evaluation.ablation.fit import Outcome
 from quee.evaluation.ablation.grid import BASE, Point
-from quee.evaluation.curves import resamples
+from quee.intervals import resamples
 
 CHUNK = 250
 """Bootstrap replicates drawn at a time."""
@@ -39,8 +39,10 @@ class Intervals:
     """The 95 % quantile of max-|t|."""
 
 
-def fixed_test_intervals(differences: np.ndarray, repeats: int, seed: int, level: float = 0.95) -> Intervals:
-    """Differences (R, S, C) of repetitions, the same test samples in each, and columns compared at once."""
+def fixed_test_intervals(
+    differences: np.ndarray, repeats: int, seed: int, groups: np.ndarray | None = None, level: float = 0.95
+) -> Intervals:
+    """Differences (R, S, C) of repetitions, the same test samples in each, in groups (S,), and columns compared at once."""
     repetitions, samples, columns = differences.shape
     own = differences.mean(axis=1, dtype=np.float64)  # (R, C)
     mean, each = own.mean(axis=0), differences.mean(axis=0, dtype=np.float64)
@@ -51,7 +53,7 @@ def fixed_test_intervals(differences: np.ndarray, repeats: int, seed: int, level
     random, drawn = np.random.default_rng([seed, 1]), []
     for start in range(0, repeats, CHUNK):
         count = min(CHUNK, repeats - start)
-        shift = resamples(samples, count, seed + start) @ each - mean
+        shift = resamples(samples, count, seed + start, groups) @ each - mean
         drawn.append(shift + random.normal(size=(count, repetitions)) @ directions)
     moved = np.concatenate(drawn) if drawn else np.zeros((0, columns))
     error = np.maximum(moved.std(axis=0), 1e-12)
@@ -75,19 +77,33 @@ def divided_test_intervals(
 
 
 def compare(
-    found: Sequence[Sequence[Outcome]], ratio: float | None, repeats: int, seed: int
+    found: Sequence[Sequence[Outcome]],
+    ratio: float | None,
+    repeats: int,
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> tuple[Intervals, Intervals]:
     """Gains in accuracy of all points over the first: of `auc` (P - 1 columns), and at every budget, with budgets
-    varying fastest. `ratio` is n_test / n_fitted where repetitions have test splits of their own."""
+    varying fastest. `ratio` is n_test / n_fitted where repetitions have test splits of their own; `groups` (S,) are those of
+    the test samples."""
     base, others = found[0], found[1:]
-    area = np.stack([[b.area - o.area for b, o in zip(base, row, strict=True)] for row in others], axis=-1)
-    budgets = np.concatenate([[b.errors - o.errors for b, o in zip(base, row, strict=True)] for row in others], axis=-1)
-    if ratio is None:
-        return fixed_test_intervals(area, repeats, seed), fixed_test_intervals(budgets, repeats, seed)
-    return (
-        divided_test_intervals(area.mean(axis=1, dtype=np.float64), ratio, repeats, seed),
-        divided_test_intervals(budgets.mean(axis=1, dtype=np.float64), ratio, repeats, seed),
-    )
+    if ratio is not None:  # test splits of groups differ in size
+        own, at = (
+            np.stack([_gains(name, base, others, r).mean(axis=0, dtype=np.float64) for r in range(len(base))])
+            for name in ("area", "errors")
+        )
+        return (
+            divided_test_intervals(own, ratio, repeats, seed),
+            divided_test_intervals(at, ratio, repeats, seed),
+        )
+    area, budgets = (np.stack([_gains(name, base, others, r) for r in range(len(base))]) for name in ("area", "errors"))
+    return fixed_test_intervals(area, repeats, seed, groups), fixed_test_intervals(budgets, repeats, seed, groups)
+
+
+def _gains(name: str, base: Sequence[Outcome], others: Sequence[Sequence[Outcome]], repetition: int) -> np.ndarray:
+    """Errors (S, C) that the other points have less than the base in a repetition; columns of a point stand together."""
+    first = getattr(base[repetition], name)
+    return np.concatenate([(first - getattr(row[repetition], name)).reshape(len(first), -1) for row in others], axis=1)
 
 
 def repetition_rows(points: Sequence[Point], found: Sequence[Sequence[Outcome]]) -> list[Row]:

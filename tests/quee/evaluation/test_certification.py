@@ -10,6 +10,7 @@ from scipy.stats import beta
 from small_world import small_cache, small_experiment
 
 from quee.evaluation.certification import (
+    by_group,
     certify,
     conformal_risk_control,
     learn_then_test,
@@ -93,6 +94,46 @@ def test_p_values_are_valid_on_the_boundary(seed: int, rate: float, test) -> Non
     losses = (np.random.default_rng(seed).random((60, 2000)) < rate).astype(float)
     share = (p_values(losses, rate, 0, 1, test) <= 0.1).mean()
     assert share <= 0.1 + 4 * np.sqrt(0.09 / 2000)
+
+
+def grouped_pool(copies: int) -> tuple[np.ndarray, np.ndarray]:
+    """Losses (n, P) of a pool and groups (n,) of one to `copies` samples that err alike; small groups err more."""
+    random = np.random.default_rng(3)
+    sizes = random.integers(1, copies + 1, 4000)
+    groups = np.repeat(np.arange(4000), sizes)
+    hard = random.random(4000) * np.where(sizes < copies / 2, 0.7, 1.3)
+    return (hard[groups][:, None] < 0.12 * np.linspace(0, 1, 30)).astype(float), groups
+
+
+def broken(losses: np.ndarray, groups: np.ndarray, told: bool) -> int:
+    """Draws of 60 groups on which the certified point's mean over the pool's samples is above the limit."""
+    random, truth, count = np.random.default_rng(4), losses.mean(axis=0), 0
+    rows = np.split(np.arange(len(groups)), np.cumsum(np.bincount(groups))[:-1])
+    for _ in range(DRAWS):
+        own = np.concatenate([rows[group] for group in random.choice(len(rows), 60, replace=False)])
+        if not told:
+            own = random.permutation(own)
+        index = learn_then_test(losses[own], 0.06, DELTA, groups=groups[own] if told else None)
+        count += index is not None and truth[index] > 0.06
+    return count
+
+
+def test_the_promise_is_kept_for_groups_and_broken_where_their_samples_count_as_independent() -> None:
+    losses, groups = grouped_pool(12)
+    assert rate_lower_bound(broken(losses, groups, told=True), DRAWS) <= DELTA
+    assert rate_lower_bound(broken(losses, groups, told=False), DRAWS) > DELTA
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(-0.5, 0.9))
+def test_groups_keep_the_side_of_the_limit_and_the_range(seed: int, limit: float) -> None:
+    random = np.random.default_rng(seed)
+    losses, groups = random.uniform(-1, 1, (50, 4)), random.integers(0, 20, 50)
+    found = by_group(losses, limit, groups)
+    assert len(found) == len(np.unique(groups)) and found.min() >= -1 - 1e-9 and found.max() <= 1 + 1e-9
+    assert ((found.mean(axis=0) > limit) == (losses.mean(axis=0) > limit)).all()
+    assert by_group(losses, limit, np.arange(50)) is losses
+    assert conformal_risk_control(losses, limit) == conformal_risk_control(losses, limit, groups=np.arange(50))
 
 
 def test_losses_out_of_range_are_refused() -> None:

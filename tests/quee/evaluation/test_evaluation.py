@@ -95,6 +95,18 @@ def test_resplits_keep_the_sizes_of_splits_and_differ() -> None:
     assert np.array_equal(redivide(replace(cache, split=kept), 0).split == "certification", kept == "certification")
 
 
+def test_resplits_divide_no_group_and_change_nothing_where_each_has_one_sample() -> None:
+    cache = small_cache(300)
+    own = replace(cache, group=np.random.default_rng(0).permutation(300))
+    assert (redivide(own, 3).split == redivide(cache, 3).split).all()
+    groups = np.random.default_rng(0).integers(0, 90, 300)
+    again = redivide(replace(cache, group=groups), 3)
+    assert all(len(set(again.split[groups == group])) == 1 for group in np.unique(groups))
+    for split in ("predictor", "validation", "test"):
+        assert abs((again.split == split).sum() - 100) <= np.bincount(groups).max()
+    assert (again.split != cache.split).any()
+
+
 def test_a_resplit_reports_every_compared_method_and_repeats() -> None:
     cache = small_cache(300)
     one, two = (resplit(cache, SETTINGS, 3) for _ in range(2))

@@ -1,0 +1,43 @@
+"""Resampling and standard errors of means over samples: the one place that says how uncertain a mean is.
+
+Where samples come in groups, the groups are what is independent. The bootstrap then draws groups with all their samples
+(Davison and Hinkley 1997, section 3.8), and standard errors are those of clustered samples (Liang and Zeger 1986). Both are
+those of single samples where every group has one sample.
+"""
+
+import numpy as np
+
+from quee.groups import divides, numbered, sums
+
+NORMAL = 1.96
+"""Standard errors on either side of a mean within which 95 % of normal deviations lie."""
+
+
+def resamples(samples: int, repeats: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Bootstrap weights (repeats, S), rows summing to one; `groups` (S,) are drawn whole."""
+    random = np.random.default_rng(seed)
+    if groups is None:
+        return random.multinomial(samples, np.full(samples, 1 / samples), size=repeats) / samples
+    place = numbered(groups)
+    count = int(place.max()) + 1
+    drawn = random.multinomial(count, np.full(count, 1 / count), size=repeats)[:, place]
+    return drawn / drawn.sum(axis=1, keepdims=True)
+
+
+def interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval over the first axis."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def half_width(values: np.ndarray, factor: float, groups: np.ndarray | None = None) -> float:
+    """`factor` standard errors of the mean of values (n,) in groups (n,); infinite for fewer than two groups or values."""
+    if groups is None or not divides(groups):
+        if len(values) < 2:
+            return float("inf")
+        return float(factor * float(values.std(ddof=1)) / len(values) ** 0.5)
+    apart = sums(values - values.mean(), groups)
+    if len(apart) < 2:
+        return float("inf")
+    return float(factor * np.sqrt(len(apart) / (len(apart) - 1) * (apart**2).sum()) / len(values))
