@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quee.data.preprocessing import KEYS, Preprocessing, spread
+from quee.data.preprocessing import KEYS, Preprocessing, resized_by, spread
 from quee.errors import QueeError, UsageError
 from quee.network.architectures import create_backbone, is_backbone
 from quee.network.base import SegmentedBackbone
@@ -27,8 +27,6 @@ TOLERANCE = 1e-4
 COMPARED = 8
 """Number of images on which logits are compared."""
 THE = "the model"
-CROP_MODES: dict[str, dict[str, Any]] = {"center": {}, "squash": {"resize": "both"}}
-"""timm's ways to crop, with the fields of a preprocessing that say the same."""
 WRAPPERS = ("module", "_orig_mod")
 """Attributes by which DataParallel and `torch.compile` hold the module that they wrap."""
 
@@ -236,9 +234,7 @@ def _stated(model: nn.Module, given: Any) -> Prepared:
 def _from_timm(given: Mapping[str, Any]) -> dict[str, Any]:
     """timm's configuration of a network or of its data."""
     found = {key: _plain(given[key]) for key in KEYS if given.get(key) is not None}
-    if (mode := given.get("crop_mode") or "center") not in CROP_MODES:
-        raise UsageError(f"preprocessing: crop_mode {mode!r} is not run here; valid: {', '.join(CROP_MODES)}")
-    return {**found, **CROP_MODES[mode]}
+    return {**found, "resize": resized_by(given.get("crop_mode") or "center")}
 
 
 def _from_transforms(given: Any) -> dict[str, Any]:

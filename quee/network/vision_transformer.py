@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -14,15 +13,14 @@ from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from quee.data.preprocessing import Preprocessing, spread
+from quee.data.preprocessing import Preprocessing
 from quee.errors import UsageError
 from quee.network.attention import Attention
 from quee.network.base import TokenBackbone
 from quee.network.pooling import mean
+from quee.network.timm_models import NO_HEAD, timm_input
 
 POOLS = ("token", "avg", "avgmax", "max")
-VIT_MODULES = ("vision_transformer", "deit")
-"""timm's modules whose networks are VisionTransformers."""
 PATCHES = "patch_embed.proj.weight"
 
 
@@ -217,7 +215,7 @@ def _check(model: VisionTransformer) -> None:
     """Raises UsageError when the model has parts that this adapter does not run, or no head."""
     refuse_parts(model)
     if model.num_classes < 1:
-        raise UsageError("this model has no classification head of its own; give num_classes among its kwargs")
+        raise UsageError(NO_HEAD)
 
 
 def _explicit(attention: nn.Module) -> Attention:
@@ -235,20 +233,6 @@ def _explicit(attention: nn.Module) -> Attention:
     return explicit
 
 
-@cache
-def is_timm_vit(name: str) -> bool:
-    """Whether timm knows the name and builds a VisionTransformer for it."""
-    base, _, tag = name.partition(".")
-    known = timm.is_model(base) and (not tag or name in timm.list_pretrained(f"{base}.*"))
-    return known and timm.model_entrypoint(base).__module__ in {f"timm.models.{module}" for module in VIT_MODULES}
-
-
-def is_headless(name: str) -> bool:
-    """Whether timm's network of that name has no classification head."""
-    config = timm.get_pretrained_cfg(name) if is_timm_vit(name) else None
-    return config is not None and config.num_classes == 0
-
-
 def timm_model(name: str, **kwargs: Any) -> VisionTransformer:
     """timm's model with random weights; raises UsageError where it is not a VisionTransformer."""
     model = timm.create_model(name, pretrained=False, **kwargs)
@@ -257,20 +241,13 @@ def timm_model(name: str, **kwargs: Any) -> VisionTransformer:
     return model
 
 
-def timm_input(model: VisionTransformer) -> Preprocessing:
-    """Preprocessing by timm's configuration of the model, at the size that the model was built for."""
-    config = timm.data.resolve_model_data_config(model)
-    height, width = model.patch_embed.img_size or config["input_size"][1:]
-    channels = model.patch_embed.proj.in_channels
-    means, deviations = spread(config["mean"], channels), spread(config["std"], channels)
-    resize = "both" if config["crop_mode"] == "squash" else "shorter"
-    return Preprocessing(
-        (height, width), config["crop_pct"], config["interpolation"], means, deviations, channels, resize
-    )
+def vit_input(model: VisionTransformer) -> Preprocessing:
+    """timm's preprocessing, at the size and for the channels that the model was built for."""
+    return timm_input(model, model.patch_embed.img_size, model.patch_embed.proj.in_channels)
 
 
 def adapted(name: str, **kwargs: Any) -> TimmViT:
     """Any timm VisionTransformer with random weights; `kwargs` go to `timm.create_model`."""
     model = timm_model(name, **kwargs)
     adapter = DistilledViT if isinstance(model, VisionTransformerDistilled) else TimmViT
-    return adapter(model, timm_input(model))
+    return adapter(model, vit_input(model))

@@ -8,11 +8,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from quee.data.preprocessing import Preprocessing, spread
-from quee.network.vision_transformer import ConvStem, TimmViT, adapted, is_headless, is_timm_vit
+from quee.network.timm_models import is_headless
+from quee.network.timm_models import is_timm as knows
+from quee.network.vision_transformer import ConvStem, TimmViT, adapted
 
 __all__ = ["create", "is_headless", "knows"]
-
-knows = is_timm_vit
 
 
 def create(name: str, **kwargs: Any) -> TimmViT:

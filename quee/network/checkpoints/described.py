@@ -10,6 +10,7 @@ from math import nextafter
 from pathlib import Path
 from typing import Any
 
+from quee.data.preprocessing import resized_by
 from quee.errors import QueeError
 from quee.work.registry import unknown
 
@@ -245,10 +246,12 @@ def _of_timm(folder: Path, config: Mapping[str, Any]) -> Described:
     size = given.get("input_size")
     prepared = None
     if isinstance(size, list) and len(size) == 3:
-        if (mode := given.get("crop_mode", "center")) not in ("center", "squash"):
-            raise QueeError(f"{folder / CONFIG}: crop_mode {mode!r} is not run here; run are center and squash")
+        try:
+            resize = resized_by(given.get("crop_mode", "center"))
+        except QueeError as error:
+            raise QueeError(f"{folder / CONFIG}: {error}") from None
         fields = {key: given[key] for key in ("mean", "std", "interpolation", "crop_pct") if given.get(key) is not None}
-        prepared = Prepared((size[1], size[2]), {**fields, "resize": "both" if mode == "squash" else "shorter"})
+        prepared = Prepared((size[1], size[2]), {**fields, "resize": resize})
     names, outputs = config.get("label_names") or given.get("label_names"), config.get("num_classes")
     numbered = dict(enumerate(names)) if isinstance(names, list) else names or {}
     classes = _names(folder, numbered) if len(numbered) == outputs else None

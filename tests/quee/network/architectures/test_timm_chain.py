@@ -9,8 +9,8 @@ import torch
 from quee.cost import float_work, trace_cost
 from quee.errors import UsageError
 from quee.network.architectures import create_backbone, is_headless
+from quee.network.architectures.timm_chain import TimmChain, equal_gates
 from quee.network.cutting import chain_of
-from quee.network.timm_chain import TimmChain, equal_gates
 from quee.quantization.calibration import quantize_
 from quee.quantization.folding import folded
 from quee.settings.quantize import QuantizationConfig
