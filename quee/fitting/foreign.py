@@ -149,18 +149,14 @@ def _asked_for(model: nn.Module, named: Named, state: Mapping[str, Tensor]) -> d
     """Keywords in which the module differs from the backbone of that name."""
     with torch.device("meta"):
         usual = create_backbone(named.name, **{"num_classes": 1, **named.kwargs})
-    heads = (state.get(f"{layer}.weight") for layer in (usual.logits_layer, f"{usual.logits_layer}.fc"))
-    head = next((weight for weight in heads if weight is not None), None)
-    if head is None or not head.dim():
+    if (classes := usual.classes_in(state)) is None:
         raise UsageError(f"{THE} ({type(model).__name__}) has no classification head")
-    asked: dict[str, Any] = {"num_classes": len(head)}
-    if (channels := _channels(state)) != usual.input.channels:
-        asked["in_chans"] = channels
+    asked = {"num_classes": classes, **usual.asked_for(state)}
     if (size := _image_size(model)) and size != usual.input.size and "img_size" not in named.kwargs:
         asked["img_size"] = list(size)
     if (count := _heads(model)) and count != _heads(usual):
         asked["num_heads"] = count
-    return {**asked, **usual.asked_for(state)}
+    return asked
 
 
 def _heads(network: nn.Module) -> int | None:
@@ -182,11 +178,6 @@ def _changes(usual: Preprocessing, stated: Mapping[str, Any]) -> dict[str, Any]:
 def _timm_config(model: nn.Module) -> Mapping[str, Any]:
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     return config if isinstance(config, Mapping) else {}
-
-
-def _channels(state: Mapping[str, Tensor]) -> int:
-    """Channels of images, by the first convolution."""
-    return next((value.shape[1] for value in state.values() if value.dim() == 4), 3)
 
 
 def _image_size(model: nn.Module) -> tuple[int, int] | None:

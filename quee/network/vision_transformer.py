@@ -1,6 +1,5 @@
 """timm's VisionTransformer as a segmented backbone; several architectures use it."""
 
-import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -108,13 +107,26 @@ class TimmViT(TokenBackbone):
         found: dict[str, Tensor] = checkpoint_filter_fn(given, self, adapt_layer_scale=True)  # type: ignore[arg-type]
         return found | kept
 
-    def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Read from the names and shapes of weights under timm's names."""
-        own = _keywords(self.state_dict())
-        # A network without class token cannot pool it.
-        return (
-            {key: value for key, value in _keywords(state).items() if own.get(key) != value} if PATCHES in state else {}
-        )
+    def keywords(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Sizes, and which of the parts that a VisionTransformer may have are there."""
+        if "blocks.0.norm1.weight" not in state:
+            return {}
+        found: dict[str, Any] = {"depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")})}
+        patches, wide = state.get(PATCHES), state.get("blocks.0.mlp.fc1.weight")
+        if patches is not None and patches.dim() == 4:
+            found |= {"embed_dim": patches.shape[0], "patch_size": patches.shape[2]}
+        if wide is not None and wide.dim() == 2:
+            found["mlp_ratio"] = wide.shape[0] / wide.shape[1]
+        registers = state.get("reg_token")
+        return found | {
+            "class_token": "cls_token" in state,
+            "reg_tokens": 0 if registers is None else registers.shape[1],
+            "global_pool": "avg" if "fc_norm.weight" in state else "token",
+            "qk_norm": "blocks.0.attn.q_norm.weight" in state,
+            "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+            "pre_norm": "norm_pre.weight" in state,
+            "init_values": 1e-5 if "blocks.0.ls1.gamma" in state else None,
+        }
 
 
 class DistilledViT(TimmViT):
@@ -151,30 +163,6 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) to tokens (n, patches, dim)."""
         return self.proj(x).flatten(2).transpose(1, 2)
-
-
-def _keywords(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Keywords of timm's VisionTransformer, read from names and shapes of weights."""
-    found: dict[str, Any] = {}
-    patches = state.get(PATCHES)
-    if patches is not None and patches.dim() == 4:
-        found |= {"embed_dim": patches.shape[0], "in_chans": patches.shape[1], "patch_size": patches.shape[2]}
-    blocks = {int(match[1]) for key in state if (match := re.match(r"blocks\.(\d+)\.", key))}
-    if blocks:
-        found["depth"] = max(blocks) + 1
-    wide = state.get("blocks.0.mlp.fc1.weight")
-    if wide is not None and wide.dim() == 2:
-        found["mlp_ratio"] = wide.shape[0] / wide.shape[1]
-    registers = state.get("reg_token")
-    return found | {
-        "class_token": "cls_token" in state,
-        "reg_tokens": 0 if registers is None else registers.shape[1],
-        "global_pool": "avg" if "fc_norm.weight" in state else "token",
-        "qk_norm": "blocks.0.attn.q_norm.weight" in state,
-        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
-        "pre_norm": "norm_pre.weight" in state,
-        "init_values": 1e-5 if "blocks.0.ls1.gamma" in state else None,
-    }
 
 
 def refuse_parts(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ timm has no head for DINOv2. The published heads read the mean patch token of th
 last block (`layers=1`) or of the last four blocks (`layers=4`).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import isqrt
 from typing import Any
@@ -72,6 +73,10 @@ class DinoV2(TimmViT):
 
     def positions(self, state: Tensor, gate: int) -> Tensor:
         return super().positions(state[:, : self._tokens], gate)
+
+    def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """As of timm's networks, without the size of images: the published weights are for 518 px, and their heads for 224."""
+        return {key: value for key, value in super().asked_for(state).items() if key != "img_size"}
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Like timm's networks; positions of networks without registers are resampled as the authors do."""

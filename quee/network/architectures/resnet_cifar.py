@@ -112,10 +112,9 @@ class CifarResNet(SegmentedBackbone):
         counters = {key: value for key, value in self.state_dict().items() if key.endswith("num_batches_tracked")}
         return {**counters, **state}
 
-    def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """As names and shapes of weights say."""
-        given, own = _keywords(state), _keywords(self.state_dict())
-        return {key: value for key, value in given.items() if own.get(key) != value}
+    def keywords(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Depth, kind of shortcuts and channels."""
+        return keywords(state)
 
 
 def _require(holds: bool, message: str) -> None:
@@ -128,7 +127,7 @@ def _initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight)
 
 
-def _keywords(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def keywords(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Keywords of `CifarResNet` that names and shapes of weights tell; empty where they are of another network."""
     first = state.get("conv1.weight")
     if first is None or first.dim() != 4:
@@ -146,7 +145,7 @@ DEPTHS = {f"resnet{6 * n + 2}_cifar": 3 * n for n in (3, 5, 7, 9, 18)}
 
 def named(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     """The backbone that weights under its names are of, and its keywords beside the number of classes."""
-    found = _keywords(state)
+    found = keywords(state)
     name = next((name for name, depth in DEPTHS.items() if depth == found.get("depth")), next(iter(DEPTHS)))
     usual = {"depth": DEPTHS[name], "shortcut": "A", "in_chans": 3}
     return name, {key: value for key, value in found.items() if value != usual[key]}

@@ -4,7 +4,7 @@ State dicts have the keys and shapes of the authors' checkpoints. Every matrix p
 performer's random features, their products and the division are of kind `float`, which is never quantized.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from math import sqrt
 from typing import Any
@@ -193,6 +193,14 @@ class T2TViT(TokenBackbone):
 
     def classify(self, state: Tensor) -> Tensor:
         return self.head(self.norm(state[:, 0]))
+
+    def keywords(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Width, depth and channels."""
+        first = state.get("tokens_to_token.attention1.norm1.weight")
+        if first is None or "cls_token" not in state:
+            return {}
+        blocks = {key.split(".")[1] for key in state if key.startswith("blocks.")}
+        return {"dim": state["cls_token"].shape[-1], "depth": len(blocks), "in_chans": len(first) // SPLITS[0][0] ** 2}
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The authors' state dict at this image size, with the position table resampled in their way."""

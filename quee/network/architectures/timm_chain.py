@@ -135,6 +135,8 @@ class TimmChain(SegmentedBackbone):
         with_prefix = all(len(shape) == 2 and not _is_grid(shape[0], input.size) for shape in shapes)
         self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0)) if with_prefix else 0  # type: ignore[arg-type]
         self.has_class_token = self.prefix_tokens > 0 and getattr(model, "cls_token", None) is not None
+        stem = self.chain.pieces[0].shape
+        self.grid = self._grid(stem[0]) if len(stem) == 2 else (0, 0)
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         self._module, self._owner = type(model).__module__, self.chain.owners()
 
@@ -181,10 +183,14 @@ class TimmChain(SegmentedBackbone):
         """Maps, and the tokens behind the prefix, as a map (n, width, rows, columns)."""
         if state.dim() > 3:
             return state.movedim(self._channels(gate) + 1, 1)
-        patches = self._shape(gate)[0] - self.prefix_tokens
-        rows = round((patches * self.input.size[0] / self.input.size[1]) ** 0.5)
-        grid = (patches, 1) if not rows or patches % rows else (rows, patches // rows)
+        grid = self._grid(self._shape(gate)[0])
         return state[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+
+    def _grid(self, tokens: int) -> tuple[int, int]:
+        """Rows and columns of so many tokens behind the prefix, in the proportions of the images; else one column."""
+        patches = tokens - self.prefix_tokens
+        rows = round((patches * self.input.size[0] / self.input.size[1]) ** 0.5)
+        return (patches, 1) if not rows or patches % rows else (rows, patches // rows)
 
     def class_token(self, state: Tensor, gate: int) -> Tensor:
         return state[:, 0] if self.has_class_token else super().class_token(state, gate)

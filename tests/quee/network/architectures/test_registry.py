@@ -99,6 +99,13 @@ CHAINS = [
     ),
 ]
 
+SIZED = [
+    pytest.param("vit_tiny_patch16_224", 96, TINY, id="vit"),
+    pytest.param("vit_wee_patch16_reg1_gap_256", 96, TINY, id="registers-without-class-token"),
+    pytest.param("t2t_vit_7", 32, T2T, id="t2t-vit"),
+    pytest.param("eva02_tiny_patch14_224", 48, SMALL_TOKENS | {"patch_size": 8}, id="chain"),
+    pytest.param("vit_base_patch16_siglip_224", 48, SMALL_TOKENS | {"patch_size": 8}, id="chain-without-class-token"),
+]
 QUICK = [p for p in CHAINS if p.id in ("resnext-grey", "convnext-v2-linear-mlp", "efficientnet")]
 SLOW = [pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in CHAINS if p not in QUICK]
 
@@ -155,6 +162,26 @@ def test_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
     check_state_dict(other, state_dict, "a copy")
     other.load_state_dict(state_dict)
     assert torch.equal(other(x), whole)
+
+
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX[:3] + DINOV2 + CHAINS)
+def test_weights_tell_classes_and_channels_to_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        own = create_backbone(name, **kwargs)
+        told = {"num_classes": own.num_classes + 3, "in_chans": 4 - own.input.channels}
+        other = create_backbone(name, **{**kwargs, **told})
+    assert own.asked_for(own.state_dict()) == {}
+    assert own.asked_for(other.state_dict()) == told
+    assert other.classes_in(other.state_dict()) == told["num_classes"]
+
+
+@pytest.mark.parametrize(("name", "size", "kwargs"), SIZED)
+@torch.inference_mode()
+def test_positions_tell_the_size_of_images(name: str, size: int, kwargs: dict[str, Any]) -> None:
+    own = create_backbone(name, **{**kwargs, "num_classes": 3})
+    other = create_backbone(name, **{**kwargs, "num_classes": 3, "img_size": size})
+    assert own.asked_for(other.state_dict()) == {"img_size": size}
+    assert create_backbone(name, **{**kwargs, "num_classes": 3, "img_size": size}).asked_for(other.state_dict()) == {}
 
 
 @pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX[:3] + DINOV2 + CHAINS)
