@@ -128,6 +128,12 @@ ADDED = ("resize", "crop_offset", "channel_order")
 """Fields that were added after bundles were first written."""
 
 
+def sides(img_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of images that are given as one side of a square, or as both."""
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    return height, width
+
+
 def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
     """Means or deviations per channel; for another number of channels, their average in each."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from quee.data.preprocessing import KEYS, Preprocessing, resized_by, spread
-from quee.errors import QueeError, UsageError
+from quee.errors import QueeError, UsageError, one_line
 from quee.network.architectures import create_backbone, is_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.checkpoints.described import Prepared, prepared_by
 from quee.network.checkpoints.layout import Named
 from quee.network.checkpoints.layouts import Recognised, recognise
-from quee.network.checkpoints.reading import fit_state
+from quee.network.checkpoints.reading import fit_state, plain
 
 TOLERANCE = 1e-4
 """Greatest difference of a logit, relative to the largest logit where that is above 1."""
@@ -98,13 +98,7 @@ def _wraps(model: nn.Module, name: str) -> bool:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    state = model.state_dict()
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or value.is_quantized or value.layout is not torch.strided:
-            raise UsageError(f"{THE}: {key} is no plain tensor; weights that are quantized already are not read")
-        if not value.isfinite().all():
-            raise UsageError(f"{THE}: {key} has values that are not finite")
-    return {key: value.detach().clone() for key, value in state.items()}
+    return {key: plain(key, value, THE) for key, value in model.state_dict().items()}
 
 
 def _backbone(model: nn.Module, found: Recognised, stated: Prepared) -> SegmentedBackbone:
@@ -242,4 +236,4 @@ def _plain(value: Any) -> Any:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {one_line(error)}"

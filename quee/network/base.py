@@ -35,12 +35,21 @@ class SegmentedBackbone(nn.Module, ABC):
     head_modules: tuple[str, ...] = ("norm", "head")
     """Names of the submodules that `classify` runs; modules outside of these and of the blocks are the stem."""
     residuals: int = 0
-    """Residual sums in a block. They are not modules, so cost accounting cannot see them."""
+    """Residual sums in every block. They are not modules, so cost accounting cannot see them."""
     has_class_token: bool = False
     grid: tuple[int, int] = (0, 0)
     """Rows and columns of patch tokens; (0, 0) where states are maps."""
 
     _gates: tuple[int, ...] = ()
+
+    def adopt(self, model: nn.Module) -> None:
+        """Take over the submodules, parameters and buffers of another network, under its names."""
+        for name, child in model.named_children():
+            self.add_module(name, child)
+        for name, parameter in model.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in model.named_buffers(recurse=False):
+            self.register_buffer(name, buffer, persistent=name not in model._non_persistent_buffers_set)
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
@@ -148,6 +157,10 @@ class SegmentedBackbone(nn.Module, ABC):
         for index in range(self.gates[segment - 2] if segment > 1 else 0, self.gates[segment - 1]):
             state = self.run_block(index, state)
         return state
+
+    def residuals_of(self, block: int) -> int:
+        """Residual sums in a block, counted from 0."""
+        return self.residuals
 
     def run_block(self, index: int, state: Tensor) -> Tensor:
         """Run one block, counted from 0, on the state before it."""

@@ -51,10 +51,7 @@ class TimmViT(TokenBackbone):
             self.register_parameter(name, None)  # unless the model has it
         for block in model.blocks.children():
             block.attn = _explicit(block.get_submodule("attn"))
-        for name, child in model.named_children():
-            self.add_module(name, child)
-        for name, parameter in model.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
+        self.adopt(model)
         self.input = input
         self.num_classes = model.num_classes
         self.dim = model.embed_dim

@@ -15,8 +15,8 @@ from timm.layers import Mlp, resample_abs_pos_embed, trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quee.data.preprocessing import Preprocessing, spread
-from quee.errors import UsageError
+from quee.data.preprocessing import Preprocessing, sides, spread
+from quee.errors import require
 from quee.network.attention import Attention, MatMul
 from quee.network.base import TokenBackbone
 
@@ -164,14 +164,14 @@ class T2TViT(TokenBackbone):
     ) -> None:
         """Raises UsageError for values that a T2T-ViT cannot have."""
         super().__init__()
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        _require(tokens in TOKENS, f"tokens must be one of {', '.join(TOKENS)}; got {tokens!r}")
-        _require(heads >= 1 and dim % heads == 0, f"dim {dim} is not divisible by heads {heads}")
+        height, width = sides(img_size)
+        require(tokens in TOKENS, f"tokens must be one of {', '.join(TOKENS)}; got {tokens!r}")
+        require(heads >= 1 and dim % heads == 0, f"dim {dim} is not divisible by heads {heads}")
         widths = {"head_dim": dim // heads, "dim": dim}
-        _require(attention_scale in widths, f"attention_scale must be head_dim or dim; got {attention_scale!r}")
-        _require(num_classes >= 1, f"num_classes must be at least 1; got {num_classes}")
+        require(attention_scale in widths, f"attention_scale must be head_dim or dim; got {attention_scale!r}")
+        require(num_classes >= 1, f"num_classes must be at least 1; got {num_classes}")
         fits = min(height, width) >= STRIDE and height % STRIDE == width % STRIDE == 0
-        _require(fits, f"img_size must be a multiple of {STRIDE}; got {img_size}")
+        require(fits, f"img_size must be a multiple of {STRIDE}; got {img_size}")
         self.grid = (height // STRIDE, width // STRIDE)
         positions = self.grid[0] * self.grid[1] + 1
         self.num_classes, self.dim = num_classes, dim
@@ -209,11 +209,6 @@ class T2TViT(TokenBackbone):
             return state
         self.refuse_positions(table, prefix=1)
         return {**state, "pos_embed": resample_abs_pos_embed(table, list(self.grid), antialias=False)}
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise UsageError(message)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -19,7 +19,7 @@ from timm.layers.grn import GlobalResponseNorm
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import Tensor, nn
 
-from quee.data.preprocessing import Preprocessing
+from quee.data.preprocessing import Preprocessing, sides
 from quee.errors import UsageError
 from quee.network import HEAD
 from quee.network.base import SegmentedBackbone
@@ -36,25 +36,23 @@ GATES = 4
 """Number of gates, if none are given."""
 
 
-class StablePool(FastAdaptiveAvgPool):
-    """The mean over positions in double precision, so that it does not depend on how the batch is split."""
+class _InDouble(nn.Module):
+    """Computes in double precision, so that a mean over positions does not depend on how the batch is split."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.double()).to(x.dtype)
+        return super().forward(x.double()).to(x.dtype)  # type: ignore[misc, no-any-return]
 
 
-class StableAdaptivePool(nn.AdaptiveAvgPool2d):
-    """torch's pooling, in the same way."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.double()).to(x.dtype)
+class StablePool(_InDouble, FastAdaptiveAvgPool):
+    """timm's pooling."""
 
 
-class StableResponseNorm(GlobalResponseNorm):
-    """Global response normalisation in double precision, for the same reason."""
+class StableAdaptivePool(_InDouble, nn.AdaptiveAvgPool2d):
+    """torch's pooling."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.double()).to(x.dtype)
+
+class StableResponseNorm(_InDouble, GlobalResponseNorm):
+    """Global response normalisation."""
 
 
 class StableExcite(SqueezeExcite):
@@ -119,18 +117,12 @@ class TimmChain(SegmentedBackbone):
             if (ours := _OURS.get(type(module))) is not None:
                 module.__class__ = ours  # with the same parts and settings
         self.chain, self.input = chain_of(model.eval(), input.shape), input
-        for name, child in model.named_children():
-            self.add_module(name, child)
-        for name, parameter in model.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
-        for name, buffer in model.named_buffers(recurse=False):
-            self.register_buffer(name, buffer, persistent=name not in model._non_persistent_buffers_set)
+        self.adopt(model)
         for name, (products, linears) in self.chain.products.items():
             hand_over(self.get_submodule(name), products, linears)
         for name in self.chain.fixed:
             self.get_submodule(name).fixed = True  # type: ignore[assignment]
         self.num_classes, self.pretrained_cfg = model.num_classes, model.pretrained_cfg  # type: ignore[assignment]
-        self.residuals = self.chain.residuals
         shapes = [piece.shape for piece in self.chain.pieces[1:-1]]
         with_prefix = all(len(shape) == 2 and not _is_grid(shape[0], input.size) for shape in shapes)
         self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0)) if with_prefix else 0  # type: ignore[arg-type]
@@ -166,6 +158,9 @@ class TimmChain(SegmentedBackbone):
         while name and name not in self._owner:
             name = name.rpartition(".")[0]
         return self._owner.get(name, 0)
+
+    def residuals_of(self, block: int) -> int:
+        return self.chain.residuals[block]
 
     def embed(self, x: Tensor) -> Tensor:
         return self.chain.pieces[0].run(self, x)
@@ -228,8 +223,7 @@ def timm_network(
     model = timm.create_model(name, pretrained=False, **kwargs)
     if img_size is None:
         return model, timm_input(model, channels=kwargs.get("in_chans"))
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    return model, timm_input(model, (height, width), kwargs.get("in_chans"))
+    return model, timm_input(model, sides(img_size), kwargs.get("in_chans"))
 
 
 def _is_grid(tokens: int, size: tuple[int, int]) -> bool:

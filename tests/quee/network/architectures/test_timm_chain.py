@@ -146,6 +146,23 @@ def test_grey_images_of_any_size_have_the_means_of_the_colours() -> None:
     assert backbone(torch.zeros(2, 1, 40, 48)).shape == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "sums"),
+    [
+        ("resnet18", [1] * 8),
+        ("vgg11", [0] * 10),  # without skips
+        ("efficientnet_b0", [0, 0, 1, 0, 1, 0, 1, 1, 0, 1, 1, 0, 1, 1, 1, 0]),  # only where width and size stay
+        ("beit_base_patch16_224", [2] * 12),
+    ],
+)
+def test_residual_sums_are_counted_where_a_block_has_them(name: str, sums: list[int]) -> None:
+    with torch.device("meta"):
+        backbone = create_backbone(name)
+        counted = {part.name: part.elements for part in trace_cost(backbone).elementwise if "residual" in part.name}
+    assert [backbone.residuals_of(block) for block in range(len(sums))] == sums
+    assert set(counted) == {f"{block}.residual" for block, of in zip(backbone.block_names, sums, strict=True) if of}
+
+
 def test_what_stays_in_floating_point_is_listed() -> None:
     backbone = create_backbone("test_efficientnet", **NARROW)
     cost = trace_cost(backbone)
