@@ -14,7 +14,7 @@ import timm
 import torch
 
 from quee.errors import UsageError
-from quee.network.timm_chain import create, takes_size
+from quee.network.architectures.timm_chain import create, takes_size
 
 SMALL = (
     "test_",

@@ -183,8 +183,8 @@ def trace_cost(backbone: "SegmentedBackbone", **switches: Any) -> BitFlops:
             state = backbone.embed(torch.zeros(1, *backbone.input.shape).to(next(backbone.parameters()).device))
             for index, name in enumerate(backbone.block_names):
                 state = backbone.run_block(index, state)
-                sums = Elementwise(f"{name}.residual", backbone.segment_of(name), backbone.residuals * state.numel())
-                residuals += [sums] if backbone.residuals else []
+                sums = backbone.residuals_of(index) * state.numel()
+                residuals += [Elementwise(f"{name}.residual", backbone.segment_of(name), sums)] if sums else []
             backbone.classify(state)
     finally:
         for handle in handles:

@@ -39,5 +39,17 @@ class BusyError(QueeError):
     exit_status = 5
 
 
+def require(holds: bool, message: str) -> None:
+    """Raises UsageError with the message unless something holds."""
+    if not holds:
+        raise UsageError(message)
+
+
+def one_line(error: BaseException, most: int = 160) -> str:
+    """An error's text, or its kind where it has none, in one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else text[:most] + "…"
+
+
 class DisagreementError(QueeError):
     """An engine differs from the reference by more than is allowed."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from quee.errors import QueeError
+from quee.errors import QueeError, one_line
 from quee.work.progress import progress
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ def to_array(image: Image.Image) -> np.ndarray:
 
 
 def _line(error: Exception, data: bytes) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     if "cannot identify" in text:
         return f"{len(data)} bytes beginning with {data[:8]!r}"
-    return text[:160]
+    return text
 
 
 _STEP = 64

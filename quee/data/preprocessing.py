@@ -22,6 +22,8 @@ INTERPOLATIONS = {
 }
 RESIZES = ("shorter", "both")
 """What is resized to size / crop_pct: the shorter side, which keeps the shape, or both sides, which changes it."""
+CROP_MODES = {"center": "shorter", "squash": "both"}
+"""What is resized by timm's ways to crop."""
 OFFSETS = ("round", "floor")
 """Where the crop begins if as many pixels cannot be cut off on both sides: as in torchvision, or as in transformers."""
 CHANNEL_ORDERS = ("rgb", "bgr")
@@ -130,9 +132,22 @@ ADDED = ("resize", "crop_offset", "channel_order")
 """Fields that were added after bundles were first written."""
 
 
+def sides(img_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of images that are given as one side of a square, or as both."""
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    return height, width
+
+
 def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
     """Means or deviations per channel; for another number of channels, their average in each."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+def resized_by(crop_mode: str) -> str:
+    """What timm's way to crop resizes; raises UsageError for one that is not run here."""
+    if crop_mode not in CROP_MODES:
+        raise UsageError(f"crop_mode {crop_mode!r} is not run here; run are {' and '.join(CROP_MODES)}")
+    return CROP_MODES[crop_mode]
 
 
 def override(given: Preprocessing, changes: Mapping[str, Any]) -> Preprocessing:

@@ -11,7 +11,6 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,7 +169,7 @@ def import_weights(
         state = with_head(state, read_checkpoint(head).state, str(head))
     how = ", as its config.json says" if found.configured else ""
     where = f"{source} ({found.layout}{how})" if found.layout else str(source)
-    fitted = _fit(name, state, given, where, found.layout)
+    fitted = _fit(name, state, given, where, found)
     if None not in (found.outputs, fitted.classes) and found.outputs != fitted.classes:
         raise QueeError(
             f"{source}: its configuration has {found.outputs} classes, the head in its weights {fitted.classes}: correct it"
@@ -273,25 +272,28 @@ class _Fitted:
     """Name of the layer that gives the logits."""
 
 
-def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: str, layout: str) -> _Fitted:
+TAKEN = ("in_chans", "img_size")
+"""Keywords that shapes of weights decide unless they are given; a message asks for the others."""
+
+
+def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: str, found: "Checkpoint") -> _Fitted:
     """Weights checked against the backbone that the keywords build, with as many classes as the weights have.
 
-    Raises QueeError where the weights do not fit the backbone. The message gives the keywords that would fit, if the
-    shapes tell, or the known layouts, if the names of the weights belong to none.
+    Raises QueeError where the weights do not fit the backbone. The message gives the backbone or the keywords that would
+    fit, if the shapes tell, or the known layouts, if the names of the weights belong to none.
     """
     import torch
 
     from quee.network.architectures import create_backbone, is_headless
-    from quee.network.checkpoints.layouts import readable
     from quee.network.checkpoints.reading import fit_state, head_layers
 
     headless = {"num_classes": 1} if is_headless(name) else {}
     shapes = {key: value for key, value in given.items() if key != "preprocessing"}  # which must fit the channels found
     with torch.device("meta"):
         unfitted = create_backbone(name, **{**headless, **shapes})
-    given = {**_by_shapes(unfitted, state), **given}
-    head = f"{unfitted.logits_layer}.weight"
-    classes = len(state[head]) if head in state and state[head].dim() else None
+    told = unfitted.asked_for(state)
+    given = {**{key: told[key] for key in TAKEN if key in told}, **given}
+    classes = unfitted.classes_in(state)
     implied = headless if classes is None else {"num_classes": classes}
     if classes is not None and "dinov2" in name and "cls_token" in state:
         own = {key: state[f"head.{key}"] for key in ("weight", "bias") if f"head.{key}" in state}
@@ -300,36 +302,20 @@ def _fit(name: str, state: "dict[str, Tensor]", given: dict[str, Any], source: s
     try:
         fit_state(backbone, state, source, new_head=classes is None)
     except QueeError as error:
-        hints = set_options(backbone.asked_for(state))
-        more = f"; its shapes ask for{hints}" if hints else ""
-        if not layout:
-            more += f"; its names are of no layout that is read: {readable()}"
-        raise type(error)(f"{error}{more}") from None
+        raise type(error)(f"{error}{_advice(name, backbone.asked_for(state), found)}") from None
     return _Fitted(state, given, classes, str(backbone.input), backbone.logits_layer)
 
 
-def _by_shapes(backbone: "SegmentedBackbone", state: "dict[str, Tensor]") -> dict[str, Any]:
-    """Channels and image size that shapes of weights tell, where they differ from a backbone's own."""
-    found: dict[str, Any] = {}
-    own = backbone.state_dict()
-    first = next((key for key, value in own.items() if value.dim() == 4), "")
-    stem = [tuple(of[first].shape) if first in of else () for of in (state, own)]
-    if stem[0] != stem[1] and stem[0][:1] + stem[0][2:] == stem[1][:1] + stem[1][2:]:
-        found["in_chans"] = stem[0][1]
-    table, here = state.get("pos_embed"), own.get("pos_embed")
-    if table is None or here is None or table.dim() != 3 or "dinov2" in backbone.name or "register_tokens" in state:
-        return found  # the published DINOv2 are for 518 px, and used at 224 px with their heads
-    grid = getattr(backbone, "grid", (0, 0))
-    prefix = here.shape[1] - grid[0] * grid[1]
-    side = isqrt(max(table.shape[1] - prefix, 0))
-    patch = backbone.input.size[0] // max(grid[0], 1)
-    if (
-        grid[0] == grid[1] != side
-        and side * side == table.shape[1] - prefix
-        and patch * grid[0] == backbone.input.size[0]
-    ):
-        found["img_size"] = side * patch
-    return found
+def _advice(name: str, asked: Mapping[str, Any], found: "Checkpoint") -> str:
+    """What would fit weights that do not fit the backbone of this name; empty where nothing tells."""
+    from quee.network.checkpoints.layouts import readable
+
+    if not found.layout:
+        return f"; its names are of no layout that is read: {readable()}"
+    if found.backbone and found.backbone.partition(".")[0] != name.partition(".")[0]:
+        return f"; its shapes are those of --backbone {found.backbone}{set_options(found.kwargs)}"
+    heads = "; shapes do not tell num_heads" if "embed_dim" in asked else ""
+    return f"{heads}; its shapes ask for{set_options(asked)}" if asked else ""
 
 
 def set_options(kwargs: Mapping[str, Any]) -> str:

@@ -13,22 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quee.data.preprocessing import KEYS, Preprocessing, spread
-from quee.errors import QueeError, UsageError
+from quee.data.preprocessing import KEYS, Preprocessing, resized_by, spread
+from quee.errors import QueeError, UsageError, one_line
 from quee.network.architectures import create_backbone, is_backbone
 from quee.network.base import SegmentedBackbone
 from quee.network.checkpoints.described import Prepared, prepared_by
 from quee.network.checkpoints.layout import Named
 from quee.network.checkpoints.layouts import Recognised, recognise
-from quee.network.checkpoints.reading import fit_state
+from quee.network.checkpoints.reading import fit_state, plain
 
 TOLERANCE = 1e-4
 """Greatest difference of a logit, relative to the largest logit where that is above 1."""
 COMPARED = 8
 """Number of images on which logits are compared."""
 THE = "the model"
-CROP_MODES: dict[str, dict[str, Any]] = {"center": {}, "squash": {"resize": "both"}}
-"""timm's ways to crop, with the fields of a preprocessing that say the same."""
 WRAPPERS = ("module", "_orig_mod")
 """Attributes by which DataParallel and `torch.compile` hold the module that they wrap."""
 
@@ -100,13 +98,7 @@ def _wraps(model: nn.Module, name: str) -> bool:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    state = model.state_dict()
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or value.is_quantized or value.layout is not torch.strided:
-            raise UsageError(f"{THE}: {key} is no plain tensor; weights that are quantized already are not read")
-        if not value.isfinite().all():
-            raise UsageError(f"{THE}: {key} has values that are not finite")
-    return {key: value.detach().clone() for key, value in state.items()}
+    return {key: plain(key, value, THE) for key, value in model.state_dict().items()}
 
 
 def _backbone(model: nn.Module, found: Recognised, stated: Prepared) -> SegmentedBackbone:
@@ -151,20 +143,16 @@ def _asked_for(model: nn.Module, named: Named, state: Mapping[str, Tensor], stat
     """Keywords in which the module differs from the backbone of that name, and the size of images that is stated."""
     with torch.device("meta"):
         usual = create_backbone(named.name, **{"num_classes": 1, **named.kwargs})
-    heads = (state.get(f"{layer}.weight") for layer in (usual.logits_layer, f"{usual.logits_layer}.fc"))
-    head = next((weight for weight in heads if weight is not None), None)
-    if head is None or not head.dim():
+    if (classes := usual.classes_in(state)) is None:
         raise UsageError(f"{THE} ({type(model).__name__}) has no classification head")
-    asked: dict[str, Any] = {"num_classes": len(head)}
-    if (channels := _channels(state)) != usual.input.channels:
-        asked["in_chans"] = channels
+    asked = {"num_classes": classes, **usual.asked_for(state)}
     if all(stated) and _image_size(model) is None and "img_size" not in named.kwargs:
         asked["img_size"] = stated[0] if stated[0] == stated[1] else list(stated)
     elif (size := _image_size(model)) and size != usual.input.size and "img_size" not in named.kwargs:
         asked["img_size"] = list(size)
     if (count := _heads(model)) and count != _heads(usual):
         asked["num_heads"] = count
-    return {**asked, **usual.asked_for(state)}
+    return asked
 
 
 def _heads(network: nn.Module) -> int | None:
@@ -186,11 +174,6 @@ def _changes(usual: Preprocessing, stated: Mapping[str, Any]) -> dict[str, Any]:
 def _timm_config(model: nn.Module) -> Mapping[str, Any]:
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     return config if isinstance(config, Mapping) else {}
-
-
-def _channels(state: Mapping[str, Tensor]) -> int:
-    """Channels of images, by the first convolution."""
-    return next((value.shape[1] for value in state.values() if value.dim() == 4), 3)
 
 
 def _image_size(model: nn.Module) -> tuple[int, int] | None:
@@ -249,9 +232,7 @@ def _sides(given: Any) -> tuple[int, int]:
 def _from_timm(given: Mapping[str, Any]) -> dict[str, Any]:
     """timm's configuration of a network or of its data."""
     found = {key: _plain(given[key]) for key in KEYS if given.get(key) is not None}
-    if (mode := given.get("crop_mode") or "center") not in CROP_MODES:
-        raise UsageError(f"preprocessing: crop_mode {mode!r} is not run here; valid: {', '.join(CROP_MODES)}")
-    return {**found, **CROP_MODES[mode]}
+    return {**found, "resize": resized_by(given.get("crop_mode") or "center")}
 
 
 def _from_transforms(given: Any) -> dict[str, Any]:
@@ -268,4 +249,4 @@ def _plain(value: Any) -> Any:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {one_line(error)}"

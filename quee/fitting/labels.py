@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quee.errors import UsageError
+from quee.errors import UsageError, one_line
 
 SHOWN = 5
 """Number of values listed in a message."""
@@ -33,7 +33,7 @@ def column(labels: Any) -> Labels:
     try:
         array = np.asarray(labels)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"labels are not one per image ({' '.join(str(error).split())[:120]})") from None
+        raise UsageError(f"labels are not one per image ({one_line(error)})") from None
     kind, found = array.dtype.kind, f"labels have shape {array.shape} and dtype {array.dtype}"
     valid = "valid: (n,) class indices from 0, or (n,) class names"
     if array.ndim == 2 and array.shape[1] == 1:

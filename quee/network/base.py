@@ -49,10 +49,21 @@ class SegmentedBackbone(nn.Module, ABC):
     head_modules: tuple[str, ...] = ("norm", "head")
     """Names of the submodules that `classify` runs; modules outside of these and of the blocks are the stem."""
     residuals: int = 0
-    """Residual sums in a block. They are not modules, so cost accounting cannot see them."""
+    """Residual sums in every block. They are not modules, so cost accounting cannot see them."""
     has_class_token: bool = False
+    grid: tuple[int, int] = (0, 0)
+    """Rows and columns of patch tokens; (0, 0) where states are maps."""
 
     _gates: tuple[int, ...] = ()
+
+    def adopt(self, model: nn.Module) -> None:
+        """Take over the submodules, parameters and buffers of another network, under its names."""
+        for name, child in model.named_children():
+            self.add_module(name, child)
+        for name, parameter in model.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in model.named_buffers(recurse=False):
+            self.register_buffer(name, buffer, persistent=name not in model._non_persistent_buffers_set)
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
@@ -161,13 +172,47 @@ class SegmentedBackbone(nn.Module, ABC):
             state = self.run_block(index, state)
         return state
 
+    def residuals_of(self, block: int) -> int:
+        """Residual sums in a block, counted from 0."""
+        return self.residuals
+
     def run_block(self, index: int, state: Tensor) -> Tensor:
         """Run one block, counted from 0, on the state before it."""
         return self.get_submodule(self.block_names[index])(state)
 
-    def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Keywords of `create_backbone` with which these weights would fit; empty where the weights do not tell."""
+    def keywords(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Keywords that only this architecture's names and shapes of weights tell; empty for weights of another."""
         return {}
+
+    def classes_in(self, state: Mapping[str, Tensor]) -> int | None:
+        """Number of outputs of the head in a state dict; None without a head."""
+        head = state.get(f"{self.logits_layer}.weight")
+        return len(head) if head is not None and head.dim() else None
+
+    def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Keywords of `create_backbone` that these weights tell, where they differ from this backbone's.
+
+        By shapes: the number of classes and channels, the size of square images, and an architecture's `keywords`.
+        """
+        own = self.state_dict()
+        known = self.keywords(own)
+        found = {key: value for key, value in self.keywords(state).items() if known.get(key) != value}
+        if (classes := self.classes_in(state)) not in (None, self.num_classes):
+            found["num_classes"] = classes
+        stem = next((key for key, value in own.items() if value.dim() == 4), "")
+        patch = self.input.size[0] / max(self.grid[0], 1)  # pixels
+        if stem in state and state[stem].dim() == 4:
+            if state[stem].shape[1] != own[stem].shape[1]:
+                found["in_chans"] = state[stem].shape[1]
+            patch *= state[stem].shape[2] / own[stem].shape[2]
+        table, here = state.get("pos_embed"), own.get("pos_embed")
+        if table is None or here is None or not table.dim() == here.dim() == 3 or not patch.is_integer():
+            return found
+        patches = table.shape[1] - (here.shape[1] - self.grid[0] * self.grid[1])
+        side = isqrt(max(patches, 0))
+        if self.grid[0] == self.grid[1] and side * side == patches and side * patch != self.input.size[0]:
+            found["img_size"] = side * int(patch)
+        return found
 
     def forward_to(self, gate: int, x: Tensor) -> Tensor:
         """Images to the state at a gate (gate 0: the images)."""
@@ -191,8 +236,6 @@ class TokenBackbone(SegmentedBackbone):
     dim: int
     prefix_tokens: int = 1
     has_class_token: bool = True
-    grid: tuple[int, int]
-    """Rows and columns of patch tokens."""
     residuals = 2
 
     def width(self, gate: int) -> int:

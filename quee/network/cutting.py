@@ -132,8 +132,8 @@ class Chain:
     """By module that computes products of activations: what `hand_over` takes."""
     fixed: tuple[str, ...]
     """Layers whose input does not depend on the images, such as those of position biases."""
-    residuals: int
-    """Sums of two states in the last block."""
+    residuals: tuple[int, ...]
+    """By block, the sums of two states."""
 
     def owners(self) -> dict[str, int]:
         """By name of a module or parameter, the number of the first piece that names it."""
@@ -246,7 +246,7 @@ class _Cutter:
             if [t._version for t in tensors(call.result)] != list(call.versions):
                 raise UsageError(f"what comes after {call.name} changes its output in place, so no gate cuts it")
         names = tuple(call.name for call in blocks if call.name)
-        return Chain(names, tuple(pieces), products, self._fixed(), self._residuals(blocks[-1]))
+        return Chain(names, tuple(pieces), products, self._fixed(), tuple(map(self._residuals, blocks)))
 
     def _residuals(self, block: Call) -> int:
         size = tensors(block.result)[0].numel()

@@ -8,14 +8,10 @@ Importing this module imports timm.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
-from functools import cache
 
 import timm
-import torch
 
-from quee.errors import UsageError
-from quee.network.timm_chain import is_timm
-from quee.network.vision_transformer import VIT_MODULES, is_timm_vit, refuse_parts
+from quee.network.timm_models import is_timm
 
 HUB = re.compile(r"^(?:hf[_-]hub:)?(?:timm/)?")
 """Prefixes of timm's names on the hub."""
@@ -23,7 +19,6 @@ FAMILY = re.compile(
     r"dino(?:_?v\d)?|siglip2?|clip(?:a|_quickgelu)?|eva02|eva|beit(?:v2|3)?|mae|rope|relpos|srelpos|reg\d|gap|tipsv2|sam"
 )
 """Parts of names that say how a network was trained or built; a name of another family is not recommended."""
-NEAREST = 3
 CLOSE = 0.7
 """Likeness, 0–1, from which a name is suggested (`did you mean`)."""
 DINOV3 = re.compile(r"dino[-_]?v?3", re.IGNORECASE)
@@ -48,25 +43,6 @@ def unknown_backbone(name: str, listed: Sequence[str]) -> str:
     return f"unknown backbone {name!r}{hint}; valid: {', '.join(own)}, and timm's names (timm.list_models())"
 
 
-def instead_of(name: str, listed: Sequence[str]) -> str:
-    """Names to use instead of a VisionTransformer that cannot be run with any keywords; empty for other networks."""
-    return "" if not is_timm_vit(name) or _builds(name) else f"; nearest that are: {', '.join(nearest(name, listed))}"
-
-
-def nearest(name: str, listed: Sequence[str], most: int = NEAREST) -> list[str]:
-    """The most similar VisionTransformers and networks of this project; each is of the same families and can be built."""
-    own = {candidate for candidate in listed if "*" not in candidate}
-    found: list[str] = []
-    for candidate in _closest(
-        name, [*own, *(model for module in VIT_MODULES for model in timm.list_models(module=module))]
-    ):
-        if len(found) == most:
-            break
-        if candidate != name and (candidate in own or _builds(candidate)):
-            found.append(candidate)
-    return found
-
-
 def _closest(name: str, names: Iterable[str]) -> Iterator[str]:
     """The names of the same families, the most similar first."""
     own = set(FAMILY.findall(name))
@@ -76,13 +52,3 @@ def _closest(name: str, names: Iterable[str]) -> Iterator[str]:
 
 def _likeness(name: str, other: str) -> float:
     return SequenceMatcher(None, FAMILY.sub("", name), FAMILY.sub("", other)).ratio()
-
-
-@cache
-def _builds(name: str) -> bool:
-    try:
-        with torch.device("meta"):
-            refuse_parts(timm.create_model(name, pretrained=False, num_classes=1, depth=1))
-    except UsageError:
-        return False
-    return True

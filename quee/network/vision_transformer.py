@@ -1,8 +1,6 @@
 """timm's VisionTransformer as a segmented backbone; several architectures use it."""
 
-import re
 from collections.abc import Mapping
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -14,15 +12,14 @@ from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from quee.data.preprocessing import Preprocessing, spread
+from quee.data.preprocessing import Preprocessing
 from quee.errors import UsageError
 from quee.network.attention import Attention
 from quee.network.base import TokenBackbone
 from quee.network.pooling import mean
+from quee.network.timm_models import NO_HEAD, timm_input
 
 POOLS = ("token", "avg", "avgmax", "max")
-VIT_MODULES = ("vision_transformer", "deit")
-"""timm's modules whose networks are VisionTransformers."""
 PATCHES = "patch_embed.proj.weight"
 
 
@@ -54,10 +51,7 @@ class TimmViT(TokenBackbone):
             self.register_parameter(name, None)  # unless the model has it
         for block in model.blocks.children():
             block.attn = _explicit(block.get_submodule("attn"))
-        for name, child in model.named_children():
-            self.add_module(name, child)
-        for name, parameter in model.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
+        self.adopt(model)
         self.input = input
         self.num_classes = model.num_classes
         self.dim = model.embed_dim
@@ -110,13 +104,26 @@ class TimmViT(TokenBackbone):
         found: dict[str, Tensor] = checkpoint_filter_fn(given, self, adapt_layer_scale=True)  # type: ignore[arg-type]
         return found | kept
 
-    def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Read from the names and shapes of weights under timm's names."""
-        own = _keywords(self.state_dict())
-        # A network without class token cannot pool it.
-        return (
-            {key: value for key, value in _keywords(state).items() if own.get(key) != value} if PATCHES in state else {}
-        )
+    def keywords(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Sizes, and which of the parts that a VisionTransformer may have are there."""
+        if "blocks.0.norm1.weight" not in state:
+            return {}
+        found: dict[str, Any] = {"depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")})}
+        patches, wide = state.get(PATCHES), state.get("blocks.0.mlp.fc1.weight")
+        if patches is not None and patches.dim() == 4:
+            found |= {"embed_dim": patches.shape[0], "patch_size": patches.shape[2]}
+        if wide is not None and wide.dim() == 2:
+            found["mlp_ratio"] = wide.shape[0] / wide.shape[1]
+        registers = state.get("reg_token")
+        return found | {
+            "class_token": "cls_token" in state,
+            "reg_tokens": 0 if registers is None else registers.shape[1],
+            "global_pool": "avg" if "fc_norm.weight" in state else "token",
+            "qk_norm": "blocks.0.attn.q_norm.weight" in state,
+            "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+            "pre_norm": "norm_pre.weight" in state,
+            "init_values": 1e-5 if "blocks.0.ls1.gamma" in state else None,
+        }
 
 
 class DistilledViT(TimmViT):
@@ -153,30 +160,6 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) to tokens (n, patches, dim)."""
         return self.proj(x).flatten(2).transpose(1, 2)
-
-
-def _keywords(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Keywords of timm's VisionTransformer, read from names and shapes of weights."""
-    found: dict[str, Any] = {}
-    patches = state.get(PATCHES)
-    if patches is not None and patches.dim() == 4:
-        found |= {"embed_dim": patches.shape[0], "in_chans": patches.shape[1], "patch_size": patches.shape[2]}
-    blocks = {int(match[1]) for key in state if (match := re.match(r"blocks\.(\d+)\.", key))}
-    if blocks:
-        found["depth"] = max(blocks) + 1
-    wide = state.get("blocks.0.mlp.fc1.weight")
-    if wide is not None and wide.dim() == 2:
-        found["mlp_ratio"] = wide.shape[0] / wide.shape[1]
-    registers = state.get("reg_token")
-    return found | {
-        "class_token": "cls_token" in state,
-        "reg_tokens": 0 if registers is None else registers.shape[1],
-        "global_pool": "avg" if "fc_norm.weight" in state else "token",
-        "qk_norm": "blocks.0.attn.q_norm.weight" in state,
-        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
-        "pre_norm": "norm_pre.weight" in state,
-        "init_values": 1e-5 if "blocks.0.ls1.gamma" in state else None,
-    }
 
 
 def refuse_parts(model: nn.Module) -> None:
@@ -217,7 +200,7 @@ def _check(model: VisionTransformer) -> None:
     """Raises UsageError when the model has parts that this adapter does not run, or no head."""
     refuse_parts(model)
     if model.num_classes < 1:
-        raise UsageError("this model has no classification head of its own; give num_classes among its kwargs")
+        raise UsageError(NO_HEAD)
 
 
 def _explicit(attention: nn.Module) -> Attention:
@@ -235,20 +218,6 @@ def _explicit(attention: nn.Module) -> Attention:
     return explicit
 
 
-@cache
-def is_timm_vit(name: str) -> bool:
-    """Whether timm knows the name and builds a VisionTransformer for it."""
-    base, _, tag = name.partition(".")
-    known = timm.is_model(base) and (not tag or name in timm.list_pretrained(f"{base}.*"))
-    return known and timm.model_entrypoint(base).__module__ in {f"timm.models.{module}" for module in VIT_MODULES}
-
-
-def is_headless(name: str) -> bool:
-    """Whether timm's network of that name has no classification head."""
-    config = timm.get_pretrained_cfg(name) if is_timm_vit(name) else None
-    return config is not None and config.num_classes == 0
-
-
 def timm_model(name: str, **kwargs: Any) -> VisionTransformer:
     """timm's model with random weights; raises UsageError where it is not a VisionTransformer."""
     model = timm.create_model(name, pretrained=False, **kwargs)
@@ -257,20 +226,13 @@ def timm_model(name: str, **kwargs: Any) -> VisionTransformer:
     return model
 
 
-def timm_input(model: VisionTransformer) -> Preprocessing:
-    """Preprocessing by timm's configuration of the model, at the size that the model was built for."""
-    config = timm.data.resolve_model_data_config(model)
-    height, width = model.patch_embed.img_size or config["input_size"][1:]
-    channels = model.patch_embed.proj.in_channels
-    means, deviations = spread(config["mean"], channels), spread(config["std"], channels)
-    resize = "both" if config["crop_mode"] == "squash" else "shorter"
-    return Preprocessing(
-        (height, width), config["crop_pct"], config["interpolation"], means, deviations, channels, resize
-    )
+def vit_input(model: VisionTransformer) -> Preprocessing:
+    """timm's preprocessing, at the size and for the channels that the model was built for."""
+    return timm_input(model, model.patch_embed.img_size, model.patch_embed.proj.in_channels)
 
 
 def adapted(name: str, **kwargs: Any) -> TimmViT:
     """Any timm VisionTransformer with random weights; `kwargs` go to `timm.create_model`."""
     model = timm_model(name, **kwargs)
     adapter = DistilledViT if isinstance(model, VisionTransformerDistilled) else TimmViT
-    return adapter(model, timm_input(model))
+    return adapter(model, vit_input(model))

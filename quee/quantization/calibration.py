@@ -30,7 +30,7 @@ from quee.quantization.layers import (
     quantized_layer,
     resolved,
 )
-from quee.quantization.learned import norms_of, reconstruct
+from quee.quantization.learned import HELD_OUT, norms_of, reconstruct
 from quee.quantization.units import Sources, Unit, observe, run_unit, sources, units_of
 from quee.quantization.weights import confirmed_ridge, quantize_weight, round_compensated
 from quee.settings.quantize import QuantizationConfig
@@ -311,7 +311,7 @@ def quantize_(
     constant, not finite or of a wrong shape, for a network that is already quantized, and for a layer that cannot be
     quantized, which the message names; nothing is replaced then.
     """
-    images = checked(calibration_batches, config.samples, model).to(_device(model))
+    images = checked(calibration_batches, config.samples, model, least([config])).to(_device(model))
     calibrator = Calibrator(model, config, partial)
     x, reference = images, images
     with progress(f"quantizing to {config.precision}", len(calibrator.units)) as bar:
@@ -335,7 +335,8 @@ def quantize_paths(
     prefix: fitted to the float network's output, they would otherwise correct the errors of fewer bits where there are none.
     Raises QueeError as `quantize_` does.
     """
-    images = checked(calibration_batches, max(config.samples for config in configs), model).to(_device(model))
+    most = max(config.samples for config in configs)
+    images = checked(calibration_batches, most, model, least(configs)).to(_device(model))
     calibrators = [Calibrator(model, config, partial) for config in configs]
     random = np.random.default_rng(seed)
     own = torch.from_numpy(random.permutation(len(images)) < len(images) // 2)
@@ -381,10 +382,21 @@ def install(model: nn.Module, calibrator: Calibrator) -> nn.Module:
     return model
 
 
-def checked(batches: Iterable[Tensor], samples: int, model: nn.Module | None = None) -> Tensor:
+def least(configs: Iterable[QuantizationConfig]) -> int:
+    """Number of calibration samples that are needed: 2, or as many as learned rounding holds one of out."""
+    for config in configs:
+        parts = (config.precision, config.stem, config.head)
+        if config.rounding == "learned" and any(
+            part and Precision(str(part)).weight_bits < PLAIN_BITS for part in parts
+        ):
+            return HELD_OUT
+    return 2
+
+
+def checked(batches: Iterable[Tensor], samples: int, model: nn.Module | None = None, least: int = 2) -> Tensor:
     """The first `samples` calibration samples as one tensor (n, …).
 
-    Raises QueeError for data that are absent, too few, constant, not finite, not in floating point, or not of the model's
+    Raises QueeError for data that are absent, fewer than `least`, constant, not finite, not in floating point, or not of the model's
     shape; and for a model that is already quantized or has nothing to quantize.
     """
     if model is not None:
@@ -398,8 +410,9 @@ def checked(batches: Iterable[Tensor], samples: int, model: nn.Module | None = N
         if sum(map(len, listed)) >= samples:
             break
     found = sum(map(len, listed))
-    if found < 2:
-        raise QueeError(f"calibration needs at least 2 samples, got {found}")
+    if found < least:
+        why = f" (rounding 'learned' checks itself on one in {HELD_OUT}; 'compensated' needs 2)" if least > 2 else ""
+        raise QueeError(f"calibration needs at least {least} samples, got {found}{why}")
     shapes = {tuple(batch.shape[1:]) for batch in listed}
     if len(shapes) > 1:
         raise QueeError(f"calibration batches differ in shape: {sorted(shapes)}")

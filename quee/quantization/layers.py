@@ -19,7 +19,25 @@ from quee.precision import Precision
 from quee.settings.quantize import QuantizationConfig
 
 
-class AffineQuantizer(nn.Module):
+class _Quantizer(nn.Module):
+    """Base of the quantizers of activations, which give integers from `low` to `high` in steps of `scale`."""
+
+    scale: Tensor
+    low: float
+    high: float
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def largest(self) -> float:
+        """Largest magnitude of an integer this quantizer produces."""
+        return max(-self.low, self.high)
+
+
+class AffineQuantizer(_Quantizer):
     """Per-tensor asymmetric quantizer of activations to `bits` bits.
 
     A value x becomes the integer clamp(round(x / scale), -zero_point, 2^bits - 1 - zero_point): the usual
@@ -27,13 +45,10 @@ class AffineQuantizer(nn.Module):
     """
 
     kind = "affine"
-    scale: Tensor
     zero_point: Tensor
 
     def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.bits = bits
-        self.register_buffer("scale", torch.ones(()))
+        super().__init__(bits)
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
         self.low, self.high = 0.0, float(2**bits - 1)
 
@@ -52,17 +67,12 @@ class AffineQuantizer(nn.Module):
         self.low, self.high = float(-zero_point), float(2**self.bits - 1 - zero_point)
         return self
 
-    @property
-    def largest(self) -> float:
-        """Largest magnitude of an integer this quantizer produces."""
-        return max(-self.low, self.high)
-
     def forward(self, x: Tensor) -> Tensor:
         """Integers as float32, of x's shape; multiply by `scale` to dequantize."""
         return torch.div(x, self.scale).round_().clamp_(self.low, self.high)
 
 
-class CodebookQuantizer(nn.Module):
+class CodebookQuantizer(_Quantizer):
     """Quantizer to 2^bits levels that need not be evenly spaced: powers of a base, two ranges.
 
     The levels are integers of a few more bits (fixed point), so products with them stay integer products: exact in
@@ -71,13 +81,10 @@ class CodebookQuantizer(nn.Module):
     """
 
     kind = "codebook"
-    scale: Tensor
     levels: Tensor
 
     def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.bits = bits
-        self.register_buffer("scale", torch.ones(()))
+        super().__init__(bits)
         self.register_buffer("levels", torch.arange(2**bits, dtype=torch.int16))
         self.finalize()
 
@@ -97,11 +104,6 @@ class CodebookQuantizer(nn.Module):
         self.low, self.high = float(levels[0]), float(levels[-1])
         self._table = torch.from_numpy(levels[nearest].astype(np.float32)).to(self.levels.device)
         return self
-
-    @property
-    def largest(self) -> float:
-        """Largest magnitude of an integer this quantizer produces."""
-        return max(-self.low, self.high)
 
     def forward(self, x: Tensor) -> Tensor:
         """Integers as float32, of x's shape; multiply by `scale` to dequantize."""
@@ -135,7 +137,20 @@ def exact_matmul(a: Tensor, b: Tensor, size: int) -> Tensor:
         return total.float()
 
 
-class _QuantizedWeight(nn.Module):
+class _Derived(nn.Module):
+    """Base of layers that derive tensors for execution from their buffers."""
+
+    def finalize(self) -> None:
+        """Derive these tensors; call it after the buffers change."""
+        raise NotImplementedError
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        result = super()._apply(fn, recurse)
+        self.finalize()  # moves the derived tensors to another device, too
+        return result
+
+
+class _QuantizedWeight(_Derived):
     """Base of the layers with weights: packed integers, scales, bias, an input quantizer."""
 
     weight: Tensor
@@ -161,7 +176,6 @@ class _QuantizedWeight(nn.Module):
         self.bias.copy_(torch.zeros_like(self.bias) if bias is None else bias.detach())
 
     def finalize(self) -> None:
-        """Derive the tensors for execution from the stored buffers; call it after the buffers change."""
         self.input.finalize()
         weight = self.weight[:, self._order()]
         self._transposed = weight.float().t().contiguous()  # (in, out)
@@ -183,11 +197,6 @@ class _QuantizedWeight(nn.Module):
                 break
             parts += 1
         return size
-
-    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
-        result = super()._apply(fn, recurse)
-        self.finalize()  # moves the derived tensors to another device, too
-        return result
 
     def _multiply(self, integers: Tensor) -> Tensor:
         """(…, in) quantized to (…, out): multiply integers, rescale, add the bias."""
@@ -296,7 +305,7 @@ class QuantizedConv2d(_QuantizedWeight):
         return product(patches.transpose(1, 2)).transpose(1, 2).unflatten(2, places(self, size))
 
 
-class QuantizedMatMul(nn.Module):
+class QuantizedMatMul(_Derived):
     """Product of two quantized activations."""
 
     a: Quantizer
@@ -310,11 +319,6 @@ class QuantizedMatMul(nn.Module):
     def finalize(self) -> None:
         self.a.finalize()
         self.b.finalize()
-
-    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
-        result = super()._apply(fn, recurse)
-        self.finalize()
-        return result
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         size = int(EXACT // max(self.a.largest * self.b.largest, 1.0))

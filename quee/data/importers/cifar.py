@@ -16,7 +16,7 @@ import numpy as np
 from quee.data.importers.archive import read_members
 from quee.data.importers.arrays import array_shard
 from quee.data.importers.base import Importer, Plan, Source
-from quee.errors import QueeError
+from quee.errors import QueeError, one_line
 
 PIXELS = 3 * 32 * 32
 
@@ -160,7 +160,7 @@ def load_batch(content: bytes, source: str) -> dict[str, Any]:
     try:
         value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # damaged pickles raise many types
-        raise QueeError(f"{source}: not read: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise QueeError(f"{source}: not read: {one_line(error)}") from None
     if not isinstance(value, dict):
         raise QueeError(f"{source}: holds a {type(value).__name__}; expected a dictionary")
     return {_text(key): item.value if isinstance(item, _Array) else item for key, item in value.items()}

@@ -17,7 +17,7 @@ from quee.data.importers.base import Importer, Plan, Source
 from quee.data.importers.located import plan_set
 from quee.data.importers.report import Report
 from quee.data.walk import IMAGE_SUFFIXES, shown
-from quee.errors import QueeError, UsageError
+from quee.errors import QueeError, UsageError, one_line
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKITS = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar", "ILSVRC2012_devkit_t12")
@@ -148,7 +148,7 @@ def _devkit_numbers(meta: bytes) -> dict[int, str]:
         rows = [row for row in np.atleast_1d(synsets) if int(row["num_children"]) == 0]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows}
     except Exception as error:  # damaged files raise many types
-        raise QueeError(f"{META} of the devkit is not readable ({' '.join(str(error).split())})") from None
+        raise QueeError(f"{META} of the devkit is not readable ({one_line(error)})") from None
 
 
 class _Part(io.RawIOBase):

@@ -19,34 +19,22 @@ if TYPE_CHECKING:
 
 _T2T = ("t2t_vit_7", "t2t_vit_10", "t2t_vit_12", "t2t_vit_14", "t2t_vit_19", "t2t_vit_24", "t2t_vit_t_14")
 _RESNET_CIFAR = ("resnet20_cifar", "resnet32_cifar", "resnet44_cifar", "resnet56_cifar", "resnet110_cifar")
-_TIMM = ("vit_*", "deit_*", "deit3_*", "flexivit_*", "aimv2_*", "beit3_*", "eva_*", "test_vit*")
-_RELATIVE = ("vit_relpos_*", "vit_srelpos_*", "test_vit_relpos")
+_TIMM = ("vit_*", "deit_*", "deit3_*", "flexivit_*", "aimv2_*", "eva_*")
+_RELATIVE = ("vit_relpos_*", "vit_srelpos_*")
 _ROTARY = ("vit_*_rope_*", "vit_*_dinov3*", "vit_*_sapiens2*", "vit_*_lingbot*", "vit_pe_*", "eva_giant_*")
 _HYBRID = ("vit_*_r26_*", "vit_*_r50_*", "vit_*_resnet*", "vit_*_r_s16_*", "vit_base_mci_*")
-_OTHER_VITS = (*_RELATIVE, *_ROTARY, *_HYBRID)
-"""timm's networks whose names are like those of VisionTransformers."""
-_RESNET = ("resnet[1-9]*", "resnetrs*", "resnext*", "seresnet[1-9]*", "seresnext*", "wide_resnet*", "test_resnet*")
-_EFFICIENTNET = (
-    "efficientnet*",
-    "mobilenet*",
-    "*nasnet_*",
-    "fbnet*",
-    "lcnet_*",
-    "tf_*net*",
-    "tinynet_*",
-    "test_efficientnet*",
-)
+_POOLED = ("vit_*_siglip_[0-9]*", "vit_*_map_*")
+"""With attention pooling."""
+_UNUSUAL = ("vit_*_18x2_*", "vit_*_xp_*", "vit_[dp]*wee_*", "vit_dlittle_*", "vit_intern300m_*")
+"""With parallel blocks, differential attention, or positions that are resampled in every run."""
+_OTHER_VITS = (*_RELATIVE, *_ROTARY, *_HYBRID, *_POOLED, *_UNUSUAL)
+"""timm's networks whose names are like those of VisionTransformers, with parts that `timm_vit` does not have."""
 
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "quee.network.architectures.t2t_vit": _T2T,
     "quee.network.architectures.resnet_cifar": _RESNET_CIFAR,
     "quee.network.architectures.dinov2": ("vit_small_patch14_dinov2.lvd142m", "*_dinov2*"),
     "quee.network.architectures.timm_vit": ("vit_digits", "vit_fashion_mnist", *_TIMM),
-    "quee.network.architectures.timm_swin": ("swin*",),
-    "quee.network.architectures.timm_beit": ("beit_*", "beitv2_*"),
-    "quee.network.architectures.timm_resnet": _RESNET,
-    "quee.network.architectures.timm_convnext": ("convnext*", "test_convnext*"),
-    "quee.network.architectures.timm_efficientnet": _EFFICIENTNET,
     "quee.network.architectures.timm_chain": (*_OTHER_VITS, "*"),
 }
 """Module to the names of its backbones and patterns of names; of the patterns that fit the longest counts."""
@@ -140,10 +128,6 @@ def create_backbone(
             if isinstance(error, TypeError | ValueError | AssertionError)
             else f"{type(error).__name__}: {reason}"
         )
-        if isinstance(error, UsageError) and name not in names():
-            from quee.network.names import instead_of
-
-            reason += instead_of(name, _listed())
         given = f" with {kwargs}" if kwargs else ""
         raise UsageError(f"backbone {name!r} cannot be built{given}: {reason}") from None
     if backbone.input.channels not in CHANNELS:

@@ -4,6 +4,7 @@ timm has no head for DINOv2. The published heads read the mean patch token of th
 last block (`layers=1`) or of the last four blocks (`layers=4`).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import isqrt
 from typing import Any
@@ -16,11 +17,11 @@ from torch.nn import functional
 
 from quee.data.preprocessing import Preprocessing
 from quee.errors import UsageError
-from quee.network.vision_transformer import TimmViT, is_headless, is_timm_vit, timm_input, timm_model
+from quee.network.timm_models import is_headless
+from quee.network.timm_models import is_timm as knows
+from quee.network.vision_transformer import TimmViT, timm_model, vit_input
 
 __all__ = ["create", "is_headless", "knows"]
-
-knows = is_timm_vit
 
 IMAGE_SIZE = 224
 """As in the evaluation of the linear heads: the shorter side is resized to 256, and the centre of 224 is cropped."""
@@ -73,6 +74,10 @@ class DinoV2(TimmViT):
     def positions(self, state: Tensor, gate: int) -> Tensor:
         return super().positions(state[:, : self._tokens], gate)
 
+    def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """As of timm's networks, without the size of images: the published weights are for 518 px, and their heads for 224."""
+        return {key: value for key, value in super().asked_for(state).items() if key != "img_size"}
+
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Like timm's networks; positions of networks without registers are resampled as the authors do."""
         table = state.get("pos_embed")
@@ -98,7 +103,7 @@ def create(name: str, num_classes: int = 1000, layers: int = 1, img_size: Any = 
     Mean, std and interpolation are timm's. timm's crop is for its own size (518); at any other size the authors' is used.
     """
     model = timm_model(name, num_classes=0, img_size=img_size, **kwargs)
-    input = timm_input(model)
+    input = vit_input(model)
     own = timm.get_pretrained_cfg(name)
     if own is None or input.size != own.input_size[1:]:
         input = replace(input, crop_pct=CROP_PCT)

@@ -8,18 +8,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quee.data.preprocessing import Preprocessing, spread
-from quee.errors import UsageError
+from quee.data.preprocessing import Preprocessing, sides, spread
+from quee.errors import require
 from quee.network.base import SegmentedBackbone
 
 WIDTHS = (16, 32, 64)
 """Channels of the stages; the first block of a later stage halves height and width."""
 SHORTCUTS = ("A", "B")
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, with which the public checkpoints were trained."""
 
 
 class PaddedShortcut(nn.Module):
@@ -72,13 +71,14 @@ class CifarResNet(SegmentedBackbone):
     ) -> None:
         """Raises UsageError for values that no such network has."""
         super().__init__()
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        _require(depth >= 1, f"depth must be at least 1 block; got {depth}")
-        _require(shortcut in SHORTCUTS, f"shortcut must be one of {', '.join(SHORTCUTS)}; got {shortcut!r}")
-        _require(num_classes >= 1, f"num_classes must be at least 1; got {num_classes}")
-        _require(min(height, width) >= 1, f"img_size must be at least 1; got {img_size}")
+        height, width = sides(img_size)
+        require(depth >= 1, f"depth must be at least 1 block; got {depth}")
+        require(shortcut in SHORTCUTS, f"shortcut must be one of {', '.join(SHORTCUTS)}; got {shortcut!r}")
+        require(num_classes >= 1, f"num_classes must be at least 1; got {num_classes}")
+        require(min(height, width) >= 1, f"img_size must be at least 1; got {img_size}")
         self.num_classes = num_classes
-        mean, std = spread(MEAN, in_chans), spread(STD, in_chans)
+        mean, std = spread(IMAGENET_DEFAULT_MEAN, in_chans), spread(IMAGENET_DEFAULT_STD, in_chans)
+        # The public checkpoints were trained with ImageNet's mean and deviation, too.
         self.input = Preprocessing((height, width), 1.0, "bilinear", mean, std, in_chans)
         self.stages = [block * len(WIDTHS) // depth for block in range(depth)]
         self.conv1 = nn.Conv2d(in_chans, WIDTHS[0], 3, 1, 1, bias=False)
@@ -112,15 +112,9 @@ class CifarResNet(SegmentedBackbone):
         counters = {key: value for key, value in self.state_dict().items() if key.endswith("num_batches_tracked")}
         return {**counters, **state}
 
-    def asked_for(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """As names and shapes of weights say."""
-        given, own = _keywords(state), _keywords(self.state_dict())
-        return {key: value for key, value in given.items() if own.get(key) != value}
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise UsageError(message)
+    def keywords(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Depth, kind of shortcuts and channels."""
+        return keywords(state)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -128,7 +122,7 @@ def _initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight)
 
 
-def _keywords(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def keywords(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Keywords of `CifarResNet` that names and shapes of weights tell; empty where they are of another network."""
     first = state.get("conv1.weight")
     if first is None or first.dim() != 4:
@@ -146,7 +140,7 @@ DEPTHS = {f"resnet{6 * n + 2}_cifar": 3 * n for n in (3, 5, 7, 9, 18)}
 
 def named(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     """The backbone that weights under its names are of, and its keywords beside the number of classes."""
-    found = _keywords(state)
+    found = keywords(state)
     name = next((name for name, depth in DEPTHS.items() if depth == found.get("depth")), next(iter(DEPTHS)))
     usual = {"depth": DEPTHS[name], "shortcut": "A", "in_chans": 3}
     return name, {key: value for key, value in found.items() if value != usual[key]}

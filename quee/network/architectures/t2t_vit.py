@@ -4,7 +4,7 @@ State dicts have the keys and shapes of the authors' checkpoints. Every matrix p
 performer's random features, their products and the division are of kind `float`, which is never quantized.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from math import sqrt
 from typing import Any
@@ -15,8 +15,8 @@ from timm.layers import Mlp, resample_abs_pos_embed, trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quee.data.preprocessing import Preprocessing, spread
-from quee.errors import UsageError
+from quee.data.preprocessing import Preprocessing, sides, spread
+from quee.errors import require
 from quee.network.attention import Attention, MatMul
 from quee.network.base import TokenBackbone
 
@@ -164,14 +164,14 @@ class T2TViT(TokenBackbone):
     ) -> None:
         """Raises UsageError for values that a T2T-ViT cannot have."""
         super().__init__()
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        _require(tokens in TOKENS, f"tokens must be one of {', '.join(TOKENS)}; got {tokens!r}")
-        _require(heads >= 1 and dim % heads == 0, f"dim {dim} is not divisible by heads {heads}")
+        height, width = sides(img_size)
+        require(tokens in TOKENS, f"tokens must be one of {', '.join(TOKENS)}; got {tokens!r}")
+        require(heads >= 1 and dim % heads == 0, f"dim {dim} is not divisible by heads {heads}")
         widths = {"head_dim": dim // heads, "dim": dim}
-        _require(attention_scale in widths, f"attention_scale must be head_dim or dim; got {attention_scale!r}")
-        _require(num_classes >= 1, f"num_classes must be at least 1; got {num_classes}")
+        require(attention_scale in widths, f"attention_scale must be head_dim or dim; got {attention_scale!r}")
+        require(num_classes >= 1, f"num_classes must be at least 1; got {num_classes}")
         fits = min(height, width) >= STRIDE and height % STRIDE == width % STRIDE == 0
-        _require(fits, f"img_size must be a multiple of {STRIDE}; got {img_size}")
+        require(fits, f"img_size must be a multiple of {STRIDE}; got {img_size}")
         self.grid = (height // STRIDE, width // STRIDE)
         positions = self.grid[0] * self.grid[1] + 1
         self.num_classes, self.dim = num_classes, dim
@@ -194,6 +194,14 @@ class T2TViT(TokenBackbone):
     def classify(self, state: Tensor) -> Tensor:
         return self.head(self.norm(state[:, 0]))
 
+    def keywords(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Width, depth and channels."""
+        first = state.get("tokens_to_token.attention1.norm1.weight")
+        if first is None or "cls_token" not in state:
+            return {}
+        blocks = {key.split(".")[1] for key in state if key.startswith("blocks.")}
+        return {"dim": state["cls_token"].shape[-1], "depth": len(blocks), "in_chans": len(first) // SPLITS[0][0] ** 2}
+
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The authors' state dict at this image size, with the position table resampled in their way."""
         table = state.get("pos_embed")
@@ -201,11 +209,6 @@ class T2TViT(TokenBackbone):
             return state
         self.refuse_positions(table, prefix=1)
         return {**state, "pos_embed": resample_abs_pos_embed(table, list(self.grid), antialias=False)}
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise UsageError(message)
 
 
 def _initialise(module: nn.Module) -> None:

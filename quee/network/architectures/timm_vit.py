@@ -7,12 +7,12 @@ from typing import Any
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from quee.data.preprocessing import Preprocessing, spread
-from quee.network.vision_transformer import ConvStem, TimmViT, adapted, is_headless, is_timm_vit
+from quee.data.preprocessing import Preprocessing, sides, spread
+from quee.network.timm_models import is_headless
+from quee.network.timm_models import is_timm as knows
+from quee.network.vision_transformer import ConvStem, TimmViT, adapted
 
 __all__ = ["create", "is_headless", "knows"]
-
-knows = is_timm_vit
 
 
 def create(name: str, **kwargs: Any) -> TimmViT:
@@ -23,11 +23,10 @@ def create(name: str, **kwargs: Any) -> TimmViT:
 
 def _small_vit(input: Preprocessing, **kwargs: Any) -> TimmViT:
     kwargs = {"in_chans": input.channels, "img_size": input.size, "num_classes": 10, **kwargs}
-    size, channels = kwargs["img_size"], kwargs["in_chans"]
-    height, width = (size, size) if isinstance(size, int) else size
-    model = VisionTransformer(**{**kwargs, "img_size": (height, width)})
+    size, channels = sides(kwargs["img_size"]), kwargs["in_chans"]
+    model = VisionTransformer(**{**kwargs, "img_size": size})
     mean, std = spread(input.mean, channels), spread(input.std, channels)
-    return TimmViT(model, replace(input, size=(height, width), channels=channels, mean=mean, std=std))
+    return TimmViT(model, replace(input, size=size, channels=channels, mean=mean, std=std))
 
 
 def vit_digits(**kwargs: Any) -> TimmViT:

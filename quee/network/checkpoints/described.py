@@ -10,6 +10,9 @@ from math import nextafter
 from pathlib import Path
 from typing import Any
 
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from quee.data.preprocessing import resized_by
 from quee.errors import QueeError
 from quee.work.registry import unknown
 
@@ -20,7 +23,6 @@ TASKS = ("ForImageClassification", "ForImageClassificationWithTeacher", "Model",
 """Ends of the names of transformers' classes whose weights hold a classifier, or one without a head."""
 RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of interpolations."""
-HALF, CLIP = [0.5, 0.5, 0.5], ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 _SQUARE = {"height": 224, "width": 224}
 _USUAL: dict[str, Any] = {
     "do_resize": True,
@@ -29,13 +31,13 @@ _USUAL: dict[str, Any] = {
     "do_center_crop": False,
     "rescale_factor": 1 / 255,
 }
-_USUAL |= {"image_mean": HALF, "image_std": HALF, "crop_size": _SQUARE}
+_USUAL |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "crop_size": _SQUARE}
 _BY_CLIP: dict[str, Any] = {
     "size": {"shortest_edge": 224},
     "resample": 3,
     "do_center_crop": True,
-    "image_mean": CLIP[0],
-    "image_std": CLIP[1],
+    "image_mean": list(OPENAI_CLIP_MEAN),
+    "image_std": list(OPENAI_CLIP_STD),
 }
 PROCESSORS: dict[str, dict[str, Any]] = {
     "ViT": {"size": _SQUARE, "resample": 2},
@@ -245,10 +247,12 @@ def _of_timm(folder: Path, config: Mapping[str, Any]) -> Described:
     size = given.get("input_size")
     prepared = None
     if isinstance(size, list) and len(size) == 3:
-        if (mode := given.get("crop_mode", "center")) not in ("center", "squash"):
-            raise QueeError(f"{folder / CONFIG}: crop_mode {mode!r} is not run here; run are center and squash")
+        try:
+            resize = resized_by(given.get("crop_mode", "center"))
+        except QueeError as error:
+            raise QueeError(f"{folder / CONFIG}: {error}") from None
         fields = {key: given[key] for key in ("mean", "std", "interpolation", "crop_pct") if given.get(key) is not None}
-        prepared = Prepared((size[1], size[2]), {**fields, "resize": "both" if mode == "squash" else "shorter"})
+        prepared = Prepared((size[1], size[2]), {**fields, "resize": resize})
     names, outputs = config.get("label_names") or given.get("label_names"), config.get("num_classes")
     numbered = dict(enumerate(names)) if isinstance(names, list) else names or {}
     classes = _names(folder, numbered) if len(numbered) == outputs else None

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from quee.errors import IntegrityError, QueeError
-from quee.network.checkpoints.pickles import line, read_pickled
+from quee.errors import IntegrityError, QueeError, one_line
+from quee.network.checkpoints.pickles import read_pickled
 
 Content = tuple[Any, list[str]]
 """The content of a file, and the names of the objects that were left out."""
@@ -80,7 +80,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise QueeError(f"{path} is not a readable safetensors file: {line(error)}") from None
+        raise QueeError(f"{path} is not a readable safetensors file: {one_line(error)}") from None
 
 
 def _archive(path: Path, max_bytes: int) -> Content:
@@ -88,7 +88,7 @@ def _archive(path: Path, max_bytes: int) -> Content:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except zipfile.BadZipFile as error:
-        raise QueeError(f"{path} is a damaged zip archive: {line(error)}") from None
+        raise QueeError(f"{path} is a damaged zip archive: {one_line(error)}") from None
     unpacked = sum(member.file_size for member in members)
     if unpacked > max_bytes:
         raise QueeError(f"{path} unpacks to {unpacked:,} bytes; at most {max_bytes:,} are read")
@@ -112,7 +112,7 @@ def _arrays(path: Path) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: _tensor(arrays[name]) for name in arrays.files}
     except Exception as error:  # damaged archives raise many types
-        raise QueeError(f"{path} is not a readable .npz of arrays: {line(error)}") from None
+        raise QueeError(f"{path} is not a readable .npz of arrays: {one_line(error)}") from None
 
 
 def _tensor(array: np.ndarray) -> Tensor:

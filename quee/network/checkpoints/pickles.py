@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 from torch.serialization import safe_globals
 
-from quee.errors import QueeError
+from quee.errors import QueeError, one_line
 
 PLAIN_MODULES = frozenset(
     ("argparse", "array", "collections", "datetime", "decimal", "enum", "fractions", "ipaddress", "pathlib", "random")
@@ -93,7 +93,7 @@ def read_pickled(path: Path) -> tuple[Any, list[str]]:
                 raise QueeError(f"{path} is not read: {_refused(error)}") from None
             filled[found[2]] = OrderedDict if found[1] == "SETITEM" else list
         except Exception as error:  # damaged files raise many types
-            raise QueeError(f"{path} is not a readable PyTorch file: {line(error)}") from None
+            raise QueeError(f"{path} is not a readable PyTorch file: {one_line(error)}") from None
 
 
 def _stand_in(name: str, filled: type | None, met: set[str]) -> type:
@@ -153,10 +153,4 @@ def _refused(error: Exception) -> str:
     if "Unsupported operand" in text:
         return "its pickle is of another protocol than 2; save it anew with torch.save(state, FILE)"
     own = re.search(r"WeightsUnpickler error: (.*?)(?: Check the doc| Please |$)", text)
-    return f"it is not a PyTorch file of tensors and plain values ({own[1][:160] if own else line(error)})"
-
-
-def line(error: Exception, most: int = 160) -> str:
-    """An error's text in one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= most else text[:most] + "…"
+    return f"it is not a PyTorch file of tensors and plain values ({own[1][:160] if own else one_line(error)})"

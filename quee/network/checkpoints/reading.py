@@ -100,12 +100,12 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
         facts.append(f"{', '.join(formats)} as float32")
     if found.found and found.found.note:
         facts.append(found.found.note)
-    plain = {key: _checked(key, value, path) for key, value in found.state.items()}
-    named = _named(path, plain, found, described)
+    checked = {key: plain(key, value, path) for key, value in found.state.items()}
+    named = _named(path, checked, found, described)
     if described.classes is None and described.outputs:
         facts.append("its configuration has no names of classes")
     return Checkpoint(
-        plain if named is None or named.state is None else named.state,
+        checked if named is None or named.state is None else named.state,
         found.layout,
         tuple(facts),
         *(("", {}) if named is None else (named.name, named.kwargs)),
@@ -226,17 +226,24 @@ def _is_other_float(value: Tensor) -> bool:
     return value.is_floating_point() and value.dtype != torch.float32
 
 
-def _checked(key: str, value: Tensor, path: Path) -> Tensor:
-    if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu" or value.is_complex():
-        raise QueeError(f"{path}: {key} is not a plain dense tensor")
+def plain(key: str, value: Any, source: str | Path) -> Tensor:
+    """A copy of a weight, floating point as float32; raises QueeError unless it is a dense tensor of finite numbers."""
+    if (
+        not isinstance(value, Tensor)
+        or value.layout is not torch.strided
+        or value.is_quantized
+        or value.device.type != "cpu"
+        or value.is_complex()
+    ):
+        raise QueeError(f"{source}: {key} is not a plain dense tensor; weights that are quantized already are not read")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise QueeError(f"{path}: {key} claims shape {tuple(value.shape)}, more than the file holds of it")
+        raise QueeError(f"{source}: {key} claims shape {tuple(value.shape)}, more than the file holds of it")
     value = value.detach().clone(memory_format=torch.contiguous_format)  # views of one storage become independent
     if not value.is_floating_point():
         return value
     value = value.float()
     if not value.isfinite().all():
-        raise QueeError(f"{path}: {key} has values that are not finite")
+        raise QueeError(f"{source}: {key} has values that are not finite")
     return value
 
 

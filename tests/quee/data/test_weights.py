@@ -161,6 +161,27 @@ def test_weights_of_a_network_built_with_keywords_are_taken_with_them(what: str,
     assert all(torch.equal(value, original.state_dict()[key]) for key, value in backbone.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("wrong", "name", "kwargs"),
+    [
+        ("convnext_tiny", "convnext_atto", {"in_chans": 1}),
+        ("resnet50", "resnet18", {}),
+        ("vit_small_patch16_224", VIT, {}),
+    ],
+)
+def test_weights_of_another_network_are_told_which(
+    wrong: str, name: str, kwargs: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.save(timm.create_model(name, num_classes=2, **kwargs).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(QueeError, match=r"does not fit .*; its shapes are those of --backbone ") as raised:
+        import_weights(wrong, tmp_path / "w.pth", tmp_path / "mine.safetensors")
+    backbone, *options = shlex.split(str(raised.value).rpartition("--backbone ")[2])
+    told = settings_of([word for word in options if word != "--set"])
+    import_weights(backbone, tmp_path / "w.pth", tmp_path / "mine.safetensors", kwargs=told)  # the advice works
+    loaded = create_backbone(backbone, num_classes=2, **(weights_facts(tmp_path / "mine.safetensors").kwargs or {}))
+    load_weights(loaded, tmp_path / "mine.safetensors", new_head=False)
+
+
 def test_weights_for_a_rectangle_are_taken_at_their_size_alone(tmp_path: Path) -> None:
     torch.save(timm.create_model(VIT, num_classes=2, img_size=(32, 96), **SMALL).state_dict(), tmp_path / "w.pth")
     with pytest.raises(QueeError, match=r"w.pth .*at their own img_size=\[height,width\] alone"):

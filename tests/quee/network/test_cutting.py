@@ -136,7 +136,7 @@ def test_the_pieces_give_the_networks_logits_for_any_number_of_samples() -> None
         assert torch.equal(states[-1], model(x))
         assert [tuple(state.shape) for state in states] == [(n, *piece.shape) for piece in chain.pieces]
     assert [piece.macs for piece in chain.pieces] == [64 * 18, *[64 * 72] * 4, 30]
-    assert chain.residuals == 1
+    assert chain.residuals == (1,) * 4
     owners = chain.owners()
     assert (owners["positions"], owners["blocks.2"], owners["head"]) == (0, 3, 5)
 

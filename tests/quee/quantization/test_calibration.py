@@ -338,3 +338,18 @@ def test_folding_alone_leaves_the_network_at_many_bits_as_it_was(original: Segme
     with torch.inference_mode():
         expected = original(images)
         assert (folded(images) - expected).norm() < 1.2 * (plain(images) - expected).norm()
+
+
+def test_learned_rounding_needs_a_sample_that_checks_it(images: Tensor) -> None:
+    network = create_backbone("vit_digits", embed_dim=16, depth=2, num_heads=2)
+    before = deepcopy(network.state_dict())
+    for config_, data in (
+        (config("w4a4", preset="best"), images[:7]),
+        (config(preset="best", stem="w4a8"), images[:4]),
+    ):
+        with pytest.raises(QueeError, match=r"at least 8 samples, got \d \(rounding 'learned'.*'compensated' needs 2"):
+            quantize_(network, config_, [data])
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    quantize_(deepcopy(network), config(preset="best"), [images[:4]])  # nothing is learned at 8 bits
+    quantize_(network, config("w4a4", preset="best", iterations=2), [images[:8]])
+    assert network(images).isfinite().all()

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from math import isqrt
 from typing import Any
 
+from torch import Tensor
+
 from quee.network.architectures import is_backbone
 from quee.network.checkpoints.layout import Named, State, beside, count, shape
 
@@ -50,9 +52,13 @@ def vit_of_weights(state: State) -> Named | None:
     own = next((known for known in VITS.values() if known[:2] == (patches.shape[0], depth)), None)
     if own is None or grid * grid + prefix != table.shape[1] or patches.shape[2] != patches.shape[3]:
         return None
-    kwargs = {"patch_size": patches.shape[2], "img_size": grid * patches.shape[2], "in_chans": patches.shape[1]}
-    kwargs |= dict(zip(("embed_dim", "depth", "num_heads"), own, strict=True)) | {"reg_tokens": registers}
-    return vit(kwargs, "deit" if "dist_token" in state else "vit")
+    kwargs = dict(zip(("embed_dim", "depth", "num_heads"), own, strict=True)) | {"reg_tokens": registers}
+    return vit({**kwargs, **_patched(patches, grid)}, "deit" if "dist_token" in state else "vit")
+
+
+def _patched(patches: Tensor, grid: int) -> dict[str, Any]:
+    """Keywords that an embedding (dim, channels, height, width) of a square grid of patches tells."""
+    return {"patch_size": patches.shape[2], "img_size": grid * patches.shape[2], "in_chans": patches.shape[1]}
 
 
 RESNETS = {
@@ -203,6 +209,5 @@ def beit_of_weights(state: State) -> Named | None:
         return None
     kwargs = {"embed_dim": patches.shape[0], "depth": count(state, r"blocks\.(\d+)\."), "num_heads": table.shape[1]}
     grid = (isqrt(max(table.shape[0] - 3, 0)) + 1) // 2  # (2 rows - 1)² pairs of patches, and 3 with the class token
-    kwargs |= {"patch_size": patches.shape[2], "img_size": grid * patches.shape[2], "in_chans": patches.shape[1]}
     more = {"global_pool": "avg" if "fc_norm.weight" in state else "token", "use_abs_pos_emb": "pos_embed" in state}
-    return beit({**kwargs, **more})
+    return beit({**kwargs, **_patched(patches, grid), **more})

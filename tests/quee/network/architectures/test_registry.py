@@ -19,8 +19,8 @@ from quee.errors import QueeError, UsageError
 from quee.exits.fitting import fit_exits
 from quee.export.graphs import export_graphs
 from quee.features import GateView
-from quee.network import architectures, timm_chain
-from quee.network.architectures import check_state_dict, create_backbone
+from quee.network import architectures
+from quee.network.architectures import check_state_dict, create_backbone, timm_chain
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
@@ -82,6 +82,9 @@ CHAINS = [
     pytest.param("beit_base_patch16_224", SMALL_TOKENS | {"patch_size": 8}, id="beit"),
     pytest.param("eva02_tiny_patch14_224", SMALL_TOKENS | {"patch_size": 8}, id="eva-rotary-positions"),
     pytest.param("test_vit_relpos", {"img_size": 64, "num_classes": 10, "depth": 4}, id="relative-positions"),
+    pytest.param("vit_base_patch16_siglip_224", SMALL_TOKENS | {"patch_size": 8}, id="attention-pooling"),
+    pytest.param("vit_dpwee_patch16_reg1_gap_256", SMALL_TOKENS | {"patch_size": 8}, id="differential-attention"),
+    pytest.param("beit3_base_patch16_224", SMALL_TOKENS | {"patch_size": 8}, id="norms-within-layers"),
     pytest.param("test_byobnet", {"img_size": 64, "num_classes": 10}, id="byobnet", marks=pytest.mark.slow),
     pytest.param("resnet18", RESNET, id="resnet-basic"),
     pytest.param("resnet50d.ra2_in1k", {**RESNET, "channels": (8, 12, 16, 24)}, id="resnet-bottleneck-d"),
@@ -96,6 +99,13 @@ CHAINS = [
     ),
 ]
 
+SIZED = [
+    pytest.param("vit_tiny_patch16_224", 96, TINY, id="vit"),
+    pytest.param("vit_wee_patch16_reg1_gap_256", 96, TINY, id="registers-without-class-token"),
+    pytest.param("t2t_vit_7", 32, T2T, id="t2t-vit"),
+    pytest.param("eva02_tiny_patch14_224", 48, SMALL_TOKENS | {"patch_size": 8}, id="chain"),
+    pytest.param("vit_base_patch16_siglip_224", 48, SMALL_TOKENS | {"patch_size": 8}, id="chain-without-class-token"),
+]
 QUICK = [p for p in CHAINS if p.id in ("resnext-grey", "convnext-v2-linear-mlp", "efficientnet")]
 SLOW = [pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in CHAINS if p not in QUICK]
 
@@ -155,8 +165,28 @@ def test_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX[:3] + DINOV2 + CHAINS)
+def test_weights_tell_classes_and_channels_to_every_backbone(name: str, kwargs: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        own = create_backbone(name, **kwargs)
+        told = {"num_classes": own.num_classes + 3, "in_chans": 4 - own.input.channels}
+        other = create_backbone(name, **{**kwargs, **told})
+    assert own.asked_for(own.state_dict()) == {}
+    assert own.asked_for(other.state_dict()) == told
+    assert other.classes_in(other.state_dict()) == told["num_classes"]
+
+
+@pytest.mark.parametrize(("name", "size", "kwargs"), SIZED)
+@torch.inference_mode()
+def test_positions_tell_the_size_of_images(name: str, size: int, kwargs: dict[str, Any]) -> None:
+    own = create_backbone(name, **{**kwargs, "num_classes": 3})
+    other = create_backbone(name, **{**kwargs, "num_classes": 3, "img_size": size})
+    assert own.asked_for(other.state_dict()) == {"img_size": size}
+    assert create_backbone(name, **{**kwargs, "num_classes": 3, "img_size": size}).asked_for(other.state_dict()) == {}
+
+
+@pytest.mark.parametrize(("name", "kwargs"), REGISTERED + BY_PREFIX[:3] + DINOV2 + CHAINS)
 def test_cost_accounting_sees_every_product(name: str, kwargs: dict[str, Any]) -> None:
-    backbone = build(name, kwargs)
+    backbone = build(name, kwargs).requires_grad_(False)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         backbone(images(backbone, 1))
     fixed = [backbone.get_submodule(name) for name in getattr(getattr(backbone, "chain", None), "fixed", ())]
@@ -289,6 +319,17 @@ def test_preprocessing_is_the_models_own() -> None:
     assert (augreg.input.size, augreg.input.crop_pct, augreg.input.mean) == ((224, 224), 1.0, (0.5, 0.5, 0.5))
 
 
+@pytest.mark.parametrize("name", ["resnet18.fb_ssl_yfcc100m_ft_in1k", "resnet18.a1_in1k", "convnext_tiny.fb_in22k_ft_in1k_384",
+                                  "vit_base_patch16_siglip_224", "vit_base_patch16_siglip_gap_224"])  # fmt: skip
+def test_images_are_prepared_as_timm_prepares_them(name: str) -> None:
+    with torch.device("meta"):
+        input = create_backbone(name, num_classes=3).input
+    config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    assert (input.shape, input.crop_pct) == (config["input_size"], config["crop_pct"])
+    assert (input.mean, input.interpolation) == (config["mean"], config["interpolation"])
+    assert input.resize == {"squash": "both", "center": "shorter"}[config["crop_mode"]]
+
+
 def test_an_experiment_may_override_preprocessing() -> None:
     changes = {"mean": [0, 0, 0], "std": [1, 1, 1], "crop_pct": 1.0, "interpolation": "bilinear"}
     backbone = create_backbone("t2t_vit_7", depth=1, img_size=32, num_classes=10, preprocessing=changes)
@@ -322,10 +363,7 @@ def test_wrong_preprocessing_is_refused(changes: dict[str, Any], message: str) -
         ("t2t_vit_8", {}, "did you mean 't2t_vit_7'|t2t_vit_14"),
         ("swin_tiny_patch4_window7_224", {"img_size": 20, "patch_size": 32}, "cannot be built with"),
         ("vit_base_patch16_clip_224", TINY | {"num_classes": 0}, "give num_classes"),
-        ("vit_base_patch16_siglip_224", TINY, "global_pool 'map'"),
-        ("vit_dwee_patch16_reg1_gap_256", TINY, "DiffAttention"),
-        ("vit_pwee_patch16_reg1_gap_256", TINY, "ParallelScalingBlock"),
-        ("vit_small_patch16_18x2_224", TINY, "ParallelThingsBlock"),
+        ("vit_tiny_patch16_224", TINY | {"global_pool": "map"}, "global_pool 'map'"),
         ("vit_tiny_patch16_224", TINY | {"dynamic_img_size": True}, "dynamic_img_size"),
         ("vit_tiny_patch16_224", TINY | {"attn_drop_rate": 0.1}, "dropout"),
         ("vit_tiny_patch16_224", TINY | {"scale_attn_norm": True}, "norm before its projection"),

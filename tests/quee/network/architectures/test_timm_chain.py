@@ -9,8 +9,9 @@ import torch
 from quee.cost import float_work, trace_cost
 from quee.errors import UsageError
 from quee.network.architectures import create_backbone, is_headless
+from quee.network.architectures.timm_chain import TimmChain
+from quee.network.base import equal_gates
 from quee.network.cutting import chain_of
-from quee.network.timm_chain import TimmChain, equal_gates
 from quee.quantization.calibration import quantize_
 from quee.quantization.folding import folded
 from quee.settings.quantize import QuantizationConfig
@@ -144,6 +145,23 @@ def test_grey_images_of_any_size_have_the_means_of_the_colours() -> None:
     assert backbone.input.shape == (1, 40, 48)
     assert len(backbone.input.mean) == 1
     assert backbone(torch.zeros(2, 1, 40, 48)).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "sums"),
+    [
+        ("resnet18", [1] * 8),
+        ("vgg11", [0] * 10),  # without skips
+        ("efficientnet_b0", [0, 0, 1, 0, 1, 0, 1, 1, 0, 1, 1, 0, 1, 1, 1, 0]),  # only where width and size stay
+        ("beit_base_patch16_224", [2] * 12),
+    ],
+)
+def test_residual_sums_are_counted_where_a_block_has_them(name: str, sums: list[int]) -> None:
+    with torch.device("meta"):
+        backbone = create_backbone(name)
+        counted = {part.name: part.elements for part in trace_cost(backbone).elementwise if "residual" in part.name}
+    assert [backbone.residuals_of(block) for block in range(len(sums))] == sums
+    assert set(counted) == {f"{block}.residual" for block, of in zip(backbone.block_names, sums, strict=True) if of}
 
 
 def test_what_stays_in_floating_point_is_listed() -> None:
