@@ -12,7 +12,7 @@ from quee.network.files import load_backbone
 from quee.network.predictions import Networks, predict
 from quee.precision import Precision
 from quee.quantization.calibration_shards import calibrate, choose_format, measure_sensitivity
-from quee.quantization.formats import FORMATS, float_products, with_format
+from quee.quantization.formats import FORMATS, LIMIT, float_products, with_format
 from quee.quantization.formats import SAMPLES as COMPARED
 from quee.quantization.layers import own_layers
 from quee.quantization.mixed import SAMPLES, with_mixed_bits
@@ -66,13 +66,13 @@ def run(stage: Stage) -> None:
     networks = Networks.at(stage.data, dataset, files, stage.input("backbone"))
     rounded: dict[str, Any] = {}
     if products := float_products(backbone):
-        name, rows = settings.float_products, list[dict[str, Any]]()
+        name, rows = str(settings.float_products), list[dict[str, Any]]()
         if name == "auto":
             few = spread(ids["validation"], COMPARED)
             lanes = scale.lanes(trace_cost(backbone).macs * len(few) * (1 + len(FORMATS)))
             name, rows = choose_format(networks, few, store, lanes)
         configs = {p: with_format(config, name) for p, config in configs.items()}
-        rounded = {"float_products": {"format": name, "measured": rows, "products": products}}
+        rounded = {"float_products": {"format": name, "limit": LIMIT, "measured": rows, "products": products}}
     if settings.mixed:
         few = spread(ids["calibration"], SAMPLES)
         batches = [x for _, x, _ in images.batches(few, backbone.input, SAMPLES)]
@@ -109,10 +109,8 @@ def run(stage: Stage) -> None:
     write_table(stage.out / "sensitivity.parquet", pa.Table.from_pylist(rows, SENSITIVITY))
     facts = {"calibration_samples": len(ids["calibration"]), "cost": cost.to_json(), "format": FORMAT}
     described = {str(precision): config.to_json() for precision, config in configs.items()}
-    write_json(
-        stage.out / "quantization.json", {**facts, **rounded, "configs": described, "path_aware": settings.path_aware}
-    )
-    write_json(stage.out / "metrics.json", {"precisions": metrics})
+    write_json(stage.out / "quantization.json", {**facts, "configs": described, "path_aware": settings.path_aware})
+    write_json(stage.out / "metrics.json", {**rounded, "precisions": metrics})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,7 +33,8 @@ def cost(
 
     With `quantize.mixed` the bits of layers are chosen on the calibration samples. Their cost is in
     artifacts/EXPERIMENT/quantize/metrics.json; it is at most the cost shown here. A path that ends early is shown with the
-    layers of its exit head, once stage `exits` has chosen them.
+    layers of its exit head, once stage `exits` has chosen them. With `quantize.float_products: auto` the format of these
+    products is the one that stage `quantize` chose, or bf16 as long as it has not run.
     """
     from quee.cost import explain as explain_path
     from quee.cost import float_work, trace_cost
@@ -43,6 +44,7 @@ def cost(
     from quee.paths import parse_path
     from quee.precision import FLOATS, Precision
     from quee.quantization.folding import folded
+    from quee.quantization.formats import float_products
     from quee.quantization.layers import own_layers
     from quee.settings.experiment import load_experiment
     from quee.settings.quantize import QuantizationConfig
@@ -53,7 +55,10 @@ def cost(
     backbone = create_backbone(settings.backbone.name, settings.backbone.gates, **built_with(settings.backbone))
     own = {name: str(getattr(settings.quantize, name) or "") for name in ("stem", "head")}
     names = {*settings.paths.precisions, *settings.paths.references, "w8a8"}
-    configs = [QuantizationConfig(name, layers=settings.quantize.layers) for name in names if name not in FLOATS]
+    told: dict[str, Any] = {"layers": settings.quantize.layers, "float_products": settings.quantize.float_products}
+    if told["float_products"] == "auto" and float_products(backbone):
+        told["float_products"] = _chosen_format(experiment)
+    configs = [QuantizationConfig(name, **told) for name in names if name not in FLOATS]
     layers = own_layers(backbone, configs)
     model = trace_cost(backbone, formula=formula, include_elementwise=elementwise, layers=layers, **own)
     if explain is not None:
@@ -84,6 +89,25 @@ def cost(
     _table(rows, f"{settings.backbone.name}: unit {model.unit:,.0f} BitFLOPs (static w8a8), {model.macs:,} MACs")
     if work:
         _table(work, "In floating point at every precision; elements per sample are counted with --elementwise only")
+
+
+ASSUMED = "bf16"
+"""Number format of products that calibration does not quantize, until it is chosen."""
+
+
+def _chosen_format(name: str) -> str:
+    """The format that stage `quantize` chose; the assumed one, with a note, where it has not run."""
+    from quee.work.io import read_json
+
+    described = Path("artifacts") / name / "quantize" / "quantization.json"
+    configs = read_json(described).get("configs", {}) if described.exists() else {}
+    for config in configs.values():
+        if "float_products" in config:
+            return str(config["float_products"])
+    typer.echo(
+        f"quantize.float_products: auto is counted as {ASSUMED}; stage quantize measures it: quee run {name}", err=True
+    )
+    return ASSUMED
 
 
 def _exit_products(name: str, settings: "Experiment", backbone: "SegmentedBackbone", gate: int) -> "list[Product]":

@@ -313,7 +313,8 @@ def quantize_(
     quantized, which the message names; nothing is replaced then.
     """
     images = checked(calibration_batches, config.samples, model).to(_device(model))
-    calibrator = Calibrator(model, *with_formats(model, [config], images), partial)
+    (config,) = with_formats(model, [config], images)
+    calibrator = Calibrator(model, config, partial)
     x, reference = images, images
     with progress(f"quantizing to {config.precision}", len(calibrator.units)) as bar:
         for segment in _segments(model):

@@ -126,7 +126,7 @@ def chosen(found: Mapping[str, np.ndarray]) -> tuple[str, list[dict[str, Any]]]:
     `found` are answers (n,) by format, those of `fp32` among them. The cheapest format is used that does not clearly
     change more than LIMIT of the answers, by the exact binomial (Clopper–Pearson) interval.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in FORMATS:
         count, changed = len(found[FLOAT]), int((found[name] != found[FLOAT]).sum())
         low, high = changed_share(changed, count)

@@ -322,6 +322,27 @@ def _chosen_heads(results: Results) -> str:
     )
 
 
+def _formats(results: Results) -> str:
+    """Which number format the products that calibration does not quantize have, and what was measured."""
+    found = results.metrics["quantize"].get("float_products")
+    if not found:
+        return ""
+    rows = [
+        [
+            escape(row["format"]), f"{row['samples']:,}", f"{row['changed']:,}", percent(row["changed"] / row["samples"], 2),
+            f"{percent(row['low'], 2)} … {percent(row['high'], 2)}",
+        ]
+        for row in found["measured"]
+    ]  # fmt: skip
+    most = percent(found["limit"], 1)
+    why = f"the cheapest format that does not clearly change more than {most} of the answers" if rows else "as told"
+    return (
+        f"<p>Products that calibration does not quantize ({len(found['products'])} of them) are executed and counted in "
+        f"{escape(found['format'])}, {why}.</p>"
+        + (table(["format", "images", "answers changed", "share", "95 % interval"], rows) if rows else "")
+    )
+
+
 def parts(results: Results) -> str:
     quantized = results.metrics["quantize"]["precisions"]
     rows = [
@@ -350,6 +371,7 @@ def parts(results: Results) -> str:
         "<p>The whole network at one precision, on validation. Agreement: how often it answers "
         "as the float network does.</p>"
         + table(["precision", "accuracy", "agreement", "cost", "BitFLOPs", "kB"], rows)
+        + _formats(results)
         + "<h3>Exit heads</h3><p>Accuracy on validation of the classifier at each gate, one precision throughout.</p>"
         + table(["", *map(escape, precisions)], heads)
         + _chosen_heads(results)
