@@ -36,6 +36,8 @@ from quee.network.files import save_backbone, save_quantized
 from quee.paths import PathTree
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_paths
+from quee.quantization.formats import with_formats
+from quee.quantization.layers import own_layers
 from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.settings.experiment import Experiment
@@ -117,7 +119,8 @@ def _fit(
     models: dict[Precision, SegmentedBackbone] = {Precision("fp32"): own}
     configs = [QuantizationConfig(precision) for precision in tree.precisions if not precision.is_float]
     if configs:
-        batches = list(given.batch(parts["calibration"]).split(64))
+        images = given.batch(parts["calibration"])
+        configs, batches = with_formats(own, configs, images), list(images.split(64))
         models.update(quantize_paths(own, configs, batches, settings.prepare.seed))
     multi = MultiPrecisionBackbone(models)
     train = parts["train"]
@@ -125,7 +128,7 @@ def _fit(
     steps = -(-len(train) // BATCH)
     heads, _ = fit_exits(multi, prefixes, lambda _: drawn(given, indices, train), settings.exits, steps, len(train))
     view = GateView(multi, heads, embedding=True)
-    description = describe_tree("fit", tree, [], trace_cost(own), view, names)
+    description = describe_tree("fit", tree, [], trace_cost(own, layers=own_layers(own, configs)), view, names)
     cache = _cache(multi, view, tree, description, given, indices, parts)
     basis, learned = fit_policies(cache, settings)
     work, result = aside / "work", aside / "bundle"

@@ -1,8 +1,8 @@
 """Cost accounting: BitFLOPs of every matrix product, by segment and precision.
 
 BitFLOPs of a product = MACs × bits of one operand × bits of the other: weights × activations for layers with weights,
-activations × activations within attention, 32 × 32 for products that stay in floating point. The unit of `cost` is the
-static w8a8 backbone. docs/cost.md has a table worked out by hand.
+activations × activations within attention; products that calibration does not quantize have the bits of their number
+format. The unit of `cost` is the static w8a8 backbone. docs/cost.md has a table worked out by hand.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ class Product:
     segment: int
     """Segment from 1; 0 is the head."""
     kind: str
-    """`weight`, `attention` (two activations) or `float` (never quantized)."""
+    """`weight`, `attention` (two activations) or `float` (two activations in a number format, fp32 unless one is named)."""
     macs: int
     reduction: int
     """Terms summed per output, for the Baskin formula."""
@@ -39,9 +39,7 @@ class Product:
 
     def bits(self, precision: Precision) -> tuple[int, int]:
         """Bits of the two operands."""
-        if self.kind == "float":
-            return FLOAT_BITS, FLOAT_BITS
-        if self.kind == "attention":
+        if self.kind != "weight":
             return precision.activation_bits, precision.activation_bits
         return precision.weight_bits, precision.activation_bits
 
@@ -68,7 +66,7 @@ class BitFlops:
 
     `include_elementwise` adds elementwise work at 32 × 32 per element; `formula` is `product` or `baskin`. `stem` and
     `head` are the precisions of these parts in quantized networks, if they have their own. `layers` maps a segment's
-    precision to the layers that are executed at another precision.
+    precision to the layers that are executed at another precision; those of kind `float` are in fp32 unless it names them.
     """
 
     products: tuple[Product, ...]
@@ -83,6 +81,8 @@ class BitFlops:
         """Precision at which a product is executed and counted when its segment runs at `precision`."""
         if own := self.layers.get(str(precision), {}).get(product.name):
             return Precision(own)
+        if product.kind == "float":
+            return Precision("fp32")
         if not precision.is_float and (own := {"stem": self.stem, "head": self.head}.get(product.part)):
             return Precision(own)
         return precision.head if product.part == "head" else precision
@@ -104,8 +104,10 @@ class BitFlops:
 
     @property
     def unit(self) -> float:
-        """BitFLOPs of the static w8a8 backbone, every part at w8a8: cost 1."""
-        return replace(self, stem="", head="", layers={}).static((Precision("w8a8"),) * self.segments)
+        """BitFLOPs of the static w8a8 backbone, every product at w8a8: cost 1."""
+        products = {product.name: "w8a8" for product in self.products}
+        whole = replace(self, stem="", head="", layers={"w8a8": products})
+        return whole.static((Precision("w8a8"),) * self.segments)
 
     def static(self, path: Sequence[Precision]) -> float:
         """BitFLOPs of a full-length path with the backbone's own head."""
@@ -239,7 +241,7 @@ def float_work(backbone: "SegmentedBackbone", model: BitFlops) -> list[FloatWork
         elif hasattr(module, "gate") and any(isinstance(part, nn.Conv2d) for part in module.children()):
             add("squeeze-and-excitation: means and scaling", 0)
     for product in model.products:
-        if product.kind == "float":
+        if product.kind == "float" and model.executed(product, Precision("w8a8")).name == "fp32":
             add("products that are never quantized, counted at 32×32", 0)
     work = [FloatWork(kind, *numbers) for kind, numbers in found.items()]
     return sorted(work, key=lambda each: (-each.elements, each.kind))

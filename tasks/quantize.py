@@ -11,7 +11,9 @@ from quee.data.splits import split_ids
 from quee.network.files import load_backbone
 from quee.network.predictions import Networks, predict
 from quee.precision import Precision
-from quee.quantization.calibration_shards import calibrate, measure_sensitivity
+from quee.quantization.calibration_shards import calibrate, choose_format, measure_sensitivity
+from quee.quantization.formats import FORMATS, LIMIT, float_products, with_format
+from quee.quantization.formats import SAMPLES as COMPARED
 from quee.quantization.layers import own_layers
 from quee.quantization.mixed import SAMPLES, with_mixed_bits
 from quee.settings.quantize import QuantizationConfig
@@ -39,6 +41,12 @@ SENSITIVITY = pa.schema(
 )
 
 
+def spread(ids: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the sample ids (n,), evenly spread."""
+    found: np.ndarray = np.unique(ids[np.linspace(0, len(ids) - 1, most).astype(int)])
+    return found
+
+
 def run(stage: Stage) -> None:
     """Quantize the backbone on the calibration split; measure each uniform precision on the validation split.
 
@@ -55,15 +63,24 @@ def run(stage: Stage) -> None:
     tree = sorted(map(Precision, paths.precisions))
     names = sorted({*tree, *map(Precision, paths.references), Precision("w8a8")})
     configs = {p: QuantizationConfig.of_settings(p, settings) for p in names if not p.is_float}
+    networks = Networks.at(stage.data, dataset, files, stage.input("backbone"))
+    rounded: dict[str, Any] = {}
+    if products := float_products(backbone):
+        name, rows = str(settings.float_products), list[dict[str, Any]]()
+        if name == "auto":
+            few = spread(ids["validation"], COMPARED)
+            lanes = scale.lanes(trace_cost(backbone).macs * len(few) * (1 + len(FORMATS)))
+            name, rows = choose_format(networks, few, store, lanes)
+        configs = {p: with_format(config, name) for p, config in configs.items()}
+        rounded = {"float_products": {"format": name, "limit": LIMIT, "measured": rows, "products": products}}
     if settings.mixed:
-        few = ids["calibration"][np.linspace(0, len(ids["calibration"]) - 1, SAMPLES).astype(int)]
-        batches = [x for _, x, _ in images.batches(np.unique(few), backbone.input, SAMPLES)]
+        few = spread(ids["calibration"], SAMPLES)
+        batches = [x for _, x, _ in images.batches(few, backbone.input, SAMPLES)]
         with one_thread():  # the last bits of floating-point sums depend on the number of threads
             configs = dict(zip(configs, with_mixed_bits(backbone, list(configs.values()), batches), strict=True))
     cost = trace_cost(backbone, **own, layers=own_layers(backbone, configs.values()))
     together = [configs[p] for p in tree if p in configs] if settings.path_aware else []
     others = [config for config in configs.values() if config not in together]
-    networks = Networks.at(stage.data, dataset, files, stage.input("backbone"))
     lanes = scale.lanes(cost.macs * len(ids["calibration"]) * len(configs) * CALIBRATION_PASSES)
     calibrate(networks, together, others, ids["calibration"], settings.seed, store, stage.partial, lanes, stage.out)
     networks = Networks.at(stage.data, dataset, files, stage.input("backbone"), stage.out)
@@ -93,7 +110,7 @@ def run(stage: Stage) -> None:
     facts = {"calibration_samples": len(ids["calibration"]), "cost": cost.to_json(), "format": FORMAT}
     described = {str(precision): config.to_json() for precision, config in configs.items()}
     write_json(stage.out / "quantization.json", {**facts, "configs": described, "path_aware": settings.path_aware})
-    write_json(stage.out / "metrics.json", {"precisions": metrics})
+    write_json(stage.out / "metrics.json", {**rounded, "precisions": metrics})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,7 +34,8 @@ def cost(
 
     With `quantize.mixed` the bits of layers are chosen on the calibration samples. Their cost is in
     artifacts/EXPERIMENT/quantize/metrics.json; it is at most the cost shown here. A path that ends early is shown with the
-    layers of its exit head, once stage `exits` has chosen them.
+    layers of its exit head, once stage `exits` has chosen them. With `quantize.float_products: auto` the format of these
+    products is the one that stage `quantize` chose, or bf16 as long as it has not run.
     """
     from quee.cost import explain as explain_path
     from quee.cost import float_work, trace_cost
@@ -44,6 +45,7 @@ def cost(
     from quee.paths import parse_path
     from quee.precision import FLOATS, Precision
     from quee.quantization.folding import folded
+    from quee.quantization.formats import float_products
     from quee.quantization.layers import own_layers
     from quee.settings.experiment import load_experiment
     from quee.settings.quantize import QuantizationConfig
@@ -56,7 +58,10 @@ def cost(
         backbone.set_gates(_measured_gates(experiment, backbone, settings.backbone.segments))
     own = {name: str(getattr(settings.quantize, name) or "") for name in ("stem", "head")}
     names = {*settings.paths.precisions, *settings.paths.references, "w8a8"}
-    configs = [QuantizationConfig(name, layers=settings.quantize.layers) for name in names if name not in FLOATS]
+    told: dict[str, Any] = {"layers": settings.quantize.layers, "float_products": settings.quantize.float_products}
+    if told["float_products"] == "auto" and float_products(backbone):
+        told["float_products"] = _chosen_format(experiment)
+    configs = [QuantizationConfig(name, **told) for name in names if name not in FLOATS]
     layers = own_layers(backbone, configs)
     model = trace_cost(backbone, formula=formula, include_elementwise=elementwise, layers=layers, **own)
     if explain is not None:
@@ -89,6 +94,7 @@ def cost(
         _table(work, "In floating point at every precision; elements per sample are counted with --elementwise only")
 
 
+<<<<<<< HEAD
 def _measured_gates(experiment: str, backbone: "SegmentedBackbone", gates: int) -> tuple[int, ...]:
     """The gates that stage `backbone` chose; evenly spaced ones, which is said, before it has run."""
     from quee.exits.gates import evenly_spaced
@@ -103,6 +109,25 @@ def _measured_gates(experiment: str, backbone: "SegmentedBackbone", gates: int) 
         file=sys.stderr,
     )
     return found
+=======
+ASSUMED = "bf16"
+"""Number format of products that calibration does not quantize, until it is chosen."""
+
+
+def _chosen_format(name: str) -> str:
+    """The format that stage `quantize` chose; the assumed one, with a note, where it has not run."""
+    from quee.work.io import read_json
+
+    described = Path("artifacts") / name / "quantize" / "quantization.json"
+    configs = read_json(described).get("configs", {}) if described.exists() else {}
+    for config in configs.values():
+        if "float_products" in config:
+            return str(config["float_products"])
+    typer.echo(
+        f"quantize.float_products: auto is counted as {ASSUMED}; stage quantize measures it: quee run {name}", err=True
+    )
+    return ASSUMED
+>>>>>>> perf
 
 
 def _exit_products(name: str, settings: "Experiment", backbone: "SegmentedBackbone", gate: int) -> "list[Product]":

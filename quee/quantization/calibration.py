@@ -18,6 +18,7 @@ from quee.errors import QueeError
 from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
 from quee.quantization.folding import fold_, folded
+from quee.quantization.formats import FLOAT, RoundedMatMul, float_products, format_of, round_products, with_formats
 from quee.quantization.grids import search_quantizer, thinned
 from quee.quantization.layers import (
     QUANTIZED,
@@ -55,7 +56,7 @@ class Calibrator:
         if config.precision.is_float:
             raise QueeError(f"quantize_ makes integer precisions such as w8a8, not {config.precision}")
         self.float, self.config = folded(model), config
-        self.network = deepcopy(self.float)
+        self.network = round_products(deepcopy(self.float), format_of(config) if float_products(model) else FLOAT)
         self.units = units_of(self.float)
         self.norms: set[str] = set()
         """LayerNorms that differ from the float network's."""
@@ -311,7 +312,12 @@ def quantize_(
     constant, not finite or of a wrong shape, for a network that is already quantized, and for a layer that cannot be
     quantized, which the message names; nothing is replaced then.
     """
+<<<<<<< HEAD
     images = checked(calibration_batches, config.samples, model, least([config])).to(_device(model))
+=======
+    images = checked(calibration_batches, config.samples, model).to(_device(model))
+    (config,) = with_formats(model, [config], images)
+>>>>>>> perf
     calibrator = Calibrator(model, config, partial)
     x, reference = images, images
     with progress(f"quantizing to {config.precision}", len(calibrator.units)) as bar:
@@ -335,9 +341,14 @@ def quantize_paths(
     prefix: fitted to the float network's output, they would otherwise correct the errors of fewer bits where there are none.
     Raises QueeError as `quantize_` does.
     """
+<<<<<<< HEAD
     most = max(config.samples for config in configs)
     images = checked(calibration_batches, most, model, least(configs)).to(_device(model))
     calibrators = [Calibrator(model, config, partial) for config in configs]
+=======
+    images = checked(calibration_batches, max(config.samples for config in configs), model).to(_device(model))
+    calibrators = [Calibrator(model, config, partial) for config in with_formats(model, configs, images)]
+>>>>>>> perf
     random = np.random.default_rng(seed)
     own = torch.from_numpy(random.permutation(len(images)) < len(images) // 2)
     inputs, reference = [images] * len(calibrators), images
@@ -375,7 +386,7 @@ def install(model: nn.Module, calibrator: Calibrator) -> nn.Module:
     """Put the calibrated layers into the float model, whose BatchNorm is folded."""
     fold_(model)
     for name, module in list(calibrator.network.named_modules()):
-        if isinstance(module, QUANTIZED):
+        if isinstance(module, (*QUANTIZED, RoundedMatMul)):
             model.set_submodule(name, module)
     for name in sorted(calibrator.norms):
         model.get_submodule(name).load_state_dict(calibrator.network.get_submodule(name).state_dict())
@@ -430,7 +441,7 @@ def checked(batches: Iterable[Tensor], samples: int, model: nn.Module | None = N
 
 def _check_model(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, QUANTIZED):
+        if isinstance(module, (*QUANTIZED, RoundedMatMul)):
             raise QueeError(f"{name} is quantized to {module.precision} already; quantize_ takes the float network")
     if not quantizable(model):
         raise QueeError(f"nothing to quantize in a {type(model).__name__}: no Linear, Conv2d or MatMul")

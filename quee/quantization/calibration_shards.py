@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from quee.network.execution import MICRO_BATCH
 from quee.network.files import load_backbone, load_quantized, save_quantized
-from quee.network.predictions import Networks
+from quee.network.predictions import DTYPE, Networks
 from quee.network.training import device
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_, quantize_paths
+from quee.quantization.formats import FLOAT, FORMATS, answers, chosen, round_products
 from quee.quantization.mixed import sensitivity
 from quee.settings.quantize import QuantizationConfig
 from quee.work.io import table_writer, write_bytes
@@ -88,6 +90,29 @@ def compute_calibration(
     with table_writer(sink, FILES) as writer:
         writer.write_table(pa.Table.from_pylist(rows, FILES))
     return sink.getvalue().to_pybytes()
+
+
+def choose_format(networks: Networks, ids: np.ndarray, store: Store, lanes: Lanes) -> tuple[str, list[dict[str, Any]]]:
+    """The number format of products that calibration does not quantize, and what was measured on samples `ids` (n,).
+
+    `formats.chosen` has the rule and the columns. A format is a shard.
+    """
+    kept = store / f"formats-{networks.digest}"
+    names = (FLOAT, *FORMATS)
+    shards = [Shard(name, compute_answers, (networks, name, ids)) for name in names]
+    run_shards(shards, kept, lanes, "number formats")
+    found = (np.frombuffer(data, DTYPE) for data in read_shards(shards, kept))
+    return chosen(dict(zip(names, found, strict=True)))
+
+
+def compute_answers(networks: Networks, name: str, ids: np.ndarray) -> bytes:
+    """Classes of the float network with its products in one format, as `DTYPE`. Runs in any process."""
+    with alone():
+        networks.check()
+        network = round_products(load_backbone(Path(networks.backbone)), name).to(device())
+        batches = networks.images().batches(ids, network.input, MICRO_BATCH)
+        found = [answers(network, x.to(device())) for _, x, _ in batches]
+    return np.concatenate(found).astype(DTYPE).tobytes()
 
 
 def measure_sensitivity(

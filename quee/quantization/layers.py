@@ -16,6 +16,7 @@ from quee.errors import IntegrityError, QueeError
 from quee.network.attention import MatMul, as_it_is
 from quee.network.convolution import Conv2dSame, is_plain, padding_of, places
 from quee.precision import Precision
+from quee.quantization.formats import FLOAT, FORMATS, RoundedMatMul, float_products, format_of
 from quee.settings.quantize import QuantizationConfig
 
 
@@ -376,6 +377,8 @@ def layout(model: nn.Module) -> dict[str, list[str]]:
             found[name] = [str(module.precision), module.a.kind, module.b.kind]
         elif isinstance(module, QuantizedLinear | QuantizedConv2d):
             found[name] = [str(module.precision), module.input.kind]
+        elif isinstance(module, RoundedMatMul):
+            found[name] = [str(module.precision), module.format]
     return found
 
 
@@ -385,9 +388,13 @@ def empty_quantized(model: nn.Module, layout: Layout) -> nn.Module:
     BatchNorm must be folded. Raises QueeError where the layout is not one of this model.
     """
     layers = quantizable(model)
-    if set(layers) != set(layout):
-        odd = min(set(layers) ^ set(layout))
-        raise QueeError(f"the quantized network and the backbone differ in layer {odd}")
+    rounded = {name: layout[name] for name in float_products(model) if name in layout}
+    if odd := {*layers, *rounded} ^ set(layout):
+        raise QueeError(f"the quantized network and the backbone differ in layer {min(odd)}")
+    for name, (_, *formats) in rounded.items():
+        if len(formats) != 1 or formats[0] not in FORMATS:
+            raise QueeError(f"{name}: unknown number format {formats!r}; valid: {', '.join(FORMATS)}")
+        model.set_submodule(name, FORMATS[formats[0]]())
     for name, layer in layers.items():
         precision, *kinds = layout[name]
         if not set(kinds) <= set(QUANTIZERS):
@@ -483,10 +490,19 @@ def resolved(layers: Iterable[str], overrides: Mapping[str, Precision]) -> dict[
 
 
 def own_layers(model: nn.Module, configs: Iterable[QuantizationConfig]) -> dict[str, dict[str, str]]:
-    """For the cost model's `layers`: a config's precision to the layers that are executed at another one."""
-    names = quantizable(model)
-    found = {str(c.precision): resolved(names, c.layers) for c in configs if c.layers}
-    return {precision: {name: str(own) for name, own in sorted(each.items())} for precision, each in found.items()}
+    """For the cost model's `layers`: a config's precision to the layers that are executed at another one.
+
+    Raises QueeError for a config whose `float_products` are still to be measured, where the network has any.
+    """
+    names, products = quantizable(model), float_products(model)
+    found: dict[str, dict[str, str]] = {}
+    for config in configs:
+        own = resolved(names, config.layers)
+        if products and (name := format_of(config)) != FLOAT:
+            own |= dict.fromkeys(products, FORMATS[name].precision)
+        if own:
+            found[str(config.precision)] = {name: str(precision) for name, precision in sorted(own.items())}
+    return found
 
 
 def _kinds(names: list[str]) -> list[str]:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from quee.network.attention import MatMul
 from quee.network.convolution import padding_of
+from quee.quantization.formats import RoundedMatMul
 from quee.quantization.layers import AffineQuantizer, QuantizedConv2d, QuantizedLinear, QuantizedMatMul, Quantizer
 from quee.quantization.units import Unit
 from quee.settings.quantize import QuantizationConfig
@@ -128,14 +130,19 @@ def reconstruct(
     check = torch.arange(len(x)) % HELD_OUT == HELD_OUT - 1
     before = _error(network, unit, x[check], target[check])
     norms = norms_of(network, unit)
+    rounded_products = {name: module for name, module in network.named_modules() if isinstance(module, RoundedMatMul)}
     with one_thread():
         for name, module in soft.items():
             network.set_submodule(name, module)
+        for name in rounded_products:  # rounding to levels has no gradient
+            network.set_submodule(name, MatMul("float"))
         try:
             _train(network, unit, soft, norms, x[~check], target[~check], config, generator)
         finally:
             for name, module in soft.items():
                 network.set_submodule(name, module.layer)
+            for name, product in rounded_products.items():
+                network.set_submodule(name, product)
             for norm in norms.values():
                 norm.requires_grad_(False)
     with torch.no_grad():

@@ -21,6 +21,7 @@ from quee.network.base import SegmentedBackbone
 from quee.precision import ACTIVATION_BITS, WEIGHT_BITS, Precision
 from quee.quantization.calibration import checked, quantize_
 from quee.quantization.folding import folded
+from quee.quantization.formats import with_formats
 from quee.quantization.layers import quantizable, resolved
 from quee.quantization.units import Unit, run_unit, sources, units_of
 from quee.settings.quantize import QuantizationConfig
@@ -45,6 +46,8 @@ def with_mixed_bits(
     if not few:
         return list(configs)
     images = checked(calibration_batches, max(config.samples for config in few), backbone)
+    configs = with_formats(backbone, configs, images)
+    few = [config for config in configs if not config.precision.plain]
     noise = layer_noise(
         backbone, few[0], images[np.linspace(0, len(images) - 1, min(SAMPLES, len(images))).astype(int)]
     )

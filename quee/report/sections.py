@@ -330,6 +330,7 @@ def _chosen_heads(results: Results) -> str:
     )
 
 
+<<<<<<< HEAD
 def _chosen_gates(found: dict[str, Any]) -> str:
     """Which gates were chosen by measurement and from what; empty where the experiment names them."""
     if not found:
@@ -350,6 +351,26 @@ def _chosen_gates(found: dict[str, Any]) -> str:
         + table(["", "gates after blocks", "area"], rows)
         + "<p>A linear classifier behind every block, on the same images; * is a chosen gate. Cost 1 is the network.</p>"
         + table(["block", "cost", "accuracy"], blocks)
+=======
+def _formats(results: Results) -> str:
+    """Which number format the products that calibration does not quantize have, and what was measured."""
+    found = results.metrics["quantize"].get("float_products")
+    if not found:
+        return ""
+    rows = [
+        [
+            escape(row["format"]), f"{row['samples']:,}", f"{row['changed']:,}", percent(row["changed"] / row["samples"], 2),
+            f"{percent(row['low'], 2)} … {percent(row['high'], 2)}",
+        ]
+        for row in found["measured"]
+    ]  # fmt: skip
+    most = percent(found["limit"], 1)
+    why = f"the cheapest format that does not clearly change more than {most} of the answers" if rows else "as told"
+    return (
+        f"<p>Products that calibration does not quantize ({len(found['products'])} of them) are executed and counted in "
+        f"{escape(found['format'])}, {why}.</p>"
+        + (table(["format", "images", "answers changed", "share", "95 % interval"], rows) if rows else "")
+>>>>>>> perf
     )
 
 
@@ -381,7 +402,11 @@ def parts(results: Results) -> str:
         "<p>The whole network at one precision, on validation. Agreement: how often it answers "
         "as the float network does.</p>"
         + table(["precision", "accuracy", "agreement", "cost", "BitFLOPs", "kB"], rows)
+<<<<<<< HEAD
         + _chosen_gates(results.gates)
+=======
+        + _formats(results)
+>>>>>>> perf
         + "<h3>Exit heads</h3><p>Accuracy on validation of the classifier at each gate, one precision throughout.</p>"
         + table(["", *map(escape, precisions)], heads)
         + _chosen_heads(results)

@@ -212,6 +212,7 @@ def _check_network(experiment: Experiment, classes: int | None, channels: int | 
 
 def _check_quantize(experiment: Experiment, backbone: "SegmentedBackbone") -> None:
     from quee.precision import Precision
+    from quee.quantization.formats import float_products
     from quee.quantization.layers import quantizable, resolved
     from quee.settings.quantize import QuantizationConfig
 
@@ -221,6 +222,11 @@ def _check_quantize(experiment: Experiment, backbone: "SegmentedBackbone") -> No
             if not precision.is_float:
                 config = QuantizationConfig.of_settings(precision, quantize)
                 resolved(quantizable(backbone), config.layers)
+        if quantize.float_products != "auto" and not float_products(backbone):
+            raise UsageError(
+                f"float_products: {quantize.float_products} is for products that calibration does not quantize, and "
+                f"{experiment.backbone.name} has none: leave it out"
+            )
     except QueeError as error:
         raise UsageError(f"quantize: {error}") from None
 
