@@ -94,7 +94,6 @@ def cost(
         _table(work, "In floating point at every precision; elements per sample are counted with --elementwise only")
 
 
-<<<<<<< HEAD
 def _measured_gates(experiment: str, backbone: "SegmentedBackbone", gates: int) -> tuple[int, ...]:
     """The gates that stage `backbone` chose; evenly spaced ones, which is said, before it has run."""
     from quee.exits.gates import evenly_spaced
@@ -109,7 +108,8 @@ def _measured_gates(experiment: str, backbone: "SegmentedBackbone", gates: int) 
         file=sys.stderr,
     )
     return found
-=======
+
+
 ASSUMED = "bf16"
 """Number format of products that calibration does not quantize, until it is chosen."""
 
@@ -127,7 +127,6 @@ def _chosen_format(name: str) -> str:
         f"quantize.float_products: auto is counted as {ASSUMED}; stage quantize measures it: quee run {name}", err=True
     )
     return ASSUMED
->>>>>>> perf
 
 
 def _exit_products(name: str, settings: "Experiment", backbone: "SegmentedBackbone", gate: int) -> "list[Product]":

@@ -312,12 +312,8 @@ def quantize_(
     constant, not finite or of a wrong shape, for a network that is already quantized, and for a layer that cannot be
     quantized, which the message names; nothing is replaced then.
     """
-<<<<<<< HEAD
     images = checked(calibration_batches, config.samples, model, least([config])).to(_device(model))
-=======
-    images = checked(calibration_batches, config.samples, model).to(_device(model))
     (config,) = with_formats(model, [config], images)
->>>>>>> perf
     calibrator = Calibrator(model, config, partial)
     x, reference = images, images
     with progress(f"quantizing to {config.precision}", len(calibrator.units)) as bar:
@@ -341,14 +337,9 @@ def quantize_paths(
     prefix: fitted to the float network's output, they would otherwise correct the errors of fewer bits where there are none.
     Raises QueeError as `quantize_` does.
     """
-<<<<<<< HEAD
     most = max(config.samples for config in configs)
     images = checked(calibration_batches, most, model, least(configs)).to(_device(model))
-    calibrators = [Calibrator(model, config, partial) for config in configs]
-=======
-    images = checked(calibration_batches, max(config.samples for config in configs), model).to(_device(model))
     calibrators = [Calibrator(model, config, partial) for config in with_formats(model, configs, images)]
->>>>>>> perf
     random = np.random.default_rng(seed)
     own = torch.from_numpy(random.permutation(len(images)) < len(images) // 2)
     inputs, reference = [images] * len(calibrators), images
@@ -407,8 +398,8 @@ def least(configs: Iterable[QuantizationConfig]) -> int:
 def checked(batches: Iterable[Tensor], samples: int, model: nn.Module | None = None, least: int = 2) -> Tensor:
     """The first `samples` calibration samples as one tensor (n, …).
 
-    Raises QueeError for data that are absent, fewer than `least`, constant, not finite, not in floating point, or not of the model's
-    shape; and for a model that is already quantized or has nothing to quantize.
+    Raises QueeError for data that are absent, fewer than `least`, constant, not finite, not in floating point, or not of the
+    model's shape; and for a model that is already quantized or has nothing to quantize.
     """
     if model is not None:
         _check_model(model)

@@ -330,7 +330,6 @@ def _chosen_heads(results: Results) -> str:
     )
 
 
-<<<<<<< HEAD
 def _chosen_gates(found: dict[str, Any]) -> str:
     """Which gates were chosen by measurement and from what; empty where the experiment names them."""
     if not found:
@@ -351,7 +350,9 @@ def _chosen_gates(found: dict[str, Any]) -> str:
         + table(["", "gates after blocks", "area"], rows)
         + "<p>A linear classifier behind every block, on the same images; * is a chosen gate. Cost 1 is the network.</p>"
         + table(["block", "cost", "accuracy"], blocks)
-=======
+    )
+
+
 def _formats(results: Results) -> str:
     """Which number format the products that calibration does not quantize have, and what was measured."""
     found = results.metrics["quantize"].get("float_products")
@@ -370,7 +371,6 @@ def _formats(results: Results) -> str:
         f"<p>Products that calibration does not quantize ({len(found['products'])} of them) are executed and counted in "
         f"{escape(found['format'])}, {why}.</p>"
         + (table(["format", "images", "answers changed", "share", "95 % interval"], rows) if rows else "")
->>>>>>> perf
     )
 
 
@@ -402,11 +402,8 @@ def parts(results: Results) -> str:
         "<p>The whole network at one precision, on validation. Agreement: how often it answers "
         "as the float network does.</p>"
         + table(["precision", "accuracy", "agreement", "cost", "BitFLOPs", "kB"], rows)
-<<<<<<< HEAD
         + _chosen_gates(results.gates)
-=======
         + _formats(results)
->>>>>>> perf
         + "<h3>Exit heads</h3><p>Accuracy on validation of the classifier at each gate, one precision throughout.</p>"
         + table(["", *map(escape, precisions)], heads)
         + _chosen_heads(results)
