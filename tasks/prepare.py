@@ -45,7 +45,7 @@ def _splits(stage: Stage, images: ImageSource, limit: int | None, smoke: bool = 
 
 def _check(stage: Stage, images: ImageSource, table: pa.Table) -> None:
     experiment, ids = stage.experiment, table["sample_id"].to_numpy()
-    pool = pool_of(experiment, images)
+    pool = pool_of(experiment, images.labels, images.train_samples)
     for split in rotations_of(table):
         groups = None if images.groups is None else images.groups[ids]
         check_data(experiment, split, images.labels[ids], pool, images.classes, groups)

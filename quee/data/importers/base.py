@@ -25,7 +25,7 @@ class Shard:
     origin: Callable[[int], str]
     """The user's name of the image in a row: a file, an archive and member, or a Parquet file and row."""
     labels: np.ndarray = field(compare=False)
-    """(samples,) int64."""
+    """(samples,) int64; empty where the labels are drawn with the images."""
     classes: tuple[str, ...]
     """Names of the labels; empty where the source has none."""
 

@@ -45,7 +45,9 @@ def plan_drawn(source: Source, digest: str, known: Mapping[str, Drawn], draw: Dr
     plan = Plan()
     for split, (count, expected) in {"train": known[digest].train, "test": known[digest].test}.items():
         write = partial(_write, source, split, count, expected, draw, seconds)
-        plan.shards.append(Shard(shard_name(split, 0, 1), count, write, partial(_name, split)))
+        labels = np.zeros(0, np.int64)  # drawn with the images
+        shard = Shard(shard_name(split, 0, 1), count, write, partial(_name, split), labels, source.dataset.classes)
+        plan.shards.append(shard)
     plan.report.notes.append(f"synthetic: drawn from {source.path}, pixels as published")
     return plan
 
