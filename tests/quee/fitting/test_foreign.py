@@ -20,7 +20,6 @@ from transformers import (
     ViTForImageClassification,
     ViTImageProcessorPil,
 )
-
 from unstated_images import Patterns, size
 
 import quee
