@@ -292,7 +292,10 @@ def check_size(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, i
         return
     pixels: Pixels = lambda first, last, transform: images.fitted(ids[first:last], transform)  # noqa: E731
     sizes, meant = candidates(backbone, images.image_size()), np.arange(len(images.classes))
-    if (better := better_size(Answers(backbone, pixels, images.labels[ids], meant, sizes))) is not None:
+    backbone.to(device())
+    better = better_size(Answers(backbone, pixels, images.labels[ids], meant, sizes))
+    backbone.cpu()
+    if better is not None:
         name, dataset = stage.experiment.backbone.weights, stage.experiment.prepare.dataset
         raise UsageError(
             f"backbone.weights: {better}; `quee weights check {name} {dataset}` records the size with the weights, or "

@@ -56,7 +56,7 @@ def serve(
     import torch
 
     from quee.serving.server import server_of
-    from quee.serving.service import Service, settle
+    from quee.serving.service import Service, release, settle
 
     settings = Settings(
         host=host,
@@ -86,7 +86,10 @@ def serve(
     print(f"{served.name} {served.version} on http://{where}:{listener.getsockname()[1]}/", file=sys.stderr, flush=True)
     os.environ.pop("QUEE_TOKEN", None)
     settle()
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    finally:
+        release()
 
 
 def _open_files(wanted: int) -> None:

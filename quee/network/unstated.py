@@ -375,7 +375,8 @@ def _footing(
 def _changes(answers: Answers, free: Sequence[Unknown], sized: bool) -> Iterator[dict[Preprocessing, None]]:
     """Preprocessings that may have answers above chance where the present one has not, the likeliest kinds first.
 
-    A size of about half the right one is enough here, and so is none above the present one.
+    A size of about half or twice the right one is enough to be above chance, so few are tried, and none above the present
+    one, which would be dear.
     """
     start, (mean, order) = answers.backbone.input, UNKNOWNS[:2]
     if sized:
@@ -433,7 +434,6 @@ def _search(answers: Answers, result: Measured, free: Sequence[Unknown], fixed: 
     """
     start, first = answers.backbone.input, []
     for _ in range(SIZINGS):
-        before = result.preprocessing
         if sized:
             first = [_race(answers, result.preprocessing, start, SIZE)]
             result.preprocessing = first[0].chosen
@@ -444,7 +444,7 @@ def _search(answers: Answers, result: Measured, free: Sequence[Unknown], fixed: 
             if best is None or best.chosen == result.preprocessing:
                 break
             result.preprocessing = best.chosen
-        if not sized or result.preprocessing in (at, before):
+        if not sized or result.preprocessing == at:
             break
     races = [*first, *races]
     result.rows, result.close, result.beaten = [], {}, ""
@@ -616,8 +616,8 @@ def _chosen(
 
 
 def _alike(one: Preprocessing, other: Preprocessing) -> bool:
-    """Whether two preprocessings make nearly the same images: they differ little in mean and deviation, or in a sharp
-    interpolation, or neighbouring sizes."""
+    """Whether two preprocessings make nearly the same images: they differ little in mean and deviation or in a sharp
+    interpolation, or are neighbouring sizes."""
     if replace(one, size=other.size) == other:
         return neighbours(one.size[0], other.size[0])
     if replace(one, interpolation=other.interpolation) == other:

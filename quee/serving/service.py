@@ -49,6 +49,12 @@ def settle() -> None:
     gc.freeze()
 
 
+def release() -> None:
+    """Let all objects be collected again. Call it at the end: extension modules print what outlives the interpreter."""
+    gc.unfreeze()
+    gc.collect()
+
+
 class Served:
     """A loaded bundle, its scheduler, and the control of its budgets.
 

@@ -32,8 +32,6 @@ TRAINING = 3.0
 """Cost of a training step over a forward pass: forward, and backward twice that."""
 PREFIXES = 1.5
 """Passes for an exit head's training state: a prefix runs mixed precisions, and an unquantized part for some."""
-STEP = (15, 60, 300, 900, 3600)
-"""Seconds to which an estimate is rounded, by size."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def forecast(experiment: "Experiment", splits: dict[str, int]) -> Forecast:
     row = ROW_BYTES + 4 * len(feature_names(exits.embedding)) + 2 * 11
     size = TWICE * held_out * nodes * row + 2 * _weights_bytes(experiment) * (1 + len(paths.precisions))
     said = (
-        f"{_shown(low)} to {_shown(high)} on {workers} cores as busy as now, and {size / 1e6:,.0f} MB on disk, from "
+        f"{_shown(low, high)} on {workers} cores as busy as now, and {size / 1e6:,.0f} MB on disk, from "
         f"{timed.images} images timed here"
     )
     return Forecast((low, high), size, said)
@@ -157,7 +155,15 @@ def _weights_bytes(experiment: "Experiment") -> int:
     return file.stat().st_size if file.is_file() else 4 * sum(p.numel() for p in _network(experiment).parameters())
 
 
-def _shown(seconds: float) -> str:
-    step = next((step for step, limit in zip((15, 60, 300), (300, 1800, 7200), strict=True) if seconds < limit), 1800)
-    rounded = max(step, round(seconds / step) * step)
-    return f"{rounded / 60:g} minutes" if rounded < 7200 else f"{rounded / 3600:g} hours"
+STEPS = ((300, 15), (1800, 60), (7200, 300), (float("inf"), 1800))
+"""Seconds below which a time is rounded to a step, and the step."""
+
+
+def _shown(low: float, high: float) -> str:
+    """A range of seconds in minutes or hours."""
+    ends = []
+    for seconds in (low, high):
+        step = next(step for limit, step in STEPS if seconds < limit)
+        ends.append(max(step, round(seconds / step) * step))
+    unit, words = (3600, "hours") if ends[0] >= 7200 else (60, "minutes")
+    return f"{ends[0] / unit:.3g} to {ends[1] / unit:.3g} {words}"

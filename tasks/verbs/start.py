@@ -96,18 +96,17 @@ def start(
     options = Options(evaluation=evaluation, config=config, label=label, class_order=ordered, skip_bad=skip_bad)
     request = _request(images, weights, backbone, name, seen, set_ or [], options, class_order)
     quiet = sys.stderr if json_ else sys.stdout
-    with contextlib.redirect_stdout(quiet):
+    with contextlib.redirect_stdout(quiet), request.begun.saying(_again(request)):
         project = is_project(Path())
         if not project:
             refuse_place(Path())
         network = _network(request)
         _refuse_unworkable(request, network)
-        with request.begun.saying(_again(request)):
-            if not project or (request.begun.before and not is_clone(Path())):
-                made = make_project(Path(), notify=typer.echo)
-                if not project:
-                    typer.echo(f"made a project in {Path.cwd()}: {', '.join(made)}")
-            found = _begin(request, network)
+        if not project or (request.begun.before and not is_clone(Path())):
+            made = make_project(Path(), notify=typer.echo)
+            if not project:
+                typer.echo(f"made a project in {Path.cwd()}: {', '.join(made)}")
+        found = _begin(request, network)
     if json_:
         typer.echo(json.dumps(found.facts, indent=1, ensure_ascii=False))
         return
@@ -438,7 +437,7 @@ def _refuse_unworkable(request: Request, network: Network) -> None:
     """
     from quee.data.class_order import outputs_given, positions
     from quee.data.splits import make_splits, rotations_of
-    from quee.settings.experiment import parse_experiment
+    from quee.settings.experiment import checked_experiment, read_content
     from quee.settings.requirements import check_data, check_network, pool_of
 
     look, cut = request.look, request.look.images.training
@@ -453,7 +452,10 @@ def _refuse_unworkable(request: Request, network: Network) -> None:
     outputs_given(request.class_order, look.images.classes)
     gates = _built(network.name, kwargs).gates
     text = text_of(request.name, look.images, network.weights, network.name, kwargs, gates, mode, use, [])
-    experiment = parse_experiment(request.name, text, f"experiments/{request.name}.yaml")
+    where = f"experiments/{request.name}.yaml"
+    experiment = checked_experiment(
+        where, name=request.name, **read_content(text, where)
+    )  # the data set is not here yet
     settings = experiment.prepare
     evaluation = look.labels[cut:] if look.images.evaluation else None
     try:

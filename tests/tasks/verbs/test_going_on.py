@@ -62,7 +62,7 @@ def test_before_anything_is_added_an_interruption_says_so(capsys: pytest.Capture
 
 
 def test_a_refusal_says_how_to_go_on_with_what_was_added() -> None:
-    with pytest.raises(UsageError, match=r"^no\n.* stay here: go on with `quee start data/mine --weights mine …`$"):
-        with begun().saying(["data/mine", "--weights", "mine"]):
-            raise UsageError("no")
+    words = r"^no\n.* stay here: go on with `quee start data/mine --weights mine …`$"
+    with pytest.raises(UsageError, match=words), begun().saying(["data/mine", "--weights", "mine"]):
+        raise UsageError("no")
     assert (FOLDER / "mine.json").is_file()

@@ -237,7 +237,7 @@ REFUSED: dict[str, tuple[Callable[[Path], list[Any]], int, str]] = {
     "nobody said what was seen": (PHOTOS, 2, "Give --trained-on-these, or --not-trained-on-these"),
     "all was seen": (lambda i: [*PHOTOS(i), "--trained-on-these"], 2, "accuracy cannot be measured on them"),
     "seen by nothing": (lambda i: [i / "photos", "--backbone", "vit_digits", "--trained-on-these"], 2, "about --weights"),
-    "outputs of other names": (lambda i: [i / "photos", "--weights", named(i), SEEN], 2, "without blue and with cyan; the data set's: blue"),
+    "outputs of other names": (lambda i: [i / "photos", "--weights", named(i), SEEN], 2, "without blue and with cyan; the data"),
     "too few images of a class": (lambda i: [thin(i), *PHOTOS(i)[1:], SEEN], 2, "too few images of 1 of 3 classes (red: 1)"),
     "a class order of other names": (lambda i: [*PHOTOS(i), SEEN, "--class-order", listed(i)], 2, "without blue and with cyan"),
     "a bad name": (lambda i: [i / "photos", "--backbone", "vit_digits", "--name", "A b"], 2, "give --name NAME"),
