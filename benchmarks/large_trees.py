@@ -41,9 +41,12 @@ STAGES = ("targets", "predictors", "policies", "evaluate")
 
 def largest_sample(gates: int, nodes: int) -> PathTree:
     """The tree of the most sampled paths that has at most so many nodes."""
-    found, count = PathTree(PRECISIONS, gates, Considered(max_switches=0)), 1
-    while len(tree := PathTree(PRECISIONS, gates, Considered(sample=count))) <= nodes and len(tree) > len(found) - 1:
-        found, count = tree, count + 1
+    found = PathTree(PRECISIONS, gates, Considered(max_switches=0))
+    for count in range(1, len(PRECISIONS) ** gates):
+        tree = PathTree(PRECISIONS, gates, Considered(sample=count))
+        if len(tree) > nodes:
+            break
+        found = tree
     return found
 
 
