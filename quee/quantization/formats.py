@@ -20,8 +20,8 @@ from quee.settings.quantize import QuantizationConfig
 
 M = TypeVar("M", bound=nn.Module)
 
-SPLITTER = 2.0**16 + 1
-"""x · SPLITTER − (x · SPLITTER − x) keeps the leading 24 − 16 bits of a float32 (Dekker 1971): bf16's."""
+CUT = 2.0**16
+"""With s = x · CUT + x, s − (s − x) keeps the leading 24 − 16 bits of a float32 (Dekker 1971): bf16's."""
 LEVELS = 255
 PART = 2**24 // LEVELS**2
 """Terms of a sum of 8-bit products that is exact in float32."""
@@ -54,7 +54,8 @@ class Bf16MatMul(RoundedMatMul):
 
 
 def _leading(x: Tensor) -> Tensor:
-    scaled = x * SPLITTER
+    # A product by a power of two is exact, so that an engine may join it with a factor before it.
+    scaled = x * CUT + x
     return scaled - (scaled - x)
 
 
@@ -75,8 +76,7 @@ class Int8MatMul(RoundedMatMul):
             width = a.shape[-1]
             total = rows[..., :PART] @ columns[..., :PART, :]
             for start in range(PART, width, PART):
-                end = min(start + PART, width)
-                total = total + rows[..., start:end] @ columns[..., start:end, :]
+                total = total + rows[..., start : start + PART] @ columns[..., start : start + PART, :]
             return total * row_steps * column_steps
 
 
