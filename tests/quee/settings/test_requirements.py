@@ -61,7 +61,7 @@ REFUSED: dict[str, Case] = {
         EVEN, {"backbone": {"kwargs": {"num_classes": 7, "depth": 2}}}, r"num_classes: 7; the data set has 2 classes",
     ),
     "a format of products that are not there": (
-        EVEN, {"quantize": {"float_products": "int8"}}, r"quantize: float_products: int8 is for products .* has none: leave it out",
+        EVEN, {"quantize": {"float_products": "int8"}}, r"quantize: float_products: int8 is for .* has none: leave it out",
     ),
     "a layer that is not there": (EVEN, {"quantize": {"layers": {"block.*": "w8a8"}}}, r"quantize: no layer is called 'block"),
     "a file in kwargs": (EVEN, {"backbone": {"kwargs": {"checkpoint_path": "x"}}}, r"backbone\.kwargs\.checkpoint_path"),
