@@ -1,4 +1,4 @@
-"""Number formats of the performer's products: exact arithmetic, their choice, files, cost, and engines that agree."""
+"""Number formats of the performer's products: exact arithmetic, files, cost, and engines that agree."""
 
 import json
 from copy import deepcopy
@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from scipy.stats import binom
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,16 +26,8 @@ from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_quantized, save_quantized
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_, quantize_paths
-from quee.quantization.formats import (
-    FORMATS,
-    LIMIT,
-    RoundedMatMul,
-    changed_share,
-    chosen,
-    float_products,
-    round_products,
-    with_formats,
-)
+from quee.quantization.format_choice import chosen, with_formats
+from quee.quantization.formats import FORMATS, RoundedMatMul, float_products, round_products
 from quee.quantization.layers import empty_quantized, layout, own_layers
 from quee.quantization.mixed import with_mixed_bits
 from quee.runtime.engines import open_engine
@@ -249,36 +240,6 @@ def test_cost_is_the_flop_counters_at_the_bits_of_the_format(backbone: Segmented
     assert cost.static((FP32, FP32)) == cost.macs * 1024
     assert {row[4] for row in explain(cost, path) if row[2] == "float"} == {f"{BITS[name]}×{BITS[name]}"}
     assert BitFlops.from_json(json.loads(json.dumps(cost.to_json()))) == cost
-
-
-def answers_that_differ(changed: dict[str, int], count: int) -> dict[str, np.ndarray]:
-    right = np.arange(count) % 10
-    return {
-        "fp32": right,
-        **{name: np.where(np.arange(count) < many, right + 1, right) for name, many in changed.items()},
-    }
-
-
-def test_the_cheapest_format_that_is_not_clearly_worse_is_chosen() -> None:
-    def choice(int8: int, bf16: int, count: int = 2000) -> str:
-        return chosen(answers_that_differ({"int8": int8, "bf16": bf16}, count))[0]
-
-    assert choice(0, 0) == choice(4, 0) == "int8"
-    assert choice(20, 1) == choice(20, 0) == "bf16"
-    assert choice(2000, 100) == "fp32"
-    _, rows = chosen(answers_that_differ({"int8": 20, "bf16": 1}, 2000))
-    assert [(row["format"], row["samples"], row["changed"]) for row in rows] == [("int8", 2000, 20), ("bf16", 2000, 1)]
-    assert rows[0]["low"] > LIMIT >= rows[1]["low"]
-
-
-@pytest.mark.parametrize(("changed", "samples"), [(0, 50), (3, 2000), (20, 2000), (50, 50)])
-def test_the_interval_is_the_exact_binomial_one(changed: int, samples: int) -> None:
-    low, high = changed_share(changed, samples)
-    assert low <= changed / samples <= high
-    if changed:
-        assert binom.sf(changed - 1, samples, low) == pytest.approx(0.025)
-    if changed < samples:
-        assert binom.cdf(changed, samples, high) == pytest.approx(0.025)
 
 
 def test_auto_is_replaced_by_what_was_measured(backbone: SegmentedBackbone, images: Tensor) -> None:
