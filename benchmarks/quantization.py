@@ -33,7 +33,7 @@ from peers.quantization import PEERS
 from scipy.stats import t as student
 from torch import Tensor
 
-from quee.cost import trace_cost
+from quee.cost import BitFlops, trace_cost
 from quee.data.source import open_dataset
 from quee.data.splits import split_ids
 from quee.intervals import half_width
@@ -42,6 +42,8 @@ from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_backbone
 from quee.precision import Precision
 from quee.quantization.calibration import Calibrator, checked, install, quantize_, quantize_paths
+from quee.quantization.format_choice import with_formats
+from quee.quantization.formats import float_products
 from quee.quantization.layers import own_layers
 from quee.quantization.mixed import with_mixed_bits
 from quee.quantization.units import run_unit
@@ -169,9 +171,17 @@ def ours(
 
         method, _, _, values = bench.row(name, precision, seed, measure)
         if costs:
-            cost = trace_cost(bench.backbone)
+            cost = counted(bench, config)
             values = {**values, "cost": cost.static((config.precision,) * bench.backbone.segments) / cost.unit}
         yield method, precision, seed, values
+
+
+def counted(bench: Bench, *configs: QuantizationConfig) -> BitFlops:
+    """The cost model of configs, with the number formats that are measured on the calibration samples of seed 0."""
+    found = configs
+    if any(config.float_products == "auto" for config in configs) and float_products(bench.backbone):
+        found = tuple(with_formats(bench.backbone, configs, torch.cat(bench.calibration(0))))
+    return trace_cost(bench.backbone, layers=own_layers(bench.backbone, found))
 
 
 def methods(bench: Bench, seeds: int) -> Iterator[Row]:
@@ -210,7 +220,6 @@ def extras(bench: Bench, seeds: int) -> Iterator[Row]:
 
 def mixed(bench: Bench, seeds: int) -> Iterator[Row]:
     """Bits by layer against uniform bits, within the same BitFLOPs."""
-    plain = trace_cost(bench.backbone)
     for preset, precision, seed in product(bench.presets, bench.shown, range(seeds)):
         config = QuantizationConfig(precision, preset)
         if config.precision.plain:
@@ -228,7 +237,7 @@ def mixed(bench: Bench, seeds: int) -> Iterator[Row]:
                 return quantize_(deepcopy(bench.backbone), chosen[0], batches)
 
             model, spent = timed(make)
-            cost = trace_cost(bench.backbone, layers=own_layers(bench.backbone, chosen))
+            cost, plain = counted(bench, *chosen), counted(bench, chosen[0].model_copy(update={"layers": {}}))
             path = (config.precision,) * cost.segments
             return {**bench.measure(predict(model, bench.x)), **spent, "ratio": cost.static(path) / plain.static(path)}
 
@@ -238,7 +247,7 @@ def mixed(bench: Bench, seeds: int) -> Iterator[Row]:
 def paths(bench: Bench, seeds: int) -> Iterator[Row]:
     """Mean over all full-length mixed paths, for each kind of states that segments are calibrated on."""
     mixed = [p for p in product(bench.precisions, repeat=bench.backbone.segments) if len(set(p)) > 1]
-    cost = trace_cost(bench.backbone)
+    cost = counted(bench, *(QuantizationConfig(p) for p in bench.precisions))
     shown = f"{len(mixed)} paths, cost {np.mean([cost.static(p) / cost.unit for p in mixed]):.3f}"
     for name, seed in product(ENTRIES, range(seeds)):
 

@@ -36,7 +36,7 @@ from quee.network.files import save_backbone, save_quantized
 from quee.paths import PathTree
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_paths
-from quee.quantization.formats import with_formats
+from quee.quantization.format_choice import with_formats
 from quee.quantization.layers import own_layers
 from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier

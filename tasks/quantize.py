@@ -12,8 +12,9 @@ from quee.network.files import load_backbone
 from quee.network.predictions import Networks, predict
 from quee.precision import Precision
 from quee.quantization.calibration_shards import calibrate, choose_format, measure_sensitivity
-from quee.quantization.formats import FORMATS, LIMIT, float_products, with_format
-from quee.quantization.formats import SAMPLES as COMPARED
+from quee.quantization.format_choice import LIMIT, with_format
+from quee.quantization.format_choice import SAMPLES as COMPARED
+from quee.quantization.formats import FORMATS, float_products
 from quee.quantization.layers import own_layers
 from quee.quantization.mixed import SAMPLES, with_mixed_bits
 from quee.settings.quantize import QuantizationConfig

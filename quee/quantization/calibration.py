@@ -18,7 +18,8 @@ from quee.errors import QueeError
 from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
 from quee.quantization.folding import fold_, folded
-from quee.quantization.formats import FLOAT, RoundedMatMul, float_products, format_of, round_products, with_formats
+from quee.quantization.format_choice import with_formats
+from quee.quantization.formats import FLOAT, RoundedMatMul, float_products, format_of, round_products
 from quee.quantization.grids import search_quantizer, thinned
 from quee.quantization.layers import (
     QUANTIZED,

@@ -20,7 +20,8 @@ from quee.network.predictions import DTYPE, Networks
 from quee.network.training import device
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_, quantize_paths
-from quee.quantization.formats import FLOAT, FORMATS, answers, chosen, round_products
+from quee.quantization.format_choice import answers, chosen
+from quee.quantization.formats import FLOAT, FORMATS, round_products
 from quee.quantization.mixed import sensitivity
 from quee.settings.quantize import QuantizationConfig
 from quee.work.io import table_writer, write_bytes
@@ -95,7 +96,7 @@ def compute_calibration(
 def choose_format(networks: Networks, ids: np.ndarray, store: Store, lanes: Lanes) -> tuple[str, list[dict[str, Any]]]:
     """The number format of products that calibration does not quantize, and what was measured on samples `ids` (n,).
 
-    `formats.chosen` has the rule and the columns. A format is a shard.
+    `format_choice.chosen` has the rule and the columns. A format is a shard.
     """
     kept = store / f"formats-{networks.digest}"
     names = (FLOAT, *FORMATS)

@@ -21,7 +21,7 @@ from quee.network.base import SegmentedBackbone
 from quee.precision import ACTIVATION_BITS, WEIGHT_BITS, Precision
 from quee.quantization.calibration import checked, quantize_
 from quee.quantization.folding import folded
-from quee.quantization.formats import with_formats
+from quee.quantization.format_choice import with_formats
 from quee.quantization.layers import quantizable, resolved
 from quee.quantization.units import Unit, run_unit, sources, units_of
 from quee.settings.quantize import QuantizationConfig

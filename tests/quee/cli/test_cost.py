@@ -1,4 +1,4 @@
-"""`quee cost --explain` shows both layers of an exit head, as the settings name them or as they were chosen."""
+"""`quee cost --explain` shows exit heads and number formats as the settings name them or as they were chosen."""
 
 import json
 from pathlib import Path
@@ -51,3 +51,39 @@ def test_a_chosen_head_is_shown_once_it_is_chosen(experiment: Path, capsys: pyte
     write_json(folder / "metrics.json", {"heads": {"1": {"sizes": [1024, 128, 10]}}})
     rows, said = explained(experiment, "w4a4", capsys)
     assert [row["macs"] for row in rows] == [1024 * 128, 128 * 10] and not said
+
+
+def performer(
+    experiment: Path, capsys: pytest.CaptureFixture[str], told: str, path: str = "w4a4"
+) -> tuple[set[str], str]:
+    """Bits at which the performer's products are counted, and what was said beside the table."""
+    blocks: dict[str, Any] = {block: {} for block in BLOCKS}
+    blocks["prepare"] = {"dataset": "digits"}
+    kwargs = {"depth": 2, "img_size": 16, "in_chans": 1, "num_classes": 10}
+    blocks["backbone"] = {"name": "t2t_vit_7", "kwargs": kwargs, "gates": [2]}
+    blocks["quantize"] = {"float_products": told}
+    experiment.write_text(yaml.safe_dump(blocks))
+    with pytest.raises(SystemExit) as done:
+        main(["cost", "mine", "--explain", path, "--json"])
+    assert not done.value.code
+    out, error = capsys.readouterr()
+    found = json.loads(out)
+    kinds = {work["kind"] for work in found["floating_point"]}
+    rows = {row["bits"] for row in found["rows"] if row["kind"] == "float"}
+    assert any("32×32" in kind for kind in kinds) == (told == "fp32")
+    return rows, error
+
+
+@pytest.mark.parametrize(("told", "bits"), [("fp32", "32×32"), ("bf16", "16×16"), ("int8", "8×8")])
+def test_a_named_format_is_shown(experiment: Path, capsys: pytest.CaptureFixture[str], told: str, bits: str) -> None:
+    assert performer(experiment, capsys, told) == ({bits}, "")
+
+
+def test_a_chosen_format_is_shown_once_it_is_chosen(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, said = performer(experiment, capsys, "auto")
+    assert rows == {"16×16"} and "counted as bf16" in said and "quee run mine" in said
+    assert performer(experiment, capsys, "auto", "fp32")[0] == {"32×32"}
+    folder = experiment.parent.parent / "artifacts" / "mine" / "quantize"
+    folder.mkdir(parents=True)
+    write_json(folder / "quantization.json", {"configs": {"w4a4": {"float_products": "int8"}}})
+    assert performer(experiment, capsys, "auto") == ({"8×8"}, "")

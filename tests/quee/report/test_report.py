@@ -15,7 +15,7 @@ from quee.report import Results
 from quee.report import figures as figures_module
 from quee.report.figures import FIGURES, Drawing, draw, usage
 from quee.report.page import build_page
-from quee.report.sections import verdict
+from quee.report.sections import parts, verdict
 from quee.settings.experiment import load_experiment
 from quee.work.io import file_digest, write_json, write_table
 from tasks.report import run
@@ -351,3 +351,23 @@ def test_what_was_executed_is_shown_where_it_was_measured() -> None:
     page = build_page(measured, draw(results))
     assert all(text in page for text in ("9,876", "1,234", "1.70 at batch 64", "OpenVINO fp32 &lt;x&gt;", "1.030"))
     assert 'id="executed"' not in build_page(results, draw(results))
+
+
+def test_the_format_of_products_is_told_with_what_was_measured() -> None:
+    results = example()
+    assert "Products that calibration does not quantize" not in parts(results)
+    rows = [
+        {"format": "int8", "samples": 2000, "changed": 30, "low": 0.0101, "high": 0.0213},
+        {"format": "bf16", "samples": 2000, "changed": 1, "low": 0.0, "high": 0.0028},
+    ]
+    said = {"format": "bf16", "limit": 0.001, "measured": rows, "products": ["a", "b"]}
+    quantize = {**results.metrics["quantize"], "float_products": said}
+    found = replace(results, metrics={**results.metrics, "quantize": quantize})
+    text = re.sub(r"<[^>]+>", " ", parts(found))
+    assert "(2 of them) are executed and counted in bf16, the cheapest format" in text
+    assert "more than 0.1 % of the answers" in text
+    assert re.search(r"int8\s+2,000\s+30\s+1\.50 %\s+1\.01 % … 2\.13 %", text)
+    told = replace(
+        found, metrics={**found.metrics, "quantize": {**quantize, "float_products": {**said, "measured": []}}}
+    )
+    assert "in bf16, as told." in re.sub(r"<[^>]+>", " ", parts(told))

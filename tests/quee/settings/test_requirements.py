@@ -61,6 +61,9 @@ REFUSED: dict[str, Case] = {
     "other classes in kwargs": (
         EVEN, {"backbone": {"kwargs": {"num_classes": 7, "depth": 2}}}, r"num_classes: 7; the data set has 2 classes",
     ),
+    "a format of products that are not there": (
+        EVEN, {"quantize": {"float_products": "int8"}}, r"quantize: float_products: int8 is for .* has none: leave it out",
+    ),
     "a layer that is not there": (EVEN, {"quantize": {"layers": {"block.*": "w8a8"}}}, r"quantize: no layer is called 'block"),
     "a file in kwargs": (EVEN, {"backbone": {"kwargs": {"checkpoint_path": "x"}}}, r"backbone\.kwargs\.checkpoint_path"),
     "too many nodes": (EVEN, {"paths": {"max_nodes": 5}}, r"paths\.max_nodes is 5, but 2 precisions over 2 segments make 6"),
