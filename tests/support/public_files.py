@@ -93,7 +93,12 @@ def cifar_members(name: str, kind: str, count: int = 20) -> dict[str, bytes]:
         rows, labels = cifar_rows(seed, count, classes)
         if kind == "python":
             key = b"labels" if name == "cifar10" else b"fine_labels"
-            batch = {b"batch_label": b"training batch", key: labels, b"data": rows, b"filenames": [b"a.png"] * count}
+            batch = {
+                b"batch_label": b"training batch",
+                key: labels,
+                b"data": rows,
+                b"filenames": [b"%d_%d.png" % (seed, i) for i in range(count)],
+            }
             if name == "cifar100":
                 batch[b"coarse_labels"] = [label // 5 for label in labels]
             members[f"{folder}/{file}"] = python2_pickle(batch)

@@ -25,13 +25,16 @@ def group(tiny: Tiny, groups: np.ndarray) -> None:
         first += len(table)
 
 
-def test_no_split_divides_a_group_and_every_interval_counts_groups(tiny: Tiny) -> None:
-    tiny.write(prepare={"splits": {**SETTINGS["prepare"]["splits"], "certification": 0.1, "test": 0.1}})
+CERTIFIED = {"splits": {**SETTINGS["prepare"]["splits"], "certification": 0.1, "test": 0.1}}
+
+
+def test_groups_of_one_image_change_no_result(tiny: Tiny) -> None:
+    tiny.write(prepare=CERTIFIED)
     alone = tiny.run()
     expected = {name: (alone / "evaluate" / name).read_bytes() for name in ("budgets.parquet", "metrics.json")}
     assert "test_groups" not in tiny.metrics() and not (alone / "features" / "groups.parquet").exists()
 
-    group(tiny, np.random.default_rng(0).permutation(120))  # groups of one image
+    group(tiny, np.random.default_rng(0).permutation(120))
     out = tiny.run()
     metrics, described = tiny.metrics(), read_json(out / "prepare" / "dataset.json")
     assert described["groups"] == 120
@@ -40,7 +43,9 @@ def test_no_split_divides_a_group_and_every_interval_counts_groups(tiny: Tiny) -
     assert (out / "evaluate" / "budgets.parquet").read_bytes() == expected["budgets.parquet"]
     assert metrics == json.loads(expected["metrics.json"])
 
-    tiny.data({"a": 60, "b": 60})
+
+def test_no_split_divides_a_group_and_every_interval_counts_groups(tiny: Tiny) -> None:
+    tiny.write(prepare=CERTIFIED)
     group(tiny, np.arange(120) // 3)
     out = tiny.run()
     table, cache = read_table(out / "prepare" / "splits.parquet"), read_cache(out / "features")

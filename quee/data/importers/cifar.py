@@ -61,8 +61,10 @@ def plan(given: Source, _: object) -> Plan:
     classes = given.dataset.classes or _classes(layout, found, source)
     for split, files in (("train", layout.train), ("test", layout.test)):
         parts = [read(layout, found[file], f"{source}: {file}") for file in files]
-        images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
-        plan.shards.append(array_shard(split, images, labels, classes, f"{source}, {split}"))
+        images, labels = (np.concatenate([part[column] for part in parts]) for column in (0, 1))
+        own = [part[2] for part in parts]
+        names = [name for part in own for name in part] if all(own) else None
+        plan.shards.append(array_shard(split, images, labels, classes, f"{source}, {split}", names))
     return plan
 
 
@@ -76,7 +78,8 @@ def _classes(layout: _Layout, found: Mapping[str, bytes], source: Path) -> tuple
     return tuple(map(_text, _entry(meta, layout.names, list, f"{source}: {layout.meta}")))
 
 
-def _read_python(layout: _Layout, content: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_python(layout: _Layout, content: bytes, source: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Images, labels and original names of a batch; no names where the batch has none for each image."""
     batch = load_batch(content, source)
     pixels = _entry(batch, "data", np.ndarray, source)
     labels = _entry(batch, layout.labels, list, source)
@@ -86,7 +89,9 @@ def _read_python(layout: _Layout, content: bytes, source: str) -> tuple[np.ndarr
         raise QueeError(f"{source}: labels that are not integers")
     if len(labels) != len(pixels):
         raise QueeError(f"{source}: {len(pixels)} images and {len(labels)} labels")
-    return _images(pixels), np.array(labels, np.int64)
+    found = batch.get("filenames")
+    names = list(map(_text, found)) if isinstance(found, list) and len(found) == len(pixels) else []
+    return _images(pixels), np.array(labels, np.int64), names
 
 
 def _entry(batch: dict[str, Any], key: str, kind: type, source: str) -> Any:
@@ -95,12 +100,12 @@ def _entry(batch: dict[str, Any], key: str, kind: type, source: str) -> Any:
     return batch[key]
 
 
-def _read_binary(layout: _Layout, content: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_binary(layout: _Layout, content: bytes, source: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     record = layout.label_bytes + PIXELS
     if not content or len(content) % record:
         raise QueeError(f"{source}: {len(content):,} bytes, not whole records of {record}; truncated?")
     rows = np.frombuffer(content, np.uint8).reshape(-1, record)
-    return _images(rows[:, layout.label_bytes :]), rows[:, layout.label_bytes - 1].astype(np.int64)
+    return _images(rows[:, layout.label_bytes :]), rows[:, layout.label_bytes - 1].astype(np.int64), []
 
 
 def _images(pixels: np.ndarray) -> np.ndarray:

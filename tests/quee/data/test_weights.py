@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -17,8 +18,10 @@ from quee.data.weights import (
     how_to_add_weights,
     import_weights,
     load_weights,
+    record,
     refuse_other_kwargs,
     refuse_overlap,
+    seen_keys,
     set_options,
     weights_facts,
 )
@@ -26,6 +29,7 @@ from quee.errors import IntegrityError, QueeError, UsageError
 from quee.network.architectures import create_backbone
 from quee.settings.backbone import Backbone
 from quee.settings.experiment import BLOCKS, Experiment
+from quee.work.io import read_tensors
 from tasks.verbs.data import settings_of
 
 DINOV2 = "vit_small_patch14_dinov2.lvd142m"
@@ -84,6 +88,28 @@ def test_a_file_says_what_it_is_for(project: Path) -> None:
         load_weights(create_backbone("vit_fashion_mnist"), project / "a.safetensors", new_head=True)
     with pytest.raises(QueeError, match=r"head.weight \(7, 64\) instead of \(10, 64\)"):
         load_weights(create_backbone("vit_digits"), project / "a.safetensors", new_head=False)
+
+
+def test_weights_in_half_precision_stay_so_and_run_as_the_same_numbers(project: Path) -> None:
+    state = create_backbone("vit_digits").state_dict()
+    torch.save({key: value.half() for key, value in state.items()}, project / "w.pth")
+    import_weights("vit_digits", project / "w.pth", project / "a.safetensors")
+    assert {value.dtype.name for value in read_tensors(project / "a.safetensors").values()} == {"float16"}
+    again = create_backbone("vit_digits")
+    load_weights(again, project / "a.safetensors", new_head=False)
+    for key, value in again.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, state[key].half().float())
+
+
+def test_keys_of_samples_are_kept_and_are_no_weights(project: Path) -> None:
+    keys = {"mnist": np.array([7, 3, 3, 2**63], np.uint64)}
+    path = project / "a.safetensors"
+    import_weights("vit_digits", saved(project / "w.pth"), path, None, ("mnist",), None, keys)
+    record(path, {"mean": [0.3]}, None, "on digits")
+    facts = weights_facts(path)
+    assert facts.seen == {"mnist": 4} and facts.trained_on == ("mnist",)
+    assert seen_keys(path, facts)["mnist"].tolist() == [3, 7, 2**63]
+    load_weights(create_backbone("vit_digits"), path, new_head=False)
 
 
 def test_another_file_is_refused_and_a_missing_one_named(project: Path) -> None:

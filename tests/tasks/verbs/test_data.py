@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from quee.data.source import open_dataset
-from quee.data.weights import weights_facts, weights_path
+from quee.data.weights import seen_samples, weights_facts, weights_path
 from quee.data.writer import encode_png
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.network.architectures import create_backbone
@@ -225,6 +225,25 @@ def test_data_sets_that_weights_have_seen_go_by_their_names_here(project, names,
     assert "trained on imagenet, laion" in said and "no data set is called laion here;" in said
 
 
+def test_the_samples_that_weights_have_seen_are_stated_by_their_original_names(project):
+    write_folders(Path("files"), 40)
+    quee(data_app, "add", "birds", "files")
+    torch.save(create_backbone("vit_digits").state_dict(), "w.pth")
+    add = ("add", "own", "w.pth", "--backbone", "vit_digits", "--replace")
+    said = quee(weights_app, *add, "--trained-on", "birds,imagenet")
+    assert "trained on birds (40 images, known one by one), imagenet" in said
+    Path("names.txt").write_text("0.png\n7.png\n")
+    for option, count in (("--never-seen", 38), ("--seen", 2)):
+        said = quee(weights_app, *add, "--trained-on", "birds", option, "names.txt")
+        assert f"trained on birds ({count} images, known one by one)" in said
+    images = open_dataset(Path("data/birds"), "birds")
+    assert {images.paths[i] for i in seen_samples("own", images, "birds").nonzero()[0]} == {"a/0.png", "b/7.png"}
+    with pytest.raises(UsageError, match="--seen names.txt: names images of one data set .* there are 0: none"):
+        quee(weights_app, *add, "--trained-on", "imagenet", "--seen", "names.txt")
+    with pytest.raises(UsageError, match="--seen and --never-seen: give one of them"):
+        quee(weights_app, *add, "--trained-on", "birds", "--seen", "names.txt", "--never-seen", "names.txt")
+
+
 def test_weights_are_taken_from_an_experiment_or_a_file_and_never_from_both(project):
     (project / "experiments").mkdir()
     (project / "experiments" / "mine.yaml").write_text(
@@ -243,7 +262,10 @@ def test_weights_are_taken_from_an_experiment_or_a_file_and_never_from_both(proj
     for folder in (backbone, prepared):
         folder.mkdir(parents=True)
     save_backbone(backbone, create_backbone("vit_digits"), {}, fitted_on=[0, 1, 2, 9], mode="train")
-    write_json(prepared / "dataset.json", {"dataset": "digits", "files": {"train-00000-of-00001.parquet": "d"}})
-    assert "fitted on 4 samples of digits" in quee(weights_app, "add", "own", "--from", "mine")
+    quee(data_app, "add", "digits")
+    files = open_dataset(Path("data/digits"), "digits").digests
+    write_json(prepared / "dataset.json", {"dataset": "digits", "files": files})
+    said = quee(weights_app, "add", "own", "--from", "mine")
+    assert "trained on digits (4 images, known one by one)" in said
     (row,) = json.loads(quee(weights_app, "list", "--json"))
-    assert row["fitted_on"] == {"dataset": "digits", "samples": 4} and row["backbone"] == "vit_digits"
+    assert row["seen"] == {"digits": 4} and row["backbone"] == "vit_digits"
