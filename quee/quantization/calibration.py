@@ -390,8 +390,8 @@ def least(configs: Iterable[QuantizationConfig]) -> int:
 def checked(batches: Iterable[Tensor], samples: int, model: nn.Module | None = None, least: int = 2) -> Tensor:
     """The first `samples` calibration samples as one tensor (n, …).
 
-    Raises QueeError for data that are absent, fewer than `least`, constant, not finite, not in floating point, or not of the model's
-    shape; and for a model that is already quantized or has nothing to quantize.
+    Raises QueeError for data that are absent, fewer than `least`, constant, not finite, not in floating point, or not of
+    the model's shape; and for a model that is already quantized or has nothing to quantize.
     """
     if model is not None:
         _check_model(model)

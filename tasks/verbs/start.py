@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quee.cli import AsJson
+from quee.cli.keywords import settings_of
 from quee.data import DATA, names_in
 from quee.errors import QueeError, UsageError
 from tasks.verbs.proposal import ALL_SEEN, ASK, Images, Weights, mode_of, text_of, use_of
@@ -322,7 +323,6 @@ def _network(request: Request) -> Network:
 def _weights_in(request: Request, file: Path) -> Network:
     """Read a checkpoint without adding it."""
     from quee.data.weights import import_weights
-    from tasks.verbs.data import settings_of
 
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / f"{request.weights}.safetensors"

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 
+from quee.cli.keywords import settings_of
 from quee.data.weights import (
     PUBLISHED,
     WeightsFacts,
@@ -26,7 +27,6 @@ from quee.errors import IntegrityError, QueeError, UsageError
 from quee.network.architectures import create_backbone
 from quee.settings.backbone import Backbone
 from quee.settings.experiment import BLOCKS, Experiment
-from tasks.verbs.data import settings_of
 
 DINOV2 = "vit_small_patch14_dinov2.lvd142m"
 
