@@ -1,4 +1,4 @@
-"""`quee cost EXPERIMENT`: the table behind any cost."""
+"""`quee cost NAME`: the table behind any cost of an experiment, of weights or of an architecture."""
 
 import json
 import sys
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def cost(
-    experiment: Annotated[str, typer.Argument(help="Name of a file experiments/NAME.yaml.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="An experiment (experiments/NAME.yaml), weights (data/weights/NAME.safetensors) or a backbone."
+        ),
+    ],
     explain: Annotated[
         str | None,
         typer.Option(
@@ -28,39 +33,42 @@ def cost(
     ] = None,
     elementwise: Annotated[bool, typer.Option("--elementwise", help="Count elementwise work at 32×32 too.")] = False,
     formula: Annotated[str, typer.Option(help="`product`, or `baskin`, which counts accumulation too.")] = "product",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A keyword of the backbone, where NAME is no experiment; repeatable."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what each segment costs at each precision, in units of the static w8a8 backbone.
+
+    Weights and backbones are shown at the default precisions; --explain takes any.
 
     With `quantize.mixed` the bits of layers are chosen on the calibration samples. Their cost is in
     artifacts/EXPERIMENT/quantize/metrics.json; it is at most the cost shown here. A path that ends early is shown with the
     layers of its exit head, once stage `exits` has chosen them. With `quantize.float_products: auto` the format of these
     products is the one that stage `quantize` chose, or bf16 as long as it has not run.
     """
+    from quee.cli.keywords import settings_of
     from quee.cost import explain as explain_path
     from quee.cost import float_work, trace_cost
-    from quee.data.weights import built_with
     from quee.errors import UsageError
-    from quee.network.architectures import create_backbone
     from quee.paths import parse_path
     from quee.precision import FLOATS, Precision
     from quee.quantization.folding import folded
     from quee.quantization.formats import float_products
     from quee.quantization.layers import own_layers
-    from quee.settings.experiment import load_experiment
     from quee.settings.quantize import QuantizationConfig
 
     if formula not in ("product", "baskin"):
         raise UsageError(f"unknown formula {formula!r}; valid: product, baskin")
-    settings = load_experiment(experiment, Path("experiments"))
-    backbone = create_backbone(settings.backbone.name, settings.backbone.fixed_gates, **built_with(settings.backbone))
-    if settings.backbone.fixed_gates is None:
-        backbone.set_gates(_measured_gates(experiment, backbone, settings.backbone.segments))
+    backbone, settings, of_experiment = _named(name, settings_of(set_ or []))
     own = {name: str(getattr(settings.quantize, name) or "") for name in ("stem", "head")}
     names = {*settings.paths.precisions, *settings.paths.references, "w8a8"}
     told: dict[str, Any] = {"layers": settings.quantize.layers, "float_products": settings.quantize.float_products}
     if told["float_products"] == "auto" and float_products(backbone):
-        told["float_products"] = _chosen_format(experiment)
+        told["float_products"] = _chosen_format(name)
     configs = [QuantizationConfig(name, **told) for name in names if name not in FLOATS]
     layers = own_layers(backbone, configs)
     model = trace_cost(backbone, formula=formula, include_elementwise=elementwise, layers=layers, **own)
@@ -70,7 +78,7 @@ def cost(
             raise UsageError(f"path {explain!r} has {len(path)} segments; the backbone has {model.segments}")
         columns = ("product", "segment", "kind", "macs", "bits", "bitflops")
         early = len(path) < model.segments
-        head = _exit_products(experiment, settings, backbone, len(path)) if early else []
+        head = _exit_products(name if of_experiment else "", settings, backbone, len(path)) if early else []
         rows = [dict(zip(columns, row, strict=True)) for row in explain_path(model, path, head)]
     else:
         precisions = [Precision(name) for name in (*settings.paths.precisions, *settings.paths.references)]
@@ -89,7 +97,7 @@ def cost(
         said = {} if explain is None else {"floating_point": work}
         typer.echo(json.dumps({"rows": rows, **said, "unit_bitflops": model.unit}))
         return
-    _table(rows, f"{settings.backbone.name}: unit {model.unit:,.0f} BitFLOPs (static w8a8), {model.macs:,} MACs")
+    _table(rows, f"{backbone.name}: unit {model.unit:,.0f} BitFLOPs (static w8a8), {model.macs:,} MACs")
     if work:
         _table(work, "In floating point at every precision; elements per sample are counted with --elementwise only")
 
@@ -129,17 +137,60 @@ def _chosen_format(name: str) -> str:
     return ASSUMED
 
 
+def _named(name: str, given: dict[str, Any]) -> "tuple[SegmentedBackbone, Experiment, bool]":
+    """The backbone of a name with the settings of its costs, and whether these are an experiment's.
+
+    An experiment of that name comes before weights, and these before a backbone. Raises UsageError for any other name.
+    """
+    from quee.data.weights import NAME, WEIGHTS, built_with, head_classes, weights_facts, weights_path
+    from quee.errors import UsageError
+    from quee.network.architectures import create_backbone, is_headless, refuse_unknown
+    from quee.settings.experiment import checked_experiment, experiment_names, load_experiment
+
+    experiments = experiment_names()
+    if name in experiments:
+        if given:
+            raise UsageError(
+                f"--set {min(given)}: {name!r} is an experiment; its keywords are in experiments/{name}.yaml"
+            )
+        settings = load_experiment(name, Path("experiments"))
+        own = settings.backbone
+        made = create_backbone(own.name, own.fixed_gates, **built_with(own))
+        if own.fixed_gates is None:
+            made.set_gates(_measured_gates(name, made, own.segments))
+        return made, settings, True
+    backbone, kwargs = name, given
+    if NAME.fullmatch(name) and weights_path(name).is_file():
+        facts = weights_facts(weights_path(name))
+        classes = head_classes(weights_path(name))
+        backbone = facts.backbone
+        kwargs = {**(facts.kwargs or {}), **({} if classes is None else {"num_classes": classes}), **given}
+    else:
+        here = ", ".join(sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))) or "none"
+        listed = ", ".join(experiments) or "none"
+        refuse_unknown(name, f"{name!r} is no experiment (there are: {listed}) and no weights (there are: {here}); ")
+    if is_headless(backbone) and "num_classes" not in kwargs:
+        raise UsageError(f"{name!r} has no head, whose cost counts: give --set num_classes=N")
+    made = create_backbone(backbone, **kwargs)
+    blocks = {"prepare": {"dataset": "none"}, "backbone": {"name": backbone, "gates": list(made.gates)}}
+    return made, checked_experiment("quee cost", name="cost", **blocks), False
+
+
 def _exit_products(name: str, settings: "Experiment", backbone: "SegmentedBackbone", gate: int) -> "list[Product]":
-    """The layers of the exit head at a gate: as chosen, or as the settings name them; a note where neither tells."""
+    """The layers of the exit head at a gate: as an experiment chose or named them; a note where neither tells.
+
+    `name` is empty where there is no experiment.
+    """
     from quee.exits.heads import head_products
     from quee.work.io import read_json
 
     chosen = Path("artifacts") / name / "exits" / "metrics.json"
     exits = settings.exits
-    if chosen.exists() and (found := read_json(chosen).get("heads", {}).get(str(gate))):
+    if name and chosen.exists() and (found := read_json(chosen).get("heads", {}).get(str(gate))):
         return head_products(gate, found["sizes"])
     if "auto" in (exits.pooling, exits.head):
-        typer.echo(f"without exit head {gate}, which stage exits chooses: quee run {name}", err=True)
+        how = f": quee run {name}" if name else " of an experiment"
+        typer.echo(f"without exit head {gate}, which stage exits chooses{how}", err=True)
         return []
     hidden = [exits.hidden] if exits.head == "hidden" else []
     return head_products(gate, [backbone.pooled_width(gate, exits.pooling), *hidden, backbone.num_classes])

@@ -17,7 +17,7 @@ from typer.main import get_command
 
 LIBRARY = {
     "profile": ("quee.cli.profile:profile", "Time a bundle's segments on this machine."),
-    "cost": ("quee.cli.cost:cost", "Show the BitFLOPs behind an experiment's costs."),
+    "cost": ("quee.cli.cost:cost", "Show the BitFLOPs behind the costs of an experiment, weights or a backbone."),
     "predict": ("quee.cli.predict:predict", "Classify images with a bundle, under a budget."),
     "verify": ("quee.cli.verify:verify", "Check a bundle: digests, format, shapes; --execute: that engines agree."),
     "serve": ("quee.cli.serve:serve", "Serve a bundle over HTTP, with a budget per request and a page to try it."),

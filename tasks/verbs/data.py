@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quee.cli import AsJson
+from quee.cli.keywords import settings_of
 from quee.data import DATA, dataset_called, known_dataset, names_in
 from quee.errors import IntegrityError, QueeError, UsageError
 
@@ -433,26 +434,6 @@ def list_weights(json_: AsJson = False) -> None:
     for name in dict.fromkeys([*tracked, *PUBLISHED]):
         if name not in [row["name"] for row in rows]:
             typer.echo(f"{name:24} not there: {how_to_add_weights(name)}")
-
-
-def settings_of(pairs: list[str], option: str = "--set") -> dict[str, Any]:
-    """Keywords from an option's `KEY=VALUE` pairs with YAML values; raises UsageError naming a pair of another form."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise UsageError(f"{option} {pair!r}: give KEY=VALUE, as in_chans=1")
-        if key in found:
-            raise UsageError(f"{option} {key} is given twice: {found[key]!r} and {text!r}")
-        try:
-            found[key] = YAML(typ="safe", pure=True).load(text)
-            json.dumps(found[key], allow_nan=False)
-        except (YAMLError, TypeError, ValueError):
-            raise UsageError(f"{option} {pair!r}: {text!r} is no number, word, list or mapping in YAML") from None
-    return found
 
 
 def _told(facts: "WeightsFacts") -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quee.cli import AsJson
+from quee.cli.keywords import settings_of
 from quee.data import DATA, RESERVED, names_in
 from quee.errors import QueeError, UsageError
 from tasks.verbs.going_on import Begun
@@ -400,7 +401,6 @@ def _network(request: Request) -> Network:
 def _weights_in(request: Request, file: Path) -> Network:
     """Read a checkpoint without adding it."""
     from quee.data.weights import import_weights
-    from tasks.verbs.data import settings_of
 
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / f"{request.weights}.safetensors"

@@ -94,6 +94,19 @@ def randomised(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+def settled(network: nn.Module, size: int = 64) -> nn.Module:
+    """The network with statistics of its own in BatchNorm, without which signals die in many layers."""
+    network = randomised(network)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the plain mean over batches
+            module.train()
+    with torch.no_grad():
+        network(torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(0)))
+    return network.eval()
+
+
 def of_transformers(model: str, config: dict[str, Any], processor: str, **settings: Any) -> Callable[[], Original]:
     """A network and a processor by the names of their classes in transformers, without `Config` and `ImageProcessorPil`."""
 
@@ -103,7 +116,7 @@ def of_transformers(model: str, config: dict[str, Any], processor: str, **settin
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        name = model.removesuffix("WithTeacher").removesuffix("ForImageClassification")
+        name = model.removesuffix("WithTeacher").removesuffix("ForImageClassification").removesuffix("Model")
         network = getattr(transformers, model)(getattr(transformers, f"{name}Config")(**config))
         prepared = getattr(transformers, f"{processor}ImageProcessorPil")(**settings)
 
@@ -117,11 +130,15 @@ def of_transformers(model: str, config: dict[str, Any], processor: str, **settin
     return make
 
 
-def of_file(network: Callable[[], nn.Module], prepare: Callable[[Image.Image], Tensor]) -> Callable[[], Original]:
-    """A network whose state dict alone is saved."""
+def of_file(
+    network: Callable[[], nn.Module],
+    prepare: Callable[[Image.Image], Tensor],
+    weights: Callable[[nn.Module], nn.Module] = randomised,
+) -> Callable[[], Original]:
+    """A network whose state dict alone is saved, with the weights that a function gives it."""
 
     def make() -> Original:
-        made = randomised(network())
+        made = weights(network())
 
         def save(folder: Path) -> Path:
             torch.save(made.state_dict(), folder / "weights.pth")
@@ -142,6 +159,12 @@ def _torchvision_convnext() -> nn.Module:
     widths = ((8, 16, 1), (16, 24, 1), (24, 32, 2), (32, None, 1))
     models = torchvision.models.convnext
     return models.ConvNeXt([models.CNBlockConfig(*width) for width in widths], num_classes=CLASSES)
+
+
+def _torchvision_swin_v2() -> nn.Module:
+    models = torchvision.models.swin_transformer
+    parts = {"block": models.SwinTransformerBlockV2, "downsample_layer": models.PatchMergingV2}
+    return models.SwinTransformer([4, 4], 16, [2, 2, 2], [2, 4, 4], [4, 4], num_classes=CLASSES, **parts)
 
 
 def of_timm(name: str, **kwargs: Any) -> Callable[[], Original]:
@@ -227,6 +250,13 @@ ORIGINALS = {
         ),
     ),
     "Swin": Case("Hugging Face Swin Transformer", of_transformers("SwinForImageClassification", SWIN, "ViT", **SQUARE)),
+    "Swin V2": Case(
+        "Hugging Face Swin Transformer V2", of_transformers("Swinv2ForImageClassification", SWIN, "ViT", **SQUARE)
+    ),
+    "Swin V2 that was trained with smaller windows": Case(
+        "Hugging Face Swin Transformer V2",
+        of_transformers("Swinv2ForImageClassification", {**SWIN, "pretrained_window_sizes": [3, 2]}, "ViT", **SQUARE),
+    ),
     "ConvNeXt": Case(
         "Hugging Face ConvNeXt",
         of_transformers("ConvNextForImageClassification", CONVNEXT, "ConvNext", size={"shortest_edge": 48}),
@@ -262,6 +292,26 @@ ORIGINALS = {
             transform(64),
         ),
         kwargs=SETTINGS,
+    ),
+    "torchvision's Swin V2": Case(
+        "torchvision's Swin Transformer V2",
+        of_file(_torchvision_swin_v2, transform(64)),
+        kwargs=SETTINGS,
+    ),
+    "torchvision's EfficientNet": Case(
+        "torchvision's EfficientNet",
+        of_file(lambda: torchvision.models.efficientnet_b0(num_classes=CLASSES), transform(64), settled),
+        kwargs={"img_size": 64, **SETTINGS},
+    ),
+    "torchvision's EfficientNet V2": Case(
+        "torchvision's EfficientNet",
+        of_file(lambda: torchvision.models.efficientnet_v2_s(num_classes=CLASSES), transform(64), settled),
+        kwargs={"img_size": 64, **SETTINGS},
+    ),
+    "torchvision's MobileNetV3": Case(
+        "torchvision's MobileNetV3",
+        of_file(lambda: torchvision.models.mobilenet_v3_small(num_classes=CLASSES), transform(64), settled),
+        kwargs={"img_size": 64, **SETTINGS},
     ),
     "timm's ConvNeXt": Case("timm's ConvNeXt", of_timm("convnext_atto", depths=[1, 1, 1, 1], dims=[8, 16, 24, 32])),
     "timm's Swin": Case(

@@ -4,16 +4,17 @@ These are the files of Hugging Face's transformers and of timm on its hub. Code 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import nextafter
 from pathlib import Path
 from typing import Any
 
-from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from quee.data.preprocessing import resized_by
-from quee.errors import QueeError
+from quee.errors import IntegrityError, QueeError, one_line
 from quee.work.registry import unknown
 
 CONFIG, PROCESSOR, ADAPTER = "config.json", "preprocessor_config.json", "adapter_config.json"
@@ -41,6 +42,12 @@ _BY_CLIP: dict[str, Any] = {
 }
 PROCESSORS: dict[str, dict[str, Any]] = {
     "ViT": {"size": _SQUARE, "resample": 2},
+    "DINOv3ViT": {
+        "size": _SQUARE,
+        "resample": 2,
+        "image_mean": list(IMAGENET_DEFAULT_MEAN),
+        "image_std": list(IMAGENET_DEFAULT_STD),
+    },
     "DeiT": {"size": {"height": 256, "width": 256}, "resample": 3, "do_center_crop": True},
     "Beit": {"size": _SQUARE, "resample": 3},
     "ConvNext": {"size": {"shortest_edge": 384}, "resample": 3, "crop_pct": 224 / 256},
@@ -83,7 +90,14 @@ class Described:
 
 
 def describe(folder: Path) -> Described:
-    """The settings of a folder of weights; raises QueeError for a network of another task, or a quantized one."""
+    """The settings of a folder of weights.
+
+    Raises QueeError for a network of another task, a quantized one, or a value of another kind than wanted, and
+    IntegrityError for a link to nothing.
+    """
+    for name in (ADAPTER, CONFIG, PROCESSOR):
+        if (folder / name).is_symlink() and not (folder / name).exists():
+            raise IntegrityError(f"{folder / name} is a link to a file that is not there: {(folder / name).readlink()}")
     if (folder / ADAPTER).is_file():
         kind = _read(folder / ADAPTER).get("peft_type", "LoRA")
         raise QueeError(
@@ -97,7 +111,8 @@ def describe(folder: Path) -> Described:
     config = _read(folder / CONFIG)
     _refuse_other(folder, config)
     if "architecture" in config:
-        return _of_timm(folder, config)
+        with plain_values(folder / CONFIG):
+            return _of_timm(folder, config)
     facts: tuple[str, ...] = (f"as {CONFIG} says",)
     named = config.get("id2label") or {}
     outputs = len(named) or None
@@ -106,11 +121,20 @@ def describe(folder: Path) -> Described:
     if not (folder / PROCESSOR).is_file():
         facts += (f"without {PROCESSOR}: images are prepared as the backbone's own configuration says",)
         return Described(config, _names(folder, named), outputs, None, facts)
-    try:
+    with plain_values(folder / PROCESSOR):
         prepared = prepared_by(_read(folder / PROCESSOR), config)
-    except QueeError as error:
-        raise QueeError(f"{folder / PROCESSOR}: {error}") from None
     return Described(config, _names(folder, named), outputs, prepared, facts)
+
+
+@contextmanager
+def plain_values(source: str | Path) -> Iterator[None]:
+    """Says the source of faults in a file of settings, of which a value of another kind than wanted is one."""
+    try:
+        yield
+    except QueeError as error:
+        raise QueeError(f"{source}: {str(error).removeprefix(f'{source}: ')}") from None
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
+        raise QueeError(f"{source} has a value of another kind than is wanted there: {one_line(error)}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -139,7 +163,8 @@ def _refuse_other(folder: Path, config: Mapping[str, Any]) -> None:
             f"{path}: problem_type {config['problem_type']!r}: its head does not choose one class; quee runs classifiers "
             "into one of several classes"
         )
-    for name in config.get("architectures") or ():
+    named = config.get("architectures") or ()
+    for name in [named] if isinstance(named, str) else named:
         if not str(name).endswith(TASKS):
             raise QueeError(
                 f"{path}: {name} is no image classifier; run are networks with {TASKS[0]} or without a head"
@@ -180,7 +205,7 @@ def prepared_by(processor: Mapping[str, Any], config: Mapping[str, Any]) -> Prep
         raise QueeError("do_pad is true, which is not run here")
     if told["resample"] not in RESAMPLES:
         raise QueeError(f"resample {told['resample']!r} is not run here; run are {RESAMPLES}")
-    height, width, resize = _sides(told["size"], square=known in ("ViT", "DeiT", "Beit"))
+    height, width, resize = _sides(told["size"], square=known in ("ViT", "DINOv3ViT", "DeiT", "Beit"))
     fields: dict[str, Any] = {"interpolation": RESAMPLES[told["resample"]], "crop_offset": "floor", "resize": resize}
     size, resized = (height, width), (height, width)
     if known == "ConvNext":
@@ -247,10 +272,7 @@ def _of_timm(folder: Path, config: Mapping[str, Any]) -> Described:
     size = given.get("input_size")
     prepared = None
     if isinstance(size, list) and len(size) == 3:
-        try:
-            resize = resized_by(given.get("crop_mode", "center"))
-        except QueeError as error:
-            raise QueeError(f"{folder / CONFIG}: {error}") from None
+        resize = resized_by(given.get("crop_mode", "center"))
         fields = {key: given[key] for key in ("mean", "std", "interpolation", "crop_pct") if given.get(key) is not None}
         prepared = Prepared((size[1], size[2]), {**fields, "resize": resize})
     names, outputs = config.get("label_names") or given.get("label_names"), config.get("num_classes")

@@ -50,6 +50,8 @@ def read_file(path: Path, max_bytes: int) -> Content:
         raise IntegrityError(f"missing file: {path}")
     size = path.stat().st_size
     _refuse_large(path, size, max_bytes)
+    if not size:
+        raise QueeError(f"{path} is empty: copying or downloading it was cut off")
     with path.open("rb") as file:
         start = file.read(512)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from quee.errors import QueeError, UsageError
 from quee.network.architectures import check_state_dict, some
-from quee.network.checkpoints.described import CONFIG, PROCESSOR, Described, describe
+from quee.network.checkpoints.described import CONFIG, PROCESSOR, Described, describe, plain_values
 from quee.network.checkpoints.files import read_file
 from quee.network.checkpoints.folders import weights_in
 from quee.network.checkpoints.layout import Named
@@ -118,10 +118,8 @@ def read_checkpoint(path: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
 
 def _named(path: Path, state: dict[str, Tensor], found: Recognised, described: Described) -> Named | None:
     """The backbone of weights under backbones' names, with its preprocessing where a folder says it."""
-    try:
+    with plain_values(f"{path} ({found.layout or 'of no known layout'})"):
         named = _by_layout(state, found, described)
-    except QueeError as error:
-        raise QueeError(f"{path} ({found.layout or 'of no known layout'}): {error}") from None
     prepared = described.prepared
     if named is None or prepared is None:
         return named

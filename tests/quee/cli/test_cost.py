@@ -1,13 +1,18 @@
-"""`quee cost --explain` shows exit heads and number formats as the settings name them or as they were chosen."""
+"""`quee cost` takes experiments, weights and backbones; `--explain` shows exit heads and formats, as named or chosen."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from quee.cli.main import main
+from quee.cost import explain, trace_cost
+from quee.data.weights import import_weights
+from quee.network.architectures import create_backbone
+from quee.paths import parse_path
 from quee.settings.experiment import BLOCKS
 from quee.work.io import write_json
 
@@ -87,3 +92,52 @@ def test_a_chosen_format_is_shown_once_it_is_chosen(experiment: Path, capsys: py
     folder.mkdir(parents=True)
     write_json(folder / "quantization.json", {"configs": {"w4a4": {"float_products": "int8"}}})
     assert performer(experiment, capsys, "auto") == ({"8×8"}, "")
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit status, output and errors of `quee cost`."""
+    with pytest.raises(SystemExit) as done:
+        main(["cost", *words])
+    return int(done.value.code or 0), *capsys.readouterr()
+
+
+def test_a_backbone_and_weights_cost_as_they_are_built(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keywords = {"embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 7}
+    options = [word for key, value in keywords.items() for word in ("--set", f"{key}={value}")]
+    status, out, _ = said(capsys, "vit_digits", *options, "--json")
+    model = trace_cost(create_backbone("vit_digits", **keywords))
+    assert status == 0 and json.loads(out)["unit_bitflops"] == model.unit
+    torch.save(create_backbone("vit_digits", **keywords).state_dict(), experiment.parent / "w.pth")
+    target = experiment.parent.parent / "data" / "weights" / "mine.safetensors"
+    given = {key: value for key, value in keywords.items() if key != "num_classes"}
+    import_weights("vit_digits", experiment.parent / "w.pth", target, kwargs=given)
+    assert said(capsys, "mine", "--json")[1] == out  # the classes are those of the head
+    status, out, error = said(capsys, "mine", "--explain", "w4a4-w3a3", "--json")
+    assert status == 0 and "without exit head 2, which stage exits of an experiment chooses" in " ".join(error.split())
+    rows = json.loads(out)["rows"]
+    assert sum(row["bitflops"] for row in rows) == sum(row[-1] for row in explain(model, parse_path("w4a4-w3a3")))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["digts"], "'digts' is no experiment (there are: mine) and no weights (there are: none); unknown backbone"),
+        (
+            ["mine", "--set", "depth=2"],
+            "--set depth: 'mine' is an experiment; its keywords are in experiments/mine.yaml",
+        ),
+        (
+            ["vit_base_patch16_224.mae"],
+            "'vit_base_patch16_224.mae' has no head, whose cost counts: give --set num_classes=N",
+        ),
+        (["vit_digits", "--set", "deep=2"], "backbone 'vit_digits' cannot be built with {'deep': 2}"),
+        (["vit_digits", "--explain", "w4a4-" * 9 + "w4a4"], "has 10 segments; the backbone has 4"),
+        (["../mine"], "'../mine' is no experiment"),
+    ],
+)
+def test_other_names_are_refused_with_the_valid_ones(
+    words: list[str], message: str, experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment.write_text("backbone: {name: vit_digits}\n")
+    status, _, error = said(capsys, *words)
+    assert status == 2 and message in " ".join(error.split()) and "Traceback" not in error

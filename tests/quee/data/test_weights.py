@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 
+from quee.cli.keywords import settings_of
 from quee.data.weights import (
     PUBLISHED,
     WeightsFacts,
@@ -30,7 +31,6 @@ from quee.network.architectures import create_backbone
 from quee.settings.backbone import Backbone
 from quee.settings.experiment import BLOCKS, Experiment
 from quee.work.io import read_tensors
-from tasks.verbs.data import settings_of
 
 DINOV2 = "vit_small_patch14_dinov2.lvd142m"
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from math import isqrt
+from math import isqrt, log2
 from typing import Any
 
 from torch import Tensor
@@ -19,21 +19,27 @@ VITS = {
     "huge": (1280, 32, 16),
 }
 """Width, blocks and heads of Vision Transformers, which have 4 times the width inside their MLPs."""
+FAMILIES = {
+    "vit": "vit_{}_patch{}_{}",
+    "deit": "deit_{}_distilled_patch{}_{}",
+    "siglip": "vit_{}_patch{}_siglip_{}",
+}
+"""timm's names by size, patch and image: of plain ones, of those with a distillation token and two heads, and of those with
+attention pooling."""
 _VIT = {"in_chans": 3, "mlp_ratio": 4.0, "qkv_bias": True, "act_layer": "gelu", "norm_eps": 1e-6, "reg_tokens": 0}
 
 
 def vit(kwargs: Mapping[str, Any], family: str = "vit") -> Named:
     """The VisionTransformer of these keywords, by the name that leaves the fewest of them to be said.
 
-    `kwargs` have `embed_dim`, `depth`, `num_heads`, `patch_size` and `img_size`, and whatever differs from `_VIT`. Of family
-    `deit` are those with a distillation token and two heads.
+    `kwargs` have `embed_dim`, `depth`, `num_heads`, `patch_size` and `img_size`, and whatever differs from `_VIT`; `family`
+    is one of `FAMILIES`.
     """
     own = tuple(kwargs[key] for key in ("embed_dim", "depth", "num_heads"))
     size = next((name for name, known in VITS.items() if known == own), "base")
-    between = "_distilled" if family == "deit" else ""
     told = (size, kwargs["patch_size"], kwargs["img_size"])
     for size, patch, image in (told, (told[0], 16, 224), ("base", 16, 224)):
-        name = f"{family}_{size}{between}_patch{patch}_{image}"
+        name = FAMILIES[family].format(size, patch, image)
         if is_backbone(name):
             break
     width, depth, heads = VITS[size]
@@ -53,7 +59,8 @@ def vit_of_weights(state: State) -> Named | None:
     if own is None or grid * grid + prefix != table.shape[1] or patches.shape[2] != patches.shape[3]:
         return None
     kwargs = dict(zip(("embed_dim", "depth", "num_heads"), own, strict=True)) | {"reg_tokens": registers}
-    return vit({**kwargs, **_patched(patches, grid)}, "deit" if "dist_token" in state else "vit")
+    family = "deit" if "dist_token" in state else "siglip" if "attn_pool.latent" in state else "vit"
+    return vit({**kwargs, **_patched(patches, grid)}, family)
 
 
 def _patched(patches: Tensor, grid: int) -> dict[str, Any]:
@@ -149,16 +156,32 @@ SWINS = {
 
 def swin(kwargs: Mapping[str, Any]) -> Named:
     """The Swin Transformer of these keywords: `embed_dim`, `depths`, `num_heads`, `window_size`, `patch_size`, `img_size`."""
-    own = (kwargs["embed_dim"], tuple(kwargs["depths"]), tuple(kwargs["num_heads"]))
-    size = next((name for name, known in SWINS.items() if known == own), "tiny")
-    name, window, image = f"swin_{size}_patch4_window7_224", 7, 224
+    size = _swin_size(kwargs)
     if kwargs["window_size"] == 12 and size in ("base", "large"):
-        name, window, image = f"swin_{size}_patch4_window12_384", 12, 384
+        return _swin(f"swin_{size}_patch4_window12_384", size, kwargs, 12, 384)
+    return _swin(f"swin_{size}_patch4_window7_224", size, kwargs, 7, 224)
+
+
+def swin_v2(kwargs: Mapping[str, Any]) -> Named:
+    """The Swin Transformer V2 of these keywords: those of `swin`, and whatever else differs from the usual ones."""
+    size = _swin_size(kwargs)
+    for window, image in ((kwargs["window_size"], kwargs["img_size"]), (8, 256), (12, 192)):
+        name = f"swinv2_{size}_window{window}_{image}"
+        if is_backbone(name):
+            break
+    return _swin(name, size, kwargs, window, image)
+
+
+def _swin_size(kwargs: Mapping[str, Any]) -> str:
+    own = (kwargs["embed_dim"], tuple(kwargs["depths"]), tuple(kwargs["num_heads"]))
+    return next((name for name, known in SWINS.items() if known == own), "tiny")
+
+
+def _swin(name: str, size: str, kwargs: Mapping[str, Any], window: int, image: int) -> Named:
     width, blocks, heads = SWINS[size]
     implied = {"embed_dim": width, "depths": list(blocks), "num_heads": list(heads), "mlp_ratio": 4.0, "in_chans": 3}
-    return Named(
-        name, beside(kwargs, {**implied, "patch_size": 4, "window_size": window, "img_size": image, "norm_eps": 1e-5})
-    )
+    implied |= {"patch_size": 4, "window_size": window, "img_size": image, "norm_eps": 1e-5, "qkv_bias": True}
+    return Named(name, beside(kwargs, implied))
 
 
 def swin_of_weights(state: State) -> Named | None:
@@ -169,13 +192,37 @@ def swin_of_weights(state: State) -> Named | None:
     patches, table = state.get(PATCHES), state.get("layers.0.blocks.0.attn.relative_position_bias_table")
     if patches is None or table is None or patches.dim() != 4:
         return None
+    tables = _of_stages(state, "relative_position_bias_table")
+    return swin(_swin_keywords(state, patches, [table.shape[1] for table in tables], (isqrt(table.shape[0]) + 1) // 2))
+
+
+def swin_v2_of_weights(state: State) -> Named | None:
+    """The Swin Transformer V2 of weights under timm's names, whose tables of coordinates tell the window.
+
+    None without the tables, which timm does not save, and where a smaller window was trained first. The tables are left
+    out. The size of the images is that which the last stage sees as one window.
+    """
+    patches, table = state.get(PATCHES), state.get("layers.0.blocks.0.attn.relative_coords_table")
+    if patches is None or table is None or patches.dim() != 4 or table.dim() != 4:
+        return None
+    if abs(float(table.max()) - log2(9) / 3) > 1e-4:  # 8, in the logarithmic scale, at the end of the own window
+        return None
+    heads = [len(scale) for scale in _of_stages(state, "logit_scale")]
+    found = swin_v2(_swin_keywords(state, patches, heads, (table.shape[1] + 1) // 2))
+    kept = {key: value for key, value in state.items() if not key.endswith(".relative_coords_table")}
+    return Named(found.name, found.kwargs, kept)
+
+
+def _of_stages(state: State, name: str) -> list[Tensor]:
+    """A weight of the first attention of each stage."""
+    keys = (f"layers.{stage}.blocks.0.attn.{name}" for stage in range(count(state, r"layers\.(\d+)\.")))
+    return [state[key] for key in keys if key in state]
+
+
+def _swin_keywords(state: State, patches: Tensor, heads: list[int], window: int) -> dict[str, Any]:
     blocks = list(depths(state, "layers.{}.blocks", range(count(state, r"layers\.(\d+)\."))))
-    tables = [f"layers.{stage}.blocks.0.attn.relative_position_bias_table" for stage in range(len(blocks))]
-    window = (isqrt(table.shape[0]) + 1) // 2
-    heads = [state[key].shape[1] for key in tables if key in state]
     kwargs = {"embed_dim": patches.shape[0], "depths": blocks, "num_heads": heads, "window_size": window}
-    images = patches.shape[2] * window * 2 ** (len(blocks) - 1)
-    return swin({**kwargs, "patch_size": patches.shape[2], "in_chans": patches.shape[1], "img_size": images})
+    return {**kwargs, **_patched(patches, window * 2 ** (len(blocks) - 1))}
 
 
 _BEIT = {

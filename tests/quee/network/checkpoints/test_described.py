@@ -102,6 +102,16 @@ def folder(path: Path, config: object = VIT, **files: object) -> Path:
         ({**VIT, "hidden_act": "mish"}, "hidden_act 'mish' is not run here"),
         ({**VIT, "patch_size": [8, 4]}, r"patch_size must be the side of a square in pixels; got \[8, 4\]"),
         ({"auto_map": {"AutoModel": "own.Net"}}, "the network is code of its own"),
+        ({**VIT, "architectures": "DetrForObjectDetection"}, "DetrForObjectDetection is no image classifier"),
+        ({"architecture": "vit_tiny_patch16_224", "pretrained_cfg": "mine"}, "config.json has a value of another kind"),
+        (
+            {"architecture": "vit_tiny_patch16_224", "model_args": [1]},
+            "has a value of another kind than is wanted there",
+        ),
+        (
+            {"architecture": "vit_tiny_patch16_224", "input_size": [3, 32, 32], "crop_mode": "border"},
+            "crop_mode 'border'",
+        ),
     ],
 )
 def test_a_configuration_of_something_else_is_refused_in_one_line(config: object, message: str, tmp_path: Path) -> None:
@@ -114,6 +124,15 @@ def test_images_of_another_size_than_the_network_are_refused(tmp_path: Path) -> 
     read_checkpoint(folder(tmp_path))
     with pytest.raises(QueeError, match=r"image_size 224; preprocessor_config.json makes images of \(32, 32\)"):
         read_checkpoint(folder(tmp_path, preprocessor_config={"size": {"height": 32, "width": 32}}))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"resample": [3]}, {"size": {"height": 224, "width": 224}, "image_mean": {"r": 1}}]
+)
+def test_values_of_another_kind_in_a_processor_are_refused_in_one_line(settings: Any, tmp_path: Path) -> None:
+    with pytest.raises(QueeError, match=r"preprocessor_config.json(: | has a value of another kind)") as raised:
+        read_checkpoint(folder(tmp_path, preprocessor_config=settings))
+    assert "\n" not in str(raised.value)
 
 
 def test_adapters_are_refused_with_how_to_merge_them(tmp_path: Path) -> None:
@@ -183,3 +202,12 @@ def test_links_to_nothing_are_named(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
     with pytest.raises(IntegrityError, match="is a link to a file that is not there"):
         read_checkpoint(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_configuration_that_is_a_link_to_nothing_is_not_left_out(name: str, tmp_path: Path) -> None:
+    path = folder(tmp_path, preprocessor_config={})
+    (path / name).unlink()
+    (path / name).symlink_to("../blobs/1f2e")
+    with pytest.raises(IntegrityError, match=rf"{name} is a link to a file that is not there: ../blobs/1f2e"):
+        read_checkpoint(path)

@@ -367,10 +367,9 @@ def test_a_head_outside_of_the_network_is_not_guessed(head: str) -> None:
 
 
 FOREIGN = {
-    "Swin Transformer V2 of torchvision or Hugging Face": ["features.1.0.attn.cpb_mlp.0.weight", "norm.weight"],
     "data2vec": ["data2vec_vision.embeddings.cls_token"],
     "quantized network": ["vit.encoder.layer.0.attention.attention.query.qweight"],
-    "Hugging Face DINOv3": ["layer.0.attention.q_proj.weight", "norm.weight"],
+    "torchvision convolutional network": ["features.0.weight", "classifier.6.weight"],
     "OpenAI or OpenCLIP CLIP": ["visual.class_embedding", "transformer.resblocks.0.ln_1.weight"],
     "Hugging Face CLIP or SigLIP": ["vision_model.encoder.layers.0.layer_norm1.weight"],
     "LoRA adapter": ["base_model.model.vit.encoder.layer.0.attention.attention.query.lora_A.weight"],
@@ -416,6 +415,10 @@ NAMED = {
     "swin_t": ("swin_tiny_patch4_window7_224", {}),
     "swin_s": ("swin_small_patch4_window7_224", {}),
     "swin_b": ("swin_base_patch4_window7_224", {}),
+    **{f"efficientnet_b{number}": (f"efficientnet_b{number}", {}) for number in range(5)},
+    **{f"efficientnet_b{number}": (f"efficientnet_b{number}", {"bn_eps": 1e-3}) for number in (5, 6, 7)},
+    **{f"efficientnet_v2_{size}": (f"efficientnetv2_{size}", {"bn_eps": 1e-3}) for size in "sml"},
+    **{f"mobilenet_v3_{size}": (f"mobilenetv3_{size}_100", {"bn_eps": 1e-3}) for size in ("small", "large")},
 }
 """torchvision's networks with timm's names and what they do not say."""
 
@@ -427,7 +430,7 @@ def test_torchvisions_networks_are_known_by_their_shapes(name: str) -> None:
         assert found.found is not None and found.found.named is not None
         named = found.found.named(found.state)
         assert named is not None and (named.name, named.kwargs) == NAMED[name]
-        own = timm.create_model(named.name, num_classes=1000).state_dict()
+        own = timm.create_model(named.name, num_classes=1000, **named.kwargs).state_dict()
     assert {key: value.shape for key, value in found.state.items()} == {key: value.shape for key, value in own.items()}
 
 
@@ -436,6 +439,7 @@ def test_torchvisions_networks_are_known_by_their_shapes(name: str) -> None:
     [
         *("vit_tiny_patch16_224", "vit_small_patch32_384", "vit_base_patch8_224", "deit_small_distilled_patch16_224"),
         *("convnextv2_atto", "convnext_nano", "resnet26", "swin_base_patch4_window12_384", "beit_large_patch16_384"),
+        "vit_base_patch16_siglip_384",
     ],
 )
 def test_timms_networks_are_known_by_their_shapes(name: str) -> None:

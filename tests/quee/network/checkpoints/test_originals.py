@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from originals import CLASSES, LABELS, ORIGINALS, photographs
+from originals import CLASSES, LABELS, ORIGINALS, SQUARE, VIT, of_transformers, photographs
+from torch.nn import functional
 
 from quee.data.weights import import_weights, load_weights, weights_facts
 from quee.errors import QueeError
@@ -33,6 +34,23 @@ def test_imported_weights_answer_as_the_original(name: str, images: list[Path], 
     expected = original.logits(images)
     assert expected.std(dim=0).min() > 1e-3  # the images matter
     torch.testing.assert_close(built(torch.from_numpy(prepare(images, built.input))), expected, rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_network_without_a_head_gives_its_original_features(images: list[Path], tmp_path: Path) -> None:
+    config = {**VIT, "num_register_tokens": 2, "image_size": 32}
+    original = of_transformers("DINOv3ViTModel", config, "ViT", **SQUARE)()
+    target = tmp_path / "mine.safetensors"
+    import_weights(None, original.save(tmp_path / "folder"), target)
+    facts = weights_facts(target)
+    assert facts.read_as.startswith("Hugging Face DINOv3")
+    built = create_backbone(facts.backbone, num_classes=CLASSES, **facts.kwargs)
+    load_weights(built, target, new_head=True)
+    built.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    x = torch.from_numpy(prepare(images, built.input))
+    expected = functional.linear(original.network(x).pooler_output, built.head.weight, built.head.bias)
+    assert expected.std(dim=0).min() > 1e-3
+    torch.testing.assert_close(built(x), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
