@@ -91,7 +91,8 @@ def start(
     """
     from quee.data.class_order import order_given
     from quee.data.importers import Options
-    from tasks.dvc.project import is_clone, is_project, make_project, refuse_place
+    from tasks.dvc.dependencies import is_clone
+    from tasks.dvc.project import is_project, make_project, refuse_place
 
     ordered = None if _dataset_here(images) else order_given(class_order)
     options = Options(evaluation=evaluation, config=config, label=label, class_order=ordered, skip_bad=skip_bad)
