@@ -189,8 +189,8 @@ def _exit_products(name: str, settings: "Experiment", backbone: "SegmentedBackbo
     if name and chosen.exists() and (found := read_json(chosen).get("heads", {}).get(str(gate))):
         return head_products(gate, found["sizes"])
     if "auto" in (exits.pooling, exits.head):
-        how = f": quee run {name}" if name else " of an experiment"
-        typer.echo(f"without exit head {gate}, which stage exits chooses{how}", err=True)
+        stage = f"stage exits chooses: quee run {name}" if name else "stage exits of an experiment chooses"
+        typer.echo(f"without exit head {gate}, which {stage}", err=True)
         return []
     hidden = [exits.hidden] if exits.head == "hidden" else []
     return head_products(gate, [backbone.pooled_width(gate, exits.pooling), *hidden, backbone.num_classes])

@@ -11,6 +11,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torchvision.models import swin_transformer
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 from transformers import (
@@ -72,6 +73,17 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "in DataParallel": lambda: nn.DataParallel(vit()),
     "a ResNet for CIFAR with BatchNorm, in training mode": lambda: resnet().train(),
     "torchvision's ResNet": lambda: torchvision.models.resnet18(num_classes=3),
+    "torchvision's MobileNetV3": lambda: torchvision.models.mobilenet_v3_small(num_classes=3),
+    "torchvision's Swin V2": lambda: torchvision.models.SwinTransformer(
+        [4, 4],
+        16,
+        [2, 2],
+        [2, 4],
+        [4, 4],
+        num_classes=3,
+        block=swin_transformer.SwinTransformerBlockV2,
+        downsample_layer=swin_transformer.PatchMergingV2,
+    ),
     "transformers' ViT": lambda: ViTForImageClassification(
         ViTConfig(**HIDDEN, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8)
     ),

@@ -84,7 +84,11 @@ LAYOUTS = (
     torchvision_convnext.LAYOUT,
     torchvision_mbconv.EFFICIENTNET,
     torchvision_mbconv.MOBILENET,
-    Layout("torchvision convolutional network", r"features\.0\.(?:0\.)?weight", advice=_PREPARED),
+    Layout(
+        "torchvision convolutional network",
+        r"features\.0\.(?:0\.)?weight",
+        advice="of torchvision's networks ViT, ResNet, ConvNeXt, Swin, EfficientNet and MobileNetV3 are read",
+    ),
     efficientnet.LAYOUT,
     Layout(
         "text transformer", r"embeddings\.word_embeddings\.weight|wte\.weight|embed_tokens\.weight", advice=_PREPARED

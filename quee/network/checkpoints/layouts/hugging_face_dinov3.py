@@ -58,7 +58,7 @@ def configured(config: Config, state: State, size: Size | None) -> Named:
     own = tuple(kwargs[key] for key in ("embed_dim", "depth", "num_heads"))
     sizes = {name: known for name, known in VITS.items() if is_backbone(f"vit_{name}_patch16_dinov3_qkvb")}
     known = next((name for name, said in sizes.items() if said == own), "small")
-    implied = dict(zip(("embed_dim", "depth", "num_heads"), sizes[known], strict=True))
+    implied: dict[str, Any] = dict(zip(("embed_dim", "depth", "num_heads"), sizes[known], strict=True))
     implied |= {"mlp_ratio": 4.0, "patch_size": 16, "num_reg_tokens": 4, "norm_eps": 1e-5, "in_chans": 3}
     image = side(config, "image_size", 224)
     more = {"global_pool": "token", "img_size": 224, **at_size(size or (image, image))}

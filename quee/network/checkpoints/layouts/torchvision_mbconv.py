@@ -99,7 +99,7 @@ def _block(own: State, name: str) -> State:
     depthwise = tuple(own[f"{number}.0.weight"].shape[1] == 1 for number in convolutions)
     if depthwise not in PARTS:
         raise QueeError(f"{name} has {len(convolutions)} convolutions in an order that no block here has")
-    names = {}
+    names: dict[str, str] = {}
     for number, parts in zip(convolutions, PARTS[depthwise], strict=True):
         names |= {f"{number}.{place}": part for place, part in enumerate(parts)}
     for number in numbers:
