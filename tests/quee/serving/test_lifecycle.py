@@ -175,7 +175,7 @@ def test_the_command_reloads_on_sighup_and_ends_on_sigterm(bundle: Path, other: 
         with pytest.raises(urllib.error.HTTPError, match="503"):  # still taken, no longer ready
             urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5)
         assert classify(port, image)["results"]
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert (
             process.stderr.read() == f"serving quee-fit {file_digest(other / 'bundle.json')}\n"
         )  # and nothing at the end

@@ -162,3 +162,21 @@ def test_a_head_with_other_names_is_refused_with_whose_names_they_are(project: P
         UsageError, match="--class-order names.txt has 6 names, without f and with z; the data set's: a, b, c, d, e"
     ):
         quee("check", "mine", "greys", "--classes", "names.txt")
+
+
+def test_a_size_that_shapes_do_not_tell_is_measured_recorded_and_then_stated(project: Path) -> None:
+    import_weights("resnet20_cifar", Path("w.pth"), weights_path("mine"), None, ("greys",), {"depth": 3})
+    found = json.loads(quee("check", "mine", "greys", "--images", 100, "--json"))
+    sizes = {row["value"]: row["verdict"] for row in found["rows"] if row["unknown"] == "size of images"}
+    assert sizes["32×32"] == "kept" and "12×12" in sizes  # the images' own
+    assert found["img_size"] == 32 and weights_facts(weights_path("mine")).kwargs["img_size"] == 32  # type: ignore[index]
+    again = json.loads(quee("check", "mine", "greys", "--images", 100, "--set", "img_size=12", "--json"))
+    assert "size" in again["stated"] and again["img_size"] == 12
+    assert weights_facts(weights_path("mine")).kwargs["img_size"] == 12  # type: ignore[index]
+
+
+def test_the_order_of_the_outputs_may_be_a_kind_of_order(project: Path) -> None:
+    counted = ("1", "2", "3", "4", "5", "10")
+    greys(tuple(sorted(counted)), counted)
+    quee("check", "mine", "greys", "--class-order", "natural", "--images", 100)
+    assert weights_facts(weights_path("mine")).classes == counted
