@@ -388,10 +388,11 @@ def seen_samples(name: str, images: "ImageSource", dataset: str) -> np.ndarray |
 def refuse_overlap(experiment: "Experiment", facts: WeightsFacts) -> None:
     """Raises UsageError where held-out splits may hold samples that the weights have seen, as far as names of data sets tell.
 
-    Weights with keys of the data set's samples are judged by these, in stage `backbone`.
+    Weights with keys of the data set's samples are judged by these, in stage `backbone`, unless nobody knows what else they
+    have seen.
     """
     backbone, prepare = experiment.backbone, experiment.prepare
-    if facts.seen is not None and prepare.dataset in facts.seen:
+    if facts.trained_on is not None and prepare.dataset in (facts.seen or ()):
         return
     if prepare.splits.evaluation_set == "held_out" or not has_seen(facts, prepare.dataset, backbone.mode):
         return

@@ -521,7 +521,8 @@ def _race(answers: Answers, now: Preprocessing, start: Preprocessing, unknown: U
         return Race(unknown, trials, dict.fromkeys(trials, total), (now,), now)
     level = LEVEL / ((len(trials) - 1) * (len(RACE) + 1))
     with progress(f"measuring {unknown.name}", total * len(trials)) as answers.bar:
-        alive, few, dearer = list(trials), min(SIZED, total), ()
+        alive, few = list(trials), min(SIZED, total)
+        dearer: tuple[Preprocessing, ...] = ()
         if unknown is SIZE:
             entered, alive, dearer = _near(answers, list(trials), few, level)
             trials = {one: trials[one] for one in entered}
@@ -549,7 +550,8 @@ def _near(
     walk to larger ones where a smaller one is clearly better.
     """
     now, rising = sizes[0], sorted(sizes, key=lambda one: one.size)
-    place, tried, alive, dearer = rising.index(now), [now], [now], []
+    place, tried, alive = rising.index(now), [now], [now]
+    dearer: list[Preprocessing] = []
 
     def best() -> Preprocessing:
         return max(alive, key=lambda one: (answers.accuracy(one, count), -float(answers.loss(one, count).mean())))
