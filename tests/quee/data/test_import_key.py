@@ -3,12 +3,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from quee.data import importers
 from quee.data.importers import Options, Plan, Shard
 
-PLAN = Plan([Shard("train-00000-of-00001.parquet", 3, lambda path: None, str)])
+PLAN = Plan([Shard("train-00000-of-00001.parquet", 3, lambda path: None, str, np.zeros(3, np.int64), ("a",))])
 
 
 @pytest.fixture
