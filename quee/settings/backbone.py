@@ -40,7 +40,7 @@ def _gates(value: Any) -> Any:
         number = value["auto"]
         if type(number) is int and 1 <= number <= 64:
             return Measured(auto=number)
-        raise ValueError("auto is a number of gates from 1 to 64, as {auto: 4}")
+        raise ValueError(f"auto: {number!r} is not a number of gates from 1 to 64, as {{auto: 4}}")
     if not isinstance(value, list | tuple) or not all(type(gate) is int and gate > 0 for gate in value):
         raise ValueError("gates are numbers of blocks, as [2, 4, 6, 8], or chosen by measurement: auto, or {auto: 4}")
     if not value or list(value) != sorted(set(value)):
