@@ -107,7 +107,9 @@ def fit(stage: Stage, inputs: Inputs, settings: Exits) -> tuple[ExitHeads, Recor
     batches = -(-len(train) // BATCH)
 
     def passes(number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for _, x, y in inputs.images.batches(train, inputs.transform, BATCH, (settings.seed, number), augmentation):
+        order, drawn = (settings.seed, 0), (settings.seed, number)  # held-out images are told by their place in a pass
+        given = inputs.images.batches(train, inputs.transform, BATCH, order, augmentation, augmentation_seed=drawn)
+        for _, x, y in given:
             yield x, y
 
     prefixes = behind(settings, inputs.precisions)

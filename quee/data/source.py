@@ -83,17 +83,18 @@ class ImageSource(DatasetFiles):
         shuffle_seed: int | Sequence[int] | None = None,
         augmentation: Augmentation | None = None,
         workers: int | None = None,
+        augmentation_seed: int | Sequence[int] | None = None,
     ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
         """Sample ids, images and labels (int64), batch after batch, prepared ahead in threads.
 
-        `shuffle_seed`, such as (seed, epoch), sets the order and the augmentation. The augmentation of a sample depends
-        only on the seed and the sample's id. Without a seed the order is that of `ids`. Small images are shuffled as a
-        whole, streamed images within windows.
+        `shuffle_seed`, such as (seed, epoch), sets the order and, unless `augmentation_seed` is given, the augmentation.
+        The augmentation of a sample depends only on the seed and the sample's id. Without a seed the order is that of
+        `ids`. Small images are shuffled as a whole, streamed images within windows.
         """
         ids = np.asarray(ids, dtype=np.int64)
-        seed = [0] if shuffle_seed is None else [shuffle_seed] if isinstance(shuffle_seed, int) else list(shuffle_seed)
+        seed = _words(shuffle_seed if augmentation_seed is None else augmentation_seed)
         if shuffle_seed is not None:
-            rng = np.random.default_rng(seed)
+            rng = np.random.default_rng(_words(shuffle_seed))
             ids = rng.permutation(ids) if self._pixels is not None else self.encoded.shuffled(ids, rng, WINDOW)
 
         def prepare(part: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
@@ -106,6 +107,10 @@ class ImageSource(DatasetFiles):
         workers = workers or WORKERS
         with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
             yield from ahead(pool, prepare, parts, workers + 1)
+
+
+def _words(seed: int | Sequence[int] | None) -> list[int]:
+    return [0] if seed is None else [seed] if isinstance(seed, int) else list(seed)
 
 
 def open_dataset(folder: Path, name: str, digests: Mapping[str, str] | None = None) -> ImageSource:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from quee.exits.seen import seen_part
+from quee.errors import QueeError
 from quee.network.execution import MultiPrecisionBackbone, draw_prefixes
 from quee.network.pooling import Part
 from quee.precision import Precision
@@ -51,7 +52,8 @@ def collect(
     """States of the chosen images (indices in a pass, rising) in the passes of these numbers.
 
     `wanted` has the parts to keep by gate. `final` asks for the loss of the backbone's own head, too. `said` is called
-    after every batch.
+    after every batch. Raises QueeError where passes give the images in different orders, because an image is known by its
+    position.
     """
     random = np.random.default_rng(seed)
     kept: list[dict[Part, list[Tensor]]] = [
@@ -76,9 +78,14 @@ def collect(
                     losses.append(_final_loss(backbone, precisions, state, choices[-1], y))
             start += len(images)
             said()
+    joined, first = torch.cat(labels), len(chosen)
+    if any(
+        not torch.equal(joined[start : start + first], joined[:first]) for start in range(first, len(joined), first)
+    ):
+        raise QueeError("passes for the exit heads give the images in different orders")
     return States(
         [{part: _joined(found) for part, found in by.items()} for by in kept],
-        torch.cat(labels),
+        joined,
         np.concatenate(image),
         np.concatenate(last),
         np.concatenate(losses) if final else np.zeros(0),

@@ -162,3 +162,12 @@ def test_names_are_checked_without_heavy_imports():
     code = "import sys, quee.data; print([m for m in ('torch', 'pyarrow', 'PIL', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_augmentation_of_its_own_leaves_the_order(digits) -> None:
+    ids = np.arange(40)
+    first, second = (
+        next(digits.batches(ids, TRANSFORM, 40, (0, 0), MOVED, augmentation_seed=(0, number))) for number in (0, 1)
+    )
+    assert first[0].tolist() == second[0].tolist() != ids.tolist()
+    assert not torch.equal(first[1], second[1])

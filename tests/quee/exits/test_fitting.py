@@ -237,3 +237,12 @@ def test_heads_behind_float_prefixes_see_the_float_network_alone(backbone: Multi
     same, _ = fit(MultiPrecisionBackbone({FP32: backbone.models[FP32]}), [FP32], **HEADS["linear"])
     for one, other in zip(heads.heads[:-1], same.heads[:-1], strict=True):
         assert torch.equal(one.classifiers[ANY].floating[0].weight, other.classifiers[ANY].floating[0].weight)
+
+
+def test_passes_in_different_orders_are_refused(backbone: MultiPrecisionBackbone) -> None:
+    """An image held out of a first fit would be among the fitted ones in another pass."""
+    orders = [slice(None), torch.arange(len(IMAGES) - 1, -1, -1)]
+    with pytest.raises(QueeError, match="in different orders"):
+        fit_exits(
+            backbone, [W8A8], lambda n: [(IMAGES[orders[n]], LABELS[orders[n]])], settings(draws=2), 1, len(IMAGES)
+        )
