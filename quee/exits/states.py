@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quee.exits.seen import seen_part
 from quee.errors import QueeError
+from quee.exits.seen import seen_part
 from quee.network.execution import MultiPrecisionBackbone, draw_prefixes
 from quee.network.pooling import Part
 from quee.precision import Precision
