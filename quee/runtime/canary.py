@@ -160,31 +160,31 @@ class Canary:
         return difference
 
     def check_paths(self, executor: Executor, policy: Policy) -> int:
-        """The number of images whose paths differ; each difference is a near tie.
+        """The number of images whose paths differ; all but a few differences are near ties.
 
-        Raises DisagreementError where more paths differ than chance explains, or where a difference is not a near tie.
+        Raises DisagreementError where more paths differ, or more differences are no near ties, than chance explains.
         """
         tree = policy.tree
         margin = margin_of_paths(tree.precisions)
         whole = Executor(_Whole(executor.engine, len(self)), executor.policy, executor.costs, executor.features)
         found = routes(whole, self.images, self.trade_offs, self.first)
         kept = self.routes
-        parted, widest = np.argwhere(found.node != kept.node), 0.0
+        parted, gaps = np.argwhere(found.node != kept.node), list[float]()
         for k, i in parted.tolist():
             expected = int(kept.node[k, i])
             features = np.zeros((len(tree), executor.features), np.float32)
             lineage = tree.lineage(expected)
             features[lineage] = kept.features[k, i].reshape(tree.segments, -1)[: len(lineage)]
-            own = gap(policy, expected, int(found.node[k, i]), features, float(self.trade_offs[k]))
-            widest = max(widest, own)
+            gaps.append(gap(policy, expected, int(found.node[k, i]), features, float(self.trade_offs[k])))
         other = (found.node == kept.node) & (found.label != kept.label)
-        widest = max(widest, float(kept.lead[other].max(initial=0.0)))
-        limit = allowed_flips(found.node.size, margin.paths)
-        if len(parted) > limit or widest > margin.tie:
+        gaps += kept.lead[other].tolist()
+        limit, most = (allowed_flips(found.node.size, share) for share in (margin.paths, 1 - margin.wide))
+        wide = sum(own > margin.tie for own in gaps)
+        if len(parted) > limit or wide > most:
             raise refusal(
                 executor.engine,
-                f"{len(parted)} of {found.node.size} paths differ, the steps by up to {widest:.2g} in value (allowed: "
-                f"{limit} paths, {margin.tie:g})",
+                f"{len(parted)} of {found.node.size} paths differ (allowed: {limit}), {wide} steps or labels by more than "
+                f"{margin.tie:g} in value (allowed: {most}), at most by {max(gaps):.2g}",
             )
         return len(parted)
 

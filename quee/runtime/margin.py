@@ -27,14 +27,16 @@ class Margin:
     tie: float
     """Where a path differs, the largest difference between the values (predicted error + λ · cost) of the two steps.
     Where labels differ at the same exit, the largest difference between the two probabilities."""
+    wide: float = 0.0
+    """Share of samples that may exceed `tie`, at most. Where a grid is coarse, a single integer can move a value further."""
 
 
 MARGINS = {
     "fp32": Margin(state=1e-4, seen=2e-3, paths=0.999, tie=0.01),
     "fp16": Margin(state=0.01, seen=0.02, paths=0.995, tie=0.01),
-    "bf16": Margin(state=0.05, seen=0.1, paths=0.995, tie=0.03),
+    "bf16": Margin(state=0.05, seen=0.1, paths=0.995, tie=0.03, wide=0.002),
     "w8a8": Margin(state=0.01, seen=0.04, paths=0.999, tie=0.01),
-    "fewer bits": Margin(state=0.06, seen=0.1, paths=0.995, tie=0.03),
+    "fewer bits": Margin(state=0.06, seen=0.1, paths=0.995, tie=0.03, wide=0.002),
 }
 """By number format; weights or activations of fewer than 8 bits are `fewer bits`."""
 
@@ -47,7 +49,11 @@ def margin_of_paths(precisions: Iterable[Precision]) -> Margin:
     """The widest margins of a path's precisions, each number by itself."""
     found = [margin_of(precision) for precision in precisions]
     return Margin(
-        max(m.state for m in found), max(m.seen for m in found), min(m.paths for m in found), max(m.tie for m in found)
+        max(m.state for m in found),
+        max(m.seen for m in found),
+        min(m.paths for m in found),
+        max(m.tie for m in found),
+        max(m.wide for m in found),
     )
 
 

@@ -21,6 +21,7 @@ from quee.runtime.engines import ENGINES, Engine, Step, TorchEngine, probe
 from quee.runtime.engines.probe import AutoEngine
 from quee.runtime.executor import Executor
 from quee.runtime.manifest import CANARY, own_digest, seal
+from quee.runtime.margin import allowed_flips, margin_of_paths
 from quee.runtime.profile import profile_path
 from quee.serving.service import Served
 from quee.work.io import json_bytes, read_tensors, write_tensors
@@ -281,3 +282,18 @@ def test_a_format_2_bundle_that_was_altered_is_refused(old: Path) -> None:
     (old / "bundle.json").write_bytes(json_bytes({**value, "budget": 0.9}))
     with pytest.raises(IntegrityError, match="digest"):
         load_bundle(old)
+
+
+def test_a_few_labels_may_differ_by_more_than_a_tie_at_few_bits(classifier: AdaptiveClassifier, canary: Canary) -> None:
+    arrays = {name: array.copy() for name, array in canary.arrays.items()}
+    margin = margin_of_paths(classifier.tree.precisions)
+    most = allowed_flips(arrays["path.label"].size, 1 - margin.wide)
+    assert most > 0
+    arrays["path.lead"][:] = 2 * margin.tie
+    arrays["path.label"].flat[:most] += 1
+    assert Canary(arrays).check_paths(classifier.executor, classifier.policy) == 0
+    arrays["path.label"].flat[most] += 1
+    with pytest.raises(
+        DisagreementError, match=rf"{most + 1} steps or labels by more than 0.03 in value \(allowed: {most}\)"
+    ):
+        Canary(arrays).check_paths(classifier.executor, classifier.policy)

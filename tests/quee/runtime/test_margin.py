@@ -30,7 +30,11 @@ def test_other_formats_have_theirs(name: str) -> None:
     assert margin_of(Precision(name)) is MARGINS[name]
 
 
+def test_a_share_of_one_allows_nothing() -> None:
+    assert allowed_flips(128, 1.0) == 0 < allowed_flips(128, 1 - MARGINS["fewer bits"].wide) < allowed_flips(128, 0.995)
+
+
 def test_paths_have_the_widest_margin_of_their_precisions() -> None:
     found = margin_of_paths([Precision("w8a8"), Precision("w4a4"), Precision("bf16")])
-    assert found.paths == 0.995 and found.tie == 0.03 and found.seen == MARGINS["bf16"].seen
+    assert found.paths == 0.995 and found.tie == 0.03 and found.wide == 0.002 and found.seen == MARGINS["bf16"].seen
     assert margin_of_paths([Precision("w8a8")]) == MARGINS["w8a8"]
