@@ -50,7 +50,6 @@ def write_images(path: Path, samples: Iterable[Sample], classes: tuple[str, ...]
     if grouped:
         features[GROUP] = {"dtype": "int64", "_type": "Value"}
     described = json.dumps({"info": {"features": features}}, sort_keys=True)
-    schema = SCHEMA.append(GROUP) if grouped else SCHEMA
     count = 0
     with atomic_path(path) as aside, table_writer(aside, schema) as writer:
         for part in _parts(samples, schema):

@@ -120,7 +120,7 @@ def test_every_split_gets_a_group_as_long_as_there_are_enough() -> None:
 def test_a_group_in_both_official_sets_is_refused_unless_they_are_pooled() -> None:
     labels, groups = np.arange(600) % 4, np.arange(600) // 3
     groups[590:] = 5
-    with pytest.raises(UsageError, match=r"'held_out', but 1 groups, such as 5, have samples on both sides.*'pooled'"):
+    with pytest.raises(UsageError, match=r"'held_out', but 2 groups, such as 5, have samples on both sides.*'pooled'"):
         make_splits(labels[:400], labels[400:], HELD, 0, groups=groups)
     pooled = Splits(train=0.5, predictor=0.2, validation=0.1, test=0.2)
     assert undivided(make_splits(labels[:400], labels[400:], pooled, 0, groups=groups))
