@@ -147,8 +147,9 @@ def fit_perceptron(
 
 
 def _known(y: np.ndarray) -> tuple[Tensor, Tensor]:
-    known = np.isfinite(y)
-    return torch.from_numpy(np.where(known, y, 0).astype(np.float32)), torch.from_numpy(known.astype(np.float32))
+    known, target = np.isfinite(y), y.astype(np.float32)
+    target[~known] = 0
+    return torch.from_numpy(target), torch.from_numpy(known.astype(np.float32))
 
 
 def _started(inputs: int, hidden: int, outputs: int, generator: torch.Generator) -> Perceptron:

@@ -7,7 +7,7 @@ precisions, so that a parent's id is below its children's.
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -67,37 +67,56 @@ class PathTree:
 
     def _choose(self, rules: "Considered | None", max_nodes: int | None) -> list[tuple[int, ...]]:
         choices, depth = range(len(self.precisions)), self.segments
-        order = {i: rank for rank, i in enumerate(sorted(choices, key=lambda i: self.precisions[i]))}
-
-        def keeps(path: tuple[int, ...]) -> bool:
-            if rules is None:
-                return True
-            steps = [order[b] - order[a] for a, b in pairwise(path)]
-            if rules.max_switches is not None and sum(step != 0 for step in steps) > rules.max_switches:
-                return False
-            falls, rises = any(step < 0 for step in steps), any(step > 0 for step in steps)
-            return not (rules.monotone == "up" and falls) and not (rules.monotone == "down" and rises)
-
         kept: set[tuple[int, ...]] = {(i,) * depth for i in choices}
         if rules is None or rules.sample is None:
             level: list[tuple[int, ...]] = [(i,) for i in choices]
             everything = list(level)
             for _ in range(depth - 1):  # prune level by level: both rules are closed under prefixes
-                level = [p for prefix in level for i in choices if keeps(p := (*prefix, i))]
+                level = [(*prefix, i) for prefix in level for i in self._onward(rules, prefix[-1], _switches(prefix))]
                 everything += level
                 _refuse_above(max_nodes, len(everything), "at least ")  # stop before the paths fill the memory
             kept.update(everything)
         else:
-            random = np.random.default_rng(rules.seed)
-            target, attempts = rules.sample + len(kept), 0
-            while len(kept) < target and attempts < 1000 * target:
-                candidate = tuple(int(i) for i in random.integers(len(self.precisions), size=depth))
-                attempts += 1
-                if keeps(candidate):
-                    kept.add(candidate)
-                    _refuse_above(max_nodes, len(kept), "at least ")
+            self._draw(rules, rules.sample, kept, max_nodes)
         closed = {path[:length] for path in kept for length in range(1, len(path) + 1)}
         return sorted(closed, key=lambda path: (len(path), path))
+
+    def _onward(self, rules: "Considered | None", last: int, switched: int) -> list[int]:
+        """The precisions that may follow `last` on a path that has switched so often."""
+        choices = range(len(self.precisions))
+        if rules is None:
+            return list(choices)
+        stays = rules.max_switches is not None and switched >= rules.max_switches
+
+        def may(choice: int) -> bool:
+            own, other = self.precisions[last], self.precisions[choice]
+            turns = (rules.monotone == "up" and other < own) or (rules.monotone == "down" and own < other)
+            return choice == last or not (stays or turns)
+
+        return [choice for choice in choices if may(choice)]
+
+    def _draw(self, rules: "Considered", sample: int, kept: set[tuple[int, ...]], max_nodes: int | None) -> None:
+        """Add to `kept` so many full-length paths, drawn uniformly from those that the rules allow; all if these are fewer."""
+
+        @cache
+        def ways(left: int, last: int, switched: int) -> int:
+            """Number of continuations of so many segments."""
+            onward = self._onward(rules, last, switched) if left else []
+            return sum(ways(left - 1, i, switched + (i != last)) for i in onward) if left else 1
+
+        random, choices, depth = np.random.default_rng(rules.seed), range(len(self.precisions)), self.segments
+        most = sum(ways(depth - 1, i, 0) for i in choices)
+        target = min(sample + len(kept), most)
+        while len(kept) < target:
+            path: tuple[int, ...] = ()
+            for left in range(depth - 1, -1, -1):
+                switched = _switches(path)
+                onward = self._onward(rules, path[-1], switched) if path else list(choices)
+                weights = [ways(left, i, switched + bool(path and i != path[-1])) for i in onward]
+                place = np.searchsorted(np.cumsum(np.array(weights, float)), random.random() * sum(weights), "right")
+                path = (*path, onward[min(int(place), len(onward) - 1)])
+            kept.add(path)
+            _refuse_above(max_nodes, len(kept), "at least ")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -168,6 +187,14 @@ class PathTree:
             table[:, column] = np.where(node == -2, -1, node)
         return table
 
+    def continuations(self, gate: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column in `extensions` of every considered continuation of a gate's nodes, (E,) each, row by row.
+
+        In a sampled tree hardly any node has another's suffixes, so E is a small part of nodes · suffixes.
+        """
+        row, column = np.nonzero(self.extensions(gate) >= 0)
+        return row, column
+
     @classmethod
     def from_names(cls, precisions: Sequence[str], segments: int, names: Sequence[str]) -> "PathTree":
         """The tree whose considered paths are given by name, in that order."""
@@ -180,6 +207,10 @@ class PathTree:
         if missing:
             raise UsageError(f"considered paths are not prefix-closed: {path_name(missing[0][:-1])!r} is missing")
         return tree
+
+
+def _switches(path: Sequence[int]) -> int:
+    return sum(a != b for a, b in pairwise(path))
 
 
 def _refuse_above(max_nodes: int | None, nodes: int, hedge: str = "") -> None:

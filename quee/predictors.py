@@ -5,7 +5,7 @@ exit heads; in floating point a predictor would cost a sixth of the cheapest seg
 `quee.policies.networks` executes them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,10 +17,15 @@ from quee.policies.networks import CLIP, PRECISION, Layer, Network, Predictors, 
 from quee.quantization.layers import QuantizedLinear
 from quee.quantization.weights import quantize_linear
 from quee.settings.predictors import Predictors as PredictorSettings
-from quee.targets import calibration_error
+from quee.targets import calibration_error, future_errors, spread
 
 RANGE_ROWS = 4096
 """Number of inputs on which the ranges of the quantized layers are searched."""
+MOST_ROWS = 1 << 18
+"""Most rows (sample, node) that a gate's predictor is fitted to; of more, so many are drawn. It bounds memory and time where
+there are many nodes, whose rows of one sample are much alike."""
+BLOCK = 1 << 23
+"""Numbers standardised, or predicted, at a time."""
 
 
 def quantized(mean: np.ndarray, scale: np.ndarray, first: nn.Linear, last: nn.Linear, x: np.ndarray) -> Network:
@@ -37,8 +42,17 @@ def _layer(layer: QuantizedLinear) -> Layer:
 
 
 def standardised(x: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Tensor:
-    """Inputs (…, D) at zero mean and unit variance, clipped."""
-    return torch.from_numpy(np.clip((x - mean) / scale, -CLIP, CLIP).astype(np.float32))
+    """Inputs (n, D) at zero mean and unit variance, clipped."""
+    found = np.empty(x.shape, np.float32)
+    for rows in _blocks(len(x), x.shape[1]):
+        found[rows] = np.clip((x[rows] - mean) / scale, -CLIP, CLIP)
+    return torch.from_numpy(found)
+
+
+def _blocks(rows: int, width: int) -> Iterator[slice]:
+    """Slices of rows of so many numbers each; a slice has about BLOCK numbers."""
+    size = max(1, BLOCK // max(1, width))
+    return (slice(start, start + size) for start in range(0, rows, size))
 
 
 def fit_network(
@@ -56,29 +70,52 @@ def fit_network(
 
 
 def fit_predictors(
-    cache: FeatureCache,
-    targets: Sequence[np.ndarray],
-    validation: FeatureCache,
-    validation_errors: Sequence[np.ndarray],
-    settings: PredictorSettings,
+    cache: FeatureCache, targets: Iterable[np.ndarray], validation: FeatureCache, settings: PredictorSettings
 ) -> tuple[Predictors, list[dict[str, float]]]:
-    """Fit h_1 … h_{L-1} on the predictor split; `targets[gate - 1]` is p̃e (S, nodes, suffixes).
+    """Fit h_1 … h_{L-1} on the predictor split; `targets` are p̃e (S, E) by gate, which may be made one after the other.
 
     Early stopping uses the realised errors on the validation split.
     """
     networks, history = [], []
-    options = settings.model_dump(include=set(Fit.__dataclass_fields__))
-    for gate in range(1, cache.tree.segments):
-        network, rows = fit_network(
-            rows_of(gate_inputs(cache.tree, gate, cache.features)),
-            rows_of(targets[gate - 1]),
-            rows_of(gate_inputs(cache.tree, gate, validation.features)),
-            rows_of(validation_errors[gate - 1]),
-            Fit(**options),
-        )
+    options = Fit(**settings.model_dump(include=set(Fit.__dataclass_fields__)))
+    for gate, own in enumerate(targets, 1):
+        x, y = rows_at(cache, gate, own, options.seed)
+        x_val, y_val = rows_at(validation, gate, future_errors(validation, gate), options.seed)
+        network, rows = fit_network(x, y, x_val, y_val, options)
         networks.append(network)
         history += [{"gate": gate, **row} for row in rows]
     return Predictors(networks), history
+
+
+def rows_at(cache: FeatureCache, gate: int, values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (n, D) of a gate's predictor and outputs (n, suffixes) from values (S, E).
+
+    There is a row per sample and node, or where these are more than MOST_ROWS so many of them, drawn by the seed.
+    """
+    tree, nodes = cache.tree, len(cache.tree.nodes_at(gate))
+    if len(cache) * nodes <= MOST_ROWS:
+        return rows_of(gate_inputs(tree, gate, cache.features)), spread(tree, gate, values)
+    drawn = np.sort(np.random.default_rng([seed, gate]).choice(len(cache) * nodes, MOST_ROWS, replace=False))
+    sample, at = np.divmod(drawn, nodes)
+    x = np.empty((len(drawn), gate * (cache.features.shape[2] + len(tree.precisions))), np.float32)
+    for index in range(nodes):  # the inputs of all rows at once would take several times the memory of those drawn
+        own = np.flatnonzero(at == index)
+        for part in np.array_split(own, -(-len(own) // RANGE_ROWS) or 1):
+            x[part] = gate_inputs(tree, gate, cache.features[sample[part]], np.array([index]))[:, 0]
+    return x, spread(tree, gate, values, drawn)
+
+
+def predictions(predictors: Predictors, cache: FeatureCache, gate: int) -> np.ndarray:
+    """Predicted errors (S, E) of every considered continuation of a gate's nodes."""
+    tree, by_node = cache.tree, []
+    row, column = tree.continuations(gate)
+    for index in range(len(tree.nodes_at(gate))):
+        inputs = gate_inputs(tree, gate, cache.features, np.array([index]))[:, 0]
+        blocks = _blocks(len(inputs), inputs.shape[1] + len(tree.suffixes(gate)))
+        by_node.append(
+            np.concatenate([predictors.predict(gate, inputs[rows])[:, column[row == index]] for rows in blocks])
+        )
+    return np.concatenate(by_node, axis=1)
 
 
 def over_gates(by_gate: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -89,14 +126,13 @@ def over_gates(by_gate: Sequence[Mapping[str, float | None]]) -> dict[str, float
 
 
 def quality(predicted: np.ndarray, errors: np.ndarray) -> dict[str, float | None]:
-    """RMSE and ECE of error probabilities against errors, and AUROC and AURC of their ranking. NaN entries are left out.
+    """RMSE and ECE of error probabilities against errors of the same shape, and AUROC and AURC of their ranking.
 
     AUROC is None where all samples are right or all are wrong.
     """
     from sklearn.metrics import roc_auc_score  # importing it takes a second, and loading predictors does not need it
 
-    known = np.isfinite(errors)
-    p, e = predicted[known].astype(np.float64), errors[known]
+    p, e = predicted.ravel().astype(np.float64), errors.ravel().astype(np.float64)
     order = np.argsort(p, kind="stable")
     risk = np.cumsum(e[order]) / np.arange(1, len(e) + 1)
     return {

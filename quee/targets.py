@@ -37,11 +37,37 @@ class NodeClusters:
         return distance.argmin(axis=1)
 
 
+def ends_of(tree: PathTree, gate: int) -> np.ndarray:
+    """(E,) the node at the end of every considered continuation of a gate's nodes, in the order of `continuations`."""
+    found: np.ndarray = tree.extensions(gate)[tree.continuations(gate)]
+    return found
+
+
 def future_errors(cache: FeatureCache, gate: int) -> np.ndarray:
-    """Errors of every continuation of every node of a gate: (S, nodes at the gate, suffixes), NaN: not considered."""
-    extensions = cache.tree.extensions(gate)
-    errors = cache.error.astype(np.float64)[:, np.maximum(extensions, 0)]
-    return np.where(extensions >= 0, errors, np.nan)
+    """Errors of every considered continuation of a gate's nodes: (S, E) bool."""
+    found: np.ndarray = cache.error[:, ends_of(cache.tree, gate)]
+    return found
+
+
+def spread(tree: PathTree, gate: int, values: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Values (S, E) of continuations as rows (S · nodes at the gate, suffixes), float64; NaN: not considered.
+
+    `rows` (n,) are the ones to make, by default all. Sample follows sample, with a row for each of the gate's nodes.
+    """
+    shape = tree.extensions(gate).shape
+    known = tree.continuations(gate)
+    if rows is None:
+        found = np.full((len(values), *shape), np.nan)
+        found[:, *known] = values
+        return found.reshape(-1, shape[1])
+    place = np.full(shape, values.shape[1])
+    place[known] = np.arange(values.shape[1])
+    padded = np.column_stack(
+        [values, np.full(len(values), np.nan)]
+    )  # the last column stands for what is not considered
+    sample, node = np.divmod(rows, shape[0])
+    taken: np.ndarray = padded[sample[:, None], place[node]]
+    return taken
 
 
 class ClusterTargets:
@@ -65,15 +91,17 @@ class ClusterTargets:
         self.nodes_: dict[int, NodeClusters] = {}
         for gate in range(1, self.tree.segments):
             nodes = self.tree.nodes_at(gate)
-            errors = future_errors(cache, gate)
-            pooled = None
+            (row, column), errors = self.tree.continuations(gate), future_errors(cache, gate)
+            suffixes, pooled = len(self.tree.suffixes(gate)), None
             if len(nodes) > self.per_node:
                 pooled = self._cluster(cache.features[:, nodes].reshape(-1, cache.features.shape[2]))
             for index, node in enumerate(nodes):
                 own = pooled or self._cluster(cache.features[:, node])
                 clusters = NodeClusters(own.mean, own.scale, own.centres)
                 label = clusters.assign(cache.features[:, node])
-                clusters.probability = self._probability(label, errors[:, index], len(own.centres))
+                known = np.full((len(cache), suffixes), np.nan)
+                known[:, column[row == index]] = errors[:, row == index]
+                clusters.probability = self._probability(label, known, len(own.centres))
                 self.nodes_[int(node)] = clusters
         return self
 
@@ -83,7 +111,7 @@ class ClusterTargets:
         x = features.astype(np.float64)
         mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
         x = (x - mean) / scale
-        clusters = min(self.clusters, len(np.unique(x, axis=0)))
+        clusters = min(self.clusters, _different(x, self.clusters))
         fitted = KMeans(clusters, n_init=RESTARTS, random_state=self.seed).fit(x)
         return NodeClusters(mean, scale, fitted.cluster_centers_)
 
@@ -95,11 +123,23 @@ class ClusterTargets:
         return shrunk / np.maximum(count + self.shrinkage, 1e-12)
 
     def predict(self, cache: FeatureCache, gate: int) -> np.ndarray:
-        """p̃e of samples at a gate: (S, nodes at the gate, suffixes)."""
-        nodes = self.tree.nodes_at(gate)
-        return np.stack(
-            [self.nodes_[int(n)].probability[self.nodes_[int(n)].assign(cache.features[:, n])] for n in nodes], axis=1
-        )
+        """p̃e of samples at every considered continuation of a gate's nodes: (S, E)."""
+        row, column = self.tree.continuations(gate)
+        found = np.empty((len(cache), len(row)))
+        for index, node in enumerate(self.tree.nodes_at(gate)):
+            own, clusters = row == index, self.nodes_[int(node)]
+            found[:, own] = clusters.probability[:, column[own]][clusters.assign(cache.features[:, node])]
+        return found
+
+
+def _different(x: np.ndarray, most: int) -> int:
+    """Number of different rows of x (n, F), counted until there are `most`: sorting all rows of a large gate takes gigabytes."""
+    some = most
+    while True:
+        found = len(np.unique(x[:some], axis=0))
+        if found >= most or some >= len(x):
+            return found
+        some *= 2
 
 
 def cluster_rows(targets: ClusterTargets, cache: FeatureCache) -> list[dict[str, float | int | str]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -132,20 +131,9 @@ def run(stage: Stage) -> None:
 
 def _rotations(stage: Stage) -> list[FeatureCache]:
     """The cache with the splits of every rotation; a single one where there are no folds."""
-    cache = _read(stage.input("features"))
+    cache = read_cache(stage.input("features"), log_probs=True)
     splits = held_out_rotations(stage.input("prepare") / "splits.parquet", cache.sample_id)
     return [cache, *(replace(cache, split=split) for split in splits[1:])]
-
-
-def _read(features: Path) -> FeatureCache:
-    """The cache copied to memory of its own, so that the memory of reading, five times as much, is freed. Equal strings of
-    splits are shared, because a string per row would keep all pages occupied."""
-    cache = read_cache(features, log_probs=True)
-    names, codes = np.unique(cache.split, return_inverse=True)
-    owned = replace(cache.select(np.arange(len(cache))), split=names[codes])
-    del cache
-    pa.default_memory_pool().release_unused()
-    return owned
 
 
 def _setting(stage: Stage, cache: FeatureCache, certified: bool) -> Setting:

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from quee.cache.read import read_cache
+from quee.cache.read import read_splits
 from quee.targets import ClusterTargets, calibration_error, cluster_rows, future_errors
 from quee.work.io import write_json, write_table, write_tensors
 from quee.work.progress import progress
@@ -22,9 +22,8 @@ def run(stage: Stage) -> None:
     A smoke run has at most as many clusters as samples. A network of one segment has no gate that decides and no targets.
     """
     settings = stage.experiment.targets
-    cache = read_cache(stage.input("features"))
-    predictor, validation = cache.of("predictor"), cache.of("validation")
-    tree = cache.tree
+    predictor, validation = read_splits(stage.input("features"), "predictor", "validation")
+    tree = predictor.tree
     options = {"shrinkage": settings.shrinkage, "per_node": settings.per_node, "seed": settings.seed}
     used = min(settings.clusters, len(predictor))
     targets = ClusterTargets(used, **options).fit(predictor)  # type: ignore[arg-type]
@@ -32,11 +31,11 @@ def run(stage: Stage) -> None:
     arrays: dict[str, np.ndarray] = {}
     tables = []
     for gate in range(1, tree.segments):
-        found = targets.predict(predictor, gate)
+        (row, _), found = tree.continuations(gate), targets.predict(predictor, gate).astype(np.float32)
         for index, node in enumerate(tree.nodes_at(gate)):
-            clusters = targets.nodes_[int(node)]
+            clusters, own = targets.nodes_[int(node)], found[:, row == index]
             arrays |= {f"node.{node}.{name}": value for name, value in vars(clusters).items()}
-            values = pa.array(list(found[:, index].astype(np.float32)), type=pa.list_(pa.float32()))
+            values = pa.ListArray.from_arrays(np.arange(len(own) + 1, dtype=np.int32) * own.shape[1], own.ravel())
             label = clusters.assign(predictor.features[:, node]).astype(np.int32)
             columns = {"sample_id": predictor.sample_id, "node": np.full(len(label), node, np.int32), "cluster": label}
             tables.append(pa.table({**columns, "target": values}))
@@ -53,10 +52,11 @@ def run(stage: Stage) -> None:
             if k == SHOWN != used:
                 members = cluster_rows(fitted, predictor)
             for gate in range(1, tree.segments):
+                row, _ = tree.continuations(gate)
                 for split, part in (("predictor", predictor), ("validation", validation)):
                     p, e = fitted.predict(part, gate), future_errors(part, gate)
                     for index, node in enumerate(tree.nodes_at(gate)):
-                        value = calibration_error(p[:, index], e[:, index])
+                        value = calibration_error(p[:, row == index], e[:, row == index])
                         rows.append({"clusters": k, "ece": value, "gate": gate, "node": int(node), "split": split})
             bar.advance()
     write_table(stage.out / "calibration.parquet", pa.Table.from_pylist(rows))

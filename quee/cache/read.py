@@ -1,6 +1,6 @@
 """Reading the feature cache: every held-out sample at every node, as arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from quee.errors import IntegrityError
 from quee.paths import PathTree, read_tree
-from quee.work.io import read_table, verify_digests
+from quee.work.io import count_rows, read_table, verify_digests
 
 
 @dataclass(frozen=True)
@@ -70,39 +70,35 @@ def uniform_nodes(tree: PathTree) -> np.ndarray:
     return np.array([node for node, path in enumerate(tree.paths) if len(set(path)) == 1], np.int64)
 
 
-def read_cache(folder: Path, log_probs: bool = False) -> FeatureCache:
-    """Read and verify a cache, with `log_probs` also the log-probabilities along uniform paths.
+def read_cache(folder: Path, log_probs: bool = False, splits: Collection[str] | None = None) -> FeatureCache:
+    """Read and verify a cache, or some splits of it, with `log_probs` also the log-probabilities along uniform paths.
 
-    Raises IntegrityError naming a file that is missing, truncated or altered.
+    The arrays are filled file by file, so that reading takes little more memory than they do. Raises IntegrityError naming
+    a file that is missing, truncated or altered.
     """
     tree, description = read_tree(folder)
     verify_digests(folder, description["files"])
     names = sorted(description["files"])
-    nodes = _arrays([folder / name for name in names if name.startswith("part-")], len(tree))
+    own, more = ([folder / name for name in names if name.startswith(kind)] for kind in ("part-", "reference-"))
+    nodes = _filled(own, len(tree), splits)
     references = no_references(len(nodes["sample_id"]), nodes["features"].shape[-1])
-    more = [folder / name for name in names if name.startswith("reference-")]
     if count := len(description["references"]):
-        found = _arrays(more, count)
+        found = _filled(more, count, splits)
         references = {name: found[name.removeprefix("reference_")] for name in references}
     kept = None
     if log_probs:
-        ways = _log_probs([folder / name for name in names if name.startswith("part-")], uniform_nodes(tree))
-        others = _log_probs(more, len(tree) + np.arange(count)) if count else ways[:, :0]
+        ways = _log_probs(own, uniform_nodes(tree), splits)
+        others = _log_probs(more, len(tree) + np.arange(count), splits) if count else ways[:, :0]
         whole = ways.shape[2] == len(description["classes"])
         kept = np.concatenate([ways, others], axis=1) if whole else None
-    return FeatureCache(
-        tree,
-        description,
-        nodes["sample_id"][:, 0],
-        nodes["split"][:, 0],
-        nodes["label"][:, 0],
-        nodes["prediction"],
-        nodes["error"],
-        nodes["p_label"],
-        nodes["features"],
-        **references,
-        log_probs=kept,
-    )
+    pa.default_memory_pool().release_unused()
+    return FeatureCache(tree, description, **nodes, **references, log_probs=kept)
+
+
+def read_splits(folder: Path, *splits: str) -> list[FeatureCache]:
+    """The cache of each split; the others are not kept in memory. Raises IntegrityError as `read_cache` does."""
+    cache = read_cache(folder, splits=splits)
+    return [cache.of(split) for split in splits]
 
 
 def no_references(samples: int, features: int) -> dict[str, np.ndarray]:
@@ -114,35 +110,58 @@ def no_references(samples: int, features: int) -> dict[str, np.ndarray]:
     }
 
 
-def _arrays(paths: Sequence[Path], nodes: int) -> dict[str, np.ndarray]:
-    columns = ["sample_id", "split", "node", "label", "prediction", "error", "p_label", "features"]
-    tables = [read_table(path, columns) for path in paths]
-    table = pa.concat_tables([own.set_column(1, "split", own["split"].cast(pa.string())) for own in tables])
-    if len(table) % nodes:
-        raise IntegrityError(f"{paths[0].parent}: {len(table)} rows are not a multiple of {nodes} nodes")
-    return arrays_of(table, columns, nodes)
+BY_SAMPLE = ("sample_id", "split", "label")
+BY_NODE = ("prediction", "error", "p_label", "features")
 
 
-def _log_probs(paths: Sequence[Path], nodes: np.ndarray) -> np.ndarray:
+def _filled(paths: Sequence[Path], nodes: int, splits: Collection[str] | None) -> dict[str, np.ndarray]:
+    """The columns of `BY_SAMPLE` (S,) and of `BY_NODE` (S, nodes, …), of the samples of some splits or of all."""
+    rows = sum(map(count_rows, paths))
+    if rows % nodes:
+        raise IntegrityError(f"{paths[0].parent}: {rows} rows are not a multiple of {nodes} nodes")
+    arrays: dict[str, np.ndarray] = {}
+    end = 0
+    for path in paths:
+        table = read_table(path, [*BY_SAMPLE, *BY_NODE])
+        kept = _kept(table, splits)
+        start, end = end, end + (len(table) if kept is None else int(kept.sum()))
+        for name in (*BY_SAMPLE, *BY_NODE):
+            values = _values(table[name])
+            if name not in arrays:  # memory of rows that are left out is never touched
+                arrays[name] = np.empty((rows, *values.shape[1:]), values.dtype)
+            arrays[name][start:end] = values if kept is None else values[kept]
+    found = {name: arrays[name][:end:nodes].copy() for name in BY_SAMPLE}
+    return found | {name: arrays[name][:end].reshape(-1, nodes, *arrays[name].shape[1:]) for name in BY_NODE}
+
+
+def _kept(table: pa.Table, splits: Collection[str] | None) -> np.ndarray | None:
+    """Which rows are of the splits; None for all."""
+    return None if splits is None else np.isin(_values(table["split"]), list(splits))
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as an array (rows, …); equal strings are one object."""
+    whole = column.combine_chunks()
+    if pa.types.is_dictionary(whole.type):
+        names: np.ndarray = whole.dictionary.to_numpy(zero_copy_only=False)[whole.indices.to_numpy()]
+        return names
+    if pa.types.is_fixed_size_list(whole.type):
+        return whole.values.to_numpy().reshape(-1, whole.type.list_size)  # type: ignore[no-any-return]
+    return whole.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
+def _log_probs(paths: Sequence[Path], nodes: np.ndarray, splits: Collection[str] | None) -> np.ndarray:
     """Column `log_probs` at some nodes, rising: (S, nodes, kept classes) float16."""
     parts = []
     for path in paths:
-        table = read_table(path, ["node", "log_probs"])
-        column = table["log_probs"].combine_chunks()
-        rows = np.isin(table["node"].to_numpy(), nodes)
-        parts.append(column.values.to_numpy().reshape(len(table), -1)[rows])
+        table = read_table(path, ["node", "split", "log_probs"])
+        rows, kept = np.isin(table["node"].to_numpy(), nodes), _kept(table, splits)
+        parts.append(_values(table["log_probs"])[rows if kept is None else rows & kept])
     found = np.concatenate(parts)
     return found.reshape(-1, len(nodes), found.shape[1])
 
 
 def arrays_of(table: pa.Table, columns: Sequence[str], nodes: int) -> dict[str, np.ndarray]:
     """Columns of a table with `nodes` rows per sample: (S, nodes), of `features` (S, nodes, F)."""
-    arrays: dict[str, np.ndarray] = {}
-    for name in columns:
-        column = table[name].combine_chunks()
-        if name == "features":
-            width = column.type.list_size
-            arrays[name] = column.values.to_numpy().reshape(-1, nodes, width)
-        else:
-            arrays[name] = column.to_numpy(zero_copy_only=False).reshape(-1, nodes)
-    return arrays
+    values = {name: _values(table[name]) for name in columns}
+    return {name: value.reshape(-1, nodes, *value.shape[1:]) for name, value in values.items()}

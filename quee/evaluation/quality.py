@@ -16,10 +16,10 @@ from quee.cache.read import FeatureCache
 from quee.evaluation.folds import Rotations
 from quee.evaluation.measured import Measured
 from quee.evaluation.resplits import fit_plan
-from quee.policies.networks import Predictors, Read, gate_inputs
+from quee.policies.networks import Predictors, Read
 from quee.policies.plan import Plan
 from quee.policies.sweep import routed_sweep
-from quee.predictors import over_gates, quality
+from quee.predictors import over_gates, predictions, quality
 from quee.settings.experiment import Experiment
 from quee.targets import future_errors
 from quee.work.progress import Bar, progress
@@ -40,7 +40,7 @@ class NoisyPredictors(Predictors):
         self.noise, self.seed = noise, seed
 
     def predict(self, gate: int, inputs: np.ndarray) -> np.ndarray:
-        """Like `Predictors.predict`, for inputs (S, D)."""
+        """Like `Predictors.predict`."""
         clean = logit(np.clip(super().predict(gate, inputs), 1e-6, 1 - 1e-6))
         directions = np.random.default_rng([self.seed, gate]).normal(size=(inputs.shape[-1], clean.shape[-1]))
         uniform = np.clip((SCRAMBLE * (inputs.astype(np.float64) @ directions)) % 1.0, 1e-6, 1 - 1e-6)
@@ -105,12 +105,8 @@ def thinned(cache: FeatureCache, share: float, seed: int) -> FeatureCache:
 
 def predictor_quality(predictors: Predictors, cache: FeatureCache) -> dict[str, float | None]:
     """RMSE, ECE, AUROC and AURC of predicted against realised errors, mean over gates; empty without gates."""
-    tree, by_gate = cache.tree, []
-    for gate in range(1, tree.segments):
-        inputs = gate_inputs(tree, gate, cache.features)
-        predicted = np.stack([predictors.predict(gate, inputs[:, i]) for i in range(inputs.shape[1])], axis=1)
-        by_gate.append(quality(predicted, future_errors(cache, gate)))
-    return over_gates(by_gate)
+    gates = range(1, cache.tree.segments)
+    return over_gates([quality(predictions(predictors, cache, gate), future_errors(cache, gate)) for gate in gates])
 
 
 def measured_variants(

@@ -14,7 +14,7 @@ from quee.policies.registry import all_sweeps, fit_learned
 from quee.policies.sweep import Setting
 from quee.predictors import fit_predictors
 from quee.settings.experiment import Experiment
-from quee.targets import ClusterTargets, future_errors
+from quee.targets import ClusterTargets
 
 POINTS = 60
 """Most trade-offs λ in a sweep; budgets between two of them are met by mixing."""
@@ -44,9 +44,8 @@ def _basis(cache: FeatureCache, experiment: Experiment, seed: int) -> Basis:
     targets = clusters.fit(predictor)
     predictors, _ = fit_predictors(
         predictor,
-        [targets.predict(predictor, gate) for gate in gates],
+        (targets.predict(predictor, gate) for gate in gates),
         validation,
-        [future_errors(validation, gate) for gate in gates],
         experiment.predictors.model_copy(update={"seed": experiment.predictors.seed + seed}),
     )
     return Basis(cache.tree, cache.description, predictors)

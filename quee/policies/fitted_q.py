@@ -36,6 +36,8 @@ LOWEST, HIGHEST = 1e-3, 50.0
 """Range of the trade-offs at which values are fitted."""
 RIDGE = 3.0
 """Penalty per standardised hidden unit, in samples' worth of squared error."""
+READ = 1 << 23
+"""Predicted errors read at a time in a fit: a sampled tree has so many suffixes that those of all samples take gigabytes."""
 REMEMBERED = 64
 """Number of trade-offs per gate whose weights are kept for the next call."""
 
@@ -223,9 +225,7 @@ def fit_fitted_q(plan: Plan, cache: "FeatureCache", settings: "Settings", seed: 
     value = {int(n): np.repeat(cache.error[:, n, None].astype(float), len(knots), axis=1) for n in last}
     for gate in range(tree.segments - 1, 0, -1):
         nodes = tree.nodes_at(gate)
-        seen = views(tree, gate, cache.features)
-        table = plan.read(gate, np.tile(nodes, samples), seen.reshape(-1, seen.shape[2]))
-        hidden = table.columns[1].astype(np.float64).reshape(samples, len(nodes), -1)  # (S, nodes, H)
+        hidden, planned = _planned(plan, gate, cache.features, knots)
         target = np.full((samples, len(nodes), 1 + choices, len(knots)), np.nan)
         target[:, :, 0] = cache.error[:, nodes, None]
         for index, node in enumerate(nodes):
@@ -244,8 +244,6 @@ def fit_fitted_q(plan: Plan, cache: "FeatureCache", settings: "Settings", seed: 
 
         weights[gate - 1] = fit(np.ones(samples, bool))
         unseen = [fit(fold != k) for k in range(settings.folds)]
-        planned = np.stack([plan.values(table, np.full(len(table), knot)) for knot in knots], axis=2)
-        planned = planned.reshape(samples, len(nodes), 1 + choices, len(knots))
         fitted = np.empty_like(planned)
         for k, own in enumerate(unseen):
             fitted[fold == k] = _read(hidden[fold == k], own)
@@ -253,6 +251,20 @@ def fit_fitted_q(plan: Plan, cache: "FeatureCache", settings: "Settings", seed: 
         best = _blended(fitted, planned, share[gate - 1]).min(axis=2)  # (S, nodes, knots)
         value = {int(node): best[:, index] for index, node in enumerate(nodes)}
     return FittedQ.of(plan, cache.description, knots, weights, share)
+
+
+def _planned(plan: Plan, gate: int, features: np.ndarray, knots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The predictor's hidden units (S, nodes, H) and the plan's values (S, nodes, steps, knots), float64, at a gate's nodes."""
+    tree, nodes = plan.tree, plan.tree.nodes_at(gate)
+    size = max(1, READ // (len(nodes) * len(tree.suffixes(gate))))
+    hidden, planned = [], []
+    for start in range(0, len(features), size):
+        seen = views(tree, gate, features[start : start + size])
+        table = plan.read(gate, np.tile(nodes, len(seen)), seen.reshape(-1, seen.shape[2]))
+        values = np.stack([plan.values(table, np.full(len(table), knot)) for knot in knots], axis=2)
+        hidden.append(table.columns[1].astype(np.float64).reshape(*seen.shape[:2], -1))
+        planned.append(values.reshape(*seen.shape[:2], *values.shape[1:]))
+    return np.concatenate(hidden), np.concatenate(planned)
 
 
 def stacked(fitted: np.ndarray, planned: np.ndarray, realised: np.ndarray) -> np.ndarray:

@@ -35,9 +35,12 @@ def views(tree: PathTree, gate: int, features: np.ndarray, nodes: np.ndarray | N
     return features[:, lineages].reshape(len(features), len(lineages), -1)
 
 
-def gate_inputs(tree: PathTree, gate: int, features: np.ndarray) -> np.ndarray:
-    """Predictor inputs (S, nodes at the gate, D) from cached features (S, N, F): features of the way, then the prefix."""
-    seen, prefix = views(tree, gate, features), prefixes(tree, gate)
+def gate_inputs(tree: PathTree, gate: int, features: np.ndarray, some: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """Predictor inputs (S, nodes, D) from cached features (S, N, F): features of the way, then the prefix.
+
+    `some` selects among the gate's nodes.
+    """
+    seen, prefix = views(tree, gate, features, tree.nodes_at(gate)[some]), prefixes(tree, gate)[some]
     return np.concatenate([seen, np.broadcast_to(prefix, (len(features), *prefix.shape))], axis=2)
 
 

@@ -8,7 +8,6 @@ and keeps the points on the convex hull of accuracy over cost.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from itertools import product
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -179,10 +178,9 @@ def lineage_of(tree: PathTree, sequence: Sequence[int]) -> list[int]:
 
 
 def sequences(tree: PathTree) -> Iterator[tuple[int, ...]]:
-    """Every considered sequence of precisions from the first segment to the last, as indices."""
-    for sequence in product(range(len(tree.precisions)), repeat=tree.segments):
-        if lineage_of(tree, sequence)[-1] >= 0:
-            yield sequence
+    """Every considered sequence of precisions from the first segment to the last, as indices, in rising order."""
+    lineages = [tree.lineage(int(node)) for node in tree.nodes_at(tree.segments)]
+    yield from sorted(tuple(tree.choice[lineage].tolist()) for lineage in lineages)
 
 
 def uniform_sequences(setting: Setting) -> Iterator[tuple[tuple[int, ...], list[int]]]:

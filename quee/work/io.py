@@ -103,6 +103,16 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     return table
 
 
+def count_rows(path: Path) -> int:
+    """Number of rows of a Parquet file, from its metadata alone; raises IntegrityError where it is missing or truncated."""
+    if not path.is_file():
+        raise IntegrityError(f"missing file: {path}")
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise IntegrityError(f"not a readable Parquet file: {path} ({error})") from None
+
+
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     write_bytes(path, packed_tensors(tensors, metadata))
 

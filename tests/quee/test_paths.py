@@ -1,6 +1,7 @@
 """The tree of considered paths."""
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -123,6 +124,51 @@ def test_a_sample_has_so_many_full_paths_and_is_seeded() -> None:
     assert len(tree.nodes_at(4)) == 10 + 3  # and the uniform ones
     assert tree.paths == PathTree(THREE, 4, Considered(sample=10)).paths
     assert tree.paths != PathTree(THREE, 4, Considered(sample=10, seed=1)).paths
+
+
+@given(
+    segments=st.integers(1, 12),
+    sample=st.integers(1, 40),
+    switches=st.none() | st.integers(0, 3),
+    monotone=st.none() | st.sampled_from(["up", "down"]),
+    seed=st.integers(0, 5),
+)
+def test_a_sampled_tree_holds_every_prefix_all_static_paths_and_only_what_the_rules_allow(
+    segments: int, sample: int, switches: int | None, monotone: str | None, seed: int
+) -> None:
+    rules = Considered.model_validate({"sample": sample, "max_switches": switches, "monotone": monotone, "seed": seed})
+    tree = PathTree(THREE, segments, rules)
+    known = set(tree.paths)
+    assert all(path[:length] in known for path in known for length in range(1, len(path)))
+    assert all((precision,) * length in known for precision in tree.precisions for length in range(1, segments + 1))
+    turned = {"up": -1, "down": 1}.get(monotone or "")
+    for path in known:
+        assert switches is None or sum(step != 0 for step in rises(path)) <= switches
+        assert turned not in rises(path)
+    assert tree.paths == PathTree(THREE, segments, rules).paths
+    assert len(tree.nodes_at(segments)) <= sample + 3
+
+
+def test_a_sample_under_rules_that_few_paths_meet_has_as_many_as_asked_for() -> None:
+    tree = PathTree(THREE, 12, Considered(sample=30, max_switches=1), max_nodes=500)
+    assert len(tree.nodes_at(12)) == 33
+    assert len(PathTree(THREE, 12, Considered(sample=1000, max_switches=1)).nodes_at(12)) == 3 + 11 * 6
+
+
+def test_a_sample_draws_every_allowed_path_equally_often() -> None:
+    rules = [Considered(sample=1, max_switches=1, seed=seed) for seed in range(600)]
+    drawn = [path for rule in rules for path in PathTree(["w4a4", "w8a8"], 4, rule) if len(path) == 4]
+    counts = Counter(path for path in drawn if len(set(path)) > 1)
+    assert len(counts) == 6
+    assert max(counts.values()) < 1.6 * min(counts.values())
+
+
+@given(trees)
+def test_continuations_are_the_considered_extensions_row_by_row(tree: PathTree) -> None:
+    for gate in range(1, tree.segments + 1):
+        row, column = tree.continuations(gate)
+        ends = tree.extensions(gate)
+        assert list(zip(row.tolist(), column.tolist(), strict=True)) == [tuple(at) for at in np.argwhere(ends >= 0)]
 
 
 def test_a_sample_of_more_paths_than_there_are_is_the_whole_tree() -> None:

@@ -5,7 +5,7 @@ from small_world import small_cache
 from torch import nn
 
 from quee.policies.networks import Network, Predictors, gate_inputs
-from quee.predictors import fit_predictors, quality, quantized, standardised
+from quee.predictors import fit_predictors, predictions, quality, quantized, rows_at, standardised
 from quee.settings.predictors import Predictors as Settings
 from quee.targets import ClusterTargets, future_errors
 
@@ -15,19 +15,39 @@ def fitted() -> tuple[Predictors, object]:
     predictor, validation = cache.of("predictor"), cache.of("validation")
     targets = ClusterTargets(10).fit(predictor)
     gates = range(1, cache.tree.segments)
-    errors = [future_errors(validation, gate) for gate in gates]
     goals = [targets.predict(predictor, gate) for gate in gates]
-    predictors, _ = fit_predictors(predictor, goals, validation, errors, Settings(epochs=40))
+    predictors, _ = fit_predictors(predictor, goals, validation, Settings(epochs=40))
     return predictors, cache.of("test")
 
 
 def test_predictors_rank_errors_on_unseen_samples() -> None:
     predictors, test = fitted()
     for gate in (1, 2):
-        p = predictors.predict(gate, gate_inputs(test.tree, gate, test.features))
+        p = predictions(predictors, test, gate)
         found = quality(p, future_errors(test, gate))
         assert found["auroc"] > 0.85
         assert ((p >= 0) & (p <= 1)).all()
+
+
+def test_predictions_are_those_of_the_considered_continuations() -> None:
+    predictors, test = fitted()
+    dense = predictors.predict(1, gate_inputs(test.tree, 1, test.features))
+    assert np.array_equal(predictions(predictors, test, 1), dense[:, *test.tree.continuations(1)])
+
+
+def test_of_many_rows_so_many_are_drawn_and_each_is_a_row_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = small_cache(60)
+    errors = future_errors(cache, 2)
+    x, y = rows_at(cache, 2, errors, 0)
+    monkeypatch.setattr("quee.predictors.MOST_ROWS", 50)
+    few, own = rows_at(cache, 2, errors, 0)
+    assert len(x) == 60 * 4 and len(few) == len(own) == 50
+    known = {(*a, *b): None for a, b in zip(x.tolist(), np.nan_to_num(y, nan=-1).tolist(), strict=True)}
+    drawn = [(*a, *b) for a, b in zip(few.tolist(), np.nan_to_num(own, nan=-1).tolist(), strict=True)]
+    assert len(set(drawn)) == 50 and all(row in known for row in drawn)
+    again, _ = rows_at(cache, 2, errors, 0)
+    assert np.array_equal(few, again)
+    assert not np.array_equal(few, rows_at(cache, 2, errors, 1)[0])
 
 
 def test_predictions_do_not_depend_on_the_batch_and_survive_storage() -> None:

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from small_world import small_cache
 
-from quee.targets import ClusterTargets, calibration_error, cluster_rows, future_errors
+from quee.paths import PathTree
+from quee.settings.paths import Considered
+from quee.targets import ClusterTargets, calibration_error, cluster_rows, future_errors, spread
 
 
 def test_one_cluster_predicts_the_mean_error_of_every_path() -> None:
@@ -11,6 +13,17 @@ def test_one_cluster_predicts_the_mean_error_of_every_path() -> None:
     for gate in (1, 2):
         expected = future_errors(cache, gate).mean(axis=0)
         assert np.allclose(targets.predict(cache, gate), expected[None])
+
+
+def test_spread_values_are_dense_rows_with_nothing_where_no_path_is_considered() -> None:
+    tree = PathTree(["w3a3", "w4a4", "w8a8"], 5, Considered(sample=6, max_switches=2))
+    values = np.random.default_rng(0).normal(size=(7, len(tree.continuations(3)[0])))
+    ends, dense = tree.extensions(3), spread(tree, 3, values)
+    assert dense.shape == (7 * len(ends), ends.shape[1])
+    assert np.array_equal(np.isfinite(dense), np.tile(ends >= 0, (7, 1)))
+    assert np.array_equal(dense.reshape(7, *ends.shape)[:, ends >= 0], values)
+    some = np.array([0, 3, len(dense) - 1])
+    assert np.array_equal(spread(tree, 3, values, some), dense[some], equal_nan=True)
 
 
 def test_shrinkage_pulls_every_cluster_toward_the_mean() -> None:

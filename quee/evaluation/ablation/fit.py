@@ -14,11 +14,11 @@ from quee.evaluation.ablation.views import smaller, view
 from quee.evaluation.curves import Floor, budget_grid, errors_at
 from quee.evaluation.resplits import redivide
 from quee.policies.base import Costs, trade_offs
-from quee.policies.networks import Network, Predictors, Read, gate_inputs, rows_of, views
+from quee.policies.networks import Network, Predictors, Read, views
 from quee.policies.plan import Plan, plan_of
 from quee.policies.registry import METHODS
 from quee.policies.sweep import Setting, Sweep
-from quee.predictors import fit_network, over_gates, quality
+from quee.predictors import fit_network, over_gates, predictions, quality, rows_at
 from quee.settings.block import Block, PrecisionName, Share
 from quee.settings.experiment import Experiment
 from quee.settings.paths import Considered
@@ -178,13 +178,9 @@ def fit(study: Study, prepared: Prepared) -> Predictors:
     networks = []
     for gate in range(1, tree.segments):
         columns = input_columns(recipe, gate, predictor.features.shape[2], len(tree.precisions))
-        network, _ = fit_network(
-            rows_of(gate_inputs(tree, gate, predictor.features))[:, columns],
-            rows_of(targets[gate - 1]),
-            rows_of(gate_inputs(tree, gate, validation.features))[:, columns],
-            rows_of(future_errors(validation, gate)),
-            Fit(**options),
-        )
+        x, y = rows_at(predictor, gate, targets[gate - 1], options["seed"])
+        x_val, y_val = rows_at(validation, gate, future_errors(validation, gate), options["seed"])
+        network, _ = fit_network(x[:, columns], y, x_val[:, columns], y_val, Fit(**options))
         networks.append(Selected.of(network, columns))
     return Predictors(networks)
 
@@ -283,6 +279,6 @@ def _quality(validation: FeatureCache, predictors: Predictors) -> dict[str, floa
     """Means over gates of the predictors' validation metrics, over the known ones."""
     found = []
     for gate in range(1, validation.tree.segments):
-        p = predictors.predict(gate, gate_inputs(validation.tree, gate, validation.features))
+        p = predictions(predictors, validation, gate)
         found.append(quality(p, future_errors(validation, gate)))
     return {name: value for name, value in over_gates(found).items() if value is not None}

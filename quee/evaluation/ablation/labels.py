@@ -1,4 +1,4 @@
-"""Targets that a predictor could be fitted to instead of p̃e by clusters. All are (S, nodes at the gate, suffixes)."""
+"""Targets that a predictor could be fitted to instead of p̃e by clusters: (S, E), of all considered continuations."""
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
@@ -6,22 +6,21 @@ from threadpoolctl import threadpool_limits
 
 from quee.cache.read import FeatureCache
 from quee.settings.targets import Targets
-from quee.targets import ClusterTargets, future_errors
+from quee.targets import ClusterTargets, ends_of, future_errors
 
 BATCH = 1024
 
 
 def p_label_targets(cache: FeatureCache, gate: int) -> np.ndarray:
-    """1 - probability of the true label at the end of each suffix; NaN: not considered."""
-    extensions = cache.tree.extensions(gate)
-    found = 1 - cache.p_label.astype(np.float64)[:, np.maximum(extensions, 0)]
-    return np.where(extensions >= 0, found, np.nan)
+    """1 - probability of the true label at the end of each continuation."""
+    found: np.ndarray = 1 - cache.p_label[:, ends_of(cache.tree, gate)].astype(np.float64)
+    return found
 
 
 def neighbour_targets(cache: FeatureCache, gate: int, neighbours: int) -> np.ndarray:
     """Mean error over the nearest samples, the sample itself included, by standardised features at the node."""
-    errors = future_errors(cache, gate)
-    found = np.empty_like(errors)
+    errors = future_errors(cache, gate).astype(np.float64)
+    found, (row, _) = np.empty_like(errors), cache.tree.continuations(gate)
     for index, node in enumerate(cache.tree.nodes_at(gate)):
         x = cache.features[:, node].astype(np.float64)
         x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-6)
@@ -30,7 +29,7 @@ def neighbour_targets(cache: FeatureCache, gate: int, neighbours: int) -> np.nda
             for start in range(0, len(x), BATCH):
                 rows = slice(start, start + BATCH)
                 near = search.kneighbors(x[rows], return_distance=False)  # (batch, neighbours)
-                found[rows, index] = errors[:, index][near].mean(axis=1)
+                found[rows, row == index] = errors[:, row == index][near].mean(axis=1)
     return found
 
 

@@ -121,8 +121,9 @@ def test_the_mean_error_of_one_neighbour_is_the_error_and_of_all_the_mean() -> N
 
 
 def test_the_target_by_probability_is_one_minus_that_of_the_label_where_the_path_ends() -> None:
-    found, ends = p_label_targets(CACHE, 1), TREE.extensions(1)
-    assert np.allclose(found[:, 1, 3], 1 - CACHE.p_label[:, ends[1, 3]])
+    row, column = TREE.continuations(1)
+    found, ends = p_label_targets(CACHE, 1)[:, (row == 1) & (column == 3)], TREE.extensions(1)
+    assert np.allclose(found[:, 0], 1 - CACHE.p_label[:, ends[1, 3]])
 
 
 # Points
@@ -145,7 +146,6 @@ def test_the_base_is_the_pipeline_as_it_stands() -> None:
         predictor,
         [targets.predict(predictor, gate) for gate in (1, 2)],
         validation,
-        [future_errors(validation, gate) for gate in (1, 2)],
         settings.predictors,
     )
     costs = Costs.of(TREE, CACHE.description, [predictors.bitflops(gate) for gate in (1, 2)])
