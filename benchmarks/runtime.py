@@ -267,8 +267,9 @@ def agreement(
 
 
 def quee_run(classifier: AdaptiveClassifier, engine: Any, options: argparse.Namespace) -> Run:
+    c = classifier
     own = AdaptiveClassifier(
-        classifier.view, classifier.policy, classifier.costs, classifier.points, classifier.classes, 1.0, None, engine
+        c.view, c.policy, c.costs, c.points, c.classes, 1.0, None, engine, ensembles=c.executor.ensembles
     )
     return lambda x: own.route_prepared(x, budget=options.budget).probabilities
 
@@ -295,7 +296,9 @@ def quee_runs(
         return next((p.cost for i, p in enumerate(own.points) if sure(ends[:, i])), own.points[-1].cost)
 
     options.budget = chosen(classifier)
-    timings = measure(engine, classifier.policy, names, x[:64], (1, 2, 4, 8, 16, 32, 64), 9)
+    timings = measure(
+        engine, classifier.policy, names, x[:64], (1, 2, 4, 8, 16, 32, 64), 9, classifier.executor.ensembles
+    )
     classifier.profile = profile_of("", engine, timings)
     milliseconds = {batch: chosen(classifier.timed(batch)) for batch in BATCHES}
     print(f"budget {options.budget:.3f} of static w8a8, or by batch {milliseconds} ms per image")
