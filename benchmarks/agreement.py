@@ -96,13 +96,6 @@ def restored(found: list[Routed], order: np.ndarray) -> Routed:
     return Routed(path=[], budget_met=True, **arrays)
 
 
-def with_engine(classifier: AdaptiveClassifier, name: str, graphs: Path) -> AdaptiveClassifier:
-    c, engine = classifier, open_engine(name, classifier.view, graphs)
-    return AdaptiveClassifier(
-        c.view, c.policy, c.costs, c.points, c.classes, c.budget, c.description, engine, c.executor.ensembles
-    )
-
-
 def widest(cache: FeatureCache, policy: Policy, expected: np.ndarray, found: np.ndarray, at: np.ndarray) -> float:
     """The largest difference in value between the two steps at the gate where a path differs."""
     rows = np.flatnonzero(expected != found)
@@ -171,7 +164,7 @@ def main() -> int:
         if present:
             export_graphs(bundle.view, cache.tree.precisions, Path(folder))
         for name in present:
-            other, same = with_engine(bundle, name, Path(folder)), 0
+            other, same = bundle.on(open_engine(name, bundle.view, Path(folder))), 0
             for budget, (node, label, at) in truth.items():
                 found = other.route_prepared(x, budget=budget)
                 equal, change = (

@@ -267,10 +267,7 @@ def agreement(
 
 
 def quee_run(classifier: AdaptiveClassifier, engine: Any, options: argparse.Namespace) -> Run:
-    c = classifier
-    own = AdaptiveClassifier(
-        c.view, c.policy, c.costs, c.points, c.classes, 1.0, None, engine, ensembles=c.executor.ensembles
-    )
+    own = classifier.on(engine)
     return lambda x: own.route_prepared(x, budget=options.budget).probabilities
 
 

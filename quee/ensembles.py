@@ -23,7 +23,7 @@ from quee.features import UNCERTAINTY, state_features
 from quee.paths import PathTree
 from quee.work.io import read_tensors
 
-RIDGE = 10.0
+RIDGE = 3.0
 """Strength R of the penalty ½ · R · (Σ (w − w₀)² + Σ b²) beside the summed cross-entropy in nats; w₀ is the own head alone."""
 MOST = 4096
 """Most samples that an ensemble is fitted on; more are drawn from."""

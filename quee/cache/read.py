@@ -84,7 +84,8 @@ def read_cache(
     """Read and verify a cache, or some splits of it, as the nodes' own heads answer.
 
     With `log_probs` also the log-probabilities along uniform paths, with `heads` those of all nodes. The arrays are filled
-    file by file, so that reading takes little more memory than they do. Raises IntegrityError naming a file that is missing, truncated or altered.
+    file by file, so that reading takes little more memory than they do. Raises IntegrityError naming a file that is missing,
+    truncated or altered.
     """
     tree, description = read_tree(folder)
     verify_digests(folder, description["files"])

@@ -172,6 +172,11 @@ class AdaptiveClassifier(FittedClassifier):
                 state = after
         return self
 
+    def on(self, engine: Engine) -> "AdaptiveClassifier":
+        """The same classifier on another engine, without profile and canary."""
+        facts = (self.costs, self.points, self.classes, self.budget, self.description)
+        return AdaptiveClassifier(self.view, self.policy, *facts, engine, self.executor.ensembles)
+
     def hold(self) -> "AdaptiveClassifier":
         """Compare the engine with the canary, if there is one; raises DisagreementError."""
         if self.canary is not None:

@@ -19,7 +19,6 @@ from quee.runtime import AdaptiveClassifier, load_bundle
 from quee.runtime.canary import Canary, steps_of
 from quee.runtime.engines import ENGINES, Engine, Step, TorchEngine, probe
 from quee.runtime.engines.probe import AutoEngine
-from quee.runtime.executor import Executor
 from quee.runtime.manifest import CANARY, own_digest, seal
 from quee.runtime.profile import profile_path
 from quee.serving.service import Served
@@ -111,7 +110,7 @@ def test_auto_takes_the_next_best_and_says_so(auto, canary: Canary, caplog) -> N
 
 def test_auto_says_once_of_an_engine_that_it_is_refused(auto, canary: Canary, classifier, caplog) -> None:
     engine = auto(canary)
-    executor = Executor(engine, classifier.policy, classifier.costs, classifier.executor.features)
+    executor = classifier.executor.on(engine)
     assert canary.check(executor, classifier.policy).differing == 0
     assert caplog.text.count("disagrees") == 1
 
@@ -152,14 +151,14 @@ FAULTS: dict[str, Callable[[int, Precision, Step], Step]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_an_engine_does_wrong_is_found(classifier: AdaptiveClassifier, canary: Canary, fault: str) -> None:
     engine = Faulty(classifier.engine, FAULTS[fault])
-    executor = Executor(engine, classifier.policy, classifier.costs, classifier.executor.features)
+    executor = classifier.executor.on(engine)
     with pytest.raises(DisagreementError, match="engine faulty 1 disagrees"):
         canary.check(executor, classifier.policy)
 
 
 def test_rounding_is_allowed(classifier: AdaptiveClassifier, canary: Canary) -> None:
     engine = Faulty(classifier.engine, scaled(1 + 1e-6))
-    executor = Executor(engine, classifier.policy, classifier.costs, classifier.executor.features)
+    executor = classifier.executor.on(engine)
     assert canary.check(executor, classifier.policy).differing <= 1
 
 

@@ -37,7 +37,7 @@ class Held:
 @pytest.fixture
 def held(classifier: AdaptiveClassifier) -> tuple[AdaptiveClassifier, Held]:
     c, engine = classifier, Held(classifier.engine)
-    return AdaptiveClassifier(c.view, c.policy, c.costs, c.points, c.classes, c.budget, engine=engine), engine
+    return c.on(engine), engine
 
 
 def same(a, b) -> bool:
