@@ -11,10 +11,15 @@ from hypothesis import strategies as st
 from small_world import small_cache
 
 from quee.errors import UsageError
+from quee.cache.answers import with_ensembles
 from quee.evaluation.ablation.fit import Outcome, Recipe, Study, evaluate, fit, input_columns, prepare, restore
+from quee.cache.answers import with_ensembles
 from quee.evaluation.ablation.grid import BASE, points
+from quee.cache.answers import with_ensembles
 from quee.evaluation.ablation.labels import neighbour_targets, p_label_targets
+from quee.cache.answers import with_ensembles
 from quee.evaluation.ablation.run import Points, compute, missing, outcomes
+from quee.cache.answers import with_ensembles
 from quee.evaluation.ablation.table import (
     compare,
     difference_rows,
@@ -22,8 +27,11 @@ from quee.evaluation.ablation.table import (
     fixed_test_intervals,
     summary,
 )
+from quee.cache.answers import with_ensembles
 from quee.evaluation.ablation.views import smaller, view
+from quee.cache.answers import with_ensembles
 from quee.evaluation.curves import Floor, area
+from quee.cache.answers import with_ensembles
 from quee.evaluation.resplits import redivide
 from quee.policies.base import Costs
 from quee.policies.plan import Plan
@@ -138,7 +146,8 @@ def test_the_base_is_the_pipeline_as_it_stands() -> None:
     prepared = prepare(work, base(), 0)
     found = evaluate(work, prepared, fit(work, prepared))
 
-    predictor, validation, test = (CACHE.of(split) for split in ("predictor", "validation", "test"))
+    cache = with_ensembles(CACHE)
+    predictor, validation, test = (cache.of(split) for split in ("predictor", "validation", "test"))
     settings = work.experiment
     clusters = ClusterTargets(5, settings.targets.shrinkage, settings.targets.per_node, settings.targets.seed)
     targets = clusters.fit(predictor)
@@ -148,8 +157,8 @@ def test_the_base_is_the_pipeline_as_it_stands() -> None:
         validation,
         settings.predictors,
     )
-    costs = Costs.of(TREE, CACHE.description, [predictors.bitflops(gate) for gate in (1, 2)])
-    setting = Setting({"validation": validation, "test": test}, Costs.of(TREE, CACHE.description), 20)
+    costs = Costs.of(TREE, cache.description, [predictors.bitflops(gate) for gate in (1, 2)])
+    setting = Setting({"validation": validation, "test": test}, Costs.of(TREE, cache.description), 20)
     sweep = routed_sweep("quee_plan", setting, Plan(TREE, costs, predictors))
     assert found.facts["auc"] == pytest.approx(area(sweep, work.grid(), Floor.of(setting)), abs=1e-6)
 
@@ -176,7 +185,8 @@ def test_deciding_once_pays_one_decision_and_no_more_heads() -> None:
     work = study(experiment())
     prepared = prepare(work, base(policy="commit"), 0)
     predictors = fit(work, prepared)
-    from quee.evaluation.ablation.fit import committed_sweep
+    from quee.cache.answers import with_ensembles
+from quee.evaluation.ablation.fit import committed_sweep
 
     costs = Costs.of(TREE, CACHE.description, [predictors.bitflops(gate) for gate in (1, 2)])
     setting = Setting({"validation": prepared.validation, "test": prepared.test}, costs, 20)
