@@ -10,16 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_world import small_cache
 
+from quee.cache.answers import with_ensembles
 from quee.errors import UsageError
-from quee.cache.answers import with_ensembles
 from quee.evaluation.ablation.fit import Outcome, Recipe, Study, evaluate, fit, input_columns, prepare, restore
-from quee.cache.answers import with_ensembles
 from quee.evaluation.ablation.grid import BASE, points
-from quee.cache.answers import with_ensembles
 from quee.evaluation.ablation.labels import neighbour_targets, p_label_targets
-from quee.cache.answers import with_ensembles
 from quee.evaluation.ablation.run import Points, compute, missing, outcomes
-from quee.cache.answers import with_ensembles
 from quee.evaluation.ablation.table import (
     compare,
     difference_rows,
@@ -27,11 +23,8 @@ from quee.evaluation.ablation.table import (
     fixed_test_intervals,
     summary,
 )
-from quee.cache.answers import with_ensembles
 from quee.evaluation.ablation.views import smaller, view
-from quee.cache.answers import with_ensembles
 from quee.evaluation.curves import Floor, area
-from quee.cache.answers import with_ensembles
 from quee.evaluation.resplits import redivide
 from quee.policies.base import Costs
 from quee.policies.plan import Plan
@@ -181,20 +174,24 @@ def test_a_predictor_that_sees_less_is_not_moved_by_what_it_does_not_see_and_cos
     assert (again.predict(2, x) == some.predict(2, x)).all()
 
 
-def test_deciding_once_pays_one_decision_and_no_more_heads() -> None:
-    work = study(experiment())
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_deciding_once_pays_one_decision_and_the_heads_that_the_answer_needs(ensemble: bool) -> None:
+    settings = experiment()
+    targets = settings.targets.model_copy(update={"ensemble": ensemble})
+    work = study(settings.model_copy(update={"targets": targets}))
     prepared = prepare(work, base(policy="commit"), 0)
     predictors = fit(work, prepared)
-    from quee.cache.answers import with_ensembles
-from quee.evaluation.ablation.fit import committed_sweep
+    from quee.evaluation.ablation.fit import committed_sweep
 
-    costs = Costs.of(TREE, CACHE.description, [predictors.bitflops(gate) for gate in (1, 2)])
+    costs = Costs.of(TREE, prepared.test.description, [predictors.bitflops(gate) for gate in (1, 2)])
     setting = Setting({"validation": prepared.validation, "test": prepared.test}, costs, 20)
     sweep = committed_sweep(setting, Plan(TREE, costs, predictors))
     assert sweep.nodes is not None
     for node in np.unique(sweep.nodes["test"]):
         first, deep = TREE.lineage(int(node))[0], TREE.gate[node] > 1
         paid = costs.static[node] + costs.decision[first] + deep * costs.head[first]
+        if ensemble:
+            paid = costs.of_exits(TREE).routed[node] + costs.decision[first]
         assert np.allclose(sweep.costs["test"][sweep.nodes["test"] == node], paid)
     assert (TREE.gate[sweep.nodes["test"][:, -1]] == 1).all()  # λ = 100: no sample goes on
 
