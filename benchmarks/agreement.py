@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quee.cache.read import FeatureCache, read_cache
+from quee.cache.answers import read_answers
+from quee.cache.read import FeatureCache
 from quee.data.source import open_dataset
 from quee.exits.heads import ExitHeads
 from quee.export.graphs import export_graphs
@@ -95,11 +96,6 @@ def restored(found: list[Routed], order: np.ndarray) -> Routed:
     return Routed(path=[], budget_met=True, **arrays)
 
 
-def with_engine(classifier: AdaptiveClassifier, name: str, graphs: Path) -> AdaptiveClassifier:
-    c, engine = classifier, open_engine(name, classifier.view, graphs)
-    return AdaptiveClassifier(c.view, c.policy, c.costs, c.points, c.classes, c.budget, c.description, engine)
-
-
 def widest(cache: FeatureCache, policy: Policy, expected: np.ndarray, found: np.ndarray, at: np.ndarray) -> float:
     """The largest difference in value between the two steps at the gate where a path differs."""
     rows = np.flatnonzero(expected != found)
@@ -122,7 +118,7 @@ def main() -> int:
         return 0
 
     bundle = load_bundle(artifacts / "bundle")
-    cache = read_cache(artifacts / "features").of("test")
+    cache = read_answers(artifacts / "features", artifacts / "targets", splits=("test",))
     cache = cache.select(np.arange(len(cache))[: options.limit])
     dataset = read_json(artifacts / "prepare" / "dataset.json")
     images = open_dataset(options.data / dataset["dataset"], dataset["dataset"], dataset["files"])
@@ -134,7 +130,7 @@ def main() -> int:
     heads = ExitHeads.load(artifacts / "exits" / "heads.safetensors", networks.first)
     view = GateView(networks, heads, bundle.view.embedding)
     b = bundle
-    executor = AdaptiveClassifier(view, policy, b.costs, b.points, b.classes, b.budget)
+    executor = AdaptiveClassifier(view, policy, b.costs, b.points, b.classes, b.budget, ensembles=cache.ensembles)
     print(f"{options.experiment}: {len(x)} test images, policy {b.description['policy']}, {len(cache.tree)} nodes")
 
     faults = 0
@@ -168,7 +164,7 @@ def main() -> int:
         if present:
             export_graphs(bundle.view, cache.tree.precisions, Path(folder))
         for name in present:
-            other, same = with_engine(bundle, name, Path(folder)), 0
+            other, same = bundle.on(open_engine(name, bundle.view, Path(folder))), 0
             for budget, (node, label, at) in truth.items():
                 found = other.route_prepared(x, budget=budget)
                 equal, change = (

@@ -268,9 +268,7 @@ def agreement(
 
 
 def quee_run(classifier: AdaptiveClassifier, engine: Any, options: argparse.Namespace) -> Run:
-    own = AdaptiveClassifier(
-        classifier.view, classifier.policy, classifier.costs, classifier.points, classifier.classes, 1.0, None, engine
-    )
+    own = classifier.on(engine)
     return lambda x: own.route_prepared(x, budget=options.budget).probabilities
 
 
@@ -296,7 +294,9 @@ def quee_runs(
         return next((p.cost for i, p in enumerate(own.points) if sure(ends[:, i])), own.points[-1].cost)
 
     options.budget = chosen(classifier)
-    timings = measure(engine, classifier.policy, names, x[:64], (1, 2, 4, 8, 16, 32, 64), 9)
+    timings = measure(
+        engine, classifier.policy, names, x[:64], (1, 2, 4, 8, 16, 32, 64), 9, classifier.executor.ensembles
+    )
     classifier.profile = profile_of("", engine, timings)
     milliseconds = {batch: chosen(classifier.timed(batch)) for batch in BATCHES}
     print(f"budget {options.budget:.3f} of static w8a8, or by batch {milliseconds} ms per image")

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quee.cache.build import describe_tree
+from quee.cache.answers import with_ensembles
+from quee.cache.build import MANY_CLASSES, describe_tree
 from quee.cache.read import FeatureCache, no_references
 from quee.cost import trace_cost
+from quee.ensembles import as_cached
 from quee.errors import UsageError
 from quee.evaluation.resplits import fit_policies
 from quee.exits.fitting import behind, fit_exits
@@ -129,7 +131,8 @@ def _fit(
     heads, _ = fit_exits(multi, prefixes, lambda _: drawn(given, indices, train), settings.exits, steps, len(train))
     view = GateView(multi, heads, embedding=True)
     description = describe_tree("fit", tree, [], trace_cost(own, layers=own_layers(own, configs)), view, names)
-    cache = _cache(multi, view, tree, description, given, indices, parts)
+    own_heads = _cache(multi, view, tree, description, given, indices, parts)
+    cache = with_ensembles(own_heads, settings.targets.ensemble)
     basis, learned = fit_policies(cache, settings)
     work, result = aside / "work", aside / "bundle"
     work.mkdir()
@@ -172,12 +175,14 @@ def _cache(
     labels: np.ndarray,
     parts: dict[str, np.ndarray],
 ) -> FeatureCache:
-    """The feature cache of the rows outside `train`, in memory."""
+    """The feature cache of own heads of the rows outside `train`, in memory."""
     kept = np.sort(np.concatenate([parts["predictor"], parts["validation"]]))
     split = np.where(np.isin(kept, parts["validation"]), "validation", "predictor").astype(object)
     prediction = np.zeros((len(kept), len(tree)), np.int32)
     p_label = np.zeros((len(kept), len(tree)), np.float32)
     features = np.zeros((len(kept), len(tree), len(view.names)), np.float32)
+    classes = view.backbone.classes
+    heads = None if classes > MANY_CLASSES else np.zeros((*prediction.shape, classes), np.float16)
     with progress("features", len(kept)) as bar:
         for start in range(0, len(kept), BATCH):
             rows = slice(start, start + BATCH)
@@ -186,6 +191,8 @@ def _cache(
                 log_probs, features[rows, node] = view(int(tree.gate[node]), tree.paths[node][-1], state)
                 prediction[rows, node] = log_probs.argmax(axis=1)
                 p_label[rows, node] = np.exp(log_probs[np.arange(len(own)), labels[own]])
+                if heads is not None:
+                    heads[rows, node] = as_cached(log_probs)
             bar.advance(len(own))
     label = labels[kept].astype(np.int32)
     return FeatureCache(
@@ -199,4 +206,5 @@ def _cache(
         p_label,
         features,
         **no_references(len(kept), len(view.names)),
+        head_log_probs=heads,
     )

@@ -43,7 +43,7 @@ def code() -> list[str]:
 def run(stage: Stage) -> None:
     """Fit and evaluate every point of the grid on several divisions or seeds; compare each with the experiment as it is."""
     settings = stage.experiment.ablate
-    cache = read_cache(stage.input("features"))
+    cache = read_cache(stage.input("features"), heads=stage.experiment.targets.ensemble)
     base = Study(cache, stage.experiment, source(ROOT, stage.input("features")))
     grid = points(stage.experiment, cache.tree, cache.description["feature_names"])
     store = Points(STORE)

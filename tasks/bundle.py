@@ -1,6 +1,6 @@
 """Stage `bundle`: the deployable artefact."""
 
-from quee.cache.read import read_cache
+from quee.cache.answers import read_answers
 from quee.data.source import open_dataset
 from quee.errors import IntegrityError
 from quee.export.bundle import guarantees_of, write_bundle
@@ -16,7 +16,7 @@ from tasks.stage import Stage, main
 def run(stage: Stage) -> None:
     """Write the bundle, then load it as a check."""
     settings = stage.experiment.bundle
-    cache = read_cache(stage.input("features"))
+    cache = read_answers(stage.input("features"), stage.input("targets"))
     basis = Basis(cache.tree, cache.description, read_predictors(stage.input("predictors")))
     metrics = read_json(stage.input("evaluate") / "metrics.json")
     if metrics["experiment"] != stage.experiment.name:

@@ -7,8 +7,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from quee.cache.answers import answered, with_ensembles
 from quee.cache.read import FeatureCache, read_cache
 from quee.data.splits import held_out_rotations
+from quee.ensembles import read_ensembles
 from quee.errors import QueeError
 from quee.evaluation.certification import certify
 from quee.evaluation.draws import Draws
@@ -46,8 +48,11 @@ def run(stage: Stage) -> None:
     Guarantees are those of the first rotation, whose policies the bundle holds.
     """
     experiment, settings = stage.experiment, stage.experiment.evaluate
-    caches = _rotations(stage)
+    own_heads = read_cache(stage.input("features"), log_probs=True, heads=experiment.targets.ensemble)
+    caches = _rotations(stage, own_heads)
     cache = caches[0]
+    if not settings.resplits:
+        own_heads = cache  # log-probabilities of all nodes are let go
     policies = _policies(stage, caches)
     certified = bool((cache.split == "certification").any())
     rotations = Rotations([_setting(stage, own, certified and own is cache) for own in caches], settings.budgets)
@@ -118,7 +123,7 @@ def run(stage: Stage) -> None:
     }
     with progress("resplits", settings.resplits) as bar:
         for seed in range(settings.resplits):
-            tables["resplits"] += resplit(cache, experiment, seed)
+            tables["resplits"] += resplit(own_heads, experiment, seed)
             bar.advance()
     if tables["resplits"]:
         metrics["resplits"] = resplit_summary(tables["resplits"])
@@ -134,11 +139,13 @@ def run(stage: Stage) -> None:
     write_json(stage.out / "metrics.json", metrics)
 
 
-def _rotations(stage: Stage) -> list[FeatureCache]:
-    """The cache with the splits of every rotation; a single one where there are no folds."""
-    cache = read_cache(stage.input("features"), log_probs=True)
+def _rotations(stage: Stage, cache: FeatureCache) -> list[FeatureCache]:
+    """A cache of own heads with the splits of every rotation, and with the answers of ensembles that are fitted in it; a
+    single one where there are no folds. The ensembles of the first rotation are those of stage `targets`."""
+    first = answered(cache, read_ensembles(stage.input("targets")))
     splits = held_out_rotations(stage.input("prepare") / "splits.parquet", cache.sample_id)
-    return [cache, *(replace(cache, split=split) for split in splits[1:])]
+    wanted = stage.experiment.targets.ensemble
+    return [first, *(with_ensembles(replace(cache, split=split), wanted) for split in splits[1:])]
 
 
 def _setting(stage: Stage, cache: FeatureCache, certified: bool) -> Setting:

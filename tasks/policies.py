@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from quee.cache.read import read_cache
+from quee.cache.answers import read_answers
 from quee.policies.files import read_predictors, write_policy
 from quee.policies.registry import fit_learned
 from quee.policies.sweep import Setting
@@ -12,7 +12,7 @@ from tasks.stage import Stage, main
 
 def run(stage: Stage) -> None:
     """Fit every learned policy of the registry on the predictor split."""
-    cache = read_cache(stage.input("features"), splits=("predictor", "validation"))
+    cache = read_answers(stage.input("features"), stage.input("targets"), splits=("predictor", "validation"))
     setting = Setting.of(cache, ("validation",), stage.experiment.policies)
     fitted = fit_learned(replace(setting, predictors=read_predictors(stage.input("predictors"))))
     for name, policy in fitted.items():

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from quee.cache.read import read_splits
+from quee.cache.answers import read_answers
 from quee.paths import PathTree
 from quee.predictors import fit_predictors, predictions, quality
 from quee.targets import future_errors
@@ -13,7 +13,8 @@ from tasks.stage import Stage, main
 
 def run(stage: Stage) -> None:
     """Fit error probabilities to the targets; report RMSE, ECE, AUROC and AURC per gate on validation."""
-    predictor, validation = read_splits(stage.input("features"), "predictor", "validation")
+    cache = read_answers(stage.input("features"), stage.input("targets"), splits=("predictor", "validation"))
+    predictor, validation = cache.of("predictor"), cache.of("validation")
     tree = predictor.tree
     gates = range(1, tree.segments)
     targets = (_targets(stage, tree, gate) for gate in gates)

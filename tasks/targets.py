@@ -1,9 +1,11 @@
-"""Stage `targets`: error probabilities of paths, by clustering."""
+"""Stage `targets`: what every exit answers, and error probabilities of paths, by clustering."""
 
 import numpy as np
 import pyarrow as pa
 
-from quee.cache.read import read_splits
+from quee.cache.answers import with_ensembles
+from quee.cache.read import read_cache
+from quee.ensembles import FILE
 from quee.targets import ClusterTargets, calibration_error, cluster_rows, future_errors
 from quee.work.io import write_json, write_table, write_tensors
 from quee.work.progress import progress
@@ -17,12 +19,17 @@ SHOWN = 20
 
 
 def run(stage: Stage) -> None:
-    """Cluster the predictor split at every node; report the calibration error on validation by number of clusters.
+    """Fit the ensembles that answer and cluster the predictor split at every node; report the calibration error on validation by
+    number of clusters.
 
     A smoke run has at most as many clusters as samples. A network of one segment has no gate that decides and no targets.
     """
     settings = stage.experiment.targets
-    predictor, validation = read_splits(stage.input("features"), "predictor", "validation")
+    own = read_cache(stage.input("features"), splits=("predictor", "validation"), heads=settings.ensemble)
+    cache = with_ensembles(own, settings.ensemble)
+    if cache.ensembles is not None:
+        write_tensors(stage.out / FILE, cache.ensembles.arrays())
+    predictor, validation = cache.of("predictor"), cache.of("validation")
     tree = predictor.tree
     options = {"shrinkage": settings.shrinkage, "per_node": settings.per_node, "seed": settings.seed}
     used = min(settings.clusters, len(predictor))

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from quee.cost import BitFlops
 from quee.data.source import open_dataset
+from quee.ensembles import as_cached
 from quee.exits.heads import ExitHeads
 from quee.features import GateView
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone, walk_tree
@@ -113,7 +114,7 @@ def _columns(node: int, log_probs: np.ndarray, features: np.ndarray, labels: np.
         "node": np.full(len(labels), node, np.int32),
         "prediction": log_probs.argmax(axis=1).astype(np.int32),
         "p_label": np.exp(log_probs[rows, labels]).astype(np.float32),
-        "log_probs": np.maximum(kept, -60000).astype(np.float16),
+        "log_probs": as_cached(kept),
         "features": features,
     }
 

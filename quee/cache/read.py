@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from quee.ensembles import Ensembles
 from quee.errors import IntegrityError
 from quee.paths import PathTree, read_tree
 from quee.work.io import count_rows, read_table, verify_digests
@@ -29,7 +30,8 @@ class FeatureCache:
     label: np.ndarray
     """(S,) int32."""
     prediction: np.ndarray
-    """(S, N) int32."""
+    """(S, N) int32: the nodes' answers, which are those of `ensembles`, if there are any, or else of the nodes' own heads. The
+    next three fields are of the answers too."""
     error: np.ndarray
     """(S, N) bool."""
     p_label: np.ndarray
@@ -47,6 +49,12 @@ class FeatureCache:
     where the cache has the most probable classes alone."""
     group: np.ndarray | None = None
     """(S,) int64, the samples that belong together; None where the data set has no groups."""
+    head_log_probs: np.ndarray | None = None
+    """(S, N, classes) float16 of every node's own head, from which answers are made; None as above."""
+    ensembles: Ensembles | None = None
+    """The ensembles that answer; None where every node answers with its own head alone."""
+    own_error: np.ndarray | None = None
+    """(S, N) bool of the nodes' own heads; None where these answer."""
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -75,17 +83,22 @@ def uniform_nodes(tree: PathTree) -> np.ndarray:
     return np.array([node for node, path in enumerate(tree.paths) if len(set(path)) == 1], np.int64)
 
 
-def read_cache(folder: Path, log_probs: bool = False, splits: Collection[str] | None = None) -> FeatureCache:
-    """Read and verify a cache, or some splits of it, with `log_probs` also the log-probabilities along uniform paths.
+def read_cache(
+    folder: Path, log_probs: bool = False, splits: Collection[str] | None = None, heads: bool = False
+) -> FeatureCache:
+    """Read and verify a cache, or some splits of it, as the nodes' own heads answer.
 
-    The arrays are filled file by file, so that reading takes little more memory than they do. Raises IntegrityError naming
-    a file that is missing, truncated or altered.
+    With `log_probs` also the log-probabilities along uniform paths, with `heads` those of all nodes. The arrays are filled
+    file by file, so that reading takes little more memory than they do. Raises IntegrityError naming a file that is missing,
+    truncated or altered.
     """
     tree, description = read_tree(folder)
     verify_digests(folder, description["files"])
     names = sorted(description["files"])
     own, more = ([folder / name for name in names if name.startswith(kind)] for kind in ("part-", "reference-"))
-    nodes = _filled(own, len(tree), splits)
+    classes = len(description["classes"])
+    nodes = _filled(own, len(tree), splits, (*BY_NODE, "log_probs") if heads else BY_NODE)
+    head_log_probs = _whole(nodes.pop("log_probs", None), classes)
     references = no_references(len(nodes["sample_id"]), nodes["features"].shape[-1])
     if count := len(description["references"]):
         found = _filled(more, count, splits)
@@ -94,17 +107,17 @@ def read_cache(folder: Path, log_probs: bool = False, splits: Collection[str] | 
     if log_probs:
         ways = _log_probs(own, uniform_nodes(tree), splits)
         others = _log_probs(more, len(tree) + np.arange(count), splits) if count else ways[:, :0]
-        whole = ways.shape[2] == len(description["classes"])
-        kept = np.concatenate([ways, others], axis=1) if whole else None
+        kept = _whole(np.concatenate([ways, others], axis=1), classes)
     pa.default_memory_pool().release_unused()
     group = _groups(folder, nodes["sample_id"]) if GROUPS in names else None
-    return FeatureCache(tree, description, **nodes, **references, group=group, log_probs=kept)
+    return FeatureCache(
+        tree, description, **nodes, **references, log_probs=kept, group=group, head_log_probs=head_log_probs
+    )
 
 
-def read_splits(folder: Path, *splits: str) -> list[FeatureCache]:
-    """The cache of each split; the others are not kept in memory. Raises IntegrityError as `read_cache` does."""
-    cache = read_cache(folder, splits=splits)
-    return [cache.of(split) for split in splits]
+def _whole(log_probs: np.ndarray | None, classes: int) -> np.ndarray | None:
+    """Log-probabilities (S, nodes, kept classes); None where they are of the most probable classes alone."""
+    return None if log_probs is None or log_probs.shape[2] != classes else log_probs
 
 
 def _groups(folder: Path, samples: np.ndarray) -> np.ndarray:
@@ -131,24 +144,26 @@ BY_SAMPLE = ("sample_id", "split", "label")
 BY_NODE = ("prediction", "error", "p_label", "features")
 
 
-def _filled(paths: Sequence[Path], nodes: int, splits: Collection[str] | None) -> dict[str, np.ndarray]:
-    """The columns of `BY_SAMPLE` (S,) and of `BY_NODE` (S, nodes, …), of the samples of some splits or of all."""
+def _filled(
+    paths: Sequence[Path], nodes: int, splits: Collection[str] | None, by_node: Sequence[str] = BY_NODE
+) -> dict[str, np.ndarray]:
+    """The columns of `BY_SAMPLE` (S,) and those `by_node` (S, nodes, …), of the samples of some splits or of all."""
     rows = sum(map(count_rows, paths))
     if rows % nodes:
         raise IntegrityError(f"{paths[0].parent}: {rows} rows are not a multiple of {nodes} nodes")
     arrays: dict[str, np.ndarray] = {}
     end = 0
     for path in paths:
-        table = read_table(path, [*BY_SAMPLE, *BY_NODE])
+        table = read_table(path, [*BY_SAMPLE, *by_node])
         kept = _kept(table, splits)
         start, end = end, end + (len(table) if kept is None else int(kept.sum()))
-        for name in (*BY_SAMPLE, *BY_NODE):
+        for name in (*BY_SAMPLE, *by_node):
             values = _values(table[name])
             if name not in arrays:  # memory of rows that are left out is never touched
                 arrays[name] = np.empty((rows, *values.shape[1:]), values.dtype)
             arrays[name][start:end] = values if kept is None else values[kept]
     found = {name: arrays[name][:end:nodes].copy() for name in BY_SAMPLE}
-    return found | {name: arrays[name][:end].reshape(-1, nodes, *arrays[name].shape[1:]) for name in BY_NODE}
+    return found | {name: arrays[name][:end].reshape(-1, nodes, *arrays[name].shape[1:]) for name in by_node}
 
 
 def _kept(table: pa.Table, splits: Collection[str] | None) -> np.ndarray | None:

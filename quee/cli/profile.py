@@ -36,7 +36,15 @@ def profile(
     classifier = load_bundle(bundle, engine=engine, threads=threads, profiled=False).hold()
     channels, (height, width) = classifier.transform.channels, classifier.transform.size
     images = np.random.default_rng(0).standard_normal((max(batches), channels, height, width), dtype=np.float32)
-    timings = measure(classifier.engine, classifier.policy, len(classifier.view.names), images, batches, repeats)
+    timings = measure(
+        classifier.engine,
+        classifier.policy,
+        len(classifier.view.names),
+        images,
+        batches,
+        repeats,
+        classifier.executor.ensembles,
+    )
     found = profile_of(classifier.digest, classifier.engine, timings)
     found.write(profile_path(bundle))
     if as_json:

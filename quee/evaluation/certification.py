@@ -134,7 +134,7 @@ def certify(
     KeyError without the split.
     """
     precision, reference = setting.dearest()
-    static = setting.errors(SPLIT)[:, reference].astype(np.float64)
+    static = setting.own_errors(SPLIT)[:, reference].astype(np.float64)
     group = setting.caches[SPLIT].group
     # Bets depend on the order of rows, and sample ids may be sorted by class. Larger groups must not come earlier.
     random = np.random.default_rng(seed)
@@ -174,7 +174,7 @@ def certify(
         "delta": delta,
         "methods": found,
         "reference": f"static_{precision}",
-        "reference_test_accuracy": float(1 - setting.errors("test")[:, reference].mean()),
+        "reference_test_accuracy": float(1 - setting.own_errors("test")[:, reference].mean()),
         "samples": len(static),
         "test_samples": len(setting.caches["test"]),
     }

@@ -102,4 +102,4 @@ def curve_of(sweep: Sweep) -> list[tuple[str, float | None, float, float]]:
 def float_errors(setting: Setting) -> np.ndarray | None:
     """(S,) test errors of the float network; None where it is not among the precisions and references."""
     found = next((found for found in setting.uniform() if found[0] == FLOAT), None)
-    return None if found is None else setting.errors("test", found[2])[:, found[1][-1]]
+    return None if found is None else setting.own_errors("test", found[2])[:, found[1][-1]]

@@ -1,10 +1,11 @@
-"""Repetitions on random re-divisions of the held-out rows: targets, predictors and policies fitted anew each time."""
+"""Repetitions on random re-divisions of the held-out rows: ensembles, targets, predictors and policies fitted anew each time."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from quee.cache.answers import with_ensembles
 from quee.cache.read import FeatureCache
 from quee.data.grouped import cut_groups
 from quee.evaluation.curves import Floor, area, budget_grid, gap_closed
@@ -69,8 +70,8 @@ def fit_policies(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> 
 
 
 def resplit(cache: FeatureCache, experiment: Experiment, seed: int) -> list[dict[str, float | int | str | None]]:
-    """One repetition: rows of method, resplit, auc, gap_closed."""
-    divided = redivide(cache, seed)
+    """One repetition on a cache of own heads: rows of method, resplit, auc, gap_closed."""
+    divided = with_ensembles(redivide(cache, seed), experiment.targets.ensemble)
     points = min(experiment.evaluate.points, POINTS)
     setting = Setting.of(divided, ("validation", "test"), experiment.policies, points)
     setting = replace(setting, policies=fit_policies(divided, experiment)[1])

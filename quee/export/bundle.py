@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from quee.cache.read import FeatureCache
+from quee.ensembles import FILE as ENSEMBLES
 from quee.errors import UsageError
 from quee.export.canary import write_canary
 from quee.export.graphs import export_graphs
@@ -151,12 +152,14 @@ def write_bundle(
     if method.learned and basis.predictors is not None:
         write_tensors(out / PREDICTORS, basis.predictors.arrays())
     write_policy(out, policy, chosen)
+    if cache.ensembles is not None:
+        write_tensors(out / ENSEMBLES, cache.ensembles.arrays())
     kept = {k: v for k, v in description.items() if k not in ("files", "references", "reference_precisions")}
     write_json(out / "tree.json", kept)
     write_validation(out, cache.of("validation"))
     embedding = len(description["feature_names"]) > len(UNCERTAINTY)
     view = load_view(out, description["precisions"], embedding)
-    executor = Executor(TorchEngine(view), chosen, chosen.costs.routed, len(view.names))
+    executor = Executor(TorchEngine(view), chosen, chosen.costs.routed, len(view.names), cache.ensembles)
     write_canary(out, executor, points, cache.of("validation").sample_id, images)
     graphs = defaultdict(list)
     for graph in sorted(export_graphs(view, tree.precisions, out)):  # `PRECISION.segmentN.onnx`
@@ -186,6 +189,7 @@ def write_bundle(
             "canary": True,
             "classes": classes,
             "embedding": embedding,
+            "ensembles": cache.ensembles is not None,
             "experiment": name,
             "graphs": graphs,
             "guarantees": [asdict(g) for g in guarantees],

@@ -29,11 +29,11 @@ class Costs:
     segment: np.ndarray
     """(N,) the node's last segment."""
     head: np.ndarray
-    """(N,) the exit head at the node's gate."""
+    """(N,) the exit head at the node's gate, and its ensemble with the heads before it, if that answers."""
     decision: np.ndarray
     """(N,) features and predictor at the node's gate; 0 at the last."""
     static: np.ndarray
-    """(N,) a static path that ends at the node: its segments and its final head."""
+    """(N,) a static path that ends at the node: its segments and its final head, which answers alone."""
     routed: np.ndarray
     """(N,) a routed sample that exits at the node: segments, heads and decisions at all gates visited."""
 
@@ -49,6 +49,7 @@ class Costs:
         segment, head, feature, static = (
             np.array([node[key] for node in nodes]) for key in ("segment_cost", "head_cost", "predictor_cost", "cost")
         )
+        head = head + np.array([node.get("ensemble_cost", 0.0) for node in nodes])
         own = np.zeros(tree.segments + 1)
         own[1 : len(decision_bitflops) + 1] = np.array(decision_bitflops) / description["unit_bitflops"]
         return cls.along(tree, segment, head, feature + own[tree.gate], static)

@@ -12,16 +12,16 @@ def static_paths(setting: Setting) -> Iterator[Sweep]:
     """`static_PRECISION`: the whole network at one precision."""
     for name, nodes, references in setting.uniform():
         cost = setting.uniform_costs(references)["static"][nodes[-1]]
-        errors = {split: setting.errors(split, references)[:, nodes[-1:]] for split in setting.splits}
+        errors = {split: setting.own_errors(split, references)[:, nodes[-1:]] for split in setting.splits}
         yield Sweep.at(f"static_{name}", errors, np.array([cost]))
 
 
 def static_hull(setting: Setting) -> Iterator[Sweep]:
     """`static_hull`: the upper convex hull of all static paths of the tree, chosen on validation."""
     cost = setting.costs.static
-    accuracy = 1 - setting.errors("validation").mean(axis=0)
+    accuracy = 1 - setting.own_errors("validation").mean(axis=0)
     kept = hull(cost, accuracy)
-    errors = {split: setting.errors(split)[:, kept] for split in setting.splits}
+    errors = {split: setting.own_errors(split)[:, kept] for split in setting.splits}
     yield Sweep.at("static_hull", errors, cost[kept], nodes=dict.fromkeys(setting.splits, kept))
 
 
@@ -33,7 +33,7 @@ def small_static(setting: Setting) -> Iterator[Sweep]:
     sweeps = []
     for _, nodes, references in setting.uniform():
         cost = setting.uniform_costs(references)["static"][nodes]
-        errors = {split: setting.errors(split, references)[:, nodes] for split in setting.splits}
+        errors = {split: setting.own_errors(split, references)[:, nodes] for split in setting.splits}
         sweeps.append(Sweep.at("", errors, cost))
     yield hull_of("small_static", sweeps)
 

@@ -13,6 +13,7 @@ from quee.policies.networks import Predictors
 
 if TYPE_CHECKING:
     from quee.cache.read import FeatureCache
+    from quee.ensembles import Ensembles
     from quee.settings.policies import Policies
 
 
@@ -159,6 +160,7 @@ class Setting:
                 cache,
                 tree=tree,
                 error=self.errors(split, references)[:, nodes],
+                own_error=None,
                 features=self.features(split, references)[:, nodes],
             )
             for split, cache in self.caches.items()
@@ -179,8 +181,24 @@ class Setting:
         return names
 
     def errors(self, split: str, references: bool = False) -> np.ndarray:
+        """Errors of the nodes' answers."""
         cache = self.caches[split]
         return cache.reference_error if references else cache.error
+
+    def own_errors(self, split: str, references: bool = False) -> np.ndarray:
+        """Errors of the nodes' own heads: what a static path answers, which evaluates no other head."""
+        own = self.caches[split].own_error
+        return self.errors(split, references) if references or own is None else own
+
+    @property
+    def ensembles(self) -> "Ensembles | None":
+        """The ensembles that answer at the tree's nodes; None where their own heads do."""
+        return self.caches["validation"].ensembles
+
+    @property
+    def followed(self) -> np.ndarray:
+        """(N,) cost of a path that is followed without decisions, with the heads that its answer needs."""
+        return self.costs.static if self.ensembles is None else self.costs.of_exits(self.tree).routed
 
     def features(self, split: str, references: bool = False) -> np.ndarray:
         cache = self.caches[split]

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from quee.ensembles import FILE as ENSEMBLES
+from quee.ensembles import Ensembles, read_ensembles
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.exits.heads import ExitHeads, sizes
 from quee.features import GateView
@@ -49,7 +51,7 @@ def load_bundle(
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     try:
-        view, policy, points = _parts(folder, manifest)
+        view, policy, points, ensembles = _parts(folder, manifest)
         validation = read_validation(folder)
         _check_validation(folder, policy.tree, view, validation)
         canary = Canary.read(folder)
@@ -64,7 +66,7 @@ def load_bundle(
     runs = open_engine(engine, view, graphs, threads, canary if held else None)
     facts = manifest.model_dump(mode="json")
     found = AdaptiveClassifier(
-        view, policy, policy.costs.routed, points, manifest.classes, manifest.budget, facts, runs
+        view, policy, policy.costs.routed, points, manifest.classes, manifest.budget, facts, runs, ensembles
     )
     found.digest, found.validation, found.canary = file_digest(folder / NAME), validation, canary
     if held and canary is None and engine != "torch":
@@ -88,7 +90,7 @@ def load_view(folder: Path, precisions: Sequence[str], embedding: bool) -> GateV
     return GateView(backbone, ExitHeads.load(folder / "heads.safetensors", backbone.first), embedding)
 
 
-def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Point]]:
+def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Point], Ensembles | None]:
     tree, description = read_tree(folder)
     _check_tree(folder, manifest, tree, description)
     view = load_view(folder, description["precisions"], manifest.embedding)
@@ -96,12 +98,16 @@ def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Poi
     predictors = read_predictors(folder) if PREDICTORS in manifest.files else None
     if predictors is not None:
         _check_predictors(folder, tree, view, predictors)
+    ensembles = read_ensembles(folder) if manifest.ensembles else None
+    if ensembles is not None:
+        fault = ensembles.fault(tree, len(manifest.classes))
+        _fit(not fault, folder / ENSEMBLES, fault)
     policy = read_policy(folder, manifest.policy, Basis(tree, description, predictors))
     points = list(manifest.operating_points)
     # The knob of a policy without a price is the number of one of its points.
     known = policy.priced or all(point.trade_off < len(policy.knobs(0)) for point in points)
     _fit(known, folder / NAME, f"operating points that policy {manifest.policy} does not have")
-    return view, policy, points
+    return view, policy, points, ensembles
 
 
 def _fit(good: bool, where: Path, what: str) -> None:
@@ -116,7 +122,7 @@ def _check_tree(folder: Path, manifest: Manifest, tree: PathTree, description: d
     _fit([n["gate"] for n in nodes] == tree.gate.tolist(), where, "gates do not fit the paths")
     _fit(int(tree.gate.max()) == tree.segments, where, f"its paths do not have {tree.segments} segments")
     keys = ("bitflops", "cost", "head_cost", "predictor_cost", "segment_cost")
-    costs = np.array([[n[key] for key in keys] for n in nodes], dtype=float)
+    costs = np.array([[*(n[key] for key in keys), n.get("ensemble_cost", 0.0)] for n in nodes], dtype=float)
     _fit(bool(np.isfinite(costs).all() and (costs >= 0).all()), where, "a cost is negative or not finite")
     _fit(description["unit_bitflops"] > 0, where, "unit_bitflops is not above 0")
     _fit(description["classes"] == list(manifest.classes), where, "its classes are not those of bundle.json")

@@ -166,7 +166,7 @@ class Canary:
         """
         tree = policy.tree
         margin = margin_of_paths(tree.precisions)
-        whole = Executor(_Whole(executor.engine, len(self)), executor.policy, executor.costs, executor.features)
+        whole = executor.on(_Whole(executor.engine, len(self)))
         found = routes(whole, self.images, self.trade_offs, self.first)
         kept = self.routes
         parted, gaps = np.argwhere(found.node != kept.node), list[float]()

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from quee.ensembles import Ensembles
 from quee.errors import UsageError
 from quee.export.torch_engine import TorchEngine
 from quee.features import GateView
@@ -40,7 +41,7 @@ class Routed:
     label: np.ndarray
     """(n,) class indices."""
     probabilities: np.ndarray
-    """(n, classes) probabilities of the exit head at which each sample exits."""
+    """(n, classes) probabilities of the answer at the gate where each sample exits."""
     node: np.ndarray
     """(n,) node at which each sample exits."""
     path: list[str]
@@ -79,14 +80,18 @@ class AdaptiveClassifier(FittedClassifier):
         budget: float,
         description: Mapping[str, Any] | None = None,
         engine: Engine | None = None,
+        ensembles: Ensembles | None = None,
     ) -> None:
-        """`costs` (N,) are the routed costs by node; `points` rise in cost; the default engine is torch."""
+        """`costs` (N,) are the routed costs by node; `points` rise in cost; the default engine is torch.
+
+        Without `ensembles`, every exit answers with its own head alone.
+        """
         self.view, self.policy, self.costs = view, policy, costs
         self.points, self.classes, self.budget = list(points), list(classes), budget
         self.description = description or {}
         self.engine = engine or TorchEngine(view)
         self.transform = self.backbone.models[Precision("fp32")].input
-        self.executor = Executor(self.engine, policy, costs, len(view.names))
+        self.executor = Executor(self.engine, policy, costs, len(view.names), ensembles)
         self.paths = np.array([self.tree.name(node) for node in range(len(self.tree))], dtype=object)
         self.profile: Profile | None = None
         """Times on this machine, if the bundle was profiled."""
@@ -166,6 +171,11 @@ class AdaptiveClassifier(FittedClassifier):
             if after is not None:
                 state = after
         return self
+
+    def on(self, engine: Engine) -> "AdaptiveClassifier":
+        """The same classifier on another engine, without profile and canary."""
+        facts = (self.costs, self.points, self.classes, self.budget, self.description)
+        return AdaptiveClassifier(self.view, self.policy, *facts, engine, self.executor.ensembles)
 
     def hold(self) -> "AdaptiveClassifier":
         """Compare the engine with the canary, if there is one; raises DisagreementError."""
@@ -249,6 +259,7 @@ class AdaptiveClassifier(FittedClassifier):
                     points[0].cost,
                     self.description,
                     self.engine,
+                    self.executor.ensembles,
                 )
                 self._timed[batch] = self.profile, timed
             self._timed.move_to_end(batch)

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from quee.data.transforms import splitmix64
+from quee.ensembles import Ensembles, as_cached
 from quee.policies.base import EXIT, Limit, Policy
 from quee.runtime.engines.base import Engine
 
@@ -21,7 +22,8 @@ BATCH = 256
 class Samples:
     """A table with one row, a slot, per sample."""
 
-    def __init__(self, slots: int, segments: int, features: int) -> None:
+    def __init__(self, slots: int, segments: int, features: int, classes: int = 0) -> None:
+        """`classes` are those of ensembles; 0 where every exit answers with its own head."""
         self.trade_off = np.zeros(slots)
         self.max_cost: np.ndarray | None = None
         """Infinite where there is no limit; None until any sample has one."""
@@ -29,6 +31,8 @@ class Samples:
         """Node of each sample; -1 before segment 1."""
         self.features = np.empty((slots, segments * features), np.float32)
         """State features of the gates visited, side by side."""
+        self.log_probs = np.empty((slots, segments, classes), np.float16)
+        """Log-probabilities of the heads visited, as the feature cache keeps them."""
         self.error = np.empty((slots, segments - 1), np.float32)
         """Predicted error of leaving at each gate visited; NaN elsewhere."""
 
@@ -71,29 +75,50 @@ class Flight:
 
 
 Seen = Callable[[int, np.ndarray, np.ndarray], None]
-"""Called with samples at a gate: the gate, their slots (n,), their log probabilities (n, classes)."""
+"""Called with samples at a gate: the gate, their slots (n,), the answers' log probabilities (n, classes)."""
 
 
 class Executor:
     """Runs flights on an engine as a policy decides. Safe to call from several threads, each with its own samples."""
 
-    def __init__(self, engine: Engine, policy: Policy, costs: np.ndarray, features: int, batch: int = BATCH) -> None:
-        """`costs` (N,) are the routed costs for limits; `features` is the number of state features of a gate."""
+    def __init__(
+        self,
+        engine: Engine,
+        policy: Policy,
+        costs: np.ndarray,
+        features: int,
+        ensembles: Ensembles | None = None,
+        batch: int = BATCH,
+    ) -> None:
+        """`costs` (N,) are the routed costs for limits; `features` is the number of state features of a gate.
+
+        Without `ensembles`, every exit answers with its own head alone.
+        """
         self.engine, self.policy, self.costs, self.features, self.batch = engine, policy, costs, features, batch
+        self.ensembles = ensembles
         self.tree = policy.tree
 
     def samples(self, slots: int) -> Samples:
-        return Samples(slots, self.tree.segments, self.features)
+        classes = 0 if self.ensembles is None else self.ensembles.classes
+        return Samples(slots, self.tree.segments, self.features, classes)
+
+    def on(self, engine: Engine) -> "Executor":
+        """The same on another engine."""
+        return Executor(engine, self.policy, self.costs, self.features, self.ensembles, self.batch)
 
     def advance(self, segment: int, choice: int, samples: Samples, flight: Flight) -> tuple[Flight, np.ndarray]:
-        """Run a segment at a precision: the flight after it, and log probabilities (n, classes) at its gate."""
+        """Run a segment at a precision: the flight after it, and log probabilities (n, classes) of the answers at its gate."""
         slots = flight.slots
         ran = self.engine.run(segment, self.tree.precisions[choice], flight.state)
-        samples.node[slots] = self.tree.children[samples.node[slots], choice]
+        samples.node[slots] = node = self.tree.children[samples.node[slots], choice]
+        log_probs, features = ran.log_probs, ran.features
+        if self.ensembles is not None:
+            samples.log_probs[slots, segment - 1] = as_cached(log_probs)
+            log_probs, features = self.ensembles(node, samples.log_probs[slots, :segment], features)
         if ran.state is None:
-            return Flight(slots, np.empty((len(slots), 0), np.float32)), ran.log_probs
-        samples.features[slots, (segment - 1) * self.features : segment * self.features] = ran.features
-        return Flight(slots, ran.state), ran.log_probs
+            return Flight(slots, np.empty((len(slots), 0), np.float32)), log_probs
+        samples.features[slots, (segment - 1) * self.features : segment * self.features] = features
+        return Flight(slots, ran.state), log_probs
 
     def decide(self, gate: int, samples: Samples, slots: np.ndarray) -> np.ndarray:
         """The next step (n,) of samples at a gate; EXIT at the last."""

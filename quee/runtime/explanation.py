@@ -1,4 +1,4 @@
-"""Why an image took its path: the head's answer and the prediction at every gate, and the cost of static networks."""
+"""Why an image took its path: the answer and the prediction at every gate, and the cost of static networks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GateReport:
     precision: str
     """Precision of the segment before the gate."""
     label: str
-    """Class that the exit head predicts."""
+    """Class that the gate answers."""
     probability: float
     """Probability of that class."""
     predicted_error: float | None
@@ -50,7 +50,7 @@ class Explanation:
 
 
 class Trace:
-    """The exit heads' labels and probabilities at each gate (n, segments); -1 and NaN at gates not reached."""
+    """Answers and their probabilities at each gate (n, segments); -1 and NaN at gates not reached."""
 
     def __init__(self, n: int, segments: int) -> None:
         self.label = np.full((n, segments), -1)

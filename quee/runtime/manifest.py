@@ -1,9 +1,10 @@
 """`bundle.json`: the description of a bundle, and the checks before its other files are read.
 
 Format 2 added a digest of the description, preprocessing and exported graphs; format 3 added a canary; in format 4 exit
-heads may have a hidden layer and read a grid. Bundles of older formats are read through migrations. The digests show
-damage and mix-ups, but not who made a bundle, because anyone who can write a bundle can write digests that agree. Trust
-comes from the place where a bundle is kept, or from comparing `digest` with a known digest.
+heads may have a hidden layer and read a grid; in format 5 exits may answer with ensembles of the heads visited. Bundles
+of older formats are read through migrations. The digests show damage and mix-ups, but not who made a bundle, because
+anyone who can write a bundle can write digests that agree. Trust comes from the place where a bundle is kept, or from
+comparing `digest` with a known digest.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from quee.data.preprocessing import Preprocessing
+from quee.ensembles import FILE as ENSEMBLES
 from quee.errors import IntegrityError
 from quee.policies.registry import deployable
 from quee.runtime.links import check_plain
@@ -25,7 +27,7 @@ from quee.work.registry import unknown
 
 NAME = "bundle.json"
 CANARY = "canary.safetensors"
-FORMAT = 4
+FORMAT = 5
 MAX_BYTES = 16 << 20
 """Largest size of a description."""
 _FILE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
@@ -47,11 +49,13 @@ def _deployable(name: str) -> str:
 class Manifest(_Strict):
     """The description of a bundle, of the current format."""
 
-    format: Literal[4]
+    format: Literal[5]
     experiment: str
     budget: Positive
     canary: bool
     """Whether there is a canary to compare engines with; false in formats 1 and 2."""
+    ensembles: bool
+    """Whether exits answer with ensembles of the heads visited; false before format 5."""
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     embedding: bool
     policy: Annotated[str, AfterValidator(_deployable)]
@@ -78,6 +82,8 @@ class Manifest(_Strict):
             raise ValueError(f"{missing[0]!r} is not among its files")
         if self.canary != (CANARY in self.files):
             raise ValueError(f"canary is {self.canary}, which {CANARY} contradicts")
+        if self.ensembles != (ENSEMBLES in self.files):
+            raise ValueError(f"ensembles is {self.ensembles}, which {ENSEMBLES} contradicts")
         costs = [point.cost for point in self.operating_points]
         if costs != sorted(costs):
             raise ValueError("operating_points do not rise in cost")
@@ -100,7 +106,13 @@ def _from_3(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, "format": 4}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3}
+def _from_4(value: dict[str, Any]) -> dict[str, Any]:
+    if "ensembles" in value:
+        raise IntegrityError("format 4 has no ensembles")
+    return {**value, "format": 5, "ensembles": False}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
 """Format to the migration of its description to the next format."""
 
 

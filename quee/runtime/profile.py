@@ -8,13 +8,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quee import __version__
+from quee.ensembles import Ensembles
 from quee.errors import IntegrityError, UsageError
 from quee.paths import PathTree
 from quee.policies.base import Costs, Policy
@@ -174,10 +175,12 @@ def measure(
     images: np.ndarray,
     batches: Sequence[int] = BATCHES,
     repeats: int = REPEATS,
+    ensembles: Ensembles | None = None,
 ) -> tuple[Timing, ...]:
     """Time every (segment, precision, batch) and every decision, in alternation; the results are medians.
 
-    `images` (n, c, h, w) are prepared, and repeated for larger batches; `features` is the number of features of a gate.
+    `images` (n, c, h, w) are prepared, and repeated for larger batches; `features` is the number of features of a gate. The
+    answers of `ensembles` are measured with the decisions; the one at the last gate, behind which none is taken, is left out.
     """
     if not batches or min(batches) < 1:
         raise UsageError(f"batches {list(batches)}; valid: from 1")
@@ -198,8 +201,8 @@ def measure(
             runs[key] = lambda s=segment, p=precision, x=state: engine.run(s, p, x)  # type: ignore[misc]
         for gate in range(1, tree.segments):
             node = np.full(batch, tree.nodes_at(gate)[0])
-            given = (gate, node, seen[:batch, : gate * features], np.full(batch, 0.1))
-            runs[gate, "", "fp32", batch] = lambda g=given: policy.decide(policy.read(*g[:3]), g[3])  # type: ignore[misc]
+            given = (gate, node, seen[:batch, : gate * features])
+            runs[gate, "", "fp32", batch] = partial(_decided, policy, ensembles, *given)
     times: dict[tuple[int, str, str, int], list[float]] = {key: [] for key in runs}
     for _ in range(repeats + 1):
         for key, run in runs.items():
@@ -208,3 +211,11 @@ def measure(
             run()
             times[key].append(time.perf_counter() - start)
     return tuple(Timing(*key, milliseconds=1e3 * float(np.median(taken[1:]))) for key, taken in times.items())
+
+
+def _decided(policy: Policy, ensembles: Ensembles | None, gate: int, node: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """What is computed at a gate behind its head, for features (n, gate · F): the answer, if ensembles answer, and the step."""
+    if ensembles is not None:
+        heads = np.zeros((len(node), gate, ensembles.classes), np.float16)
+        ensembles(node, heads, seen[:, : seen.shape[1] // gate])
+    return policy.decide(policy.read(gate, node, seen), np.full(len(node), 0.1))

@@ -1,4 +1,4 @@
-"""Block `targets`: clusters and shrinkage of the error probabilities."""
+"""Block `targets`: what an exit answers, and clusters and shrinkage of the error probabilities."""
 
 from typing import Annotated
 
@@ -8,6 +8,10 @@ from quee.settings.block import Block, Count, Listed, Seed
 
 
 class Targets(Block):
+    ensemble: bool = True
+    """Whether an exit answers with an ensemble of all heads visited, fitted on the predictor split, or with its own head
+    alone. It has no effect where the feature cache keeps the most probable classes alone (more than 100 classes), or
+    without samples in split `predictor`; stage `targets` then says so."""
     clusters: Annotated[int, Field(ge=1, le=1000)] = 20
     sweep: Annotated[tuple[Count, ...], Listed] = (1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100)
     """Numbers of clusters for which the calibration error is reported."""

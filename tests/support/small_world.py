@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from quee.cache.read import FeatureCache, uniform_nodes
+from quee.ensembles import as_cached
 from quee.paths import PathTree
 from quee.settings.experiment import Experiment
 
@@ -80,4 +81,5 @@ def small_cache(samples: int = 240, segments: int = 3, classes: int = 4, seed: i
         np.zeros((samples, 0, 5), np.float32),
         none.astype(np.int32),
         log_probs[:, uniform_nodes(tree)].astype(np.float16),
+        as_cached(log_probs),
     )

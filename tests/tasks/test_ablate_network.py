@@ -54,7 +54,7 @@ def stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 @pytest.fixture
 def cache(stage: Stage) -> FeatureCache:
-    return read_cache(stage.input("features"))
+    return read_cache(stage.input("features"), heads=True)
 
 
 def digest_of(stage: Stage, cache: FeatureCache, variant: Variant) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import AfterValidator
 
 from quee._perceptron import Fit
+from quee.cache.answers import with_ensembles
 from quee.cache.read import FeatureCache
 from quee.evaluation.ablation.labels import targets_of
 from quee.evaluation.ablation.views import smaller, view
@@ -32,6 +33,8 @@ DIVISIONS = {
     "all": ("predictor", "validation", "test"),
 }
 
+USED = ("predictor", "validation", "test")
+"""Splits that ablations use."""
 
 COMMIT = "commit"
 """The policy of `committed_sweep`; it is not in the registry."""
@@ -93,7 +96,10 @@ class Study:
     def fit_digest(self, recipe: Recipe, seed: int) -> str:
         """Key of the predictors that a recipe needs."""
         e = self.experiment
-        shared = [e.targets.model_dump(include={"shrinkage", "per_node", "seed"}), e.predictors.model_dump()]
+        shared = [
+            e.targets.model_dump(include={"ensemble", "shrinkage", "per_node", "seed"}),
+            e.predictors.model_dump(),
+        ]
         parts = recipe.model_dump(mode="json", exclude=DECISIONS)
         return key_of("fit", self.source, e.ablate.divide, shared, parts, seed)
 
@@ -161,9 +167,11 @@ def prepare(study: Study, recipe: Recipe, seed: int) -> Prepared:
     if considered.sample is not None:
         considered = considered.model_copy(update={"seed": considered.seed + seed})
     small, nodes = smaller(cache.tree, recipe.precisions, recipe.gates, considered)
-    whole = len(small) == len(cache.tree) and recipe.embedding
-    parts = (cache.of(split) for split in ("predictor", "validation", "test"))
-    return Prepared(recipe, seed, *(part if whole else view(part, small, nodes, recipe.embedding) for part in parts))
+    own = cache.select(np.isin(cache.split, USED))
+    if len(small) < len(cache.tree) or not recipe.embedding:
+        own = view(own, small, nodes, recipe.embedding)
+    own = with_ensembles(own, study.experiment.targets.ensemble)
+    return Prepared(recipe, seed, *(own.of(split) for split in USED))
 
 
 def fit(study: Study, prepared: Prepared) -> Predictors:
@@ -254,7 +262,8 @@ def committed_sweep(setting: Setting, plan: Plan) -> Sweep:
     tree, costs, values = plan.tree, plan.costs, trade_offs(setting.points)
     starts, ends = tree.nodes_at(1), tree.extensions(1)
     first = np.array([tree.lineage(node)[0] for node in range(len(tree))])
-    paid = costs.static + costs.decision[first] + np.where(tree.gate > 1, costs.head[first], 0.0)
+    looked = np.where(tree.gate > 1, costs.head[first], 0.0) if setting.ensembles is None else 0.0
+    paid = setting.followed + costs.decision[first] + looked
     taken: dict[str, np.ndarray] = {}
     for split, cache in setting.caches.items():
         seen = views(tree, 1, cache.features)

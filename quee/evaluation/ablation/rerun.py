@@ -14,13 +14,12 @@ import pyarrow.parquet as pq
 
 from quee.cache.read import FeatureCache, arrays_of, no_references
 from quee.errors import UsageError
-from quee.evaluation.ablation.fit import Study
+from quee.evaluation.ablation.fit import USED, Study
 from quee.paths import PathTree
 from quee.settings.experiment import Experiment
 
-COLUMNS = ("prediction", "p_label", "features")
-"""Columns of the feature cache that evaluation reads."""
-USED = ("predictor", "validation", "test")
+COLUMNS = {"prediction": "prediction", "p_label": "p_label", "features": "features", "head_log_probs": "log_probs"}
+"""Fields of a cache of own heads that evaluation reads, with their columns."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,13 @@ def to_run(tree: PathTree, known: np.ndarray) -> list[int]:
 
 
 def computed(shards: Iterable[bytes], run: list[int], known: np.ndarray) -> dict[str, np.ndarray]:
-    """`COLUMNS` of the unknown nodes, (S, nodes, …), from shards of the nodes `run`."""
+    """The fields `COLUMNS` of the unknown nodes, (S, nodes, …), from shards of the nodes `run`."""
     wanted = np.flatnonzero(known[run] < 0)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
     for data in shards:
-        table = pq.read_table(pa.BufferReader(data), columns=list(COLUMNS))
-        for name, values in arrays_of(table, COLUMNS, len(run)).items():
-            parts[name].append(values[:, wanted])
+        values = arrays_of(pq.read_table(pa.BufferReader(data)), list(COLUMNS.values()), len(run))
+        for name, column in COLUMNS.items():
+            parts[name].append(values[column][:, wanted])
     return {name: np.concatenate(column) for name, column in parts.items()}
 
 
@@ -101,7 +100,9 @@ def joined(
     old, new = np.flatnonzero(known >= 0), np.flatnonzero(known < 0)
     found: dict[str, np.ndarray] = {}
     for name in COLUMNS:
-        before: np.ndarray = getattr(cache, name)
+        before: np.ndarray | None = getattr(cache, name)
+        if before is None:
+            continue
         whole = np.empty((len(cache), len(tree), *before.shape[2:]), before.dtype)
         whole[:, old], whole[:, new] = before[:, known[old]], own[name]
         found[name] = whole

@@ -66,7 +66,15 @@ def test_log_probabilities_along_uniform_paths_and_references(tmp_path: Path) ->
     assert np.array_equal(test.log_probs_at(path, False), values[found.split == "test"][:, path])
 
 
+def test_log_probabilities_of_all_nodes_of_some_splits(tmp_path: Path) -> None:
+    cache, values = written(tmp_path, classes=4, kept=4)
+    found = read_cache(tmp_path, splits=("test", "validation"), heads=True)
+    rows = np.isin(cache.split, ["test", "validation"])
+    assert np.array_equal(found.head_log_probs, values[rows][:, : len(cache.tree)])
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_without_all_classes_or_unasked_there_are_none(tmp_path: Path, asked: bool) -> None:
     written(tmp_path, classes=120, kept=6 if asked else 120)
-    assert read_cache(tmp_path, log_probs=asked).log_probs_at([0], False) is None
+    found = read_cache(tmp_path, log_probs=asked, heads=asked)
+    assert found.log_probs_at([0], False) is None and found.head_log_probs is None

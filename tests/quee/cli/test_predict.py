@@ -155,7 +155,7 @@ class Stopping:
 
 def on(classifier: AdaptiveClassifier, steps: float = float("inf")) -> tuple[AdaptiveClassifier, Stopping]:
     c, engine = classifier, Stopping(classifier.engine, steps)
-    return AdaptiveClassifier(c.view, c.policy, c.costs, c.points, c.classes, c.budget, c.description, engine), engine
+    return c.on(engine), engine
 
 
 def test_what_was_interrupted_goes_on_and_ends_in_the_same_bytes(classifier, folder, tmp_path, monkeypatch) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_world import small_cache
 
+from quee.cache.answers import with_ensembles
 from quee.errors import UsageError
 from quee.evaluation.ablation.fit import Outcome, Recipe, Study, evaluate, fit, input_columns, prepare, restore
 from quee.evaluation.ablation.grid import BASE, points
@@ -138,7 +139,8 @@ def test_the_base_is_the_pipeline_as_it_stands() -> None:
     prepared = prepare(work, base(), 0)
     found = evaluate(work, prepared, fit(work, prepared))
 
-    predictor, validation, test = (CACHE.of(split) for split in ("predictor", "validation", "test"))
+    cache = with_ensembles(CACHE)
+    predictor, validation, test = (cache.of(split) for split in ("predictor", "validation", "test"))
     settings = work.experiment
     clusters = ClusterTargets(5, settings.targets.shrinkage, settings.targets.per_node, settings.targets.seed)
     targets = clusters.fit(predictor)
@@ -148,8 +150,8 @@ def test_the_base_is_the_pipeline_as_it_stands() -> None:
         validation,
         settings.predictors,
     )
-    costs = Costs.of(TREE, CACHE.description, [predictors.bitflops(gate) for gate in (1, 2)])
-    setting = Setting({"validation": validation, "test": test}, Costs.of(TREE, CACHE.description), 20)
+    costs = Costs.of(TREE, cache.description, [predictors.bitflops(gate) for gate in (1, 2)])
+    setting = Setting({"validation": validation, "test": test}, Costs.of(TREE, cache.description), 20)
     sweep = routed_sweep("quee_plan", setting, Plan(TREE, costs, predictors))
     assert found.facts["auc"] == pytest.approx(area(sweep, work.grid(), Floor.of(setting)), abs=1e-6)
 
@@ -172,19 +174,24 @@ def test_a_predictor_that_sees_less_is_not_moved_by_what_it_does_not_see_and_cos
     assert (again.predict(2, x) == some.predict(2, x)).all()
 
 
-def test_deciding_once_pays_one_decision_and_no_more_heads() -> None:
-    work = study(experiment())
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_deciding_once_pays_one_decision_and_the_heads_that_the_answer_needs(ensemble: bool) -> None:
+    settings = experiment()
+    targets = settings.targets.model_copy(update={"ensemble": ensemble})
+    work = study(settings.model_copy(update={"targets": targets}))
     prepared = prepare(work, base(policy="commit"), 0)
     predictors = fit(work, prepared)
     from quee.evaluation.ablation.fit import committed_sweep
 
-    costs = Costs.of(TREE, CACHE.description, [predictors.bitflops(gate) for gate in (1, 2)])
+    costs = Costs.of(TREE, prepared.test.description, [predictors.bitflops(gate) for gate in (1, 2)])
     setting = Setting({"validation": prepared.validation, "test": prepared.test}, costs, 20)
     sweep = committed_sweep(setting, Plan(TREE, costs, predictors))
     assert sweep.nodes is not None
     for node in np.unique(sweep.nodes["test"]):
         first, deep = TREE.lineage(int(node))[0], TREE.gate[node] > 1
         paid = costs.static[node] + costs.decision[first] + deep * costs.head[first]
+        if ensemble:
+            paid = costs.of_exits(TREE).routed[node] + costs.decision[first]
         assert np.allclose(sweep.costs["test"][sweep.nodes["test"] == node], paid)
     assert (TREE.gate[sweep.nodes["test"][:, -1]] == 1).all()  # λ = 100: no sample goes on
 

@@ -67,12 +67,14 @@ def test_other_heads_leave_the_last_gate_as_it_is() -> None:
 
 def shard(nodes: list[int], rows: slice) -> bytes:
     """A worker's result for nodes of a cache."""
-    part, width = CACHE.features[rows][:, nodes], CACHE.features.shape[2]
+    assert CACHE.head_log_probs is not None
+    part, log_probs = CACHE.features[rows][:, nodes], CACHE.head_log_probs[rows][:, nodes]
     table = pa.table(
         {
             "prediction": CACHE.prediction[rows][:, nodes].ravel(),
             "p_label": CACHE.p_label[rows][:, nodes].ravel(),
-            "features": pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), width),
+            "features": pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), part.shape[2]),
+            "log_probs": pa.FixedSizeListArray.from_arrays(pa.array(log_probs.ravel()), log_probs.shape[2]),
         }
     )
     sink = pa.BufferOutputStream()

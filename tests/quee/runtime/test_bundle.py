@@ -75,7 +75,7 @@ def test_a_migrated_bundle_answers_as_one_written_today(tmp_path: Path) -> None:
         k: getattr(old.transform, k) for k in ("channels", "crop_pct", "interpolation", "mean", "size", "std")
     }
     kept = {k: v for k, v in value.items() if k not in ("files", "format")}
-    seal(copied, {**kept, "canary": False, "graphs": {}, "preprocessing": preprocessing})
+    seal(copied, {**kept, "canary": False, "ensembles": False, "graphs": {}, "preprocessing": preprocessing})
     assert read_manifest(copied).digest is not None
     images = np.random.default_rng(0).integers(256, size=(20, 8, 8), dtype=np.uint8)
     before, after = old.route(images, budget=0.3), load_bundle(copied).route(images, budget=0.3)
@@ -87,13 +87,46 @@ def test_a_migrated_bundle_answers_as_one_written_today(tmp_path: Path) -> None:
 )
 def test_other_formats_are_refused_with_what_to_do(copy: Path, number: object, hint: str) -> None:
     described(copy, format=number)
-    with pytest.raises(IntegrityError, match=f"reads 1, 2, 3, 4: .*{hint}"):
+    with pytest.raises(IntegrityError, match=f"reads 1, 2, 3, 4, 5: .*{hint}"):
         load_bundle(copy)
 
 
 def test_a_description_cannot_pass_for_one_of_the_older_format(copy: Path) -> None:
     described(copy, format=1)
     with pytest.raises(IntegrityError, match="format 1 has no"):
+        load_bundle(copy)
+
+
+def test_a_bundle_of_format_4_is_read_without_ensembles(copy: Path) -> None:
+    """A bundle of today without its ensembles differs in nothing else from one of format 4."""
+    (copy / "ensembles.safetensors").unlink()
+    value = json.loads((copy / "bundle.json").read_text())
+    kept = {k: v for k, v in value.items() if k not in ("digest", "ensembles", "canary", "files", "format")}
+    (copy / "canary.safetensors").unlink()
+    seal(copy, {**kept, "canary": False, "ensembles": False})
+    written = {k: v for k, v in json.loads((copy / "bundle.json").read_text()).items() if k != "ensembles"}
+    (copy / "bundle.json").write_bytes(
+        json_bytes({**written, "format": 4, "digest": own_digest({**written, "format": 4})})
+    )
+    found = load_bundle(copy)
+    assert found.description["format"] == FORMAT and found.executor.ensembles is None
+    assert found.predict(np.zeros((3, 8, 8), np.uint8)).shape == (3,)
+    described(copy, ensembles=False)
+    with pytest.raises(IntegrityError, match="format 4 has no ensembles"):
+        load_bundle(copy)
+
+
+def test_a_description_that_says_otherwise_of_ensembles_is_refused(copy: Path) -> None:
+    described(copy, ensembles=False)
+    with pytest.raises(IntegrityError, match=r"ensembles is False, which ensembles\.safetensors contradicts"):
+        load_bundle(copy)
+
+
+def test_ensembles_of_another_tree_are_refused(copy: Path) -> None:
+    file = copy / "ensembles.safetensors"
+    write_tensors(file, {name: array[1:] for name, array in read_tensors(file).items()})
+    resealed(copy)
+    with pytest.raises(IntegrityError, match=r"ensembles\.safetensors: weight has shape"):
         load_bundle(copy)
 
 

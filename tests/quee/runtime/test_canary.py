@@ -12,6 +12,7 @@ import torch
 from saturating import SaturatingEngine, saturated
 
 from quee.cli.main import main
+from quee.ensembles import FILE as ENSEMBLES
 from quee.errors import DisagreementError, IntegrityError
 from quee.export import canary as canary_writing
 from quee.precision import Precision
@@ -19,7 +20,6 @@ from quee.runtime import AdaptiveClassifier, load_bundle
 from quee.runtime.canary import Canary, steps_of
 from quee.runtime.engines import ENGINES, Engine, Step, TorchEngine, probe
 from quee.runtime.engines.probe import AutoEngine
-from quee.runtime.executor import Executor
 from quee.runtime.manifest import CANARY, own_digest, seal
 from quee.runtime.margin import allowed_flips, margin_of_paths
 from quee.runtime.profile import profile_path
@@ -112,7 +112,7 @@ def test_auto_takes_the_next_best_and_says_so(auto, canary: Canary, caplog) -> N
 
 def test_auto_says_once_of_an_engine_that_it_is_refused(auto, canary: Canary, classifier, caplog) -> None:
     engine = auto(canary)
-    executor = Executor(engine, classifier.policy, classifier.costs, classifier.executor.features)
+    executor = classifier.executor.on(engine)
     assert canary.check(executor, classifier.policy).differing == 0
     assert caplog.text.count("disagrees") == 1
 
@@ -153,14 +153,14 @@ FAULTS: dict[str, Callable[[int, Precision, Step], Step]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_an_engine_does_wrong_is_found(classifier: AdaptiveClassifier, canary: Canary, fault: str) -> None:
     engine = Faulty(classifier.engine, FAULTS[fault])
-    executor = Executor(engine, classifier.policy, classifier.costs, classifier.executor.features)
+    executor = classifier.executor.on(engine)
     with pytest.raises(DisagreementError, match="engine faulty 1 disagrees"):
         canary.check(executor, classifier.policy)
 
 
 def test_rounding_is_allowed(classifier: AdaptiveClassifier, canary: Canary) -> None:
     engine = Faulty(classifier.engine, scaled(1 + 1e-6))
-    executor = Executor(engine, classifier.policy, classifier.costs, classifier.executor.features)
+    executor = classifier.executor.on(engine)
     assert canary.check(executor, classifier.policy).differing <= 1
 
 
@@ -254,18 +254,20 @@ def test_a_canary_that_does_not_fit_is_refused_whatever_its_digest(bundle: Path,
 def old(bundle: Path, tmp_path: Path) -> Path:
     """The bundle in format 2."""
     copied = Path(shutil.copytree(bundle, tmp_path / "old"))
-    (copied / CANARY).unlink()
     value = json.loads((copied / "bundle.json").read_text())
-    del value["canary"], value["files"][CANARY]
+    for name, file in (("canary", CANARY), ("ensembles", ENSEMBLES)):
+        (copied / file).unlink()
+        del value[name], value["files"][file]
     value["format"] = 2
     (copied / "bundle.json").write_bytes(json_bytes({**value, "digest": own_digest(value)}))
     return copied
 
 
 def test_a_bundle_without_a_canary_is_read_and_it_is_said(old: Path, bundle: Path, images, caplog, capsys) -> None:
-    classifier = load_bundle(old)
+    classifier, today = load_bundle(old), load_bundle(bundle)
     assert classifier.canary is None and caplog.text == ""
-    assert classifier.route(images[0][:20]).path == load_bundle(bundle).route(images[0][:20]).path
+    today.executor.ensembles = None
+    assert classifier.route(images[0][:20]).path == today.route(images[0][:20]).path
     with pytest.raises(SystemExit):
         main(["verify", str(old)])
     assert "no canary in format 2" in capsys.readouterr().out

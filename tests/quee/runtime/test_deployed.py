@@ -6,7 +6,9 @@ import numpy as np
 import own_policy
 import pytest
 
+from quee.cache.answers import answered
 from quee.cache.read import FeatureCache
+from quee.ensembles import as_cached
 from quee.export.bundle import write_bundle
 from quee.policies.base import Basis, simulate_behind
 from quee.policies.files import read_policy, read_predictors
@@ -16,7 +18,7 @@ from quee.work.io import read_json
 
 
 def cache_of(classifier: AdaptiveClassifier, x: np.ndarray, label: np.ndarray, description: dict) -> FeatureCache:
-    """Results of the classifier's engine on prepared images at every node."""
+    """Answers on prepared images at every node, from the results of the classifier's engine."""
     tree, states, said, seen = classifier.tree, {-1: x}, [], []
     for node, path in enumerate(tree.paths):
         step = classifier.engine.run(len(path), path[-1], states[int(tree.parent[node])])
@@ -27,7 +29,7 @@ def cache_of(classifier: AdaptiveClassifier, x: np.ndarray, label: np.ndarray, d
     prediction, n = log_probs.argmax(axis=2).astype(np.int32), len(x)
     split = np.where(np.arange(n) % 2, "validation", "predictor").astype(object)
     none = np.zeros((n, 0))
-    return FeatureCache(
+    own = FeatureCache(
         tree,
         {**description, "reference_precisions": [], "references": []},
         np.arange(n),
@@ -40,7 +42,9 @@ def cache_of(classifier: AdaptiveClassifier, x: np.ndarray, label: np.ndarray, d
         none.astype(bool),
         np.zeros((n, 0, features.shape[2]), np.float32),
         none.astype(np.int32),
+        head_log_probs=as_cached(log_probs),
     )
+    return answered(own, classifier.executor.ensembles)
 
 
 @pytest.fixture(scope="module")

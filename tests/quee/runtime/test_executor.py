@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quee.runtime import AdaptiveClassifier, load_bundle
+from quee.runtime import load_bundle
 from quee.runtime.engines.graphs import GraphEngine
 from quee.runtime.executor import Samples, draws
 
@@ -51,7 +51,7 @@ class Counting:
 
 def test_each_segment_runs_once_per_precision_on_all_its_samples(classifier, images) -> None:
     c, engine = classifier, Counting(classifier.engine)
-    counted = AdaptiveClassifier(c.view, c.policy, c.costs, c.points, c.classes, c.budget, engine=engine)
+    counted = c.on(engine)
     found = counted.route(images[0][:200], budget=0.4)
     assert set(Counter((s, p) for s, p, _ in engine.calls).values()) == {1}
     expected = Counter()
@@ -63,7 +63,7 @@ def test_each_segment_runs_once_per_precision_on_all_its_samples(classifier, ima
 
 def test_more_samples_than_a_batch_run_in_several(classifier, images) -> None:
     c, engine = classifier, Counting(classifier.engine)
-    counted = AdaptiveClassifier(c.view, c.policy, c.costs, c.points, c.classes, c.budget, engine=engine)
+    counted = c.on(engine)
     counted.executor.batch = 32
     found = counted.route(images[0][:100], budget=0.4)
     assert max(n for _, _, n in engine.calls) <= 32

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import quee
+from quee.ensembles import as_cached
 from quee.errors import UsageError
 from quee.network.architectures import create_backbone
 
@@ -32,10 +33,15 @@ def test_executed_labels_equal_running_each_path_from_the_stem(classifier, image
     found = classifier.route_prepared(x, trade_off=0.05)
     for row, node in enumerate(found.node):
         path = classifier.tree.paths[node]
-        with torch.inference_mode():
-            state = classifier.backbone.run_path(path, torch.from_numpy(x[row : row + 1]))
-        log_probs, _ = classifier.view(len(path), path[-1], state)
-        assert log_probs.argmax() == found.label[row]
+        heads = []
+        for end in range(1, len(path) + 1):
+            with torch.inference_mode():
+                state = classifier.backbone.run_path(path[:end], torch.from_numpy(x[row : row + 1]))
+            log_probs, features = classifier.view(end, path[end - 1], state)
+            heads.append(as_cached(log_probs))
+        answer, _ = classifier.executor.ensembles(np.array([node]), np.stack(heads, axis=1), features)
+        assert answer.argmax() == found.label[row]
+        assert np.array_equal(np.exp(answer[0]), found.probabilities[row])
 
 
 def test_no_sample_costs_more_than_max_cost(classifier, images) -> None:
