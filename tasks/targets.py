@@ -40,9 +40,9 @@ def run(stage: Stage) -> None:
     for gate in range(1, tree.segments):
         (row, _), found = tree.continuations(gate), targets.predict(predictor, gate).astype(np.float32)
         for index, node in enumerate(tree.nodes_at(gate)):
-            clusters, own = targets.nodes_[int(node)], found[:, row == index]
+            clusters, below = targets.nodes_[int(node)], found[:, row == index]
             arrays |= {f"node.{node}.{name}": value for name, value in vars(clusters).items()}
-            values = pa.ListArray.from_arrays(np.arange(len(own) + 1, dtype=np.int32) * own.shape[1], own.ravel())
+            values = pa.ListArray.from_arrays(np.arange(len(below) + 1, dtype=np.int32) * below.shape[1], below.ravel())
             label = clusters.assign(predictor.features[:, node]).astype(np.int32)
             columns = {"sample_id": predictor.sample_id, "node": np.full(len(label), node, np.int32), "cluster": label}
             tables.append(pa.table({**columns, "target": values}))

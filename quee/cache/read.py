@@ -131,7 +131,7 @@ def _groups(folder: Path, samples: np.ndarray) -> np.ndarray:
     return found
 
 
-def no_references(samples: int, features: int) -> dict[str, np.ndarray]:
+def no_references(samples: int, features: int) -> dict[str, Any]:
     """Fields of the cache of a tree without references."""
     return {
         "reference_error": np.zeros((samples, 0), bool),
