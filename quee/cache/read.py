@@ -97,7 +97,7 @@ def read_cache(
     names = sorted(description["files"])
     own, more = ([folder / name for name in names if name.startswith(kind)] for kind in ("part-", "reference-"))
     classes = len(description["classes"])
-    nodes = _filled(own, len(tree), splits, (*BY_NODE, "log_probs") if heads else BY_NODE)
+    nodes: dict[str, Any] = _filled(own, len(tree), splits, (*BY_NODE, "log_probs") if heads else BY_NODE)
     head_log_probs = _whole(nodes.pop("log_probs", None), classes)
     references = no_references(len(nodes["sample_id"]), nodes["features"].shape[-1])
     if count := len(description["references"]):

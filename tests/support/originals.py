@@ -204,6 +204,8 @@ class Case:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
+HEADLESS = "Hugging Face DINOv3"
+"""The layout whose original has no head; it has a test of its own."""
 HF_VIT, HF_DINOV2, HF_BEIT = "Hugging Face ViT or DeiT", "Hugging Face DINOv2", "Hugging Face BEiT"
 ORIGINALS = {
     "ViT": Case(HF_VIT, of_transformers("ViTForImageClassification", VIT, "ViT", **SQUARE)),

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from originals import ORIGINALS
+from originals import HEADLESS, ORIGINALS
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -301,7 +301,7 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any], Callable[[State], State]]] = {
 
 @pytest.mark.parametrize("layout", [layout.name for layout in LAYOUTS if layout.convert])
 def test_every_layout_that_is_read_has_an_original_or_fits_its_backbone(layout: str) -> None:
-    if any(case.layout == layout for case in ORIGINALS.values()):
+    if layout == HEADLESS or any(case.layout == layout for case in ORIGINALS.values()):
         return  # test_originals.py
     name, kwargs, theirs = EXAMPLES[layout]
     backbone = create_backbone(name, **kwargs)

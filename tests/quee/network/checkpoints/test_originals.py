@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from originals import CLASSES, LABELS, ORIGINALS, SQUARE, VIT, of_transformers, photographs
+from originals import CLASSES, HEADLESS, LABELS, ORIGINALS, SQUARE, VIT, of_transformers, photographs
 from torch.nn import functional
 
 from quee.data.weights import import_weights, load_weights, weights_facts
@@ -43,7 +43,7 @@ def test_a_network_without_a_head_gives_its_original_features(images: list[Path]
     target = tmp_path / "mine.safetensors"
     import_weights(None, original.save(tmp_path / "folder"), target)
     facts = weights_facts(target)
-    assert facts.read_as.startswith("Hugging Face DINOv3")
+    assert facts.read_as.startswith(HEADLESS)
     built = create_backbone(facts.backbone, num_classes=CLASSES, **facts.kwargs)
     load_weights(built, target, new_head=True)
     built.head.weight.normal_(generator=torch.Generator().manual_seed(0))
