@@ -38,7 +38,8 @@ from torch.nn import functional
 from quee import create_backbone
 from quee.cost import trace_cost
 from quee.data.source import ImageSource, open_dataset
-from quee.data.weights import load_weights, weights_facts, weights_path
+from quee.data.weights import load_weights
+from quee.data.weights_facts import weights_facts, weights_path
 from quee.errors import QueeError
 from quee.evaluation.draws import Draws
 from quee.intervals import interval

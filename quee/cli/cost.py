@@ -142,7 +142,8 @@ def _named(name: str, given: dict[str, Any]) -> "tuple[SegmentedBackbone, Experi
 
     An experiment of that name comes before weights, and these before a backbone. Raises UsageError for any other name.
     """
-    from quee.data.weights import NAME, WEIGHTS, built_with, head_classes, weights_facts, weights_path
+    from quee.data.weights import built_with, head_classes
+    from quee.data.weights_facts import NAME, WEIGHTS, weights_facts, weights_path
     from quee.errors import UsageError
     from quee.network.architectures import create_backbone, is_headless, refuse_unknown
     from quee.settings.experiment import checked_experiment, experiment_names, load_experiment

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from quee.data.splits import make_splits
-from quee.data.weights import seen_samples
+from quee.data.weights_facts import seen_samples
 
 if TYPE_CHECKING:
     from quee.data.source import ImageSource

@@ -143,7 +143,8 @@ def check_classes(settings: Backbone, classes: int) -> None:
 
 def check_head(settings: Backbone, classes: int) -> None:
     """Refuse weights with a head for another number of classes if the mode keeps the head."""
-    from quee.data.weights import head_classes, weights_path
+    from quee.data.weights import head_classes
+    from quee.data.weights_facts import weights_path
 
     if settings.mode != "pretrained" or settings.weights is None:
         return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from quee.data.weights import weights_path
+from quee.data.weights_facts import weights_path
 from quee.errors import UsageError
 from quee.work.io import atomic_path, write_bytes
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import yaml
 
 from quee.data import dataset_called
-from quee.data.weights import how_to_add_weights, refuse_other_kwargs, refuse_overlap, weights_facts, weights_path
+from quee.data.weights import refuse_other_kwargs, refuse_overlap
+from quee.data.weights_facts import how_to_add_weights, weights_facts, weights_path
 from quee.errors import IntegrityError, UsageError
 from tasks.dvc.experiments import data_path
 

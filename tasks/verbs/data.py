@@ -16,7 +16,7 @@ from quee.errors import IntegrityError, QueeError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from quee.data.weights import WeightsFacts
+    from quee.data.weights_facts import WeightsFacts
     from quee.work.workers import Lanes
     from tasks.verbs.measuring import Checked
 
@@ -220,7 +220,8 @@ def add_weights(
     called.
     """
     from quee.data.walk import some
-    from quee.data.weights import NAME, PUBLISHED, import_weights, weights_facts, weights_path
+    from quee.data.weights import import_weights
+    from quee.data.weights_facts import NAME, PUBLISHED, weights_facts, weights_path
 
     if not NAME.fullmatch(name):
         raise UsageError(f"weights name {name!r}; valid: letters, digits, _ . and -")
@@ -317,7 +318,8 @@ def _refuse_other_spellings(names: tuple[str, ...]) -> None:
 
 def _add_from(experiment: str, name: str, target: Path) -> None:
     from quee.data.source import open_dataset
-    from quee.data.weights import take_weights, weights_facts
+    from quee.data.weights import take_weights
+    from quee.data.weights_facts import weights_facts
     from quee.settings.experiment import load_experiment
     from quee.work.io import read_json
 
@@ -371,7 +373,7 @@ def check_weights(
     deviation, order of channels, crop, interpolation, order of classes. What is clearly best is recorded with the weights,
     where stages read it. Exit status 2 where two values are close, or nothing is above chance; then nothing is recorded.
     """
-    from quee.data.weights import weights_path
+    from quee.data.weights_facts import weights_path
     from tasks.verbs.measuring import Request, check
 
     given, kwargs = settings_of(state or [], "--state"), settings_of(set_ or [])
@@ -394,7 +396,7 @@ def check_weights(
 
 def keep_measured(found: "Checked", write: Path | None = None) -> None:
     """Record what was measured with the weights, and track them; raises UsageError where somebody has to decide."""
-    from quee.data.weights import weights_path
+    from quee.data.weights_facts import weights_path
 
     target = weights_path(found.request.weights)
     found.refuse_open(write)
@@ -405,7 +407,7 @@ def keep_measured(found: "Checked", write: Path | None = None) -> None:
 @weights_app.command("list")
 def list_weights(json_: AsJson = False) -> None:
     """Show the weights here, with their backbones, and where to get the published ones."""
-    from quee.data.weights import PUBLISHED, WEIGHTS, how_to_add_weights, weights_facts
+    from quee.data.weights_facts import PUBLISHED, WEIGHTS, how_to_add_weights, weights_facts
     from quee.work.io import file_digest
 
     rows: list[dict[str, Any]] = []

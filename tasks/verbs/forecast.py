@@ -119,7 +119,8 @@ def _timed(experiment: "Experiment", workers: int) -> Timed:
 
 
 def _network(experiment: "Experiment") -> "SegmentedBackbone":
-    from quee.data.weights import built_with, load_weights, weights_path
+    from quee.data.weights import built_with, load_weights
+    from quee.data.weights_facts import weights_path
     from quee.network.architectures import create_backbone
 
     settings = experiment.backbone
@@ -148,7 +149,7 @@ def _seconds(network: "torch.nn.Module", batch: "torch.Tensor", workers: int) ->
 
 
 def _weights_bytes(experiment: "Experiment") -> int:
-    from quee.data.weights import weights_path
+    from quee.data.weights_facts import weights_path
 
     name = experiment.backbone.weights
     file = Path("/") if name is None else weights_path(name)

@@ -15,7 +15,8 @@ from quee.data.division import divided
 from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import in_turn
 from quee.data.walk import some
-from quee.data.weights import MEASURABLE, PUBLISHED, load_weights, record, weights_facts, weights_path
+from quee.data.weights import load_weights, record
+from quee.data.weights_facts import MEASURABLE, PUBLISHED, weights_facts, weights_path
 from quee.errors import QueeError, UsageError
 from quee.network.answers import BACKED
 from quee.network.architectures import create_backbone
@@ -28,7 +29,7 @@ from quee.settings.requirements import check_head
 from tasks.dvc.inputs import refuse_unpulled
 
 if TYPE_CHECKING:
-    from quee.data.weights import WeightsFacts
+    from quee.data.weights_facts import WeightsFacts
 
 LEAST = 50
 """Least number of images; fewer tell too little."""

@@ -188,7 +188,7 @@ def _request(
     class_order: str | None,
 ) -> Request:
     """Raises UsageError for arguments that lead nowhere, QueeError for a folder that is no data set."""
-    from quee.data.weights import weights_path
+    from quee.data.weights_facts import weights_path
     from quee.network.architectures import refuse_unknown
 
     if weights is None and backbone is None:
@@ -297,7 +297,7 @@ def _slug(name: str) -> str:
 
 def _begin(request: Request, network: Network) -> Found:
     """Add images and weights, choose, check, and write the experiment, which comes last."""
-    from quee.data.weights import weights_path
+    from quee.data.weights_facts import weights_path
     from quee.settings.experiment import parse_experiment
     from quee.work.io import write_bytes
     from tasks.dvc.experiments import put_right
@@ -342,7 +342,7 @@ def _measured(request: Request, experiment: "Experiment", splits: dict[str, int]
 
     Raises UsageError where that is open.
     """
-    from quee.data.weights import weights_path
+    from quee.data.weights_facts import weights_path
     from tasks.verbs.data import MEASURED, keep_measured, refuse_untracked, track_as
     from tasks.verbs.measuring import LEAST, check, state_order
     from tasks.verbs.measuring import Request as Measuring
@@ -385,7 +385,7 @@ def _again(request: Request) -> list[str]:
 
 def _network(request: Request) -> Network:
     """The network that is given. Raises UsageError where it is not said whether it has seen the images, and that decides."""
-    from quee.data.weights import weights_path
+    from quee.data.weights_facts import weights_path
 
     if request.weights is None:
         assert request.backbone is not None
@@ -411,7 +411,8 @@ def _weights_in(request: Request, file: Path) -> Network:
 
 def _weights(request: Request, path: Path) -> Network:
     """The network of weights in a file of quee's."""
-    from quee.data.weights import head_classes, weights_facts
+    from quee.data.weights import head_classes
+    from quee.data.weights_facts import weights_facts
 
     facts, name, dataset = weights_facts(path), str(request.weights), request.dataset
     if request.backbone not in (None, facts.backbone):
@@ -622,7 +623,8 @@ def _checked(experiment: "Experiment") -> dict[str, int]:
     """Number of samples by split; raises what stage `prepare` and a run would refuse."""
     import pyarrow.compute as pc
 
-    from quee.data.weights import refuse_other_kwargs, refuse_overlap, weights_facts, weights_path
+    from quee.data.weights import refuse_other_kwargs, refuse_overlap
+    from quee.data.weights_facts import weights_facts, weights_path
     from quee.work.io import read_table
     from tasks.prepare import run as prepare
     from tasks.stage import Stage, artifacts_of

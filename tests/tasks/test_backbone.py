@@ -13,15 +13,8 @@ import yaml
 from quee.data.identity import sample_keys
 from quee.data.importers import import_dataset
 from quee.data.source import open_dataset
-from quee.data.weights import (
-    WeightsFacts,
-    import_weights,
-    record,
-    seen_samples,
-    take_weights,
-    weights_facts,
-    weights_path,
-)
+from quee.data.weights import import_weights, record, take_weights
+from quee.data.weights_facts import WeightsFacts, seen_samples, weights_facts, weights_path
 from quee.data.writer import Sample, encode_png, write_images
 from quee.errors import UsageError
 from quee.network.architectures import create_backbone

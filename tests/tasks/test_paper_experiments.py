@@ -14,7 +14,8 @@ from public_files import cifar_members, write_imagenet, write_svhn, write_tar
 
 from quee.data.importers import import_dataset
 from quee.data.splits import split_ids
-from quee.data.weights import PUBLISHED, import_weights, weights_path
+from quee.data.weights import import_weights
+from quee.data.weights_facts import PUBLISHED, weights_path
 from quee.network.architectures import create_backbone
 from quee.runtime.bundle import load_bundle
 from quee.settings.experiment import experiment_names, load_experiment

@@ -12,20 +12,16 @@ import torch
 
 from quee.cli.keywords import settings_of
 from quee.data.weights import (
-    PUBLISHED,
-    WeightsFacts,
     built_with,
     head_classes,
-    how_to_add_weights,
     import_weights,
     load_weights,
     record,
     refuse_other_kwargs,
     refuse_overlap,
-    seen_keys,
     set_options,
-    weights_facts,
 )
+from quee.data.weights_facts import PUBLISHED, WeightsFacts, how_to_add_weights, seen_keys, weights_facts
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.network.architectures import create_backbone
 from quee.settings.backbone import Backbone

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from quee.data.source import open_dataset
-from quee.data.weights import seen_samples, weights_facts, weights_path
+from quee.data.weights_facts import seen_samples, weights_facts, weights_path
 from quee.data.writer import encode_png
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.network.architectures import create_backbone

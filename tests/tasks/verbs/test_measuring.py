@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from unstated_images import Patterns, brightness, trained
 
 from quee.data.source import open_dataset
-from quee.data.weights import import_weights, weights_facts, weights_path
+from quee.data.weights import import_weights
+from quee.data.weights_facts import weights_facts, weights_path
 from quee.data.writer import Sample, encode_png, write_images
 from quee.errors import UsageError
 from quee.network.base import SegmentedBackbone

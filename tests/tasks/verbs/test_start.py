@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from quee.cli.main import main
-from quee.data.weights import weights_facts, weights_path
+from quee.data.weights_facts import weights_facts, weights_path
 from quee.network.architectures import create_backbone
 from quee.settings.experiment import load_experiment
 

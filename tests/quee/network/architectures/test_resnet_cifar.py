@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quee.cost import trace_cost
-from quee.data.weights import import_weights, weights_facts
+from quee.data.weights import import_weights
+from quee.data.weights_facts import weights_facts
 from quee.errors import UsageError
 from quee.network.architectures import create_backbone
 from quee.network.architectures.resnet_cifar import DEPTHS, named

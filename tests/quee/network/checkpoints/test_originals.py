@@ -7,7 +7,8 @@ import torch
 from originals import CLASSES, HEADLESS, LABELS, ORIGINALS, SQUARE, VIT, of_transformers, photographs
 from torch.nn import functional
 
-from quee.data.weights import import_weights, load_weights, weights_facts
+from quee.data.weights import import_weights, load_weights
+from quee.data.weights_facts import weights_facts
 from quee.errors import QueeError
 from quee.network.architectures import create_backbone
 from quee.runtime.images import prepare
