@@ -25,8 +25,8 @@ def run(stage: Stage) -> None:
     A smoke run has at most as many clusters as samples. A network of one segment has no gate that decides and no targets.
     """
     settings = stage.experiment.targets
-    own = read_cache(stage.input("features"), splits=("predictor", "validation"), heads=settings.ensemble)
-    cache = with_ensembles(own, settings.ensemble)
+    heads = read_cache(stage.input("features"), splits=("predictor", "validation"), heads=settings.ensemble)
+    cache = with_ensembles(heads, settings.ensemble)
     if cache.ensembles is not None:
         write_tensors(stage.out / FILE, cache.ensembles.arrays())
     predictor, validation = cache.of("predictor"), cache.of("validation")

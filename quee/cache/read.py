@@ -92,7 +92,7 @@ def read_cache(
     names = sorted(description["files"])
     own, more = ([folder / name for name in names if name.startswith(kind)] for kind in ("part-", "reference-"))
     classes = len(description["classes"])
-    nodes = _filled(own, len(tree), splits, (*BY_NODE, "log_probs") if heads else BY_NODE)
+    nodes: dict[str, Any] = _filled(own, len(tree), splits, (*BY_NODE, "log_probs") if heads else BY_NODE)
     head_log_probs = _whole(nodes.pop("log_probs", None), classes)
     references = no_references(len(nodes["sample_id"]), nodes["features"].shape[-1])
     if count := len(description["references"]):
@@ -112,7 +112,7 @@ def _whole(log_probs: np.ndarray | None, classes: int) -> np.ndarray | None:
     return None if log_probs is None or log_probs.shape[2] != classes else log_probs
 
 
-def no_references(samples: int, features: int) -> dict[str, np.ndarray]:
+def no_references(samples: int, features: int) -> dict[str, Any]:
     """Fields of the cache of a tree without references."""
     return {
         "reference_error": np.zeros((samples, 0), bool),

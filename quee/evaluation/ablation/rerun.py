@@ -98,7 +98,7 @@ def joined(
     Features at the last gate are unused, so the cached ones are kept.
     """
     old, new = np.flatnonzero(known >= 0), np.flatnonzero(known < 0)
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
     for name in COLUMNS:
         before: np.ndarray | None = getattr(cache, name)
         if before is None:
