@@ -81,5 +81,5 @@ def small_cache(samples: int = 240, segments: int = 3, classes: int = 4, seed: i
         np.zeros((samples, 0, 5), np.float32),
         none.astype(np.int32),
         log_probs[:, uniform_nodes(tree)].astype(np.float16),
-        as_cached(log_probs),
+        head_log_probs=as_cached(log_probs),
     )
