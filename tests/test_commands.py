@@ -50,7 +50,7 @@ VALUES = {
 }  # fmt: skip
 """What stands for the placeholders."""
 
-NAMES = {"run": "digits", "add": "mine", "check": "vit_digits", "compare": "HEAD", "verify": "torch"}
+NAMES = {"run": "digits", "add": "mine", "check": "vit_digits", "compare": "HEAD", "cost": "digits", "verify": "torch"}
 """What NAME, or the B of a comparison, stands for, by verb."""
 
 ADVICE = re.compile(
