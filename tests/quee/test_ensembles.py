@@ -82,7 +82,7 @@ def test_without_samples_every_node_answers_with_its_own_head_bit_for_bit() -> N
 def test_few_samples_move_the_weights_little_and_many_move_them() -> None:
     start = Ensembles.fit(TREE, *(array[:0] for array in tree_of_heads(1)))
     moved = [np.abs(Ensembles.fit(TREE, *tree_of_heads(n)).weight - start.weight).max() for n in (2, 2000)]
-    assert moved[0] < 0.2 < moved[1]
+    assert 3 * moved[0] < moved[1]
 
 
 def test_the_fit_makes_other_samples_more_likely_than_their_own_heads_do() -> None:

@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 
 import quee
 from quee.cost import trace_cost
+from quee.ensembles import as_cached
 from quee.network import HEAD
 from quee.network.architectures import ARCHITECTURES, create_backbone
 from quee.network.base import SegmentedBackbone
@@ -91,10 +92,13 @@ def test_execution_equals_simulation(classifier: AdaptiveClassifier, digits, tra
     tree, view = classifier.tree, classifier.view
     features = np.empty((len(x), len(tree), len(view.names)), np.float32)
     labels = np.empty((len(x), len(tree)), np.int64)
+    heads = np.empty((len(x), len(tree), view.backbone.classes), np.float16)
     for node, state in walk_tree(view.backbone, tree, torch.from_numpy(x)):
-        path = tree.paths[node]
-        log_probs, features[:, node] = view(len(path), path[-1], state)
-        labels[:, node] = log_probs.argmax(axis=1)
+        path, lineage = tree.paths[node], tree.lineage(node)
+        log_probs, seen = view(len(path), path[-1], state)
+        heads[:, node] = as_cached(log_probs)
+        answer, features[:, node] = classifier.executor.ensembles(np.full(len(x), node), heads[:, lineage], seen)
+        labels[:, node] = answer.argmax(axis=1)
     found = classifier.route_prepared(x, trade_off=trade_off)
     first = tree.choice[tree.lineage(int(found.node[0]))[0]]
     ends = simulate(tree, classifier.policy, features, np.array([trade_off]))[first, :, 0]

@@ -12,6 +12,7 @@ from sklearn.base import is_classifier
 from sklearn.metrics import get_scorer, log_loss
 from sklearn.utils.validation import check_is_fitted
 
+from quee.ensembles import as_cached
 from quee.errors import UsageError
 from quee.runtime import Options
 from quee.runtime.explanation import Explanation
@@ -185,11 +186,14 @@ def test_an_explanation_tells_every_gate_of_the_path(classifier, images) -> None
 def test_the_predicted_error_is_what_the_predictor_says_of_leaving_there(classifier, images) -> None:
     x = images[0][:30]
     found = classifier.route(x, budget=0.4)
-    step = classifier.engine.run(1, classifier.tree.precisions[0], classifier.prepare(x))
-    prefix = np.tile(np.eye(len(classifier.tree.precisions), dtype=np.float32)[0], (30, 1))
-    own = classifier.policy.plan.predictors.predict(1, np.concatenate([step.features, prefix], axis=1))[:, 0]
-    first = np.array([path.startswith(str(classifier.tree.precisions[0])) for path in found.path])
-    assert first.any()
+    precisions = classifier.tree.precisions
+    begin = [str(precision) for precision in precisions].index(found.path[0].partition("-")[0])
+    step = classifier.engine.run(1, precisions[begin], classifier.prepare(x))
+    prefix = np.tile(np.eye(len(precisions), dtype=np.float32)[begin], (30, 1))
+    nodes, kept = np.full(30, classifier.tree.children[-1, begin]), as_cached(step.log_probs)[:, None]
+    _, features = classifier.executor.ensembles(nodes, kept, step.features)
+    own = classifier.policy.plan.predictors.predict(1, np.concatenate([features, prefix], axis=1))[:, 0]
+    first = np.array([path.startswith(str(precisions[begin])) for path in found.path])
     assert np.array_equal(found.predicted_error[first, 0], own[first])
     depth = np.array([path.count("-") + 1 for path in found.path])
     visited = np.arange(1, classifier.tree.segments) <= depth[:, None]
