@@ -1,14 +1,15 @@
 """What `quee run` ends with: the result in a sentence, where the report is, and the commands that come next."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from quee.errors import QueeError
 from quee.policies.registry import METHODS
 from quee.settings.experiment import load_experiment
-from quee.work.percentages import percent
+from quee.work.percentages import figure, percent
 from tasks.verbs.results import Results, load_results
 
 
@@ -43,6 +44,15 @@ def _sentence(root: Path, results: Results) -> str:
         return f"results are there{beside}"
     point = min(points, key=lambda point: (abs(point["budget"] - bundle.budget), point["budget"]))
     return (
-        f"{method} is right on {percent(point['test_accuracy'], 1)} of the test images at cost "
+        f"{method} is right on {percent(point['test_accuracy'], 1)}{_interval(results, point)} of the test images at cost "
         f"{point['test_cost']:.2g} (1 is the static w8a8 network){beside}"
     )
+
+
+def _interval(results: Results, point: Mapping[str, Any]) -> str:
+    """The 95 % interval of a point's accuracy and the number of seeds it is a mean of, where they are known."""
+    low, high, seeds = point.get("low"), point.get("high"), results.metrics.get("seeds", 1)
+    if low is None or high is None:
+        return ""
+    over = f", mean of {seeds} seeds" if seeds > 1 else ""
+    return f" [{figure(low, 1)}, {figure(high, 1)}{over}]"

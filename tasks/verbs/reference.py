@@ -91,6 +91,8 @@ def main() -> None:
         root = Path.cwd()
         fetch(root)
         with exclusive("reference", "reference/"):
+            if (root / POINTER).is_file() and run_dvc(root, "status", "-q", str(POINTER)).status:
+                raise UsageError(f"{FOLDER}/ is not what {POINTER} says; `dvc pull -f {POINTER}` brings it")
             target = publish(root, options.experiment)
             size = sum(file.stat().st_size for file in (root / FOLDER).rglob("*") if file.is_file())
             if size > MOST_BYTES:
