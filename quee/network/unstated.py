@@ -586,10 +586,12 @@ def _rows(answers: Answers, race: Race, start: Preprocessing, verdict: str = "")
             said = verdict or (
                 "taken" if changed else "kept" if len(race.trials) > 1 else "others make the same images"
             )
+            difference = None
         else:
-            lost = "no better" if one in race.dearer else "clearly worse"
+            difference = _difference(answers, one, race.chosen, images)
+            worse = "clearly worse" if difference[2] < 0 else "clearly worse by its loss"
+            lost = "no better" if one in race.dearer else worse
             said = lost if one not in race.alive else "close" if one in race.close else "as good"
-        difference = None if one == race.chosen else _difference(answers, one, race.chosen, images)
         yield Row(race.unknown.name, words, images, answers.accuracy(one, images), difference, said)
 
 
