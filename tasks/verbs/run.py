@@ -1,6 +1,7 @@
 """Verbs of `quee` that run and explain the pipeline: `run`, `plan`, `experiments`, `doctor`."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,13 +38,18 @@ def run(
             if outcome.stage == "report":
                 typer.echo(f"report: {artifacts_of(outcome.experiment, limit) / 'report' / 'report.html'}")
         return
-    with dvc.session(root, names, force=force, wait=not no_wait) as session:
-        done = []
-        for step in session.steps:
-            if step.action != "unchanged":
-                typer.echo(f"{step.name}: {_what(step)}")
-            done.append(session.execute(step))
-            typer.echo(_outcome(done[-1]))
+    done: list[Any] = []
+    try:
+        with dvc.session(root, names, force=force, wait=not no_wait) as session:
+            for step in session.steps:
+                if step.action != "unchanged":
+                    typer.echo(f"{step.name}: {_what(step)}")
+                done.append(session.execute(step))
+                typer.echo(_outcome(done[-1]))
+    except KeyboardInterrupt:
+        again = shlex.join(["quee", "run", *(names or [])])
+        print(f"interrupted: finished stages and parts of the last one stay; `{again}` goes on", file=sys.stderr)
+        raise
     counts = {did: sum(outcome.did == did for outcome in done) for did in ("ran", "restored", "unchanged")}
     typer.echo(", ".join(f"{count} {did}" for did, count in counts.items() if count))
     for line in closing_lines(root, list(dict.fromkeys(outcome.experiment for outcome in done))):

@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 
+import pytest
 from toy_project import Project
 
 from quee.cli.main import resolve, verbs
+from tasks.verbs.run import run
 
 
 def test_help_lists_every_verb_and_imports_none(project: Project) -> None:
@@ -70,3 +72,15 @@ def test_doctor_finds_damage(project: Project) -> None:
     assert all(check["ok"] for check in checks), checks
     project.write("data/digits/train-0.parquet", "other")
     assert "PROBLEM data: data/digits/train-0.parquet differs" in project.quee("doctor", status=4)
+
+
+def test_an_interruption_says_what_stays_and_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tasks.dvc.session.session", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(["my photos"])
+    assert "`quee run 'my photos'` goes on" in capsys.readouterr().err
