@@ -95,7 +95,6 @@ def fit(
             check_pixels(*given.extremes())
             if original is not None:
                 refuse_other_answers(own, original, given.batch(np.arange(min(COMPARED, len(given)))))
-            if original is not None:
                 check_size(own, given, indices)
             check_order(own, given, indices, names, guessed=given.labels.named and classes is None)
             _fit(own, given, indices, names, parts, tree, settings, aside)

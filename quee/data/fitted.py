@@ -34,14 +34,6 @@ class Fitted:
         found = json.loads(text)
         return cls(found["dataset"], found["files"], from_runs(found["ids"]))
 
-    def refuse_seen(self, name: str, files: Mapping[str, str], held_out: Mapping[str, np.ndarray]) -> None:
-        """Raises UsageError where weights `name` have seen samples of a held-out split, ids (n,), or refer to other files.
-
-        `files` are the digests of the files that the splits' ids refer to.
-        """
-        self.refuse_other_files(name, files)
-        refuse_held_out(name, self.ids, held_out)
-
     def refuse_other_files(self, name: str, files: Mapping[str, str]) -> None:
         """Raises UsageError where the ids are those of other files than `files`, given with their digests."""
         if dict(files) != dict(self.files):

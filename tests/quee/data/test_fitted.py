@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quee.data.fitted import Fitted, as_runs, from_runs
+from quee.data.fitted import Fitted, as_runs, from_runs, refuse_held_out
 from quee.errors import UsageError
 
 FILES = {"train-00000-of-00001.parquet": "d1"}
@@ -31,11 +31,12 @@ def test_what_was_fitted_on_survives_storage() -> None:
 
 
 def test_held_out_samples_that_weights_have_seen_are_refused_by_number_and_split() -> None:
-    SEEN.refuse_seen("mine", FILES, {"test": np.array([3, 4]), "validation": np.array([5])})
+    SEEN.refuse_other_files("mine", FILES)
+    refuse_held_out("mine", SEEN.ids, {"test": np.array([3, 4]), "validation": np.array([5])})
     with pytest.raises(UsageError, match=r"'mine' was fitted on samples that are held out here \(2 of 3 in test\)"):
-        SEEN.refuse_seen("mine", FILES, {"test": np.array([1, 2, 3]), "validation": np.array([5])})
+        refuse_held_out("mine", SEEN.ids, {"test": np.array([1, 2, 3]), "validation": np.array([5])})
 
 
 def test_ids_of_other_files_tell_nothing() -> None:
     with pytest.raises(UsageError, match="samples of other files of digits"):
-        SEEN.refuse_seen("mine", {"train-00000-of-00001.parquet": "other"}, {"test": np.array([3])})
+        SEEN.refuse_other_files("mine", {"train-00000-of-00001.parquet": "other"})
