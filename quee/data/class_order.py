@@ -170,9 +170,8 @@ def _published(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """The published lists of registered data sets that have these classes, under the spelling of `names`."""
     found = {}
     for dataset in DATASETS.entries():
-        place = {same_name(name): name for name in names}
-        if len(dataset.classes) == len(names) and {*map(same_name, dataset.classes)} == set(place):
-            found[f"the list of {dataset.title}"] = tuple(place[same_name(name)] for name in dataset.classes)
+        if (place := _positions(dataset.classes, names)) is not None:
+            found[f"the list of {dataset.title}"] = tuple(names[index] for index in np.argsort(place).tolist())
     return found
 
 

@@ -110,7 +110,7 @@ class DatasetFiles:
         found = [class_names(path, label) for path, (_, label) in zip(self.files, self._columns, strict=True)]
         expected, known = self.dataset.classes or found[0], bool(self.dataset.classes)
         for path, names in zip(self.files, found, strict=True):
-            same = [*map(same_name, names)] == [*map(same_name, expected)] if known and names else names == expected
+            same = names == expected or (known and _spelled_otherwise(names, expected))
             if not same and not (known and not names):
                 other = f"{self.files[0].name}'s" if not known else "the dataset's"
                 how = f"`quee data add {self.folder.name} SOURCE --replace` translates them by name"
@@ -122,6 +122,12 @@ class DatasetFiles:
         if len(bad):
             found = f"label {self.labels[bad[0]]} of sample {bad[0]}"
             raise QueeError(f"{self.folder}: {found} is out of range; valid: 0 to {len(self.classes) - 1}")
+
+
+def _spelled_otherwise(names: Sequence[str], expected: Sequence[str]) -> bool:
+    """Whether the names mean the same classes in the same order; `a` and `A` are two classes where both are expected."""
+    keys = [*map(same_name, expected)]
+    return len(set(keys)) == len(keys) and [*map(same_name, names)] == keys
 
 
 def checked_dataset(folder: Path, name: str, digests: Mapping[str, str] | None) -> Dataset:

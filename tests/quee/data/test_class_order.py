@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from timm.data import ImageNetInfo
 
-from quee.data import DATASETS
+from quee.data import DATASETS, Dataset
 from quee.data.class_order import ORDERS, known_orders, note_on, order_given, ordered, positions, read_classes
 from quee.errors import UsageError
 
@@ -80,6 +80,15 @@ def test_known_orders_leave_out_the_present_one_and_are_orders_of_the_same_names
     }
     clothes = tuple(sorted(DATASETS["fashion_mnist"].classes))
     assert known_orders(clothes)["the list of Fashion-MNIST"] == DATASETS["fashion_mnist"].classes
+
+
+@pytest.mark.parametrize(
+    "dataset", [entry for entry in DATASETS.entries() if entry.classes], ids=lambda entry: entry.name
+)
+def test_every_known_order_of_a_registered_data_set_is_an_order_of_its_names(dataset: Dataset) -> None:
+    for names in (dataset.classes, tuple(reversed(dataset.classes)), tuple(sorted(dataset.classes))):
+        for order in known_orders(names).values():
+            assert sorted(order) == sorted(names)  # A and a are two classes of Street Characters
 
 
 def test_imagenets_orders_are_known_for_ids_and_for_words() -> None:
