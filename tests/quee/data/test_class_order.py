@@ -83,7 +83,7 @@ def test_known_orders_leave_out_the_present_one_and_are_orders_of_the_same_names
 
 
 @pytest.mark.parametrize(
-    "dataset", [entry for entry in DATASETS.entries() if entry.classes], ids=lambda entry: entry.name
+    "dataset", [entry for entry in DATASETS.entries() if entry.classes], ids=lambda entry: entry.title
 )
 def test_every_known_order_of_a_registered_data_set_is_an_order_of_its_names(dataset: Dataset) -> None:
     for names in (dataset.classes, tuple(reversed(dataset.classes)), tuple(sorted(dataset.classes))):
