@@ -33,15 +33,15 @@ class Kind:
     unlogged: tuple[str, ...] = ()
     """Suffixes of files that are not copied to the tracking server."""
     unpublished: tuple[str, ...] = ()
-    """Patterns of files that `reference/` leaves out: caches, files that the stage makes from the weights in seconds, and
-    copies of other files (the report contains all figures; README shows `curves.svg`)."""
+    """Patterns of files that `reference/` leaves out beside weights: caches, what follows from the seed, and copies of other
+    files (the report contains all figures; README shows `curves.svg`)."""
 
 
 STAGES: dict[str, Kind] = {
     "settings": Kind(),
-    "prepare": Kind(dataset=True),
+    "prepare": Kind(dataset=True, unpublished=("splits.parquet",)),
     "backbone": Kind(builds_network=True),
-    "quantize": Kind(builds_network=True, unpublished=("*.safetensors",)),
+    "quantize": Kind(builds_network=True),
     "exits": Kind(builds_network=True),
     "features": Kind(dataset=True, unlogged=(".parquet",), unpublished=("part-*.parquet", "reference-*.parquet")),
     "targets": Kind(dataset=True, reads_cache=True, unpublished=("targets.parquet",)),

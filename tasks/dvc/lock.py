@@ -19,6 +19,7 @@ from quee.work.registry import unknown
 from tasks.dvc.dependencies import code_file
 from tasks.resolved import settings_file
 from tasks.stages import SETTINGS
+from tasks.work.published import FOLDER
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -267,8 +268,8 @@ def read_out(root: Path, result: StageResult, name: str, here: bool) -> bytes | 
 
 
 def _published(root: Path, result: StageResult) -> Path | None:
-    """The stage's folder in `reference/`, if this result is the published one."""
-    folder = root / "reference" / result.experiment
+    """The stage's folder among the published results, if this result is the published one."""
+    folder = root / FOLDER / result.experiment
     try:
         content = yaml.load((folder / "dvc.lock").read_text(encoding="utf-8"), Loader=LOADER)
         entry = content["stages"][f"{result.stage}@{result.experiment}"]

@@ -15,10 +15,11 @@ from quee.report.sections import resampled
 from quee.work.io import read_json, write_bytes
 from quee.work.percentages import DASH, DIFFERENCE, figure, percent
 from tasks.dvc.lock import default_experiments
-from tasks.verbs.reference import FOLDER, fetch, published
+from tasks.verbs.reference import fetch
 from tasks.verbs.results import Results, folds_note, level_mark, level_note, load_results
 from tasks.work import journal
 from tasks.work.place import ending
+from tasks.work.published import FOLDER, published
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 METHODS = (DEPLOYED, *MAIN)

@@ -15,6 +15,7 @@ from quee.work.percentages import DASH, GAP, figure, percent
 from quee.work.registry import unknown
 from tasks.dvc.lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
 from tasks.mlflow.values import numbers, of_first_seed
+from tasks.work.published import ARCHIVES, FOLDER
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def load_results(root: Path, experiment: str, reference: bool = False) -> Result
     """Results in artifacts/, or the published ones in reference/; raises UsageError where there are none."""
     from quee.work.io import read_json
 
-    base = root / ("reference" if reference else "artifacts")
+    base = root / (FOLDER if reference else "artifacts")
     folder = base / experiment / "evaluate"
     if not (folder / "metrics.json").is_file():
         known = (
@@ -74,8 +75,9 @@ def load_results(root: Path, experiment: str, reference: bool = False) -> Result
             if base.is_dir()
             else []
         )
+        where = ARCHIVES if reference else base.name
         hint = "omit the name to see all" if reference else f"run `quee run {experiment}`"
-        raise UsageError(f"{unknown(f'experiment with results in {base.name}/', experiment, known)}; {hint}")
+        raise UsageError(f"{unknown(f'experiment with results in {where}/', experiment, known)}; {hint}")
     metrics = read_json(folder / "metrics.json")
     points = _points(folder)
     report = base / experiment / "report" / "report.html"

@@ -78,7 +78,8 @@ def results(
     root = Path.cwd()
     names = experiments or default_experiments(root)
     if reference:
-        from tasks.verbs.reference import fetch, published
+        from tasks.verbs.reference import fetch
+        from tasks.work.published import published
 
         fetch(root)
         names = experiments or published(root)

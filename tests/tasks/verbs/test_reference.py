@@ -4,14 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 from evaluated_project import call, evaluated_project, repro, run
 
 from quee.errors import IntegrityError, UsageError
-from tasks.verbs.reference import fetch, publish, published
+from tasks.verbs.reference import fetch, publish
 from tasks.verbs.results import against
+from tasks.work.published import ARCHIVES, FOLDER, archive_of, pack, published, unpack
 
 
 @pytest.fixture
@@ -23,12 +25,14 @@ def dvc(*arguments: str) -> None:
     run(sys.executable, "-m", "dvc", *arguments, "-q")
 
 
-def test_a_result_is_published_with_what_made_it_and_a_fresh_clone_shows_it(project: Path, tmp_path_factory) -> None:
+def test_a_result_is_published_with_what_made_it_and_a_fresh_clone_shows_it(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     remote = tmp_path_factory.mktemp("remote")
     dvc("remote", "add", "-d", "kept", str(remote))
     subprocess.run([sys.executable, "-m", "tasks.verbs.reference", "digits"], check=True, cwd=project)
     assert published(project) == ["digits"]
-    folder = project / "reference" / "digits"
+    folder = project / FOLDER / "digits"
     assert (folder / "experiment.yaml").read_text() == (project / "experiments" / "digits.yaml").read_text()
     assert "evaluate@digits" in (folder / "dvc.lock").read_text()
     run("git", "add", "-A")
@@ -39,7 +43,7 @@ def test_a_result_is_published_with_what_made_it_and_a_fresh_clone_shows_it(proj
     assert published(clone) == []
     fetch(clone)
     assert published(clone) == ["digits"]
-    assert json.loads((clone / "reference/digits/evaluate/metrics.json").read_text())["fp32_accuracy"] == 0.975
+    assert json.loads((clone / FOLDER / "digits/evaluate/metrics.json").read_text())["fp32_accuracy"] == 0.975
 
 
 def test_reference_results_are_shown_without_a_name(project: Path) -> None:
@@ -50,11 +54,11 @@ def test_reference_results_are_shown_without_a_name(project: Path) -> None:
 
 def test_a_result_that_is_not_the_recorded_one_is_not_published(project: Path) -> None:
     publish(project, "digits")
-    before = (project / "reference/digits/evaluate/metrics.json").read_bytes()
+    before = archive_of(project, "digits").read_bytes()
     (project / "artifacts/digits/evaluate/metrics.json").write_text("{}")
     with pytest.raises(IntegrityError, match="evaluate"):
         publish(project, "digits")
-    assert (project / "reference/digits/evaluate/metrics.json").read_bytes() == before
+    assert archive_of(project, "digits").read_bytes() == before
 
 
 def test_a_clone_compares_with_results_that_were_made_elsewhere(project: Path) -> None:
@@ -74,3 +78,53 @@ def test_nothing_here_is_not_taken_for_agreement(project: Path) -> None:
     shutil.rmtree(project / "artifacts")
     with pytest.raises(UsageError, match="digits has no results here to compare"):
         against(project, "HEAD", None)
+
+
+def test_an_archive_has_the_same_bytes_for_the_same_files_and_gives_them_back(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    (folder / "evaluate").mkdir(parents=True)
+    (folder / "evaluate" / "metrics.json").write_text("{}")
+    (folder / "dvc.lock").write_text("schema")
+    pack(folder, archive_of(tmp_path, "digits"))
+    before = archive_of(tmp_path, "digits").read_bytes()
+    (folder / "dvc.lock").touch()
+    pack(folder, archive_of(tmp_path, "digits"))
+    assert archive_of(tmp_path, "digits").read_bytes() == before
+    unpack(tmp_path)
+    found = tmp_path / FOLDER / "digits"
+    assert (found / "evaluate" / "metrics.json").read_text() == "{}"
+    (found / "dvc.lock").write_text("kept while the archive is the same")
+    unpack(tmp_path)
+    assert (found / "dvc.lock").read_text().startswith("kept")
+    (folder / "dvc.lock").write_text("another")
+    pack(folder, archive_of(tmp_path, "digits"))
+    unpack(tmp_path)
+    assert (found / "dvc.lock").read_text() == "another"
+    archive_of(tmp_path, "digits").unlink()
+    unpack(tmp_path)
+    assert not found.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "link", "outside", "large"])
+def test_an_archive_that_is_not_whole_plain_files_is_refused(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "dvc.lock").write_text("schema")
+    archive = archive_of(tmp_path, "digits")
+    pack(tmp_path / "made", archive)
+    if damage == "cut":
+        archive.write_bytes(archive.read_bytes()[:-20])
+    elif damage == "large":
+        monkeypatch.setattr("tasks.work.published.MOST_UNPACKED", 100)
+    else:
+        with tarfile.open(archive, "w:xz") as tar:
+            member = tarfile.TarInfo("../out" if damage == "outside" else "link")
+            if damage == "link":
+                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(member)
+    with pytest.raises(IntegrityError, match="digits.tar.xz"):
+        unpack(tmp_path)
+    assert not (tmp_path / FOLDER / "digits").exists()
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / ARCHIVES).glob("*")) == [archive]

@@ -14,6 +14,7 @@ from rich.console import Console
 from quee.errors import UsageError
 from quee.work.io import write_table
 from tasks.verbs.results import against, changes_between, load_results, results_table
+from tasks.work.published import FOLDER
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_no_results_are_an_error_that_says_how_to_get_them(tmp_path: Path) -> No
 
 
 def test_published_results_are_shown_on_request(tmp_path: Path) -> None:
-    write_evaluation(tmp_path / "reference/digits/evaluate", accuracy=0.7)
+    write_evaluation(tmp_path / FOLDER / "digits/evaluate", accuracy=0.7)
     assert load_results(tmp_path, "digits", reference=True).points[0]["test_accuracy"] == 0.7
 
 
