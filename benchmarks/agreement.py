@@ -1,7 +1,7 @@
 """Simulated = executed: the same path and label for every test image from the cache, the executor and the loaded bundle.
 
     python benchmarks/agreement.py [EXPERIMENT] [--artifacts artifacts] [--data data] [--budgets 0.05 0.1 0.2 0.4]
-                                   [--engines openvino onnxruntime]
+                                   [--engines openvino onnxruntime] [--limit N] [--json FILE]
 
 The simulation reads the feature cache and runs no network. The executor runs the stages' networks, the bundle its own
 files. For batch invariance the same images run in another order, in batches of random sizes, and through the scheduler
@@ -14,12 +14,14 @@ Exit status 1 when results that must be equal differ, or an engine exceeds the m
 """
 
 import argparse
+import json
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,6 +113,7 @@ def main() -> int:
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.4])
     parser.add_argument("--engines", nargs="*", default=["openvino", "onnxruntime"])
     parser.add_argument("--limit", type=int, help="only so many images")
+    parser.add_argument("--json", type=Path, help="write what is printed to this file too")
     options = parser.parse_args()
     artifacts = options.artifacts / options.experiment
     if not (artifacts / "bundle").is_dir():
@@ -133,7 +136,7 @@ def main() -> int:
     executor = AdaptiveClassifier(view, policy, b.costs, b.points, b.classes, b.budget, ensembles=cache.ensembles)
     print(f"{options.experiment}: {len(x)} test images, policy {b.description['policy']}, {len(cache.tree)} nodes")
 
-    faults = 0
+    faults, rows = 0, list[dict[str, Any]]()
     truth: dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     for budget in options.budgets:
         truth[budget] = node, label, _ = simulated(cache, policy, bundle, x, budget)
@@ -153,6 +156,7 @@ def main() -> int:
             paths, labels = int((found.node != node).sum()), int((found.label != label).sum())
             bits = int((found.probabilities != whole.probabilities).any(axis=1).sum())
             faults += paths + labels + bits
+            rows.append({"way": name, "budget": budget, "paths": paths, "labels": labels, "probabilities": bits})
             print(
                 f"  {name:40} other paths {paths}, labels {labels}, probabilities {bits} ({EXACT}); "
                 f"{len(x) / seconds:.0f} images/s",
@@ -174,8 +178,19 @@ def main() -> int:
                 tie = widest(cache, policy, node, found.node, at)
                 same += int((found.node == node).sum())
                 faults += int(tie > allowed.tie)
+                labels = (found.label == label).mean()
+                rows.append(
+                    {
+                        "way": name,
+                        "budget": budget,
+                        "equal_paths": equal,
+                        "equal_labels": labels,
+                        "change": change,
+                        "tie": tie,
+                    }
+                )
                 print(
-                    f"{name}, budget {budget:g}: equal paths {equal:.4%}, labels {(found.label == label).mean():.4%}, "
+                    f"{name}, budget {budget:g}: equal paths {equal:.4%}, labels {labels:.4%}, "
                     f"accuracy {100 * change:+.3f} points, largest margin of a flip {tie:.4f}",
                     flush=True,
                 )
@@ -186,6 +201,8 @@ def main() -> int:
                 f"{allowed.tie:g})",
                 flush=True,
             )
+    if options.json is not None:
+        options.json.write_text(json.dumps({"faults": faults, "images": len(x), "rows": rows}, indent=1) + "\n")
     print("equal" if not faults else f"{faults} DIFFERENCES")
     return int(faults > 0)
 

@@ -4,21 +4,18 @@
 
 Networks do not run: the cache has the shapes of `--samples` held-out samples at every node of a sampled tree of three
 precisions, and logits drawn so that errors fall with depth and bits. Each stage runs in a process of its own, as DVC
-starts it; its seconds, its largest resident memory and the digests of its files are printed. Without `--keep FOLDER` the
+starts it; its seconds, CPU seconds, largest resident memory and the digests of its files are printed. Without `--keep FOLDER` the
 project is removed at the end; a kept one is used again.
 """
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+import projects
 import pyarrow as pa
-import yaml
 
 from quee.cache.build import _columns, _lists, _Parts, write_description
 from quee.features import feature_names, state_features
@@ -26,9 +23,7 @@ from quee.paths import PathTree
 from quee.precision import Precision
 from quee.settings.experiment import BLOCKS
 from quee.settings.paths import Considered
-from quee.work.io import FORMAT, file_digest, write_table
-
-ROOT = Path(__file__).resolve().parent.parent
+from quee.work.io import FORMAT, write_table
 
 NAME = "large"
 PRECISIONS = ("w3a3", "w4a4", "w8a8")
@@ -53,11 +48,6 @@ def largest_sample(gates: int, nodes: int) -> PathTree:
 def write_project(folder: Path, samples: int, gates: int, nodes: int, epochs: int) -> PathTree:
     """A project with the results of stages `prepare` and `features`, and an experiment that reads them."""
     tree = largest_sample(gates, nodes)
-    for name in ("dvc.yaml", "quee", "tasks"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / "data" / "digits").mkdir(parents=True)
-    for file in (ROOT / "data" / "digits").iterdir():
-        (folder / "data" / "digits" / file.name).symlink_to(file)
     content: dict[str, dict[str, object]] = {block: {} for block in BLOCKS}
     content["prepare"] = {"dataset": "digits"}
     content["backbone"] = {"name": "vit_digits", "gates": list(range(1, gates + 1))}
@@ -67,10 +57,7 @@ def write_project(folder: Path, samples: int, gates: int, nodes: int, epochs: in
     content["predictors"] = {"epochs": epochs}
     empty: dict[str, list[float]] = {"widths": [], "samples": [], "noise": [], "clusters": []}
     content["evaluate"] = {"seeds": 1, "bootstrap": 100, "quality": empty}
-    entry = {"data": "data/digits", "weights": "data/weights/none"}
-    (folder / "params.yaml").write_text(yaml.safe_dump({"experiments": {NAME: entry}}))
-    (folder / "experiments").mkdir()
-    (folder / "experiments" / f"{NAME}.yaml").write_text(yaml.safe_dump(content))
+    projects.write_project(folder, NAME, content)
     write_cache(folder / "artifacts" / NAME, tree, samples)
     return tree
 
@@ -147,34 +134,6 @@ def description(tree: PathTree) -> dict[str, object]:
     }
 
 
-def run_stage(stage: str, folder: Path) -> dict[str, object]:
-    """Seconds, largest resident memory in bytes, and digests of the files of a stage run in a process of its own."""
-    began, largest = time.perf_counter(), 0
-    process = subprocess.Popen([sys.executable, "-m", f"tasks.{stage}", NAME, "--debug"], cwd=folder)
-    while process.poll() is None:
-        largest = max(largest, resident(process.pid))
-        time.sleep(0.1)
-    seconds = time.perf_counter() - began
-    out = folder / "artifacts" / NAME / stage
-    files = {file.name: file_digest(file)[:16] for file in sorted(out.iterdir())} if out.is_dir() else {}
-    return {
-        "stage": stage,
-        "status": process.returncode,
-        "seconds": round(seconds, 1),
-        "peak_gb": round(largest / 1e9, 2),
-        "files": files,
-    }
-
-
-def resident(process: int) -> int:
-    """Most bytes that a process has had resident so far; 0 once it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=20_000)
@@ -197,7 +156,7 @@ def main() -> None:
                 flush=True,
             )
         for stage in options.stages.split(","):
-            print(json.dumps(run_stage(stage, folder)), flush=True)
+            print(json.dumps(projects.run_stage(stage, folder, NAME)), flush=True)
 
 
 if __name__ == "__main__":

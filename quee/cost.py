@@ -103,11 +103,15 @@ class BitFlops:
         return max(p.segment for p in self.products)
 
     @property
+    def plain(self) -> "BitFlops":
+        """The model of a network that has every product of w8a8 at w8a8, whatever the settings."""
+        products = {product.name: "w8a8" for product in self.products}
+        return replace(self, stem="", head="", layers={"w8a8": products})
+
+    @property
     def unit(self) -> float:
         """BitFLOPs of the static w8a8 backbone, every product at w8a8: cost 1."""
-        products = {product.name: "w8a8" for product in self.products}
-        whole = replace(self, stem="", head="", layers={"w8a8": products})
-        return whole.static((Precision("w8a8"),) * self.segments)
+        return self.plain.static((Precision("w8a8"),) * self.segments)
 
     def static(self, path: Sequence[Precision]) -> float:
         """BitFLOPs of a full-length path with the backbone's own head."""

@@ -118,6 +118,24 @@ def _measured_gates(experiment: str, backbone: "SegmentedBackbone", gates: int) 
     return found
 
 
+def _classes(experiment: str, dataset: str) -> dict[str, int]:
+    """Keyword for the number of classes: what stage `backbone` used, or the data set's; empty, with a note, for neither."""
+    from quee.data import dataset_called
+    from quee.work.io import read_json
+
+    file = Path("artifacts") / experiment / "backbone" / "backbone.json"
+    if file.is_file():
+        used = read_json(file)["kwargs"].get("num_classes")
+        return {} if used is None else {"num_classes": used}
+    if count := len(dataset_called(dataset).classes):
+        return {"num_classes": count}
+    print(
+        f"counted with the backbone's own number of classes; {dataset}'s is known once stage backbone has run",
+        file=sys.stderr,
+    )
+    return {}
+
+
 ASSUMED = "bf16"
 """Number format of products that calibration does not quantize, until it is chosen."""
 
@@ -156,7 +174,8 @@ def _named(name: str, given: dict[str, Any]) -> "tuple[SegmentedBackbone, Experi
             )
         settings = load_experiment(name, Path("experiments"))
         own = settings.backbone
-        made = create_backbone(own.name, own.fixed_gates, **built_with(own))
+        kwargs = {**_classes(name, settings.prepare.dataset), **built_with(own)}
+        made = create_backbone(own.name, own.fixed_gates, **kwargs)
         if own.fixed_gates is None:
             made.set_gates(_measured_gates(name, made, own.segments))
         return made, settings, True

@@ -136,11 +136,11 @@ class Curves:
 def block_costs(backbone: SegmentedBackbone) -> tuple[np.ndarray, np.ndarray]:
     """(B,) cost of the blocks up to each, with the stem, and (B,) cost of a head behind it, the whole network being 1.
 
-    A head is one linear layer on the pooled state; at the last block it is the network's own. The backbone's gates become
-    all its blocks.
+    A head is one linear layer on the pooled state; at the last block it is the network's own. Every product counts at 8 × 8,
+    as in the unit, because number formats are chosen later. The backbone's gates become all its blocks.
     """
     backbone.set_gates(tuple(range(1, len(backbone.block_names) + 1)))
-    cost, gates = trace_cost(backbone), range(1, backbone.segments + 1)
+    cost, gates = trace_cost(backbone).plain, range(1, backbone.segments + 1)
     blocks = np.cumsum([cost.bitflops(gate, PRECISION) for gate in gates])
     widths = [backbone.pooled_width(gate, backbone.global_pooling) for gate in gates]
     heads = np.array(

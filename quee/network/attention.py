@@ -10,12 +10,13 @@ as_it_is = torch._C.DisableTorchFunction
 class MatMul(nn.Module):
     """a @ b of two activations.
 
-    `kind` is `attention` where quantization may replace it, `float` where the product stays in floating point.
+    `kind` is `attention` where quantization may replace it, `float` where the product stays in floating point. `balanced`
+    says that row k of b can be so large or small that it decides what column k of a counts for in a row of a.
     """
 
-    def __init__(self, kind: str = "attention") -> None:
+    def __init__(self, kind: str = "attention", balanced: bool = False) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.balanced = kind, balanced
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b

@@ -19,6 +19,8 @@ M = TypeVar("M", bound=nn.Module)
 CUT = 2.0**16
 """With s = x · CUT + x, s − (s − x) keeps the leading 24 − 16 bits of a float32 (Dekker 1971): bf16's."""
 LEVELS = 255
+LEAST = 1e-30
+"""Least step of levels and least size of a row; what is smaller counts as 0, whether an engine keeps such numbers or not."""
 PART = 2**24 // LEVELS**2
 """Terms of a sum of 8-bit products that is exact in float32."""
 
@@ -30,8 +32,13 @@ class RoundedMatMul(MatMul):
     precision: Precision
     """Bits at which the product is counted."""
 
-    def __init__(self) -> None:
-        super().__init__("float")
+    def __init__(self, balanced: bool = False) -> None:
+        super().__init__("float", balanced)
+
+    @classmethod
+    def of(cls, product: MatMul) -> "RoundedMatMul":
+        """The format of a product of the float network."""
+        return cls()
 
 
 class Bf16MatMul(RoundedMatMul):
@@ -65,6 +72,10 @@ class Int8MatMul(RoundedMatMul):
     format = "int8"
     precision = Precision("w8a8")
 
+    @classmethod
+    def of(cls, product: MatMul) -> RoundedMatMul:
+        return BalancedInt8MatMul() if product.balanced else cls()
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         with as_it_is():
             rows, row_steps = _integers(a, -1)  # (…, m, k), (…, m, 1)
@@ -79,15 +90,35 @@ class Int8MatMul(RoundedMatMul):
 def _integers(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Integers as float32 of x's shape, and the steps by which they are multiplied, of length 1 along `axis`."""
     low, high = x.amin(dim=axis, keepdim=True).clamp(max=0.0), x.amax(dim=axis, keepdim=True).clamp(min=0.0)
-    step = ((high - low) * (1 / LEVELS)).clamp(min=1e-30)  # engines divide by constants in this way
+    step = ((high - low) * (1 / LEVELS)).clamp(min=LEAST)  # engines divide by constants in this way
     inverse = 1.0 / step
     lowest = torch.round(low * inverse)
     return torch.minimum(torch.maximum(torch.round(x * inverse), lowest), lowest + float(LEVELS)), step
 
 
+class BalancedInt8MatMul(Int8MatMul):
+    """int8 after the size of each row of b, its largest magnitude, has moved to the column of a that it meets.
+
+    The sum is the same; the levels of a row of a are then spread over what its values contribute. Without this a value of a
+    that meets a large row of b may be rounded away beside larger ones that meet nothing.
+    """
+
+    format = "int8_balanced"
+
+    def __init__(self) -> None:
+        super().__init__(balanced=True)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        with as_it_is():
+            size = b.abs().amax(dim=-1, keepdim=True).clamp(min=LEAST)  # (…, k, 1)
+            return super().forward(a * size.transpose(-2, -1), b * (1.0 / size))
+
+
 FORMATS: dict[str, type[RoundedMatMul]] = {kind.format: kind for kind in (Int8MatMul, Bf16MatMul)}
 """By name, the cheapest first; products in `fp32` stay as they are."""
 FLOAT = "fp32"
+KINDS = {kind.format: kind for kind in (*FORMATS.values(), BalancedInt8MatMul)}
+"""Products by the name that they have in files."""
 
 
 def float_products(model: nn.Module) -> list[str]:
@@ -99,7 +130,7 @@ def round_products(model: M, name: str) -> M:
     """Give the products of a model a number format, in place: one of FORMATS, or `fp32`, which leaves them as they are."""
     if name != FLOAT:
         for product in float_products(model):
-            model.set_submodule(product, FORMATS[name]())
+            model.set_submodule(product, FORMATS[name].of(model.get_submodule(product)))
     return model
 
 

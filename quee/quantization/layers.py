@@ -16,7 +16,7 @@ from quee.errors import IntegrityError, QueeError
 from quee.network.attention import MatMul, as_it_is
 from quee.network.convolution import Conv2dSame, is_plain, padding_of, places
 from quee.precision import Precision
-from quee.quantization.formats import FLOAT, FORMATS, RoundedMatMul, float_products, format_of
+from quee.quantization.formats import FLOAT, FORMATS, KINDS, RoundedMatMul, float_products, format_of
 from quee.settings.quantize import QuantizationConfig
 
 
@@ -392,9 +392,9 @@ def empty_quantized(model: nn.Module, layout: Layout) -> nn.Module:
     if odd := {*layers, *rounded} ^ set(layout):
         raise QueeError(f"the quantized network and the backbone differ in layer {min(odd)}")
     for name, (_, *formats) in rounded.items():
-        if len(formats) != 1 or formats[0] not in FORMATS:
-            raise QueeError(f"{name}: unknown number format {formats!r}; valid: {', '.join(FORMATS)}")
-        model.set_submodule(name, FORMATS[formats[0]]())
+        if len(formats) != 1 or formats[0] not in KINDS:
+            raise QueeError(f"{name}: unknown number format {formats!r}; valid: {', '.join(KINDS)}")
+        model.set_submodule(name, KINDS[formats[0]]())
     for name, layer in layers.items():
         precision, *kinds = layout[name]
         if not set(kinds) <= set(QUANTIZERS):

@@ -48,8 +48,9 @@ class TokenPerformer(nn.Module):
         self.key_features = MatMul("float")
         self.query_features = MatMul("float")
         self.key_value = MatMul("float")
-        self.query_key_value = MatMul("float")
-        self.normaliser = MatMul("float")
+        # A query is far from most random features; what the keys have summed up there can be as large as it is small.
+        self.query_key_value = MatMul("float", balanced=True)
+        self.normaliser = MatMul("float", balanced=True)
 
     def forward(self, x: Tensor) -> Tensor:
         k, q, v = self.kqv(self.norm1(x)).chunk(3, dim=-1)  # (n, tokens, 64) each, in this order

@@ -48,6 +48,32 @@ def test_both_layers_of_a_named_head_are_shown(experiment: Path, capsys: pytest.
     assert explained(experiment, "w4a4-w4a4-w4a4", capsys)[0] == []
 
 
+@pytest.mark.parametrize(("dataset", "classes"), [("street_characters", 47), ("cifar100", 1000)])
+def test_the_head_is_counted_for_the_classes_of_the_data(
+    experiment: Path, capsys: pytest.CaptureFixture[str], dataset: str, classes: int
+) -> None:
+    blocks: dict[str, Any] = {block: {} for block in BLOCKS}
+    blocks["prepare"] = {"dataset": dataset}
+    blocks["backbone"] = {"name": "t2t_vit_7", "kwargs": {"img_size": 32}, "gates": [7]}
+    experiment.write_text(yaml.safe_dump(blocks))
+
+    def head() -> tuple[int, str]:
+        with pytest.raises(SystemExit) as done:
+            main(["cost", "mine", "--explain", "w4a4", "--json"])
+        assert not done.value.code
+        out, error = capsys.readouterr()
+        return next(row["macs"] for row in json.loads(out)["rows"] if row["product"] == "head"), error
+
+    macs, said = head()
+    assert macs == 256 * classes
+    assert ("known once stage backbone has run" in said) == (dataset == "cifar100")
+    folder = experiment.parent.parent / "artifacts" / "mine" / "backbone"
+    folder.mkdir(parents=True)
+    write_json(folder / "backbone.json", {"kwargs": {"num_classes": 12}})
+    macs, said = head()
+    assert macs == 256 * 12 and "known once" not in said
+
+
 def test_a_chosen_head_is_shown_once_it_is_chosen(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, said = explained(experiment, "w4a4", capsys)
     assert rows == [] and "without exit head 1" in said and "quee run mine" in said

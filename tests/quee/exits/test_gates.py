@@ -95,3 +95,9 @@ def test_costs_are_those_of_blocks_with_the_stem_and_of_linear_heads() -> None:
     assert np.allclose(np.diff(cost), cost[1] - cost[0])  # blocks are alike
     assert cost[0] > cost[1] - cost[0]  # the stem
     assert evenly_spaced(backbone, 4) == (2, 4, 6, 8)
+
+
+def test_products_without_a_format_yet_cost_no_more_than_the_unit_says() -> None:
+    backbone = create_backbone("t2t_vit_7", (7,), img_size=32, num_classes=10)
+    cost, head = block_costs(backbone)
+    assert cost[-1] + head[-1] == pytest.approx(1)

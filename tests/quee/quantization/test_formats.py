@@ -27,7 +27,7 @@ from quee.network.files import load_quantized, save_quantized
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_, quantize_paths
 from quee.quantization.format_choice import chosen, with_formats
-from quee.quantization.formats import FORMATS, RoundedMatMul, float_products, round_products
+from quee.quantization.formats import FORMATS, KINDS, RoundedMatMul, float_products, round_products
 from quee.quantization.layers import empty_quantized, layout, own_layers
 from quee.quantization.mixed import with_mixed_bits
 from quee.runtime.engines import open_engine
@@ -35,6 +35,7 @@ from quee.settings.exits import Exits
 from quee.settings.quantize import QuantizationConfig
 
 NAMES = ("fp32", *FORMATS)
+KINDS_OF = {"fp32": {"fp32"}, "bf16": {"bf16"}, "int8": {"int8", "int8_balanced"}}
 BITS = {"fp32": 32, "bf16": 16, "int8": 8}
 KWARGS: dict[str, Any] = {"img_size": 32, "depth": 2, "num_classes": 10}
 W4A4, W8A8, FP32 = Precision("w4a4"), Precision("w8a8"), Precision("fp32")
@@ -106,6 +107,34 @@ def test_long_sums_in_int8_are_added_in_exact_parts() -> None:
     assert float(FORMATS["int8"]()(a, b)) == pytest.approx(exact, rel=2e-7)
 
 
+@hypothesis_settings(deadline=None, max_examples=40)
+@given(st.integers(0, 99), st.sampled_from([1, 32, 300]), st.sampled_from([1, 5]), st.floats(0, 12))
+def test_a_balanced_sum_errs_by_the_width_of_its_largest_terms(
+    seed: int, width: int, columns: int, spread: float
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    unequal = torch.exp(spread * torch.randn(2, 1, width, generator=random))
+    a = torch.rand(2, 6, width, generator=random) / unequal
+    b = torch.rand(2, width, columns, generator=random) * unequal.transpose(1, 2)
+    exact = a.double() @ b.double()
+    terms = (a[..., None].double() * b[:, None].double()).abs()  # (2, 6, width, columns)
+    largest = (a.abs() * b.abs().amax(-1)[:, None]).amax(-1)[..., None]
+    bound = width * largest * (2 / 255) * (1 + 1 / 255)
+    found = KINDS["int8_balanced"]()(a, b)
+    assert ((found - exact).abs() <= bound + 1e-6 * terms.sum(2)).all()
+
+
+def test_a_value_that_meets_a_large_row_is_kept_by_balance_alone() -> None:
+    a, b = torch.tensor([[1.0, 1e-4]]), torch.tensor([[1e-5], [1e4]])
+    assert float(KINDS["int8_balanced"]()(a, b)) == pytest.approx(1.0, rel=1 / 255)
+    assert float(FORMATS["int8"]()(a, b)) == 0.0
+
+
+def test_what_is_too_small_for_a_step_counts_as_zero() -> None:
+    a, b = torch.full((1, 3, 4), 2e-41), torch.full((1, 4, 2), 1e-42)
+    assert torch.equal(KINDS["int8_balanced"]()(a, b), torch.zeros(1, 3, 2))
+
+
 @pytest.mark.parametrize(("name", "most"), [("bf16", 0.004), ("int8", 0.02)])
 def test_rounding_errs_by_the_width_of_its_levels(name: str, most: float) -> None:
     a, b = factors(5, 40, 64, 32)
@@ -115,9 +144,9 @@ def test_rounding_errs_by_the_width_of_its_levels(name: str, most: float) -> Non
     assert 0 < error.max() < most
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", KINDS)
 def test_empty_rows_and_zeros_are_kept(name: str) -> None:
-    found = FORMATS[name]()(torch.zeros(2, 3, 4), torch.randn(2, 4, 5))
+    found = KINDS[name]()(torch.zeros(2, 3, 4), torch.randn(2, 4, 5))
     assert torch.equal(found, torch.zeros(2, 3, 5))
 
 
@@ -134,13 +163,13 @@ class _Scaled(nn.Module):
 
 @pytest.mark.parametrize("width", [64, 600])
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", KINDS)
 def test_engines_round_as_torch_does(name: str, engine: str, width: int, tmp_path: Path) -> None:
     module = pytest.importorskip(engine)
     a, b = factors(3, 20, width, 32)
     if name == "bf16":  # what is added in another order, in one place: the rounded operands are compared
         b = torch.eye(width).expand(3, -1, -1) * 3
-    file, product = str(tmp_path / "product.onnx"), _Scaled(FORMATS[name]())
+    file, product = str(tmp_path / "product.onnx"), _Scaled(KINDS[name]())
     options: Any = {"opset_version": OPSET, "dynamo": False, "input_names": ["a", "b"]}
     torch.onnx.export(product, (a, b), file, **options)
     if engine == "onnxruntime":
@@ -159,7 +188,7 @@ def view(request: pytest.FixtureRequest, backbone: SegmentedBackbone, images: Te
     for model in models.values():
         found = [model.get_submodule(product) for product in float_products(model)]
         assert len(found) == 10
-        assert {getattr(product, "format", "fp32") for product in found} == {request.param}
+        assert {getattr(product, "format", "fp32") for product in found} == KINDS_OF[request.param]
     multi = MultiPrecisionBackbone({FP32: backbone, **models})
     settings = Exits(embedding=4, pooling="cls", head="linear")
     heads, _ = fit_exits(multi, [W8A8], lambda _: [(images, torch.arange(70) % 10)], settings, 1, 70)
@@ -207,7 +236,9 @@ def test_files_with_an_unknown_format_are_refused(
 ) -> None:
     model = quantize_(network(), QuantizationConfig(W8A8, "minmax", float_products="bf16"), [images])
     parts = layout(model) | {float_products(model)[0]: entry}
-    with pytest.raises(QueeError, match="tokens_to_token.attention1.key_features: unknown number format .*int8, bf16"):
+    with pytest.raises(
+        QueeError, match="tokens_to_token.attention1.key_features: unknown number format .*int8, bf16, int8_balanced"
+    ):
         empty_quantized(network(), parts)
     with pytest.raises(QueeError, match=r"differ in layer blocks.9"):
         empty_quantized(network(), layout(model) | {"blocks.9": ["bf16", "bf16"]})
@@ -251,9 +282,8 @@ def test_auto_is_replaced_by_what_was_measured(backbone: SegmentedBackbone, imag
         measured = {name: model(images).argmax(1).numpy() for name, model in networks.items()}
     assert [config.float_products for config in found] == [chosen(measured)[0], "fp32"]
     model = quantize_(network(), configs[0], [images])
-    assert {kinds[-1] for name, kinds in layout(model).items() if name in float_products(model)} == {
-        chosen(measured)[0]
-    }
+    kinds = {kinds[-1] for name, kinds in layout(model).items() if name in float_products(model)}
+    assert kinds == KINDS_OF[chosen(measured)[0]]
 
 
 def test_bits_by_layer_leave_the_products_in_their_format(backbone: SegmentedBackbone, images: Tensor) -> None:
@@ -287,11 +317,12 @@ def test_rounding_is_learned_through_the_products(name: str, images: Tensor) -> 
     config = QuantizationConfig(W4A4, "best", iterations=3, float_products=name)
     model = quantize_(network(), config, [images[:32]])
     products = [model.get_submodule(product) for product in float_products(model)]
-    assert all(isinstance(product, RoundedMatMul) and product.format == name for product in products)
+    assert {product.format for product in products if isinstance(product, RoundedMatMul)} == KINDS_OF[name]
 
 
 def test_products_of_attention_are_left_to_calibration() -> None:
-    model = nn.ModuleDict({"a": MatMul("attention"), "b": MatMul("float")})
-    assert float_products(model) == ["b"]
-    assert isinstance(round_products(model, "int8")["b"], FORMATS["int8"])
+    model = nn.ModuleDict({"a": MatMul("attention"), "b": MatMul("float"), "c": MatMul("float", balanced=True)})
+    assert float_products(model) == ["b", "c"]
+    found = round_products(model, "int8")
+    assert type(found["b"]) is KINDS["int8"] and type(found["c"]) is KINDS["int8_balanced"]
     assert type(round_products(model, "fp32")["a"]) is MatMul
