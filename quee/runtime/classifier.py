@@ -13,6 +13,7 @@ from quee.ensembles import Ensembles
 from quee.errors import UsageError
 from quee.export.torch_engine import TorchEngine
 from quee.features import GateView
+from quee.measure import Measure, measure_of
 from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
 from quee.policies.base import Policy
@@ -124,6 +125,11 @@ class AdaptiveClassifier(FittedClassifier):
     @property
     def tree(self) -> PathTree:
         return self.policy.tree
+
+    @property
+    def measure(self) -> Measure:
+        """What the points' accuracy is: of answers as people labelled, or as the float network's own."""
+        return measure_of(self.description)
 
     @property
     def classes_(self) -> np.ndarray:
