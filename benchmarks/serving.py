@@ -34,6 +34,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from quee.runtime import AdaptiveClassifier, load_bundle
+from quee.runtime.control import BudgetControl
 
 CLIENTS = 32
 OVERLOAD, OVERLOAD_SECONDS, OVERLOAD_IMAGES = 10, 30.0, 16
@@ -373,7 +374,8 @@ def drift(options: argparse.Namespace, images: np.ndarray, classifier: AdaptiveC
                 check(load, classifier)
                 costs = [cost for a in load.answers for cost in a.value["outputs"][2]["data"]]
                 spent[phase] = float(np.mean(costs)) / options.budget
-            ratio = server.metric("quee_cost_over_expected")
+            label = BudgetControl([p.cost for p in classifier.points]).label(options.budget)
+            ratio = server.metric(f'quee_cost_over_expected{{budget="{label:.3g}"}}')
             shown = ", ".join(f"{phase} {value:.3f}" for phase, value in spent.items())
             print(f"drift, {name}: spent over asked {shown}; quee_cost_over_expected {ratio:.2f}", flush=True)
             found[name] = {**spent, "cost_over_expected": ratio}

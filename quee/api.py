@@ -30,10 +30,11 @@ from quee.fitting.checks import (
     rebuilt,
 )
 from quee.fitting.foreign import COMPARED, as_backbone, refuse_other_answers
-from quee.fitting.labelled import Labelled, read_labelled
+from quee.fitting.given import Given, read_beside, read_images, refuse_beside
 from quee.fitting.labels import class_indices
+from quee.measure import ACCURACY, AGREEMENT, LABELLED, Measure
 from quee.network.base import SegmentedBackbone
-from quee.network.execution import MultiPrecisionBackbone, walk_tree
+from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone, walk_tree
 from quee.network.files import save_backbone, save_quantized
 from quee.paths import PathTree
 from quee.precision import Precision
@@ -62,20 +63,25 @@ def fit(
     pixels: str = "uint8",
     classes: Sequence[str] | None = None,
     preprocessing: Any = None,
+    labelled: tuple[Any, Any] | None = None,
 ) -> AdaptiveClassifier:
-    """Make a bundle at `out` from a trained network and labelled images it was not trained on, and load it.
+    """Make a bundle at `out` from a trained network and images it was not trained on, and load it.
 
     `model` is a backbone of `create_backbone`, or a classifier of timm, torchvision or transformers of a family that is
     read here. Such a module may be in training mode, on a GPU or in half precision: a copy is taken in float32. Its
     `preprocessing` is what timm's configuration in it says, or what is given: a mapping with mean, std, interpolation,
     crop_pct and img_size, torchvision's `weights.transforms()`, or an image processor of transformers.
 
-    `images` are as `AdaptiveClassifier.route` takes them, and `labels` (n,) are class indices or names. Without `labels`,
-    `images` are batches: pairs (images, labels) or (image, label) from an iterable, or from a function that returns an
+    `images` are as `AdaptiveClassifier.route` takes them, and `labels` (n,) are class indices or names. Images with labels
+    may also be batches: pairs (images, labels) or (image, label) from an iterable, or from a function that returns an
     iterator. Batches are read once and kept beside `out` until the end, one byte per channel at the backbone's size.
     `pixels="unit"` says that arrays hold floats from 0 to 1. `classes` names the backbone's outputs in their order.
     Without it, names among the labels are assigned to the outputs in sorted order; a warning says so unless the
     backbone's answers confirm the order.
+
+    Images without labels (an array, a list, or batches that are arrays) get the float network's own answers as labels.
+    What the bundle calls accuracy is then agreement with the float network, and it says so. `labelled`, a pair of a few
+    hundred other images and their labels, gives the accuracy at every operating point beside it; nothing is fitted to them.
 
     Half of the images fit the exit heads, and a part of these the quantizers. Three tenths fit the predictors, and the
     rest chooses operating points. The model is not changed; `kwargs` of a backbone need not be repeated.
@@ -87,17 +93,34 @@ def fit(
     settings = checked_settings(backbone, precisions, budget, seed)
     tree = PathTree(settings.paths.precisions, backbone.segments, max_nodes=settings.paths.max_nodes)
     own = rebuilt(backbone, kwargs)
+    if labels is not None:
+        refuse_beside(labelled)
     with aside_of(target) as aside:
         normal = own.input
-        with closing(read_labelled(images, labels, normal, pixels, aside)) as given:
-            indices, names = class_indices(given.labels, classes, own.num_classes)
-            parts = divided(indices, names, settings.prepare.seed)
+        with (
+            closing(read_images(images, labels, normal, pixels, aside)) as given,
+            closing(read_beside(labelled, normal, pixels, aside)) as beside,
+        ):
+            known = given if given.labels is not None else beside
+            truth, names = class_indices(known.labels, classes, own.num_classes)
+            parts: dict[str, np.ndarray] = {}
+            if given.labels is not None:
+                refuse_beside(labelled)
+                parts = divided(truth, names, settings.prepare.seed)
             check_pixels(*given.extremes())
             if original is not None:
                 refuse_other_answers(own, original, given.batch(np.arange(min(COMPARED, len(given)))))
-                check_size(own, given, indices)
-            check_order(own, given, indices, names, guessed=given.labels.named and classes is None)
-            _fit(own, given, indices, names, parts, tree, settings, aside)
+                if len(known):
+                    check_size(own, known, truth)
+            if len(known):
+                guessed = known.labels is not None and known.labels.named and classes is None
+                check_order(own, known, truth, names, guessed)
+            if parts:
+                _fit(own, given, truth, names, parts, tree, settings, aside)
+            else:
+                answers = answers_of(own, given)
+                parts = divided(answers, names, settings.prepare.seed, answered=True)
+                _fit(own, given, answers, names, parts, tree, settings, aside, AGREEMENT, (beside, truth))
         load_bundle(aside / "bundle")
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
@@ -108,15 +131,17 @@ def fit(
 
 def _fit(
     own: SegmentedBackbone,
-    given: Labelled,
+    given: Given,
     indices: np.ndarray,
     names: list[str],
     parts: dict[str, np.ndarray],
     tree: PathTree,
     settings: Experiment,
     aside: Path,
+    measure: Measure = ACCURACY,
+    beside: tuple[Given, np.ndarray] | None = None,
 ) -> None:
-    """Write the bundle `aside/bundle`."""
+    """Write the bundle `aside/bundle`; `beside` are labelled images with their classes (n,), to which nothing is fitted."""
     models: dict[Precision, SegmentedBackbone] = {Precision("fp32"): own}
     configs = [QuantizationConfig(precision) for precision in tree.precisions if not precision.is_float]
     if configs:
@@ -127,10 +152,14 @@ def _fit(
     train = parts["train"]
     prefixes = behind(settings.exits, tree.precisions)
     steps = -(-len(train) // BATCH)
-    heads, _ = fit_exits(multi, prefixes, lambda _: drawn(given, indices, train), settings.exits, steps, len(train))
+    absent = set(range(own.num_classes)) - set(indices[train].tolist())  # classes that were never answered
+    heads, _ = fit_exits(
+        multi, prefixes, lambda _: drawn(given, indices, train), settings.exits, steps, len(train), absent
+    )
     view = GateView(multi, heads, embedding=True)
     description = describe_tree("fit", tree, [], trace_cost(own, layers=own_layers(own, configs)), view, names)
-    own_heads = _cache(multi, view, tree, description, given, indices, parts)
+    description |= measure.facts
+    own_heads = _cache(multi, view, tree, description, given, indices, parts, beside)
     cache = with_ensembles(own_heads, settings.targets.ensemble)
     basis, learned = fit_policies(cache, settings)
     work, result = aside / "work", aside / "bundle"
@@ -158,11 +187,34 @@ def _fit(
     )
 
 
-def drawn(given: Labelled, indices: np.ndarray, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+def drawn(given: Given, indices: np.ndarray, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of images and labels (n,) of all rows. One batch is in memory at a time."""
     for start in range(0, len(rows), BATCH):
         ids = rows[start : start + BATCH]
         yield given.batch(ids), torch.from_numpy(indices[ids])
+
+
+def answers_of(own: SegmentedBackbone, given: Given) -> np.ndarray:
+    """The float network's answers (n,); raises UsageError where it answers one class alone."""
+    found = np.empty(len(given), np.int64)
+    with torch.inference_mode(), progress("answers of the float network", len(given)) as bar:
+        for start in range(0, len(given), MICRO_BATCH):
+            rows = np.arange(start, min(start + MICRO_BATCH, len(given)))
+            found[rows] = own(given.batch(rows)).argmax(dim=1).numpy()
+            bar.advance(len(rows))
+    if len(found) and (found == found[0]).all():
+        raise UsageError(
+            f"the network answers class {found[0]} to each of {len(found)} images without labels: is preprocessing= right?"
+        )
+    return found
+
+
+def _batch(given: Given, beside: tuple[Given, np.ndarray] | None, ids: np.ndarray) -> Tensor:
+    """Images of ids (n,), rising: those of `given`, then those beside."""
+    if beside is None or ids[-1] < len(given):
+        return given.batch(ids)
+    own, other = ids[ids < len(given)], ids[ids >= len(given)] - len(given)
+    return torch.cat([given.batch(own), beside[0].batch(other)]) if len(own) else beside[0].batch(other)
 
 
 def _cache(
@@ -170,13 +222,19 @@ def _cache(
     view: GateView,
     tree: PathTree,
     description: dict[str, Any],
-    given: Labelled,
+    given: Given,
     labels: np.ndarray,
     parts: dict[str, np.ndarray],
+    beside: tuple[Given, np.ndarray] | None = None,
 ) -> FeatureCache:
-    """The feature cache of own heads of the rows outside `train`, in memory."""
+    """The feature cache of own heads of the rows outside `train`, in memory, then of the labelled images beside them."""
     kept = np.sort(np.concatenate([parts["predictor"], parts["validation"]]))
     split = np.where(np.isin(kept, parts["validation"]), "validation", "predictor").astype(object)
+    first = len(given)  # of the ids of the images beside
+    if beside is not None:
+        kept = np.append(kept, first + np.arange(len(beside[0])))
+        split = np.append(split, np.full(len(beside[0]), LABELLED, object))
+        labels = np.append(labels, beside[1])
     prediction = np.zeros((len(kept), len(tree)), np.int32)
     p_label = np.zeros((len(kept), len(tree)), np.float32)
     features = np.zeros((len(kept), len(tree), len(view.names)), np.float32)
@@ -186,7 +244,7 @@ def _cache(
         for start in range(0, len(kept), BATCH):
             rows = slice(start, start + BATCH)
             own = kept[rows]
-            for node, state in walk_tree(backbone, tree, given.batch(own)):
+            for node, state in walk_tree(backbone, tree, _batch(given, beside, own)):
                 log_probs, features[rows, node] = view(int(tree.gate[node]), tree.paths[node][-1], state)
                 prediction[rows, node] = log_probs.argmax(axis=1)
                 p_label[rows, node] = np.exp(log_probs[np.arange(len(own)), labels[own]])

@@ -24,7 +24,8 @@ def shift(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json_: AsJson = False,
 ) -> None:
-    """Measure an experiment's bundle under shift: accuracy, realised cost, gap to static networks at that cost.
+    """Measure an experiment's bundle under shift: accuracy, realised cost, gap to static networks at that cost, and
+    the cost of a stream of 1,000 images that holds its budget.
 
     Writes artifacts/EXPERIMENT/shift/shift.parquet.
     """
@@ -88,11 +89,13 @@ def load(root: Path, experiment: str, samples: int, seed: int) -> tuple[Any, Any
 def table(rows: list[dict[str, Any]]) -> str:
     from quee.work.percentages import DIFFERENCE, figure
 
-    lines = [f"{'shift':<12}{'severity':>8}{'budget':>8}{'cost':>8}{'accuracy':>10}{'static':>8}   gap at equal cost"]
+    lines = [
+        f"{'shift':<12}{'severity':>8}{'budget':>8}{'cost':>8}{'held':>8}{'accuracy':>10}{'static':>8}   gap at equal cost"
+    ]
     for row in rows:
         gap, low, high = (figure(row[key], 1, *DIFFERENCE, sign=True) for key in ("gap", "gap_low", "gap_high"))
         lines.append(
-            f"{row['kind']:<12}{row['severity']:>8}{row['budget']:>8g}{row['cost']:>8.3f}"
+            f"{row['kind']:<12}{row['severity']:>8}{row['budget']:>8g}{row['cost']:>8.3f}{row['held_cost']:>8.3f}"
             f"{figure(row['accuracy'], 1):>10}{figure(row['static_accuracy'], 1):>8}   {gap} [{low}, {high}]"
         )
     return "\n".join(lines)

@@ -1,9 +1,9 @@
 """A bundle under shift: corrupted images and other class frequencies, against static networks of the same backbone.
 
 Four corruptions at five severities, after Hendrycks and Dietterich (2019), scaled to small images. Operating points are
-those found on validation. The study asks two questions: is the budget still kept, and does routing fail before the
-classifier does? The gap to the best mixture of static networks at the realised cost answers the second: routing fails
-where the gap is below 0 while the static networks still work.
+those found on validation. The study asks three questions: is the budget still kept, does a stream hold it by steering,
+and does routing fail before the classifier does? The gap to the best mixture of static networks at the realised cost
+answers the last: routing fails where the gap is below 0 while the static networks still work.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,6 +35,8 @@ SEVERITIES = (1, 2, 3, 4, 5)
 IMBALANCE = (2.0, 4.0, 8.0, 16.0, 32.0)
 """Frequency of the first class relative to the last, by severity; geometric between them."""
 BATCH = 250
+STREAM = 1000
+"""Images, drawn with replacement, over which a stream is to hold its budget."""
 
 
 def corrupted(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np.ndarray:
@@ -98,7 +100,7 @@ def outcome(
     parts = []
     for start in range(0, len(images), BATCH):
         rows = slice(start, start + BATCH)
-        x = classifier.transform.normalise(to_unit(classifier.transform.coloured(images[rows]))).numpy()
+        x = prepared(classifier, images[rows])
         routed = [classifier.route_prepared(x, budget=budget) for budget in budgets]
         said = np.stack([static_predictions(classifier, x, b) for b in range(len(classifier.tree.precisions))], axis=1)
         parts.append(
@@ -111,6 +113,24 @@ def outcome(
         )
     errors, costs, predicted, static = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Outcome(errors, costs, _known(predicted.T), static)
+
+
+def prepared(classifier: "AdaptiveClassifier", images: np.ndarray) -> np.ndarray:
+    """Images uint8 (n, h, w, c) at the backbone's size to its input."""
+    found: np.ndarray = classifier.transform.normalise(to_unit(classifier.transform.coloured(images))).numpy()
+    return found
+
+
+def streamed(
+    classifier: "AdaptiveClassifier", images: np.ndarray, order: np.ndarray, budget: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Answers and costs (n,) of a stream that takes the images in an order (n,) and starts with the condition."""
+    stream = classifier.stream(budget=budget)
+    parts = [
+        stream.route_prepared(prepared(classifier, images[order[start : start + BATCH]]))
+        for start in range(0, len(order), BATCH)
+    ]
+    return np.concatenate([part.label for part in parts]), np.concatenate([part.cost for part in parts])
 
 
 def _known(values: np.ndarray) -> np.ndarray:
@@ -147,15 +167,18 @@ def shift_rows(
 
     `gap` is the bundle's accuracy minus that of static networks mixed to the cost really spent, along their hull on the
     clean images. `gap_low` and `gap_high` are its 95 % interval (paired bootstrap over images, or over their
-    `groups` (n,)). `overspent` is cost / budget - 1.
+    `groups` (n,)). `overspent` is cost / budget - 1. `held_cost`, `held_accuracy` and `held_overspent` are those of a
+    stream of STREAM images that steers its budget (`AdaptiveClassifier.stream`).
     """
     clean = outcome(classifier, images, labels, budgets)
     cost = static_cost(classifier)
     kept = hull(cost, 1 - clean.static.mean(axis=0))
     draws = resamples(len(labels), repeats, seed, groups)
 
-    def rows(kind: str, severity: int, found: Outcome, weights: np.ndarray) -> Iterator[Row]:
+    def rows(kind: str, severity: int, shown: np.ndarray, found: Outcome, weights: np.ndarray) -> Iterator[Row]:
+        order = np.random.default_rng(seed).choice(len(labels), STREAM, p=weights / weights.sum())
         for index, budget in enumerate(budgets):
+            said, paid = streamed(classifier, shown, order, budget)
             error, spent = found.errors[:, index] * weights, found.costs[:, index] * weights
             mix = _mixture(cost[kept], float(spent.mean()))
             gap = found.static[:, kept] @ mix * weights - error
@@ -168,6 +191,9 @@ def shift_rows(
                 "gap": float(gap.mean()),
                 "gap_high": float(high),
                 "gap_low": float(low),
+                "held_accuracy": float(np.mean(said == labels[order])),
+                "held_cost": float(paid.mean()),
+                "held_overspent": float(paid.mean() / budget - 1),
                 "kind": kind,
                 "overspent": float(spent.mean() / budget - 1),
                 "predicted_error": None if isnan(predicted) else predicted,
@@ -176,15 +202,15 @@ def shift_rows(
             }
 
     even = np.ones(len(labels))
-    yield from rows("none", 0, clean, even)
+    yield from rows("none", 0, images, clean, even)
     for kind in kinds:
         for severity in severities:
             if kind == "imbalance":
                 weights = imbalanced(labels, len(classifier.classes), IMBALANCE[severity - 1])
-                yield from rows(kind, severity, clean, weights)
+                yield from rows(kind, severity, images, clean, weights)
             else:
-                found = outcome(classifier, corrupted(images, kind, severity, seed), labels, budgets)
-                yield from rows(kind, severity, found, even)
+                shown = corrupted(images, kind, severity, seed)
+                yield from rows(kind, severity, shown, outcome(classifier, shown, labels, budgets), even)
 
 
 def static_cost(classifier: "AdaptiveClassifier") -> np.ndarray:

@@ -17,6 +17,7 @@ from quee.export.graphs import export_graphs
 from quee.export.torch_engine import TorchEngine
 from quee.features import UNCERTAINTY
 from quee.intervals import interval, resamples
+from quee.measure import ACCURACY, LABELLED, Measure, measure_of
 from quee.policies.base import Basis, Policy
 from quee.policies.files import PREDICTORS, write_policy
 from quee.policies.registry import deployable
@@ -43,11 +44,9 @@ precisions and easy images leave early. {decides}
 | classes | {classes} |
 | precisions | {precisions} |
 | policy | {policy}; default budget {budget} |
-
+{measured}
 On validation data, cost 1 being the static w8a8 network:
 
-| mean cost | accuracy |
-| --- | --- |
 {table}
 
 In brackets where the mean on new data will be (95 %, bootstrap over validation samples).
@@ -85,6 +84,7 @@ def operating_points(sweep: Sweep, groups: np.ndarray | None = None) -> list[Poi
     assert sweep.knobs is not None and sweep.first is not None
     points = []
     costs, correct = sweep.costs["validation"], 1.0 - sweep.errors["validation"]
+    labelled = _labelled(sweep)
     weights = resamples(len(costs), REPEATS, 0, groups)
     cost_ends, accuracy_ends = (np.stack(interval(weights @ v), axis=1).tolist() for v in (costs, correct))
     for point in sweep.order:
@@ -92,9 +92,27 @@ def operating_points(sweep: Sweep, groups: np.ndarray | None = None) -> list[Poi
         around_accuracy, around_cost = _holding(accuracy, accuracy_ends[point]), _holding(cost, cost_ends[point])
         around_accuracy = (max(around_accuracy[0], 0.0), min(around_accuracy[1], 1.0))
         points.append(
-            Point(float(sweep.knobs[point]), int(sweep.first[point]), cost, accuracy, around_accuracy, around_cost)
+            Point(
+                float(sweep.knobs[point]),
+                int(sweep.first[point]),
+                cost,
+                accuracy,
+                around_accuracy,
+                around_cost,
+                None if labelled is None else labelled[point],
+            )
         )
     return points
+
+
+def _labelled(sweep: Sweep) -> list[tuple[float, float, float]] | None:
+    """Accuracy on the labelled images and its interval at each point; None where all images are labelled, or none is."""
+    if LABELLED not in sweep.errors:
+        return None
+    correct = 1.0 - sweep.errors[LABELLED]
+    means, ends = correct.mean(axis=0), interval(resamples(len(correct), REPEATS, 0) @ correct)
+    around = [_holding(float(mean), (float(low), float(high))) for mean, low, high in zip(means, *ends, strict=True)]
+    return [(float(mean), max(low, 0.0), min(high, 1.0)) for mean, (low, high) in zip(means, around, strict=True)]
 
 
 def _holding(mean: float, ends: Sequence[float]) -> tuple[float, float]:
@@ -137,7 +155,9 @@ def write_bundle(
     are the policy's own, from a sweep of `trade_offs` trade-offs.
     """
     tree, description, method = basis.tree, basis.description, deployable()[policy]
-    setting = replace(Setting.of(cache, ("validation",), points=trade_offs), policies=learned)
+    beside = len(cache.of(LABELLED))
+    splits = ("validation", LABELLED) if beside else ("validation",)
+    setting, measure = replace(Setting.of(cache, splits, points=trade_offs), policies=learned), measure_of(description)
     chosen = method.of(setting)
     if chosen is None:
         raise UsageError(f"bundle.policy: {policy} cannot be fitted without samples in split 'predictor'")
@@ -166,7 +186,7 @@ def write_bundle(
         graphs[graph.partition(".")[0]].append(graph)
     transform = view.backbone.models[Precision("fp32")].input
     shown = points[:: max(1, -(-len(points) // 8))]
-    card = CARD.format(
+    card = measure.said(CARD).format(
         name=f"quee-{name}",
         decides=PREDICTED if method.learned else GATES.format(policy=policy),
         backbone=facts["name"],
@@ -178,8 +198,9 @@ def write_bundle(
         precisions=", ".join(map(str, tree.precisions)),
         policy=policy,
         budget=budget,
-        table="\n".join(map(_row, shown)),
-        guaranteed=_guaranteed(guarantees),
+        measured=_measured(measure, beside),
+        table=_table(measure, shown),
+        guaranteed=measure.said(_guaranteed(guarantees)),
     )
     (out / "README.md").write_text(card, encoding="utf-8")
     seal(
@@ -193,12 +214,35 @@ def write_bundle(
             "experiment": name,
             "graphs": graphs,
             "guarantees": [asdict(g) for g in guarantees],
-            "operating_points": [asdict(p) for p in points],
+            "operating_points": [_kept(p) for p in points],
             "policy": policy,
             "precision_files": quantised,
             "preprocessing": transform.facts(),
+            **measure.facts,
         },
     )
+
+
+def _kept(point: Point) -> dict[str, Any]:
+    """A point's entry in `bundle.json`; `labelled` is there only where images were labelled beside others."""
+    facts = asdict(point)
+    if point.labelled is None:
+        del facts["labelled"]
+    return facts
+
+
+def _measured(measure: Measure, labelled: int) -> str:
+    """What agreement is, for the card; empty where images are labelled."""
+    if measure is ACCURACY:
+        return ""
+    beside = f"Accuracy is that on {labelled:,} labelled images beside them.\n" if labelled else ""
+    return f"\nThe images had no labels: agreement is with {measure.against}, and says nothing of their errors.\n{beside}"
+
+
+def _table(measure: Measure, points: Sequence[Point]) -> str:
+    columns = ["mean cost", measure.name, *(["accuracy, labelled images"] if points[0].labelled else [])]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    return "\n".join([*lines, *map(_row, points)])
 
 
 def _row(point: Point) -> str:
@@ -206,7 +250,8 @@ def _row(point: Point) -> str:
         "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
         for ends in (point.cost_interval, point.accuracy_interval)
     )
-    return f"| {point.cost:.3f}{cost} | {point.accuracy:.4f}{accuracy} |"
+    beside = "" if point.labelled is None else " {:.4f} [{:.3f}, {:.3f}] |".format(*point.labelled)
+    return f"| {point.cost:.3f}{cost} | {point.accuracy:.4f}{accuracy} |{beside}"
 
 
 def _guaranteed(guarantees: Sequence[Guarantee]) -> str:

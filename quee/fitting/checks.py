@@ -22,7 +22,7 @@ from quee.data.decode import to_array
 from quee.data.preprocessing import Preprocessing
 from quee.data.splits import cut, stratified_order
 from quee.errors import QueeError, UsageError
-from quee.fitting.labelled import Labelled
+from quee.fitting.given import Given
 from quee.network.answers import SURE, find_order, recall
 from quee.network.architectures import check_state_dict, create_backbone, outside_files
 from quee.network.base import SegmentedBackbone
@@ -123,17 +123,18 @@ def check_pixels(low: int, high: int) -> None:
         )
 
 
-def divided(indices: np.ndarray, names: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+def divided(indices: np.ndarray, names: Sequence[str], seed: int, answered: bool = False) -> dict[str, np.ndarray]:
     """Sorted rows of the splits train, calibration (a part of train), predictor and validation.
 
-    Raises UsageError where a class has no image in `train`, on which exit heads are fitted.
+    Raises UsageError where a class has no image in `train`, on which exit heads are fitted, unless the classes are those
+    `answered` by the float network.
     """
     if len(indices) < LEAST:
-        raise UsageError(f"{len(indices)} labelled images; give at least {LEAST}")
+        raise UsageError(f"{len(indices)} images to fit on; give at least {LEAST}")
     order = stratified_order(indices, np.random.default_rng([seed, 0x5917]))
     parts = cut(order, SHARES)
     seen = np.bincount(indices[parts["train"]], minlength=len(names))
-    if absent := np.flatnonzero(seen == 0).tolist():
+    if (absent := np.flatnonzero(seen == 0).tolist()) and not answered:
         counts = np.bincount(indices, minlength=len(names))
         some = ", ".join(f"{names[index]!r} ({counts[index]})" for index in absent[:5])
         raise UsageError(
@@ -202,7 +203,7 @@ def _check_same(own: SegmentedBackbone, backbone: SegmentedBackbone) -> None:
         )
 
 
-def check_size(backbone: SegmentedBackbone, given: Labelled, indices: np.ndarray) -> None:
+def check_size(backbone: SegmentedBackbone, given: Given, indices: np.ndarray) -> None:
     """Raises UsageError where nobody states the size of images, and answers are clearly better at a smaller one.
 
     Smaller images are made of those that are kept at the backbone's size.
@@ -226,7 +227,7 @@ def check_size(backbone: SegmentedBackbone, given: Labelled, indices: np.ndarray
 
 
 def check_order(
-    backbone: SegmentedBackbone, given: Labelled, indices: np.ndarray, names: Sequence[str], guessed: bool
+    backbone: SegmentedBackbone, given: Given, indices: np.ndarray, names: Sequence[str], guessed: bool
 ) -> None:
     """Raises UsageError where the backbone's own answers show that its outputs are in another order than labels say.
 

@@ -69,13 +69,20 @@ def joined(parts: Sequence[Labels]) -> Labels:
     return Labels(np.concatenate([part.values for part in parts]))
 
 
-def class_indices(labels: Labels, classes: Sequence[str] | None, outputs: int) -> tuple[np.ndarray, list[str]]:
-    """Indices (n,) into the backbone's outputs, and the names of these.
+def named(classes: Sequence[str] | None, outputs: int) -> list[str]:
+    """Names of the backbone's outputs; their numbers where none are given. Raises UsageError for names that do not fit."""
+    return _class_names(classes, outputs) or [str(index) for index in range(outputs)]
+
+
+def class_indices(labels: Labels | None, classes: Sequence[str] | None, outputs: int) -> tuple[np.ndarray, list[str]]:
+    """Indices (n,) into the backbone's outputs, and the names of these; no indices where there are no labels.
 
     Without `classes`, names are assigned to the outputs in sorted order. Raises UsageError for labels that are not a
     class of the backbone, and where the order would be a guess.
     """
     names = _class_names(classes, outputs)
+    if labels is None:
+        return np.zeros(0, np.int64), named(classes, outputs)
     if not labels.named:
         bad = np.flatnonzero((labels.values < 0) | (labels.values >= outputs))
         if len(bad):
@@ -85,7 +92,7 @@ def class_indices(labels: Labels, classes: Sequence[str] | None, outputs: int) -
                 f"label {labels.values[first]} of image {first}{more}: valid 0–{outputs - 1}, for the backbone has "
                 f"{outputs} classes{unlabelled}"
             )
-        return labels.values, names or [str(index) for index in range(outputs)]
+        return labels.values, named(classes, outputs)
     found = sorted(set(labels.values.tolist()))
     if names is None:
         names = _in_order(found, outputs)

@@ -13,6 +13,7 @@ from quee.ensembles import Ensembles
 from quee.errors import UsageError
 from quee.export.torch_engine import TorchEngine
 from quee.features import GateView
+from quee.measure import Measure, measure_of
 from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
 from quee.policies.base import Policy
@@ -27,6 +28,7 @@ from quee.runtime.explanation import Explanation, Trace, explained, static_costs
 from quee.runtime.images import Images, checked, prepare
 from quee.runtime.operating import Asked, Expected, Guarantee, Operating, OperatingPoints, Options, Point
 from quee.runtime.profile import Profile
+from quee.runtime.stream import Stream
 from quee.runtime.timed import timed_points
 
 TIMED = 8
@@ -50,6 +52,18 @@ class Routed:
     budget_met: bool
     predicted_error: np.ndarray
     """(n, gates before the last) predicted error of exiting at each gate visited; NaN at the others."""
+
+    @staticmethod
+    def joined(parts: Sequence["Routed"]) -> "Routed":
+        """The results of one part or more after another; the budget is met where all meet it."""
+        if len(parts) == 1:
+            return parts[0]
+        arrays = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("label", "probabilities", "node", "cost", "predicted_error")
+        }
+        path = [name for part in parts for name in part.path]
+        return Routed(**arrays, path=path, budget_met=all(part.budget_met for part in parts))
 
 
 @dataclass(frozen=True)
@@ -113,6 +127,11 @@ class AdaptiveClassifier(FittedClassifier):
         return self.policy.tree
 
     @property
+    def measure(self) -> Measure:
+        """What the points' accuracy is: of answers as people labelled, or as the float network's own."""
+        return measure_of(self.description)
+
+    @property
     def classes_(self) -> np.ndarray:
         """(classes,) the values that `predict` returns: indices into the names `classes`."""
         return np.arange(len(self.classes))
@@ -132,18 +151,25 @@ class AdaptiveClassifier(FittedClassifier):
         request cannot be met. Raises UsageError, a ValueError, naming a bad value.
         """
         asked = Options(**options)
-        return self._run(self.prepare(images, pixels), asked)
+        return self.run(self.prepare(images, pixels), asked)
 
     def route_prepared(self, x: np.ndarray, **options: Unpack[Asked]) -> Routed:
         """`route` for prepared images (n, c, h, w), float32."""
         asked = Options(**options)
-        return self._run(checked(x, self.transform), asked)
+        return self.run(checked(x, self.transform), asked)
+
+    def stream(self, **options: Unpack[Asked]) -> Stream:
+        """A stream that holds its budget on average over its images, also when they are unlike the validation data.
+
+        Takes `budget`, by default the bundle's own, and `max_cost`. It needs no labels: see `quee.runtime.control`.
+        """
+        return Stream(self, Options(**options))
 
     def explain(self, images: Images, *, pixels: str = "uint8", **options: Unpack[Asked]) -> list[Explanation]:
         """An explanation of each image's path."""
         x = self.prepare(images, pixels)
         trace = Trace(len(x), self.tree.segments)
-        routed = self._run(x, Options(**options), trace)
+        routed = self.run(x, Options(**options), trace)
         return explained(routed, trace, self.tree, self.costs, self.classes, self.static_costs)
 
     @cached_property
@@ -215,10 +241,11 @@ class AdaptiveClassifier(FittedClassifier):
         path = self.paths[node].tolist()
         return Routed(log_probs.argmax(axis=1), np.exp(log_probs), node, path, self.costs[node], met, error)
 
-    def _run(self, x: np.ndarray, options: Options, trace: Trace | None = None) -> Routed:
+    def run(self, x: np.ndarray, options: Options, trace: Trace | None = None) -> Routed:
+        """`route` for checked images (n, c, h, w), float32."""
         if (wanted := options.milliseconds) is not None:
             timed = self.timed(len(x))
-            routed = timed._run(x, Options(budget=wanted), trace)
+            routed = timed.run(x, Options(budget=wanted), trace)
             return replace(routed, cost=self.costs[routed.node])
         start, n = self.start(x, options), len(x)
         samples, found = self.executor.samples(n), np.empty((n, self.backbone.classes))

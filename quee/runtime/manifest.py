@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from quee.data.preprocessing import Preprocessing
 from quee.ensembles import FILE as ENSEMBLES
 from quee.errors import IntegrityError
+from quee.measure import Name
 from quee.policies.registry import deployable
 from quee.runtime.links import check_plain
 from quee.runtime.operating import Guarantee, Point, Positive
@@ -58,6 +59,8 @@ class Manifest(_Strict):
     """Whether exits answer with ensembles of the heads visited; false before format 5."""
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     embedding: bool
+    measure: Name = "accuracy"
+    """What the points' `accuracy` is: of answers as labelled, or as the float network's own."""
     policy: Annotated[str, AfterValidator(_deployable)]
     preprocessing: Preprocessing | None
     """None in format 1, which uses the backbone's own."""

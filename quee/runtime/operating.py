@@ -30,6 +30,8 @@ class Point:
     accuracy_interval: tuple[Share, Share] | None = None
     """95 % interval of the accuracy on new data (bootstrap over validation samples); None in older bundles."""
     cost_interval: tuple[Positive, Positive] | None = None
+    labelled: tuple[Share, Share, Share] | None = None
+    """Accuracy on labelled images and its 95 % interval, where `accuracy` is agreement with the float network."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Expected:
     accuracy_interval: tuple[float, float] | None
     cost_interval: tuple[float, float] | None
     budget_met: bool
+    labelled: tuple[float, float, float] | None = None
+    """Accuracy and its interval on labelled images, where `accuracy` is agreement with the float network."""
 
 
 class Asked(TypedDict, total=False):
@@ -130,12 +134,15 @@ class Operating:
         def interval(low: tuple[float, float] | None, high: tuple[float, float] | None) -> tuple[float, float] | None:
             return None if low is None or high is None else (mixed(low[0], high[0]), mixed(low[1], high[1]))
 
+        known = self.low.labelled is not None and self.high.labelled is not None
+        labelled = [mixed(a, b) for a, b in zip(self.low.labelled or (), self.high.labelled or (), strict=known)]
         return Expected(
             mixed(self.low.accuracy, self.high.accuracy),
             mixed(self.low.cost, self.high.cost),
             interval(self.low.accuracy_interval, self.high.accuracy_interval),
             interval(self.low.cost_interval, self.high.cost_interval),
             self.met,
+            (labelled[0], labelled[1], labelled[2]) if known else None,
         )
 
 

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from quee.runtime.classifier import Routed
+from quee.runtime.control import Spending
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-DECAY = 1 / 256
-"""Weight of one image in running means."""
 
 
 class Metrics:
@@ -38,18 +37,23 @@ class Metrics:
         self._drift = Gauge(
             "quee_cost_over_expected",
             "Running mean of cost over what validation data cost at the budget applied; away from 1: inputs drift.",
+            ["budget"],
             registry=registry,
         )
         self._correction = Gauge(
             "quee_budget_correction", "Budget applied over budget asked, by budget.", ["budget"], registry=registry
+        )
+        self._debt = Gauge(
+            "quee_budget_debt",
+            "Sum of cost over budget minus 1, within the reach of control; below 0: saved.",
+            ["budget"],
+            registry=registry,
         )
         self._queue = Gauge("quee_queue_images", "Images admitted and not yet answered.", registry=registry)
         self._limit = Gauge("quee_queue_limit_images", "Images admitted at most.", registry=registry)
         self._ready = Gauge("quee_ready", "1 while requests are welcome.", registry=registry)
         self._model = Gauge("quee_model", "The model that serves.", ["name", "digest"], registry=registry)
         self._reloads = Counter("quee_reloads", "Reloads, by outcome.", ["outcome"], registry=registry)
-        self._mean = 1.0
-        self._drift.set(1.0)
 
     def watch(self, queue: Callable[[], int], limit: int, ready: Callable[[], bool]) -> None:
         """Let `/metrics` call these functions for the gauges of queue and readiness."""
@@ -74,24 +78,24 @@ class Metrics:
         """Count a connection that ended without a request."""
         self._rejected.labels(reason).inc()
 
-    def routed(self, found: Routed, unit_bitflops: float, asked: float | None, expected: float | None) -> None:
-        """Count answered images; `asked` is their budget and `expected` the cost of the budget applied, if they had one."""
+    def routed(self, found: Routed, unit_bitflops: float, asked: float | None) -> None:
+        """Count answered images; `asked` is their budget, if they had one."""
         total = float(found.cost.sum())
         for path in found.path:
             self._paths.labels(path).inc()
         self._bitflops.inc(total * unit_bitflops)
         if not found.budget_met:
             self._unmet.inc(len(found.path))
-        if asked is None or expected is None:
-            return
-        self._spent.inc(total)
-        self._asked.inc(asked * len(found.path))
-        for cost in found.cost:
-            self._mean += DECAY * (float(cost) / expected - self._mean)
-        self._drift.set(self._mean)
+        if asked is not None:
+            self._spent.inc(total)
+            self._asked.inc(asked * len(found.path))
 
-    def corrected(self, budget: float, correction: float) -> None:
-        self._correction.labels(f"{budget:.3g}").set(correction)
+    def steered(self, label: float, asked: float, state: Spending) -> None:
+        """Show what control knows of the budgets like `asked`, under a label for all of them."""
+        name = f"{label:.3g}"
+        self._drift.labels(name).set(state.drift)
+        self._correction.labels(name).set(state.applied / asked)
+        self._debt.labels(name).set(state.debt)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

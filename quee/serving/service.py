@@ -19,10 +19,10 @@ from anyio import CapacityLimiter, to_thread
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import Images, Options, Routed
+from quee.runtime.control import BudgetControl
 from quee.runtime.explanation import Explanation
 from quee.runtime.manifest import read_manifest
 from quee.runtime.scheduler import DrainingError, ExpiredError, OverloadedError, Scheduler
-from quee.serving.control import BudgetControl
 from quee.serving.metrics import Metrics
 from quee.serving.requests import GoneError, RefusedError, bad
 from quee.serving.settings import Settings
@@ -96,16 +96,12 @@ class Served:
             return float(self.classifier.budget)
         return options.budget
 
-    def controlled(self, options: Options) -> float | None:
-        """The budget for control; None where every sample has a limit, because limits lower the mean cost."""
-        return self.asked(options) if options.max_cost is None else None
-
-    def applied(self, options: Options) -> Options:
-        """The options to route under: the requested ones, with the budget corrected by control."""
-        asked = self.controlled(options)
+    def applied(self, options: Options, waiting: int) -> Options:
+        """The options to route under: the requested ones, with the budget corrected; `waiting` images are in flight."""
+        asked = self.asked(options)
         if asked is None or not asked > 0:  # refused later
             return options
-        return replace(options, budget=self.control.applied(asked))
+        return replace(options, budget=self.control.applied(asked, waiting))
 
     def close(self, timeout: float) -> bool:
         """Answer the requests in flight; false where this was stopped after `timeout` seconds."""
@@ -267,7 +263,7 @@ class Service:
         size = images.size if isinstance(images, np.ndarray) else SMALL + 1
         while True:
             served = self.current
-            applied = served.applied(options)
+            applied = served.applied(options, self.admitted)
             try:
                 future = await self.done(lambda s=served, a=applied: s.scheduler.submit(images, a, timeout), size)  # type: ignore[misc]
                 routed = await self._crossing.wait(future, gone)
@@ -287,11 +283,11 @@ class Service:
         return Answer(routed, served, asked, applied, explanations)
 
     def _count(self, served: Served, options: Options, applied: Options, routed: Routed) -> None:
-        asked, expected = served.controlled(options), None
-        if asked is not None:
-            expected = served.control.reachable(applied.budget or asked)
-            self.metrics.corrected(served.control.label(asked), served.control.spent(asked, routed.cost))
-        self.metrics.routed(routed, served.unit_bitflops, asked, expected)
+        if (asked := served.asked(options)) is not None:
+            expected = served.classifier.operating(applied).expected.cost
+            state = served.control.spent(asked, routed.cost, expected)
+            self.metrics.steered(served.control.label(asked), asked, state)
+        self.metrics.routed(routed, served.unit_bitflops, asked)
         self._answered += len(routed.label)
         elapsed = time.monotonic() - self._since
         if elapsed > RATE_WINDOW:

@@ -19,7 +19,7 @@ import quee
 from quee.api import BATCH, drawn
 from quee.errors import QueeError, UsageError
 from quee.fitting.checks import check_pixels
-from quee.fitting.labelled import read_labelled
+from quee.fitting.given import read_images
 from quee.network.architectures import create_backbone
 from quee.runtime import load_bundle
 
@@ -73,6 +73,13 @@ def with_another_input() -> Any:
     return backbone
 
 
+def of_one_answer() -> Any:
+    backbone = made()
+    with torch.no_grad():
+        backbone.head.bias[4] = 1e4
+    return backbone
+
+
 def of_ones_own() -> Any:
     backbone = made()
     backbone.made_with = None  # as of a class of one's own
@@ -97,10 +104,9 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "one-hot labels": (lambda a: {Y: np.eye(10)[a[Y]]}, "argmax"),
     "an unlabelled image": (lambda a: {Y: np.where(np.arange(400) == 3, -1, a[Y])}, "label -1 of image 3"),
     "a label beyond": (lambda a: {Y: np.where(np.arange(400) == 3, 10, a[Y])}, "label 10 of image 3"),
-    "labels missing": (lambda a: {Y: None}, "labels are missing"),
     "names of too few classes": (lambda a: {Y: np.array(["a", "b"])[a[Y] % 2]}, "2 names"),
     "classes that do not fit": (lambda a: {"classes": ["a", "b"]}, "2 names; the backbone has 10"),
-    "few images": (lambda a: {"images": a["images"][:30], Y: a[Y][:30]}, "30 labelled images; give at least 40"),
+    "few images": (lambda a: {"images": a["images"][:30], Y: a[Y][:30]}, "30 images to fit on; give at least 40"),
     "a class without images": (lambda a: {Y: a[Y] % 9}, r"1 of 10 classes .*'9' \(0\)"),
     "budget 0": (lambda a: {"budget": 0}, "bundle.budget"),
     "budget -1": (lambda a: {"budget": -1.0}, "bundle.budget"),
@@ -137,7 +143,19 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "another input": (lambda a: {"model": with_another_input()}, "preprocessing="),
     "a class as kwarg": (lambda a: {"model": made(norm_layer=nn.LayerNorm)}, "cannot keep"),
     "a generator that is used up": (lambda a: {"images": iter([]), Y: None}, "used up"),
-    "batches that are no pairs": (lambda a: {"images": [a["images"]], Y: None}, "pairs"),
+    "batches that are no pairs": (lambda a: {"images": iter([3]), Y: None}, "pairs"),
+    "batches of one image": (lambda a: {"images": iter(a["images"]), Y: None}, r"shape \(8, 8\); without labels give"),
+    "an image of too many": (lambda a: {"images": [a["images"]], Y: None}, "image 0 ha"),
+    "batches of both kinds": (lambda a: {"images": [(a["images"], a[Y]), a["images"][..., None]], Y: None}, "or none"),
+    "labelled beside labels": (lambda a: {"labelled": (a["images"], a[Y])}, "labelled= goes with images without"),
+    "labelled beside pairs": (
+        lambda a: {"images": [(a["images"], a[Y])], Y: None, "labelled": (a["images"], a[Y])}, "labelled= goes with"
+    ),
+    "few labelled": (lambda a: {Y: None, "labelled": (a["images"][:9], a[Y][:9])}, "labelled: 9 images; give at least 40"),
+    "labelled without labels": (lambda a: {Y: None, "labelled": a["images"]}, "labelled is a ndarray; give a pair"),
+    "labelled of another class": (lambda a: {Y: None, "labelled": (a["images"], a[Y] + 1)}, "label 10 of image"),
+    "no labels, classes that do not fit": (lambda a: {Y: None, "classes": ["a"]}, "1 names; the backbone has 10"),
+    "no labels, one answer": (lambda a: {Y: None, "model": of_one_answer()}, "answers class 4 to each of 400 images"),
     "a bad batch": (lambda a: {"images": [(a["images"], a[Y][:-1])], Y: None}, "batch 0: 400 images but 399"),
     "a bad type in a batch": (lambda a: {"images": [(a["images"] / 255, a[Y])], Y: None}, "images of batch 0 have"),
 }  # fmt: skip
@@ -261,8 +279,8 @@ def test_images_are_the_same_in_whatever_form_they_come(form, digits, tmp_path) 
     transform = made().input
     images, labels, pixels = FORMS[form](x, y)
     expected, found = (
-        read_labelled(x, y, transform, "uint8", tmp_path),
-        read_labelled(images, labels, transform, pixels, tmp_path),
+        read_images(x, y, transform, "uint8", tmp_path),
+        read_images(images, labels, transform, pixels, tmp_path),
     )
     rows = np.random.default_rng(0).permutation(130)
     assert torch.equal(expected.batch(rows), found.batch(rows))
@@ -275,13 +293,13 @@ def test_images_of_other_sizes_are_resized_as_the_classifier_does(tmp_path) -> N
 
     images = [np.random.default_rng(i).integers(256, size=(20 + i, 14, 3), dtype=np.uint8) for i in range(5)]
     transform = made().input
-    found = read_labelled(images, range(5), transform, "uint8", tmp_path)
+    found = read_images(images, range(5), transform, "uint8", tmp_path)
     assert np.array_equal(found.batch(np.arange(5)).numpy(), prepare(images, transform))
 
 
 def test_memory_does_not_grow_with_the_number_of_draws(digits, tmp_path) -> None:
     transform = made().input
-    given = read_labelled(list(digits[0]), digits[1], transform, "uint8", tmp_path)
+    given = read_images(list(digits[0]), digits[1], transform, "uint8", tmp_path)
     rows = np.arange(0, 400)
     alive: list[weakref.ref[torch.Tensor]] = []
     seen, most = 0, 0
@@ -294,7 +312,7 @@ def test_memory_does_not_grow_with_the_number_of_draws(digits, tmp_path) -> None
 
 
 def test_a_disk_that_is_full_is_named(tmp_path) -> None:
-    from quee.fitting.labelled import Spool
+    from quee.fitting.given import Spool
 
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
@@ -311,7 +329,7 @@ def ending(x: np.ndarray, y: np.ndarray, error: BaseException) -> Iterator[tuple
 def test_what_a_generator_raises_is_the_callers_and_nothing_stays_open(error, digits, tmp_path) -> None:
     transform = made().input
     with pytest.raises(type(error)) as raised:
-        read_labelled(ending(*digits, error), None, transform, "uint8", tmp_path)
+        read_images(ending(*digits, error), None, transform, "uint8", tmp_path)
     assert raised.value is error
     open_files = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
     assert not any(name.startswith(str(tmp_path)) for name in open_files)
@@ -329,7 +347,7 @@ class Short(Rows):
 def test_batches_that_end_before_their_length_are_said(digits, tmp_path) -> None:
     transform = made().input
     with pytest.warns(UserWarning, match="ended early: 90 came of the 400"):
-        read_labelled(Short(*digits), None, transform, "uint8", tmp_path).close()
+        read_images(Short(*digits), None, transform, "uint8", tmp_path).close()
 
 
 def test_images_that_are_all_dark_are_said() -> None:
@@ -338,3 +356,45 @@ def test_images_that_are_all_dark_are_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_pixels(0, 200)
+
+
+def test_images_without_labels_are_fitted_to_the_networks_own_answers_and_the_bundle_says_so(
+    digits, trained, tmp_path
+) -> None:
+    """The same bundle as with these answers given as labels, except for what it says of them."""
+    images, beside = digits[0][:300], (digits[0][300:], digits[1][300:])
+    trained.eval()
+    x = trained.input.normalise(torch.from_numpy(images)[:, None].float() / 255)
+    answers = trained(x).argmax(dim=1).numpy()
+    options: Any = {"precisions": ["w4a4", "w8a8"]}
+    found = quee.fit(trained, images, out=tmp_path / "alone", labelled=beside, **options)
+    told = quee.fit(trained, images, answers, tmp_path / "told", **options)
+    assert (found.measure.name, told.measure.name) == ("agreement", "accuracy")
+    assert [(p.cost, p.accuracy) for p in found.points] == [(p.cost, p.accuracy) for p in told.points]
+    for point in found.points[:: max(1, len(found.points) // 4)]:
+        right = found.predict(beside[0], budget=point.cost) == beside[1]
+        accuracy, low, high = point.labelled
+        assert low <= accuracy <= high
+        assert accuracy == pytest.approx(right.mean(), abs=0.03), "executed as simulated"
+    assert found.expect(budget=0.3).labelled is not None
+    assert all(point.labelled is None for point in told.points) and told.expect(budget=0.3).labelled is None
+    card, other = ((tmp_path / name / "README.md").read_text() for name in ("alone", "told"))
+    assert "| mean cost | agreement | accuracy, labelled images |" in card
+    assert "had no labels: agreement is with the float network's own answers" in card and "100 labelled images" in card
+    assert "| mean cost | accuracy |" in other and "agreement" not in other
+
+
+@pytest.mark.parametrize("form", ["a list", "batches", "a generator"])
+def test_images_without_labels_come_in_any_form(form, digits, tmp_path) -> None:
+    forms = {
+        "a list": lambda x: list(x),
+        "batches": lambda x: [x[:70, ..., None], x[70:, ..., None]],
+        "a generator": lambda x: (x[i : i + 50, ..., None] for i in range(0, 130, 50)),
+    }
+    transform = made().input
+    found = read_images(forms[form](digits[0][:130]), None, transform, "uint8", tmp_path)
+    expected = read_images(digits[0][:130], None, transform, "uint8", tmp_path)
+    rows = np.arange(130)
+    assert found.labels is None and expected.labels is None
+    assert torch.equal(found.batch(rows), expected.batch(rows))
+    found.close()

@@ -24,7 +24,16 @@ def test_an_experiment_without_a_bundle_says_what_makes_one(tmp_path: Path) -> N
 
 
 def test_the_table_has_a_line_per_row_with_the_gap_and_its_interval() -> None:
-    row = {"kind": "noise", "severity": 3, "budget": 0.2, "cost": 0.25, "accuracy": 0.9, "static_accuracy": 0.95}
+    row = {
+        "kind": "noise",
+        "severity": 3,
+        "budget": 0.2,
+        "cost": 0.25,
+        "held_cost": 0.201,
+        "accuracy": 0.9,
+        "static_accuracy": 0.95,
+    }
     head, line = table([{**row, "gap": -0.02, "gap_low": -0.03, "gap_high": -0.01}]).splitlines()
-    assert head.split()[:3] == ["shift", "severity", "budget"]
+    assert head.split()[:5] == ["shift", "severity", "budget", "cost", "held"]
+    assert line.split()[3:5] == ["0.250", "0.201"]
     assert line.endswith("-2.0 [-3.0, -1.0]")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from quee.evaluation.shift import outcome, shift_rows, static_predictions
+from quee.evaluation.shift import STREAM, outcome, shift_rows, static_predictions, streamed
 from quee.runtime import AdaptiveClassifier
 
 
@@ -41,3 +41,20 @@ def test_rows_begin_with_clean_images_and_imbalance_needs_no_further_run(
     ]  # fmt: skip
     assert all(row["gap_low"] <= row["gap"] <= row["gap_high"] for row in rows)
     assert all(row["overspent"] == pytest.approx(row["cost"] / row["budget"] - 1) for row in rows)
+    assert all(row["held_overspent"] == pytest.approx(row["held_cost"] / row["budget"] - 1) for row in rows)
+
+
+def test_a_stream_of_the_study_starts_with_the_condition_and_counts_every_image(
+    classifier: AdaptiveClassifier, prepared
+) -> None:
+    order = np.random.default_rng(0).integers(len(prepared[0]), size=STREAM)
+    said, paid = streamed(classifier, prepared[0], order, 0.3)
+    unsteered = classifier.route_prepared(classifier_input(classifier, prepared[0][order[:64]]), budget=0.3)
+    assert said.shape == paid.shape == (STREAM,)
+    assert np.array_equal(paid[:64], unsteered.cost), "nothing is known yet in the first block"
+
+
+def classifier_input(classifier: AdaptiveClassifier, images: np.ndarray) -> np.ndarray:
+    from quee.evaluation.shift import prepared as to_input
+
+    return to_input(classifier, images)
