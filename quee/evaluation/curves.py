@@ -27,7 +27,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A method at a budget: a mixture of two neighbouring points chosen by validation cost."""
+    """A method at a budget, which is a ceiling: the point, or mixture of two, that validation chose."""
 
     method: str
     budget: float
@@ -61,13 +61,22 @@ def operating_point(sweep: Sweep, budget: float) -> OperatingPoint:
     )
 
 
+def errors_within(sweep: Sweep, budgets: np.ndarray, floor: Floor, split: str = "test") -> np.ndarray:
+    """Expected error of every sample (S, budgets), where budgets are ceilings."""
+    return _floored(sweep, np.stack([sweep.weights(b)[0] for b in budgets], axis=1), budgets, floor, split)
+
+
 def errors_at(sweep: Sweep, budgets: np.ndarray, floor: Floor, split: str = "test") -> np.ndarray:
-    """Expected error of every sample at budgets (S, budgets).
+    """Expected error of every sample along the curve, where budgets are spent (S, budgets)."""
+    return _floored(sweep, np.stack([sweep.spending(b)[0] for b in budgets], axis=1), budgets, floor, split)
+
+
+def _floored(sweep: Sweep, weights: np.ndarray, budgets: np.ndarray, floor: Floor, split: str) -> np.ndarray:
+    """Errors (S, B) of points mixed by weights (P, B).
 
     Below its cheapest point a method is mixed with the free floor, so that it is defined at every budget.
     """
     cheapest = sweep.validation_cost[0]
-    weights = np.stack([sweep.weights(b)[0] for b in budgets], axis=1)
     found = sweep.errors[split] @ weights
     share = np.minimum(budgets / cheapest, 1.0)
     return share * found + (1 - share) * floor.errors[split][:, None]

@@ -103,7 +103,7 @@ class Rotations:
             return sweeps[0]
         low, high = min(s.validation_cost[0] for s in sweeps), max(s.validation_cost[-1] for s in sweeps)
         budgets = np.geomspace(low, high, self.settings[0].points if high > low * (1 + 1e-9) else 1)
-        mixes = [np.stack([sweep.weights(budget)[0] for budget in budgets], axis=1) for sweep in sweeps]
+        mixes = [np.stack([sweep.spending(budget)[0] for budget in budgets], axis=1) for sweep in sweeps]
 
         def over_rotations(which: str) -> dict[str, np.ndarray]:
             return {

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quee.evaluation.curves import Floor, OperatingPoint, area_errors, cost_at_drop, errors_at, operating_point
+from quee.evaluation.curves import (
+    Floor,
+    OperatingPoint,
+    area_errors,
+    cost_at_drop,
+    errors_at,
+    errors_within,
+    operating_point,
+)
 from quee.evaluation.drops import DROPS
 from quee.policies.sweep import Setting, Sweep
 
@@ -71,7 +79,7 @@ def measure(sweep: Sweep, yardstick: Yardstick) -> Measured:
     return Measured(
         sweep.name,
         sweep.kind,
-        errors_at(sweep, yardstick.budgets, floor),
+        errors_within(sweep, yardstick.budgets, floor),
         errors_at(sweep, yardstick.band, floor),
         area_errors(sweep, floor),
         sweep.errors["test"] @ mix,

@@ -64,7 +64,7 @@ def numbers(metrics: Any) -> dict[str, float]:
     return found
 
 
-def stage_numbers(stage: str, text: str) -> dict[str, float]:
+def stage_numbers(stage: str, text: str | bytes) -> dict[str, float]:
     """The numbers of a stage's metrics.json in terms of the current format."""
     from quee.evaluation.formats import comparable
 

@@ -38,8 +38,8 @@ def ablate(
     goes on, and a larger grid computes only its new points.
 
     Gains are differences of auc (mean test accuracy over log-uniform budgets from 1/16 to 1) to the experiment as it
-    stands, on the same samples. The interval holds for all rows at once (95 %, max-|t|); a row is starred where it leaves out zero. Choose
-    settings by validation_auc, not by this table: it reports test data.
+    stands, on the same samples. The interval holds for all rows at once (95 %, max-|t|); a row is starred where it
+    leaves out zero. Choose settings by validation_auc, not by this table: it reports test data.
 
     Results: artifacts/EXPERIMENT/ablate/ (metrics.json, ablations.parquet, differences.parquet, ablations.svg);
     `quee track` adds a run per point to MLflow. One experiment: `quee ablate digits`.

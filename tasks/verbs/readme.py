@@ -147,7 +147,8 @@ def _words(name: str, dataset: dict[str, Any], trained: dict[str, Any], metrics:
         told = f"{tested}; float accuracy is unknown, because fp32 is not among its precisions"
     text.append(f"**{name}**: {told}{beside}.")
     earlier = metrics.get(EARLIER, {})
-    gains = next((found[key] for found in (metrics, earlier) for key in ("resplits", "gains") if key in found), {})
+    known = [found[key] for found in (metrics, earlier) for key in ("resplits", "gains") if key in found]
+    gains: dict[str, Any] = known[0] if known else {}
     over = f"by paired bootstrap over {resampled(metrics, 'test images')}"
     if metrics.get("seeds", 1) > 1:
         over += f" and {metrics['seeds']} seeds"

@@ -12,7 +12,7 @@ from quee.cache.answers import with_ensembles
 from quee.cache.read import FeatureCache
 from quee.evaluation.ablation.labels import targets_of
 from quee.evaluation.ablation.views import smaller, view
-from quee.evaluation.curves import Floor, area_errors, errors_at
+from quee.evaluation.curves import Floor, area_errors, errors_within
 from quee.evaluation.resplits import redivide
 from quee.policies.base import Costs, trade_offs
 from quee.policies.networks import Network, Predictors, Read, views
@@ -229,7 +229,7 @@ def evaluate(study: Study, prepared: Prepared, predictors: Predictors | None) ->
     }
     if predictors is not None:
         facts |= _quality(prepared.validation, predictors)
-    errors = errors_at(sweep, study.budgets, floor)
+    errors = errors_within(sweep, study.budgets, floor)
     return Outcome(errors.astype(np.float32), area.astype(np.float32), facts)
 
 

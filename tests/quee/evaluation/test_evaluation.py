@@ -37,11 +37,13 @@ def test_every_method_of_the_design_is_there(compared) -> None:
 
 
 @pytest.mark.parametrize("budget", [0.1, 0.2, 0.4])
-def test_budgets_are_met_on_validation_by_mixing_two_points(compared, budget: float) -> None:
+def test_budgets_are_kept_on_validation_by_mixing_two_points(compared, budget: float) -> None:
     for name in ("quee_plan", "quee_fitted_q", "confidence_hull", "static_hull"):
         point = operating_point(compared[1][name], budget)
-        dearest = compared[1][name].validation_cost[-1]
-        assert point.validation_cost == pytest.approx(min(budget, dearest), rel=0.01)
+        assert point.validation_cost <= budget * (1 + 1e-6)
+        spending = compared[1][name].spending(budget)[0]
+        lost = compared[1][name].errors["validation"] @ (compared[1][name].weights(budget)[0] - spending)
+        assert 100 * lost.mean() <= 0.1 + 1e-9, "less is spent only where it does not show"
         assert point.budget_met
 
 
