@@ -16,7 +16,6 @@ from quee.cache.read import FeatureCache
 from quee.errors import IntegrityError
 from quee.evaluation.ablation.fit import Study
 from quee.evaluation.ablation.rerun import (
-    Rerun,
     Variant,
     computed,
     evaluated,
@@ -44,11 +43,11 @@ FACTS = ("dataset.json", "splits.parquet", "backbone.json", "quantization.json")
 """Files of INPUTS that decide what is computed, besides all weights."""
 
 
-def study_of(stage: Stage, base: Study, variant: Variant, root: Path) -> tuple[Rerun, str]:
+def study_of(stage: Stage, base: Study, variant: Variant, root: Path) -> tuple[Study, str]:
     """The study of a variant, and the digest of its cache; until that is computed it holds the experiment's cache."""
     digest = _digest(stage, base, variant, root)
     source = key_of(base.source, digest)
-    return Rerun(base.cache, base.experiment, source, budgets_of=base), digest
+    return Study(base.cache, base.experiment, source), digest
 
 
 def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:

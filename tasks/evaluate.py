@@ -16,6 +16,7 @@ from quee.evaluation.certification import certify
 from quee.evaluation.draws import Draws
 from quee.evaluation.drops import cost_intervals, cost_replicates
 from quee.evaluation.folds import Rotations
+from quee.evaluation.formats import FORMAT
 from quee.evaluation.measured import FLOAT, Measured
 from quee.evaluation.quality import measured_variants, rank_correlation
 from quee.evaluation.resplits import fit_policies, resplit
@@ -95,6 +96,8 @@ def run(stage: Stage) -> None:
             first_step: found["quee_plan"][0].auc,
             other: rotations.area(alternative),
         },
+        "floor_accuracy": rotations.floor_accuracy,
+        "format": FORMAT,
         "fp32_accuracy": methods.get(f"static_{FLOAT}", {}).get("accuracy"),
         "quality_rank_correlation": rank_correlation(variants),
         "seeds": settings.seeds,

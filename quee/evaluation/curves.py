@@ -8,8 +8,8 @@ import numpy as np
 from quee.policies.sweep import Setting, Sweep
 from quee.work.percentages import ROUNDING, VANISHING, ratio
 
-GRID = 200
-"""Budgets over which the area under a curve is averaged."""
+AUC_BUDGETS = np.geomspace(1 / 16, 1.0, 200)
+"""Budgets over which `auc` is the mean: the same for every tree, experiment and data set, so that trees can be compared."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A method at a budget: a mixture of two neighbouring points chosen by validation cost."""
+    """A method at a budget, which is a ceiling: the point, or mixture of two, that validation chose."""
 
     method: str
     budget: float
@@ -61,25 +61,36 @@ def operating_point(sweep: Sweep, budget: float) -> OperatingPoint:
     )
 
 
+def errors_within(sweep: Sweep, budgets: np.ndarray, floor: Floor, split: str = "test") -> np.ndarray:
+    """Expected error of every sample (S, budgets), where budgets are ceilings."""
+    return _floored(sweep, np.stack([sweep.weights(b)[0] for b in budgets], axis=1), budgets, floor, split)
+
+
 def errors_at(sweep: Sweep, budgets: np.ndarray, floor: Floor, split: str = "test") -> np.ndarray:
-    """Expected error of every sample at budgets (S, budgets).
+    """Expected error of every sample along the curve, where budgets are spent (S, budgets)."""
+    return _floored(sweep, np.stack([sweep.spending(b)[0] for b in budgets], axis=1), budgets, floor, split)
+
+
+def _floored(sweep: Sweep, weights: np.ndarray, budgets: np.ndarray, floor: Floor, split: str) -> np.ndarray:
+    """Errors (S, B) of points mixed by weights (P, B).
 
     Below its cheapest point a method is mixed with the free floor, so that it is defined at every budget.
     """
     cheapest = sweep.validation_cost[0]
-    weights = np.stack([sweep.weights(b)[0] for b in budgets], axis=1)
     found = sweep.errors[split] @ weights
     share = np.minimum(budgets / cheapest, 1.0)
     return share * found + (1 - share) * floor.errors[split][:, None]
 
 
-def budget_grid(low: float, high: float, points: int = GRID) -> np.ndarray:
-    return np.geomspace(low, high, points)
+def area_errors(sweep: Sweep, floor: Floor, split: str = "test") -> np.ndarray:
+    """(S,) expected error of every sample, mean over `AUC_BUDGETS`; 1 - their mean is `auc`."""
+    found: np.ndarray = errors_at(sweep, AUC_BUDGETS, floor, split).mean(axis=1)
+    return found
 
 
-def area(sweep: Sweep, grid: np.ndarray, floor: Floor) -> float:
-    """`auc`: mean test accuracy over log-uniform budgets."""
-    return float(1 - errors_at(sweep, grid, floor).mean())
+def area(sweep: Sweep, floor: Floor) -> float:
+    """`auc`: mean test accuracy over `AUC_BUDGETS`."""
+    return float(1 - area_errors(sweep, floor).mean())
 
 
 def cost_at_drop(sweep: Sweep, reference: float | None, drop: float) -> float | None:

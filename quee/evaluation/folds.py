@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from quee.evaluation.curves import Floor, cost_at_drop, errors_at
+from quee.evaluation.curves import Floor, area_errors, cost_at_drop
 from quee.evaluation.drops import DROPS
 from quee.evaluation.measured import Measured, Yardstick, curve_of, float_errors, measure
 from quee.policies.sweep import Setting, Sweep
@@ -103,7 +103,7 @@ class Rotations:
             return sweeps[0]
         low, high = min(s.validation_cost[0] for s in sweeps), max(s.validation_cost[-1] for s in sweeps)
         budgets = np.geomspace(low, high, self.settings[0].points if high > low * (1 + 1e-9) else 1)
-        mixes = [np.stack([sweep.weights(budget)[0] for budget in budgets], axis=1) for sweep in sweeps]
+        mixes = [np.stack([sweep.spending(budget)[0] for budget in budgets], axis=1) for sweep in sweeps]
 
         def over_rotations(which: str) -> dict[str, np.ndarray]:
             return {
@@ -114,7 +114,12 @@ class Rotations:
         values = np.full(len(budgets), np.nan)
         return Sweep(sweeps[0].name, sweeps[0].kind, values, over_rotations("errors"), over_rotations("costs"))
 
+    @cached_property
+    def floor_accuracy(self) -> float:
+        """Test accuracy of the method that costs nothing, over all test samples."""
+        return float(1 - joined([yardstick.floor.errors["test"] for yardstick in self.yardsticks]).mean())
+
     def area(self, sweeps: Sequence[Sweep]) -> float:
-        """`auc`: mean accuracy over log-uniform budgets and all test samples."""
-        errors = [errors_at(s, y.grid, y.floor) for s, y in zip(sweeps, self.yardsticks, strict=True)]
+        """`auc`: mean accuracy over its budgets and all test samples."""
+        errors = [area_errors(s, y.floor) for s, y in zip(sweeps, self.yardsticks, strict=True)]
         return float(1 - joined(errors).mean())

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quee.evaluation.curves import Floor, OperatingPoint, budget_grid, cost_at_drop, errors_at, operating_point
+from quee.evaluation.curves import (
+    Floor,
+    OperatingPoint,
+    area_errors,
+    cost_at_drop,
+    errors_at,
+    errors_within,
+    operating_point,
+)
 from quee.evaluation.drops import DROPS
 from quee.policies.sweep import Setting, Sweep
 
@@ -20,8 +28,8 @@ class Yardstick:
 
     budgets: np.ndarray
     """(B,)"""
-    grid: np.ndarray
-    """Log-uniform budgets over which `auc` is the mean."""
+    band: np.ndarray
+    """(BAND_POINTS,) log-uniform budgets over the range of the tree's static paths, for a band around the whole curve."""
     floor: Floor
     float_accuracy: float | None
     """Float accuracy on test; None where the float network is not among the precisions and references."""
@@ -30,11 +38,7 @@ class Yardstick:
     def of(cls, setting: Setting, budgets: Sequence[float], floor: Floor) -> "Yardstick":
         costs, errors = setting.costs.static, float_errors(setting)
         accuracy = None if errors is None else float(1 - errors.mean())
-        return cls(np.array(budgets, float), budget_grid(costs.min(), costs.max()), floor, accuracy)
-
-    @property
-    def band(self) -> np.ndarray:
-        return budget_grid(self.grid[0], self.grid[-1], BAND_POINTS)
+        return cls(np.array(budgets, float), np.geomspace(costs.min(), costs.max(), BAND_POINTS), floor, accuracy)
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,9 @@ class Measured:
     errors: np.ndarray
     """(S, B), mixed with the free floor below the cheapest point; for differences between methods."""
     band: np.ndarray
-    """(S, BAND_POINTS) the same at budgets over the range of `auc`."""
+    """(S, BAND_POINTS) the same at the budgets of the band."""
     overall: np.ndarray
-    """(S,) mean over the grid."""
+    """(S,) mean over the budgets of `auc`."""
     mixed: np.ndarray
     """(S, B) at the operating points; the nearest point if a budget cannot be met."""
     validation_errors: np.ndarray
@@ -75,9 +79,9 @@ def measure(sweep: Sweep, yardstick: Yardstick) -> Measured:
     return Measured(
         sweep.name,
         sweep.kind,
-        errors_at(sweep, yardstick.budgets, floor),
+        errors_within(sweep, yardstick.budgets, floor),
         errors_at(sweep, yardstick.band, floor),
-        errors_at(sweep, yardstick.grid, floor).mean(axis=1),
+        area_errors(sweep, floor),
         sweep.errors["test"] @ mix,
         sweep.errors["validation"] @ mix,
         sweep.costs["validation"] @ mix,

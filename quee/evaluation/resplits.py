@@ -8,7 +8,7 @@ import numpy as np
 from quee.cache.answers import with_ensembles
 from quee.cache.read import FeatureCache
 from quee.data.grouped import cut_groups
-from quee.evaluation.curves import Floor, area, budget_grid, gap_closed
+from quee.evaluation.curves import Floor, area, gap_closed
 from quee.groups import divides
 from quee.policies.base import Basis, Policy
 from quee.policies.names import BOUND, MAIN, REFERENCE, rivals
@@ -76,9 +76,8 @@ def resplit(cache: FeatureCache, experiment: Experiment, seed: int) -> list[dict
     setting = Setting.of(divided, ("validation", "test"), experiment.policies, points)
     setting = replace(setting, policies=fit_policies(divided, experiment)[1])
     floor = Floor.of(setting)
-    grid = budget_grid(setting.costs.static.min(), setting.costs.static.max())
     sweeps = {sweep.name: sweep for sweep in all_sweeps(setting)}
-    auc = {name: area(sweeps[name], grid, floor) for name in dict.fromkeys([*MAIN, *rivals(sweeps)])}
+    auc = {name: area(sweeps[name], floor) for name in dict.fromkeys([*MAIN, *rivals(sweeps)])}
     return [
         {
             "auc": value,

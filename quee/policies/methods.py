@@ -63,7 +63,7 @@ class Method:
     def curves(self, setting: Setting) -> Iterator[Sweep]:
         """The method's operating points on a setting, curve by curve."""
         if self.sweeps is not None:
-            yield from self.sweeps(setting)
+            yield from map(setting.grouped, self.sweeps(setting))
         elif self.policy is not None and (policy := self.of(setting)) is not None:
             sweep = routed_sweep(self.shown, setting, policy)
             yield sweep if policy.priced else sweep.by_columns()

@@ -73,7 +73,9 @@ def fitted_sweeps(setting: Setting) -> Iterator[Sweep]:
     for method in methods():
         if method.learned or method.seeded:
             for sweep in method.curves(setting):
-                yield from (m.beside(setting, sweep) for m in methods() if m.beside and m.like == sweep.name)
+                yield from (
+                    setting.grouped(m.beside(setting, sweep)) for m in methods() if m.beside and m.like == sweep.name
+                )
                 yield sweep
 
 

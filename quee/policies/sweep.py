@@ -1,6 +1,6 @@
 """Sweeps: a method's operating points, with the error and cost of every sample at each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ import numpy as np
 
 from quee.paths import PathTree
 from quee.policies.base import Basis, Costs, Policy, simulate, simulate_behind
+from quee.policies.ceiling import served, taken
 from quee.policies.networks import Predictors
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Sweep:
     """(P,) the policy's knob at each point; None without a policy."""
     first: np.ndarray | None = None
     """(P,) index of the first precision at each point; None without a policy."""
+    groups: np.ndarray | None = None
+    """(V,) groups of the validation samples; None where the data set has none."""
 
     @classmethod
     def at(
@@ -87,22 +90,39 @@ class Sweep:
         return self.costs["validation"].mean(axis=0)[self.order]
 
     def weights(self, budget: float) -> tuple[np.ndarray, bool]:
-        """Weights (P,) of the points mixed to spend `budget` on validation, and whether it can be met.
+        """Weights (P,) of the points that serve a budget, which is a ceiling, and whether it can be met.
 
-        Between two neighbours by cost the mixture meets the budget exactly. Above the dearest point, that point is used.
-        Below the cheapest point, the cheapest is used and the budget is not met.
+        See `quee.policies.ceiling`; points are chosen on validation.
         """
-        cost, weights = self.validation_cost, np.zeros(len(self.values))
-        right = int(np.searchsorted(cost, budget))
-        if right == 0:
-            weights[self.order[0]] = 1
-            return weights, bool(cost[0] <= budget * (1 + 1e-9))
-        if right == len(cost):
-            weights[self.order[-1]] = 1
-            return weights, True
-        share = (budget - cost[right - 1]) / (cost[right] - cost[right - 1])
-        weights[self.order[right - 1]], weights[self.order[right]] = 1 - share, share
-        return weights, True
+        return self._weights(budget, self.taken)
+
+    def spending(self, budget: float) -> tuple[np.ndarray, bool]:
+        """Weights (P,) of the two neighbours by validation cost that spend a budget, whatever their accuracy.
+
+        For `auc` and the whole curve: the best of many points on validation is better there than elsewhere.
+        """
+        return self._weights(budget, lambda last: last)
+
+    def taken(self, last: int) -> int:
+        """The ordered point that serves where `last` is the dearest within the budget."""
+        if last not in self._taken:
+            self._taken[last] = taken(self._ordered_errors, last, self.groups)
+        return self._taken[last]
+
+    def _weights(self, budget: float, take: Callable[[int], int]) -> tuple[np.ndarray, bool]:
+        low, high, share, met = served(self.validation_cost, take, budget)
+        weights = np.zeros(len(self.values))
+        weights[self.order[low]] = 1 - share
+        weights[self.order[high]] += share
+        return weights, met
+
+    @cached_property
+    def _taken(self) -> dict[int, int]:
+        return {}
+
+    @cached_property
+    def _ordered_errors(self) -> np.ndarray:
+        return self.errors["validation"][:, self.order].astype(np.float64)
 
 
 def hull_of(name: str, sweeps: Sequence[Sweep]) -> Sweep:
@@ -166,6 +186,11 @@ class Setting:
             for split, cache in self.caches.items()
         }
         return Setting(caches, costs, self.points)
+
+    def grouped(self, sweep: Sweep) -> Sweep:
+        """A sweep that knows the groups of the validation samples."""
+        groups = self.caches["validation"].group
+        return sweep if groups is None else replace(sweep, groups=groups)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -251,7 +276,8 @@ def routed_sweep(name: str, setting: Setting, policy: Policy, first_step: str = 
     spent = {split: costs.routed[n] for split, n in nodes.items()}
     dearest = float(costs.routed.max())
     shown = nodes if policy.priced else None  # tables of usage show only policies with a price
-    return Sweep(name, policy.kind, policy.shown(knobs), errors, spent, shown, dearest, knobs, first)
+    groups = setting.caches["validation"].group
+    return Sweep(name, policy.kind, policy.shown(knobs), errors, spent, shown, dearest, knobs, first, groups)
 
 
 def rollout_first(setting: Setting, policy: Policy, knobs: np.ndarray) -> np.ndarray:

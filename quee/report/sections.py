@@ -11,6 +11,10 @@ from quee.work.percentages import DASH, DIFFERENCE, GAP, figure, percent
 NO_FLOAT = "fp32 is neither among paths.precisions nor among paths.references"
 DROPS = ("0.5", "1.0")
 """Points of accuracy below the float network, in the form of the metrics' names."""
+COMPARED = (
+    "Compared is the accuracy averaged over budgets from 1/16 to 1 on a logarithmic scale, the same for every experiment; "
+    "below its cheapest point a method is mixed with always answering the most frequent class."
+)
 
 
 def verdict(low: float, high: float) -> str:
@@ -90,9 +94,8 @@ def _repetitions(results: Results) -> str:
     ]
     return (
         f"<h3>Over {count} random {'division' if count == 1 else 'divisions'} of the held-out samples</h3>"
-        "<p>Targets, predictors and policies were fitted anew each time, the backbone was not. Compared is the "
-        "accuracy averaged over all budgets on a logarithmic scale; below its cheapest point a method is mixed with "
-        "always answering the most frequent class. The intervals are for the mean at 95 %; the "
+        "<p>Targets, predictors and policies were fitted anew each time, the backbone was not. "
+        f"{COMPARED} The intervals are for the mean at 95 %; the "
         "divisions share samples, so the true uncertainty is larger.</p>"
         f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
         + table(["method", "mean accuracy over budgets", "low", "high"], rows)
@@ -105,9 +108,8 @@ def _gains(results: Results) -> str:
     found, seeds = evaluate.get("gains", {}), evaluate.get("seeds", 1)
     lines = "".join(f"<li>{line}</li>" for line in _gain_lines(found, True))
     return (
-        "<h3>Over the test samples</h3><p>Compared is the accuracy averaged over all budgets on a logarithmic scale; below "
-        "its cheapest point a method is mixed with always answering the most frequent class. The 95 % intervals are from a "
-        f"paired bootstrap over {resampled(evaluate)} and {seeds} {'seed' if seeds == 1 else 'seeds'} of targets, predictors and "
+        f"<h3>Over the test samples</h3><p>{COMPARED} The 95 % intervals are from a paired "
+        f"bootstrap over {resampled(evaluate)} and {seeds} {'seed' if seeds == 1 else 'seeds'} of targets, predictors and "
         "policies: they say nothing of another division of the samples or another training run."
         f"</p><ul>{lines}</ul>"
     )
@@ -216,8 +218,7 @@ def methods(results: Results) -> str:
     ]
     return (
         '<h2 id="methods">Every method</h2>'
-        "<p>Mean over budgets: accuracy averaged over budgets on a logarithmic scale; below its cheapest point a "
-        "method is mixed with always answering the most frequent class. Oracle gap closed: 0 % is static_hull, 100 "
+        f"<p>{COMPARED} Oracle gap closed: 0 % is static_hull, 100 "
         f"% the oracle; {DASH}: there is no gap to the hundredth of a point. " + last + "</p>" + table(head, rows)
     )
 

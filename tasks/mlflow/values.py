@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HEADLINES = ("fp32_accuracy", "methods", "oracle_gap_closed")
+EVALUATED = "evaluate/format"
+"""The metric of an experiment's run that says what its numbers by method mean; runs from before format 2 have none."""
 """Metrics of `evaluate` that an experiment's run has under their own names; all metrics of other stages are STAGE/…"""
+
+_BY_AUC = re.compile(r"methods/.*\.auc(_by_seed\.\d+)?$|oracle_gap_closed/")
 
 STEPS = ("epoch", "iteration", "step", "round")
 """Columns of a history that count steps; the first one that a history has is used."""
@@ -60,6 +64,14 @@ def numbers(metrics: Any) -> dict[str, float]:
     return found
 
 
+def stage_numbers(stage: str, text: str | bytes) -> dict[str, float]:
+    """The numbers of a stage's metrics.json in terms of the current format."""
+    from quee.evaluation.formats import comparable
+
+    metrics = json.loads(text)
+    return numbers(comparable(metrics) if stage == "evaluate" else metrics)
+
+
 def sectioned(name: str) -> str:
     """A dotted name with a slash for its first dot, because MLflow groups charts by it: `methods/quee_plan.auc`."""
     return _plain(name).replace(".", "/", 1)
@@ -76,16 +88,27 @@ def stage_metrics(metrics: Any) -> dict[str, float]:
 
 def experiment_metrics(read: Callable[[str], Any], stages: list[str]) -> dict[str, float]:
     """Metrics of an experiment's run; `read` gives a stage's metrics.json, or None."""
+    from quee.evaluation.formats import comparable
+
     found: dict[str, float] = {}
     for stage in stages:
         metrics = read(stage)
         if metrics is None:
             continue
         if stage == "evaluate":
+            metrics = comparable(metrics)
             found |= stage_metrics({key: metrics[key] for key in HEADLINES if key in metrics})
+            found |= {EVALUATED: float(metrics["format"])} if "format" in metrics else {}
         else:
             found |= {f"{stage}/{name}": value for name, value in numbers(metrics).items()}
     return {_plain(name): value for name, value in found.items()}
+
+
+def of_run(metrics: dict[str, float]) -> dict[str, float]:
+    """An experiment's run's metrics without what only means the same in the current format, if the run is from before it."""
+    if EVALUATED in metrics:
+        return metrics
+    return {name: value for name, value in metrics.items() if not _BY_AUC.match(name)}
 
 
 def history(table: "pa.Table") -> list[Point]:

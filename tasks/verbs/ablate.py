@@ -37,9 +37,9 @@ def ablate(
     each repetition divides anew. Every finished point is kept in .quee/ablations by its content: an interrupted grid
     goes on, and a larger grid computes only its new points.
 
-    Gains are differences of auc (mean test accuracy over log-uniform budgets) to the experiment as it stands, on the same
-    samples. The interval holds for all rows at once (95 %, max-|t|); a row is starred where it leaves out zero. Choose
-    settings by validation_auc, not by this table: it reports test data.
+    Gains are differences of auc (mean test accuracy over log-uniform budgets from 1/16 to 1) to the experiment as it
+    stands, on the same samples. The interval holds for all rows at once (95 %, max-|t|); a row is starred where it
+    leaves out zero. Choose settings by validation_auc, not by this table: it reports test data.
 
     Results: artifacts/EXPERIMENT/ablate/ (metrics.json, ablations.parquet, differences.parquet, ablations.svg);
     `quee track` adds a run per point to MLflow. One experiment: `quee ablate digits`.

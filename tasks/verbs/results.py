@@ -1,6 +1,5 @@
 """Results of experiments: accuracy and realised cost by method and budget, and comparison with a git revision."""
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from quee.policies.names import BOUND, MAIN, REFERENCE, shown
 from quee.work.percentages import DASH, GAP, figure, percent
 from quee.work.registry import unknown
 from tasks.dvc.lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
-from tasks.mlflow.values import numbers, of_first_seed
+from tasks.mlflow.values import of_first_seed, stage_numbers
 from tasks.work.published import ARCHIVES, FOLDER
 
 
@@ -65,8 +64,6 @@ class Results:
 
 def load_results(root: Path, experiment: str, reference: bool = False) -> Results:
     """Results in artifacts/, or the published ones in reference/; raises UsageError where there are none."""
-    from quee.work.io import read_json
-
     base = root / (FOLDER if reference else "artifacts")
     folder = base / experiment / "evaluate"
     if not (folder / "metrics.json").is_file():
@@ -78,10 +75,25 @@ def load_results(root: Path, experiment: str, reference: bool = False) -> Result
         where = ARCHIVES if reference else base.name
         hint = "omit the name to see all" if reference else f"run `quee run {experiment}`"
         raise UsageError(f"{unknown(f'experiment with results in {where}/', experiment, known)}; {hint}")
-    metrics = read_json(folder / "metrics.json")
+    metrics = _metrics(folder, base / experiment / "features" / "tree.json")
     points = _points(folder)
     report = base / experiment / "report" / "report.html"
     return Results(experiment, metrics, points, report if report.is_file() else None)
+
+
+def _metrics(folder: Path, tree: Path) -> dict[str, Any]:
+    """Metrics in terms of the current format; of an older one, `auc` is computed anew from the curve and the tree's costs,
+    and is left out where they are missing."""
+    import numpy as np
+
+    from quee.evaluation.formats import comparable, recomputed
+    from quee.work.io import read_json, read_table
+
+    metrics, curve = read_json(folder / "metrics.json"), folder / "curve.parquet"
+    if not (curve.is_file() and tree.is_file()):
+        return comparable(metrics)
+    costs = np.array([node["cost"] for node in read_json(tree)["nodes"]])
+    return recomputed(metrics, read_table(curve).to_pylist(), costs)
 
 
 def _points(folder: Path) -> list[dict[str, Any]]:
@@ -169,7 +181,7 @@ def metrics_of(root: Path, result: ExperimentResult, here: bool) -> dict[str, fl
     for stage in result.stages.values():
         if (text := read_out(root, stage, "metrics.json", here)) is not None:
             try:
-                found |= {f"{stage.stage}.{name}": value for name, value in numbers(json.loads(text)).items()}
+                found |= {f"{stage.stage}.{name}": value for name, value in stage_numbers(stage.stage, text).items()}
             except ValueError:
                 raise IntegrityError(f"not a JSON file: metrics.json of {stage.name}") from None
     return found

@@ -10,6 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from quee.evaluation.formats import FORMAT
 from quee.work.io import write_json, write_table
 from tasks.verbs import tracking as tracking_cli
 
@@ -29,7 +30,8 @@ stages:
 """
 
 
-def write_evaluation(folder: Path, accuracy: float = 0.9, auc: float = 0.95) -> None:
+def write_evaluation(folder: Path, accuracy: float = 0.9, auc: float = 0.95, earlier: bool = False) -> None:
+    """Results of stage `evaluate`; those of format 1 where `earlier`."""
     folder.mkdir(parents=True, exist_ok=True)
     points = [
         {"method": m, "budget": b, "test_cost": b * 1.02, "test_accuracy": accuracy, "budget_met": b > 0.1, "seed": 0}
@@ -39,7 +41,7 @@ def write_evaluation(folder: Path, accuracy: float = 0.9, auc: float = 0.95) -> 
     write_table(folder / "operating_points.parquet", pa.Table.from_pylist(points))
     methods = {"quee_plan": {"auc": auc}, "static_hull": {"auc": 0.9}}
     metrics: dict[str, Any] = {"fp32_accuracy": 0.975, "methods": methods, "oracle_gap_closed": {"quee_plan": 0.5}}
-    write_json(folder / "metrics.json", {"experiment": "digits", **metrics})
+    write_json(folder / "metrics.json", {"experiment": "digits", **metrics, **({} if earlier else {"format": FORMAT})})
 
 
 def evaluated_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

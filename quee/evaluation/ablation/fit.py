@@ -12,7 +12,7 @@ from quee.cache.answers import with_ensembles
 from quee.cache.read import FeatureCache
 from quee.evaluation.ablation.labels import targets_of
 from quee.evaluation.ablation.views import smaller, view
-from quee.evaluation.curves import Floor, budget_grid, errors_at
+from quee.evaluation.curves import Floor, area_errors, errors_within
 from quee.evaluation.resplits import redivide
 from quee.policies.base import Costs, trade_offs
 from quee.policies.networks import Network, Predictors, Read, views
@@ -87,11 +87,6 @@ class Study:
     @property
     def budgets(self) -> np.ndarray:
         return np.array(self.experiment.evaluate.budgets, np.float64)
-
-    def grid(self) -> np.ndarray:
-        """Budgets of `auc`: the cost range of the whole tree, the same for every point."""
-        static = Costs.of(self.cache.tree, self.cache.description).static
-        return budget_grid(static.min(), static.max())
 
     def fit_digest(self, recipe: Recipe, seed: int) -> str:
         """Key of the predictors that a recipe needs."""
@@ -225,22 +220,17 @@ def evaluate(study: Study, prepared: Prepared, predictors: Predictors | None) ->
         seed=study.experiment.policies.seed + prepared.seed,
     )
     sweep = _sweep(setting, prepared.recipe)
-    floor, grid = Floor.of(setting), study.grid()
-    area = _area(sweep, grid, floor, "test")
+    floor = Floor.of(setting)
+    area = area_errors(sweep, floor)
     facts = {
         "auc": 1 - float(area.mean()),
         "nodes": float(len(tree)),
-        "validation_auc": 1 - float(_area(sweep, grid, floor, "validation").mean()),
+        "validation_auc": 1 - float(area_errors(sweep, floor, "validation").mean()),
     }
     if predictors is not None:
         facts |= _quality(prepared.validation, predictors)
-    errors = errors_at(sweep, study.budgets, floor)
+    errors = errors_within(sweep, study.budgets, floor)
     return Outcome(errors.astype(np.float32), area.astype(np.float32), facts)
-
-
-def _area(sweep: Sweep, grid: np.ndarray, floor: Floor, split: str) -> np.ndarray:
-    found: np.ndarray = errors_at(sweep, grid, floor, split).mean(axis=1)
-    return found
 
 
 def _options(study: Study, recipe: Recipe) -> Policies:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from quee.cache.read import FeatureCache, arrays_of, no_references
 from quee.errors import UsageError
-from quee.evaluation.ablation.fit import USED, Study
+from quee.evaluation.ablation.fit import USED
 from quee.paths import PathTree
 from quee.settings.experiment import Experiment
 
@@ -36,16 +36,6 @@ class Variant:
 
 
 AS_CACHED = Variant()
-
-
-@dataclass(frozen=True)
-class Rerun(Study):
-    """A study of a variant; its `auc` uses the budgets of the experiment as it stands."""
-
-    budgets_of: Study
-
-    def grid(self) -> np.ndarray:
-        return self.budgets_of.grid()
 
 
 def evaluated(cache: FeatureCache) -> FeatureCache:

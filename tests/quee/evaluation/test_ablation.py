@@ -153,7 +153,7 @@ def test_the_base_is_the_pipeline_as_it_stands() -> None:
     costs = Costs.of(TREE, cache.description, [predictors.bitflops(gate) for gate in (1, 2)])
     setting = Setting({"validation": validation, "test": test}, Costs.of(TREE, cache.description), 20)
     sweep = routed_sweep("quee_plan", setting, Plan(TREE, costs, predictors))
-    assert found.facts["auc"] == pytest.approx(area(sweep, work.grid(), Floor.of(setting)), abs=1e-6)
+    assert found.facts["auc"] == pytest.approx(area(sweep, Floor.of(setting)), abs=1e-6)
 
 
 @pytest.mark.parametrize(("history", "prefix"), [(False, True), (True, False), (False, False)])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from quee.evaluation.curves import Floor, budget_grid
+from quee.evaluation.curves import Floor
 from quee.evaluation.draws import Draws, paired, simultaneous_band
 from quee.evaluation.measured import Measured, Yardstick, measure
 from quee.evaluation.summary import compare, resplit_summary
@@ -12,7 +12,7 @@ from quee.work.percentages import SHARE, impossible
 
 NAMES = ("static_hull", "confidence_hull", "random_routing", "quee_plan", "quee_fitted_q", "oracle")
 FLOOR = Floor({split: np.ones(400) for split in ("validation", "test")})
-YARDSTICK = Yardstick(np.array([0.1, 0.3, 1.0]), budget_grid(0.01, 0.9), FLOOR, 0.9)
+YARDSTICK = Yardstick(np.array([0.1, 0.3, 1.0]), np.geomspace(0.01, 0.9, 40), FLOOR, 0.9)
 DRAWS = Draws.of(400, 3, 200, 0)
 
 
@@ -73,7 +73,7 @@ def test_what_a_method_is_behind_the_best_is_a_paired_difference_of_the_shown_ac
 
 
 def test_a_budget_that_a_method_cannot_meet_has_no_best_of_it() -> None:
-    yardstick = Yardstick(np.array([0.001, 1.0]), YARDSTICK.grid, FLOOR, 0.9)
+    yardstick = Yardstick(np.array([0.001, 1.0]), YARDSTICK.band, FLOOR, 0.9)
     dear = {name: [measure(sweep(name, 3), yardstick)] for name in NAMES}
     assert all(set(entry) == {"auc", "1"} for entry in compare(dear, yardstick, DRAWS)["behind_best"].values())
 
@@ -138,7 +138,7 @@ def test_intervals_at_operating_points_hold_what_validation_saw(found) -> None:
 
 
 def test_validation_intervals_cover_the_mean_on_new_data_nearly_as_often_as_they_say() -> None:
-    covered, yardstick = [], Yardstick(np.array([1.0]), YARDSTICK.grid, FLOOR, 0.9)
+    covered, yardstick = [], Yardstick(np.array([1.0]), YARDSTICK.band, FLOOR, 0.9)
     for seed in range(120):
         own = {"quee_plan": [measure(sweep("quee_plan", seed + 100), yardstick)]}
         (row,) = operating_rows(own, DRAWS)
@@ -181,7 +181,7 @@ def test_intervals_and_bands_end_where_accuracies_do(rate: float) -> None:
 
 
 def test_without_a_float_network_no_cost_near_it_is_told() -> None:
-    own = Yardstick(YARDSTICK.budgets, YARDSTICK.grid, FLOOR, None)
+    own = Yardstick(YARDSTICK.budgets, YARDSTICK.band, FLOOR, None)
     found = {name: [measure(sweep(name), own)] for name in NAMES}
     methods = compare(found, own, Draws.of(400, 1, 100, 0))["methods"]
     assert {row[f"cost_at_drop_{drop}"] for row in methods.values() for drop in (0.5, 1.0)} == {None}

@@ -180,6 +180,7 @@ def write_evaluation(out: Path, seed: int = 0) -> None:
     difference = {"quee_plan": {"0.2": {"mean": 0.01, "low": 0.0, "high": 0.02}}}
     metrics = {
         "experiment": "digits",
+        "format": 2,
         "fp32_accuracy": 0.975,
         "methods": methods,
         "oracle_gap_closed": {"quee_plan": 0.4},
@@ -324,6 +325,7 @@ def test_the_experiments_run_leads_to_its_stages_and_carries_curves_and_headline
     assert [metric.value for metric in cost] == sorted(metric.value for metric in cost)
     assert len(client.get_metric_history(run.info.run_id, "curve/quee_plan.accuracy")) == 12
     assert run.data.metrics["methods/quee_plan.auc"] == pytest.approx(0.9)
+    assert run.data.metrics["evaluate/format"] == 2
     assert run.data.metrics["backbone/accuracy.test"] == pytest.approx(0.97)
     assert run.data.params["targets.clusters"] == "20"
     files = {item.path for item in client.list_artifacts(run.info.run_id)}

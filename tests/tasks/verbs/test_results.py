@@ -122,6 +122,16 @@ def test_comparing_with_a_revision_shows_the_settings_and_metrics_that_differ(pr
     assert "evaluate.points" in call("compare", "HEAD", "digits").stdout
 
 
+def test_an_auc_over_other_budgets_is_compared_with_nothing(project: Path) -> None:
+    repro(project, auc=0.80, earlier=True)
+    assert all(change.after is None for change in against(project, "HEAD", None)["digits"] if "auc" in change.metric)
+    assert call("results", "--against", "HEAD").exit_code == 0
+    found = json.loads(call("compare", "HEAD", "digits", "--json").stdout)
+    assert found["metrics"]["methods/quee_plan.auc"] == [0.95, None]
+    shown_now = json.loads(call("results", "--json").stdout)["digits"]["metrics"]
+    assert "auc" not in shown_now["methods"]["quee_plan"], "its curve is not there to compute it from"
+
+
 def test_comparing_something_unknown_says_what_is_valid(project: Path) -> None:
     error = call("compare", "digits", "nosuch").exception
     assert isinstance(error, UsageError) and "digits" in str(error)
