@@ -180,7 +180,7 @@ class FittedQ(Policy):
         if self.blend.shape != (tree.segments - 1, len(knots)):
             return f"blend has shape {self.blend.shape}"
         for gate, weights in enumerate(self.weights, 1):
-            hidden = self.plan.predictors.networks[gate - 1].first.weight.shape[0]
+            hidden = self.plan.predictors.networks[gate - 1].units
             expected = (hidden + 1, 1 + len(tree.precisions), len(knots))
             if weights.shape != expected:
                 return f"gate {gate}: {weights.shape} instead of {expected}"
