@@ -14,6 +14,10 @@ from torch.nn.functional import softplus
 from quee.work.threads import one_thread
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
+RIDGE = 0.1
+"""Penalty on the coefficients of `Lines`, so that separable targets have a solution."""
+NEWTON = 30
+"""Most steps in the fit of `Lines`."""
 
 
 @dataclass(frozen=True)
@@ -30,26 +34,35 @@ class Fit:
 
 
 class Perceptron:
-    """Weights of inputs → rectified hidden units → outputs; weights and gradients are views of one flat vector each."""
+    """Weights of inputs → rectified hidden units → outputs; weights and gradients are views of one flat vector each.
 
-    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
-        self.shapes = [(hidden, inputs), (hidden,), (outputs, hidden), (outputs,)]
+    With `skips`, so many of the last inputs do not enter the hidden units but are added to every output, with weights
+    `skip` (outputs, skips).
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, skips: int = 0) -> None:
+        """`inputs` do not count the skips."""
+        self.inputs = inputs
+        self.shapes = [(hidden, inputs), (hidden,), (outputs, hidden), (outputs,), (outputs, skips)]
         self.flat = torch.zeros(sum(map(np.prod, self.shapes)))
         self.gradient = torch.zeros_like(self.flat)
-        self.first, self.first_bias, self.last, self.last_bias = self._views(self.flat)
-        self._first, self._first_bias, self._last, self._last_bias = self._views(self.gradient)
+        self.first, self.first_bias, self.last, self.last_bias, self.skip = self._views(self.flat)
+        self._first, self._first_bias, self._last, self._last_bias, self._skip = self._views(self.gradient)
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         parts = flat.split([int(np.prod(shape)) for shape in self.shapes])
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs (n, D) to hidden values (n, H) and logits (n, outputs)."""
+        """Inputs (n, D + skips) to hidden values (n, H) and logits (n, outputs)."""
         hidden = self._hidden(x)
-        return hidden, torch.addmm(self.last_bias, hidden, self.last.T)
+        found = torch.addmm(self.last_bias, hidden, self.last.T)
+        if self.skip.shape[1]:
+            found.addmm_(x[:, self.inputs :], self.skip.T)
+        return hidden, found
 
     def _hidden(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.first_bias, x, self.first.T).relu_()
+        return torch.addmm(self.first_bias, x[:, : self.inputs], self.first.T).relu_()
 
     def loss(self, x: Tensor, target: Tensor, known: Tensor) -> Tensor:
         """Mean cross-entropy over the known outputs; `target` and `known` (n, outputs), `known` 0 or 1."""
@@ -87,8 +100,10 @@ class Perceptron:
         """Write the gradient, given the derivatives by the logits, and those of hidden values by what enters them."""
         torch.mm(error.T, hidden, out=self._last)
         torch.sum(error, 0, out=self._last_bias)
+        if self.skip.shape[1]:
+            torch.mm(error.T, x[:, self.inputs :], out=self._skip)
         behind = torch.mm(error, self.last).mul_(slope)
-        torch.mm(behind.T, x, out=self._first)
+        torch.mm(behind.T, x[:, : self.inputs], out=self._first)
         torch.sum(behind, 0, out=self._first_bias)
 
 
@@ -115,20 +130,29 @@ class AdamW:
 @one_thread()
 @torch.inference_mode()
 def fit_perceptron(
-    x: Tensor, y: np.ndarray, x_val: Tensor, y_val: np.ndarray, settings: Fit
+    x: Tensor, y: np.ndarray, x_val: Tensor, y_val: np.ndarray, settings: Fit, lines: "Lines | None" = None
 ) -> tuple[Perceptron, list[dict[str, float]]]:
     """Fit outputs y (n, outputs) in [0, 1] (NaN: unknown) to inputs (n, D) by cross-entropy.
 
-    Stops early on the validation rows and keeps the weights that were best there. Also returns the history by epoch.
+    Stops early on the validation rows and keeps the weights that were best there. Also returns the history by epoch. With
+    `lines` the last input skips the hidden units; the network starts as these lines, and as them it is measured, too.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    model = _started(x.shape[1], settings.hidden, y.shape[1], generator)
-    rate = np.clip(np.nanmean(y, axis=0), 0.005, 0.995)
-    model.last_bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
+    skips = 0 if lines is None else 1
+    model = _started(x.shape[1] - skips, settings.hidden, y.shape[1], generator, skips)
+    if lines is None:
+        rate = np.clip(np.nanmean(y, axis=0), 0.005, 0.995)
+        model.last_bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
+    else:
+        model.last.zero_()
+        model.last_bias.copy_(torch.from_numpy(lines.intercept))
+        model.skip.copy_(torch.from_numpy(lines.slope)[:, None])
     optimizer = AdamW(model.flat, settings.learning_rate, settings.weight_decay)
     (target, known), validation = _known(y), (x_val, *_known(y_val))
 
     best, kept, waited, history = float("inf"), model.flat.clone(), 0, []
+    if lines is not None:
+        best = model.loss(*validation).item()
     for epoch in range(settings.epochs):
         total = torch.zeros(())
         order = torch.randperm(len(x), generator=generator)
@@ -146,15 +170,42 @@ def fit_perceptron(
     return model, history
 
 
+@dataclass(frozen=True)
+class Lines:
+    """Logits that are lines of one input, by output: intercepts and slopes (outputs,)."""
+
+    intercept: np.ndarray
+    slope: np.ndarray
+
+    @classmethod
+    def fit(cls, x: np.ndarray, y: np.ndarray) -> "Lines":
+        """Logistic regressions of outputs y (n, outputs) in [0, 1] (NaN: unknown) on x (n,), by Newton's method."""
+        known = np.isfinite(y)
+        target, z = np.where(known, y, 0.0), np.column_stack([np.ones(len(x)), x.astype(np.float64)])
+        rate = np.clip(target.sum(axis=0) / np.maximum(known.sum(axis=0), 1), 0.005, 0.995)
+        w = np.stack([np.log(rate / (1 - rate)), np.zeros(y.shape[1])])  # (2, outputs)
+        for _ in range(NEWTON):
+            p = 1 / (1 + np.exp(-(z @ w)))
+            slope = z.T @ ((p - target) * known) + RIDGE * w
+            each = p * (1 - p) * known
+            a, b, c = ((z[:, i] * z[:, j]) @ each for i, j in ((0, 0), (0, 1), (1, 1)))
+            a, c = a + RIDGE, c + RIDGE
+            step = np.stack([c * slope[0] - b * slope[1], a * slope[1] - b * slope[0]]) / (a * c - b * b)
+            w -= np.clip(step, -2.0, 2.0)
+            if np.abs(step).max() < 1e-8:
+                break
+        return cls(w[0], w[1])
+
+
 def _known(y: np.ndarray) -> tuple[Tensor, Tensor]:
     known, target = np.isfinite(y), y.astype(np.float32)
     target[~known] = 0
     return torch.from_numpy(target), torch.from_numpy(known.astype(np.float32))
 
 
-def _started(inputs: int, hidden: int, outputs: int, generator: torch.Generator) -> Perceptron:
+def _started(inputs: int, hidden: int, outputs: int, generator: torch.Generator, skips: int = 0) -> Perceptron:
     """A network with random weights and zero biases."""
-    model = Perceptron(inputs, hidden, outputs)
+    model = Perceptron(inputs, hidden, outputs, skips)
     for weight in (model.first, model.last):
         bound = weight.shape[1] ** -0.5
         weight.uniform_(-bound, bound, generator=generator)

@@ -25,3 +25,13 @@ def sums(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def divides(groups: np.ndarray | None) -> bool:
     """Whether any group has several samples, so that samples are not independent; `groups` (n,), or None without groups."""
     return groups is not None and len(np.unique(groups)) < len(groups)
+
+
+def folds_of(samples: int, groups: np.ndarray | None, folds: int, seed: int) -> np.ndarray:
+    """A fold (samples,) for each sample, equal in size up to one; with groups, equal in their number, and none is divided."""
+    random = np.random.default_rng(seed)
+    if groups is None:
+        return random.permutation(samples) % folds
+    group = numbered(groups)
+    found: np.ndarray = (random.permutation(int(group.max()) + 1) % folds)[group]
+    return found

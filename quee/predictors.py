@@ -11,9 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quee._perceptron import Fit, fit_perceptron
+from quee._perceptron import Fit, Lines, fit_perceptron
 from quee.cache.read import FeatureCache
-from quee.policies.networks import CLIP, PRECISION, Layer, Network, Predictors, gate_inputs, rows_of
+from quee.policies.networks import (
+    CLIP,
+    PRECISION,
+    Layer,
+    Network,
+    Predictors,
+    Skip,
+    certainty,
+    gate_inputs,
+    rows_of,
+)  # fmt: skip
 from quee.quantization.layers import QuantizedLinear
 from quee.quantization.weights import quantize_linear
 from quee.settings.predictors import Predictors as PredictorSettings
@@ -24,17 +34,23 @@ RANGE_ROWS = 4096
 MOST_ROWS = 1 << 18
 """Most rows (sample, node) that a gate's predictor is fitted to; of more, so many are drawn. It bounds memory and time where
 there are many nodes, whose rows of one sample are much alike."""
+LINE_ROWS = 1 << 14
+"""Number of rows from which the start of a predictor is fitted."""
+LEAST_SLOPE = 0.01
+"""Least fall of the logit of the exit's error per unit of the logit of confidence, before training."""
 BLOCK = 1 << 23
 """Numbers standardised, or predicted, at a time."""
 
 
-def quantized(mean: np.ndarray, scale: np.ndarray, first: nn.Linear, last: nn.Linear, x: np.ndarray) -> Network:
+def quantized(
+    mean: np.ndarray, scale: np.ndarray, first: nn.Linear, last: nn.Linear, x: np.ndarray, skip: Skip | None = None
+) -> Network:
     """A network from floating-point layers; the ranges of its quantizers are searched on inputs x (n, D)."""
     z = standardised(x[:: max(1, len(x) // RANGE_ROWS)], mean, scale)
     own = quantize_linear(first, z, PRECISION, "predictor.first")
     with torch.inference_mode():
         behind = quantize_linear(last, own(z).relu(), PRECISION, "predictor.last")
-    return Network(mean, scale, _layer(own), _layer(behind))
+    return Network(mean, scale, _layer(own), _layer(behind), skip)
 
 
 def _layer(layer: QuantizedLinear) -> Layer:
@@ -56,17 +72,30 @@ def _blocks(rows: int, width: int) -> Iterator[slice]:
 
 
 def fit_network(
-    x: np.ndarray, y: np.ndarray, x_val: np.ndarray, y_val: np.ndarray, settings: Fit
+    x: np.ndarray, y: np.ndarray, x_val: np.ndarray, y_val: np.ndarray, settings: Fit, column: int | None = None
 ) -> tuple[Network, list[dict[str, float]]]:
-    """Fit outputs y (n, outputs) in [0, 1] (NaN: unknown) by cross-entropy, stopping early on the validation rows."""
+    """Fit outputs y (n, outputs) in [0, 1] (NaN: unknown) by cross-entropy, stopping early on the validation rows.
+
+    `column` is the input with the gate's own largest probability. The network starts from its logit alone, so that before
+    training every output ranks samples exactly as confidence does; None fits a network without a skip. The first output
+    is the error of exiting.
+    """
     mean, scale = x.mean(axis=0, dtype=np.float64), np.maximum(x.std(axis=0, dtype=np.float64), 1e-6)
-    fitted, history = fit_perceptron(standardised(x, mean, scale), y, standardised(x_val, mean, scale), y_val, settings)
+    inputs, lines = [standardised(x, mean, scale), standardised(x_val, mean, scale)], None
+    if column is not None:
+        inputs = [torch.column_stack([z, torch.from_numpy(certainty(own[:, column]))])
+                  for z, own in zip(inputs, (x, x_val), strict=True)]  # fmt: skip
+        few = slice(None, None, max(1, len(x) // LINE_ROWS))
+        lines = Lines.fit(certainty(x[few, column]), y[few])
+        lines.slope[0] = min(lines.slope[0], -LEAST_SLOPE)
+    fitted, history = fit_perceptron(inputs[0], y, inputs[1], y_val, settings, lines)
     first, last = nn.Linear(x.shape[1], settings.hidden), nn.Linear(settings.hidden, y.shape[1])
     with torch.no_grad():
         for layer, weight, bias in ((first, fitted.first, fitted.first_bias), (last, fitted.last, fitted.last_bias)):
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
-    return quantized(mean, scale, first, last, x), history
+    skip = None if column is None else Skip(column, fitted.skip[:, 0].numpy().copy())
+    return quantized(mean, scale, first, last, x, skip), history
 
 
 def fit_predictors(
@@ -81,10 +110,16 @@ def fit_predictors(
     for gate, own in enumerate(targets, 1):
         x, y = rows_at(cache, gate, own, options.seed)
         x_val, y_val = rows_at(validation, gate, future_errors(validation, gate), options.seed)
-        network, rows = fit_network(x, y, x_val, y_val, options)
+        network, rows = fit_network(x, y, x_val, y_val, options, own_certainty(cache, gate))
         networks.append(network)
         history += [{"gate": gate, **row} for row in rows]
     return Predictors(networks), history
+
+
+def own_certainty(cache: FeatureCache, gate: int) -> int:
+    """The input of a gate's predictor that is the largest probability at the gate itself."""
+    names: list[str] = cache.description["feature_names"]
+    return (gate - 1) * len(names) + names.index("max_probability")
 
 
 def rows_at(cache: FeatureCache, gate: int, values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -141,3 +176,43 @@ def quality(predicted: np.ndarray, errors: np.ndarray) -> dict[str, float | None
         "ece": calibration_error(p, e),
         "rmse": float(np.sqrt(np.mean((p - e) ** 2))),
     }
+
+
+def ranking(predictors: Predictors, cache: FeatureCache, gate: int) -> dict[str, float | None]:
+    """AUROC of a gate's predictions, each beside that of the largest probability at the gate, whose name ends in `_confidence`.
+
+    `exit_auroc`: the predicted error of exiting, for samples whose exit is wrong. `gain_auroc`: predicted error of exiting
+    minus predicted error of going on, for samples that going on puts right; confidence cannot tell these from hopeless
+    ones. Samples are compared at the same node, and for the gain at the same continuation.
+    """
+    tree = cache.tree
+    (row, column), nodes = tree.continuations(gate), tree.nodes_at(gate)
+    exits, onward = np.flatnonzero(column == 0), column != 0
+    predicted = predictions(predictors, cache, gate).astype(np.float64)
+    errors = future_errors(cache, gate)
+    position = cache.description["feature_names"].index("max_probability")
+    doubt = 1 - cache.features[:, nodes, position].astype(np.float64)
+    wrong, right = errors[:, exits], errors[:, exits[row]] & ~errors
+    gain = predicted[:, exits[row]] - predicted
+    return {
+        "exit_auroc": auroc(predicted[:, exits], wrong),
+        "exit_auroc_confidence": auroc(doubt, wrong),
+        "gain_auroc": auroc(gain[:, onward], right[:, onward]),
+        "gain_auroc_confidence": auroc(doubt[:, row][:, onward], right[:, onward]),
+    }
+
+
+def auroc(score: np.ndarray, wanted: np.ndarray) -> float | None:
+    """Probability that a wanted sample has a higher score than another, within columns: scores and marks (S, C).
+
+    Columns count by their number of such pairs; ties count half. None without any pair.
+    """
+    from scipy.stats import rankdata
+
+    total, pairs = 0.0, 0
+    for own, mark in zip(score.T, wanted.T, strict=True):
+        positive = int(mark.sum())
+        if both := positive * (len(mark) - positive):
+            total += float(rankdata(own)[mark].sum()) - positive * (positive + 1) / 2
+            pairs += both
+    return total / pairs if pairs else None

@@ -5,14 +5,14 @@ import pyarrow as pa
 
 from quee.cache.answers import read_answers
 from quee.paths import PathTree
-from quee.predictors import fit_predictors, predictions, quality
+from quee.predictors import fit_predictors, predictions, quality, ranking
 from quee.targets import future_errors
 from quee.work.io import read_table, write_json, write_table, write_tensors
 from tasks.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
-    """Fit error probabilities to the targets; report RMSE, ECE, AUROC and AURC per gate on validation."""
+    """Fit error probabilities to the targets; report RMSE, ECE and how errors and gains are ranked, per gate on validation."""
     cache = read_answers(stage.input("features"), stage.input("targets"), splits=("predictor", "validation"))
     predictor, validation = cache.of("predictor"), cache.of("validation")
     tree = predictor.tree
@@ -24,7 +24,8 @@ def run(stage: Stage) -> None:
     found = {}
     for gate in gates:
         measured = quality(predictions(predictors, validation, gate), future_errors(validation, gate))
-        found[str(gate)] = {**measured, "bitflops": predictors.bitflops(gate)}
+        ranked = ranking(predictors, validation, gate)
+        found[str(gate)] = {**measured, **ranked, "bitflops": predictors.bitflops(gate)}
     write_json(stage.out / "metrics.json", {"gates": found})
 
 

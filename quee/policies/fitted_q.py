@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quee.cost import FLOAT_BITS, bitflops
-from quee.groups import numbered
+from quee.groups import folds_of
 from quee.paths import PathTree
 from quee.policies.base import EXIT, Basis, Costs, Limit, Policy, Table
 from quee.policies.methods import Method
@@ -180,7 +180,7 @@ class FittedQ(Policy):
         if self.blend.shape != (tree.segments - 1, len(knots)):
             return f"blend has shape {self.blend.shape}"
         for gate, weights in enumerate(self.weights, 1):
-            hidden = self.plan.predictors.networks[gate - 1].first.weight.shape[0]
+            hidden = self.plan.predictors.networks[gate - 1].units
             expected = (hidden + 1, 1 + len(tree.precisions), len(knots))
             if weights.shape != expected:
                 return f"gate {gate}: {weights.shape} instead of {expected}"
@@ -219,7 +219,7 @@ def fit_fitted_q(plan: Plan, cache: "FeatureCache", settings: "Settings", seed: 
     fixed = None if settings.blend == "auto" else settings.blend
     tree, step_cost = plan.tree, plan.costs.step
     knots = np.concatenate([[0.0], np.geomspace(LOWEST, HIGHEST, settings.knots - 1)])
-    fold = _folds(cache, settings.folds, seed)
+    fold = folds_of(len(cache), cache.group, settings.folds, seed)
     choices, samples = len(tree.precisions), len(cache)
     weights: list[np.ndarray] = [np.zeros(0)] * (tree.segments - 1)
     share = np.zeros((tree.segments - 1, len(knots)))
@@ -267,15 +267,6 @@ def _planned(plan: Plan, gate: int, features: np.ndarray, knots: np.ndarray) -> 
         hidden.append(table.columns[1].astype(np.float64).reshape(*seen.shape[:2], -1))
         planned.append(values.reshape(*seen.shape[:2], *values.shape[1:]))
     return np.concatenate(hidden), np.concatenate(planned)
-
-
-def _folds(cache: "FeatureCache", folds: int, seed: int) -> np.ndarray:
-    """A fold (S,) for each sample, equal in size up to one; with groups, equal in their number, and none is divided."""
-    random = np.random.default_rng(seed)
-    if cache.group is None:
-        return random.permutation(len(cache)) % folds
-    group = numbered(cache.group)
-    return (random.permutation(int(group.max()) + 1) % folds)[group]
 
 
 def stacked(fitted: np.ndarray, planned: np.ndarray, realised: np.ndarray) -> np.ndarray:

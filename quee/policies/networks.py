@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quee.cost import bitflops
+from quee.cost import FLOAT_BITS, bitflops
 from quee.paths import PathTree
 from quee.precision import Precision
 
 PRECISION = Precision("w8a8")
 CLIP = 8.0
 """Standardised inputs are clipped to ± this value."""
+FINEST = 2.0**-25
+"""Probabilities nearer to 0 or 1 are taken for this near; it is half the distance of float32's last number below 1."""
 EXACT = 2.0**24
 """Integers up to here are exact in float32."""
 
@@ -104,12 +106,32 @@ class Layer:
 
 
 Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Maps views (n, D - p) and rows (n,) of known prefixes to hidden units (n, H) and outputs (n, suffixes), float32."""
+"""Maps views (n, D - p) and rows (n,) of known prefixes to units (n, U) and outputs (n, suffixes), float32."""
+
+
+def certainty(probability: np.ndarray) -> np.ndarray:
+    """The logit of largest probabilities (…,), float32. Between the ends of float32 it ranks exactly as they do."""
+    p = np.clip(probability.astype(np.float64), FINEST, 1 - FINEST)
+    found: np.ndarray = np.log(p / (1 - p)).astype(np.float32)
+    return found
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A way past the hidden layer: every output also has a multiple of the logit of the gate's own largest probability.
+
+    That logit tells an error better than most features, and a predictor that starts from it need only learn the rest.
+    """
+
+    column: int
+    """The input with the largest probability."""
+    weight: np.ndarray
+    """(outputs,) float32."""
 
 
 @dataclass
 class Network:
-    """Standardisation, one hidden layer of rectified units, a linear output."""
+    """Standardisation, one hidden layer of rectified units, a linear output, and the skip if there is one."""
 
     mean: np.ndarray
     """(D,), float64"""
@@ -118,17 +140,35 @@ class Network:
     """(…, D) to (…, H)."""
     last: Layer
     """(…, H) to (…, outputs)."""
+    skip: Skip | None = None
+    """None in networks of before."""
+
+    @property
+    def units(self) -> int:
+        """Number of values U that the outputs are linear in: hidden units, and what skips them."""
+        return len(self.first.weight) + (self.skip is not None)
 
     def hidden(self, x: np.ndarray) -> np.ndarray:
-        """(…, D) to (…, H), float32."""
+        """(…, D) to (…, U), float32."""
         z = ((x - self.mean) / self.scale).astype(np.float32)
         first = self.first
-        return np.maximum(first.rescaled(first.product(first.integers(z, first.grid(CLIP)))), np.float32(0))
+        found = first.rescaled(first.product(first.integers(z, first.grid(CLIP))))
+        return self._units(np.maximum(found, np.float32(0)), x)
 
-    def outputs(self, hidden: np.ndarray) -> np.ndarray:
-        """Logits (…, outputs), float32, of hidden units (…, H)."""
+    def _units(self, hidden: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Hidden units (…, H) and inputs (…, at least the column of the skip) to (…, U)."""
+        if self.skip is None:
+            return hidden
+        return np.concatenate([hidden, certainty(x[..., self.skip.column])[..., None]], axis=-1)
+
+    def outputs(self, units: np.ndarray) -> np.ndarray:
+        """Logits (…, outputs), float32, of units (…, U)."""
         last = self.last
-        return last.rescaled(last.product(last.integers(hidden, last.grid(None))))
+        if self.skip is None:
+            return last.rescaled(last.product(last.integers(units, last.grid(None))))
+        found = last.rescaled(last.product(last.integers(units[..., :-1], last.grid(None))))
+        found += units[..., -1:] * self.skip.weight
+        return found
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Logits (…, outputs), float32."""
@@ -153,17 +193,23 @@ class Network:
             sums += added[rows]
             hidden = first.rescaled(sums)
             np.maximum(hidden, np.float32(0), out=hidden)
-            return hidden, self.outputs(hidden)
+            units = self._units(hidden, view)
+            return units, self.outputs(units)
 
         return read
 
     @property
     def bitflops(self) -> float:
+        """Both layers at w8a8, and the skip's products in floating point."""
         products = self.first.weight.size + self.last.weight.size
-        return bitflops(products, (PRECISION.weight_bits, PRECISION.activation_bits))
+        skipped = 0 if self.skip is None else self.skip.weight.size
+        own = bitflops(products, (PRECISION.weight_bits, PRECISION.activation_bits))
+        return own + bitflops(skipped, (FLOAT_BITS, FLOAT_BITS))
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         found = {f"{prefix}.mean": self.mean, f"{prefix}.scale": self.scale}
+        if self.skip is not None:
+            found |= {f"{prefix}.skip.column": np.array(self.skip.column), f"{prefix}.skip.weight": self.skip.weight}
         for name, layer in (("first", self.first), ("last", self.last)):
             found |= {f"{prefix}.{name}.{key}": value for key, value in layer.arrays().items()}
         return found
@@ -174,7 +220,10 @@ class Network:
             start = f"{prefix}.{name}."
             return Layer.from_arrays({key.removeprefix(start): v for key, v in arrays.items() if key.startswith(start)})
 
-        return cls(arrays[f"{prefix}.mean"], arrays[f"{prefix}.scale"], layer("first"), layer("last"))
+        skip = None
+        if (column := arrays.get(f"{prefix}.skip.column")) is not None:
+            skip = Skip(int(column), arrays[f"{prefix}.skip.weight"])
+        return cls(arrays[f"{prefix}.mean"], arrays[f"{prefix}.scale"], layer("first"), layer("last"), skip)
 
 
 class Predictors:

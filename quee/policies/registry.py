@@ -13,6 +13,7 @@ for _line in (
     "quee.policies.oracle:METHOD",
     "quee.policies.confidence:HULL",
     "quee.policies.confidence:EARLY_EXITS",
+    "quee.policies.confidence_by_gate:METHOD",
     "quee.policies.eero:METHOD",
     "quee.policies.jei_gate:METHOD",
     "quee.policies.patience:METHOD",

@@ -391,12 +391,22 @@ def parts(results: Results) -> str:
         for gate in sorted(gates, key=int)
     ]
     predicted = results.metrics["predictors"]["gates"]
+    shown = (
+        "rmse",
+        "ece",
+        "auroc",
+        "aurc",
+        *(f"{what}_auroc{than}" for what in ("exit", "gain") for than in ("", "_confidence")),
+    )
     quality = [
-        [f"gate {escape(gate)}", *(measured(predicted[gate][key]) for key in ("rmse", "ece", "auroc", "aurc"))]
+        [f"gate {escape(gate)}", *(measured(predicted[gate].get(key)) for key in shown)]
         for gate in sorted(predicted, key=int)
     ]
-    predictors = "<h3>Predictors</h3><p>The numbers behind the figure above, on validation.</p>" + table(
-        ["", "RMSE", "ECE", "AUROC", "AURC"], quality
+    predictors = (
+        "<h3>Predictors</h3><p>The numbers behind the figure above, on validation. Exit: how well the predicted error of "
+        "leaving ranks the samples that are wrong there. Gain: how well predicted error now minus later ranks the samples "
+        "that going on puts right. Beside each what the largest probability alone ranks.</p>"
+        + table(["", "RMSE", "ECE", "AUROC", "AURC", "exit", "by confidence", "gain", "by confidence"], quality)
     )
     return (
         '<h2 id="parts">Parts</h2><h3>Precisions</h3>'

@@ -19,7 +19,10 @@ RANGES: tuple[tuple[str, tuple[float, float]], ...] = (
     ),
     (r"(^|\.)cost_at_\w*|(^|\.)(\w+_)?cost(_low|_high)?$|(^|\.)(budget|bitflops|bytes|macs|samples)$", AMOUNT),
     (r"(^|\.)(\w+_)?(accuracy|auc|auc_by_seed)(_at_budget|_low|_high)?(\.|$)|(^|\.)resplits\.auc\.", SHARE),
-    (r"(^|\.)(agreement|reached|share|ece\w*|rmse|auroc|aurc|p_label|target|low|high|band_low|band_high)(\.|$)", SHARE),
+    (
+        r"(^|\.)(agreement|reached|share|ece\w*|rmse|(exit_|gain_)?auroc(_confidence)?|aurc|p_label|target|low|high|band_low|band_high)(\.|$)",
+        SHARE,
+    ),
 )
 """Patterns of dotted names with the range of their numbers; the first pattern that matches decides."""
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from quee._perceptron import AdamW, ClassFit, Fit, Perceptron, fit_classes, fit_perceptron
+from quee._perceptron import AdamW, ClassFit, Fit, Lines, Perceptron, fit_classes, fit_perceptron
 
 
 def problem(seed: int, n: int, inputs: int, hidden: int, outputs: int) -> tuple[Perceptron, torch.Tensor, ...]:
@@ -105,3 +105,41 @@ def test_it_stops_early_and_keeps_the_best_weights():
     assert np.argmin(losses) <= len(losses) - 5
     kept = model.loss(x, torch.from_numpy(y_val).float(), torch.ones(60, 3)).item()
     assert abs(kept - min(losses)) < 1e-5
+
+
+@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 9), st.integers(1, 7))
+@settings(deadline=None, max_examples=30)
+def test_gradient_with_an_input_that_skips_is_that_of_automatic_differentiation(seed, n, inputs, outputs):
+    generator = torch.Generator().manual_seed(seed)
+    model = Perceptron(inputs, 5, outputs, 1)
+    model.flat.normal_(generator=generator)
+    x, target = torch.randn(n, inputs + 1, generator=generator), torch.rand(n, outputs, generator=generator)
+    peer, skip = as_torch(model), model.skip.clone().requires_grad_()
+    expected = binary_cross_entropy_with_logits(peer(x[:, :-1]) + x[:, -1:] @ skip.T, target)
+    expected.backward()
+    loss = model.differentiate(x, target, torch.ones(n, outputs))
+    gradient = torch.cat([*(parameter.grad.flatten() for parameter in peer.parameters()), skip.grad.flatten()])
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.gradient, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_lines_are_logistic_regressions_by_output_on_what_is_known():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=4000)
+    slope, intercept = np.array([-1.5, 0.7, 0.0]), np.array([0.3, -1.0, 2.0])
+    y = (rng.random((4000, 3)) < 1 / (1 + np.exp(-(x[:, None] * slope + intercept)))).astype(float)
+    y[rng.random(y.shape) < 0.3] = np.nan
+    found = Lines.fit(x, y)
+    assert np.abs(found.slope - slope).max() < 0.15
+    assert np.abs(found.intercept - intercept).max() < 0.15
+
+
+def test_a_start_that_no_epoch_improves_on_validation_is_kept():
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(60, 9)).astype(np.float32))
+    y, y_val = rng.integers(0, 2, (2, 60, 3)).astype(np.float64)
+    lines = Lines(np.zeros(3), np.zeros(3))
+    options = Fit(hidden=16, epochs=50, batch_size=8, learning_rate=0.1, weight_decay=0.0, patience=50, seed=1)
+    model, history = fit_perceptron(x, y, x, y_val, options, lines)
+    assert min(row["validation_loss"] for row in history) > np.log(2)
+    assert not model.last.any() and not model.skip.any()

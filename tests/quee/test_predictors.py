@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_world import small_cache
 from torch import nn
 
-from quee.policies.networks import Network, Predictors, gate_inputs
-from quee.predictors import fit_predictors, predictions, quality, quantized, rows_at, standardised
+from quee.policies.networks import Network, Predictors, certainty, gate_inputs
+from quee.predictors import auroc, fit_predictors, predictions, quality, quantized, ranking, rows_at, standardised
 from quee.settings.predictors import Predictors as Settings
 from quee.targets import ClusterTargets, future_errors
 
@@ -93,3 +97,87 @@ def test_quality_of_a_perfect_ranking() -> None:
     found = quality(np.array([0.1, 0.2, 0.9]), np.array([0.0, 0.0, 1.0]))
     assert found["auroc"] == 1
     assert found["aurc"] == pytest.approx(1 / 9)
+
+
+def confidence(cache, gate: int) -> np.ndarray:
+    """1 - largest probability (S, nodes) at a gate."""
+    return 1 - cache.features[:, cache.tree.nodes_at(gate), 0].astype(np.float64)
+
+
+def test_before_training_the_error_of_exiting_ranks_exactly_as_confidence() -> None:
+    cache = small_cache(600)
+    predictor = cache.of("predictor")
+    targets = ClusterTargets(10).fit(predictor)
+    goals = [targets.predict(predictor, gate) for gate in (1, 2)]
+    predictors, _ = fit_predictors(predictor, goals, cache.of("validation"), Settings(epochs=1, learning_rate=1e-12))
+    for gate in (1, 2):
+        predicted = predictors.networks[gate - 1](gate_inputs(cache.tree, gate, cache.features))[:, :, 0]
+        doubt = confidence(cache, gate).clip(2.0**-25, 1 - 2.0**-25)
+        for node in range(doubt.shape[1]):
+            order = np.argsort(doubt[:, node], kind="stable")
+            rising = np.diff(predicted[order, node])
+            assert (rising >= 0).all()
+            assert (rising[np.diff(doubt[order, node]) > 1e-5] > 0).all()
+
+
+def test_predictors_rank_no_worse_than_the_confidence_that_they_are_given() -> None:
+    """The features of this world say nothing beyond confidence that matters, so learning must not unlearn it."""
+    for seed in range(3):
+        cache = small_cache(900, seed=seed)
+        predictor = cache.of("predictor")
+        targets = ClusterTargets(10).fit(predictor)
+        goals = [targets.predict(predictor, gate) for gate in (1, 2)]
+        predictors, _ = fit_predictors(predictor, goals, cache.of("validation"), Settings(epochs=60))
+        for gate in (1, 2):
+            found = ranking(predictors, cache.of("test"), gate)
+            assert found["exit_auroc"] > found["exit_auroc_confidence"] - 0.01
+            assert found["gain_auroc"] > found["gain_auroc_confidence"] - 0.01
+
+
+def test_what_confidence_cannot_tell_from_hopeless_is_learned() -> None:
+    """Samples are hopeless where an embedding says so; both kinds are equally unsure."""
+    cache = small_cache(1800)
+    hopeless = np.random.default_rng(1).random(len(cache)) < 0.5
+    error = cache.error | (hopeless[:, None] & cache.error[:, :1])
+    features = cache.features.copy()
+    features[:, :, 4] = hopeless[:, None]
+    cache = replace(cache, error=error, features=features)
+    predictor = cache.of("predictor")
+    targets = ClusterTargets(20).fit(predictor)
+    goals = [targets.predict(predictor, gate) for gate in (1, 2)]
+    predictors, _ = fit_predictors(predictor, goals, cache.of("validation"), Settings(epochs=100))
+    found = ranking(predictors, cache.of("test"), 1)
+    assert found["gain_auroc"] > found["gain_auroc_confidence"] + 0.1
+
+
+@given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 4))
+@settings(deadline=None, max_examples=40)
+def test_auroc_is_the_share_of_pairs_in_order(seed: int, samples: int, columns: int) -> None:
+    random = np.random.default_rng(seed)
+    score = random.integers(0, 5, (samples, columns)).astype(float)
+    wanted = random.random((samples, columns)) < 0.4
+    pairs, right = 0, 0.0
+    for column in range(columns):
+        for high in score[wanted[:, column], column]:
+            for low in score[~wanted[:, column], column]:
+                pairs, right = pairs + 1, right + (high > low) + 0.5 * (high == low)
+    assert auroc(score, wanted) == (pytest.approx(right / pairs) if pairs else None)
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=30))
+def test_certainty_keeps_the_order_of_probabilities(values: list[float]) -> None:
+    p = np.sort(np.array(values, np.float32))
+    found = certainty(p)
+    assert np.isfinite(found).all()
+    assert (np.diff(found) >= 0).all()
+
+
+def test_a_skip_survives_storage_and_is_counted() -> None:
+    predictors, test = fitted()
+    again = Predictors.from_arrays(predictors.arrays())
+    x = gate_inputs(test.tree, 1, test.features)
+    assert np.array_equal(predictors.predict(1, x), again.predict(1, x))
+    network = predictors.networks[0]
+    plain = replace(network, skip=None)
+    assert network.bitflops - plain.bitflops == len(network.skip.weight) * 32 * 32
+    assert not np.array_equal(network(x), plain(x))

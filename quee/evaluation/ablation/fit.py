@@ -19,7 +19,7 @@ from quee.policies.networks import Network, Predictors, Read, views
 from quee.policies.plan import Plan, plan_of
 from quee.policies.registry import METHODS
 from quee.policies.sweep import Setting, Sweep
-from quee.predictors import fit_network, over_gates, predictions, quality, rows_at
+from quee.predictors import fit_network, over_gates, own_certainty, predictions, quality, rows_at
 from quee.settings.block import Block, PrecisionName, Share
 from quee.settings.experiment import Experiment
 from quee.settings.paths import Considered
@@ -115,7 +115,7 @@ class Selected(Network):
 
     @classmethod
     def of(cls, network: Network, columns: np.ndarray) -> "Selected":
-        found = cls(network.mean, network.scale, network.first, network.last)
+        found = cls(network.mean, network.scale, network.first, network.last, network.skip)
         found.columns = columns
         return found
 
@@ -183,7 +183,8 @@ def fit(study: Study, prepared: Prepared) -> Predictors:
         columns = input_columns(recipe, gate, predictor.features.shape[2], len(tree.precisions))
         x, y = rows_at(predictor, gate, targets[gate - 1], options["seed"])
         x_val, y_val = rows_at(validation, gate, future_errors(validation, gate), options["seed"])
-        network, _ = fit_network(x[:, columns], y, x_val[:, columns], y_val, Fit(**options))
+        own = int(np.flatnonzero(columns == own_certainty(predictor, gate))[0])
+        network, _ = fit_network(x[:, columns], y, x_val[:, columns], y_val, Fit(**options), own)
         networks.append(Selected.of(network, columns))
     return Predictors(networks)
 
