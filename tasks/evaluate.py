@@ -91,6 +91,7 @@ def run(stage: Stage) -> None:
     metrics = compare(found, yardstick, draws) | cost_intervals(near, draws)
     methods = metrics["methods"]
     metrics |= {
+        "exits": rotations.exits,
         "experiment": experiment.name,
         "first_step_auc": {
             first_step: found["quee_plan"][0].auc,

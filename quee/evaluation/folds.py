@@ -115,6 +115,17 @@ class Rotations:
         return Sweep(sweeps[0].name, sweeps[0].kind, values, over_rotations("errors"), over_rotations("costs"))
 
     @cached_property
+    def exits(self) -> dict[str, list[float]]:
+        """Test accuracy of the network cut off at each gate, from the first to the last, by uniform precision."""
+        return {
+            name: [
+                float(1 - joined([s.own_errors("test", references)[:, node] for s in self.settings]).mean())
+                for node in nodes
+            ]
+            for name, nodes, references in self.settings[0].uniform()
+        }
+
+    @cached_property
     def floor_accuracy(self) -> float:
         """Test accuracy of the method that costs nothing, over all test samples."""
         return float(1 - joined([yardstick.floor.errors["test"] for yardstick in self.yardsticks]).mean())

@@ -104,6 +104,7 @@ def details(sources: list[Source]) -> str:
         if "behind_best" in results.metrics:
             marks.append(f"{name}: {level_note(results.metrics)}")
         said.append(_words(name, dataset, read_json(source.folder / "backbone/metrics.json"), results.metrics))
+        said.append(at_stake(results.metrics))
         if source.reference:
             said.append(_every_method(name, results.points))
     note = "`*`: the budget cannot be met, the cheapest point is shown."
@@ -161,6 +162,20 @@ def _words(name: str, dataset: dict[str, Any], trained: dict[str, Any], metrics:
             measure = f"mean accuracy over the budgets of its tree's own static paths, as published, {over}"
             text.append(f"`{ours}`'s {measure if earlier else f'`auc` {over}'}: {'; '.join(parts)}.")
     return "\n".join(text) + "\n"
+
+
+def at_stake(metrics: dict[str, Any]) -> str:
+    """Test accuracy of the network cut off at each gate, a row per uniform precision; empty for results without it."""
+    exits: dict[str, list[float]] = metrics.get("exits", {})
+    if not exits:
+        return ""
+    gates = range(1, 1 + max(map(len, exits.values())))
+    lines = [
+        f"| cut off at gate | {' | '.join(map(str, gates))} |",
+        f"| --- |{' --- |' * len(gates)}",
+        *(f"| `{name}` | {' | '.join(figure(value) for value in found)} |" for name, found in exits.items()),
+    ]
+    return "What depth and precision are worth, test accuracy %:\n\n" + "\n".join(lines) + "\n"
 
 
 def _gain(found: dict[str, float], rival: str) -> str:

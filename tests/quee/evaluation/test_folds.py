@@ -60,6 +60,16 @@ def test_a_static_method_is_right_as_often_as_it_is_on_all_held_out_images(compa
         assert found.dearest_accuracy == pytest.approx(1 - sum(wrong) / SAMPLES, abs=1e-12)
 
 
+def test_the_network_cut_off_at_a_gate_is_right_as_often_as_its_own_head_on_all_held_out_images(compared) -> None:
+    rotations, _ = compared
+    assert list(rotations.exits)[: len(CACHE.tree.precisions)] == [*map(str, CACHE.tree.precisions)]
+    own = CACHE.error if CACHE.own_error is None else CACHE.own_error
+    for precision in map(str, CACHE.tree.precisions):
+        for gate, accuracy in enumerate(rotations.exits[precision], 1):
+            wrong = own[:, CACHE.tree.node("-".join([precision] * gate))]
+            assert accuracy == pytest.approx(1 - wrong.mean(), abs=1e-12)
+
+
 def test_where_nothing_is_fitted_the_curve_over_folds_is_that_of_one_test_split(compared) -> None:
     rotations, sweeps = compared
     together = rotations.measure(sweeps["static_w8a8"])

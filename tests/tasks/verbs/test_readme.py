@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.verbs.readme import Source, summary
+from tasks.verbs.readme import Source, at_stake, summary
 from tasks.verbs.results import Results
 
 
@@ -25,3 +25,11 @@ def test_a_row_tells_the_cost_near_the_float_network(tmp_path: Path, monkeypatch
     assert found["`quee_plan`"] == "0.42 / never"
     assert found["`static_hull`"] == "–", "a method that was not measured"
     assert "docs/figures/photos.svg" in text and (tmp_path / "docs/figures/photos.svg").is_file()
+
+
+def test_the_accuracy_at_every_gate_is_a_row_per_precision() -> None:
+    text = at_stake({"exits": {"w4a4": [0.5, 0.75], "fp32": [0.512, 0.8]}})
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert rows[0] == ["cut off at gate", "1", "2"]
+    assert rows[2:] == [["`w4a4`", "50.00", "75.00"], ["`fp32`", "51.20", "80.00"]]
+    assert at_stake({}) == "", "results of before"
