@@ -30,6 +30,8 @@ class Point:
     accuracy_interval: tuple[Share, Share] | None = None
     """95 % interval of the accuracy on new data (bootstrap over validation samples); None in older bundles."""
     cost_interval: tuple[Positive, Positive] | None = None
+    policy: str = ""
+    """Name of the policy that decides; in bundles always given."""
 
 
 @dataclass(frozen=True)
