@@ -1,8 +1,10 @@
 """`auto`: by budget, of all policies that can be deployed, the best on validation beyond doubt, or else the simplest.
 
 It is a list of points, each a policy of the registry with that policy's knob and first precision; the knob is the number
-of a point. So one curve and one bundle take several policies. `quee.policies.choosing` says how they are chosen. The order
-of simplicity is that of the registry: one threshold first, then what fits more, then what learns.
+of a point. So one curve and one bundle take several policies. `quee.policies.choosing` says how they are chosen.
+
+Simple is what validation has to choose little of, because few validation samples choose badly: first the policies that learn
+on the predictor split, for which validation finds what a price costs, then those by thresholds, in the registry's order.
 """
 
 from collections.abc import Iterator, Mapping
@@ -163,11 +165,11 @@ class Auto(Router):
 
 
 def _swept(setting: Setting, without: str, only: list[str] | None = None) -> tuple[dict[str, Policy], dict[str, Sweep]]:
-    """Every deployable policy that can be fitted, and its sweep on the setting, by name."""
+    """Every deployable policy that can be fitted, and its sweep on the setting, by name; the simplest first."""
     from quee.policies.registry import deployable  # the registry imports this module
 
     policies, sweeps = {}, {}
-    for name, method in deployable().items():
+    for name, method in sorted(deployable().items(), key=lambda item: not item[1].learned):
         if name == without or (only is not None and name not in only):
             continue
         if method.learned and name not in setting.policies:
