@@ -117,7 +117,7 @@ class Recording:
 
 def routed_by(engine: Any, policy: Policy, features: int) -> Run:
     """Runs images as a policy decides, to log probabilities."""
-    executor = Executor(engine, policy, np.zeros(len(policy.tree)), features)
+    executor = Executor(engine, policy, features)
 
     def run(x: np.ndarray) -> np.ndarray:
         n, found = len(x), {}

@@ -64,6 +64,7 @@ def fit(
     classes: Sequence[str] | None = None,
     preprocessing: Any = None,
     labelled: tuple[Any, Any] | None = None,
+    policy: str = "auto",
 ) -> AdaptiveClassifier:
     """Make a bundle at `out` from a trained network and images it was not trained on, and load it.
 
@@ -84,13 +85,14 @@ def fit(
     hundred other images and their labels, gives the accuracy at every operating point beside it; nothing is fitted to them.
 
     Half of the images fit the exit heads, and a part of these the quantizers. Three tenths fit the predictors, and the
-    rest chooses operating points. The model is not changed; `kwargs` of a backbone need not be repeated.
+    rest chooses operating points. `policy` names what decides at the gates; `auto` takes, by budget, the one that is best
+    on the images that choose. The model is not changed; `kwargs` of a backbone need not be repeated.
 
     Raises UsageError for arguments that cannot be fitted, before anything is computed; nothing is left on disk.
     """
     target = bundle_path(out)
     backbone, original = as_backbone(model, preprocessing)
-    settings = checked_settings(backbone, precisions, budget, seed)
+    settings = checked_settings(backbone, precisions, budget, seed, policy)
     tree = PathTree(settings.paths.precisions, backbone.segments, max_nodes=settings.paths.max_nodes)
     own = rebuilt(backbone, kwargs)
     if labels is not None:

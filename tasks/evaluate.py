@@ -22,12 +22,12 @@ from quee.evaluation.quality import measured_variants, rank_correlation
 from quee.evaluation.resplits import fit_policies, resplit
 from quee.evaluation.summary import compare, resplit_summary
 from quee.evaluation.tables import Row, band_rows, budget_rows, curve_rows, operating_rows, usage_rows
-from quee.policies.base import Basis, Policy
+from quee.policies.base import Basis, Router
 from quee.policies.files import read_learned, read_predictors
 from quee.policies.names import OURS
 from quee.policies.plan import plan_of
 from quee.policies.registry import all_sweeps, fitted_sweeps
-from quee.policies.sweep import Setting, Sweep, routed_sweep
+from quee.policies.sweep import Setting, Sweep, by_price, routed_sweep
 from quee.work.io import atomic_path, write_json, write_table
 from quee.work.percentages import impossible
 from quee.work.progress import progress
@@ -82,7 +82,7 @@ def run(stage: Stage) -> None:
         look(sweeps)
         used += usage_rows(sweeps, settings.budgets, fitted, cache.description["classes"])
         if certified and sweeps[0].name in OURS:
-            ours.append(sweeps[0])
+            ours.append(by_price(sweeps[0]))
     for again in policies[1:]:
         for sweeps in zip(*map(fitted_sweeps, _fitted(rotations, again)), strict=True):
             look(sweeps)
@@ -157,19 +157,19 @@ def _setting(stage: Stage, cache: FeatureCache, certified: bool) -> Setting:
     return Setting.of(cache, splits, stage.experiment.policies, stage.experiment.evaluate.points)
 
 
-def _fitted(rotations: Rotations, policies: Sequence[dict[str, Policy]]) -> list[Setting]:
+def _fitted(rotations: Rotations, policies: Sequence[dict[str, Router]]) -> list[Setting]:
     """The settings with the policies of one seed, by rotation."""
     return [replace(setting, policies=own) for setting, own in zip(rotations.settings, policies, strict=True)]
 
 
-def _policies(stage: Stage, caches: Sequence[FeatureCache]) -> list[list[dict[str, Policy]]]:
+def _policies(stage: Stage, caches: Sequence[FeatureCache]) -> list[list[dict[str, Router]]]:
     """Policies by seed and rotation: the stages' own, and targets, predictors and policies fitted again for the others.
 
     It is called first, because fitting takes most memory.
     """
     cache, seeds = caches[0], stage.experiment.evaluate.seeds
     basis = Basis(cache.tree, cache.description, read_predictors(stage.input("predictors")))
-    found: list[list[dict[str, Policy]]] = [[] for _ in range(seeds)]
+    found: list[list[dict[str, Router]]] = [[] for _ in range(seeds)]
     with progress("seeds" if len(caches) == 1 else "seeds and folds", seeds * len(caches) - 1) as bar:
         for seed, by_rotation in enumerate(found):
             for own in caches:

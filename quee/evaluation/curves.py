@@ -39,6 +39,8 @@ class OperatingPoint:
     test_cost: float
     test_accuracy: float
     budget_met: bool
+    policy: str = ""
+    """Name of the policy, or of the two that are mixed; empty where the method is the policy."""
 
 
 def operating_point(sweep: Sweep, budget: float) -> OperatingPoint:
@@ -58,6 +60,7 @@ def operating_point(sweep: Sweep, budget: float) -> OperatingPoint:
         float((sweep.costs["test"] @ weights).mean()),
         float(1 - (sweep.errors["test"] @ weights).mean()),
         met,
+        " + ".join(dict.fromkeys(sweep.policies[point] for point in (low, high) if sweep.policies)),
     )
 
 

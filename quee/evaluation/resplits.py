@@ -10,7 +10,7 @@ from quee.cache.read import FeatureCache
 from quee.data.grouped import cut_groups
 from quee.evaluation.curves import Floor, area, gap_closed
 from quee.groups import divides
-from quee.policies.base import Basis, Policy
+from quee.policies.base import Basis, Router
 from quee.policies.names import BOUND, MAIN, REFERENCE, rivals
 from quee.policies.plan import Plan
 from quee.policies.registry import all_sweeps, fit_learned
@@ -63,7 +63,7 @@ def _basis(cache: FeatureCache, experiment: Experiment, seed: int) -> Basis:
     return Basis(cache.tree, cache.description, predictors)
 
 
-def fit_policies(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> tuple[Basis, dict[str, Policy]]:
+def fit_policies(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> tuple[Basis, dict[str, Router]]:
     """Predictors fitted to targets, and the learned policies by name; with `seed` 0 they equal those of the stages."""
     basis, setting = _basis(cache, experiment, seed), Setting.of(cache, ("validation",), experiment.policies)
     return basis, fit_learned(replace(setting, predictors=basis.predictors, seed=setting.seed + seed))

@@ -115,7 +115,7 @@ def usage_rows(
     """Where the samples of each class exit under a policy, at every budget; its sweep and setting by rotation."""
     rows: list[Row] = []
     first, tree = sweeps[0], settings[0].tree
-    if first.nodes is None or first.kind != "lambda":
+    if first.nodes is None or first.kind not in ("lambda", "point"):
         return rows
     for budget in budgets:
         table = np.zeros((len(classes), len(tree)))

@@ -18,7 +18,7 @@ from quee.export.torch_engine import TorchEngine
 from quee.features import UNCERTAINTY
 from quee.intervals import interval, resamples
 from quee.measure import ACCURACY, LABELLED, Measure, measure_of
-from quee.policies.base import Basis, Policy
+from quee.policies.base import Basis, Router
 from quee.policies.files import PREDICTORS, write_policy
 from quee.policies.registry import deployable
 from quee.policies.sweep import Setting, Sweep, routed_sweep
@@ -76,13 +76,15 @@ what that way costs."""
 GATES = "Each gate decides by policy {policy}, from what its exit head says."
 
 
-def operating_points(sweep: Sweep, groups: np.ndarray | None = None) -> list[Point]:
-    """A policy's points by rising validation cost, with intervals for the means on new data.
+def operating_points(sweep: Sweep, router: Router, name: str, groups: np.ndarray | None = None) -> list[Point]:
+    """The points of a deployed policy's sweep by rising validation cost, with intervals for the means on new data.
 
-    `groups` (V,) are those of the validation samples.
+    `name` is that of the policy, `groups` (V,) are those of the validation samples.
     """
     assert sweep.knobs is not None and sweep.first is not None
-    points = []
+    points, names = [], np.full(len(sweep.knobs), name, object)
+    for part in router.parts(sweep.knobs):
+        names[part.rows] = part.name or name
     costs, correct = sweep.costs["validation"], 1.0 - sweep.errors["validation"]
     labelled = _labelled(sweep)
     weights = resamples(len(costs), REPEATS, 0, groups)
@@ -91,17 +93,9 @@ def operating_points(sweep: Sweep, groups: np.ndarray | None = None) -> list[Poi
         cost, accuracy = float(costs[:, point].mean()), float(correct[:, point].mean())
         around_accuracy, around_cost = _holding(accuracy, accuracy_ends[point]), _holding(cost, cost_ends[point])
         around_accuracy = (max(around_accuracy[0], 0.0), min(around_accuracy[1], 1.0))
-        points.append(
-            Point(
-                float(sweep.knobs[point]),
-                int(sweep.first[point]),
-                cost,
-                accuracy,
-                around_accuracy,
-                around_cost,
-                None if labelled is None else labelled[point],
-            )
-        )
+        beside = None if labelled is None else labelled[point]
+        facts = (cost, accuracy, around_accuracy, around_cost, beside, names[point])
+        points.append(Point(float(sweep.knobs[point]), int(sweep.first[point]), *facts))
     return points
 
 
@@ -140,7 +134,7 @@ def write_bundle(
     heads: Path,
     cache: FeatureCache,
     basis: Basis,
-    learned: Mapping[str, Policy],
+    learned: Mapping[str, Router],
     policy: str,
     budget: float,
     classes: list[str],
@@ -161,7 +155,10 @@ def write_bundle(
     chosen = method.of(setting)
     if chosen is None:
         raise UsageError(f"bundle.policy: {policy} cannot be fitted without samples in split 'predictor'")
-    points = operating_points(routed_sweep(policy, setting, chosen), setting.caches["validation"].group)
+    group = setting.caches["validation"].group
+    points = operating_points(routed_sweep(policy, setting, chosen), chosen, policy, group)
+    used = list(dict.fromkeys(point.policy for point in points))
+    predicts = any(deployable()[name].learned for name in used)
     files = [(backbone / "model.safetensors", "model.safetensors"), (heads, "heads.safetensors")]
     quantised = {str(p): f"{p}.safetensors" for p in sorted(tree.precisions) if not p.is_float}
     files += [(quantized / target, target) for target in quantised.values()]
@@ -169,7 +166,7 @@ def write_bundle(
         shutil.copyfile(source, out / target)
     facts = read_json(backbone / "backbone.json")
     write_json(out / "backbone.json", {k: facts[k] for k in ("format", "gates", "kwargs", "name")})
-    if method.learned and basis.predictors is not None:
+    if predicts and basis.predictors is not None:
         write_tensors(out / PREDICTORS, basis.predictors.arrays())
     write_policy(out, policy, chosen)
     if cache.ensembles is not None:
@@ -179,7 +176,7 @@ def write_bundle(
     write_validation(out, cache.of("validation"))
     embedding = len(description["feature_names"]) > len(UNCERTAINTY)
     view = load_view(out, description["precisions"], embedding)
-    executor = Executor(TorchEngine(view), chosen, chosen.costs.routed, len(view.names), cache.ensembles)
+    executor = Executor(TorchEngine(view), chosen, len(view.names), cache.ensembles)
     write_canary(out, executor, points, cache.of("validation").sample_id, images)
     graphs = defaultdict(list)
     for graph in sorted(export_graphs(view, tree.precisions, out)):  # `PRECISION.segmentN.onnx`
@@ -188,7 +185,7 @@ def write_bundle(
     shown = points[:: max(1, -(-len(points) // 8))]
     card = measure.said(CARD).format(
         name=f"quee-{name}",
-        decides=PREDICTED if method.learned else GATES.format(policy=policy),
+        decides=PREDICTED if predicts else GATES.format(policy=", ".join(used)),
         backbone=facts["name"],
         segments=tree.segments,
         height=transform.size[0],
@@ -196,7 +193,7 @@ def write_bundle(
         channels=transform.channels,
         classes=len(classes),
         precisions=", ".join(map(str, tree.precisions)),
-        policy=policy,
+        policy=policy if used == [policy] else f"{policy} ({', '.join(used)})",
         budget=budget,
         measured=_measured(measure, beside),
         table=_table(measure, shown),

@@ -28,7 +28,7 @@ from quee.network.architectures import check_state_dict, create_backbone, outsid
 from quee.network.base import SegmentedBackbone
 from quee.network.sizes import candidates
 from quee.network.unstated import Answers, better_size
-from quee.settings.experiment import Experiment, checked_experiment
+from quee.settings.experiment import Experiment, check_policy, checked_experiment
 
 HOW = "make it by quee.create_backbone(NAME, …) and give it your weights by load_state_dict"
 SHARES = {"train": 0.5, "predictor": 0.3, "validation": 0.2}
@@ -81,7 +81,9 @@ def aside_of(target: Path) -> Iterator[Path]:
         yield Path(aside)
 
 
-def checked_settings(backbone: SegmentedBackbone, precisions: Sequence[str], budget: float, seed: int) -> Experiment:
+def checked_settings(
+    backbone: SegmentedBackbone, precisions: Sequence[str], budget: float, seed: int, policy: str = "auto"
+) -> Experiment:
     """The settings of all stages, checked like those of an experiment; raises UsageError."""
     if isinstance(precisions, str) or not isinstance(precisions, Sequence):
         raise UsageError(f"quee.fit: precisions={precisions!r}; give a list, as ['w4a4', 'w8a8']")
@@ -89,13 +91,14 @@ def checked_settings(backbone: SegmentedBackbone, precisions: Sequence[str], bud
         budget = float(budget) if abs(budget) < sys.float_info.max else float("inf")
     if isinstance(seed, Integral) and not isinstance(seed, bool):
         seed = int(seed)
+    check_policy(policy, "quee.fit: policy")
     settings = checked_experiment(
         "quee.fit",
         name="fit",
         prepare={"dataset": "fit", "seed": seed},
         backbone={"name": backbone.name, "gates": list(backbone.gates)},
         paths={"precisions": [str(name) for name in precisions], "references": []},
-        bundle={"budget": budget},
+        bundle={"budget": budget, "policy": policy},
     )
     kinds, most = len(settings.paths.precisions), settings.paths.max_nodes
     if (nodes := sum(kinds**length for length in range(1, backbone.segments + 1))) > most:

@@ -5,7 +5,7 @@ simulation asks for every knob of a sweep, the runtime once per sample with the 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -123,34 +123,96 @@ def trade_offs(points: int) -> np.ndarray:
     return np.concatenate([[0.0], np.geomspace(1e-3, 100.0, points - 1)])
 
 
-class Policy(ABC):
-    """Chooses the next step of samples at the gates before the last. Safe to call from several threads.
+@dataclass(frozen=True)
+class Part:
+    """The samples, or points, that one policy serves."""
 
-    A policy must define how it is made (`fit`, `load`), what it reads of a state (`read`) and the value of each step
-    (`values`, less is better). A knob is λ unless the policy defines another.
+    policy: "Policy"
+    name: str
+    """Of the policy in the registry; empty for the one that is asked."""
+    rows: np.ndarray | slice
+    knob: np.ndarray
+    """The policy's own knob for each of the rows."""
+
+
+class Router(ABC):
+    """What a bundle can hold and a curve can show: a policy, or points of several. Safe to call from several threads.
+
+    A knob is λ unless the class defines another.
     """
 
     tree: PathTree
     costs: Costs
-    """Costs of samples that this policy routes."""
+    """Costs of samples that it routes; where they differ from knob to knob, the dearest at each node."""
     kind = "lambda"
-    """Column of the knob in the tables of a curve: `lambda` or `threshold`."""
+    """Column of the knob in the tables of a curve: `lambda` or `threshold`; any other name has no column."""
     priced = True
     """Whether the knob is λ, the price of a unit of cost."""
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, setting: "Setting") -> "Router | None":
+        """It, fitted on a setting's predictor and validation splits; None where the data do not suffice."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, basis: Basis, arrays: dict[str, np.ndarray]) -> "Router":
+        """It, from its stored `arrays`."""
+
+    @abstractmethod
+    def parts(self, knob: np.ndarray) -> Iterator[Part]:
+        """The policies that serve knobs (n,); every row is in one part."""
+
+    def spent(self, node: np.ndarray, knob: np.ndarray) -> np.ndarray:
+        """Costs (…, n) of samples that exit at nodes (…, n), at knobs (n,)."""
+        found = np.empty(node.shape)
+        for part in self.parts(knob):
+            found[..., part.rows] = part.policy.costs.routed[node[..., part.rows]]
+        return found
+
+    def knobs(self, points: int) -> np.ndarray:
+        """(K,) knobs of a sweep with about `points` points."""
+        return trade_offs(points)
+
+    def shown(self, knobs: np.ndarray) -> np.ndarray:
+        """(K,) values of the knobs in the tables of a curve."""
+        return knobs
+
+    def first(self, knobs: np.ndarray) -> np.ndarray | None:
+        """(K,) index of the first precision at each knob; None where validation chooses it."""
+        return None
+
+    @abstractmethod
+    def under(self, costs: Costs) -> "Router":
+        """The same under other costs, such as measured time."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that `load` needs besides the `Basis`."""
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """Facts for the metrics of stage `policies`."""
+        return {}
+
+    def fault(self) -> str:
+        """The fault of loaded arrays that do not fit together; empty if there is none."""
+        return ""
+
+
+class Policy(Router):
+    """Chooses the next step of samples at the gates before the last.
+
+    A policy must define how it is made (`fit`, `load`), what it reads of a state (`read`) and the value of each step
+    (`values`, less is better).
+    """
+
     together = 1
     """Number of knobs per call of the simulation; a larger number is faster for cheap decisions."""
     stands: np.ndarray | None = None
     """(N,) nodes that a sample can reach; None for all."""
 
-    @classmethod
-    @abstractmethod
-    def fit(cls, setting: "Setting") -> "Policy | None":
-        """The policy fitted on a setting's predictor and validation splits; None where the data do not suffice."""
-
-    @classmethod
-    @abstractmethod
-    def load(cls, basis: Basis, arrays: dict[str, np.ndarray]) -> "Policy":
-        """The policy from its stored `arrays`."""
+    def parts(self, knob: np.ndarray) -> Iterator[Part]:
+        yield Part(self, "", slice(None), knob)
 
     @abstractmethod
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
@@ -170,53 +232,36 @@ class Policy(ABC):
         step: np.ndarray = self.values(table, knob, limit).argmin(axis=1) + EXIT
         return step
 
-    def knobs(self, points: int) -> np.ndarray:
-        """(K,) knobs of a sweep with about `points` points."""
-        return trade_offs(points)
-
-    def shown(self, knobs: np.ndarray) -> np.ndarray:
-        """(K,) values of the knobs in the tables of a curve."""
-        return knobs
-
-    def first(self, knobs: np.ndarray) -> np.ndarray | None:
-        """(K,) index of the first precision at each knob; None where validation chooses it."""
-        return None
-
     @abstractmethod
     def under(self, costs: Costs) -> "Policy":
-        """The policy under other costs, such as measured time."""
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays that `load` needs besides the `Basis`."""
-        return {}
-
-    def facts(self) -> dict[str, Any]:
-        """Facts for the metrics of stage `policies`."""
-        return {}
-
-    def fault(self) -> str:
-        """The fault of loaded arrays that do not fit together; empty if there is none."""
-        return ""
+        """The policy under other costs."""
 
 
 ROWS = 1024
 """Samples simulated at a time; their readings fit into a core's cache."""
 
 
-def simulate(tree: PathTree, policy: Policy, features: np.ndarray, knobs: np.ndarray) -> np.ndarray:
+def simulate(tree: PathTree, policy: Router, features: np.ndarray, knobs: np.ndarray) -> np.ndarray:
     """Nodes at which samples exit after every first precision: (B, S, K) int32; -1 where it is not considered.
 
     `features` (S, N, F) are the state features of a cache, `knobs` (K,). No network runs.
     """
     choices = range(len(tree.precisions))
-    return _simulated(tree, policy, features, knobs, np.repeat(np.array(choices)[:, None], len(knobs), axis=1))
+    return _routed(tree, policy, features, knobs, np.repeat(np.array(choices)[:, None], len(knobs), axis=1))
 
 
 def simulate_behind(
-    tree: PathTree, policy: Policy, features: np.ndarray, knobs: np.ndarray, first: np.ndarray
+    tree: PathTree, policy: Router, features: np.ndarray, knobs: np.ndarray, first: np.ndarray
 ) -> np.ndarray:
     """Like `simulate`, with one first precision per knob, `first` (K,): (S, K) int32."""
-    return _simulated(tree, policy, features, knobs, first[None])[0]
+    return _routed(tree, policy, features, knobs, first[None])[0]
+
+
+def _routed(tree: PathTree, router: Router, features: np.ndarray, knobs: np.ndarray, first: np.ndarray) -> np.ndarray:
+    ends = np.empty((len(first), len(features), len(knobs)), np.int32)
+    for part in router.parts(knobs):
+        ends[:, :, part.rows] = _simulated(tree, part.policy, features, part.knob, first[:, part.rows])
+    return ends
 
 
 def _simulated(

@@ -35,4 +35,5 @@ def early_exits(setting: Setting) -> Iterator[Sweep]:
 
 
 HULL = Method("confidence_hull", "rival", policy=Confidence)
+ENTROPY = Method("entropy_hull", "baseline", policy=Entropy)
 EARLY_EXITS = Method("early_exits", "single", sweeps=early_exits)

@@ -23,9 +23,9 @@ from quee.policies.methods import Method
 from quee.policies.sweep import Setting
 from quee.policies.thresholds import Arrays, joined, lineage_of, points_of, sequences
 
-PRICES = np.geomspace(0.003, 100.0, 40)
+PRICES = np.geomspace(0.003, 30.0, 30)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-FOLDS = 5
+FOLDS = 3
 ROUNDS = 5
 """Most times that the threshold of every gate is moved."""
 TRIED = 24
@@ -49,10 +49,18 @@ class Way:
     def select(self, rows: np.ndarray) -> "Way":
         return Way(self.sequence, self.score[rows], self.error[rows], self.cost)
 
+    @cached_property
+    def sorted(self) -> np.ndarray:
+        """(n, L - 1) the scores of each gate, rising."""
+        return np.sort(self.score, axis=0)
+
     def threshold(self, rank: np.ndarray) -> np.ndarray:
-        """Thresholds (L - 1,) at ranks among the scores of their gates; infinite above rank 1."""
-        found = [np.quantile(own, min(at, 1.0)) for own, at in zip(self.score.T, rank, strict=True)]
-        return np.where(rank > 1, np.inf, found)
+        """Thresholds (…, L - 1) at ranks among the scores of their gates, between two of which they are interpolated;
+        infinite above rank 1."""
+        place = np.minimum(rank, 1.0) * (len(self.score) - 1)
+        low, gate = place.astype(np.int64), np.arange(self.score.shape[1])
+        below, above = self.sorted[low, gate], self.sorted[np.minimum(low + 1, len(self.score) - 1), gate]
+        return np.where(rank > 1, np.inf, below + (place - low) * (above - below))
 
     def loss(self, threshold: np.ndarray, price: float) -> float:
         """Sum over the samples of error + price · cost."""
@@ -62,13 +70,15 @@ class Way:
     @cached_property
     def sure(self) -> list[np.ndarray]:
         """By gate, (n, T) whether a sample reaches each of the thresholds tried."""
-        tried = np.stack([self.threshold(np.full(self.score.shape[1], rank)) for rank in RANKS])
+        tried = self.threshold(np.repeat(RANKS[:, None], self.score.shape[1], axis=1))
         return [own[:, None] >= tried[:, gate] for gate, own in enumerate(self.score.T)]
 
     def common(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Common thresholds (T,), each with its mean error and mean cost."""
         tried = np.append(np.unique(np.quantile(self.score, RANKS[:-1])), np.inf)
-        at = np.stack([_exits(self.score, np.full(self.score.shape[1], t)) for t in tried], axis=1)
+        sure = np.ones((len(self.score), self.error.shape[1], len(tried)), bool)
+        sure[:, :-1] = self.score[:, :, None] >= tried
+        at = sure.argmax(axis=1)  # (n, T)
         return tried, np.take_along_axis(self.error, at, axis=1).mean(axis=0), self.cost[at].mean(axis=0)
 
     def rank(self, threshold: float) -> np.ndarray:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from quee.errors import IntegrityError
-from quee.policies.base import Basis, Policy
+from quee.policies.base import Basis, Router
 from quee.policies.networks import Predictors
 from quee.policies.registry import deployable, learned
 from quee.work.io import read_tensors, write_tensors
@@ -15,13 +15,13 @@ def read_predictors(folder: Path) -> Predictors:
     return Predictors.from_arrays(read_tensors(folder / PREDICTORS))
 
 
-def write_policy(folder: Path, name: str, policy: Policy) -> None:
+def write_policy(folder: Path, name: str, policy: Router) -> None:
     """Writes nothing for a policy that needs only the predictors."""
     if arrays := policy.arrays():
         write_tensors(folder / _file(name), arrays)
 
 
-def read_policy(folder: Path, name: str, basis: Basis) -> Policy:
+def read_policy(folder: Path, name: str, basis: Basis) -> Router:
     """Read the policy of a deployable method; raises IntegrityError where its arrays do not fit the basis."""
     path, kind = folder / _file(name), deployable()[name].policy
     assert kind is not None
@@ -31,7 +31,7 @@ def read_policy(folder: Path, name: str, basis: Basis) -> Policy:
     return policy
 
 
-def read_learned(folder: Path, basis: Basis) -> dict[str, Policy]:
+def read_learned(folder: Path, basis: Basis) -> dict[str, Router]:
     """Read the learned policies of stage `policies`, by name."""
     return {method.name: read_policy(folder, method.name, basis) for method in learned()}
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from quee.policies.base import Policy
+from quee.policies.base import Router
 from quee.policies.sweep import Setting, Sweep, routed_sweep
 
 Role = Literal["reference", "rival", "ours", "control", "bound", "baseline", "restricted", "single"]
@@ -25,7 +25,7 @@ class Method:
     role: Role
     curve: str = ""
     """Name of its curve; where it has several curves, the beginning of their names."""
-    policy: type[Policy] | None = None
+    policy: type[Router] | None = None
     """Class of its policy; None for a method that is only simulated and cannot be deployed."""
     learned: bool = False
     """Whether stage `policies` fits the policy on the predictors; a seed then varies it."""
@@ -51,7 +51,7 @@ class Method:
     def shown(self) -> str:
         return self.curve or self.name
 
-    def of(self, setting: Setting) -> Policy | None:
+    def of(self, setting: Setting) -> Router | None:
         """The policy from the setting, or fitted on it; None where it cannot be fitted."""
         assert self.policy is not None
         return setting.policies.get(self.name) or self.policy.fit(setting)

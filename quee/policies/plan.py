@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from quee.errors import IntegrityError
 from quee.paths import PathTree
 from quee.policies.base import EXIT, Basis, Costs, Limit, Policy, Table
 from quee.policies.methods import Method
@@ -63,7 +64,8 @@ class Plan(Policy):
     @classmethod
     def of(cls, basis: Basis) -> "Plan":
         """The plan with costs from `tree.json`, including the predictors'."""
-        assert basis.predictors is not None
+        if basis.predictors is None:
+            raise IntegrityError("its predictors are missing")
         spent = [basis.predictors.bitflops(gate) for gate in range(1, basis.tree.segments)]
         return cls(basis.tree, Costs.of(basis.tree, basis.description, spent), basis.predictors)
 

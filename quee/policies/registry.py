@@ -1,9 +1,10 @@
 """Every method by name. A new method is a file in this folder and a line here; nothing else in the project names it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 
-from quee.policies.base import Policy
+from quee.policies.base import Router
 from quee.policies.methods import Method, Role
 from quee.policies.sweep import Setting, Sweep
 from quee.work.registry import Registry
@@ -14,17 +15,20 @@ for _line in (
     "quee.policies.confidence:HULL",
     "quee.policies.confidence:EARLY_EXITS",
     "quee.policies.confidence_by_gate:METHOD",
+    "quee.policies.confidence:ENTROPY",
     "quee.policies.eero:METHOD",
     "quee.policies.jei_gate:METHOD",
     "quee.policies.patience:METHOD",
     "quee.policies.ztw:METHOD",
     "quee.policies.ztw:EACH",
     "quee.policies.static:SMALL",
+    "quee.policies.static:MIXTURE",
     "quee.policies.static:PATHS",
     "quee.policies.static:HULL",
     "quee.policies.random_routing:METHOD",
     "quee.policies.plan:METHOD",
     "quee.policies.fitted_q:METHOD",
+    "quee.policies.auto:METHOD",
     "quee.policies.plan:RESTRICTED",
 ):
     _module, _, _name = _line.partition(":")
@@ -47,11 +51,11 @@ def learned() -> list[Method]:
     return [method for method in methods() if method.learned]
 
 
-def fit_learned(setting: Setting) -> dict[str, Policy]:
-    """The learned policies by name."""
-    found = {}
+def fit_learned(setting: Setting) -> dict[str, Router]:
+    """The learned policies by name; each can use those before it."""
+    found: dict[str, Router] = {}
     for method in learned():
-        policy = method.of(setting)
+        policy = method.of(replace(setting, policies=found))
         assert policy is not None, method.name
         found[method.name] = policy
     return found

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from quee.policies.confidence import Confidence
 from quee.policies.methods import Method
 from quee.policies.sweep import Setting, Sweep, hull, hull_of
+from quee.policies.thresholds import Arrays, sequences
 
 
 def static_paths(setting: Setting) -> Iterator[Sweep]:
@@ -38,6 +40,26 @@ def small_static(setting: Setting) -> Iterator[Sweep]:
     yield hull_of("small_static", sweeps)
 
 
+class Paths(Confidence):
+    """All samples of a point take the same path of the tree, as a bundle executes it.
+
+    What is executed is counted: the heads of the gates passed too, which answer together where ensembles do. `static_hull`
+    counts the last head alone.
+    """
+
+    @classmethod
+    def points(cls, setting: Setting) -> Arrays:
+        tree, every = setting.tree, list(sequences(setting.tree))
+        threshold, sequence = np.full((len(tree), tree.segments - 1), np.inf), []
+        for node in range(len(tree)):
+            own = tuple(tree.choice[tree.lineage(node)].tolist())
+            sequence.append(next(way for way in every if way[: len(own)] == own))
+            threshold[node, len(own) - 1 :] = -np.inf
+        value = np.full(len(tree), np.nan)
+        return {"sequence": np.array(sequence, np.int64), "threshold": threshold, "value": value}
+
+
+MIXTURE = Method("static_mixture", "baseline", policy=Paths)
 PATHS = Method("static", "single", sweeps=static_paths)
 HULL = Method("static_hull", "reference", sweeps=static_hull)
 SMALL = Method("small_static", "baseline", sweeps=small_static)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quee.paths import PathTree
-from quee.policies.base import Basis, Costs, Policy, simulate, simulate_behind
+from quee.policies.base import Basis, Costs, Router, simulate, simulate_behind
 from quee.policies.ceiling import served, taken
 from quee.policies.networks import Predictors
 
@@ -41,9 +41,9 @@ class Sweep:
 
     name: str
     kind: str
-    """`lambda`, `threshold`, or `path` where the method has no knob."""
+    """`lambda`, `threshold`, `point` where the points are of several policies, or `path` where the method has no knob."""
     values: np.ndarray
-    """(P,) values of λ or the threshold."""
+    """(P,) values of λ or the threshold, or numbers of points."""
     errors: Mapping[str, np.ndarray]
     """(S, P): 0 or 1, or an expectation."""
     costs: Mapping[str, np.ndarray]
@@ -57,6 +57,8 @@ class Sweep:
     """(P,) index of the first precision at each point; None without a policy."""
     groups: np.ndarray | None = None
     """(V,) groups of the validation samples; None where the data set has none."""
+    policies: tuple[str, ...] = ()
+    """Name of the policy that serves each point, where they differ."""
 
     @classmethod
     def at(
@@ -149,7 +151,7 @@ class Setting:
     training: "FeatureCache | None" = None
     """The predictor split, for policies that learn."""
     predictors: Predictors | None = None
-    policies: Mapping[str, Policy] = field(default_factory=dict)
+    policies: Mapping[str, Router] = field(default_factory=dict)
     """Learned policies by name, already fitted."""
     options: "Policies | None" = None
     """The experiment's block `policies`; None means the defaults."""
@@ -261,26 +263,46 @@ class Setting:
         return found
 
 
-def routed_sweep(name: str, setting: Setting, policy: Policy, first_step: str = "rollout") -> Sweep:
+def routed_sweep(name: str, setting: Setting, policy: Router, first_step: str = "rollout") -> Sweep:
     """Simulate a policy at every knob.
 
     If the knob is λ, validation chooses the first precision per knob. `rollout` simulates the policy after each first
     precision. `marginal` takes the path with least mean error + λ · cost (the paper's reading of gate 0).
     """
-    tree, costs, knobs = setting.tree, policy.costs, policy.knobs(setting.points)
+    tree, knobs = setting.tree, policy.knobs(setting.points)
     first = policy.first(knobs)
     if first is None:
         first = (rollout_first if first_step == "rollout" else marginal_first)(setting, policy, knobs)
     nodes = {split: simulate_behind(tree, policy, setting.features(split), knobs, first) for split in setting.splits}
     errors = {split: np.take_along_axis(setting.errors(split), n, axis=1) for split, n in nodes.items()}
-    spent = {split: costs.routed[n] for split, n in nodes.items()}
-    dearest = float(costs.routed.max())
-    shown = nodes if policy.priced else None  # tables of usage show only policies with a price
+    spent = {split: policy.spent(n, knobs) for split, n in nodes.items()}
+    dearest = float(policy.costs.routed.max())
+    shown = None if policy.kind == "threshold" else nodes  # tables of usage leave out policies by a threshold
+    names = np.full(len(knobs), "", object)
+    for part in policy.parts(knobs):
+        names[part.rows] = part.name
+    policies = tuple(names) if any(names) else ()
     groups = setting.caches["validation"].group
-    return Sweep(name, policy.kind, policy.shown(knobs), errors, spent, shown, dearest, knobs, first, groups)
+    return Sweep(
+        name, policy.kind, policy.shown(knobs), errors, spent, shown, dearest, knobs, first, groups, policies
+    )
 
 
-def rollout_first(setting: Setting, policy: Policy, knobs: np.ndarray) -> np.ndarray:
+def by_price(sweep: Sweep) -> Sweep:
+    """The sweep with λ for its values. Of a sweep over points of several policies, those that some λ prefers on validation,
+    each with a λ that prefers it."""
+    if sweep.kind != "point":
+        return sweep
+    cost, accuracy = sweep.costs["validation"].mean(axis=0), 1 - sweep.errors["validation"].mean(axis=0)
+    kept = hull(cost, accuracy)
+    slope = np.diff(accuracy[kept]) / np.diff(cost[kept])  # a point is preferred between the slopes on its two sides
+    between = np.sqrt(slope[1:] * slope[:-1])
+    values = np.concatenate([2 * slope[:1], between, slope[-1:] / 2]) if len(slope) else np.zeros(1)
+    own = {which: {s: v[:, kept] for s, v in getattr(sweep, which).items()} for which in ("errors", "costs")}
+    return replace(sweep, kind="lambda", values=values, nodes=None, knobs=None, first=None, policies=(), **own)
+
+
+def rollout_first(setting: Setting, policy: Router, knobs: np.ndarray) -> np.ndarray:
     """(K,) first precision after which the policy is best on validation, at each λ."""
     rows = np.arange(len(setting.caches["validation"]))[:, None]
     ends = simulate(setting.tree, policy, setting.features("validation"), knobs)
@@ -288,7 +310,7 @@ def rollout_first(setting: Setting, policy: Policy, knobs: np.ndarray) -> np.nda
     return np.where((ends >= 0).all(axis=1), np.stack(score), np.inf).argmin(axis=0)  # over (B, Λ)
 
 
-def marginal_first(setting: Setting, policy: Policy, knobs: np.ndarray) -> np.ndarray:
+def marginal_first(setting: Setting, policy: Router, knobs: np.ndarray) -> np.ndarray:
     """(K,) first precision of the path with least mean error + λ · cost on validation."""
     error, tree = setting.errors("validation").mean(axis=0), setting.tree
     start = np.array([tree.choice[tree.lineage(node)[0]] for node in range(len(tree))])

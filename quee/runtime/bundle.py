@@ -16,7 +16,7 @@ from quee.network.architectures import outside_files
 from quee.network.base import SegmentedBackbone
 from quee.network.files import load_precisions
 from quee.paths import PathTree, read_tree
-from quee.policies.base import Basis, Policy
+from quee.policies.base import Basis, Router
 from quee.policies.files import PREDICTORS, read_policy, read_predictors
 from quee.policies.networks import Predictors
 from quee.precision import Precision
@@ -90,7 +90,7 @@ def load_view(folder: Path, precisions: Sequence[str], embedding: bool) -> GateV
     return GateView(backbone, ExitHeads.load(folder / "heads.safetensors", backbone.first), embedding)
 
 
-def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Point], Ensembles | None]:
+def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Router, list[Point], Ensembles | None]:
     tree, description = read_tree(folder)
     _check_tree(folder, manifest, tree, description)
     view = load_view(folder, description["precisions"], manifest.embedding)
@@ -107,6 +107,12 @@ def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Policy, list[Poi
     # The knob of a policy without a price is the number of one of its points.
     known = policy.priced or all(point.trade_off < len(policy.knobs(0)) for point in points)
     _fit(known, folder / NAME, f"operating points that policy {manifest.policy} does not have")
+    for part in policy.parts(np.array([point.trade_off for point in points])):
+        said = {point.policy for point in np.array(points, object)[part.rows]}
+        name = part.name or manifest.policy
+        _fit(
+            said == {name}, folder / NAME, f"operating points of policy {name} name {', '.join(sorted(said - {name}))}"
+        )
     return view, policy, points, ensembles
 
 

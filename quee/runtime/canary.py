@@ -13,7 +13,7 @@ import numpy as np
 
 from quee.errors import DisagreementError, IntegrityError
 from quee.paths import PathTree
-from quee.policies.base import Policy
+from quee.policies.base import Router
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine, Step
 from quee.runtime.executor import Executor
@@ -140,7 +140,7 @@ class Canary:
         differences = [Difference(kind, _typical(values), allowed) for kind, (values, allowed) in by_kind.items()]
         return max(differences, key=lambda difference: difference.excess)
 
-    def check(self, executor: Executor, policy: Policy) -> Agreement:
+    def check(self, executor: Executor, policy: Router) -> Agreement:
         """Compare an executor's engine with the whole canary; raises DisagreementError."""
         found = {step: self.check_step(executor.engine, *step) for step in steps_of(policy.tree)}
         segment, precision = max(found, key=lambda step: found[step].excess)
@@ -159,7 +159,7 @@ class Canary:
             )
         return difference
 
-    def check_paths(self, executor: Executor, policy: Policy) -> int:
+    def check_paths(self, executor: Executor, policy: Router) -> int:
         """The number of images whose paths differ; all but a few differences are near ties.
 
         Raises DisagreementError where more paths differ, or more differences are no near ties, than chance explains.

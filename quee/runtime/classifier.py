@@ -16,7 +16,7 @@ from quee.features import GateView
 from quee.measure import Measure, measure_of
 from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
-from quee.policies.base import Policy
+from quee.policies.base import Router
 from quee.precision import Precision
 from quee.runtime.canary import Canary
 from quee.runtime.conventions import FittedClassifier
@@ -52,6 +52,10 @@ class Routed:
     budget_met: bool
     predicted_error: np.ndarray
     """(n, gates before the last) predicted error of exiting at each gate visited; NaN at the others."""
+    knob: np.ndarray
+    """(n,) the policy's knob for each sample: λ, or the number of a point."""
+    policy: list[str]
+    """Name of the policy that decided for each sample."""
 
     @staticmethod
     def joined(parts: Sequence["Routed"]) -> "Routed":
@@ -60,10 +64,11 @@ class Routed:
             return parts[0]
         arrays = {
             name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("label", "probabilities", "node", "cost", "predicted_error")
+            for name in ("label", "probabilities", "node", "cost", "predicted_error", "knob")
         }
         path = [name for part in parts for name in part.path]
-        return Routed(**arrays, path=path, budget_met=all(part.budget_met for part in parts))
+        policy = [name for part in parts for name in part.policy]
+        return Routed(**arrays, path=path, policy=policy, budget_met=all(part.budget_met for part in parts))
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class AdaptiveClassifier(FittedClassifier):
     def __init__(
         self,
         view: GateView,
-        policy: Policy,
+        policy: Router,
         costs: np.ndarray,
         points: Sequence[Point],
         classes: Sequence[str],
@@ -105,7 +110,7 @@ class AdaptiveClassifier(FittedClassifier):
         self.description = description or {}
         self.engine = engine or TorchEngine(view)
         self.transform = self.backbone.models[Precision("fp32")].input
-        self.executor = Executor(self.engine, policy, costs, len(view.names), ensembles)
+        self.executor = Executor(self.engine, policy, len(view.names), ensembles)
         self.paths = np.array([self.tree.name(node) for node in range(len(self.tree))], dtype=object)
         self.profile: Profile | None = None
         """Times on this machine, if the bundle was profiled."""
@@ -170,7 +175,7 @@ class AdaptiveClassifier(FittedClassifier):
         x = self.prepare(images, pixels)
         trace = Trace(len(x), self.tree.segments)
         routed = self.run(x, Options(**options), trace)
-        return explained(routed, trace, self.tree, self.costs, self.classes, self.static_costs)
+        return explained(routed, trace, self.policy, self.classes, self.static_costs)
 
     @cached_property
     def static_costs(self) -> dict[str, float]:
@@ -236,17 +241,27 @@ class AdaptiveClassifier(FittedClassifier):
         trade_off = np.where(second, at.high.trade_off, at.low.trade_off)
         return Start(first, trade_off, None if options.max_cost is None else float(options.max_cost), at.met)
 
-    def routed(self, node: np.ndarray, log_probs: np.ndarray, error: np.ndarray, met: bool) -> Routed:
-        """The results of samples that exited at nodes (n,), with log probabilities (n, classes)."""
-        path = self.paths[node].tolist()
-        return Routed(log_probs.argmax(axis=1), np.exp(log_probs), node, path, self.costs[node], met, error)
+    def routed(self, node: np.ndarray, log_probs: np.ndarray, error: np.ndarray, knob: np.ndarray, met: bool) -> Routed:
+        """The results of samples that exited at nodes (n,), with log probabilities (n, classes), at knobs (n,)."""
+        path, cost = self.paths[node].tolist(), self.policy.spent(node, knob)
+        return Routed(
+            log_probs.argmax(axis=1), np.exp(log_probs), node, path, cost, met, error, knob, self.deciding(knob)
+        )
+
+    def deciding(self, knob: np.ndarray) -> list[str]:
+        """Name of the policy that decides at each knob (n,)."""
+        found = np.full(len(knob), self.description.get("policy", ""), object)
+        for part in self.policy.parts(knob):
+            if part.name:
+                found[part.rows] = part.name
+        return list(found)
 
     def run(self, x: np.ndarray, options: Options, trace: Trace | None = None) -> Routed:
         """`route` for checked images (n, c, h, w), float32."""
         if (wanted := options.milliseconds) is not None:
             timed = self.timed(len(x))
             routed = timed.run(x, Options(budget=wanted), trace)
-            return replace(routed, cost=self.costs[routed.node])
+            return replace(routed, cost=self.policy.spent(routed.node, routed.knob))
         start, n = self.start(x, options), len(x)
         samples, found = self.executor.samples(n), np.empty((n, self.backbone.classes))
         samples.admit(slice(None), start.trade_off, start.max_cost)
@@ -255,7 +270,7 @@ class AdaptiveClassifier(FittedClassifier):
             found[slots] = log_probs
 
         self.executor.run(samples, Flight(np.arange(n), x), start.first, ended, trace)
-        return self.routed(samples.node, found, samples.error, start.met)
+        return self.routed(samples.node, found, samples.error, samples.trade_off, start.met)
 
     def timed(self, batch: int) -> "AdaptiveClassifier":
         """The same networks under a policy whose costs and budgets are milliseconds per image in batches of a size.

@@ -12,7 +12,7 @@ import numpy as np
 
 from quee.data.transforms import splitmix64
 from quee.ensembles import Ensembles, as_cached
-from quee.policies.base import EXIT, Limit, Policy
+from quee.policies.base import EXIT, Limit, Router
 from quee.runtime.engines.base import Engine
 
 BATCH = 256
@@ -84,17 +84,16 @@ class Executor:
     def __init__(
         self,
         engine: Engine,
-        policy: Policy,
-        costs: np.ndarray,
+        policy: Router,
         features: int,
         ensembles: Ensembles | None = None,
         batch: int = BATCH,
     ) -> None:
-        """`costs` (N,) are the routed costs for limits; `features` is the number of state features of a gate.
+        """`features` is the number of state features of a gate.
 
         Without `ensembles`, every exit answers with its own head alone.
         """
-        self.engine, self.policy, self.costs, self.features, self.batch = engine, policy, costs, features, batch
+        self.engine, self.policy, self.features, self.batch = engine, policy, features, batch
         self.ensembles = ensembles
         self.tree = policy.tree
 
@@ -104,7 +103,7 @@ class Executor:
 
     def on(self, engine: Engine) -> "Executor":
         """The same on another engine."""
-        return Executor(engine, self.policy, self.costs, self.features, self.ensembles, self.batch)
+        return Executor(engine, self.policy, self.features, self.ensembles, self.batch)
 
     def advance(self, segment: int, choice: int, samples: Samples, flight: Flight) -> tuple[Flight, np.ndarray]:
         """Run a segment at a precision: the flight after it, and log probabilities (n, classes) of the answers at its gate."""
@@ -125,10 +124,14 @@ class Executor:
         if gate == self.tree.segments:
             return np.full(len(slots), EXIT)
         features = samples.features.take(slots, axis=0)[:, : gate * self.features]
-        limit = None if samples.max_cost is None else Limit(self.costs, samples.max_cost[slots])
-        table = self.policy.read(gate, samples.node[slots], features)
-        samples.error[slots, gate - 1] = self.policy.exit_error(table)
-        return self.policy.decide(table, samples.trade_off[slots], limit)
+        step = np.empty(len(slots), np.int64)
+        for part in self.policy.parts(samples.trade_off[slots]):
+            rows, own = slots[part.rows], part.policy
+            limit = None if samples.max_cost is None else Limit(own.costs.routed, samples.max_cost[rows])
+            table = own.read(gate, samples.node[rows], features[part.rows])
+            samples.error[rows, gate - 1] = own.exit_error(table)
+            step[part.rows] = own.decide(table, part.knob, limit)
+        return step
 
     def run(self, samples: Samples, flight: Flight, first: np.ndarray, ended: Seen, seen: Seen | None = None) -> None:
         """Run samples from segment 1, with first steps (n,), to their ends, gate by gate.

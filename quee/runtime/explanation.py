@@ -11,7 +11,7 @@ import numpy as np
 from quee.cost import BitFlops, trace_cost
 from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
-from quee.policies.base import Policy
+from quee.policies.base import Router
 from quee.precision import Precision
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Explanation:
     probability: float
     path: str
     cost: float
+    policy: str
+    """Name of the policy that decided."""
     budget_met: bool
     gates: tuple[GateReport, ...]
     static: dict[str, float]
@@ -64,14 +66,14 @@ class Trace:
 def explained(
     routed: Routed,
     trace: Trace,
-    tree: PathTree,
-    costs: np.ndarray,
+    policy: Router,
     classes: Sequence[str],
     static: Mapping[str, float],
 ) -> list[Explanation]:
-    """One explanation per image; `costs` (N,) are routed costs by node."""
+    """One explanation per image."""
+    tree = policy.tree
 
-    def gate(row: int, position: int, node: int) -> GateReport:
+    def gate(row: int, position: int, node: int, cost: float) -> GateReport:
         last = position == tree.segments - 1
         return GateReport(
             position + 1,
@@ -79,7 +81,7 @@ def explained(
             classes[trace.label[row, position]],
             float(trace.probability[row, position]),
             None if last else float(routed.predicted_error[row, position]),
-            float(costs[node]),
+            cost,
         )
 
     return [
@@ -88,15 +90,22 @@ def explained(
             float(routed.probabilities[row].max()),
             routed.path[row],
             float(routed.cost[row]),
+            routed.policy[row],
             routed.budget_met,
-            tuple(gate(row, i, n) for i, n in enumerate(tree.lineage(int(end)))),
+            tuple(gate(row, i, n, c) for i, (n, c) in enumerate(_spent(policy, int(end), float(routed.knob[row])))),
             dict(static),
         )
         for row, end in enumerate(routed.node)
     ]
 
 
-def static_costs(backbone: MultiPrecisionBackbone, tree: PathTree, policy: Policy) -> dict[str, float]:
+def _spent(policy: Router, end: int, knob: float) -> list[tuple[int, float]]:
+    """The nodes on the way to an end, each with the cost up to it."""
+    way = np.array(policy.tree.lineage(end))
+    return list(zip(way.tolist(), policy.spent(way, np.full(len(way), knob)).tolist(), strict=True))
+
+
+def static_costs(backbone: MultiPrecisionBackbone, tree: PathTree, policy: Router) -> dict[str, float]:
     """Costs of the static network at each of the tree's precisions, at w8a8 (1 by definition) and fp32."""
     found = {}
     for precision in tree.precisions:

@@ -1,10 +1,10 @@
 """`bundle.json`: the description of a bundle, and the checks before its other files are read.
 
 Format 2 added a digest of the description, preprocessing and exported graphs; format 3 added a canary; in format 4 exit
-heads may have a hidden layer and read a grid; in format 5 exits may answer with ensembles of the heads visited. Bundles
-of older formats are read through migrations. The digests show damage and mix-ups, but not who made a bundle, because
-anyone who can write a bundle can write digests that agree. Trust comes from the place where a bundle is kept, or from
-comparing `digest` with a known digest.
+heads may have a hidden layer and read a grid; in format 5 exits may answer with ensembles of the heads visited; in format
+6 an operating point names its policy, and predictors may start from confidence. Bundles of older formats are read through
+migrations. The digests show damage and mix-ups, but not who made a bundle, because anyone who can write a bundle can write
+digests that agree. Trust comes from the place where a bundle is kept, or from comparing `digest` with a known digest.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from quee.work.registry import unknown
 
 NAME = "bundle.json"
 CANARY = "canary.safetensors"
-FORMAT = 5
+FORMAT = 6
 MAX_BYTES = 16 << 20
 """Largest size of a description."""
 _FILE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
@@ -50,7 +50,7 @@ def _deployable(name: str) -> str:
 class Manifest(_Strict):
     """The description of a bundle, of the current format."""
 
-    format: Literal[5]
+    format: Literal[6]
     experiment: str
     budget: Positive
     canary: bool
@@ -87,6 +87,8 @@ class Manifest(_Strict):
             raise ValueError(f"canary is {self.canary}, which {CANARY} contradicts")
         if self.ensembles != (ENSEMBLES in self.files):
             raise ValueError(f"ensembles is {self.ensembles}, which {ENSEMBLES} contradicts")
+        for point in self.operating_points:
+            _deployable(point.policy)
         costs = [point.cost for point in self.operating_points]
         if costs != sorted(costs):
             raise ValueError("operating_points do not rise in cost")
@@ -115,7 +117,14 @@ def _from_4(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, "format": 5, "ensembles": False}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
+def _from_5(value: dict[str, Any]) -> dict[str, Any]:
+    points = [{**point, "policy": value.get("policy", "")} for point in value.get("operating_points", [])]
+    return {**value, "format": 6, "operating_points": points}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4, 5: _from_5,
+}  # fmt: skip
 """Format to the migration of its description to the next format."""
 
 

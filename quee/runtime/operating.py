@@ -32,6 +32,8 @@ class Point:
     cost_interval: tuple[Positive, Positive] | None = None
     labelled: tuple[Share, Share, Share] | None = None
     """Accuracy on labelled images and its 95 % interval, where `accuracy` is agreement with the float network."""
+    policy: str = ""
+    """Name of the policy that decides; in bundles always given."""
 
 
 @dataclass(frozen=True)

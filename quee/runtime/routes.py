@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quee.policies.base import EXIT, Policy
+from quee.policies.base import EXIT, Router
 from quee.runtime.executor import Executor, Flight
 
 
@@ -47,7 +47,7 @@ def routes(executor: Executor, images: np.ndarray, trade_offs: np.ndarray, first
     return Routes(np.stack(nodes), np.stack(labels), np.stack(leads), np.stack(features))
 
 
-def gap(policy: Policy, expected: int, found: int, features: np.ndarray, trade_off: float) -> float:
+def gap(policy: Router, expected: int, found: int, features: np.ndarray, trade_off: float) -> float:
     """Difference in value between the two steps at which the paths to two nodes part; infinite where no step is shared.
 
     `features` (N, F) are a sample's features by node, at least for the nodes on the way to `expected`.
@@ -59,6 +59,7 @@ def gap(policy: Policy, expected: int, found: int, features: np.ndarray, trade_o
         return float("inf")
     steps = [EXIT if len(path) == shared else int(tree.choice[path[shared]]) for path in (a, b)]
     here = int(a[shared - 1])
-    table = policy.read(shared, np.array([here]), features[a[:shared]].reshape(1, -1))
-    values = policy.values(table, np.array([trade_off]))[0]
+    (part,) = policy.parts(np.array([trade_off]))
+    table = part.policy.read(shared, np.array([here]), features[a[:shared]].reshape(1, -1))
+    values = part.policy.values(table, part.knob)[0]
     return abs(float(values[steps[0] - EXIT] - values[steps[1] - EXIT]))

@@ -295,9 +295,10 @@ class Scheduler:
 
     def _done(self, number: int) -> None:
         request = self._requests[number]
-        node, error = self._samples.node[request.slots], self._samples.error[request.slots]
+        own = self._samples
+        node, error, knob = own.node[request.slots], own.error[request.slots], own.trade_off[request.slots]
         self._forget(number, "done")
-        self._answers.append((request, self.classifier.routed(node, request.log_probs, error, request.met)))
+        self._answers.append((request, self.classifier.routed(node, request.log_probs, error, knob, request.met)))
 
     def _give_up(self, numbers: Iterable[int], outcome: str, error: Exception | None) -> None:
         """Drop unanswered requests, and their samples wherever they wait."""

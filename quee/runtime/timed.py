@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from quee.cache.read import FeatureCache
-from quee.policies.base import Costs, Policy, simulate
+from quee.policies.base import Costs, Router, simulate
 from quee.runtime.operating import Point
 from quee.runtime.profile import Profile
 from quee.work.io import read_tensors, write_tensors
@@ -36,8 +36,8 @@ def read_validation(folder: Path) -> dict[str, np.ndarray]:
 
 
 def timed_points(
-    arrays: Mapping[str, np.ndarray], policy: Policy, profile: Profile, batch: int
-) -> tuple[Policy, list[Point]] | None:
+    arrays: Mapping[str, np.ndarray], policy: Router, profile: Profile, batch: int
+) -> tuple[Router, list[Point]] | None:
     """The policy with its costs in units of the static network's time, and its points in milliseconds.
 
     `arrays` are those of `write_validation`; None where there are none.
@@ -54,13 +54,13 @@ def timed_points(
     return timed, _points(timed, features, error, profile, batch)
 
 
-def _points(policy: Policy, features: np.ndarray, error: np.ndarray, profile: Profile, batch: int) -> list[Point]:
-    tree, costs, knobs = policy.tree, policy.costs, policy.knobs(120)
+def _points(policy: Router, features: np.ndarray, error: np.ndarray, profile: Profile, batch: int) -> list[Point]:
+    tree, knobs = policy.tree, policy.knobs(120)
     ends, rows, firsts = simulate(tree, policy, features, knobs), np.arange(len(error)), policy.first(knobs)
     points = []
     for column, knob in enumerate(knobs):
         scores = [
-            float((error[rows, end] + knob * costs.routed[end]).mean()) if (end >= 0).all() else np.inf
+            float((error[rows, end] + knob * policy.costs.routed[end]).mean()) if (end >= 0).all() else np.inf
             for end in ends[:, :, column]
         ]
         first = int(np.argmin(scores)) if firsts is None else int(firsts[column])

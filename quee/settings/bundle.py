@@ -4,7 +4,7 @@ from quee.settings.block import Block, Positive
 
 
 class Bundle(Block):
-    policy: str = "fitted_q"
-    """A deployable entry of `quee.policies.registry`."""
+    policy: str = "auto"
+    """A deployable entry of `quee.policies.registry`. `auto` takes the best of all of them by budget."""
     budget: Positive = 0.2
     """Default budget of the deployed classifier."""

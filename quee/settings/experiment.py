@@ -139,11 +139,18 @@ def checked_experiment(source: str, **blocks: Any) -> Experiment:
         raise UsageError(f"{source}: {refusal(error, Experiment)}") from None
 
 
+def check_policy(name: object, source: str) -> None:
+    """Raises UsageError where no policy of that name can be deployed."""
+    from quee.policies.registry import deployable
+
+    if name not in (valid := deployable()):
+        raise UsageError(f"{source}: {unknown('policy', str(name), sorted(valid))}")
+
+
 def _check(experiment: Experiment, source: str, data: Path) -> None:
     """Refuse names that are not registered, and other faults that show without data and network."""
     from quee.network.architectures import outside_files, refuse_unknown
     from quee.paths import PathTree
-    from quee.policies.registry import deployable
 
     paths, backbone = experiment.paths, experiment.backbone
     try:
@@ -155,8 +162,7 @@ def _check(experiment: Experiment, source: str, data: Path) -> None:
         PathTree(paths.precisions, backbone.segments, paths.considered, paths.max_nodes)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from None
-    if experiment.bundle.policy not in (valid := deployable()):
-        raise UsageError(f"{source}: bundle.policy: {unknown('policy', experiment.bundle.policy, sorted(valid))}")
+    check_policy(experiment.bundle.policy, f"{source}: bundle.policy")
     if outside := outside_files(backbone.kwargs):
         raise UsageError(
             f"{source}: backbone.kwargs.{outside[0]}: a bundle reads no other files; give weights by name in backbone.weights"

@@ -17,6 +17,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
+from quee.policies.registry import METHODS
 from quee.work.io import read_table
 from tasks.dvc.dependencies import code_root
 from tasks.dvc.lock import StageResult, dvc_digest
@@ -85,7 +86,8 @@ def _add_version(store: Store, bundle: StageResult, pyfunc: Path) -> ModelVersio
 def validation_tags(root: Path, bundle: StageResult) -> dict[str, str]:
     """The bundle's results on validation; empty where its evaluation is no longer here."""
     described = _json(root / bundle.folder / "bundle.json")
-    method, budget = f"quee_{described.get('policy', 'plan')}", described.get("budget")
+    policy, budget = described.get("policy", "plan"), described.get("budget")
+    method = METHODS[policy].shown if policy in METHODS else policy
     point = next((p for p in _points(root, bundle) if (p["method"], p["budget"]) == (method, budget)), {})
     needed = ("validation_accuracy", "validation_cost", "accuracy_low", "accuracy_high")
     if any(point.get(name) is None for name in needed):

@@ -35,7 +35,7 @@ def bundle(images, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     backbone = create_backbone("vit_digits", (1, 2, 4), **KWARGS)
     out = tmp_path_factory.mktemp("fit") / "bundle"
-    quee.fit(backbone, *images, out, precisions=["w4a4", "w8a8"])
+    quee.fit(backbone, *images, out, precisions=["w4a4", "w8a8"], policy="fitted_q")
     return out
 
 

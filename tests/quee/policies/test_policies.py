@@ -20,7 +20,8 @@ TRADE_OFFS = np.array([0.0, 0.01, 0.1, 1.0, 30.0])
 @pytest.fixture(scope="module")
 def world() -> tuple[Plan, FittedQ, object]:
     cache = small_cache(600)
-    return (*fit_policies(cache, SETTINGS)[1].values(), cache)
+    policies = fit_policies(cache, SETTINGS)[1]
+    return policies["plan"], policies["fitted_q"], cache
 
 
 def read(policy, cache, gate: int, node: int) -> Table:
