@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from quee.hull import hull
 from quee.policies.methods import Method
-from quee.policies.sweep import Setting, Sweep, hull, hull_of
+from quee.policies.sweep import Setting, Sweep, hull_of
 
 
 def static_paths(setting: Setting) -> Iterator[Sweep]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quee.hull import hull
 from quee.paths import PathTree
 from quee.policies.base import Basis, Costs, Policy, simulate, simulate_behind
 from quee.policies.networks import Predictors
@@ -15,23 +16,6 @@ if TYPE_CHECKING:
     from quee.cache.read import FeatureCache
     from quee.ensembles import Ensembles
     from quee.settings.policies import Policies
-
-
-def hull(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-    """Indices of the upper convex hull of points (P,), by rising cost, from the cheapest to the most accurate."""
-    order = np.lexsort((-accuracy, cost))
-    kept: list[int] = []
-    for index in order:
-        if kept and accuracy[index] <= accuracy[kept[-1]]:
-            continue
-        while len(kept) > 1:
-            a, b = kept[-2], kept[-1]
-            rise = (accuracy[b] - accuracy[a]) * (cost[index] - cost[a])
-            if rise > (accuracy[index] - accuracy[a]) * (cost[b] - cost[a]):
-                break
-            kept.pop()
-        kept.append(int(index))
-    return np.array(kept)
 
 
 @dataclass(frozen=True)
