@@ -41,10 +41,14 @@ from quee.precision import Precision
 from quee.quantization.calibration import quantize_paths
 from quee.quantization.format_choice import with_formats
 from quee.quantization.layers import own_layers
+from quee.quantization.mixed import SAMPLES
 from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.settings.experiment import Experiment
 from quee.settings.quantize import QuantizationConfig
+from quee.trees.candidates import Found, candidate, rows_of
+from quee.trees.search import Search
+from quee.trees.settled import Settled
 from quee.work.progress import progress
 
 BATCH = 256
@@ -55,7 +59,7 @@ def fit(
     images: Any,
     labels: Any = None,
     out: str | Path = "bundle",
-    precisions: Sequence[str] = ("w3a3", "w4a4", "w8a8"),
+    precisions: Sequence[str] | str = "auto",
     kwargs: Mapping[str, Any] | None = None,
     budget: float = 0.2,
     seed: int = 0,
@@ -80,6 +84,9 @@ def fit(
     Without it, names among the labels are assigned to the outputs in sorted order; a warning says so unless the
     backbone's answers confirm the order.
 
+    `precisions` are those of the tree, as ["w2a4", "w4a4", "w8a8"], or "auto": up to three, each with bits by layer or without,
+    that are chosen by what candidates do on a part of the images (`quee.trees`).
+
     Images without labels (an array, a list, or batches that are arrays) get the float network's own answers as labels.
     What the bundle calls accuracy is then agreement with the float network, and it says so. `labelled`, a pair of a few
     hundred other images and their labels, gives the accuracy at every operating point beside it; nothing is fitted to them.
@@ -93,7 +100,6 @@ def fit(
     target = bundle_path(out)
     backbone, original = as_backbone(model, preprocessing)
     settings = checked_settings(backbone, precisions, budget, seed, policy)
-    tree = PathTree(settings.paths.precisions, backbone.segments, max_nodes=settings.paths.max_nodes)
     own = rebuilt(backbone, kwargs)
     if labels is not None:
         refuse_beside(labelled)
@@ -118,11 +124,11 @@ def fit(
                 guessed = known.labels is not None and known.labels.named and classes is None
                 check_order(own, known, truth, names, guessed)
             if parts:
-                _fit(own, given, truth, names, parts, tree, settings, aside)
+                _fit(own, given, truth, names, parts, settings, aside)
             else:
                 answers = answers_of(own, given)
                 parts = divided(answers, names, settings.prepare.seed, answered=True)
-                _fit(own, given, answers, names, parts, tree, settings, aside, AGREEMENT, (beside, truth))
+                _fit(own, given, answers, names, parts, settings, aside, AGREEMENT, (beside, truth))
         load_bundle(aside / "bundle")
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
@@ -137,7 +143,6 @@ def _fit(
     indices: np.ndarray,
     names: list[str],
     parts: dict[str, np.ndarray],
-    tree: PathTree,
     settings: Experiment,
     aside: Path,
     measure: Measure = ACCURACY,
@@ -145,10 +150,11 @@ def _fit(
 ) -> None:
     """Write the bundle `aside/bundle`; `beside` are labelled images with their classes (n,), to which nothing is fitted."""
     models: dict[Precision, SegmentedBackbone] = {Precision("fp32"): own}
-    configs = [QuantizationConfig(precision) for precision in tree.precisions if not precision.is_float]
+    settled = _settled(own, given, indices, parts, settings)
+    tree, every = settled.tree, settled.configs(settings.quantize)
+    configs = [every[precision] for precision in tree.precisions if not precision.is_float]
     if configs:
-        images = given.batch(parts["calibration"])
-        configs, batches = with_formats(own, configs, images), list(images.split(64))
+        batches = list(given.batch(parts["calibration"]).split(64))
         models.update(quantize_paths(own, configs, batches, settings.prepare.seed))
     multi = MultiPrecisionBackbone(models)
     train = parts["train"]
@@ -187,6 +193,35 @@ def _fit(
         names,
         lambda ids: given.batch(ids).numpy(),
     )
+
+
+def _settled(
+    own: SegmentedBackbone, given: Given, indices: np.ndarray, parts: dict[str, np.ndarray], settings: Experiment
+) -> Settled:
+    """The tree, as named or chosen on split validation."""
+    rows = rows_of(parts, True, settings.quantize.seed)
+
+    def images(ids: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
+        for start in range(0, len(ids), MICRO_BATCH):
+            part = ids[start : start + MICRO_BATCH]
+            yield given.batch(part), indices[part]
+
+    def measure(configs: Mapping[str, QuantizationConfig]) -> dict[str, Found]:
+        found = {}
+        with progress("candidates for the tree", len(configs)) as bar:
+            for name, config in configs.items():
+                found[name] = candidate(own, config, images, rows)
+                bar.advance()
+        return found
+
+    few = given.batch(rows.calibration)
+    rounded = with_formats(own, [QuantizationConfig("w4a4")], few)[0].float_products
+    products = {} if rounded == "auto" else {"format": rounded}  # `auto` stays where there are no such products
+    search = Search(
+        own, settings.paths, settings.quantize, products, lambda: few[:SAMPLES], measure, indices[rows.fitted],
+        indices[rows.judged], settings.quantize.seed,
+    )  # fmt: skip
+    return search.settle()
 
 
 def drawn(given: Given, indices: np.ndarray, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:

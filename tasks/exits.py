@@ -18,6 +18,7 @@ from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_precisions
 from quee.precision import Precision
 from quee.settings.exits import Exits
+from quee.trees.settled import read_settled
 from quee.work.io import read_json, write_json, write_table
 from quee.work.threads import spare_threads
 from tasks.stage import Stage, main
@@ -54,7 +55,7 @@ class Inputs:
         images = open_dataset(
             stage.data, stage.experiment.prepare.dataset, read_json(prepared / "dataset.json")["files"]
         )
-        precisions = tuple(Precision(name) for name in stage.experiment.paths.precisions)
+        precisions = read_settled(stage.input("tree")).tree.precisions
         backbone = load_precisions(stage.input("backbone"), stage.input("quantize"), precisions)
         transform = backbone.models[Precision("fp32")].input
         return cls(backbone, precisions, images, split_ids(prepared / "splits.parquet"), transform)

@@ -16,6 +16,7 @@ from quee.network.files import load_precisions
 from quee.paths import PathTree
 from quee.precision import Precision
 from quee.settings.sets import HELD_OUT
+from quee.trees.settled import read_settled
 from quee.work.io import file_digest, read_json, write_table
 from tasks.scale import read_scale
 from tasks.stage import Stage, main
@@ -52,10 +53,8 @@ def described(stage: Stage, recipe: Recipe) -> dict[str, Any]:
 
 def recipe_of(stage: Stage) -> Recipe:
     """Everything that a worker needs, on any machine."""
-    paths, dataset = stage.experiment.paths, read_json(stage.input("prepare") / "dataset.json")
+    settled, dataset = read_settled(stage.input("tree")), read_json(stage.input("prepare") / "dataset.json")
     backbone, quantized, exits = (stage.input(name).resolve() for name in ("backbone", "quantize", "exits"))
-    segments = len(read_json(backbone / "backbone.json")["gates"])
-    tree = PathTree(paths.precisions, segments, paths.considered, paths.max_nodes)
     return Recipe(
         data=str(stage.data.resolve()),
         dataset=stage.experiment.prepare.dataset,
@@ -63,9 +62,9 @@ def recipe_of(stage: Stage) -> Recipe:
         backbone=str(backbone),
         quantized=str(quantized),
         heads=str(exits / "heads.safetensors"),
-        precisions=paths.precisions,
-        references=paths.references,
-        paths=tuple(tree.name(node) for node in range(len(tree))),
+        precisions=tuple(map(str, settled.tree.precisions)),
+        references=tuple(map(str, settled.references)),
+        paths=tuple(settled.tree.name(node) for node in range(len(settled.tree))),
         embedding=stage.experiment.features.embedding,
         networks=tuple(
             (str(file), file_digest(file))

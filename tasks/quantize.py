@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from quee.cost import trace_cost
@@ -11,15 +10,10 @@ from quee.data.splits import split_ids
 from quee.network.files import load_backbone
 from quee.network.predictions import Networks, predict
 from quee.precision import Precision
-from quee.quantization.calibration_shards import calibrate, choose_format, measure_sensitivity
-from quee.quantization.format_choice import LIMIT, with_format
-from quee.quantization.format_choice import SAMPLES as COMPARED
-from quee.quantization.formats import FORMATS, float_products
+from quee.quantization.calibration_shards import calibrate, measure_sensitivity
 from quee.quantization.layers import own_layers
-from quee.quantization.mixed import SAMPLES, with_mixed_bits
-from quee.settings.quantize import QuantizationConfig
+from quee.trees.settled import read_settled
 from quee.work.io import FORMAT, read_json, write_json, write_table
-from quee.work.threads import one_thread
 from tasks.scale import read_scale
 from tasks.stage import Stage, main
 
@@ -42,12 +36,6 @@ SENSITIVITY = pa.schema(
 )
 
 
-def spread(ids: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the sample ids (n,), evenly spread."""
-    found: np.ndarray = np.unique(ids[np.linspace(0, len(ids) - 1, most).astype(int)])
-    return found
-
-
 def run(stage: Stage) -> None:
     """Quantize the backbone on the calibration split; measure each uniform precision on the validation split.
 
@@ -55,30 +43,14 @@ def run(stage: Stage) -> None:
     """
     scale = read_scale()
     store = scale.store(stage)
-    settings, paths, prepared = stage.experiment.quantize, stage.experiment.paths, stage.input("prepare")
+    settings, prepared, settled = stage.experiment.quantize, stage.input("prepare"), read_settled(stage.input("tree"))
     dataset, files = stage.experiment.prepare.dataset, read_json(prepared / "dataset.json")["files"]
     images = open_dataset(stage.data, dataset, files)
     ids = split_ids(prepared / "splits.parquet")
     backbone = load_backbone(stage.input("backbone"))
     own = {name: str(getattr(settings, name) or "") for name in ("stem", "head")}
-    tree = sorted(map(Precision, paths.precisions))
-    names = sorted({*tree, *map(Precision, paths.references), Precision("w8a8")})
-    configs = {p: QuantizationConfig.of_settings(p, settings) for p in names if not p.is_float}
+    tree, names, configs = settled.tree.precisions, settled.quantized, settled.configs(settings)
     networks = Networks.at(stage.data, dataset, files, stage.input("backbone"))
-    rounded: dict[str, Any] = {}
-    if products := float_products(backbone):
-        name, rows = str(settings.float_products), list[dict[str, Any]]()
-        if name == "auto":
-            few = spread(ids["validation"], COMPARED)
-            lanes = scale.lanes(trace_cost(backbone).macs * len(few) * (1 + len(FORMATS)))
-            name, rows = choose_format(networks, few, store, lanes)
-        configs = {p: with_format(config, name) for p, config in configs.items()}
-        rounded = {"float_products": {"format": name, "limit": LIMIT, "measured": rows, "products": products}}
-    if settings.mixed:
-        few = spread(ids["calibration"], SAMPLES)
-        batches = [x for _, x, _ in images.batches(few, backbone.input, SAMPLES)]
-        with one_thread():  # the last bits of floating-point sums depend on the number of threads
-            configs = dict(zip(configs, with_mixed_bits(backbone, list(configs.values()), batches), strict=True))
     cost = trace_cost(backbone, **own, layers=own_layers(backbone, configs.values()))
     together = [configs[p] for p in tree if p in configs] if settings.path_aware else []
     others = [config for config in configs.values() if config not in together]
@@ -111,7 +83,7 @@ def run(stage: Stage) -> None:
     facts = {"calibration_samples": len(ids["calibration"]), "cost": cost.to_json(), "format": FORMAT}
     described = {str(precision): config.to_json() for precision, config in configs.items()}
     write_json(stage.out / "quantization.json", {**facts, "configs": described, "path_aware": settings.path_aware})
-    write_json(stage.out / "metrics.json", {**rounded, "precisions": metrics})
+    write_json(stage.out / "metrics.json", {"precisions": metrics})
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def run(stage: Stage) -> None:
         candidates=some("exits", "candidates"),
         resplits=some("evaluate", "resplits"),
         gates=read_json(path("backbone", GATES)) if (folders["backbone"] / GATES).is_file() else {},
+        tree=read_json(path("tree", "tree.json")),
         executed=read_json(speeds) if speeds.is_file() else {},
         digests=digests,
     )

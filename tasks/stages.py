@@ -41,6 +41,7 @@ STAGES: dict[str, Kind] = {
     "settings": Kind(),
     "prepare": Kind(dataset=True, unpublished=("splits.parquet",)),
     "backbone": Kind(builds_network=True),
+    "tree": Kind(builds_network=True),
     "quantize": Kind(builds_network=True),
     "exits": Kind(builds_network=True),
     "features": Kind(dataset=True, unlogged=(".parquet",), unpublished=("part-*.parquet", "reference-*.parquet")),

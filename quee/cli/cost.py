@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from quee.cost import Product
     from quee.network.base import SegmentedBackbone
     from quee.settings.experiment import Experiment
+    from quee.trees.settled import Settled
 
 
 def cost(
@@ -43,37 +44,46 @@ def cost(
 ) -> None:
     """Show what each segment costs at each precision, in units of the static w8a8 backbone.
 
-    Weights and backbones are shown at the default precisions; --explain takes any.
-
-    With `quantize.mixed` the bits of layers are chosen on the calibration samples. Their cost is in
-    artifacts/EXPERIMENT/quantize/metrics.json; it is at most the cost shown here. A path that ends early is shown with the
-    layers of its exit head, once stage `exits` has chosen them. With `quantize.float_products: auto` the format of these
-    products is the one that stage `quantize` chose, or bf16 as long as it has not run.
+    An experiment is shown with the precisions, bits by layer and number formats of its tree once stage `tree` has run. Before,
+    and for weights and backbones, the precisions are all that the tree may have, with uniform bits, and products that
+    calibration does not quantize count in bf16. --explain takes any path. A path that ends early is shown with the layers of
+    its exit head, once stage `exits` has chosen them.
     """
     from quee.cli.keywords import settings_of
     from quee.cost import explain as explain_path
     from quee.cost import float_work, trace_cost
     from quee.errors import UsageError
     from quee.paths import parse_path
-    from quee.precision import FLOATS, Precision
+    from quee.precision import Precision
     from quee.quantization.folding import folded
+    from quee.quantization.format_choice import with_format
     from quee.quantization.formats import float_products
     from quee.quantization.layers import own_layers
-    from quee.settings.quantize import QuantizationConfig
+    from quee.trees.settled import DEPLOYED, configs_of
 
     if formula not in ("product", "baskin"):
         raise UsageError(f"unknown formula {formula!r}; valid: product, baskin")
     backbone, settings, of_experiment = _named(name, settings_of(set_ or []))
     own = {name: str(getattr(settings.quantize, name) or "") for name in ("stem", "head")}
-    names = {*settings.paths.precisions, *settings.paths.references, "w8a8"}
-    told: dict[str, Any] = {"layers": settings.quantize.layers, "float_products": settings.quantize.float_products}
-    if told["float_products"] == "auto" and float_products(backbone):
-        told["float_products"] = _chosen_format(name)
-    configs = [QuantizationConfig(name, **told) for name in names if name not in FLOATS]
+    path = () if explain is None else parse_path(explain)
+    settled = _settled(name, settings) if of_experiment else None
+    if settled is None:
+        shown = [Precision(name) for name in (*settings.paths.possible, *settings.paths.references)]
+        products = settings.quantize.float_products if float_products(backbone) else ""
+        if products == "auto":
+            products = ASSUMED
+            typer.echo(
+                f"quantize.float_products: auto is counted as {ASSUMED}; stage tree measures it: quee run {name}",
+                err=True,
+            )
+        found = configs_of(sorted(p for p in {*shown, *path, DEPLOYED} if not p.is_float), settings.quantize)
+        configs = [with_format(config, products) if products else config for config in found.values()]
+    else:
+        shown = [*settled.tree.precisions, *settled.references]
+        configs = list(settled.configs(settings.quantize, path).values())
     layers = own_layers(backbone, configs)
     model = trace_cost(backbone, formula=formula, include_elementwise=elementwise, layers=layers, **own)
     if explain is not None:
-        path = parse_path(explain)
         if len(path) > model.segments:
             raise UsageError(f"path {explain!r} has {len(path)} segments; the backbone has {model.segments}")
         columns = ("product", "segment", "kind", "macs", "bits", "bitflops")
@@ -81,7 +91,7 @@ def cost(
         head = _exit_products(name if of_experiment else "", settings, backbone, len(path)) if early else []
         rows = [dict(zip(columns, row, strict=True)) for row in explain_path(model, path, head)]
     else:
-        precisions = [Precision(name) for name in (*settings.paths.precisions, *settings.paths.references)]
+        precisions = sorted({*shown})
         rows = [
             {
                 "segment": "head" if segment == 0 else str(segment),
@@ -140,19 +150,20 @@ ASSUMED = "bf16"
 """Number format of products that calibration does not quantize, until it is chosen."""
 
 
-def _chosen_format(name: str) -> str:
-    """The format that stage `quantize` chose; the assumed one, with a note, where it has not run."""
-    from quee.work.io import read_json
+def _settled(name: str, settings: "Experiment") -> "Settled | None":
+    """The tree that stage `tree` settled; None, and a note where it chooses anything, before it has run."""
+    from quee.trees.settled import NAME, read_settled
 
-    described = Path("artifacts") / name / "quantize" / "quantization.json"
-    configs = read_json(described).get("configs", {}) if described.exists() else {}
-    for config in configs.values():
-        if "float_products" in config:
-            return str(config["float_products"])
-    typer.echo(
-        f"quantize.float_products: auto is counted as {ASSUMED}; stage quantize measures it: quee run {name}", err=True
-    )
-    return ASSUMED
+    folder = Path("artifacts") / name / "tree"
+    if (folder / NAME).is_file():
+        return read_settled(folder)
+    if not settings.paths.named:
+        typer.echo(f"paths.precisions: auto: stage tree chooses among those shown: quee run {name}", err=True)
+    if settings.quantize.mixed:
+        typer.echo(
+            "quantize.mixed: shown for uniform bits; those by layer, of stage tree, cost at most as much", err=True
+        )
+    return None
 
 
 def _named(name: str, given: dict[str, Any]) -> "tuple[SegmentedBackbone, Experiment, bool]":

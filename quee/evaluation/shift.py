@@ -15,8 +15,8 @@ import numpy as np
 from scipy import ndimage
 
 from quee.data.transforms import to_unit
+from quee.hull import hull
 from quee.intervals import interval, resamples
-from quee.policies.sweep import hull
 
 if TYPE_CHECKING:
     from quee.runtime import AdaptiveClassifier

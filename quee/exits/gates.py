@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from quee._logistic import fit_logistic
-from quee.cost import bitflops, trace_cost
+from quee.cost import BitFlops, bitflops, trace_cost
 from quee.exits.seen import seen_part
+from quee.network import HEAD
 from quee.network.base import SegmentedBackbone, equal_gates
 from quee.network.execution import MICRO_BATCH, padded
 from quee.network.files import load_backbone
@@ -133,6 +134,19 @@ class Curves:
         return found
 
 
+def head_bitflops(backbone: SegmentedBackbone, cost: BitFlops, precision: Precision) -> np.ndarray:
+    """(L,) BitFLOPs of a linear head on the pooled state at each gate; at the last gate of the network's own."""
+    widths = [backbone.pooled_width(gate, backbone.global_pooling) for gate in range(1, backbone.segments)]
+    bits = precision.head.weight_bits, precision.head.activation_bits
+    early = [bitflops(width * backbone.num_classes, bits) for width in widths]
+    return np.array([*early, cost.bitflops(HEAD, precision)])
+
+
+def pooled(model: SegmentedBackbone, gate: int, state: Tensor) -> Tensor:
+    """What a probe reads of a state: (n, D)."""
+    return torch.cat([seen_part(model, gate, state, part) for part in model.pooling_parts(model.global_pooling)], dim=1)
+
+
 def block_costs(backbone: SegmentedBackbone) -> tuple[np.ndarray, np.ndarray]:
     """(B,) cost of the blocks up to each, with the stem, and (B,) cost of a head behind it, the whole network being 1.
 
@@ -142,11 +156,7 @@ def block_costs(backbone: SegmentedBackbone) -> tuple[np.ndarray, np.ndarray]:
     backbone.set_gates(tuple(range(1, len(backbone.block_names) + 1)))
     cost, gates = trace_cost(backbone).plain, range(1, backbone.segments + 1)
     blocks = np.cumsum([cost.bitflops(gate, PRECISION) for gate in gates])
-    widths = [backbone.pooled_width(gate, backbone.global_pooling) for gate in gates]
-    heads = np.array(
-        [bitflops(w * backbone.num_classes, (PRECISION.weight_bits, PRECISION.activation_bits)) for w in widths]
-    )
-    heads[-1] = cost.bitflops(0, PRECISION)
+    heads = head_bitflops(backbone, cost, PRECISION)
     return blocks / cost.unit, heads / cost.unit
 
 
@@ -179,6 +189,16 @@ def choose_gates(
     return Choice(chosen.gates, {**chosen.record, "images": images})
 
 
+def probe(
+    x: np.ndarray, labels: np.ndarray, others: np.ndarray, classes: int, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Largest probability and class, (m,) each, that a logistic regression on states x (n, D) gives other states (m, D)."""
+    fitted = fit_logistic(x, labels, classes, PENALTY / len(x), threads=threads)
+    logits = others @ fitted.weight.T + fitted.bias
+    logits -= logits.max(axis=1, keepdims=True)
+    return 1 / np.exp(logits).sum(axis=1), logits.argmax(axis=1)
+
+
 def probed(
     backbone: SegmentedBackbone,
     states: Iterable[np.ndarray],
@@ -194,11 +214,9 @@ def probed(
     cost, head = block_costs(backbone)
     sure, wrong = [], []
     for x in states:
-        fitted = fit_logistic(x[~held], labels[~held], backbone.num_classes, PENALTY / int((~held).sum()))
-        logits = x[held] @ fitted.weight.T + fitted.bias
-        logits -= logits.max(axis=1, keepdims=True)
-        sure.append(1 / np.exp(logits).sum(axis=1))
-        wrong.append(logits.argmax(axis=1) != labels[held])
+        top, answers = probe(x[~held], labels[~held], x[held], backbone.num_classes)
+        sure.append(top)
+        wrong.append(answers != labels[held])
     sure.append(confidence[held])
     wrong.append(answer[held] != labels[held])
     floor = labels[held] != np.bincount(labels[~held]).argmax()
@@ -231,15 +249,14 @@ def compute_states(networks: Networks, ids: np.ndarray) -> bytes:
     """A shard of `pooled_states` as bytes of a safetensors file. Runs in any process."""
     with alone(), torch.inference_mode():
         model = _network(networks)
-        place, pooling, last = device(), model.pooling_parts(model.global_pooling), model.segments
+        place, last = device(), model.segments
         found: dict[str, list[Tensor]] = {}
         for _, x, _ in networks.images().batches(ids, model.input, MICRO_BATCH):
             state = x.to(place)
             for gate in range(1, last + 1):
                 state = padded(partial(model.run_segment, gate), state)
                 if gate < last:
-                    seen = torch.cat([seen_part(model, gate, state, part) for part in pooling], dim=1)
-                    found.setdefault(f"block.{gate}", []).append(seen.half().cpu())
+                    found.setdefault(f"block.{gate}", []).append(pooled(model, gate, state).half().cpu())
             top = padded(model.classify, state).double().softmax(dim=1).max(dim=1)
             found.setdefault("confidence", []).append(top.values.cpu())
             found.setdefault("answer", []).append(top.indices.cpu())

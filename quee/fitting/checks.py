@@ -82,11 +82,11 @@ def aside_of(target: Path) -> Iterator[Path]:
 
 
 def checked_settings(
-    backbone: SegmentedBackbone, precisions: Sequence[str], budget: float, seed: int, policy: str = "auto"
+    backbone: SegmentedBackbone, precisions: Sequence[str] | str, budget: float, seed: int, policy: str = "auto"
 ) -> Experiment:
     """The settings of all stages, checked like those of an experiment; raises UsageError."""
-    if isinstance(precisions, str) or not isinstance(precisions, Sequence):
-        raise UsageError(f"quee.fit: precisions={precisions!r}; give a list, as ['w4a4', 'w8a8']")
+    if precisions != "auto" and (isinstance(precisions, str) or not isinstance(precisions, Sequence)):
+        raise UsageError(f"quee.fit: precisions={precisions!r}; give a list, as ['w4a4', 'w8a8'], or 'auto'")
     if isinstance(budget, Real) and not isinstance(budget, bool):
         budget = float(budget) if abs(budget) < sys.float_info.max else float("inf")
     if isinstance(seed, Integral) and not isinstance(seed, bool):
@@ -97,10 +97,10 @@ def checked_settings(
         name="fit",
         prepare={"dataset": "fit", "seed": seed},
         backbone={"name": backbone.name, "gates": list(backbone.gates)},
-        paths={"precisions": [str(name) for name in precisions], "references": []},
+        paths={"precisions": "auto" if precisions == "auto" else [str(name) for name in precisions], "references": []},
         bundle={"budget": budget, "policy": policy},
     )
-    kinds, most = len(settings.paths.precisions), settings.paths.max_nodes
+    kinds, most = len(settings.paths.named), settings.paths.max_nodes
     if (nodes := sum(kinds**length for length in range(1, backbone.segments + 1))) > most:
         raise UsageError(
             f"quee.fit: {kinds} precisions over {backbone.segments} segments make a tree of {nodes} nodes, of which at most "

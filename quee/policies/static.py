@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from quee.hull import hull
 from quee.policies.confidence import Confidence
 from quee.policies.methods import Method
-from quee.policies.sweep import Setting, Sweep, hull, hull_of
+from quee.policies.sweep import Setting, Sweep, hull_of
 from quee.policies.thresholds import Arrays, sequences
 
 

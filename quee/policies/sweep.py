@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quee.hull import hull
 from quee.paths import PathTree
 from quee.policies.base import Basis, Costs, Router, simulate, simulate_behind
 from quee.policies.ceiling import served, taken
@@ -16,23 +17,6 @@ if TYPE_CHECKING:
     from quee.cache.read import FeatureCache
     from quee.ensembles import Ensembles
     from quee.settings.policies import Policies
-
-
-def hull(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-    """Indices of the upper convex hull of points (P,), by rising cost, from the cheapest to the most accurate."""
-    order = np.lexsort((-accuracy, cost))
-    kept: list[int] = []
-    for index in order:
-        if kept and accuracy[index] <= accuracy[kept[-1]]:
-            continue
-        while len(kept) > 1:
-            a, b = kept[-2], kept[-1]
-            rise = (accuracy[b] - accuracy[a]) * (cost[index] - cost[a])
-            if rise > (accuracy[index] - accuracy[a]) * (cost[b] - cost[a]):
-                break
-            kept.pop()
-        kept.append(int(index))
-    return np.array(kept)
 
 
 @dataclass(frozen=True)
@@ -283,9 +267,7 @@ def routed_sweep(name: str, setting: Setting, policy: Router, first_step: str = 
         names[part.rows] = part.name
     policies = tuple(names) if any(names) else ()
     groups = setting.caches["validation"].group
-    return Sweep(
-        name, policy.kind, policy.shown(knobs), errors, spent, shown, dearest, knobs, first, groups, policies
-    )
+    return Sweep(name, policy.kind, policy.shown(knobs), errors, spent, shown, dearest, knobs, first, groups, policies)
 
 
 def by_price(sweep: Sweep) -> Sweep:

@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from quee.hull import hull
 from quee.paths import PathTree
 from quee.policies.base import Basis, Costs, Limit, Policy, Table, simulate_behind
-from quee.policies.sweep import Setting, hull
+from quee.policies.sweep import Setting
 
 POINTS = 25
 """Thresholds per sequence of precisions, before the hull."""

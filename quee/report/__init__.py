@@ -37,6 +37,8 @@ class Results:
     """`exits/candidates.parquet`: what was tried as exit heads, on held-out training images."""
     gates: dict[str, Any] = field(default_factory=dict)
     """`backbone/gates.json`: what gates were chosen from; empty where the experiment names them."""
+    tree: dict[str, Any] = field(default_factory=dict)
+    """`tree/tree.json`: the tree, and what it was chosen from where stage `tree` chose anything."""
     executed: dict[str, Any] = field(default_factory=dict)
     """Measurements of benchmarks/runtime.py, if it was run."""
     digests: dict[str, str] = field(default_factory=dict)

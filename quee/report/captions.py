@@ -55,6 +55,11 @@ CAPTIONS = {
         "The curve of quee_plan when targets come from K clusters, predictors fitted anew each time. One cluster is no "
         "knowledge of the sample at all: every sample gets the mean error of the path.",
     ),
+    "candidates": (
+        "Candidates for the tree",
+        "Each precision uniformly through the network, with a linear classifier at every gate: accuracy over the cost up to "
+        "there. Coloured are those that the tree has.",
+    ),
     "sensitivity": (
         "Sensitivity of the layers",
         "Each layer quantized alone, all others in floating point: how far the logits are from the float network's, on "

@@ -30,6 +30,7 @@ from quee.report.style import (
     static_methods,
     svg,
 )
+from quee.report.trees import candidates
 from quee.work.percentages import DASH
 
 CLASSES = 24
@@ -289,6 +290,7 @@ FIGURES = [
     Drawing("calibration", calibration, CAPTIONS["calibration"], ("calibration",), table=sections.calibration),
     Drawing("cluster_curves", cluster_curves, CAPTIONS["cluster_curves"], ("quality",)),
     Drawing("predictors", predictors, CAPTIONS["predictors"]),
+    Drawing("candidates", candidates, CAPTIONS["candidates"], ("tree",)),
     Drawing("sensitivity", sensitivity, CAPTIONS["sensitivity"], ("sensitivity",)),
 ]
 """All figures of the report; a new figure is a function and a line."""

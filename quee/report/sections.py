@@ -6,6 +6,7 @@ from typing import Any
 from quee.policies.names import BOUND, OURS, REFERENCE, RIVALS
 from quee.report import Results
 from quee.report.markup import bits, measured, signed, star, table
+from quee.report.trees import chosen_tree
 from quee.work.percentages import DASH, DIFFERENCE, GAP, figure, percent
 
 NO_FLOAT = "fp32 is neither among paths.precisions nor among paths.references"
@@ -356,7 +357,7 @@ def _chosen_gates(found: dict[str, Any]) -> str:
 
 def _formats(results: Results) -> str:
     """Which number format the products that calibration does not quantize have, and what was measured."""
-    found = results.metrics["quantize"].get("float_products")
+    found = results.tree.get("float_products")
     if not found:
         return ""
     rows = [
@@ -413,6 +414,7 @@ def parts(results: Results) -> str:
         "<p>The whole network at one precision, on validation. Agreement: how often it answers "
         "as the float network does.</p>"
         + table(["precision", "accuracy", "agreement", "cost", "BitFLOPs", "kB"], rows)
+        + chosen_tree(results)
         + _chosen_gates(results.gates)
         + _formats(results)
         + "<h3>Exit heads</h3><p>Accuracy on validation of the classifier at each gate, one precision throughout.</p>"

@@ -150,7 +150,7 @@ def check_policy(name: object, source: str) -> None:
 def _check(experiment: Experiment, source: str, data: Path) -> None:
     """Refuse names that are not registered, and other faults that show without data and network."""
     from quee.network.architectures import outside_files, refuse_unknown
-    from quee.paths import PathTree
+    from quee.trees.shape import largest
 
     paths, backbone = experiment.paths, experiment.backbone
     try:
@@ -159,7 +159,7 @@ def _check(experiment: Experiment, source: str, data: Path) -> None:
         raise UsageError(f"{source}: prepare.dataset: {error}") from None
     refuse_unknown(backbone.name, f"{source}: backbone.name: ")
     try:
-        PathTree(paths.precisions, backbone.segments, paths.considered, paths.max_nodes)
+        largest(paths, backbone.segments)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from None
     check_policy(experiment.bundle.policy, f"{source}: bundle.policy")

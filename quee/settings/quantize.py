@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -73,6 +74,12 @@ def _preset(name: str) -> str:
     return name
 
 
+def _switch(value: Any) -> Any:
+    if type(value) is bool or value == "auto":
+        return value
+    raise ValueError("valid: true, false, auto")
+
+
 class Quantize(Block):
     """How networks are quantized; an ingredient that is not given has the preset's value.
 
@@ -124,8 +131,9 @@ class Quantize(Block):
     """Number format, in integer networks, of the products that calibration does not quantize (the performer's in T2T-ViT):
     float32, operands rounded to bf16, or to 8 bits with a scale for each row and column of each image. `auto` measures
     which is the cheapest that does not clearly change more than 0.1 % of the float network's answers."""
-    mixed: bool = False
-    """Whether the layers of a segment have bits of their own, within the BitFLOPs of its precision."""
+    mixed: Annotated[Literal[True, False, "auto"], BeforeValidator(_switch)] = "auto"
+    """Whether the layers of a segment have bits of their own, within the BitFLOPs of its precision. `auto`: at each precision
+    at which stage `tree` does not measure beyond doubt that uniform bits are better."""
     seed: Seed = 0
 
     @model_validator(mode="before")

@@ -219,7 +219,7 @@ def _check_quantize(experiment: Experiment, backbone: "SegmentedBackbone") -> No
 
     quantize, paths = experiment.quantize, experiment.paths
     try:
-        for precision in map(Precision, (*paths.precisions, *paths.references)):
+        for precision in map(Precision, (*paths.possible, *paths.references)):
             if not precision.is_float:
                 config = QuantizationConfig.of_settings(precision, quantize)
                 resolved(quantizable(backbone), config.layers)

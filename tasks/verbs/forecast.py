@@ -60,28 +60,33 @@ class Timed:
 def forecast(experiment: "Experiment", splits: dict[str, int]) -> Forecast:
     """Times a few images through the float network and at one quantized precision; `splits` are samples by split."""
     from quee.features import feature_names
-    from quee.paths import PathTree
+    from quee.trees.candidates import FITTED, JUDGED
+    from quee.trees.shape import largest
     from quee.work.threads import cores
     from tasks.work.space import ROW_BYTES, TWICE
 
     paths, exits, segments = experiment.paths, experiment.exits, experiment.backbone.segments
-    nodes = len(PathTree(paths.precisions, segments, paths.considered, paths.max_nodes)) + segments * len(
-        paths.references
-    )
+    tree = largest(paths, segments)
+    nodes, kinds = len(tree) + segments * len(paths.references), len(tree.precisions)
     held_out = sum(count for name, count in splits.items() if name != "train")
     train = min(splits["train"], exits.max_samples or splits["train"])
     workers = cores()
     timed = _timed(experiment, workers)
-    # Each path once; the states that exit heads are fitted on; each precision alone, when it is quantized.
-    passes = held_out * nodes / segments + PREFIXES * exits.draws * train + len(paths.precisions) * held_out
-    seconds = timed.quantized * passes + timed.quantizing * len(paths.precisions)
+    # Each path once; the states that exit heads are fitted on; each precision alone, when it is quantized;
+    # candidates of the tree.
+    passes = held_out * nodes / segments + PREFIXES * exits.draws * train + kinds * held_out
+    searched = 2 * kinds if experiment.quantize.mixed == "auto" else 0
+    if not paths.named:
+        searched = len(paths.candidates) + (kinds if experiment.quantize.mixed == "auto" else 0)
+    passes += searched * (min(FITTED, train) + min(JUDGED, splits.get("validation", 0)))
+    seconds = timed.quantized * passes + timed.quantizing * (kinds + searched)
     if experiment.backbone.mode != "pretrained":
         epochs = experiment.backbone.epochs if experiment.backbone.mode != "linear_probe" else 1
         seconds += TRAINING * timed.plain * epochs * splits["train"]
     seconds += FIXED_SECONDS + SAMPLE_SECONDS * held_out
     low, high = (factor * seconds for factor in RANGE)
     row = ROW_BYTES + 4 * len(feature_names(exits.embedding)) + 2 * 11
-    size = TWICE * held_out * nodes * row + 2 * _weights_bytes(experiment) * (1 + len(paths.precisions))
+    size = TWICE * held_out * nodes * row + 2 * _weights_bytes(experiment) * (1 + kinds)
     said = (
         f"{_shown(low, high)} on {workers} cores as busy as now, and {size / 1e6:,.0f} MB on disk, from "
         f"{timed.images} images timed here"

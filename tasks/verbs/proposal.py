@@ -8,6 +8,7 @@ from quee.settings.bundle import Bundle
 from quee.settings.paths import Paths
 from quee.settings.prepare import Splits
 from quee.settings.targets import Targets
+from quee.trees.shape import largest
 
 Use = Literal["pooled", "held_out", "test"]
 HELD_OUT = {"predictor": 0.4, "validation": 0.1, "test": 0.5}
@@ -135,8 +136,7 @@ def text_of(
 ) -> str:
     """The experiment's YAML."""
     splits, paths, bundle = splits_of(use.value, images.training, images.evaluation), Paths(), Bundle()
-    kinds, clusters = len(paths.precisions), _clusters(splits, images)
-    nodes = sum(kinds**length for length in range(1, len(gates) + 1))
+    clusters, tree = _clusters(splits, images), largest(paths, len(gates))
     lines = [*(f"# {line}" for line in heading), "prepare:", f"  dataset: {images.dataset}", "  splits:"]
     lines += [f"    # {_sentence(use.why)}", f"    evaluation_set: {use.value}"]
     lines += [f"    {key}: {splits[key]:g}  # {why}" for key, why in _SPLITS.items() if key in splits]
@@ -156,8 +156,9 @@ def text_of(
         "  # Random changes to training images; what is safe depends on the images, so none is on. See docs/backbones.md.",
         "  augmentation: {flip: false, crop_padding: 0}",
         "paths:",
-        f"  # Every segment runs at one of these: {nodes} paths. Fewer bits are cheaper, and lose more accuracy.",
-        f"  precisions: {json.dumps(paths.precisions)}",
+        "  # Every segment runs at one of these. auto: chosen among candidates of 2 to 8 bits by what each does on split",
+        f"  # validation, at most {len(tree.precisions)} of them: {len(tree)} paths.",
+        "  precisions: auto",
         "  # Measured beside them, for comparison.",
         f"  references: {json.dumps(paths.references)}",
         *clusters,

@@ -38,15 +38,13 @@ def features_bytes(stage: "Stage") -> tuple[int, str]:
     """Upper bound in bytes on the feature cache before compression, and the factors behind it in words."""
     from quee.cache.build import MANY_CLASSES, TOP
     from quee.features import feature_names
-    from quee.paths import PathTree
+    from quee.trees.settled import read_settled
     from quee.work.io import read_json
 
     experiment = stage.experiment
     dataset = read_json(stage.input("prepare") / "dataset.json")
-    segments = len(read_json(stage.input("backbone") / "backbone.json")["gates"])
-    paths = experiment.paths
-    nodes = len(PathTree(paths.precisions, segments, paths.considered, paths.max_nodes))
-    nodes += len(paths.references) * segments
+    settled = read_settled(stage.input("tree"))
+    nodes = len(settled.tree) + len(settled.references) * settled.tree.segments
     samples = sum(count for split, count in dataset["splits"].items() if split not in ("train", "calibration"))
     classes = len(dataset["classes"])
     columns = len(feature_names(experiment.exits.embedding if experiment.features.embedding else 0))

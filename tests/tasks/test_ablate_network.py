@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         import_dataset("digits", None, Path("data/digits"))
-        for name in ("prepare", "backbone", "quantize", "exits", "features"):
+        for name in ("prepare", "backbone", "tree", "quantize", "exits", "features"):
             run_stage(name, importlib.import_module(f"tasks.{name}").run, "digits", LIMIT)
     return folder
 

@@ -208,9 +208,9 @@ def test_dvc_alone_sees_defaults_that_were_edited_in_the_code(made: Project, tmp
 TOUCHED = {
     "a policy": ("quee/policies/patience.py", "MORE = 1\n", {"policies", "evaluate", "report", "bundle"}),
     "the experiment's own architecture": (
-        "quee/network/architectures/timm_vit.py", "MORE = 1\n", {"backbone", "quantize", "exits", "features", "bundle"},
+        "quee/network/architectures/timm_vit.py", "MORE = 1\n", {"backbone", "tree", "quantize", "exits", "features", "bundle"},
     ),
-    "calibration": ("quee/quantization/calibration.py", "MORE = 1\n", {"quantize"}),
+    "calibration": ("quee/quantization/calibration.py", "MORE = 1\n", {"tree", "quantize"}),
     "another architecture": ("quee/network/architectures/t2t_vit.py", "MORE = 1\n", set()),
     "the registry of architectures": ("quee/network/architectures/__init__.py", "MORE = 1\n", set()),
     "a layout of checkpoints": ("quee/network/checkpoints/layouts/timm.py", "MORE = 1\n", set()),

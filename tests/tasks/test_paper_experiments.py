@@ -26,7 +26,7 @@ from tasks.stage import run_stage
 ROOT = Path(__file__).parents[2]
 SPLIT_HERE = {"train": 0.5, "calibration": 16, "predictor": 0.3, "validation": 0.1, "certification": 0.1}
 SMALL: dict[str, dict[str, Any]] = {
-    "quantize": {"weights": "minmax", "activations": "minmax"},
+    "quantize": {"weights": "minmax", "activations": "minmax", "mixed": False},
     "exits": {"draws": 1, "max_samples": None},
     "targets": {"clusters": 3, "sweep": [1, 2, 3]},
     "predictors": {"hidden": 4, "epochs": 3},

@@ -15,7 +15,7 @@ from quee.network.files import load_backbone, load_quantized, save_backbone
 from quee.precision import Precision
 from quee.quantization.layers import layout
 from quee.settings.experiment import load_experiment
-from tasks import prepare, quantize
+from tasks import prepare, quantize, tree
 from tasks.stage import Stage
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 
 def made(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    """The stage of an experiment with these settings, before it runs, behind an untrained backbone."""
+    """The stage of an experiment with these settings, before it runs, behind an untrained backbone and its tree."""
     monkeypatch.chdir(tmp_path)
     for name in ("dvc.yaml", "quee", "tasks"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -56,13 +56,14 @@ def made(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file.write_text(yaml.safe_dump(settings))
     import_dataset("digits", None, tmp_path / "data" / "digits")
     artifacts = tmp_path / "artifacts" / "mini"
-    for name in ("prepare", "backbone", "quantize"):
+    for name in ("prepare", "backbone", "tree", "quantize"):
         (artifacts / name).mkdir(parents=True)
     experiment = load_experiment("mini")
     prepare.run(Stage("prepare", experiment, artifacts / "prepare", artifacts))
     torch.manual_seed(0)
     name, kwargs = experiment.backbone.name, experiment.backbone.kwargs
     save_backbone(artifacts / "backbone", create_backbone(name, (1, 2), **kwargs), kwargs)
+    tree.run(Stage("tree", experiment, artifacts / "tree", artifacts))
     return Stage("quantize", experiment, artifacts / "quantize", artifacts)
 
 
@@ -93,7 +94,7 @@ def test_the_format_of_products_is_measured_or_told_and_executed_written_down_an
     quantize.run(stage)
     facts = json.loads((stage.out / "quantization.json").read_text())
     metrics = json.loads((stage.out / "metrics.json").read_text())
-    said = metrics["float_products"]
+    said = json.loads((stage.artifacts / "tree" / "tree.json").read_text())["float_products"]
     assert len(said["products"]) == 10
     if told == "auto":
         assert [row["format"] for row in said["measured"]] == ["int8", "bf16"]

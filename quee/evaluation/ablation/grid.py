@@ -147,6 +147,8 @@ def _precisions(world: World) -> Variations:
     for kept in world.settings.precisions or (*without, *((name,) for name in names)):
         yield " ".join(kept), {"precisions": kept}
     for added in world.settings.added:
+        if added in names:  # a tree chosen by measurement may have it already
+            continue
         whole = (*names, added)
         yield " ".join(whole), {"precisions": whole, VARIANT: Variant(added=added)}
 

@@ -12,8 +12,9 @@ from quee.cli.main import main
 from quee.cost import explain, trace_cost
 from quee.data.weights import import_weights
 from quee.network.architectures import create_backbone
-from quee.paths import parse_path
+from quee.paths import PathTree, parse_path
 from quee.settings.experiment import BLOCKS
+from quee.trees.settled import Settled
 from quee.work.io import write_json
 
 
@@ -28,6 +29,7 @@ def explained(experiment: Path, path: str, capsys: pytest.CaptureFixture[str], *
     """The rows of the exit head, and what was said beside the table."""
     blocks: dict[str, Any] = {block: {} for block in BLOCKS}
     blocks["prepare"] = {"dataset": "digits"}
+    blocks |= {"paths": {"precisions": ["w4a4"]}, "quantize": {"mixed": False}}
     blocks["backbone"] = {"name": "vit_digits", "kwargs": {"depth": 4}, "gates": [1, 2, 4]}
     experiment.write_text(yaml.safe_dump({**blocks, "exits": exits}))
     with pytest.raises(SystemExit) as done:
@@ -92,7 +94,8 @@ def performer(
     blocks["prepare"] = {"dataset": "digits"}
     kwargs = {"depth": 2, "img_size": 16, "in_chans": 1, "num_classes": 10}
     blocks["backbone"] = {"name": "t2t_vit_7", "kwargs": kwargs, "gates": [2]}
-    blocks["quantize"] = {"float_products": told}
+    blocks["quantize"] = {"float_products": told, "mixed": False}
+    blocks["paths"] = {"precisions": ["w4a4"]}
     experiment.write_text(yaml.safe_dump(blocks))
     with pytest.raises(SystemExit) as done:
         main(["cost", "mine", "--explain", path, "--json"])
@@ -114,10 +117,11 @@ def test_a_chosen_format_is_shown_once_it_is_chosen(experiment: Path, capsys: py
     rows, said = performer(experiment, capsys, "auto")
     assert rows == {"16×16"} and "counted as bf16" in said and "quee run mine" in said
     assert performer(experiment, capsys, "auto", "fp32")[0] == {"32×32"}
-    folder = experiment.parent.parent / "artifacts" / "mine" / "quantize"
+    folder = experiment.parent.parent / "artifacts" / "mine" / "tree"
     folder.mkdir(parents=True)
-    write_json(folder / "quantization.json", {"configs": {"w4a4": {"float_products": "int8"}}})
-    assert performer(experiment, capsys, "auto") == ({"8×8"}, "")
+    tree = PathTree(["w3a3"], 1)
+    Settled(tree, (), (2,), {}, {"format": "int8"}).write(folder)
+    assert performer(experiment, capsys, "auto") == ({"8×8"}, "")  # at any precision, of the tree or not
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -14,8 +14,9 @@ from quee.evaluation.curves import (
     operating_point,
 )
 from quee.evaluation.resplits import fit_policies, redivide, resplit
+from quee.hull import hull
 from quee.policies.registry import all_sweeps
-from quee.policies.sweep import Setting, Sweep, hull
+from quee.policies.sweep import Setting, Sweep
 
 SETTINGS = small_experiment(evaluate={"points": 100})
 

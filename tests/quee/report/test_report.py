@@ -37,6 +37,30 @@ def interval(low: float, high: float) -> dict[str, float]:
     return {"high": high, "low": low, "mean": (low + high) / 2}
 
 
+def settled_tree() -> dict[str, Any]:
+    """`tree.json` of a chosen tree."""
+    rows = [
+        {"accuracy": [0.8, 0.9], "auc": 0.85, "by_layer": by_layer, "cost": [0.1, cost], "precision": name}
+        for name, by_layer, cost in (("w3a3", True, 0.2), ("w4a4", False, 0.3), ("w4a4", True, 0.3))
+    ]
+    interval = {"high": -0.01, "low": -0.05, "mean": -0.03}
+    choice = {
+        "budgets": [0.03125, 1.0],
+        "by_layer": [{"kept": False, "precision": "w4a4", **interval}],
+        "candidates": rows,
+        "images": {"calibration": 16, "fitted": 50, "judged": 100, "judged_split": "validation"},
+        "over_next": {"high": 0.02, "low": -0.01, "mean": 0.005},
+        "passes": 123456,
+        "sets": [{"auc": 0.95, "members": ["w3a3 by layer", "w4a4"]}],
+        "tried": 3,
+    }
+    paths = ["w3a3", "w4a4", "w3a3-w3a3", "w3a3-w4a4", "w4a4-w3a3", "w4a4-w4a4"]
+    return {
+        "choice": choice, "float_products": {}, "layers": {"w3a3": {"a": "w4a4"}}, "paths": paths,
+        "precisions": ["w3a3", "w4a4"],
+    }  # fmt: skip
+
+
 def example(classes: int = 3) -> Results:
     names = [f"class <{k}>" for k in range(classes)]
     curve, points, methods = [], [], {}
@@ -135,6 +159,7 @@ def example(classes: int = 3) -> Results:
         ],
         budgets=points,
         usage=used,
+        tree=settled_tree(),
         calibration=calibration,
         candidates=[candidate("mean_max", 0, 0.9), candidate("mean2x2", 8, 0.5, True), candidate("mean", 8, 0.7)],
         resplits=[{"method": "quee_plan", "resplit": seed, "auc": 0.9, "gap_closed": 0.5} for seed in range(20)],
@@ -209,8 +234,9 @@ def test_the_stage_writes_the_page_and_the_figures_from_the_files_of_the_others(
 ) -> None:
     results = example()
     artifacts, out = tmp_path / "artifacts", tmp_path / "out"
-    for stage in ("prepare", *results.metrics):
+    for stage in ("prepare", "tree", *results.metrics):
         (artifacts / stage).mkdir(parents=True)
+    write_json(artifacts / "tree" / "tree.json", results.tree)
     for stage, metrics in results.metrics.items():
         write_json(artifacts / stage / "metrics.json", metrics)
     write_json(artifacts / "prepare" / "dataset.json", results.dataset)
@@ -353,6 +379,18 @@ def test_what_was_executed_is_shown_where_it_was_measured() -> None:
     assert 'id="executed"' not in build_page(results, draw(results))
 
 
+def test_the_chosen_tree_is_told_with_its_candidates_and_why() -> None:
+    results = example()
+    text = re.sub(r"<[^>]+>", " ", parts(results))
+    assert "w3a3, w4a4, 6 paths" in text and "judged on 100 images" in text and "in 123,456 passes" in text
+    assert re.search(r"w3a3 by layer, w4a4\s+95\.00 %", text)
+    assert re.search(r"w4a4\s+uniform\s+−3\.00\s+−5\.00 … −1\.00", text)
+    drawn = draw(results)["candidates"]
+    assert all(f">{name}<" in drawn for name in ("w3a3 by layer", "w4a4", "w4a4 by layer"))
+    named = replace(results, tree={**results.tree, "choice": {}})
+    assert "candidates" not in draw(named) and "<h3>Tree" not in parts(named)
+
+
 def test_the_format_of_products_is_told_with_what_was_measured() -> None:
     results = example()
     assert "Products that calibration does not quantize" not in parts(results)
@@ -361,13 +399,11 @@ def test_the_format_of_products_is_told_with_what_was_measured() -> None:
         {"format": "bf16", "samples": 2000, "changed": 1, "low": 0.0, "high": 0.0028},
     ]
     said = {"format": "bf16", "limit": 0.001, "measured": rows, "products": ["a", "b"]}
-    quantize = {**results.metrics["quantize"], "float_products": said}
-    found = replace(results, metrics={**results.metrics, "quantize": quantize})
+    tree = {"float_products": said, "precisions": ["w3a3"], "layers": {}, "choice": {}}
+    found = replace(results, tree=tree)
     text = re.sub(r"<[^>]+>", " ", parts(found))
     assert "(2 of them) are executed and counted in bf16, the cheapest format" in text
     assert "more than 0.1 % of the answers" in text
     assert re.search(r"int8\s+2,000\s+30\s+1\.50 %\s+1\.01 % … 2\.13 %", text)
-    told = replace(
-        found, metrics={**found.metrics, "quantize": {**quantize, "float_products": {**said, "measured": []}}}
-    )
+    told = replace(found, tree={**tree, "float_products": {**said, "measured": []}})
     assert "in bf16, as told." in re.sub(r"<[^>]+>", " ", parts(told))

@@ -17,6 +17,7 @@ from quee.settings.experiment import (
     read_content,
     resolved,
 )
+from quee.settings.paths import Searched
 
 SOURCE = "experiments/x.yaml"
 TEXT = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n" + "".join(f"{b}: {{}}\n" for b in BLOCKS[2:])
@@ -45,7 +46,7 @@ def with_block(block: str, value: str) -> str:
 def test_defaults() -> None:
     experiment = parse(TEXT)
     assert experiment.name == "x"
-    assert experiment.paths.precisions == ("w3a3", "w4a4", "w8a8")
+    assert experiment.paths.precisions == Searched(auto=3) and experiment.quantize.mixed == "auto"
     assert experiment.backbone.gates == (2, 4, 6, 8)
 
 
@@ -62,8 +63,18 @@ def test_gates_by_measurement_are_a_number_of_gates_and_survive_resolving(given:
     assert again == experiment
 
 
+@pytest.mark.parametrize(("given", "number"), [("auto", 3), ("{auto: 3}", 3), ("{auto: 4}", 4)])
+def test_precisions_by_measurement_are_a_number_and_survive_resolving(given: str, number: int) -> None:
+    experiment = parse(with_block("paths", f"{{precisions: {given}}}"))
+    assert experiment.paths.precisions == Searched(auto=number) and experiment.paths.named == ()
+    values = resolved(experiment)
+    assert values["paths"]["precisions"] == {"auto": number}
+    assert parse_resolved("x", json.dumps(values), SOURCE) == experiment
+
+
 def test_the_tree_of_measured_gates_is_checked_by_their_number() -> None:
-    message = refusal(with_block("backbone", "{gates: {auto: 9}}"))
+    content = yaml.safe_load(with_block("backbone", "{gates: {auto: 9}}"))
+    message = refusal(yaml.safe_dump({**content, "paths": {"precisions": ["w3a3", "w4a4", "w8a8"]}}))
     assert "paths.max_nodes is 500, but 3 precisions over 9 segments make 29523 nodes" in message
 
 
@@ -122,8 +133,17 @@ WRONG = {
     "key that is not text": ("exits", "{1: 2}", ["exits.1", "strings"]),
     "unknown precision": ("paths", "{precisions: [w4a4, w9a9]}", ["paths.precisions.1", "'w9a9'", "X in 2–8"]),
     "number for a precision": ("paths", "{precisions: [8]}", ["paths.precisions.0", "string", "8"]),
+    "precisions in another word": ("paths", "{precisions: best}", ["paths.precisions", "auto, or {auto: 3}", "'best'"]),
+    "no precision chosen": ("paths", "{precisions: {auto: 0}}", ["paths.precisions", "from 1 to 6", "0"]),
+    "precisions by another key": ("paths", "{precisions: {most: 3}}", ["paths.precisions", "auto, or {auto: 3}"]),
+    "a float candidate": ("paths", "{candidates: [w4a4, fp32]}", ["paths", "fp32 is no integer precision"]),
+    "bits by layer in another word": ("quantize", "{mixed: best}", ["quantize.mixed", "'best'"]),
     "no precision": ("paths", "{precisions: []}", ["paths.precisions", "at least 1"]),
-    "precision named twice": ("paths", "{references: [w3a3]}", ["paths", "named twice", "w3a3, w4a4, w8a8, w3a3"]),
+    "precision named twice": (
+        "paths",
+        "{precisions: [w3a3, w8a8], references: [w3a3]}",
+        ["paths", "named twice", "w3a3, w8a8, w3a3"],
+    ),
     "unknown dataset": (
         "prepare",
         "{dataset: digitz}",

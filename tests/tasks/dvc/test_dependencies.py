@@ -69,7 +69,7 @@ def test_an_experiment_depends_on_its_own_architecture() -> None:
         ("t2t_vit_7", "t2t_vit", {"timm_vit", "dinov2", "__init__"}),
         ("vit_small_patch14_dinov2.lvd142m", "dinov2", {"t2t_vit", "__init__"}),  # it may build on timm's
     ):
-        for stage in ("backbone", "quantize", "exits", "features", "bundle"):
+        for stage in ("backbone", "tree", "quantize", "exits", "features", "bundle"):
             used = {Path(file).stem for file in used_by(stage, name) if file.startswith(f"{folder}/")}
             assert own in used and not used & others
 
@@ -83,7 +83,7 @@ def test_stages_use_the_code_of_their_own_part_of_the_method() -> None:
     for stage in ("exits", "features", "predictors"):
         assert "quee/quantization/layers.py" in used[stage]
         assert "quee/quantization/calibration.py" not in used[stage]
-    for stage in ("prepare", "backbone", "quantize", "exits", "features", "targets"):
+    for stage in ("prepare", "backbone", "tree", "quantize", "exits", "features", "targets"):
         assert not any(file.startswith(("quee/policies", "quee/evaluation")) for file in used[stage])
 
 

@@ -33,6 +33,7 @@ ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)
 STAGES = [
     "prepare",
     "backbone",
+    "tree",
     "quantize",
     "exits",
     "features",
@@ -46,9 +47,10 @@ STAGES = [
 READS = {
     "prepare": [],
     "backbone": ["prepare"],
-    "quantize": ["prepare", "backbone"],
-    "exits": ["prepare", "backbone", "quantize"],
-    "features": ["prepare", "backbone", "quantize", "exits"],
+    "tree": ["prepare", "backbone"],
+    "quantize": ["prepare", "backbone", "tree"],
+    "exits": ["prepare", "backbone", "tree", "quantize"],
+    "features": ["prepare", "backbone", "tree", "quantize", "exits"],
     "targets": ["features"],
     "predictors": ["features", "targets"],
     "policies": ["features", "targets", "predictors"],
@@ -66,7 +68,7 @@ BLOCKS: dict[str, Any] = {
         for block in ("quantize", "exits", "features", "predictors", "policies", "evaluate", "report", "bundle")
     },
 }
-USES = {"quantize": ["paths", "quantize"], "exits": ["paths", "exits"], "features": ["paths", "features"]}
+USES = {"tree": ["paths", "quantize"]}
 METHODS = ("static_w8a8", "static_hull", "quee_plan", "oracle")
 PYFUNC = """
 import pandas as pd
@@ -108,6 +110,8 @@ def write_stage(root: Path, stage: str, seed: int = 0) -> None:
             pa.table({"epoch": [1, 2, 3], "loss": [2.0, 1.0, 0.5], "accuracy": [0.3, 0.6, 0.9]}),
         )
         write_json(out / "metrics.json", {"accuracy": {"train": 0.99, "test": 0.97}, "parameters": 12345})
+    elif stage == "tree":
+        write_json(out / "tree.json", {"format": 1, "precisions": ["w3a3", "w8a8"]})
     elif stage == "quantize":
         for precision in ("w3a3", "w8a8"):
             write_tensors(out / f"{precision}.safetensors", tensors)

@@ -1,0 +1,96 @@
+"""Stage `tree` settles what the settings leave open, and later stages take it from there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_project import Tiny
+from tiny_project import tiny as tiny
+
+from quee.errors import IntegrityError
+from quee.precision import Precision
+from quee.settings.experiment import load_experiment
+from quee.trees.settled import read_settled
+from quee.work.io import write_json
+from tasks.resolved import stage_settings
+
+CANDIDATES = ["w2a3", "w3a3", "w6a6"]
+
+
+def settle(tiny: Tiny, **blocks: Any) -> tuple[Path, dict[str, Any]]:
+    tiny.write(**blocks)
+    artifacts = tiny.run("settings", "prepare", "backbone", "tree")
+    return artifacts, json.loads((artifacts / "tree" / "tree.json").read_text())
+
+
+def test_a_tree_as_named_with_uniform_bits_measures_nothing(tiny: Tiny) -> None:
+    _, found = settle(tiny, quantize={"preset": "minmax", "mixed": False})
+    assert found["choice"] == found["layers"] == {}
+    assert found["precisions"] == ["w4a4", "w8a8"] and found["references"] == ["fp32"]
+    assert found["paths"][:2] == ["w4a4", "w8a8"] and len(found["paths"]) == 6 and found["gates"] == [1, 2]
+
+
+def test_a_chosen_tree_is_what_the_whole_pipeline_runs(tiny: Tiny) -> None:
+    """Also: a reference that the tree takes in is no reference any more, and a second run writes the same bytes."""
+    paths = {"precisions": {"auto": 2}, "candidates": CANDIDATES, "references": ["w3a3", "w4a4", "fp32"]}
+    artifacts, found = settle(tiny, paths=paths)
+    chosen, choice = found["precisions"], found["choice"]
+    assert len(chosen) == 2 and {*chosen} < {*CANDIDATES}
+    assert found["references"] == [name for name in ["w3a3", "w4a4", "fp32"] if name not in chosen]
+    measured = [(row["precision"], row["by_layer"]) for row in choice["candidates"]]
+    assert {name for name, _ in measured} >= {*CANDIDATES, "w4a4"}
+    decided = {row["precision"]: row["kept"] for row in choice["by_layer"]}
+    assert {*found["layers"]} == {name for name, kept in decided.items() if kept}
+    assert all((name, True) in measured and (name, False) in measured for name in decided)
+    assert choice["passes"] % len(measured) == 0 and choice["images"]["judged_split"] == "validation"
+    first = (artifacts / "tree" / "tree.json").read_bytes()
+    tiny.run("tree")
+    assert (artifacts / "tree" / "tree.json").read_bytes() == first
+
+    tiny.run("quantize", "exits", "features", "targets", "predictors", "policies", "evaluate", "report", "bundle")
+    cached = json.loads((artifacts / "features" / "tree.json").read_text())
+    assert cached["precisions"] == chosen and [node["path"] for node in cached["nodes"]] == found["paths"]
+    configs = json.loads((artifacts / "quantize" / "quantization.json").read_text())["configs"]
+    assert {name: configs[name]["layers"] for name in found["layers"]} == found["layers"]
+    assert {*tiny.metrics("quantize")["precisions"]} == {*chosen, *found["references"], "w8a8"}
+    assert "Candidates for the tree" in (artifacts / "report" / "report.html").read_text()
+
+
+def test_named_precisions_get_bits_by_layer_where_these_are_not_worse(tiny: Tiny) -> None:
+    artifacts, found = settle(tiny, paths={"precisions": ["w4a4", "w8a8"], "references": []})
+    assert [row["precision"] for row in found["choice"]["by_layer"]] in ([], ["w4a4"])
+    assert "sets" not in found["choice"] and found["precisions"] == ["w4a4", "w8a8"]
+    experiment = stage_settings("tiny", artifacts)
+    configs = read_settled(artifacts / "tree").configs(experiment.quantize)
+    assert {*configs} == {Precision("w4a4"), Precision("w8a8")} and not configs[Precision("w8a8")].layers
+
+
+def test_folds_leave_every_held_out_image_unseen(tiny: Tiny) -> None:
+    """Each held-out image is tested once, so the tree is chosen on training images."""
+    splits = {"train": 0.5, "calibration": 16, "predictor": 0.2, "validation": 0.1, "test": 0.2, "folds": 2}
+    tiny.data({"a": 60, "b": 60}, {"a": 30, "b": 30})
+    shares = {**splits, "train": 1.0, "predictor": 0.3, "validation": 0.2, "test": 0.5, "evaluation_set": "held_out"}
+    _, found = settle(
+        tiny,
+        prepare={"dataset": "patches", "splits": shares},
+        paths={"precisions": {"auto": 1}, "candidates": ["w3a3", "w4a4"]},
+        evaluate={"resplits": 0},
+    )
+    assert found["choice"]["images"]["judged_split"] == "train"
+    assert len(found["precisions"]) == 1
+
+
+def test_a_tree_of_another_format_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    write_json(tmp_path / "tree.json", {"format": 0})
+    with pytest.raises(IntegrityError, match="format 0; this version reads 1: run stage tree again"):
+        read_settled(tmp_path)
+
+
+def test_new_experiments_have_their_tree_chosen(tiny: Tiny) -> None:
+    tiny.write()
+    text = (tiny.root / "experiments" / "tiny.yaml").read_text()
+    assert load_experiment("tiny").paths.named == ("w4a4", "w8a8")
+    (tiny.root / "experiments" / "other.yaml").write_text(text.replace("precisions:\n  - w4a4\n  - w8a8\n", ""))
+    other = load_experiment("other")
+    assert other.paths.named == () and other.paths.precisions.auto == 3 and other.quantize.mixed == "auto"
