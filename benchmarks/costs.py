@@ -1,7 +1,7 @@
 """What stays in floating point, and what it costs: the performer in every experiment with a T2T-ViT, and all families of timm.
 
     python benchmarks/costs.py experiments
-    python -m benchmarks.costs families [MODULE …]
+    python benchmarks/costs.py families [MODULE …]
 
 `experiments`: cost of static paths, and the share of the performer's products, by their number format. *Before* is the count
 with these products at 32 × 32 in everything, the unit too, as it was until they had a format.
@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+from families import CLASSES, smallest
+from families import modules as every_module
 
 from quee.cli.cost import _named
 from quee.cost import BitFlops, bitflops, float_work, trace_cost
@@ -66,12 +68,9 @@ def experiments() -> Iterator[str]:
 
 def families(modules: list[str]) -> Iterator[str]:
     """Rows of the table of families."""
-    from benchmarks.families import CLASSES, smallest
-    from benchmarks.families import modules as all_modules
-
     precision = Precision("w4a4")
     yield "| module | network | products at 32 × 32 | elementwise with `--elementwise` | its largest kinds |"
-    for module in modules or all_modules():
+    for module in modules or every_module():
         name = smallest(module)
         try:
             with torch.device("meta"):
@@ -94,7 +93,7 @@ def families(modules: list[str]) -> Iterator[str]:
 def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("experiments", "families"))
+    parser.add_argument("table", nargs="?", default="experiments", choices=("experiments", "families"))
     parser.add_argument("modules", nargs="*")
     options = parser.parse_args()
     for row in experiments() if options.table == "experiments" else families(options.modules):

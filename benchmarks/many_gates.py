@@ -1,6 +1,7 @@
 """Seven gates: does a subset of the paths suffice where the tree is large (claim 8), and what do more gates bring?
 
-    python benchmarks/many_gates.py [EXPERIMENT] [--gates 1,2,…,7] [--sets 1,3,5,7:1,2,4,7] [--folder FOLDER] [--json FILE]
+    python benchmarks/many_gates.py [EXPERIMENT] [--gates 1,2,…,7] [--sets 1,3,5,7:1,2,4,7] [--networks RESULTS]
+                                    [--folder FOLDER] [--json FILE]
 
 The pipeline runs on `SHARES` of the evaluation images with a gate behind every block. At three precisions that are 3,279 nodes,
 so the cache holds a part of them: the paths with at most one switch, those whose precision never falls or never rises, a
@@ -14,6 +15,7 @@ over families of test images and seeds (`quee.evaluation.ablation.table`). Data:
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,15 +30,17 @@ from projects import ROOT, run_stages, write_project
 from quee.cache.answers import with_ensembles
 from quee.cache.build import build_cache, write_description
 from quee.cache.read import FeatureCache, read_cache
+from quee.cost import BitFlops, trace_cost
 from quee.data.splits import split_groups
 from quee.evaluation.ablation.fit import DIVISIONS, USED, Outcome, Prepared, Recipe, Study, evaluate, fit
 from quee.evaluation.ablation.table import compare
 from quee.evaluation.ablation.views import smaller, view
 from quee.evaluation.resplits import redivide
+from quee.network.files import load_backbone
 from quee.paths import PathTree, path_name
 from quee.settings.experiment import load_experiment, read_content
 from quee.settings.paths import Considered
-from quee.work.io import write_table
+from quee.work.io import read_json, write_json, write_table
 from quee.work.store import Store
 from quee.work.threads import one_thread
 
@@ -93,6 +97,20 @@ def cached_paths(segments: int, sampled: PathTree, sets: Sequence[Sequence[int]]
     ]
 
 
+def adopt(artifacts: Path, out: Path, gates: Sequence[int]) -> None:
+    """Take the networks of an experiment's results, with other gates; they were calibrated for its own."""
+    for stage in ("backbone", "quantize"):
+        if not (out / stage).is_dir():
+            shutil.copytree(artifacts / stage, out / stage)
+    write_json(
+        out / "backbone" / "backbone.json", {**read_json(out / "backbone" / "backbone.json"), "gates": list(gates)}
+    )
+    described = read_json(out / "quantize" / "quantization.json")
+    before = BitFlops.from_json(described["cost"])
+    cost = trace_cost(load_backbone(out / "backbone"), stem=before.stem, head=before.head, layers=before.layers)
+    write_json(out / "quantize" / "quantization.json", {**described, "cost": cost.to_json()})
+
+
 def features(folder: Path, name: str, paths: Sequence[str]) -> FeatureCache:
     """The cache of these paths, computed by stage `features`' own functions."""
     from tasks.features import described, held_out, recipe_of
@@ -137,7 +155,7 @@ def rows_of(segments: int, sampled: PathTree, cached: PathTree, sets: Sequence[S
     found += [Row(name, every, full(PathTree(PRECISIONS, segments, rule))) for name, rule in RULES.items()]
     uniform = [name for name in full(sampled) if len(set(name.split("-"))) == 1]
     others = [name for name in full(sampled) if name not in uniform]
-    for size in SIZES:
+    for size in (size for size in SIZES if size < len(sampled)):
         for draw in range(draws):
             order = [others[i] for i in np.random.default_rng([7, draw]).permutation(len(others))]
             count = next(c for c in range(len(order) + 1, 0, -1) if nodes_of([*uniform, *order[: c - 1]]) <= size)
@@ -192,7 +210,9 @@ def main() -> None:
     parser.add_argument("experiment", nargs="?", default="street_characters")
     parser.add_argument("--gates", default="1,2,3,4,5,6,7")
     parser.add_argument(
-        "--sets", default="1,3,5,7:1,2,4,7:1,2,5,7", help="smaller sets of gates, all of whose paths are cached"
+        "--sets",
+        default="1,3,5,7:1,2,4,7:1,2,5,7",
+        help="smaller sets of gates, counted from 1, all of whose paths are cached",
     )
     parser.add_argument("--nodes", type=int, default=500, help="most nodes of the sampled tree")
     parser.add_argument("--draws", type=int, default=2, help="samples of each smaller size")
@@ -200,6 +220,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=200, help="most epochs of a predictor")
     parser.add_argument(
         "--rows", help="only rows whose name has one of these words, and the first; separated by commas"
+    )
+    parser.add_argument(
+        "--networks", type=Path, help="an experiment's results, whose networks are used instead of new ones"
     )
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--json", type=Path, help="write the results to this file")
@@ -211,6 +234,8 @@ def main() -> None:
         folder: Path = options.folder or Path(temporary)
         content = content_of(options.experiment, gates, options.epochs)
         write_project(folder, name, content, content["backbone"]["weights"])
+        if options.networks is not None:
+            adopt(options.networks, folder / "artifacts" / name, gates)
         run_stages(("prepare", "backbone", "quantize", "exits"), folder, name)
         segments = len(gates)
         sampled = largest_sample(segments, options.nodes)

@@ -1,11 +1,14 @@
 """What the number format of a performer's products changes: answers, accuracy, cost, and whether engines still agree.
 
-    python benchmarks/performer.py [EXPERIMENT] [--formats bf16,int8] [--folder FOLDER] [--json FILE]
+    python benchmarks/performer.py [EXPERIMENT] [--formats bf16,int8] [--products] [--folder FOLDER] [--json FILE]
 
-Networks are quantized once for each format. Accuracy is that of uniform precisions on `COMPARED` of the experiment's predictor
-and validation images, with paired differences to fp32; no test image is in it. For `--formats` the rest of the pipeline runs
-too, on a part of the images (`SHARES`) with few fitting passes, and `agreement.py` puts 1,000 test images through the stages'
-networks, the bundle and the engines.
+With `--products` only the float network runs, on all predictor and validation images of the experiment, with its products in
+each format and in int8 without balance.
+
+Otherwise networks are quantized once for each format. Accuracy is that of uniform precisions on `COMPARED` of the experiment's
+predictor and validation images, with paired differences to fp32; no test image is in it. For `--formats` the rest of the
+pipeline runs too, on a part of the images (`SHARES`) with few fitting passes, and `agreement.py` puts 1,000 test images through
+the stages' networks, the bundle and the engines.
 
 A folder that is kept goes on where an earlier call stopped. Data: `make street-characters`.
 """
@@ -16,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +29,13 @@ from projects import ROOT, run_stages, write_project
 
 from quee.data.splits import split_groups, split_ids
 from quee.intervals import half_width
-from quee.network.predictions import DTYPE, Networks, predict
+from quee.network.base import SegmentedBackbone
+from quee.network.execution import MICRO_BATCH
+from quee.network.files import load_backbone
+from quee.network.predictions import Networks, predict
 from quee.precision import Precision
-from quee.quantization.calibration_shards import compute_answers
-from quee.quantization.format_choice import changed_share
-from quee.quantization.formats import FLOAT
+from quee.quantization.format_choice import answers, changed_share
+from quee.quantization.formats import FLOAT, Int8MatMul, float_products, round_products
 from quee.settings.experiment import read_content
 from quee.work.io import read_json
 from quee.work.store import Store
@@ -69,12 +75,12 @@ class Rows:
     groups: np.ndarray | None
 
     @classmethod
-    def of(cls, artifacts: Path, labels: np.ndarray) -> "Rows":
-        """Predictor and validation images, evenly spread; `labels` are those of the whole data set."""
+    def of(cls, artifacts: Path, labels: np.ndarray, most: int | None) -> "Rows":
+        """Predictor and validation images, at most so many, evenly spread; `labels` are those of the whole data set."""
         file = artifacts / "prepare" / "splits.parquet"
         splits = split_ids(file)
         every = np.sort(np.concatenate([splits["predictor"], splits["validation"]]))
-        ids = np.unique(every[np.linspace(0, len(every) - 1, COMPARED).astype(int)])
+        ids = every if most is None else np.unique(every[np.linspace(0, len(every) - 1, most).astype(int)])
         return cls(ids, labels[ids], split_groups(file, ids))
 
     def accuracy(self, answers: np.ndarray, other: np.ndarray) -> dict[str, float]:
@@ -96,41 +102,56 @@ def networks_of(folder: Path, name: str, quantized: bool) -> Networks:
     return Networks.at(images, dataset["dataset"], dataset["files"], artifacts / "backbone", precise)
 
 
-def rows_of(folder: Path, experiment: str) -> Rows:
+def rows_of(folder: Path, experiment: str, most: int | None = None) -> Rows:
     name = f"{experiment}_{FLOAT}"
-    return Rows.of(folder / "artifacts" / name, networks_of(folder, name, quantized=False).images().labels)
+    return Rows.of(folder / "artifacts" / name, networks_of(folder, name, quantized=False).images().labels, most)
 
 
 def by_precision(folder: Path, experiment: str, formats: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each format and uniform precision: accuracy, its difference to the products in fp32, and cost."""
     found: dict[str, dict[Precision, np.ndarray]] = {}
     rows = list[dict[str, Any]]()
-    images = rows_of(folder, experiment)
-    for one in formats:
+    images = rows_of(folder, experiment, COMPARED)
+    for one in sorted(formats, key=lambda name: name != FLOAT):
         name = f"{experiment}_{one}"
         networks = networks_of(folder, name, quantized=True)
         shown = read_json(folder / "artifacts" / name / "quantize" / "metrics.json")["precisions"]
         store = Store(str((folder / "predictions" / name).resolve()))
         lanes = Inline(Workers())
-        precisions = sorted(map(Precision, shown))
+        precisions = sorted(found[FLOAT] if FLOAT in found else map(Precision, shown))
         found[one] = predict(networks, precisions, images.ids, store, 64, lanes, "accuracy of uniform precisions")
-        for precision, answers in found[one].items():
-            own = images.accuracy(answers, found[FLOAT][precision])
+        for precision, own_answers in found[one].items():
+            own = images.accuracy(own_answers, found[FLOAT][precision])
             named = {"format": one, "precision": str(precision), "images": len(images.ids)}
             rows.append({**named, **own, "cost": shown[str(precision)]["cost"]})
     return rows
 
 
+def unbalanced(backbone: SegmentedBackbone) -> SegmentedBackbone:
+    """The network with its products in int8, none of which is balanced."""
+    for product in float_products(backbone):
+        backbone.set_submodule(product, Int8MatMul())
+    return backbone
+
+
 def products_alone(folder: Path, experiment: str, formats: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each format: what it changes in the float network's answers."""
+    """A row for each format, and for int8 without balance: what it changes in the float network's answers."""
     networks, images = networks_of(folder, f"{experiment}_{FLOAT}", quantized=False), rows_of(folder, experiment)
-    found = {one: np.frombuffer(compute_answers(networks, one, images.ids), DTYPE) for one in formats}
+    model = load_backbone(Path(networks.backbone))
+    made = {one: round_products(deepcopy(model), one) for one in formats} | {
+        "int8, unbalanced": unbalanced(deepcopy(model))
+    }
+    found: dict[str, list[np.ndarray]] = {one: [] for one in made}
+    for _, x, _ in networks.images().batches(images.ids, model.input, MICRO_BATCH):
+        for one, network in made.items():
+            found[one].append(answers(network, x))
+    given = {one: np.concatenate(parts) for one, parts in found.items()}
     rows = []
-    for one, answers in found.items():
-        changed = int((answers != found[FLOAT]).sum())
-        low, high = changed_share(changed, len(answers))
-        row = {"format": one, "images": len(answers), "changed": changed, "low": low, "high": high}
-        rows.append({**row, **images.accuracy(answers, found[FLOAT])})
+    for one, own in given.items():
+        changed = int((own != given[FLOAT]).sum())
+        low, high = changed_share(changed, len(own))
+        row = {"format": one, "images": len(own), "changed": changed, "low": low, "high": high}
+        rows.append({**row, **images.accuracy(own, given[FLOAT])})
     return rows
 
 
@@ -147,31 +168,39 @@ def agreement(folder: Path, name: str) -> dict[str, Any]:
     return found
 
 
+def stages_of(one: str, executed: Sequence[str], products: bool) -> tuple[str, ...]:
+    """The stages that a comparison needs."""
+    return NETWORKS[:-1] if products else WHOLE if one in executed else NETWORKS
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", nargs="?", default="street_characters")
     parser.add_argument("--formats", default="bf16,int8", help="those whose execution is compared")
+    parser.add_argument("--products", action="store_true", help="compare the float network in each format alone")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args()
     executed = options.formats.split(",")
-    formats = [FLOAT, *(one for one in executed if one != FLOAT)]
+    formats = [*executed, *[FLOAT] * (FLOAT not in executed)]
     with tempfile.TemporaryDirectory() as temporary:
         folder: Path = options.folder or Path(temporary)
-        for one in formats:
+        for one in [FLOAT] if options.products else formats:
             content = content_of(options.experiment, one)
             name = f"{options.experiment}_{one}"
             write_project(folder, name, content, content["backbone"]["weights"])
-            run_stages(WHOLE if one in executed else NETWORKS, folder, name)
-        results: dict[str, Any] = {
-            "products": products_alone(folder, options.experiment, formats),
-            "precisions": by_precision(folder, options.experiment, formats),
-        }
-        for row in (*results["products"], *results["precisions"]):
-            print(
-                *(f"{key} {value:.4g}" if isinstance(value, float) else value for key, value in row.items()), flush=True
-            )
-        results["agreement"] = {one: agreement(folder, f"{options.experiment}_{one}") for one in executed}
+            run_stages(stages_of(one, executed, options.products), folder, name)
+        results: dict[str, Any] = {"products": products_alone(folder, options.experiment, [FLOAT, *executed])}
+        if not options.products:
+            results["precisions"] = by_precision(folder, options.experiment, formats)
+        for rows in results.values():
+            for row in rows:
+                print(
+                    *(f"{key} {value:.4g}" if isinstance(value, float) else value for key, value in row.items()),
+                    flush=True,
+                )
+        if not options.products:
+            results["agreement"] = {one: agreement(folder, f"{options.experiment}_{one}") for one in executed}
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
