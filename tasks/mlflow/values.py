@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 HEADLINES = ("fp32_accuracy", "methods", "oracle_gap_closed")
 """Metrics of `evaluate` that an experiment's run has under their own names; all metrics of other stages are STAGE/…"""
 
-STEPS = ("epoch", "iteration", "step", "round")
+STEPS = ("images", "epoch", "iteration", "step", "round")
 """Columns of a history that count steps; the first one that a history has is used."""
 
 KEYS = ("gate", "node", "precision", "seed", "fold")

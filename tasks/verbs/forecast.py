@@ -60,6 +60,7 @@ class Timed:
 def forecast(experiment: "Experiment", splits: dict[str, int]) -> Forecast:
     """Times a few images through the float network and at one quantized precision; `splits` are samples by split."""
     from quee.features import feature_names
+    from quee.network.schedule import steps_in_all
     from quee.paths import PathTree
     from quee.work.threads import cores
     from tasks.work.space import ROW_BYTES, TWICE
@@ -76,8 +77,9 @@ def forecast(experiment: "Experiment", splits: dict[str, int]) -> Forecast:
     passes = held_out * nodes / segments + PREFIXES * exits.draws * train + len(paths.precisions) * held_out
     seconds = timed.quantized * passes + timed.quantizing * len(paths.precisions)
     if experiment.backbone.mode != "pretrained":
-        epochs = experiment.backbone.epochs if experiment.backbone.mode != "linear_probe" else 1
-        seconds += TRAINING * timed.plain * epochs * splits["train"]
+        steps = steps_in_all(experiment.backbone, splits["train"])
+        probe = experiment.backbone.mode == "linear_probe"
+        seconds += TRAINING * timed.plain * (splits["train"] if probe else steps * experiment.backbone.batch_size)
     seconds += FIXED_SECONDS + SAMPLE_SECONDS * held_out
     low, high = (factor * seconds for factor in RANGE)
     row = ROW_BYTES + 4 * len(feature_names(exits.embedding)) + 2 * 11
