@@ -1,6 +1,6 @@
 """Stage `backbone`: the float backbone, which is trained, finetuned, probed, or used as it is."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from sklearn.svm import SVC
-from torch import Tensor
 
 from quee.cost import trace_cost
 from quee.data.class_order import has_names
@@ -28,9 +27,8 @@ from quee.network.base import SegmentedBackbone
 from quee.network.execution import MICRO_BATCH
 from quee.network.files import save_backbone
 from quee.network.predictions import Networks, predict
-from quee.network.probe import fit_probe
 from quee.network.sizes import candidates
-from quee.network.training import History, device, freeze, predict_logits, train_backbone
+from quee.network.training import device
 from quee.network.unstated import Answers, Pixels, better_size
 from quee.precision import Precision
 from quee.settings.backbone import Backbone
@@ -41,6 +39,7 @@ from quee.work.store import Store
 from quee.work.threads import spare_threads
 from tasks.scale import Scale, read_scale
 from tasks.stage import Stage, main
+from tasks.training import train
 
 FP32 = Precision("fp32")
 ASKED, LEAST = 256, 50
@@ -72,7 +71,8 @@ def run(stage: Stage) -> None:
             check_size(stage, backbone, images, asked)
     macs = trace_cost(backbone).macs
     spare_threads(macs)
-    history = fit(stage, backbone, images, ids)
+    history, trained = train(stage, backbone, images, ids, scale, macs)
+    facts |= trained
     save_backbone(stage.out, backbone, kwargs, **facts)
     if settings.fixed_gates is None:
         backbone.set_gates(measured_gates(stage, backbone, images, described["files"], ids["train"], scale, store))
@@ -223,9 +223,9 @@ def build(settings: Backbone, names: Sequence[str]) -> tuple[SegmentedBackbone, 
 
 
 def _of_other_classes(settings: Backbone, path: Path, names: Sequence[str]) -> bool:
-    """Whether finetuning needs a new head because the weights' outputs have other names; prints it then."""
+    """Whether training needs a new head because the weights' outputs have other names; prints it then."""
     outputs = weights_facts(path).classes
-    if settings.mode != "finetune" or outputs is None or has_names(outputs, names):
+    if not settings.trains or outputs is None or has_names(outputs, names):
         return False
     print(
         f"a new head: the outputs of {settings.weights!r} are called {some(outputs, 5)}, not {some(names, 5)}",
@@ -291,37 +291,6 @@ def check_size(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, i
             f"backbone.weights: {better}; `quee weights check {name} {dataset}` records the size with the weights, or "
             f"backbone.kwargs.img_size states it: {backbone.input.size[0]} to keep it"
         )
-
-
-def fit(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: dict[str, np.ndarray]) -> History:
-    """Train the backbone in place by its mode."""
-    settings = stage.experiment.backbone
-    transform = backbone.input
-    if settings.mode == "pretrained":
-        return History()
-    if settings.mode == "linear_probe":
-
-        def chosen(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-            return images.batches(rows, transform, 64)
-
-        return fit_probe(backbone, settings, ids, chosen, stage.partial)
-    freeze(backbone, settings.trained_blocks)
-    return train_backbone(
-        backbone,
-        settings,
-        lambda epoch: images.batches(
-            ids["train"], transform, settings.batch_size, (settings.seed, epoch), settings.augmentation
-        ),
-        -(-len(ids["train"]) // settings.batch_size),
-        lambda model: measure(model, images, ids["validation"]),
-        stage.partial / "checkpoint.pt",
-    )
-
-
-def measure(backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray) -> float:
-    """The accuracy of a backbone in training on samples `ids` (n,), on the device it is on."""
-    logits, labels = predict_logits(backbone, images.batches(ids, backbone.input, 256))
-    return float((logits.argmax(axis=1) == labels).mean())
 
 
 if __name__ == "__main__":

@@ -35,10 +35,12 @@ class Dataset:
     """Where to get its files; `quee data add` takes them."""
     argument: str = "FOLDER"
     """Placeholder for these files in that command."""
+    drawn_from: str = ""
+    """For data sets that are drawn: the file or folder in a project from whose content more images can be drawn, by anyone."""
 
 
-TOLD = ("title", "source", "argument")
-"""Fields for people; no stage reads them."""
+TOLD = ("title", "source", "argument", "drawn_from")
+"""Fields that decide no result: what people read, and places. What is drawn from is known by its digest."""
 
 DATASETS: Registry[Dataset] = Registry("dataset")
 
@@ -101,6 +103,7 @@ DATASETS.register("cluttered_fashion")(
         1,
         _CLOTHES,
         source="the four IDX files of Fashion-MNIST, from which it is drawn; `make cluttered-fashion` gets them",
+        drawn_from="data/fashion_mnist",
     )
 )
 DATASETS.register("street_characters")(
@@ -111,6 +114,7 @@ DATASETS.register("street_characters")(
         _CHARACTERS,
         source="data/sources/street_glyphs.npz, from which it is drawn; `make street-characters` pulls it",
         argument="data/sources/street_glyphs.npz",
+        drawn_from="data/sources/street_glyphs.npz",
     )
 )
 DATASETS.register("cifar10")(

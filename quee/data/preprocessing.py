@@ -92,6 +92,14 @@ class Preprocessing:
     def needs_resizing(self, height: int, width: int) -> bool:
         return (height, width) != self.size or self.crop_pct != 1
 
+    def fit_arrays(self, pixels: np.ndarray) -> np.ndarray:
+        """Small images uint8 (n, h, w, c) of one size at the backbone's size, with the channels that they have."""
+        if not len(pixels) or not self.needs_resizing(*pixels.shape[1:3]):
+            return pixels
+        images = (Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image) for image in pixels)
+        fitted = [np.asarray(self.fit(image)) for image in images]
+        return np.stack([image[:, :, None] if image.ndim == 2 else image for image in fitted])
+
     def coloured(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (n, h, w, c) with the backbone's number of channels."""
         if pixels.shape[-1] == self.channels:

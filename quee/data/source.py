@@ -15,7 +15,7 @@ from quee.data.decode import ahead, decode, to_array
 from quee.data.files import DatasetFiles, checked_dataset
 from quee.data.pixels import cached_pixels
 from quee.data.preprocessing import Preprocessing
-from quee.data.transforms import augment, draws, to_unit
+from quee.data.transforms import ready, to_unit
 from quee.errors import QueeError
 from quee.settings.backbone import Augmentation
 from quee.work.io import FORMAT
@@ -66,9 +66,7 @@ class ImageSource(DatasetFiles):
     def fitted(self, ids: np.ndarray, transform: Preprocessing) -> np.ndarray:
         """uint8 (n, H, W, c) at the backbone's size, with its number of channels, in RGB."""
         if self._pixels is not None:
-            pixels = self._pixels[ids]
-            if transform.needs_resizing(*pixels.shape[1:3]):
-                pixels = np.stack([_fit_array(image, transform) for image in pixels]) if len(ids) else pixels
+            pixels = transform.fit_arrays(self._pixels[ids])
         elif len(ids):
             pixels = np.stack([to_array(transform.fit(self.decode_image(sample))) for sample in ids])
         else:
@@ -84,12 +82,14 @@ class ImageSource(DatasetFiles):
         augmentation: Augmentation | None = None,
         workers: int | None = None,
         augmentation_seed: int | Sequence[int] | None = None,
+        steps: slice = slice(None),
     ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
         """Sample ids, images and labels (int64), batch after batch, prepared ahead in threads.
 
         `shuffle_seed`, such as (seed, epoch), sets the order and, unless `augmentation_seed` is given, the augmentation.
         The augmentation of a sample depends only on the seed and the sample's id. Without a seed the order is that of
-        `ids`. Small images are shuffled as a whole, streamed images within windows.
+        `ids`. Small images are shuffled as a whole, streamed images within windows. `steps` are the batches that are wanted
+        of all.
         """
         ids = np.asarray(ids, dtype=np.int64)
         seed = _words(shuffle_seed if augmentation_seed is None else augmentation_seed)
@@ -98,12 +98,10 @@ class ImageSource(DatasetFiles):
             ids = rng.permutation(ids) if self._pixels is not None else self.encoded.shuffled(ids, rng, WINDOW)
 
         def prepare(part: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
-            images = to_unit(self.fitted(part, transform))
-            if augmentation is not None:
-                images = augment(images, augmentation, draws(seed, part), transform.channel_means)
-            return part, transform.normalise(images), torch.from_numpy(self.labels[part])
+            images = ready(self.fitted(part, transform), part, transform, augmentation, seed)
+            return part, images, torch.from_numpy(self.labels[part])
 
-        parts = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
+        parts = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)][steps]
         workers = workers or WORKERS
         with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
             yield from ahead(pool, prepare, parts, workers + 1)
@@ -121,11 +119,6 @@ def open_dataset(folder: Path, name: str, digests: Mapping[str, str] | None = No
     """
     folder = Path(folder)
     return ImageSource(folder, checked_dataset(folder, name, digests))
-
-
-def _fit_array(pixels: np.ndarray, transform: Preprocessing) -> np.ndarray:
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    return to_array(transform.fit(image))
 
 
 def describe(source: ImageSource, name: str) -> dict[str, object]:

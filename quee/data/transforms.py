@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from quee.data.preprocessing import Preprocessing
 from quee.settings.backbone import Augmentation
 
-DRAWS = 11
+DRAWS = 14
 """Number of uniform random numbers that the augmentation of one image uses."""
 
 
@@ -34,15 +35,34 @@ def splitmix64(z: np.ndarray) -> np.ndarray:
     return np.asarray(z ^ (z >> np.uint64(31)))
 
 
+def ready(
+    pixels: np.ndarray,
+    ids: np.ndarray,
+    transform: Preprocessing,
+    augmentation: Augmentation | None = None,
+    seed: Sequence[int] = (),
+) -> Tensor:
+    """Pixels uint8 (n, H, W, c) of the samples `ids` (n,), at the backbone's size, as its input: augmented and normalised.
+
+    What is drawn for a sample depends on the seed and its id alone.
+    """
+    images = to_unit(pixels)
+    if augmentation is not None:
+        images = augment(images, augmentation, draws(seed, ids), transform.channel_means)
+    return transform.normalise(images)
+
+
 def augment(images: Tensor, settings: Augmentation, u: np.ndarray, fill: Sequence[float]) -> Tensor:
     """Random changes to images (n, c, h, w) in [0, 1], by uniform numbers u (n, DRAWS).
 
-    Areas that move in from outside are black. `fill` (c) is the colour of erased rectangles. Training adds mixup.
+    Areas that move in from outside are black. `fill` (c) is the colour of erased rectangles. Training adds mixup and CutMix.
     """
     if settings.rotate or settings.scale:
         images = _affine(images, settings, u)
     elif settings.flip or settings.crop_padding:
         images = _moved(images, settings, u)
+    if settings.colour:
+        images = _coloured(images, settings.colour, u)
     if settings.erase:
         images = _erased(images, settings, u, fill)
     return images
@@ -79,6 +99,16 @@ def _affine(images: Tensor, settings: Augmentation, u: np.ndarray) -> Tensor:
     from_y = -sin * across + cos * y[None, :, None] + shift[:, 0, None, None]
     grid = np.stack([from_x * 2 / width, from_y * 2 / height], axis=-1).astype(np.float32)
     return functional.grid_sample(images, torch.from_numpy(grid), padding_mode="zeros", align_corners=False)
+
+
+def _coloured(images: Tensor, strength: float, u: np.ndarray) -> Tensor:
+    """Contrast around an image's own mean, then brightness, then saturation, each times a factor; within [0, 1]."""
+    factors = torch.from_numpy((1 + strength * (2 * u[:, 11:14] - 1)).astype(np.float32))[:, :, None, None, None]
+    contrast, brightness, saturation = factors.unbind(1)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    images = ((images - mean) * contrast + mean) * brightness
+    grey = images.mean(dim=1, keepdim=True)
+    return (grey + (images - grey) * saturation).clamp(0, 1)
 
 
 def _erased(images: Tensor, settings: Augmentation, u: np.ndarray, fill: Sequence[float]) -> Tensor:

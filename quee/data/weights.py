@@ -43,6 +43,7 @@ def import_weights(
     trained_on: tuple[str, ...] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     seen: Mapping[str, np.ndarray] | None = None,
+    half: bool = False,
 ) -> int:
     """Write the weights in `source`, and the linear head in `head`, to `target`; returns the number of parameters.
 
@@ -52,7 +53,8 @@ def import_weights(
     image size. `seen` are the keys of the samples that the weights have seen, by data set. Weights without a head are
     accepted too, for finetuning or probing.
     Raises QueeError naming missing and unexpected keys where the weights do not fit the backbone, or the configuration
-    contradicts them, and UsageError where no backbone is known. Weights of float16 stay so in the file, and are read as float32.
+    contradicts them, and UsageError where no backbone is known. Weights of float16 stay so in the file, and are read as float32;
+    with `half` those of float32 are rounded to it.
     """
     from quee.network.architectures import is_backbone, refuse_unknown
     from quee.network.checkpoints.reading import read_checkpoint, with_head
@@ -89,6 +91,7 @@ def import_weights(
     if trained_on is not None:
         metadata["trained_on"] = ",".join(sorted(trained_on))
     arrays = {name: _stored(value, found.half) for name, value in fitted.state.items()}
+    arrays = _halved(arrays, where) if half else arrays
     write_tensors(target, {**arrays, **_seen_tensor(seen, metadata)}, metadata)
     return sum(value.numel() for value in fitted.state.values())
 
@@ -99,6 +102,19 @@ def _stored(value: "Tensor", half: bool) -> np.ndarray:
 
     halved = value.half() if half and value.dtype == torch.float32 else value
     return (halved if torch.equal(halved.to(value.dtype), value) else value).numpy()
+
+
+def _halved(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """Weights of float32 rounded to float16; raises UsageError naming the first that is out of its range."""
+    found = {}
+    for name, value in arrays.items():
+        with np.errstate(over="ignore"):
+            found[name] = value.astype(np.float16) if value.dtype == np.float32 else value
+        if not np.isfinite(found[name]).all():
+            raise UsageError(
+                f"{source}: {name} has values beyond ±65,504, which half precision does not hold: leave out --half"
+            )
+    return found
 
 
 def _seen_tensor(seen: Mapping[str, np.ndarray] | None, metadata: dict[str, str]) -> dict[str, np.ndarray]:
@@ -116,11 +132,12 @@ def _told(backbone: str, found: "Checkpoint") -> dict[str, Any]:
     return {key: value for key, value in found.kwargs.items() if key == "preprocessing"}
 
 
-def take_weights(backbone: Path, prepared: Path, target: Path, images: "ImageSource") -> int:
+def take_weights(backbone: Path, prepared: Path, target: Path, images: "ImageSource", half: bool = False) -> int:
     """Write the weights of an experiment's results to `target`, with the samples they were fitted on; returns their number.
 
-    `backbone` and `prepared` are the result folders of the experiment's stages `backbone` and `prepare`, `images` its data
-    set. What the weights had seen before is kept, as far as the file that the experiment began with is still there.
+    With `half` they are rounded to float16. `backbone` and `prepared` are the result folders of the experiment's stages
+    `backbone` and `prepare`, `images` its data set. What the weights had seen before is kept, as far as the file that the
+    experiment began with is still there.
     """
     from quee.network.files import fitted_on, load_backbone
 
@@ -145,6 +162,7 @@ def take_weights(backbone: Path, prepared: Path, target: Path, images: "ImageSou
     now = sample_keys(images, np.array(ids, np.int64))
     keys[dataset] = np.union1d(keys[dataset], now) if dataset in keys else now
     arrays = read_tensors(backbone / "model.safetensors")
+    arrays = _halved(arrays, str(backbone)) if half else arrays
     target.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(target, {**arrays, **_seen_tensor(keys, metadata)}, metadata)
     return sum(value.size for value in arrays.values())

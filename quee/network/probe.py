@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from quee.errors import UsageError
+from quee.network import checkpoint
 from quee.network.base import SegmentedBackbone
+from quee.network.schedule import Stretch
 from quee.network.training import Head, History, device, forward_function, train_backbone
 from quee.settings.backbone import Backbone
 from quee.work.io import packed_tensors, unpacked_tensors
@@ -53,13 +55,13 @@ def linear_head(backbone: SegmentedBackbone) -> nn.Linear:
 
 
 def features(
-    backbone: SegmentedBackbone, ids: np.ndarray, batches: Batches, folder: Path, mixed_precision: str
+    backbone: SegmentedBackbone, ids: np.ndarray, batches: Batches, folder: Path, bf16: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (n, width) float32 and labels (n,) of samples, in the order of `ids`; finished pieces are read back."""
     store = Store(str(folder.resolve()))
     there = store.files()
     place = next(backbone.parameters()).device
-    forward = forward_function(_Features(backbone), mixed_precision)
+    forward = forward_function(_Features(backbone), bf16)
 
     def computed(wanted: np.ndarray) -> bytes:
         found = [(forward(x.to(place)).cpu().numpy(), y.numpy()) for _, x, y in batches(wanted)]
@@ -79,28 +81,32 @@ def features(
 
 
 def fit_probe(
-    backbone: SegmentedBackbone, settings: Backbone, ids: dict[str, np.ndarray], batches: Batches, work: Path
+    backbone: SegmentedBackbone,
+    settings: Backbone,
+    ids: dict[str, np.ndarray],
+    batches: Batches,
+    work: Path,
+    bf16: bool = False,
 ) -> History:
     """Fit the head on the training split in place, with the rest frozen; returns the history of the fit.
 
-    The head starts at zero. Samples are shuffled by seed and epoch. Raises UsageError unless the head is one linear
-    layer.
+    The head starts at zero. Samples are shuffled by seed and epoch. Features are computed in bf16 if asked for, the head
+    is fitted in fp32. Raises UsageError unless the head is one linear layer.
     """
     head = linear_head(backbone)
-    backbone.requires_grad_(False).eval().to(device())
+    backbone.requires_grad_(False).eval().to(device(settings.device))
     train, validation = (
-        features(backbone, ids[split], batches, work / split, settings.mixed_precision)
-        for split in ("train", "validation")
+        features(backbone, ids[split], batches, work / split, bf16) for split in ("train", "validation")
     )
     backbone.cpu()
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     x, y = map(torch.from_numpy, train)
 
-    def epoch(number: int) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-        order = np.random.default_rng([settings.seed, number]).permutation(len(x))
-        for start in range(0, len(order), settings.batch_size):
-            rows = order[start : start + settings.batch_size]
+    def shuffled(stretch: Stretch) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        order = np.random.default_rng([settings.seed, stretch.epoch]).permutation(len(x))
+        for step in range(stretch.first, stretch.last):
+            rows = order[step * settings.batch_size : (step + 1) * settings.batch_size]
             yield rows, x[rows], y[rows]
 
     def accuracy(model: nn.Module) -> float:
@@ -110,7 +116,6 @@ def fit_probe(
         return float((torch.cat(found).numpy() == validation[1]).mean())
 
     probe = Head(f"the head of {backbone.name}", head.requires_grad_(True))
-    plain = settings.model_copy(update={"mixed_precision": "none"})
-    history = train_backbone(probe, plain, epoch, -(-len(x) // settings.batch_size), accuracy, work / "checkpoint.pt")
+    history = train_backbone(probe, settings, shuffled, len(x), accuracy, work / checkpoint.NAME)
     backbone.requires_grad_(False).eval()
     return history

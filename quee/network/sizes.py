@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from quee.errors import QueeError
+from quee.errors import QueeError, UsageError
 from quee.network.architectures import create_backbone
 from quee.network.base import SegmentedBackbone
 
@@ -40,6 +40,34 @@ def resized(backbone: SegmentedBackbone, side: int) -> SegmentedBackbone | None:
     made.load_state_dict(backbone.state_dict(), assign=True)
     made.input = backbone.input.resized(side)
     return made.eval()
+
+
+def sharing(backbone: SegmentedBackbone, side: int) -> SegmentedBackbone:
+    """The same network for images of another side, on the same weights, so that training one trains the other.
+
+    Tensors that have another shape there and are not trained, such as a fixed table of positions, are its own.
+    Raises UsageError where the network takes no images of that side, or trains a tensor that has another shape there.
+    """
+    if backbone.made_with is None:
+        raise UsageError(f"{backbone.name} was not made by its name, so it cannot be made for images of {side} pixels")
+    try:
+        made = create_backbone(backbone.name, backbone.gates, **{**backbone.made_with, "img_size": side})
+    except UsageError as error:
+        raise UsageError(f"{backbone.name} takes no images of {side} pixels: {error}") from None
+    own, trained = made.state_dict(), dict(backbone.named_parameters())
+    state = backbone.state_dict(keep_vars=True)
+    other = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
+    learned = [name for name in other if name not in own or (name in trained and trained[name].requires_grad)]
+    if learned or len(own) != len(state):
+        why = f"it trains {learned[0]!r}, which has another shape there" if learned else "it has other layers there"
+        raise UsageError(f"{backbone.name} cannot be trained on images of {side} pixels too: {why}")
+    trains = {name: parameter.requires_grad for name, parameter in trained.items()}
+    shared = {name: value for name, value in state.items() if name not in other}
+    made.load_state_dict(shared, strict=False, assign=True)
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(trains[name])
+    made.input = backbone.input.resized(side)
+    return made
 
 
 def neighbours(one: int, other: int) -> bool:

@@ -1,11 +1,9 @@
-"""Training of a backbone or of its head alone: seeded, resumable after every epoch, on all GPUs of the machine."""
+"""Training of a backbone or of its head alone: seeded, resumable after every stretch, on all GPUs of the machine."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
-from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +15,24 @@ from torch.nn import functional
 from quee.errors import UsageError
 from quee.network import HEAD
 from quee.network.base import SegmentedBackbone
+from quee.network.checkpoint import Checkpoint
+from quee.network.mixing import mixed
+from quee.network.schedule import Stretch, images_in, learning_rate_factor, steps_in_all, steps_per_epoch, stretches
+from quee.network.sizes import sharing
 from quee.settings.backbone import Backbone
-from quee.work.io import atomic_path
 from quee.work.keys import key_of, versions
 from quee.work.progress import Bar, progress
+from quee.work.threads import SMALL_MACS
 
-Batches = Callable[[int], Iterator[tuple[np.ndarray, Tensor, Tensor]]]
-"""Epoch number to that epoch's (sample ids, images, labels), augmented and shuffled by seed and epoch."""
+Batches = Callable[[Stretch], Iterator[tuple[np.ndarray, Tensor, Tensor]]]
+"""A stretch of the run to its batches of (sample ids, images, labels), augmented and in an order by seed and epoch."""
+NOTED = 20
+"""Steps after which the loss beside the progress bar is brought up to date; on a GPU, reading it waits for the step."""
 
 
 @dataclass
 class History:
-    """One row per epoch."""
+    """One row per stretch of the run; without `images` and `sizes`, a stretch is an epoch."""
 
     rows: list[dict[str, float]] = field(default_factory=list)
 
@@ -36,7 +40,9 @@ class History:
         return {name: np.array([row[name] for row in self.rows], np.float64) for name in COLUMNS}
 
 
-COLUMNS = ("epoch", "loss", "learning_rate", "validation_accuracy")
+COLUMNS = ("epoch", "images", "side", "loss", "learning_rate", "validation_accuracy")
+"""Epoch, number of images trained on so far, height and width of the images in pixels, mean loss, the head's learning rate
+at the end, accuracy on validation images of that size."""
 
 
 class Head(nn.Module):
@@ -67,27 +73,39 @@ class _Forward(nn.Module):
             return self.model(x).float()
 
 
-def device() -> torch.device:
-    """The device that trains and probes networks: the GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device(wanted: str = "auto") -> torch.device:
+    """The device that trains and probes networks; `auto`: the GPU if there is one. Raises UsageError for `cuda` without one."""
+    gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not gpu:
+        raise UsageError("backbone.device: cuda, but PyTorch finds no GPU here; valid: auto, cpu")
+    return torch.device("cuda" if gpu and wanted != "cpu" else "cpu")
 
 
-def forward_function(model: nn.Module, mixed_precision: str = "auto") -> nn.Module:
-    """`model` as a function of batches, on all GPUs of the machine; in bf16 if asked for, or if `auto` and possible."""
-    place = next(model.parameters()).device
-    on_gpu = place.type == "cuda"
-    bf16 = mixed_precision == "bf16" or (mixed_precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
-    if not bf16 and not (on_gpu and torch.cuda.device_count() > 1):
+def native_bf16(place: torch.device) -> bool:
+    """Whether the device multiplies bf16 numbers itself: a CPU by AMX or AVX512_BF16."""
+    if place.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+
+
+def uses_bf16(mixed_precision: str, place: torch.device, macs: int) -> bool:
+    """Whether products are computed in bf16, by the setting and, for `auto`, the device and the network's multiply-adds.
+
+    A network that runs on one thread of a CPU stays in fp32, where bf16 saves no time.
+    """
+    if mixed_precision != "auto":
+        return mixed_precision == "bf16"
+    return native_bf16(place) and (place.type == "cuda" or macs >= SMALL_MACS)
+
+
+def forward_function(model: nn.Module, bf16: bool = False) -> nn.Module:
+    """`model` as a function of batches, on all GPUs of the machine, with products in bf16 if asked for."""
+    several = next(model.parameters()).device.type == "cuda" and torch.cuda.device_count() > 1
+    if not bf16 and not several:
         return model
     forward = _Forward(model, bf16)
-    return nn.DataParallel(forward) if on_gpu and torch.cuda.device_count() > 1 else forward
-
-
-def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + cos(pi * (step - warmup) / max(steps - warmup, 1)))
+    return nn.DataParallel(forward) if several else forward
 
 
 def freeze(backbone: SegmentedBackbone, trained_blocks: int | None) -> None:
@@ -128,72 +146,48 @@ def parameter_groups(backbone: SegmentedBackbone | Head, settings: Backbone) -> 
     return [group for group in groups if group["params"]]
 
 
-def mixed(
-    images: Tensor, labels: Tensor, classes: int, alpha: float, random: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Mixup: images and one-hot labels blended with a permutation of themselves."""
-    target = functional.one_hot(labels, classes).float()
-    if not alpha:
-        return images, target
-    share = float(random.beta(alpha, alpha))
-    other = torch.from_numpy(random.permutation(len(images))).to(images.device)
-    return share * images + (1 - share) * images[other], share * target + (1 - share) * target[other]
-
-
 def train_backbone(
     backbone: SegmentedBackbone | Head,
     settings: Backbone,
     batches: Batches,
-    steps_per_epoch: int,
+    samples: int,
     validate: Callable[[Any], float],
     checkpoint: Path,
+    bf16: bool = False,
 ) -> History:
-    """Train in place; continue from `checkpoint` if it exists, and write it after every epoch.
+    """Train in place on so many training samples; continue from `checkpoint` if it exists, and write it after every stretch.
 
     With a checkpoint of other settings or libraries, training begins anew and prints a message. Training runs on the
-    GPUs of the machine; afterwards the network is on the CPU. Returns the history: epoch, loss, learning_rate (of the
-    head), validation_accuracy (of the averaged weights if EMA is on).
+    device of the settings, with products in bf16 if asked for; afterwards the network is on the CPU. With `sizes`, the
+    network that is validated is the one for images of the stretch's size. Returns the history; validation_accuracy is of
+    the averaged weights if EMA is on.
     """
-    place = device()
-    backbone.to(place)
+    backbone.to(device(settings.device))
     groups = parameter_groups(backbone, settings)
     if settings.optimizer == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=0.9)
     else:
         optimizer = torch.optim.AdamW(groups, fused=True)
     average = {k: v.clone() for k, v in backbone.state_dict().items()} if settings.ema else None
-    run = _Run(backbone, settings, optimizer, [group["lr"] for group in groups], steps_per_epoch, average)
-    history, start, own = History(), 0, key_of(settings.model_dump(mode="json"), steps_per_epoch, versions())
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.is_file() else None
-    if saved is not None and saved.get("key") != own:
-        print(f"{checkpoint} was begun under other settings or libraries: training begins anew", file=sys.stderr)
-    elif saved is not None:
-        backbone.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        if average is not None:
-            run.average = {name: value.to(place) for name, value in saved["average"].items()}
-        start, history.rows = saved["epoch"], saved["history"]
-    steps = settings.epochs * steps_per_epoch
-    with progress(f"training {backbone.name}", steps, start * steps_per_epoch) as bar:
-        for epoch in range(start, settings.epochs):
-            losses = run.epoch(epoch, batches(epoch), bar)
-            accuracy = validate(_averaged(backbone, run.average))
+    plan, key = stretches(settings, samples), key_of(settings.model_dump(mode="json"), samples, bf16, versions())
+    kept = Checkpoint(checkpoint, key)
+    run = _Run(backbone, settings, optimizer, [group["lr"] for group in groups], samples, average, bf16)
+    done, rows = kept.read(backbone, optimizer, average)
+    history, work = History(rows), [stretch.steps * stretch.work for stretch in plan]
+    with progress(f"training {backbone.name}", sum(work), sum(work[:done])) as bar:
+        for number, stretch in enumerate(plan[done:], done + 1):
+            loss = run.through(stretch, batches(stretch), bar)
+            model = run.at(stretch.side)
+            accuracy = validate(run.averaged(model))
+            side = float(model.input.size[0]) if isinstance(model, SegmentedBackbone) else 0.0
             rate = optimizer.param_groups[-1]["lr"]
-            values = (float(epoch), float(np.mean(losses)), rate, accuracy)
+            images = images_in(settings, samples, stretch.before + stretch.steps)
+            values = (float(stretch.epoch), float(images), side, loss, rate, accuracy)
             history.rows.append(dict(zip(COLUMNS, values, strict=True)))
-            state = {
-                "key": own,
-                "model": backbone.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": run.average,
-                "epoch": epoch + 1,
-                "history": history.rows,
-            }
-            with atomic_path(checkpoint) as aside:
-                torch.save(state, aside)
+            kept.write(backbone, optimizer, average, number, history.rows)
             run.said = f"accuracy {accuracy:.3f} "
-    if run.average is not None:
-        backbone.load_state_dict(run.average)
+    if average is not None:
+        backbone.load_state_dict(average)
     backbone.cpu().requires_grad_(False)
     backbone.eval()
     return history
@@ -201,75 +195,93 @@ def train_backbone(
 
 @dataclass
 class _Run:
-    """State that the epochs of a training run share."""
+    """State that the stretches of a training run share."""
 
     model: SegmentedBackbone | Head
     settings: Backbone
     optimizer: torch.optim.Optimizer
     rates: list[float]
     """Learning rate of each group, before the schedule."""
-    steps_per_epoch: int
+    samples: int
     average: dict[str, Tensor] | None
+    bf16: bool
     said: str = ""
 
     def __post_init__(self) -> None:
         self.place = next(self.model.parameters()).device
-        self.forward = forward_function(self.model, self.settings.mixed_precision)
+        self.steps = steps_in_all(self.settings, self.samples)
+        self.warmup = round(self.settings.warmup_epochs * steps_per_epoch(self.settings, self.samples))
+        self._at: dict[int | None, SegmentedBackbone | Head] = {None: self.model}
 
-    def epoch(self, epoch: int, batches: Iterator[tuple[np.ndarray, Tensor, Tensor]], bar: Bar) -> list[float]:
-        """One pass; returns the loss of every step."""
-        settings = self.settings
-        # Seeded by epoch, so that a resumed run equals an undisturbed one.
-        random = np.random.default_rng([settings.seed, epoch])
-        torch.manual_seed(settings.seed * 100_003 + epoch)
-        self.model.train()
-        for module in self.model.modules():  # frozen parts run without dropout
+    def at(self, side: int | None) -> SegmentedBackbone | Head:
+        """The network for images of a side, on the same weights as the others."""
+        if side not in self._at:
+            assert isinstance(self.model, SegmentedBackbone) and side is not None
+            whole = self.model.input.size == (side, side)
+            self._at[side] = self.model if whole else sharing(self.model, side).to(self.place)
+        return self._at[side]
+
+    def through(self, stretch: Stretch, batches: Iterator[tuple[np.ndarray, Tensor, Tensor]], bar: Bar) -> float:
+        """Train on a stretch; returns its mean loss."""
+        settings, model = self.settings, self.at(stretch.side)
+        random = np.random.default_rng([settings.seed, *stretch.seed])
+        torch.manual_seed(settings.seed * 100_003 + stretch.epoch + (stretch.first << 40))
+        forward = forward_function(model, self.bf16)
+        model.train()
+        for module in model.modules():  # frozen parts run without dropout
             own = list(module.parameters())
             if own and not any(p.requires_grad for p in own):
                 module.eval()
-        losses, seen, began = [], 0, time.monotonic()
+        losses: list[Tensor] = []
+        seen, began, at = 0, time.monotonic(), "" if stretch.side is None else f"at {stretch.side} px "
         for index, (_, images, labels) in enumerate(batches):
-            self._schedule(epoch * self.steps_per_epoch + index)
+            self._schedule(stretch.before + index)
             images, labels = images.to(self.place, non_blocking=True), labels.to(self.place, non_blocking=True)
-            images, target = mixed(images, labels, self.model.num_classes, settings.augmentation.mixup, random)
-            loss = functional.cross_entropy(self.forward(images), target, label_smoothing=settings.label_smoothing)
+            images, target = mixed(images, labels, model.num_classes, settings.augmentation, random)
+            loss = functional.cross_entropy(forward(images), target, label_smoothing=settings.label_smoothing)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
             self.optimizer.step()
-            losses.append(loss.item())
-            self._follow()
+            losses.append(loss.detach())
+            self._follow(model)
             seen += len(images)
+            if index % NOTED == 0:
+                noted = losses[-1].item()
             speed = seen / max(time.monotonic() - began, 1e-9)
-            bar.advance(note=f"epoch {epoch} loss {losses[-1]:.3f} {self.said}{speed:.0f} images/s")
-        self.model.eval()
-        return losses
+            bar.advance(stretch.work, f"epoch {stretch.epoch} {at}loss {noted:.3f} {self.said}{speed:.0f} images/s")
+        model.eval()
+        return float(np.mean(torch.stack(losses).cpu().numpy().astype(np.float64)))
 
     def _schedule(self, step: int) -> None:
-        steps = self.settings.epochs * self.steps_per_epoch
-        factor = learning_rate_factor(step, steps, round(self.settings.warmup_epochs * self.steps_per_epoch))
+        factor = learning_rate_factor(step, self.steps, self.warmup)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             floor = min(self.settings.min_learning_rate, rate)
             group["lr"] = floor + (rate - floor) * factor
 
-    def _follow(self) -> None:
-        """Update the moving average of the weights."""
+    def _follow(self, model: SegmentedBackbone | Head) -> None:
+        """Update the moving average of the weights; what a network for another size has of its own is not in it."""
         if self.average is None:
             return
         with torch.no_grad():
-            for name, value in self.model.state_dict().items():
+            for name, value in model.state_dict().items():
+                if value.shape != self.average[name].shape:
+                    continue
                 if value.is_floating_point():
                     self.average[name].lerp_(value, 1 - self.settings.ema)
                 else:
                     self.average[name].copy_(value)
 
-
-def _averaged(backbone: SegmentedBackbone | Head, average: dict[str, Tensor] | None) -> SegmentedBackbone | Head:
-    if average is None:
-        return backbone
-    copied = deepcopy(backbone)
-    copied.load_state_dict(average)
-    return copied.eval()
+    def averaged(self, model: SegmentedBackbone | Head) -> SegmentedBackbone | Head:
+        """The network with the averaged weights, if there are any."""
+        if self.average is None:
+            return model
+        copied = deepcopy(model)
+        own = copied.state_dict()
+        copied.load_state_dict(
+            {name: v if v.shape == own[name].shape else own[name] for name, v in self.average.items()}
+        )
+        return copied.eval()
 
 
 def predict_logits(

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from quee.data import facts, known_dataset
+from quee.data import DATASETS, facts, known_dataset
 from quee.errors import IntegrityError, UsageError
 from quee.settings.ablate import Ablate
 from quee.settings.backbone import Backbone
@@ -167,8 +167,23 @@ def _check(experiment: Experiment, source: str, data: Path) -> None:
         raise UsageError(
             f"{source}: backbone.kwargs.{outside[0]}: a bundle reads no other files; give weights by name in backbone.weights"
         )
+    if backbone.drawn:
+        _check_drawn(experiment, source)
     if experiment.prepare.splits.folds and experiment.evaluate.resplits:
         raise UsageError(
             f"{source}: evaluate.resplits: {experiment.evaluate.resplits}; with prepare.splits.folds every held-out sample is "
             "tested once already: valid: 0"
+        )
+
+
+def _check_drawn(experiment: Experiment, source: str) -> None:
+    """Refuse training on drawn images where none can be drawn, or where held-out samples come from the same sources."""
+    dataset, evaluation_set = experiment.prepare.dataset, experiment.prepare.splits.evaluation_set
+    drawn = [name for name in DATASETS if DATASETS[name].drawn_from]
+    if dataset not in drawn:
+        raise UsageError(f"{source}: backbone.drawn: {dataset} is not drawn; valid with {', '.join(sorted(drawn))}")
+    if evaluation_set != "held_out":
+        raise UsageError(
+            f"{source}: backbone.drawn: the sources of all training images are seen; prepare.splits.evaluation_set must be "
+            f"'held_out'; got {evaluation_set!r}"
         )

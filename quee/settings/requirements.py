@@ -173,9 +173,10 @@ def _check_network(experiment: Experiment, classes: int | None, channels: int | 
     from quee.data.weights import built_with
     from quee.network.architectures import create_backbone
     from quee.network.probe import linear_head
-    from quee.network.training import freeze
+    from quee.network.training import device, freeze
 
     settings = experiment.backbone
+    device(settings.device)
     if classes is not None:
         check_classes(settings, classes)
         check_head(settings, classes)
@@ -191,6 +192,7 @@ def _check_network(experiment: Experiment, classes: int | None, channels: int | 
     except UsageError as error:
         raise UsageError(f"backbone.gates: {error}") from None
     freeze(backbone, settings.trained_blocks)
+    _check_sizes(settings, backbone)
     if settings.mode == "linear_probe":
         linear_head(backbone)
     if channels not in (None, 1, backbone.input.channels) and backbone.input.channels != 1:
@@ -209,6 +211,28 @@ def _check_network(experiment: Experiment, classes: int | None, channels: int | 
         raise UsageError(
             f"exits.embedding: {experiment.exits.embedding} components of a state {width} wide; valid: up to {width}"
         )
+
+
+def _check_sizes(settings: Backbone, backbone: "SegmentedBackbone") -> None:
+    """Refuse sizes of training images that the backbone does not take, or that do not end with its own."""
+    import torch
+
+    from quee.network.sizes import sharing
+
+    if settings.sizes is None:
+        return
+    *smaller, last = settings.sizes
+    if (height_width := backbone.input.size) != (last, last):
+        own = " × ".join(map(str, height_width))
+        raise UsageError(
+            f"backbone.sizes: {last} is the last side, and {settings.name} takes images of {own} pixels here"
+        )
+    for side in smaller:
+        try:
+            with torch.device("meta"):
+                sharing(backbone, side)
+        except UsageError as error:
+            raise UsageError(f"backbone.sizes: {error}") from None
 
 
 def _check_quantize(experiment: Experiment, backbone: "SegmentedBackbone") -> None:

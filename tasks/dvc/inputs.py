@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from quee.data import dataset_called
+from quee.data import DATA, dataset_called
 from quee.data.weights import refuse_other_kwargs, refuse_overlap
 from quee.data.weights_facts import how_to_add_weights, weights_facts, weights_path
 from quee.errors import IntegrityError, UsageError
@@ -27,15 +27,21 @@ class NotPulledError(IntegrityError):
 
 
 def inputs_of(experiment: "Experiment") -> Iterator[tuple[Path, str]]:
-    """Path of the data set and of the weights, each with how to get it."""
-    name = experiment.prepare.dataset
-    known = dataset_called(name)
-    get = f"get {known.source}, then " if known.source else ""
-    path = data_path(experiment)
-    yield path, f"missing folder: {path}; {get}`quee data add {name} {known.argument}`"
+    """Path of the data set, of the weights, and of what training draws more images from, each with how to get it."""
+    yield data_path(experiment), _how_to_add(experiment.prepare.dataset)
+    if experiment.backbone.drawn:
+        path = Path(dataset_called(experiment.prepare.dataset).drawn_from)
+        is_dataset = path.parent == DATA
+        yield path, _how_to_add(path.name) if is_dataset else f"missing file: {path}; {how_to_pull(f'{path}.dvc')}"
     if experiment.backbone.weights is not None:
         path = weights_path(experiment.backbone.weights)
         yield path, f"missing file: {path}; {how_to_add_weights(experiment.backbone.weights)}"
+
+
+def _how_to_add(name: str) -> str:
+    known = dataset_called(name)
+    get = f"get {known.source}, then " if known.source else ""
+    return f"missing folder: {DATA / name}; {get}`quee data add {name} {known.argument}`"
 
 
 def refuse_missing(root: Path, names: list[str]) -> dict[str, Path]:

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HEADLINES = ("fp32_accuracy", "methods", "oracle_gap_closed")
+"""Metrics of `evaluate` that an experiment's run has under their own names; all metrics of other stages are STAGE/…"""
 EVALUATED = "evaluate/format"
 """The metric of an experiment's run that says what its numbers by method mean; runs from before format 2 have none."""
-"""Metrics of `evaluate` that an experiment's run has under their own names; all metrics of other stages are STAGE/…"""
 
 _BY_AUC = re.compile(r"methods/.*\.auc(_by_seed\.\d+)?$|oracle_gap_closed/")
 
-STEPS = ("epoch", "iteration", "step", "round")
+STEPS = ("images", "epoch", "iteration", "step", "round")
 """Columns of a history that count steps; the first one that a history has is used."""
 
 KEYS = ("gate", "node", "precision", "seed", "fold")

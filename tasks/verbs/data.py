@@ -210,6 +210,9 @@ def add_weights(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="As in backbone.kwargs: in_chans=1; a YAML value; repeatable."),
     ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Round to half precision (float16): half the size, read as float32.")
+    ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace weights of that name.")] = False,
 ) -> None:
     """Check weights against a backbone, copy them to data/weights/NAME.safetensors, and track them with DVC.
@@ -235,7 +238,7 @@ def add_weights(
         given |= {"--seen": seen, "--never-seen": never_seen}
         if told := [option for option, value in given.items() if value]:
             raise UsageError(f"{told[0]} goes with FILE; --from {from_} knows it")
-        _add_from(from_, name, target)
+        _add_from(from_, name, target, half)
         return
     assert file is not None
     sets = known.trained_on if known else None
@@ -248,7 +251,7 @@ def add_weights(
     refuse_untracked(target)
     new, kwargs = not target.exists(), settings_of(set_ or [])
     keys = _identified(sets or (), seen, never_seen)
-    count = import_weights(chosen, file, target, head, sets, kwargs, keys)
+    count = import_weights(chosen, file, target, head, sets, kwargs, keys, half)
     track_as(target, target.with_name(f"{name}.dvc"), new=new)
     facts = weights_facts(target)
     keywords = dict(facts.kwargs or {})
@@ -316,7 +319,7 @@ def _refuse_other_spellings(names: tuple[str, ...]) -> None:
             raise UsageError("--trained-on none: stands alone, for weights that have seen no data set")
 
 
-def _add_from(experiment: str, name: str, target: Path) -> None:
+def _add_from(experiment: str, name: str, target: Path, half: bool) -> None:
     from quee.data.source import open_dataset
     from quee.data.weights import take_weights
     from quee.data.weights_facts import weights_facts
@@ -330,7 +333,7 @@ def _add_from(experiment: str, name: str, target: Path) -> None:
     refuse_untracked(target)
     new = not target.exists()
     images = open_dataset(DATA / dataset, dataset, read_json(results / "prepare" / "dataset.json")["files"])
-    count = take_weights(results / "backbone", results / "prepare", target, images)
+    count = take_weights(results / "backbone", results / "prepare", target, images, half)
     track_as(target, target.with_name(f"{name}.dvc"), new=new)
     facts = weights_facts(target)
     typer.echo(f"added {target}: {count:,} parameters of {facts.backbone}, {_told(facts)}")

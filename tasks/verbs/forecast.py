@@ -60,6 +60,7 @@ class Timed:
 def forecast(experiment: "Experiment", splits: dict[str, int]) -> Forecast:
     """Times a few images through the float network and at one quantized precision; `splits` are samples by split."""
     from quee.features import feature_names
+    from quee.network.schedule import steps_in_all
     from quee.trees.candidates import FITTED, JUDGED
     from quee.trees.shape import largest
     from quee.work.threads import cores
@@ -81,8 +82,9 @@ def forecast(experiment: "Experiment", splits: dict[str, int]) -> Forecast:
     passes += searched * (min(FITTED, train) + min(JUDGED, splits.get("validation", 0)))
     seconds = timed.quantized * passes + timed.quantizing * (kinds + searched)
     if experiment.backbone.mode != "pretrained":
-        epochs = experiment.backbone.epochs if experiment.backbone.mode != "linear_probe" else 1
-        seconds += TRAINING * timed.plain * epochs * splits["train"]
+        steps = steps_in_all(experiment.backbone, splits["train"])
+        probe = experiment.backbone.mode == "linear_probe"
+        seconds += TRAINING * timed.plain * (splits["train"] if probe else steps * experiment.backbone.batch_size)
     seconds += FIXED_SECONDS + SAMPLE_SECONDS * held_out
     low, high = (factor * seconds for factor in RANGE)
     row = ROW_BYTES + 4 * len(feature_names(exits.embedding)) + 2 * 11

@@ -304,6 +304,23 @@ def test_finetuning_starts_from_the_weights_with_a_new_head_for_other_classes(cl
     assert read_table(OUT / "history.parquet").num_rows == 2
 
 
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_training_of_the_whole_network_may_begin_with_weights(classes: int) -> None:
+    state = weigh(classes, trained_on=())
+    described = run("test", mode="train", learning_rate=1e-5, warmup_epochs=0.0, epochs=1)
+    assert described["training"] == {
+        "device": "cpu", "drawn": False, "images": len(described["fitted_on"]), "products": "fp32",
+    }  # fmt: skip
+    for name, value in load_backbone(OUT).state_dict().items():
+        if not name.startswith("head"):
+            assert not torch.equal(value, state[name]) and torch.allclose(value, state[name], atol=1e-3), name
+    near = classes == 10 and torch.allclose(
+        load_backbone(OUT).state_dict()["head.weight"], state["head.weight"], atol=1e-3
+    )
+    assert near == (classes == 10)
+    assert taken("own").seen == {"digits": len(described["fitted_on"])}
+
+
 def test_a_linear_probe_is_the_same_each_time_and_changes_the_head_alone() -> None:
     state = weigh(trained_on=())
     digests = []
@@ -323,7 +340,7 @@ def test_wrong_settings_are_refused_in_one_line() -> None:
     for settings, reason in (
         ({"evaluation_set": "test", "mode": "finetune"}, "have seen the official training set of digits"),
         ({"evaluation_set": "pooled", "mode": "pretrained"}, "evaluation_set must be 'held_out'; got 'pooled'"),
-        ({"mode": "train"}, "weights are for modes pretrained, finetune, linear_probe"),
+        ({"evaluation_set": "test", "mode": "train"}, "have seen the official training set of digits"),
         ({"mode": "finetune", "weights": None}, "mode finetune needs weights"),
         ({"mode": "pretrained", "trained_blocks": 1}, "trained_blocks is for mode finetune"),
         ({"mode": "finetune", "trained_blocks": 9}, "backbone.trained_blocks: 9; vit_digits has 8 blocks"),

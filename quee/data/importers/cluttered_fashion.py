@@ -1,4 +1,4 @@
-"""Cluttered Fashion, drawn from the IDX files of Fashion-MNIST. Its groups are the numbers of the garments."""
+"""Cluttered Fashion, drawn from Fashion-MNIST: its IDX files, or the data set here. Groups are the numbers of the garments."""
 
 import functools
 import hashlib
@@ -8,7 +8,7 @@ import numpy as np
 
 from quee.data import DATASETS
 from quee.data.importers.base import Importer, Plan, Source
-from quee.data.importers.drawn import Drawn, plan_drawn
+from quee.data.importers.drawn import Drawn, Origin, plan_drawn
 from quee.data.importers.idx import read_set
 from quee.data.synthetic.cluttered_fashion import WORDS, draw
 from quee.data.synthetic.draws import Draws
@@ -20,13 +20,11 @@ KNOWN = {
     )
 }
 """Fashion-MNIST, by the digest of its pixels and labels."""
-SECONDS = 0.003
-"""Of a core, for an image."""
 
 
 def plan(source: Source, _: object) -> Plan:
     """Raises QueeError for damaged files, UsageError for other ones than Fashion-MNIST's."""
-    return plan_drawn(source, digest(source.path), KNOWN, drawn, SECONDS)
+    return plan_drawn(source, ORIGIN)
 
 
 def digest(folder: Path) -> str:
@@ -45,10 +43,17 @@ def drawn(folder: str, split: str, start: int, stop: int) -> tuple[np.ndarray, n
 @functools.lru_cache(1)
 def _garments(folder: str) -> tuple[np.ndarray, np.ndarray, int]:
     """Garments (n, 28, 28) and labels (n,) uint8, the training ones first, and the number of these."""
+    if any(Path(folder).glob("train-*.parquet")):
+        from quee.data.source import open_dataset  # imports torch
+
+        found = open_dataset(Path(folder), "fashion_mnist")
+        pixels = np.asarray(found.decode(np.arange(len(found))))
+        return pixels[..., 0], found.labels.astype(np.uint8), found.train_samples
     size = DATASETS["fashion_mnist"].size
     sets = [read_set(Path(folder), name, size) for name in ("train", "t10k")]
     images, labels = (np.concatenate([one[part] for one in sets]) for part in (0, 1))
     return images, labels, len(sets[0][0])
 
 
+ORIGIN = Origin("cluttered_fashion", drawn, digest, KNOWN, seconds=0.003)
 IMPORTER = Importer(lambda source: source.name == "cluttered_fashion", plan)

@@ -21,7 +21,8 @@ PIECE = 250
 
 Draw = Callable[[str, str, int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """Draws images `start` to `stop` of a set from a source, given as (source, set, start, stop): pixels (n, h, w, c) uint8,
-labels (n,) and groups (n,). It is a function of a module, because workers import it."""
+labels (n,) and groups (n,). Set `test` is drawn from the evaluation sources, every other from the training sources, and
+sets of different names have nothing in common. It is a function of a module, because workers import it."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,34 @@ class Drawn:
     test: tuple[int, str]
 
 
-def plan_drawn(source: Source, digest: str, known: Mapping[str, Drawn], draw: Draw, seconds: float) -> Plan:
-    """The shards of a data set that is drawn from a source with this digest, at so many seconds of a core per image.
+@dataclass(frozen=True)
+class Origin:
+    """How the images of a data set are drawn, and from which sources."""
 
-    Raises UsageError for a source that is not known.
-    """
-    if digest not in known:
-        valid = ", ".join(one[:12] for one in known)
-        raise UsageError(
-            f"{source.path} is another file than {source.name} is drawn from: digest {digest[:12]}; expected {valid}"
-        )
-    plan = Plan()
-    for split, (count, expected) in {"train": known[digest].train, "test": known[digest].test}.items():
-        write = partial(_write, source, split, count, expected, draw, seconds)
+    name: str
+    draw: Draw
+    digest: Callable[[Path], str]
+    """Digest of a source's content."""
+    known: Mapping[str, Drawn]
+    """Sources by their digest, with what is published of the sets that are drawn from them."""
+    seconds: float
+    """Of a core, for an image."""
+
+    def checked(self, source: Path) -> Drawn:
+        """What is published of a source; raises UsageError for another one."""
+        if (digest := self.digest(source)) not in self.known:
+            valid = ", ".join(one[:12] for one in self.known)
+            raise UsageError(
+                f"{source} is another file than {self.name} is drawn from: digest {digest[:12]}; expected {valid}"
+            )
+        return self.known[digest]
+
+
+def plan_drawn(source: Source, origin: Origin) -> Plan:
+    """The shards of a data set that is drawn from a source. Raises UsageError for a source that is not known."""
+    known, plan = origin.checked(source.path), Plan()
+    for split, (count, expected) in {"train": known.train, "test": known.test}.items():
+        write = partial(_write, source, split, count, expected, origin)
         labels = np.zeros(0, np.int64)  # drawn with the images
         shard = Shard(shard_name(split, 0, 1), count, write, partial(_name, split), labels, source.dataset.classes)
         plan.shards.append(shard)
@@ -74,19 +90,18 @@ def _write(
     split: str,
     count: int,
     expected: str,
-    draw: Draw,
-    seconds: float,
+    origin: Origin,
     path: Path,
 ) -> None:
     # Beside the folder of finished files, because that one is put in place as it is.
     store = Store(str(path.parent.resolve().with_name(f"{path.parent.name}.{split}")))
     where = str(source.path.resolve())
     pieces = [
-        shards.Shard(f"{start:06d}", _packed, (draw, where, split, start, min(start + PIECE, count)))
+        shards.Shard(f"{start:06d}", _packed, (origin.draw, where, split, start, min(start + PIECE, count)))
         for start in range(0, count, PIECE)
     ]
     with part_of_a_shard():
-        shards.run_shards(pieces, store, source.lanes(seconds * count), f"drawing {split}")
+        shards.run_shards(pieces, store, source.lanes(origin.seconds * count), f"drawing {split}")
 
     def images() -> Iterator[tuple[np.ndarray, int, int]]:
         for data in shards.read_shards(pieces, store):

@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 
 from quee.data.importers.base import Importer, Plan, Source
-from quee.data.importers.drawn import Drawn, plan_drawn
+from quee.data.importers.drawn import Drawn, Origin, plan_drawn
 from quee.data.synthetic.draws import Draws
 from quee.data.synthetic.street_characters import WORDS, Glyphs, draw
 from quee.errors import UsageError
@@ -19,8 +19,6 @@ KNOWN = {
     )
 }
 """The table of glyphs, by its digest."""
-SECONDS = 0.0015
-"""Of a core, for an image."""
 HELD_OUT = 64
 """A family is for evaluation alone where the first byte of its number's MD5 is below: a quarter of the families."""
 
@@ -29,7 +27,7 @@ def plan(source: Source, _: object) -> Plan:
     """Raises UsageError for another file than the published table, before anything of it is parsed."""
     if source.path.is_dir():
         raise UsageError(f"{source.path} is a folder; {source.name} is drawn from one file, street_glyphs.npz")
-    return plan_drawn(source, content_digest(source.path), KNOWN, drawn, SECONDS)
+    return plan_drawn(source, ORIGIN)
 
 
 def drawn(table: str, split: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -49,4 +47,5 @@ def is_held_out(family: int) -> bool:
     return hashlib.md5(str(family).encode(), usedforsecurity=False).digest()[0] < HELD_OUT
 
 
+ORIGIN = Origin("street_characters", drawn, content_digest, KNOWN, seconds=0.0015)
 IMPORTER = Importer(lambda source: source.name == "street_characters", plan)

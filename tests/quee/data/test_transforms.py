@@ -105,3 +105,17 @@ def test_a_bundle_says_of_later_fields_only_what_is_not_the_default():
     turned = Preprocessing((4, 4), channels=3, channel_order="bgr", resize="both")
     assert {"channel_order": "bgr", "resize": "both"}.items() <= turned.facts().items()
     assert Preprocessing(**turned.facts()) == turned
+
+
+def test_colours_change_by_factors_of_an_image_alone_and_stay_in_range():
+    images = torch.rand(300, 3, 5, 5) * 0.4 + 0.3
+    u = draws((0,), np.arange(300))
+    changed = augment(images, Augmentation(colour=0.3), u, (0.5,) * 3)
+    assert torch.equal(changed[7:9], augment(images[7:9], Augmentation(colour=0.3), u[7:9], (0.5,) * 3))
+    assert changed.min() >= 0 and changed.max() <= 1
+    spread = changed.std(dim=(1, 2, 3)) / images.std(dim=(1, 2, 3))
+    light = changed.mean(dim=(1, 2, 3)) / images.mean(dim=(1, 2, 3))
+    assert 0.7 * 0.7 * 0.7 < spread.min() < 0.7 and 1.3 < spread.max() < 1.3**3
+    assert 0.69 < light.min() < 0.75 and 1.25 < light.max() < 1.31
+    grey = augment(images[:, :1], Augmentation(colour=0.3), u, (0.5,))
+    assert torch.allclose(grey, grey.mean(dim=1, keepdim=True))

@@ -278,6 +278,21 @@ def test_weights_of_float16_are_kept_in_half_the_bytes_and_read_as_float32(tmp_p
         assert value.dtype == torch.float32 and torch.equal(value, loaded[1][key]), key
 
 
+def test_weights_are_rounded_to_half_precision_where_asked_for(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = create_backbone("vit_digits").state_dict()
+    torch.save(whole, tmp_path / "w.pth")
+    import_weights("vit_digits", tmp_path / "w.pth", tmp_path / "half.safetensors", half=True)
+    backbone = create_backbone("vit_digits")
+    load_weights(backbone, tmp_path / "half.safetensors", new_head=False)
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, whole[name].half().float() if value.is_floating_point() else whole[name]), name
+    torch.save({**whole, "head.bias": whole["head.bias"] + 70_000}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"w.pth.*: head.bias has values beyond ±65,504, .* leave out --half"):
+        import_weights("vit_digits", tmp_path / "w.pth", tmp_path / "other.safetensors", half=True)
+    assert not (tmp_path / "other.safetensors").exists()
+
+
 def test_stated_preprocessing_has_as_many_channels_as_the_weights(tmp_path: Path) -> None:
     source = saved(tmp_path / "w.pth", VIT, **SMALL, in_chans=1, num_classes=3)
     grey = {"mean": [0.5], "std": [0.28]}

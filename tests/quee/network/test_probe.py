@@ -51,7 +51,7 @@ class Batches:
 @pytest.mark.parametrize("layers", [1, 4])
 def test_features_are_class_tokens_and_the_mean_patch_token(layers: int, tmp_path: Path) -> None:
     backbone = new_backbone(layers=layers)
-    x, y = features(backbone, IDS["train"], Batches(), tmp_path, "none")
+    x, y = features(backbone, IDS["train"], Batches(), tmp_path, False)
     assert x.shape == (48, (1 + layers) * 16)
     assert y.tolist() == [i % 3 for i in IDS["train"]]
     with torch.inference_mode():

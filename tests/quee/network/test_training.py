@@ -12,15 +12,18 @@ from quee.errors import UsageError
 from quee.network import training
 from quee.network.architectures import create_backbone
 from quee.network.base import SegmentedBackbone
+from quee.network.schedule import Stretch
 from quee.network.training import (
+    COLUMNS,
     History,
+    device,
     forward_function,
     freeze,
-    learning_rate_factor,
-    mixed,
+    native_bf16,
     parameter_groups,
     predict_logits,
     train_backbone,
+    uses_bf16,
 )
 from quee.settings.backbone import Backbone
 from quee.work.progress import Bar
@@ -46,10 +49,10 @@ def data() -> tuple[Tensor, Tensor]:
     return torch.randn(SAMPLES, 1, 8, 8, generator=random) * 0.5 + labels[:, None, None, None].float() - 1, labels
 
 
-def batches(epoch: int) -> Iterator[Batch]:
+def batches(stretch: Stretch) -> Iterator[Batch]:
     images, labels = data()
-    order = np.random.default_rng([7, epoch]).permutation(SAMPLES)
-    for rows in order.reshape(-1, BATCH):
+    order = np.random.default_rng([7, stretch.epoch]).permutation(SAMPLES)
+    for rows in order.reshape(-1, BATCH)[stretch.first : stretch.last]:
         yield rows, images[rows], labels[rows]
 
 
@@ -63,10 +66,13 @@ class KilledError(Exception):
     """Stands for anything that ends a run."""
 
 
-def killed_in(epoch: int) -> Callable[[int], Iterator[Batch]]:
-    def until(number: int) -> Iterator[Batch]:
-        for index, batch in enumerate(batches(number)):
-            if number == epoch and index == 2:
+Source = Callable[[Stretch], Iterator[Batch]]
+
+
+def killed_in(epoch: int) -> Source:
+    def until(stretch: Stretch) -> Iterator[Batch]:
+        for index, batch in enumerate(batches(stretch), stretch.first):
+            if stretch.epoch == epoch and index == 2:
                 raise KilledError
             yield batch
 
@@ -74,10 +80,10 @@ def killed_in(epoch: int) -> Callable[[int], Iterator[Batch]]:
 
 
 def train(
-    checkpoint: Path, chosen: Backbone, source: Callable[[int], Iterator[Batch]] = batches, **kwargs: float
+    checkpoint: Path, chosen: Backbone, source: Source = batches, **kwargs: float
 ) -> tuple[SegmentedBackbone, History]:
     backbone = new_backbone(**kwargs)
-    return backbone, train_backbone(backbone, chosen, source, SAMPLES // BATCH, accuracy, checkpoint)
+    return backbone, train_backbone(backbone, chosen, source, SAMPLES, accuracy, checkpoint)
 
 
 def equal(a: SegmentedBackbone, b: SegmentedBackbone) -> bool:
@@ -87,7 +93,7 @@ def equal(a: SegmentedBackbone, b: SegmentedBackbone) -> bool:
 VARIANTS = {
     "adamw": {},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.05},
-    "everything": {"ema": 0.8, "label_smoothing": 0.1, "augmentation": {"mixup": 0.4}, "seed": 5},
+    "everything": {"ema": 0.8, "label_smoothing": 0.1, "augmentation": {"mixup": 0.4, "cutmix": 1.0}, "seed": 5},
 }
 
 
@@ -108,8 +114,8 @@ def test_a_resumed_run_is_bit_identical_to_an_undisturbed_one(variant: str, epoc
 def test_a_run_that_was_complete_is_read_back(tmp_path: Path) -> None:
     first, history = train(tmp_path / "a", settings(ema=0.8))
 
-    def none(epoch: int) -> Iterator[Batch]:
-        raise AssertionError(f"epoch {epoch} is run again")
+    def none(stretch: Stretch) -> Iterator[Batch]:
+        raise AssertionError(f"{stretch} is run again")
 
     again, read = train(tmp_path / "a", settings(ema=0.8), none)
     assert equal(again, first)
@@ -126,8 +132,10 @@ def test_runs_are_seeded(tmp_path: Path) -> None:
 def test_training_learns_and_tells_its_history(tmp_path: Path) -> None:
     backbone, history = train(tmp_path / "a", settings(epochs=12, learning_rate=1e-2))
     columns = history.columns()
-    assert sorted(columns) == ["epoch", "learning_rate", "loss", "validation_accuracy"]
+    assert tuple(columns) == COLUMNS
     assert columns["epoch"].tolist() == list(range(12))
+    assert columns["images"].tolist() == [SAMPLES * epoch for epoch in range(1, 13)]
+    assert set(columns["side"]) == {8}
     assert columns["loss"][-1] < 0.5 * columns["loss"][0]
     assert accuracy(backbone) == pytest.approx(columns["validation_accuracy"][-1])
     assert accuracy(backbone) > 0.9
@@ -164,32 +172,11 @@ def test_weight_matrices_decay_and_biases_and_normalisations_do_not() -> None:
     assert all(decay[id(parameter)] == 0.0 for parameter in norms_and_biases)
 
 
-def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
-    rates = [learning_rate_factor(step, 100, 10) for step in range(101)]
-    assert rates[:10] == [(step + 1) / 11 for step in range(10)]
-    assert rates[10] == 1.0
-    assert rates[55] == pytest.approx(0.5)
-    assert rates[100] == pytest.approx(0.0)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert learning_rate_factor(0, 10, 0) == 1.0
-
-
-def test_mixup_blends_images_and_labels_alike() -> None:
-    labels = torch.arange(6)
-    images = torch.eye(6)[:, None, None]  # each image is its own label
-    blended, target = mixed(images, labels, 6, 0.8, np.random.default_rng(0))
-    assert torch.allclose(blended[:, 0, 0], target)
-    assert torch.allclose(target.sum(dim=1), torch.ones(6))
-    assert not torch.equal(target, torch.eye(6))
-    same, target = mixed(images, labels, 6, 0.0, np.random.default_rng(0))
-    assert torch.equal(same, images)
-    assert torch.equal(target, torch.eye(6))
-
-
 def test_logits_are_gathered_in_order() -> None:
     backbone = new_backbone()
-    logits, labels = predict_logits(backbone, batches(0))
-    rows = np.concatenate([rows for rows, _, _ in batches(0)])
+    whole = Stretch(0, 0, SAMPLES // BATCH, 0)
+    logits, labels = predict_logits(backbone, batches(whole))
+    rows = np.concatenate([rows for rows, _, _ in batches(whole)])
     images, expected = data()
     assert np.array_equal(labels, expected[rows].numpy())
     with torch.inference_mode():
@@ -217,16 +204,14 @@ def test_weights_taken_over_learn_at_a_fraction_of_the_heads_rate() -> None:
         assert rate[id(parameter)] == pytest.approx(0.05 if name.startswith("head") else 0.005)
 
 
-@pytest.mark.parametrize("mixed_precision", ["none", "bf16"])
-def test_finetuning_of_last_blocks_resumes_bit_identical_and_leaves_the_others(
-    mixed_precision: str, tmp_path: Path
-) -> None:
-    chosen = settings(**FINETUNE, trained_blocks=1, mixed_precision=mixed_precision)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_finetuning_of_last_blocks_resumes_bit_identical_and_leaves_the_others(bf16: bool, tmp_path: Path) -> None:
+    chosen = settings(**FINETUNE, trained_blocks=1)
 
-    def finetuned(checkpoint: Path, source: Callable[[int], Iterator[Batch]]) -> tuple[SegmentedBackbone, History]:
+    def finetuned(checkpoint: Path, source: Source) -> tuple[SegmentedBackbone, History]:
         backbone = new_backbone(drop_path_rate=0.3, proj_drop_rate=0.0)
         freeze(backbone, chosen.trained_blocks)
-        return backbone, train_backbone(backbone, chosen, source, SAMPLES // BATCH, accuracy, checkpoint)
+        return backbone, train_backbone(backbone, chosen, source, SAMPLES, accuracy, checkpoint, bf16)
 
     undisturbed, history = finetuned(tmp_path / "a", batches)
     with pytest.raises(KilledError):
@@ -259,11 +244,11 @@ def test_fixed_position_tables_and_random_features_stay_fixed(tmp_path: Path) ->
     backbone = create_backbone("t2t_vit_7", **kwargs)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
 
-    def images(epoch: int) -> Iterator[Batch]:
-        for rows, x, y in batches(epoch):
+    def images(stretch: Stretch) -> Iterator[Batch]:
+        for rows, x, y in batches(stretch):
             yield rows, x.repeat(1, 1, 2, 2), y
 
-    train_backbone(backbone, settings(epochs=1), images, SAMPLES // BATCH, lambda _: 0.0, tmp_path / "a")
+    train_backbone(backbone, settings(epochs=1), images, SAMPLES, lambda _: 0.0, tmp_path / "a")
     still = [name for name, value in backbone.state_dict().items() if torch.equal(value, before[name])]
     assert still == ["pos_embed", "tokens_to_token.attention1.w", "tokens_to_token.attention2.w"]
 
@@ -276,8 +261,8 @@ def test_bf16_is_near_full_precision_and_spares_the_performers_exponentials() ->
     performer = backbone.get_submodule("tokens_to_token.attention1.key_features")
     performer.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
     with torch.inference_mode():
-        exact = forward_function(backbone, "none")(images)
-        fast = forward_function(backbone, "bf16")(images)
+        exact = forward_function(backbone)(images)
+        fast = forward_function(backbone, True)(images)
     assert seen == [torch.float32, torch.float32]
     assert fast.dtype == torch.float32
     assert 0 < (fast - exact).norm() < 0.05 * exact.norm()
@@ -318,10 +303,73 @@ def test_a_checkpoint_of_other_settings_or_libraries_is_not_gone_on_with(
     chosen = settings(**OTHERS.get(change, {}))
     seen = []
 
-    def source(epoch: int) -> Iterator[Batch]:
-        seen.append(epoch)
-        return batches(epoch)
+    def source(stretch: Stretch) -> Iterator[Batch]:
+        seen.append(stretch.epoch)
+        return batches(stretch)
 
     train(tmp_path / "a", chosen, source)
-    assert seen == list(range(chosen.epochs))
+    assert seen == list(range(chosen.epochs or 0))
     assert "training begins anew" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, _ = train(tmp_path / "a", settings())
+    data = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(data[: len(data) // 2])
+    assert equal(train(tmp_path / "a", settings())[0], whole)
+    assert "training begins anew" in capsys.readouterr().err
+
+
+T2T = {"dim": 16, "heads": 2, "depth": 1, "num_classes": 3, "in_chans": 1}
+SMALL_FIRST = {"name": "t2t_vit_7", "epochs": None, "images": 160, "sizes": {16: 0.5, 32: 0.5}, "ema": 0.5}
+
+
+def at_sizes(checkpoint: Path, stop: int | None = None) -> tuple[SegmentedBackbone, History, list[tuple[int, ...]]]:
+    """Train a T2T-ViT on small images first; `stop` is the stretch that is killed. Returns shapes of all batches too."""
+    torch.manual_seed(0)
+    backbone, shapes = create_backbone("t2t_vit_7", img_size=32, **T2T), []
+
+    def images(stretch: Stretch) -> Iterator[Batch]:
+        assert stretch.side is not None
+        for rows, x, y in batches(stretch):
+            if stop is not None and (stretch.epoch, stretch.side) == (stop, 32):
+                raise KilledError
+            shapes.append((*x.shape[:2], stretch.side, stretch.side))
+            yield rows, torch.nn.functional.interpolate(x, stretch.side), y
+
+    def validate(model: SegmentedBackbone) -> float:
+        x, y = data()
+        with torch.inference_mode():
+            return float((model(torch.nn.functional.interpolate(x, model.input.size)).argmax(1) == y).float().mean())
+
+    return backbone, train_backbone(backbone, settings(**SMALL_FIRST), images, SAMPLES, validate, checkpoint), shapes
+
+
+def test_small_images_come_first_and_resuming_at_another_size_changes_no_bit(tmp_path: Path) -> None:
+    undisturbed, history, shapes = at_sizes(tmp_path / "a")
+    assert shapes == [(BATCH, 1, 16, 16)] * 5 + [(BATCH, 1, 32, 32)] * 5
+    assert history.columns()["side"].tolist() == [16, 16, 32, 32]
+    assert history.columns()["images"].tolist() == [64, 80, 128, 160]
+    for stop in (1, 2):
+        with pytest.raises(KilledError):
+            at_sizes(tmp_path / f"b{stop}", stop)
+        resumed, again, rest = at_sizes(tmp_path / f"b{stop}")
+        assert equal(resumed, undisturbed) and again.rows == history.rows
+        assert len(rest) < len(shapes)
+
+
+def test_bf16_is_used_where_the_device_has_it_and_the_network_is_not_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, large = torch.device("cpu"), 24_000_000
+    for capability in ("amx_bf16", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=capability: {name: True})
+        assert uses_bf16("auto", cpu, large) and not uses_bf16("auto", cpu, 1_000_000)
+        assert uses_bf16("bf16", cpu, 1_000_000) and not uses_bf16("none", cpu, large)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    assert not native_bf16(cpu) and not uses_bf16("auto", cpu, large) and uses_bf16("bf16", cpu, large)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    assert device() == device("auto") == device("cpu") == torch.device("cpu")
+    with pytest.raises(UsageError, match=r"backbone.device: cuda, but PyTorch finds no GPU here; valid: auto, cpu"):
+        device("cuda")

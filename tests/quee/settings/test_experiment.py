@@ -87,6 +87,37 @@ def test_settings_are_read() -> None:
     assert backbone.augmentation.flip
 
 
+def test_sizes_of_training_images_survive_resolving_in_their_order() -> None:
+    experiment = parse(with_block("backbone", "{images: 1000, sizes: {112: 0.25, 8: 0.25, 16: 0.5}, weights: w}"))
+    assert list((experiment.backbone.sizes or {}).items()) == [(8, 0.25), (16, 0.5), (112, 0.25)]
+    assert (experiment.backbone.images, experiment.backbone.epochs) == (1000, None)
+    again = parse_resolved("x", json.dumps(resolved(experiment), sort_keys=True), SOURCE)
+    assert again == experiment and list(again.backbone.sizes or {}) == [8, 16, 112]
+    plain = parse(TEXT).backbone
+    assert (plain.images, plain.epochs, plain.sizes) == (None, 100, None)
+
+
+COURSES = {
+    "{epochs: 3, images: 5}": "backbone: epochs: 3 and images: 5; give one of them",
+    "{sizes: {}}": "backbone.sizes: sides of images in pixels, each with its share",
+    "{sizes: {32: 0.5, a: 0.5}}": "backbone.sizes: sides of images in pixels, each with its share",
+    "{sizes: {32: 1.5, 64: -0.5}}": "backbone.sizes: sides of images in pixels, each with its share",
+    "{sizes: [32, 64]}": "backbone.sizes: sides of images in pixels, each with its share",
+    "{sizes: {32: 0.5, 64: 0.4}}": "backbone.sizes: shares sum to 0.9; they must sum to 1",
+    "{sizes: {64: 1}, mode: pretrained, weights: w}": "sizes is for modes train and finetune; mode is pretrained",
+    "{drawn: true, mode: linear_probe, weights: w}": "drawn is for modes train and finetune; mode is linear_probe",
+    "{augmentation: {mixup: 1.0}, mode: pretrained, weights: w}": "augmentation.mixup is for modes train and finetune",
+    "{augmentation: {cutmix: 1.0}, mode: linear_probe, weights: w}": "augmentation.cutmix is for modes train and finetune",
+    "{augmentation: {mixed: 0.5}}": "augmentation.mixed: 0.5, but neither mixup nor cutmix is on",
+    "{device: gpu}": "backbone.device: Input should be 'auto', 'cpu' or 'cuda'",
+}
+
+
+@pytest.mark.parametrize("given", COURSES)
+def test_a_course_of_training_that_cannot_be_is_refused(given: str) -> None:
+    assert COURSES[given] in refusal(with_block("backbone", given))
+
+
 def test_comments_layout_and_empty_blocks_change_nothing() -> None:
     content = yaml.safe_load(TEXT)
     rewritten = "# a comment\n" + yaml.safe_dump(dict(reversed(content.items())), default_flow_style=False)

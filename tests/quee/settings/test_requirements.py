@@ -66,6 +66,23 @@ REFUSED: dict[str, Case] = {
     ),
     "a layer that is not there": (EVEN, {"quantize": {"layers": {"block.*": "w8a8"}}}, r"quantize: no layer is called 'block"),
     "a file in kwargs": (EVEN, {"backbone": {"kwargs": {"checkpoint_path": "x"}}}, r"backbone\.kwargs\.checkpoint_path"),
+    "small images that end with others than the network's": (
+        EVEN, {"backbone": {"sizes": {4: 0.5, 6: 0.5}}}, r"backbone\.sizes: 6 is the last side, and vit_digits takes images of 8",
+    ),
+    "small images for another table of positions": (
+        EVEN, {"backbone": {"sizes": {4: 0.5, 8: 0.5}}}, r"sizes: vit_digits cannot be trained on images of 4 .* 'pos_embed'",
+    ),
+    "small images of a size that there is not": (
+        EVEN, {"backbone": {"name": "t2t_vit_7", "kwargs": {"depth": 2, "img_size": 32}, "sizes": {24: 0.5, 32: 0.5}}},
+        r"backbone\.sizes: t2t_vit_7 takes no images of 24 pixels: .* must be a multiple of 16",
+    ),
+    "drawn images of a data set that is not drawn": (
+        EVEN, {"backbone": {"drawn": True}}, r"backbone\.drawn: patches is not drawn; valid with cluttered_fashion, street_char",
+    ),
+    "drawn images of sources that are held out": (
+        EVEN, {"prepare": {"dataset": "cluttered_fashion"}, "backbone": {"drawn": True}},
+        r"backbone\.drawn: .* prepare\.splits\.evaluation_set must be 'held_out'; got 'pooled'",
+    ),
     "too many nodes": (EVEN, {"paths": {"max_nodes": 5}}, r"paths\.max_nodes is 5, but 2 precisions over 2 segments make 6"),
     "no training share": (EVEN, {"prepare": {"splits": {"train": 0.0}}}, "train, predictor, validation and test must each be"),
 }  # fmt: skip
