@@ -85,7 +85,7 @@ def native_bf16(place: torch.device) -> bool:
     """Whether the device multiplies bf16 numbers itself: a CPU by AMX or AVX512_BF16."""
     if place.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.cpu.get_capabilities()
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch has none: then fp32
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
