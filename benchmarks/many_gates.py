@@ -113,7 +113,7 @@ def adopt(artifacts: Path, out: Path, gates: Sequence[int]) -> None:
 
 def features(folder: Path, name: str, paths: Sequence[str]) -> FeatureCache:
     """The cache of these paths, computed by stage `features`' own functions."""
-    from tasks.features import described, held_out, recipe_of
+    from tasks.features import described, held_out, multiply_adds, recipe_of
     from tasks.scale import read_scale
     from tasks.stage import Stage
 
@@ -125,7 +125,15 @@ def features(folder: Path, name: str, paths: Sequence[str]) -> FeatureCache:
         samples, splits = held_out(stage)
         scale, began = read_scale(), time.perf_counter()
         store = Store(str((folder / "shards").resolve()))
-        build_cache(recipe, samples, splits, store, out, scale.shard_size, scale.lanes_for(1000.0))
+        build_cache(
+            recipe,
+            samples,
+            splits,
+            store,
+            out,
+            scale.shard_size,
+            scale.lanes(multiply_adds(stage, recipe, len(samples))),
+        )
         groups = split_groups(stage.input("prepare") / "splits.parquet", samples)
         if groups is not None:
             write_table(out / "groups.parquet", pa.table({"sample_id": samples, "group": groups}))
