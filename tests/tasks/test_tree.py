@@ -31,7 +31,7 @@ def test_a_tree_as_named_with_uniform_bits_measures_nothing(tiny: Tiny) -> None:
     assert found["paths"][:2] == ["w4a4", "w8a8"] and len(found["paths"]) == 6 and found["gates"] == [1, 2]
 
 
-def test_a_chosen_tree_is_what_the_whole_pipeline_runs(tiny: Tiny) -> None:
+def test_a_chosen_tree_is_what_later_stages_run(tiny: Tiny) -> None:
     """Also: a reference that the tree takes in is no reference any more, and a second run writes the same bytes."""
     paths = {"precisions": {"auto": 2}, "candidates": CANDIDATES, "references": ["w3a3", "w4a4", "fp32"]}
     artifacts, found = settle(tiny, paths=paths)
@@ -48,13 +48,12 @@ def test_a_chosen_tree_is_what_the_whole_pipeline_runs(tiny: Tiny) -> None:
     tiny.run("tree")
     assert (artifacts / "tree" / "tree.json").read_bytes() == first
 
-    tiny.run("quantize", "exits", "features", "targets", "predictors", "policies", "evaluate", "report", "bundle")
+    tiny.run("quantize", "exits", "features")
     cached = json.loads((artifacts / "features" / "tree.json").read_text())
     assert cached["precisions"] == chosen and [node["path"] for node in cached["nodes"]] == found["paths"]
     configs = json.loads((artifacts / "quantize" / "quantization.json").read_text())["configs"]
     assert {name: configs[name]["layers"] for name in found["layers"]} == found["layers"]
     assert {*tiny.metrics("quantize")["precisions"]} == {*chosen, *found["references"], "w8a8"}
-    assert "Candidates for the tree" in (artifacts / "report" / "report.html").read_text()
 
 
 def test_named_precisions_get_bits_by_layer_where_these_are_not_worse(tiny: Tiny) -> None:
