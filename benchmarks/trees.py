@@ -1,12 +1,17 @@
 """The tree that stage `tree` chooses, against trees named by hand, each through the whole method.
 
     python benchmarks/trees.py EXPERIMENT [--trees "w3a3,w4a4,w8a8 w2a4,w4a4,w8a8"] [--folder FOLDER] [--json FILE]
+    python benchmarks/trees.py EXPERIMENT --estimates
 
 Needs the experiment's stages `prepare` and `backbone`, which all trees share. Each tree is an experiment of its own below
 FOLDER, with everything else as the experiment says; stages `tree` to `evaluate` run one after the other, and what is
 finished stays. Shown are the precisions, `auc` of plan and fitted_q with the interval over seeds or, where there are, over
 re-divisions (`evaluate.resplits`), their costs at 0.5 points of accuracy below the float network, and the seconds that
 stage `tree` and all stages took. Hand-made trees have uniform bits; `+` before a tree gives it bits by layer.
+
+With `--estimates` nothing but candidates runs, which takes minutes: the set that is chosen on split validation is judged on
+split test by the same estimate, over budgets from 1/16 to 1, and so are the trees named by hand, with uniform bits and by
+layer. Shown are the area in % and the chosen set's gain with its paired 95 % interval over test images.
 """
 
 import argparse
@@ -16,13 +21,27 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from torch import Tensor
 
-from quee.settings.experiment import read_content
+from quee.network.execution import MICRO_BATCH
+from quee.precision import Precision
+from quee.settings.experiment import load_experiment, read_content
+from quee.settings.paths import Searched
+from quee.settings.quantize import QuantizationConfig
+from quee.trees.candidates import JUDGED, Found, candidate, name_of, rows_of, spread
+from quee.trees.choice import LOWEST, Sets, choose, difference
+from quee.trees.search import Search
+from quee.trees.shape import most_precisions
 from quee.work.io import read_json, write_json
+from tasks.stage import Stage
+from tasks.tree import Inputs, formats
 
 HAND_MADE = "w3a3,w4a4,w8a8 w2a4,w4a4,w8a8 w2a3,w3a3,w4a4 w3a3,w4a4,w6a6 w4a4,w6a6,w8a8"
 STAGES = ("settings", "tree", "quantize", "exits", "features", "targets", "predictors", "policies", "evaluate")
@@ -85,13 +104,55 @@ def measured(root: Path, experiment: str, tree: str) -> dict[str, Any]:
     return {"tree": tree, "precisions": names, "methods": rows, "seconds": times}
 
 
+def estimates(experiment: str, trees: Sequence[str]) -> None:
+    """Choose on split validation, judge on split test."""
+    inputs = Inputs.of(Stage("tree", load_experiment(experiment), Path(), Path("artifacts") / experiment))
+    settings, labels, backbone = inputs.stage.experiment, inputs.images.labels, inputs.backbone
+    rows = rows_of(inputs.ids, True, settings.quantize.seed)
+    both = replace(rows, judged=np.concatenate([rows.judged, spread(inputs.ids["test"], JUDGED)]))
+
+    def images(ids: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
+        for _, x, y in inputs.images.batches(ids, backbone.input, MICRO_BATCH):
+            yield x, y.numpy()
+
+    def run(configs: Mapping[str, QuantizationConfig]) -> dict[str, Found]:
+        return {name: candidate(backbone, config, images, both) for name, config in configs.items()}
+
+    paths = settings.paths.model_copy(update={"precisions": Searched()})
+    both_labels = labels[rows.fitted], labels[both.judged]
+    quantize = settings.quantize.model_copy(update={"mixed": True})
+    search = Search(backbone, paths, quantize, formats(inputs), inputs.few, run, *both_labels)
+    found = search.run({(p, by) for p in map(Precision, paths.candidates) for by in {p in search.layered, False}})
+    seen = len(rows.judged)
+    names = {by: {str(p): name_of(p, by and p in search.layered) for p, _ in found} for by in (True, False)}
+    judged = {}
+    for split, part, lowest in (("validation", slice(seen), LOWEST), ("test", slice(seen, None), 1 / 16)):
+        exits = {
+            name_of(*key): replace(e, confidence=e.confidence[part], wrong=e.wrong[part]) for key, e in found.items()
+        }
+        floor = both_labels[1][part] != np.bincount(both_labels[0]).argmax()
+        judged[split] = Sets(exits, floor, search.seed, lowest)
+    best, _ = choose(judged["validation"], list(names[True].values()), most_precisions(paths, backbone.segments))
+    errors = judged["test"].errors(best)
+    print(f"chosen: {', '.join(best)}: {100 * (1 - errors.mean()):.2f} on {len(errors)} test images")
+    for tree in trees:
+        for by in (False, True):
+            others = judged["test"].errors([names[by][name] for name in tree.split(",")])
+            gain = {end: round(100 * value, 2) for end, value in difference(errors, others).items()}
+            print(f"{tree}{' by layer' if by else ''}: {100 * (1 - others.mean()):.2f}, gain {gain}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment")
     parser.add_argument("--trees", default=HAND_MADE)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--estimates", action="store_true")
     options = parser.parse_args()
+    if options.estimates:
+        estimates(options.experiment, options.trees.split())
+        return
     folder = options.folder or Path(".quee") / "trees" / options.experiment
     rows = []
     for tree in ("auto", *options.trees.split()):

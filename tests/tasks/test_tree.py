@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tiny_project import Tiny
 from tiny_project import tiny as tiny
 
@@ -88,8 +89,8 @@ def test_a_tree_of_another_format_is_refused_with_the_way_out(tmp_path: Path) ->
 
 def test_new_experiments_have_their_tree_chosen(tiny: Tiny) -> None:
     tiny.write()
-    text = (tiny.root / "experiments" / "tiny.yaml").read_text()
     assert load_experiment("tiny").paths.named == ("w4a4", "w8a8")
-    (tiny.root / "experiments" / "other.yaml").write_text(text.replace("precisions:\n  - w4a4\n  - w8a8\n", ""))
+    blocks = {**yaml.safe_load((tiny.root / "experiments" / "tiny.yaml").read_text()), "paths": {}}
+    (tiny.root / "experiments" / "other.yaml").write_text(yaml.safe_dump(blocks))
     other = load_experiment("other")
     assert other.paths.named == () and other.paths.precisions.auto == 3 and other.quantize.mixed == "auto"
