@@ -30,8 +30,8 @@ from quee.work.store import Store
 from quee.work.threads import alone
 from quee.work.workers import Lanes
 
-CALIBRATION = 256
-"""Most calibration images of a candidate; more change what is compared less than they take."""
+CALIBRATION = 128
+"""Most calibration images of a candidate, which compares and is not deployed."""
 FITTED, JUDGED = 2000, 2000
 """Most images that probes are fitted on, and that candidates are judged by."""
 CALIBRATION_PASSES = 30
@@ -71,11 +71,12 @@ def rows_of(ids: Mapping[str, np.ndarray], held_out: bool, seed: int) -> Rows:
     tested once, by training images that nothing is fitted on here.
     """
     calibration = spread(ids["calibration"], CALIBRATION)
-    drawn = np.random.default_rng([seed, 5]).permutation(np.setdiff1d(ids["train"], calibration))
+    train = np.random.default_rng([seed, 5]).permutation(ids["train"])
     if held_out:
-        return Rows(calibration, np.sort(drawn[:FITTED]), spread(ids["validation"], JUDGED))
-    fitted = min(FITTED, len(drawn) // 2)
-    return Rows(calibration, np.sort(drawn[:fitted]), np.sort(drawn[fitted : fitted + JUDGED]), "train")
+        return Rows(calibration, np.sort(train[:FITTED]), spread(ids["validation"], JUDGED))
+    apart = train[~np.isin(train, calibration)]
+    judged = (apart if len(apart) > 1 else train)[: min(JUDGED, max(1, len(train) // 2))]  # a smoke run has few
+    return Rows(calibration, np.sort(train[~np.isin(train, judged)][:FITTED]), np.sort(judged), "train")
 
 
 Images = Callable[[np.ndarray], Iterator[tuple[Tensor, np.ndarray]]]

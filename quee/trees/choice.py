@@ -66,13 +66,13 @@ def points_of(exits: Exits, floor: np.ndarray) -> Points:
 class Sets:
     """Sets of candidates, judged on the same samples."""
 
-    def __init__(self, exits: Mapping[str, Exits], floor: np.ndarray, seed: int) -> None:
-        """`floor` (S,) says where the most frequent class is wrong."""
+    def __init__(self, exits: Mapping[str, Exits], floor: np.ndarray, seed: int, lowest: float = LOWEST) -> None:
+        """`floor` (S,) says where the most frequent class is wrong; `lowest` is the least budget."""
         self.points = {name: points_of(each, floor) for name, each in exits.items()}
         samples = len(floor)
         drawn = (np.random.default_rng([seed, 7, number]).permutation(samples) for number in range(REPEATS))
         self.folds = [order % min(FOLDS, samples) for order in drawn]
-        self.budgets = np.geomspace(LOWEST, 1.0, BUDGETS)
+        self.budgets = np.geomspace(lowest, 1.0, BUDGETS)
 
     def errors(self, names: Sequence[str]) -> np.ndarray:
         """(S,) error of every sample, mean over budgets, by hulls that were chosen without its fold; 1 - mean is `auc`."""

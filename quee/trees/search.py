@@ -49,7 +49,7 @@ class Search:
             return self._settled(self.paths.named, self.layered, {})
         names = self.paths.possible if auto else ()
         first = {*map(Precision, names), *(p for p in undecided if not auto or p in self._references)}
-        found = self._run({(p, p in self.layered) for p in first})
+        found = self.run({(p, p in self.layered) for p in first})
         record: dict[str, Any] = {}
         chosen: Sequence[str] = self.paths.named
         if auto:
@@ -57,7 +57,7 @@ class Search:
             best, record = choose(self._sets(found), list(own), most)
             chosen = [str(own[name]) for name in best]
         asked = {p for p in undecided if str(p) in chosen or p in self._references}
-        found |= self._run({(p, False) for p in asked})
+        found |= self.run({(p, False) for p in asked})
         layers, rows = dict(self.layered), list[dict[str, Any]]()
         sets = self._sets(found)
         for precision in sorted(asked):
@@ -97,7 +97,7 @@ class Search:
             mixed = with_mixed_bits(self.backbone, list(self.uniform.values()), [self.few()])
         return {c.precision: c for c in mixed if not c.precision.plain and c != self.uniform[c.precision]}
 
-    def _run(self, wanted: set[tuple[Precision, bool]]) -> dict[tuple[Precision, bool], Exits]:
+    def run(self, wanted: set[tuple[Precision, bool]]) -> dict[tuple[Precision, bool], Exits]:
         """What candidates do, precisions with or without bits by layer."""
         configs = {key: (self.layered if key[1] else self.uniform)[key[0]] for key in sorted(wanted)}
         found = self.measure({name_of(*key): config for key, config in configs.items()})
