@@ -94,8 +94,8 @@ def restored(found: list[Routed], order: np.ndarray) -> Routed:
         back[order] = values
         return back
 
-    arrays = {n: joined(n) for n in ("label", "probabilities", "node", "cost", "predicted_error")}
-    return Routed(path=[], budget_met=True, **arrays)
+    arrays = {n: joined(n) for n in ("label", "probabilities", "node", "cost", "predicted_error", "knob")}
+    return Routed(path=[], budget_met=True, policy=[], **arrays)
 
 
 def widest(cache: FeatureCache, policy: Policy, expected: np.ndarray, found: np.ndarray, at: np.ndarray) -> float:

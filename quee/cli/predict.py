@@ -108,6 +108,7 @@ def _summary(
         "images": images,
         "left_out": [text for text, _ in (*inputs.skipped.kinds(), *inputs.skipped.others())] + inputs.bad,
         "mean_cost": cost / max(images - skipped, 1),
+        "policy": classifier.operating(options).policy,
         "skipped": skipped,
     }
 

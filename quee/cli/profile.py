@@ -45,12 +45,15 @@ def profile(
         repeats,
         classifier.executor.ensembles,
     )
+    policies = list(dict.fromkeys(point.policy for point in classifier.points))
     found = profile_of(classifier.digest, classifier.engine, timings)
     found.write(profile_path(bundle))
     if as_json:
-        typer.echo(json.dumps({"path": str(profile_path(bundle)), "timings": [vars(t) for t in timings]}))
+        said = {"path": str(profile_path(bundle)), "policies": policies, "timings": [vars(t) for t in timings]}
+        typer.echo(json.dumps(said))
         return
     _table(found, batches, str(profile_path(bundle)))
+    print(f"policy: {', '.join(policies)}{'; a decision is that of the slowest' if len(policies) > 1 else ''}")
 
 
 def _table(found, batches: list[int], path: str) -> None:  # type: ignore[no-untyped-def]

@@ -31,11 +31,20 @@ def errors_of(sweep: Sweep, budgets: np.ndarray, split: str) -> np.ndarray:
     return found
 
 
+def beyond_doubt(gain: np.ndarray, groups: np.ndarray | None, doubt: float) -> bool:
+    """Whether the mean gain (S,) is above 0 by more than `doubt` standard errors and half a sample.
+
+    The half sample is the continuity correction of McNemar's test (Edwards 1948): without it one sample, on which two
+    policies differ, is one standard error.
+    """
+    return bool(gain.mean() - 0.5 / len(gain) > half_width(gain, doubt, groups))
+
+
 def simplest(errors: np.ndarray, groups: np.ndarray | None, doubt: float = DOUBT) -> int:
     """The first of the candidates' errors (C, S) that is not worse than the best by more than `doubt` standard errors."""
     best = errors[errors.mean(axis=1).argmin()]
     for index, own in enumerate(errors):
-        if (own - best).mean() <= half_width(own - best, doubt, groups):
+        if not beyond_doubt(own - best, groups, doubt):
             return index
     raise AssertionError("the best is not worse than itself")
 
@@ -60,7 +69,7 @@ def by_budget(errors: np.ndarray, budgets: np.ndarray, groups: np.ndarray | None
         for other in able:
             both = near & serves[default] & serves[other]
             gain = (errors[default][:, both] - errors[other][:, both]).mean(axis=1)
-            if gain.mean() > half_width(gain, LOCAL, groups):
+            if beyond_doubt(gain, groups, LOCAL):
                 better.append(other)
         if better:
             found[index] = better[simplest(errors[better, :, index], groups)]

@@ -118,8 +118,13 @@ def _from_4(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_5(value: dict[str, Any]) -> dict[str, Any]:
-    points = [{**point, "policy": value.get("policy", "")} for point in value.get("operating_points", [])]
-    return {**value, "format": 6, "operating_points": points}
+    points = value.get("operating_points")
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        return {**value, "format": 6}  # refused later
+    if any("policy" in point for point in points):
+        raise IntegrityError("in format 5 no operating point names a policy")
+    named = [{**point, "policy": value.get("policy")} for point in points]
+    return {**value, "format": 6, "operating_points": named}
 
 
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {

@@ -127,6 +127,11 @@ class Operating:
     met: bool
 
     @property
+    def policy(self) -> str:
+        """Name of the policy, or of the two that are mixed."""
+        return " + ".join(dict.fromkeys(point.policy for point in (self.low, self.high) if point.policy))
+
+    @property
     def expected(self) -> Expected:
         """Expectation for the mixture; its intervals mix the points' intervals, which is never too narrow."""
 

@@ -215,8 +215,8 @@ def measure(
             run()
             times[key].append(time.perf_counter() - start)
     slowest: dict[tuple[int, str, str, int], float] = {}
-    for (*key, _), taken in times.items():
-        what = (key[0], key[1], key[2], key[3])
+    for (segment, name, executed, batch, _), taken in times.items():
+        what = (segment, name, executed, batch)
         slowest[what] = max(1e3 * float(np.median(taken[1:])), slowest.get(what, 0.0))
     return tuple(Timing(*what, milliseconds=found) for what, found in slowest.items())
 

@@ -87,6 +87,7 @@ def answer(found: Answer) -> dict[str, Any]:
             "probabilities": routed.probabilities[row].tolist(),
             "path": routed.path[row],
             "cost": float(routed.cost[row]),
+            "policy": routed.policy[row],
         }
         for row in range(len(routed.label))
     ]

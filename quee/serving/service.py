@@ -181,7 +181,8 @@ class Answer:
             "max_cost": self.applied.max_cost,
         }
         said: dict[str, object] = {name: value for name, value in found.items() if value is not None}
-        return {**said, "budget_met": self.routed.budget_met, "model_digest": self.served.digest}
+        policy = " + ".join(dict.fromkeys(self.routed.policy))
+        return {**said, "budget_met": self.routed.budget_met, "model_digest": self.served.digest, "policy": policy}
 
 
 class Service:

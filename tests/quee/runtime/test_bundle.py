@@ -105,6 +105,7 @@ def test_a_bundle_of_format_4_is_read_without_ensembles(copy: Path) -> None:
     (copy / "canary.safetensors").unlink()
     seal(copy, {**kept, "canary": False, "ensembles": False})
     written = {k: v for k, v in json.loads((copy / "bundle.json").read_text()).items() if k != "ensembles"}
+    written["operating_points"] = unnamed(written["operating_points"])
     (copy / "bundle.json").write_bytes(
         json_bytes({**written, "format": 4, "digest": own_digest({**written, "format": 4})})
     )
@@ -113,6 +114,37 @@ def test_a_bundle_of_format_4_is_read_without_ensembles(copy: Path) -> None:
     assert found.predict(np.zeros((3, 8, 8), np.uint8)).shape == (3,)
     described(copy, ensembles=False)
     with pytest.raises(IntegrityError, match="format 4 has no ensembles"):
+        load_bundle(copy)
+
+
+def unnamed(points: list[dict]) -> list[dict]:
+    """Operating points as they were before they named their policy."""
+    return [{k: v for k, v in point.items() if k != "policy"} for point in points]
+
+
+def as_format_5(folder: Path, points: list[dict]) -> None:
+    value = json.loads((folder / "bundle.json").read_text())
+    value = {**value, "format": 5, "operating_points": points}
+    (folder / "bundle.json").write_bytes(json_bytes({**value, "digest": own_digest(value)}))
+
+
+def test_points_of_a_bundle_of_format_5_are_of_its_policy(copy: Path) -> None:
+    points = json.loads((copy / "bundle.json").read_text())["operating_points"]
+    as_format_5(copy, points)
+    with pytest.raises(IntegrityError, match="in format 5 no operating point names a policy"):
+        load_bundle(copy)
+    as_format_5(copy, unnamed(points))
+    found = load_bundle(copy)
+    assert found.description["format"] == FORMAT
+    assert {point.policy for point in found.points} == {"fitted_q"}
+    assert set(found.route(np.zeros((3, 8, 8), np.uint8)).policy) == {"fitted_q"}
+
+
+@pytest.mark.parametrize("name", ["plan", "no_such"])
+def test_a_point_of_another_policy_than_the_bundle_holds_is_refused(copy: Path, name: str) -> None:
+    points = json.loads((copy / "bundle.json").read_text())["operating_points"]
+    described(copy, operating_points=[{**points[0], "policy": name}, *points[1:]])
+    with pytest.raises(IntegrityError, match=name):
         load_bundle(copy)
 
 
