@@ -236,7 +236,9 @@ def _measured(measure: Measure, labelled: int) -> str:
     if measure is ACCURACY:
         return ""
     beside = f"Accuracy is that on {labelled:,} labelled images beside them.\n" if labelled else ""
-    return f"\nThe images had no labels: agreement is with {measure.against}, and says nothing of their errors.\n{beside}"
+    return (
+        f"\nThe images had no labels: agreement is with {measure.against}, and says nothing of their errors.\n{beside}"
+    )
 
 
 def _table(measure: Measure, points: Sequence[Point]) -> str:
