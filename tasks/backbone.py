@@ -289,7 +289,7 @@ def check_answers(stage: Stage, backbone: SegmentedBackbone, images: ImageSource
             f"backbone.weights: {right} of {name!r}'s answers to {len(ids)} training images are right, which is not "
             f"above chance; {how}"
         )
-    print(f"accuracy on {len(ids)} training images: {right}, with {backbone.input}", flush=True)
+    print(images.measure.said(f"accuracy on {len(ids)} training images: {right}, with {backbone.input}"), flush=True)
 
 
 def check_size(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray) -> None:

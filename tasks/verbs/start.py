@@ -369,6 +369,8 @@ def _measured(request: Request, experiment: "Experiment", splits: dict[str, int]
     settings = experiment.backbone
     if settings.mode != "pretrained" or settings.weights is None:
         return []
+    if request.look.answered:
+        return ["not measured, for the images have no labels"]
     path = weights_path(settings.weights)
     refuse_untracked(path)
     asked = Measuring(settings.weights, experiment.prepare.dataset, MEASURED, class_order=request.class_order)
