@@ -31,8 +31,10 @@ class Measure:
         return {} if self is ACCURACY else {KEY: self.name}
 
     def said(self, text: str) -> str:
-        """A text that speaks of accuracy, in the word of this measure."""
-        return text if self is ACCURACY else _WORD.sub(_agreement, text)
+        """A text that speaks of accuracy, or the name of a metric, in the words of this measure."""
+        if self is ACCURACY or text.endswith(f".{LABELLED}"):
+            return text
+        return _WORD.sub(_agreement, text).replace("is right on", "agrees with the float network on")
 
 
 ACCURACY = Measure("accuracy", "labels")

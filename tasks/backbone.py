@@ -21,6 +21,7 @@ from quee.data.weights import built_with, head_classes, load_weights, refuse_oth
 from quee.data.weights_facts import PUBLISHED, has_seen, seen_samples, weights_facts, weights_path
 from quee.errors import UsageError
 from quee.exits.gates import IMAGES, choose_gates
+from quee.measure import LABELLED
 from quee.network.answers import above_chance, find_order
 from quee.network.architectures import create_backbone, is_headless
 from quee.network.base import SegmentedBackbone
@@ -44,6 +45,8 @@ from tasks.training import train
 FP32 = Precision("fp32")
 ASKED, LEAST = 256, 50
 """Most and fewest training images on which pretrained weights are checked."""
+SAME = 0.999
+"""Least share of equal answers of a float network on two CPUs."""
 SVC_LIMIT = 200_000
 """Pixels × samples up to which the support vector machine is fitted for comparison."""
 
@@ -83,7 +86,7 @@ def run(stage: Stage) -> None:
     if own and settings.mode == "pretrained" and settings.weights is not None:
         own = weights_facts(weights_path(settings.weights)).own
     known = ("train", "validation", "test") if own else ("validation", "test")
-    told = [split for split in known if len(ids[split])]
+    told = [split for split in (*known, LABELLED) if len(ids[split])]
     rows = np.concatenate([ids[split] for split in told])
     lanes = scale.lanes(macs * len(rows))
     found = predict(networks, [FP32], rows, store, scale.shard_size, lanes, "evaluating the backbone")
@@ -91,6 +94,7 @@ def run(stage: Stage) -> None:
     metrics = {
         "accuracy": {split: float(part.mean()) for split, part in zip(told, right, strict=True)},
         "macs": macs,
+        **images.measure.facts,
         "parameters": sum(p.numel() for p in backbone.parameters()),
     }
     small = images.image_size() is not None and len(ids["train"]) * prod(backbone.input.size) <= SVC_LIMIT
@@ -101,7 +105,19 @@ def run(stage: Stage) -> None:
         }
         svc = SVC().fit(x["train"], images.labels[ids["train"]])
         metrics["svc_accuracy"] = float(svc.score(x["test"], images.labels[ids["test"]]))
+    _refuse_other_answers(images, metrics["accuracy"])
     write_json(stage.out / "metrics.json", metrics)
+
+
+def _refuse_other_answers(images: ImageSource, found: Mapping[str, float]) -> None:
+    """Refuse a backbone that is not the network whose answers are the labels; near ties may differ between CPUs."""
+    least = min(share for split, share in found.items() if split != LABELLED)
+    if images.answers is not None and least < SAME:
+        raise UsageError(
+            f"backbone: {100 * least:.1f} % of its answers are those of {images.answers['weights']!r}, which are the labels of "
+            f"{images.folder}: it prepares images in another way; `quee data add {images.folder.name} SOURCE --answers "
+            f"{images.answers['weights']} --replace` makes them anew"
+        )
 
 
 def measured_gates(
@@ -178,7 +194,7 @@ def _refuse_seen(
     Samples that are known `by_key` are known with all their copies. A copy of a sample that is not held out is the data
     set's own doing and stays; the number is printed.
     """
-    held_out = {split: own for split, own in ids.items() if split in HELD_OUT}
+    held_out = {split: own for split, own in ids.items() if split in (*HELD_OUT, LABELLED)}
     if by_key:
         every = np.concatenate(list(held_out.values()))
         suspect = np.intersect1d(every, seen)
@@ -273,7 +289,7 @@ def check_answers(stage: Stage, backbone: SegmentedBackbone, images: ImageSource
             f"backbone.weights: {right} of {name!r}'s answers to {len(ids)} training images are right, which is not "
             f"above chance; {how}"
         )
-    print(f"accuracy on {len(ids)} training images: {right}, with {backbone.input}", flush=True)
+    print(images.measure.said(f"accuracy on {len(ids)} training images: {right}, with {backbone.input}"), flush=True)
 
 
 def check_size(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray) -> None:

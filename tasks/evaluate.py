@@ -21,7 +21,16 @@ from quee.evaluation.measured import FLOAT, Measured
 from quee.evaluation.quality import measured_variants, rank_correlation
 from quee.evaluation.resplits import fit_policies, resplit
 from quee.evaluation.summary import compare, resplit_summary
-from quee.evaluation.tables import Row, band_rows, budget_rows, curve_rows, operating_rows, usage_rows
+from quee.evaluation.tables import (
+    Row,
+    band_rows,
+    budget_rows,
+    curve_rows,
+    labelled_rows,
+    operating_rows,
+    usage_rows,
+)
+from quee.measure import LABELLED, measure_of
 from quee.policies.base import Basis, Router
 from quee.policies.files import read_learned, read_predictors
 from quee.policies.names import OURS
@@ -70,6 +79,7 @@ def run(stage: Stage) -> None:
     near: dict[str, list[np.ndarray]] = {}
     used: list[Row] = []
     ours: list[Sweep] = []
+    beside: list[Row] = []
 
     def look(sweeps: Sequence[Sweep]) -> None:
         name = sweeps[0].name
@@ -81,6 +91,7 @@ def run(stage: Stage) -> None:
     for sweeps in zip(*map(all_sweeps, fitted), strict=True):
         look(sweeps)
         used += usage_rows(sweeps, settings.budgets, fitted, cache.description["classes"])
+        beside.extend(labelled_rows(sweeps[0], settings.budgets, settings.seed))
         if certified and sweeps[0].name in OURS:
             ours.append(by_price(sweeps[0]))
     for again in policies[1:]:
@@ -103,7 +114,10 @@ def run(stage: Stage) -> None:
         "quality_rank_correlation": rank_correlation(variants),
         "seeds": settings.seeds,
         "test_samples": len(draws.samples[0]),
+        **measure_of(cache.description).facts,
     }
+    if beside:
+        metrics["labelled_samples"] = int((cache.split == LABELLED).sum())
     if len(caches) > 1:
         metrics["folds"] = len(caches)
     if groups is not None:
@@ -116,6 +130,7 @@ def run(stage: Stage) -> None:
     curve = pa.Table.from_pylist(curve_rows(found), schema=CURVE)
     tables = {
         "bands": band_rows(found, yardstick, draws),
+        LABELLED: beside,
         "budgets": budget_rows(found, yardstick, draws),
         "operating_points": operating_rows(
             found, draws, settings.seed, rotations.settings[0].caches["validation"].group
@@ -153,7 +168,8 @@ def _rotations(stage: Stage, cache: FeatureCache) -> list[FeatureCache]:
 
 
 def _setting(stage: Stage, cache: FeatureCache, certified: bool) -> Setting:
-    splits = ("validation", "test", *["certification"] * certified)
+    beside = (LABELLED,) if (cache.split == LABELLED).any() else ()
+    splits = ("validation", "test", *["certification"] * certified, *beside)
     return Setting.of(cache, splits, stage.experiment.policies, stage.experiment.evaluate.points)
 
 

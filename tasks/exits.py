@@ -81,9 +81,8 @@ def run(stage: Stage) -> None:
     accuracy = {
         str(gate): {name: float(np.concatenate(hits).mean()) for name, hits in by.items()} for gate, by in right.items()
     }
-    write_json(
-        stage.out / "metrics.json", {"gates": accuracy, "heads": described(heads, record), "passes": record.passes}
-    )
+    found = {"gates": accuracy, "heads": described(heads, record), "passes": record.passes}
+    write_json(stage.out / "metrics.json", {**found, **inputs.images.measure.facts})
 
 
 def described(heads: ExitHeads, record: Record) -> dict[str, dict[str, object]]:
@@ -119,8 +118,8 @@ def fit(stage: Stage, inputs: Inputs, settings: Exits) -> tuple[ExitHeads, Recor
 
 
 def left_out(stage: Stage, inputs: Inputs, train: np.ndarray) -> set[int]:
-    """Classes without a sample among the ids `train` (n,) in a smoke run; empty in any other run."""
-    if stage.limit is None:
+    """Classes without a sample among the ids `train` (n,), in a smoke run or of the float network's answers; else empty."""
+    if stage.limit is None and inputs.images.answers is None:
         return set()
     return set(range(len(inputs.images.classes))) - set(inputs.images.labels[train].tolist())
 

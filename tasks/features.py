@@ -12,6 +12,7 @@ from quee.cost import BitFlops
 from quee.data.splits import split_groups, split_ids
 from quee.exits.heads import ExitHeads
 from quee.features import GateView
+from quee.measure import LABELLED, measure_of
 from quee.network.files import load_precisions
 from quee.paths import PathTree
 from quee.precision import Precision
@@ -47,8 +48,9 @@ def described(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     tree = PathTree.from_names(recipe.precisions, backbone.segments, recipe.paths)
     view = GateView(backbone, ExitHeads.load(Path(recipe.heads), backbone.first), recipe.embedding)
     cost = BitFlops.from_json(read_json(stage.input("quantize") / "quantization.json")["cost"])
-    classes = read_json(stage.input("prepare") / "dataset.json")["classes"]
-    return describe_tree(stage.experiment.name, tree, recipe.references, cost, view, classes)
+    dataset = read_json(stage.input("prepare") / "dataset.json")
+    found = describe_tree(stage.experiment.name, tree, recipe.references, cost, view, dataset["classes"])
+    return {**found, **measure_of(dataset).facts}
 
 
 def recipe_of(stage: Stage) -> Recipe:
@@ -85,7 +87,7 @@ def multiply_adds(stage: Stage, recipe: Recipe, samples: int) -> float:
 def held_out(stage: Stage) -> tuple[np.ndarray, np.ndarray]:
     """Ids (n,) of the held-out samples, rising, and their splits (n,)."""
     ids = split_ids(stage.input("prepare") / "splits.parquet")
-    chosen = [(split, ids[split]) for split in HELD_OUT]
+    chosen = [(split, ids[split]) for split in (*HELD_OUT, LABELLED)]
     samples = np.concatenate([rows for _, rows in chosen])
     splits = np.concatenate([np.full(len(rows), split, dtype=object) for split, rows in chosen])
     order = np.argsort(samples)

@@ -7,9 +7,10 @@ import pyarrow.compute as pc
 from quee.data.division import divided
 from quee.data.source import ImageSource, describe, open_dataset
 from quee.data.splits import rotations_of
+from quee.data.weights_facts import weights_path
 from quee.errors import UsageError
-from quee.settings.requirements import check_data, check_network, pool_of
-from quee.work.io import write_json, write_table
+from quee.settings.requirements import check_answers, check_data, check_network, pool_of
+from quee.work.io import file_digest, write_json, write_table
 from tasks.stage import Stage, main
 
 
@@ -22,6 +23,9 @@ def run(stage: Stage) -> None:
     """
     settings = stage.experiment.prepare
     images = open_dataset(stage.data, settings.dataset)
+    check_answers(
+        stage.experiment, images.answers, lambda: file_digest(weights_path(str(stage.experiment.backbone.weights)))
+    )
     table = _splits(stage, images, settings.limit)
     _check(stage, images, table)
     left_out: dict[str, list[str]] = {}
@@ -48,7 +52,7 @@ def _check(stage: Stage, images: ImageSource, table: pa.Table) -> None:
     pool = pool_of(experiment, images.labels, images.train_samples)
     for split in rotations_of(table):
         groups = None if images.groups is None else images.groups[ids]
-        check_data(experiment, split, images.labels[ids], pool, images.classes, groups)
+        check_data(experiment, split, images.labels[ids], pool, images.classes, groups, images.answers is not None)
     chosen = ids[table["calibration"].to_numpy(zero_copy_only=False)]
     first = images.encoded[int(chosen[0])][0]
     if all(images.encoded[int(sample)][0] == first for sample in chosen[1:]):

@@ -83,7 +83,7 @@ def run(stage: Stage) -> None:
     facts = {"calibration_samples": len(ids["calibration"]), "cost": cost.to_json(), "format": FORMAT}
     described = {str(precision): config.to_json() for precision, config in configs.items()}
     write_json(stage.out / "quantization.json", {**facts, "configs": described, "path_aware": settings.path_aware})
-    write_json(stage.out / "metrics.json", {"precisions": metrics})
+    write_json(stage.out / "metrics.json", {"precisions": metrics, **images.measure.facts})
 
 
 if __name__ == "__main__":

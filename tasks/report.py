@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from quee.measure import LABELLED
 from quee.report import Results
 from quee.report.figures import draw
 from quee.report.page import build_page
@@ -55,6 +56,7 @@ def run(stage: Stage) -> None:
         sensitivity=rows("quantize", "sensitivity"),
         candidates=some("exits", "candidates"),
         resplits=some("evaluate", "resplits"),
+        labelled=some("evaluate", LABELLED),
         gates=read_json(path("backbone", GATES)) if (folders["backbone"] / GATES).is_file() else {},
         tree=read_json(path("tree", "tree.json")),
         executed=read_json(speeds) if speeds.is_file() else {},

@@ -38,14 +38,18 @@ def _check_data(root: Path, experiment: "Experiment") -> None:
     from quee.data import dataset_called
     from quee.data.files import DatasetFiles
     from quee.data.splits import rotations_of
-    from quee.settings.requirements import check_data, pool_of
-    from quee.work.io import read_table
+    from quee.data.weights_facts import weights_path
+    from quee.settings.requirements import check_answers, check_data, pool_of
+    from quee.work.io import file_digest, read_table
 
     images, table = (
         DatasetFiles(data, dataset_called(experiment.prepare.dataset)),
         read_table(folder / "splits.parquet"),
     )
+    check_answers(
+        experiment, images.answers, lambda: file_digest(root / weights_path(str(experiment.backbone.weights)))
+    )
     labels = images.labels[table["sample_id"].to_numpy()]
     pool = pool_of(experiment, images.labels, images.train_samples)
     for split in rotations_of(table):
-        check_data(experiment, split, labels, pool, images.classes)
+        check_data(experiment, split, labels, pool, images.classes, answered=images.answers is not None)

@@ -55,7 +55,7 @@ def shift(
     out = Path("artifacts") / experiment / "shift"
     out.mkdir(exist_ok=True)
     write_table(out / OUT, pa.Table.from_pylist(rows))
-    typer.echo(json.dumps(rows, indent=1) if json_ else table(rows))
+    typer.echo(json.dumps(rows, indent=1) if json_ else classifier.measure.said(table(rows)))
 
 
 def load(root: Path, experiment: str, samples: int, seed: int) -> tuple[Any, Any, Any, Any]:

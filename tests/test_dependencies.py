@@ -29,6 +29,7 @@ LAYERS = (
     "quee/groups.py",
     "quee/intervals.py",
     "quee/hull.py",
+    "quee/measure.py",
     "quee/settings/",
     "quee/data/",
     "quee/_logistic.py",
@@ -59,8 +60,15 @@ LAYERS = (
 """Each layer may import the layers above it. A file belongs to the longest entry that fits."""
 
 ONLY = {
-    "quee/report/": ("quee/errors.py", "quee/work/", "quee/policies/"),
-    "quee/runtime/": ("quee/errors.py", "quee/work/", "quee/precision.py", "quee/paths.py", "quee/policies/"),
+    "quee/report/": ("quee/errors.py", "quee/work/", "quee/measure.py", "quee/policies/"),
+    "quee/runtime/": (
+        "quee/errors.py",
+        "quee/work/",
+        "quee/measure.py",
+        "quee/precision.py",
+        "quee/paths.py",
+        "quee/policies/",
+    ),
 }
 """Layers that import only these of the layers above them."""
 

@@ -106,6 +106,7 @@ def _summary(
         "engine": classifier.engine.name,
         "expected": asdict(classifier.operating(options).expected),
         "images": images,
+        "measure": classifier.measure.name,
         "left_out": [text for text, _ in (*inputs.skipped.kinds(), *inputs.skipped.others())] + inputs.bad,
         "mean_cost": cost / max(images - skipped, 1),
         "policy": classifier.operating(options).policy,
@@ -124,10 +125,12 @@ def _say(summary: dict[str, Any], seconds: float, more: str = "") -> None:
     expected = summary["expected"]
     if expected["cost_interval"] is not None:
         parts = (
-            f"{name} {expected[name]:.3f} [{expected[f'{name}_interval'][0]:.3f}, {expected[f'{name}_interval'][1]:.3f}]"
-            for name in ("cost", "accuracy")
+            f"{name} {expected[key]:.3f} [{expected[f'{key}_interval'][0]:.3f}, {expected[f'{key}_interval'][1]:.3f}]"
+            for name, key in (("cost", "cost"), (summary["measure"], "accuracy"))
         )
         print(f"to expect of data like the validation data (95 %): {', '.join(parts)}", file=sys.stderr)
+    if (labelled := expected["labelled"]) is not None:
+        print("accuracy on labelled images (95 %): {:.3f} [{:.3f}, {:.3f}]".format(*labelled), file=sys.stderr)
     if not summary["budget_met"]:
         print("the budget cannot be met: served at the cheapest operating point", file=sys.stderr)
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,21 +13,27 @@ from quee.data import Dataset, dataset_called
 from quee.data.decode import open_image
 from quee.data.rowgroups import EncodedImages, open_parquet, reading
 from quee.errors import IntegrityError, QueeError
+from quee.measure import ACCURACY, AGREEMENT, LABELLED, Measure
 from quee.work.io import content_digest, verify_digests
 
 LABELS = ("label", "labels", "fine_label")
 IMAGES = ("image", "img")
 GROUP = "group"
 """Column with the group of each sample."""
+ANSWERS = "quee.answers"
+"""Metadata of files whose labels are a float network's answers: the facts of that network."""
 
 
 class DatasetFiles:
-    """All samples of a dataset: those of the training files, then those of the test files. Sample id: row number."""
+    """All samples of a dataset: those of the training files, of the test files, of the labelled files. Sample id: row number.
+
+    Labelled files are there only where the labels of the others are a float network's answers.
+    """
 
     def __init__(self, folder: Path, dataset: Dataset) -> None:
         self.folder, self.dataset = folder, dataset
-        train, test = dataset_files(folder, dataset)
-        self.files = [*train, *test]
+        train, test, labelled = dataset_files(folder, dataset)
+        self.files = [*train, *test, *labelled]
         self._columns = [_columns(path, dataset) for path in self.files]
         names = {image for image, _ in self._columns}
         if len(names) > 1:
@@ -34,12 +41,23 @@ class DatasetFiles:
         self.encoded = EncodedImages(self.files, names.pop())
         counts = [open_parquet(path).metadata.num_rows for path in train]
         self.train_samples = sum(counts)
-        """Number of samples in the official training set; the others are the official evaluation set."""
+        """Number of samples in the official training set."""
+        self.evaluation_samples = sum(open_parquet(path).metadata.num_rows for path in test)
+        """Number of samples in the official evaluation set."""
+        self.labelled_samples = len(self.encoded) - self.train_samples - self.evaluation_samples
+        """Number of samples that people labelled beside others whose labels are a network's answers."""
+        self.answers = _answers([*train, *test], labelled, folder)
+        """Facts of the network whose answers the labels are; None where people labelled the images."""
         self.classes = self._classes() or tuple(str(label) for label in range(int(self.labels.max(initial=-1)) + 1))
         self._check_labels()
 
     def __len__(self) -> int:
         return len(self.encoded)
+
+    @property
+    def measure(self) -> Measure:
+        """What answers are compared with in the splits other than `labelled`."""
+        return ACCURACY if self.answers is None else AGREEMENT
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -145,16 +163,32 @@ def checked_dataset(folder: Path, name: str, digests: Mapping[str, str] | None) 
     return dataset
 
 
-def dataset_files(folder: Path, dataset: Dataset) -> tuple[list[Path], list[Path]]:
-    """Parquet files of the official training and evaluation set, sorted; raises IntegrityError when there are none."""
+def _answers(files: Sequence[Path], labelled: Sequence[Path], folder: Path) -> dict[str, Any] | None:
+    """The network that answered the images of all files; raises QueeError where files differ in it."""
+    said = {(open_parquet(path).metadata.metadata or {}).get(ANSWERS.encode()) for path in files}
+    if len(said) > 1 or (labelled and None in said):
+        raise QueeError(
+            f"{folder}: labels of some files are a network's answers and of others are not; `quee data add {folder.name} "
+            "SOURCE --replace` makes them anew"
+        )
+    text = said.pop()
+    return None if text is None else dict(json.loads(text))
+
+
+def dataset_files(folder: Path, dataset: Dataset) -> tuple[list[Path], list[Path], list[Path]]:
+    """Parquet files of the official training and evaluation set, and of images labelled beside others, sorted.
+
+    Raises IntegrityError when there are none.
+    """
     train = sorted(folder.glob("train-*.parquet"))
     if not train:
         how = f"; {dataset.source}" if dataset.source else ""
         raise IntegrityError(f"missing file: {folder}/train-*.parquet (`quee data add {folder.name} SOURCE`{how})")
+    labelled = sorted(folder.glob(f"{LABELLED}-*.parquet"))
     for beginning in dataset.evaluation:
         if test := sorted(folder.glob(f"{beginning}-*.parquet")):
-            return train, test
-    return train, []
+            return train, test, labelled
+    return train, [], labelled
 
 
 def _columns(path: Path, dataset: Dataset) -> tuple[str, str]:

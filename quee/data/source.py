@@ -132,4 +132,5 @@ def describe(source: ImageSource, name: str) -> dict[str, object]:
         "image": {"height": height, "width": width, "channels": source.dataset.channels},
         "files": source.digests,
         **({} if source.groups is None else {"groups": len(np.unique(source.groups))}),
+        **({} if source.answers is None else {"answers": source.answers, **source.measure.facts}),
     }

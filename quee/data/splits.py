@@ -9,6 +9,7 @@ import pyarrow as pa
 from quee.data.grouped import cut_groups
 from quee.errors import IntegrityError, UsageError
 from quee.groups import divides
+from quee.measure import LABELLED
 from quee.settings.prepare import Splits
 from quee.settings.sets import HELD_OUT, SPLITS, sets_of
 from quee.work.io import read_table
@@ -263,10 +264,10 @@ def thinned(ids: np.ndarray, most: int | None, seed: int) -> np.ndarray:
 
 
 def split_ids(path: Path) -> dict[str, np.ndarray]:
-    """Sorted sample ids by split from a `splits.parquet`; `calibration`, a subset of `train`, is among them."""
+    """Sorted sample ids by split from a `splits.parquet`; `calibration`, a subset of `train`, is among them, and `labelled`."""
     table = read_table(path)
     ids, split = table["sample_id"].to_numpy(), np.asarray(table["split"].to_pylist(), dtype=object)
-    found = {name: ids[split == name] for name in SPLITS}
+    found = {name: ids[split == name] for name in (*SPLITS, LABELLED)}
     return {**found, "calibration": ids[table["calibration"].to_numpy(zero_copy_only=False)]}
 
 

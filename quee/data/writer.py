@@ -7,14 +7,14 @@ Parquet compresses the column as a whole, which also makes decoding faster.
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from quee.data.files import GROUP
+from quee.data.files import ANSWERS, GROUP
 from quee.data.rowgroups import open_parquet
 from quee.work.io import atomic_path, table_writer
 
@@ -37,10 +37,17 @@ class Sample(NamedTuple):
     """The samples of a number belong together; all samples of a data set have one, or none has."""
 
 
-def write_images(path: Path, samples: Iterable[Sample], classes: tuple[str, ...], grouped: bool = False) -> int:
+def write_images(
+    path: Path,
+    samples: Iterable[Sample],
+    classes: tuple[str, ...],
+    grouped: bool = False,
+    answers: Mapping[str, Any] | None = None,
+) -> int:
     """Write one file, whole or not at all; returns its number of samples. Class names are stored in the hub's form.
 
-    Where the samples are `grouped`, the file has column `group`.
+    Where the samples are `grouped`, the file has column `group`. `answers` are the facts of the network whose answers the
+    labels are.
     """
     schema = SCHEMA.append(pa.field(GROUP, pa.int64())) if grouped else SCHEMA
     features: dict[str, object] = {
@@ -55,7 +62,8 @@ def write_images(path: Path, samples: Iterable[Sample], classes: tuple[str, ...]
         for part in _parts(samples, schema):
             writer.write_batch(part)
             count += len(part)
-        writer.add_key_value_metadata({"huggingface": described})
+        told = {} if answers is None else {ANSWERS: json.dumps(dict(answers), sort_keys=True)}
+        writer.add_key_value_metadata({"huggingface": described, **told})
     return count
 
 

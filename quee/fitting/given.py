@@ -198,7 +198,7 @@ def _batch(images: Any, labels: Any, index: int, pixels: str) -> tuple[Any, Labe
     if labels is None:
         if np.ndim(images) != 4:  # of three axes it could be one image
             raise UsageError(
-                f"batch {index} has shape {np.shape(images)}; without labels give batches (n, h, w, c), or one array of all images"
+                f"batch {index} has shape {np.shape(images)}; without labels give batches (n, h, w, c), or an array of all"
             )
         return accepted(images, f"images of batch {index}", BATCH, pixels), None
     single = np.ndim(labels) == 0

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from quee.measure import Measure, measure_of
+
 Row = dict[str, Any]
 
 
@@ -39,10 +41,17 @@ class Results:
     """`backbone/gates.json`: what gates were chosen from; empty where the experiment names them."""
     tree: dict[str, Any] = field(default_factory=dict)
     """`tree/tree.json`: the tree, and what it was chosen from where stage `tree` chose anything."""
+    labelled: list[Row] = field(default_factory=list)
+    """`evaluate/labelled.parquet`: accuracy on labelled images, where the others have no labels."""
     executed: dict[str, Any] = field(default_factory=dict)
     """Measurements of benchmarks/runtime.py, if it was run."""
     digests: dict[str, str] = field(default_factory=dict)
     """SHA-256 by file read."""
+
+    @property
+    def measure(self) -> Measure:
+        """What the figures called accuracy in the tables are."""
+        return measure_of(self.dataset)
 
     @property
     def methods(self) -> list[str]:

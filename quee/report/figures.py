@@ -11,6 +11,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from quee.policies.names import OURS
@@ -272,6 +273,8 @@ class Drawing:
             return None
         with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": f"quee.{self.name}"}], after_reset=True):
             figure = self.make(results)
+            for text in [] if figure is None else figure.findobj(Text):
+                text.set_text(results.measure.said(text.get_text()))
             return None if figure is None else svg(figure, self.name)
 
     def words(self, results: Results) -> tuple[str, str]:

@@ -82,6 +82,7 @@ def build_page(results: Results, figures: dict[str, str], records: str | None = 
         return parts
 
     stages = STAGES.substitute(records=escape(records)) if records else ""
+    said = results.measure.said
     body = [
         f"<h1>{escape(results.title)}</h1>",
         sections.introduction(results),
@@ -90,15 +91,16 @@ def build_page(results: Results, figures: dict[str, str], records: str | None = 
             '<a href="#methods">Methods</a><a href="#savings">Savings</a><a href="#parts">Parts</a>'
             f'{stages and """<a href="#stages">Stages</a>"""}<a href="#lineage">Lineage</a></nav>'
         ),
-        sections.findings(results),
-        *drawn("findings"),
-        sections.budgets(results),
-        sections.savings(results),
-        *drawn("savings"),
-        sections.methods(results),
-        executed_section(results.executed),
-        *drawn("executed"),
-        sections.parts(results),
+        said(sections.findings(results)),
+        *map(said, drawn("findings")),
+        said(sections.budgets(results)),
+        sections.labelled(results),
+        said(sections.savings(results)),
+        *map(said, drawn("savings")),
+        said(sections.methods(results)),
+        said(executed_section(results.executed)),
+        *map(said, drawn("executed")),
+        said(sections.parts(results)),
         stages,
         _lineage(results),
     ]

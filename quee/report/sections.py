@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from quee.measure import ACCURACY, LABELLED
 from quee.policies.names import BOUND, OURS, REFERENCE, RIVALS
 from quee.report import Results
 from quee.report.markup import bits, measured, signed, star, table
@@ -28,7 +29,9 @@ def verdict(low: float, high: float) -> str:
 def introduction(results: Results) -> str:
     splits = ", ".join(f"{name} {count:,}" for name, count in sorted(results.dataset["splits"].items()))
     backbone, found = results.backbone, results.metrics["backbone"]
-    accuracy = ", ".join(f"{percent(value)} on {split}" for split, value in sorted(found["accuracy"].items()))
+    shares = {split: percent(value) for split, value in sorted(found["accuracy"].items())}
+    beside = shares.pop(LABELLED, None) if results.measure is not ACCURACY else None
+    accuracy = ", ".join(f"{share} on {split}" for split, share in shares.items())
     svc = found.get("svc_accuracy")
     text = (
         f"Data set {escape(results.dataset['dataset'])}: {results.dataset['samples']:,} images, "
@@ -36,6 +39,14 @@ def introduction(results: Results) -> str:
         f"Backbone {escape(backbone['name'])}: {found['parameters']:,} parameters, gates after blocks "
         f"{', '.join(str(gate) for gate in backbone['gates'])}. In floating point it is right on {accuracy}."
     )
+    if results.measure is not ACCURACY:
+        of = results.dataset["answers"]["weights"]
+        text = results.measure.said(text) + (
+            f" <strong>These images have no labels: agreement is with the answers of {escape(of)} in floating point, and says "
+            "nothing of the errors that it makes itself.</strong>"
+        )
+    if beside is not None:
+        text += f" It is right on {beside} of the labelled images."
     if left_out := results.dataset.get("left_out"):
         text += f" This is a smoke run: of {len(left_out):,} classes it has no image."
     if folds := results.metrics["evaluate"].get("folds"):
@@ -191,6 +202,28 @@ def budgets(results: Results) -> str:
         "spend the budget, so the cost on test differs a little. A * marks a method whose cheapest point is dearer "
         "than the budget. Bold: the highest accuracy within the budget, oracle apart; small differences "
         "mean nothing here.</p>" + table(["method", *(f"{budget:g}" for budget in columns)], rows)
+    )
+
+
+def labelled(results: Results) -> str:
+    """Accuracy on the labelled images beside images without labels; empty where there are none."""
+    found = {(row["method"], row["budget"]): row for row in results.labelled}
+    if not found:
+        return ""
+    columns = sorted({budget for _, budget in found})
+
+    def cell(method: str, budget: float) -> str:
+        row = found[method, budget]
+        ends = f"{percent(row['low'])} to {percent(row['high'])}"
+        return f"{percent(row['accuracy'])}{star(row)}<small>{ends}</small>"
+
+    rows = [[escape(m), *(cell(m, b) for b in columns)] for m in results.methods if (m, columns[0]) in found]
+    count = results.metrics["evaluate"]["labelled_samples"]
+    return (
+        '<h2 id="labelled">Accuracy on labelled images</h2>'
+        f"<p>Accuracy on {count:,} images that people labelled, with its 95 % interval (bootstrap over images). Nothing was "
+        "fitted to them, and operating points were chosen by agreement.</p>"
+        + table(["method", *(f"{budget:g}" for budget in columns)], rows)
     )
 
 

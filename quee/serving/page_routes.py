@@ -58,6 +58,7 @@ def page_routes(app: FastAPI, service: Service) -> None:
             "classes": classifier.classes,
             "budget": classifier.budget,
             "budgets": [points[0].cost, points[-1].cost],
+            "measure": classifier.measure.name,
             "points": [[p.cost, p.accuracy] for p in points],
             "precisions": [str(p) for p in classifier.tree.precisions],
             "segments": classifier.tree.segments,

@@ -4,8 +4,8 @@ Nothing here changes a result. Each function raises UsageError, naming the key, 
 settings that would fail in a later stage.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,17 +30,39 @@ def check_data(
     pool: np.ndarray,
     classes: Sequence[str],
     groups: np.ndarray | None = None,
+    answered: bool = False,
 ) -> None:
     """Refuse data that are too few or too uneven for the settings of later stages; the message has a line per fault.
 
     `split` (n,) has the name of each sample's split and `labels` (n,) its class; `pool` (m,) has the labels of the samples
-    from which training samples were drawn; `groups` (n,) are those of the samples. Raises UsageError.
+    from which training samples were drawn; `groups` (n,) are those of the samples. Classes without a
+    training sample are taken where the labels are `answered` by the float network. Raises UsageError.
     """
-    faults = list(_faults(experiment, split, labels, pool, classes))
+    faults = list(_faults(experiment, split, labels, pool, classes, answered))
     if groups is not None:
         faults += _group_faults(experiment, split, groups)
     if faults:
         raise UsageError("\n".join(faults))
+
+
+def check_answers(experiment: Experiment, answers: Mapping[str, Any] | None, digest: Callable[[], str]) -> None:
+    """Refuse labels that are a float network's `answers` where another network runs, or one that is trained on them.
+
+    `digest` gives the SHA-256 of the experiment's weights. Raises UsageError.
+    """
+    if answers is None:
+        return
+    settings, name = experiment.backbone, answers["weights"]
+    told = f"the labels of data set {experiment.prepare.dataset!r} are the answers of weights {name!r}"
+    if settings.mode != "pretrained":
+        raise UsageError(
+            f"backbone.mode: {settings.mode!r}, but {told}: a new head has nothing to learn; valid: 'pretrained'"
+        )
+    if settings.weights is None or digest() != answers["sha256"]:
+        raise UsageError(
+            f"backbone.weights: {settings.weights!r}, but {told} as they were: give these, or `quee data add "
+            f"{experiment.prepare.dataset} SOURCE --answers {settings.weights} --replace`"
+        )
 
 
 def pool_of(experiment: Experiment, labels: np.ndarray, training: int) -> np.ndarray:
@@ -52,10 +74,16 @@ def pool_of(experiment: Experiment, labels: np.ndarray, training: int) -> np.nda
 
 
 def _faults(
-    experiment: Experiment, split: np.ndarray, labels: np.ndarray, pool: np.ndarray, classes: Sequence[str]
+    experiment: Experiment,
+    split: np.ndarray,
+    labels: np.ndarray,
+    pool: np.ndarray,
+    classes: Sequence[str],
+    answered: bool,
 ) -> Iterator[str]:
     train = labels[split == "train"]
-    yield from _class_faults(experiment, train, pool, classes)
+    if not answered:
+        yield from _class_faults(experiment, train, pool, classes)
     if len(classes) >= LEAST:
         yield from _size_faults(experiment, split, len(train))
 

@@ -17,6 +17,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
+from quee.measure import measure_of
 from quee.policies.registry import METHODS
 from quee.work.io import read_table
 from tasks.dvc.dependencies import code_root
@@ -103,7 +104,9 @@ def validation_tags(root: Path, bundle: StageResult) -> dict[str, str]:
         "samples": str(_json(root / prepare / "dataset.json").get("splits", {}).get("validation", "not known")),
         "data": bundle.deps.get(prepare, "not known"),
     }
-    return {VALIDATION[name]: value for name, value in figures.items()}
+    return {VALIDATION[name]: value for name, value in figures.items()} | {
+        f"quee.{name}": value for name, value in measure_of(described).facts.items()
+    }
 
 
 def _points(root: Path, bundle: StageResult) -> list[dict[str, Any]]:

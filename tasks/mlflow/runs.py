@@ -26,6 +26,7 @@ from mlflow.entities import (
 )
 
 from quee.errors import QueeError
+from quee.measure import measure_of
 from quee.work.io import read_table
 from tasks.dvc.lock import ExperimentResult, StageResult, digest_of, read_out, read_text
 from tasks.mlflow.journal import DIFFERENCES, PATCH, Journal, git_tags
@@ -113,7 +114,7 @@ class Writer:
             metrics = experiment_metrics(
                 lambda stage: self._json(result.stages[stage], "metrics.json"), [*result.stages]
             )
-            if "evaluate" in result.stages and "fp32_accuracy" not in metrics:
+            if "evaluate" in result.stages and not {"fp32_accuracy", "fp32_agreement"} & set(metrics):
                 self.client.set_tag(run_id, "quee.float_accuracy", "not told: fp32 is not among the precisions")
             self._log_numbers(run_id, settings_of(result.settings), metrics, self._log_curves(run_id, result))
             first = result.stages.get("prepare")
@@ -218,7 +219,8 @@ class Writer:
         folder = Path("artifacts") / result.experiment / "evaluate"
         self._log_tables(run_id, folder, EVALUATED)
         file = self.root / folder / "curve.parquet"
-        return curves(read_table(file)) if file.is_file() else []
+        metrics = self._json(result.stages["evaluate"], "metrics.json") if file.is_file() else None
+        return curves(read_table(file), measure_of(metrics or {})) if file.is_file() else []
 
     def _log_tables(self, run_id: str, folder: Path, names: tuple[str, ...]) -> None:
         """Parquet files of a stage as tables that MLflow shows."""

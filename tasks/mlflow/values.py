@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quee.errors import IntegrityError
+from quee.measure import ACCURACY, KEY, Measure, measure_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,8 +83,9 @@ def _plain(name: str) -> str:
 
 
 def stage_metrics(metrics: Any) -> dict[str, float]:
-    """Metrics of one stage's run."""
-    return {sectioned(name): value for name, value in numbers(metrics).items()}
+    """Metrics of one stage's run, by names that say whether they are of accuracy or agreement."""
+    said = measure_of(metrics).said
+    return {sectioned(said(name)): value for name, value in numbers(metrics).items()}
 
 
 def experiment_metrics(read: Callable[[str], Any], stages: list[str]) -> dict[str, float]:
@@ -95,12 +97,13 @@ def experiment_metrics(read: Callable[[str], Any], stages: list[str]) -> dict[st
         metrics = read(stage)
         if metrics is None:
             continue
+        said = measure_of(metrics).said
         if stage == "evaluate":
             metrics = comparable(metrics)
-            found |= stage_metrics({key: metrics[key] for key in HEADLINES if key in metrics})
+            found |= stage_metrics({key: metrics[key] for key in (*HEADLINES, KEY) if key in metrics})
             found |= {EVALUATED: float(metrics["format"])} if "format" in metrics else {}
         else:
-            found |= {f"{stage}/{name}": value for name, value in numbers(metrics).items()}
+            found |= {f"{stage}/{said(name)}": value for name, value in numbers(metrics).items()}
     return {_plain(name): value for name, value in found.items()}
 
 
@@ -129,8 +132,8 @@ def history(table: "pa.Table") -> list[Point]:
     return points
 
 
-def curves(table: "pa.Table") -> list[Point]:
-    """Each method's points on test as `curve/METHOD.cost` and `.accuracy`, steps counting up from the cheapest.
+def curves(table: "pa.Table", measure: Measure = ACCURACY) -> list[Point]:
+    """Each method's points on test as `curve/METHOD.cost` and `.accuracy`, or `.agreement`, steps counting up from the cheapest.
 
     Only the first seed is taken. The whole table is logged as an artifact.
     """
@@ -145,7 +148,9 @@ def curves(table: "pa.Table") -> list[Point]:
     for row in rows:
         method = row["method"]
         step = seen[method] = seen.get(method, -1) + 1
-        points += [Point(f"curve/{method}.{name}", step, float(row[name])) for name in ("accuracy", "cost")]
+        points += [
+            Point(f"curve/{method}.{measure.said(name)}", step, float(row[name])) for name in ("accuracy", "cost")
+        ]
     return points
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quee.errors import QueeError
+from quee.measure import ACCURACY
 from quee.policies.registry import METHODS
 from quee.settings.experiment import load_experiment
 from quee.work.percentages import figure, percent
@@ -43,10 +44,25 @@ def _sentence(root: Path, results: Results) -> str:
     if not points:
         return f"results are there{beside}"
     point = min(points, key=lambda point: (abs(point["budget"] - bundle.budget), point["budget"]))
+    if results.measure is not ACCURACY:
+        beside = _labelled(results, method, point["budget"])
     return (
-        f"{method} is right on {percent(point['test_accuracy'], 1)}{_interval(results, point)} of the test images at cost "
-        f"{point['test_cost']:.2g} (1 is the static w8a8 network){beside}"
+        results.measure.said(
+            f"{method} is right on {percent(point['test_accuracy'], 1)}{_interval(results, point)} of the test images at cost "
+            f"{point['test_cost']:.2g} (1 is the static w8a8 network)"
+        )
+        + beside
     )
+
+
+def _labelled(results: Results, method: str, budget: float) -> str:
+    """Accuracy on labelled images, where the test images have no labels."""
+    row = next((r for r in results.labelled if (r["method"], r["budget"]) == (method, budget)), None)
+    if row is None:
+        return "; there are no labels to tell accuracy by"
+    count = results.metrics["labelled_samples"]
+    ends = f"{figure(row['low'], 1)}, {figure(row['high'], 1)}"
+    return f"; it is right on {percent(row['accuracy'], 1)} [{ends}] of {count:,} labelled images"
 
 
 def _interval(results: Results, point: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from quee.errors import IntegrityError, QueeError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+    from quee.data.importers.base import Answering
     from quee.data.weights_facts import WeightsFacts
     from quee.work.workers import Lanes
     from tasks.verbs.measuring import Checked
@@ -65,14 +66,28 @@ def add(
             "column, `group` if it is there. Folders: a CSV file with columns image and group.",
         ),
     ] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS",
+            help="Folders without labels: weights whose answers become labels; results are agreement.",
+        ),
+    ] = None,
+    labelled: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="With --answers: other images, in class folders, on which accuracy is told."
+        ),
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be used.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Import anew what is there.")] = False,
     json_: AsJson = False,
 ) -> None:
     """Import a dataset into data/NAME as Parquet, whole or not at all, and track it with DVC.
 
-    A name other than the registered ones takes a folder of class folders or of Parquet files with images. The closing
-    lines say what was left out, chosen or merged, and which images are there twice.
+    A name other than the registered ones takes a folder of class folders or of Parquet files with images, or with --answers
+    a folder of images without labels. The closing lines say what was left out, chosen or merged, and which images are there
+    twice.
     """
     from quee.data.class_order import order_given
     from quee.data.importers import Options, import_dataset
@@ -81,8 +96,12 @@ def add(
     target = DATA / name
     refuse_untracked(target)
     new = not target.exists()
-    options = Options(extra, ground_truth, evaluation, config, label, order_given(class_order), group, skip_bad)
-    report = import_dataset(name, source, target, options, replace, _lanes)
+    if labelled is not None and answers is None:
+        raise UsageError(f"--labelled {labelled}: goes with --answers WEIGHTS, for images without labels")
+    order, beside = order_given(class_order), None if labelled is None else str(labelled)
+    options = Options(extra, ground_truth, evaluation, config, label, order, group, answers, beside, skip_bad)
+    network = None if answers is None else _answering(name, answers, order)
+    report = import_dataset(name, source, target, options, replace, _lanes, network)
     track(target, EMBEDDED.get(name), new=new)
     found = summary(name)
     if json_:
@@ -93,6 +112,19 @@ def add(
     typer.echo(f"added {target}: {found['samples']} images, {named}, digest {digest}")
     for line in report.lines():
         typer.echo(line)
+
+
+def _answering(name: str, weights: str, order: str | tuple[str, ...] | None) -> "Answering":
+    from quee.data import DATASETS
+    from tasks.answering import answering
+
+    if name in DATASETS:
+        raise UsageError(f"--answers does not apply to {name}, whose images have labels; give the images another name")
+    if isinstance(order, str):
+        raise UsageError(
+            f"--class-order {order}: with --answers give a file with a name a line, in the order of the outputs"
+        )
+    return answering(weights, dataset_called(name).channels, order)
 
 
 def _lanes(seconds: float) -> "Lanes":
@@ -476,7 +508,8 @@ def summary(name: str) -> dict[str, Any]:
         "present": True,
         "samples": len(images),
         "train": images.train_samples,
-        "evaluation": len(images) - images.train_samples,
+        "evaluation": images.evaluation_samples,
+        **({} if images.answers is None else {"answers": images.answers, "labelled": images.labelled_samples}),
         "classes": list(images.classes),
         "unused": sorted(
             {path.name for path in images.folder.glob("*.parquet")} - {path.name for path in images.files}

@@ -197,6 +197,10 @@ def check(request: Request) -> Checked:
         raise UsageError(f"{request.weights} take {backbone.input.channels} channels, the images have {known.channels}")
     load_weights(backbone, path, new_head=False)
     backbone.to(device())
+    if images.answers is not None:
+        raise UsageError(
+            f"{request.dataset}: its labels are a network's own answers, which cannot tell how images are prepared"
+        )
     ids = calibration(images, request.dataset)
     if len(ids) < LEAST:
         raise UsageError(

@@ -11,6 +11,7 @@ from typing import Any
 from quee.errors import IntegrityError
 from quee.evaluation.drops import DEPLOYED, DROPS
 from quee.evaluation.formats import EARLIER
+from quee.measure import ACCURACY
 from quee.policies.names import MAIN, OURS, REFERENCE, RIVALS, named
 from quee.report.sections import resampled
 from quee.work.io import read_json, write_bytes
@@ -53,7 +54,7 @@ def summary(sources: list[Source]) -> str:
     for source in sources:
         methods = source.results.metrics["methods"]
         cells = [
-            source.name,
+            _named(source),
             figure(source.results.metrics.get("fp32_accuracy")),
             figure(methods[DEPLOYED]["accuracy"]),
         ]
@@ -97,16 +98,17 @@ def details(sources: list[Source]) -> str:
         backbone = read_json(source.folder / "backbone/backbone.json")
         for method in METHODS:
             if method in results.metrics["methods"]:
-                cells = [name, backbone["name"], f"`{method}`", _accuracies(results, method)]
+                cells = [_named(source), backbone["name"], f"`{method}`", _accuracies(results, method)]
                 auc = figure(results.metrics["methods"][method]["auc"])
                 cells += [f"{level_mark(results.metrics, method, 'auc')}{auc}", source.command, *_made(source.made)]
                 lines.append(f"| {' | '.join(cells)} |")
         if "behind_best" in results.metrics:
             marks.append(f"{name}: {level_note(results.metrics)}")
-        said.append(_words(name, dataset, read_json(source.folder / "backbone/metrics.json"), results.metrics))
-        said.append(at_stake(results.metrics))
+        words = results.measure.said
+        said.append(words(_words(name, dataset, read_json(source.folder / "backbone/metrics.json"), results.metrics)))
+        said.append(words(at_stake(results.metrics)))
         if source.reference:
-            said.append(_every_method(name, results.points))
+            said.append(words(_every_method(name, results.points)))
     note = "`*`: the budget cannot be met, the cheapest point is shown."
     return "\n".join([*lines, "", " ".join([note, *marks]), "", *said])
 
@@ -121,6 +123,12 @@ def load(root: Path, name: str) -> Source:
     fetch(root)
     folder = root / FOLDER / name
     return Source(name, folder, read_json(folder / "made.json")["evaluate"], True, load_results(root, name, True))
+
+
+def _named(source: Source) -> str:
+    """The experiment, with the word for its figures where these are no accuracies."""
+    measure = source.results.measure
+    return source.name if measure is ACCURACY else f"{source.name} ({measure.name})"
 
 
 def _accuracies(results: Results, method: str) -> str:

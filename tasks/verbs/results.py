@@ -1,7 +1,7 @@
 """Results of experiments: accuracy and realised cost by method and budget, and comparison with a git revision."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 
 from quee.errors import IntegrityError, UsageError
+from quee.measure import ACCURACY, LABELLED, Measure, measure_of
 from quee.policies.names import BOUND, MAIN, REFERENCE, shown
 from quee.work.percentages import DASH, GAP, figure, percent
 from quee.work.registry import unknown
@@ -60,10 +61,18 @@ class Results:
     metrics: dict[str, Any]
     points: list[dict[str, Any]]
     report: Path | None
+    labelled: list[dict[str, Any]] = field(default_factory=list)
+    """Accuracy on labelled images by method and budget, where the others have no labels."""
+
+    @property
+    def measure(self) -> Measure:
+        return measure_of(self.metrics)
 
 
 def load_results(root: Path, experiment: str, reference: bool = False) -> Results:
     """Results in artifacts/, or the published ones in reference/; raises UsageError where there are none."""
+    from quee.work.io import read_table
+
     base = root / (FOLDER if reference else "artifacts")
     folder = base / experiment / "evaluate"
     if not (folder / "metrics.json").is_file():
@@ -78,7 +87,8 @@ def load_results(root: Path, experiment: str, reference: bool = False) -> Result
     metrics = _metrics(folder, base / experiment / "features" / "tree.json")
     points = _points(folder)
     report = base / experiment / "report" / "report.html"
-    return Results(experiment, metrics, points, report if report.is_file() else None)
+    labelled = read_table(beside).to_pylist() if (beside := folder / f"{LABELLED}.parquet").is_file() else []
+    return Results(experiment, metrics, points, report if report.is_file() else None, labelled)
 
 
 def _metrics(folder: Path, tree: Path) -> dict[str, Any]:
@@ -107,7 +117,8 @@ def _points(folder: Path) -> list[dict[str, Any]]:
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    return {**asdict(results), "report": str(results.report) if results.report else None}
+    found = {**asdict(results), "measure": results.measure.name}
+    return {**found, "report": str(results.report) if results.report else None}
 
 
 def results_table(results: Results, all_methods: bool = False) -> Group:
@@ -116,10 +127,14 @@ def results_table(results: Results, all_methods: bool = False) -> Group:
     names = {point["method"] for point in results.points}
     methods = shown(names) + (sorted(names - set(MAIN)) if all_methods else [])
     fp32 = results.metrics.get("fp32_accuracy")
-    title = f"[bold]{results.experiment}[/bold]: accuracy on test (%), below it the realised cost"
+    said = results.measure.said
+    title = f"[bold]{results.experiment}[/bold]: {said('accuracy on test (%), below it the realised cost')}"
     full = "No fp32 among the precisions: float accuracy is unknown. " if fp32 is None else f"fp32 {percent(fp32, 2)}. "
+    if results.measure is not ACCURACY:
+        full = f"No labels: agreement is with {results.measure.against}. "
     missed = any(not point["budget_met"] for point in results.points if point["method"] in methods)
     notes = [f"{full}Cost 1 is static w8a8.{' * this budget cannot be met: the nearest point.' if missed else ''}"]
+    notes += labelled_lines(results)
     if "behind_best" in results.metrics:
         notes.append(level_note(results.metrics))
     note = "\n".join(f"[dim]{line}[/dim]" for line in notes)
@@ -134,6 +149,22 @@ def results_table(results: Results, all_methods: bool = False) -> Group:
                  for point, budget in zip(row, budgets, strict=True)]  # fmt: skip
         table.add_row(f"{method}\n[dim]{_summary(results.metrics, method)}[/dim]", *cells)
     return Group(title, table, note)
+
+
+def labelled_lines(results: Results) -> list[str]:
+    """Accuracy on the labelled images at every budget of the methods that short tables show; empty where there are none."""
+    budgets = sorted({row["budget"] for row in results.labelled})
+    found = {(row["method"], row["budget"]): row for row in results.labelled}
+    lines = []
+    for method in shown({row["method"] for row in results.labelled}):
+        cells = [
+            f"{figure(row['accuracy'], 1)} [{figure(row['low'], 1)}, {figure(row['high'], 1)}] at {budget:g}"
+            for budget in budgets
+            if (row := found.get((method, budget))) is not None
+        ]
+        lines.append(f"  {method}: {', '.join(cells)}")
+    count = results.metrics.get("labelled_samples", 0)
+    return [f"Accuracy on {count:,} labelled images (%, 95 % interval) by budget:", *lines] if lines else []
 
 
 def _summary(metrics: dict[str, Any], method: str) -> str:

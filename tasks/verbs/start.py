@@ -18,6 +18,7 @@ from quee.data import DATA, RESERVED, names_in
 from quee.errors import QueeError, UsageError
 from tasks.verbs.going_on import Begun
 from tasks.verbs.proposal import ALL_SEEN, ASK, Choice, Images, Weights, mode_of, text_of, use_of
+from tasks.verbs.unlabelled import add_answered, without_labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,6 +81,10 @@ def start(
             help="Order of the network's outputs: text (1, 10, 2), natural (1, 2, 10), or a file with a name a line.",
         ),
     ] = None,
+    labelled: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Beside images without labels: as for `quee data add`."),
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="As for `quee data add`.")] = False,
     json_: AsJson = False,
 ) -> None:
@@ -87,13 +92,23 @@ def start(
 
     Makes the project first where there is none here. Some of the images are run through the network, to measure what the
     checkpoint does not state and to estimate the time; training and the pipeline are left to `quee run`. What cannot be
-    run is refused before anything is added; after Ctrl-C the same command goes on.
+    run is refused before anything is added; after Ctrl-C the same command goes on. Images in no class folders have no labels:
+    the network's answers take their place.
     """
     from quee.data.class_order import order_given
     from quee.data.importers import Options
     from tasks.dvc.dependencies import is_clone
     from tasks.dvc.project import is_project, make_project, refuse_place
 
+    if not _dataset_here(images) and (labelled is not None or without_labels(Path(images))):
+        with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout):
+            if not is_project(Path()):
+                refuse_place(Path())
+                make_project(Path(), notify=typer.echo)
+            own = name or _slug(Path(images).resolve().name)
+            given = (weights, backbone, set_ or [], class_order, labelled, skip_bad)
+            images, weights = add_answered(own, Path(images), *given)
+        backbone, set_, class_order = None, None, None
     ordered = None if _dataset_here(images) else order_given(class_order)
     options = Options(evaluation=evaluation, config=config, label=label, class_order=ordered, skip_bad=skip_bad)
     request = _request(images, weights, backbone, name, seen, set_ or [], options, class_order)
@@ -153,6 +168,8 @@ class Look:
     images: Images
     labels: "np.ndarray"
     """(n,) of the training images, then of the evaluation images."""
+    answered: bool = False
+    """Whether the labels are a network's answers."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +281,9 @@ def _look(dataset: str, source: Path | None, options: Any, begun: Begun) -> Look
 
     if source is None:
         files = _images(dataset)
-        return Look(Images(dataset, files.train_samples, len(files) - files.train_samples, files.classes), files.labels)
+        official = files.train_samples + files.evaluation_samples
+        here = Images(dataset, files.train_samples, files.evaluation_samples, files.classes)
+        return Look(here, files.labels[:official], files.answers is not None)
     if any((DATA / dataset).glob("*.parquet")) and not begun.before:
         raise UsageError(
             f"{DATA / dataset} is there already; give `quee start {DATA / dataset} …` to use it, or --name NAME"
@@ -350,6 +369,8 @@ def _measured(request: Request, experiment: "Experiment", splits: dict[str, int]
     settings = experiment.backbone
     if settings.mode != "pretrained" or settings.weights is None:
         return []
+    if request.look.answered:
+        return ["not measured, for the images have no labels"]
     path = weights_path(settings.weights)
     refuse_untracked(path)
     asked = Measuring(settings.weights, experiment.prepare.dataset, MEASURED, class_order=request.class_order)
@@ -466,7 +487,7 @@ def _refuse_unworkable(request: Request, network: Network) -> None:
         raise UsageError(f"{request.source or request.dataset}: {error}") from None
     labels, pool = look.labels[table["sample_id"].to_numpy()], pool_of(experiment, look.labels, cut)
     for split in rotations_of(table):
-        check_data(experiment, split, labels, pool, look.images.classes)
+        check_data(experiment, split, labels, pool, look.images.classes, answered=look.answered)
     own = experiment.backbone.model_copy(update={"weights": None, "kwargs": kwargs})  # their file is not here yet
     check_network(experiment.model_copy(update={"backbone": own}))
 
@@ -510,7 +531,7 @@ def _add_images(request: Request) -> list[str]:
 def _proposal(request: Request, network: Network, said: list[str]) -> Found:
     """The findings and the experiment, without the estimate."""
     files = _images(request.dataset)
-    images = Images(request.dataset, files.train_samples, len(files) - files.train_samples, tuple(files.classes))
+    images = Images(request.dataset, files.train_samples, files.evaluation_samples, tuple(files.classes))
     weights, name = network.weights, network.name
     mode, use, kwargs = _choices(images, network)
     built, (sizes, coloured, largest) = _built(name, kwargs), _sizes(files)

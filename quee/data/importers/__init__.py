@@ -22,8 +22,9 @@ from quee.data.importers import (
     imagenet,
     street_characters,
     svhn,
+    unlabelled,
 )
-from quee.data.importers.base import Importer, Options, Plan, Shard, Source, inline
+from quee.data.importers.base import Answering, Importer, Options, Plan, Shard, Source, inline
 from quee.data.importers.inspection import inspect_images, without_bad
 from quee.data.importers.report import Report
 from quee.data.walk import shown, some, walk
@@ -41,6 +42,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
 IMPORTERS = [
+    unlabelled.IMPORTER,
     digits.IMPORTER,
     cluttered_fashion.IMPORTER,
     street_characters.IMPORTER,
@@ -54,9 +56,15 @@ IMPORTERS = [
 """The formats in the order in which they are tried; the first that recognises the source reads it."""
 
 
-def plan_import(name: str, path: Path | None, options: Options, lanes: Callable[[float], Lanes] = inline) -> Plan:
+def plan_import(
+    name: str,
+    path: Path | None,
+    options: Options,
+    lanes: Callable[[float], Lanes] = inline,
+    answering: Answering | None = None,
+) -> Plan:
     """The shards of dataset `name` from the file or folder `path`; raises QueeError where the source does not fit the format."""
-    source = Source(name, path, options, lanes)
+    source = Source(name, path, options, lanes, answering)
     for importer in IMPORTERS:
         if found := importer.recognise(source):
             importer.check(source)
@@ -74,16 +82,18 @@ def import_dataset(
     options: Options = Options(),  # noqa: B008 - frozen
     replace: bool = False,
     lanes: Callable[[float], Lanes] = inline,
+    answering: Answering | None = None,
 ) -> Report:
     """Import into the folder `target`, whole or not at all; a re-run goes on after the last shard written.
 
-    `lanes` chooses the executor for images that are drawn, by the seconds of a core that it takes.
+    `lanes` chooses the executor for images that are drawn, by the seconds of a core that it takes. `answering` is the
+    network of `options.answers`.
 
     Returns the report: what was left out, chosen or merged, and duplicates. Raises QueeError naming the fault of the
     source, UsageError for a bad name or a target that exists.
     """
     try:
-        return _import(name, source, target, options, replace, lanes)
+        return _import(name, source, target, options, replace, lanes, answering)
     except IntegrityError as error:  # the user's file is damaged, no file of the project
         raise QueeError(str(error)) from None
 
@@ -95,13 +105,14 @@ def _import(
     options: Options,
     replace: bool,
     lanes: Callable[[float], Lanes],
+    answering: Answering | None,
 ) -> Report:
     if not NAME.fullmatch(name) or name in RESERVED:
         others = " or ".join(map(repr, RESERVED))
         raise UsageError(f"dataset name {name!r}; valid: lower-case letters, digits and _, and not {others}")
     if target.exists() and any(target.iterdir()) and not replace:
         raise UsageError(f"{target} is there already; give --replace to import it anew")
-    plan = plan_import(name, source, options, lanes)
+    plan = plan_import(name, source, options, lanes, answering)
     folder = PARTIAL / f"{name}-{_key(source, options, plan)}"
     folder.mkdir(parents=True, exist_ok=True)
     with progress(f"importing {name}", sum(shard.samples for shard in plan.shards)) as bar:
@@ -152,10 +163,13 @@ def _key(source: Path | None, options: Options, plan: Plan) -> str:
     and libraries that write them. `skip_bad` is left out, because bad images are removed after the shards are written.
     """
     table = Path(options.group) if options.group and Path(options.group).is_file() else None
-    tops = [path.resolve() for path in (source, options.ground_truth, table) if path is not None]
+    beside = Path(options.labelled) if options.labelled and Path(options.labelled).is_dir() else None
+    tops = [path.resolve() for path in (source, options.ground_truth, table, beside) if path is not None]
     files = [[str(top), list(map(list, _files(top)))] for top in tops]
     shards = [(shard.name, shard.samples) for shard in plan.shards]
     told = {name: str(value) for name, value in asdict(replace(options, skip_bad=False)).items()}
+    if plan.answers is not None:
+        told["network"] = str(sorted(plan.answers.items()))
     return key_of(files, told, shards, code("data", "work/io.py"), versions())[:16]
 
 

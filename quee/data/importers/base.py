@@ -1,6 +1,6 @@
 """The parts of every importer: source, options, the plan made from them, and the entry in the registry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,10 @@ class Options:
     """Folders and Parquet with names: the order of classes, as `quee.data.class_order.ordered` takes it."""
     group: str | None = None
     """Parquet: the column that says which samples belong together. Folders: a CSV table with columns image and group."""
+    answers: str | None = None
+    """Folders without labels: name of the weights whose answers become the labels."""
+    labelled: str | None = None
+    """With `answers`: a folder of class folders, whose images have labels."""
     skip_bad: bool = False
     """Leave out images that cannot be used instead of refusing them."""
 
@@ -64,11 +68,27 @@ class Plan:
     verify: bool = False
     """Whether images are copied unchanged, so that they must be checked to decode."""
     report: Report = field(default_factory=Report)
+    answers: Mapping[str, Any] | None = None
+    """Facts of the network whose answers the labels are."""
 
 
 def inline(seconds: float) -> Lanes:
     """Work of any length in this process."""
     return Inline()
+
+
+@dataclass(frozen=True)
+class Answering:
+    """A float network that answers images without labels."""
+
+    name: str
+    """Of the weights."""
+    classes: tuple[str, ...]
+    """Names of its outputs."""
+    facts: Mapping[str, Any]
+    """What a data set records of the network."""
+    answers: Callable[[Iterator[bytes], int], np.ndarray]
+    """Classes (n,) int64 of n encoded images; 0 for what does not decode."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,8 @@ class Source:
     options: Options
     lanes: Callable[[float], Lanes] = inline
     """The executor for work that takes so many seconds of a core; it changes no byte of the data set."""
+    answering: Answering | None = None
+    """The network of option `answers`."""
 
     @property
     def path(self) -> Path:

@@ -48,7 +48,8 @@ def inspect_images(folder: Path, dataset: Dataset, plan: Plan, skip_bad: bool) -
     labels = images.labels[good]
     if (trained := len(np.unique(labels[:training]))) < 2:
         raise QueeError(f"there are training images of {trained} class{'' if trained == 1 else 'es'}; training takes 2")
-    plan.report.count(labels, training, images.classes)
+    official = int(np.searchsorted(good, images.train_samples + images.evaluation_samples))
+    plan.report.count(labels[:official], training, images.classes)
     plan.report.duplicates = find_duplicates(digests[good], labels, training, lambda i: origin(int(good[i])))
     bad: dict[str, list[int]] = {}
     for sample in faults:

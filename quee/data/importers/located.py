@@ -1,9 +1,9 @@
 """Images in files or archives: copied byte by byte into shards, shuffled once, in constant memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,10 +34,16 @@ class Located(Protocol):
         ...
 
 
-def plan_set(split: str, images: Located, classes: tuple[str, ...], groups: np.ndarray | None = None) -> list[Shard]:
+def plan_set(
+    split: str,
+    images: Located,
+    classes: tuple[str, ...],
+    groups: np.ndarray | None = None,
+    answers: Mapping[str, Any] | None = None,
+) -> list[Shard]:
     """Shards of about SHARD_BYTES. Images are shuffled here, so that shuffling a stream in windows suffices.
 
-    `groups` (n,) are written with the images.
+    `groups` (n,) are written with the images, and what `answers` says of the network whose answers the labels are.
     """
     if len(set(images.names)) < len(images.names):
         names, counts = np.unique(np.array(images.names), return_counts=True)
@@ -51,7 +57,7 @@ def plan_set(split: str, images: Located, classes: tuple[str, ...], groups: np.n
         Shard(
             shard_name(split, index, len(parts)),
             len(part),
-            partial(_write, images, part, classes, groups),
+            partial(_write, images, part, classes, groups, answers),
             lambda row, part=part: images.origin(int(part[row])),  # type: ignore[misc]
             images.labels[part],
             classes,
@@ -60,7 +66,14 @@ def plan_set(split: str, images: Located, classes: tuple[str, ...], groups: np.n
     ]
 
 
-def _write(images: Located, order: np.ndarray, classes: tuple[str, ...], groups: np.ndarray | None, path: Path) -> None:
+def _write(
+    images: Located,
+    order: np.ndarray,
+    classes: tuple[str, ...],
+    groups: np.ndarray | None,
+    answers: Mapping[str, Any] | None,
+    path: Path,
+) -> None:
     contents = images.read(order)
     samples = (
         Sample(
@@ -71,4 +84,4 @@ def _write(images: Located, order: np.ndarray, classes: tuple[str, ...], groups:
         )
         for index, content in zip(order, contents, strict=True)
     )
-    write_images(path, samples, classes, grouped=groups is not None)
+    write_images(path, samples, classes, grouped=groups is not None, answers=answers)

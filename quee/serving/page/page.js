@@ -146,7 +146,8 @@ async function start() {
   by("token-form").hidden = true;
   by("name").textContent = model.name;
   by("about").textContent = `${model.classes.length} classes, ${model.segments} segments, each at ${model.precisions.join(", ")}.`
-    + " Each image takes its own way through them.";
+    + " Each image takes its own way through them."
+    + (model.measure === "agreement" ? " Fitted without labels: errors are disagreements with the float network." : "");
   by("digest").textContent = `SHA-256 ${model.digest}`;
   const [low, high] = model.budgets;
   const at = Math.log(model.budget / low) / Math.log(high / low);

@@ -271,3 +271,32 @@ def test_from_an_empty_folder_to_a_classifier(inputs: Path, quee: Call) -> None:
     assert status == 0
     Path("installed.json").write_text('{"digest": "of an older version"}')
     assert quee("plan", "--check")[0] == 0  # the code of no stage changed
+
+
+def test_images_without_labels_are_answered_by_the_network(inputs: Path, quee: Call) -> None:
+    """Weights and images are added, the experiment is written, and the same command again finds what is here."""
+    loose = inputs / "loose"
+    loose.mkdir()
+    for number, file in enumerate(sorted((inputs / "photos").rglob("*.png"))):
+        shutil.copy(file, loose / f"{number}.png")
+    (inputs / "names.txt").write_text("\n".join(CLASSES) + "\n")
+    network = create_backbone("vit_digits", num_classes=3, **SMALL).input
+    stated = f"preprocessing={{mean: {list(network.mean)}, std: {list(network.std)}}}"
+    words = [
+        "start",
+        str(loose),
+        "--class-order",
+        str(inputs / "names.txt"),
+        "--labelled",
+        str(inputs / "sets" / "test"),
+    ]
+    status, _, error = quee(*words)
+    assert status == 2 and "so that its images have no labels: give a trained network" in error
+    words += ["--weights", str(inputs / "net.pth"), *NETWORK, "--set", stated, "--not-trained-on-these"]
+    status, output, error = quee(*words)
+    assert status == 0, error
+    assert "labels are the answers of loose" in output and "72 images" in output
+    experiment = load_experiment("loose")
+    assert (experiment.backbone.mode, experiment.backbone.weights) == ("pretrained", "loose")
+    status, _, error = quee(*words)
+    assert status == 2 and "experiments/loose.yaml is there already" in error
