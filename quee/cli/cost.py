@@ -185,7 +185,7 @@ def _named(name: str, given: dict[str, Any]) -> "tuple[SegmentedBackbone, Experi
             )
         settings = load_experiment(name, Path("experiments"))
         own = settings.backbone
-        kwargs = {**_classes(name, settings.prepare.dataset), **built_with(own)}
+        kwargs: dict[str, Any] = {**_classes(name, settings.prepare.dataset), **built_with(own)}
         made = create_backbone(own.name, own.fixed_gates, **kwargs)
         if own.fixed_gates is None:
             made.set_gates(_measured_gates(name, made, own.segments))

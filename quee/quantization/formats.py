@@ -117,7 +117,7 @@ class BalancedInt8MatMul(Int8MatMul):
 FORMATS: dict[str, type[RoundedMatMul]] = {kind.format: kind for kind in (Int8MatMul, Bf16MatMul)}
 """By name, the cheapest first; products in `fp32` stay as they are."""
 FLOAT = "fp32"
-KINDS = {kind.format: kind for kind in (*FORMATS.values(), BalancedInt8MatMul)}
+KINDS: dict[str, type[RoundedMatMul]] = {kind.format: kind for kind in (*FORMATS.values(), BalancedInt8MatMul)}
 """Products by the name that they have in files."""
 
 
@@ -130,7 +130,9 @@ def round_products(model: M, name: str) -> M:
     """Give the products of a model a number format, in place: one of FORMATS, or `fp32`, which leaves them as they are."""
     if name != FLOAT:
         for product in float_products(model):
-            model.set_submodule(product, FORMATS[name].of(model.get_submodule(product)))
+            module = model.get_submodule(product)
+            assert isinstance(module, MatMul)
+            model.set_submodule(product, FORMATS[name].of(module))
     return model
 
 
