@@ -69,7 +69,7 @@ def cost(
     settled = _settled(name, settings) if of_experiment else None
     if settled is None:
         shown = [Precision(name) for name in (*settings.paths.possible, *settings.paths.references)]
-        products = settings.quantize.float_products if float_products(backbone) else ""
+        products = str(settings.quantize.float_products) if float_products(backbone) else ""
         if products == "auto":
             products = ASSUMED
             typer.echo(

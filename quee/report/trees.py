@@ -40,8 +40,8 @@ def candidates(results: Results) -> Figure | None:
         axes.plot(row["cost"], values, color=colour, linestyle=dashes, marker="." if inside else None,
                   linewidth=2.0 if inside else 0.8, label=name if inside else None)  # fmt: skip
         if not inside:
-            place = {"xytext": (3, 0), "textcoords": "offset points", "fontsize": 7, "color": GREY}
-            axes.annotate(name, (row["cost"][-1], values[-1]), **place)
+            place = row["cost"][-1], values[-1]
+            axes.annotate(name, place, (3, 0), textcoords="offset points", fontsize=7, color=GREY)
     if chosen & {title_of(row) for row in rows}:
         axes.legend(title="in the tree")
     return figure

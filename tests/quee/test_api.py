@@ -22,6 +22,7 @@ from quee.fitting.checks import check_pixels
 from quee.fitting.given import read_images
 from quee.network.architectures import create_backbone
 from quee.runtime import load_bundle
+from quee.settings.paths import Paths
 
 KWARGS = {"embed_dim": 16, "depth": 2, "num_heads": 2}
 SECONDS = 5.0
@@ -230,6 +231,14 @@ def test_names_that_the_backbone_confirms_are_taken_without_a_word_and_it_is_lef
     assert found.classes == NAMES == load_bundle(tmp_path / "new" / "bundle").classes
     assert np.mean(found.predict(digits[0], budget=1.0) == digits[1]) > 0.7
     assert os.listdir(tmp_path / "new") == ["bundle"] and os.listdir(tmp_path) == ["new"]
+
+
+def test_the_tree_is_chosen_where_no_precisions_are_named(digits, trained, tmp_path) -> None:
+    found = quee.fit(trained, *digits, tmp_path / "bundle")
+    names = [str(precision) for precision in found.tree.precisions]
+    assert len(names) == 3 and {*names} < {*Paths().candidates}
+    answers = found.predict(digits[0][:50], budget=1.0)
+    assert np.mean(np.asarray(answers) == digits[1][:50]) > 0.5
 
 
 def test_an_order_that_is_a_guess_is_said(digits, tmp_path) -> None:
