@@ -30,14 +30,15 @@ def compare(found: Found, yardstick: Yardstick, draws: Draws) -> dict[str, Any]:
     def differences(name: str, rival: str) -> dict[str, dict[str, float]]:
         return dict(zip(keys, paired(at_budgets[rival] - at_budgets[name], draws), strict=True))
 
-    against = {name: rivals(found, name) for name in OURS}
+    ours = [name for name in OURS if name in found]
+    against = {name: rivals(found, name) for name in ours}
     return {
         "behind_best": behind_best(found, yardstick, draws),
         "difference_vs_static_hull": {name: differences(name, REFERENCE) for name in found},
-        "differences": {name: {rival: differences(name, rival) for rival in against[name]} for name in OURS},
+        "differences": {name: {rival: differences(name, rival) for rival in against[name]} for name in ours},
         "gains": {
             f"gain.{name}.{rival}": paired(overall[rival] - overall[name], draws)[0]
-            for name in OURS
+            for name in ours
             for rival in against[name]
         },
         "methods": {name: _method(by_seed, keys, auc[name]) for name, by_seed in found.items()},
@@ -99,7 +100,7 @@ def resplit_summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, fl
         values.setdefault(str(row["method"]), []).append(float(row["auc"]))
     found = {name: np.array(column) for name, column in values.items()}
     result = {f"auc.{name}": mean_interval(column, SHARE) for name, column in found.items()}
-    for ours in OURS:
+    for ours in (name for name in OURS if name in found):
         for rival in rivals(found):
             result[f"gain.{ours}.{rival}"] = mean_interval(found[ours] - found[rival], DIFFERENCE)
     return result

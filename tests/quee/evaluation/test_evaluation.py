@@ -31,7 +31,18 @@ def compared() -> tuple[Setting, dict[str, Sweep]]:
 
 def test_every_method_of_the_design_is_there(compared) -> None:
     expected = {"static_hull", "confidence_hull", "quee_plan", "quee_fitted_q", "quee_plan_precisions_only", "oracle"}
-    expected |= {"eero", "jei_gate", "patience", "small_static", "ztw", "random_routing"}
+    expected |= {
+        "quee_auto",
+        "confidence_by_gate",
+        "entropy_hull",
+        "static_mixture",
+        "eero",
+        "jei_gate",
+        "patience",
+        "small_static",
+        "ztw",
+        "random_routing",
+    }
     expected |= {f"{m}_{p}" for m in ("static", "confidence", "entropy", "ztw") for p in ("w4a4", "w8a8")}
     expected |= {f"quee_plan_exits_only_{p}" for p in ("w4a4", "w8a8")}
     assert set(compared[1]) == expected

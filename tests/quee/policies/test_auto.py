@@ -116,10 +116,13 @@ def test_one_threshold_per_gate_beats_a_common_one_where_gates_differ_in_confide
 
 
 def test_thresholds_fitted_to_noise_are_shrunk_to_the_common_one() -> None:
-    random = np.random.default_rng(0)
-    score, error = random.random((90, 3)), (random.random((90, 4)) < 0.3).astype(float)
-    way = Way((0, 0, 0, 0), score, error, np.array([0.1, 0.2, 0.3, 0.4]))
-    assert chosen_share([way], random.permutation(90) % 3) < 1
+    shares = []
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        score, error = random.random((90, 3)), (random.random((90, 4)) < 0.3).astype(float)
+        way = Way((0, 0, 0, 0), score, error, np.array([0.1, 0.2, 0.3, 0.4]))
+        shares.append(chosen_share([way], random.permutation(90) % 3))
+    assert np.mean(shares) < 0.6
 
 
 def test_moving_thresholds_never_loses_on_the_samples_they_are_fitted_to() -> None:

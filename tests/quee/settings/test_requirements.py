@@ -52,7 +52,7 @@ REFUSED: dict[str, Case] = {
         r"exits\.pooling: pooling 'cls' reads a class token, and resnet20_cifar has none",
     ),
     "a policy that cannot be deployed": (
-        EVEN, {"bundle": {"policy": "oracle"}}, r"bundle\.policy: unknown policy 'oracle'.*valid: confidence_hull, eero",
+        EVEN, {"bundle": {"policy": "oracle"}}, r"bundle\.policy: unknown policy 'oracle'.*valid: auto, confidence_by_gate",
     ),
     "gates beyond the depth": (EVEN, {"backbone": {"gates": [1, 3]}}, r"backbone\.gates: gates \[1, 3\] must rise .* to 2"),
     "more measured gates than blocks": (EVEN, {"backbone": {"gates": {"auto": 3}}}, r"gates: auto: 3 gates; .* 2 blocks"),
