@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from quee.measure import ACCURACY
 from quee.policies.names import OURS
 from quee.report import Results, Row, sections
 from quee.report.captions import CAPTIONS
@@ -273,8 +274,9 @@ class Drawing:
             return None
         with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": f"quee.{self.name}"}], after_reset=True):
             figure = self.make(results)
-            for text in [] if figure is None else figure.findobj(Text):
-                text.set_text(results.measure.said(text.get_text()))
+            if figure is not None and results.measure is not ACCURACY:
+                for text in figure.findobj(Text):
+                    text.set_text(results.measure.said(text.get_text()))  # type: ignore[attr-defined]
             return None if figure is None else svg(figure, self.name)
 
     def words(self, results: Results) -> tuple[str, str]:

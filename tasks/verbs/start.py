@@ -106,7 +106,7 @@ def start(
                 refuse_place(Path())
                 make_project(Path(), notify=typer.echo)
             own = name or _slug(Path(images).resolve().name)
-            given = (weights, backbone, set_ or [], class_order, labelled, skip_bad)
+            given = (weights, backbone, seen, set_ or [], class_order, labelled, skip_bad)
             images, weights = add_answered(own, Path(images), *given)
         backbone, set_, class_order = None, None, None
     ordered = None if _dataset_here(images) else order_given(class_order)

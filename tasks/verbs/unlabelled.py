@@ -7,6 +7,7 @@ import typer
 
 from quee.data import DATA
 from quee.errors import UsageError
+from tasks.verbs.proposal import ALL_SEEN, ASK
 
 
 def without_labels(folder: Path) -> bool:
@@ -25,6 +26,7 @@ def add_answered(
     folder: Path,
     weights: str | None,
     backbone: str | None,
+    seen: bool | None,
     set_: list[str],
     class_order: str | None,
     labelled: Path | None,
@@ -32,7 +34,8 @@ def add_answered(
 ) -> tuple[str, str]:
     """Add the weights, unless they are here, and the images with their answers; returns the names of both.
 
-    What is here of an earlier call is used. Raises UsageError where no trained network is given, or another has answered.
+    What is here of an earlier call is used. Raises UsageError where no trained network is given, where it is not said to have
+    never `seen` these images, or where another has answered.
     """
     from quee.data import dataset_called
     from quee.data.files import DatasetFiles
@@ -46,7 +49,9 @@ def add_answered(
         )
     name = own if Path(weights).exists() else weights
     if not weights_path(name).is_file():
-        add_weights(name, Path(weights), backbone=backbone, set_=set_)
+        if seen is not False:
+            raise UsageError(f"{folder}: {ALL_SEEN if seen else ASK}")
+        add_weights(name, Path(weights), backbone=backbone, trained_on="none", set_=set_)
     if any((DATA / own).glob("train-*.parquet")):
         answers = DatasetFiles(DATA / own, dataset_called(own)).answers
         if answers is None or answers["weights"] != name:

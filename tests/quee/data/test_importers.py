@@ -27,6 +27,7 @@ from quee.data import importers, names_in
 from quee.data.identity import sample_keys
 from quee.data.importers import Importer, Options, Plan, Source, import_dataset, located
 from quee.data.importers.arrays import array_shard
+from quee.data.importers.base import Answering
 from quee.data.preprocessing import Preprocessing
 from quee.data.source import open_dataset
 from quee.errors import QueeError, UsageError
@@ -455,9 +456,20 @@ EXAMPLES = {
     "svhn": lambda: ("svhn", write_svhn(Path("files"), train=30, test=20)),
     "imagenet": lambda: ("imagenet", write_imagenet(Path("files"))),
     "folders": lambda: ("birds", class_folders(Path("files"))),
+    "unlabelled": lambda: ("birds", class_folders(Path("files")), ANSWERING),
     "toy": lambda: ("greys", toy_file(Path("files.toy"))),
 }
-"""By format, what writes a source small and the name of the data set in it."""
+"""By format, what writes a source small and the name of the data set in it, and the network if it has no labels."""
+
+
+def told_by_size(images, count):
+    """Answers of a network that tells files of an even from those of an odd number of bytes; the first two differ."""
+    sizes = np.array([len(image) % 2 for image in images])
+    assert len(sizes) == count
+    return np.where(np.arange(count) < 2, np.arange(count), sizes)
+
+
+ANSWERING = Answering("net", ("even", "odd"), {"weights": "net", "sha256": "0"}, told_by_size)
 
 
 def hub_file(path):
@@ -494,10 +506,12 @@ TOY = Importer(lambda source: source.path.suffix == ".toy", read_toy, words="toy
 def test_each_format_is_recognised_by_its_importer_alone_and_read(project, monkeypatch, importer):
     example = "toy" if importer is TOY else importer.plan.__module__.rpartition(".")[2]
     assert example in EXAMPLES, f"add a small source of format {example} to EXAMPLES"
-    name, path = EXAMPLES[example]()
+    name, path, *network = EXAMPLES[example]()
     assert set(importer.options) <= {field.name for field in fields(Options)}
     monkeypatch.setattr(importers, "IMPORTERS", [*importers.IMPORTERS, TOY])
-    source = Source(name, path, Options())
+    source = Source(name, path, Options(), answering=network[0] if network else None)
     assert next(one for one in importers.IMPORTERS if one.recognise(source)) is importer
-    images = added(name, path)
+    import_dataset(name, path, Path("data") / name, answering=source.answering)
+    images = open_dataset(Path("data") / name, name)
+    assert (images.answers is None) == (source.answering is None)
     assert len(images) >= 4 and len(images.classes) >= 2
