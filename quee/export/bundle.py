@@ -12,6 +12,8 @@ import numpy as np
 from quee.cache.read import FeatureCache
 from quee.ensembles import FILE as ENSEMBLES
 from quee.errors import UsageError
+from quee.evaluation.losses import accuracy_losses
+from quee.evaluation.measured import float_errors
 from quee.export.canary import write_canary
 from quee.export.graphs import export_graphs
 from quee.export.torch_engine import TorchEngine
@@ -46,11 +48,12 @@ precisions and easy images leave early. {decides}
 
 On validation data, cost 1 being the static w8a8 network:
 
-| mean cost | accuracy |
-| --- | --- |
+| mean cost | accuracy | points below the float network |
+| --- | --- | --- |
 {table}
 
-In brackets where the mean on new data will be (95 %, bootstrap over validation samples).
+In brackets where the mean on new data will be (95 %, bootstrap over validation samples); points below the float network with
+what they are at most (95 %, for all points at once). A budget is a ceiling: less is spent where more does not show.
 {guaranteed}
 
 ## Use
@@ -58,6 +61,7 @@ In brackets where the mean on new data will be (95 %, bootstrap over validation 
 ```python
 classifier = quee.load_bundle("this folder")
 classifier.predict(images, budget={budget})  # class indices; `explain` says why
+classifier.predict(images, accuracy_loss=1.0)  # the cheapest point that loses at most 1 point to the float network
 ```
 
 `quee verify` checks every file, with `--execute` also what engines make of the images in `canary.safetensors`: a few
@@ -77,23 +81,27 @@ what that way costs."""
 GATES = "Each gate decides by policy {policy}, from what its exit head says."
 
 
-def operating_points(sweep: Sweep, groups: np.ndarray | None = None) -> list[Point]:
-    """A policy's points by rising validation cost, with intervals for the means on new data.
+def operating_points(sweep: Sweep, floating: np.ndarray | None = None) -> list[Point]:
+    """A policy's points by rising validation cost, with intervals for the means on new data, and what serves budgets and
+    accuracy losses.
 
-    `groups` (V,) are those of the validation samples.
+    `floating` (V,) are the float network's errors on the validation samples; None where they are not known.
     """
     assert sweep.knobs is not None and sweep.first is not None
     points = []
     costs, correct = sweep.costs["validation"], 1.0 - sweep.errors["validation"]
-    weights = resamples(len(costs), REPEATS, 0, groups)
+    weights = resamples(len(costs), REPEATS, 0, sweep.groups)
     cost_ends, accuracy_ends = (np.stack(interval(weights @ v), axis=1).tolist() for v in (costs, correct))
-    for point in sweep.order:
+    losses: list[tuple[float | None, float | None]] = [(None, None)] * costs.shape[1]
+    if floating is not None:
+        found = accuracy_losses(sweep.errors["validation"], floating, REPEATS, groups=sweep.groups)
+        losses = list(zip(*(values.tolist() for values in found), strict=True))
+    for number, point in enumerate(sweep.order.tolist()):
         cost, accuracy = float(costs[:, point].mean()), float(correct[:, point].mean())
         around_accuracy, around_cost = _holding(accuracy, accuracy_ends[point]), _holding(cost, cost_ends[point])
         around_accuracy = (max(around_accuracy[0], 0.0), min(around_accuracy[1], 1.0))
-        points.append(
-            Point(float(sweep.knobs[point]), int(sweep.first[point]), cost, accuracy, around_accuracy, around_cost)
-        )
+        knob, first, taken = float(sweep.knobs[point]), int(sweep.first[point]), sweep.taken(number)
+        points.append(Point(knob, first, cost, accuracy, around_accuracy, around_cost, taken, *losses[point]))
     return points
 
 
@@ -110,7 +118,8 @@ def guarantees_of(certification: Mapping[str, Any], method: str) -> list[Guarant
             for kind, point in sorted(by_kind.items()):
                 if point is not None:
                     facts = (certification["delta"], certification["samples"])
-                    found.append(Guarantee(what, float(limit), kind, *facts, point["lambda"], point["validation_cost"]))
+                    where = (point["lambda"], point["validation_cost"], certification["reference"])
+                    found.append(Guarantee(what, float(limit), kind, *facts, *where))
     return found
 
 
@@ -141,7 +150,7 @@ def write_bundle(
     chosen = method.of(setting)
     if chosen is None:
         raise UsageError(f"bundle.policy: {policy} cannot be fitted without samples in split 'predictor'")
-    points = operating_points(routed_sweep(policy, setting, chosen), setting.caches["validation"].group)
+    points = operating_points(routed_sweep(policy, setting, chosen), float_errors(setting, "validation"))
     files = [(backbone / "model.safetensors", "model.safetensors"), (heads, "heads.safetensors")]
     quantised = {str(p): f"{p}.safetensors" for p in sorted(tree.precisions) if not p.is_float}
     files += [(quantized / target, target) for target in quantised.values()]
@@ -206,7 +215,10 @@ def _row(point: Point) -> str:
         "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
         for ends in (point.cost_interval, point.accuracy_interval)
     )
-    return f"| {point.cost:.3f}{cost} | {point.accuracy:.4f}{accuracy} |"
+    lost = "–"
+    if point.accuracy_loss is not None and point.accuracy_loss_limit is not None:
+        lost = f"{point.accuracy_loss:.2f} [at most {point.accuracy_loss_limit:.2f}]"
+    return f"| {point.cost:.3f}{cost} | {point.accuracy:.4f}{accuracy} | {lost} |"
 
 
 def _guaranteed(guarantees: Sequence[Guarantee]) -> str:
@@ -214,8 +226,7 @@ def _guaranteed(guarantees: Sequence[Guarantee]) -> str:
     said = [g for g in guarantees if g.method == "learn_then_test"]
     if not said:
         return ""
-    words = {"accuracy_loss": "accuracy lost to the static network at most", "budget": "mean cost at most"}
-    rows = [f"| {words[g.what]} {g.limit:g} | {g.trade_off:.5g} | {g.cost:.3f} |" for g in said]
+    rows = [f"| {g.words} | {g.trade_off:.5g} | {g.cost:.3f} |" for g in said]
     return (
         f"\nCertified on {said[0].samples:,} samples that nothing else touched, each with probability "
         f"{1 - said[0].delta:g} and alone:\n\n| | trade-off | mean cost on validation |\n| --- | --- | --- |\n"

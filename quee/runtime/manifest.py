@@ -1,8 +1,9 @@
 """`bundle.json`: the description of a bundle, and the checks before its other files are read.
 
 Format 2 added a digest of the description, preprocessing and exported graphs; format 3 added a canary; in format 4 exit
-heads may have a hidden layer and read a grid; in format 5 exits may answer with ensembles of the heads visited. Bundles
-of older formats are read through migrations. The digests show damage and mix-ups, but not who made a bundle, because
+heads may have a hidden layer and read a grid; in format 5 exits may answer with ensembles of the heads visited; in format 6
+operating points say what serves a budget and what they lose to the float network, in points, as guarantees do. Bundles of
+older formats are read through migrations. The digests show damage and mix-ups, but not who made a bundle, because
 anyone who can write a bundle can write digests that agree. Trust comes from the place where a bundle is kept, or from
 comparing `digest` with a known digest.
 """
@@ -27,7 +28,7 @@ from quee.work.registry import unknown
 
 NAME = "bundle.json"
 CANARY = "canary.safetensors"
-FORMAT = 5
+FORMAT = 6
 MAX_BYTES = 16 << 20
 """Largest size of a description."""
 _FILE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
@@ -49,7 +50,7 @@ def _deployable(name: str) -> str:
 class Manifest(_Strict):
     """The description of a bundle, of the current format."""
 
-    format: Literal[5]
+    format: Literal[6]
     experiment: str
     budget: Positive
     canary: bool
@@ -87,6 +88,9 @@ class Manifest(_Strict):
         costs = [point.cost for point in self.operating_points]
         if costs != sorted(costs):
             raise ValueError("operating_points do not rise in cost")
+        for number, point in enumerate(self.operating_points):
+            if point.taken is not None and point.taken > number:
+                raise ValueError(f"operating point {number} is served by {point.taken}, which costs more")
         return self
 
 
@@ -112,7 +116,25 @@ def _from_4(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, "format": 5, "ensembles": False}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
+def _from_5(value: dict[str, Any]) -> dict[str, Any]:
+    if any("taken" in point or "accuracy_loss" in point for point in value["operating_points"]):
+        raise IntegrityError("format 5 has no operating points that serve others or know what they lose")
+    guarantees = [
+        {**g, "limit": 100 * g["limit"], "reference": HIGHEST} if g["what"] == "accuracy_loss" else g
+        for g in value.get("guarantees", [])
+    ]
+    return {**value, "format": 6, "guarantees": guarantees}
+
+
+HIGHEST = "the static network at the tree's highest precision"
+"""What guarantees of accuracy referred to before format 6, in shares of accuracy."""
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _from_1,
+    2: _from_2,
+    3: _from_3,
+    4: _from_4,
+    5: _from_5,
+}
 """Format to the migration of its description to the next format."""
 
 

@@ -89,23 +89,28 @@ class Served:
         self.scheduler = Scheduler(self.classifier, batch=batch, capacity=queue)
 
     def asked(self, options: Options) -> float | None:
-        """The budget of a request, by default the bundle's own; None for a request by trade-off or limit alone."""
-        if options.trade_off is not None:
-            return None
-        if options.budget is None and options.max_cost is None:
-            return float(self.classifier.budget)
-        return options.budget
+        """The budget of a request, by default the bundle's own; None for a request by anything else alone."""
+        return float(self.classifier.budget) if options.default else options.budget
 
     def controlled(self, options: Options) -> float | None:
-        """The budget for control; None where every sample has a limit, because limits lower the mean cost."""
-        return self.asked(options) if options.max_cost is None else None
+        """The mean cost that control keeps: what the budget, which is a ceiling, spends of data like the validation data.
+
+        None where every sample has a limit, because limits lower the mean cost, and for a budget that is refused later.
+        """
+        asked = self.asked(options) if options.max_cost is None else None
+        return None if asked is None or not asked > 0 else self.planned(Options(budget=asked))
+
+    def planned(self, options: Options) -> float:
+        """The mean cost of data like the validation data."""
+        return self.classifier.operating(options).expected.cost
 
     def applied(self, options: Options) -> Options:
         """The options to route under: the requested ones, with the budget corrected by control."""
-        asked = self.controlled(options)
-        if asked is None or not asked > 0:  # refused later
+        planned, asked = self.controlled(options), self.asked(options)
+        if planned is None:
             return options
-        return replace(options, budget=self.control.applied(asked))
+        corrected = self.control.applied(planned)
+        return replace(options, budget=asked if corrected == planned else corrected)
 
     def close(self, timeout: float) -> bool:
         """Answer the requests in flight; false where this was stopped after `timeout` seconds."""
@@ -181,6 +186,7 @@ class Answer:
         found = {
             "budget": self.asked,
             "budget_applied": None if self.asked is None else self.applied.budget,
+            "accuracy_loss": self.applied.accuracy_loss,
             "trade_off": self.applied.trade_off,
             "max_cost": self.applied.max_cost,
         }
@@ -287,11 +293,11 @@ class Service:
         return Answer(routed, served, asked, applied, explanations)
 
     def _count(self, served: Served, options: Options, applied: Options, routed: Routed) -> None:
-        asked, expected = served.controlled(options), None
-        if asked is not None:
-            expected = served.control.reachable(applied.budget or asked)
-            self.metrics.corrected(served.control.label(asked), served.control.spent(asked, routed.cost))
-        self.metrics.routed(routed, served.unit_bitflops, asked, expected)
+        planned, asked, expected = served.controlled(options), served.asked(options), None
+        if planned is not None and asked is not None:
+            expected = served.planned(applied)
+            self.metrics.corrected(served.control.label(asked), served.control.spent(planned, routed.cost))
+        self.metrics.routed(routed, served.unit_bitflops, asked if expected is not None else None, expected)
         self._answered += len(routed.label)
         elapsed = time.monotonic() - self._since
         if elapsed > RATE_WINDOW:
