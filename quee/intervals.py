@@ -48,24 +48,22 @@ def half_width(values: np.ndarray, factor: float, groups: np.ndarray | None = No
 
 
 def upper(differences: np.ndarray, factor: float, groups: np.ndarray | None = None) -> np.ndarray:
-    """Upper bounds (P,) of the means of paired differences of errors (n, P), `factor` standard errors above the estimates.
+    """Upper bounds (P,) of the means of paired differences of errors (n, P), where `factor` standard errors count.
 
-    Half a sample of each kind is added, one that only the first has right and one that only the second has, and one on
-    which they agree (Agresti and Min 2005), because a few hundred samples without a difference do not show that there is
-    none. `groups` (n,) count instead of samples; what is added then has their mean size.
+    As the score interval for matched proportions (Tango 1998) the standard error is that at the bound, not at the estimate:
+    a few hundred samples without a difference do not show that there is none (with factor 1.645 the bound is then 2.7 / n,
+    exactly it would be 3.0 / n). `groups` (n,) count instead of samples.
     """
-    mean, error = adjusted(differences, groups)
-    found: np.ndarray = mean + factor * error
+    error, size = spread(differences, groups)
+    around = factor**2 * size / (2 * len(differences))
+    found: np.ndarray = differences.mean(axis=0) + around + np.sqrt((factor * error) ** 2 + around**2)
     return found
 
 
-def adjusted(differences: np.ndarray, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The estimates (P,) of `upper` and their standard errors (P,)."""
-    samples = len(differences)
-    summed, sizes = differences, np.ones(samples)
+def spread(differences: np.ndarray, groups: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    """Standard errors (P,) of the means of differences (n, P) around 0, and the mean size of a sample's group."""
+    summed, size = differences, 1.0
     if groups is not None and divides(groups):
-        summed, sizes = sums(differences, groups), sums(np.ones(samples), groups)
-    size = sizes.mean() if samples else 1.0
-    mean = summed.sum(axis=0, dtype=np.float64) / (samples + 2 * size)
-    apart = ((summed - sizes[:, None] * mean) ** 2).sum(axis=0) + size**2 * (1 + 2 * mean**2)
-    return mean, np.sqrt(apart) / (samples + 2 * size)
+        sizes = sums(np.ones(len(differences)), groups)
+        summed, size = sums(differences, groups), float((sizes**2).sum() / sizes.sum())
+    return np.sqrt((summed.astype(np.float64) ** 2).sum(axis=0)) / len(differences), size

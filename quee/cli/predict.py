@@ -25,6 +25,11 @@ def predict(
         list[Path], typer.Argument(help="Images, folders of images, Parquet files, arrays (.npy, .npz).")
     ],
     budget: Annotated[float | None, typer.Option(help="Mean cost per image; 1 is the static w8a8 network.")] = None,
+    accuracy_loss: Annotated[
+        float | None,
+        typer.Option(help="Instead: points of accuracy that may be lost to the float network; 0.5 is half a point."),
+    ] = None,
+    certified: Annotated[bool, typer.Option("--certified", help="With --accuracy-loss: by a certified point.")] = False,
     trade_off: Annotated[float | None, typer.Option(help="Instead: the price of a unit of cost, in errors.")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Limit for every image.")] = None,
     latency_ms: Annotated[
@@ -48,7 +53,7 @@ def predict(
 
     if sum((as_json, as_csv, out is not None)) > 1:
         raise UsageError("give one of --json, --csv and --out")
-    options = Options(budget, trade_off, max_cost, latency_ms, images_per_second)
+    options = Options(budget, trade_off, max_cost, latency_ms, images_per_second, accuracy_loss, certified)
     inputs, classifier = Inputs(images, pixels, skip_bad), load_bundle(bundle, engine, threads)
     if options.milliseconds is not None:
         classifier, options = classifier.timed(batch), Options(budget=options.milliseconds)
@@ -101,7 +106,8 @@ def _summary(
 ) -> dict[str, Any]:
     return {
         "bundle": classifier.description["experiment"],
-        "budget": classifier.budget if options.budget is None else options.budget,
+        "accuracy_loss": options.accuracy_loss,
+        "budget": classifier.budget if options.default else options.budget,
         "budget_met": classifier.operating(options).met,
         "engine": classifier.engine.name,
         "expected": asdict(classifier.operating(options).expected),
@@ -131,8 +137,12 @@ def _say(summary: dict[str, Any], seconds: float, more: str = "") -> None:
         print(f"to expect of data like the validation data (95 %): {', '.join(parts)}", file=sys.stderr)
     if (labelled := expected["labelled"]) is not None:
         print("accuracy on labelled images (95 %): {:.3f} [{:.3f}, {:.3f}]".format(*labelled), file=sys.stderr)
+    if expected["accuracy_loss_limit"] is not None:
+        lost, most = expected["accuracy_loss"], expected["accuracy_loss_limit"]
+        print(f"below the float network by {lost:.2f} points, at most {most:.2f} (95 %)", file=sys.stderr)
     if not summary["budget_met"]:
-        print("the budget cannot be met: served at the cheapest operating point", file=sys.stderr)
+        asked = "accuracy loss" if summary["accuracy_loss"] is not None else "budget"
+        print(f"the {asked} cannot be met: served at the nearest operating point", file=sys.stderr)
 
 
 def _table(rows: list[dict[str, Any]]) -> None:

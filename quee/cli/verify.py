@@ -94,7 +94,7 @@ def _say(bundle: Path, facts: dict[str, Any], guarantees: list[Any]) -> None:
     for guarantee in guarantees:
         if guarantee.method == "learn_then_test":
             typer.echo(
-                f"certified: {guarantee.what.replace('_', ' ')} at most {guarantee.limit:g} at --trade-off "
+                f"certified: {guarantee.words} at --trade-off "
                 f"{guarantee.trade_off:.5g}, with probability {1 - guarantee.delta:g} (cost {guarantee.cost:.3f} on validation)"
             )
     if not facts["canary"]:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import binom
 
+from quee.evaluation.measured import FLOAT, float_errors
 from quee.groups import divides, numbered, sums
 from quee.policies.sweep import Setting, Sweep
 
@@ -129,12 +130,13 @@ def certify(
 ) -> dict[str, Any]:
     """Guarantees for each sweep: λ by accuracy loss and by budget, each alone at level δ.
 
-    The accuracy loss is relative to the static network at the tree's highest precision, on the same samples. For
-    accuracy losses λ goes from the dearest point (validation cost) to the cheapest, for budgets the other way. Raises
-    KeyError without the split.
+    Accuracy losses are points of accuracy below the float network on the same samples; there are no statements on them where
+    it is not among the precisions and references. For accuracy losses λ goes from the dearest point (validation cost) to the
+    cheapest, for budgets the other way. Raises KeyError without the split.
     """
-    precision, reference = setting.dearest()
-    static = setting.own_errors(SPLIT)[:, reference].astype(np.float64)
+    known, tested = float_errors(setting, SPLIT), float_errors(setting)
+    samples = len(setting.caches[SPLIT])
+    reference = np.zeros(samples) if known is None else known.astype(np.float64)
     group = setting.caches[SPLIT].group
     # Bets depend on the order of rows, and sample ids may be sorted by class. Larger groups must not come earlier.
     random = np.random.default_rng(seed)
@@ -142,22 +144,22 @@ def certify(
         place = numbered(group)
         rows = np.argsort(random.permutation(int(place.max()) + 1)[place], kind="stable")
     else:
-        rows = random.permutation(len(static))
+        rows = random.permutation(samples)
     drawn = None if group is None else group[rows]
     found: dict[str, Any] = {}
     for sweep in sweeps:
         rising = sweep.order
-        excess = (sweep.errors[SPLIT] - static[:, None])[rows][:, rising[::-1]]
+        excess = (sweep.errors[SPLIT] - reference[:, None])[rows][:, rising[::-1]]
         costs = sweep.costs[SPLIT][rows][:, rising]
         ceiling = max(DEAREST * float(setting.costs.static.max()), sweep.dearest)
         loss = {
             f"{limit:g}": {
-                "conformal": _point(sweep, rising[::-1], conformal_risk_control(excess, limit, groups=drawn)),
+                "conformal": _point(sweep, rising[::-1], conformal_risk_control(excess, limit / 100, groups=drawn)),
                 "learn_then_test": _point(
-                    sweep, rising[::-1], learn_then_test(excess, limit, delta, -1.0, groups=drawn)
+                    sweep, rising[::-1], learn_then_test(excess, limit / 100, delta, -1.0, groups=drawn)
                 ),
             }
-            for limit in accuracy_losses
+            for limit in (accuracy_losses if known is not None else ())
         }
         spent = {
             f"{budget:g}": {
@@ -173,9 +175,9 @@ def certify(
         **({} if group is None else {"groups": len(np.unique(group))}),
         "delta": delta,
         "methods": found,
-        "reference": f"static_{precision}",
-        "reference_test_accuracy": float(1 - setting.own_errors("test")[:, reference].mean()),
-        "samples": len(static),
+        "reference": FLOAT,
+        "reference_test_accuracy": None if tested is None else float(1 - tested.mean()),
+        "samples": samples,
         "test_samples": len(setting.caches["test"]),
     }
 

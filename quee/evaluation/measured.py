@@ -103,7 +103,7 @@ def curve_of(sweep: Sweep) -> list[tuple[str, float | None, float, float]]:
     return curve
 
 
-def float_errors(setting: Setting) -> np.ndarray | None:
-    """(S,) test errors of the float network; None where it is not among the precisions and references."""
+def float_errors(setting: Setting, split: str = "test") -> np.ndarray | None:
+    """(S,) errors of the float network; None where it is not among the precisions and references."""
     found = next((found for found in setting.uniform() if found[0] == FLOAT), None)
-    return None if found is None else setting.own_errors("test", found[2])[:, found[1][-1]]
+    return None if found is None else setting.own_errors(split, found[2])[:, found[1][-1]]

@@ -12,6 +12,8 @@ import numpy as np
 from quee.cache.read import FeatureCache
 from quee.ensembles import FILE as ENSEMBLES
 from quee.errors import UsageError
+from quee.evaluation.losses import accuracy_losses
+from quee.evaluation.measured import float_errors
 from quee.export.canary import write_canary
 from quee.export.graphs import export_graphs
 from quee.export.torch_engine import TorchEngine
@@ -49,7 +51,8 @@ On validation data, cost 1 being the static w8a8 network:
 
 {table}
 
-In brackets where the mean on new data will be (95 %, bootstrap over validation samples).
+In brackets where the mean on new data will be (95 %, bootstrap over validation samples); points below the float network with
+what they are at most (95 %, for all points at once). A budget is a ceiling: less is spent where more does not show.
 {guaranteed}
 
 ## Use
@@ -57,6 +60,7 @@ In brackets where the mean on new data will be (95 %, bootstrap over validation 
 ```python
 classifier = quee.load_bundle("this folder")
 classifier.predict(images, budget={budget})  # class indices; `explain` says why
+classifier.predict(images, accuracy_loss=1.0)  # the cheapest point that loses at most 1 point to the float network
 ```
 
 `quee verify` checks every file, with `--execute` also what engines make of the images in `canary.safetensors`: a few
@@ -76,10 +80,12 @@ what that way costs."""
 GATES = "Each gate decides by policy {policy}, from what its exit head says."
 
 
-def operating_points(sweep: Sweep, router: Router, name: str, groups: np.ndarray | None = None) -> list[Point]:
-    """The points of a deployed policy's sweep by rising validation cost, with intervals for the means on new data.
+def operating_points(sweep: Sweep, router: Router, name: str, floating: np.ndarray | None = None) -> list[Point]:
+    """The points of a deployed policy's sweep by rising validation cost, with intervals for the means on new data, and what
+    serves budgets and accuracy losses.
 
-    `name` is that of the policy, `groups` (V,) are those of the validation samples.
+    `name` is that of the policy; `floating` (V,) are the float network's errors on the validation samples, None where they are
+    not known.
     """
     assert sweep.knobs is not None and sweep.first is not None
     points, names = [], np.full(len(sweep.knobs), name, object)
@@ -87,15 +93,30 @@ def operating_points(sweep: Sweep, router: Router, name: str, groups: np.ndarray
         names[part.rows] = part.name or name
     costs, correct = sweep.costs["validation"], 1.0 - sweep.errors["validation"]
     labelled = _labelled(sweep)
-    weights = resamples(len(costs), REPEATS, 0, groups)
+    weights = resamples(len(costs), REPEATS, 0, sweep.groups)
     cost_ends, accuracy_ends = (np.stack(interval(weights @ v), axis=1).tolist() for v in (costs, correct))
-    for point in sweep.order:
+    losses: list[tuple[float | None, float | None]] = [(None, None)] * costs.shape[1]
+    if floating is not None:
+        found = accuracy_losses(sweep.errors["validation"], floating, REPEATS, groups=sweep.groups)
+        losses = list(zip(*(values.tolist() for values in found), strict=True))
+    for number, point in enumerate(sweep.order.tolist()):
         cost, accuracy = float(costs[:, point].mean()), float(correct[:, point].mean())
         around_accuracy, around_cost = _holding(accuracy, accuracy_ends[point]), _holding(cost, cost_ends[point])
         around_accuracy = (max(around_accuracy[0], 0.0), min(around_accuracy[1], 1.0))
-        beside = None if labelled is None else labelled[point]
-        facts = (cost, accuracy, around_accuracy, around_cost, beside, names[point])
-        points.append(Point(float(sweep.knobs[point]), int(sweep.first[point]), *facts))
+        at = Point(
+            float(sweep.knobs[point]),
+            int(sweep.first[point]),
+            cost,
+            accuracy,
+            around_accuracy,
+            around_cost,
+            labelled=None if labelled is None else labelled[point],
+            policy=names[point],
+            taken=sweep.taken(number),
+            accuracy_loss=losses[point][0],
+            accuracy_loss_limit=losses[point][1],
+        )
+        points.append(at)
     return points
 
 
@@ -122,7 +143,8 @@ def guarantees_of(certification: Mapping[str, Any], method: str) -> list[Guarant
             for kind, point in sorted(by_kind.items()):
                 if point is not None:
                     facts = (certification["delta"], certification["samples"])
-                    found.append(Guarantee(what, float(limit), kind, *facts, point["lambda"], point["validation_cost"]))
+                    where = (point["lambda"], point["validation_cost"], certification["reference"])
+                    found.append(Guarantee(what, float(limit), kind, *facts, *where))
     return found
 
 
@@ -155,8 +177,8 @@ def write_bundle(
     chosen = method.of(setting)
     if chosen is None:
         raise UsageError(f"bundle.policy: {policy} cannot be fitted without samples in split 'predictor'")
-    group = setting.caches["validation"].group
-    points = operating_points(routed_sweep(policy, setting, chosen), chosen, policy, group)
+    floating = float_errors(setting, "validation")
+    points = operating_points(routed_sweep(policy, setting, chosen), chosen, policy, floating)
     used = list(dict.fromkeys(point.policy for point in points))
     predicts = any(deployable()[name].learned for name in used)
     files = [(backbone / "model.safetensors", "model.safetensors"), (heads, "heads.safetensors")]
@@ -239,7 +261,8 @@ def _measured(measure: Measure, labelled: int) -> str:
 
 
 def _table(measure: Measure, points: Sequence[Point]) -> str:
-    columns = ["mean cost", measure.name, *(["accuracy, labelled images"] if points[0].labelled else [])]
+    columns = ["mean cost", measure.name, "points below the float network"]
+    columns += ["accuracy, labelled images"] if points[0].labelled else []
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     return "\n".join([*lines, *map(_row, points)])
 
@@ -249,8 +272,11 @@ def _row(point: Point) -> str:
         "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
         for ends in (point.cost_interval, point.accuracy_interval)
     )
+    lost = "–"
+    if point.accuracy_loss is not None and point.accuracy_loss_limit is not None:
+        lost = f"{point.accuracy_loss:.2f} [at most {point.accuracy_loss_limit:.2f}]"
     beside = "" if point.labelled is None else " {:.4f} [{:.3f}, {:.3f}] |".format(*point.labelled)
-    return f"| {point.cost:.3f}{cost} | {point.accuracy:.4f}{accuracy} |{beside}"
+    return f"| {point.cost:.3f}{cost} | {point.accuracy:.4f}{accuracy} | {lost} |{beside}"
 
 
 def _guaranteed(guarantees: Sequence[Guarantee]) -> str:
@@ -258,8 +284,7 @@ def _guaranteed(guarantees: Sequence[Guarantee]) -> str:
     said = [g for g in guarantees if g.method == "learn_then_test"]
     if not said:
         return ""
-    words = {"accuracy_loss": "accuracy lost to the static network at most", "budget": "mean cost at most"}
-    rows = [f"| {words[g.what]} {g.limit:g} | {g.trade_off:.5g} | {g.cost:.3f} |" for g in said]
+    rows = [f"| {g.words} | {g.trade_off:.5g} | {g.cost:.3f} |" for g in said]
     return (
         f"\nCertified on {said[0].samples:,} samples that nothing else touched, each with probability "
         f"{1 - said[0].delta:g} and alone:\n\n| | trade-off | mean cost on validation |\n| --- | --- | --- |\n"

@@ -225,11 +225,6 @@ class Setting:
             first = index * self.tree.segments
             yield name, list(range(first, first + self.tree.segments)), True
 
-    def dearest(self) -> tuple[str, int]:
-        """The tree's precision whose static network costs most, and the node of that network."""
-        whole = [(name, nodes[-1]) for name, nodes, references in self.uniform() if not references]
-        return max(whole, key=lambda found: float(self.costs.static[found[1]]))
-
     def uniform_costs(self, references: bool) -> dict[str, np.ndarray]:
         """Costs `segment`, `head`, `static` by node of the tree, or of the references."""
         if not references:

@@ -189,6 +189,7 @@ def _check_validation(folder: Path, tree: PathTree, view: GateView, arrays: dict
     if arrays:
         where, (samples, nodes, features) = folder / VALIDATION, arrays["features"].shape
         _fit(arrays["error"].shape == (samples, len(tree)) and samples > 0, where, f"{arrays['error'].shape} errors")
+        _fit(arrays.get("group", arrays["error"]).shape[0] == samples, where, "groups of other samples")
         before = int((tree.gate < tree.segments).sum())
         _fit((nodes, features) == (before, len(view.names)), where, f"features of {nodes} nodes instead of {before}")
 

@@ -121,7 +121,7 @@ class AdaptiveClassifier(FittedClassifier):
         self.canary: Canary | None = None
         """The reference's results that engines are compared with, if the bundle has them."""
         self._timed: OrderedDict[int, tuple[Profile, AdaptiveClassifier]] = OrderedDict()
-        self._operating = OperatingPoints(self.tree, costs, self.points, budget, policy.priced)
+        self._operating = OperatingPoints(self.tree, costs, self.points, budget, policy.priced, self.guarantees)
 
     @property
     def backbone(self) -> MultiPrecisionBackbone:

@@ -1,10 +1,11 @@
 """`bundle.json`: the description of a bundle, and the checks before its other files are read.
 
 Format 2 added a digest of the description, preprocessing and exported graphs; format 3 added a canary; in format 4 exit
-heads may have a hidden layer and read a grid; in format 5 exits may answer with ensembles of the heads visited; in format
-6 an operating point names its policy, and predictors may start from confidence. Bundles of older formats are read through
-migrations. The digests show damage and mix-ups, but not who made a bundle, because anyone who can write a bundle can write
-digests that agree. Trust comes from the place where a bundle is kept, or from comparing `digest` with a known digest.
+heads may have a hidden layer and read a grid; in format 5 exits may answer with ensembles of the heads visited; in format 6
+an operating point names its policy, and says what serves a budget and what it loses to the float network, in points, as
+guarantees do; predictors may start from confidence. Bundles of older formats are read through migrations. The digests show
+damage and mix-ups, but not who made a bundle, because anyone who can write a bundle can write digests that agree. Trust
+comes from the place where a bundle is kept, or from comparing `digest` with a known digest.
 """
 
 import hashlib
@@ -92,6 +93,9 @@ class Manifest(_Strict):
         costs = [point.cost for point in self.operating_points]
         if costs != sorted(costs):
             raise ValueError("operating_points do not rise in cost")
+        for number, point in enumerate(self.operating_points):
+            if point.taken is not None and point.taken > number:
+                raise ValueError(f"operating point {number} is served by {point.taken}, which costs more")
         return self
 
 
@@ -121,12 +125,18 @@ def _from_5(value: dict[str, Any]) -> dict[str, Any]:
     points = value.get("operating_points")
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
         return {**value, "format": 6}  # refused later
-    if any("policy" in point for point in points):
-        raise IntegrityError("in format 5 no operating point names a policy")
+    if any(key in point for point in points for key in ("policy", "taken", "accuracy_loss")):
+        raise IntegrityError("in format 5 no operating point names a policy, serves others or knows what it loses")
     named = [{**point, "policy": value.get("policy")} for point in points]
-    return {**value, "format": 6, "operating_points": named}
+    guarantees = [
+        {**g, "limit": 100 * g["limit"], "reference": HIGHEST} if g["what"] == "accuracy_loss" else g
+        for g in value.get("guarantees", [])
+    ]
+    return {**value, "format": 6, "guarantees": guarantees, "operating_points": named}
 
 
+HIGHEST = "the static network at the tree's highest precision"
+"""What guarantees of accuracy referred to before format 6, in shares of accuracy."""
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4, 5: _from_5,
 }  # fmt: skip

@@ -11,7 +11,13 @@ from pydantic import Field
 
 from quee.errors import UsageError
 from quee.paths import PathTree
+from quee.policies.ceiling import ROUNDING, served
 
+FLOAT = "fp32"
+"""The network that an accuracy loss refers to."""
+ONE_OF = ("budget", "accuracy_loss", "trade_off")
+"""Options that each say alone which operating point serves."""
+FROM_ZERO = ("accuracy_loss", "trade_off")
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 AtLeast0 = Annotated[float, Field(ge=0)]
@@ -34,14 +40,21 @@ class Point:
     """Accuracy on labelled images and its 95 % interval, where `accuracy` is agreement with the float network."""
     policy: str = ""
     """Name of the policy that decides; in bundles always given."""
+    taken: Annotated[int, Field(ge=0)] | None = None
+    """Number of the point that serves where this one is the dearest within a budget; None where it is this one."""
+    accuracy_loss: float | None = None
+    """Points of accuracy below the float network on validation; None where that is not known."""
+    accuracy_loss_limit: float | None = None
+    """What the accuracy loss is at most on new data, with 95 % confidence for all points at once."""
 
 
 @dataclass(frozen=True)
 class Guarantee:
     """A certified statement about a trade-off, from samples with no other use; each statement holds alone.
 
-    `accuracy_loss`: accuracy is at most `limit` below the static network's at the highest precision. `budget`: the mean
-    cost is at most `limit`. `learn_then_test` holds with probability 1 − `delta`, `conformal` on average.
+    `accuracy_loss`: accuracy is at most `limit` points below that of the static network of `reference`, the float network
+    but in bundles of before format 6. `budget`: the mean cost is at most `limit`. `learn_then_test` holds with probability
+    1 − `delta`, `conformal` on average.
     """
 
     what: Literal["accuracy_loss", "budget"]
@@ -52,6 +65,19 @@ class Guarantee:
     trade_off: AtLeast0
     cost: Positive
     """Mean cost on validation."""
+    reference: str = FLOAT
+
+    @property
+    def certifies(self) -> bool:
+        """Whether it limits the accuracy lost to the float network with a probability."""
+        return self.what == "accuracy_loss" and self.method == "learn_then_test" and self.reference == FLOAT
+
+    @property
+    def words(self) -> str:
+        """What is certified, to follow "certified: "."""
+        if self.what == "budget":
+            return f"mean cost at most {self.limit:g}"
+        return f"at most {self.limit:g} points of accuracy below {self.reference}"
 
 
 @dataclass(frozen=True)
@@ -65,12 +91,18 @@ class Expected:
     budget_met: bool
     labelled: tuple[float, float, float] | None = None
     """Accuracy and its interval on labelled images, where `accuracy` is agreement with the float network."""
+    accuracy_loss: float | None = None
+    """Points of accuracy below the float network on validation."""
+    accuracy_loss_limit: float | None = None
+    """What the accuracy loss is at most, with 95 % confidence."""
 
 
 class Asked(TypedDict, total=False):
     """`Options` as keyword arguments."""
 
     budget: float | None
+    accuracy_loss: float | None
+    certified: bool
     trade_off: float | None
     max_cost: float | None
     latency_ms: float | None
@@ -81,8 +113,11 @@ class Asked(TypedDict, total=False):
 class Options:
     """A caller's request; costs are in units of the static w8a8 backbone.
 
-    `budget` is a mean cost over data like the validation data, and `trade_off` is the price λ of a unit of cost. Either
-    can be combined with `max_cost`, a limit for every sample; `max_cost` alone spends up to the limit on every sample.
+    `budget` is a ceiling of the mean cost over data like the validation data, `accuracy_loss` the points of accuracy that
+    may be lost to the float network (0.5 is half a point), and `trade_off` the price λ of a unit of cost. Budget and
+    price can be combined with `max_cost`, a limit for every sample; `max_cost` alone spends up to the limit on every sample.
+    An accuracy loss is answered by the cheapest point that on validation loses at most so much with 95 % confidence; with
+    `certified`, by the cheapest that is certified on samples with no other use.
     Without options the bundle's budget holds. `latency_ms` (mean milliseconds per image) and `images_per_second` are
     budgets of time for batches of the size of the call; they need a profile from this machine. A request that cannot be
     met is served at the nearest point. Raises UsageError naming a value out of range.
@@ -93,21 +128,35 @@ class Options:
     max_cost: float | None = None
     latency_ms: float | None = None
     images_per_second: float | None = None
+    accuracy_loss: float | None = None
+    certified: bool = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = "of 0 or more" if field.name == "trade_off" else "above 0"
-            if value is None:
-                continue
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "certified"}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name, value in given.items():
+            least = "of 0 or more" if name in FROM_ZERO else "above 0"
             if not isinstance(value, Real) or isinstance(value, bool) or not np.isfinite(float(value)):
-                raise UsageError(f"{field.name}={value!r}: give a finite number {least}")
-            if value < 0 or (value == 0 and field.name != "trade_off"):
-                raise UsageError(f"{field.name}={value!r}: give a finite number {least}")
-        if self.budget is not None and self.trade_off is not None:
-            raise UsageError("give one of budget and trade_off, not both")
-        if self.milliseconds is not None and sum(getattr(self, field.name) is not None for field in fields(self)) > 1:
+                raise UsageError(f"{name}={value!r}: give a finite number {least}")
+            if value < 0 or (value == 0 and name not in FROM_ZERO):
+                raise UsageError(f"{name}={value!r}: give a finite number {least}")
+        if len(both := [name for name in ONE_OF if name in given]) > 1:
+            raise UsageError(f"give one of {', '.join(ONE_OF[:-1])} and {ONE_OF[-1]}, not both {' and '.join(both)}")
+        if self.milliseconds is not None and len(given) > 1:
             raise UsageError("give one of latency_ms and images_per_second, and nothing beside it")
+        if not isinstance(self.certified, bool):
+            raise UsageError(f"certified={self.certified!r}: give true or false")
+        if self.accuracy_loss is not None and self.max_cost is not None:
+            raise UsageError("accuracy_loss does not go with max_cost, under which no point was measured")
+        if self.certified and self.accuracy_loss is None:
+            raise UsageError("certified goes with accuracy_loss")
+        if self.accuracy_loss is not None and self.accuracy_loss > 100:
+            raise UsageError(f"accuracy_loss={self.accuracy_loss!r}: give points of accuracy, at most 100")
+
+    @property
+    def default(self) -> bool:
+        """Whether the bundle's own budget holds."""
+        return self.budget is None and self.accuracy_loss is None and self.trade_off is None and self.max_cost is None
 
     @property
     def milliseconds(self) -> float | None:
@@ -141,15 +190,21 @@ class Operating:
         def interval(low: tuple[float, float] | None, high: tuple[float, float] | None) -> tuple[float, float] | None:
             return None if low is None or high is None else (mixed(low[0], high[0]), mixed(low[1], high[1]))
 
-        known = self.low.labelled is not None and self.high.labelled is not None
-        labelled = [mixed(a, b) for a, b in zip(self.low.labelled or (), self.high.labelled or (), strict=known)]
+        found = zip(self.low.labelled or (), self.high.labelled or (), strict=False)
+        labelled = [mixed(a, b) for a, b in found]
+
+        def known(low: float | None, high: float | None) -> float | None:
+            return None if low is None or high is None else mixed(low, high)
+
         return Expected(
             mixed(self.low.accuracy, self.high.accuracy),
             mixed(self.low.cost, self.high.cost),
             interval(self.low.accuracy_interval, self.high.accuracy_interval),
             interval(self.low.cost_interval, self.high.cost_interval),
             self.met,
-            (labelled[0], labelled[1], labelled[2]) if known else None,
+            (labelled[0], labelled[1], labelled[2]) if labelled else None,
+            known(self.low.accuracy_loss, self.high.accuracy_loss),
+            known(self.low.accuracy_loss_limit, self.high.accuracy_loss_limit),
         )
 
 
@@ -157,13 +212,20 @@ class OperatingPoints:
     """The points of a bundle, rising in cost."""
 
     def __init__(
-        self, tree: PathTree, costs: np.ndarray, points: Sequence[Point], budget: float, priced: bool = True
+        self,
+        tree: PathTree,
+        costs: np.ndarray,
+        points: Sequence[Point],
+        budget: float,
+        priced: bool = True,
+        guarantees: Sequence[Guarantee] = (),
     ) -> None:
         """`costs` (N,) are routed costs by node; `budget` holds where no options are given.
 
         `priced` means that the policy's knob is λ. Any other policy serves a trade-off at one of its points.
         """
         self.tree, self.costs, self.points, self.budget, self.priced = tree, costs, list(points), budget, priced
+        self.guarantees = guarantees
         self.choose = lru_cache(maxsize=1024)(self._choose)
         """The points that serve the options; the nearest point where they cannot be met."""
 
@@ -173,21 +235,47 @@ class OperatingPoints:
         if options.trade_off is not None:
             point = self._within(self._priced(float(options.trade_off)), limit)
             return Operating(point, point, 0.0, met)
+        if options.accuracy_loss is not None:
+            point, shown = self._losing(float(options.accuracy_loss), options.certified)
+            return Operating(point, point, 0.0, shown)
         if limit is not None and options.budget is None:
             point = self._within(self.points[-1], limit)
             return Operating(point, point, 0.0, met)
         asked = self.budget if options.budget is None else float(options.budget)
-        costs = [point.cost for point in self.points]
-        right = int(np.searchsorted(costs, asked))
-        if right == 0:
-            point = self._within(self.points[0], limit)
-            return Operating(point, point, 0.0, met and bool(costs[0] <= asked * (1 + 1e-9)))
-        if right == len(costs):
-            point = self._within(self.points[-1], limit)
-            return Operating(point, point, 0.0, met)
-        low, high = self.points[right - 1], self.points[right]
-        share = (asked - low.cost) / (high.cost - low.cost)
-        return Operating(self._within(low, limit), self._within(high, limit), share, met)
+        low, high, share, within = served(np.array([point.cost for point in self.points]), self._taken, asked)
+        return Operating(
+            self._within(self.points[low], limit), self._within(self.points[high], limit), share, met and within
+        )
+
+    def _taken(self, last: int) -> int:
+        found = self.points[last].taken
+        return last if found is None else found
+
+    def _losing(self, most: float, certified: bool) -> tuple[Point, bool]:
+        """The cheapest point that loses at most so many points of accuracy, or the nearest, and whether it does.
+
+        Raises UsageError where the bundle does not know what its points lose.
+        """
+        if certified:
+            limits: dict[float, float] = {}
+            for g in self.guarantees:
+                if g.certifies:
+                    limits[g.trade_off] = min(g.limit, limits.get(g.trade_off, g.limit))
+            known = [(p, limits[p.trade_off]) for p in self.points if p.trade_off in limits]
+            if not known:
+                raise UsageError(
+                    "certified: no accuracy loss against the float network is certified in this bundle; that takes a share for "
+                    "`certification` in prepare.splits, and samples enough"
+                )
+        else:
+            known = [(p, p.accuracy_loss_limit) for p in self.points if p.accuracy_loss_limit is not None]
+            if not known:
+                raise UsageError(
+                    "accuracy_loss: this bundle does not know the float network's accuracy (bundles do from format 6 on, with "
+                    "fp32 among paths.references): make it anew with `quee run`, or give a budget"
+                )
+        enough = next((point for point, limit in known if limit <= most + ROUNDING), None)
+        return (min(known, key=lambda pair: pair[1])[0], False) if enough is None else (enough, True)
 
     def _priced(self, trade_off: float) -> Point:
         """The best point for a price of a unit of cost."""

@@ -12,8 +12,9 @@ from mlflow.pyfunc import PythonModel
 class QueeModel(PythonModel):  # type: ignore[misc]
     """Images (N, H, W) or (N, H, W, C) to prediction, label, cost and, unless `return_path` is false, path.
 
-    Params: `budget` (mean cost, the bundle's own by default) or `trade_off` (price of a unit of cost), `max_cost`,
-    `return_path`, and `pixels`: `uint8`, or `unit` for floats from 0 to 1.
+    Params: one of `budget` (ceiling of the mean cost, the bundle's own by default), `accuracy_loss` (points of accuracy that
+    may be lost to the float network; `certified`) and `trade_off` (price of a unit of cost); `max_cost`, `return_path`, and
+    `pixels`: `uint8`, or `unit` for floats from 0 to 1.
     """
 
     def load_context(self, context: Any) -> None:

@@ -1,13 +1,14 @@
 """The bundle's policy with measured time as cost, and its operating points in milliseconds."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from quee.cache.read import FeatureCache
 from quee.policies.base import Costs, Router, simulate
+from quee.policies.ceiling import taken
 from quee.runtime.operating import Point
 from quee.runtime.profile import Profile
 from quee.work.io import read_tensors, write_tensors
@@ -18,7 +19,7 @@ LARGEST = 4 << 20
 
 
 def write_validation(out: Path, cache: FeatureCache) -> None:
-    """Write features and errors of validation samples, on which operating points under another cost model are found.
+    """Write features, errors and groups of validation samples, on which operating points under another cost model are found.
 
     If they exceed `LARGEST` bytes, a fixed random sample is kept, because a cache may be sorted by class.
     """
@@ -27,7 +28,8 @@ def write_validation(out: Path, cache: FeatureCache) -> None:
     samples = len(features)
     most = samples if not features.size else max(1, min(samples, LARGEST * samples // features.nbytes))
     kept = np.sort(np.random.default_rng(0).permutation(samples)[:most])
-    write_tensors(out / FILE, {"error": cache.error[kept].astype(np.uint8), "features": features[kept]})
+    groups = {} if cache.group is None else {"group": cache.group[kept]}
+    write_tensors(out / FILE, {"error": cache.error[kept].astype(np.uint8), "features": features[kept], **groups})
 
 
 def read_validation(folder: Path) -> dict[str, np.ndarray]:
@@ -51,13 +53,15 @@ def timed_points(
     error = arrays["error"].astype(float)
     features = np.zeros((len(error), len(tree), arrays["features"].shape[2]), np.float32)
     features[:, : arrays["features"].shape[1]] = arrays["features"]
-    return timed, _points(timed, features, error, profile, batch)
+    return timed, _points(timed, features, error, arrays.get("group"), profile, batch)
 
 
-def _points(policy: Router, features: np.ndarray, error: np.ndarray, profile: Profile, batch: int) -> list[Point]:
+def _points(
+    policy: Router, features: np.ndarray, error: np.ndarray, groups: np.ndarray | None, profile: Profile, batch: int
+) -> list[Point]:
     tree, knobs = policy.tree, policy.knobs(120)
     ends, rows, firsts = simulate(tree, policy, features, knobs), np.arange(len(error)), policy.first(knobs)
-    points = []
+    found: list[tuple[Point, np.ndarray]] = []
     for column, knob in enumerate(knobs):
         scores = [
             float((error[rows, end] + knob * policy.costs.routed[end]).mean()) if (end >= 0).all() else np.inf
@@ -67,6 +71,9 @@ def _points(policy: Router, features: np.ndarray, error: np.ndarray, profile: Pr
         end = ends[first, :, column]
         shares = np.bincount(end, minlength=len(tree)) / len(end)
         spent = profile.expected(tree, shares, batch)
-        points.append(Point(float(knob), first, spent, float(1 - error[rows, end].mean())))
-    points.sort(key=lambda p: (p.cost, -p.accuracy))
-    return [p for i, p in enumerate(points) if i == 0 or p.cost > points[i - 1].cost]
+        own = error[rows, end]
+        found.append((Point(float(knob), first, spent, float(1 - own.mean())), own))
+    found.sort(key=lambda pair: (pair[0].cost, -pair[0].accuracy))
+    kept = [pair for i, pair in enumerate(found) if i == 0 or pair[0].cost > found[i - 1][0].cost]
+    errors = np.stack([own for _, own in kept], axis=1)
+    return [replace(point, taken=taken(errors, number, groups)) for number, (point, _) in enumerate(kept)]

@@ -23,8 +23,9 @@ from quee.serving.service import Service
 CONTENT = "text/plain; version=1.0.0; charset=utf-8"
 DESCRIPTION = """Classifies images, each by its own path through the network, under a budget chosen per request.
 
-`budget` is a mean cost, `trade_off` the price of a unit of cost, `max_cost` a limit for every image; the unit is the
-static w8a8 network. Errors are `{"error": "reason"}`. 503 comes with Retry-After."""
+`budget` is a ceiling of the mean cost, `accuracy_loss` the points of accuracy that may be lost to the float network,
+`trade_off` the price of a unit of cost, `max_cost` a limit for every image; the unit of cost is the static w8a8
+network. Errors are `{"error": "reason"}`. 503 comes with Retry-After."""
 EXAMPLE = {
     "parameters": {"budget": 0.2},
     "inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 2, 2], "data": [[[0, 255], [255, 0]]]}],

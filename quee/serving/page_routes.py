@@ -1,5 +1,6 @@
 """The page at `/`: its files and example images, which are read once, and the facts of the model that it shows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from quee.data.decode import FORMATS, open_image
 from quee.data.files import IMAGES
 from quee.data.walk import shown, top_files
 from quee.errors import QueeError, UsageError
+from quee.runtime.operating import Point
 from quee.serving.requests import RefusedError
 from quee.serving.service import Service
 
@@ -59,6 +61,7 @@ def page_routes(app: FastAPI, service: Service) -> None:
             "budget": classifier.budget,
             "budgets": [points[0].cost, points[-1].cost],
             "measure": classifier.measure.name,
+            "accuracy_losses": _losses(points),
             "points": [[p.cost, p.accuracy] for p in points],
             "precisions": [str(p) for p in classifier.tree.precisions],
             "segments": classifier.tree.segments,
@@ -71,6 +74,12 @@ def page_routes(app: FastAPI, service: Service) -> None:
         if not 0 <= index < len(examples):
             raise RefusedError(404, "page", f"no example {index}; there are {len(examples)}")
         return Response(examples[index].data, media_type=examples[index].media_type, headers=HEADERS)
+
+
+def _losses(points: Sequence[Point]) -> list[float] | None:
+    """The range of accuracy losses that can be asked for, from above 0 on; None where the bundle does not know them."""
+    limits = [point.accuracy_loss_limit for point in points if point.accuracy_loss_limit is not None]
+    return [max(min(limits), 0.05), max(*limits, 0.1)] if limits else None
 
 
 @dataclass(frozen=True)

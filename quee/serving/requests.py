@@ -107,15 +107,19 @@ class Closed(BaseModel):
 class Budgets(Closed):
     """Budgets of a request; `Options` checks their ranges."""
 
-    budget: float | None = Field(default=None, description="Mean cost, above 0; not with trade_off.")
-    trade_off: float | None = Field(default=None, description="Price of a unit of cost, 0 or more.")
+    budget: float | None = Field(default=None, description="Ceiling of the mean cost, above 0.")
+    accuracy_loss: float | None = Field(
+        default=None, description="Instead: points of accuracy that may be lost to the float network, 0 or more."
+    )
+    certified: bool = Field(default=False, description="With accuracy_loss: by a certified operating point.")
+    trade_off: float | None = Field(default=None, description="Instead: price of a unit of cost, 0 or more.")
     max_cost: float | None = Field(default=None, description="Limit for every image, above 0.")
 
     @property
     def options(self) -> Options:
         """Raises RefusedError for a number out of range."""
         try:
-            return Options(self.budget, self.trade_off, self.max_cost)
+            return Options(**{name: getattr(self, name) for name in Budgets.model_fields})
         except UsageError as error:
             raise bad(str(error), "options") from None
 

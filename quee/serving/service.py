@@ -89,12 +89,8 @@ class Served:
         self.scheduler = Scheduler(self.classifier, batch=batch, capacity=queue)
 
     def asked(self, options: Options) -> float | None:
-        """The budget of a request, by default the bundle's own; None for a request by trade-off or limit alone."""
-        if options.trade_off is not None:
-            return None
-        if options.budget is None and options.max_cost is None:
-            return float(self.classifier.budget)
-        return options.budget
+        """The budget of a request, by default the bundle's own; None for a request by anything else alone."""
+        return float(self.classifier.budget) if options.default else options.budget
 
     def applied(self, options: Options, waiting: int) -> Options:
         """The options to route under: the requested ones, with the budget corrected; `waiting` images are in flight."""
@@ -177,6 +173,7 @@ class Answer:
         found = {
             "budget": self.asked,
             "budget_applied": None if self.asked is None else self.applied.budget,
+            "accuracy_loss": self.applied.accuracy_loss,
             "trade_off": self.applied.trade_off,
             "max_cost": self.applied.max_cost,
         }

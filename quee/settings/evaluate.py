@@ -2,9 +2,20 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from quee.settings.block import Block, Count, Listed, Positive, Seed, Share
+
+
+def _points(value: float) -> float:
+    if value < LEAST:
+        raise ValueError(f"{value:g} points of accuracy; valid: from {LEAST:g} on, half a point is 0.5")
+    return value
+
+
+LEAST = 0.05
+"""Least accuracy loss that is certified, in points. Before they were points, losses were shares: 0.005 was half a point."""
+Points = Annotated[float, Field(le=100), AfterValidator(_points)]
 
 
 class Certification(Block):
@@ -12,8 +23,8 @@ class Certification(Block):
 
     delta: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Probability with which a guarantee may fail."""
-    accuracy_losses: Annotated[tuple[Positive, ...], Listed] = (0.005, 0.01, 0.02)
-    """Limits on the accuracy lost against the static network at the highest precision."""
+    accuracy_losses: Annotated[tuple[Points, ...], Listed] = (0.5, 1.0, 2.0)
+    """Limits on the points of accuracy lost to the float network."""
 
 
 class Quality(Block):

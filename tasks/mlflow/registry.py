@@ -196,6 +196,8 @@ def signature() -> ModelSignature:
     ]
     options = [
         ParamSpec("budget", "double", None),  # default: the bundle's own, unless there is a trade-off
+        ParamSpec("accuracy_loss", "double", None),  # points of accuracy below the float network
+        ParamSpec("certified", "boolean", False),
         ParamSpec("trade_off", "double", None),
         ParamSpec("max_cost", "double", None),
         ParamSpec("pixels", "string", "uint8"),  # or `unit`: floats from 0 to 1

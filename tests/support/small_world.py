@@ -1,5 +1,6 @@
 """A small synthetic cache with known structure and matching settings, for tests of code that reads caches."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,4 +83,21 @@ def small_cache(samples: int = 240, segments: int = 3, classes: int = 4, seed: i
         none.astype(np.int32),
         log_probs[:, uniform_nodes(tree)].astype(np.float16),
         head_log_probs=as_cached(log_probs),
+    )
+
+
+def with_float(cache: FeatureCache, better: float = 0.5) -> FeatureCache:
+    """The cache with the float network as a reference: it corrects a share of w8a8's errors and costs 16."""
+    tree = cache.tree
+    nodes = tree.lineage(tree.node(("w8a8",) * tree.segments))
+    corrected = np.random.default_rng(1).random(len(cache)) < better
+    records = [
+        {**cache.description["nodes"][node], "cost": 16.0, "segment_cost": 16.0 / tree.segments} for node in nodes
+    ]
+    return replace(
+        cache,
+        description={**cache.description, "reference_precisions": ["fp32"], "references": records},
+        reference_error=cache.error[:, nodes] & ~corrected[:, None],
+        reference_features=cache.features[:, nodes],
+        reference_prediction=cache.prediction[:, nodes],
     )

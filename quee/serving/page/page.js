@@ -28,15 +28,32 @@ function percent(share) {
   return share > 0 && share < 0.001 ? "<\u00a00.1\u00a0%" : `${Math.round(share * 1000) / 10}\u00a0%`;
 }
 
-function budget() {
-  const [low, high] = state.model.budgets;
+const KINDS = {
+  budget: {
+    range: () => state.model.budgets,
+    said: (text) => `${text} of the static network at 8 bits`,
+    note: "Mean cost to spend per image at most; 1 is the static network at 8 bits.",
+  },
+  accuracy_loss: {
+    range: () => state.model.accuracy_losses,
+    said: (text) => `${text} points of accuracy`,
+    note: "Points of accuracy that may be lost to the float network; validation images show it at 95\u00a0%.",
+  },
+};
+
+const kind = () => KINDS[by("kind").value];
+
+function asked() {
+  const [low, high] = kind().range();
   return low * (high / low) ** (by("budget").value / 1000);
 }
 
-function showBudget() {
-  const text = number(budget());
+function showAsked() {
+  const text = number(asked());
   by("budget-text").textContent = text;
-  by("budget").setAttribute("aria-valuetext", `${text} of the static network at 8 bits`);
+  by("budget-note").textContent = kind().note;
+  by("budget").setAttribute("aria-label", by("kind").selectedOptions[0].text);
+  by("budget").setAttribute("aria-valuetext", kind().said(text));
 }
 
 function element(name, text, ...children) {
@@ -62,7 +79,7 @@ function show(answer) {
   const gates = result.gates;
   const spent = result.cost;
   by("result").hidden = false;
-  const met = answer.budget_met ? "" : " This budget is out of reach; the nearest was taken.";
+  const met = answer.budget_met ? "" : " This is out of reach; the nearest operating point was taken.";
   const sure = Math.round(Math.max(...result.probabilities) * 100);
   say(`${result.class}, ${sure}\u00a0% sure, for ${number(spent)} of the static network’s cost.${met}`);
   drawPath(by("path"), state.model, result);
@@ -79,9 +96,9 @@ function show(answer) {
   const most = Math.max(1, spent, answer.budget ?? 0);
   by("costs").replaceChildren(
     bar("this image", spent / most, number(spent)),
-    bar("budget (mean)", (answer.budget ?? 0) / most, number(answer.budget ?? 0)),
+    ...(answer.budget ? [bar("budget (mean)", answer.budget / most, number(answer.budget))] : []),
     ...statics.map(([name, cost]) => bar(`static ${name}`, cost / most, number(cost))));
-  const applied = Math.abs(answer.budget_applied / answer.budget - 1) > 0.001
+  const applied = answer.budget && Math.abs(answer.budget_applied / answer.budget - 1) > 0.001
     ? ` Steered to ${number(answer.budget_applied)}, since inputs of late cost other than expected.` : "";
   by("saving").textContent = `The static network at 8 bits would have spent ${number(1 / spent)} times as much`
     + ` (fp32: ${number(result.static.fp32 / spent)} times).${applied}`;
@@ -92,7 +109,7 @@ async function classify() {
   const run = ++state.run;
   const form = new FormData();
   form.append("image", state.image, "image");
-  form.append("budget", String(budget()));
+  form.append(by("kind").value, String(asked()));
   form.append("explain", "true");
   try {
     const answer = await (await ask("/v1/classify", { method: "POST", body: form })).json();
@@ -152,12 +169,13 @@ async function start() {
   const [low, high] = model.budgets;
   const at = Math.log(model.budget / low) / Math.log(high / low);
   by("budget").value = Math.round(1000 * Math.min(1, Math.max(0, at)));
-  showBudget();
+  by("kind").options[1].disabled = model.accuracy_losses === null;
+  showAsked();
   say("Pick an image to see its way through the network.");
   await addExamples();
 }
 
-by("budget").addEventListener("input", () => { if (state.model) { showBudget(); soon(); } });
+for (const id of ["budget", "kind"]) by(id).addEventListener("input", () => { if (state.model) { showAsked(); soon(); } });
 by("file").addEventListener("change", (event) => {
   const file = event.target.files[0];
   if (file && state.model) take(file, file.name);

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta
-from small_world import small_cache, small_experiment
+from small_world import small_cache, small_experiment, with_float
 
 from quee.evaluation.certification import (
     by_group,
@@ -16,9 +16,10 @@ from quee.evaluation.certification import (
     learn_then_test,
     p_values,
 )
+from quee.evaluation.measured import float_errors
 from quee.evaluation.resplits import fit_policies
 from quee.policies.registry import all_sweeps
-from quee.policies.sweep import Setting
+from quee.policies.sweep import Setting, routed_sweep
 
 DRAWS, SIZE, DELTA = 300, 500, 0.1
 
@@ -158,20 +159,23 @@ def test_guarantees_of_policies_come_from_the_certification_split_alone() -> Non
     split[np.flatnonzero(split == "test")[::2]] = "certification"
     from dataclasses import replace
 
-    cache = replace(cache, split=split)
-    experiment = small_experiment()
+    cache = with_float(replace(cache, split=split))
     setting = Setting.of(cache, ("validation", "test", "certification"), points=100)
-    setting = replace(setting, policies=fit_policies(cache, experiment)[1])
-    sweeps = [s for s in all_sweeps(setting) if s.name == "quee_plan"]
-    found = certify(setting, sweeps, [0.02, 0.2], [0.05, 0.5], 0.1)
-    assert (found["reference"], found["samples"]) == ("static_w8a8", 200)
+    sweeps = [routed_sweep("quee_plan", setting, fit_policies(cache, small_experiment())[1]["plan"])]
+    found = certify(setting, sweeps, [2.0, 20.0], [0.05, 0.5], 0.1)
+    assert (found["reference"], found["samples"]) == ("fp32", 200)
     points = found["methods"]["quee_plan"]
     assert points["budget"]["0.05"] == {"conformal": None, "learn_then_test": None}
     assert points["budget"]["0.5"]["learn_then_test"]["validation_cost"] < 0.55
-    loose = points["accuracy_loss"]["0.2"]["learn_then_test"]
+    loose = points["accuracy_loss"]["20"]["learn_then_test"]
     assert loose is not None
-    strict = points["accuracy_loss"]["0.02"]["learn_then_test"]
+    strict = points["accuracy_loss"]["2"]["learn_then_test"]
     assert strict is None or strict["validation_cost"] >= loose["validation_cost"]
+    floating = float_errors(setting)
+    assert floating is not None and found["reference_test_accuracy"] == pytest.approx(1 - floating.mean())
+    unknown = Setting.of(replace(cache, description={**cache.description, "reference_precisions": []}), setting.splits)
+    without = certify(unknown, sweeps, [2.0], [0.5], 0.1)
+    assert without["reference_test_accuracy"] is None and without["methods"]["quee_plan"]["accuracy_loss"] == {}
 
 
 @pytest.mark.parametrize("share", [0.001, 0.6, 5.0])
@@ -192,5 +196,5 @@ def test_a_network_whose_heads_cost_more_than_its_segments_is_certified_too(shar
     setting = replace(Setting.of(cache, (), points=100), caches=caches, policies=policies)
     sweeps = [s for s in all_sweeps(setting) if s.name.startswith("quee_")]
     dearest = max(sweep.costs["certification"].max() for sweep in sweeps)
-    found = certify(setting, sweeps, [0.1], [0.5, dearest], 0.1)
+    found = certify(setting, sweeps, [10.0], [0.5, dearest], 0.1)
     assert found["methods"]["quee_plan"]["budget"][f"{dearest:g}"]["learn_then_test"] is not None

@@ -10,16 +10,18 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from quee.errors import IntegrityError
+from quee.errors import IntegrityError, UsageError
 from quee.quantization.layers import Quantizer
 from quee.runtime import load_bundle
 from quee.runtime.manifest import FORMAT, own_digest, read_manifest, seal
+from quee.runtime.operating import Options
 from quee.work.io import json_bytes, read_json, read_tensors, write_json, write_tensors
 
 ROOT = Path(__file__).parents[3]
@@ -97,18 +99,51 @@ def test_a_description_cannot_pass_for_one_of_the_older_format(copy: Path) -> No
         load_bundle(copy)
 
 
+NEW_IN_6 = ("taken", "accuracy_loss", "accuracy_loss_limit", "policy")
+
+
+def written_before(value: dict[str, Any], number: int) -> bytes:
+    """The description in an earlier format, without what its operating points did not have."""
+    points = [{k: v for k, v in point.items() if k not in NEW_IN_6} for point in value["operating_points"]]
+    value = {**value, "operating_points": points, "format": number}
+    return json_bytes({**value, "digest": own_digest(value)})
+
+
+def test_a_bundle_of_format_5_is_read_with_budgets_that_are_spent_and_guarantees_in_points(copy: Path) -> None:
+    value = json.loads((copy / "bundle.json").read_text())
+    guarantee = {"what": "accuracy_loss", "limit": 0.01, "method": "learn_then_test", "delta": 0.1, "samples": 300}
+    place = {"trade_off": value["operating_points"][3]["trade_off"], "cost": value["operating_points"][3]["cost"]}
+    (copy / "bundle.json").write_bytes(written_before({**value, "guarantees": [{**guarantee, **place}]}, 5))
+    found = load_bundle(copy)
+    assert found.description["format"] == FORMAT and found.points[3].taken is None
+    (certified,) = found.guarantees
+    assert (certified.limit, certified.certifies) == (1.0, False)
+    assert "1 points of accuracy below the static network at the tree's highest precision" in certified.words
+    for options in ({}, {"certified": True}):
+        with pytest.raises(UsageError, match="accuracy loss|does not know"):
+            found.operating(Options(accuracy_loss=1.0, **options))
+    five = {**value, "format": 5}
+    (copy / "bundle.json").write_bytes(json_bytes({**five, "digest": own_digest(five)}))
+    with pytest.raises(IntegrityError, match="in format 5 no operating point names a policy, serves others"):
+        load_bundle(copy)
+
+
+def test_a_point_is_served_by_no_dearer_one(copy: Path) -> None:
+    points = json.loads((copy / "bundle.json").read_text())["operating_points"]
+    described(copy, operating_points=[{**points[0], "taken": 1}, *points[1:]])
+    with pytest.raises(IntegrityError, match="operating point 0 is served by 1, which costs more"):
+        load_bundle(copy)
+
+
 def test_a_bundle_of_format_4_is_read_without_ensembles(copy: Path) -> None:
-    """A bundle of today without its ensembles differs in nothing else from one of format 4."""
+    """A bundle of today without its ensembles differs in little else from one of format 4."""
     (copy / "ensembles.safetensors").unlink()
     value = json.loads((copy / "bundle.json").read_text())
     kept = {k: v for k, v in value.items() if k not in ("digest", "ensembles", "canary", "files", "format")}
     (copy / "canary.safetensors").unlink()
     seal(copy, {**kept, "canary": False, "ensembles": False})
     written = {k: v for k, v in json.loads((copy / "bundle.json").read_text()).items() if k != "ensembles"}
-    written["operating_points"] = unnamed(written["operating_points"])
-    (copy / "bundle.json").write_bytes(
-        json_bytes({**written, "format": 4, "digest": own_digest({**written, "format": 4})})
-    )
+    (copy / "bundle.json").write_bytes(written_before(written, 4))
     found = load_bundle(copy)
     assert found.description["format"] == FORMAT and found.executor.ensembles is None
     assert found.predict(np.zeros((3, 8, 8), np.uint8)).shape == (3,)
@@ -117,23 +152,9 @@ def test_a_bundle_of_format_4_is_read_without_ensembles(copy: Path) -> None:
         load_bundle(copy)
 
 
-def unnamed(points: list[dict]) -> list[dict]:
-    """Operating points as they were before they named their policy."""
-    return [{k: v for k, v in point.items() if k != "policy"} for point in points]
-
-
-def as_format_5(folder: Path, points: list[dict]) -> None:
-    value = json.loads((folder / "bundle.json").read_text())
-    value = {**value, "format": 5, "operating_points": points}
-    (folder / "bundle.json").write_bytes(json_bytes({**value, "digest": own_digest(value)}))
-
-
 def test_points_of_a_bundle_of_format_5_are_of_its_policy(copy: Path) -> None:
-    points = json.loads((copy / "bundle.json").read_text())["operating_points"]
-    as_format_5(copy, points)
-    with pytest.raises(IntegrityError, match="in format 5 no operating point names a policy"):
-        load_bundle(copy)
-    as_format_5(copy, unnamed(points))
+    value = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_bytes(written_before(value, 5))
     found = load_bundle(copy)
     assert found.description["format"] == FORMAT
     assert {point.policy for point in found.points} == {"fitted_q"}

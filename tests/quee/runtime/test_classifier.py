@@ -120,10 +120,10 @@ def test_prepared_images_that_do_not_fit_are_refused(classifier, bad, reason) ->
         classifier.route_prepared(bad)
 
 
-@pytest.mark.parametrize("name", ["budget", "trade_off", "max_cost"])
+@pytest.mark.parametrize("name", ["budget", "trade_off", "max_cost", "accuracy_loss"])
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "0.2", True, None, 0.0])
 def test_options_out_of_range_are_refused_by_name(classifier, images, name, value) -> None:
-    if value is None or (value == 0.0 and name == "trade_off" and value is not True):
+    if value is None or (value == 0.0 and name in ("trade_off", "accuracy_loss") and value is not True):
         assert len(classifier.predict(images[0][:1], **{name: value})) == 1
         return
     with pytest.raises(ValueError, match=f"{name}={value!r}: give a finite number"):
@@ -132,13 +132,15 @@ def test_options_out_of_range_are_refused_by_name(classifier, images, name, valu
 
 def test_a_budget_above_all_points_spends_what_the_dearest_does(classifier, images) -> None:
     found = classifier.route(images[0][:20], budget=1e9)
-    dearest = classifier.points[-1]
+    dearest = classifier.points[classifier.points[-1].taken]
     assert found.budget_met
     assert found.path == classifier.route(images[0][:20], trade_off=dearest.trade_off).path
 
 
 def test_a_mixture_serves_its_share_at_each_point(classifier, images) -> None:
-    low, high = classifier.points[0], classifier.points[1]
+    points = classifier.points  # the first that is worth its cost beside the one before it
+    high = next(point for i, point in enumerate(points) if i and point.taken == i)
+    low = points[points[points.index(high) - 1].taken]
     at = classifier.operating(Options(budget=0.25 * low.cost + 0.75 * high.cost))
     assert (at.low, at.high) == (low, high) and at.share == pytest.approx(0.75)
     x = classifier.prepare(images[0])

@@ -40,7 +40,9 @@ def test_health_and_metadata(endpoint: Endpoint) -> None:
     assert endpoint.get(path_of(endpoint, f"/versions/{found['versions'][0]}")) == found
 
 
-@pytest.mark.parametrize("options", [{}, {"budget": 0.3}, {"trade_off": 0.05}, {"max_cost": 0.4}])
+@pytest.mark.parametrize(
+    "options", [{}, {"budget": 0.3}, {"trade_off": 0.05}, {"max_cost": 0.4}, {"accuracy_loss": 3.0}]
+)
 def test_inference_answers_as_the_bundle_does(endpoint: Endpoint, classifier, images, options) -> None:
     pixels = images[0][:20]
     status, answer = endpoint.post(path_of(endpoint), request(pixels, **options))
@@ -111,6 +113,9 @@ def test_an_unreachable_budget_is_served_and_says_so(endpoint: Endpoint, images)
         ({"budget": -1}, "above 0"),
         ({"budget": 0.3, "trade_off": 0.1}, "not both"),
         ({"trade_off": -0.1}, "0 or more"),
+        ({"accuracy_loss": -0.1}, "0 or more"),
+        ({"accuracy_loss": 1, "budget": 0.3}, "not both"),
+        ({"accuracy_loss": 1, "certified": True}, "no accuracy loss against the float network is certified"),
         ({"max_cost": 0}, "above 0"),
     ],
 )

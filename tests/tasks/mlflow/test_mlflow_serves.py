@@ -103,7 +103,7 @@ def invoke(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     return answer
 
 
-@pytest.mark.parametrize("options", [{}, {"budget": 0.3}, {"trade_off": 0.05}])
+@pytest.mark.parametrize("options", [{}, {"budget": 0.3}, {"trade_off": 0.05}, {"accuracy_loss": 3.0}])
 def test_invocations_answer_as_the_bundle_does(endpoint: str, bundle: Path, images: np.ndarray, options: dict) -> None:
     some = images[:6, :, :, None]
     rows = invoke(endpoint, {"inputs": some.tolist(), "params": options})
