@@ -53,12 +53,12 @@ def _answers(weights: str, classes: Sequence[str], channels: int, images: Iterat
     from quee.data.weights_facts import weights_facts, weights_path
     from quee.network.execution import MICRO_BATCH
     from quee.network.training import device
-    from quee.settings.backbone import Backbone
+    from quee.settings.backbone import Backbone, Measured
     from quee.work.progress import progress
     from tasks.backbone import build
 
     name = weights_facts(weights_path(weights)).backbone
-    settings = Backbone(name=name, mode="pretrained", weights=weights, gates="auto")
+    settings = Backbone(name=name, mode="pretrained", weights=weights, gates=Measured())
     backbone, _ = build(settings, classes)
     backbone.to(device()).eval()
     transform, found, at = backbone.input, np.zeros(count, np.int64), 0
