@@ -77,6 +77,7 @@ def test_a_migrated_bundle_answers_as_one_written_today(tmp_path: Path) -> None:
         k: getattr(old.transform, k) for k in ("channels", "crop_pct", "interpolation", "mean", "size", "std")
     }
     kept = {k: v for k, v in value.items() if k not in ("files", "format")}
+    kept["operating_points"] = [{**point, "policy": value["policy"]} for point in value["operating_points"]]
     seal(copied, {**kept, "canary": False, "ensembles": False, "graphs": {}, "preprocessing": preprocessing})
     assert read_manifest(copied).digest is not None
     images = np.random.default_rng(0).integers(256, size=(20, 8, 8), dtype=np.uint8)
