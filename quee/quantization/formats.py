@@ -117,7 +117,7 @@ class BalancedInt8MatMul(Int8MatMul):
 FORMATS: dict[str, type[RoundedMatMul]] = {kind.format: kind for kind in (Int8MatMul, Bf16MatMul)}
 """By name, the cheapest first; products in `fp32` stay as they are."""
 FLOAT = "fp32"
-KINDS: dict[str, type[RoundedMatMul]] = {kind.format: kind for kind in (*FORMATS.values(), BalancedInt8MatMul)}
+KINDS: dict[str, type[RoundedMatMul]] = {**FORMATS, BalancedInt8MatMul.format: BalancedInt8MatMul}
 """Products by the name that they have in files."""
 
 
