@@ -275,10 +275,8 @@ def by_price(sweep: Sweep) -> Sweep:
     slope = np.diff(accuracy[kept]) / np.diff(cost[kept])  # a point is preferred between the slopes on its two sides
     between = np.sqrt(slope[1:] * slope[:-1])
     values = np.concatenate([2 * slope[:1], between, slope[-1:] / 2]) if len(slope) else np.zeros(1)
-    errors, costs = ({s: v[:, kept] for s, v in found.items()} for found in (sweep.errors, sweep.costs))
-    return replace(
-        sweep, kind="lambda", values=values, errors=errors, costs=costs, nodes=None, knobs=None, first=None, policies=()
-    )
+    errors, costs = ({s: v[:, kept] for s, v in by.items()} for by in (sweep.errors, sweep.costs))
+    return Sweep(sweep.name, "lambda", values, errors, costs, dearest=sweep.dearest, groups=sweep.groups)
 
 
 def rollout_first(setting: Setting, policy: Router, knobs: np.ndarray) -> np.ndarray:
