@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quee.measure import ACCURACY, AGREEMENT, KEY, MEASURES, measure_of
+from quee.measure import ACCURACY, AGREEMENT, KEY, MEASURES, Measure, measure_of
 
 SAID = {
     "accuracy on test (%)": "agreement on test (%)",
@@ -29,6 +29,6 @@ def test_nothing_but_words_for_accuracy_changes(text: str) -> None:
 
 
 @pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
-def test_results_tell_their_measure(measure) -> None:
+def test_results_tell_their_measure(measure: Measure) -> None:
     assert measure_of(measure.facts) is measure
     assert KEY not in ACCURACY.facts, "results with labels are written as before"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image
 from tiny_project import Tiny, patch
 from tiny_project import tiny as tiny
 
-from quee.data.files import DatasetFiles, dataset_called
+from quee.data import dataset_called
+from quee.data.files import DatasetFiles
 from quee.data.splits import split_ids
 from quee.data.weights import import_weights
 from quee.errors import QueeError, UsageError
@@ -24,7 +26,7 @@ from tasks.verbs.closing import closing_lines
 from tasks.verbs.data import add
 from tasks.verbs.results import as_json, load_results, results_table
 
-KWARGS = {"depth": 2, "embed_dim": 16, "num_heads": 2, "in_chans": 3, "num_classes": 4}
+KWARGS: dict[str, Any] = {"depth": 2, "embed_dim": 16, "num_heads": 2, "in_chans": 3, "num_classes": 4}
 NAMES = ("a", "b", "c", "d")
 
 
@@ -42,7 +44,7 @@ def weights(name: str = "mine", seed: int = 0, stated: bool = True) -> None:
     torch.save(backbone.state_dict(), "mine.pt")
     transform = backbone.input
     preprocessing = {"mean": list(transform.mean), "std": list(transform.std)} if stated else {}
-    kwargs = {**{k: v for k, v in KWARGS.items() if k != "num_classes"}}
+    kwargs = {k: v for k, v in KWARGS.items() if k != "num_classes"}
     target = Path("data/weights") / f"{name}.safetensors"
     import_weights(
         "vit_digits",
