@@ -117,13 +117,24 @@ def _from_4(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_5(value: dict[str, Any]) -> dict[str, Any]:
-    if any("taken" in point or "accuracy_loss" in point for point in value["operating_points"]):
+    if any({"taken", "accuracy_loss"} & set(point) for point in _mappings(value.get("operating_points"))):
         raise IntegrityError("format 5 has no operating points that serve others or know what they lose")
-    guarantees = [
-        {**g, "limit": 100 * g["limit"], "reference": HIGHEST} if g["what"] == "accuracy_loss" else g
-        for g in value.get("guarantees", [])
-    ]
-    return {**value, "format": 6, "guarantees": guarantees}
+    found = {**value, "format": 6}
+    if isinstance(given := value.get("guarantees"), list):
+        found["guarantees"] = [_in_points(g) if isinstance(g, dict) else g for g in given]
+    return found
+
+
+def _mappings(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list; anything else is refused later, when the description is validated."""
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _in_points(guarantee: dict[str, Any]) -> dict[str, Any]:
+    limit = guarantee.get("limit")
+    if guarantee.get("what") != "accuracy_loss" or not isinstance(limit, int | float):
+        return guarantee
+    return {**guarantee, "limit": 100 * limit, "reference": HIGHEST}
 
 
 HIGHEST = "the static network at the tree's highest precision"
