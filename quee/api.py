@@ -37,7 +37,7 @@ from quee.network.base import SegmentedBackbone
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone, walk_tree
 from quee.network.files import save_backbone, save_quantized
 from quee.paths import PathTree
-from quee.precision import Precision
+from quee.precision import FLOAT, Precision
 from quee.quantization.calibration import quantize_paths
 from quee.quantization.format_choice import with_formats
 from quee.quantization.layers import own_layers
@@ -192,6 +192,7 @@ def _fit(
         settings.bundle.budget,
         names,
         lambda ids: given.batch(ids).numpy(),
+        floating=_float_errors(multi, view, given, indices, np.sort(parts["validation"])),
     )
 
 
@@ -222,6 +223,20 @@ def _settled(
         indices[rows.judged], settings.quantize.seed,
     )  # fmt: skip
     return search.settle()
+
+
+def _float_errors(
+    backbone: MultiPrecisionBackbone, view: GateView, given: Given, labels: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """(V,) errors of the float network on the rows, which accuracy losses refer to."""
+    float_path = PathTree([FLOAT], backbone.segments)
+    found = np.zeros(len(rows), bool)
+    for start in range(0, len(rows), BATCH):
+        own = rows[start : start + BATCH]
+        *_, (node, state) = walk_tree(backbone, float_path, given.batch(own))
+        log_probs, _ = view(int(float_path.gate[node]), Precision(FLOAT), state)
+        found[start : start + BATCH] = log_probs.argmax(axis=1) != labels[own]
+    return found
 
 
 def drawn(given: Given, indices: np.ndarray, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:

@@ -61,9 +61,12 @@ def upper(differences: np.ndarray, factor: float, groups: np.ndarray | None = No
 
 
 def spread(differences: np.ndarray, groups: np.ndarray | None = None) -> tuple[np.ndarray, float]:
-    """Standard errors (P,) of the means of differences (n, P) around 0, and the mean size of a sample's group."""
-    summed, size = differences, 1.0
+    """Standard errors (P,) of the means of differences (n, P) around 0, and for how many samples one counts: how much more the
+    sums over groups vary, over all columns, than those of independent samples would; without a difference, a group's size."""
+    values = differences.astype(np.float64)
+    summed, size = values, 1.0
     if groups is not None and divides(groups):
-        sizes = sums(np.ones(len(differences)), groups)
-        summed, size = sums(differences, groups), float((sizes**2).sum() / sizes.sum())
-    return np.sqrt((summed.astype(np.float64) ** 2).sum(axis=0)) / len(differences), size
+        sizes, alone = sums(np.ones(len(values)), groups), float((values**2).sum())
+        summed, size = sums(values, groups), float((sizes**2).sum() / sizes.sum())
+        size = min(max(float((summed**2).sum()) / alone, 1.0), size) if alone > 0 else size
+    return np.sqrt((summed**2).sum(axis=0)) / len(values), size

@@ -6,7 +6,9 @@ from functools import total_ordering
 
 from quee.errors import UsageError
 
-FLOATS = {"fp32": 32, "bf16": 16, "fp16": 16}
+FLOAT = "fp32"
+"""The precision of the float network, to which accuracy losses refer."""
+FLOATS = {FLOAT: 32, "bf16": 16, "fp16": 16}
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(3, 9)
 

@@ -17,7 +17,7 @@ from quee.evaluation.draws import Draws
 from quee.evaluation.drops import cost_intervals, cost_replicates
 from quee.evaluation.folds import Rotations
 from quee.evaluation.formats import FORMAT
-from quee.evaluation.measured import FLOAT, Measured
+from quee.evaluation.measured import Measured
 from quee.evaluation.quality import measured_variants, rank_correlation
 from quee.evaluation.resplits import fit_policies, resplit
 from quee.evaluation.summary import compare, resplit_summary
@@ -37,6 +37,7 @@ from quee.policies.names import OURS
 from quee.policies.plan import plan_of
 from quee.policies.registry import all_sweeps, fitted_sweeps
 from quee.policies.sweep import Setting, Sweep, by_price, routed_sweep
+from quee.precision import FLOAT
 from quee.work.io import atomic_path, write_json, write_table
 from quee.work.percentages import impossible
 from quee.work.progress import progress

@@ -23,9 +23,10 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import binom
 
-from quee.evaluation.measured import FLOAT, float_errors
+from quee.evaluation.measured import float_errors
 from quee.groups import divides, numbered, sums
 from quee.policies.sweep import Setting, Sweep
+from quee.precision import FLOAT
 
 Test = Literal["betting", "hoeffding_bentkus", "binomial"]
 SPLIT = "certification"

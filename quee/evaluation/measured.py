@@ -16,10 +16,9 @@ from quee.evaluation.curves import (
 )
 from quee.evaluation.drops import DROPS
 from quee.policies.sweep import Setting, Sweep
+from quee.precision import FLOAT
 
 BAND_POINTS = 40
-FLOAT = "fp32"
-"""The precision whose accuracy is the float network's."""
 
 
 @dataclass(frozen=True)

@@ -163,12 +163,14 @@ def write_bundle(
     images: Callable[[np.ndarray], np.ndarray],
     guarantees: Sequence[Guarantee] = (),
     trade_offs: int = 120,
+    floating: np.ndarray | None = None,
 ) -> None:
     """Write a bundle into the folder `out`; its points come from validation.
 
     `policy` names a deployable entry of the registry: one of the policies in `learned`, or one fitted on validation.
     `images(ids)` gives prepared images (n, c, h, w) of samples of the cache; a few are kept as the canary. `guarantees`
-    are the policy's own, from a sweep of `trade_offs` trade-offs.
+    are the policy's own, from a sweep of `trade_offs` trade-offs. `floating` (V,) are the float network's errors on the
+    validation samples, by default those of the cache, if it has them.
     """
     tree, description, method = basis.tree, basis.description, deployable()[policy]
     beside = len(cache.of(LABELLED))
@@ -177,7 +179,7 @@ def write_bundle(
     chosen = method.of(setting)
     if chosen is None:
         raise UsageError(f"bundle.policy: {policy} cannot be fitted without samples in split 'predictor'")
-    floating = float_errors(setting, "validation")
+    floating = float_errors(setting, "validation") if floating is None else floating
     points = operating_points(routed_sweep(policy, setting, chosen), chosen, policy, floating)
     used = list(dict.fromkeys(point.policy for point in points))
     predicts = any(deployable()[name].learned for name in used)

@@ -123,16 +123,26 @@ def _from_4(value: dict[str, Any]) -> dict[str, Any]:
 
 def _from_5(value: dict[str, Any]) -> dict[str, Any]:
     points = value.get("operating_points")
-    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
-        return {**value, "format": 6}  # refused later
-    if any(key in point for point in points for key in ("policy", "taken", "accuracy_loss")):
+    if any({"policy", "taken", "accuracy_loss"} & set(point) for point in _mappings(points)):
         raise IntegrityError("in format 5 no operating point names a policy, serves others or knows what it loses")
-    named = [{**point, "policy": value.get("policy")} for point in points]
-    guarantees = [
-        {**g, "limit": 100 * g["limit"], "reference": HIGHEST} if g["what"] == "accuracy_loss" else g
-        for g in value.get("guarantees", [])
-    ]
-    return {**value, "format": 6, "guarantees": guarantees, "operating_points": named}
+    found = {**value, "format": 6}
+    if isinstance(points, list):
+        found["operating_points"] = [{**p, "policy": value.get("policy")} if isinstance(p, dict) else p for p in points]
+    if isinstance(given := value.get("guarantees"), list):
+        found["guarantees"] = [_in_points(g) if isinstance(g, dict) else g for g in given]
+    return found
+
+
+def _mappings(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list; anything else is refused later, when the description is validated."""
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _in_points(guarantee: dict[str, Any]) -> dict[str, Any]:
+    limit = guarantee.get("limit")
+    if guarantee.get("what") != "accuracy_loss" or not isinstance(limit, int | float):
+        return guarantee
+    return {**guarantee, "limit": 100 * limit, "reference": HIGHEST}
 
 
 HIGHEST = "the static network at the tree's highest precision"

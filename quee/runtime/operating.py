@@ -12,9 +12,8 @@ from pydantic import Field
 from quee.errors import UsageError
 from quee.paths import PathTree
 from quee.policies.ceiling import ROUNDING, served
+from quee.precision import FLOAT
 
-FLOAT = "fp32"
-"""The network that an accuracy loss refers to."""
 ONE_OF = ("budget", "accuracy_loss", "trade_off")
 """Options that each say alone which operating point serves."""
 FROM_ZERO = ("accuracy_loss", "trade_off")

@@ -89,7 +89,7 @@ def small_cache(samples: int = 240, segments: int = 3, classes: int = 4, seed: i
 def with_float(cache: FeatureCache, better: float = 0.5) -> FeatureCache:
     """The cache with the float network as a reference: it corrects a share of w8a8's errors and costs 16."""
     tree = cache.tree
-    nodes = tree.lineage(tree.node(("w8a8",) * tree.segments))
+    nodes = tree.lineage(tree.node((tree.precisions[-1],) * tree.segments))
     corrected = np.random.default_rng(1).random(len(cache)) < better
     records = [
         {**cache.description["nodes"][node], "cost": 16.0, "segment_cost": 16.0 / tree.segments} for node in nodes

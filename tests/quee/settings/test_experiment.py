@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from quee.errors import IntegrityError, UsageError
+from quee.settings.evaluate import Certification
 from quee.settings.experiment import (
     BLOCKS,
     Experiment,
@@ -335,3 +336,9 @@ def test_an_unknown_key_in_a_list_of_blocks_is_named_with_the_valid_ones() -> No
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_block_is_the_file_of_its_name(block: str) -> None:
     assert Experiment.model_fields[block].annotation.__module__ == f"quee.settings.{block}"
+
+
+def test_an_accuracy_loss_that_is_a_share_is_refused() -> None:
+    with pytest.raises(ValueError, match="0.005 points of accuracy; valid: from 0.05 on, half a point is 0.5"):
+        Certification(accuracy_losses=(0.005,))
+    assert Certification(accuracy_losses=(0.5, 100.0)).accuracy_losses == (0.5, 100.0)
