@@ -6,6 +6,7 @@
 >>> stream.state.mean_cost                                                              # doctest: +SKIP
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from threading import Lock
@@ -21,9 +22,11 @@ from quee.runtime.operating import Options
 if TYPE_CHECKING:
     from quee.runtime.classifier import AdaptiveClassifier, Routed
 
-BLOCK = 64
-"""Images routed under one applied budget. Blocks are counted along the stream, so that its answers do not depend on how
-the images are divided among calls."""
+BLOCK, MOST = 64, 256
+"""Least and largest number of images routed under one applied budget. Blocks are counted along the stream, so that its answers
+do not depend on how the images are divided among calls. A block is twice the one before while the applied budget is calm."""
+CALM = 1 / 16
+"""Largest change of the log-budget that is calm."""
 
 
 class Stream:
@@ -44,6 +47,7 @@ class Stream:
         self._control = BudgetControl([point.cost for point in classifier.points])
         self._now = self._options
         self._costs: list[np.ndarray] = []
+        self._block = BLOCK
         self._turn = Lock()
 
     @property
@@ -71,11 +75,11 @@ class Stream:
     def _blocks(self, x: np.ndarray) -> Iterator["Routed"]:
         start = 0
         while start < len(x):
-            left = BLOCK - sum(map(len, self._costs))
+            left = self._block - sum(map(len, self._costs))
             routed = self._classifier.run(x[start : start + left], self._now)
             self._costs.append(routed.cost)
             start += left
-            if sum(map(len, self._costs)) == BLOCK:
+            if sum(map(len, self._costs)) == self._block:
                 self._steer()
             yield routed
 
@@ -83,4 +87,6 @@ class Stream:
         """Account for a whole block and choose the budget of the next."""
         expected = self._classifier.operating(self._now).expected.cost
         after = self._control.spent(self.budget, np.concatenate(self._costs), expected)
+        calm = self._now.budget is not None and abs(math.log(after.applied / self._now.budget)) <= CALM
+        self._block = min(2 * self._block, MOST) if calm else BLOCK
         self._now, self._costs = replace(self._options, budget=after.applied), []

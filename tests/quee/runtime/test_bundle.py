@@ -254,11 +254,11 @@ DESCRIPTIONS: dict[str, tuple[dict[str, object], str]] = {
     "policy": ({"policy": "pickle"}, "policy"),
     "no points": ({"operating_points": []}, "operating_points"),
     "falling points": (
-        {"operating_points": [{"accuracy": 0.5, "cost": c, "first": 0, "trade_off": 0.1} for c in (0.2, 0.1)]},
+        {"operating_points": [{"accuracy": 0.5, "cost": c, "first": 0, "trade_off": 0.1, "policy": "fitted_q"} for c in (0.2, 0.1)]},
         "do not rise",
     ),
     "unknown precision": (
-        {"operating_points": [{"accuracy": 0.5, "cost": 0.1, "first": 7, "trade_off": 0.1}]},
+        {"operating_points": [{"accuracy": 0.5, "cost": 0.1, "first": 7, "trade_off": 0.1, "policy": "fitted_q"}]},
         "precision 7, unknown",
     ),
     "file map": ({"precision_files": {"w4a4": "w8a8.safetensors"}}, "precision_files"),

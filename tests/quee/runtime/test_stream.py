@@ -7,7 +7,7 @@ import pytest
 
 from quee.errors import UsageError
 from quee.runtime import AdaptiveClassifier
-from quee.runtime.stream import BLOCK
+from quee.runtime.stream import BLOCK, MOST
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,7 @@ def test_over_1000_shifted_images_the_mean_cost_is_within_5_percent_of_the_budge
     stream = classifier.stream(budget=budget)
     spent = stream.route_prepared(x).cost.mean()
     assert 0.9 < spent / budget < 1.05
-    whole = 1000 // BLOCK * BLOCK
-    assert stream.state.images == whole
+    assert stream.state.images % BLOCK == 0 and 1000 - MOST < stream.state.images <= 1000
     assert stream.state.drift > 1.05
     assert stream.state.applied < budget
 
@@ -74,7 +73,7 @@ def test_threads_share_a_stream(classifier: AdaptiveClassifier, dear: tuple[np.n
         thread.start()
     for thread in threads:
         thread.join()
-    assert stream.state.images == 400 // BLOCK * BLOCK
+    assert stream.state.images % BLOCK == 0 and 400 - MOST < stream.state.images <= 400
 
 
 @pytest.mark.parametrize(
