@@ -36,6 +36,8 @@ MOST_ROWS = 1 << 18
 there are many nodes, whose rows of one sample are much alike."""
 LINE_ROWS = 1 << 14
 """Number of rows from which the start of a predictor is fitted."""
+CERTAINTY = "max_probability"
+"""Name of the feature that predictors start from."""
 LEAST_SLOPE = 0.01
 """Least fall of the logit of the exit's error per unit of the logit of confidence, before training."""
 BLOCK = 1 << 23
@@ -116,10 +118,10 @@ def fit_predictors(
     return Predictors(networks), history
 
 
-def own_certainty(cache: FeatureCache, gate: int) -> int:
-    """The input of a gate's predictor that is the largest probability at the gate itself."""
+def own_certainty(cache: FeatureCache, gate: int) -> int | None:
+    """The input of a gate's predictor that is the largest probability at the gate itself; None where it is no feature."""
     names: list[str] = cache.description["feature_names"]
-    return (gate - 1) * len(names) + names.index("max_probability")
+    return (gate - 1) * len(names) + names.index(CERTAINTY) if CERTAINTY in names else None
 
 
 def rows_at(cache: FeatureCache, gate: int, values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -190,7 +192,7 @@ def ranking(predictors: Predictors, cache: FeatureCache, gate: int) -> dict[str,
     exits, onward = np.flatnonzero(column == 0), column != 0
     predicted = predictions(predictors, cache, gate).astype(np.float64)
     errors = future_errors(cache, gate)
-    position = cache.description["feature_names"].index("max_probability")
+    position = cache.description["feature_names"].index(CERTAINTY)
     doubt = 1 - cache.features[:, nodes, position].astype(np.float64)
     wrong, right = errors[:, exits], errors[:, exits[row]] & ~errors
     gain = predicted[:, exits[row]] - predicted

@@ -23,9 +23,7 @@ def run(stage: Stage) -> None:
     """
     settings = stage.experiment.prepare
     images = open_dataset(stage.data, settings.dataset)
-    check_answers(
-        stage.experiment, images.answers, lambda: file_digest(weights_path(str(stage.experiment.backbone.weights)))
-    )
+    check_answers(stage.experiment, images.answers, lambda name: file_digest(weights_path(name)))
     table = _splits(stage, images, settings.limit)
     _check(stage, images, table)
     left_out: dict[str, list[str]] = {}

@@ -46,9 +46,7 @@ def _check_data(root: Path, experiment: "Experiment") -> None:
         DatasetFiles(data, dataset_called(experiment.prepare.dataset)),
         read_table(folder / "splits.parquet"),
     )
-    check_answers(
-        experiment, images.answers, lambda: file_digest(root / weights_path(str(experiment.backbone.weights)))
-    )
+    check_answers(experiment, images.answers, lambda name: file_digest(root / weights_path(name)))
     labels = images.labels[table["sample_id"].to_numpy()]
     pool = pool_of(experiment, images.labels, images.train_samples)
     for split in rotations_of(table):

@@ -45,10 +45,10 @@ def check_data(
         raise UsageError("\n".join(faults))
 
 
-def check_answers(experiment: Experiment, answers: Mapping[str, Any] | None, digest: Callable[[], str]) -> None:
+def check_answers(experiment: Experiment, answers: Mapping[str, Any] | None, digest: Callable[[str], str]) -> None:
     """Refuse labels that are a float network's `answers` where another network runs, or one that is trained on them.
 
-    `digest` gives the SHA-256 of the experiment's weights. Raises UsageError.
+    `digest` gives the SHA-256 of weights by their name. Raises UsageError.
     """
     if answers is None:
         return
@@ -58,7 +58,7 @@ def check_answers(experiment: Experiment, answers: Mapping[str, Any] | None, dig
         raise UsageError(
             f"backbone.mode: {settings.mode!r}, but {told}: a new head has nothing to learn; valid: 'pretrained'"
         )
-    if settings.weights is None or digest() != answers["sha256"]:
+    if settings.weights is None or digest(settings.weights) != answers["sha256"]:
         raise UsageError(
             f"backbone.weights: {settings.weights!r}, but {told} as they were: give these, or `quee data add "
             f"{experiment.prepare.dataset} SOURCE --answers {settings.weights} --replace`"

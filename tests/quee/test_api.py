@@ -388,7 +388,7 @@ def test_images_without_labels_are_fitted_to_the_networks_own_answers_and_the_bu
     assert found.expect(budget=0.3).labelled is not None
     assert all(point.labelled is None for point in told.points) and told.expect(budget=0.3).labelled is None
     card, other = ((tmp_path / name / "README.md").read_text() for name in ("alone", "told"))
-    assert "| mean cost | agreement | accuracy, labelled images |" in card
+    assert "| mean cost | agreement | points below the float network | accuracy, labelled images |" in card
     assert "had no labels: agreement is with the float network's own answers" in card and "100 labelled images" in card
     assert "| mean cost | accuracy |" in other and "agreement" not in other
 

@@ -44,7 +44,7 @@ def classifier(request: pytest.FixtureRequest, bundle: Path) -> AdaptiveClassifi
 def bundle(request: pytest.FixtureRequest, digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("maps") / "bundle"
     network = request.getfixturevalue("backbone") if request.param == "toy_convnet" else small_resnet()
-    quee.fit(network, *digits, out, precisions=["w4a4", "w8a8"])
+    quee.fit(network, *digits, out, precisions=["w4a4", "w8a8"], policy="plan")
     return out
 
 

@@ -347,7 +347,7 @@ def test_without_repetitions_or_recorded_usage_the_page_says_so_or_leaves_out() 
         metrics={**results.metrics, "evaluate": evaluate},
     )
     figures = draw(bare)
-    assert set(figures) == {"curves", "techniques", "others", "predictors"}
+    assert set(figures) == {"candidates", "curves", "techniques", "others", "predictors"}
     assert "say nothing of another division" in build_page(bare, figures)
 
 

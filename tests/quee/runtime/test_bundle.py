@@ -247,6 +247,7 @@ def test_names_that_lead_elsewhere_are_refused(copy: Path, name: str) -> None:
         load_bundle(copy)
 
 
+POINT = {"accuracy": 0.5, "trade_off": 0.1, "policy": "fitted_q"}
 DESCRIPTIONS: dict[str, tuple[dict[str, object], str]] = {
     "unknown key": ({"more": 1}, "more"),
     "budget": ({"budget": 0.0}, "budget"),
@@ -254,11 +255,11 @@ DESCRIPTIONS: dict[str, tuple[dict[str, object], str]] = {
     "policy": ({"policy": "pickle"}, "policy"),
     "no points": ({"operating_points": []}, "operating_points"),
     "falling points": (
-        {"operating_points": [{"accuracy": 0.5, "cost": c, "first": 0, "trade_off": 0.1, "policy": "fitted_q"} for c in (0.2, 0.1)]},
+        {"operating_points": [{**POINT, "cost": c, "first": 0} for c in (0.2, 0.1)]},
         "do not rise",
     ),
     "unknown precision": (
-        {"operating_points": [{"accuracy": 0.5, "cost": 0.1, "first": 7, "trade_off": 0.1, "policy": "fitted_q"}]},
+        {"operating_points": [{**POINT, "cost": 0.1, "first": 7}]},
         "precision 7, unknown",
     ),
     "file map": ({"precision_files": {"w4a4": "w8a8.safetensors"}}, "precision_files"),

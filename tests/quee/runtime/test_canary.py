@@ -258,6 +258,8 @@ def old(bundle: Path, tmp_path: Path) -> Path:
     for name, file in (("canary", CANARY), ("ensembles", ENSEMBLES)):
         (copied / file).unlink()
         del value[name], value["files"][file]
+    new = ("policy", "taken", "accuracy_loss", "accuracy_loss_limit")
+    value["operating_points"] = [{k: v for k, v in p.items() if k not in new} for p in value["operating_points"]]
     value["format"] = 2
     (copied / "bundle.json").write_bytes(json_bytes({**value, "digest": own_digest(value)}))
     return copied
