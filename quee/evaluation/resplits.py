@@ -1,6 +1,6 @@
 """Repetitions on random re-divisions of the held-out rows: ensembles, targets, predictors and policies fitted anew each time."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -63,10 +63,13 @@ def _basis(cache: FeatureCache, experiment: Experiment, seed: int) -> Basis:
     return Basis(cache.tree, cache.description, predictors)
 
 
-def fit_policies(cache: FeatureCache, experiment: Experiment, seed: int = 0) -> tuple[Basis, dict[str, Router]]:
-    """Predictors fitted to targets, and the learned policies by name; with `seed` 0 they equal those of the stages."""
+def fit_policies(
+    cache: FeatureCache, experiment: Experiment, seed: int = 0, only: Collection[str] | None = None
+) -> tuple[Basis, dict[str, Router]]:
+    """Predictors fitted to targets, and the learned policies by name, all or those in `only`; with `seed` 0 they equal those
+    of the stages."""
     basis, setting = _basis(cache, experiment, seed), Setting.of(cache, ("validation",), experiment.policies)
-    return basis, fit_learned(replace(setting, predictors=basis.predictors, seed=setting.seed + seed))
+    return basis, fit_learned(replace(setting, predictors=basis.predictors, seed=setting.seed + seed), only)
 
 
 def resplit(cache: FeatureCache, experiment: Experiment, seed: int) -> list[dict[str, float | int | str | None]]:

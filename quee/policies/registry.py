@@ -1,6 +1,6 @@
 """Every method by name. A new method is a file in this folder and a line here; nothing else in the project names it."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from importlib import import_module
 
@@ -51,10 +51,12 @@ def learned() -> list[Method]:
     return [method for method in methods() if method.learned]
 
 
-def fit_learned(setting: Setting) -> dict[str, Router]:
-    """The learned policies by name; each can use those before it."""
+def fit_learned(setting: Setting, only: Collection[str] | None = None) -> dict[str, Router]:
+    """The learned policies by name, all or those in `only`; each can use those before it."""
     found: dict[str, Router] = {}
     for method in learned():
+        if only is not None and method.name not in only:
+            continue
         policy = method.of(replace(setting, policies=found))
         assert policy is not None, method.name
         found[method.name] = policy

@@ -50,7 +50,7 @@ def settings(blend: float | str) -> Experiment:
 
 def fitted(world: KnownWorld, samples: int, seed: int) -> tuple[Plan, dict[float | str, FittedQ]]:
     cache = world.sample(samples, seed)
-    policies = fit_policies(cache, settings(0.5))[1]
+    policies = fit_policies(cache, settings(0.5), only=("plan", "fitted_q"))[1]
     plan, half = policies["plan"], policies["fitted_q"]
     assert isinstance(plan, Plan)
     assert isinstance(half, FittedQ)

@@ -269,7 +269,7 @@ def test_a_bundle_without_a_canary_is_read_and_it_is_said(old: Path, bundle: Pat
     classifier, today = load_bundle(old), load_bundle(bundle)
     assert classifier.canary is None and caplog.text == ""
     today.executor.ensembles = None
-    assert classifier.route(images[0][:20]).path == today.route(images[0][:20]).path
+    assert classifier.route(images[0][:20], trade_off=0.05).path == today.route(images[0][:20], trade_off=0.05).path
     with pytest.raises(SystemExit):
         main(["verify", str(old)])
     assert "no canary in format 2" in capsys.readouterr().out

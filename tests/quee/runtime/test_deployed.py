@@ -14,6 +14,7 @@ from quee.policies.base import Basis, simulate_behind
 from quee.policies.files import read_policy, read_predictors
 from quee.policies.registry import METHODS, deployable
 from quee.runtime import AdaptiveClassifier, load_bundle
+from quee.runtime.operating import Options
 from quee.work.io import read_json
 
 
@@ -72,18 +73,20 @@ def test_a_bundle_of_any_deployable_policy_takes_the_simulated_paths(
     names = {point.policy for point in loaded.points}
     assert names == {name} or name == "auto"
     assert (out / "predictors.safetensors").is_file() == any(METHODS[used].learned for used in names)
-    within = loaded.points[:: max(1, len(loaded.points) // 5)]
-    points = [p if p.taken is None else loaded.points[p.taken] for p in within]  # what serves the budget of each
+    serving = {p.cost: loaded.operating(Options(budget=p.cost)) for p in loaded.points}
+    within = [cost for cost, at in serving.items() if at.share == 0.0]  # budgets that are served by a single point
+    within = within[:: max(1, len(within) // 5)]
+    points = [serving[cost].low for cost in within]
     knobs, first = np.array([p.trade_off for p in points]), np.array([p.first for p in points])
     expected = simulate_behind(cache.tree, loaded.policy, cache.features, knobs, first)
-    for column, (point, most_within) in enumerate(zip(points, within, strict=True)):
-        routed = loaded.route_prepared(x, budget=most_within.cost)
+    for column, (point, budget) in enumerate(zip(points, within, strict=True)):
+        routed = loaded.route_prepared(x, budget=budget)
         assert np.array_equal(routed.node, expected[:, column])
         assert np.allclose(routed.cost, loaded.policy.spent(expected[:, column], np.full(len(x), point.trade_off)))
         assert set(routed.policy) == {point.policy}
     assert loaded.route_prepared(x, trade_off=1e6).cost.mean() <= loaded.route_prepared(x, trade_off=0.0).cost.mean()
     most = float(np.median(loaded.costs))
     assert (loaded.route_prepared(x, max_cost=most).cost <= most).all()
-    told = loaded.explain(images[0][:3], budget=within[-1].cost)
+    told = loaded.explain(images[0][:3], budget=within[-1])
     assert {one.policy for one in told} == {points[-1].policy}
     assert [one.gates[-1].cost for one in told] == pytest.approx([one.cost for one in told])
