@@ -30,12 +30,14 @@ EXCEPTED = {
     "make repro PYTHON=/path/to/python3.11": "the path is the reader's; `make repro` is run",
     "dvc repro": "DVC's own; data is pulled first, as README says, and that command is run",
     "dvc cache dir /DISK/cache && dvc config cache.type symlink": "the disk is the reader's",
+    "dvc repro backbone@street_characters_training": "DVC's own; the line before it adds the experiment",
     "dvc push": "writes to the reader's own remote",
 }
 """Commands that are not run, by name, each with the reason."""
 
 EXCEPTED_STARTS = {
     "prefect ": "Prefect's own: needs the reader's server, which docs/operations.md starts first",
+    "MLFLOW_TRACKING_URI=": "MLflow's own: needs a registered model",
     "mlflow ": "MLflow's own: needs the reader's database, bucket or registry",
     "python benchmarks/": "a benchmark: minutes to hours",
     "dvc remote ": "changes settings alone, and names the reader's bucket",
@@ -47,6 +49,7 @@ VALUES = {
     "BUNDLE": "artifacts/digits/bundle", "RUN|FILE": "artifacts/digits/evaluate/metrics.json", "RUN": "0123456789abcdef" * 2,
     "A": "digits", "B": "0.1", "STAGE": "targets", "REV": "HEAD", "FOLDER": "folder", "FILE": "file",
     "HOST": "127.0.0.1", "N": "20", "PATH": "w4a4-w8a8", "DATASET": "digits",
+    "WEIGHTS": "vit_digits", "FOLDER2": "folder",
 }  # fmt: skip
 """What stands for the placeholders."""
 
