@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 BLOCK, MOST = 64, 256
 """Least and largest number of images routed under one applied budget. Blocks are counted along the stream, so that its answers
-do not depend on how the images are divided among calls. A block is twice the one before while the applied budget is calm."""
+do not depend on how the images are divided among calls. A block is twice the one before while the applied budget is calm,
+and begins at a multiple of its size, so that it fits batches."""
 CALM = 1 / 16
 """Largest change of the log-budget that is calm."""
 
@@ -47,7 +48,7 @@ class Stream:
         self._control = BudgetControl([point.cost for point in classifier.points])
         self._now = self._options
         self._costs: list[np.ndarray] = []
-        self._block = BLOCK
+        self._block, self._seen = BLOCK, 0
         self._turn = Lock()
 
     @property
@@ -88,5 +89,9 @@ class Stream:
         expected = self._classifier.operating(self._now).expected.cost
         after = self._control.spent(self.budget, np.concatenate(self._costs), expected)
         calm = self._now.budget is not None and abs(math.log(after.applied / self._now.budget)) <= CALM
-        self._block = min(2 * self._block, MOST) if calm else BLOCK
+        self._seen += self._block
+        if not calm:
+            self._block = BLOCK
+        elif 2 * self._block <= MOST and self._seen % (2 * self._block) == 0:
+            self._block *= 2
         self._now, self._costs = replace(self._options, budget=after.applied), []
