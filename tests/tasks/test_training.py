@@ -117,6 +117,7 @@ def garments(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Tiny:
     return tiny
 
 
+@pytest.mark.slow
 def test_training_on_drawn_images_is_the_same_in_any_number_of_processes(
     garments: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
