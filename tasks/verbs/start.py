@@ -18,7 +18,7 @@ from quee.data import DATA, RESERVED, names_in
 from quee.errors import QueeError, UsageError
 from tasks.verbs.going_on import Begun
 from tasks.verbs.proposal import ALL_SEEN, ASK, Choice, Images, Weights, mode_of, text_of, use_of
-from tasks.verbs.unlabelled import add_answered, without_labels
+from tasks.verbs.unlabelled import add_answered, network_given, without_labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,12 +102,13 @@ def start(
 
     if not _dataset_here(images) and (labelled is not None or without_labels(Path(images))):
         with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout):
+            own = name or _slug(Path(images).resolve().name)
+            answering = network_given(own, Path(images), weights, seen)
             if not is_project(Path()):
                 refuse_place(Path())
                 make_project(Path(), notify=typer.echo)
-            own = name or _slug(Path(images).resolve().name)
-            given = (weights, backbone, seen, set_ or [], class_order, labelled, skip_bad)
-            images, weights = add_answered(own, Path(images), *given)
+            given = (backbone, set_ or [], class_order, labelled, skip_bad)
+            images, weights = add_answered(own, Path(images), answering, *given)
         backbone, set_, class_order = None, None, None
     ordered = None if _dataset_here(images) else order_given(class_order)
     options = Options(evaluation=evaluation, config=config, label=label, class_order=ordered, skip_bad=skip_bad)

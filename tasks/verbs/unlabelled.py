@@ -21,12 +21,30 @@ def without_labels(folder: Path) -> bool:
     return bool(top.own) and top.own == top.images
 
 
+def network_given(own: str, folder: Path, weights: str | None, seen: bool | None) -> str:
+    """The weights that answer. Raises UsageError where none are given, and where it is not said that they have never `seen`
+    these images; nothing is made before."""
+    from quee.data.weights_facts import weights_path
+
+    if weights is None:
+        raise UsageError(
+            f"{folder} has no class folders, so that its images have no labels: give a trained network, --weights FILE, whose "
+            "answers take their place, or sort the images into a folder per class"
+        )
+    if seen is not False and not weights_path(_name(own, weights)).is_file():
+        raise UsageError(f"{folder}: {ALL_SEEN if seen else ASK}")
+    return weights
+
+
+def _name(own: str, weights: str) -> str:
+    return own if Path(weights).exists() else weights
+
+
 def add_answered(
     own: str,
     folder: Path,
-    weights: str | None,
+    weights: str,
     backbone: str | None,
-    seen: bool | None,
     set_: list[str],
     class_order: str | None,
     labelled: Path | None,
@@ -34,23 +52,15 @@ def add_answered(
 ) -> tuple[str, str]:
     """Add the weights, unless they are here, and the images with their answers; returns the names of both.
 
-    What is here of an earlier call is used. Raises UsageError where no trained network is given, where it is not said to have
-    never `seen` these images, or where another has answered.
+    What is here of an earlier call is used. Raises UsageError where another network has answered.
     """
     from quee.data import dataset_called
     from quee.data.files import DatasetFiles
     from quee.data.weights_facts import weights_path
     from tasks.verbs.data import add, add_weights
 
-    if weights is None:
-        raise UsageError(
-            f"{folder} has no class folders, so that its images have no labels: give a trained network, --weights FILE, whose "
-            "answers take their place, or sort the images into a folder per class"
-        )
-    name = own if Path(weights).exists() else weights
+    name = _name(own, weights)
     if not weights_path(name).is_file():
-        if seen is not False:
-            raise UsageError(f"{folder}: {ALL_SEEN if seen else ASK}")
         add_weights(name, Path(weights), backbone=backbone, trained_on="none", set_=set_)
     if any((DATA / own).glob("train-*.parquet")):
         answers = DatasetFiles(DATA / own, dataset_called(own)).answers

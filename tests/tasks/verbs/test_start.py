@@ -231,7 +231,7 @@ REFUSED: dict[str, tuple[Callable[[Path], list[Any]], int, str]] = {
     "an unknown backbone": (lambda i: [i / "photos", "--backbone", "vit_digit"], 2, "did you mean 'vit_digits'"),
     "no folder": (lambda i: [i / "fotos", "--backbone", "vit_digits"], 2, "no folder"),
     "no file of weights": (lambda i: [i / "photos", "--weights", i / "no.pth"], 2, "no file"),
-    "images without classes": (lambda i: [flat(i), "--backbone", "vit_digits"], 1, "flat"),
+    "images without classes": (lambda i: [flat(i), "--backbone", "vit_digits"], 2, "flat"),
     "a damaged checkpoint": (lambda i: [i / "photos", "--weights", damaged(i)], 1, "bad.pth"),
     "weights of another network": (lambda i: [i / "photos", "--weights", i / "net.pth", "--backbone", "vit_digits"], 1, "fit"),
     "nobody said what was seen": (PHOTOS, 2, "Give --trained-on-these, or --not-trained-on-these"),
@@ -265,7 +265,7 @@ def test_init_says_what_it_made_and_what_comes_next(quee: Call) -> None:
 def test_from_an_empty_folder_to_a_classifier(inputs: Path, quee: Call) -> None:
     assert quee("start", inputs / "photos", "--weights", inputs / "net.pth", *NETWORK, "--not-trained-on-these")[0] == 0
     status, out, err = quee("run", "photos")
-    assert status == 0 and "11 ran" in out, err
+    assert status == 0 and "12 ran" in out, err
     assert quee("plan", "--check")[0] == 0 and quee("doctor")[0] == 0 and quee("track")[0] == 0
     status, out, _ = quee("predict", "artifacts/photos/bundle", inputs / "photos" / "red", "--budget", "1", "--json")
     assert status == 0

@@ -8,7 +8,10 @@ import pytest
 from toy_project import Project, experiment
 
 from quee.errors import QueeError
+from quee.paths import PathTree
+from quee.precision import Precision
 from quee.settings.experiment import parse_experiment
+from quee.trees.settled import Settled
 from tasks.dvc.lock import dvc_digest
 from tasks.mlflow.memory import Memory
 from tasks.mlflow.tracking import track
@@ -93,7 +96,10 @@ def features(root: Path, samples: int) -> Stage:
     ):
         (root / stage).mkdir(exist_ok=True)
         (root / stage / name).write_text(json.dumps(content))
-    return Stage("features", parse_experiment("toy", experiment(), "toy.yaml"), root, root)
+    toy = parse_experiment("toy", experiment(), "toy.yaml")
+    (root / "tree").mkdir(exist_ok=True)
+    Settled(PathTree(["w3a3", "w4a4", "w8a8"], 4), (Precision("fp32"),), (2, 4, 6, 8)).write(root / "tree")
+    return Stage("features", toy, root, root)
 
 
 def test_a_cache_that_does_not_fit_is_refused_before_it_is_begun(tmp_path: Path) -> None:
