@@ -80,7 +80,7 @@ what that way costs."""
 GATES = "Each gate decides by policy {policy}, from what its exit head says."
 
 
-def operating_points(sweep: Sweep, router: Router, name: str, floating: np.ndarray | None = None) -> list[Point]:
+def operating_points(sweep: Sweep, name: str, floating: np.ndarray | None = None) -> list[Point]:
     """The points of a deployed policy's sweep by rising validation cost, with intervals for the means on new data, and what
     serves budgets and accuracy losses.
 
@@ -88,9 +88,7 @@ def operating_points(sweep: Sweep, router: Router, name: str, floating: np.ndarr
     not known.
     """
     assert sweep.knobs is not None and sweep.first is not None
-    points, names = [], np.full(len(sweep.knobs), name, object)
-    for part in router.parts(sweep.knobs):
-        names[part.rows] = part.name or name
+    points, names = [], sweep.policies or (name,) * len(sweep.knobs)
     costs, correct = sweep.costs["validation"], 1.0 - sweep.errors["validation"]
     labelled = _labelled(sweep)
     weights = resamples(len(costs), REPEATS, 0, sweep.groups)
@@ -180,7 +178,7 @@ def write_bundle(
     if chosen is None:
         raise UsageError(f"bundle.policy: {policy} cannot be fitted without samples in split 'predictor'")
     floating = float_errors(setting, "validation") if floating is None else floating
-    points = operating_points(routed_sweep(policy, setting, chosen), chosen, policy, floating)
+    points = operating_points(routed_sweep(policy, setting, chosen), policy, floating)
     used = list(dict.fromkeys(point.policy for point in points))
     predicts = any(deployable()[name].learned for name in used)
     files = [(backbone / "model.safetensors", "model.safetensors"), (heads, "heads.safetensors")]

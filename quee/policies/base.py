@@ -163,6 +163,13 @@ class Router(ABC):
     def parts(self, knob: np.ndarray) -> Iterator[Part]:
         """The policies that serve knobs (n,); every row is in one part."""
 
+    def names(self, knob: np.ndarray) -> list[str]:
+        """Name of the policy that serves each knob (n,); empty where it is the one that is asked."""
+        found = np.full(len(knob), "", object)
+        for part in self.parts(knob):
+            found[part.rows] = part.name
+        return list(found)
+
     def spent(self, node: np.ndarray, knob: np.ndarray) -> np.ndarray:
         """Costs (…, n) of samples that exit at nodes (…, n), at knobs (n,)."""
         found = np.empty(node.shape)

@@ -257,10 +257,7 @@ def routed_sweep(name: str, setting: Setting, policy: Router, first_step: str = 
     spent = {split: policy.spent(n, knobs) for split, n in nodes.items()}
     dearest = float(policy.costs.routed.max())
     shown = None if policy.kind == "threshold" else nodes  # tables of usage leave out policies by a threshold
-    names = np.full(len(knobs), "", object)
-    for part in policy.parts(knobs):
-        names[part.rows] = part.name
-    policies = tuple(names) if any(names) else ()
+    policies = tuple(names) if any(names := policy.names(knobs)) else ()
     groups = setting.caches["validation"].group
     return Sweep(name, policy.kind, policy.shown(knobs), errors, spent, shown, dearest, knobs, first, groups, policies)
 

@@ -250,11 +250,8 @@ class AdaptiveClassifier(FittedClassifier):
 
     def deciding(self, knob: np.ndarray) -> list[str]:
         """Name of the policy that decides at each knob (n,)."""
-        found = np.full(len(knob), self.description.get("policy", ""), object)
-        for part in self.policy.parts(knob):
-            if part.name:
-                found[part.rows] = part.name
-        return list(found)
+        own = self.description.get("policy", "")
+        return [name or own for name in self.policy.names(knob)]
 
     def run(self, x: np.ndarray, options: Options, trace: Trace | None = None) -> Routed:
         """`route` for checked images (n, c, h, w), float32."""
