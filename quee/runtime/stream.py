@@ -39,7 +39,7 @@ class Stream:
 
     def __init__(self, classifier: "AdaptiveClassifier", options: Options) -> None:
         """`options` may hold a budget, by default the bundle's, and a limit for every image; UsageError for others."""
-        if options.trade_off is not None or options.milliseconds is not None:
+        if any(value is not None for value in (options.trade_off, options.accuracy_loss, options.milliseconds)):
             raise UsageError(
                 "a stream holds a mean cost: give budget, and max_cost beside it if every image has a limit"
             )

@@ -77,7 +77,9 @@ def test_threads_share_a_stream(classifier: AdaptiveClassifier, dear: tuple[np.n
 
 
 @pytest.mark.parametrize(
-    "options", [{"trade_off": 0.1}, {"latency_ms": 2.0}, {"images_per_second": 100.0}], ids=lambda o: next(iter(o))
+    "options",
+    [{"trade_off": 0.1}, {"accuracy_loss": 1.0}, {"latency_ms": 2.0}, {"images_per_second": 100.0}],
+    ids=lambda o: next(iter(o)),
 )
 def test_options_without_a_mean_cost_are_refused(classifier: AdaptiveClassifier, options: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="a stream holds a mean cost: give budget"):
