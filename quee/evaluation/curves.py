@@ -81,8 +81,13 @@ def _floored(sweep: Sweep, weights: np.ndarray, budgets: np.ndarray, floor: Floo
     """
     cheapest = sweep.validation_cost[0]
     found = sweep.errors[split] @ weights
-    share = np.minimum(budgets / cheapest, 1.0)
+    share = share_above_floor(budgets, cheapest)
     return share * found + (1 - share) * floor.errors[split][:, None]
+
+
+def share_above_floor(budgets: np.ndarray, cheapest: float) -> np.ndarray:
+    """(B,) share of the samples that a method serves whose cheapest point costs so much; the free floor serves the others."""
+    return np.minimum(budgets / cheapest, 1.0)
 
 
 def area_errors(sweep: Sweep, floor: Floor, split: str = "test") -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from quee.errors import IntegrityError
-from quee.evaluation.curves import AUC_BUDGETS, gap_closed
+from quee.evaluation.curves import AUC_BUDGETS, gap_closed, share_above_floor
 from quee.policies.names import BOUND, REFERENCE
 
 FORMAT = 2
@@ -71,14 +71,8 @@ def recomputed(metrics: Mapping[str, Any], curve: Sequence[Row], static: np.ndar
 
 def area_of(costs: np.ndarray, accuracies: np.ndarray, floor: float, budgets: np.ndarray = AUC_BUDGETS) -> float:
     """`auc` of a curve: test accuracies (P,) over rising validation costs (P,), mixed with a floor of accuracy `floor`."""
-    free, mixed = _free(costs, budgets), np.interp(budgets, costs, accuracies)
-    return float(((1 - free) * mixed + free * floor).mean())
-
-
-def _free(costs: np.ndarray, budgets: np.ndarray) -> np.ndarray:
-    """(B,) share of the samples that the floor serves at each budget."""
-    found: np.ndarray = 1 - np.minimum(budgets / costs[0], 1.0)
-    return found
+    share = share_above_floor(budgets, costs[0])
+    return float((share * np.interp(budgets, costs, accuracies) + (1 - share) * floor).mean())
 
 
 def _curves(curve: Sequence[Row]) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
@@ -95,7 +89,7 @@ def _floor(
 ) -> float | None:
     """The floor's accuracy, which format 1 does not hold but which its `auc` is linear in; None where no method tells it."""
     budgets = np.geomspace(static.min(), static.max(), len(AUC_BUDGETS))
-    shares = {key: float(_free(costs, budgets).mean()) for key, (costs, _) in by_seed.items()}
+    shares = {key: float(1 - share_above_floor(budgets, costs[0]).mean()) for key, (costs, _) in by_seed.items()}
     method, seed = max(shares, key=lambda key: shares[key])  # the one that the floor serves most tells it best
     if not shares[method, seed] > 0:
         return None
