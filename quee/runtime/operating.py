@@ -189,8 +189,10 @@ class Operating:
         def interval(low: tuple[float, float] | None, high: tuple[float, float] | None) -> tuple[float, float] | None:
             return None if low is None or high is None else (mixed(low[0], high[0]), mixed(low[1], high[1]))
 
-        found = zip(self.low.labelled or (), self.high.labelled or (), strict=False)
-        labelled = [mixed(a, b) for a, b in found]
+        labelled = None
+        if self.low.labelled is not None and self.high.labelled is not None:
+            mean, low, high = (mixed(a, b) for a, b in zip(self.low.labelled, self.high.labelled, strict=True))
+            labelled = (mean, low, high)
 
         def known(low: float | None, high: float | None) -> float | None:
             return None if low is None or high is None else mixed(low, high)
@@ -201,7 +203,7 @@ class Operating:
             interval(self.low.accuracy_interval, self.high.accuracy_interval),
             interval(self.low.cost_interval, self.high.cost_interval),
             self.met,
-            (labelled[0], labelled[1], labelled[2]) if labelled else None,
+            labelled,
             known(self.low.accuracy_loss, self.high.accuracy_loss),
             known(self.low.accuracy_loss_limit, self.high.accuracy_loss_limit),
         )
