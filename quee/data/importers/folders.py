@@ -4,7 +4,7 @@ A table beside the images suggests that the folders are not classes, so tables a
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -120,14 +120,20 @@ def folder_images(found: Walk, folder: Folder, classes: tuple[str, ...], faults:
         hint = f"; in other case: {some(spelled)}" if spelled else f"; its classes: {some(classes)}"
         raise QueeError(f"{shown(base)}: {some(f'{name}/' for name in unknown)}: no class of the training set{hint}")
     names, labels, sizes = [], [], []
-    for file, name in _in_classes(found.files, folder):
-        if why := readable(f"{base}/{name}"):
-            faults.append(f"{shown(base / name)}: {why}")
-            continue
+    for file, name in openable(base, _in_classes(found.files, folder), faults):
         names.append(name)
         labels.append(labels_of[name.partition("/")[0]])
         sizes.append(file.size)
     return FolderImages(base, names, np.array(labels, np.int64), np.array(sizes, np.int64))
+
+
+def openable(base: Path, files: Iterable[tuple[Found, str]], faults: list[str]) -> Iterator[tuple[Found, str]]:
+    """The files that can be opened, each with its name in the folder `base`; the others are added to `faults`."""
+    for file, name in files:
+        if why := readable(f"{base}/{name}"):
+            faults.append(f"{shown(base / name)}: {why}")
+        else:
+            yield file, name
 
 
 def _in_classes(files: list[Found], folder: Folder) -> Iterator[tuple[Found, str]]:

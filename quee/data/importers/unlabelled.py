@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from quee.data.importers.base import Answering, Importer, Plan, Source
-from quee.data.importers.folders import FolderImages, folder_images
+from quee.data.importers.folders import FolderImages, folder_images, openable
 from quee.data.importers.layout import tree
 from quee.data.importers.located import plan_set
 from quee.data.importers.report import counted
-from quee.data.walk import IMAGE_SUFFIXES, SKIP_HINT, Walk, faults_text, readable, shown, some, walk
+from quee.data.walk import IMAGE_SUFFIXES, SKIP_HINT, Walk, faults_text, shown, some, walk
 from quee.errors import QueeError, UsageError
 from quee.measure import LABELLED
 
@@ -55,14 +55,9 @@ IMPORTER = Importer(
 
 def _images(found: Walk, faults: list[str]) -> FolderImages:
     """Every image of a walk, all of label 0; files that cannot be opened are left out and added to `faults`."""
-    names, sizes = [], []
-    for file in found.files:
-        if why := readable(f"{found.folder}/{file.name}"):
-            faults.append(f"{shown(found.folder / file.name)}: {why}")
-            continue
-        names.append(file.name)
-        sizes.append(file.size)
-    return FolderImages(found.folder, names, np.zeros(len(names), np.int64), np.array(sizes, np.int64))
+    kept = [file for file, _ in openable(found.folder, ((file, file.name) for file in found.files), faults)]
+    sizes = np.array([file.size for file in kept], np.int64)
+    return FolderImages(found.folder, [file.name for file in kept], np.zeros(len(kept), np.int64), sizes)
 
 
 def _labelled(folder: Path, answering: Answering, faults: list[str]) -> FolderImages:
