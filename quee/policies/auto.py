@@ -18,7 +18,7 @@ from quee.errors import IntegrityError
 from quee.groups import folds_of
 from quee.paths import PathTree
 from quee.policies.base import Basis, Costs, Part, Policy, Router
-from quee.policies.choosing import by_budget, default_of, errors_of, nested, served
+from quee.policies.choosing import by_budget, default_of, errors_of, nested, points_chosen
 from quee.policies.methods import Method
 from quee.policies.sweep import Setting, Sweep, routed_sweep
 
@@ -75,7 +75,7 @@ class Auto(Router):
             BUDGETS,
         )
         chosen, facts = _judged(only, names, budgets)
-        points = served(list(sweeps.values()), chosen, budgets)
+        points = points_chosen(list(sweeps.values()), chosen, budgets)
         members = {}
         for index, name in enumerate(names):
             own = np.array([at for at, (which, _) in enumerate(points) if which == index], np.int64)

@@ -86,7 +86,7 @@ def nested(errors: np.ndarray, budgets: np.ndarray, groups: np.ndarray | None, f
     return found
 
 
-def served(sweeps: Sequence[Sweep], chosen: np.ndarray, budgets: np.ndarray) -> list[tuple[int, int]]:
+def points_chosen(sweeps: Sequence[Sweep], chosen: np.ndarray, budgets: np.ndarray) -> list[tuple[int, int]]:
     """Candidate and point of each point that serves the budgets (rising) as chosen, by rising cost on validation.
 
     A candidate serves with the points whose cost is nearest to budgets where it is chosen. Where it has none there, the

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quee.policies.choosing import by_budget, default_of, errors_of, nested, served, simplest
+from quee.policies.choosing import by_budget, default_of, errors_of, nested, points_chosen, simplest
 from quee.policies.sweep import Sweep, by_price
 
 BUDGETS = np.geomspace(0.05, 0.8, 9)
@@ -89,7 +89,7 @@ def test_points_rise_in_cost_and_are_those_of_the_policy_chosen_near_them(seed: 
     random = np.random.default_rng(seed)
     sweeps = [curve(random.uniform(0.04, 0.9, n).tolist(), random.random(n).tolist()) for n in random.integers(1, 9, 3)]
     chosen = random.integers(0, 3, len(BUDGETS))
-    found = served(sweeps, chosen, BUDGETS)
+    found = points_chosen(sweeps, chosen, BUDGETS)
     costs = [float(sweeps[index].costs["validation"][0, point]) for index, point in found]
     assert found
     assert (np.diff(costs) > 0).all()
