@@ -37,7 +37,7 @@ from quee.network.base import SegmentedBackbone
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone, walk_tree
 from quee.network.files import save_backbone, save_quantized
 from quee.paths import PathTree
-from quee.precision import FLOAT, Precision
+from quee.precision import Precision
 from quee.quantization.calibration import quantize_paths
 from quee.quantization.format_choice import with_formats
 from quee.quantization.layers import own_layers
@@ -170,7 +170,7 @@ def _fit(
     own_heads = _cache(multi, view, tree, description, given, indices, parts, beside)
     cache = with_ensembles(own_heads, settings.targets.ensemble)
     basis, learned = fit_policies(cache, settings)
-    work, result = aside / "work", aside / "bundle"
+    work, result, judged = aside / "work", aside / "bundle", np.sort(parts["validation"])
     work.mkdir()
     result.mkdir()
     assert own.made_with is not None
@@ -192,7 +192,7 @@ def _fit(
         settings.bundle.budget,
         names,
         lambda ids: given.batch(ids).numpy(),
-        floating=_float_errors(multi, view, given, indices, np.sort(parts["validation"])),
+        floating=_answers(own, given, judged) != indices[judged],
     )
 
 
@@ -225,20 +225,6 @@ def _settled(
     return search.settle()
 
 
-def _float_errors(
-    backbone: MultiPrecisionBackbone, view: GateView, given: Given, labels: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
-    """(V,) errors of the float network on the rows, which accuracy losses refer to."""
-    float_path = PathTree([FLOAT], backbone.segments)
-    found = np.zeros(len(rows), bool)
-    for start in range(0, len(rows), BATCH):
-        own = rows[start : start + BATCH]
-        *_, (node, state) = walk_tree(backbone, float_path, given.batch(own))
-        log_probs, _ = view(int(float_path.gate[node]), Precision(FLOAT), state)
-        found[start : start + BATCH] = log_probs.argmax(axis=1) != labels[own]
-    return found
-
-
 def drawn(given: Given, indices: np.ndarray, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of images and labels (n,) of all rows. One batch is in memory at a time."""
     for start in range(0, len(rows), BATCH):
@@ -248,17 +234,23 @@ def drawn(given: Given, indices: np.ndarray, rows: np.ndarray) -> Iterator[tuple
 
 def answers_of(own: SegmentedBackbone, given: Given) -> np.ndarray:
     """The float network's answers (n,); raises UsageError where it answers one class alone."""
-    found = np.empty(len(given), np.int64)
-    with torch.inference_mode(), progress("answers of the float network", len(given)) as bar:
-        for start in range(0, len(given), MICRO_BATCH):
-            rows = np.arange(start, min(start + MICRO_BATCH, len(given)))
-            found[rows] = own(given.batch(rows)).argmax(dim=1).numpy()
-            bar.advance(len(rows))
+    found = _answers(own, given, np.arange(len(given)))
     if len(found) and (found == found[0]).all():
         raise UsageError(
             f"the network answers class {found[0]} to each of {len(found)} images without labels: is preprocessing= right?"
         )
     return found
+
+
+def _answers(own: SegmentedBackbone, given: Given, rows: np.ndarray) -> np.ndarray:
+    """The float network's answers (n,) to the images of rows (n,)."""
+    found = []
+    with torch.inference_mode(), progress("answers of the float network", len(rows)) as bar:
+        for start in range(0, len(rows), MICRO_BATCH):
+            part = rows[start : start + MICRO_BATCH]
+            found.append(own(given.batch(part)).argmax(dim=1).numpy())
+            bar.advance(len(part))
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 def _batch(given: Given, beside: tuple[Given, np.ndarray] | None, ids: np.ndarray) -> Tensor:
