@@ -156,8 +156,12 @@ CHANGES = {
     "probe": ({"mode": "linear_probe"}, "a new head has nothing to learn; valid: 'pretrained'"),
     "other weights": ({"weights": "others"}, "backbone.weights: 'others', but the labels of data set 'patches' are"),
     "other images": (
+        {"kwargs": {"preprocessing": {"mean": [0.6, 0.6, 0.6], "std": [0.2, 0.2, 0.2]}}},
+        r"of its answers are those of 'mine', which are the labels",
+    ),
+    "far other images": (
         {"kwargs": {"preprocessing": {"mean": [0.9, 0.9, 0.9], "std": [0.05, 0.05, 0.05]}}},
-        r"of its answers are those of 'mine', which are the labels|is not above chance",
+        "of 'mine''s answers to 72 training images are right, which is not above chance",
     ),
 }
 
