@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from quee.policies.methods import Role
-from quee.policies.registry import in_role
+from quee.policies.registry import in_role, methods
 
 
 def named(*roles: Role) -> tuple[str, ...]:
@@ -35,3 +35,9 @@ def shown(names: Iterable[str]) -> list[str]:
     """The given methods that short tables show, in the tables' order."""
     known = set(names)
     return [name for name in MAIN if name in known]
+
+
+def single_techniques(names: Iterable[str]) -> list[str]:
+    """The methods with one technique: exits at one precision, precisions without exits, and single static paths."""
+    several = {method.shown for method in methods()}
+    return sorted(name for name in set(names) - several)

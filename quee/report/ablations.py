@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-import matplotlib
-import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
 from quee.report import Row
-from quee.report.style import BLACK, BLUE, GREY, STYLE, VERMILLION, svg
+from quee.report.style import BLACK, BLUE, GREY, VERMILLION, styled, svg
 
 
 def forest(differences: Sequence[Row], title: str) -> str:
@@ -17,7 +15,7 @@ def forest(differences: Sequence[Row], title: str) -> str:
     Rows whose simultaneous interval leaves out zero are coloured.
     """
     rows = [row for row in differences if row["measure"] == "auc"]
-    with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": "quee.ablations"}], after_reset=True):
+    with styled("ablations"):
         return svg(_figure(rows, title), "ablations")
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import matplotlib
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,12 +23,12 @@ from quee.report.style import (
     BLUE,
     GREY,
     MAIN,
-    STYLE,
     cost_axes,
     curve_points,
     dashes_of,
     plain,
     static_methods,
+    styled,
     svg,
 )
 from quee.report.trees import candidates
@@ -272,7 +271,7 @@ class Drawing:
         """The figure as SVG text, for any settings of matplotlib; None where there is nothing to draw."""
         if not all(getattr(results, field) for field in self.needs):
             return None
-        with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": f"quee.{self.name}"}], after_reset=True):
+        with styled(self.name):
             figure = self.make(results)
             if figure is not None and results.measure is not ACCURACY:
                 for text in figure.findobj(Text):

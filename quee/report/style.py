@@ -4,8 +4,11 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from itertools import cycle
+from typing import Any
 
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -41,6 +44,12 @@ STYLE = {
     "savefig.facecolor": "white",
     "svg.fonttype": "none",
 }
+
+
+def styled(name: str) -> AbstractContextManager[None]:
+    """Within it a figure of this name has the common style and ids that are always the same."""
+    style: list[str | dict[str, Any]] = ["default", STYLE | {"svg.hashsalt": f"quee.{name}"}]
+    return matplotlib.style.context(style, after_reset=True)
 
 
 def svg(figure: Figure, name: str) -> str:

@@ -12,7 +12,8 @@ from quee.errors import IntegrityError
 from quee.evaluation.drops import DEPLOYED, DROPS
 from quee.evaluation.formats import EARLIER
 from quee.measure import ACCURACY
-from quee.policies.names import MAIN, OURS, REFERENCE, RIVALS, named
+from quee.policies.names import MAIN, OURS, REFERENCE, RIVALS, named, single_techniques
+from quee.report.overview import Line, drawn
 from quee.report.sections import resampled
 from quee.work.io import read_json, write_bytes
 from quee.work.percentages import DASH, DIFFERENCE, figure, percent
@@ -26,8 +27,10 @@ from tasks.work.published import FOLDER, published
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 METHODS = (DEPLOYED, *MAIN)
 BUDGETS = (0.1, 0.2, 0.4)
-SHOWN = (*OURS, *named("rival"), REFERENCE)
-"""Methods in README's table; all methods are in docs/results.md."""
+BEST = OURS[-1]
+"""What is deployed unless a policy is named."""
+SHOWN = (*named("rival"), REFERENCE)
+"""Methods in README's table and figure beside it; all methods are in docs/results.md."""
 FIGURE, DETAILS = Path("docs") / "figures", Path("docs") / "results.md"
 
 
@@ -45,37 +48,57 @@ class Source:
     def command(self) -> str:
         return f"`quee run {self.name}`" if self.reference else "`make repro`"
 
+    def described(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What its data set and its backbone are."""
+        return read_json(self.folder / "prepare/dataset.json"), read_json(self.folder / "backbone/backbone.json")
+
 
 def summary(sources: list[Source]) -> str:
-    """A row per experiment: the cost at which each main method is near the float network."""
+    """A row per experiment: the cost at which each method is near the float network; and one figure."""
     drops = " / ".join(f"{drop:g}" for drop in DROPS)
-    head = ["experiment", "float accuracy %", f"`{DEPLOYED}` %", *(f"`{method}`" for method in SHOWN)]
+    methods = (BEST, *SHOWN)
+    head = ["experiment", "data set", "backbone", "float accuracy %", f"`{BEST}`", "one technique alone"]
+    head += [*(f"`{method}`" for method in SHOWN), f"`{DEPLOYED}`, accuracy %"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    curves = []
     for source in sources:
-        methods = source.results.metrics["methods"]
-        cells = [
-            _named(source),
-            figure(source.results.metrics.get("fp32_accuracy")),
-            figure(methods[DEPLOYED]["accuracy"]),
-        ]
-        cells += [_near(methods.get(method)) for method in SHOWN]
+        metrics, dataset, backbone = source.results.metrics, *source.described()
+        found = metrics["methods"]
+        cells = [_named(source), dataset["dataset"], backbone["name"], figure(metrics.get("fp32_accuracy"))]
+        cells += [_near([found.get(BEST)]), _near([found[name] for name in single_techniques(found)])]
+        cells += [_near([found.get(method)]) for method in SHOWN]
+        cells.append(figure(found[DEPLOYED]["accuracy"]))
         lines.append(f"| {' | '.join(cells)} |")
+        if "fp32_accuracy" in metrics:
+            points = {method: _curve(source.results.points, method) for method in methods}
+            curves.append(Line(source.name, metrics["fp32_accuracy"], points))
     note = (
         f"Costs at {drops} points of accuracy below the float network, on test images; the static w8a8 network costs 1. "
+        f"`{BEST}` is what quee deploys when nothing is said. One technique alone is the cheapest of exits at one precision "
+        "and precisions without exits, picked on the same test images, so in its favour. "
         f"[All methods at all budgets, with intervals]({DETAILS.as_posix()})."
     )
-    figures = [f"![Accuracy over cost, {s.name}]({FIGURE.as_posix()}/{s.name}.svg)" for s in sources]
+    FIGURE.mkdir(parents=True, exist_ok=True)
     for source in sources:
         _copy_figure(source)
-    return "\n".join([BEGIN, *lines, "", note, "", *figures, END])
+    write_bytes(FIGURE / "overview.svg", drawn(curves).encode())
+    shown = f"![Accuracy over cost, every experiment]({(FIGURE / 'overview.svg').as_posix()})"
+    return "\n".join([BEGIN, shown, "", *lines, "", note, END])
 
 
-def _near(found: dict[str, Any] | None) -> str:
-    """Costs at which a method is within each of `DROPS`, or a dash where it was not measured."""
-    if found is None:
+def _near(methods: list[dict[str, Any] | None]) -> str:
+    """Least costs at which any of the methods is within each of `DROPS`, or a dash where none was measured."""
+    known = [method for method in methods if method is not None]
+    if not known:
         return DASH
-    costs = [found.get(f"cost_at_drop_{drop}") for drop in DROPS]
-    return " / ".join("never" if cost is None else f"{cost:.2f}" for cost in costs)
+    found = [[c for m in known if (c := m.get(f"cost_at_drop_{drop}")) is not None] for drop in DROPS]
+    return " / ".join(f"{min(costs):.2f}" if costs else "never" for costs in found)
+
+
+def _curve(points: list[dict[str, Any]], method: str) -> list[tuple[float, float]]:
+    """Cost and test accuracy of a method's operating points at its budgets, by rising cost."""
+    own = {(row["test_cost"], row["test_accuracy"]) for row in points if row["method"] == method and row["budget_met"]}
+    return sorted(own)
 
 
 def details(sources: list[Source]) -> str:
@@ -94,8 +117,7 @@ def details(sources: list[Source]) -> str:
     said, marks = [], []
     for source in sources:
         name, results = source.name, source.results
-        dataset = read_json(source.folder / "prepare/dataset.json")
-        backbone = read_json(source.folder / "backbone/backbone.json")
+        dataset, backbone = source.described()
         for method in METHODS:
             if method in results.metrics["methods"]:
                 cells = [_named(source), backbone["name"], f"`{method}`", _accuracies(results, method)]
@@ -212,7 +234,6 @@ def _every_method(name: str, points: list[dict[str, Any]]) -> str:
 
 
 def _copy_figure(source: Source) -> None:
-    FIGURE.mkdir(parents=True, exist_ok=True)
     write_bytes(FIGURE / f"{source.name}.svg", (source.folder / "report/figures/curves.svg").read_bytes())
 
 
