@@ -79,9 +79,10 @@ class Paths(Block):
         "w2a3", "w2a4", "w3a3", "w3a4", "w4a4", "w5a5", "w6a6", "w8a8",
     )  # fmt: skip
     """Integer precisions among which `auto` chooses."""
-    references: Annotated[tuple[PrecisionName, ...], Listed] = ("fp32",)
-    """Precisions of uniform paths that are evaluated beside the tree; one that `auto` takes into the tree is no reference
-    then. The float accuracy is reported where `fp32` is among these or among `precisions`."""
+    references: Annotated[tuple[PrecisionName, ...], Listed] = ("w8a8", "fp32")
+    """Precisions of uniform paths that are evaluated beside the tree. Of these defaults, and where `auto` chooses the tree,
+    one that the tree has is no reference then. The float accuracy is reported where `fp32` is among these or among
+    `precisions`; the network that costs 1 is `w8a8`."""
     max_nodes: Count = 500
     considered: Considered = Considered()
     """With `precisions: auto` and no rule, the loosest of a few rules whose paths fit into `max_nodes`."""
@@ -93,6 +94,9 @@ class Paths(Block):
 
     @model_validator(mode="after")
     def _distinct(self) -> "Paths":
+        if "references" not in self.model_fields_set:
+            beside = tuple(name for name in self.references if name not in self.named)
+            object.__setattr__(self, "references", beside)
         for what, names in (
             ("precisions and references", (*self.named, *self.references)),
             ("candidates", self.candidates),

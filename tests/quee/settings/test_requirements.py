@@ -10,6 +10,7 @@ from tiny_project import tiny as tiny
 
 from quee.errors import UsageError
 from quee.settings.experiment import load_experiment, parse_experiment
+from quee.settings.paths import Paths
 from quee.work.io import read_json, read_table
 from tasks.dvc.plan import Step
 from tasks.requirements import refuse_unworkable
@@ -156,6 +157,24 @@ def test_precisions_are_taken_in_any_order_and_sorted_by_their_bits() -> None:
         text = yaml.safe_dump({**base, **{block: {} for block in blocks}, "paths": paths})
         found = parse_experiment("x", text, "experiments/x.yaml").paths
         assert (found.precisions, found.references) == (("w3a3", "w4a4", "w8a8"), ("w2a4", "fp32"))
+
+
+@pytest.mark.parametrize(
+    ("precisions", "references"),
+    [
+        ("auto", ("w8a8", "fp32")),
+        (["w3a3", "w4a4"], ("w8a8", "fp32")),
+        (["w4a4", "w8a8"], ("fp32",)),
+        (["w8a8", "fp32"], ()),
+    ],
+)
+def test_the_network_that_costs_1_and_the_float_one_are_references_unless_in_the_tree(
+    precisions: str | list[str], references: tuple[str, ...]
+) -> None:
+    found = Paths.model_validate({"precisions": precisions})
+    assert found.references == references
+    again = Paths.model_validate_json(found.model_dump_json())
+    assert again.references == references, "as stages read it"
 
 
 def steps(*running: str) -> list[Step]:
