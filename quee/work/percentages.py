@@ -48,6 +48,12 @@ def percent(share: Any, digits: int = 1, low: float = 0.0, high: float = 1.0) ->
     return text if text == DASH else f"{text} %".replace("-", "−")
 
 
+def difference(found: Mapping[str, float], digits: int = 2) -> str:
+    """A difference of shares in points, with its interval: `+0.27 [+0.11, +0.43]`."""
+    mean, low, high = (figure(found[side], digits, *DIFFERENCE, sign=True) for side in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
 def range_of(name: str) -> tuple[float, float] | None:
     """The range of numbers of that dotted name; None where every finite number is possible."""
     return next((valid for pattern, valid in RANGES if re.search(pattern, name)), None)

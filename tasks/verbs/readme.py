@@ -1,4 +1,4 @@
-"""Write README's results section and docs/results.md from the results: `python -m tasks.verbs.readme [EXPERIMENT…]`.
+"""Write README's results section, docs/results.md and the table of docs/claims.md: `python -m tasks.verbs.readme [NAME…]`.
 
 Experiments in `params.yaml` are read from `artifacts/`, the others from `reference/`.
 """
@@ -16,8 +16,9 @@ from quee.policies.names import MAIN, OURS, REFERENCE, RIVALS, named, single_tec
 from quee.report.overview import Line, drawn
 from quee.report.sections import resampled
 from quee.work.io import read_json, write_bytes
-from quee.work.percentages import DASH, DIFFERENCE, figure, percent
+from quee.work.percentages import DASH, difference, figure, percent
 from tasks.dvc.lock import default_experiments
+from tasks.verbs.claims import table
 from tasks.verbs.reference import fetch
 from tasks.verbs.results import Results, folds_note, level_mark, level_note, load_results
 from tasks.work import journal
@@ -32,6 +33,7 @@ BEST = OURS[-1]
 SHOWN = (*named("rival"), REFERENCE)
 """Methods in README's table and figure beside it; all methods are in docs/results.md."""
 FIGURE, DETAILS = Path("docs") / "figures", Path("docs") / "results.md"
+README, CLAIMS = Path("README.md"), Path("docs") / "claims.md"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def summary(sources: list[Source]) -> str:
         _copy_figure(source)
     write_bytes(FIGURE / "overview.svg", drawn(curves).encode())
     shown = f"![Accuracy over cost, every experiment]({(FIGURE / 'overview.svg').as_posix()})"
-    return "\n".join([BEGIN, shown, "", *lines, "", note, END])
+    return "\n".join([shown, "", *lines, "", note])
 
 
 def _near(methods: list[dict[str, Any] | None]) -> str:
@@ -209,9 +211,8 @@ def at_stake(metrics: dict[str, Any]) -> str:
 
 
 def _gain(found: dict[str, float], rival: str) -> str:
-    mean, low, high = (figure(found[side], 2, *DIFFERENCE, sign=True) for side in ("mean", "low", "high"))
     verdict = "above" if found["low"] > 0 else "below" if found["high"] < 0 else "not distinguishable from"
-    return f"{verdict} `{rival}` ({mean} [{low}, {high}] points)"
+    return f"{verdict} `{rival}` ({difference(found)} points)"
 
 
 def _every_method(name: str, points: list[dict[str, Any]]) -> str:
@@ -241,16 +242,25 @@ def main() -> None:
     with ending():
         root = Path.cwd()
         names = sys.argv[1:] or list(dict.fromkeys([*default_experiments(root), *published(root)]))
-        file = root / "README.md"
-        text = file.read_text(encoding="utf-8")
-        if BEGIN not in text or END not in text:
-            raise IntegrityError(f"README.md has no {BEGIN} … {END}")
+        around = {file: _around(root / file) for file in (README, CLAIMS)}
         sources = [load(root, name) for name in names]
-        made, page = summary(sources), details(sources)
-    before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
-    write_bytes(file, f"{before}{made}{after}".encode())
+        made = {
+            README: summary(sources),
+            CLAIMS: table([(source.name, source.folder, source.results.metrics) for source in sources]),
+        }
+        page = details(sources)
+    for file, (before, after) in around.items():
+        write_bytes(root / file, f"{before}{BEGIN}\n{made[file]}\n{END}{after}".encode())
     write_bytes(root / DETAILS, f"{page.rstrip()}\n".encode())
-    print(f"README.md, {DETAILS}: results of {', '.join(names)}")
+    print(f"{README}, {DETAILS}, {CLAIMS}: results of {', '.join(names)}")
+
+
+def _around(file: Path) -> tuple[str, str]:
+    """What stands before and after the section. Raises IntegrityError for a page without it."""
+    text = file.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise IntegrityError(f"{file.name} has no {BEGIN} … {END}")
+    return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def test_a_row_tells_the_cost_near_the_float_network(tmp_path: Path, monkeypatch
     near = {"cost_at_drop_0.5": 0.416, "cost_at_drop_1.0": None}
     alone = {"static_w3a3": {"cost_at_drop_0.5": None}, "confidence_w4a4": {"cost_at_drop_0.5": 0.5}}
     text = summary([source(tmp_path, "photos", quee_auto=near, **alone)])
-    head, _, row = text.splitlines()[3:6]
+    head, _, row = text.splitlines()[2:5]
     found = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
     assert found["experiment"] == "photos" and found["float accuracy %"] == "91.73"
     assert found["data set"] == "pictures" and found["backbone"] == "vit"
