@@ -7,10 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from quee.cache.answers import answered, with_ensembles
-from quee.cache.read import FeatureCache, read_cache
-from quee.data.splits import held_out_rotations
-from quee.ensembles import read_ensembles
+from quee.cache.read import FeatureCache
 from quee.errors import QueeError
 from quee.evaluation.certification import certify
 from quee.evaluation.draws import Draws
@@ -19,7 +16,7 @@ from quee.evaluation.folds import Rotations
 from quee.evaluation.formats import FORMAT
 from quee.evaluation.measured import Measured
 from quee.evaluation.quality import measured_variants, rank_correlation
-from quee.evaluation.resplits import fit_policies, resplit
+from quee.evaluation.repeats import Held, divide_again, fit_again, forget, seconds
 from quee.evaluation.summary import compare, resplit_summary
 from quee.evaluation.tables import (
     Row,
@@ -40,7 +37,7 @@ from quee.policies.sweep import Setting, Sweep, by_price, routed_sweep
 from quee.precision import FLOAT
 from quee.work.io import atomic_path, write_json, write_table
 from quee.work.percentages import impossible
-from quee.work.progress import progress
+from tasks.scale import read_scale
 from tasks.stage import Stage, main
 
 CURVE = pa.schema(
@@ -59,12 +56,10 @@ def run(stage: Stage) -> None:
     Guarantees are those of the first rotation, whose policies the bundle holds.
     """
     experiment, settings = stage.experiment, stage.experiment.evaluate
-    own_heads = read_cache(stage.input("features"), log_probs=True, heads=experiment.targets.ensemble)
-    caches = _rotations(stage, own_heads)
+    held = Held(experiment, *(str(stage.input(name).resolve()) for name in ("features", "prepare", "targets")))
+    caches = [held.rotation(number) for number in range(len(held.splits()))]
     cache = caches[0]
-    if not settings.resplits:
-        own_heads = cache  # log-probabilities of all nodes are let go
-    policies = _policies(stage, caches)
+    policies, resplits = _fitted_again(stage, held, caches)
     certified = bool((cache.split == "certification").any())
     rotations = Rotations([_setting(stage, own, certified and own is cache) for own in caches], settings.budgets)
     yardstick, reference = rotations.yardsticks[0], rotations.float_errors
@@ -138,15 +133,11 @@ def run(stage: Stage) -> None:
         ),
         "quality": variants,
         "quality_curve": variant_curves,
-        "resplits": [],
+        "resplits": resplits,
         "usage": used,
     }
-    with progress("resplits", settings.resplits) as bar:
-        for seed in range(settings.resplits):
-            tables["resplits"] += resplit(own_heads, experiment, seed)
-            bar.advance()
-    if tables["resplits"]:
-        metrics["resplits"] = resplit_summary(tables["resplits"])
+    if resplits:
+        metrics["resplits"] = resplit_summary(resplits)
     if faults := list(impossible({**metrics, "budgets": tables["budgets"], "bands": tables["bands"]})):
         raise QueeError(f"evaluation gave numbers that cannot be: {'; '.join(faults[:3])}")
 
@@ -157,15 +148,6 @@ def run(stage: Stage) -> None:
         if rows:
             write_table(stage.out / f"{name}.parquet", pa.Table.from_pylist(rows))
     write_json(stage.out / "metrics.json", metrics)
-
-
-def _rotations(stage: Stage, cache: FeatureCache) -> list[FeatureCache]:
-    """A cache of own heads with the splits of every rotation, and with the answers of ensembles that are fitted in it; a
-    single one where there are no folds. The ensembles of the first rotation are those of stage `targets`."""
-    first = answered(cache, read_ensembles(stage.input("targets")))
-    splits = held_out_rotations(stage.input("prepare") / "splits.parquet", cache.sample_id)
-    wanted = stage.experiment.targets.ensemble
-    return [first, *(with_ensembles(replace(cache, split=split), wanted) for split in splits[1:])]
 
 
 def _setting(stage: Stage, cache: FeatureCache, certified: bool) -> Setting:
@@ -179,23 +161,26 @@ def _fitted(rotations: Rotations, policies: Sequence[dict[str, Router]]) -> list
     return [replace(setting, policies=own) for setting, own in zip(rotations.settings, policies, strict=True)]
 
 
-def _policies(stage: Stage, caches: Sequence[FeatureCache]) -> list[list[dict[str, Router]]]:
-    """Policies by seed and rotation: the stages' own, and targets, predictors and policies fitted again for the others.
+def _fitted_again(
+    stage: Stage, held: Held, caches: Sequence[FeatureCache]
+) -> tuple[list[list[dict[str, Router]]], list[Row]]:
+    """Policies by seed and rotation: the stages' own, and those fitted again for the others; and the rows of re-divisions.
 
     It is called first, because fitting takes most memory.
     """
-    cache, seeds = caches[0], stage.experiment.evaluate.seeds
+    cache, settings = caches[0], stage.experiment.evaluate
+    own = (0, 0)
+    every = [(seed, rotation) for seed in range(settings.seeds) for rotation in range(len(caches))]
+    scale = read_scale()
+    store = scale.store(stage)
+    fits = [fit for fit in every if fit != own]
+    lanes = scale.lanes_for(seconds(cache, len(fits) + settings.resplits))
+    found = fit_again(held, fits, store, lanes, caches)
     basis = Basis(cache.tree, cache.description, read_predictors(stage.input("predictors")))
-    found: list[list[dict[str, Router]]] = [[] for _ in range(seeds)]
-    with progress("seeds" if len(caches) == 1 else "seeds and folds", seeds * len(caches) - 1) as bar:
-        for seed, by_rotation in enumerate(found):
-            for own in caches:
-                if seed == 0 and own is cache:
-                    by_rotation.append(read_learned(stage.input("policies"), basis))
-                    continue
-                by_rotation.append(fit_policies(own, stage.experiment, seed)[1])
-                bar.advance()
-    return found
+    found[own] = read_learned(stage.input("policies"), basis)
+    rows = divide_again(held, settings.resplits, store, lanes)
+    forget()
+    return [[found[seed, rotation] for rotation in range(len(caches))] for seed in range(settings.seeds)], rows
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from quee.errors import IntegrityError
 from quee.policies.base import Basis, Router
 from quee.policies.networks import Predictors
@@ -23,11 +25,17 @@ def write_policy(folder: Path, name: str, policy: Router) -> None:
 
 def read_policy(folder: Path, name: str, basis: Basis) -> Router:
     """Read the policy of a deployable method; raises IntegrityError where its arrays do not fit the basis."""
-    path, kind = folder / _file(name), deployable()[name].policy
+    path = folder / _file(name)
+    return policy_of(name, basis, read_tensors(path) if path.is_file() else {}, str(path))
+
+
+def policy_of(name: str, basis: Basis, arrays: dict[str, np.ndarray], source: str) -> Router:
+    """The policy of a deployable method from its arrays; raises IntegrityError naming `source` where these do not fit."""
+    kind = deployable()[name].policy
     assert kind is not None
-    policy = kind.load(basis, read_tensors(path) if path.is_file() else {})
+    policy = kind.load(basis, arrays)
     if fault := policy.fault():
-        raise IntegrityError(f"{path}: {fault}")
+        raise IntegrityError(f"{source}: {fault}")
     return policy
 
 

@@ -1,0 +1,54 @@
+"""Fits of other seeds and folds in shards, on a small project."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_project import Tiny
+from tiny_project import tiny as tiny
+
+from quee.evaluation.repeats import Held, divide_again, fit_again
+from quee.evaluation.resplits import fit_policies, resplit
+from quee.settings.experiment import load_experiment
+from quee.work.store import Store
+from quee.work.threads import alone
+from quee.work.workers import Inline
+
+FOLDS = {
+    "evaluation_set": "held_out", "train": 1.0, "calibration": 16, "folds": 4,
+    "predictor": 0.45, "validation": 0.15, "certification": 0.15, "test": 0.25,
+}  # fmt: skip
+
+
+@pytest.fixture
+def held(tiny: Tiny) -> Held:
+    tiny.data({"a": 60, "b": 60}, {"a": 40, "b": 40})
+    tiny.write(prepare={"splits": FOLDS})
+    stages = ("settings", "prepare", "backbone", "tree", "quantize", "exits", "features", "targets")
+    out = tiny.run(*stages)
+    folders = (str(out / name) for name in ("features", "prepare", "targets"))
+    return Held(load_experiment("tiny"), *folders)
+
+
+def test_policies_out_of_shards_are_those_fitted_in_place_and_are_kept(held: Held, tmp_path: Path) -> None:
+    store, wanted = Store(str(tmp_path / "shards")), [(1, 0), (0, 2)]
+    caches = [held.rotation(number) for number in range(len(held.splits()))]
+    assert len(caches) == 4 and sum(int((cache.split == "test").sum()) for cache in caches) == len(caches[0])
+    found = fit_again(held, wanted, store, Inline(), caches)
+    for seed, rotation in wanted:
+        with alone():
+            policies = fit_policies(caches[rotation], held.experiment, seed)[1]
+        assert found[seed, rotation].keys() == policies.keys()
+        for name, policy in policies.items():
+            own = found[seed, rotation][name].arrays()
+            assert all(np.array_equal(own[key], value) for key, value in policy.arrays().items())
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "shards").iterdir()}
+    fit_again(held, wanted, store, Inline(), caches)
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "shards").iterdir()} == times, "computed once"
+
+
+def test_re_divisions_out_of_shards_are_those_computed_in_place(held: Held, tmp_path: Path) -> None:
+    rows = divide_again(held, 2, Store(str(tmp_path / "shards")), Inline())
+    with alone():
+        assert rows == [row for seed in (0, 1) for row in resplit(held.own_heads(), held.experiment, seed)]
+    assert divide_again(held, 0, Store(str(tmp_path / "none")), Inline()) == []
