@@ -25,7 +25,11 @@ def read_policy(folder: Path, name: str, basis: Basis) -> Router:
     """Read the policy of a deployable method; raises IntegrityError where its arrays do not fit the basis."""
     path, kind = folder / _file(name), deployable()[name].policy
     assert kind is not None
-    policy = kind.load(basis, read_tensors(path) if path.is_file() else {})
+    arrays = read_tensors(path) if path.is_file() else {}
+    try:
+        policy = kind.load(basis, arrays)
+    except (KeyError, IndexError) as error:
+        raise IntegrityError(f"{path}: an array of policy {name} is missing or of another shape: {error}") from None
     if fault := policy.fault():
         raise IntegrityError(f"{path}: {fault}")
     return policy
