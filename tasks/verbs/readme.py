@@ -3,13 +3,13 @@
 Experiments in `params.yaml` are read from `artifacts/`, the others from `reference/`.
 """
 
-import sys
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quee.errors import IntegrityError
-from quee.evaluation.drops import DEPLOYED, DROPS
+from quee.evaluation.drops import DROPS, UNIT_METHOD
 from quee.evaluation.formats import EARLIER
 from quee.measure import ACCURACY
 from quee.policies.names import MAIN, OURS, REFERENCE, RIVALS, named
@@ -24,7 +24,7 @@ from tasks.work.place import ending
 from tasks.work.published import FOLDER, published
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-METHODS = (DEPLOYED, *MAIN)
+METHODS = (UNIT_METHOD, *MAIN)
 BUDGETS = (0.1, 0.2, 0.4)
 SHOWN = (*OURS, *named("rival"), REFERENCE)
 """Methods in README's table; all methods are in docs/results.md."""
@@ -49,14 +49,14 @@ class Source:
 def summary(sources: list[Source]) -> str:
     """A row per experiment: the cost at which each main method is near the float network."""
     drops = " / ".join(f"{drop:g}" for drop in DROPS)
-    head = ["experiment", "float accuracy %", f"`{DEPLOYED}` %", *(f"`{method}`" for method in SHOWN)]
+    head = ["experiment", "float accuracy %", f"`{UNIT_METHOD}` %", *(f"`{method}`" for method in SHOWN)]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for source in sources:
         methods = source.results.metrics["methods"]
         cells = [
             _named(source),
             figure(source.results.metrics.get("fp32_accuracy")),
-            figure(methods[DEPLOYED]["accuracy"]),
+            figure(methods[UNIT_METHOD]["accuracy"]),
         ]
         cells += [_near(methods.get(method)) for method in SHOWN]
         lines.append(f"| {' | '.join(cells)} |")
@@ -114,15 +114,15 @@ def details(sources: list[Source]) -> str:
 
 
 def load(root: Path, name: str) -> Source:
-    """Raises IntegrityError where an experiment of `params.yaml` was not evaluated here."""
+    """Raises IntegrityError where an experiment of `params.yaml` was not evaluated here, UsageError for an unknown one."""
     if name in default_experiments(root):
         record = journal.last(root, name, "evaluate", status="done")
         if record is None:
             raise IntegrityError(f"{name} was not evaluated here; `quee run {name} --force` does")
         return Source(name, root / "artifacts" / name, record, False, load_results(root, name))
     fetch(root)
-    folder = root / FOLDER / name
-    return Source(name, folder, read_json(folder / "made.json")["evaluate"], True, load_results(root, name, True))
+    results, folder = load_results(root, name, True), root / FOLDER / name
+    return Source(name, folder, read_json(folder / "made.json")["evaluate"], True, results)
 
 
 def _named(source: Source) -> str:
@@ -217,9 +217,12 @@ def _copy_figure(source: Source) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tasks.verbs.readme", description=__doc__)
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT")
+    options = parser.parse_args()
     with ending():
         root = Path.cwd()
-        names = sys.argv[1:] or list(dict.fromkeys([*default_experiments(root), *published(root)]))
+        names = options.experiments or list(dict.fromkeys([*default_experiments(root), *published(root)]))
         file = root / "README.md"
         text = file.read_text(encoding="utf-8")
         if BEGIN not in text or END not in text:
