@@ -33,6 +33,7 @@ from quee.fitting.foreign import COMPARED, as_backbone, refuse_other_answers
 from quee.fitting.given import Given, read_beside, read_images, refuse_beside
 from quee.fitting.labels import class_indices
 from quee.measure import ACCURACY, AGREEMENT, LABELLED, Measure
+from quee.network.asking import ask
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone, walk_tree
 from quee.network.files import save_backbone, save_quantized
@@ -244,13 +245,15 @@ def answers_of(own: SegmentedBackbone, given: Given) -> np.ndarray:
 
 def _answers(own: SegmentedBackbone, given: Given, rows: np.ndarray) -> np.ndarray:
     """The float network's answers (n,) to the images of rows (n,)."""
-    found = []
-    with torch.inference_mode(), progress("answers of the float network", len(rows)) as bar:
-        for start in range(0, len(rows), MICRO_BATCH):
-            part = rows[start : start + MICRO_BATCH]
-            found.append(own(given.batch(part)).argmax(dim=1).numpy())
-            bar.advance(len(part))
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    with progress("answers of the float network", len(rows)) as bar:
+
+        def batches() -> Iterator[Tensor]:
+            for start in range(0, len(rows), MICRO_BATCH):
+                part = rows[start : start + MICRO_BATCH]
+                yield given.batch(part)
+                bar.advance(len(part))
+
+        return ask(own, batches())
 
 
 def _batch(given: Given, beside: tuple[Given, np.ndarray] | None, ids: np.ndarray) -> Tensor:

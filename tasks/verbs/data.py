@@ -171,7 +171,7 @@ def check(name: Name, json_: AsJson = False) -> None:
     if json_:
         typer.echo(json.dumps({"name": name, "samples": len(images), "bad": faults}, indent=1))
     if faults:
-        raise QueeError(f"{DATA / name}: {len(faults)} of {len(images)} images do not decode")
+        raise IntegrityError(f"{DATA / name}: {len(faults)} of {len(images)} images do not decode")
     if not json_:
         typer.echo(f"{DATA / name}: {len(images)} images decode")
 
@@ -525,11 +525,18 @@ def _digest(files: dict[str, str]) -> str:
 
 
 def refuse_untracked(path: Path) -> None:
-    """Raises UsageError where DVC could not track a path that is going to be made."""
+    """Raises UsageError where DVC could not track a path that is going to be made: behind a link, or with a DVC file that git
+    ignores, which DVC refuses."""
     from tasks.dvc.inputs import link_before
+    from tasks.dvc.lock import ignored_by
 
-    if Path(".dvc").is_dir() and (behind := link_before(Path(), path)):
+    if not Path(".dvc").is_dir():
+        return
+    if behind := link_before(Path(), path):
         raise UsageError(f"{path} would not be tracked: {behind}")
+    for dvc_file in dict.fromkeys((path.with_name(f"{path.name}.dvc"), path.with_suffix(".dvc"))):
+        if rule := ignored_by(Path(), dvc_file):
+            raise UsageError(f"{path} would not be tracked: git ignores {dvc_file} by {rule}; change that rule")
 
 
 def track(path: Path, dvc_file: Path | None = None, *, new: bool = False) -> None:
