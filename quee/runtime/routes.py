@@ -72,7 +72,9 @@ def gap(
     here = int(a[shared - 1])
     (part,) = policy.parts(np.array([trade_off]))
     own = part.policy
-    kept = np.zeros((1, 0)) if carried is None else carried[None, shared - 1, : own.carries]
+    kept = np.zeros((1, own.carries))
+    if own.carries and carried is not None:
+        kept = carried[None, shared - 1, : own.carries]
     table = own.read(shared, np.array([here]), own.seen(features[a[:shared]].reshape(1, -1), kept))
     values = own.values(table, part.knob)[0]
     return abs(float(values[steps[0] - EXIT] - values[steps[1] - EXIT]))

@@ -1,5 +1,6 @@
 """Verbs `quee data` and `quee weights`: bring the inputs of experiments under version control."""
 
+import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -103,6 +104,8 @@ def add(
     network = None if answers is None else _answering(name, answers, order)
     report = import_dataset(name, source, target, options, replace, _lanes, network)
     track(target, EMBEDDED.get(name), new=new)
+    if report.source:
+        describe(target.with_name(f"{name}.dvc"), f"from {report.source}")
     found = summary(name)
     if json_:
         typer.echo(json.dumps({**found, "report": report.facts()}, indent=1))
@@ -556,6 +559,21 @@ def track(path: Path, dvc_file: Path | None = None, *, new: bool = False) -> Non
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         state = "was not kept" if new else "is there"
         raise QueeError(f"{path} {state}: DVC did not take it: {done.reason}")
+
+
+def describe(dvc_file: Path, text: str) -> None:
+    """Record a text as the description in a DVC file, if there is one; DVC keeps it when the data change."""
+    if not dvc_file.is_file():
+        return
+    from ruamel.yaml import YAML
+
+    from quee.work.io import write_bytes
+
+    yaml, content = YAML(), io.StringIO()
+    found = yaml.load(dvc_file.read_text(encoding="utf-8"))
+    found["desc"] = text
+    yaml.dump(found, content)
+    write_bytes(dvc_file, content.getvalue().encode())
 
 
 def track_as(path: Path, dvc_file: Path, *, new: bool = False) -> None:

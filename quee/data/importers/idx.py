@@ -11,6 +11,7 @@ import numpy as np
 from quee.data.importers.archive import leave_others
 from quee.data.importers.arrays import array_shard
 from quee.data.importers.base import Importer, Plan, Source
+from quee.data.importers.provenance import lasting, package_of
 from quee.errors import DamagedError, QueeError, UsageError
 
 UNSIGNED_BYTE = 0x08
@@ -22,9 +23,10 @@ def plan(given: Source, _: object) -> Plan:
     for split, beginning in (("train", "train"), ("test", "t10k")):
         images, labels, files = read_set(source, beginning, dataset.size)
         used |= {file.name for file in files}
-        where = f"{source}/{' and '.join(file.name for file in files)}"
+        where = f"{lasting(source)}/{' and '.join(file.name for file in files)}"
         plan.shards.append(array_shard(split, images[..., None], labels.astype(np.int64), dataset.classes, where))
     leave_others(source, used, plan.report)
+    plan.report.source = package_of(source) or ""
     return plan
 
 
