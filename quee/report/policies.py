@@ -9,6 +9,9 @@ from quee.report import Results
 from quee.report.markup import table
 from quee.work.percentages import percent
 
+BEST = "\0"
+"""Beginning of a table's best cell."""
+
 
 def chosen_policies(results: Results) -> str:
     """The policies that `auto` takes by budget and the candidates' accuracies; empty where no policies were chosen."""
@@ -24,17 +27,14 @@ def chosen_policies(results: Results) -> str:
         f"that is not worse than the best beyond doubt.</p>" + table(["budgets", "policy"], spans)
     )
     if known := found.get("accuracy"):
-        best = max(value for name, value in known.items() if name != NAME)
+        best = max((name for name in known if name != NAME), key=lambda name: known[name])
         rows = [
-            [
-                escape(f"quee_{NAME}" if name == NAME else name),
-                ("\0" if value == best and name != NAME else "") + percent(value, 2),
-            ]
+            [f"quee_{NAME}" if name == NAME else escape(name), f"{BEST if name == best else ''}{percent(value, 2)}"]
             for name, value in sorted(known.items(), key=lambda item: (-item[1], item[0]))
         ]
         text += (
-            "<p>What it was chosen from: accuracy on validation over the budgets that all candidates can serve, cross-fitted; for "
-            f"quee_{NAME} itself, with the choice made anew in each fold.</p>" + table(["policy", "accuracy"], rows)
+            "<p>What it was chosen from: accuracy on validation over the budgets that all candidates can serve, cross-fitted; "
+            f"for quee_{NAME} itself, with the choice made anew in each fold.</p>" + table(["policy", "accuracy"], rows)
         )
     return text
 
