@@ -47,6 +47,7 @@ from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.settings.experiment import Experiment
 from quee.settings.quantize import QuantizationConfig
+from quee.settings.requirements import policy_faults
 from quee.trees.candidates import Found, candidate, rows_of
 from quee.trees.search import Search
 from quee.trees.settled import Settled
@@ -102,6 +103,8 @@ def fit(
     backbone, original = as_backbone(model, preprocessing)
     settings = checked_settings(backbone, precisions, budget, seed, policy)
     own = rebuilt(backbone, kwargs)
+    for fault in policy_faults(policy, own.num_classes, "quee.fit: policy"):
+        raise UsageError(fault)
     if labels is not None:
         refuse_beside(labelled)
     with aside_of(target) as aside:

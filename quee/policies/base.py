@@ -230,6 +230,8 @@ class Policy(Router):
 
     carries = 0
     """Numbers M that it carries along a path."""
+    mixes = False
+    """Whether it makes answers of its own from log-probabilities, which a feature cache has of at most 100 classes."""
     classes = 0
     """Classes of the log-probabilities from which it makes answers of its own, in place of the nodes'; 0 where it makes none.
     Such a policy is shown what it carries and no state features, because these are of answers that its samples do not get."""

@@ -30,6 +30,7 @@ class Ztw(Thresholds):
     """
 
     carries = 1
+    mixes = True
     shared = ("weight", "bias")
 
     def __init__(self, tree: PathTree, costs: Costs, feature_names: Sequence[str], arrays: Arrays) -> None:

@@ -234,7 +234,7 @@ def test_the_stage_writes_the_page_and_the_figures_from_the_files_of_the_others(
 ) -> None:
     results = example()
     artifacts, out = tmp_path / "artifacts", tmp_path / "out"
-    for stage in ("prepare", "tree", *results.metrics):
+    for stage in ("policies", "prepare", "tree", *results.metrics):
         (artifacts / stage).mkdir(parents=True)
     write_json(artifacts / "tree" / "tree.json", results.tree)
     for stage, metrics in results.metrics.items():
