@@ -28,6 +28,7 @@ import numpy as np
 from projects import ROOT, run_stages, write_project
 
 from quee.data.splits import split_groups, split_ids
+from quee.evenly import evenly
 from quee.intervals import half_width
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MICRO_BATCH
@@ -80,7 +81,7 @@ class Rows:
         file = artifacts / "prepare" / "splits.parquet"
         splits = split_ids(file)
         every = np.sort(np.concatenate([splits["predictor"], splits["validation"]]))
-        ids = every if most is None else np.unique(every[np.linspace(0, len(every) - 1, most).astype(int)])
+        ids = every if most is None else every[evenly(len(every), most)]
         return cls(ids, labels[ids], split_groups(file, ids))
 
     def accuracy(self, answers: np.ndarray, other: np.ndarray) -> dict[str, float]:

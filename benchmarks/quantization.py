@@ -36,6 +36,7 @@ from torch import Tensor
 from quee.cost import BitFlops, trace_cost
 from quee.data.source import open_dataset
 from quee.data.splits import split_ids
+from quee.evenly import evenly
 from quee.intervals import half_width
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
@@ -82,7 +83,7 @@ class Bench:
         ids, transform = split_ids(folder / "prepare" / "splits.parquet"), self.backbone.input
 
         def read(split: str, most: int) -> tuple[Tensor, Tensor]:
-            chosen = ids[split][np.linspace(0, len(ids[split]) - 1, min(most, len(ids[split]))).astype(int)]
+            chosen = ids[split][evenly(len(ids[split]), most)]
             parts = [(x, torch.as_tensor(y)) for _, x, y in images.batches(chosen, transform, 64)]
             return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 

@@ -4,6 +4,7 @@ Two processes do the work, each under a keeper: the server, and this module agai
 """
 
 import flows.quiet  # noqa: F401, I001  first: Prefect reads its settings when imported
+import argparse
 import os
 import sys
 import time
@@ -31,9 +32,12 @@ MOST = 200
 
 def main() -> None:
     """Start the server and the deployments, print their addresses, and end both on Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m flows.schedules", description=main.__doc__)
+    parser.add_argument(SERVE, action="store_true", help="only run the deployments, on the server of PREFECT_API_URL")
+    options = parser.parse_args()
     try:
         with ending():
-            if sys.argv[1:] == [SERVE]:
+            if options.serve:
                 serve_deployments()
             else:
                 supervise(int(os.environ.get("QUEE_PREFECT_PORT", PORT)))

@@ -33,6 +33,7 @@ from quee.fitting.foreign import COMPARED, as_backbone, refuse_other_answers
 from quee.fitting.given import Given, read_beside, read_images, refuse_beside
 from quee.fitting.labels import class_indices
 from quee.measure import ACCURACY, AGREEMENT, LABELLED, Measure
+from quee.network.asking import ask
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone, walk_tree
 from quee.network.files import save_backbone, save_quantized
@@ -46,6 +47,7 @@ from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.settings.experiment import Experiment
 from quee.settings.quantize import QuantizationConfig
+from quee.settings.requirements import policy_faults
 from quee.trees.candidates import Found, candidate, rows_of
 from quee.trees.search import Search
 from quee.trees.settled import Settled
@@ -101,6 +103,8 @@ def fit(
     backbone, original = as_backbone(model, preprocessing)
     settings = checked_settings(backbone, precisions, budget, seed, policy)
     own = rebuilt(backbone, kwargs)
+    for fault in policy_faults(policy, own.num_classes, "quee.fit: policy"):
+        raise UsageError(fault)
     if labels is not None:
         refuse_beside(labelled)
     with aside_of(target) as aside:
@@ -244,13 +248,15 @@ def answers_of(own: SegmentedBackbone, given: Given) -> np.ndarray:
 
 def _answers(own: SegmentedBackbone, given: Given, rows: np.ndarray) -> np.ndarray:
     """The float network's answers (n,) to the images of rows (n,)."""
-    found = []
-    with torch.inference_mode(), progress("answers of the float network", len(rows)) as bar:
-        for start in range(0, len(rows), MICRO_BATCH):
-            part = rows[start : start + MICRO_BATCH]
-            found.append(own(given.batch(part)).argmax(dim=1).numpy())
-            bar.advance(len(part))
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    with progress("answers of the float network", len(rows)) as bar:
+
+        def batches() -> Iterator[Tensor]:
+            for start in range(0, len(rows), MICRO_BATCH):
+                part = rows[start : start + MICRO_BATCH]
+                yield given.batch(part)
+                bar.advance(len(part))
+
+        return ask(own, batches())
 
 
 def _batch(given: Given, beside: tuple[Given, np.ndarray] | None, ids: np.ndarray) -> Tensor:

@@ -72,10 +72,14 @@ class Ensemble:
 
     def __call__(self, log_probs: np.ndarray) -> np.ndarray:
         """Log-probabilities (n, classes) of the ensemble."""
-        z = mixed(log_probs, self.weight[None], self.bias[None])
-        z -= z.max(axis=1, keepdims=True)
-        found: np.ndarray = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
-        return found
+        return normalised(mixed(log_probs, self.weight[None], self.bias[None]))
+
+
+def normalised(z: np.ndarray) -> np.ndarray:
+    """Log-probabilities (n, classes) from logits z (n, classes), which are changed."""
+    z -= z.max(axis=1, keepdims=True)
+    found: np.ndarray = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    return found
 
 
 def mixed(log_probs: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -128,6 +132,10 @@ class Ensembles:
         """
         z = mixed(log_probs, self.weight[node], self.bias[node])
         return state_features(z, features[:, len(UNCERTAINTY) :])
+
+    def answers(self, node: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+        """Log-probabilities (n, classes), float64, of the answers alone, as above."""
+        return normalised(mixed(log_probs, self.weight[node], self.bias[node]))
 
     @property
     def classes(self) -> int:

@@ -33,6 +33,10 @@ class IntegrityError(QueeError):
     exit_status = 4
 
 
+class DamagedError(IntegrityError, UsageError):
+    """An image or file that a caller gave is truncated, damaged or of another format; from Python also a ValueError."""
+
+
 class BusyError(QueeError):
     """Another process holds a lock that this one needs."""
 

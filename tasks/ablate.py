@@ -17,6 +17,7 @@ from quee.evaluation.ablation.grid import Point, points
 from quee.evaluation.ablation.rerun import AS_CACHED, Variant
 from quee.evaluation.ablation.run import Points, compute, missing, outcomes
 from quee.evaluation.ablation.table import compare, difference_rows, repetition_rows, summary
+from quee.measure import measure_of
 from quee.report.ablations import forest
 from quee.work.io import file_digest, write_bytes, write_json, write_table
 from quee.work.keys import key_of, versions
@@ -62,10 +63,11 @@ def run(stage: Stage) -> None:
     ratio, groups = _ratio(cache, settings.divide), cache.of("test").group
     area, at_budgets = compare(found, ratio, settings.bootstrap, settings.seed, groups)
     differences = difference_rows(grid, budgets, area, at_budgets)
-    metrics = {"experiment": stage.experiment.name, **summary(grid, found, area, differences)}
+    measure = measure_of(cache.description)
+    metrics = {"experiment": stage.experiment.name, **measure.facts, **summary(grid, found, area, differences)}
     write_table(stage.out / "ablations.parquet", pa.Table.from_pylist(repetition_rows(grid, found)))
     write_table(stage.out / "differences.parquet", pa.Table.from_pylist(differences))
-    write_bytes(stage.out / "ablations.svg", forest(differences, stage.experiment.name).encode())
+    write_bytes(stage.out / "ablations.svg", forest(differences, stage.experiment.name, measure).encode())
     write_json(stage.out / "metrics.json", metrics)
     write_json(stage.out / "points.json", {point.title: point.facts() for point in grid})
     store.prune()

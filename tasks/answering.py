@@ -46,11 +46,12 @@ def answering(weights: str, channels: int, names: Sequence[str] | None = None) -
 
 
 def _answers(weights: str, classes: Sequence[str], channels: int, images: Iterator[bytes], count: int) -> np.ndarray:
-    import torch
+    from torch import Tensor
 
     from quee.data.decode import decode, to_array
     from quee.data.transforms import to_unit
     from quee.data.weights_facts import weights_facts, weights_path
+    from quee.network.asking import ask
     from quee.network.execution import MICRO_BATCH
     from quee.network.training import device
     from quee.settings.backbone import Backbone, Measured
@@ -61,19 +62,24 @@ def _answers(weights: str, classes: Sequence[str], channels: int, images: Iterat
     settings = Backbone(name=name, mode="pretrained", weights=weights, gates=Measured())
     backbone, _ = build(settings, classes)
     backbone.to(device()).eval()
-    transform, found, at = backbone.input, np.zeros(count, np.int64), 0
-    with torch.inference_mode(), progress("answers of the float network", count) as bar:
-        while part := list(islice(images, MICRO_BATCH)):
-            rows, pixels = [], []
-            for row, data in enumerate(part, at):
-                try:
-                    pixels.append(to_array(transform.fit(decode(data, channels, ""))))
-                except QueeError:  # named, or left out, when the images are inspected
-                    continue
-                rows.append(row)
-            if rows:
-                x = transform.normalise(to_unit(transform.coloured(np.stack(pixels))))
-                found[rows] = backbone(x.to(device())).argmax(dim=1).cpu().numpy()
-            at += len(part)
-            bar.advance(len(part))
+    transform, found, rows = backbone.input, np.zeros(count, np.int64), list[int]()
+    with progress("answers of the float network", count) as bar:
+
+        def batches() -> Iterator[Tensor]:
+            at = 0
+            while part := list(islice(images, MICRO_BATCH)):
+                pixels = []
+                for row, data in enumerate(part, at):
+                    try:
+                        pixels.append(to_array(transform.fit(decode(data, channels, ""))))
+                    except QueeError:  # named, or left out, when the images are inspected
+                        continue
+                    rows.append(row)
+                if pixels:
+                    yield transform.normalise(to_unit(transform.coloured(np.stack(pixels))))
+                at += len(part)
+                bar.advance(len(part))
+
+        answers = ask(backbone, batches())
+    found[rows] = answers
     return found

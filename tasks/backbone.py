@@ -24,6 +24,7 @@ from quee.exits.gates import IMAGES, choose_gates
 from quee.measure import LABELLED
 from quee.network.answers import above_chance, find_order
 from quee.network.architectures import create_backbone, is_headless
+from quee.network.asking import ask
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MICRO_BATCH
 from quee.network.files import save_backbone
@@ -270,9 +271,7 @@ def check_answers(stage: Stage, backbone: SegmentedBackbone, images: ImageSource
         return
     truth, classes = images.labels[ids], images.classes
     backbone.to(device())
-    with torch.inference_mode():
-        batches = images.batches(ids, backbone.input, MICRO_BATCH)
-        answer = np.concatenate([backbone(x.to(device())).argmax(dim=1).cpu().numpy() for _, x, _ in batches])
+    answer = ask(backbone, (x for _, x, _ in images.batches(ids, backbone.input, MICRO_BATCH)))
     backbone.cpu()
     name, right = stage.experiment.backbone.weights, f"{100 * float((answer == truth).mean()):.1f} %"
     how = (

@@ -16,13 +16,13 @@ from tasks.stage import Stage, main
 def run(stage: Stage) -> None:
     """Write the bundle, then load it as a check."""
     settings = stage.experiment.bundle
-    cache = read_answers(stage.input("features"), stage.input("targets"))
+    cache = read_answers(stage.input("features"), stage.input("targets"), log_probs=True)
     basis = Basis(cache.tree, cache.description, read_predictors(stage.input("predictors")))
     metrics = read_json(stage.input("evaluate") / "metrics.json")
     if metrics["experiment"] != stage.experiment.name:
         raise IntegrityError(f"{stage.input('evaluate')} belongs to experiment {metrics['experiment']!r}")
     certified = metrics.get("certification")
-    guarantees = guarantees_of(certified, METHODS[settings.policy].shown) if certified else []
+    guarantees = guarantees_of(certified, METHODS[settings.policy].shown, settings.policy) if certified else []
     described = read_json(stage.input("prepare") / "dataset.json")
     source = open_dataset(stage.data, stage.experiment.prepare.dataset, described["files"])
     transform = load_backbone(stage.input("backbone")).input

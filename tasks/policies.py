@@ -12,7 +12,7 @@ from tasks.stage import Stage, main
 
 def run(stage: Stage) -> None:
     """Fit every learned policy of the registry on the predictor split."""
-    cache = read_answers(stage.input("features"), stage.input("targets"), splits=("predictor", "validation"))
+    cache = read_answers(stage.input("features"), stage.input("targets"), ("predictor", "validation"), log_probs=True)
     setting = Setting.of(cache, ("validation",), stage.experiment.policies)
     fitted = fit_learned(replace(setting, predictors=read_predictors(stage.input("predictors"))))
     for name, policy in fitted.items():

@@ -26,6 +26,7 @@ LAYERS = (
     "quee/work/",
     "quee/precision.py",
     "quee/paths.py",
+    "quee/evenly.py",
     "quee/groups.py",
     "quee/intervals.py",
     "quee/hull.py",
@@ -63,6 +64,7 @@ ONLY = {
     "quee/report/": ("quee/errors.py", "quee/work/", "quee/measure.py", "quee/policies/"),
     "quee/runtime/": (
         "quee/errors.py",
+        "quee/evenly.py",
         "quee/work/",
         "quee/measure.py",
         "quee/precision.py",

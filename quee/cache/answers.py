@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from quee.cache.read import FeatureCache, read_cache
+from quee.cache.read import FeatureCache, read_cache, uniform_nodes
 from quee.ensembles import FILE, Ensembles, ensemble_bitflops, read_ensembles
 from quee.errors import IntegrityError
 
@@ -46,17 +46,20 @@ def _say_left_out(reason: str) -> None:
 
 
 def answered(cache: FeatureCache, ensembles: Ensembles | None) -> FeatureCache:
-    """A cache of own heads as ensembles answer; without ensembles as it is. Log-probabilities of all nodes are let go."""
-    heads, tree = cache.head_log_probs, cache.tree
+    """A cache of own heads as ensembles answer; without ensembles as it is. Of the log-probabilities of all nodes, those along
+    uniform paths are kept."""
+    heads, tree, log_probs = cache.head_log_probs, cache.tree, cache.log_probs
+    if heads is not None and log_probs is None:
+        log_probs = heads[:, uniform_nodes(tree)]
     if ensembles is None or heads is None:
-        return replace(cache, head_log_probs=None)
+        return replace(cache, log_probs=log_probs, head_log_probs=None)
     prediction, p_label = np.empty_like(cache.prediction), np.empty_like(cache.p_label)
     features, rows = cache.features.copy(), np.arange(len(cache))
     for node in range(len(tree)):
         own = heads[:, tree.lineage(node)]
-        log_probs, features[:, node] = ensembles(np.full(len(cache), node), own, cache.features[:, node])
-        prediction[:, node] = log_probs.argmax(axis=1)
-        p_label[:, node] = np.exp(log_probs[rows, cache.label])
+        answer, features[:, node] = ensembles(np.full(len(cache), node), own, cache.features[:, node])
+        prediction[:, node] = answer.argmax(axis=1)
+        p_label[:, node] = np.exp(answer[rows, cache.label])
     return replace(
         cache,
         description=_with_costs(cache.description, ensembles),
@@ -64,6 +67,7 @@ def answered(cache: FeatureCache, ensembles: Ensembles | None) -> FeatureCache:
         error=prediction != cache.label[:, None],
         p_label=p_label,
         features=features,
+        log_probs=log_probs,
         head_log_probs=None,
         ensembles=ensembles,
         own_error=cache.error,

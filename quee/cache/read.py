@@ -69,13 +69,35 @@ class FeatureCache:
     def of(self, split: str) -> "FeatureCache":
         return self.select(self.split == split)
 
-    def log_probs_at(self, nodes: Sequence[int], references: bool) -> np.ndarray | None:
-        """Log-probabilities (S, nodes, classes), float64, at nodes of a uniform path, or of a reference; None as above."""
+    def heads_at(self, nodes: Sequence[int], references: bool = False) -> np.ndarray | None:
+        """Log-probabilities (S, nodes, classes), float16, of the own heads at nodes of the tree, or of the references.
+
+        None where the cache does not have them: as above, or away from uniform paths where only those were read.
+        """
+        if self.head_log_probs is not None and not references:
+            return self.head_log_probs[:, nodes]
         if self.log_probs is None:
             return None
         known = uniform_nodes(self.tree)
-        rows = len(known) + np.array(nodes) if references else np.searchsorted(known, nodes)
-        return self.log_probs[:, rows].astype(np.float64)
+        if references:
+            rows = len(known) + np.array(nodes)
+            return self.log_probs[:, rows] if rows.max(initial=0) < self.log_probs.shape[1] else None
+        return self.log_probs[:, np.searchsorted(known, nodes)] if np.isin(nodes, known).all() else None
+
+    def along(self, tree: PathTree, nodes: Sequence[int], references: bool) -> "FeatureCache":
+        """The cache of one uniform path; its nodes, or those of a reference, become the tree, and their own heads are kept."""
+        records = self.description["references" if references else "nodes"]
+        return replace(
+            self,
+            tree=tree,
+            description={**self.description, "nodes": [records[node] for node in nodes]},
+            prediction=(self.reference_prediction if references else self.prediction)[:, nodes],
+            error=(self.reference_error if references else self.error)[:, nodes],
+            features=(self.reference_features if references else self.features)[:, nodes],
+            own_error=None,
+            log_probs=self.heads_at(nodes, references),
+            head_log_probs=None,
+        )
 
 
 def uniform_nodes(tree: PathTree) -> np.ndarray:

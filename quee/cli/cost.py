@@ -59,7 +59,7 @@ def cost(
     from quee.quantization.format_choice import with_format
     from quee.quantization.formats import float_products
     from quee.quantization.layers import own_layers
-    from quee.trees.settled import DEPLOYED, configs_of
+    from quee.trees.settled import UNIT_PRECISION, configs_of
 
     if formula not in ("product", "baskin"):
         raise UsageError(f"unknown formula {formula!r}; valid: product, baskin")
@@ -76,7 +76,7 @@ def cost(
                 f"quantize.float_products: auto is counted as {ASSUMED}; stage tree measures it: quee run {name}",
                 err=True,
             )
-        found = configs_of(sorted(p for p in {*shown, *path, DEPLOYED} if not p.is_float), settings.quantize)
+        found = configs_of(sorted(p for p in {*shown, *path, UNIT_PRECISION} if not p.is_float), settings.quantize)
         configs = [with_format(config, products) if products else config for config in found.values()]
     else:
         shown = [*settled.tree.precisions, *settled.references]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from quee.errors import QueeError, one_line
+from quee.errors import DamagedError, QueeError, one_line
 from quee.work.progress import progress
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ MAX_PIXELS = 50_000_000
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """Open an image and read only its header; raises QueeError naming an image that may not be decoded."""
+    """Open an image and read only its header; raises DamagedError naming what is no image, QueeError one of too many pixels."""
     try:
         image = _opened(data)
     except Exception as error:  # damaged files raise many types
-        raise QueeError(f"{name}: not a readable {', '.join(FORMATS)} image ({_line(error, data)})") from None
+        raise DamagedError(f"{name}: not a readable {', '.join(FORMATS)} image ({_line(error, data)})") from None
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise QueeError(f"{name}: {width}×{height} pixels; at most {MAX_PIXELS:,} are decoded")
@@ -48,7 +48,7 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def decode(data: bytes, channels: int, name: str) -> Image.Image:
-    """8-bit RGB or greyscale, upright; raises QueeError naming what does not decode."""
+    """8-bit RGB or greyscale, upright; raises DamagedError naming what does not decode."""
     image = open_image(data, name)
     try:
         image.load()
@@ -56,18 +56,18 @@ def decode(data: bytes, channels: int, name: str) -> Image.Image:
             image = ImageOps.exif_transpose(image)
         return _converted(image, "RGB" if channels == 3 else "L")
     except Exception as error:
-        raise QueeError(f"{name}: does not decode ({_line(error, data)})") from None
+        raise DamagedError(f"{name}: does not decode ({_line(error, data)})") from None
 
 
 def verify(data: bytes, name: str) -> None:
-    """Raises QueeError naming an image that does not decode. JPEGs are read whole but decoded at an eighth of their size."""
+    """Raises DamagedError naming an image that does not decode. JPEGs are read whole but decoded at an eighth of their size."""
     image = open_image(data, name)
     try:
         image.draft("L", (1, 1))
         image.load()
         _check_depth(image)
     except Exception as error:
-        raise QueeError(f"{name}: does not decode ({_line(error, data)})") from None
+        raise DamagedError(f"{name}: does not decode ({_line(error, data)})") from None
 
 
 def _check_depth(image: Image.Image) -> None:

@@ -120,7 +120,7 @@ class DatasetFiles:
         try:
             width, height = open_image(self.encoded[0][0], "").size
         except QueeError as error:
-            raise QueeError(self.name(0) + str(error)) from None
+            raise type(error)(self.name(0) + str(error)) from None
         return height, width
 
     def _classes(self) -> tuple[str, ...]:

@@ -183,11 +183,14 @@ def certify(
     }
 
 
-def _point(sweep: Sweep, order: np.ndarray, index: int | None) -> Mapping[str, float] | None:
+def _point(sweep: Sweep, order: np.ndarray, index: int | None) -> Mapping[str, float | str] | None:
+    """The certified point: its price, and the policy and its knob, by which a bundle finds it among its points."""
     if index is None:
         return None
     at = order[index]
     return {
+        "knob": float(sweep.values[at] if sweep.knobs is None else sweep.knobs[at]),
+        "policy": sweep.policies[at] if sweep.policies else "",
         "lambda": float(sweep.values[at]),
         "test_accuracy": float(1 - sweep.errors["test"][:, at].mean()),
         "test_cost": float(sweep.costs["test"][:, at].mean()),

@@ -16,7 +16,7 @@ from quee.policies.sweep import Sweep
 
 DROPS = (0.5, 1.0)
 """Points of accuracy below the float network."""
-DEPLOYED = "static_w8a8"
+UNIT_METHOD = "static_w8a8"
 """Savings are also reported against this method, which costs 1."""
 Near = Mapping[str, Sequence[np.ndarray]]
 """By method and seed, (R, drops): cost in each replicate; infinite where the accuracy is never reached."""
@@ -53,7 +53,7 @@ def cost_intervals(near: Near, draws: Draws) -> dict[str, Any]:
             row["reached"] = float(np.isfinite(costs[name][:, index]).mean())
     ratios: dict[str, dict[str, dict[str, dict[str, float | None]]]] = {}
     for ours in (name for name in OURS if name in costs):
-        for rival in (name for name in (DEPLOYED, *rivals(costs)) if name in costs):
+        for rival in (name for name in (UNIT_METHOD, *rivals(costs)) if name in costs):
             with np.errstate(invalid="ignore", divide="ignore"):
                 ratio = np.where(costs[rival] > 0, costs[ours] / costs[rival], np.nan)
             unknown = np.isnan(ratio)

@@ -133,8 +133,11 @@ def _holding(mean: float, ends: Sequence[float]) -> tuple[float, float]:
     return min(mean, ends[0]), max(mean, ends[1])
 
 
-def guarantees_of(certification: Mapping[str, Any], method: str) -> list[Guarantee]:
-    """One method's guarantees from `evaluate`'s block `certification`; statements that were not certified are left out."""
+def guarantees_of(certification: Mapping[str, Any], method: str, policy: str) -> list[Guarantee]:
+    """One method's guarantees from `evaluate`'s block `certification`; statements that were not certified are left out.
+
+    `policy` is the method's name in the registry, which its points bear where they are not of several policies.
+    """
     found = []
     for what, by_limit in sorted(certification["methods"].get(method, {}).items()):
         for limit, by_kind in sorted(by_limit.items(), key=lambda item: float(item[0])):
@@ -142,7 +145,8 @@ def guarantees_of(certification: Mapping[str, Any], method: str) -> list[Guarant
                 if point is not None:
                     facts = (certification["delta"], certification["samples"])
                     where = (point["lambda"], point["validation_cost"], certification["reference"])
-                    found.append(Guarantee(what, float(limit), kind, *facts, *where))
+                    at = (point["policy"] or policy, point["knob"])
+                    found.append(Guarantee(what, float(limit), kind, *facts, *where, *at))
     return found
 
 
@@ -195,7 +199,7 @@ def write_bundle(
         write_tensors(out / ENSEMBLES, cache.ensembles.arrays())
     kept = {k: v for k, v in description.items() if k not in ("files", "references", "reference_precisions")}
     write_json(out / "tree.json", kept)
-    write_validation(out, cache.of("validation"))
+    write_validation(out, cache.of("validation"), chosen)
     embedding = len(description["feature_names"]) > len(UNCERTAINTY)
     view = load_view(out, description["precisions"], embedding)
     executor = Executor(TorchEngine(view), chosen, len(view.names), cache.ensembles)

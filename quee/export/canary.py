@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from quee.evenly import evenly
 from quee.paths import PathTree
 from quee.precision import Precision
 from quee.runtime.canary import spread, step_name, steps_of
@@ -38,10 +39,12 @@ def write_canary(
     own += POINTS * (4 * 3 + 4 * tree.segments * executor.features)
     count = max(1, min(len(drawn), BYTES // own))
     arrays = _kept(engine, tree, load(np.sort(drawn[:count])))
-    chosen = [points[i] for i in np.unique(np.linspace(0, len(points) - 1, POINTS).round().astype(int))]
+    chosen = [points[i] for i in evenly(len(points), POINTS, nearest=True)]
     trade_offs, steps = np.array([p.trade_off for p in chosen]), np.array([p.first for p in chosen], np.int32)
     found = routes(executor, arrays["before.1"].astype(np.float32), trade_offs, steps)
     paths = {"trade_off": trade_offs, "first": steps, **vars(found)}
+    if not found.carried.size:
+        del paths["carried"]
     write_tensors(out / CANARY, {**arrays, **{f"path.{name}": value for name, value in paths.items()}})
 
 

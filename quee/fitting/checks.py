@@ -25,6 +25,7 @@ from quee.errors import QueeError, UsageError
 from quee.fitting.given import Given
 from quee.network.answers import SURE, find_order, recall
 from quee.network.architectures import check_state_dict, create_backbone, outside_files
+from quee.network.asking import ask
 from quee.network.base import SegmentedBackbone
 from quee.network.sizes import candidates
 from quee.network.unstated import Answers, better_size
@@ -237,9 +238,8 @@ def check_order(
     If the order was `guessed` and the answers do not confirm it, a warning tells the order that is used.
     """
     rows = np.random.default_rng(0).permutation(len(indices))[:ASKED]
-    with torch.inference_mode():
-        answers = [backbone(given.batch(rows[i : i + 64])).argmax(dim=1) for i in range(0, len(rows), 64)]
-    answer, truth = torch.cat(answers).numpy(), indices[rows]
+    answer = ask(backbone, (given.batch(rows[i : i + 64]) for i in range(0, len(rows), 64)))
+    truth = indices[rows]
     if order := find_order(answer, truth, names, np.arange(len(names))):
         moved = next(output for output in np.unique(answer) if order.meant[output] != output)
         known = f", {order.words}" if order.words else ""

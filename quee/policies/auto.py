@@ -126,6 +126,9 @@ class Auto(Router):
             if len(rows := np.flatnonzero(which == index)):
                 yield Part(member.policy, name, rows, own[at[rows]])
 
+    def policies(self) -> Mapping[str, Policy]:
+        return {name: member.policy for name, member in self.members.items()}
+
     def knobs(self, points: int) -> np.ndarray:
         """All points, whatever the number that a sweep asks for."""
         return np.arange(len(self._table[0]), dtype=np.float64)

@@ -5,7 +5,7 @@ simulation asks for every knob of a sweep, the runtime once per sample with the 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -118,6 +118,16 @@ class Limit:
     """(n,)"""
 
 
+@dataclass(frozen=True)
+class Walk:
+    """What a policy that carries numbers along its paths has at N nodes, for S samples; see `quee.policies.walks`."""
+
+    carried: np.ndarray
+    """(S, N, M)"""
+    error: np.ndarray
+    """(S, N) of the answers that samples get at the nodes under the policy."""
+
+
 def trade_offs(points: int) -> np.ndarray:
     """λ (points,) of a sweep: 0, then geometric from 0.001 to 100."""
     return np.concatenate([[0.0], np.geomspace(1e-3, 100.0, points - 1)])
@@ -162,6 +172,10 @@ class Router(ABC):
     @abstractmethod
     def parts(self, knob: np.ndarray) -> Iterator[Part]:
         """The policies that serve knobs (n,); every row is in one part."""
+
+    @abstractmethod
+    def policies(self) -> Mapping[str, "Policy"]:
+        """All policies of its parts, by the parts' names."""
 
     def names(self, knob: np.ndarray) -> list[str]:
         """Name of the policy that serves each knob (n,); empty where it is the one that is asked."""
@@ -210,8 +224,17 @@ class Policy(Router):
     """Chooses the next step of samples at the gates before the last.
 
     A policy must define how it is made (`fit`, `load`), what it reads of a state (`read`) and the value of each step
-    (`values`, less is better).
+    (`values`, less is better). One that needs more of the gates passed than their state features carries numbers of its own
+    from gate to gate (`carries`, `carry`).
     """
+
+    carries = 0
+    """Numbers M that it carries along a path."""
+    mixes = False
+    """Whether it makes answers of its own from log-probabilities, which a feature cache has of at most 100 classes."""
+    classes = 0
+    """Classes of the log-probabilities from which it makes answers of its own, in place of the nodes'; 0 where it makes none.
+    Such a policy is shown what it carries and no state features, because these are of answers that its samples do not get."""
 
     together = 1
     """Number of knobs per call of the simulation; a larger number is faster for cheap decisions."""
@@ -221,9 +244,28 @@ class Policy(Router):
     def parts(self, knob: np.ndarray) -> Iterator[Part]:
         yield Part(self, "", slice(None), knob)
 
+    def policies(self) -> Mapping[str, "Policy"]:
+        return {"": self}
+
+    def carry(self, node: np.ndarray, before: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The numbers (n, M) that samples carry on from nodes (n,) of one gate, the last included, and the policy's own answers.
+
+        `before` (n, M) are those of the gate before, 0 at gate 1. `said` (n,) are the classes that the nodes answer; for a
+        policy with `classes`, (n, gate, classes) log-probabilities of the heads visited, as the feature cache keeps them.
+        The policy's own answers are log-probabilities (n, classes); None without `classes`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} carries {self.carries} numbers, but does not say which")
+
+    def seen(self, features: np.ndarray, carried: np.ndarray) -> np.ndarray:
+        """The view (…, V) of features (…, gate · F) of the gates visited and of the numbers (…, M) carried."""
+        if not self.carries:
+            return features
+        return carried if self.classes else np.concatenate([features, carried], axis=-1)
+
     @abstractmethod
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
-        """Read samples at nodes (n,) of a gate; `view` (n, gate · F) has the state features of the gates visited."""
+        """Read samples at nodes (n,) of a gate; `view` (n, gate · F) has the state features of the gates visited, and after
+        them the numbers that the policy carries, if it does (`seen`)."""
 
     @abstractmethod
     def values(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
@@ -248,31 +290,62 @@ ROWS = 1024
 """Samples simulated at a time; their readings fit into a core's cache."""
 
 
-def simulate(tree: PathTree, policy: Router, features: np.ndarray, knobs: np.ndarray) -> np.ndarray:
+Walks = Mapping[str, Walk]
+"""By the part's name, the walks of the policies that carry numbers along their paths."""
+
+
+def simulate(
+    tree: PathTree, policy: Router, features: np.ndarray, knobs: np.ndarray, walks: Walks | None = None
+) -> np.ndarray:
     """Nodes at which samples exit after every first precision: (B, S, K) int32; -1 where it is not considered.
 
-    `features` (S, N, F) are the state features of a cache, `knobs` (K,). No network runs.
+    `features` (S, N, F) are the state features of a cache, `knobs` (K,); policies that carry numbers along their paths need
+    their `walks` on it. No network runs.
     """
     choices = range(len(tree.precisions))
-    return _routed(tree, policy, features, knobs, np.repeat(np.array(choices)[:, None], len(knobs), axis=1))
+    return _routed(tree, policy, features, knobs, np.repeat(np.array(choices)[:, None], len(knobs), axis=1), walks)
 
 
 def simulate_behind(
-    tree: PathTree, policy: Router, features: np.ndarray, knobs: np.ndarray, first: np.ndarray
+    tree: PathTree,
+    policy: Router,
+    features: np.ndarray,
+    knobs: np.ndarray,
+    first: np.ndarray,
+    walks: Walks | None = None,
 ) -> np.ndarray:
     """Like `simulate`, with one first precision per knob, `first` (K,): (S, K) int32."""
-    return _routed(tree, policy, features, knobs, first[None])[0]
+    return _routed(tree, policy, features, knobs, first[None], walks)[0]
 
 
-def _routed(tree: PathTree, router: Router, features: np.ndarray, knobs: np.ndarray, first: np.ndarray) -> np.ndarray:
+def wrong(router: Router, node: np.ndarray, knob: np.ndarray, error: np.ndarray, walks: Walks) -> np.ndarray:
+    """Errors (S, K) of samples that exit at nodes (S, K) at knobs (K,), from errors (S, N) of the nodes' answers and walks."""
+    found = np.take_along_axis(error, node, axis=1)
+    for part in router.parts(knob):
+        if (own := walks.get(part.name)) is not None:
+            found[:, part.rows] = np.take_along_axis(own.error, node[:, part.rows], axis=1)
+    return found
+
+
+def _routed(
+    tree: PathTree,
+    router: Router,
+    features: np.ndarray,
+    knobs: np.ndarray,
+    first: np.ndarray,
+    walks: Walks | None,
+) -> np.ndarray:
     ends = np.empty((len(first), len(features), len(knobs)), np.int32)
     for part in router.parts(knobs):
-        ends[:, :, part.rows] = _simulated(tree, part.policy, features, part.knob, first[:, part.rows])
+        carried = np.empty((*features.shape[:2], 0))
+        if part.policy.carries:
+            carried = (walks or {})[part.name].carried
+        ends[:, :, part.rows] = _simulated(tree, part.policy, features, carried, part.knob, first[:, part.rows])
     return ends
 
 
 def _simulated(
-    tree: PathTree, policy: Policy, features: np.ndarray, knobs: np.ndarray, first: np.ndarray
+    tree: PathTree, policy: Policy, features: np.ndarray, carried: np.ndarray, knobs: np.ndarray, first: np.ndarray
 ) -> np.ndarray:
     """(C, S, K) nodes at which samples exit after first precisions (C, K); -1 where a path is not considered."""
     start_at = tree.children[-1][first]
@@ -285,8 +358,8 @@ def _simulated(
     for nodes in stood_at:
         position[nodes] = np.arange(len(nodes))
     for start in range(0, len(features), ROWS):
-        some = features[start : start + ROWS]
-        tables = [_read_all(tree, policy, gate, nodes, some) for gate, nodes in enumerate(stood_at, 1)]
+        some = features[start : start + ROWS], carried[start : start + ROWS]
+        tables = [_read_all(tree, policy, gate, nodes, *some) for gate, nodes in enumerate(stood_at, 1)]
         for way in range(len(first)):
             for column in range(0, len(knobs), policy.together):
                 own = slice(column, column + policy.together)
@@ -313,7 +386,9 @@ def _stood_at(tree: PathTree, policy: Policy, gate: int) -> np.ndarray:
     return nodes if policy.stands is None else nodes[policy.stands[nodes]]
 
 
-def _read_all(tree: PathTree, policy: Policy, gate: int, nodes: np.ndarray, features: np.ndarray) -> Table:
+def _read_all(
+    tree: PathTree, policy: Policy, gate: int, nodes: np.ndarray, features: np.ndarray, carried: np.ndarray
+) -> Table:
     """All samples at some nodes of a gate, node by node within each sample."""
-    seen = views(tree, gate, features, nodes)
+    seen = policy.seen(views(tree, gate, features, nodes), carried[:, nodes])
     return policy.read(gate, np.tile(nodes, len(features)), seen.reshape(len(features) * len(nodes), -1))

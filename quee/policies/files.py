@@ -33,7 +33,10 @@ def policy_of(name: str, basis: Basis, arrays: dict[str, np.ndarray], source: st
     """The policy of a deployable method from its arrays; raises IntegrityError naming `source` where these do not fit."""
     kind = deployable()[name].policy
     assert kind is not None
-    policy = kind.load(basis, arrays)
+    try:
+        policy = kind.load(basis, arrays)
+    except (KeyError, IndexError) as error:
+        raise IntegrityError(f"{source}: an array of policy {name} is missing or of another shape: {error}") from None
     if fault := policy.fault():
         raise IntegrityError(f"{source}: {fault}")
     return policy

@@ -3,20 +3,24 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from quee.hull import hull
 from quee.paths import PathTree
-from quee.policies.base import Basis, Costs, Router, simulate, simulate_behind
+from quee.policies.base import Basis, Costs, Router, simulate, simulate_behind, wrong
 from quee.policies.ceiling import served, taken
 from quee.policies.networks import Predictors
+from quee.policies.walks import walks_of
 
 if TYPE_CHECKING:
     from quee.cache.read import FeatureCache
     from quee.ensembles import Ensembles
     from quee.settings.policies import Policies
+
+
+Fitted = TypeVar("Fitted")
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,8 @@ class Setting:
     options: "Policies | None" = None
     """The experiment's block `policies`; None means the defaults."""
     seed: int = 0
+    _trained: dict[tuple[str, int], Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was fitted on `training` alone; settings with other splits and the same training share it."""
     _memo: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -156,22 +162,22 @@ class Setting:
     def basis(self) -> Basis:
         return Basis(self.tree, self.caches["validation"].description, self.predictors)
 
+    def remembered(self, name: str, fit: Callable[[], Fitted]) -> Fitted:
+        """What `fit` made of the predictor split, once for all settings that are derived from this one."""
+        key = (name, id(self.training))
+        if key not in self._trained:
+            self._trained[key] = self.training, fit()  # with the samples, so that no others get their id
+        found: Fitted = self._trained[key][1]
+        return found
+
     def along(self, name: str, nodes: Sequence[int], references: bool) -> "Setting":
         """A setting of one uniform precision; the nodes of its path become a tree of their own."""
         own, tree = self.uniform_costs(references), PathTree([name], len(nodes))
         segment, head, static = (own[key][nodes] for key in ("segment", "head", "static"))
         costs = Costs.along(tree, segment, head, np.zeros(len(nodes)), static)
-        caches = {
-            split: replace(
-                cache,
-                tree=tree,
-                error=self.errors(split, references)[:, nodes],
-                own_error=None,
-                features=self.features(split, references)[:, nodes],
-            )
-            for split, cache in self.caches.items()
-        }
-        return Setting(caches, costs, self.points)
+        caches = {split: cache.along(tree, nodes, references) for split, cache in self.caches.items()}
+        training = None if self.training is None else self.training.along(tree, nodes, references)
+        return Setting(caches, costs, self.points, training)
 
     def grouped(self, sweep: Sweep) -> Sweep:
         """A sweep that knows the groups of the validation samples."""
@@ -252,8 +258,11 @@ def routed_sweep(name: str, setting: Setting, policy: Router, first_step: str = 
     first = policy.first(knobs)
     if first is None:
         first = (rollout_first if first_step == "rollout" else marginal_first)(setting, policy, knobs)
-    nodes = {split: simulate_behind(tree, policy, setting.features(split), knobs, first) for split in setting.splits}
-    errors = {split: np.take_along_axis(setting.errors(split), n, axis=1) for split, n in nodes.items()}
+    nodes, errors = {}, {}
+    for split, cache in setting.caches.items():
+        walks = walks_of(policy, cache)
+        nodes[split] = simulate_behind(tree, policy, cache.features, knobs, first, walks)
+        errors[split] = wrong(policy, nodes[split], knobs, cache.error, walks)
     spent = {split: policy.spent(n, knobs) for split, n in nodes.items()}
     dearest = float(policy.costs.routed.max())
     shown = None if policy.kind == "threshold" else nodes  # tables of usage leave out policies by a threshold
@@ -273,14 +282,26 @@ def by_price(sweep: Sweep) -> Sweep:
     between = np.sqrt(slope[1:] * slope[:-1])
     values = np.concatenate([2 * slope[:1], between, slope[-1:] / 2]) if len(slope) else np.zeros(1)
     errors, costs = ({s: v[:, kept] for s, v in by.items()} for by in (sweep.errors, sweep.costs))
-    return Sweep(sweep.name, "lambda", values, errors, costs, dearest=sweep.dearest, groups=sweep.groups)
+    return Sweep(
+        sweep.name,
+        "lambda",
+        values,
+        errors,
+        costs,
+        dearest=sweep.dearest,
+        knobs=None if sweep.knobs is None else sweep.knobs[kept],
+        groups=sweep.groups,
+        policies=tuple(sweep.policies[point] for point in kept) if sweep.policies else (),
+    )
 
 
 def rollout_first(setting: Setting, policy: Router, knobs: np.ndarray) -> np.ndarray:
     """(K,) first precision after which the policy is best on validation, at each λ."""
-    rows = np.arange(len(setting.caches["validation"]))[:, None]
-    ends = simulate(setting.tree, policy, setting.features("validation"), knobs)
-    score = [(setting.errors("validation")[rows, end] + knobs * policy.costs.routed[end]).mean(axis=0) for end in ends]
+    cache = setting.caches["validation"]
+    walks = walks_of(policy, cache)
+    ends = simulate(setting.tree, policy, cache.features, knobs, walks)
+    errors = (wrong(policy, end, knobs, cache.error, walks) for end in ends)
+    score = [(e + knobs * policy.costs.routed[end]).mean(axis=0) for e, end in zip(errors, ends, strict=True)]
     return np.where((ends >= 0).all(axis=1), np.stack(score), np.inf).argmin(axis=0)  # over (B, Λ)
 
 

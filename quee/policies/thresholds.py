@@ -8,14 +8,18 @@ and keeps the points on the convex hull of accuracy over cost.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from quee.hull import hull
 from quee.paths import PathTree
-from quee.policies.base import Basis, Costs, Limit, Policy, Table, simulate_behind
+from quee.policies.base import Basis, Costs, Limit, Policy, Table, simulate_behind, wrong
 from quee.policies.sweep import Setting
+from quee.policies.walks import walk, walks_of
+
+if TYPE_CHECKING:
+    from quee.cache.read import FeatureCache
 
 POINTS = 25
 """Thresholds per sequence of precisions, before the hull."""
@@ -33,6 +37,8 @@ class Thresholds(Policy):
     together = 128
     sign: ClassVar[float] = 1.0
     """-1 where a curve shows the negative score."""
+    shared: ClassVar[tuple[str, ...]] = ()
+    """Names of arrays that are the same for all points."""
 
     def __init__(self, tree: PathTree, costs: Costs, feature_names: Sequence[str], arrays: Arrays) -> None:
         """`costs` are the costs of the policy."""
@@ -44,16 +50,16 @@ class Thresholds(Policy):
 
     @abstractmethod
     def score(self, features: np.ndarray) -> np.ndarray:
-        """How sure a gate is (…,), from its own state features (…, F); larger is surer."""
+        """How sure a gate is (…,), from its own state features (…, F), and what is carried there; larger is surer."""
 
     def column(self, features: np.ndarray, name: str) -> np.ndarray:
-        """One state feature (…,), float64, from features (…, F)."""
+        """One state feature (…,), float64, from features (…, F or more)."""
         found: np.ndarray = features[..., self.feature_names.index(name)].astype(np.float64)
         return found
 
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
         """Columns: the input of `scores`, and the error (n,) that the exit head itself expects."""
-        own = view[:, -len(self.feature_names) :]
+        own = view[:, -len(self.feature_names) - self.carries :]
         return Table(gate, node, (self.score(own), 1 - self.column(own, "max_probability")))
 
     def scores(self, table: Table, point: np.ndarray) -> np.ndarray:
@@ -125,6 +131,13 @@ class Thresholds(Policy):
         segments = setting.tree.segments
         return cls.on(setting, points_of((0,) * segments, np.zeros((0, segments - 1)), np.zeros(0)))
 
+    def scored(self, cache: "FeatureCache", nodes: Sequence[int]) -> np.ndarray:
+        """Scores (S, nodes, …) of a cache's samples along a lineage of nodes."""
+        features = cache.features[:, nodes]
+        if not self.carries:
+            return self.score(features)
+        return self.score(self.seen(features, walk(self, cache, nodes).carried[:, nodes]))
+
     @classmethod
     def points(cls, setting: Setting) -> Arrays | None:
         """The points to choose from: thresholds along every sequence of precisions. None where nothing can be fitted."""
@@ -134,7 +147,7 @@ class Thresholds(Policy):
     def along(cls, setting: Setting, sequence: Sequence[int], count: int) -> Arrays:
         """Thresholds spread over the validation scores along a sequence, from "always exit" to "never exit"."""
         nodes = lineage_of(setting.tree, sequence)
-        score = cls.without_points(setting).score(setting.features("validation")[:, nodes])  # (S, L)
+        score = cls.without_points(setting).scored(setting.caches["validation"], nodes)  # (S, L)
         thresholds = np.array([np.inf])
         if score.shape[1] > 1:
             thresholds = np.append(np.quantile(score[:, :-1], np.linspace(0, 1, count - 1)), np.inf)
@@ -146,12 +159,12 @@ class Thresholds(Policy):
         arrays = cls.points(setting)
         if arrays is None:
             return None
-        found = cls.on(setting, arrays)
-        knobs = found.knobs(0)
-        ends = simulate_behind(found.tree, found, setting.features("validation"), knobs, found.first(knobs))
-        error = np.take_along_axis(setting.errors("validation"), ends, axis=1)
+        found, cache = cls.on(setting, arrays), setting.caches["validation"]
+        knobs, walks = found.knobs(0), walks_of(found, cache)
+        ends = simulate_behind(found.tree, found, cache.features, knobs, found.first(knobs), walks)
+        error = wrong(found, ends, knobs, cache.error, walks)
         kept = hull(found.costs.routed[ends].mean(axis=0), 1 - error.mean(axis=0))
-        return cls.on(setting, {name: array[kept] for name, array in arrays.items()})
+        return cls.on(setting, {name: a if name in cls.shared else a[kept] for name, a in arrays.items()})
 
 
 def points_of(sequence: Sequence[int], threshold: np.ndarray, value: np.ndarray, **others: np.ndarray) -> Arrays:

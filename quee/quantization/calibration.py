@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from quee.errors import QueeError
+from quee.evenly import evenly
 from quee.network.base import SegmentedBackbone
 from quee.precision import Precision
 from quee.quantization.folding import fold_, folded
@@ -447,7 +448,7 @@ NARROWEST = 1e-2
 
 def channel_ranges(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Range of each channel (features,) of rows (n, features) that a uniform grid covers with least squared error."""
-    x = rows[np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(np.int64)].astype(np.float32)
+    x = rows[evenly(len(rows), ROWS)].astype(np.float32)
     middle = x.mean(axis=0)
     low, high = x.min(axis=0) - middle, x.max(axis=0) - middle
     levels = 2**bits - 1

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from quee.errors import QueeError
+from quee.evenly import evenly
 from quee.quantization.layers import AffineQuantizer, CodebookQuantizer, Quantizer
 from quee.work.registry import Registry
 
@@ -184,6 +185,4 @@ def search_quantizer(
 def thinned(rows: np.ndarray, most: int = VALUES) -> np.ndarray:
     """An evenly spread choice of rows (rows, features) with about `most` values."""
     keep = max(1, most // max(rows.shape[1], 1))
-    if len(rows) <= keep:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, keep).astype(np.int64)]
+    return rows if len(rows) <= keep else rows[evenly(len(rows), keep)]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from quee.cost import Product, bitflops, trace_cost
 from quee.errors import QueeError
+from quee.evenly import evenly
 from quee.network import HEAD
 from quee.network.base import SegmentedBackbone
 from quee.precision import ACTIVATION_BITS, WEIGHT_BITS, Precision
@@ -48,9 +49,7 @@ def with_mixed_bits(
     images = checked(calibration_batches, max(config.samples for config in few), backbone)
     configs = with_formats(backbone, configs, images)
     few = [config for config in configs if not config.precision.plain]
-    noise = layer_noise(
-        backbone, few[0], images[np.linspace(0, len(images) - 1, min(SAMPLES, len(images))).astype(int)]
-    )
+    noise = layer_noise(backbone, few[0], images[evenly(len(images), SAMPLES)])
     products = trace_cost(backbone).products
     return [config if config.precision.plain else _mixed(backbone, products, config, noise) for config in configs]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quee.errors import QueeError
+from quee.evenly import evenly
 from quee.network import HEAD
 from quee.network.base import SegmentedBackbone
 from quee.network.convolution import patches_at, places
@@ -141,8 +142,7 @@ class Observer:
     def see(self, operand: int, x: Tensor, conv: nn.Conv2d | None = None) -> None:
         """`x` (…, features), or for a convolution maps (n, c, h, w), whose rows are the patches that it multiplies."""
         number = x.shape[:-1].numel() if conv is None else len(x) * prod(places(conv, x.shape[2:]))
-        spread = np.unique(np.linspace(0, number - 1, min(self.per_batch, number)).astype(np.int64))
-        picked = torch.from_numpy(spread).to(x.device)
+        picked = torch.from_numpy(evenly(number, self.per_batch)).to(x.device)
         rows = x.detach().flatten(0, -2)[picked] if conv is None else patches_at(conv, x.detach(), picked)
         self.rows[operand].append(rows.float().cpu().numpy())
 

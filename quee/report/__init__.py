@@ -19,7 +19,7 @@ class Results:
     backbone: dict[str, Any]
     """`backbone/backbone.json`"""
     metrics: dict[str, dict[str, Any]]
-    """`metrics.json` by stage: backbone, quantize, exits, targets, predictors, evaluate."""
+    """`metrics.json` by stage: backbone, quantize, exits, targets, predictors, policies, evaluate."""
     curve: list[Row]
     bands: list[Row]
     budgets: list[Row]

@@ -5,21 +5,22 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from quee.measure import ACCURACY, Measure
 from quee.report import Row
 from quee.report.style import BLACK, BLUE, GREY, VERMILLION, styled, svg
 
 
-def forest(differences: Sequence[Row], title: str) -> str:
+def forest(differences: Sequence[Row], title: str, measure: Measure = ACCURACY) -> str:
     """Gains in `auc` as SVG text: thick lines hold for a row alone (95 %), thin ones for all rows at once.
 
     Rows whose simultaneous interval leaves out zero are coloured.
     """
     rows = [row for row in differences if row["measure"] == "auc"]
     with styled("ablations"):
-        return svg(_figure(rows, title), "ablations")
+        return svg(_figure(rows, title, measure), "ablations")
 
 
-def _figure(rows: Sequence[Row], title: str) -> Figure:
+def _figure(rows: Sequence[Row], title: str, measure: Measure) -> Figure:
     figure = Figure(figsize=(8.6, 1.2 + 0.24 * len(rows)), layout="constrained")
     axes = figure.subplots()
     mean, low, high, joint_low, joint_high = (
@@ -38,5 +39,5 @@ def _figure(rows: Sequence[Row], title: str) -> Figure:
     # distant rows are cut off, so that the others stay readable
     reach = 1.5 * float(np.quantile(np.maximum(np.abs(joint_low), np.abs(joint_high)), 0.85)) or 1.0
     axes.set_xlim(-reach, reach)
-    axes.set(xlabel="gain in auc over the experiment as it stands (points of accuracy)", title=title)
+    axes.set(xlabel=f"gain in auc over the experiment as it stands (points of {measure.name})", title=title)
     return figure

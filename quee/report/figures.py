@@ -18,6 +18,7 @@ from quee.policies.names import OURS
 from quee.report import Results, Row, sections
 from quee.report.captions import CAPTIONS
 from quee.report.paper import cluster_curves, clusters, gains, quality, techniques
+from quee.report.policies import chosen_policies
 from quee.report.style import (
     BLACK,
     BLUE,
@@ -284,7 +285,7 @@ class Drawing:
 
 
 FIGURES = [
-    Drawing("curves", curves, CAPTIONS["curves"], after="findings"),
+    Drawing("curves", curves, CAPTIONS["curves"], after="findings", table=chosen_policies),
     Drawing("gains", gains, CAPTIONS["gains"], ("bands",), after="findings"),
     Drawing("techniques", techniques, CAPTIONS["techniques"], after="savings"),
     Drawing("others", others, CAPTIONS["others"], after="savings"),

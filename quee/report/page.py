@@ -7,6 +7,7 @@ from quee.report import Results, sections
 from quee.report.executed import executed_section
 from quee.report.figures import FIGURES
 from quee.report.markup import drawing
+from quee.report.policies import chosen_policies
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -87,7 +88,9 @@ def build_page(results: Results, figures: dict[str, str], records: str | None = 
         f"<h1>{escape(results.title)}</h1>",
         sections.introduction(results),
         (
-            '<nav><a href="#findings">Findings</a><a href="#curves">Curves</a><a href="#budgets">Budgets</a>'
+            '<nav><a href="#findings">Findings</a><a href="#curves">Curves</a>'
+            f'{"""<a href="#policies">Policies</a>""" if chosen_policies(results) else ""}'
+            '<a href="#budgets">Budgets</a>'
             '<a href="#methods">Methods</a><a href="#savings">Savings</a><a href="#parts">Parts</a>'
             f'{stages and """<a href="#stages">Stages</a>"""}<a href="#lineage">Lineage</a></nav>'
         ),

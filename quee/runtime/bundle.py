@@ -53,9 +53,9 @@ def load_bundle(
     try:
         view, policy, points, ensembles = _parts(folder, manifest)
         validation = read_validation(folder)
-        _check_validation(folder, policy.tree, view, validation)
+        _check_validation(folder, policy, view, validation)
         canary = Canary.read(folder)
-        _check_canary(folder, policy.tree, view, canary)
+        _check_canary(folder, policy, view, canary)
     except IntegrityError:
         raise
     except FAULTS as error:
@@ -103,6 +103,9 @@ def _parts(folder: Path, manifest: Manifest) -> tuple[GateView, Router, list[Poi
         fault = ensembles.fault(tree, len(manifest.classes))
         _fit(not fault, folder / ENSEMBLES, fault)
     policy = read_policy(folder, manifest.policy, Basis(tree, description, predictors))
+    for own in policy.policies().values():
+        fits = own.classes in (0, len(manifest.classes))
+        _fit(fits, folder, f"policy {manifest.policy} answers {own.classes} classes instead of {len(manifest.classes)}")
     points = list(manifest.operating_points)
     # The knob of a policy without a price is the number of one of its points.
     known = policy.priced or all(point.trade_off < len(policy.knobs(0)) for point in points)
@@ -185,17 +188,23 @@ def _check_predictors(folder: Path, tree: PathTree, view: GateView, predictors: 
         _fit(last == (outputs, first[0]), where, f"gate {gate} gives {last[0]} outputs instead of {outputs}")
 
 
-def _check_validation(folder: Path, tree: PathTree, view: GateView, arrays: dict[str, np.ndarray]) -> None:
+def _check_validation(folder: Path, policy: Router, view: GateView, arrays: dict[str, np.ndarray]) -> None:
     if arrays:
+        tree = policy.tree
         where, (samples, nodes, features) = folder / VALIDATION, arrays["features"].shape
         _fit(arrays["error"].shape == (samples, len(tree)) and samples > 0, where, f"{arrays['error'].shape} errors")
         _fit(arrays.get("group", arrays["error"]).shape[0] == samples, where, "groups of other samples")
         before = int((tree.gate < tree.segments).sum())
         _fit((nodes, features) == (before, len(view.names)), where, f"features of {nodes} nodes instead of {before}")
+        for name, own in policy.policies().items():
+            wanted = {f"{name}.carried": (samples, len(tree), own.carries), f"{name}.error": (samples, len(tree))}
+            for key, shape in wanted.items() if own.carries else ():
+                _fit(key in arrays and arrays[key].shape == shape, where, f"{key} missing or not of shape {shape}")
 
 
-def _check_canary(folder: Path, tree: PathTree, view: GateView, canary: Canary | None) -> None:
+def _check_canary(folder: Path, policy: Router, view: GateView, canary: Canary | None) -> None:
     if canary is not None:
         image = view.backbone.models[Precision("fp32")].input.shape
-        fault = canary.fault(tree, image, view.backbone.classes, len(view.names))
+        carried = max(own.carries for own in policy.policies().values())
+        fault = canary.fault(policy.tree, image, view.backbone.classes, len(view.names), carried)
         _fit(not fault, folder / CANARY, fault)

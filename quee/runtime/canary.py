@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from quee.errors import DisagreementError, IntegrityError
+from quee.evenly import evenly
 from quee.paths import PathTree
 from quee.policies.base import Router
 from quee.precision import Precision
@@ -27,6 +28,8 @@ NUMBERS = 256
 """Number of values of a state that are kept, evenly spread over it."""
 _PATHS = ("trade_off", "first", "node", "label", "lead", "features")
 """Names of the arrays about paths."""
+CARRIED = "path.carried"
+"""Name of the array of what policies carry along paths; absent where they carry nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,9 @@ class Canary:
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
         self.images: np.ndarray = arrays["before.1"].astype(np.float32)
-        self.trade_offs, self.first, *kept = (arrays[f"path.{name}"] for name in _PATHS)
-        self.routes = Routes(*kept)
+        self.trade_offs, self.first, node, *others = (arrays[f"path.{name}"] for name in _PATHS)
+        label, lead, features = others
+        self.routes = Routes(node, label, lead, features, arrays.get(CARRIED, np.zeros((*node.shape, 1, 0))))
 
     @classmethod
     def read(cls, folder: Path) -> "Canary | None":
@@ -95,8 +99,9 @@ class Canary:
         """The states (n, …) before a segment, float32; images before segment 1."""
         return self.arrays[f"before.{segment}"].astype(np.float32)
 
-    def fault(self, tree: PathTree, image: tuple[int, ...], classes: int, features: int) -> str:
-        """The fault of a canary that does not fit a bundle's tree and networks; an empty string if there is none."""
+    def fault(self, tree: PathTree, image: tuple[int, ...], classes: int, features: int, carried: int = 0) -> str:
+        """The fault of a canary that does not fit a bundle's tree and networks, and the numbers that its policies carry; an
+        empty string if there is none."""
         n, k, last = len(self), len(self.trade_offs), tree.segments
         befores = {f"before.{segment}" for segment in range(1, last + 1)}
         if absent := sorted(befores - set(self.arrays)):
@@ -104,6 +109,8 @@ class Canary:
         by_path: dict[str, tuple[int, ...]] = dict.fromkeys(("node", "label", "lead"), (k, n))
         by_path |= {"first": (k,), "trade_off": (k,), "features": (k, n, last * features)}
         wanted = {"before.1": (n, *image), **{f"path.{name}": by_path[name] for name in _PATHS}}
+        if carried:
+            wanted[CARRIED] = (k, n, last, carried)
         for segment, precision in steps_of(tree):
             name = step_name(segment, precision)
             wanted |= {f"{name}.log_probs": (n, classes), f"{name}.features": (n, features)}
@@ -175,7 +182,8 @@ class Canary:
             features = np.zeros((len(tree), executor.features), np.float32)
             lineage = tree.lineage(expected)
             features[lineage] = kept.features[k, i].reshape(tree.segments, -1)[: len(lineage)]
-            gaps.append(gap(policy, expected, int(found.node[k, i]), features, float(self.trade_offs[k])))
+            where = expected, int(found.node[k, i]), features, float(self.trade_offs[k]), kept.carried[k, i]
+            gaps.append(gap(policy, *where))
         other = (found.node == kept.node) & (found.label != kept.label)
         gaps += kept.lead[other].tolist()
         limit, most = (allowed_flips(found.node.size, share) for share in (margin.paths, 1 - margin.wide))
@@ -221,7 +229,7 @@ def step_name(segment: int, precision: Precision) -> str:
 def spread(state: np.ndarray) -> np.ndarray:
     """States (n, …) to (n, at most NUMBERS) of their numbers, evenly spread."""
     flat = state.reshape(len(state), -1)
-    return flat[:, np.unique(np.linspace(0, flat.shape[1] - 1, NUMBERS).round().astype(int))]
+    return flat[:, evenly(flat.shape[1], NUMBERS, nearest=True)]
 
 
 def _typical(values: np.ndarray) -> float:

@@ -227,13 +227,14 @@ class AdaptiveClassifier(FittedClassifier):
         return self.operating(Options(**options)).expected
 
     def operating(self, options: Options) -> Operating:
-        """The operating points that answer the options."""
+        """The operating points that answer the options; raises UsageError for a budget of time, whose points are those of
+        `timed(batch)`."""
+        if options.milliseconds is not None:
+            raise UsageError("a budget of time is that of one call's batch; batches that callers share have none")
         return self._operating.choose(options)
 
     def start(self, x: np.ndarray, options: Options) -> Start:
         """First steps and knobs of prepared images under the options."""
-        if options.milliseconds is not None:
-            raise UsageError("a budget of time is that of one call's batch; batches that callers share have none")
         at, n = self.operating(options), len(x)
         # The sample itself, never its batch, decides which of the two points serves it.
         second = draws(x) < at.share if 0 < at.share < 1 else np.full(n, at.share > 0)
@@ -296,7 +297,7 @@ class AdaptiveClassifier(FittedClassifier):
                     points,
                     self.classes,
                     points[0].cost,
-                    self.description,
+                    {**self.description, "guarantees": []},  # none was certified under costs of time
                     self.engine,
                     self.executor.ensembles,
                 )

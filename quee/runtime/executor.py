@@ -13,7 +13,7 @@ import numpy as np
 from quee.data.transforms import splitmix64
 from quee.ensembles import Ensembles, as_cached
 from quee.policies.base import EXIT, Limit, Router
-from quee.runtime.engines.base import Engine
+from quee.runtime.engines.base import Engine, Step
 
 BATCH = 256
 """Samples that start together; more would only take more memory."""
@@ -22,8 +22,8 @@ BATCH = 256
 class Samples:
     """A table with one row, a slot, per sample."""
 
-    def __init__(self, slots: int, segments: int, features: int, classes: int = 0) -> None:
-        """`classes` are those of ensembles; 0 where every exit answers with its own head."""
+    def __init__(self, slots: int, segments: int, features: int, classes: int = 0, carried: int = 0) -> None:
+        """`classes` are those of ensembles, 0 where every exit answers with its own head; `carried` is `Policy.carries`."""
         self.trade_off = np.zeros(slots)
         self.max_cost: np.ndarray | None = None
         """Infinite where there is no limit; None until any sample has one."""
@@ -33,6 +33,8 @@ class Samples:
         """State features of the gates visited, side by side."""
         self.log_probs = np.empty((slots, segments, classes), np.float16)
         """Log-probabilities of the heads visited, as the feature cache keeps them."""
+        self.carried = np.zeros((slots, segments, carried))
+        """Numbers that the policy carries from the gates visited."""
         self.error = np.empty((slots, segments - 1), np.float32)
         """Predicted error of leaving at each gate visited; NaN elsewhere."""
 
@@ -96,10 +98,13 @@ class Executor:
         self.engine, self.policy, self.features, self.batch = engine, policy, features, batch
         self.ensembles = ensembles
         self.tree = policy.tree
+        self.carried = max(own.carries for own in policy.policies().values())
 
     def samples(self, slots: int) -> Samples:
-        classes = 0 if self.ensembles is None else self.ensembles.classes
-        return Samples(slots, self.tree.segments, self.features, classes)
+        classes = max(own.classes for own in self.policy.policies().values())
+        if self.ensembles is not None:
+            classes = self.ensembles.classes
+        return Samples(slots, self.tree.segments, self.features, classes, self.carried)
 
     def on(self, engine: Engine) -> "Executor":
         """The same on another engine."""
@@ -110,14 +115,40 @@ class Executor:
         slots = flight.slots
         ran = self.engine.run(segment, self.tree.precisions[choice], flight.state)
         samples.node[slots] = node = self.tree.children[samples.node[slots], choice]
-        log_probs, features = ran.log_probs, ran.features
-        if self.ensembles is not None:
-            samples.log_probs[slots, segment - 1] = as_cached(log_probs)
-            log_probs, features = self.ensembles(node, samples.log_probs[slots, :segment], features)
+        log_probs, features = self._answers(segment, samples, slots, node, ran)
         if ran.state is None:
             return Flight(slots, np.empty((len(slots), 0), np.float32)), log_probs
         samples.features[slots, (segment - 1) * self.features : segment * self.features] = features
         return Flight(slots, ran.state), log_probs
+
+    def _answers(
+        self, segment: int, samples: Samples, slots: np.ndarray, node: np.ndarray, ran: Step
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log probabilities (n, classes) of the answers at nodes (n,), and their state features (n, F)."""
+        log_probs, features = ran.log_probs, ran.features
+        if samples.log_probs.shape[2]:
+            samples.log_probs[slots, segment - 1] = as_cached(log_probs)
+        if not self.carried:
+            if self.ensembles is None:
+                return log_probs, features
+            return self.ensembles(node, samples.log_probs[slots, :segment], features)
+        log_probs, features = log_probs.astype(np.float64), features.copy()
+        for part in self.policy.parts(samples.trade_off[slots]):
+            own, at, rows = part.policy, node[part.rows], slots[part.rows]
+            heads = samples.log_probs[rows, :segment]
+            if self.ensembles is not None and not own.classes:
+                log_probs[part.rows], features[part.rows] = self.ensembles(at, heads, features[part.rows])
+            if own.carries:
+                before = (
+                    samples.carried[rows, segment - 2, : own.carries]
+                    if segment > 1
+                    else np.zeros((len(at), own.carries))
+                )
+                said = heads if own.classes else log_probs[part.rows].argmax(axis=1)
+                samples.carried[rows, segment - 1, : own.carries], answers = own.carry(at, before, said)
+                if answers is not None:
+                    log_probs[part.rows] = answers
+        return log_probs, features
 
     def decide(self, gate: int, samples: Samples, slots: np.ndarray) -> np.ndarray:
         """The next step (n,) of samples at a gate; EXIT at the last."""
@@ -128,7 +159,8 @@ class Executor:
         for part in self.policy.parts(samples.trade_off[slots]):
             rows, own = slots[part.rows], part.policy
             limit = None if samples.max_cost is None else Limit(own.costs.routed, samples.max_cost[rows])
-            table = own.read(gate, samples.node[rows], features[part.rows])
+            seen = own.seen(features[part.rows], samples.carried[rows, gate - 1, : own.carries])
+            table = own.read(gate, samples.node[rows], seen)
             samples.error[rows, gate - 1] = own.exit_error(table)
             step[part.rows] = own.decide(table, part.knob, limit)
         return step

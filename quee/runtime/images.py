@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from quee.data.decode import _converted, decode, to_array
 from quee.data.preprocessing import Preprocessing
 from quee.data.transforms import to_unit
-from quee.errors import QueeError, UsageError
+from quee.errors import DamagedError, QueeError, UsageError
 from quee.runtime.pixels import BATCH, SINGLE, accepted, check_choice, check_size
 
 Images = np.ndarray | Sequence[Any]
@@ -93,7 +93,7 @@ def _opened(image: Any, index: int, transform: Preprocessing, pixels: str) -> Im
     except QueeError as error:
         raise UsageError(str(error)) from None
     except (OSError, ValueError, SyntaxError) as error:  # Pillow, for images not yet loaded
-        raise UsageError(f"{name}: does not decode ({' '.join(str(error).split())[:160]})") from None
+        raise DamagedError(f"{name}: does not decode ({' '.join(str(error).split())[:160]})") from None
     advice = "; give image.numpy(), with channels last" if _is_tensor(image) else ""
     raise UsageError(f"{name} is a {type(image).__name__}; valid: uint8 array, PIL image, file path, bytes{advice}")
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from quee.data.files import IMAGES
 from quee.data.rowgroups import EncodedImages, open_parquet
 from quee.data.walk import IMAGE_SUFFIXES, Skipped, faults_text, shown, walk
-from quee.errors import IntegrityError, QueeError, UsageError
+from quee.errors import DamagedError, IntegrityError, QueeError, UsageError
 from quee.runtime.pixels import check_choice, check_form
 
 PARQUET = ".parquet"
@@ -35,20 +35,25 @@ class Inputs:
         """Files in folders that are not taken: other kinds, hidden files, thumbnails."""
         self.bad: list[str] = []
         """Parquet files in folders that were left out, with the reason."""
-        faults = []
+        faults: list[QueeError] = []
         for path in map(Path, paths):
             try:
                 files, within = self._files(path), path.is_dir()
             except QueeError as error:
-                faults.append(str(error))
+                faults.append(error)
                 continue
             for file in files:
                 try:
                     self._add(_source(file, pixels))
                 except UsageError as error:
-                    (self.bad if skip_bad and within else faults).append(str(error))
+                    if skip_bad and within:
+                        self.bad.append(str(error))
+                    else:
+                        faults.append(error)
         if faults:
-            raise UsageError(faults_text(faults, "paths hold no images"))
+            damaged = all(isinstance(fault, DamagedError) for fault in faults)
+            kind = DamagedError if damaged else UsageError
+            raise kind(faults_text(list(map(str, faults)), "paths hold no images"))
         if not len(self):
             raise UsageError("no images given: name files, folders or Parquet files")
 
@@ -115,7 +120,7 @@ def _parquet(path: Path) -> EncodedImages:
     try:
         schema = open_parquet(path).schema_arrow
     except IntegrityError as error:
-        raise UsageError(str(error)) from None
+        raise DamagedError(str(error)) from None
     for name in IMAGES:
         if name in schema.names:
             kind = schema.field(name).type
@@ -155,4 +160,4 @@ def _array(path: Path) -> np.ndarray:
     except UsageError:
         raise
     except (ValueError, OSError, EOFError, BadZipFile, KeyError) as error:
-        raise UsageError(f"{path}: no array that can be read ({' '.join(str(error).split())[:160]})") from None
+        raise DamagedError(f"{path}: no array that can be read ({' '.join(str(error).split())[:160]})") from None

@@ -65,6 +65,16 @@ class Guarantee:
     cost: Positive
     """Mean cost on validation."""
     reference: str = FLOAT
+    policy: str = ""
+    """Name of the policy whose point is certified; empty in bundles of before, whose points were all of one policy by price."""
+    knob: AtLeast0 | None = None
+    """The point's knob; None in bundles of before, where it is the trade-off."""
+
+    def holds(self, point: Point) -> bool:
+        """Whether an operating point is the one that is certified."""
+        if self.knob is None:
+            return point.trade_off == self.trade_off
+        return (point.policy, point.trade_off) == (self.policy, self.knob)
 
     @property
     def certifies(self) -> bool:
@@ -258,11 +268,9 @@ class OperatingPoints:
         Raises UsageError where the bundle does not know what its points lose.
         """
         if certified:
-            limits: dict[float, float] = {}
-            for g in self.guarantees:
-                if g.certifies:
-                    limits[g.trade_off] = min(g.limit, limits.get(g.trade_off, g.limit))
-            known = [(p, limits[p.trade_off]) for p in self.points if p.trade_off in limits]
+            sure = [g for g in self.guarantees if g.certifies and (self.priced or g.knob is not None)]
+            said = [(p, [g.limit for g in sure if g.holds(p)]) for p in self.points]
+            known = [(point, min(limits)) for point, limits in said if limits]
             if not known:
                 raise UsageError(
                     "certified: no accuracy loss against the float network is certified in this bundle; that takes a share for "
@@ -272,8 +280,9 @@ class OperatingPoints:
             known = [(p, p.accuracy_loss_limit) for p in self.points if p.accuracy_loss_limit is not None]
             if not known:
                 raise UsageError(
-                    "accuracy_loss: this bundle does not know the float network's accuracy (bundles do from format 6 on, with "
-                    "fp32 among paths.references): make it anew with `quee run`, or give a budget"
+                    "accuracy_loss: not known of these points. Under a budget of time it never is; otherwise the bundle does not "
+                    "know the float network's accuracy (bundles do from format 6 on, with fp32 among paths.references): make "
+                    "it anew with `quee run`, or give a budget"
                 )
         enough = next((point for point, limit in known if limit <= most + ROUNDING), None)
         return (min(known, key=lambda pair: pair[1])[0], False) if enough is None else (enough, True)

@@ -223,7 +223,11 @@ def measure(
 
 def _decided(part: Part, ensembles: Ensembles | None, gate: int, node: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """What is computed at a gate behind its head, for features (n, gate · F): the answer, if ensembles answer, and the step."""
-    if ensembles is not None:
-        heads = np.zeros((len(node), gate, ensembles.classes), np.float16)
-        ensembles(node, heads, seen[:, : seen.shape[1] // gate])
-    return part.policy.decide(part.policy.read(gate, node, seen), np.resize(part.knob, len(node)))
+    policy, n = part.policy, len(node)
+    if ensembles is not None and not policy.classes:
+        ensembles(node, np.zeros((n, gate, ensembles.classes), np.float16), seen[:, : seen.shape[1] // gate])
+    carried = np.zeros((n, policy.carries))
+    if policy.carries:
+        said = np.zeros((n, gate, policy.classes), np.float16) if policy.classes else np.zeros(n, np.int64)
+        carried, _ = policy.carry(node, carried, said)
+    return policy.decide(policy.read(gate, node, policy.seen(seen, carried)), np.resize(part.knob, n))

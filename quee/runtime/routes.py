@@ -20,12 +20,14 @@ class Routes:
     """(k, n) probability of the label minus that of the second class."""
     features: np.ndarray
     """(k, n, segments · F) state features of the gates visited; 0 after the exit."""
+    carried: np.ndarray
+    """(k, n, segments, M) what the policies carry from the gates visited."""
 
 
 def routes(executor: Executor, images: np.ndarray, trade_offs: np.ndarray, first: np.ndarray) -> Routes:
     """Results of prepared images (n, c, h, w) at trade-offs (k,) after first steps (k,)."""
     n = len(images)
-    nodes, labels, leads, features = [], [], [], []
+    nodes, labels, leads, features, carried = [], [], [], [], []
     for trade_off, step in zip(trade_offs.tolist(), first.tolist(), strict=True):
         samples = executor.samples(n)
         samples.features[:] = 0
@@ -44,13 +46,22 @@ def routes(executor: Executor, images: np.ndarray, trade_offs: np.ndarray, first
         labels.append(label)
         leads.append(lead)
         features.append(samples.features.copy())
-    return Routes(np.stack(nodes), np.stack(labels), np.stack(leads), np.stack(features))
+        carried.append(samples.carried.copy())
+    return Routes(np.stack(nodes), np.stack(labels), np.stack(leads), np.stack(features), np.stack(carried))
 
 
-def gap(policy: Router, expected: int, found: int, features: np.ndarray, trade_off: float) -> float:
+def gap(
+    policy: Router,
+    expected: int,
+    found: int,
+    features: np.ndarray,
+    trade_off: float,
+    carried: np.ndarray | None = None,
+) -> float:
     """Difference in value between the two steps at which the paths to two nodes part; infinite where no step is shared.
 
-    `features` (N, F) are a sample's features by node, at least for the nodes on the way to `expected`.
+    `features` (N, F) are a sample's features by node, at least for the nodes on the way to `expected`; `carried` (segments, M)
+    is what the policy carries on this way, if it does.
     """
     tree = policy.tree
     a, b = tree.lineage(expected), tree.lineage(found)
@@ -60,6 +71,10 @@ def gap(policy: Router, expected: int, found: int, features: np.ndarray, trade_o
     steps = [EXIT if len(path) == shared else int(tree.choice[path[shared]]) for path in (a, b)]
     here = int(a[shared - 1])
     (part,) = policy.parts(np.array([trade_off]))
-    table = part.policy.read(shared, np.array([here]), features[a[:shared]].reshape(1, -1))
-    values = part.policy.values(table, part.knob)[0]
+    own = part.policy
+    kept = np.zeros((1, own.carries))
+    if own.carries and carried is not None:
+        kept = carried[None, shared - 1, : own.carries]
+    table = own.read(shared, np.array([here]), own.seen(features[a[:shared]].reshape(1, -1), kept))
+    values = own.values(table, part.knob)[0]
     return abs(float(values[steps[0] - EXIT] - values[steps[1] - EXIT]))

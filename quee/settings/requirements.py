@@ -38,7 +38,10 @@ def check_data(
     from which training samples were drawn; `groups` (n,) are those of the samples. Classes without a
     training sample are taken where the labels are `answered` by the float network. Raises UsageError.
     """
-    faults = list(_faults(experiment, split, labels, pool, classes, answered))
+    faults = [
+        *_faults(experiment, split, labels, pool, classes, answered),
+        *policy_faults(experiment.bundle.policy, len(classes)),
+    ]
     if groups is not None:
         faults += _group_faults(experiment, split, groups)
     if faults:
@@ -86,6 +89,22 @@ def _faults(
         yield from _class_faults(experiment, train, pool, classes)
     if len(classes) >= LEAST:
         yield from _size_faults(experiment, split, len(train))
+
+
+def policy_faults(name: str, classes: int, key: str = "bundle.policy") -> Iterator[str]:
+    """Why a policy cannot be fitted for so many classes; nothing where it can. `key` says in the fault where it was named."""
+    from quee.cache.build import MANY_CLASSES
+    from quee.policies.base import Policy
+    from quee.policies.registry import deployable
+
+    known = deployable()
+    mixing = {n for n, m in known.items() if m.policy is not None and issubclass(m.policy, Policy) and m.policy.mixes}
+    if name in mixing and classes > MANY_CLASSES:
+        valid = ", ".join(sorted(set(known) - mixing))
+        yield (
+            f"{key}: {name!r} mixes the log-probabilities of all classes, which are kept of at most {MANY_CLASSES} "
+            f"classes, and the data set has {classes}; valid: {valid}"
+        )
 
 
 def _class_faults(experiment: Experiment, train: np.ndarray, pool: np.ndarray, classes: Sequence[str]) -> Iterator[str]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from quee.cost import trace_cost
+from quee.evenly import evenly
 from quee.exits.gates import head_bitflops, pooled, probe
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone
@@ -60,7 +61,7 @@ class Rows:
 
 def spread(ids: np.ndarray, most: int) -> np.ndarray:
     """At most so many of the sample ids (n,), evenly spread."""
-    found: np.ndarray = np.unique(ids[np.linspace(0, len(ids) - 1, most).astype(int)])
+    found: np.ndarray = ids[evenly(len(ids), most)]
     return found
 
 

@@ -16,7 +16,7 @@ from quee.settings.paths import Paths
 from quee.settings.quantize import QuantizationConfig, Quantize
 from quee.trees.candidates import Found, costs_of, name_of
 from quee.trees.choice import Exits, Sets, choose, prefer_by_layer
-from quee.trees.settled import DEPLOYED, Settled, configs_of
+from quee.trees.settled import UNIT_PRECISION, Settled, configs_of
 from quee.trees.shape import most_precisions, tree_of
 from quee.work.threads import one_thread
 
@@ -84,7 +84,7 @@ class Search:
     @cached_property
     def uniform(self) -> dict[Precision, QuantizationConfig]:
         """Every integer precision that may be quantized, as the settings describe it."""
-        names = {*map(Precision, self.paths.possible), *self._references, DEPLOYED}
+        names = {*map(Precision, self.paths.possible), *self._references, UNIT_PRECISION}
         found = configs_of(sorted(p for p in names if not p.is_float), self.quantize)
         return {p: with_format(c, self.products["format"]) for p, c in found.items()} if self.products else found
 

@@ -14,7 +14,7 @@ from quee.work.io import read_json, write_json
 
 FORMAT = 1
 NAME = "tree.json"
-DEPLOYED = Precision("w8a8")
+UNIT_PRECISION = Precision("w8a8")
 """The static network at this precision is the unit of cost, and is always quantized."""
 
 
@@ -36,7 +36,7 @@ class Settled:
     @property
     def quantized(self) -> list[Precision]:
         """Precisions of the tree and of the references, and w8a8, by rising cost; floats among them."""
-        return sorted({*self.tree.precisions, *self.references, DEPLOYED})
+        return sorted({*self.tree.precisions, *self.references, UNIT_PRECISION})
 
     def configs(self, settings: Quantize, others: Iterable[Precision] = ()) -> dict[Precision, QuantizationConfig]:
         """How each integer precision is quantized; `others` would be with uniform bits."""

@@ -228,14 +228,17 @@ def _file(root: Path, module: str) -> str | None:
 
 def main() -> None:
     from quee.settings.experiment import load_experiment
+    from quee.work.registry import unknown
+    from tasks.work.place import ending
 
     parser = argparse.ArgumentParser(prog="python -m tasks.dvc.dependencies", description=__doc__)
     parser.add_argument("stage")
     parser.add_argument("experiment", nargs="?", default="digits")
     options = parser.parse_args()
-    if not (ROOT / "tasks" / f"{options.stage}.py").is_file():
-        raise UsageError(f"no stage {options.stage!r}: there is no tasks/{options.stage}.py")
-    backbone = load_experiment(options.experiment).backbone.name
+    with ending():
+        if options.stage not in STAGES:
+            raise UsageError(unknown("stage", options.stage, list(STAGES)))
+        backbone = load_experiment(options.experiment).backbone.name
     print("\n".join(sorted(used_by(options.stage, backbone))))
 
 

@@ -230,6 +230,15 @@ def git(root: Path, *arguments: str) -> str | None:
     return done.stdout
 
 
+def ignored_by(root: Path, path: Path) -> str | None:
+    """The rule by which git ignores a path, with its file and line; None where git does not, or there is no git."""
+    found = git(root, "check-ignore", "--verbose", "--no-index", "--", path.as_posix())
+    if not found:
+        return None
+    file, line, rule = found.partition("\t")[0].split(":", 2)
+    return None if rule.startswith("!") else f"the rule {rule!r} ({file}, line {line})"
+
+
 def read_text(root: Path, path: str, revision: str | None = None) -> str | None:
     """Content of a file of the working tree or of a git revision; None where it does not exist."""
     if revision is not None:

@@ -8,6 +8,7 @@ import typer
 
 from quee.cli import AsJson
 from quee.errors import IntegrityError
+from quee.measure import measure_of
 from quee.work.percentages import DIFFERENCE, figure
 from tasks.stages import read_by
 
@@ -109,11 +110,12 @@ def _show(metrics: dict[str, Any]) -> None:
         table.add_row(axis, point, figure(row["auc"]), gain, interval, figure(row["validation_auc"]))
     console = Console()
     console.print(table)
-    console.print(f"Points of accuracy; {_power(metrics)}", soft_wrap=True, highlight=False)
+    console.print(f"Points of {measure_of(metrics).name}; {_power(metrics)}", soft_wrap=True, highlight=False)
 
 
 def as_markdown(metrics: dict[str, Any]) -> str:
-    """The table in Markdown, in points of accuracy; bold gains are those whose interval for all rows leaves out zero."""
+    """The table in Markdown, in points of accuracy or agreement; bold gains are those whose interval for all rows leaves out
+    zero."""
 
     def between(row: dict[str, float], low: str, high: str) -> str:
         return f"{_gain(row[low])} … {_gain(row[high])}" if low in row else ""
@@ -129,7 +131,7 @@ def as_markdown(metrics: dict[str, Any]) -> str:
         cells += [figure(row["validation_auc"])]
         cells += [f"{row[name]:.3f}" if name in row else "" for name in ("auroc", "rmse", "ece")]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _power(metrics)])
+    return "\n".join([*lines, "", f"Points of {measure_of(metrics).name}. {_power(metrics)}"])
 
 
 def _gain(value: float) -> str:

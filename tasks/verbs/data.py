@@ -1,5 +1,6 @@
 """Verbs `quee data` and `quee weights`: bring the inputs of experiments under version control."""
 
+import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -103,6 +104,8 @@ def add(
     network = None if answers is None else _answering(name, answers, order)
     report = import_dataset(name, source, target, options, replace, _lanes, network)
     track(target, EMBEDDED.get(name), new=new)
+    if report.source:
+        describe(target.with_name(f"{name}.dvc"), f"from {report.source}")
     found = summary(name)
     if json_:
         typer.echo(json.dumps({**found, "report": report.facts()}, indent=1))
@@ -171,7 +174,7 @@ def check(name: Name, json_: AsJson = False) -> None:
     if json_:
         typer.echo(json.dumps({"name": name, "samples": len(images), "bad": faults}, indent=1))
     if faults:
-        raise QueeError(f"{DATA / name}: {len(faults)} of {len(images)} images do not decode")
+        raise IntegrityError(f"{DATA / name}: {len(faults)} of {len(images)} images do not decode")
     if not json_:
         typer.echo(f"{DATA / name}: {len(images)} images decode")
 
@@ -525,11 +528,18 @@ def _digest(files: dict[str, str]) -> str:
 
 
 def refuse_untracked(path: Path) -> None:
-    """Raises UsageError where DVC could not track a path that is going to be made."""
+    """Raises UsageError where DVC could not track a path that is going to be made: behind a link, or with a DVC file that git
+    ignores, which DVC refuses."""
     from tasks.dvc.inputs import link_before
+    from tasks.dvc.lock import ignored_by
 
-    if Path(".dvc").is_dir() and (behind := link_before(Path(), path)):
+    if not Path(".dvc").is_dir():
+        return
+    if behind := link_before(Path(), path):
         raise UsageError(f"{path} would not be tracked: {behind}")
+    for dvc_file in dict.fromkeys((path.with_name(f"{path.name}.dvc"), path.with_suffix(".dvc"))):
+        if rule := ignored_by(Path(), dvc_file):
+            raise UsageError(f"{path} would not be tracked: git ignores {dvc_file} by {rule}; change that rule")
 
 
 def track(path: Path, dvc_file: Path | None = None, *, new: bool = False) -> None:
@@ -549,6 +559,21 @@ def track(path: Path, dvc_file: Path | None = None, *, new: bool = False) -> Non
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         state = "was not kept" if new else "is there"
         raise QueeError(f"{path} {state}: DVC did not take it: {done.reason}")
+
+
+def describe(dvc_file: Path, text: str) -> None:
+    """Record a text as the description in a DVC file, if there is one; DVC keeps it when the data change."""
+    if not dvc_file.is_file():
+        return
+    from ruamel.yaml import YAML
+
+    from quee.work.io import write_bytes
+
+    yaml, content = YAML(), io.StringIO()
+    found = yaml.load(dvc_file.read_text(encoding="utf-8"))
+    found["desc"] = text
+    yaml.dump(found, content)
+    write_bytes(dvc_file, content.getvalue().encode())
 
 
 def track_as(path: Path, dvc_file: Path, *, new: bool = False) -> None:

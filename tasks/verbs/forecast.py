@@ -102,6 +102,7 @@ def _timed(experiment: "Experiment", workers: int) -> Timed:
 
     from quee.cost import trace_cost
     from quee.data.source import open_dataset
+    from quee.evenly import evenly
     from quee.precision import Precision
     from quee.quantization.calibration import quantize_
     from quee.settings.quantize import QuantizationConfig
@@ -110,7 +111,7 @@ def _timed(experiment: "Experiment", workers: int) -> Timed:
     backbone = _network(experiment)
     images = open_dataset(data_path(experiment), experiment.prepare.dataset)
     count = int(np.clip(MOST_MACS / trace_cost(backbone).macs, LEAST_IMAGES, MOST_IMAGES))
-    rows = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int))
+    rows = evenly(len(images), count)
     batch = images.batch(rows, backbone.input)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -3,13 +3,13 @@
 Experiments in `params.yaml` are read from `artifacts/`, the others from `reference/`.
 """
 
-import sys
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quee.errors import IntegrityError
-from quee.evaluation.drops import DEPLOYED, DROPS
+from quee.evaluation.drops import DROPS, UNIT_METHOD
 from quee.evaluation.formats import EARLIER
 from quee.measure import ACCURACY
 from quee.policies.names import MAIN, OURS, REFERENCE, RIVALS, named, single_techniques
@@ -26,7 +26,7 @@ from tasks.work.place import ending
 from tasks.work.published import FOLDER, published
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-METHODS = (DEPLOYED, *MAIN)
+METHODS = (UNIT_METHOD, *MAIN)
 BUDGETS = (0.1, 0.2, 0.4)
 BEST = OURS[-1]
 """What is deployed unless a policy is named."""
@@ -60,7 +60,7 @@ def summary(sources: list[Source]) -> str:
     drops = " / ".join(f"{drop:g}" for drop in DROPS)
     methods = (BEST, *SHOWN)
     head = ["experiment", "data set", "backbone", "float accuracy %", f"`{BEST}`", "one technique alone"]
-    head += [*(f"`{method}`" for method in SHOWN), f"`{DEPLOYED}`, accuracy %"]
+    head += [*(f"`{method}`" for method in SHOWN), f"`{UNIT_METHOD}`, accuracy %"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     curves = []
     for source in sources:
@@ -69,7 +69,7 @@ def summary(sources: list[Source]) -> str:
         cells = [_named(source), dataset["dataset"], backbone["name"], figure(metrics.get("fp32_accuracy"))]
         cells += [_near([found.get(BEST)]), _near([found[name] for name in single_techniques(found)])]
         cells += [_near([found.get(method)]) for method in SHOWN]
-        cells.append(figure(found[DEPLOYED]["accuracy"]))
+        cells.append(figure(found[UNIT_METHOD]["accuracy"]))
         lines.append(f"| {' | '.join(cells)} |")
         if "fp32_accuracy" in metrics:
             points = {method: _curve(source.results.points, method) for method in methods}
@@ -138,15 +138,15 @@ def details(sources: list[Source]) -> str:
 
 
 def load(root: Path, name: str) -> Source:
-    """Raises IntegrityError where an experiment of `params.yaml` was not evaluated here."""
+    """Raises IntegrityError where an experiment of `params.yaml` was not evaluated here, UsageError for an unknown one."""
     if name in default_experiments(root):
         record = journal.last(root, name, "evaluate", status="done")
         if record is None:
             raise IntegrityError(f"{name} was not evaluated here; `quee run {name} --force` does")
         return Source(name, root / "artifacts" / name, record, False, load_results(root, name))
     fetch(root)
-    folder = root / FOLDER / name
-    return Source(name, folder, read_json(folder / "made.json")["evaluate"], True, load_results(root, name, True))
+    results, folder = load_results(root, name, True), root / FOLDER / name
+    return Source(name, folder, read_json(folder / "made.json")["evaluate"], True, results)
 
 
 def _named(source: Source) -> str:
@@ -239,9 +239,12 @@ def _copy_figure(source: Source) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tasks.verbs.readme", description=__doc__)
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT")
+    options = parser.parse_args()
     with ending():
         root = Path.cwd()
-        names = sys.argv[1:] or list(dict.fromkeys([*default_experiments(root), *published(root)]))
+        names = options.experiments or list(dict.fromkeys([*default_experiments(root), *published(root)]))
         around = {file: _around(root / file) for file in (README, CLAIMS)}
         sources = [load(root, name) for name in names]
         made = {

@@ -33,6 +33,7 @@ TOLERANCES = (
     Tolerance(r"cost_at_drop", 0.05, 0.35, "a step of the curve moves with a single test sample"),
     Tolerance(r"gap_closed", 0.15, 0.0, "a ratio of small differences"),
     Tolerance(r"(^|\.)(cost|[\w]*_cost)$", 0.02, 0.05, "realised by a policy fitted anew"),
+    Tolerance(r"\.knob$", float("inf"), 0.0, "the number of a point, or a price: no result"),
     Tolerance(r"", 0.02, 0.02, "training elsewhere changes the last bits, and these a few samples"),
 )
 """The first pattern found in a metric's name decides. Tolerances are needed because CPUs differ in the last bits."""

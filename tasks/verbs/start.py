@@ -624,11 +624,10 @@ def _enlarged(built: Any, name: str, kwargs: dict[str, Any], largest: int, weigh
 
 def _sizes(files: "DatasetFiles") -> tuple[str, bool, int]:
     """Sizes and kinds of the images in words, whether any is in colour, and the longest side, from at most LOOKED_AT headers."""
-    import numpy as np
-
     from quee.data.decode import open_image
+    from quee.evenly import evenly
 
-    rows = np.unique(np.linspace(0, len(files) - 1, min(len(files), LOOKED_AT)).astype(int))
+    rows = evenly(len(files), LOOKED_AT)
     found = [open_image(files.encoded[int(row)][0], files.name(int(row))) for row in rows]
     heights, widths = ([image.height for image in found], [image.width for image in found])
     kinds = sorted({image.mode for image in found})

@@ -7,6 +7,7 @@ that moved to another group or lost their parent. It does the same when the comm
 standard library, so it starts in a few hundredths of a second.
 """
 
+import argparse
 import contextlib
 import ctypes
 import os
@@ -97,4 +98,13 @@ def _prctl(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(keep(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]))
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.work.keeper", description="Keep a command: see this file's head."
+    )
+    for place, kind in (("fd", int), ("signal", int), ("seconds", float)):
+        parser.add_argument(place, type=kind)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    given = parser.parse_args()
+    if not given.command:
+        parser.error("no command")
+    sys.exit(keep(given.fd, given.signal, given.seconds, given.command))

@@ -19,7 +19,7 @@ def project_root() -> Path:
     if not missing:
         return root
     above = next((place for place in root.parents if all((place / name).is_file() for name in FILES)), None)
-    where = f", {above}" if above else ""
+    where = f", {above}" if above else "; `quee start IMAGES` or `quee init` makes a project in an empty one"
     raise UsageError(f"no {' and no '.join(missing)} in {root}: run this in the project's folder{where}")
 
 

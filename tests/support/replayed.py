@@ -25,4 +25,7 @@ class Replayed:
         node = tree.children[node, tree.precisions.index(precision)]
         last = segment == tree.segments
         after = None if last else np.stack([row, node], axis=1).astype(np.float32)
-        return Step(after, np.zeros((len(row), 2)), self.cache.features[row, node])
+        assert self.cache.head_log_probs is not None
+        log_probs = self.cache.head_log_probs[row, node].astype(np.float64)
+        log_probs[np.arange(len(row)), self.cache.prediction[row, node]] += 1e-9  # of equal classes the answered one
+        return Step(after, log_probs, self.cache.features[row, node])

@@ -28,7 +28,7 @@ from quee.data.importers.base import Answering, Importer, Options, Plan, Shard, 
 from quee.data.importers.inspection import inspect_images, without_bad
 from quee.data.importers.report import Report
 from quee.data.walk import shown, some, walk
-from quee.errors import IntegrityError, QueeError, UsageError
+from quee.errors import UsageError
 from quee.work.keys import code, key_of, versions
 from quee.work.progress import progress
 from quee.work.workers import Lanes
@@ -90,23 +90,8 @@ def import_dataset(
     network of `options.answers`.
 
     Returns the report: what was left out, chosen or merged, and duplicates. Raises QueeError naming the fault of the
-    source, UsageError for a bad name or a target that exists.
+    source, IntegrityError where it is damaged, UsageError for a bad name or a target that exists.
     """
-    try:
-        return _import(name, source, target, options, replace, lanes, answering)
-    except IntegrityError as error:  # the user's file is damaged, no file of the project
-        raise QueeError(str(error)) from None
-
-
-def _import(
-    name: str,
-    source: Path | None,
-    target: Path,
-    options: Options,
-    replace: bool,
-    lanes: Callable[[float], Lanes],
-    answering: Answering | None,
-) -> Report:
     if not NAME.fullmatch(name) or name in RESERVED:
         others = " or ".join(map(repr, RESERVED))
         raise UsageError(f"dataset name {name!r}; valid: lower-case letters, digits and _, and not {others}")

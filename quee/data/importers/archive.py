@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from quee.data.importers.report import Report, counted
 from quee.data.walk import Skipped, shown, walk
-from quee.errors import QueeError
+from quee.errors import DamagedError, QueeError
 
 MAX_BYTES = 512 << 20
 """Largest size of one member in bytes."""
@@ -37,7 +37,7 @@ def read_members(source: Path, wanted: set[str], report: Report | None = None) -
                 raise QueeError(f"{source}: {name} has {size:,} bytes; at most {MAX_BYTES:,} are read")
             found[name] = read()
             if len(found[name]) != size:
-                raise QueeError(f"{source}: truncated in {name}")
+                raise DamagedError(f"{source}: truncated in {name}")
     return found
 
 
@@ -56,7 +56,7 @@ def _members(source: Path, skipped: Skipped) -> Iterator[Iterator[Member]]:
             )
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         why = "none of gz, bz2, xz, tar" if "not be opened successfully" in str(error) else " ".join(str(error).split())
-        raise QueeError(f"{source}: not a whole tar archive ({why})") from None
+        raise DamagedError(f"{source}: not a whole tar archive ({why})") from None
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -16,7 +16,7 @@ import numpy as np
 from quee.data.importers.archive import read_members
 from quee.data.importers.arrays import array_shard
 from quee.data.importers.base import Importer, Plan, Source
-from quee.errors import QueeError, one_line
+from quee.errors import DamagedError, QueeError, one_line
 
 PIXELS = 3 * 32 * 32
 
@@ -103,7 +103,7 @@ def _entry(batch: dict[str, Any], key: str, kind: type, source: str) -> Any:
 def _read_binary(layout: _Layout, content: bytes, source: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     record = layout.label_bytes + PIXELS
     if not content or len(content) % record:
-        raise QueeError(f"{source}: {len(content):,} bytes, not whole records of {record}; truncated?")
+        raise DamagedError(f"{source}: {len(content):,} bytes, not whole records of {record}; truncated?")
     rows = np.frombuffer(content, np.uint8).reshape(-1, record)
     return _images(rows[:, layout.label_bytes :]), rows[:, layout.label_bytes - 1].astype(np.int64), []
 
@@ -165,9 +165,9 @@ def load_batch(content: bytes, source: str) -> dict[str, Any]:
     try:
         value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # damaged pickles raise many types
-        raise QueeError(f"{source}: not read: {one_line(error)}") from None
+        raise DamagedError(f"{source}: not read: {one_line(error)}") from None
     if not isinstance(value, dict):
-        raise QueeError(f"{source}: holds a {type(value).__name__}; expected a dictionary")
+        raise DamagedError(f"{source}: holds a {type(value).__name__}; expected a dictionary")
     return {_text(key): item.value if isinstance(item, _Array) else item for key, item in value.items()}
 
 

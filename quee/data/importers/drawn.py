@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from quee.data.importers.base import Plan, Shard, Source, shard_name
+from quee.data.importers.provenance import lasting
 from quee.data.writer import Sample, encode_png, write_images
 from quee.errors import QueeError, UsageError
 from quee.work import shards
@@ -64,7 +65,8 @@ def plan_drawn(source: Source, origin: Origin) -> Plan:
         labels = np.zeros(0, np.int64)  # drawn with the images
         shard = Shard(shard_name(split, 0, 1), count, write, partial(_name, split), labels, source.dataset.classes)
         plan.shards.append(shard)
-    plan.report.notes.append(f"synthetic: drawn from {source.path}, pixels as published")
+    plan.report.source = f"{lasting(source.path)}, digest {origin.digest(source.path)}"
+    plan.report.notes.append("synthetic: drawn from the source, pixels as published")
     return plan
 
 

@@ -13,7 +13,7 @@ from quee.data.files import GROUP
 from quee.data.importers.report import Report, counted
 from quee.data.rowgroups import open_parquet, reading
 from quee.data.walk import faults_text, shown, some
-from quee.errors import QueeError, UsageError
+from quee.errors import DamagedError, QueeError, UsageError
 
 MOST_BYTES = 512 << 20
 """Larger tables are refused."""
@@ -107,7 +107,7 @@ def table_groups(table: Path, images: Mapping[str, Sequence[str]]) -> Groups:
                     raise QueeError(f"{shown(table)}: {shown(name)} is in two groups, {found[name]} and {group}")
                 found[name] = group
     except (UnicodeDecodeError, csv.Error) as error:
-        raise QueeError(f"{shown(table)}: not a CSV table in UTF-8 ({error})") from None
+        raise DamagedError(f"{shown(table)}: not a CSV table in UTF-8 ({error})") from None
     without = [shown(name) for own in images.values() for name in own if not found.get(name)]
     if without:
         raise QueeError(faults_text(without, f"images have no group in {shown(table)}"))

@@ -11,7 +11,8 @@ import numpy as np
 from quee.data.importers.archive import leave_others
 from quee.data.importers.arrays import array_shard
 from quee.data.importers.base import Importer, Plan, Source
-from quee.errors import QueeError, UsageError
+from quee.data.importers.provenance import lasting, package_of
+from quee.errors import DamagedError, QueeError, UsageError
 
 UNSIGNED_BYTE = 0x08
 MAX_BYTES = 1 << 30
@@ -22,9 +23,10 @@ def plan(given: Source, _: object) -> Plan:
     for split, beginning in (("train", "train"), ("test", "t10k")):
         images, labels, files = read_set(source, beginning, dataset.size)
         used |= {file.name for file in files}
-        where = f"{source}/{' and '.join(file.name for file in files)}"
+        where = f"{lasting(source)}/{' and '.join(file.name for file in files)}"
         plan.shards.append(array_shard(split, images[..., None], labels.astype(np.int64), dataset.classes, where))
     leave_others(source, used, plan.report)
+    plan.report.source = package_of(source) or ""
     return plan
 
 
@@ -50,17 +52,17 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return _read(file, path, dimensions)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise QueeError(f"{path}: truncated or damaged ({error})") from None
+        raise DamagedError(f"{path}: truncated or damaged ({error})") from None
 
 
 def _read(file: IO[bytes] | gzip.GzipFile, path: Path, dimensions: int) -> np.ndarray:
     magic = file.read(4)
     expected = bytes((0, 0, UNSIGNED_BYTE, dimensions))
     if magic != expected:
-        raise QueeError(f"{path}: magic number {magic.hex() or 'missing'}; expected {expected.hex()}")
+        raise DamagedError(f"{path}: magic number {magic.hex() or 'missing'}; expected {expected.hex()}")
     header = file.read(4 * dimensions)
     if len(header) < 4 * dimensions:
-        raise QueeError(f"{path}: truncated in its header")
+        raise DamagedError(f"{path}: truncated in its header")
     shape = struct.unpack(f">{dimensions}I", header)
     size = int(np.prod(shape, dtype=object))
     if size > MAX_BYTES:
@@ -68,7 +70,7 @@ def _read(file: IO[bytes] | gzip.GzipFile, path: Path, dimensions: int) -> np.nd
     content = file.read(size + 1)
     if len(content) != size:
         more = "more" if len(content) > size else f"{len(content):,}"
-        raise QueeError(f"{path}: the header claims {size:,} bytes, the file holds {more}")
+        raise DamagedError(f"{path}: the header claims {size:,} bytes, the file holds {more}")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 

@@ -17,7 +17,7 @@ from quee.data.importers.base import Importer, Plan, Source
 from quee.data.importers.located import plan_set
 from quee.data.importers.report import Report
 from quee.data.walk import IMAGE_SUFFIXES, shown
-from quee.errors import QueeError, UsageError, one_line
+from quee.errors import DamagedError, QueeError, UsageError, one_line
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKITS = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar", "ILSVRC2012_devkit_t12")
@@ -43,7 +43,7 @@ class TarImages:
             for index in order:
                 content = os.pread(file.fileno(), int(self.sizes[index]), int(self.offsets[index]))
                 if len(content) != self.sizes[index]:
-                    raise QueeError(f"{self.path}: truncated in {shown(self.names[index])}")
+                    raise DamagedError(f"{self.path}: truncated in {shown(self.names[index])}")
                 yield content
 
     def origin(self, index: int) -> str:
@@ -148,7 +148,7 @@ def _devkit_numbers(meta: bytes) -> dict[int, str]:
         rows = [row for row in np.atleast_1d(synsets) if int(row["num_children"]) == 0]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows}
     except Exception as error:  # damaged files raise many types
-        raise QueeError(f"{META} of the devkit is not readable ({one_line(error)})") from None
+        raise DamagedError(f"{META} of the devkit is not readable ({one_line(error)})") from None
 
 
 class _Part(io.RawIOBase):
@@ -191,8 +191,8 @@ def _members(path: Path, start: int, size: int | None) -> list[tuple[str, int, i
                     archive.members = []  # type: ignore[attr-defined]
                     if member.isfile():
                         if member.offset_data + member.size > length:
-                            raise QueeError(f"{path}: truncated in {shown(member.name)}")
+                            raise DamagedError(f"{path}: truncated in {shown(member.name)}")
                         found.append((member.name, start + member.offset_data, member.size))
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise QueeError(f"{path}: not a whole tar archive ({error})") from None
+        raise DamagedError(f"{path}: not a whole tar archive ({error})") from None
     return found

@@ -14,7 +14,7 @@ from quee.data.importers.base import Plan, Shard
 from quee.data.importers.report import find_duplicates
 from quee.data.walk import SKIP_HINT, faults_text
 from quee.data.writer import copy_without
-from quee.errors import IntegrityError, QueeError
+from quee.errors import DamagedError, IntegrityError, QueeError
 
 DIGEST_BYTES = 16
 
@@ -41,7 +41,7 @@ def inspect_images(folder: Path, dataset: Dataset, plan: Plan, skip_bad: bool) -
     digests, faults = _inspect(images, plan.verify, origin)
     if faults and not skip_bad:
         named = [f"{origin(sample)}: {why}" for sample, why in faults.items()]
-        raise QueeError(faults_text(named, f"of {len(images):,} images cannot be used", SKIP_HINT))
+        raise DamagedError(faults_text(named, f"of {len(images):,} images cannot be used", SKIP_HINT))
     plan.report.bad += [f"{origin(sample)}: {why}" for sample, why in faults.items()]
     good = np.setdiff1d(np.arange(len(images)), list(faults))
     training = int(np.searchsorted(good, images.train_samples))
@@ -66,7 +66,7 @@ def _inspect(images: DatasetFiles, decodes: bool, origin: Callable[[int], str]) 
         try:
             data, _ = images.encoded[sample]
         except IntegrityError:  # names the copy, but the user knows the original
-            raise QueeError(f"{origin(sample)}: not readable, the file is damaged") from None
+            raise DamagedError(f"{origin(sample)}: not readable, the file is damaged") from None
         digests[sample] = np.frombuffer(hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest(), np.uint8)
         if not data:
             return "no bytes in it"

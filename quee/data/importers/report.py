@@ -66,6 +66,8 @@ class Report:
     """What was chosen, merged or translated, one line each."""
     bad: list[str] = field(default_factory=list)
     """Images left out because they cannot be used (`--skip-bad`), each with the reason."""
+    source: str = ""
+    """What the images are from, where that has a name that lasts: a package, or what they are drawn from, with its digest."""
     training: int = 0
     """Images of the training set."""
     evaluation: int = 0
@@ -107,6 +109,7 @@ class Report:
             if names:
                 first.append(f"no {kind}image of {'class' if len(names) == 1 else 'classes'} {some(names)}")
         found = ["; ".join(first)] if first else []
+        found += [f"source: {self.source}"] if self.source else []
         found += self.notes
         if text := str(self.duplicates):
             found.append(f"duplicates, byte for byte: {text}: {some(self.duplicates.examples, EXAMPLES)}")

@@ -7,7 +7,7 @@ import numpy as np
 from quee.data.importers.archive import leave_others
 from quee.data.importers.arrays import array_shard
 from quee.data.importers.base import Importer, Plan, Source
-from quee.errors import QueeError, UsageError, one_line
+from quee.errors import DamagedError, QueeError, UsageError, one_line
 
 ENDING = "_32x32.mat"
 
@@ -46,7 +46,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = loadmat(path, variable_names=["X", "y"])
     except Exception as error:  # damaged files raise many types
-        raise QueeError(f"{path}: not a whole MATLAB file of version 5 ({one_line(error)})") from None
+        raise DamagedError(f"{path}: not a whole MATLAB file of version 5 ({one_line(error)})") from None
     if missing := {"X", "y"} - set(content):
         raise QueeError(f"{path} has no variable {min(missing)}")
     pixels, labels = content["X"], content["y"].reshape(-1)

@@ -73,6 +73,7 @@ def view(cache: FeatureCache, small: PathTree, nodes: np.ndarray, embedding: boo
         error=cache.error[:, nodes],
         p_label=cache.p_label[:, nodes],
         features=cache.features[:, nodes][:, :, kept],
+        log_probs=None,
         head_log_probs=None if cache.head_log_probs is None else cache.head_log_probs[:, nodes],
         **no_references(len(cache), len(kept)),
     )

@@ -14,7 +14,7 @@ from typing import Any
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from quee.data.preprocessing import resized_by
-from quee.errors import IntegrityError, QueeError, one_line
+from quee.errors import DamagedError, IntegrityError, QueeError, one_line
 from quee.work.registry import unknown
 
 CONFIG, PROCESSOR, ADAPTER = "config.json", "preprocessor_config.json", "adapter_config.json"
@@ -132,7 +132,7 @@ def plain_values(source: str | Path) -> Iterator[None]:
     try:
         yield
     except QueeError as error:
-        raise QueeError(f"{source}: {str(error).removeprefix(f'{source}: ')}") from None
+        raise type(error)(f"{source}: {str(error).removeprefix(f'{source}: ')}") from None
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
         raise QueeError(f"{source} has a value of another kind than is wanted there: {one_line(error)}") from None
 
@@ -146,7 +146,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise QueeError(f"{path} is not a JSON object")
+        raise DamagedError(f"{path} is not a JSON object")
     return content
 
 

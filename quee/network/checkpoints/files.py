@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from quee.errors import IntegrityError, QueeError, one_line
+from quee.errors import DamagedError, IntegrityError, QueeError, one_line
 from quee.network.checkpoints.pickles import read_pickled
 
 Content = tuple[Any, list[str]]
@@ -40,7 +40,7 @@ FOREIGN = {
 def read_file(path: Path, max_bytes: int) -> Content:
     """The content of a weights file, on the CPU.
 
-    Raises IntegrityError when the file is missing, QueeError when it is too large, damaged or of another kind.
+    Raises IntegrityError when the file is missing, damaged or of another format, QueeError when it is too large or not read here.
     """
     if path.is_symlink() and not path.exists():
         raise IntegrityError(f"{path} is a link to a file that is not there: {path.readlink()}")
@@ -51,7 +51,7 @@ def read_file(path: Path, max_bytes: int) -> Content:
     size = path.stat().st_size
     _refuse_large(path, size, max_bytes)
     if not size:
-        raise QueeError(f"{path} is empty: copying or downloading it was cut off")
+        raise DamagedError(f"{path} is empty: copying or downloading it was cut off")
     with path.open("rb") as file:
         start = file.read(512)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
@@ -59,7 +59,7 @@ def read_file(path: Path, max_bytes: int) -> Content:
     if zipfile.is_zipfile(path):
         return _archive(path, max_bytes)
     if start[:2] == b"PK":
-        raise QueeError(f"{path} is a zip archive without its end: the file is cut off or damaged")
+        raise DamagedError(f"{path} is a zip archive without its end: the file is cut off or damaged")
     if start[:1] == b"\x80":
         return read_pickled(path)
     if start.lstrip()[:1] == b"{":
@@ -67,8 +67,8 @@ def read_file(path: Path, max_bytes: int) -> Content:
     if start[257:262] == b"ustar":
         raise QueeError(f"{path} is a tar archive; unpack it first. Read are {KINDS}")
     if what := next((what for begin, what in FOREIGN.items() if start.lstrip().startswith(begin)), None):
-        raise QueeError(f"{path} is {what}. Read are {KINDS}")
-    raise QueeError(
+        raise DamagedError(f"{path} is {what}. Read are {KINDS}")
+    raise DamagedError(
         f"{path} is neither a PyTorch nor a safetensors file; it begins with {start[:9]!r}. Read are {KINDS}"
     )
 
@@ -82,7 +82,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise QueeError(f"{path} is not a readable safetensors file: {one_line(error)}") from None
+        raise DamagedError(f"{path} is not a readable safetensors file: {one_line(error)}") from None
 
 
 def _archive(path: Path, max_bytes: int) -> Content:
@@ -90,7 +90,7 @@ def _archive(path: Path, max_bytes: int) -> Content:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except zipfile.BadZipFile as error:
-        raise QueeError(f"{path} is a damaged zip archive: {one_line(error)}") from None
+        raise DamagedError(f"{path} is a damaged zip archive: {one_line(error)}") from None
     unpacked = sum(member.file_size for member in members)
     if unpacked > max_bytes:
         raise QueeError(f"{path} unpacks to {unpacked:,} bytes; at most {max_bytes:,} are read")

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 from torch.serialization import safe_globals
 
-from quee.errors import QueeError, one_line
+from quee.errors import DamagedError, QueeError, one_line
 
 PLAIN_MODULES = frozenset(
     ("argparse", "array", "collections", "datetime", "decimal", "enum", "fractions", "ipaddress", "pathlib", "random")
@@ -93,7 +93,7 @@ def read_pickled(path: Path) -> tuple[Any, list[str]]:
                 raise QueeError(f"{path} is not read: {_refused(error)}") from None
             filled[found[2]] = OrderedDict if found[1] == "SETITEM" else list
         except Exception as error:  # damaged files raise many types
-            raise QueeError(f"{path} is not a readable PyTorch file: {one_line(error)}") from None
+            raise DamagedError(f"{path} is not a readable PyTorch file: {one_line(error)}") from None
 
 
 def _stand_in(name: str, filled: type | None, met: set[str]) -> type:

@@ -60,10 +60,10 @@ def test_log_probabilities_along_uniform_paths_and_references(tmp_path: Path) ->
         *("w4a4", "w8a8", "w4a4-w4a4", "w8a8-w8a8", "w4a4-w4a4-w4a4", "w8a8-w8a8-w8a8")
     ]
     path = cache.tree.lineage(int(nodes[-1]))
-    assert np.array_equal(found.log_probs_at(path, False), values[:, path])
-    assert np.array_equal(found.log_probs_at([0, 1, 2], True), values[:, len(cache.tree) :])
+    assert np.array_equal(found.heads_at(path), values[:, path])
+    assert np.array_equal(found.heads_at([0, 1, 2], references=True), values[:, len(cache.tree) :])
     test = found.of("test")
-    assert np.array_equal(test.log_probs_at(path, False), values[found.split == "test"][:, path])
+    assert np.array_equal(test.heads_at(path), values[found.split == "test"][:, path])
 
 
 def test_log_probabilities_of_all_nodes_of_some_splits(tmp_path: Path) -> None:
@@ -77,4 +77,4 @@ def test_log_probabilities_of_all_nodes_of_some_splits(tmp_path: Path) -> None:
 def test_without_all_classes_or_unasked_there_are_none(tmp_path: Path, asked: bool) -> None:
     written(tmp_path, classes=120, kept=6 if asked else 120)
     found = read_cache(tmp_path, log_probs=asked, heads=asked)
-    assert found.log_probs_at([0], False) is None and found.head_log_probs is None
+    assert found.heads_at([0]) is None and found.head_log_probs is None

@@ -23,7 +23,8 @@ def curve(costs: list[float], errors: list[float]) -> Sweep:
         {"validation": np.broadcast_to(np.array(errors), shape)},
         {"validation": np.broadcast_to(np.array(costs), shape)},
     )
-    return Sweep("", "point", np.arange(len(costs)), *by)
+    names = tuple(("plan", "eero")[point % 2] for point in range(len(costs)))
+    return Sweep("", "point", np.arange(len(costs)), *by, knobs=np.arange(len(costs), dtype=float), policies=names)
 
 
 def test_of_equals_the_simplest_is_taken_and_a_better_one_beyond_doubt() -> None:
@@ -110,5 +111,6 @@ def test_a_point_by_price_is_the_one_that_its_price_prefers(seed: int) -> None:
     priced = by_price(sweep)
     assert priced.kind == "lambda"
     assert (np.diff(priced.values) < 0).all()
+    assert priced.policies == tuple(sweep.policies[int(knob)] for knob in priced.knobs)
     for price, own in zip(priced.values, priced.costs["validation"][0], strict=True):
         assert cost[(error + price * cost).argmin()] == own

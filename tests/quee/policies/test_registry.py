@@ -13,12 +13,14 @@ from small_world import small_cache, small_experiment
 
 from quee.errors import IntegrityError
 from quee.evaluation.resplits import fit_policies
+from quee.paths import PathTree
 from quee.policies.base import EXIT, Basis, Limit, Router, simulate_behind, trade_offs
 from quee.policies.files import read_policy, write_policy
 from quee.policies.methods import Method
 from quee.policies.networks import views
 from quee.policies.registry import METHODS, all_sweeps, deployable, methods
 from quee.policies.sweep import Setting, Sweep, hull_of
+from quee.policies.walks import walk, walks_of
 from quee.runtime.executor import Executor, Flight
 from quee.work.io import write_tensors
 
@@ -54,6 +56,10 @@ def policy_of(method: Method) -> Router:
     policy = method.of(SETTING)
     assert policy is not None
     return policy
+
+
+def uniform(tree: PathTree, node: int) -> bool:
+    return len(set(tree.paths[node])) == 1
 
 
 def by_name(method: Method) -> str:
@@ -110,7 +116,12 @@ def test_a_deployed_policy_is_nowhere_beyond_a_limit_and_decides_for_each_sample
         most = random.choice(spent, size=len(CACHE))
         for part in policy.parts(knob):
             own, rows, limits = part.policy, np.arange(len(CACHE))[part.rows], part.policy.costs.routed
-            table, at = own.read(gate, nodes[index[rows]], view[rows]), nodes[index[rows]]
+            carried = np.zeros((len(CACHE), len(tree), 0))
+            if own.carries:
+                carried = walk(own, CACHE, [node for node in range(len(tree)) if uniform(tree, node)]).carried
+            at = nodes[index[rows]]
+            seen = own.seen(view[rows], carried[rows, at])
+            table = own.read(gate, at, seen)
             step, error = own.decide(table, part.knob, Limit(limits, most[rows])), own.exit_error(table)
             assert np.isfinite(error).all()
             onward = step != EXIT
@@ -119,7 +130,7 @@ def test_a_deployed_policy_is_nowhere_beyond_a_limit_and_decides_for_each_sample
             assert (policy.spent(ends, knob[rows[onward]]) <= most[rows[onward]]).all()
             for row in range(0, len(rows), 97):
                 one = slice(row, row + 1)
-                alone = own.read(gate, at[one], view[rows[one]])
+                alone = own.read(gate, at[one], seen[one])
                 assert own.decide(alone, part.knob[one], Limit(limits, most[rows[one]]))[0] == step[row]
                 assert own.exit_error(alone)[0] == error[row]
 
@@ -135,7 +146,7 @@ def test_a_policy_read_from_disk_and_executed_takes_the_simulated_paths(method: 
     assert sweep.first is not None
     points = np.unique(np.linspace(0, len(sweep.knobs) - 1, 12).astype(int))
     knobs, first = sweep.knobs[points], sweep.first[points]
-    expected = simulate_behind(policy.tree, policy, test.features, knobs, first)
+    expected = simulate_behind(policy.tree, policy, test.features, knobs, first, walks_of(loaded, test))
     engine = Replayed(test)
     executor = Executor(engine, loaded, test.features.shape[2])
     for column, (knob, step) in enumerate(zip(knobs, first, strict=True)):
@@ -148,8 +159,17 @@ def test_a_policy_read_from_disk_and_executed_takes_the_simulated_paths(method: 
 
 
 def test_a_method_is_deployable_where_it_has_a_policy() -> None:
-    named = {"auto", "confidence_by_gate", "confidence_hull", "eero", "entropy_hull", "fitted_q", "jei_gate", "plan"}
-    assert {*named, "static_mixture", own_policy.METHOD.name} <= set(deployable())
+    named = {
+        "auto",
+        "confidence_by_gate",
+        "confidence_hull",
+        "eero",
+        "entropy_hull",
+        "fitted_q",
+        "jei_gate",
+        "patience",
+    }
+    assert {*named, "plan", "static_mixture", "ztw", own_policy.METHOD.name} <= set(deployable())
     assert not {"oracle", "random_routing", "static"} & set(deployable())
 
 

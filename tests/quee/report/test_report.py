@@ -234,7 +234,7 @@ def test_the_stage_writes_the_page_and_the_figures_from_the_files_of_the_others(
 ) -> None:
     results = example()
     artifacts, out = tmp_path / "artifacts", tmp_path / "out"
-    for stage in ("prepare", "tree", *results.metrics):
+    for stage in ("policies", "prepare", "tree", *results.metrics):
         (artifacts / stage).mkdir(parents=True)
     write_json(artifacts / "tree" / "tree.json", results.tree)
     for stage, metrics in results.metrics.items():
@@ -389,6 +389,26 @@ def test_the_chosen_tree_is_told_with_its_candidates_and_why() -> None:
     assert all(f">{name}<" in drawn for name in ("w3a3 by layer", "w4a4", "w4a4 by layer"))
     named = replace(results, tree={**results.tree, "choice": {}})
     assert "candidates" not in draw(named) and "<h3>Tree" not in parts(named)
+
+
+def test_the_policy_by_budget_is_shown_under_the_first_figure_where_policies_were_chosen(
+    figures: dict[str, str],
+) -> None:
+    results = example()
+    assert 'id="policies"' not in build_page(results, figures)
+    facts = {
+        "accuracy": {"auto": 0.9349, "plan": 0.93, "ztw": 0.94},
+        "budgets": {"0.5": "plan", "0.1021": "plan", "0.06": "ztw", "0.9": "ztw"},
+        "default": "plan",
+    }
+    page = build_page(replace(results, metrics={**results.metrics, "policies": {"auto": facts}}), figures)
+    assert page.index('<h2 id="curves">') < page.index('<h3 id="policies">') < page.index('<h2 id="gains">')
+    own = page[page.index('<h3 id="policies">') : page.index('<h2 id="gains">')]
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", own)
+    assert cells[:6] == ["0.06", "ztw", "0.1 to 0.5", "plan", "0.9", "ztw"]
+    assert cells[6:] == ["ztw", "94.00 %", "quee_auto", "93.49 %", "plan", "93.00 %"]
+    assert '<td class="best">94.00 %</td>' in own and "which is plan here" in own
+    assert '<a href="#policies">' in page
 
 
 def test_the_format_of_products_is_told_with_what_was_measured() -> None:

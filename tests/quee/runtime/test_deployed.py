@@ -10,9 +10,10 @@ from quee.cache.answers import answered
 from quee.cache.read import FeatureCache
 from quee.ensembles import as_cached
 from quee.export.bundle import write_bundle
-from quee.policies.base import Basis, simulate_behind
+from quee.policies.base import Basis, simulate_behind, wrong
 from quee.policies.files import read_policy, read_predictors
 from quee.policies.registry import METHODS, deployable
+from quee.policies.walks import walks_of
 from quee.runtime import AdaptiveClassifier, load_bundle
 from quee.runtime.operating import Options
 from quee.work.io import read_json
@@ -78,10 +79,13 @@ def test_a_bundle_of_any_deployable_policy_takes_the_simulated_paths(
     within = within[:: max(1, len(within) // 5)]
     points = [serving[cost].low for cost in within]
     knobs, first = np.array([p.trade_off for p in points]), np.array([p.first for p in points])
-    expected = simulate_behind(cache.tree, loaded.policy, cache.features, knobs, first)
+    walks = walks_of(loaded.policy, cache)
+    expected = simulate_behind(cache.tree, loaded.policy, cache.features, knobs, first, walks)
+    answered_wrong = wrong(loaded.policy, expected, knobs, cache.error, walks)
     for column, (point, budget) in enumerate(zip(points, within, strict=True)):
         routed = loaded.route_prepared(x, budget=budget)
         assert np.array_equal(routed.node, expected[:, column])
+        assert np.array_equal(routed.label != cache.label, answered_wrong[:, column])
         assert np.allclose(routed.cost, loaded.policy.spent(expected[:, column], np.full(len(x), point.trade_off)))
         assert set(routed.policy) == {point.policy}
     assert loaded.route_prepared(x, trade_off=1e6).cost.mean() <= loaded.route_prepared(x, trade_off=0.0).cost.mean()

@@ -19,7 +19,14 @@ CERTIFIED = {
             "accuracy_loss": {
                 "1": {
                     "conformal": None,
-                    "learn_then_test": {"lambda": 0.02, "validation_cost": 0.3, "test_accuracy": 0.9, "test_cost": 0.3},
+                    "learn_then_test": {
+                        "knob": 7.0,
+                        "lambda": 0.02,
+                        "policy": "",
+                        "test_accuracy": 0.9,
+                        "test_cost": 0.3,
+                        "validation_cost": 0.3,
+                    },
                 }
             },
             "budget": {"0.2": {"conformal": None, "learn_then_test": None}},
@@ -62,8 +69,8 @@ def test_points_of_older_bundles_have_no_intervals() -> None:
 
 
 def test_what_could_not_be_certified_is_left_out() -> None:
-    assert guarantees_of(CERTIFIED, "quee_fitted_q") == [
-        Guarantee("accuracy_loss", 1.0, "learn_then_test", 0.1, 300, 0.02, 0.3, "fp32")
+    assert guarantees_of(CERTIFIED, "quee_fitted_q", "fitted_q") == [
+        Guarantee("accuracy_loss", 1.0, "learn_then_test", 0.1, 300, 0.02, 0.3, "fp32", "fitted_q", 7.0)
     ]
 
 
@@ -74,6 +81,6 @@ def test_guarantees_travel_with_the_bundle(bundle: Path, tmp_path: Path) -> None
     assert load_bundle(bundle).guarantees == []
     copy = tmp_path / "bundle"
     shutil.copytree(bundle, copy)
-    guarantees = guarantees_of(CERTIFIED, "quee_fitted_q")
+    guarantees = guarantees_of(CERTIFIED, "quee_fitted_q", "fitted_q")
     seal(copy, {**read_json(copy / NAME), "guarantees": [asdict(g) for g in guarantees]})
     assert load_bundle(copy).guarantees == guarantees

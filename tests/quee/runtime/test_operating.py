@@ -69,6 +69,21 @@ def test_an_accuracy_loss_gets_the_cheapest_point_that_keeps_it_or_the_nearest(
     assert at.expected.accuracy_loss_limit == LOSING[served].accuracy_loss_limit
 
 
+def test_a_certified_point_is_found_by_its_policy_and_knob_not_by_a_price() -> None:
+    """Points of several policies have their numbers for knobs; the certificate's trade-off is the price that prefers one."""
+    several = [replace(p, trade_off=float(i), policy=("eero", "plan")[i % 2]) for i, p in enumerate(LOSING)]
+    said = ("accuracy_loss", 1.0, "learn_then_test", 0.1, 500, 2.0, 0.2, "fp32")
+
+    def served(guarantee: Guarantee) -> Point:
+        found = OperatingPoints(TREE, COSTS, several, 0.5, priced=False, guarantees=[guarantee])
+        return found.choose(Options(accuracy_loss=1.0, certified=True)).low
+
+    assert served(Guarantee(*said, "plan", 1.0)) is several[1]
+    for other in (Guarantee(*said), Guarantee(*said, "eero", 1.0)):
+        with pytest.raises(UsageError, match="no accuracy loss against the float network is certified"):
+            served(other)
+
+
 def test_a_budget_is_a_ceiling_under_which_no_more_is_spent_than_shows() -> None:
     def costs(budget: float) -> tuple[float, float]:
         at = points().choose(Options(budget=budget))

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,13 @@ from small_world import small_cache
 
 from quee.errors import IntegrityError, UsageError
 from quee.paths import PathTree
+from quee.policies.base import Costs
+from quee.policies.registry import METHODS
+from quee.policies.sweep import Setting
 from quee.precision import Precision
 from quee.runtime import load_bundle
 from quee.runtime.classifier import TIMED
+from quee.runtime.operating import Guarantee
 from quee.runtime.profile import Profile, Timing, measure, profile_of, profile_path, read_profile
 from quee.runtime.timed import FILE as VALIDATION
 from quee.runtime.timed import read_validation, write_validation
@@ -89,6 +93,8 @@ def test_images_per_second_are_milliseconds_per_image(timed, images) -> None:
     a, b = timed.route(images[0][:64], latency_ms=2.0), timed.route(images[0][:64], images_per_second=500.0)
     assert np.array_equal(a.node, b.node) and a.budget_met and b.budget_met
     assert not timed.route(images[0][:64], latency_ms=0.1).budget_met
+    with pytest.raises(UsageError, match="a budget of time is that of one call's batch"):
+        timed.expect(latency_ms=2.0)
 
 
 def test_no_less_time_is_spent_where_there_is_more(timed, images) -> None:
@@ -187,6 +193,19 @@ def test_policies_under_measured_time_are_kept_for_few_sizes_of_batch_and_one_pr
     assert timed.timed(1).points[0].cost == pytest.approx(2 * first.points[0].cost)
 
 
+def test_nothing_is_said_of_accuracy_losses_under_a_budget_of_time(timed) -> None:
+    under, said = timed.timed(8), timed.points[0]
+    guarantee = Guarantee(
+        "accuracy_loss", 1.0, "learn_then_test", 0.1, 500, said.trade_off, said.cost, "fp32", said.policy
+    )
+    timed.description = {**timed.description, "guarantees": [asdict(replace(guarantee, knob=said.trade_off))]}
+    assert timed.guarantees and not under.guarantees and not timed.timed(16).guarantees
+    with pytest.raises(UsageError, match="Under a budget of time it never is"):
+        under.expect(accuracy_loss=1.0)
+    with pytest.raises(UsageError, match="no accuracy loss against the float network is certified"):
+        timed.timed(16).expect(accuracy_loss=1.0, certified=True)
+
+
 def test_callers_of_several_threads_get_one_policy_per_size(timed) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(timed.timed, [3, 5] * 6))
@@ -195,11 +214,12 @@ def test_callers_of_several_threads_get_one_policy_per_size(timed) -> None:
 
 def test_of_more_validation_samples_than_fit_a_draw_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = small_cache(400).of("validation")
-    write_validation(tmp_path, cache)
+    policy = METHODS["confidence_hull"].of(Setting({"validation": cache}, Costs.of(cache.tree, cache.description)))
+    write_validation(tmp_path, cache, policy)
     whole = read_validation(tmp_path)
     assert np.array_equal(whole["error"], cache.error)
     monkeypatch.setattr("quee.runtime.timed.LARGEST", whole["features"].nbytes // 4)
-    write_validation(tmp_path, cache)
+    write_validation(tmp_path, cache, policy)
     first = (tmp_path / VALIDATION).read_bytes()
     drawn = read_validation(tmp_path)
     assert len(drawn["error"]) == len(cache.error) // 4 == len(drawn["features"])
@@ -208,5 +228,5 @@ def test_of_more_validation_samples_than_fit_a_draw_is_kept(tmp_path: Path, monk
     last = whole["features"][len(whole["features"]) // 2 :]
     late = {row.tobytes() for row in last}
     assert 0.3 < np.mean([row.tobytes() in late for row in drawn["features"]]) < 0.7  # not the first of them
-    write_validation(tmp_path, cache)
+    write_validation(tmp_path, cache, policy)
     assert (tmp_path / VALIDATION).read_bytes() == first

@@ -55,6 +55,10 @@ REFUSED: dict[str, Case] = {
     "a policy that cannot be deployed": (
         EVEN, {"bundle": {"policy": "oracle"}}, r"bundle\.policy: unknown policy 'oracle'.*valid: auto, confidence_by_gate",
     ),
+    "a policy that needs the numbers of more classes than are kept": (
+        {f"c{i}": 9 for i in range(101)}, {"bundle": {"policy": "ztw"}},
+        r"bundle\.policy: 'ztw' mixes .* of at most 100 classes, and the data set has 101; valid: auto, .*static_mixture$",
+    ),
     "gates beyond the depth": (EVEN, {"backbone": {"gates": [1, 3]}}, r"backbone\.gates: gates \[1, 3\] must rise .* to 2"),
     "more measured gates than blocks": (EVEN, {"backbone": {"gates": {"auto": 3}}}, r"gates: auto: 3 gates; .* 2 blocks"),
     "gates before the end": (EVEN, {"backbone": {"gates": [1]}}, r"backbone\.gates: gates \[1\]"),

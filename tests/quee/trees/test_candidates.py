@@ -16,7 +16,7 @@ from quee.precision import Precision
 from quee.quantization.calibration import quantize_
 from quee.settings.quantize import QuantizationConfig, Quantize
 from quee.trees.candidates import Rows, candidate, costs_of, rows_of
-from quee.trees.settled import DEPLOYED, Settled, read_settled
+from quee.trees.settled import UNIT_PRECISION, Settled, read_settled
 
 IDS = {"train": np.arange(100), "calibration": np.arange(0, 100, 4), "validation": np.arange(100, 140)}
 
@@ -86,6 +86,6 @@ def test_a_settled_tree_is_read_as_it_was_written(tmp_path) -> None:
     assert list(found.tree) == list(tree) and found.gates == (1, 2) and found.record == {"tried": 3}
     configs = found.configs(Quantize(preset="mse"), [Precision("w6a6")])
     assert [str(p) for p in configs] == ["w3a3", "w4a4", "w6a6", "w8a8"] and found.quantized[-1] == Precision("fp32")
-    assert {c.float_products for c in configs.values()} == {"int8"} and configs[DEPLOYED].fold_norms is False
+    assert {c.float_products for c in configs.values()} == {"int8"} and configs[UNIT_PRECISION].fold_norms is False
     assert configs[Precision("w3a3")].layers == {"blocks.0.attn.qkv": Precision("w4a4")}
     assert configs[Precision("w4a4")].layers == {}

@@ -16,6 +16,7 @@ from quee.errors import IntegrityError, QueeError, UsageError
 from quee.network.architectures import create_backbone
 from quee.network.files import save_backbone
 from quee.work.io import write_json
+from tasks.dvc.lock import ignored_by
 from tasks.verbs.data import data_app, weights_app
 
 
@@ -55,6 +56,29 @@ def test_add_list_and_check(project):
     assert "birds" in listed
     assert "not there" in listed
     assert quee(data_app, "check", "birds").strip() == "data/birds: 6 images decode"
+
+
+@pytest.mark.parametrize("rule", ["/data/birds*", "*.dvc", "/data/"])
+def test_a_dvc_file_that_git_ignores_is_refused_before_anything_is_imported(project, rule):
+    write_folders(Path("files"))
+    subprocess.run(["git", "init", "-q"], check=True)
+    Path(".dvc").mkdir()
+    Path(".gitignore").write_text(f"# own\n{rule}\n")
+    for app, name in ((data_app, "birds"), (weights_app, "birds_of_mine")):
+        with pytest.raises(UsageError) as refused:
+            quee(app, "add", name, "files", *(["--backbone", "vit_digits"] if app is weights_app else []))
+        said = str(refused.value)
+        assert "would not be tracked: git ignores data/" in said and f"{rule!r} (.gitignore, line 2)" in said
+        if rule == "/data/birds*":
+            break
+    assert not Path("data").exists() and not Path(".quee").exists()
+
+
+def test_a_rule_that_is_taken_back_refuses_nothing(project):
+    subprocess.run(["git", "init", "-q"], check=True)
+    Path(".gitignore").write_text("/data/*\n!/data/*.dvc\n")
+    assert ignored_by(Path(), Path("data/birds.dvc")) is None
+    assert ignored_by(Path(), Path("data/birds")) == "the rule '/data/*' (.gitignore, line 1)"
 
 
 def test_of_what_is_tracked_and_not_here_the_command_that_brings_it_is_told(project):

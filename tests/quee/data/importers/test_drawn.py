@@ -64,7 +64,10 @@ def test_an_import_has_pixels_labels_and_groups_that_the_number_of_workers_does_
     assert images.digests == alone
     assert (len(images), images.train_samples) == (TRAIN + TEST, TRAIN)
     assert images.decode(np.arange(2)).shape[1:] == (*DATASETS[name].size, DATASETS[name].channels)
-    assert f"synthetic: drawn from {source}, pixels as published" in report.notes
+    assert "synthetic: drawn from the source, pixels as published" in report.notes
+    digest = next(key for key, one in MODULES[name].KNOWN.items() if one.train[0] == TRAIN)
+    assert report.source == f"{source.name}, digest {digest}"  # the tests' folder is a temporary one
+    assert f"source: {report.source}" in report.lines()
     train, test = (
         pq.read_table(target / f"{split}-00000-of-00001.parquet").column("group").to_numpy()
         for split in ("train", "test")

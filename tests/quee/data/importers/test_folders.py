@@ -11,7 +11,7 @@ from own_files import KINDS, Own, add, picture, put
 
 from quee.data.importers import Options, import_dataset
 from quee.data.source import open_dataset
-from quee.errors import QueeError, UsageError
+from quee.errors import DamagedError, QueeError, UsageError
 
 TWO = {"cat": 4, "dog": 4}
 JUNK = {
@@ -30,7 +30,7 @@ NAMES = {
 def refused(source, reason, error=UsageError, **options):
     with pytest.raises(error, match=reason) as raised:
         import_dataset("own", Path(source), Path("data/own"), Options(**options))
-    assert raised.value.exit_status == (2 if error is UsageError else 1)
+    assert raised.value.exit_status == error.exit_status
     assert not Path("data").exists()
     return str(raised.value)
 
@@ -244,7 +244,7 @@ def test_names_that_are_not_utf_8_are_taken_and_shown(project):
     put(b"files/\xfcber/1.png", own.new("train", "\\xfcber"))
     put(b"files/dog/caf\xe9.\xe9", b"")
     put(b"files/dog/bad\xe9.png", b"no image")
-    said = refused("files", r"files/dog/bad\\xe9.png: not a readable", QueeError)
+    said = refused("files", r"files/dog/bad\\xe9.png: not a readable", DamagedError)
     assert said.encode()
     report, found = add("files", skip_bad=True)
     assert found == own.known
@@ -276,7 +276,9 @@ def some_bad(project):
 
 
 def test_bad_images_are_named_together_by_the_users_files(some_bad):
-    said = refused("files", "25 of 37 images cannot be used; --skip-bad goes on without what cannot be used", QueeError)
+    said = refused(
+        "files", "25 of 37 images cannot be used; --skip-bad goes on without what cannot be used", DamagedError
+    )
     lines = said.splitlines()
     assert len(lines) == 22 and lines[-1] == "  and 5 more"
     assert all(line.startswith(("  files/train/cat/bad", "  files/test/cat/bad")) for line in lines[1:-1])
@@ -284,7 +286,7 @@ def test_bad_images_are_named_together_by_the_users_files(some_bad):
 
 
 def test_bad_images_are_left_out_when_asked_and_named(some_bad):
-    refused("files", "25 of 37", QueeError)
+    refused("files", "25 of 37", DamagedError)
     begun = {path.name: path.stat().st_mtime_ns for path in Path(".quee/partial/import").glob("*/*")}
     assert begun, "what is written stays for a second try with --skip-bad"
     report, found = add("files", skip_bad=True)

@@ -135,6 +135,7 @@ def test_a_damaged_file_is_refused_in_one_line(kind: str, tmp_path: Path) -> Non
     path = damaged(kind, tmp_path / "weights.pth")
     with pytest.raises(QueeError, match="weights.pth") as raised:
         read_checkpoint(path)
+    assert raised.value.exit_status == 4
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 400
 
