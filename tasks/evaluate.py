@@ -15,8 +15,8 @@ from quee.evaluation.drops import cost_intervals, cost_replicates
 from quee.evaluation.folds import Rotations
 from quee.evaluation.formats import FORMAT
 from quee.evaluation.measured import Measured
-from quee.evaluation.quality import measured_variants, rank_correlation
-from quee.evaluation.repeats import Held, divide_again, fit_again, forget, seconds
+from quee.evaluation.quality import Other, measured_variants, others, rank_correlation
+from quee.evaluation.repeats import Held, divide_again, fit_again, fit_others, forget, seconds
 from quee.evaluation.summary import compare, resplit_summary
 from quee.evaluation.tables import (
     Row,
@@ -31,6 +31,7 @@ from quee.measure import LABELLED, measure_of
 from quee.policies.base import Basis, Router
 from quee.policies.files import read_learned, read_predictors
 from quee.policies.names import OURS
+from quee.policies.networks import Predictors
 from quee.policies.plan import plan_of
 from quee.policies.registry import all_sweeps, fitted_sweeps
 from quee.policies.sweep import Setting, Sweep, by_price, routed_sweep
@@ -59,7 +60,7 @@ def run(stage: Stage) -> None:
     held = Held(experiment, *(str(stage.input(name).resolve()) for name in ("features", "prepare", "targets")))
     caches = [held.rotation(number) for number in range(len(held.splits()))]
     cache = caches[0]
-    policies, resplits = _fitted_again(stage, held, caches)
+    policies, worse, resplits = _fitted_again(stage, held, caches)
     certified = bool((cache.split == "certification").any())
     rotations = Rotations([_setting(stage, own, certified and own is cache) for own in caches], settings.budgets)
     yardstick, reference = rotations.yardsticks[0], rotations.float_errors
@@ -68,7 +69,7 @@ def run(stage: Stage) -> None:
     if first_step == other:
         other = "rollout"
     plans = [plan_of(setting) for setting in fitted]
-    variants, variant_curves = measured_variants(caches, experiment, plans, rotations)
+    variants, variant_curves = measured_variants(caches, experiment, plans, rotations, worse)
     groups = rotations.groups
     draws = Draws.of(sum(rotations.sizes), settings.seeds, settings.bootstrap, settings.seed, groups)
     found: dict[str, list[Measured]] = {}
@@ -163,8 +164,9 @@ def _fitted(rotations: Rotations, policies: Sequence[dict[str, Router]]) -> list
 
 def _fitted_again(
     stage: Stage, held: Held, caches: Sequence[FeatureCache]
-) -> tuple[list[list[dict[str, Router]]], list[Row]]:
-    """Policies by seed and rotation: the stages' own, and those fitted again for the others; and the rows of re-divisions.
+) -> tuple[list[list[dict[str, Router]]], list[dict[Other, Predictors]], list[Row]]:
+    """Policies by seed and rotation: the stages' own, and those fitted again for the others; by rotation the predictors of
+    other quality; and the rows of re-divisions.
 
     It is called first, because fitting takes most memory.
     """
@@ -174,13 +176,15 @@ def _fitted_again(
     scale = read_scale()
     store = scale.store(stage)
     fits = [fit for fit in every if fit != own]
-    lanes = scale.lanes_for(seconds(cache, len(fits) + settings.resplits))
+    wanted = others(stage.experiment, caches)
+    lanes = scale.lanes_for(seconds(cache, len(fits) + len(wanted) * len(caches) + settings.resplits))
     found = fit_again(held, fits, store, lanes, caches)
     basis = Basis(cache.tree, cache.description, read_predictors(stage.input("predictors")))
     found[own] = read_learned(stage.input("policies"), basis)
+    worse = fit_others(held, wanted, len(caches), store, lanes)
     rows = divide_again(held, settings.resplits, store, lanes)
     forget()
-    return [[found[seed, rotation] for rotation in range(len(caches))] for seed in range(settings.seeds)], rows
+    return [[found[seed, rotation] for rotation in range(len(caches))] for seed in range(settings.seeds)], worse, rows
 
 
 if __name__ == "__main__":

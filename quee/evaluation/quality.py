@@ -4,7 +4,7 @@ Predictors are made worse in three ways: a narrower network, fewer training samp
 network. All are fitted from the cache and measured like the plan.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,15 +16,18 @@ from quee.cache.read import FeatureCache
 from quee.evaluation.folds import Rotations
 from quee.evaluation.measured import Measured
 from quee.evaluation.resplits import fit_plan
+from quee.policies.base import Basis
 from quee.policies.networks import Predictors, Read
 from quee.policies.plan import Plan
 from quee.policies.sweep import routed_sweep
 from quee.predictors import over_gates, predictions, quality
 from quee.settings.experiment import Experiment
 from quee.targets import future_errors
-from quee.work.progress import Bar, progress
+from quee.work.progress import progress
 
 Row = dict[str, Any]
+Other = tuple[str, float]
+"""Kind and value of a variant."""
 QUALITY = ("as_used", "width", "samples", "noise")
 """Kinds of variants that differ in the predictors alone."""
 
@@ -65,33 +68,49 @@ class Variant:
     plan: Plan
 
 
-def variants(cache: FeatureCache, experiment: Experiment, plan: Plan, samples: int, bar: Bar) -> Iterator[Variant]:
-    """The plan itself, then its variants under `evaluate.quality`, fitted one by one.
-
-    Numbers of clusters above `samples`, a number of samples in the predictor split, are left out.
-    """
-    settings, targets = experiment.evaluate.quality, experiment.targets
+def variants(
+    cache: FeatureCache, experiment: Experiment, plan: Plan, samples: int, fitted: Mapping[Other, Predictors]
+) -> Iterator[Variant]:
+    """The plan itself, then its variants under `evaluate.quality`, those of `others` from predictors that are fitted."""
     yield Variant("as_used", 1.0, plan)
-    for noise in settings.noise:
+    for noise in experiment.evaluate.quality.noise:
         noisy = NoisyPredictors(plan.predictors, noise, experiment.evaluate.seed)
         yield Variant("noise", noise, replace(plan, predictors=noisy))
-    yield Variant("clusters", float(min(targets.clusters, samples)), plan)
-    for width in settings.widths:
-        other = experiment.predictors.model_copy(update={"hidden": width})
-        yield Variant("width", width, fit_plan(cache, experiment.model_copy(update={"predictors": other})))
-        bar.advance()
-    for share in settings.samples:
-        yield Variant("samples", share, fit_plan(thinned(cache, share, experiment.evaluate.seed), experiment))
-        bar.advance()
-    for clusters in _numbers(experiment, samples):
-        other_targets = targets.model_copy(update={"clusters": clusters})
-        yield Variant("clusters", clusters, fit_plan(cache, experiment.model_copy(update={"targets": other_targets})))
-        bar.advance()
+    yield Variant("clusters", float(min(experiment.targets.clusters, samples)), plan)
+    for other, predictors in fitted.items():
+        yield Variant(*other, Plan.of(Basis(cache.tree, cache.description, predictors)))
 
 
-def _numbers(experiment: Experiment, samples: int) -> list[int]:
-    """Other numbers of clusters to try, with so many samples to cluster."""
-    return [k for k in experiment.evaluate.quality.clusters if k != experiment.targets.clusters and k <= samples]
+def others(experiment: Experiment, caches: Sequence[FeatureCache]) -> list[Other]:
+    """Kind and value of the variants whose predictors are fitted. A network of one segment has none.
+
+    Numbers of clusters above the least number of samples in a rotation's predictor split are left out.
+    """
+    settings = experiment.evaluate.quality
+    if caches[0].tree.segments == 1:
+        return []
+    clusters = [
+        number for number in settings.clusters if number != experiment.targets.clusters and number <= _samples(caches)
+    ]
+    return [
+        *(("width", float(width)) for width in settings.widths),
+        *(("samples", share) for share in settings.samples),
+        *(("clusters", float(number)) for number in clusters),
+    ]
+
+
+def _samples(caches: Sequence[FeatureCache]) -> int:
+    return min(int((cache.split == "predictor").sum()) for cache in caches)
+
+
+def fit_other(cache: FeatureCache, experiment: Experiment, other: Other) -> Predictors:
+    """The predictors of one of `others`."""
+    kind, value = other
+    if kind == "samples":
+        return fit_plan(thinned(cache, value, experiment.evaluate.seed), experiment).predictors
+    block, key = {"width": ("predictors", "hidden"), "clusters": ("targets", "clusters")}[kind]
+    changed = getattr(experiment, block).model_copy(update={key: int(value)})
+    return fit_plan(cache, experiment.model_copy(update={block: changed})).predictors
 
 
 def thinned(cache: FeatureCache, share: float, seed: int) -> FeatureCache:
@@ -110,22 +129,26 @@ def predictor_quality(predictors: Predictors, cache: FeatureCache) -> dict[str, 
 
 
 def measured_variants(
-    caches: Sequence[FeatureCache], experiment: Experiment, plans: Sequence[Plan], rotations: Rotations
+    caches: Sequence[FeatureCache],
+    experiment: Experiment,
+    plans: Sequence[Plan],
+    rotations: Rotations,
+    fitted: Sequence[Mapping[Other, Predictors]],
 ) -> tuple[list[Row], list[Row]]:
     """A row per variant with its predictors' quality on test and its `auc`; and the points of its curve on test.
 
-    `caches` and `plans` are those of the rotations; the quality is the mean over them. Empty for a network of one segment,
-    which has no gate with a predictor.
+    `caches`, `plans` and `fitted`, the predictors of `others`, are those of the rotations; the quality is the mean over them.
+    Empty for a network of one segment, which has no gate with a predictor.
     """
     rows, points = [], []
     if caches[0].tree.segments == 1:  # there is no predictor
         return [], []
-    samples, settings = min(int((c.split == "predictor").sum()) for c in caches), experiment.evaluate.quality
-    count = len(settings.widths) + len(settings.samples) + len(_numbers(experiment, samples))
+    samples = _samples(caches)
     used: tuple[Measured, dict[str, float | None]] | None = None
-    with progress("predictors of other quality", count * len(caches)) as bar:
-        fitted = [variants(c, experiment, p, samples, bar) for c, p in zip(caches, plans, strict=True)]
-        for by_rotation in zip(*fitted, strict=True):
+    every = [variants(c, experiment, p, samples, own) for c, p, own in zip(caches, plans, fitted, strict=True)]
+    count = 2 + len(experiment.evaluate.quality.noise) + len(fitted[0])
+    with progress("predictors of other quality", count) as bar:
+        for by_rotation in zip(*every, strict=True):
             variant, own_plans = by_rotation[0], [v.plan for v in by_rotation]
             if variant.plan is plans[0] and used is not None:
                 found, how_good = used
@@ -138,6 +161,7 @@ def measured_variants(
             own = {"kind": variant.kind, "value": float(variant.value)}
             rows.append({**own, "auc": found.auc, **how_good})
             points += [{**own, "accuracy": a, "cost": c} for split, _, a, c in found.curve if split == "test"]
+            bar.advance()
     return rows, points
 
 

@@ -16,6 +16,7 @@ from quee.cache.answers import answered, with_ensembles
 from quee.cache.read import FeatureCache, read_cache
 from quee.data.splits import held_out_rotations
 from quee.ensembles import read_ensembles
+from quee.evaluation.quality import Other, fit_other
 from quee.evaluation.resplits import fit_policies, resplit
 from quee.policies.base import Basis, Router
 from quee.policies.files import policy_of
@@ -102,6 +103,26 @@ def compute_policies(held: Held, seed: int, rotation: int) -> bytes:
     assert basis.predictors is not None
     parts = {PREDICTORS: basis.predictors.arrays(), **{name: policy.arrays() for name, policy in policies.items()}}
     return packed_tensors({f"{name}/{key}": value for name, own in parts.items() for key, value in own.items()})
+
+
+def fit_others(
+    held: Held, wanted: Sequence[Other], rotations: int, store: Store, lanes: Lanes
+) -> list[dict[Other, Predictors]]:
+    """Predictors of other quality, by rotation."""
+    every = [(rotation, other) for rotation in range(rotations) for other in wanted]
+    shards = [Shard(f"other-{rotation}-{kind}-{value:g}", compute_other, (held, rotation, (kind, value)))
+              for rotation, (kind, value) in every]  # fmt: skip
+    run_shards(shards, store, lanes, "predictors of other quality")
+    found: list[dict[Other, Predictors]] = [{} for _ in range(rotations)]
+    for (rotation, other), data in zip(every, read_shards(shards, store), strict=True):
+        found[rotation][other] = Predictors.from_arrays(unpacked_tensors(data, f"predictors of {other}")[0])
+    return found
+
+
+def compute_other(held: Held, rotation: int, other: Other) -> bytes:
+    """Predictors as safetensors. Runs in any process."""
+    with alone():
+        return packed_tensors(fit_other(held.rotation(rotation), held.experiment, other).arrays())
 
 
 def divide_again(held: Held, times: int, store: Store, lanes: Lanes) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from quee.groups import folds_of
 from quee.policies.confidence import Confidence
 from quee.policies.methods import Method
 from quee.policies.sweep import Setting
-from quee.policies.thresholds import Arrays, joined, lineage_of, points_of, sequences
+from quee.policies.thresholds import Arrays, first_exit, joined, lineage_of, points_of, sequences
 
 PRICES = np.geomspace(0.003, 30.0, 30)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -108,13 +108,12 @@ class Way:
 
 def _exits(score: np.ndarray, threshold: np.ndarray) -> np.ndarray:
     """(n,) index of the first gate whose score (n, L - 1) reaches its threshold (L - 1,), else the last."""
-    sure = np.column_stack([score >= threshold, np.ones(len(score), bool)])
-    return sure.argmax(axis=1)
+    return first_exit(score >= threshold)
 
 
 def _later(leaves: np.ndarray, paid: np.ndarray, gate: int) -> np.ndarray:
     """What is paid (n,) by samples that do not leave at a gate (an index); `leaves` (n, L - 1), `paid` (n, L)."""
-    later = np.column_stack([leaves[:, gate + 1 :], np.ones(len(leaves), bool)]).argmax(axis=1)
+    later = first_exit(leaves[:, gate + 1 :])
     found: np.ndarray = paid[np.arange(len(paid)), gate + 1 + later]
     return found
 

@@ -90,8 +90,12 @@ class JeiGate(Thresholds):
         if train is None:
             return None
         bare = cls.without_points(setting)
-        seen = bare.score(train.features)  # (n, N, F)
-        return joined(bare._regressed(train, seen, *uniform) for uniform in uniform_sequences(setting))
+
+        def regressed() -> Arrays:
+            seen = bare.score(train.features)  # (n, N, F)
+            return joined(bare._regressed(train, seen, *uniform) for uniform in uniform_sequences(setting))
+
+        return setting.remembered("jei_gate", regressed)
 
     def _regressed(
         self, train: "FeatureCache", seen: np.ndarray, sequence: tuple[int, ...], nodes: list[int]

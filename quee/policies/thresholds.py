@@ -14,7 +14,7 @@ import numpy as np
 
 from quee.hull import hull
 from quee.paths import PathTree
-from quee.policies.base import Basis, Costs, Limit, Policy, Table, simulate_behind, wrong
+from quee.policies.base import Basis, Costs, Limit, Policy, Table, Walks, simulate_behind, wrong
 from quee.policies.sweep import Setting
 from quee.policies.walks import walk, walks_of
 
@@ -138,6 +138,22 @@ class Thresholds(Policy):
             return self.score(features)
         return self.score(self.seen(features, walk(self, cache, nodes).carried[:, nodes]))
 
+    def ends(self, cache: "FeatureCache", walks: Walks) -> np.ndarray:
+        """(S, P) nodes at which a cache's samples exit at every point, as the simulation finds them.
+
+        Where a score does not depend on the point, it is computed once per sequence and compared with all its thresholds.
+        """
+        knobs = self.knobs(0)
+        if type(self).scores is not Thresholds.scores:
+            return simulate_behind(self.tree, self, cache.features, knobs, self.first(knobs), walks)
+        found = np.empty((len(cache), len(knobs)), np.int32)
+        for sequence in np.unique(self.sequence, axis=0):
+            nodes = np.array(lineage_of(self.tree, sequence.tolist()))
+            points = np.flatnonzero((self.sequence == sequence).all(axis=1))
+            score = self.scored(cache, nodes.tolist())[:, None, :-1]
+            found[:, points] = nodes[first_exit(score >= self.threshold[points])]
+        return found
+
     @classmethod
     def points(cls, setting: Setting) -> Arrays | None:
         """The points to choose from: thresholds along every sequence of precisions. None where nothing can be fitted."""
@@ -161,10 +177,16 @@ class Thresholds(Policy):
             return None
         found, cache = cls.on(setting, arrays), setting.caches["validation"]
         knobs, walks = found.knobs(0), walks_of(found, cache)
-        ends = simulate_behind(found.tree, found, cache.features, knobs, found.first(knobs), walks)
+        ends = found.ends(cache, walks)
         error = wrong(found, ends, knobs, cache.error, walks)
         kept = hull(found.costs.routed[ends].mean(axis=0), 1 - error.mean(axis=0))
         return cls.on(setting, {name: a if name in cls.shared else a[kept] for name, a in arrays.items()})
+
+
+def first_exit(sure: np.ndarray) -> np.ndarray:
+    """(…,) index of the first gate of (…, L - 1) that is sure enough, else L - 1, the last."""
+    found: np.ndarray = np.concatenate([sure, np.ones((*sure.shape[:-1], 1), bool)], axis=-1).argmax(axis=-1)
+    return found
 
 
 def points_of(sequence: Sequence[int], threshold: np.ndarray, value: np.ndarray, **others: np.ndarray) -> Arrays:

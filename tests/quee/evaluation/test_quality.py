@@ -8,7 +8,9 @@ from small_world import small_cache, small_experiment
 from quee.evaluation.folds import Rotations
 from quee.evaluation.quality import (
     NoisyPredictors,
+    fit_other,
     measured_variants,
+    others,
     predictor_quality,
     rank_correlation,
     thinned,
@@ -28,7 +30,8 @@ def measured():
     plan = fit_plan(cache, EXPERIMENT)
     setting = Setting({s: cache.of(s) for s in ("validation", "test")}, Costs.of(cache.tree, cache.description), 100)
     rotations = Rotations([setting], EXPERIMENT.evaluate.budgets)
-    return cache, plan, measured_variants([cache], EXPERIMENT, [plan], rotations)
+    fitted = {other: fit_other(cache, EXPERIMENT, other) for other in others(EXPERIMENT, [cache])}
+    return cache, plan, measured_variants([cache], EXPERIMENT, [plan], rotations, [fitted])
 
 
 def test_every_variant_is_measured_once(measured) -> None:

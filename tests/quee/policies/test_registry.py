@@ -20,6 +20,7 @@ from quee.policies.methods import Method
 from quee.policies.networks import views
 from quee.policies.registry import METHODS, all_sweeps, deployable, methods
 from quee.policies.sweep import Setting, Sweep, hull_of
+from quee.policies.thresholds import Thresholds
 from quee.policies.walks import walk, walks_of
 from quee.runtime.executor import Executor, Flight
 from quee.work.io import write_tensors
@@ -156,6 +157,17 @@ def test_a_policy_read_from_disk_and_executed_takes_the_simulated_paths(method: 
         assert np.array_equal(samples.node, expected[:, column])
     spent = policy.spent(expected, knobs).mean(axis=0)
     assert np.allclose(spent, sweep.costs["test"][:, points].mean(axis=0))
+
+
+@pytest.mark.parametrize("method", DEPLOYABLE, ids=lambda m: m.name)
+def test_exits_by_thresholds_are_found_as_the_simulation_finds_them(method: Method) -> None:
+    policy = policy_of(method)
+    if not isinstance(policy, Thresholds):
+        pytest.skip("no policy by thresholds")
+    cache = SETTING.caches["test"]
+    walks, knobs = walks_of(policy, cache), policy.knobs(0)
+    simulated = simulate_behind(policy.tree, policy, cache.features, knobs, policy.first(knobs), walks)
+    np.testing.assert_array_equal(policy.ends(cache, walks), simulated)
 
 
 def test_a_method_is_deployable_where_it_has_a_policy() -> None:
