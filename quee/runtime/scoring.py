@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from quee.data.decode import ahead
 from quee.data.walk import SKIP_HINT, faults_text, shown
-from quee.errors import UsageError
+from quee.errors import DamagedError, UsageError
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.inputs import Inputs
 from quee.runtime.operating import Options
@@ -53,7 +53,7 @@ def score(
 ) -> Iterator[pa.Table]:
     """Rows of the images start … stop-1, `batch` at a time; the next batch is decoded meanwhile.
 
-    Raises UsageError for bad images unless `skip_bad`; it names all bad images of `inputs` from the first one on.
+    Raises DamagedError for bad images unless `skip_bad`; it names all bad images of `inputs` from the first one on.
     """
     stop = len(inputs) if stop is None else min(stop, len(inputs))
     parts = [(first, min(first + batch, stop)) for first in range(start, stop, batch)]
@@ -65,7 +65,7 @@ def score(
                 others = _read(classifier, inputs, last, len(inputs))
                 faults = [f"{names[row]}: {reason}" for row, reason in bad.items()]
                 faults += [f"{name}: {seen}" for name, seen in others if isinstance(seen, str)]
-                raise UsageError(faults_text(faults, f"of {len(inputs):,} images cannot be used", SKIP_HINT))
+                raise DamagedError(faults_text(faults, f"of {len(inputs):,} images cannot be used", SKIP_HINT))
             yield _rows(classifier, prepared, options)
 
 

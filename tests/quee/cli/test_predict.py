@@ -79,6 +79,7 @@ def test_bad_images_are_named_together_with_their_number(classifier, folder) -> 
         list(score(classifier, Inputs([folder]), Options(), batch=4))
     first, *lines = str(raised.value).splitlines()
     assert first == "25 of 37 images cannot be used; --skip-bad goes on without what cannot be used:"
+    assert raised.value.exit_status == 4
     assert len(lines) == 21 and "bad00.png: not a readable" in lines[0] and lines[-1].strip() == "and 5 more"
 
 

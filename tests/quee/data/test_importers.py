@@ -31,7 +31,7 @@ from quee.data.importers.arrays import array_shard
 from quee.data.importers.base import Answering
 from quee.data.preprocessing import Preprocessing
 from quee.data.source import open_dataset
-from quee.errors import DamagedError, QueeError, UsageError
+from quee.errors import DamagedError, IntegrityError, QueeError, UsageError
 
 
 def added(name, source, **options):
@@ -430,9 +430,9 @@ def test_bad_hub_parquet_is_refused(project):
         (pa.table({"image": [{"bytes": b"x", "path": "a.jpg"}], "label": [0]}), r"row 0 \(a.jpg\): not a readable"),
     ):
         pq.write_table(table, source)
-        refused("hub", Path("files"), reason)
+        refused("hub", Path("files"), reason, DamagedError if "not a readable" in reason else QueeError)
     source.write_bytes(source.read_bytes()[:-9])
-    refused("hub", Path("files"), "not a readable Parquet file")
+    refused("hub", Path("files"), "not a readable Parquet file", IntegrityError)
 
 
 def test_names_and_sources_are_checked_first(project):

@@ -26,6 +26,7 @@ from quee.evaluation.ablation.table import (
 from quee.evaluation.ablation.views import smaller, view
 from quee.evaluation.curves import Floor, area
 from quee.evaluation.resplits import redivide
+from quee.measure import AGREEMENT
 from quee.policies.base import Costs
 from quee.policies.plan import Plan
 from quee.policies.sweep import Setting, routed_sweep
@@ -35,6 +36,7 @@ from quee.settings.ablate import Ablate
 from quee.settings.experiment import Experiment
 from quee.settings.paths import Considered
 from quee.targets import ClusterTargets, future_errors
+from tasks.verbs.ablate import as_markdown
 
 CACHE = small_cache(samples=360, segments=3)
 TREE = CACHE.tree
@@ -332,3 +334,7 @@ def test_metrics_figure_and_rows_come_from_the_same_grid(tmp_path: Path) -> None
     drawn = forest(rows, "small")
     assert drawn == forest(rows, "small")
     assert "clusters: K = 2" in drawn
+    assert "(points of accuracy)" in drawn and "(points of agreement)" in forest(rows, "small", AGREEMENT)
+    assert "Points of accuracy. " in as_markdown(metrics)
+    without_labels = as_markdown({**metrics, **AGREEMENT.facts})
+    assert "Points of agreement. " in without_labels and "accuracy" not in without_labels

@@ -130,6 +130,7 @@ def test_what_a_rotation_fits_and_chooses_does_not_depend_on_its_test_samples() 
         error=np.where(tested[:, None], ~CACHE.error, CACHE.error),
         features=np.where(tested[:, None, None], -CACHE.features, CACHE.features),
         log_probs=np.where(tested[:, None, None], np.roll(CACHE.log_probs, 1, axis=2), CACHE.log_probs),
+        head_log_probs=np.where(tested[:, None, None], np.roll(CACHE.head_log_probs, 1, axis=2), CACHE.head_log_probs),
     )
     caches = [rotation(1, CACHE), rotation(1, spoiled)]
     fitted = [

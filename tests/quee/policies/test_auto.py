@@ -45,11 +45,9 @@ def test_a_learned_policy_is_taken_where_it_knows_what_confidence_cannot() -> No
     features = cache.features.copy()
     features[:, :, 4] = hopeless[:, None]
     features[hopeless, :, :4] = cache.features[~hopeless][:, :, :4][np.arange(hopeless.sum()) % (~hopeless).sum()]
-    # Without log-probabilities, so that no policy makes answers of its own, which would not be hopeless.
-    known = replace(
-        cache, error=cache.error | hopeless[:, None], features=features, log_probs=None, head_log_probs=None
-    )
-    _, setting = world(known)
+    error = cache.error | hopeless[:, None]
+    no_numbers = {"log_probs": None, "head_log_probs": None}  # so that nobody answers otherwise than the nodes
+    _, setting = world(replace(cache, error=error, features=features, **no_numbers))
     auto = setting.policies["auto"]
     learned = {"plan", "fitted_q"} & set(auto.members)
     assert learned

@@ -17,7 +17,7 @@ from quee.network.architectures import create_backbone
 from quee.network.files import save_backbone
 from quee.work.io import write_json
 from tasks.dvc.lock import ignored_by
-from tasks.verbs.data import data_app, weights_app
+from tasks.verbs.data import data_app, describe, weights_app
 
 
 @pytest.fixture
@@ -72,6 +72,16 @@ def test_a_dvc_file_that_git_ignores_is_refused_before_anything_is_imported(proj
         if rule == "/data/birds*":
             break
     assert not Path("data").exists() and not Path(".quee").exists()
+
+
+def test_what_data_are_from_is_kept_in_their_dvc_file(project):
+    file = Path("birds.dvc")
+    file.write_text("# kept\nouts:\n- md5: 0a1b.dir\n  size: 5\n  hash: md5\n  path: birds\n")
+    describe(file, "from Debian's package birds 1.0")
+    text = file.read_text()
+    assert text.startswith("# kept\nouts:\n- md5: 0a1b.dir\n") and "desc: from Debian's package birds 1.0\n" in text
+    describe(Path("none.dvc"), "nothing")
+    assert not Path("none.dvc").exists()
 
 
 def test_a_rule_that_is_taken_back_refuses_nothing(project):
