@@ -7,6 +7,14 @@ from quee.precision import Precision
 from quee.runtime.engines.base import Step
 
 
+class Cached(Step):
+    """A step whose state features, all of them, are in place of the embedding."""
+
+    def seen(self) -> tuple[np.ndarray, np.ndarray]:
+        assert self.embedding is not None
+        return self.log_probs, self.embedding
+
+
 class Replayed:
     """A state (n, 2) holds a sample's row in the cache and its node."""
 
@@ -25,4 +33,4 @@ class Replayed:
         node = tree.children[node, tree.precisions.index(precision)]
         last = segment == tree.segments
         after = None if last else np.stack([row, node], axis=1).astype(np.float32)
-        return Step(after, np.zeros((len(row), 2)), self.cache.features[row, node])
+        return Cached(after, np.zeros((len(row), 2)), self.cache.features[row, node])

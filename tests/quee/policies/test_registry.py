@@ -13,7 +13,7 @@ from small_world import small_cache, small_experiment
 
 from quee.errors import IntegrityError
 from quee.evaluation.resplits import fit_policies
-from quee.policies.base import EXIT, Basis, Limit, Router, simulate_behind, trade_offs
+from quee.policies.base import EXIT, OPEN, Basis, Limit, Router, simulate_behind, trade_offs
 from quee.policies.files import read_policy, write_policy
 from quee.policies.methods import Method
 from quee.policies.networks import views
@@ -111,8 +111,15 @@ def test_a_deployed_policy_is_nowhere_beyond_a_limit_and_decides_for_each_sample
         for part in policy.parts(knob):
             own, rows, limits = part.policy, np.arange(len(CACHE))[part.rows], part.policy.costs.routed
             table, at = own.read(gate, nodes[index[rows]], view[rows]), nodes[index[rows]]
-            step, error = own.decide(table, part.knob, Limit(limits, most[rows])), own.exit_error(table)
+            limit = Limit(limits, most[rows])
+            step, error = own.decide(table, part.knob, limit), own.exit_error(table)
             assert np.isfinite(error).all()
+            value = own.values(table, part.knob, limit)
+            least = np.take_along_axis(value, step[:, None] - EXIT, axis=1)[:, 0]
+            assert (least <= value.min(axis=1) + 1e-6).all()
+            if (settled := own.settled(gate, at, part.knob, limit)) is not None:
+                known = settled != OPEN
+                assert np.array_equal(settled[known], step[known])
             onward = step != EXIT
             ends = tree.children[at[onward], step[onward]]
             assert (ends >= 0).all()
@@ -145,6 +152,28 @@ def test_a_policy_read_from_disk_and_executed_takes_the_simulated_paths(method: 
         assert np.array_equal(samples.node, expected[:, column])
     spent = policy.spent(expected, knobs).mean(axis=0)
     assert np.allclose(spent, sweep.costs["test"][:, points].mean(axis=0))
+
+
+def test_what_is_settled_is_not_read_and_company_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    static, mixed = policy_of(METHODS["static_mixture"]), policy_of(METHODS["auto"])
+    engine, n = Replayed(SETTING.caches["test"]), len(SETTING.caches["test"])
+
+    def executed(policy: Router, knob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        executor = Executor(engine, policy, CACHE.features.shape[2])
+        samples = executor.samples(len(knob))
+        samples.admit(slice(None), knob)
+        first = policy.first(knob)
+        assert first is not None
+        executor.run(samples, Flight(np.arange(len(knob)), engine.states[: len(knob)]), first, lambda *_: None)
+        return samples.node, samples.error
+
+    knob = np.random.default_rng(0).choice(mixed.knobs(0), size=n)
+    nodes, errors = executed(mixed, knob)
+    for row in range(0, n, 29):
+        alone = executed(mixed, knob[: row + 1])
+        assert alone[0][row] == nodes[row] and np.array_equal(alone[1][row], errors[row], equal_nan=True)
+    monkeypatch.setattr(type(static), "read", lambda *_: pytest.fail("read although it is settled"))
+    assert np.isnan(executed(static, np.random.default_rng(0).choice(static.knobs(0), size=n))[1]).all()
 
 
 def test_a_method_is_deployable_where_it_has_a_policy() -> None:
