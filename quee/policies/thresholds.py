@@ -38,7 +38,7 @@ class Thresholds(Policy):
         """`costs` are the costs of the policy."""
         self.tree, self.costs, self.feature_names, self._arrays = tree, costs, list(feature_names), arrays
         self.threshold, self.sequence = arrays["threshold"], arrays["sequence"]
-        self._infinite = np.isinf(self.threshold).any(axis=0).tolist()
+        self._infinite = [bool(np.isinf(own).any()) for own in self.threshold.T]
         self.stands = np.zeros(len(tree), bool)
         for sequence in np.unique(self.sequence, axis=0).tolist():
             self.stands[lineage_of(tree, sequence)] = True
