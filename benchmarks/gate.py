@@ -1,10 +1,10 @@
-"""Where the time of one image goes: engine, state features, answers, policy, and everything around them.
+"""Where the time of one image, or batch, goes: engine, state features, answers, policy, and everything around them.
 
-    python benchmarks/gate.py BUNDLE [--engine openvino,onnxruntime] [--budget B] [--rounds 15] [--against CHECKOUT]
+    python benchmarks/gate.py BUNDLE [--engine openvino,onnxruntime] [--budget B] [--batch 1] [--against CHECKOUT]
 
-Images are those of the bundle's canary, one per call, on one thread. Calls of the parts are timed within calls of the
-whole; microseconds are CPU time, an image's medians over the rounds, then the mean over images. `--against` runs another
-checkout's quee on the same bundle in a process of its own, in alternation, and prints the ratio of the whole calls.
+Images are those of the bundle's canary, on one thread. Calls of the parts are timed within calls of the whole;
+microseconds are CPU time, a call's medians over the rounds, then the mean over calls. `--against` runs another checkout's
+quee on the same bundle in a process of its own, in alternation, and prints the ratio of the whole calls.
 """
 
 import argparse
@@ -27,9 +27,13 @@ CLOCK = time.process_time
 Call = Callable[[], Any]
 
 
-def whole(classifier: Any, images: np.ndarray, budget: float | None) -> list[Call]:
-    options = {} if budget is None else {"budget": budget}
-    return [lambda x=images[i : i + 1]: classifier.route_prepared(x, **options) for i in range(len(images))]
+def whole(classifier: Any, options: argparse.Namespace) -> list[Call]:
+    """One call per batch of the canary's images."""
+    images, asked = np.ascontiguousarray(classifier.canary.images), {}
+    if options.budget is not None:
+        asked["budget"] = options.budget
+    starts = range(0, len(images) - options.batch + 1, options.batch)
+    return [lambda x=images[i : i + options.batch]: classifier.route_prepared(x, **asked) for i in starts]
 
 
 class Stopwatch:
@@ -86,8 +90,7 @@ def timed(call: Call) -> float:
 
 def breakdown(bundle: Path, engine: str, options: argparse.Namespace) -> None:
     classifier = load_bundle(bundle, engine, 1, profiled=False)
-    images = np.ascontiguousarray(classifier.canary.images)
-    calls, watch = whole(classifier, images, options.budget), parted(classifier)
+    calls, watch = whole(classifier, options), parted(classifier)
     rounds: dict[str, list[list[float]]] = {}
     for repeat in range(options.rounds + 1):
         taken: dict[str, list[float]] = {}
@@ -98,21 +101,21 @@ def breakdown(bundle: Path, engine: str, options: argparse.Namespace) -> None:
                 taken.setdefault(name, [0.0] * len(calls))[index] = seconds
         for name, values in taken.items() if repeat else ():
             rounds.setdefault(name, []).append(values)
-    each = {name: 1e6 * np.median(np.array(values), axis=0) for name, values in rounds.items()}  # (images,)
+    each = {name: 1e6 * np.median(np.array(values), axis=0) for name, values in rounds.items()}  # (calls,)
     micros = {name: float(values.mean()) for name, values in each.items()}
     total, gate, advance = micros.pop("whole"), micros.pop("gate"), micros.pop("advance")
     micros["answer"] = advance - micros["kernel"]
     micros["around the policy"] = gate - micros["read"] - micros["decide"]
     micros["rest"] = total - gate - advance - micros["start"] - micros["routed"]
-    print(f"\n{engine}: {total:.0f} µs per image, p50 {np.median(each['whole']):.0f} µs")
+    print(f"\n{engine}: {total:.0f} µs per call, p50 {np.median(each['whole']):.0f} µs")
     for name, value in sorted(micros.items(), key=lambda item: -item[1]):
         print(f"  {name:18} {value:7.1f} µs {value / total:6.1%}")
 
 
 def work(bundle: Path, engine: str, options: argparse.Namespace) -> None:
-    """Time whole calls whenever a line is read, and write their seconds per image, (images,) in JSON."""
+    """Time whole calls whenever a line is read, and write their seconds, (calls,) in JSON."""
     classifier = load_bundle(bundle, engine, 1, profiled=False)
-    calls = whole(classifier, np.ascontiguousarray(classifier.canary.images), options.budget)
+    calls = whole(classifier, options)
     for call in calls:
         call()
     print(json.dumps([]), flush=True)
@@ -123,6 +126,7 @@ def work(bundle: Path, engine: str, options: argparse.Namespace) -> None:
 def compare(bundle: Path, engine: str, options: argparse.Namespace) -> None:
     here = Path(__file__).resolve().parents[1]
     command = [sys.executable, __file__, str(bundle), "--engine", engine, "--worker"]
+    command += ["--batch", str(options.batch)]
     command += [] if options.budget is None else ["--budget", str(options.budget)]
     each: dict[str, list[list[float]]] = {}
     workers = {}
@@ -141,7 +145,7 @@ def compare(bundle: Path, engine: str, options: argparse.Namespace) -> None:
             each.setdefault(name, []).append(json.loads(worker.stdout.readline()))
     for worker in workers.values():
         worker.communicate()
-    before, now = (1e6 * np.median(np.array(each[name]), axis=0) for name in ("before", "now"))  # (images,)
+    before, now = (1e6 * np.median(np.array(each[name]), axis=0) for name in ("before", "now"))  # (calls,)
     print(
         f"{engine}: mean {before.mean():.0f} -> {now.mean():.0f} µs ({before.mean() / now.mean():.2f} times as fast), "
         f"p50 {np.median(before):.0f} -> {np.median(now):.0f} µs ({np.median(before) / np.median(now):.2f})"
@@ -153,6 +157,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--engine", default="openvino,onnxruntime")
     parser.add_argument("--budget", type=float)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--against", type=Path)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
