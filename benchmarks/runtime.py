@@ -35,7 +35,9 @@ from quee.intervals import half_width
 from quee.network.architectures import create_backbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
-from quee.policies.base import EXIT, Limit, Policy, Table, simulate_behind
+from quee.policies.base import Costs, Limit, Policy, Table, simulate_behind
+from quee.policies.confidence import Confidence
+from quee.policies.thresholds import points_of
 from quee.precision import Precision
 from quee.runtime import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier
@@ -60,27 +62,15 @@ IMAGES = {1: 150, 8: 400, 64: 1024, 256: 1024}
 """Images per repeat, by batch."""
 
 
-@dataclass
-class Threshold:
-    """A policy of early exits alone: leaves where the largest probability reaches a threshold."""
-
-    tree: PathTree
-    threshold: float
-    features: int
-    """Number of features of a gate."""
-
-    def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
-        return Table(gate, node, (view[:, -self.features],))  # the first feature of this gate
-
-    def decide(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
-        return np.where(table.columns[0] >= self.threshold, EXIT, 0)
-
-    def exit_error(self, table: Table) -> np.ndarray:
-        return 1 - table.columns[0]
+def by_threshold(tree: PathTree, threshold: float, feature_names: list[str]) -> Confidence:
+    """Early exits alone, on a tree of one precision: leaves where the largest probability reaches a threshold."""
+    points = points_of((0,) * tree.segments, np.full((1, tree.segments - 1), threshold), np.array([threshold]))
+    free = Costs(*np.zeros((5, len(tree))))
+    return Confidence(tree, free, feature_names, points)
 
 
 @dataclass
-class Forced:
+class Forced(Policy):
     """A fixed share of the samples leaves, spread evenly over the gates before the last."""
 
     tree: PathTree
@@ -89,15 +79,27 @@ class Forced:
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
         return Table(gate, node, ())
 
-    def decide(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
+    def values(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
         gates = self.tree.segments - 1
         here = self.share / gates / (1 - self.share * (table.gate - 1) / gates)
-        step = np.zeros(len(table), np.int64)
-        step[: round(here * len(table))] = EXIT
-        return step
+        found = np.zeros((len(table), 2))
+        found[: round(here * len(table)), 1] = 1.0
+        found[round(here * len(table)) :, 0] = 1.0
+        return found
 
     def exit_error(self, table: Table) -> np.ndarray:
         return np.zeros(len(table))
+
+    def under(self, costs: Costs) -> "Forced":
+        return self
+
+    @classmethod
+    def fit(cls, setting: Any) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, basis: Any, arrays: Any) -> "Forced":
+        raise NotImplementedError
 
 
 class Recording:
@@ -332,7 +334,9 @@ def quee_runs(
         if sure(left) and (cost := classifier.costs[left].mean()) < least:
             least, threshold = cost, value
     straight = PathTree([max(tree.precisions)], tree.segments)
-    runs[f"exits only ({max(tree.precisions)})"] = routed_by(engine, Threshold(straight, threshold, names), names)
+    runs[f"exits only ({max(tree.precisions)})"] = routed_by(
+        engine, by_threshold(straight, threshold, classifier.view.names), names
+    )
     return runs, unsure
 
 

@@ -130,8 +130,11 @@ class Ensembles:
         `log_probs` (n, j, classes) are those of the heads visited, as cached. Of `features` (n, F), those of the gate's own
         head, the compressed embedding stays.
         """
-        z = mixed(log_probs, self.weight[node], self.bias[node])
-        return state_features(z, features[:, len(UNCERTAINTY) :])
+        return state_features(self.logits(node, log_probs), features[:, len(UNCERTAINTY) :])
+
+    def logits(self, node: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+        """What the answers' log-probabilities (n, classes) are the log-softmax of, float64."""
+        return mixed(log_probs, self.weight[node], self.bias[node])
 
     def answers(self, node: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
         """Log-probabilities (n, classes), float64, of the answers alone, as above."""

@@ -23,6 +23,22 @@ def feature_names(embedding: int) -> list[str]:
     return [*UNCERTAINTY, *(f"embedding_{i}" for i in range(embedding))]
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log probabilities (n, classes), float64, of exit logits (n, classes): those of `state_features`, bit by bit."""
+    return _softmax(logits)[0]
+
+
+def _softmax(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log probabilities and probabilities (n, classes), float64, row by row in a fixed order."""
+    log_probs = logits.astype(np.float64)
+    log_probs -= np.maximum.reduce(log_probs, axis=1, keepdims=True)
+    p = np.exp(log_probs)
+    total = np.add.reduce(p, axis=1, keepdims=True)
+    log_probs -= np.log(total)
+    p /= total
+    return log_probs, p
+
+
 def state_features(logits: np.ndarray, embedding: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Log probabilities (n, classes), float64, and state features (n, F), float32, of exit logits (n, classes).
 
@@ -31,22 +47,17 @@ def state_features(logits: np.ndarray, embedding: np.ndarray | None = None) -> t
     features of a small segment would take as long as the segment.
     """
     rows, measures = np.arange(len(logits)), len(UNCERTAINTY)
-    log_probs = logits.astype(np.float64)
-    top = log_probs.argmax(axis=1)
-    log_probs -= log_probs[rows, top][:, None]
-    p = np.exp(log_probs)
-    total = p.sum(axis=1)
-    log_probs -= np.log(total)[:, None]
-    p /= total[:, None]
+    log_probs, p = _softmax(logits)
     squared = p * p
-    mass = squared.sum(axis=1)
+    mass = np.add.reduce(squared, axis=1)
     features = np.empty((len(rows), measures + (0 if embedding is None else embedding.shape[1])), np.float32)
+    top = p.argmax(axis=1)
     features[:, 0] = largest = p[rows, top]
-    features[:, 1] = -np.multiply(p, log_probs).sum(axis=1)
+    features[:, 1] = -np.add.reduce(p * log_probs, axis=1)
     # With q = p²/Σp²: -Σ q log q = log Σp² - 2 Σ q log p.
-    features[:, 3] = np.log(mass) - 2 * np.multiply(squared, log_probs, out=squared).sum(axis=1) / mass
+    features[:, 3] = np.log(mass) - 2 * np.add.reduce(np.multiply(squared, log_probs, out=squared), axis=1) / mass
     p[rows, top] = -1.0
-    features[:, 2] = largest - p.max(axis=1)
+    features[:, 2] = largest - np.maximum.reduce(p, axis=1)
     if embedding is not None:
         features[:, measures:] = embedding
     return log_probs, features
@@ -64,10 +75,13 @@ class GateView:
 
     def __call__(self, gate: int, precision: Precision, state: "Tensor") -> tuple[np.ndarray, np.ndarray]:
         """Log probabilities (n, classes), float64, and state features (n, F), float32, of states at a gate."""
+        return state_features(*self.outputs(gate, precision, state))
+
+    def outputs(self, gate: int, precision: Precision, state: "Tensor") -> tuple[np.ndarray, np.ndarray | None]:
+        """The exit head's logits (n, classes) and the compressed embedding (n, E), float32; None without one."""
         seen = self.heads.seen(self.backbone, gate, state)
         logits = self.heads.logits(self.backbone, precision, seen)
-        embedding = self.heads.embed(seen) if self.embedding else None
-        return state_features(logits.numpy(), embedding)
+        return logits.numpy(), self.heads.embed(seen) if self.embedding else None
 
     def bitflops(self, gate: int) -> float:
         """BitFLOPs of the features, without the exit head."""

@@ -44,8 +44,8 @@ class TorchEngine:
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
         with torch.inference_mode():
             after = self.backbone.run(segment, precision, torch.from_numpy(state).to(self.device)).cpu()
-            log_probs, features = self.view(segment, precision, after)
-        return Step(after.numpy() if segment < self.backbone.segments else None, log_probs, features)
+            logits, embedding = self.view.outputs(segment, precision, after)
+        return Step(after.numpy() if segment < self.backbone.segments else None, logits, embedding)
 
     def executed(self, precision: Precision) -> str:
         if precision.is_float:

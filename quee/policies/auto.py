@@ -119,12 +119,21 @@ class Auto(Router):
             owner[member.points], knob[member.points], first[member.points] = index, member.knob, member.first
         return owner, knob, first
 
+    @cached_property
+    def _listed(self) -> list[tuple[str, Member]]:
+        return list(self.members.items())
+
     def parts(self, knob: np.ndarray) -> Iterator[Part]:
         at, (owner, own, _) = knob.astype(np.int64), self._table
-        which = owner[at]
-        for index, (name, member) in enumerate(self.members.items()):
-            if len(rows := np.flatnonzero(which == index)):
-                yield Part(member.policy, name, rows, own[at[rows]])
+        which, knob = owner[at], own[at]
+        present = sorted(set(which.tolist()))
+        for index in present:
+            name, member = self._listed[index]
+            if len(present) == 1:
+                yield Part(member.policy, name, slice(None), knob)
+            else:
+                rows = (which == index).nonzero()[0]
+                yield Part(member.policy, name, rows, knob[rows])
 
     def policies(self) -> Mapping[str, Policy]:
         return {name: member.policy for name, member in self.members.items()}

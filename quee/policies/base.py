@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 EXIT = -1
 """The step that exits; any other step is an index into the tree's precisions."""
+OPEN = -2
+"""In place of a step that depends on the sample's state."""
 
 
 @dataclass(frozen=True)
@@ -179,15 +181,21 @@ class Router(ABC):
 
     def names(self, knob: np.ndarray) -> list[str]:
         """Name of the policy that serves each knob (n,); empty where it is the one that is asked."""
+        parts = list(self.parts(knob))
+        if len(parts) == 1:
+            return [parts[0].name] * len(knob)
         found = np.full(len(knob), "", object)
-        for part in self.parts(knob):
+        for part in parts:
             found[part.rows] = part.name
         return list(found)
 
     def spent(self, node: np.ndarray, knob: np.ndarray) -> np.ndarray:
         """Costs (…, n) of samples that exit at nodes (…, n), at knobs (n,)."""
+        parts = list(self.parts(knob))
+        if len(parts) == 1:
+            return parts[0].policy.costs.routed[node]
         found = np.empty(node.shape)
-        for part in self.parts(knob):
+        for part in parts:
             found[..., part.rows] = part.policy.costs.routed[node[..., part.rows]]
         return found
 
@@ -280,6 +288,11 @@ class Policy(Router):
         """The next step (n,) of each sample at its knob (n,): EXIT or a precision's index, within the limit."""
         step: np.ndarray = self.values(table, knob, limit).argmin(axis=1) + EXIT
         return step
+
+    def settled(self, gate: int, node: np.ndarray, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray | None:
+        """What `decide` says (n,) of samples at nodes (n,) of a gate where it says so whatever their states are, and OPEN
+        elsewhere; None where all steps are open. What is settled is neither read nor decided at run time."""
+        return None
 
     @abstractmethod
     def under(self, costs: Costs) -> "Policy":

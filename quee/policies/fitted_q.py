@@ -126,7 +126,8 @@ class FittedQ(Policy):
     def values(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
         """Fitted and planned values blended: (n, 1 + B), exit first; infinite where not considered."""
         mixed = self.plan.values(table, knob, limit)
-        unknown = None if np.isfinite(mixed).all() else np.isinf(mixed)
+        every = limit is None and self.plan.futures(table.gate).every
+        unknown = None if every or np.isfinite(mixed).all() else np.isinf(mixed)
         if unknown is not None:
             mixed[unknown] = 0.0
         known, rows = self._at(table.gate, knob)
@@ -150,7 +151,7 @@ class FittedQ(Policy):
             known = self._known[gate] = self._read_at(gate, sorted(wanted))
             rows = known.rows(trade_off)
             assert rows is not None
-        if len(rows) and not (rows != rows[0]).any():
+        if len(rows) == 1 or (len(rows) and not (rows != rows[0]).any()):
             return known, slice(int(rows[0]), int(rows[0]) + 1)
         return known, rows
 

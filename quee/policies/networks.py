@@ -111,7 +111,7 @@ Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 def certainty(probability: np.ndarray) -> np.ndarray:
     """The logit of largest probabilities (…,), float32. Between the ends of float32 it ranks exactly as they do."""
-    p = np.clip(probability.astype(np.float64), FINEST, 1 - FINEST)
+    p = np.minimum(np.maximum(probability.astype(np.float64), FINEST), 1 - FINEST)
     found: np.ndarray = np.log(p / (1 - p)).astype(np.float32)
     return found
 

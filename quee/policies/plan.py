@@ -37,6 +37,11 @@ class Futures:
     """Whether every node considers every suffix."""
     read: Read
 
+    @property
+    def every(self) -> bool:
+        """Whether every node has a value for every step."""
+        return self.whole and self.present is None
+
 
 @dataclass
 class Plan(Policy):

@@ -14,7 +14,7 @@ import numpy as np
 
 from quee.hull import hull
 from quee.paths import PathTree
-from quee.policies.base import Basis, Costs, Limit, Policy, Table, Walks, simulate_behind, wrong
+from quee.policies.base import EXIT, OPEN, Basis, Costs, Limit, Policy, Table, Walks, simulate_behind, wrong
 from quee.policies.sweep import Setting
 from quee.policies.walks import walk, walks_of
 
@@ -44,6 +44,7 @@ class Thresholds(Policy):
         """`costs` are the costs of the policy."""
         self.tree, self.costs, self.feature_names, self._arrays = tree, costs, list(feature_names), arrays
         self.threshold, self.sequence = arrays["threshold"], arrays["sequence"]
+        self._infinite = [bool(np.isinf(own).any()) for own in self.threshold.T]
         self.stands = np.zeros(len(tree), bool)
         for sequence in np.unique(self.sequence, axis=0).tolist():
             self.stands[lineage_of(tree, sequence)] = True
@@ -71,16 +72,43 @@ class Thresholds(Policy):
 
     def values(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
         """For an exit, the threshold minus the score; 0 for the sequence's next precision."""
+        step, allowed = self._onward(table.gate, table.node, knob.astype(np.int64), limit)
+        rows = np.arange(len(table))
+        found = np.full((len(table), 1 + len(self.tree.precisions)), np.inf)
+        found[:, 0] = self._missing(table, knob)
+        found[rows[allowed], 1 + step[allowed]] = 0.0
+        return found
+
+    def decide(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
+        """The step with the least of `values`, which are not written down."""
+        step, allowed = self._onward(table.gate, table.node, knob.astype(np.int64), limit)
+        return np.where((self._missing(table, knob) > 0) & allowed, step, EXIT)
+
+    def settled(self, gate: int, node: np.ndarray, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray | None:
+        """Settled are infinite thresholds: all scores reach -∞, and none reaches ∞."""
+        if not self._infinite[gate - 1]:
+            return None
         point = knob.astype(np.int64)
-        step = self.sequence[point, table.gate]
-        child, rows = self.tree.children[table.node, step], np.arange(len(table))
+        threshold = self.threshold[point, gate - 1]
+        step, allowed = self._onward(gate, node, point, limit)
+        return np.where(np.isinf(threshold), np.where((threshold > 0) & allowed, step, EXIT), OPEN)
+
+    def _missing(self, table: Table, knob: np.ndarray) -> np.ndarray:
+        """Threshold minus score (n,)."""
+        point = knob.astype(np.int64)
+        found: np.ndarray = self.threshold[point, table.gate - 1] - self.scores(table, point)
+        return found
+
+    def _onward(
+        self, gate: int, node: np.ndarray, point: np.ndarray, limit: Limit | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The sequence's next precision (n,), and whether the tree and the limit allow it (n,)."""
+        step = self.sequence[point, gate]
+        child = self.tree.children[node, step]
         allowed = child >= 0
         if limit is not None:
             allowed &= limit.costs[child] <= limit.most
-        found = np.full((len(table), 1 + len(self.tree.precisions)), np.inf)
-        found[:, 0] = self.threshold[point, table.gate - 1] - self.scores(table, point)
-        found[rows[allowed], 1 + step[allowed]] = 0.0
-        return found
+        return step, allowed
 
     def knobs(self, points: int) -> np.ndarray:
         """All points, whatever the number that a sweep asks for."""

@@ -131,12 +131,12 @@ class Canary:
         """The largest difference of an engine in a step, relative to the allowed one."""
         name, margin = step_name(segment, precision), margin_of(precision)
         found = engine.run(segment, precision, self.before(segment))
+        log_probs, features = found.seen()
         kept = {key: self.arrays[f"{name}.{key}"].astype(float) for key in ("log_probs", "features")}
         by_kind = {
-            "log-probabilities": (np.abs(found.log_probs - kept["log_probs"]).max(axis=1), margin.seen),
+            "log-probabilities": (np.abs(log_probs - kept["log_probs"]).max(axis=1), margin.seen),
             "features": (
-                np.abs(found.features - kept["features"]).max(axis=1)
-                / np.maximum(1.0, np.abs(kept["features"]).max(axis=1)),
+                np.abs(features - kept["features"]).max(axis=1) / np.maximum(1.0, np.abs(kept["features"]).max(axis=1)),
                 margin.seen,
             ),
         }
@@ -211,7 +211,11 @@ class _Whole:
         n = len(state)
         filled = np.concatenate([state, np.repeat(state[:1], self.size - n, axis=0)])
         step = self.engine.run(segment, precision, filled)
-        return Step(None if step.state is None else step.state[:n], step.log_probs[:n], step.features[:n])
+        return Step(
+            None if step.state is None else step.state[:n],
+            step.logits[:n],
+            None if step.embedding is None else step.embedding[:n],
+        )
 
 
 def refusal(engine: Engine, reason: str) -> DisagreementError:

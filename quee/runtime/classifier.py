@@ -51,7 +51,7 @@ class Routed:
     """(n,) in units of the static w8a8 backbone, including heads and predictors."""
     budget_met: bool
     predicted_error: np.ndarray
-    """(n, gates before the last) predicted error of exiting at each gate visited; NaN at the others."""
+    """(n, gates before the last) predicted error of exiting at each gate that decides by the state; NaN at the others."""
     knob: np.ndarray
     """(n,) the policy's knob for each sample: λ, or the number of a point."""
     policy: list[str]
@@ -237,9 +237,13 @@ class AdaptiveClassifier(FittedClassifier):
         """First steps and knobs of prepared images under the options."""
         at, n = self.operating(options), len(x)
         # The sample itself, never its batch, decides which of the two points serves it.
-        second = draws(x) < at.share if 0 < at.share < 1 else np.full(n, at.share > 0)
-        first = np.where(second, at.high.first, at.low.first)
-        trade_off = np.where(second, at.high.trade_off, at.low.trade_off)
+        if 0 < at.share < 1:
+            second = draws(x) < at.share
+            first = np.where(second, at.high.first, at.low.first)
+            trade_off = np.where(second, at.high.trade_off, at.low.trade_off)
+        else:
+            point = at.high if at.share > 0 else at.low
+            first, trade_off = np.full(n, point.first), np.full(n, float(point.trade_off))
         return Start(first, trade_off, None if options.max_cost is None else float(options.max_cost), at.met)
 
     def routed(self, node: np.ndarray, log_probs: np.ndarray, error: np.ndarray, knob: np.ndarray, met: bool) -> Routed:

@@ -12,7 +12,7 @@ import numpy as np
 
 from quee.data.transforms import splitmix64
 from quee.ensembles import Ensembles, as_cached
-from quee.policies.base import EXIT, Limit, Router
+from quee.policies.base import EXIT, OPEN, Limit, Part, Router
 from quee.runtime.engines.base import Engine, Step
 
 BATCH = 256
@@ -36,7 +36,7 @@ class Samples:
         self.carried = np.zeros((slots, segments, carried))
         """Numbers that the policy carries from the gates visited."""
         self.error = np.empty((slots, segments - 1), np.float32)
-        """Predicted error of leaving at each gate visited; NaN elsewhere."""
+        """Predicted error of leaving at each gate that decides by the state; NaN elsewhere."""
 
     def admit(self, slots: np.ndarray | slice, trade_off: np.ndarray, max_cost: float | None = None) -> None:
         """Put new samples in slots, before segment 1."""
@@ -71,9 +71,30 @@ class Flight:
 
     def by_step(self, steps: np.ndarray) -> Iterator[tuple[int, "Flight"]]:
         """The samples that go on, by their next step (n,). Each group is copied once; a group of all samples is not copied."""
-        for step in sorted(set(steps.tolist()) - {EXIT}):
-            rows = (steps == step).nonzero()[0]
-            yield step, self if len(rows) == len(self) else self.take(rows)
+        known = set(steps.tolist())
+        if len(known) == 1:
+            if EXIT not in known:
+                yield known.pop(), self
+            return
+        for step in sorted(known - {EXIT}):
+            yield step, self.take((steps == step).nonzero()[0])
+
+
+@dataclass(slots=True)
+class Passed:
+    """Samples that ran a segment and stand at its gate."""
+
+    flight: Flight
+    """Their states; without values after the last segment."""
+    log_probs: np.ndarray | None
+    """(n, classes) of the answers; None where nobody sees them."""
+    settled: np.ndarray | None
+    """(n,) steps that are taken whatever the state is, and OPEN where it matters; None where it matters for all."""
+
+
+def rows_at(slots: np.ndarray) -> np.ndarray | slice:
+    """An index of slots (n,); for one slot a slice, with which NumPy reads and writes several times as fast."""
+    return slice(int(slots[0]), int(slots[0]) + 1) if len(slots) == 1 else slots
 
 
 Seen = Callable[[int, np.ndarray, np.ndarray], None]
@@ -110,60 +131,92 @@ class Executor:
         """The same on another engine."""
         return Executor(engine, self.policy, self.features, self.ensembles, self.batch)
 
-    def advance(self, segment: int, choice: int, samples: Samples, flight: Flight) -> tuple[Flight, np.ndarray]:
-        """Run a segment at a precision: the flight after it, and log probabilities (n, classes) of the answers at its gate."""
-        slots = flight.slots
-        ran = self.engine.run(segment, self.tree.precisions[choice], flight.state)
-        samples.node[slots] = node = self.tree.children[samples.node[slots], choice]
-        log_probs, features = self._answers(segment, samples, slots, node, ran)
-        if ran.state is None:
-            return Flight(slots, np.empty((len(slots), 0), np.float32)), log_probs
-        samples.features[slots, (segment - 1) * self.features : segment * self.features] = features
-        return Flight(slots, ran.state), log_probs
+    def advance(self, segment: int, choice: int, samples: Samples, flight: Flight, whole: bool = False) -> Passed:
+        """Run a segment at a precision, up to the decision at its gate.
 
-    def _answers(
-        self, segment: int, samples: Samples, slots: np.ndarray, node: np.ndarray, ran: Step
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Log probabilities (n, classes) of the answers at nodes (n,), and their state features (n, F)."""
-        log_probs, features = ran.log_probs, ran.features
+        Unless `whole`, the answers of samples that are settled to go on are not computed, because nobody sees them.
+        """
+        rows = rows_at(flight.slots)
+        ran = self.engine.run(segment, self.tree.precisions[choice], flight.state)
+        samples.node[rows] = node = self.tree.children[samples.node[rows], choice]
         if samples.log_probs.shape[2]:
-            samples.log_probs[slots, segment - 1] = as_cached(log_probs)
-        if not self.carried:
-            if self.ensembles is None:
-                return log_probs, features
-            return self.ensembles(node, samples.log_probs[slots, :segment], features)
+            samples.log_probs[rows, segment - 1] = as_cached(ran.log_probs)
+        if self.carried:
+            return self._carried(segment, samples, flight.slots, node, ran)
+        if self.ensembles is not None:
+            ran = Step(ran.state, self.ensembles.logits(node, samples.log_probs[rows, :segment]), ran.embedding)
+        if ran.state is None:
+            return self._ended(flight.slots, ran.log_probs)
+        after, settled = Flight(flight.slots, ran.state), self._settled(segment, samples, flight.slots)
+        least = OPEN if settled is None else int(settled.min())
+        if least == OPEN:
+            log_probs, features = ran.seen()
+            samples.features[rows, (segment - 1) * self.features : segment * self.features] = features
+            return Passed(after, log_probs, settled)
+        return Passed(after, ran.log_probs if whole or least == EXIT else None, settled)
+
+    @staticmethod
+    def _ended(slots: np.ndarray, log_probs: np.ndarray) -> Passed:
+        """Samples behind the last segment."""
+        return Passed(Flight(slots, np.empty((len(slots), 0), np.float32)), log_probs, np.full(len(slots), EXIT))
+
+    def _carried(self, segment: int, samples: Samples, slots: np.ndarray, node: np.ndarray, ran: Step) -> Passed:
+        """Samples at nodes (n,) with what their policies carry on from there, settled or not, and the policies' own answers."""
+        log_probs, features = ran.seen()
         log_probs, features = log_probs.astype(np.float64), features.copy()
         for part in self.policy.parts(samples.trade_off[slots]):
             own, at, rows = part.policy, node[part.rows], slots[part.rows]
             heads = samples.log_probs[rows, :segment]
             if self.ensembles is not None and not own.classes:
                 log_probs[part.rows], features[part.rows] = self.ensembles(at, heads, features[part.rows])
-            if own.carries:
-                before = (
-                    samples.carried[rows, segment - 2, : own.carries]
-                    if segment > 1
-                    else np.zeros((len(at), own.carries))
-                )
-                said = heads if own.classes else log_probs[part.rows].argmax(axis=1)
-                samples.carried[rows, segment - 1, : own.carries], answers = own.carry(at, before, said)
-                if answers is not None:
-                    log_probs[part.rows] = answers
-        return log_probs, features
+            if not own.carries:
+                continue
+            before = np.zeros((len(at), own.carries))
+            if segment > 1:
+                before = samples.carried[rows, segment - 2, : own.carries]
+            said = heads if own.classes else log_probs[part.rows].argmax(axis=1)
+            samples.carried[rows, segment - 1, : own.carries], answers = own.carry(at, before, said)
+            if answers is not None:
+                log_probs[part.rows] = answers
+        if ran.state is None:
+            return self._ended(slots, log_probs)
+        samples.features[slots, (segment - 1) * self.features : segment * self.features] = features
+        return Passed(Flight(slots, ran.state), log_probs, self._settled(segment, samples, slots))
 
-    def decide(self, gate: int, samples: Samples, slots: np.ndarray) -> np.ndarray:
-        """The next step (n,) of samples at a gate; EXIT at the last."""
-        if gate == self.tree.segments:
-            return np.full(len(slots), EXIT)
-        features = samples.features.take(slots, axis=0)[:, : gate * self.features]
+    def decide(self, gate: int, samples: Samples, slots: np.ndarray, settled: np.ndarray | None = None) -> np.ndarray:
+        """The next step (n,) of samples at a gate where some are settled (n,)."""
+        if settled is not None:
+            step, rest = settled, (settled == OPEN).nonzero()[0]
+            if len(rest):
+                step[rest] = self.decide(gate, samples, slots[rest])
+            return step
         step = np.empty(len(slots), np.int64)
-        for part in self.policy.parts(samples.trade_off[slots]):
-            rows, own = slots[part.rows], part.policy
-            limit = None if samples.max_cost is None else Limit(own.costs.routed, samples.max_cost[rows])
-            seen = own.seen(features[part.rows], samples.carried[rows, gate - 1, : own.carries])
+        for part, rows, limit in self._parts(samples, slots):
+            own = part.policy
+            seen = own.seen(
+                samples.features[rows, : gate * self.features], samples.carried[rows, gate - 1, : own.carries]
+            )
             table = own.read(gate, samples.node[rows], seen)
             samples.error[rows, gate - 1] = own.exit_error(table)
             step[part.rows] = own.decide(table, part.knob, limit)
         return step
+
+    def _settled(self, gate: int, samples: Samples, slots: np.ndarray) -> np.ndarray | None:
+        """The steps (n,) that are settled, and OPEN elsewhere; None where all are open."""
+        found: np.ndarray | None = None
+        for part, rows, limit in self._parts(samples, slots):
+            own = part.policy.settled(gate, samples.node[rows], part.knob, limit)
+            if own is not None:
+                found = np.full(len(slots), OPEN) if found is None else found
+                found[part.rows] = own
+        return found
+
+    def _parts(self, samples: Samples, slots: np.ndarray) -> Iterator[tuple[Part, np.ndarray | slice, Limit | None]]:
+        """The policies that decide for samples, each with its rows of the table and its limits."""
+        for part in self.policy.parts(samples.trade_off[rows_at(slots)]):
+            rows = rows_at(slots[part.rows])
+            limit = None if samples.max_cost is None else Limit(part.policy.costs.routed, samples.max_cost[rows])
+            yield part, rows, limit
 
     def run(self, samples: Samples, flight: Flight, first: np.ndarray, ended: Seen, seen: Seen | None = None) -> None:
         """Run samples from segment 1, with first steps (n,), to their ends, gate by gate.
@@ -186,29 +239,40 @@ class Executor:
         seen: Seen | None,
     ) -> dict[int, list[Flight]]:
         """Run all groups through a segment and decide once for all; returns the groups that wait for the next segment."""
-        behind = [self.advance(segment, choice, samples, Flight.joined(waiting[choice])) for choice in sorted(waiting)]
+        passed = [
+            self.advance(segment, choice, samples, Flight.joined(waiting[choice]), seen is not None)
+            for choice in sorted(waiting)
+        ]
         onward: dict[int, list[Flight]] = {}
-        if not behind:
+        if not passed:
             return onward
-        if segment == self.tree.segments:
-            for flight, log_probs in behind:
-                if seen is not None:
-                    seen(segment, flight.slots, log_probs)
-                ended(segment, flight.slots, log_probs)
-            return onward
-        slots = behind[0][0].slots if len(behind) == 1 else np.concatenate([flight.slots for flight, _ in behind])
-        steps = self.decide(segment, samples, slots)
+        steps = self.decide(segment, samples, *_standing(passed))
         at = 0
-        for flight, log_probs in behind:
+        for flight, log_probs in ((one.flight, one.log_probs) for one in passed):
             own = steps[at : at + len(flight)]
             at += len(flight)
             if seen is not None:
+                assert log_probs is not None
                 seen(segment, flight.slots, log_probs)
-            if len(leaves := (own == EXIT).nonzero()[0]):
-                ended(segment, flight.slots[leaves], log_probs[leaves])
+            leaves = (own == EXIT).nonzero()[0]
+            if len(leaves):
+                assert log_probs is not None
+                every = len(leaves) == len(flight)
+                ended(segment, *((flight.slots, log_probs) if every else (flight.slots[leaves], log_probs[leaves])))
             for step, group in flight.by_step(own):
                 onward.setdefault(step, []).append(group)
         return onward
+
+
+def _standing(passed: Sequence[Passed]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Slots (n,) of all samples at a gate, and what is settled there."""
+    if len(passed) == 1:
+        return passed[0].flight.slots, passed[0].settled
+    slots = np.concatenate([one.flight.slots for one in passed])
+    if all(one.settled is None for one in passed):
+        return slots, None
+    known = [np.full(len(one.flight), OPEN) if one.settled is None else one.settled for one in passed]
+    return slots, np.concatenate(known)
 
 
 @lru_cache(maxsize=8)

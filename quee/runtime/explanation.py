@@ -30,7 +30,8 @@ class GateReport:
     probability: float
     """Probability of that class."""
     predicted_error: float | None
-    """Predicted error probability of exiting here; None at the last gate, which decides nothing."""
+    """Predicted error probability of exiting here; None where nothing is predicted: at the last gate, and where the step is
+    settled whatever the state is."""
     cost: float
     """Cost up to here, in units of the static w8a8 backbone."""
 
@@ -74,13 +75,13 @@ def explained(
     tree = policy.tree
 
     def gate(row: int, position: int, node: int, cost: float) -> GateReport:
-        last = position == tree.segments - 1
+        predicted = np.nan if position == tree.segments - 1 else routed.predicted_error[row, position]
         return GateReport(
             position + 1,
             str(tree.paths[node][-1]),
             classes[trace.label[row, position]],
             float(trace.probability[row, position]),
-            None if last else float(routed.predicted_error[row, position]),
+            None if np.isnan(predicted) else float(predicted),
             cost,
         )
 

@@ -1,7 +1,7 @@
 """Options of a caller, and the operating points that serve them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from numbers import Real
 from typing import Annotated, Literal, TypedDict
@@ -141,8 +141,7 @@ class Options:
     certified: bool = False
 
     def __post_init__(self) -> None:
-        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "certified"}
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if value is not None and name != "certified"}
         for name, value in given.items():
             least = "of 0 or more" if name in FROM_ZERO else "above 0"
             if not isinstance(value, Real) or isinstance(value, bool) or not np.isfinite(float(value)):

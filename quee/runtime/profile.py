@@ -1,7 +1,7 @@
 """Measured milliseconds instead of BitFLOPs: the time of each segment and decision on this machine.
 
 A profile is in `BUNDLE.profile.json` beside its bundle, and belongs to that bundle, one machine, engine and number of
-threads. Exit heads and state features are measured with their segments, decisions of the gates separately.
+threads. Exit heads are measured with their segments; answers, state features and decisions at the gates separately.
 """
 
 import logging
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from quee import __version__
-from quee.ensembles import Ensembles
+from quee.ensembles import Ensembles, as_cached
 from quee.errors import IntegrityError, UsageError
 from quee.paths import PathTree
 from quee.policies.base import Costs, Part, Router
 from quee.precision import Precision
-from quee.runtime.engines.base import Engine
+from quee.runtime.engines.base import Engine, Step
 from quee.work.io import FORMAT, read_json, write_json
 from quee.work.machine import cpu_model
 
@@ -181,15 +181,17 @@ def measure(
 
     Where several policies decide, the decision is that of the slowest at each gate and batch.
 
-    `images` (n, c, h, w) are prepared, and repeated for larger batches; `features` is the number of features of a gate. The
-    answers of `ensembles` are measured with the decisions; the one at the last gate, behind which none is taken, is left out.
+    `images` (n, c, h, w) are prepared, and repeated for larger batches; `features` is the number of features of a gate.
+    State features and the answers of `ensembles` are measured with the decisions; the answer at the last gate, behind which
+    none is taken, is left out.
     """
     if not batches or min(batches) < 1:
         raise UsageError(f"batches {list(batches)}; valid: from 1")
     tree, largest = policy.tree, max(batches)
-    states = {1: np.resize(images, (largest, *images.shape[1:]))}
+    states, steps = {1: np.resize(images, (largest, *images.shape[1:]))}, dict[int, Step]()
     for segment in range(1, tree.segments):
-        state = engine.run(segment, tree.precisions[-1], states[segment]).state
+        steps[segment] = engine.run(segment, tree.precisions[-1], states[segment])
+        state = steps[segment].state
         assert state is not None
         states[segment + 1] = state
     seen = np.zeros((largest, tree.segments * features), np.float32)
@@ -204,7 +206,9 @@ def measure(
             runs[key] = lambda s=segment, p=precision, x=state: engine.run(s, p, x)  # type: ignore[misc]
         for gate in range(1, tree.segments):
             node = np.full(batch, tree.nodes_at(gate)[0])
-            given = (gate, node, seen[:batch, : gate * features])
+            embedding = steps[gate].embedding
+            step = Step(None, steps[gate].logits[:batch], None if embedding is None else embedding[:batch])
+            given = (gate, node, seen[:batch, : gate * features], step)
             for number, part in enumerate(parts):
                 runs[gate, "", "fp32", batch, number] = partial(_decided, part, ensembles, *given)
     times: dict[tuple[int, str, str, int, int], list[float]] = {key: [] for key in runs}
@@ -221,11 +225,16 @@ def measure(
     return tuple(Timing(*what, milliseconds=found) for what, found in slowest.items())
 
 
-def _decided(part: Part, ensembles: Ensembles | None, gate: int, node: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """What is computed at a gate behind its head, for features (n, gate · F): the answer, if ensembles answer, and the step."""
+def _decided(
+    part: Part, ensembles: Ensembles | None, gate: int, node: np.ndarray, seen: np.ndarray, step: Step
+) -> np.ndarray:
+    """What is computed at a gate behind its head's step, for features (n, gate · F): the answer, its features, the decision."""
     policy, n = part.policy, len(node)
     if ensembles is not None and not policy.classes:
-        ensembles(node, np.zeros((n, gate, ensembles.classes), np.float16), seen[:, : seen.shape[1] // gate])
+        heads = np.zeros((n, gate, ensembles.classes), np.float16)
+        heads[:, -1] = as_cached(step.log_probs)
+        step = Step(None, ensembles.logits(node, heads), step.embedding)
+    step.seen()
     carried = np.zeros((n, policy.carries))
     if policy.carries:
         said = np.zeros((n, gate, policy.classes), np.float16) if policy.classes else np.zeros(n, np.int64)

@@ -25,7 +25,7 @@ import numpy as np
 from quee.errors import QueeError, UsageError
 from quee.policies.base import EXIT
 from quee.runtime.classifier import AdaptiveClassifier, Routed, Start
-from quee.runtime.executor import Flight
+from quee.runtime.executor import Flight, Passed
 from quee.runtime.images import Images, checked
 from quee.runtime.operating import Options
 
@@ -255,8 +255,8 @@ class Scheduler:
     def _run(self, key: Group, flight: Flight) -> None:
         executor, segment = self.classifier.executor, key[0]
         try:
-            after, log_probs = executor.advance(*key, self._samples, flight)
-            steps = executor.decide(segment, self._samples, flight.slots)
+            passed = executor.advance(*key, self._samples, flight)
+            steps = executor.decide(segment, self._samples, flight.slots, passed.settled)
         except Exception as error:  # callers get any error of the engine
             with self._changed:
                 self._running = self._running[:0]
@@ -267,7 +267,7 @@ class Scheduler:
             self._running = self._running[:0]
             self._reclaim(flight.slots)
             self._sizes[len(flight)] += 1
-            self._distribute(segment, after, log_probs, steps)
+            self._distribute(segment, passed, steps)
 
     def _next(self) -> tuple[Group, Flight]:
         """The group to run, and up to a batch of its samples."""
@@ -278,12 +278,14 @@ class Scheduler:
         self._running = flight.slots
         return key, flight
 
-    def _distribute(self, segment: int, after: Flight, log_probs: np.ndarray, steps: np.ndarray) -> None:
+    def _distribute(self, segment: int, passed: Passed, steps: np.ndarray) -> None:
+        after, log_probs = passed.flight, passed.log_probs
         live = self._owner[after.slots] >= 0
         leaves = np.flatnonzero(live & (steps == EXIT))
         owners = self._owner[after.slots[leaves]]
         for number in np.unique(owners):
             request, rows = self._requests[int(number)], leaves[owners == number]
+            assert log_probs is not None
             request.log_probs[self._row[after.slots[rows]]] = log_probs[rows]
             request.remaining -= len(rows)
             if not request.remaining:

@@ -7,6 +7,18 @@ from quee.precision import Precision
 from quee.runtime.engines.base import Step
 
 
+class Cached(Step):
+    """A step whose state features, all of them, are in place of the embedding, and log-probabilities in place of logits."""
+
+    def seen(self) -> tuple[np.ndarray, np.ndarray]:
+        assert self.embedding is not None
+        return self.logits, self.embedding
+
+    @property
+    def log_probs(self) -> np.ndarray:
+        return self.logits
+
+
 class Replayed:
     """A state (n, 2) holds a sample's row in the cache and its node."""
 
@@ -28,4 +40,4 @@ class Replayed:
         assert self.cache.head_log_probs is not None
         log_probs = self.cache.head_log_probs[row, node].astype(np.float64)
         log_probs[np.arange(len(row)), self.cache.prediction[row, node]] += 1e-9  # of equal classes the answered one
-        return Step(after, log_probs, self.cache.features[row, node])
+        return Cached(after, log_probs, self.cache.features[row, node])

@@ -1,6 +1,6 @@
 """The interface of an engine: it executes a segment at a precision, with the exit head and features of its gate.
 
-The exit head and the state features are part of a segment's graph, because one call costs less than three.
+The exit head and the embedding are part of a segment's graph, because one call costs less than three.
 """
 
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from quee.features import log_softmax, state_features
 from quee.precision import Precision
 
 
@@ -17,10 +18,24 @@ class Step:
 
     state: np.ndarray | None
     """State (n, …), float32, the input of the next segment; None after the last."""
-    log_probs: np.ndarray
-    """(n, classes), float64, of the exit head at the segment's gate."""
-    features: np.ndarray
-    """(n, F), float32: state features, as `GateView` computes them."""
+    logits: np.ndarray
+    """(n, classes), floating point, of the exit head at the segment's gate."""
+    embedding: np.ndarray | None
+    """(n, E), float32: the compressed embedding; None where state features have none."""
+
+    @property
+    def log_probs(self) -> np.ndarray:
+        """(n, classes), float64, of the exit head; computed at every call."""
+        return log_softmax(self.logits)
+
+    @property
+    def features(self) -> np.ndarray:
+        """(n, F), float32: state features of the exit head, as `GateView` computes them; computed at every call."""
+        return self.seen()[1]
+
+    def seen(self) -> tuple[np.ndarray, np.ndarray]:
+        """Log probabilities and state features, which take one computation."""
+        return state_features(self.logits, self.embedding)
 
 
 class Engine(Protocol):

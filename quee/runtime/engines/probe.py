@@ -67,11 +67,11 @@ class AutoEngine:
 
     def chosen(self, segment: int, precision: Precision, state: np.ndarray) -> Engine:
         """The engine for a segment and precision; timed on a state before it unless this machine remembers the result."""
-        if (segment, precision) not in self._chosen:
+        if (found := self._chosen.get((segment, precision))) is None:
             with self._lock:
-                if (segment, precision) not in self._chosen:
-                    self._chosen[segment, precision] = self._probe(segment, precision, state)
-        return self._chosen[segment, precision]
+                if (found := self._chosen.get((segment, precision))) is None:
+                    found = self._chosen[segment, precision] = self._probe(segment, precision, state)
+        return found
 
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
         return self.chosen(segment, precision, state).run(segment, precision, state)

@@ -14,7 +14,7 @@ from small_world import small_cache, small_experiment
 from quee.errors import IntegrityError
 from quee.evaluation.resplits import fit_policies
 from quee.paths import PathTree
-from quee.policies.base import EXIT, Basis, Limit, Router, simulate_behind, trade_offs
+from quee.policies.base import EXIT, OPEN, Basis, Limit, Router, simulate_behind, trade_offs
 from quee.policies.files import read_policy, write_policy
 from quee.policies.methods import Method
 from quee.policies.networks import views
@@ -120,11 +120,17 @@ def test_a_deployed_policy_is_nowhere_beyond_a_limit_and_decides_for_each_sample
             carried = np.zeros((len(CACHE), len(tree), 0))
             if own.carries:
                 carried = walk(own, CACHE, [node for node in range(len(tree)) if uniform(tree, node)]).carried
-            at = nodes[index[rows]]
+            at, limit = nodes[index[rows]], Limit(limits, most[rows])
             seen = own.seen(view[rows], carried[rows, at])
             table = own.read(gate, at, seen)
-            step, error = own.decide(table, part.knob, Limit(limits, most[rows])), own.exit_error(table)
+            step, error = own.decide(table, part.knob, limit), own.exit_error(table)
             assert np.isfinite(error).all()
+            value = own.values(table, part.knob, limit)
+            least = np.take_along_axis(value, step[:, None] - EXIT, axis=1)[:, 0]
+            assert (least <= value.min(axis=1) + 1e-6).all()
+            if (settled := own.settled(gate, at, part.knob, limit)) is not None:
+                known = settled != OPEN
+                assert np.array_equal(settled[known], step[known])
             onward = step != EXIT
             ends = tree.children[at[onward], step[onward]]
             assert (ends >= 0).all()
@@ -168,6 +174,28 @@ def test_exits_by_thresholds_are_found_as_the_simulation_finds_them(method: Meth
     walks, knobs = walks_of(policy, cache), policy.knobs(0)
     simulated = simulate_behind(policy.tree, policy, cache.features, knobs, policy.first(knobs), walks)
     np.testing.assert_array_equal(policy.ends(cache, walks), simulated)
+
+
+def test_what_is_settled_is_not_read_and_company_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    static, mixed = policy_of(METHODS["static_mixture"]), policy_of(METHODS["auto"])
+    engine, n = Replayed(SETTING.caches["test"]), len(SETTING.caches["test"])
+
+    def executed(policy: Router, knob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        executor = Executor(engine, policy, CACHE.features.shape[2])
+        samples = executor.samples(len(knob))
+        samples.admit(slice(None), knob)
+        first = policy.first(knob)
+        assert first is not None
+        executor.run(samples, Flight(np.arange(len(knob)), engine.states[: len(knob)]), first, lambda *_: None)
+        return samples.node, samples.error
+
+    knob = np.random.default_rng(0).choice(mixed.knobs(0), size=n)
+    nodes, errors = executed(mixed, knob)
+    for row in range(0, n, 29):
+        alone = executed(mixed, knob[: row + 1])
+        assert alone[0][row] == nodes[row] and np.array_equal(alone[1][row], errors[row], equal_nan=True)
+    monkeypatch.setattr(type(static), "read", lambda *_: pytest.fail("read although it is settled"))
+    assert np.isnan(executed(static, np.random.default_rng(0).choice(static.knobs(0), size=n))[1]).all()
 
 
 def test_a_method_is_deployable_where_it_has_a_policy() -> None:

@@ -138,15 +138,15 @@ def scaled(factor: float) -> Callable[[int, Precision, Step], Step]:
 
 FAULTS: dict[str, Callable[[int, Precision, Step], Step]] = {
     "states": scaled(1.05),
-    "log-probabilities": lambda s, p, step: replace(step, log_probs=step.log_probs * 1.1),
-    "features": lambda s, p, step: replace(step, features=step.features + np.float32(0.1)),
-    "not a number": lambda s, p, step: replace(step, log_probs=np.full_like(step.log_probs, np.nan)),
-    "one segment": lambda s, p, step: replace(step, features=step.features * 0) if s == 2 else step,
-    "one precision": lambda s, p, step: replace(step, log_probs=step.log_probs * 2) if p == FEW_BITS else step,
+    "log-probabilities": lambda s, p, step: replace(step, logits=step.logits * 1.1),
+    "features": lambda s, p, step: replace(step, embedding=step.embedding + np.float32(0.1)),
+    "not a number": lambda s, p, step: replace(step, logits=np.full_like(step.logits, np.nan)),
+    "one segment": lambda s, p, step: replace(step, embedding=step.embedding * 0) if s == 2 else step,
+    "one precision": lambda s, p, step: replace(step, logits=step.logits * 2) if p == FEW_BITS else step,
     "half of the images": lambda s, p, step: replace(
-        step, log_probs=step.log_probs + (np.arange(len(step.log_probs)) % 2)[:, None]
+        step, logits=step.logits * (1 + np.arange(len(step.logits)) % 2)[:, None].astype(np.float32)
     ),
-    "rows exchanged": lambda s, p, step: replace(step, log_probs=step.log_probs[::-1], features=step.features[::-1]),
+    "rows exchanged": lambda s, p, step: replace(step, logits=step.logits[::-1], embedding=step.embedding[::-1]),
 }
 
 
