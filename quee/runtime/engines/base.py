@@ -23,6 +23,11 @@ class Step:
     """(n, F), float32: state features, as `GateView` computes them."""
 
 
+def graph_name(segment: int, precision: Precision) -> str:
+    """Name of the file with a segment's exported graph."""
+    return f"{precision}.segment{segment}.onnx"
+
+
 class Engine(Protocol):
     """Executes segments. Safe to call from several threads."""
 
