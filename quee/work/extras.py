@@ -1,6 +1,7 @@
 """The extras that quee is installed with: `pip install 'quee[EXTRA]'`. pyproject.toml says which packages each brings."""
 
 import re
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 
@@ -33,22 +34,30 @@ def _needs(what: str, package: str, extra: str) -> QueeError:
 def extra_of(module: str) -> str | None:
     """The first extra that brings a module; None where none does."""
     wanted = _plain(DISTRIBUTIONS.get(module, module))
-    for entry in requirements():
-        found = re.search(r"extra\s*==\s*['\"]([^'\"]+)", entry)
-        if found and _plain(name_of(entry)) == wanted:
-            return found[1]
-    return None
+    return next((extra for extra, entry in _stated() if extra and _plain(name_of(entry)) == wanted), None)
 
 
-def requirements(extra: str | None = None) -> list[str]:
-    """quee's requirements as its metadata state them; with `extra`, those of one extra alone."""
+def distributions(extra: str = "") -> set[str]:
+    """The distributions that quee needs with an extra, those of other extras that it takes in included; by default the base."""
+    found: set[str] = set()
+    for own, entry in _stated():
+        if own == extra:
+            taken = re.match(r"quee\[([\w,-]+)\]", entry)
+            found |= (
+                {name for other in taken[1].split(",") for name in distributions(other)} if taken else {name_of(entry)}
+            )
+    return found
+
+
+def _stated() -> Iterator[tuple[str, str]]:
+    """quee's requirements as its metadata state them, each with its extra; the base's is empty."""
     try:
         found = requires("quee") or []
     except PackageNotFoundError:  # code that was copied without its metadata, as MLflow copies it
-        return []
-    return [
-        entry for entry in found if extra is None or re.search(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]", entry)
-    ]
+        return
+    for entry in found:
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", entry)
+        yield extra[1] if extra else "", entry
 
 
 def name_of(requirement: str) -> str:
