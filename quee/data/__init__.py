@@ -11,8 +11,6 @@ from quee.errors import UsageError
 from quee.work.registry import Registry, unknown
 
 DATA = Path("data")
-IMAGES = ("image", "img")
-"""Usual names of the column with images in Parquet files."""
 RESERVED = ("sources", "weights")
 """Folders in it that are no data sets."""
 

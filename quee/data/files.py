@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from quee.data import IMAGES, Dataset, dataset_called
+from quee.data import Dataset, dataset_called
+from quee.data.columns import IMAGES
 from quee.data.decode import open_image
 from quee.data.rowgroups import EncodedImages, open_parquet, reading
 from quee.errors import IntegrityError, QueeError

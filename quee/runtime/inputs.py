@@ -7,7 +7,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from quee.data import IMAGES
+from quee.data.columns import IMAGES
 from quee.data.walk import IMAGE_SUFFIXES, Skipped, faults_text, shown, walk
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.runtime.pixels import check_choice, check_form

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.responses import Response
 
-from quee.data import IMAGES
+from quee.data.columns import IMAGES
 from quee.data.decode import FORMATS, open_image
 from quee.data.walk import shown, top_files
 from quee.errors import QueeError, UsageError

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from quee.data import IMAGES, Dataset
+from quee.data import Dataset
+from quee.data.columns import IMAGES
 from quee.data.files import GROUP, LABELS, image_column
 from quee.data.importers.base import Importer, Plan, Shard, Source, shard_name
 from quee.data.importers.groups import Groups, column_groups
