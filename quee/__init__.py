@@ -25,4 +25,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'quee' has no attribute {name!r}; public: {', '.join(__all__)}")
     from importlib import import_module
 
-    return getattr(import_module(_LAZY[name]), name)
+    try:
+        return getattr(import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as error:
+        from quee.work.extras import missing_extra
+
+        raise missing_extra(error, f"quee.{name}") or error from None

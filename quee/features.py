@@ -13,6 +13,7 @@ from quee.precision import Precision
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from quee.data.preprocessing import Preprocessing
     from quee.exits.heads import ExitHeads
     from quee.network.execution import MultiPrecisionBackbone
 
@@ -72,6 +73,15 @@ class GateView:
     @property
     def names(self) -> list[str]:
         return feature_names(self.heads.embedding if self.embedding else 0)
+
+    @property
+    def segments(self) -> int:
+        return self.backbone.segments
+
+    @property
+    def input(self) -> "Preprocessing":
+        """What the backbone takes."""
+        return self.backbone.models[Precision("fp32")].input
 
     def __call__(self, gate: int, precision: Precision, state: "Tensor") -> tuple[np.ndarray, np.ndarray]:
         """Log probabilities (n, classes), float64, and state features (n, F), float32, of states at a gate."""

@@ -4,6 +4,8 @@ Imports inside functions count like those of modules; those for type checkers al
 """
 
 import ast
+import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -80,16 +82,9 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("quee/data/weights.py", "quee/network/"): "weights are checked against the network that they are for",
     ("quee/network/files.py", "quee/quantization/"): "a quantized network is read and written like a float one",
     ("quee/runtime/", "quee/data/"): _IMAGES,
-    ("quee/runtime/bundle.py", "quee/exits/"): _TORCH,
-    ("quee/runtime/", "quee/features.py"): _TORCH,
+    ("quee/runtime/", "quee/features.py"): "engines compute the state features that the simulation computes",
     ("quee/runtime/", "quee/ensembles.py"): "a bundle answers with the ensembles that the simulation answers with",
-    ("quee/runtime/", "quee/network/"): _TORCH,
     ("quee/runtime/", "quee/export/"): _TORCH,
-    ("quee/runtime/explanation.py", "quee/cost.py"): "an explanation says what the static network would have cost",
-    (
-        "quee/runtime/timed.py",
-        "quee/cache/",
-    ): "the rows in a bundle by which budgets in milliseconds are met are a cache",
 }
 """(File or folder, layer) of imports against the direction, with the reason."""
 
@@ -108,6 +103,25 @@ def _imports(node: ast.AST) -> Iterator[str]:
         elif isinstance(child, ast.ImportFrom):
             yield from (f"{child.module}.{alias.name}" for alias in child.names)
         yield from _imports(child)
+
+
+def imports_at_once(file: Path) -> Iterator[str]:
+    """Dotted names that a file imports when it is imported itself, outside of functions."""
+
+    def visible(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                continue
+            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                continue
+            yield child
+            yield from visible(child)
+
+    for node in visible(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def module_file(name: str) -> str | None:
@@ -175,3 +189,41 @@ def test_every_exception_is_still_one(exception: tuple[str, str]) -> None:
 
 def test_every_file_of_quee_has_a_layer() -> None:
     assert [name for name in GRAPH if name.startswith("quee/") and not layer(name)] == ["quee/__init__.py"]
+
+
+BASE = {"PIL", "numpy", "pydantic", "rich", "safetensors", "typer"}
+"""What quee needs without an extra: the base dependencies of pyproject.toml."""
+SERVE = {"anyio", "fastapi", "h11", "prometheus_client", "python_multipart", "starlette", "uvicorn"}
+LIGHT = {
+    "quee/runtime/": BASE,
+    "quee/policies/": BASE,
+    "quee/cli/": BASE,
+    "quee/serving/": BASE | SERVE,
+}
+"""Folders of a deployed bundle, with the packages that may be imported with them; engines import theirs when opened."""
+
+
+@pytest.mark.parametrize("folder", LIGHT)
+def test_what_runs_a_bundle_imports_no_extra(folder: str) -> None:
+    """Neither PyTorch nor SciPy, scikit-learn, pyarrow, matplotlib and the like; not by way of other files of quee either."""
+    mlflow_loads = "quee/runtime/pyfunc.py"
+    todo = [name for name in GRAPH if name.startswith(folder) and name != mlflow_loads]
+    seen, found = set(todo), {}
+    while todo:
+        file = todo.pop()
+        for dotted in imports_at_once(ROOT / file):
+            parts = dotted.split(".")
+            own = {module_file(".".join(parts[:n])) for n in range(1, len(parts) + 1)}
+            for other in {name for name in own if name} - seen:
+                seen.add(other)
+                todo.append(other)
+            if parts[0] not in sys.stdlib_module_names | {"quee"} | LIGHT[folder]:
+                found[parts[0]] = file
+    assert found == {}
+    assert len(seen) > 10
+
+
+def test_the_base_dependencies_are_what_a_bundle_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {entry.partition(">")[0] for entry in project["dependencies"]}
+    assert named == {"pillow" if name == "PIL" else name for name in BASE}

@@ -22,7 +22,7 @@ from quee.features import GateView
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone, walk_tree
 from quee.network.files import load_precisions
 from quee.paths import PathTree
-from quee.precision import Precision
+from quee.precision import FLOAT, Precision
 from quee.work.io import FORMAT, file_digest, table_writer, verify_digests, write_json
 from quee.work.shards import Shard, read_shards, run_shards
 from quee.work.store import Store
@@ -240,6 +240,7 @@ def describe_tree(
         "classes": list(classes),
         "experiment": experiment,
         "feature_names": view.names,
+        "float_cost": cost.plain.static((Precision(FLOAT),) * tree.segments) / unit,
         "format": FORMAT,
         "nodes": nodes,
         "precisions": [str(p) for p in tree.precisions],

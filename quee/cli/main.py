@@ -117,8 +117,19 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        sys.exit(_report(error))
+        sys.exit(_report(_explained(error, arguments)))
     sys.exit(status or 0)
+
+
+def _explained(error: Exception, arguments: list[str]) -> Exception:
+    """The error that names the extra to install, if an import failed for want of one."""
+    if not isinstance(error, ModuleNotFoundError):
+        return error
+    from quee.work.extras import missing_extra
+
+    verb = next((argument for argument in arguments if not argument.startswith("-")), "")
+    of_project = verb not in LIBRARY
+    return missing_extra(error, f"`quee {verb}`", "pipeline" if of_project else None) or error
 
 
 def _report(error: Exception) -> int:

@@ -38,10 +38,12 @@ def predict(
     ] = None,
     images_per_second: Annotated[float | None, typer.Option(help="The same, as a rate.")] = None,
     pixels: Annotated[str, typer.Option(help="Of arrays: uint8, or unit for floats from 0 to 1.")] = "uint8",
-    engine: Annotated[str, typer.Option(help="Engine: torch (exact), or an engine of `quee[engines]`.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, openvino, onnxruntime, torch (the reference) or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time; results do not depend on it.")] = 128,
-    out: Annotated[Path | None, typer.Option(help="Write Parquet; a repeated call goes on where one ended.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write Parquet (extra `parquet`); a repeated call goes on where one ended.")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on where an image cannot be read.")] = False,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -50,9 +52,12 @@ def predict(
     from quee.errors import UsageError
     from quee.runtime import Options, load_bundle
     from quee.runtime.inputs import Inputs
+    from quee.work.extras import require_package
 
     if sum((as_json, as_csv, out is not None)) > 1:
         raise UsageError("give one of --json, --csv and --out")
+    if out is not None:
+        require_package("pyarrow", f"writing {out}", "parquet")
     options = Options(budget, trade_off, max_cost, latency_ms, images_per_second, accuracy_loss, certified)
     inputs, classifier = Inputs(images, pixels, skip_bad), load_bundle(bundle, engine, threads)
     if options.milliseconds is not None:
@@ -81,22 +86,23 @@ def predict(
 
 def _rows(classifier: "AdaptiveClassifier", inputs: Any, options: Any, batch: int, skip_bad: bool) -> Any:
     """Yields rows as they are computed, with progress."""
-    from quee.runtime.scoring import score
+    from quee.runtime.scoring import rows_of, score
     from quee.work.progress import progress
 
     with progress("classifying", len(inputs)) as bar:
-        for table in score(classifier, inputs, options, batch=batch, skip_bad=skip_bad):
-            yield from table.to_pylist()
-            bar.advance(len(table))
+        for answers in score(classifier, inputs, options, batch=batch, skip_bad=skip_bad):
+            rows = rows_of(answers)
+            yield from rows
+            bar.advance(len(rows))
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
     """Prints all rows at once, so that a reader gets all or none."""
     import csv
 
-    from quee.runtime.scoring import SCHEMA
+    from quee.runtime.scoring import COLUMNS
 
-    writer = csv.DictWriter(sys.stdout, SCHEMA.names, lineterminator="\n")
+    writer = csv.DictWriter(sys.stdout, [*COLUMNS], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
 

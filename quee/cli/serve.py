@@ -12,6 +12,7 @@ import typer
 
 from quee.errors import BusyError, QueeError, UsageError
 from quee.serving.settings import MIB, Settings
+from quee.work.extras import require_package
 
 
 def serve(
@@ -38,7 +39,12 @@ def serve(
     ] = Settings.queue,
     batch: Annotated[int, typer.Option(help="Images run together at most.")] = 64,
     deadline: Annotated[float, typer.Option(help="Seconds for an answer.")] = Settings.deadline,
-    engine: Annotated[str, typer.Option(help="What runs the network: torch, openvino, onnxruntime, auto.")] = "torch",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs the network: torch, openvino, onnxruntime, auto. By default torch, or auto without PyTorch."
+        ),
+    ] = None,
     control: Annotated[
         bool, typer.Option(help="Correct budgets so that the mean cost stays at the budget when inputs drift.")
     ] = Settings.control,
@@ -48,13 +54,9 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a bundle: Open Inference Protocol v2, images, metrics, a page at /. SIGHUP reloads, SIGTERM ends."""
-    missing = [
-        module for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart") if not find_spec(module)
-    ]
-    if missing:
-        raise QueeError(f"`quee serve` needs {', '.join(missing)}: pip install 'quee[serve]'")
-    import torch
-
+    for package in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
+        require_package(package, "`quee serve`", "serve")
+    from quee.runtime.engines import default_engine
     from quee.serving.server import server_of
     from quee.serving.service import Service, release, settle
 
@@ -76,7 +78,10 @@ def serve(
     )
     if threads < 1:
         raise UsageError(f"threads={threads}: give at least 1")
-    torch.set_num_threads(threads)
+    if (engine := engine or default_engine()) == "torch":
+        import torch
+
+        torch.set_num_threads(threads)
     _open_files(settings.connections + 256)
     listener = _listen(host, port)
     service = Service(bundle, settings, batch, digest, engine, threads)

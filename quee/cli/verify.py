@@ -1,6 +1,7 @@
 """`quee verify BUNDLE`: whether a bundle is whole, and whether the engines here agree with the reference."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,34 +22,37 @@ def verify(
     threads: Annotated[int | None, typer.Option(help="With --execute: threads of the engines.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a bundle: format, names and digests of all files, and whether their contents fit together."""
+    """Check a bundle: format, names and digests of all files, and whether their contents fit together.
+
+    Networks and exported graphs are opened with --execute alone.
+    """
     from quee.errors import DisagreementError, UsageError
-    from quee.runtime import load_bundle
-    from quee.runtime.manifest import NAME, read_manifest
+    from quee.runtime.bundle import read_bundle
+    from quee.runtime.manifest import NAME
     from quee.work.io import read_json
 
     if (engine or threads is not None) and not execute:
         raise UsageError("--engine and --threads go with --execute")
-    manifest = read_manifest(bundle)
-    classifier = load_bundle(bundle, held=False)
+    read = read_bundle(bundle)
+    manifest, tree = read.manifest, read.policy.tree
     written = read_json(bundle / NAME)["format"]
     facts = {
-        "canary": len(classifier.canary or ()),
-        "classes": len(classifier.classes),
+        "canary": len(read.canary or ()),
+        "classes": len(manifest.classes),
         "digest": manifest.digest,
         "experiment": manifest.experiment,
         "files": len(manifest.files),
         "format": written,
         "graphs": sum(map(len, manifest.graphs.values())),
-        "guarantees": [asdict(guarantee) for guarantee in classifier.guarantees],
-        "precisions": [str(p) for p in classifier.tree.precisions],
-        "segments": classifier.tree.segments,
+        "guarantees": [asdict(guarantee) for guarantee in manifest.guarantees],
+        "precisions": [str(p) for p in tree.precisions],
+        "segments": tree.segments,
     }
-    found = _executed(bundle, engine or _installed(bool(manifest.graphs)), threads) if execute else {}
+    found = _executed(bundle, bool(manifest.graphs), engine or [], threads) if execute else {}
     if as_json:
         typer.echo(json.dumps({**facts, "engines": found} if execute else facts))
     else:
-        _say(bundle, facts, classifier.guarantees)
+        _say(bundle, facts, manifest.guarantees)
         for name, outcome in found.items():
             typer.echo(f"engine {name}: " + (f"agrees, {outcome['said']}" if outcome["agrees"] else "refused"))
     refused = [str(outcome["said"]) for outcome in found.values() if not outcome["agrees"]]
@@ -56,22 +60,17 @@ def verify(
         raise DisagreementError("\n".join(refused))
 
 
-def _installed(graphs: bool) -> list[str]:
-    """The engines, except CUDA, that can execute a bundle here, with or without exported graphs."""
-    from importlib.util import find_spec
+def _executed(bundle: Path, graphs: bool, engines: list[str], threads: int | None) -> dict[str, dict[str, Any]]:
+    """The result of each engine by name, of all that are installed where none is named.
 
-    from quee.runtime.engines import GRAPH_ENGINES
-
-    return ["torch", *(kind.name for kind in GRAPH_ENGINES if graphs and find_spec(kind.package))]
-
-
-def _executed(bundle: Path, engines: list[str], threads: int | None) -> dict[str, dict[str, Any]]:
-    """The result of each engine, by name; raises IntegrityError where the bundle has no canary."""
+    Raises IntegrityError where the bundle has no canary, QueeError where no engine is installed.
+    """
     from quee.errors import DisagreementError, IntegrityError
     from quee.runtime import load_bundle
+    from quee.runtime.engines import installed_engines
 
     found: dict[str, dict[str, Any]] = {}
-    for name in engines:
+    for name in engines or installed_engines(graphs) or ["auto"]:
         classifier = load_bundle(bundle, name, threads, held=False)
         if (canary := classifier.canary) is None:
             raise IntegrityError(
@@ -86,7 +85,7 @@ def _executed(bundle: Path, engines: list[str], threads: int | None) -> dict[str
     return found
 
 
-def _say(bundle: Path, facts: dict[str, Any], guarantees: list[Any]) -> None:
+def _say(bundle: Path, facts: dict[str, Any], guarantees: Sequence[Any]) -> None:
     typer.echo(
         f"{bundle}: good. {facts['experiment']}, format {facts['format']}, {facts['files']} files, {facts['graphs']} "
         f"graphs, {facts['classes']} classes, {facts['segments']} segments at {', '.join(facts['precisions'])}"

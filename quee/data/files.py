@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from quee.data import Dataset, dataset_called
+from quee.data.columns import IMAGES
 from quee.data.decode import open_image
 from quee.data.rowgroups import EncodedImages, open_parquet, reading
 from quee.errors import IntegrityError, QueeError
@@ -17,7 +18,6 @@ from quee.measure import ACCURACY, AGREEMENT, LABELLED, Measure
 from quee.work.io import content_digest, verify_digests
 
 LABELS = ("label", "labels", "fine_label")
-IMAGES = ("image", "img")
 GROUP = "group"
 """Column with the group of each sample."""
 ANSWERS = "quee.answers"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import floor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from PIL import Image
@@ -126,14 +126,29 @@ class Preprocessing:
         turned = ", channels BGR" if self.channel_order == "bgr" else ""
         return f"{', '.join(values)}, {self.interpolation}, crop {self.crop_pct:g}{resized}{turned}"
 
-    def normalise(self, images: "Tensor") -> "Tensor":
+    @overload
+    def normalise(self, images: np.ndarray) -> np.ndarray: ...
+    @overload
+    def normalise(self, images: "Tensor") -> "Tensor": ...
+    def normalise(self, images: "np.ndarray | Tensor") -> "np.ndarray | Tensor":
         """RGB or grey (n, c, h, w) in [0, 1] to the backbone's order, zero mean and unit variance over its training data."""
-        import torch
+        if not isinstance(images, np.ndarray):
+            import torch
 
-        images = images.flip(1) if self.channel_order == "bgr" else images
-        mean = torch.tensor(spread(self.mean, self.channels)).view(1, -1, 1, 1)
-        std = torch.tensor(spread(self.std, self.channels)).view(1, -1, 1, 1)
-        return (images - mean).div_(std)
+            return torch.from_numpy(self.normalise(images.numpy()))
+        mean, std = (
+            np.array(spread(values, self.channels), np.float32)[:, None, None] for values in (self.mean, self.std)
+        )
+        found = np.subtract(images[:, ::-1] if self.channel_order == "bgr" else images, mean, order="C")
+        found /= std
+        return found
+
+
+def unit(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (n, h, w, c) to float32 (n, c, h, w) in [0, 1]."""
+    found = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    found /= 255
+    return found
 
 
 ADDED = ("resize", "crop_offset", "channel_order")

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quee.data.preprocessing import Preprocessing
+from quee.data.preprocessing import Preprocessing, unit
 from quee.settings.backbone import Augmentation
+from quee.work.bits import splitmix64
 
 DRAWS = 14
 """Number of uniform random numbers that the augmentation of one image uses."""
@@ -16,7 +17,7 @@ DRAWS = 14
 
 def to_unit(pixels: np.ndarray) -> Tensor:
     """uint8 (n, h, w, c) to float32 (n, c, h, w) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float().div_(255)
+    return torch.from_numpy(unit(pixels))
 
 
 def draws(seed: Sequence[int], ids: np.ndarray, count: int = DRAWS) -> np.ndarray:
@@ -26,13 +27,6 @@ def draws(seed: Sequence[int], ids: np.ndarray, count: int = DRAWS) -> np.ndarra
     with np.errstate(over="ignore"):
         z = splitmix64(ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key)[:, None] + steps
         return np.asarray((splitmix64(z) >> np.uint64(11)) * 2.0**-53)
-
-
-def splitmix64(z: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: every bit of the input changes half of the output's bits."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)))
 
 
 def ready(

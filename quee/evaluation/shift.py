@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
-from quee.data.transforms import to_unit
+from quee.data.preprocessing import unit
 from quee.hull import hull
 from quee.intervals import interval, resamples
 
@@ -117,8 +117,7 @@ def outcome(
 
 def prepared(classifier: "AdaptiveClassifier", images: np.ndarray) -> np.ndarray:
     """Images uint8 (n, h, w, c) at the backbone's size to its input."""
-    found: np.ndarray = classifier.transform.normalise(to_unit(classifier.transform.coloured(images))).numpy()
-    return found
+    return classifier.transform.normalise(unit(classifier.transform.coloured(images)))
 
 
 def streamed(

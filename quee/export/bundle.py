@@ -16,6 +16,7 @@ from quee.evaluation.losses import accuracy_losses
 from quee.evaluation.measured import float_errors
 from quee.export.canary import write_canary
 from quee.export.graphs import export_graphs
+from quee.export.networks import load_view
 from quee.export.torch_engine import TorchEngine
 from quee.features import UNCERTAINTY
 from quee.intervals import interval, resamples
@@ -25,7 +26,6 @@ from quee.policies.files import PREDICTORS, write_policy
 from quee.policies.registry import deployable
 from quee.policies.sweep import Setting, Sweep, routed_sweep
 from quee.precision import Precision
-from quee.runtime.bundle import load_view
 from quee.runtime.executor import Executor
 from quee.runtime.manifest import seal
 from quee.runtime.operating import Guarantee, Point

@@ -8,7 +8,6 @@ tables, in floating point.
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -27,6 +26,8 @@ from quee.network.base import SegmentedBackbone
 from quee.network.convolution import padding_of
 from quee.precision import Precision
 from quee.quantization.layers import AffineQuantizer, QuantizedConv2d, QuantizedLinear, QuantizedMatMul, Quantizer
+from quee.runtime.engines.base import graph_name
+from quee.work.extras import require_package
 from quee.work.nodes import needed
 
 OPSET = 17
@@ -34,10 +35,6 @@ TRACED = 23
 """Number of samples that graphs are traced with: a prime that divides no usual width."""
 OUTPUTS = ("state", "logits", "embedding")
 """Outputs of a graph; `state` is absent at the last gate, `embedding` where state features have none. The input is `x`."""
-
-
-def graph_name(segment: int, precision: Precision) -> str:
-    return f"{precision}.segment{segment}.onnx"
 
 
 class _RoundTrip(torch.autograd.Function):
@@ -280,8 +277,7 @@ def export_graphs(view: GateView, precisions: Sequence[Precision], out: Path) ->
     `bf16` and `fp16` are executed from the graph of `fp32`. Raises QueeError where the package onnx is missing, because
     the files of a bundle must not depend on the installed packages.
     """
-    if find_spec("onnx") is None:
-        raise QueeError("a bundle holds graphs in ONNX, and the package onnx is missing: pip install 'onnx>=1.17'")
+    require_package("onnx", "writing a bundle", "train")
     backbone, names = view.backbone, []
     for precision in sorted({Precision("fp32") if p.is_float else p for p in precisions}):
         model = exportable(backbone.model(precision))

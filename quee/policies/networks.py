@@ -234,20 +234,15 @@ class Predictors:
 
     def predict(self, gate: int, inputs: np.ndarray) -> np.ndarray:
         """Inputs (…, D) to error probabilities (…, suffixes)."""
-        from scipy.special import expit  # slow to import, and names of methods are needed without it
-
-        found: np.ndarray = expit(self.networks[gate - 1](inputs))
-        return found
+        return logistic(self.networks[gate - 1](inputs))
 
     def reader(self, gate: int, known: np.ndarray) -> Read:
         """`Network.reader` of a gate, with error probabilities for outputs."""
-        from scipy.special import expit
-
         read = self.networks[gate - 1].reader(known)
 
         def predicted(view: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             hidden, logits = read(view, rows)
-            return hidden, expit(logits)
+            return hidden, logistic(logits)
 
         return predicted
 
@@ -261,6 +256,14 @@ class Predictors:
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Predictors":
         gates = sorted({int(name.split(".")[1]) for name in arrays})
         return cls([Network.from_arrays(f"gate.{gate}", arrays) for gate in gates])
+
+
+def logistic(z: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-z)) of logits of any shape; deciding needs no SciPy."""
+    with np.errstate(over="ignore"):  # 1 / inf is the 0 that is meant
+        found = np.exp(-z)
+    found += 1
+    return np.reciprocal(found, out=found)
 
 
 def rows_of(values: np.ndarray) -> np.ndarray:

@@ -5,22 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from quee.ensembles import Ensembles
 from quee.errors import UsageError
-from quee.export.torch_engine import TorchEngine
-from quee.features import GateView
 from quee.measure import Measure, measure_of
-from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
 from quee.policies.base import Router
-from quee.precision import Precision
 from quee.runtime.canary import Canary
 from quee.runtime.conventions import FittedClassifier
-from quee.runtime.engines import Engine
+from quee.runtime.engines import Engine, torch_engine
 from quee.runtime.engines.graphs import LARGEST, GraphEngine
 from quee.runtime.engines.probe import AutoEngine
 from quee.runtime.executor import Executor, Flight, draws
@@ -30,6 +26,10 @@ from quee.runtime.operating import Asked, Expected, Guarantee, Operating, Operat
 from quee.runtime.profile import Profile
 from quee.runtime.stream import Stream
 from quee.runtime.timed import timed_points
+from quee.runtime.view import View
+
+if TYPE_CHECKING:
+    from quee.network.execution import MultiPrecisionBackbone
 
 TIMED = 8
 """Number of batch sizes whose policy under measured time is kept; each costs a simulation and memory."""
@@ -91,7 +91,7 @@ class AdaptiveClassifier(FittedClassifier):
 
     def __init__(
         self,
-        view: GateView,
+        view: View,
         policy: Router,
         costs: np.ndarray,
         points: Sequence[Point],
@@ -108,14 +108,16 @@ class AdaptiveClassifier(FittedClassifier):
         self.view, self.policy, self.costs = view, policy, costs
         self.points, self.classes, self.budget = list(points), list(classes), budget
         self.description = description or {}
-        self.engine = engine or TorchEngine(view)
-        self.transform = self.backbone.models[Precision("fp32")].input
+        self.engine = engine or torch_engine(view)
+        self.transform = view.input
         self.executor = Executor(self.engine, policy, len(view.names), ensembles)
         self.paths = np.array([self.tree.name(node) for node in range(len(self.tree))], dtype=object)
         self.profile: Profile | None = None
         """Times on this machine, if the bundle was profiled."""
         self.digest = ""
         """SHA-256 of the bundle's description, if there is one."""
+        self.float_cost: float | None = None
+        """Cost of the static float network, if the bundle says it."""
         self.validation: Mapping[str, np.ndarray] = {}
         """Samples for finding operating points under another cost, see `quee.runtime.timed`."""
         self.canary: Canary | None = None
@@ -124,7 +126,8 @@ class AdaptiveClassifier(FittedClassifier):
         self._operating = OperatingPoints(self.tree, costs, self.points, budget, policy.priced, self.guarantees)
 
     @property
-    def backbone(self) -> MultiPrecisionBackbone:
+    def backbone(self) -> "MultiPrecisionBackbone":
+        """The networks; an engine other than torch does without, and loads them, with PyTorch, when they are asked for."""
         return self.view.backbone
 
     @property
@@ -180,7 +183,7 @@ class AdaptiveClassifier(FittedClassifier):
     @cached_property
     def static_costs(self) -> dict[str, float]:
         """Cost of the static network by precision."""
-        return static_costs(self.backbone, self.tree, self.policy)
+        return static_costs(self.tree, self.policy, self.float_cost)
 
     def prepare(self, images: Images, pixels: str = "uint8") -> np.ndarray:
         """Images, as `route` takes them, to the backbone's input: float32 (n, c, h, w)."""
@@ -206,7 +209,9 @@ class AdaptiveClassifier(FittedClassifier):
     def on(self, engine: Engine) -> "AdaptiveClassifier":
         """The same classifier on another engine, without profile and canary."""
         facts = (self.costs, self.points, self.classes, self.budget, self.description)
-        return AdaptiveClassifier(self.view, self.policy, *facts, engine, self.executor.ensembles)
+        found = AdaptiveClassifier(self.view, self.policy, *facts, engine, self.executor.ensembles)
+        found.float_cost = self.float_cost
+        return found
 
     def hold(self) -> "AdaptiveClassifier":
         """Compare the engine with the canary, if there is one; raises DisagreementError."""
@@ -265,7 +270,7 @@ class AdaptiveClassifier(FittedClassifier):
             routed = timed.run(x, Options(budget=wanted), trace)
             return replace(routed, cost=self.policy.spent(routed.node, routed.knob))
         start, n = self.start(x, options), len(x)
-        samples, found = self.executor.samples(n), np.empty((n, self.backbone.classes))
+        samples, found = self.executor.samples(n), np.empty((n, len(self.classes)))
         samples.admit(slice(None), start.trade_off, start.max_cost)
 
         def ended(gate: int, slots: np.ndarray, log_probs: np.ndarray) -> None:

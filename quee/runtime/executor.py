@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from quee.data.transforms import splitmix64
 from quee.ensembles import Ensembles, as_cached
 from quee.policies.base import EXIT, OPEN, Limit, Part, Router
 from quee.runtime.engines.base import Engine, Step
+from quee.work.bits import splitmix64
 
 BATCH = 256
 """Samples that start together; more would only take more memory."""

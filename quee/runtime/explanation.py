@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quee.cost import BitFlops, trace_cost
-from quee.network.execution import MultiPrecisionBackbone
 from quee.paths import PathTree
 from quee.policies.base import Router
-from quee.precision import Precision
+from quee.precision import FLOAT
 
 if TYPE_CHECKING:
     from quee.runtime.classifier import Routed
@@ -106,13 +104,12 @@ def _spent(policy: Router, end: int, knob: float) -> list[tuple[int, float]]:
     return list(zip(way.tolist(), policy.spent(way, np.full(len(way), knob)).tolist(), strict=True))
 
 
-def static_costs(backbone: MultiPrecisionBackbone, tree: PathTree, policy: Router) -> dict[str, float]:
-    """Costs of the static network at each of the tree's precisions, at w8a8 (1 by definition) and fp32."""
+def static_costs(tree: PathTree, policy: Router, floating: float | None) -> dict[str, float]:
+    """Costs of the static network at each of the tree's precisions, at w8a8 (1 by definition) and, where known, at fp32."""
     found = {}
     for precision in tree.precisions:
         path = (precision,) * tree.segments
         if path in tree:
             found[str(precision)] = float(policy.costs.static[tree.node(path)])
-    model: BitFlops = trace_cost(backbone.models[Precision("fp32")])
-    fp32 = model.static((Precision("fp32"),) * model.segments) / model.unit
-    return {**found, "w8a8": found.get("w8a8", 1.0), "fp32": fp32}
+    found.setdefault("w8a8", 1.0)
+    return found if floating is None else {**found, FLOAT: floating}

@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from quee.data.decode import _converted, decode, to_array
-from quee.data.preprocessing import Preprocessing
-from quee.data.transforms import to_unit
+from quee.data.preprocessing import Preprocessing, unit
 from quee.errors import DamagedError, QueeError, UsageError
 from quee.runtime.pixels import BATCH, SINGLE, accepted, check_choice, check_size
 
@@ -20,7 +19,7 @@ paths or encoded bytes. Arrays are uint8, or floats from 0 to 1 with `pixels="un
 
 def prepare(images: Images, transform: Preprocessing, pixels: str = "uint8") -> np.ndarray:
     """Images to float32 (n, c, h, w), resized, cropped and normalised. Raises UsageError naming a bad image."""
-    return np.asarray(transform.normalise(to_unit(fitted(images, transform, pixels))).numpy())
+    return transform.normalise(unit(fitted(images, transform, pixels)))
 
 
 def fitted(images: Images, transform: Preprocessing, pixels: str = "uint8", first: int = 0) -> np.ndarray:

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
-import pyarrow as pa
 
-from quee.data.files import IMAGES
-from quee.data.rowgroups import EncodedImages, open_parquet
+from quee.data.columns import IMAGES
 from quee.data.walk import IMAGE_SUFFIXES, Skipped, faults_text, shown, walk
 from quee.errors import DamagedError, IntegrityError, QueeError, UsageError
 from quee.runtime.pixels import check_choice, check_form
+from quee.work.extras import require_package
+
+if TYPE_CHECKING:
+    from quee.data.rowgroups import EncodedImages
 
 PARQUET = ".parquet"
 ARRAYS = (".npy", ".npz")
@@ -116,7 +119,12 @@ def _path(source: "EncodedImages | ArrayFile") -> Path:
     return source.path if isinstance(source, ArrayFile) else source.paths[0]
 
 
-def _parquet(path: Path) -> EncodedImages:
+def _parquet(path: Path) -> "EncodedImages":
+    require_package("pyarrow", f"reading {shown(path)}", "parquet")
+    import pyarrow as pa  # Parquet is an extra
+
+    from quee.data.rowgroups import EncodedImages, open_parquet
+
     try:
         schema = open_parquet(path).schema_arrow
     except IntegrityError as error:

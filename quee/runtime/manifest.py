@@ -153,6 +153,12 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
 """Format to the migration of its description to the next format."""
 
 
+def require_fit(good: bool, where: Path, what: str) -> None:
+    """Raises IntegrityError naming a file of the bundle unless something holds."""
+    if not good:
+        raise IntegrityError(f"{where}: {what}")
+
+
 def own_digest(value: dict[str, Any]) -> str:
     return hashlib.sha256(json_bytes({key: v for key, v in value.items() if key != "digest"})).hexdigest()
 

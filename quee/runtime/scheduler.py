@@ -224,7 +224,7 @@ class Scheduler:
             del self._free[-n:]
             self._samples.admit(slots, start.trade_off, start.max_cost)
             self._owner[slots], self._row[slots] = number, np.arange(n)
-            answers = np.empty((n, self.classifier.backbone.classes))
+            answers = np.empty((n, len(self.classifier.classes)))
             request = self._requests[number] = _Request(slots, answers, start.met, deadline, n)
             if deadline < float("inf"):
                 heappush(self._deadlines, (deadline, number))

@@ -6,10 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from quee.data.decode import ahead
 from quee.data.walk import SKIP_HINT, faults_text, shown
@@ -17,26 +16,31 @@ from quee.errors import DamagedError, UsageError
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.inputs import Inputs
 from quee.runtime.operating import Options
+from quee.work.extras import require_package
 from quee.work.io import atomic_path, table_writer
 from quee.work.keys import LIBRARIES, key_of, versions
 from quee.work.progress import progress
 from quee.work.store import Store
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 SHARD = 1024
 """Number of images per stored part, after which scoring can be resumed."""
-SCHEMA = pa.schema(
-    [
-        ("image", pa.string()),
-        ("prediction", pa.int32()),
-        ("label", pa.string()),
-        ("probability", pa.float32()),
-        ("path", pa.string()),
-        ("cost", pa.float64()),
-        ("budget_met", pa.bool_()),
-        ("error", pa.string()),
-    ]
-)
-"""One row per image; for a skipped bad image all columns but `image` and `error` are null."""
+COLUMNS = {
+    "image": "string",
+    "prediction": "int32",
+    "label": "string",
+    "probability": "float32",
+    "path": "string",
+    "cost": "float64",
+    "budget_met": "bool",
+    "error": "string",
+}
+"""Columns of the answers, with their types in Parquet. For a skipped bad image all but `image` and `error` are null."""
+
+Answers = dict[str, np.ndarray]
+"""The columns by name, as plain values: (n,) objects each."""
 
 Prepared = tuple[list[str], np.ndarray | None, np.ndarray, dict[int, str]]
 """Names, prepared good images, their rows, and the faults of the others."""
@@ -50,8 +54,8 @@ def score(
     stop: int | None = None,
     batch: int = 128,
     skip_bad: bool = False,
-) -> Iterator[pa.Table]:
-    """Rows of the images start … stop-1, `batch` at a time; the next batch is decoded meanwhile.
+) -> Iterator[Answers]:
+    """Answers for the images start … stop-1, `batch` at a time; the next batch is decoded meanwhile.
 
     Raises DamagedError for bad images unless `skip_bad`; it names all bad images of `inputs` from the first one on.
     """
@@ -66,7 +70,7 @@ def score(
                 faults = [f"{names[row]}: {reason}" for row, reason in bad.items()]
                 faults += [f"{name}: {seen}" for name, seen in others if isinstance(seen, str)]
                 raise DamagedError(faults_text(faults, f"of {len(inputs):,} images cannot be used", SKIP_HINT))
-            yield _rows(classifier, prepared, options)
+            yield _answers(classifier, prepared, options)
 
 
 def _prepare(classifier: AdaptiveClassifier, inputs: Inputs, start: int, stop: int) -> Prepared:
@@ -94,21 +98,39 @@ def _read(
             yield name, shown(str(error)).removeprefix("image 0: ").removeprefix("image 0 ").removeprefix(f"{name}: ")
 
 
-def _rows(classifier: AdaptiveClassifier, prepared: Prepared, options: Options) -> pa.Table:
+def _answers(classifier: AdaptiveClassifier, prepared: Prepared, options: Options) -> Answers:
     names, x, good, bad = prepared
-    columns: dict[str, np.ndarray] = {name: np.full(len(names), None, dtype=object) for name in SCHEMA.names}
+    columns = {name: np.full(len(names), None, dtype=object) for name in COLUMNS}
     columns["image"][:] = names
     if x is not None:
         routed = classifier.route_prepared(x, **asdict(options))
         columns["prediction"][good] = routed.label
         columns["label"][good] = np.array(classifier.classes, dtype=object)[routed.label]
-        columns["probability"][good] = routed.probabilities.max(axis=1)
+        columns["probability"][good] = routed.probabilities.max(axis=1).astype(np.float32)
         columns["path"][good] = routed.path
         columns["cost"][good] = routed.cost
         columns["budget_met"][good] = routed.budget_met
     for row, reason in bad.items():
         columns["error"][row] = reason
-    return pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=SCHEMA)
+    return columns
+
+
+def rows_of(answers: Answers) -> list[dict[str, Any]]:
+    """One mapping per image, with plain values."""
+    return [dict(zip(answers, row, strict=True)) for row in zip(*answers.values(), strict=True)]
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa  # Parquet is an extra
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+
+
+def _table(answers: Answers) -> "pa.Table":
+    import pyarrow as pa
+
+    schema = _schema()
+    return pa.table({name: pa.array(answers[name], schema.field(name).type) for name in COLUMNS}, schema=schema)
 
 
 def score_to_parquet(
@@ -122,8 +144,14 @@ def score_to_parquet(
     """Score all images into one Parquet file, with progress; returns sums (images, skipped, cost).
 
     Finished parts are kept beside `out`, and the same call continues from them; a call with another bundle, other options
-    or other files begins anew. Raises UsageError where `out` cannot be written.
+    or other files begins anew. Raises UsageError where `out` cannot be written, QueeError where the extra `parquet` is not
+    installed.
     """
+    require_package("pyarrow", f"writing {out}", "parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema()
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"cannot write {out}: {'it is a folder' if out.is_dir() else 'no such folder'}")
     if not _may_become_answers(out):
@@ -137,10 +165,10 @@ def score_to_parquet(
 
         def rows(start: int) -> bytes:
             found, sink = [], pa.BufferOutputStream()
-            for table in score(classifier, inputs, options, start, start + SHARD, batch, skip_bad):
-                found.append(table)
-                bar.advance(len(table))
-            with table_writer(sink, SCHEMA) as writer:
+            for answers in score(classifier, inputs, options, start, start + SHARD, batch, skip_bad):
+                found.append(_table(answers))
+                bar.advance(len(found[-1]))
+            with table_writer(sink, schema) as writer:
                 writer.write_table(pa.concat_tables(found))
             return sink.getvalue().to_pybytes()
 
@@ -148,9 +176,9 @@ def score_to_parquet(
             if name not in there:
                 store.write(name, rows(start))
         there = store.files()
-        with atomic_path(out) as aside, table_writer(aside, SCHEMA) as writer:
+        with atomic_path(out) as aside, table_writer(aside, schema) as writer:
             for name, start in starts.items():
-                table = pq.read_table(pa.BufferReader(store.kept(name, partial(rows, start), there[name]))).cast(SCHEMA)
+                table = pq.read_table(pa.BufferReader(store.kept(name, partial(rows, start), there[name]))).cast(schema)
                 writer.write_table(table)
                 sums["images"] += len(table)
                 sums["skipped"] += table["prediction"].null_count
@@ -163,8 +191,11 @@ def _may_become_answers(out: Path) -> bool:
     """Whether a file may be replaced: it does not exist, is empty, or has answers of an earlier call."""
     if not out.exists() or not out.stat().st_size:
         return True
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
-        return bool(pq.read_schema(out).names == SCHEMA.names)
+        return bool(pq.read_schema(out).names == [*COLUMNS])
     except (pa.ArrowException, OSError):
         return False
 

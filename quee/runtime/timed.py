@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quee.cache.read import FeatureCache
 from quee.policies.base import Costs, Router, Walk, Walks, simulate, wrong
 from quee.policies.ceiling import taken
 from quee.policies.walks import walks_of
@@ -14,12 +14,15 @@ from quee.runtime.operating import Point
 from quee.runtime.profile import Profile
 from quee.work.io import read_tensors, write_tensors
 
+if TYPE_CHECKING:
+    from quee.cache.read import FeatureCache
+
 FILE = "validation.safetensors"
 LARGEST = 4 << 20
 """Most bytes of features that are kept."""
 
 
-def write_validation(out: Path, cache: FeatureCache, policy: Router) -> None:
+def write_validation(out: Path, cache: "FeatureCache", policy: Router) -> None:
     """Write features, errors and groups of validation samples, on which operating points under another cost model are found,
     and the policy's walks on them.
 

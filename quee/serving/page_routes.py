@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from fastapi import FastAPI
 from starlette.responses import Response
 
+from quee.data.columns import IMAGES
 from quee.data.decode import FORMATS, open_image
-from quee.data.files import IMAGES
 from quee.data.walk import shown, top_files
 from quee.errors import QueeError, UsageError
 from quee.runtime.operating import Point
@@ -110,7 +109,10 @@ def _from_files(folder: Path) -> list[tuple[str, bytes]]:
 
 
 def _from_table(file: Path) -> list[tuple[str, bytes]]:
-    rows = next(pq.ParquetFile(file).iter_batches(batch_size=500)).to_pylist()
+    from quee.data.rowgroups import reading  # Parquet is an extra
+
+    with reading(file) as opened:
+        rows = next(opened.iter_batches(batch_size=500)).to_pylist()
     column = next((name for name in IMAGES if rows and name in rows[0]), None)
     if column is None:
         return []

@@ -68,7 +68,7 @@ class Served:
         batch: int,
         control: bool,
         digest: str | None = None,
-        engine: str = "torch",
+        engine: str | None = None,
         threads: int | None = None,
     ) -> None:
         """Raises IntegrityError where the bundle is not whole or has another digest than `digest`."""
@@ -191,7 +191,7 @@ class Service:
         settings: Settings,
         batch: int = 64,
         digest: str | None = None,
-        engine: str = "torch",
+        engine: str | None = None,
         threads: int | None = None,
     ) -> None:
         """Loads the bundle; raises IntegrityError as `Served` does."""

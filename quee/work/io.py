@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from quee.errors import IntegrityError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 FORMAT = 1
 """Format number of every file written; readers refuse a newer one."""
@@ -78,19 +80,24 @@ def read_json(path: Path) -> Any:
         raise IntegrityError(f"not a JSON file: {path} ({error})") from None
 
 
-def write_table(path: Path, table: pa.Table, row_group_size: int = 1 << 16) -> None:
+def write_table(path: Path, table: "pa.Table", row_group_size: int = 1 << 16) -> None:
     """Parquet whose bytes depend on the rows alone: fixed writer options, no timestamps."""
     with atomic_path(path) as aside, table_writer(aside, table.schema) as writer:
         writer.write_table(table, row_group_size=row_group_size)
 
 
-def table_writer(where: Path | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
+def table_writer(where: "Path | pa.NativeFile", schema: "pa.Schema") -> "pq.ParquetWriter":
+    import pyarrow.parquet as pq  # Parquet is an extra
+
     schema = schema.with_metadata({"format": str(FORMAT)})
     return pq.ParquetWriter(where, schema, compression="zstd", compression_level=3, store_schema=True)
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_table(path: Path, columns: list[str] | None = None) -> "pa.Table":
     """Raises IntegrityError when the file is missing, truncated or of a newer format."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     if not path.is_file():
         raise IntegrityError(f"missing file: {path}")
     try:
@@ -105,6 +112,9 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 def count_rows(path: Path) -> int:
     """Number of rows of a Parquet file, from its metadata alone; raises IntegrityError where it is missing or truncated."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     if not path.is_file():
         raise IntegrityError(f"missing file: {path}")
     try:

@@ -5,17 +5,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PLAIN_SECONDS = 15.0
 """Seconds between two lines without a terminal."""
@@ -50,9 +43,7 @@ class Bar:
         if self._inner:
             return
         if sys.stderr.isatty():
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-            self._rich = Progress(*columns, *times, console=Console(stderr=True), transient=True)
+            self._rich = _display()
             self._task = self._rich.add_task(description, total=total, completed=done, note="")
             self._rich.start()
 
@@ -77,6 +68,22 @@ class Bar:
             self._outer._note = ""
         if self._rich:
             self._rich.stop()
+
+
+def _display() -> "Progress":
+    from rich import progress  # a fifth of the time in which short commands start
+    from rich.console import Console
+
+    columns = (
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+    )
+    return progress.Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Numbers of threads. Small networks get one, so that sums have one order on any number of cores."""
+"""Numbers of threads. Small networks get one, so that sums have one order on any number of cores.
+
+PyTorch is imported by what sets its number; a deployed bundle only counts cores.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,9 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TypeVar
-
-import torch
-from threadpoolctl import threadpool_limits
 
 SMALL_MACS = 10_000_000
 _COMPUTING = Lock()
@@ -50,6 +50,8 @@ def one_thread() -> Iterator[None]:
 
     For small matrices one thread is also faster. Only the calling thread is affected.
     """
+    import torch
+
     with _SETTING:  # a new thread must not read the number while another thread sets it
         threads = torch.get_num_threads()
     _set_here(1)
@@ -65,6 +67,8 @@ def _set_here(threads: int) -> None:
     PyTorch keeps one number per thread and one for threads that have not computed yet. Its setter changes both, and a
     thread begun in between would keep the wrong one for good, so the second is put back.
     """
+    import torch
+
     if torch.get_num_threads() == threads:
         return
     with _SETTING:
@@ -85,6 +89,8 @@ def _in_new_thread(function: Callable[[], T]) -> T:
 @contextmanager
 def alone() -> Iterator[None]:
     """Within this block a shard computes alone in its process and on one thread, so that its bytes depend on neither number."""
+    from threadpoolctl import threadpool_limits
+
     with _COMPUTING, one_thread(), threadpool_limits(1, user_api="blas"):
         yield
 
@@ -94,5 +100,7 @@ def spare_threads(macs: int) -> None:
 
     On a busy machine, several threads that wait for each other at every small product took fifteen times as long.
     """
+    import torch
+
     if macs < SMALL_MACS:
         torch.set_num_threads(1)

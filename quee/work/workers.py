@@ -96,7 +96,7 @@ class Dask:
         try:
             import distributed
         except ImportError:
-            raise UsageError("executor dask needs the extra: pip install 'quee[dask]'") from None
+            raise UsageError("executor dask needs the package distributed: pip install 'quee[dask]'") from None
         if workers.address is None:
             raise UsageError(
                 "executor dask: where is the scheduler? Set QUEE_DASK or DASK_SCHEDULER_ADDRESS, as tcp://HOST:8786"

@@ -36,6 +36,7 @@ EXEMPT = {
     "quee/network/checkpoints/layouts/": "`quee weights add` translates names of weights; stages read the file that it writes",
     "quee/settings/": "stages take the values from settings.json, which stage `settings` writes",
     "quee/data/__init__.py": "what it knows of a data set is block `dataset` of settings.json",
+    "quee/work/extras.py": "the message for a package that is not installed",
     "quee/work/io.py": "whoever changes the bytes of files raises FORMAT and runs with --force",
     "quee/work/keys.py": "keys of resumable work",
     "quee/work/machine.py": "the CPU's name",

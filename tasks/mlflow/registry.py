@@ -1,11 +1,10 @@
 """Bundles in MLflow's model registry, as models from code."""
 
 import json
-import re
 import shutil
 import tempfile
 import warnings
-from importlib.metadata import requires, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorS
 
 from quee.measure import measure_of
 from quee.policies.registry import METHODS
+from quee.runtime.engines import installed_engines
+from quee.work.extras import distributions
 from quee.work.io import read_table
 from tasks.dvc.dependencies import code_root
 from tasks.dvc.lock import StageResult, dvc_digest
@@ -211,7 +212,10 @@ def signature() -> ModelSignature:
 
 
 def requirements() -> list[str]:
-    """The library's requirements and MLflow, at the versions installed here."""
-    needed = [entry for entry in requires("quee") or [] if "extra ==" not in entry]
-    names = sorted({re.split(r"[^\w.-]", entry, maxsplit=1)[0] for entry in needed} | {"mlflow"})
-    return [f"{name}=={version(name)}" for name in names]
+    """What the model needs, at the versions installed here: the library's base, MLflow, and the first engine that is here.
+
+    Without an engine of exported graphs that is PyTorch, with all that training needs.
+    """
+    extra = next((name for name in installed_engines(graphs=True) if name != "torch"), "train")
+    names = distributions() | distributions(extra) | {"mlflow"}
+    return [f"{name}=={version(name)}" for name in sorted(names)]

@@ -9,9 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from quee.errors import QueeError
+from quee.work.keys import ABSENT, installed
 from tasks.dvc.lock import git
 
 PACKAGES = ("torch", "timm", "pyarrow", "dvc", "prefect", "mlflow")
+ENGINES = ("openvino", "onnxruntime")
+"""What executes bundles faster than PyTorch; a run does without."""
 FREE_BYTES = 2e9
 
 
@@ -56,7 +59,8 @@ def _packages(root: Path) -> str:
             missing.append(name)
     if missing:
         raise QueeError(f"missing: {', '.join(missing)} (`make install`, or pip install 'quee[pipeline]')")
-    return ", ".join(found)
+    engines = [f"{name} {installed(name)}" for name in ENGINES if installed(name) != ABSENT]
+    return ", ".join(found + (engines or ["no faster engine than torch (pip install 'quee[engines]')"]))
 
 
 def _git(root: Path) -> str:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from quee.export.torch_engine import TorchEngine
 from quee.features import GateView
 from quee.network.execution import MultiPrecisionBackbone
 from quee.quantization.layers import AffineQuantizer, QuantizedConv2d, QuantizedLinear
-from quee.runtime.engines import TorchEngine
 
 
 def saturated(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from quee.data import Dataset
-from quee.data.files import GROUP, IMAGES, LABELS, image_column
+from quee.data.columns import IMAGES
+from quee.data.files import GROUP, LABELS, image_column
 from quee.data.importers.base import Importer, Plan, Shard, Source, shard_name
 from quee.data.importers.groups import Groups, column_groups
 from quee.data.importers.labels import MOST_CLASSES, Labels, common_names, label_column, read_labels, translated

@@ -38,6 +38,11 @@ class Step:
         return state_features(self.logits, self.embedding)
 
 
+def graph_name(segment: int, precision: Precision) -> str:
+    """Name of the file with a segment's exported graph."""
+    return f"{precision}.segment{segment}.onnx"
+
+
 class Engine(Protocol):
     """Executes segments. Safe to call from several threads."""
 

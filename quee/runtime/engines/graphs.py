@@ -5,18 +5,17 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
 from quee.errors import QueeError
-from quee.export.graphs import graph_name
-from quee.features import GateView
 from quee.precision import Precision
-from quee.runtime.engines.base import Step
+from quee.runtime.engines.base import Step, graph_name
 from quee.runtime.engines.exact import are_exact, in_floats
+from quee.runtime.view import View
+from quee.work.extras import require_package
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 """Inputs (n, …) to the graph's outputs, which belong to the caller. Safe to call from several threads."""
@@ -31,17 +30,16 @@ class GraphEngine(ABC):
     package: str
     threads: int
 
-    def __init__(self, view: GateView, graphs: Path | None, threads: int) -> None:
+    def __init__(self, view: View, graphs: Path | None, threads: int) -> None:
         """Raises QueeError that names the extra to install, or the folder that has no graphs."""
         for package in (self.package, "onnx"):
-            if find_spec(package) is None:
-                raise QueeError(f"engine {self.name} needs the package {package}: pip install 'quee[engines]'")
+            require_package(package, f"engine {self.name}", self.name)
         if graphs is None or not any(graphs.glob("*.onnx")):
             raise QueeError(
-                f"engine {self.name} needs exported graphs and {graphs or 'this network'} has none; write the bundle "
-                "with quee[engines] installed, or take engine torch"
+                f"engine {self.name} needs exported graphs and {graphs or 'this network'} has none; make the bundle anew, "
+                "or take engine torch"
             )
-        self.segments, self.embedding = view.backbone.segments, view.embedding
+        self.segments, self.embedding = view.segments, view.embedding
         self.graphs, self.threads = graphs, threads
         self._runs: dict[tuple[int, str, int], Run] = {}
         self._loading = Lock()

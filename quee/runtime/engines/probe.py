@@ -1,23 +1,24 @@
-"""Engine `auto`: for every segment and precision, the fastest engine that agrees with the reference.
+"""Engine `auto`: for every segment and precision, the fastest engine of exported graphs that agrees with the reference.
 
-Speed is measured once and remembered per machine. Agreement is checked every time.
+PyTorch, the reference itself, takes seconds to import and is slower. It is taken where there is no graph or no engine
+agrees. Speed is measured once and remembered per machine. Agreement is checked every time.
 """
 
 import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from quee.errors import DisagreementError
-from quee.export.graphs import graph_name
+from quee.errors import DisagreementError, QueeError
 from quee.precision import Precision
-from quee.runtime.engines.base import Engine, Reference, Step
+from quee.runtime.engines.base import Engine, Reference, Step, graph_name
 from quee.runtime.engines.graphs import GraphEngine
 from quee.work.io import file_digest, write_json
 from quee.work.machine import cpu_model
@@ -51,8 +52,12 @@ class AutoEngine:
 
     name = "auto"
 
-    def __init__(self, engines: Sequence[Any], graphs: Path | None, threads: int) -> None:
+    def __init__(
+        self, engines: Sequence[Any], graphs: Path | None, threads: int, torch: Callable[[], Engine] | None = None
+    ) -> None:
+        """`torch` opens engine torch. It is called only where none of `engines` can execute a step."""
         self.engines = {engine.name: engine for engine in engines}
+        self._open = torch
         self.graphs, self.threads = graphs, threads
         self.reference: Reference | None = None
         """The reference that an engine is compared with before it runs a segment."""
@@ -61,9 +66,17 @@ class AutoEngine:
         self._chosen: dict[tuple[int, Precision], Engine] = {}
         self._lock = Lock()
 
+    @cached_property
+    def torch(self) -> Engine:
+        """Raises QueeError where PyTorch is not installed."""
+        if self._open is None:
+            raise QueeError(f"none of the engines {', '.join(self.engines)} executes this")
+        return self._open()
+
     @property
     def version(self) -> str:
-        return ", ".join(f"{name} {engine.version}" for name, engine in self.engines.items())
+        engines = self.engines or {"torch": self.torch}
+        return ", ".join(f"{name} {engine.version}" for name, engine in engines.items())
 
     def chosen(self, segment: int, precision: Precision, state: np.ndarray) -> Engine:
         """The engine for a segment and precision; timed on a state before it unless this machine remembers the result."""
@@ -83,27 +96,37 @@ class AutoEngine:
 
     def executed(self, precision: Precision) -> str:
         ways = {e.executed(precision) for (_, p), e in self._chosen.items() if p == precision}
-        return " / ".join(sorted(ways or {e.executed(precision) for e in self.engines.values()}))
+        engines = self.engines.values() or [self.torch]
+        return " / ".join(sorted(ways or {engine.executed(precision) for engine in engines}))
 
     def _probe(self, segment: int, precision: Precision, state: np.ndarray) -> Engine:
         graph = self.graphs and self.graphs / graph_name(
             segment, Precision("fp32") if precision.is_float else precision
         )
-        if len(self.engines) == 1 or graph is None or not graph.is_file():
-            return self._held(self.engines["torch"], segment, precision)
+        if not self.engines or graph is None or not graph.is_file():
+            return self._held(self.torch, segment, precision)
         ways = ", ".join(f"{name} {engine.executed(precision)}" for name, engine in self.engines.items())
         key = f"{cpu_model()}; {self.version}; threads {self.threads}; {ways}; {precision} {file_digest(graph)}"
         name = _remembered().get(key)
         if name is None or name not in self.engines or not self._agrees(name, segment, precision):
-            name = self._fastest(segment, precision, state)
+            names = [name for name in self.engines if self._agrees(name, segment, precision)]
+            if not names:
+                return self._reference(segment, precision)
+            name = names[0] if len(names) == 1 else self._fastest(names, segment, precision, state)
             _remember(key, name)
         return self.engines[name]
 
-    def _fastest(self, segment: int, precision: Precision, state: np.ndarray) -> str:
-        """Name of the fastest engine that agrees; raises DisagreementError where not even PyTorch agrees."""
-        names = [name for name in self.engines if self._agrees(name, segment, precision)]
-        if not names:
-            raise DisagreementError(self.refused["torch"])
+    def _reference(self, segment: int, precision: Precision) -> Engine:
+        """Engine torch, where no other agrees; raises DisagreementError where it is not installed or differs too."""
+        try:
+            return self._held(self.torch, segment, precision)
+        except DisagreementError:
+            raise
+        except QueeError:
+            raise DisagreementError(next(iter(self.refused.values()))) from None
+
+    def _fastest(self, names: Sequence[str], segment: int, precision: Precision, state: np.ndarray) -> str:
+        """Name of the fastest of several engines."""
         given = state if self.reference is None else self.reference.before(segment)
         sample = np.resize(given, (BATCH, *state.shape[1:]))
         seconds = {name: least_seconds(self.engines[name], segment, precision, sample) for name in names}

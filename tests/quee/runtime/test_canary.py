@@ -15,10 +15,11 @@ from quee.cli.main import main
 from quee.ensembles import FILE as ENSEMBLES
 from quee.errors import DisagreementError, IntegrityError
 from quee.export import canary as canary_writing
+from quee.export.torch_engine import TorchEngine
 from quee.precision import Precision
 from quee.runtime import AdaptiveClassifier, load_bundle
 from quee.runtime.canary import Canary, steps_of
-from quee.runtime.engines import ENGINES, Engine, Step, TorchEngine, probe
+from quee.runtime.engines import ENGINES, Engine, Step, probe
 from quee.runtime.engines.probe import AutoEngine
 from quee.runtime.manifest import CANARY, own_digest, seal
 from quee.runtime.margin import allowed_flips, margin_of_paths

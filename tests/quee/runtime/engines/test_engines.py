@@ -16,9 +16,10 @@ from quee.network.architectures import create_backbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_paths
-from quee.runtime.engines import graphs, open_engine, probe
+from quee.runtime.engines import open_engine, probe
 from quee.settings.exits import Exits
 from quee.settings.quantize import QuantizationConfig
+from quee.work import extras
 
 PRECISIONS = [Precision(name) for name in ("fp32", "w4a4", "w8a8")]
 ENGINES = ("openvino", "onnxruntime")
@@ -233,8 +234,8 @@ def test_a_damaged_memory_of_auto_is_made_anew(view, images, folder, tmp_path: P
 
 
 def test_an_engine_that_is_not_installed_says_what_to_install(view, folder, monkeypatch) -> None:
-    monkeypatch.setattr(graphs, "find_spec", lambda name: None)
-    with pytest.raises(QueeError, match=r"quee\[engines\]"):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(QueeError, match=r"engine openvino needs the package openvino: pip install 'quee\[openvino\]'"):
         open_engine("openvino", view, folder)
 
 
@@ -259,7 +260,7 @@ def test_auto_without_graphs_is_torch(view, images, tmp_path: Path) -> None:
 
 
 def test_without_onnx_no_bundle_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quee.export.graphs.find_spec", lambda name: None)
-    with pytest.raises(QueeError, match="the package onnx is missing: pip install"):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(QueeError, match=r"writing a bundle needs the package onnx: pip install 'quee\[train\]'"):
         export_graphs(None, PRECISIONS, tmp_path)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

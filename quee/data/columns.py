@@ -1,0 +1,3 @@
+"""Columns of Parquet files of images, as they are usually called."""
+
+IMAGES = ("image", "img")
