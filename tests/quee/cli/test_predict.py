@@ -132,7 +132,7 @@ def test_names_that_are_not_utf_8_are_written_with_their_bytes(bundle, latin, tm
 
 
 def test_csv_is_whole_or_not_at_all(bundle, latin, capfd) -> None:
-    assert run("predict", bundle, latin, "--engine", "torch", "--csv", "--batch", "2") == 2
+    assert run("predict", bundle, latin, "--engine", "torch", "--csv", "--batch", "2") == 4
     shown = capfd.readouterr()
     assert shown.out == ""
     assert "h\\xf6h.png: not a readable" in shown.err
@@ -225,7 +225,6 @@ def test_predict_writes_parquet(bundle, folder, tmp_path, capsys) -> None:
     ("arguments", "reason"),
     [
         (["none.png"], "no such image, folder or Parquet file: none.png"),
-        (["{folder}/notes.txt"], "not a readable"),
         (["{empty}"], "no images in this folder"),
         (["{folder}", "--budget", "-1"], "budget=-1.0"),
         (["{folder}", "--budget", "nan"], "budget=nan"),
@@ -242,6 +241,12 @@ def test_wrong_usage_ends_with_2_and_says_what(bundle, folder, tmp_path, capsys,
     assert run("predict", bundle, *given) == 2
     shown = capsys.readouterr().err
     assert reason in shown and "Traceback" not in shown
+
+
+def test_a_damaged_file_or_one_of_another_format_ends_with_4(bundle, folder, capsys) -> None:
+    assert run("predict", bundle, folder / "notes.txt") == 4
+    shown = capsys.readouterr().err
+    assert "not a readable" in shown and "Traceback" not in shown
 
 
 @pytest.mark.parametrize("what", ["an image", "a table", "text"])
@@ -279,7 +284,7 @@ def test_parquet_without_images_is_refused(bundle, tmp_path, capsys) -> None:
     assert run("predict", bundle, path) == 2
     assert "no column image" in capsys.readouterr().err
     path.write_bytes(b"PAR1 and nothing")
-    assert run("predict", bundle, path) == 2
+    assert run("predict", bundle, path) == 4
 
 
 def test_verify_tells_good_from_bad(bundle, tmp_path, capsys) -> None:
