@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from quee.errors import QueeError
-from quee.features import GateView
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
 from quee.quantization.layers import use_integer_kernels
 from quee.runtime.engines.base import Step
+from quee.runtime.view import View
 
 
 class TorchEngine:
@@ -20,7 +20,7 @@ class TorchEngine:
     on the CPU.
     """
 
-    def __init__(self, view: GateView, device: str = "cpu") -> None:
+    def __init__(self, view: View, device: str = "cpu") -> None:
         """Raises QueeError where the device does not exist."""
         if device == "cuda" and not torch.cuda.is_available():
             raise QueeError("engine cuda needs a CUDA device, and PyTorch finds none; take engine torch")
