@@ -2,17 +2,19 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quee.cli import AsJson
+from quee.errors import UsageError
 
 if TYPE_CHECKING:
-    from quee.cost import Product
+    from quee.cost import BitFlops, Product
     from quee.network.base import SegmentedBackbone
+    from quee.precision import Precision
     from quee.settings.experiment import Experiment
     from quee.trees.settled import Settled
 
@@ -49,10 +51,14 @@ def cost(
     calibration does not quantize count in bf16. --explain takes any path. A path that ends early is shown with the layers of
     its exit head, once stage `exits` has chosen them.
     """
+    if formula not in ("product", "baskin"):
+        raise UsageError(f"unknown formula {formula!r}; valid: product, baskin")
+    if explain is None and not set_ and (counted := _counted(name, formula, elementwise)):
+        _show(*counted, as_json)
+        return
     from quee.cli.keywords import settings_of
     from quee.cost import explain as explain_path
     from quee.cost import float_work, trace_cost
-    from quee.errors import UsageError
     from quee.paths import parse_path
     from quee.precision import Precision
     from quee.quantization.folding import folded
@@ -61,8 +67,6 @@ def cost(
     from quee.quantization.layers import own_layers
     from quee.trees.settled import UNIT_PRECISION, configs_of
 
-    if formula not in ("product", "baskin"):
-        raise UsageError(f"unknown formula {formula!r}; valid: product, baskin")
     backbone, settings, of_experiment = _named(name, settings_of(set_ or []))
     own = {name: str(getattr(settings.quantize, name) or "") for name in ("stem", "head")}
     path = () if explain is None else parse_path(explain)
@@ -83,33 +87,73 @@ def cost(
         configs = list(settled.configs(settings.quantize, path).values())
     layers = own_layers(backbone, configs)
     model = trace_cost(backbone, formula=formula, include_elementwise=elementwise, layers=layers, **own)
-    if explain is not None:
-        if len(path) > model.segments:
-            raise UsageError(f"path {explain!r} has {len(path)} segments; the backbone has {model.segments}")
-        columns = ("product", "segment", "kind", "macs", "bits", "bitflops")
-        early = len(path) < model.segments
-        head = _exit_products(name if of_experiment else "", settings, backbone, len(path)) if early else []
-        rows = [dict(zip(columns, row, strict=True)) for row in explain_path(model, path, head)]
-    else:
-        precisions = sorted({*shown})
-        rows = [
-            {
-                "segment": "head" if segment == 0 else str(segment),
-                **{str(p): model.cost(segment, p) for p in precisions},
-            }
-            for segment in (*range(1, model.segments + 1), 0)
-        ]
-        rows.append(
-            {"segment": "whole", **{str(p): model.static((p,) * model.segments) / model.unit for p in precisions}}
-        )
-    work = [] if explain is None else [asdict(each) for each in float_work(folded(backbone), model)]
-    if as_json:
-        said = {} if explain is None else {"floating_point": work}
-        typer.echo(json.dumps({"rows": rows, **said, "unit_bitflops": model.unit}))
+    if explain is None:
+        _show(backbone.name, model, sorted({*shown}), as_json)
         return
-    _table(rows, f"{backbone.name}: unit {model.unit:,.0f} BitFLOPs (static w8a8), {model.macs:,} MACs")
+    if len(path) > model.segments:
+        raise UsageError(f"path {explain!r} has {len(path)} segments; the backbone has {model.segments}")
+    columns = ("product", "segment", "kind", "macs", "bits", "bitflops")
+    early = len(path) < model.segments
+    head = _exit_products(name if of_experiment else "", settings, backbone, len(path)) if early else []
+    rows = [dict(zip(columns, row, strict=True)) for row in explain_path(model, path, head)]
+    work = [asdict(each) for each in float_work(folded(backbone), model)]
+    if as_json:
+        typer.echo(json.dumps({"rows": rows, "floating_point": work, "unit_bitflops": model.unit}))
+        return
+    _table(rows, _title(backbone.name, model))
     if work:
         _table(work, "In floating point at every precision; elements per sample are counted with --elementwise only")
+
+
+def _show(backbone: str, model: "BitFlops", precisions: "list[Precision]", as_json: bool) -> None:
+    """Print the cost of each segment at each precision."""
+    rows: list[dict[str, object]] = [
+        {"segment": "head" if segment == 0 else str(segment), **{str(p): model.cost(segment, p) for p in precisions}}
+        for segment in (*range(1, model.segments + 1), 0)
+    ]
+    whole = {str(p): model.static((p,) * model.segments) / model.unit for p in precisions}
+    rows.append({"segment": "whole", **whole})
+    if as_json:
+        typer.echo(json.dumps({"rows": rows, "unit_bitflops": model.unit}))
+        return
+    _table(rows, _title(backbone, model))
+
+
+def _title(backbone: str, model: "BitFlops") -> str:
+    return f"{backbone}: unit {model.unit:,.0f} BitFLOPs (static w8a8), {model.macs:,} MACs"
+
+
+def _counted(name: str, formula: str, elementwise: bool) -> "tuple[str, BitFlops, list[Precision]] | None":
+    """An experiment's backbone, cost model and precisions, as stage `quantize` counted them; no network is made.
+
+    None where it has not run, or ran with another network, tree or configs than the settings say now.
+    """
+    from quee.cost import BitFlops
+    from quee.data.weights import built_with
+    from quee.settings.experiment import experiment_names, load_experiment
+    from quee.trees.settled import NAME, read_settled
+    from quee.work.io import read_json
+
+    folder = Path("artifacts") / name
+    files = [folder / "tree" / NAME, folder / "backbone" / "backbone.json", folder / "quantize" / "quantization.json"]
+    if not all(file.is_file() for file in files) or name not in experiment_names():
+        return None
+    settings, settled = load_experiment(name, Path("experiments")), read_settled(folder / "tree")
+    own, used, counted = settings.backbone, read_json(files[1]), read_json(files[2])
+    stated, parts = json.loads(json.dumps(built_with(own))), {part: counted["cost"][part] for part in ("head", "stem")}
+    configs = {str(p): config.to_json() for p, config in settled.configs(settings.quantize).items()}
+    same = (
+        used["name"] == own.name
+        and tuple(used["gates"]) == settled.gates
+        and own.fixed_gates in (None, settled.gates)
+        and all(used["kwargs"].get(key) == value for key, value in stated.items())
+        and counted["configs"] == json.loads(json.dumps(configs))
+        and parts == {part: str(getattr(settings.quantize, part) or "") for part in parts}
+    )
+    if not same:
+        return None
+    model = replace(BitFlops.from_json(counted["cost"]), formula=formula, include_elementwise=elementwise)
+    return own.name, model, sorted({*settled.tree.precisions, *settled.references})
 
 
 def _measured_gates(experiment: str, backbone: "SegmentedBackbone", gates: int) -> tuple[int, ...]:
@@ -173,7 +217,6 @@ def _named(name: str, given: dict[str, Any]) -> "tuple[SegmentedBackbone, Experi
     """
     from quee.data.weights import built_with, head_classes
     from quee.data.weights_facts import NAME, WEIGHTS, weights_facts, weights_path
-    from quee.errors import UsageError
     from quee.network.architectures import create_backbone, is_headless, refuse_unknown
     from quee.settings.experiment import checked_experiment, experiment_names, load_experiment
 

@@ -8,7 +8,6 @@ from typing import Any
 from quee.errors import IntegrityError
 from quee.paths import PathTree
 from quee.precision import Precision
-from quee.quantization.format_choice import with_format
 from quee.settings.quantize import QuantizationConfig, Quantize
 from quee.work.io import read_json, write_json
 
@@ -40,8 +39,11 @@ class Settled:
 
     def configs(self, settings: Quantize, others: Iterable[Precision] = ()) -> dict[Precision, QuantizationConfig]:
         """How each integer precision is quantized; `others` would be with uniform bits."""
-        plain = configs_of(sorted(p for p in {*self.quantized, *others} if not p.is_float), settings)
-        found = plain if not self.products else {p: with_format(c, self.products["format"]) for p, c in plain.items()}
+        found = configs_of(sorted(p for p in {*self.quantized, *others} if not p.is_float), settings)
+        if self.products:
+            from quee.quantization.format_choice import with_format  # with PyTorch, which most trees do without
+
+            found = {p: with_format(c, self.products["format"]) for p, c in found.items()}
         own = {p: {name: Precision(bits) for name, bits in layers.items()} for p, layers in self.layers.items()}
         return {p: c.model_copy(update={"layers": own[p]}) if p in own else c for p, c in found.items()}
 

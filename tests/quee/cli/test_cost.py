@@ -13,7 +13,8 @@ from quee.cost import explain, trace_cost
 from quee.data.weights import import_weights
 from quee.network.architectures import create_backbone
 from quee.paths import PathTree, parse_path
-from quee.settings.experiment import BLOCKS
+from quee.precision import Precision
+from quee.settings.experiment import BLOCKS, load_experiment
 from quee.trees.settled import Settled
 from quee.work.io import write_json
 
@@ -171,3 +172,35 @@ def test_other_names_are_refused_with_the_valid_ones(
     experiment.write_text("backbone: {name: vit_digits}\n")
     status, _, error = said(capsys, *words)
     assert status == 2 and message in " ".join(error.split()) and "Traceback" not in error
+
+
+def test_what_stage_quantize_counted_is_shown_without_a_network(
+    experiment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(**backbone: Any) -> list[dict[str, Any]]:
+        blocks: dict[str, Any] = {block: {} for block in BLOCKS}
+        blocks |= {"prepare": {"dataset": "digits"}, "paths": {"precisions": ["w4a4", "w8a8"]}}
+        blocks |= {"quantize": {"mixed": False}}
+        blocks["backbone"] = {"name": "vit_digits", "kwargs": {"depth": 4}, "gates": [1, 2, 4], **backbone}
+        experiment.write_text(yaml.safe_dump(blocks))
+        with pytest.raises(SystemExit) as done:
+            main(["cost", "mine", "--json"])
+        assert not done.value.code
+        return json.loads(capsys.readouterr().out)["rows"]
+
+    traced = rows()
+    settings, folder = load_experiment("mine"), experiment.parents[1] / "artifacts" / "mine"
+    for stage in ("tree", "backbone", "quantize"):
+        (folder / stage).mkdir(parents=True)
+    references = tuple(map(Precision, settings.paths.references))
+    settled = Settled(PathTree(["w4a4", "w8a8"], 3), references, (1, 2, 4))
+    settled.write(folder / "tree")
+    kwargs = {"depth": 4, "num_classes": 10}
+    write_json(folder / "backbone" / "backbone.json", {"name": "vit_digits", "gates": [1, 2, 4], "kwargs": kwargs})
+    configs = {str(p): config.to_json() for p, config in settled.configs(settings.quantize).items()}
+    cost = trace_cost(create_backbone("vit_digits", (1, 2, 4), depth=4)).to_json()
+    write_json(folder / "quantize" / "quantization.json", {"configs": configs, "cost": cost})
+    with monkeypatch.context() as patch:
+        patch.setattr("quee.network.architectures.create_backbone", lambda *_, **__: pytest.fail("made a network"))
+        assert rows() == traced
+    assert rows(kwargs={"depth": 4, "embed_dim": 32}) != traced  # not what the stage counted
