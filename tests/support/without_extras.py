@@ -34,7 +34,7 @@ def explain(bundle: str) -> None:
     images = np.random.default_rng(0).integers(256, size=(3, 8, 8), dtype=np.uint8)
     for found in classifier.explain(images, budget=0.3):
         print(found.label, found.path, *(f"{name}={cost:.1f}" for name, cost in found.static.items()))
-    for name in ("fit", "create_backbone"):
+    for name in ("fit", "quantize_"):
         try:
             getattr(quee, name)
         except Exception as error:

@@ -66,10 +66,10 @@ def test_a_bundle_is_verified_profiled_and_explained(place: Path) -> None:
     assert status == 0 and (place / "bundle.profile.json").is_file(), said
     status, out, said = light(place, "explain", "bundle")
     assert status == 0, said
-    *explained, fit, create = out.splitlines()
+    *explained, fit, quantize = out.splitlines()
     assert len(explained) == 3 and all("w8a8=1.0 fp32=16.0" in line for line in explained)
     assert fit == "QueeError quee.fit needs the package torch: pip install 'quee[train]'"
-    assert create.startswith("QueeError quee.create_backbone needs the package ")
+    assert quantize.startswith("QueeError quee.quantize_ needs the package ")
 
 
 @pytest.mark.parametrize(
