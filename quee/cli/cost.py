@@ -10,6 +10,7 @@ import typer
 
 from quee.cli import AsJson
 from quee.errors import UsageError
+from quee.work.extras import require_package
 
 if TYPE_CHECKING:
     from quee.cost import BitFlops, Product
@@ -53,9 +54,11 @@ def cost(
     """
     if formula not in ("product", "baskin"):
         raise UsageError(f"unknown formula {formula!r}; valid: product, baskin")
+    require_package("pyarrow", "`quee cost`", "train")
     if explain is None and not set_ and (counted := _counted(name, formula, elementwise)):
         _show(*counted, as_json)
         return
+    require_package("torch", "`quee cost`", "train")
     from quee.cli.keywords import settings_of
     from quee.cost import explain as explain_path
     from quee.cost import float_work, trace_cost

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,12 +113,15 @@ def served(place: Path) -> Iterator[str]:
 def test_a_bundle_is_served(place: Path, served: str) -> None:
     with urllib.request.urlopen(f"{served}v1/model", timeout=30) as answer:
         assert json.load(answer)["static"]["fp32"] == 16
-    pixels = np.load(place / "images.npy")[0].tolist()
+    pixels = np.load(place / "images.npy")[0].ravel().tolist()
     body = {"inputs": [{"name": "images", "shape": [1, 8, 8], "datatype": "UINT8", "data": pixels}]}
     request = urllib.request.Request(f"{served}v2/models/quee-fit/infer", json.dumps(body).encode())
     request.add_header("content-type", "application/json")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        assert json.load(answer)["outputs"]
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert json.load(answer)["outputs"]
+    except urllib.error.HTTPError as error:
+        pytest.fail(error.read().decode())
 
 
 @pytest.mark.slow
