@@ -182,9 +182,8 @@ def test_data_behind_a_link_is_refused_before_anything_is_imported(project: Proj
 
 def test_what_dvc_does_not_take_is_not_left_half_made(project: Project, tmp_path: Path) -> None:
     source = images(tmp_path / "two")
-    project.write(".gitignore", project.read(".gitignore") + "/data/two.dvc\n")  # DVC takes no ignored .dvc files
+    project.write(".dvc/config.local", "[cache]\n    dir = /proc/nowhere\n")  # where nothing can be kept
     first = project.quee("data", "add", "two", str(source), status=1)
     assert "data/two was not kept: DVC did not take it: " in first
-    assert "two.dvc" in first.partition("did not take it: ")[2]
     assert not (project.root / "data/two").exists()
     assert project.quee("data", "add", "two", str(source), status=1) == first
