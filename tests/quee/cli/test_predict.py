@@ -7,6 +7,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -18,7 +19,7 @@ from quee.runtime import AdaptiveClassifier, Options
 from quee.runtime import scoring as module
 from quee.runtime.inputs import Inputs
 from quee.runtime.manifest import FORMAT
-from quee.runtime.scoring import SCHEMA, score, score_to_parquet
+from quee.runtime.scoring import COLUMNS, rows_of, score, score_to_parquet
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -40,6 +41,11 @@ def folder(images, tmp_path: Path) -> Path:
     return top
 
 
+def told(classifier: AdaptiveClassifier, inputs: Inputs, options: Options, **more: object) -> list[dict]:
+    """One mapping per image."""
+    return [row for answers in score(classifier, inputs, options, **more) for row in rows_of(answers)]
+
+
 def run(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
@@ -48,26 +54,26 @@ def run(*arguments: object) -> int:
 
 def test_a_folder_s_images_come_in_order_with_what_the_classifier_says(classifier, images, folder) -> None:
     inputs = Inputs([folder])
-    table = module.pa.concat_tables(list(score(classifier, inputs, Options(budget=0.3), batch=5)))
+    rows = told(classifier, inputs, Options(budget=0.3), batch=5)
     expected = classifier.route(images[0][:12], budget=0.3)
-    assert len(inputs) == 12 and table.schema == SCHEMA
-    assert table["path"].to_pylist() == expected.path
-    assert table["prediction"].to_numpy().tolist() == expected.label.tolist()
-    assert table["cost"].to_numpy() == pytest.approx(expected.cost)
-    assert table["image"].to_pylist()[-1] == f"{folder / 'z.parquet'}#2 11.png"
+    assert len(inputs) == len(rows) == 12 and all(list(row) == list(COLUMNS) for row in rows)
+    assert [row["path"] for row in rows] == expected.path
+    assert [row["prediction"] for row in rows] == expected.label.tolist()
+    assert [row["cost"] for row in rows] == pytest.approx(expected.cost)
+    assert rows[-1]["image"] == f"{folder / 'z.parquet'}#2 11.png"
 
 
 @pytest.mark.parametrize("batch", [1, 7, 1000])
 def test_rows_do_not_depend_on_the_batch(classifier, folder, batch) -> None:
-    some = [list(score(classifier, Inputs([folder]), Options(), batch=b)) for b in (batch, 4)]
-    assert module.pa.concat_tables(some[0]).equals(module.pa.concat_tables(some[1]))
+    some = [told(classifier, Inputs([folder]), Options(), batch=b) for b in (batch, 4)]
+    assert some[0] == some[1]
 
 
 def test_a_bad_image_is_named_or_skipped_with_its_reason(classifier, folder) -> None:
     (folder / "3.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"3\.png: not a readable"):
         list(score(classifier, Inputs([folder]), Options()))
-    rows = module.pa.concat_tables(list(score(classifier, Inputs([folder]), Options(), skip_bad=True))).to_pylist()
+    rows = told(classifier, Inputs([folder]), Options(), skip_bad=True)
     assert [row["image"].endswith("/3.png") for row in rows] == [row["error"] is not None for row in rows]
     assert rows[3]["prediction"] is None and rows[4]["prediction"] is not None
 
@@ -95,7 +101,7 @@ def test_hidden_and_other_files_are_no_images_and_counted(folder, images) -> Non
 def test_paths_that_hold_no_images_are_named_together(folder, tmp_path) -> None:
     (tmp_path / "other").mkdir()
     for i in range(2):
-        pq.write_table(module.pa.table({"a": [i]}), tmp_path / "other" / f"{i}.PARQUET")
+        pq.write_table(pa.table({"a": [i]}), tmp_path / "other" / f"{i}.PARQUET")
     with pytest.raises(UsageError, match="3 paths hold no images:") as raised:
         Inputs([tmp_path / "none.png", tmp_path / "other"])
     assert "0.PARQUET: no column image" in str(raised.value) and "none.png" in str(raised.value)
@@ -187,8 +193,9 @@ def test_other_work_for_the_same_file_begins_anew(classifier, images, folder, tm
     if other == "files":
         (folder / "0.png").write_bytes(png(images[0][40]))
     score_to_parquet(classifier, Inputs([folder]), options, out)
-    expected = module.pa.concat_tables(list(score(classifier, Inputs([folder]), options)))
-    assert pq.read_table(out).cast(SCHEMA).equals(expected)
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+    expected = pa.Table.from_pylist(told(classifier, Inputs([folder]), options), schema)
+    assert pq.read_table(out).cast(schema).equals(expected)
     assert not list(tmp_path.glob(".out*"))
 
 
@@ -204,7 +211,7 @@ def test_predict_prints_json(bundle, classifier, images, folder, capsys) -> None
 def test_predict_prints_csv(bundle, folder, capsys) -> None:
     assert run("predict", bundle, folder / "0.png", folder / "b", "--csv") == 0
     rows = list(csv.DictReader(StringIO(capsys.readouterr().out)))
-    assert len(rows) == 4 and list(rows[0]) == SCHEMA.names
+    assert len(rows) == 4 and list(rows[0]) == list(COLUMNS)
     assert 0 < float(rows[0]["probability"]) <= 1 and rows[0]["error"] == ""
 
 
@@ -257,7 +264,7 @@ def test_what_is_there_and_no_answers_is_not_written_over(what, bundle, folder, 
         else tmp_path / "o"
     )
     if what == "a table":
-        pq.write_table(module.pa.table({"a": [1]}), out)
+        pq.write_table(pa.table({"a": [1]}), out)
     elif what == "text":
         out.write_text("mine")
     before = out.read_bytes()
@@ -280,7 +287,7 @@ def test_an_array_s_name_may_end_in_capitals_and_answers_are_renewed(there, bund
 
 def test_parquet_without_images_is_refused(bundle, tmp_path, capsys) -> None:
     path = tmp_path / "other.parquet"
-    pq.write_table(module.pa.table({"a": [1]}), path)
+    pq.write_table(pa.table({"a": [1]}), path)
     assert run("predict", bundle, path) == 2
     assert "no column image" in capsys.readouterr().err
     path.write_bytes(b"PAR1 and nothing")
