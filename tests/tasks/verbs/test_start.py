@@ -232,7 +232,7 @@ REFUSED: dict[str, tuple[Callable[[Path], list[Any]], int, str]] = {
     "no folder": (lambda i: [i / "fotos", "--backbone", "vit_digits"], 2, "no folder"),
     "no file of weights": (lambda i: [i / "photos", "--weights", i / "no.pth"], 2, "no file"),
     "images without classes": (lambda i: [flat(i), "--backbone", "vit_digits"], 2, "flat"),
-    "a damaged checkpoint": (lambda i: [i / "photos", "--weights", damaged(i)], 1, "bad.pth"),
+    "a damaged checkpoint": (lambda i: [i / "photos", "--weights", damaged(i)], 4, "bad.pth"),
     "weights of another network": (lambda i: [i / "photos", "--weights", i / "net.pth", "--backbone", "vit_digits"], 1, "fit"),
     "nobody said what was seen": (PHOTOS, 2, "Give --trained-on-these, or --not-trained-on-these"),
     "all was seen": (lambda i: [*PHOTOS(i), "--trained-on-these"], 2, "accuracy cannot be measured on them"),
