@@ -8,7 +8,7 @@ import pytest
 from quee.errors import UsageError
 from quee.runtime import Options
 from quee.runtime.inputs import Inputs
-from quee.runtime.scoring import score
+from quee.runtime.scoring import rows_of, score
 
 X = np.random.default_rng(0).integers(256, size=(5, 8, 8), dtype=np.uint8)
 
@@ -17,7 +17,7 @@ def test_rows_come_by_name_in_order(classifier, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", X)
     np.savez_compressed(tmp_path / "b.npz", labels=np.arange(5), images=X[::-1])
     inputs = Inputs([tmp_path / "a.npy", tmp_path / "b.npz"])
-    rows = [row for table in score(classifier, inputs, Options(), batch=3) for row in table.to_pylist()]
+    rows = [row for answers in score(classifier, inputs, Options(), batch=3) for row in rows_of(answers)]
     assert [row["image"] for row in rows] == [f"{tmp_path / n}#{i}" for n in ("a.npy", "b.npz") for i in range(5)]
     assert [row["prediction"] for row in rows] == classifier.predict(np.concatenate([X, X[::-1]])).tolist()
 
@@ -29,7 +29,7 @@ def test_a_bad_row_is_named_or_skipped(classifier, tmp_path: Path) -> None:
     inputs = Inputs([tmp_path / "a.npy"], "unit")
     with pytest.raises(UsageError, match=r"a\.npy#3: hold values from nan"):
         list(score(classifier, inputs, Options()))
-    rows = [row for table in score(classifier, inputs, Options(), skip_bad=True) for row in table.to_pylist()]
+    rows = [row for answers in score(classifier, inputs, Options(), skip_bad=True) for row in rows_of(answers)]
     assert [row["error"] is not None for row in rows] == [False, False, False, True, False]
 
 
