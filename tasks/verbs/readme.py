@@ -78,6 +78,7 @@ def summary(sources: list[Source]) -> str:
         f"Costs at {drops} points of accuracy below the float network, on test images; the static w8a8 network costs 1. "
         f"`{BEST}` is what quee deploys when nothing is said. One technique alone is the cheapest of exits at one precision "
         "and precisions without exits, picked on the same test images, so in its favour. "
+        f"{DASH}: results that were published before the method was there. "
         f"[All methods at all budgets, with intervals]({DETAILS.as_posix()})."
     )
     FIGURE.mkdir(parents=True, exist_ok=True)
