@@ -20,7 +20,7 @@ def table(named_results: list[tuple[str, Path, dict[str, Any]]]) -> str:
     head += [f"over `{REFERENCE}`", "4. RMSE and `auc`", "5. ECE at K = 1; least, at K", "6. a gate's cost %"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for name, folder, metrics in named_results:
-        gains, correlation = _gains(metrics), metrics.get("quality_rank_correlation")
+        gains, correlation = gains_of(metrics), metrics.get("quality_rank_correlation")
         cells = [
             f"{name}{'' if _now(metrics) else '*'}",
             _least(gains),
@@ -38,7 +38,7 @@ def _now(metrics: dict[str, Any]) -> bool:
     return EARLIER not in metrics
 
 
-def _gains(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
+def gains_of(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Gains over re-divisions where there are some, otherwise over test samples and seeds."""
     source = metrics if _now(metrics) else metrics[EARLIER]
     return source.get("resplits") or source.get("gains") or {}

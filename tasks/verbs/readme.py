@@ -18,7 +18,7 @@ from quee.report.sections import resampled
 from quee.work.io import read_json, write_bytes
 from quee.work.percentages import DASH, difference, figure, percent
 from tasks.dvc.lock import default_experiments
-from tasks.verbs.claims import table
+from tasks.verbs.claims import gains_of, table
 from tasks.verbs.reference import fetch
 from tasks.verbs.results import Results, folds_note, level_mark, level_note, load_results
 from tasks.work import journal
@@ -182,8 +182,7 @@ def _words(name: str, dataset: dict[str, Any], trained: dict[str, Any], metrics:
         told = f"{tested}; float accuracy is unknown, because fp32 is not among its precisions"
     text.append(f"**{name}**: {told}{beside}.")
     earlier = metrics.get(EARLIER, {})
-    known = [found[key] for found in (metrics, earlier) for key in ("resplits", "gains") if key in found]
-    gains: dict[str, Any] = known[0] if known else {}
+    gains = gains_of(metrics)
     over = f"by paired bootstrap over {resampled(metrics, 'test images')}"
     if metrics.get("seeds", 1) > 1:
         over += f" and {metrics['seeds']} seeds"
