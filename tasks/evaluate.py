@@ -172,7 +172,7 @@ def _fitted_again(
     """
     cache, settings = caches[0], stage.experiment.evaluate
     own = (0, 0)
-    every = [(seed, rotation) for seed in range(settings.seeds) for rotation in range(len(caches))]
+    every = [(seed, rotation) for rotation in range(len(caches)) for seed in range(settings.seeds)]
     scale = read_scale()
     store = scale.store(stage)
     fits = [fit for fit in every if fit != own]

@@ -49,15 +49,12 @@ class Held:
 
     def splits(self) -> list[np.ndarray]:
         """Splits (S,) of the samples in every rotation; a single one where there are no folds."""
-        return held_out_rotations(Path(self.prepare) / "splits.parquet", self.own_heads().sample_id)
+        return _splits(self.prepare, self.own_heads())
 
     def rotation(self, number: int) -> FeatureCache:
         """The cache with the splits of one rotation, as ensembles answer that are fitted in it; those of the first rotation
-        are those of stage `targets`."""
-        cache = self.own_heads()
-        if number == 0:
-            return answered(cache, read_ensembles(Path(self.targets)))
-        return with_ensembles(replace(cache, split=self.splits()[number]), self.experiment.targets.ensemble)
+        are those of stage `targets`. The last one asked for is kept in a process, so ask rotation by rotation."""
+        return _rotation(self.features, self.prepare, self.targets, self.experiment.targets.ensemble, number)
 
 
 @lru_cache(maxsize=1)
@@ -65,9 +62,22 @@ def _own_heads(features: str, heads: bool) -> FeatureCache:
     return read_cache(Path(features), log_probs=True, heads=heads)
 
 
+@lru_cache(maxsize=1)
+def _rotation(features: str, prepare: str, targets: str, ensemble: bool, number: int) -> FeatureCache:
+    cache = _own_heads(features, ensemble)
+    if number == 0:
+        return answered(cache, read_ensembles(Path(targets)))
+    return with_ensembles(replace(cache, split=_splits(prepare, cache)[number]), ensemble)
+
+
+def _splits(prepare: str, cache: FeatureCache) -> list[np.ndarray]:
+    return held_out_rotations(Path(prepare) / "splits.parquet", cache.sample_id)
+
+
 def forget() -> None:
-    """Let go of the cache that this process keeps, for its memory."""
+    """Let go of the caches that this process keeps, for their memory."""
     _own_heads.cache_clear()
+    _rotation.cache_clear()
 
 
 def seconds(cache: FeatureCache, fits: int) -> float:
