@@ -38,13 +38,13 @@ test: $(STAMP) ## lint, types, tests
 	ruff check
 	ruff format --check
 	mypy
-	pytest -q -m "not slow"
+	pytest -q -n auto --dist loadfile -m "not slow"
 
 test-all: $(STAMP) ## the same with the slow tests
 	ruff check
 	ruff format --check
 	mypy
-	pytest -q
+	pytest -q -n auto --dist loadfile
 
 flow: $(STAMP) ## the pipeline as a Prefect flow, no server needed
 	@python -m flows.pipeline

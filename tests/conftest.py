@@ -1,8 +1,16 @@
-"""One thread, and the same hypothesis examples in every run."""
+"""One thread, the same hypothesis examples in every run, and as many workers as cores."""
 
+import pytest
 import torch
 from hypothesis import settings
+
+from quee.work.threads import cores
 
 torch.set_num_threads(1)
 settings.register_profile("quee", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("quee")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What `-n auto` means: the cores that this process may use, at most 8, as each worker takes up to 2 GB."""
+    return min(cores(), 8)
