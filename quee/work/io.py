@@ -94,19 +94,23 @@ def table_writer(where: "Path | pa.NativeFile", schema: "pa.Schema") -> "pq.Parq
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> "pa.Table":
-    """Raises IntegrityError when the file is missing, truncated or of a newer format."""
+    """Raises IntegrityError when the file is missing, truncated, of a newer format or without one of the columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.is_file():
         raise IntegrityError(f"missing file: {path}")
     try:
-        table = pq.read_table(path, columns=columns, memory_map=True)
+        # `pq.read_table` reads the same through `pyarrow.dataset`, whose import costs a third of a second
+        with pq.ParquetFile(path, memory_map=True) as file:
+            table = file.read(columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise IntegrityError(f"not a readable Parquet file: {path} ({error})") from None
     written = int((table.schema.metadata or {}).get(b"format", b"0"))
     if written > FORMAT:
         raise IntegrityError(f"{path} has format {written}; this version reads up to {FORMAT}")
+    if lacking := sorted(set(columns or ()) - set(table.column_names)):
+        raise IntegrityError(f"{path} has no column {', '.join(lacking)}; it has {', '.join(table.column_names)}")
     return table
 
 

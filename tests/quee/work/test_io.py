@@ -75,6 +75,8 @@ def test_tables_have_the_same_bytes_and_come_back(tmp_path: Path) -> None:
     read = io.read_table(tmp_path / "a.parquet")
     assert read.replace_schema_metadata(None).equals(TABLE)
     assert io.read_table(tmp_path / "a.parquet", ["name"]).column_names == ["name"]
+    with pytest.raises(IntegrityError, match="no column other; it has"):
+        io.read_table(tmp_path / "a.parquet", ["name", "other"])
 
 
 def test_tensors_have_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:
