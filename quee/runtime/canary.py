@@ -127,10 +127,10 @@ class Canary:
         begins = {b for b, node in enumerate(tree.children[-1]) if node >= 0}
         return "" if inside and set(self.first.tolist()) <= begins else "its paths are not in the tree"
 
-    def difference(self, engine: Engine, segment: int, precision: Precision) -> Difference:
-        """The largest difference of an engine in a step, relative to the allowed one."""
+    def difference(self, engine: Engine, segment: int, precision: Precision, batch: int | None = None) -> Difference:
+        """The largest difference of an engine in a step, relative to the allowed one, on `batch` images at a time, or on all."""
         name, margin = step_name(segment, precision), margin_of(precision)
-        found = engine.run(segment, precision, self.before(segment))
+        found = _in_batches(engine, segment, precision, self.before(segment), batch or len(self))
         log_probs, features = found.seen()
         kept = {key: self.arrays[f"{name}.{key}"].astype(float) for key in ("log_probs", "features")}
         by_kind = {
@@ -155,9 +155,9 @@ class Canary:
         step = f"segment {segment} at {precision}"
         return Agreement(self.routes.node.size, differing, step, worst.what, worst.found, worst.allowed)
 
-    def check_step(self, engine: Engine, segment: int, precision: Precision) -> Difference:
+    def check_step(self, engine: Engine, segment: int, precision: Precision, batch: int | None = None) -> Difference:
         """The difference of a step; raises DisagreementError where it exceeds the allowed one."""
-        difference = self.difference(engine, segment, precision)
+        difference = self.difference(engine, segment, precision, batch)
         if difference.excess > 1:
             raise refusal(
                 engine,
@@ -216,6 +216,17 @@ class _Whole:
             step.logits[:n],
             None if step.embedding is None else step.embedding[:n],
         )
+
+
+def _in_batches(engine: Engine, segment: int, precision: Precision, states: np.ndarray, batch: int) -> Step:
+    """A step on states (n, …), `batch` at a time."""
+    ran = [engine.run(segment, precision, states[at : at + batch]) for at in range(0, len(states), batch)]
+    state, logits, embedding = (
+        None if parts[0] is None else np.concatenate(parts)
+        for parts in ([getattr(step, name) for step in ran] for name in ("state", "logits", "embedding"))
+    )
+    assert logits is not None
+    return Step(state, logits, embedding)
 
 
 def refusal(engine: Engine, reason: str) -> DisagreementError:

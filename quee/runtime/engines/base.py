@@ -72,6 +72,9 @@ class Reference(Protocol):
         """States (n, …) before a segment, or images, float32."""
         ...
 
-    def check_step(self, engine: Engine, segment: int, precision: Precision) -> object:
-        """Raise DisagreementError where an engine's step differs from the reference's by more than is allowed."""
+    def check_step(self, engine: Engine, segment: int, precision: Precision, batch: int | None = None) -> object:
+        """Raise DisagreementError where an engine's step differs from the reference's by more than is allowed.
+
+        The engine gets `batch` images at a time, or all at once.
+        """
         ...

@@ -14,8 +14,10 @@ from quee.errors import QueeError
 from quee.precision import Precision
 from quee.runtime.engines.base import Step, graph_name
 from quee.runtime.engines.exact import are_exact, in_floats
+from quee.runtime.engines.memory import remember, remembered
 from quee.runtime.view import View
 from quee.work.extras import require_package
+from quee.work.machine import cpu_model
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 """Inputs (n, …) to the graph's outputs, which belong to the caller. Safe to call from several threads."""
@@ -61,7 +63,7 @@ class GraphEngine(ABC):
 
     @cached_property
     def exact(self) -> bool:
-        """Whether the engine's integer kernels sum without loss on this CPU; measured once per process."""
+        """Whether the engine's integer kernels sum without loss on this CPU; measured once per machine."""
         return _measured(type(self), self.threads, self)
 
     def integers(self, precision: Precision) -> str:
@@ -116,12 +118,18 @@ class GraphEngine(ABC):
         return Step(after, logits, embedding[0] if embedding else None)
 
 
+EXACT = "exact"
+TRIED = "sums of integer products"
+"""Names what is remembered; another name makes every machine measure again."""
 _KNOWN: dict[tuple[type[GraphEngine], int], bool] = {}
 
 
 def _measured(kind: type[GraphEngine], threads: int, engine: GraphEngine) -> bool:
     if (found := _KNOWN.get((kind, threads))) is None:
-        products = Precision("w8a8")
-        found = are_exact(lambda graph, x: engine.compile(graph, products, len(x))(x)[0])
-        _KNOWN[kind, threads] = found
+        key = f"{cpu_model()}; {engine.name} {engine.version}; threads {threads}; {TRIED}"
+        if (known := remembered(key)) is None:
+            products = Precision("w8a8")
+            known = EXACT if are_exact(lambda graph, x: engine.compile(graph, products, len(x))(x)[0]) else "inexact"
+            remember(key, known)
+        found = _KNOWN[kind, threads] = known == EXACT
     return found

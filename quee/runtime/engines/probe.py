@@ -4,9 +4,7 @@ PyTorch, the reference itself, takes seconds to import and is slower. It is take
 agrees. Speed is measured once and remembered per machine. Agreement is checked every time.
 """
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -20,18 +18,13 @@ from quee.errors import DisagreementError, QueeError
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine, Reference, Step, graph_name
 from quee.runtime.engines.graphs import GraphEngine
-from quee.work.io import file_digest, write_json
+from quee.runtime.engines.memory import remember, remembered
+from quee.work.io import file_digest
 from quee.work.machine import cpu_model
 
 BATCH = 16
 REPEATS = 5
 LOG = logging.getLogger(__name__)
-
-
-def cache_file() -> Path:
-    """File in the user's cache folder that remembers measurements."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "quee" / "engines.json"
 
 
 def least_seconds(
@@ -104,22 +97,22 @@ class AutoEngine:
             segment, Precision("fp32") if precision.is_float else precision
         )
         if not self.engines or graph is None or not graph.is_file():
-            return self._held(self.torch, segment, precision)
+            return self._held(self.torch, segment, precision, len(state))
         ways = ", ".join(f"{name} {engine.executed(precision)}" for name, engine in self.engines.items())
         key = f"{cpu_model()}; {self.version}; threads {self.threads}; {ways}; {precision} {file_digest(graph)}"
-        name = _remembered().get(key)
-        if name is None or name not in self.engines or not self._agrees(name, segment, precision):
-            names = [name for name in self.engines if self._agrees(name, segment, precision)]
+        name = remembered(key)
+        if name is None or name not in self.engines or not self._agrees(name, segment, precision, len(state)):
+            names = [name for name in self.engines if self._agrees(name, segment, precision, len(state))]
             if not names:
-                return self._reference(segment, precision)
+                return self._reference(segment, precision, len(state))
             name = names[0] if len(names) == 1 else self._fastest(names, segment, precision, state)
-            _remember(key, name)
+            remember(key, name)
         return self.engines[name]
 
-    def _reference(self, segment: int, precision: Precision) -> Engine:
+    def _reference(self, segment: int, precision: Precision, batch: int) -> Engine:
         """Engine torch, where no other agrees; raises DisagreementError where it is not installed or differs too."""
         try:
-            return self._held(self.torch, segment, precision)
+            return self._held(self.torch, segment, precision, batch)
         except DisagreementError:
             raise
         except QueeError:
@@ -132,36 +125,21 @@ class AutoEngine:
         seconds = {name: least_seconds(self.engines[name], segment, precision, sample) for name in names}
         return min(sorted(seconds), key=seconds.__getitem__)
 
-    def _held(self, engine: Engine, segment: int, precision: Precision) -> Engine:
-        """The engine; raises DisagreementError where it differs from the reference by more than is allowed."""
+    def _held(self, engine: Engine, segment: int, precision: Precision, batch: int) -> Engine:
+        """The engine; raises DisagreementError where it differs from the reference by more than is allowed.
+
+        It is compared at the caller's batch size, whose graph is needed anyway: a graph of another size takes as long to compile.
+        """
         if self.reference is not None:
-            self.reference.check_step(engine, segment, precision)
+            self.reference.check_step(engine, segment, precision, batch)
         return engine
 
-    def _agrees(self, name: str, segment: int, precision: Precision) -> bool:
+    def _agrees(self, name: str, segment: int, precision: Precision, batch: int) -> bool:
         try:
-            self._held(self.engines[name], segment, precision)
+            self._held(self.engines[name], segment, precision, batch)
         except DisagreementError as error:
             if name not in self.refused:
                 self.refused[name] = str(error)
                 LOG.warning("%s. Engine auto goes on with another.", error)
             return False
         return True
-
-
-def _remembered() -> dict[str, str]:
-    try:
-        found = json.loads(cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _remember(key: str, name: str) -> None:
-    """Write the measurements; if the cache cannot be written, they are not remembered."""
-    path = cache_file()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**_remembered(), key: name})
-    except OSError:
-        return

@@ -175,6 +175,9 @@ def test_other_paths_are_refused_though_every_step_is_right(classifier: Adaptive
 def test_the_reference_agrees_with_itself_to_the_bit(classifier: AdaptiveClassifier, canary: Canary) -> None:
     for segment, precision in steps_of(classifier.tree):
         assert canary.difference(classifier.engine, segment, precision).found < 1e-6
+        assert canary.difference(classifier.engine, segment, precision, 3).found < 1e-6
+    with pytest.raises(DisagreementError):
+        canary.check_step(Faulty(classifier.engine, scaled(2)), *steps_of(classifier.tree)[0], 1)
     assert canary.check_paths(classifier.executor, classifier.policy) == 0
 
 

@@ -16,7 +16,7 @@ from quee.network.architectures import create_backbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_paths
-from quee.runtime.engines import open_engine, probe
+from quee.runtime.engines import graphs, memory, open_engine, probe
 from quee.settings.exits import Exits
 from quee.settings.quantize import QuantizationConfig
 from quee.work import extras
@@ -217,19 +217,32 @@ def test_auto_remembers_what_it_measured(view, images, folder, tmp_path: Path, m
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = open_engine("auto", view, folder, threads=1)
     chosen = first.chosen(1, Precision("w8a8"), images[:4])
-    assert probe.cache_file().is_file()
+    assert memory.cache_file().is_file()
     monkeypatch.setattr(probe, "least_seconds", lambda *_: pytest.fail("measured again"))
     again = open_engine("auto", view, folder, threads=1)
     assert again.chosen(1, Precision("w8a8"), images[:4]).name == chosen.name
     assert again.run(1, Precision("w8a8"), images[:4]).state.shape[0] == 4
 
 
+def test_exact_sums_are_measured_once_per_machine_and_version(view, folder, tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(graphs, "_KNOWN", {})
+    found = open_engine("openvino", view, folder, threads=1).exact
+    monkeypatch.setattr(graphs, "_KNOWN", {})
+    monkeypatch.setattr(graphs, "are_exact", lambda run: not found)
+    assert open_engine("openvino", view, folder, threads=1).exact is found
+    assert open_engine("openvino", view, folder, threads=2).exact is not found, (
+        "another number of threads is measured anew"
+    )
+
+
 @pytest.mark.parametrize("damage", ["", "[]", "{", '{"x": 1}'])
 def test_a_damaged_memory_of_auto_is_made_anew(view, images, folder, tmp_path: Path, monkeypatch, damage) -> None:
     pytest.importorskip("openvino")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    probe.cache_file().parent.mkdir(parents=True)
-    probe.cache_file().write_text(damage)
+    memory.cache_file().parent.mkdir(parents=True)
+    memory.cache_file().write_text(damage)
     assert open_engine("auto", view, folder, threads=1).run(1, Precision("w8a8"), images[:4]).state is not None
 
 
