@@ -68,8 +68,8 @@ def chosen_tree(results: Results) -> str:
         )  # fmt: skip
         text += (
             f"<p>Of {choice['tried']:,} sets the best of its size was taken by the area under early exits of its members, over "
-            f"budgets from {choice['budgets'][0]:g} to 1, with cross-fitted hulls.{by} Shown are the best of each smaller size "
-            "and the next ones.</p>" + table(["set", "area"], rows)
+            f"budgets from {choice['budgets'][0]:g} to 1, with cross-fitted hulls.{by}{_reach(choice)} "
+            "Shown are the best of each smaller size and the next ones.</p>" + table(["set", "area"], rows)
         )
     if layers := choice["by_layer"]:
         rows = [
@@ -80,5 +80,23 @@ def chosen_tree(results: Results) -> str:
         text += (
             "<p>Bits by layer against uniform ones, in points of area; uniform bits are kept where they are better beyond "
             "doubt.</p>" + table(["precision", "kept", "gain by layer", "95 % interval"], rows)
+        )
+    return text
+
+
+def _reach(choice: Row) -> str:
+    """Which members come near the float network, and what asking for one of them costs; empty in results of before."""
+    if "reach" not in choice:
+        return ""
+    names = ", ".join(map(escape, choice["reach"]["members"]))
+    text = (
+        f" One of its members comes within {100 * choice['reach']['limit']:g} points of accuracy of the dearest candidate "
+        f"with its whole network ({names} do)."
+    )
+    if other := choice.get("without_reach"):
+        gain, members = other["gain"], ", ".join(map(escape, other["members"]))
+        text += (
+            f" Without that, {members} would have been taken, whose area is {signed(gain['mean'])} points away (95 % interval "
+            f"{signed(gain['low'])} … {signed(gain['high'])})."
         )
     return text

@@ -36,6 +36,26 @@ def test_a_cheap_an_accurate_and_a_middle_candidate_are_chosen_and_a_dominated_o
     assert record["sets"][2]["auc"] == max(row["auc"] for row in record["sets"])
 
 
+def test_one_member_comes_within_half_a_point_of_the_dearest_though_the_area_prefers_cheap_ones() -> None:
+    samples = 4000
+    sure = np.linspace(0, 1, samples)  # the same images are hard for all, so that losses are known well
+
+    def precise(last: float, cost: float) -> Exits:
+        wrong = np.column_stack([sure >= 0.5, sure >= last])
+        return Exits(1 - np.column_stack([sure, sure]), wrong, np.array([0.6, 1.0]) * cost)
+
+    given_ = {"tiny": precise(0.7, 0.035), "small": precise(0.84, 0.06), "half": precise(0.893, 0.09),
+              "near": precise(0.898, 0.6), "whole": precise(0.9, 1.0)}  # fmt: skip
+    sets = Sets(given_, floor(samples), 0)
+    assert sets.reaching(list(given_)) == ["near", "whole"]
+    best, record = choose(sets, list(given_), 3)
+    assert set(best) & {"near", "whole"} and record["reach"]["members"] == ["near", "whole"]
+    assert not set(record["without_reach"]["members"]) & {"near", "whole"}
+    assert record["without_reach"]["auc"] > record["sets"][2]["auc"] and record["without_reach"]["gain"]["mean"] > 0
+    alone, record = choose(sets, list(given_), 1)
+    assert alone == ("half",) and "without_reach" not in record, "a single precision has the largest area"
+
+
 def test_the_estimate_of_one_exit_is_its_accuracy_mixed_with_the_floor() -> None:
     one = Exits(np.ones((SAMPLES, 1)), np.random.default_rng(0).random((SAMPLES, 1)) < 0.2, np.array([0.25]))
     own = Sets({"one": one}, floor(), 0)
