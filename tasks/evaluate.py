@@ -38,6 +38,7 @@ from quee.policies.sweep import Setting, Sweep, by_price, routed_sweep
 from quee.precision import FLOAT
 from quee.work.io import atomic_path, write_json, write_table
 from quee.work.percentages import impossible
+from quee.work.threads import side_by_side
 from tasks.scale import read_scale
 from tasks.stage import Stage, main
 
@@ -85,15 +86,16 @@ def run(stage: Stage) -> None:
             near.setdefault(name, []).append(cost_replicates(rotations.whole(sweeps), reference, draws))
 
     # One method at a time, because a sweep holds every sample at every point.
-    for sweeps in zip(*map(all_sweeps, fitted), strict=True):
+    for sweeps in side_by_side(map(all_sweeps, fitted)):
         look(sweeps)
         used += usage_rows(sweeps, settings.budgets, fitted, cache.description["classes"])
         beside.extend(labelled_rows(sweeps[0], settings.budgets, settings.seed))
         if certified and sweeps[0].name in OURS:
             ours.append(by_price(sweeps[0]))
-    for again in policies[1:]:
-        for sweeps in zip(*map(fitted_sweeps, _fitted(rotations, again)), strict=True):
-            look(sweeps)
+    again = [setting for own in policies[1:] for setting in _fitted(rotations, own)]
+    for every in side_by_side(map(fitted_sweeps, again)):
+        for at in range(0, len(every), len(rotations)):
+            look(every[at : at + len(rotations)])
     alternative = [routed_sweep("quee_plan", s, plan, other) for s, plan in zip(fitted, plans, strict=True)]
 
     metrics = compare(found, yardstick, draws) | cost_intervals(near, draws)

@@ -4,11 +4,12 @@ PyTorch is imported by what sets its number; a deployed bundle only counts cores
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock, Thread
-from typing import TypeVar
+from typing import TypeVar, cast
 
 SMALL_MACS = 10_000_000
 _COMPUTING = Lock()
@@ -93,6 +94,23 @@ def alone() -> Iterator[None]:
 
     with _COMPUTING, one_thread(), threadpool_limits(1, user_api="blas"):
         yield
+
+
+def side_by_side(iterators: Iterable[Iterator[T]]) -> Iterator[tuple[T, ...]]:
+    """Like `zip` with `strict`, but steps of the iterators run at the same time, in as many threads as there are cores.
+
+    Each iterator is advanced by one thread at a time. An error of any of them is raised.
+    """
+    every, end = list(iterators), object()
+    with ThreadPoolExecutor(cores()) as pool:
+        while every:
+            found = list(pool.map(lambda one: next(one, end), every))
+            ended = [item is end for item in found]
+            if all(ended):
+                return
+            if any(ended):
+                raise ValueError(f"iterator {ended.index(True)} ends before the others")
+            yield tuple(cast(list[T], found))
 
 
 def spare_threads(macs: int) -> None:

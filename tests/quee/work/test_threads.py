@@ -7,7 +7,7 @@ from threading import Barrier, Thread
 import pytest
 import torch
 
-from quee.work.threads import one_thread
+from quee.work.threads import one_thread, side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +62,27 @@ def test_callers_that_overlap_in_any_order_leave_nothing_behind() -> None:
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(call, [30] * 4)) == [{1}] * 4
     assert torch.get_num_threads() == of_new_thread() == 4
+
+
+def test_iterators_side_by_side_give_what_zip_gives_and_run_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quee.work.threads.cores", lambda: 2)
+    met = Barrier(2, timeout=30)
+
+    def counting(start: int) -> Iterator[int]:
+        for step in range(3):
+            met.wait()
+            yield start + step
+
+    assert list(side_by_side([counting(0), counting(10)])) == [(0, 10), (1, 11), (2, 12)]
+    assert list(side_by_side([])) == []
+
+
+def test_iterators_side_by_side_raise_what_one_raises_and_refuse_other_lengths() -> None:
+    def failing() -> Iterator[int]:
+        yield 1
+        raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        list(side_by_side([failing(), iter([1, 2])]))
+    with pytest.raises(ValueError, match="iterator 1 ends before"):
+        list(side_by_side([iter([1, 2]), iter([1])]))
