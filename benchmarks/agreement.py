@@ -1,11 +1,12 @@
-"""Simulated = executed: the same path and label for every test image from the cache, the executor and the loaded bundle.
+"""Simulated = executed: the same path and answer for every test image from the cache, the executor and the loaded bundle.
 
     python benchmarks/agreement.py [EXPERIMENT] [--artifacts artifacts] [--data data] [--budgets 0.05 0.1 0.2 0.4]
                                    [--engines openvino onnxruntime] [--limit N] [--json FILE]
 
-The simulation reads the feature cache and runs no network. The executor runs the stages' networks, the bundle its own
-files. For batch invariance the same images run in another order, in batches of random sizes, and through the scheduler
-from eight threads; probabilities are compared bit by bit.
+The simulation reads the feature cache and runs no network. Its answers are right or wrong; labels are compared among the
+ways of execution. The executor runs the stages' networks, the bundle its own files. For batch invariance the same images
+run in another order, in batches of random sizes, and through the scheduler from eight threads; probabilities are compared
+bit by bit.
 
 Installed engines execute graphs exported here. Printed are their share of equal paths, their difference in accuracy, and
 the tie margin: where a path differs, the difference in value (predicted error + λ · cost) of the two steps at that gate.
@@ -33,8 +34,9 @@ from quee.export.graphs import export_graphs
 from quee.features import GateView
 from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_precisions
-from quee.policies.base import Basis, Policy, simulate
+from quee.policies.base import Basis, Policy, Walks, simulate, wrong
 from quee.policies.files import read_policy, read_predictors
+from quee.policies.walks import walks_of
 from quee.runtime import AdaptiveClassifier, Options, Routed, load_bundle
 from quee.runtime.engines import open_engine
 from quee.runtime.executor import draws
@@ -53,15 +55,16 @@ def stage_policy(artifacts: Path, cache: FeatureCache, name: str) -> Policy:
 
 
 def simulated(
-    cache: FeatureCache, policy: Policy, classifier: AdaptiveClassifier, x: np.ndarray, budget: float
+    cache: FeatureCache, policy: Policy, walks: Walks, classifier: AdaptiveClassifier, x: np.ndarray, budget: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes and labels (n,) from the cache alone, and each sample's λ."""
-    at, tree = classifier.operating(Options(budget=budget)), cache.tree
-    lambdas = np.array([at.low.trade_off, at.high.trade_off])
-    ends, rows = simulate(tree, policy, cache.features, lambdas), np.arange(len(cache))
+    """Nodes and errors (n,) from the cache alone, and each sample's knob."""
+    at, rows = classifier.operating(Options(budget=budget)), np.arange(len(cache))
+    knobs = np.array([at.low.trade_off, at.high.trade_off])
+    ends = simulate(cache.tree, policy, cache.features, knobs, walks)
+    errors = np.stack([wrong(policy, end, knobs, cache.error, walks) for end in ends])
     second = (draws(x) < at.share).astype(int)
-    node = ends[np.where(second, at.high.first, at.low.first), rows, second]
-    return node, cache.prediction[rows, node], lambdas[second]
+    own = np.where(second, at.high.first, at.low.first), rows, second
+    return ends[own], errors[own].astype(bool), knobs[second]
 
 
 def in_pieces(classifier: AdaptiveClassifier, x: np.ndarray, budget: float) -> Routed:
@@ -98,11 +101,20 @@ def restored(found: list[Routed], order: np.ndarray) -> Routed:
     return Routed(path=[], budget_met=True, policy=[], **arrays)
 
 
-def widest(cache: FeatureCache, policy: Policy, expected: np.ndarray, found: np.ndarray, at: np.ndarray) -> float:
+def widest(
+    cache: FeatureCache, policy: Policy, walks: Walks, expected: np.ndarray, found: np.ndarray, at: np.ndarray
+) -> float:
     """The largest difference in value between the two steps at the gate where a path differs."""
-    rows = np.flatnonzero(expected != found)
-    parted = (gap(policy, int(expected[row]), int(found[row]), cache.features[row], float(at[row])) for row in rows)
-    return max(parted, default=0.0)
+    parted = [0.0]
+    for row in np.flatnonzero(expected != found):
+        node, carried = int(expected[row]), None
+        part = next(policy.parts(at[row : row + 1]))
+        if part.policy.carries:
+            lineage = cache.tree.lineage(node)
+            carried = np.zeros((cache.tree.segments, part.policy.carries))
+            carried[: len(lineage)] = walks[part.name].carried[row, lineage]
+        parted.append(gap(policy, node, int(found[row]), cache.features[row], float(at[row]), carried))
+    return max(parted)
 
 
 def main() -> int:
@@ -127,6 +139,7 @@ def main() -> int:
     images = open_dataset(options.data / dataset["dataset"], dataset["dataset"], dataset["files"])
     x = images.batch(cache.sample_id, bundle.transform).numpy()
     policy = stage_policy(artifacts, cache, bundle.description["policy"])
+    walks = walks_of(policy, cache)
     networks: MultiPrecisionBackbone = load_precisions(
         artifacts / "backbone", artifacts / "quantize", cache.tree.precisions
     )
@@ -139,8 +152,8 @@ def main() -> int:
     faults, rows = 0, list[dict[str, Any]]()
     truth: dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     for budget in options.budgets:
-        truth[budget] = node, label, _ = simulated(cache, policy, bundle, x, budget)
-        print(f"budget {budget:g}: accuracy {(label == cache.label).mean():.4f}, cost {b.costs[node].mean():.4f}")
+        truth[budget] = node, error, _ = simulated(cache, policy, walks, bundle, x, budget)
+        print(f"budget {budget:g}: accuracy {1 - error.mean():.4f}, cost {b.costs[node].mean():.4f}")
         whole: Routed | None = None
         ways = {
             "executor": lambda budget: executor.route_prepared(x, budget=budget),
@@ -153,7 +166,8 @@ def main() -> int:
             found = run(budget)
             seconds = time.perf_counter() - start
             whole = found if whole is None else whole
-            paths, labels = int((found.node != node).sum()), int((found.label != label).sum())
+            paths = int((found.node != node).sum())
+            labels = int((((found.label != cache.label) != error) | (found.label != whole.label)).sum())
             bits = int((found.probabilities != whole.probabilities).any(axis=1).sum())
             faults += paths + labels + bits
             rows.append({"way": name, "budget": budget, "paths": paths, "labels": labels, "probabilities": bits})
@@ -169,28 +183,28 @@ def main() -> int:
             export_graphs(bundle.view, cache.tree.precisions, Path(folder))
         for name in present:
             other, same = bundle.on(open_engine(name, bundle.view, Path(folder))), 0
-            for budget, (node, label, at) in truth.items():
+            for budget, (node, error, at) in truth.items():
                 found = other.route_prepared(x, budget=budget)
                 equal, change = (
                     (found.node == node).mean(),
-                    (found.label == cache.label).mean() - (label == cache.label).mean(),
+                    error.mean() - (found.label != cache.label).mean(),
                 )
-                tie = widest(cache, policy, node, found.node, at)
+                tie = widest(cache, policy, walks, node, found.node, at)
                 same += int((found.node == node).sum())
                 faults += int(tie > allowed.tie)
-                labels = (found.label == label).mean()
+                labels = ((found.label != cache.label) == error).mean()
                 rows.append(
                     {
                         "way": name,
                         "budget": budget,
                         "equal_paths": equal,
-                        "equal_labels": labels,
+                        "equal_answers": labels,
                         "change": change,
                         "tie": tie,
                     }
                 )
                 print(
-                    f"{name}, budget {budget:g}: equal paths {equal:.4%}, labels {labels:.4%}, "
+                    f"{name}, budget {budget:g}: equal paths {equal:.4%}, answers {labels:.4%}, "
                     f"accuracy {100 * change:+.3f} points, largest margin of a flip {tie:.4f}",
                     flush=True,
                 )
