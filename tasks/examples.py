@@ -97,8 +97,9 @@ def _paths(found: Taken, shown: _Shown | None) -> list[Path]:
     paths = []
     for node, count in zip(nodes.tolist(), counts.tolist(), strict=True):
         rows = np.flatnonzero(found.node == node)
-        some = rows[in_turns(found.label[rows], EXAMPLES)] if shown and node in pictured else []
-        examples = [shown(int(row)) for row in some] if shown else []
+        examples = []
+        if shown and node in pictured:
+            examples = [shown(int(row)) for row in rows[in_turns(found.label[rows], EXAMPLES)]]
         name, cost = found.tree.name(node), float(found.cost[rows].mean())
         paths.append(Path(name, count / len(found), cost, float(found.right[rows].mean()), examples))
     return sorted(paths, key=lambda path: (path.cost, path.name))

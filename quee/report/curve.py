@@ -29,6 +29,7 @@ DEAREST = 1.3
 RIVAL = named("rival")[0]
 WORDS = {REFERENCE: "fixed precisions", RIVAL: "confidence exits"}
 STYLE = """
+.qc:root { background: #fff; }
 .qc text { font: 13px system-ui, sans-serif; fill: #333; }
 .qc .tick { fill: #666; font-size: 12px; }
 .qc .grid { stroke: #000; stroke-opacity: .1; }
@@ -45,6 +46,7 @@ STYLE = """
 .qc .ring { fill: none; stroke: var(--c); stroke-width: 2.5; }
 @media (max-width: 40rem) { .qc text { font-size: 17px; } .qc .tick { font-size: 14px; } .qc .of { display: none; } }
 @media (prefers-color-scheme: dark) {
+.qc:root { background: #141414; }
 .qc text { fill: #ddd; } .qc .tick { fill: #aaa; } .qc .grid { stroke: #fff; } .qc .float { stroke: #aaa; }
 .qc .ours { --c: #56b4e9; } .qc .other0, .qc .plain { --c: #b5b5b5; } .qc .other1 { --c: #35c99a; }
 .qc .diamond { fill: #111; stroke: #ddd; } }
@@ -86,8 +88,8 @@ def curve_figure(results: Results, summary: Summary) -> str:
     scale = _scale([point for line in (*lines.values(), marks) for point in line], full)
     said = results.measure.said
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="qc" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{said("accuracy")} over computation">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="qc" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'role="img" aria-label="{said("accuracy")} over computation">',
         f"<style>{STYLE}</style>",
         f'<clipPath id="curves-inside"><rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" '
         f'height="{HEIGHT - TOP - BOTTOM}"/></clipPath>',
@@ -122,9 +124,7 @@ def _statics(results: Results) -> dict[str, Row]:
         for name in names
         if name.startswith("static_") and len(found := operating(results.curve, name)) == 1
     }
-    return {
-        name: points[name][0] for name in sorted(points, key=lambda n: points[n][0]["cost"]) if name not in (REFERENCE,)
-    }
+    return {name: points[name][0] for name in sorted(points, key=lambda n: points[n][0]["cost"]) if name != REFERENCE}
 
 
 def _scale(points: Sequence[Point], full: float | None) -> Scale:

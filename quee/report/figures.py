@@ -271,5 +271,5 @@ FIGURES = [
 
 def draw(results: Results, summary: Summary) -> dict[str, str]:
     """Every figure that the results allow, as SVG text by name, the first of the page first."""
-    found = {"curves": curve_figure(results, summary), **{drawing.name: drawing.svg(results) for drawing in FIGURES}}
-    return {name: text for name, text in found.items() if text is not None}
+    found = [("curves", curve_figure(results, summary)), *((drawing.name, drawing.svg(results)) for drawing in FIGURES)]
+    return {name: text for name, text in found if text is not None}

@@ -80,7 +80,7 @@ def build_page(
                 found.append(folded(said(title), said(text), figure.name))
         return found
 
-    title, caption = CAPTIONS["curves"]
+    _, caption = CAPTIONS["curves"]
     labelled = summary.said_of_labelled()
     first = (
         f'<header><p class="kicker">{escape(results.title)}</p><h1>{escape(summary.sentence()).replace(" %", "&nbsp;%")}</h1>'

@@ -59,7 +59,7 @@ class Summary:
 
     def reached(self) -> tuple[str, float] | None:
         """The least drop of `DROPS` that the method gets to under every seed, and the cost; None where there is none."""
-        own = self.metrics["methods"].get(self.method, {})
+        own = self.metrics.get("methods", {}).get(self.method, {})
         for drop in DROPS:
             if (cost := own.get(f"cost_at_drop_{drop}")) is not None:
                 return drop, cost

@@ -64,8 +64,9 @@ def run_logged(
 ) -> int:
     """Run a command to its end and return its status; its output goes to the log, and line by line to `show`."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    often = {EVERY: "1"} if show and sys.stderr.isatty() else {}
     process = subprocess.Popen(
-        command, cwd=root, env={**environment, **({} if show is None else {EVERY: "1"})}, stdin=subprocess.DEVNULL,
+        command, cwd=root, env={**environment, **often}, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
     )  # fmt: skip
     assert process.stdout is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 from quee.errors import QueeError
 from quee.policies.registry import METHODS
 from quee.report.sentence import Summary
+from quee.settings.bundle import Bundle
 from quee.settings.experiment import load_experiment
 from tasks.verbs.results import Results, load_results
 
@@ -37,6 +38,8 @@ def closing_lines(root: Path, experiments: Sequence[str]) -> Iterator[str]:
 
 
 def summary_of(root: Path, results: Results) -> Summary:
-    """The results of what the experiment deploys."""
-    bundle = load_experiment(results.experiment, root / "experiments").bundle
+    """The results of what the experiment deploys, or would deploy by the defaults where its YAML is no longer here."""
+    folder = root / "experiments"
+    known = (folder / f"{results.experiment}.yaml").is_file()
+    bundle = load_experiment(results.experiment, folder).bundle if known else Bundle()
     return Summary(results.metrics, results.points, METHODS[bundle.policy].shown, bundle.budget, results.labelled)

@@ -1,5 +1,6 @@
 """Accuracy over cost in characters, for terminals."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ def drawn(lines: dict[str, list[Point]], full: float | None, name: str, width: i
 def _filled(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     """A point in every column between the first and the last, on straight lines between the given ones."""
     found = dict(points[:1])
-    for (left, before), (right, after) in zip(points, points[1:], strict=False):
+    for (left, before), (right, after) in itertools.pairwise(points):
         for at in range(left, right + 1):
             found[at] = after if right == left else before + (after - before) * (at - left) / (right - left)
     return sorted(found.items())

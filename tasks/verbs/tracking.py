@@ -101,7 +101,8 @@ def results(
         console.print(results_table(item, chosen))
         if plot:
             console.print(plotted(root, item, chosen, console.width, reference), soft_wrap=True, highlight=False)
-        console.print(summary_of(root, item).sentence(), highlight=False)
+        if (summary := summary_of(root, item)).point is not None:
+            console.print(summary.sentence(), highlight=False)
         if item.report:
             console.print(f"Report: {item.report}", soft_wrap=True)
 

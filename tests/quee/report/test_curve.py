@@ -1,5 +1,6 @@
 """The first figure: names at the lines, what every point is, and the same text twice."""
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -54,6 +55,6 @@ def test_without_a_float_network_there_is_no_line_of_it() -> None:
 def test_names_are_moved_apart_and_keep_their_order(places: list[float]) -> None:
     moved = spread(places, 4.0)
     order = sorted(range(len(places)), key=lambda index: (places[index], moved[index]))
-    gaps = [moved[after] - moved[before] for before, after in zip(order, order[1:], strict=False)]
+    gaps = [moved[after] - moved[before] for before, after in itertools.pairwise(order)]
     assert all(gap >= 4.0 - 1e-3 for gap in gaps)
     assert len(moved) == len(places)

@@ -12,10 +12,11 @@ from report_example import METHODS, example, summary
 from quee.report import Results
 from quee.report import figures as figures_module
 from quee.report.figures import FIGURES, Drawing, draw, usage
-from quee.report.inputs import Inputs
+from quee.report.inputs import Example, Inputs, Path
 from quee.report.page import build_page
 from quee.report.parts import parts
 from quee.report.sections import verdict
+from tasks.examples import EXAMPLES, PAIRS, PICTURED
 
 
 def shown(results: Results, figures: dict[str, str], inputs: Inputs | None = None) -> str:
@@ -164,6 +165,18 @@ def test_of_many_classes_only_the_extremes_are_drawn() -> None:
     figure = usage(example(classes=200))
     assert figure is not None
     assert len(figure.axes[0].get_yticklabels()) == 24
+
+
+def test_with_many_classes_and_images_the_page_stays_below_two_megabytes(figures: dict[str, str]) -> None:
+    image = "data:image/webp;base64," + "A" * 6000  # a tile of noise, which nothing makes smaller
+    some = Example("a class with a long name", "w4a4-w8a8", 0.2, True, image)
+    paths = [
+        Path(f"w4a4-{number}", 0.01, 0.1, 0.9, [some] * EXAMPLES if number < PICTURED else []) for number in range(80)
+    ]
+    inputs = Inputs("quee_auto", 0.2, 10_000, 4, ["w4a4"], paths, [(some, some)] * PAIRS, 100, [{"w4a4": 0.1}], 0.01)
+    page = shown(example(classes=100), figures, inputs)
+    assert 600_000 < len(page) < 2_000_000
+    assert "76 more classes" in page and "72 more paths" in page
 
 
 def test_what_was_executed_is_shown_where_it_was_measured() -> None:

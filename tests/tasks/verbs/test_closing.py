@@ -43,5 +43,7 @@ def test_what_is_not_there_is_left_out(project: Path) -> None:
     write_json(metrics, {**read_json(metrics), "fp32_accuracy": None})
     lines = list(closing_lines(project, ["digits", "absent"]))
     assert len(lines) == 3 and "float" not in lines[0] and lines[2].startswith("compare: ")
+    (project / "experiments/digits.yaml").unlink()
+    assert len(list(closing_lines(project, ["digits"]))) == 2, "the default policy has no results here"
     shutil.rmtree(project / "artifacts")
     assert list(closing_lines(project, ["digits"])) == []

@@ -1,5 +1,6 @@
 """Accuracy over cost in characters."""
 
+import itertools
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,7 +32,7 @@ def test_a_line_rises_to_the_right_and_a_better_one_lies_higher() -> None:
     }
     for points in places.values():
         by_column = sorted((at, row) for row, at in points)
-        assert all(after[1] <= before[1] for before, after in zip(by_column, by_column[1:], strict=False))
+        assert all(after[1] <= before[1] for before, after in itertools.pairwise(by_column))
     assert min(row for row, _ in places["quee_plan"]) < min(row for row, _ in places["static_hull"])
 
 

@@ -47,11 +47,11 @@ def test_the_methods_asked_for_are_shown_alone_and_an_unknown_one_is_named(proje
     ) and "unknown method with results 'quee_plam' (did you mean 'quee_plan'?)" in str(error)
 
 
-def test_the_table_ends_with_the_sentence(project: Path) -> None:
-    text = " ".join(call("results", "digits").stdout.split())
-    assert "No operating point of it was measured." in text, (
-        "the policy of the bundle is auto, which has no results here"
-    )
+def test_the_table_ends_with_the_sentence_of_what_is_deployed(project: Path) -> None:
+    sentence = "7.5 points below the float network (97.5 %)"
+    assert sentence not in call("results", "digits").stdout, "policy auto has no results here"
+    (project / "experiments/digits.yaml").write_text("bundle: {policy: plan}\n")
+    assert sentence in call("results", "digits").stdout
 
 
 def test_the_table_fits_eighty_columns(tmp_path: Path) -> None:
