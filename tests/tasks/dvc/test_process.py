@@ -6,7 +6,10 @@ from pathlib import Path
 
 from tasks.dvc.process import run_logged
 
-CODE = "import sys; print('first'); sys.stdout.flush(); print('second\\r\\nthird', file=sys.stderr); print('last', end=''); sys.exit(3)"
+CODE = (
+    "import sys; print('first'); sys.stdout.flush(); print('second\\r\\nthird', file=sys.stderr); "
+    "print('last', end=''); sys.exit(3)"
+)
 
 
 def test_output_is_logged_and_shown_line_by_line(tmp_path: Path) -> None:
