@@ -1,9 +1,12 @@
 """Names at the ends of lines, in place of a legend whose many entries nobody can match with lines."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 POINTS = 72.0
 
@@ -26,7 +29,7 @@ def spread(places: Sequence[float], least: float) -> list[float]:
     return found
 
 
-def name_ends(axes: Axes, inches: float, size: float = 8.0) -> None:
+def name_ends(axes: "Axes", inches: float, size: float = 8.0) -> None:
     """Write each line's label beside its last point, right of axes of about this height; limits must be set before."""
     low, high = axes.get_ylim()
     lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]

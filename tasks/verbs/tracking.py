@@ -78,7 +78,6 @@ def results(
 
     from tasks.dvc.lock import default_experiments
     from tasks.verbs.closing import summary_of
-    from tasks.verbs.plot import plotted
     from tasks.verbs.results import as_json, chosen_methods, load_results, results_table
 
     root = Path.cwd()
@@ -100,6 +99,8 @@ def results(
         chosen = chosen_methods(item, methods, all_)
         console.print(results_table(item, chosen))
         if plot:
+            from tasks.verbs.plot import plotted
+
             console.print(plotted(root, item, chosen, console.width, reference), soft_wrap=True, highlight=False)
         if (summary := summary_of(root, item)).point is not None:
             console.print(summary.sentence(), highlight=False)
