@@ -29,10 +29,8 @@ $(STAMP): pyproject.toml constraints.txt
 	.venv/bin/uv pip install -q --compile-bytecode --python .venv/bin/python -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
-repro: $(STAMP) ## compute the results on the embedded data, track them, show them
-	@quee run
-	@quee track --or-later
-	@quee results
+repro: $(STAMP) ## compute the results on the embedded data, track them, say what they are
+	@quee run --track
 
 test: $(STAMP) ## lint, types, tests
 	ruff check

@@ -105,7 +105,7 @@ def quee_pipeline(
     steps: list[dvc.Step] = []
     try:
         inputs(names, only_changed_data)
-        with dvc.session(root, names, force=force, show=False, notify=warn) as session:
+        with dvc.session(root, names, force=force, notify=warn) as session:
             steps = session.steps
             pending = any(step.action != "unchanged" for step in steps)
             for step in steps:

@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from quee.measure import LABELLED
+from quee.policies.registry import METHODS
 from quee.report import Results
 from quee.report.figures import draw
 from quee.report.page import build_page
+from quee.report.sentence import Summary
 from quee.work.io import file_digest, read_json, read_table, write_bytes
+from tasks.examples import inputs_of
 from tasks.stage import Stage, main
 from tasks.stages import read_by
 from tasks.work import journal
@@ -17,7 +20,7 @@ GATES = "gates.json"
 
 
 def run(stage: Stage) -> None:
-    """Draw the figures and write the report from the tables of the other stages."""
+    """Draw the figures and write the report from the results of the other stages."""
     folders = {name: stage.input(name) for name in read_by(stage.name)}
     measured = [name for name, folder in folders.items() if (folder / "metrics.json").is_file()]
     digests: dict[str, str] = {}
@@ -62,12 +65,21 @@ def run(stage: Stage) -> None:
         executed=read_json(speeds) if speeds.is_file() else {},
         digests=digests,
     )
-    figures = draw(results)
+    path("features", "tree.json")
+    for name in ("targets", "predictors", "policies"):
+        for file in sorted(folders[name].glob("*.safetensors")):
+            path(name, file.name)
+    bundle = stage.experiment.bundle
+    deployed = METHODS[bundle.policy].shown
+    summary = Summary(results.metrics["evaluate"], results.budgets, deployed, bundle.budget, results.labelled)
+    figures = draw(results, summary)
     (stage.out / "figures").mkdir()
     for name, text in figures.items():
         write_bytes(stage.out / "figures" / f"{name}.svg", text.encode())
     records = Path("../../..") / journal.summary_file(stage.experiment.name)  # from artifacts/EXPERIMENT/report/
-    write_bytes(stage.out / "report.html", build_page(results, figures, records.as_posix()).encode())
+    folder = (stage.artifacts / "bundle").as_posix()
+    page = build_page(results, figures, summary, folder, inputs_of(stage), records.as_posix())
+    write_bytes(stage.out / "report.html", page.encode())
 
 
 if __name__ == "__main__":

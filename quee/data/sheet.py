@@ -30,9 +30,9 @@ def sheet(images: ImageSource, count: int, ending: str) -> bytes:
     rows = -(-len(chosen) // COLUMNS)
     whole = Image.new("RGB", (COLUMNS * TILE, rows * TILE))
     for place, sample in enumerate(chosen):
-        tile = _tile(images.decode_image(int(sample)))
+        shown = tile(images.decode_image(int(sample)))
         left, top = place % COLUMNS * TILE, place // COLUMNS * TILE
-        whole.paste(tile, (left + (TILE - tile.width) // 2, top + (TILE - tile.height) // 2))
+        whole.paste(shown, (left + (TILE - shown.width) // 2, top + (TILE - shown.height) // 2))
     sink = BytesIO()
     whole.save(sink, **KINDS[ending])  # type: ignore[arg-type]
     return sink.getvalue()
@@ -46,7 +46,7 @@ def in_turns(labels: np.ndarray, count: int) -> np.ndarray:
     return order[np.lexsort((ordered, turn))][:count]
 
 
-def _tile(image: Image.Image) -> Image.Image:
+def tile(image: Image.Image) -> Image.Image:
     """An image within a tile: small ones enlarged by a whole factor, so that their pixels can be seen."""
     factor = TILE // max(image.size)
     if factor > 1:

@@ -2,17 +2,16 @@
 
 CAPTIONS = {
     "curves": (
-        "Accuracy over cost",
-        "Each line shows how often a method is right on the test split, for the computation it spends. Higher and "
-        "further left is better. Cost 1 is the whole network at w8a8; the axis is logarithmic. QuEE's policies "
-        "are drawn at budgets; the shaded bands hold for the whole line at once with 95 % confidence, and dots are "
-        "the single operating points. Diamonds are the whole network at one precision. The oracle knows the errors in "
-        "advance; no method can know them.",
+        "Accuracy for computation",
+        "Higher and further left is better. The shaded band holds for the whole line at once with 95 % confidence; the ring is "
+        "what is deployed; diamonds are the whole network at one precision. Dots are single "
+        "operating points under the first seed: point at one for its λ, accuracy and cost.",
     ),
     "others": (
-        "All other methods",
-        "The same axes for exits by a threshold at one precision, for exits from the literature, for QuEE kept to "
-        "exits or to precisions alone, and for single precisions. The wide grey line is quee_plan, for comparison.",
+        "Every method's curve",
+        "The same axes for the main methods, for exits by a threshold at one precision, for exits from the literature, for QuEE "
+        "kept to exits or to precisions alone, and for single precisions. The wide grey line is quee_plan, for comparison. The "
+        "oracle knows the errors in advance; no method can know them.",
     ),
     "calibration": (
         "Calibration of the targets",

@@ -39,7 +39,6 @@ def executed_section(measured: dict[str, Any]) -> str:
         return ", ".join(f"{found[f'{key}_{batch}']:.2f} at batch {batch}" for batch in known) or "–"
 
     return (
-        '<h2 id="executed">Executed</h2>'
         f"<p>Measured on {escape(measured['machine'])} with {measured['threads']} thread(s), not simulated, "
         f"in {'CPU' if measured.get('clock') == 'cpu' else 'wall-clock'} seconds; milliseconds "
         "are those of one call at batch 1. Small accuracies are below the target, "

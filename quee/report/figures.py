@@ -15,12 +15,12 @@ from matplotlib.ticker import MaxNLocator
 
 from quee.measure import ACCURACY
 from quee.policies.names import OURS
-from quee.report import Results, Row, sections
+from quee.report import Results, Row, parts
 from quee.report.captions import CAPTIONS
+from quee.report.curve import curve_figure
 from quee.report.paper import cluster_curves, clusters, gains, quality, techniques
-from quee.report.policies import chosen_policies
+from quee.report.sentence import Summary
 from quee.report.style import (
-    BLACK,
     BLUE,
     GREY,
     MAIN,
@@ -37,8 +37,6 @@ from quee.work.percentages import DASH
 
 CLASSES = 24
 """Most classes shown; of more classes, those that exit earliest and latest are shown."""
-FAR = 2.0
-"""A static path that costs this many times more than all methods and than w8a8 is drawn as a horizontal line."""
 QUALITY = {
     "rmse": "RMSE (lower is better)",
     "ece": "calibration error (lower is better)",
@@ -47,55 +45,19 @@ QUALITY = {
 }
 
 
-def curves(results: Results) -> Figure:
-    """Accuracy over cost of the main methods, single static precisions as points.
-
-    QuEE's policies are drawn at budgets with their bands; dots are single operating points.
-    """
-    points = curve_points(results.curve)
-    lines = dict(points)
-    figure = Figure(figsize=(7.6, 5.4), layout="constrained")
-    axes = figure.subplots()
-    for method in OURS:
-        band = sorted((row for row in results.bands if row["method"] == method), key=lambda row: row["cost"])
-        if band and method in points:
-            lines[method] = np.array([[row["cost"], 100 * row["accuracy"]] for row in band]).T
-            low, high = ([min(100 * row[side], 100.0) for row in band] for side in ("low", "high"))
-            axes.fill_between(lines[method][0], low, high, color=MAIN[method][0], alpha=0.14, linewidth=0)
-            axes.plot(*points[method], ".", color=MAIN[method][0], markersize=3, alpha=0.5)
-    for method, (colour, dashes, width) in MAIN.items():
-        if method in lines:
-            axes.plot(*lines[method], linestyle=dashes, color=colour, linewidth=width, label=method)
-    shown = [points[method][0].max() for method in MAIN if method in points]
-    widest = max(shown, default=1.0)
-    for method in static_methods(points):
-        cost, accuracy = points[method][0][0], points[method][1][0]
-        label = method.removeprefix("static_")
-        if cost > FAR * max(widest, 1.0):
-            axes.axhline(accuracy, color=GREY, linewidth=1, linestyle=(0, (2, 3)))
-            text = f"static {label}, cost {cost:.3g}"
-            axes.annotate(text, (0.01, accuracy), xycoords=("axes fraction", "data"), xytext=(0, 3),
-                          textcoords="offset points", fontsize=9, color=BLACK)  # fmt: skip
-        else:
-            axes.plot([cost], [accuracy], "D", color=BLACK, markersize=5, markerfacecolor="white")
-            axes.annotate(label, (cost, accuracy), xytext=(5, -12), textcoords="offset points", fontsize=9)
-    cost_axes(axes)
-    axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
-    figure.legend(loc="outside lower center", ncols=3)
-    return figure
-
-
 def others(results: Results) -> Figure | None:
-    """Accuracy over cost of all other methods, one panel per family, `quee_plan` in grey in each."""
+    """Accuracy over cost of all methods, one panel per family, `quee_plan` in grey in each."""
     points = curve_points(results.curve)
     families: dict[str, list[str]] = defaultdict(list)
     static = static_methods(points)
-    for method in sorted(set(points) - set(MAIN) - set(static)):
-        family = next((f for f in ("confidence", "entropy", "quee_plan") if method.startswith(f + "_")), "other")
+    for method in sorted(set(points) - set(static)):
+        known = (f for f in ("confidence", "entropy", "quee_plan") if method.startswith(f + "_"))
+        family = "main" if method in MAIN else next(known, "other")
         families[family].append(method)
     if not families and not static:
         return None
     titles = {
+        "main": "the main methods",
         "confidence": "exits by confidence",
         "entropy": "exits by entropy",
         "other": "exits from the literature",
@@ -108,8 +70,9 @@ def others(results: Results) -> Figure | None:
         if "quee_plan" in points:
             axes.plot(*points["quee_plan"], color="#bbbbbb", linewidth=4, label="quee_plan")
         for method, (colour, dashes) in zip(families[family], dashes_of(len(families[family])), strict=True):
-            label = method.removeprefix(f"{family}_").replace("_", " ")
-            axes.plot(*points[method], linestyle=dashes, color=colour, linewidth=1.6, label=label)
+            if (family, method) != ("main", "quee_plan"):
+                label = method.removeprefix(f"{family}_").replace("_", " ")
+                axes.plot(*points[method], linestyle=dashes, color=colour, linewidth=1.6, label=label)
         axes.set_title(titles.get(family, family))
     if static:
         axes = panels[len(families)]
@@ -128,9 +91,15 @@ def others(results: Results) -> Figure | None:
     return figure
 
 
-def usage(results: Results, method: str = "quee_plan") -> Figure | None:
+def used(results: Results) -> str:
+    """The method whose use of paths is shown: of ours the last that there are rows of, which puts the others together."""
+    known = {row["method"] for row in results.usage}
+    return next((name for name in reversed(OURS) if name in known), OURS[0])
+
+
+def usage(results: Results) -> Figure | None:
     """By class, the share of samples leaving at each gate and the share of segments run at each precision."""
-    budget = results.middle_budget()
+    budget, method = results.middle_budget(), used(results)
     rows = [row for row in results.usage if row["method"] == method and row["budget"] == budget]
     if not rows:
         return None
@@ -246,7 +215,7 @@ def _stack(axes: Axes, amounts: np.ndarray, names: Sequence[str], colours: str) 
 
 def usage_caption(results: Results) -> tuple[str, str]:
     return "What each class uses", (
-        f"quee_plan at a budget of {results.middle_budget() or 0:g}. Left: the share of a class's test samples "
+        f"{used(results)} at a budget of {results.middle_budget() or 0:g}. Left: the share of a class's test samples "
         "that leave at each gate. Right: the share of the segments run for it at each precision. Classes that "
         "leave early at low precision are the ones this policy finds easy."
     )
@@ -285,23 +254,22 @@ class Drawing:
 
 
 FIGURES = [
-    Drawing("curves", curves, CAPTIONS["curves"], after="findings", table=chosen_policies),
-    Drawing("gains", gains, CAPTIONS["gains"], ("bands",), after="findings"),
+    Drawing("gains", gains, CAPTIONS["gains"], ("bands",), after="sure"),
     Drawing("techniques", techniques, CAPTIONS["techniques"], after="savings"),
     Drawing("others", others, CAPTIONS["others"], after="savings"),
-    Drawing("usage", usage, usage_caption, ("usage",)),
-    Drawing("quality", quality, CAPTIONS["quality"], ("quality",), table=sections.quality),
+    Drawing("usage", usage, usage_caption, ("usage",), after="inputs"),
+    Drawing("quality", quality, CAPTIONS["quality"], ("quality",), table=parts.quality),
     Drawing("clusters", clusters, CAPTIONS["clusters"], ("clusters",)),
-    Drawing("calibration", calibration, CAPTIONS["calibration"], ("calibration",), table=sections.calibration),
+    Drawing("calibration", calibration, CAPTIONS["calibration"], ("calibration",), table=parts.calibration),
     Drawing("cluster_curves", cluster_curves, CAPTIONS["cluster_curves"], ("quality",)),
     Drawing("predictors", predictors, CAPTIONS["predictors"]),
     Drawing("candidates", candidates, CAPTIONS["candidates"], ("tree",)),
     Drawing("sensitivity", sensitivity, CAPTIONS["sensitivity"], ("sensitivity",)),
 ]
-"""All figures of the report; a new figure is a function and a line."""
+"""All figures of the report after the first; a new figure is a function and a line."""
 
 
-def draw(results: Results) -> dict[str, str]:
-    """Every figure that the results allow, as SVG text by name."""
-    found = {drawing.name: drawing.svg(results) for drawing in FIGURES}
-    return {name: text for name, text in found.items() if text is not None}
+def draw(results: Results, summary: Summary) -> dict[str, str]:
+    """Every figure that the results allow, as SVG text by name, the first of the page first."""
+    found = [("curves", curve_figure(results, summary)), *((drawing.name, drawing.svg(results)) for drawing in FIGURES)]
+    return {name: text for name, text in found if text is not None}

@@ -10,13 +10,19 @@ from quee.report import Row
 from quee.work.percentages import DASH, DIFFERENCE, figure
 
 
-def drawing(name: str, text: str, title: str, caption: str) -> str:
-    inline = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)
+def inlined(text: str) -> str:
+    """The text of an SVG file as part of a page, which needs no namespaces."""
+    return re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)
+
+
+def drawing(text: str, title: str, caption: str) -> str:
+    """A figure with its caption."""
+    inline = inlined(text)
     label = f'<svg role="img" aria-label="{escape(title)}" '
     head = re.sub(r'\s(width|height)="[^"]*"', "", inline[: inline.index(">")])
     inline = head.replace("<svg", label, 1) + inline[inline.index(">") :]
     return (
-        f'<h2 id="{name}">{escape(title)}</h2>\n<figure>\n<figcaption><p>{escape(caption)}</p></figcaption>\n'
+        f'<figure class="drawn">\n<figcaption><p>{escape(caption)}</p></figcaption>\n'
         f'<div class="scroll">\n{inline}</div>\n</figure>'
     )
 
@@ -30,6 +36,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         mark = ' class="ours"' if row[0] in OURS else ""
         lines.append(f"<tr{mark}>{cells}</tr>")
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def folded(title: str, html: str, name: str = "") -> str:
+    """A part of the page that opens at a click; in print it is open. Empty where there is nothing in it."""
+    if not html:
+        return ""
+    own = f' id="{name}"' if name else ""
+    return f"<details{own}><summary>{escape(title)}</summary>\n{html}\n</details>"
 
 
 def signed(gain: Any) -> str:

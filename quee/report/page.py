@@ -1,13 +1,22 @@
-"""The report as one HTML page with inline figures and style; it loads nothing from elsewhere."""
+"""The report as one HTML page with inline figures, images and style; it loads nothing from elsewhere.
+
+What a reader asks first stands first: the result in a sentence, one figure, and what to deploy. Then how sure that is, which
+inputs get what, and where the cost goes. Everything else is folded.
+"""
 
 from html import escape
 from string import Template
 
 from quee.report import Results, sections
+from quee.report.captions import CAPTIONS
 from quee.report.executed import executed_section
 from quee.report.figures import FIGURES
-from quee.report.markup import drawing
+from quee.report.inputs import Inputs, where_cost_goes, which_inputs
+from quee.report.markup import drawing, folded, inlined
+from quee.report.parts import parts
 from quee.report.policies import chosen_policies
+from quee.report.sentence import Summary
+from quee.report.theme import SCRIPT, STYLE
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -16,38 +25,18 @@ PAGE = Template("""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-:root { color-scheme: light; }
-body { margin: 0 auto; max-width: 62rem; padding: 1rem; background: #fff; color: #1c1c1c;
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 1rem 0 .3rem; }
-h2 { font-size: 1.25rem; margin: 2.4rem 0 .4rem; border-top: 1px solid #ddd; padding-top: 1rem; }
-p, li { max-width: 46rem; }
-nav a { margin-right: 1rem; white-space: nowrap; }
-a { color: #0072b2; }
-.scroll { overflow-x: auto; }
-figure { margin: 1rem 0; }
-figure svg { display: block; width: 100%; min-width: 30rem; max-width: 54rem; height: auto; }
-table { border-collapse: collapse; font-size: .9rem; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #e2e2e2; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
-thead th { border-bottom: 2px solid #555; white-space: normal; vertical-align: bottom; }
-tr.ours td:first-child, td.best { font-weight: 700; }
-td small { display: block; color: #5a5a5a; font-weight: 400; }
-table.digests td { white-space: normal; text-align: left; word-break: break-all; }
-code { font-size: .85em; }
-@media (max-width: 40rem) { th:first-child, td:first-child { white-space: normal; max-width: 7.5rem; } }
-</style>
+$style</style>
 </head>
 <body>
 $body
+<script>
+$script</script>
 </body>
 </html>
 """)
 
-
-STAGES = Template("""<h2 id="stages">Stages</h2>
-<p id="stages-away">Run times are not part of the results: this table is filled from the run records where the pipeline
-ran, and this copy of the page is away from them.</p>
+STAGES = Template("""<p id="stages-away">Run times are not part of the results: this table is filled from the run records where
+the pipeline ran, and this copy of the page is away from them.</p>
 <div class="scroll"><table id="stages-table" hidden><thead><tr><th scope="col">stage</th><th scope="col">seconds</th>
 <th scope="col">peak memory, MB</th><th scope="col">result, MB</th><th scope="col">started</th><th scope="col">commit</th>
 <th scope="col">machine</th></tr></thead><tbody></tbody></table></div>
@@ -66,48 +55,67 @@ function queeStages(rows) {
 """A script reads run times when the page is opened, so that the page itself depends on results alone."""
 
 
-def build_page(results: Results, figures: dict[str, str], records: str | None = None) -> str:
+def build_page(
+    results: Results,
+    figures: dict[str, str],
+    summary: Summary,
+    bundle: str,
+    inputs: Inputs | None = None,
+    records: str | None = None,
+) -> str:
     """The page for results and their figures (SVG text by name).
 
-    `records` is the path, relative to the page, of a script that calls `queeStages` with the time of each stage.
+    `bundle` is the folder to deploy. `records` is the path, relative to the page, of a script that calls `queeStages` with the
+    time of each stage.
     """
+    said = results.measure.said
 
     def drawn(section: str) -> list[str]:
         """The figures that follow a section, each with its numbers."""
-        parts = []
+        found = []
         for figure in FIGURES:
             if figure.after == section and figure.name in figures:
-                parts.append(drawing(figure.name, figures[figure.name], *figure.words(results)))
-            if figure.after == section and figure.table is not None:
-                parts.append(figure.table(results))
-        return parts
+                title, caption = figure.words(results)
+                text = drawing(figures[figure.name], title, caption) + (figure.table(results) if figure.table else "")
+                found.append(folded(said(title), said(text), figure.name))
+        return found
 
+    _, caption = CAPTIONS["curves"]
+    labelled = summary.said_of_labelled()
+    first = (
+        f'<header><p class="kicker">{escape(results.title)}</p><h1>{escape(summary.sentence()).replace(" %", "&nbsp;%")}</h1>'
+        f"{f'<p>{escape(labelled)}</p>' if labelled else ''}</header>\n"
+        f'<div class="first"><figure id="curves">\n{inlined(figures["curves"])}'
+        f"<figcaption>{said(escape(caption))}</figcaption></figure>\n"
+        f'<section id="deploy">{sections.deployed(summary, bundle)}</section></div>'
+    )
+    which, where = which_inputs(inputs, results.measure), where_cost_goes(inputs)
     stages = STAGES.substitute(records=escape(records)) if records else ""
-    said = results.measure.said
     body = [
-        f"<h1>{escape(results.title)}</h1>",
-        sections.introduction(results),
-        (
-            '<nav><a href="#findings">Findings</a><a href="#curves">Curves</a>'
-            f'{"""<a href="#policies">Policies</a>""" if chosen_policies(results) else ""}'
-            '<a href="#budgets">Budgets</a>'
-            '<a href="#methods">Methods</a><a href="#savings">Savings</a><a href="#parts">Parts</a>'
-            f'{stages and """<a href="#stages">Stages</a>"""}<a href="#lineage">Lineage</a></nav>'
-        ),
-        said(sections.findings(results)),
-        *map(said, drawn("findings")),
-        said(sections.budgets(results)),
-        sections.labelled(results),
-        said(sections.savings(results)),
-        *map(said, drawn("savings")),
-        said(sections.methods(results)),
-        said(executed_section(results.executed)),
-        *map(said, drawn("executed")),
-        said(sections.parts(results)),
-        stages,
-        _lineage(results),
+        first,
+        f'<h2 id="sure">How sure that is</h2>{said(sections.sure(results, summary))}',
+        *drawn("sure"),
+        f'<h2 id="inputs">Which inputs get what</h2>{which}' if which else "",
+        *drawn("inputs"),
+        f'<h2 id="cost">Where the computation goes</h2>{where}' if where else "",
+        '<h2 id="more">Everything else</h2>',
+        folded("The data, the network, and how it was tested", sections.introduction(results), "data"),
+        folded("Every comparison in words", said(sections.findings(results)), "findings"),
+        folded("The policy by budget", said(chosen_policies(results)), "policies"),
+        *drawn("findings"),
+        folded(said("Accuracy at budgets"), said(sections.budgets(results)), "budgets"),
+        folded("Accuracy on labelled images", sections.labelled(results), "labelled"),
+        folded(said("What float accuracy costs"), said(sections.savings(results)), "savings"),
+        *drawn("savings"),
+        folded("Every method", said(sections.methods(results)), "methods"),
+        folded("Executed", said(executed_section(results.executed)), "executed"),
+        *drawn("executed"),
+        folded("Precisions, tree, gates and exit heads", said(parts(results)), "parts"),
+        folded("Time of the stages", stages, "stages"),
+        folded("Lineage", _lineage(results), "lineage"),
     ]
-    return PAGE.substitute(title=escape(results.title), body="\n".join(part for part in body if part))
+    page = "\n".join(part for part in body if part)
+    return PAGE.substitute(title=escape(results.title), style=STYLE, script=SCRIPT, body=page)
 
 
 def _lineage(results: Results) -> str:
@@ -116,7 +124,8 @@ def _lineage(results: Results) -> str:
         for name, digest in sorted(results.digests.items())
     )
     return (
-        '<h2 id="lineage">Lineage</h2><p>This page was made from these files alone (SHA-256). The same files give '
+        "<p>This page was made from these files alone (SHA-256) and from those that they name: dataset.json the images, "
+        "tree.json the cache. The same files give "
         "the same page, byte for byte.</p>"
         f'<div class="scroll"><table class="digests"><tbody>{rows}</tbody></table></div>'
     )

@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from quee.policies.names import OURS, REFERENCE, rivals
 from quee.report import Results, Row
+from quee.report.ends import name_ends
 from quee.report.style import BLACK, BLUE, MAIN, VERMILLION, cost_axes, curve_points, dashes_of, static_methods
 
 LOWEST = -6.0
@@ -45,7 +46,7 @@ def gains(results: Results) -> Figure | None:
     axes.set_ylabel(f"accuracy over {REFERENCE} (points)")
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, LOWEST), high)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    name_ends(axes, 4.6)
     return figure
 
 
@@ -71,7 +72,7 @@ def techniques(results: Results) -> Figure | None:
         markerfacecolor="white", label="one precision throughout",
     )  # fmt: skip
     cost_axes(axes)
-    axes.legend(loc="lower right", fontsize=8)
+    name_ends(axes, 4.0)
     return figure
 
 

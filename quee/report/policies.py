@@ -22,7 +22,7 @@ def chosen_policies(results: Results) -> str:
     taken = [(name, [budget for budget, _ in run]) for name, run in groupby(rising, key=lambda item: item[1])]
     spans = [[_between(budgets), escape(name)] for name, budgets in taken]
     text = (
-        f'<h3 id="policies">The policy by budget</h3><p>quee_{NAME} takes, of all policies that can be deployed, the one that '
+        f"<p>quee_{NAME} takes, of all policies that can be deployed, the one that "
         f"validation shows to be best at a budget, and else the default, which is {escape(found['default'])} here: the simplest "
         f"that is not worse than the best beyond doubt.</p>" + table(["budgets", "policy"], spans)
     )

@@ -1,18 +1,17 @@
 """Sections of the report: the results in words and tables."""
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from quee.measure import ACCURACY, LABELLED
+from quee.measure import ACCURACY, LABELLED, measure_of
 from quee.policies.names import BOUND, OURS, REFERENCE, RIVALS
 from quee.report import Results
-from quee.report.markup import bits, measured, signed, star, table
-from quee.report.trees import chosen_tree
+from quee.report.markup import signed, star, table
+from quee.report.sentence import DROPS, Summary, gains_of, share, spent
 from quee.work.percentages import DASH, DIFFERENCE, GAP, figure, percent
 
 NO_FLOAT = "fp32 is neither among paths.precisions nor among paths.references"
-DROPS = ("0.5", "1.0")
-"""Points of accuracy below the float network, in the form of the metrics' names."""
 COMPARED = (
     "Compared is the accuracy averaged over budgets from 1/16 to 1 on a logarithmic scale, the same for every experiment; "
     "below its cheapest point a method is mixed with always answering the most frequent class."
@@ -61,6 +60,53 @@ def introduction(results: Results) -> str:
     return f"<p>{text}</p>\n<p>Cost counts bit operations; 1 is the whole network at w8a8.</p>"
 
 
+def sure(results: Results, summary: Summary) -> str:
+    """How sure the first sentence is, and what the deployed method is worth against the others."""
+    evaluate, point, lines = summary.metrics, summary.point, []
+    if point is not None:
+        lines.append(
+            f"At the budget of {point['budget']:g} accuracy is {percent(point['test_accuracy'])}; on other images like these, "
+            f"with 95 % confidence, between {percent(point['low'])} and {percent(point['high'])}."
+        )
+    if (reached := summary.reached()) is not None:
+        drop, cost = reached
+        found = evaluate.get("cost_at_drop", {}).get(summary.method, {}).get(drop)
+        if found is not None:
+            ends = f"from {share(found['low'])} to {share(found['high'])}"
+            lines.append(
+                f"{DROPS[drop].capitalize()} below the float network is reached for {share(cost)} of the computation "
+                f"(95 %: {ends}); {percent(found['reached'], 0)} of the draws of a bootstrap reach it at any cost."
+            )
+    gains = gains_of(evaluate)
+    for rival in RIVALS:
+        if (gain := gains.get(f"gain.{summary.method}.{rival}")) is not None:
+            lines.append(_gain_line(f"gain.{summary.method}.{rival}", gain, True))
+    over = ""
+    if count := len({row["resplit"] for row in results.resplits}):
+        over = (
+            f" The last lines are over {count} re-divisions of the held-out images; these share images, so the true "
+            "uncertainty is larger."
+        )
+    return f"<p>Measured on {summary.tested()}.{over}</p><ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
+
+
+def deployed(summary: Summary, bundle: str) -> str:
+    """What to deploy, what it costs, and the commands."""
+    point, what, commands, last = summary.point, "", [f"quee serve {bundle}", f"quee predict {bundle} images/"], ""
+    if point is not None:
+        accuracy = f"<strong>{percent(point['test_accuracy'])}</strong>{summary.interval()}"
+        what = measure_of(summary.metrics).said(
+            f"<p>On test it is right on {accuracy}, {spent(point['test_cost'])}.</p>"
+        )
+    if summary.metrics.get("fp32_accuracy") is not None:
+        commands.append(f"{commands[-1]} --accuracy-loss 0.5")
+        last = "<p>The last command takes the cheapest point that validation shows within half a point of the float network.</p>"
+    return (
+        f"<h2>Deploy</h2><p>The folder <code>{escape(bundle)}</code>: policy {escape(summary.method)}, budget "
+        f"{summary.budget:g} unless a request says otherwise.</p>{what}<pre>{escape(chr(10).join(commands))}</pre>{last}"
+    )
+
+
 def findings(results: Results) -> str:
     evaluate, lines = results.metrics["evaluate"], []
     points = {(row["method"], row["budget"]): row for row in results.budgets}
@@ -89,7 +135,7 @@ def findings(results: Results) -> str:
                     f"(paired; one 95 % band over all budgets, over {resampled(evaluate)} and seeds)."
                 )
     items = "".join(f"<li>{line}</li>" for line in lines)
-    return f'<h2 id="findings">Findings</h2>\n<ul>{items}</ul>\n{_repetitions(results)}\n{_first_step(results)}'
+    return f"<ul>{items}</ul>\n{_repetitions(results)}\n{_first_step(results)}"
 
 
 def _repetitions(results: Results) -> str:
@@ -134,22 +180,21 @@ def resampled(evaluate: dict[str, Any], what: str = "test samples") -> str:
 
 
 def _gain_lines(found: dict[str, Any], interval: bool) -> list[str]:
-    lines = []
-    for key in sorted(found, key=lambda key: [key.split(".")[1] in OURS[1:], key]):
-        if not key.startswith("gain."):
-            continue
-        _, ours, rival = key.split(".", 2)
-        mean, low, high = (found[key][side] for side in ("mean", "low", "high"))
-        if interval:
-            lines.append(
-                f"{escape(ours)} is <strong>{verdict(low, high)}</strong> {escape(rival)}: "
-                f"{signed(mean)} points ({signed(low)} to {signed(high)})."
-            )
-        else:
-            lines.append(
-                f"{escape(ours)} against {escape(rival)}: {signed(mean)} points; one division gives no interval."
-            )
-    return lines
+    keys = sorted(
+        (key for key in found if key.startswith("gain.")), key=lambda key: [key.split(".")[1] in OURS[1:], key]
+    )
+    return [_gain_line(key, found[key], interval) for key in keys]
+
+
+def _gain_line(key: str, found: Mapping[str, float], interval: bool) -> str:
+    _, ours, rival = key.split(".", 2)
+    mean, low, high = (found[side] for side in ("mean", "low", "high"))
+    if not interval:
+        return f"{escape(ours)} against {escape(rival)}: {signed(mean)} points; one division gives no interval."
+    return (
+        f"{escape(ours)} is <strong>{verdict(low, high)}</strong> {escape(rival)}: "
+        f"{signed(mean)} points ({signed(low)} to {signed(high)})."
+    )
 
 
 def _first_step(results: Results) -> str:
@@ -197,7 +242,6 @@ def budgets(results: Results) -> str:
             cells.append(f"\0{text}" if best else text)
         rows.append(cells)
     return (
-        '<h2 id="budgets">Accuracy at budgets</h2>'
         "<p>Accuracy on test with the realised cost below it. The operating point was chosen on validation to "
         "spend the budget, so the cost on test differs a little. A * marks a method whose cheapest point is dearer "
         "than the budget. Bold: the highest accuracy within the budget, oracle apart; small differences "
@@ -220,7 +264,6 @@ def labelled(results: Results) -> str:
     rows = [[escape(m), *(cell(m, b) for b in columns)] for m in results.methods if (m, columns[0]) in found]
     count = results.metrics["evaluate"]["labelled_samples"]
     return (
-        '<h2 id="labelled">Accuracy on labelled images</h2>'
         f"<p>Accuracy on {count:,} images that people labelled, with its 95 % interval (bootstrap over images). Nothing was "
         "fitted to them, and operating points were chosen by agreement.</p>"
         + table(["method", *(f"{budget:g}" for budget in columns)], rows)
@@ -251,7 +294,6 @@ def methods(results: Results) -> str:
         "cost at −1.0",
     ]
     return (
-        '<h2 id="methods">Every method</h2>'
         f"<p>{COMPARED} Oracle gap closed: 0 % is static_hull, 100 "
         f"% the oracle; {DASH}: there is no gap to the hundredth of a point. " + last + "</p>" + table(head, rows)
     )
@@ -261,7 +303,7 @@ def savings(results: Results) -> str:
     """The cost of nearly the float network's accuracy."""
     evaluate = results.metrics["evaluate"]
     if evaluate.get("fp32_accuracy") is None:
-        return f'<h2 id="savings">What float accuracy costs</h2><p>Not told: {NO_FLOAT}.</p>'
+        return f"<p>Not told: {NO_FLOAT}.</p>"
     found, ratios = evaluate["methods"], evaluate.get("cost_at_drop_ratio", {})
     rivals = [n for n in ("static_w8a8", REFERENCE, "small_static", "confidence_hull") if n in found]
     rows = [[escape(name), *_near(evaluate, name)] for name in (*OURS, *rivals)]
@@ -279,7 +321,7 @@ def savings(results: Results) -> str:
         + table(["method", "rival", *head], shares)
     )
     return (
-        '<h2 id="savings">What float accuracy costs</h2><p>The least cost at which test accuracy is within half a point, or '
+        "<p>The least cost at which test accuracy is within half a point, or "
         "one, of the float network; the points go by their cost on validation. Mean over seeds; “never” where a seed does "
         f"not get there. Below, the 95 % interval (paired bootstrap over {resampled(evaluate)} and seeds, the float network "
         "drawn alike).</p>" + table(["method", *head], rows) + (against if shares else "")
@@ -305,153 +347,3 @@ def _cost(cost: float | None) -> str:
 def _limits(row: dict[str, float | None]) -> str:
     low, high = _cost(row["low"]), _cost(row["high"])
     return low if low == high else f"{low} … {high}"
-
-
-def quality(results: Results) -> str:
-    """The numbers of the figures of predictors and clusters."""
-    if not results.quality:
-        return ""
-    rows = [
-        [
-            escape(row["kind"].replace("_", " ")), f"{row['value']:g}",
-            *(measured(row[key]) for key in ("rmse", "ece", "auroc", "aurc")), percent(row["auc"], 2),
-        ]
-        for row in sorted(results.quality, key=lambda row: (row["kind"], row["value"]))
-    ]  # fmt: skip
-    correlation = results.metrics["evaluate"].get("quality_rank_correlation")
-    said = ""
-    if correlation is not None:
-        shown = f"{correlation:+.2f}".replace("-", "−")
-        said = f"<p>Rank correlation of RMSE and mean accuracy, clusters apart: {shown}.</p>"
-    return said + table(["changed", "to", "RMSE", "ECE", "AUROC", "AURC", "mean over budgets"], rows)
-
-
-def calibration(results: Results) -> str:
-    """Calibration error on validation by gate and number of clusters, with the least marked."""
-    by_gate = results.metrics["targets"].get("ece_by_clusters", {})
-    rows = []
-    for gate in sorted(by_gate):
-        values = {int(k): v for k, v in by_gate[gate].items()}
-        least = min(values, key=lambda k: (values[k], k))
-        cells = [f"\0{values[k]:.4f}" if k == least else f"{values[k]:.4f}" for k in sorted(values)]
-        rows.append([escape(gate.replace("_", " ")), *cells])
-    if not rows:
-        return ""
-    head = sorted({int(k) for gate in by_gate.values() for k in gate})
-    return table(["ECE on validation, K =", *map(str, head)], rows)
-
-
-def _chosen_heads(results: Results) -> str:
-    """How each gate is read, with the plainest candidate and the best ones of either kind for comparison."""
-    chosen = results.metrics["exits"].get("heads", {})
-    rows = []
-    for gate in sorted(chosen, key=int):
-        tried = [row for row in results.candidates if row["gate"] == int(gate)]
-        kinds = [[row for row in tried if bool(row["hidden"]) == hidden] for hidden in (False, True)]
-        best = [min(kind, key=lambda row: (row["score"], row["cost"])) for kind in kinds if kind]
-        shown = [row for row in tried if row["chosen"] or row is tried[0] or any(row is one for one in best)]
-        for row in sorted(shown, key=lambda row: (row["cost"], row["score"])):
-            layers = f"hidden {row['hidden']}, dropout {row['dropout']:g}" if row["hidden"] else "linear"
-            layers += ", one per precision" if row["each_precision"] else ""
-            cells = [f"{row['loss']:.3f}", percent(row["accuracy"]), f"{row['cost']:.2g}"]
-            why = escape(chosen[gate]["reason"]) if row["chosen"] else ""
-            rows.append([f"gate {escape(gate)}", escape(row["pooling"]), escape(layers), *cells, why])
-    if not rows:
-        return ""
-    return (
-        "<p>How each gate is read was chosen on training images that the candidates were not fitted on. Shown are the "
-        "plainest candidate, the best linear and the best hidden one, and the chosen one with the reason.</p>"
-        + table(["", "pooling", "layers", "loss (nats)", "accuracy", "cost", "chosen because"], rows)
-    )
-
-
-def _chosen_gates(found: dict[str, Any]) -> str:
-    """Which gates were chosen by measurement and from what; empty where the experiment names them."""
-    if not found:
-        return ""
-    sets = {"chosen": found["chosen"], "runner-up": found["runner_up"], "evenly spaced": found["evenly_spaced"]}
-    rows = [
-        [name, ", ".join(map(str, one["gates"])), percent(one["auc"])] for name, one in sets.items() if one is not None
-    ]
-    blocks = [
-        [str(row["block"]) + ("*" if row["block"] in found["chosen"]["gates"] else ""), f"{row['cost']:.3f}",
-         percent(row["accuracy"])]
-        for row in found["blocks"]
-    ]  # fmt: skip
-    held = found["images"]["held_out"]
-    return (
-        f"<h3>Gates</h3><p>Chosen on {held:,} training images by the float network: {escape(found['reason'])}. "
-        "Area: mean accuracy of early exits by one threshold, over budgets from a quarter of the network to all of it.</p>"
-        + table(["", "gates after blocks", "area"], rows)
-        + "<p>A linear classifier behind every block, on the same images; * is a chosen gate. Cost 1 is the network.</p>"
-        + table(["block", "cost", "accuracy"], blocks)
-    )
-
-
-def _formats(results: Results) -> str:
-    """Which number format the products that calibration does not quantize have, and what was measured."""
-    found = results.tree.get("float_products")
-    if not found:
-        return ""
-    rows = [
-        [
-            escape(row["format"]), f"{row['samples']:,}", f"{row['changed']:,}", percent(row["changed"] / row["samples"], 2),
-            f"{percent(row['low'], 2)} … {percent(row['high'], 2)}",
-        ]
-        for row in found["measured"]
-    ]  # fmt: skip
-    most = percent(found["limit"], 1)
-    why = f"the cheapest format that does not clearly change more than {most} of the answers" if rows else "as told"
-    return (
-        f"<p>Products that calibration does not quantize ({len(found['products'])} of them) are executed and counted in "
-        f"{escape(found['format'])}, {why}.</p>"
-        + (table(["format", "images", "answers changed", "share", "95 % interval"], rows) if rows else "")
-    )
-
-
-def parts(results: Results) -> str:
-    quantized = results.metrics["quantize"]["precisions"]
-    rows = [
-        [
-            escape(name), percent(found["accuracy"]), percent(found["agreement"]), f"{found['cost']:.4g}",
-            f"{found['bitflops']:,.0f}", f"{found['bytes'] / 1000:,.0f}",
-        ]
-        for name, found in sorted(quantized.items(), key=lambda item: (item[1]["cost"], item[0]))
-    ]  # fmt: skip
-    gates = results.metrics["exits"]["gates"]
-    precisions = sorted({name for by in gates.values() for name in by}, key=bits)
-    heads = [
-        [f"gate {escape(gate)}", *(percent(gates[gate].get(name)) for name in precisions)]
-        for gate in sorted(gates, key=int)
-    ]
-    predicted = results.metrics["predictors"]["gates"]
-    shown = (
-        "rmse",
-        "ece",
-        "auroc",
-        "aurc",
-        *(f"{what}_auroc{than}" for what in ("exit", "gain") for than in ("", "_confidence")),
-    )
-    quality = [
-        [f"gate {escape(gate)}", *(measured(predicted[gate].get(key)) for key in shown)]
-        for gate in sorted(predicted, key=int)
-    ]
-    predictors = (
-        "<h3>Predictors</h3><p>The numbers behind the figure above, on validation. Exit: how well the predicted error of "
-        "leaving ranks the samples that are wrong there. Gain: how well predicted error now minus later ranks the samples "
-        "that going on puts right. Beside each what the largest probability alone ranks.</p>"
-        + table(["", "RMSE", "ECE", "AUROC", "AURC", "exit", "by confidence", "gain", "by confidence"], quality)
-    )
-    return (
-        '<h2 id="parts">Parts</h2><h3>Precisions</h3>'
-        "<p>The whole network at one precision, on validation. Agreement: how often it answers "
-        "as the float network does.</p>"
-        + table(["precision", "accuracy", "agreement", "cost", "BitFLOPs", "kB"], rows)
-        + chosen_tree(results)
-        + _chosen_gates(results.gates)
-        + _formats(results)
-        + "<h3>Exit heads</h3><p>Accuracy on validation of the classifier at each gate, one precision throughout.</p>"
-        + table(["", *map(escape, precisions)], heads)
-        + _chosen_heads(results)
-        + (predictors if quality else "")
-    )

@@ -1,7 +1,9 @@
-"""Block `report`: the title of the report."""
+"""Block `report`: the title of the report, and whether it holds images."""
 
 from quee.settings.block import Block
 
 
 class Report(Block):
     title: str = ""
+    images: bool = True
+    """Whether the page shows some of the test images, small; false where those who get the page may not see them."""

@@ -1,5 +1,7 @@
 """Progress of work over a few seconds: a bar on a terminal, occasional lines elsewhere."""
 
+import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 15.0
 """Seconds between two lines without a terminal."""
+EVERY = "QUEE_PROGRESS_SECONDS"
+"""Variable with another such time: who reads the lines of a process to show them wants them more often."""
+_LINE = re.compile(r".+: \d+/\d+(, about \d+ s left)?( .*)?")
 _open: list["Bar"] = []
 _inner: ContextVar[bool] = ContextVar("inner", default=False)
 
@@ -38,6 +43,7 @@ class Bar:
         self._note = ""
         self._start = self._last = time.monotonic()
         self._rich: Progress | None = None
+        self._every = float(os.environ.get(EVERY, PLAIN_SECONDS))
         self._inner = _inner.get()
         self._outer = next(iter(_open), None) if self._inner else None
         if self._inner:
@@ -56,7 +62,7 @@ class Bar:
             return
         if self._rich:
             self._rich.update(self._task, completed=self.done, note=self._note)
-        elif (now := time.monotonic()) - self._last >= PLAIN_SECONDS:
+        elif (now := time.monotonic()) - self._last >= self._every:
             self._last = now
             line = f"{self.description}: {self.done}/{self.total}"
             if new := self.done - self._before:
@@ -95,3 +101,8 @@ def progress(description: str, total: int, done: int = 0) -> Iterator[Bar]:
     finally:
         _open.remove(bar)
         bar.close()
+
+
+def is_line(text: str) -> bool:
+    """Whether a line of output is what a bar prints without a terminal."""
+    return _LINE.fullmatch(text) is not None

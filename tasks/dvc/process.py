@@ -2,14 +2,15 @@
 
 import contextlib
 import os
-import pty
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from quee.work.progress import EVERY
 from tasks.work.lifeline import SUPERVISED
 from tasks.work.words import last_words
 
@@ -17,7 +18,6 @@ BUSY, AWAY = 5, os.EX_TEMPFAIL
 """Exit statuses of tasks/dvc/child.py: another DVC is at work; storage does not answer."""
 
 GRACE_SECONDS = 10.0
-ADVICE = re.compile(rb"Use `dvc push` to send your updates to remote storage\.\r?\n")
 
 
 @dataclass(frozen=True)
@@ -59,23 +59,28 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": code, "DVC_NO_ANALYTICS": "1", SUPERVISED: "1"}
 
 
-def run_logged(command: list[str], log: Path, root: Path, environment: dict[str, str], show: bool) -> int:
-    """Run a command to its end and return its status; a terminal stays a terminal for it, so that it draws progress bars."""
+def run_logged(
+    command: list[str], log: Path, root: Path, environment: dict[str, str], show: Callable[[str], None] | None
+) -> int:
+    """Run a command to its end and return its status; its output goes to the log, and line by line to `show`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    terminal = show and sys.stderr.isatty()
-    reader, writer = pty.openpty() if terminal else os.pipe()
+    often = {EVERY: "1"} if show and sys.stderr.isatty() else {}
     process = subprocess.Popen(
-        command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, close_fds=True
-    )
-    os.close(writer)
+        command, cwd=root, env={**environment, **often}, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
+    )  # fmt: skip
+    assert process.stdout is not None
+    begun = b""
     try:
         with log.open("wb") as file:
-            while chunk := _read(reader):
+            while chunk := process.stdout.read(1 << 16):
                 file.write(chunk)
                 file.flush()
-                if show:
-                    sys.stderr.write(ADVICE.sub(b"", chunk).decode(errors="replace"))
-                    sys.stderr.flush()
+                *lines, begun = re.split(rb"[\r\n]+", begun + chunk)
+                for line in lines if show else ():
+                    show(line.decode(errors="replace"))
+        if show and begun:
+            show(begun.decode(errors="replace"))
         return process.wait()
     except BaseException as error:  # Ctrl-C also reaches the command: give it some time to end by itself
         if not isinstance(error, KeyboardInterrupt):  # a cancellation does not reach it
@@ -87,7 +92,7 @@ def run_logged(command: list[str], log: Path, root: Path, environment: dict[str,
             process.wait()
         raise
     finally:
-        os.close(reader)
+        process.stdout.close()
 
 
 def _interrupt(pid: int) -> None:
@@ -99,10 +104,3 @@ def _interrupt(pid: int) -> None:
         for process in (*command.children(recursive=True), command):
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGINT)
-
-
-def _read(reader: int) -> bytes:
-    try:
-        return os.read(reader, 1 << 16)
-    except OSError:  # a pseudo-terminal raises this when the other side has closed
-        return b""

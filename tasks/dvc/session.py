@@ -76,8 +76,8 @@ class Session:
     force: bool
     wait: bool
     notify: Callable[[str], None]
-    show: bool
-    """Whether the stages' own output is shown while they run."""
+    show: Callable[[str], None] | None
+    """Called with each line of the stages' own output; None leaves it to the log."""
     _ran: bool = False
 
     def settle(self, settings: list[Step]) -> None:
@@ -86,7 +86,7 @@ class Session:
             log = _log_file(self.root, step)
             began, was_here = time.time(), _out(self.root, step).exists()
             with under_way(self.root, step.name, self.notify):
-                status = self._dvc_repro(step, log, force=True, show=False)
+                status = self._dvc_repro(step, log, force=True, show=None)
             if status:
                 record = journal.last(self.root, step.experiment, step.stage, began)
                 raise self._failure(step, log, record, status, was_here)
@@ -121,7 +121,7 @@ class Session:
             log.unlink()
         return Outcome(step.experiment, step.stage, did, time.time() - began, log if did == "ran" else None)
 
-    def _dvc_repro(self, step: Step, log: Path, force: bool, show: bool) -> int:
+    def _dvc_repro(self, step: Step, log: Path, force: bool, show: Callable[[str], None] | None) -> int:
         arguments = ["repro", "--single-item", step.target, *(["--force"] if force else [])]
 
         def act() -> int:
@@ -161,7 +161,7 @@ def session(
     *,
     force: bool = False,
     wait: bool = True,
-    show: bool = True,
+    show: Callable[[str], None] | None = None,
     notify: Callable[[str], None] = say,
     file: str = PIPELINE,
     stages: Sequence[str] | None = None,
@@ -169,9 +169,9 @@ def session(
     """Hold the checkout for a run of the experiments (all of params.yaml by default).
 
     Every YAML, data set and file of weights is checked before anything is created; raises UsageError, or IntegrityError
-    with the files to get. With `wait` the session waits for another run, else it raises BusyError. `stages` restricts the
-    run to some stages. Data and weights are not needed where no stage reads them, as in a `file` other than the
-    pipeline's, whose stages read only results.
+    with the files to get. With `wait` the session waits for another run, else it raises BusyError. `show` is called with
+    each line of the stages' output. `stages` restricts the run to some stages. Data and weights are not needed where no
+    stage reads them, as in a `file` other than the pipeline's, whose stages read only results.
     """
     names = chosen(root, experiments)
     with exclusive("run", "this checkout", root=root, wait=wait, notify=notify):
@@ -313,6 +313,7 @@ def smoke(
     limit: int,
     *,
     wait: bool = True,
+    show: Callable[[str], None] | None = None,
     notify: Callable[[str], None] = say,
 ) -> Iterator[Outcome]:
     """Run every stage on a few samples, without DVC, into `.quee/smoke/EXPERIMENT-N/`; yields each result."""
@@ -328,7 +329,7 @@ def smoke(
                 began, log = time.time(), _log_file(root, step)
                 words = shlex.split(stage_entry(root, stage, name)["cmd"])
                 command = [sys.executable, *words[1:], "--limit", str(limit)]
-                if status := run_logged(command, log, root, environment(), True):
+                if status := run_logged(command, log, root, environment(), show):
                     if status == INTERRUPTED:
                         raise KeyboardInterrupt
                     raise StageError(f"smoke run: stage {step.name} failed\nlog: {_short(root, log)}", status)

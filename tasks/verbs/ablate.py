@@ -47,6 +47,7 @@ def ablate(
     """
     from quee.settings.experiment import load_experiment
     from tasks.dvc import session as dvc
+    from tasks.work.screen import Screen
 
     root = Path.cwd()
     for name in names:
@@ -57,7 +58,7 @@ def ablate(
     if list_:
         _list(root, names, json_)
         return
-    with dvc.session(root, names, force=force, wait=not no_wait, file=FILE) as session:
+    with dvc.session(root, names, force=force, wait=not no_wait, file=FILE, show=Screen().line) as session:
         for step in session.steps:
             outcome = session.execute(step)
             typer.echo(f"{outcome.name}: {outcome.did} ({outcome.seconds:.0f} s)", err=True)

@@ -1,10 +1,12 @@
 """What every experiment says of the paper's claims: the table in docs/claims.md, from the results alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from quee.evaluation.formats import EARLIER
 from quee.policies.names import OURS, REFERENCE, named
+from quee.report import sentence as report
 from quee.work.io import read_json, read_table
 from quee.work.percentages import DASH, difference, figure
 
@@ -38,13 +40,12 @@ def _now(metrics: dict[str, Any]) -> bool:
     return EARLIER not in metrics
 
 
-def gains_of(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Gains over re-divisions where there are some, otherwise over test samples and seeds."""
-    source = metrics if _now(metrics) else metrics[EARLIER]
-    return source.get("resplits") or source.get("gains") or {}
+def gains_of(metrics: dict[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    """Gains of results in the current format or an earlier one."""
+    return report.gains_of(metrics if _now(metrics) else metrics[EARLIER])
 
 
-def _least(gains: dict[str, dict[str, float]]) -> str:
+def _least(gains: Mapping[str, Mapping[str, float]]) -> str:
     """The gain over the exits at one precision that come nearest."""
     prefix = f"gain.{PLAN}.{EXITS}"
     own = {key.removeprefix(prefix): found for key, found in gains.items() if key.startswith(prefix)}
@@ -54,7 +55,7 @@ def _least(gains: dict[str, dict[str, float]]) -> str:
     return f"{_cell(own[nearest])} at {nearest}"
 
 
-def _cell(found: dict[str, float] | None) -> str:
+def _cell(found: Mapping[str, float] | None) -> str:
     return DASH if found is None else difference(found)
 
 

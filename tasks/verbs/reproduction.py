@@ -319,7 +319,7 @@ def _run_again(tree: Path, recorded: _Recorded, tell: Tell) -> list[Compared]:
         os.environ["OMP_NUM_THREADS"] = recorded.threads  # the last bits depend on the number of threads
     found = []
     name = recorded.experiment
-    with dvc.session(tree, [name], force=True, show=False, notify=tell, stages=recorded.chosen) as session:
+    with dvc.session(tree, [name], force=True, notify=tell, stages=recorded.chosen) as session:
         for path, md5 in _inputs(recorded).items():
             if (here := dvc_digest(tree / path)) != md5:
                 raise IntegrityError(f"{path} has digest {here}, recorded is {md5}: nobody has the data of then")

@@ -1,6 +1,7 @@
 """Results of experiments: accuracy and realised cost by method and budget, and comparison with a git revision."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,11 +123,18 @@ def as_json(results: Results) -> dict[str, Any]:
     return {**found, "report": str(results.report) if results.report else None}
 
 
-def results_table(results: Results, all_methods: bool = False) -> Group:
+def chosen_methods(results: Results, wanted: Sequence[str] | None = None, all_methods: bool = False) -> list[str]:
+    """The methods to show: those wanted, or the main ones, or all; raises UsageError for one without results."""
+    names = {point["method"] for point in results.points}
+    for name in wanted or ():
+        if name not in names:
+            raise UsageError(unknown("method with results", name, sorted(names)))
+    return list(wanted) if wanted else shown(names) + (sorted(names - set(MAIN)) if all_methods else [])
+
+
+def results_table(results: Results, methods: Sequence[str]) -> Group:
     """A row per method: test accuracy in % at each budget, with the realised cost below it."""
     budgets = sorted({point["budget"] for point in results.points})
-    names = {point["method"] for point in results.points}
-    methods = shown(names) + (sorted(names - set(MAIN)) if all_methods else [])
     fp32 = results.metrics.get("fp32_accuracy")
     said = results.measure.said
     title = f"[bold]{results.experiment}[/bold]: {said('accuracy on test (%), below it the realised cost')}"

@@ -24,34 +24,49 @@ def run(
         int | None, typer.Option(metavar="N", help="Smoke run on N samples, into .quee/smoke/EXPERIMENT-N.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run what is unchanged too.")] = False,
+    track: Annotated[
+        bool, typer.Option("--track", help="Then track the results in MLflow, or say why that has to wait.")
+    ] = False,
     no_wait: NoWait = False,
 ) -> None:
-    """Bring experiments up to date, stage by stage; unchanged stages are skipped. Ends with the result and where it is."""
+    """Bring experiments up to date, stage by stage; unchanged stages are skipped. Ends with the result and where it is.
+
+    On a terminal a bar shows the stage that runs and the time that is left, by how long the stages took last time.
+    """
     from tasks.dvc import session as dvc
     from tasks.stage import artifacts_of
     from tasks.verbs.closing import closing_lines
+    from tasks.verbs.tracking import track as track_results
+    from tasks.work.screen import Ahead, Screen
 
-    root = Path.cwd()
+    root, screen = Path.cwd(), Screen()
     if limit is not None:
-        for outcome in dvc.smoke(root, names, limit, wait=not no_wait):
+        if track:
+            raise UsageError("--limit makes a smoke run, which is not tracked: leave out --track")
+        for outcome in dvc.smoke(root, names, limit, wait=not no_wait, show=screen.line):
             typer.echo(_outcome(outcome))
             if outcome.stage == "report":
                 typer.echo(f"report: {artifacts_of(outcome.experiment, limit) / 'report' / 'report.html'}")
         return
     done: list[Any] = []
     try:
-        with dvc.session(root, names, force=force, wait=not no_wait) as session:
-            for step in session.steps:
-                if step.action != "unchanged":
-                    typer.echo(f"{step.name}: {_what(step)}")
-                done.append(session.execute(step))
-                typer.echo(_outcome(done[-1]))
+        with dvc.session(root, names, force=force, wait=not no_wait, show=screen.line) as session:
+            pending = [step for step in session.steps if step.action != "unchanged"]
+            with screen.bars([Ahead(step.name, step.seconds if step.action == "run" else 0.0) for step in pending]):
+                for step in session.steps:
+                    if step.action != "unchanged":
+                        typer.echo(f"{step.name}: {_what(step)}")
+                    with screen.stage(step.name):
+                        done.append(session.execute(step))
+                    typer.echo(_outcome(done[-1]))
     except KeyboardInterrupt:
         again = shlex.join(["quee", "run", *(names or [])])
         print(f"interrupted: finished stages and parts of the last one stay; `{again}` goes on", file=sys.stderr)
         raise
     counts = {did: sum(outcome.did == did for outcome in done) for did in ("ran", "restored", "unchanged")}
     typer.echo(", ".join(f"{count} {did}" for did, count in counts.items() if count))
+    if track:
+        track_results(names, later=True)
     for line in closing_lines(root, list(dict.fromkeys(outcome.experiment for outcome in done))):
         typer.echo(line)
 

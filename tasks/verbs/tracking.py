@@ -63,7 +63,11 @@ def results(
         typer.Option(metavar="REV", help="Compare metrics with those of a git revision; exit 1 if any is outside."),
     ] = None,
     reference: Annotated[bool, typer.Option("--reference", help="Show the published results in reference/.")] = False,
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", metavar="NAME", help="Show this method alone; may be repeated.")
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Show every method, or every metric.")] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw accuracy over cost, too.")] = False,
     json_: AsJson = False,
 ) -> None:
     """Show what experiments achieved: accuracy and realised cost of each method at each budget."""
@@ -73,7 +77,8 @@ def results(
     from rich.console import Console
 
     from tasks.dvc.lock import default_experiments
-    from tasks.verbs.results import as_json, load_results, results_table
+    from tasks.verbs.closing import summary_of
+    from tasks.verbs.results import as_json, chosen_methods, load_results, results_table
 
     root = Path.cwd()
     names = experiments or default_experiments(root)
@@ -91,7 +96,14 @@ def results(
         return
     console = Console()
     for item in found:
-        console.print(results_table(item, all_))
+        chosen = chosen_methods(item, methods, all_)
+        console.print(results_table(item, chosen))
+        if plot:
+            from tasks.verbs.plot import plotted
+
+            console.print(plotted(root, item, chosen, console.width, reference), soft_wrap=True, highlight=False)
+        if (summary := summary_of(root, item)).point is not None:
+            console.print(summary.sentence(), highlight=False)
         if item.report:
             console.print(f"Report: {item.report}", soft_wrap=True)
 

@@ -27,19 +27,23 @@ def test_a_run_ends_with_the_result_the_report_and_the_commands_that_come_next(p
         path.parent.mkdir(parents=True)
         path.write_text("")
     lines = list(closing_lines(project, ["digits"]))
-    assert len(lines) <= 5
-    assert lines[0].startswith(
-        "digits: quee_plan is right on 90.0 % of the test images at cost 0.2 (1 is the static w8a8"
+    assert len(lines) == 5
+    assert lines[0] == (
+        "digits: 7.5 points below the float network (97.5 %), for 5.1 % of the 8-bit network's computation: nearer it does not "
+        "come."
     )
-    assert lines[0].endswith("; the float network: 97.5 % at cost 16")
-    assert lines[1:3] == ["report: artifacts/digits/report/report.html", "compare: quee results digits"]
-    assert lines[3].startswith("serve: quee serve artifacts/digits/bundle")
+    assert lines[1] == "numbers: at budget 0.2: accuracy 90.0 %, cost 0.2"
+    assert lines[2] == "report: artifacts/digits/report/report.html"
+    assert lines[3].startswith("compare: quee results digits --plot")
+    assert lines[4].startswith("serve: quee serve artifacts/digits/bundle")
 
 
 def test_what_is_not_there_is_left_out(project: Path) -> None:
     metrics = project / "artifacts/digits/evaluate/metrics.json"
     write_json(metrics, {**read_json(metrics), "fp32_accuracy": None})
     lines = list(closing_lines(project, ["digits", "absent"]))
-    assert len(lines) == 2 and "float" not in lines[0] and lines[1] == "compare: quee results digits"
+    assert len(lines) == 3 and "float" not in lines[0] and lines[2].startswith("compare: ")
+    (project / "experiments/digits.yaml").unlink()
+    assert len(list(closing_lines(project, ["digits"]))) == 2, "the default policy has no results here"
     shutil.rmtree(project / "artifacts")
     assert list(closing_lines(project, ["digits"])) == []

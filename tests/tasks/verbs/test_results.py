@@ -13,7 +13,7 @@ from rich.console import Console
 
 from quee.errors import UsageError
 from quee.work.io import write_table
-from tasks.verbs.results import against, changes_between, load_results, results_table
+from tasks.verbs.results import against, changes_between, chosen_methods, load_results, results_table
 from tasks.work.published import FOLDER
 
 
@@ -31,11 +31,27 @@ def shown(table: Any) -> str:
 def test_the_table_shows_accuracy_and_realised_cost_of_each_method_at_each_budget(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "artifacts/digits/evaluate")
     results = load_results(tmp_path, "digits")
-    text = shown(results_table(results))
+    text = shown(results_table(results, chosen_methods(results)))
     assert "quee_plan" in text and "90.0" in text and "0.2" in text and "fp32 97.50 %" in text
     assert "*0.051" in text  # a budget that cannot be met
     assert "static_w8a8" not in text
-    assert "static_w8a8" in shown(results_table(results, all_methods=True))
+    assert "static_w8a8" in shown(results_table(results, chosen_methods(results, all_methods=True)))
+
+
+def test_the_methods_asked_for_are_shown_alone_and_an_unknown_one_is_named(project: Path) -> None:
+    text = call("results", "digits", "--method", "oracle").stdout
+    assert "oracle" in text and "quee_plan" not in text.partition("float network")[0]
+    error = call("results", "digits", "--method", "quee_plam").exception
+    assert isinstance(
+        error, UsageError
+    ) and "unknown method with results 'quee_plam' (did you mean 'quee_plan'?)" in str(error)
+
+
+def test_the_table_ends_with_the_sentence_of_what_is_deployed(project: Path) -> None:
+    sentence = "7.5 points below the float network (97.5 %)"
+    assert sentence not in call("results", "digits").stdout, "policy auto has no results here"
+    (project / "experiments/digits.yaml").write_text("bundle: {policy: plan}\n")
+    assert sentence in call("results", "digits").stdout
 
 
 def test_the_table_fits_eighty_columns(tmp_path: Path) -> None:
@@ -48,7 +64,7 @@ def test_the_table_fits_eighty_columns(tmp_path: Path) -> None:
     results = load_results(tmp_path, "digits")
     results.metrics.update(test_samples=359, behind_best={"confidence_hull": level})
     console = Console(width=80, record=True, file=StringIO())
-    console.print(results_table(results))
+    console.print(results_table(results, chosen_methods(results)))
     text = console.export_text()
     assert text.count("≈100") == text.count("*0.15") == len(budgets)
 
@@ -56,13 +72,15 @@ def test_the_table_fits_eighty_columns(tmp_path: Path) -> None:
 def test_methods_that_cannot_be_told_from_the_best_of_a_column_are_marked(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "artifacts/digits/evaluate")
     results = load_results(tmp_path, "digits")
-    assert "≈" not in shown(results_table(results))  # a result from before the differences were kept
+    assert "≈" not in shown(
+        results_table(results, chosen_methods(results))
+    )  # a result from before the differences were kept
     behind = {"best": "oracle", "mean": 0.004, "high": 0.012}
     results.metrics.update(
         test_samples=359,
         behind_best={"quee_plan": {"0.2": {**behind, "low": -0.003}, "auc": {**behind, "low": 0.001}}},
     )
-    text = shown(results_table(results))
+    text = shown(results_table(results, chosen_methods(results)))
     assert text.count("≈90.0") == 1 and "auc ≈" not in text
     assert "within the 95 % interval of it (359 test images)" in text
 

@@ -49,6 +49,10 @@ def test_an_unknown_verb_or_option_is_answered_with_the_valid_ones(project: Proj
     assert "Traceback" not in project.quee("run", "nothing", status=2)
 
 
+def test_a_smoke_run_is_not_tracked(project: Project) -> None:
+    assert "leave out --track" in project.quee("run", "--limit", "3", "--track", status=2)
+
+
 def test_outside_a_project_it_says_so(project: Project) -> None:
     project.do("rm", "params.yaml")
     assert "no params.yaml" in project.quee("plan", status=2)

@@ -1,0 +1,81 @@
+"""What a policy does with every test image at a budget: the path, what it costs, and whether the answer is right."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from quee.paths import PathTree
+from quee.policies.base import simulate_behind
+from quee.policies.methods import Method
+from quee.policies.sweep import Setting, routed_sweep
+from quee.policies.walks import walks_of
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The test images T of a setting under one operating point."""
+
+    tree: PathTree
+    sample: np.ndarray
+    """(T,) sample ids."""
+    label: np.ndarray
+    """(T,)"""
+    node: np.ndarray
+    """(T,) where each leaves."""
+    cost: np.ndarray
+    """(T,) all that is spent on it."""
+    segment: np.ndarray
+    """(N,) cost of a node's last segment."""
+    right: np.ndarray
+    """(T,) bool."""
+    sure: np.ndarray
+    """(T,) probability that the node's head gives the label."""
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def extremes(self, label: int) -> tuple[int, int] | None:
+        """Rows of a class's easiest and hardest image: least and most cost, and of equal ones the surest and the least sure.
+
+        None where there are fewer than two images of it.
+        """
+        rows = np.flatnonzero(self.label == label)
+        if len(rows) < 2:
+            return None
+        order = rows[np.lexsort((self.sample[rows], -self.sure[rows], self.cost[rows].round(9)))]
+        return int(order[0]), int(order[-1])
+
+    def spent(self) -> list[dict[str, float]]:
+        """Mean cost of each segment by the precision that it runs at."""
+        found: list[dict[str, float]] = [{} for _ in range(self.tree.segments)]
+        for node, count in zip(*np.unique(self.node, return_counts=True), strict=True):
+            for place, step in enumerate(self.tree.lineage(int(node))):
+                precision, cost = str(self.tree.paths[step][-1]), float(self.segment[step]) * int(count) / len(self)
+                found[place][precision] = found[place].get(precision, 0.0) + cost
+        return found
+
+
+def taken(setting: Setting, method: Method, budget: float) -> Taken | None:
+    """The images under the point that serves the budget, the heavier one where it lies between two; None where the method
+    has no policy in this setting."""
+    policy = method.of(setting)
+    if policy is None:
+        return None
+    first_step = setting.options.first_step if setting.options else "rollout"
+    sweep = routed_sweep(method.shown, setting, policy, first_step)
+    assert sweep.knobs is not None
+    assert sweep.first is not None
+    at = [int(sweep.weights(budget)[0].argmax())]
+    cache, tree = setting.caches["test"], setting.tree
+    walks = walks_of(policy, cache)
+    node = simulate_behind(tree, policy, cache.features, sweep.knobs[at], sweep.first[at], walks)[:, 0]
+    return Taken(
+        tree,
+        cache.sample_id,
+        cache.label,
+        node,
+        sweep.costs["test"][:, at[0]],
+        setting.costs.segment,
+        sweep.errors["test"][:, at[0]] < 0.5,
+        np.take_along_axis(cache.p_label, node[:, None], axis=1)[:, 0],
+    )
