@@ -8,11 +8,11 @@ from typing import Any
 
 from quee.errors import UsageError
 from tasks.dvc.lock import ExperimentResult, default_experiments, is_revision, read_lock, read_out
-from tasks.mlflow.store import open_store
-from tasks.mlflow.values import experiment_metrics, of_run, settings_of
+from tasks.mlflow.memory import Memory
+from tasks.mlflow.values import METRICS, experiment_metrics, of_run, settings_of
 
 STEPPED = ("curve/", "history/")
-"""Prefixes of metrics with a value per step; these are not compared."""
+"""Prefixes of metrics with a value per step in earlier runs; these are not compared."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,12 @@ def _of_lock(root: Path, label: str, result: ExperimentResult, here: bool) -> Si
 
 
 def _of_run(root: Path, run_id: str) -> Side:
-    run = open_store(root).run(run_id)
-    metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith(STEPPED)}
-    return Side(run.info.run_name or run_id, dict(run.data.params), of_run(metrics))
+    memory = Memory(root)
+    run = memory.run(run_id)
+    metrics = {str(row["metric"]): float(row["value"]) for row in memory.table(run, METRICS)}
+    if not metrics:  # logged by an earlier version
+        metrics = of_run({name: value for name, value in run.data.metrics.items() if not name.startswith(STEPPED)})
+    return Side(run.info.run_name or run_id, dict(run.data.params), metrics)
 
 
 def settings_differences(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:

@@ -1,15 +1,16 @@
 """Queries to the tracking store: runs by id, by their results, and by their inputs."""
 
+import json
 import tempfile
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from quee.errors import UsageError
 from tasks.dvc.lock import StageResult
-from tasks.mlflow.store import COMPLETE, DEP, DIGEST, OUT, PREFIX, STAGE_RUN, asking, open_store
+from tasks.mlflow.store import COMPLETE, DEP, DIGEST, FACTS, OUT, STAGE_RUN, TABLES, asking, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as Run
@@ -40,6 +41,16 @@ class Memory:
                 return None
             return Path(self.client.download_artifacts(run.info.run_id, path, aside)).read_bytes()
 
+    def facts(self, run: "Run") -> dict[str, str]:
+        """What is recorded of a run beside its numbers: its tags, and those that an experiment's run keeps in a file."""
+        aside = self.artifact(run, FACTS) if run.data.tags.get("quee.kind") == "experiment" else None
+        return run.data.tags | json.loads(aside or b"{}")
+
+    def table(self, run: "Run", name: str) -> list[dict[str, Any]]:
+        """The rows of one of a run's tables; empty where it has none of that name."""
+        found = json.loads(self.artifact(run, f"{TABLES}/{name}.json") or b'{"columns": [], "data": []}')
+        return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
+
     def result(self, run: "Run") -> StageResult:
         """The `dvc.lock` entry of a run's stage result."""
         experiment, stage = run.data.tags["quee.experiment"], run.data.tags["quee.stage"]
@@ -49,11 +60,9 @@ class Memory:
     def maker(self, path: str, md5: str) -> str | None:
         """Run id of the stage result with the output `path` of this digest; the newest of several."""
         if (path, md5) not in self._by_output:
-            experiment = Path(path).parts[1]
             query = f"tags.`{OUT}{path}` = '{md5}' and tags.`{COMPLETE}` = 'true' and tags.`quee.kind` = 'stage'"
             with asking(self.store.uri):
-                known = self.client.get_experiment_by_name(f"{PREFIX}{experiment}")
-                found = self.client.search_runs([known.experiment_id], query, max_results=1) if known else []
+                found = self.store.runs(query)
             self._by_output[path, md5] = found[0].info.run_id if found else None
         return self._by_output[path, md5]
 
@@ -72,7 +81,7 @@ class Memory:
             if stage.info.run_id in found:
                 continue
             found[stage.info.run_id] = stage
-            for path, md5 in named(stage, DEP).items():
+            for path, md5 in named(stage.data.tags, DEP).items():
                 if not path.startswith("artifacts/"):
                     continue
                 if (maker := self.maker(path, md5)) is None:
@@ -84,8 +93,6 @@ class Memory:
         return [found[run_id] for run_id in TopologicalSorter(graph).static_order()]
 
 
-def named(run: "Run", prefix: str) -> dict[str, str]:
-    """The run's tags with that prefix, by the rest of their names."""
-    return {
-        name.removeprefix(prefix): value for name, value in sorted(run.data.tags.items()) if name.startswith(prefix)
-    }
+def named(facts: dict[str, str], prefix: str) -> dict[str, str]:
+    """The facts or tags with that prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in sorted(facts.items()) if name.startswith(prefix)}

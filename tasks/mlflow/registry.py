@@ -23,49 +23,59 @@ from quee.work.extras import distributions
 from quee.work.io import read_table
 from tasks.dvc.dependencies import code_root
 from tasks.dvc.lock import StageResult, dvc_digest
-from tasks.mlflow.store import BUNDLE, COMPLETE, DECIDED, DIGEST, Store, model_name
+from tasks.mlflow.store import BUNDLE, BUNDLE_MODEL, DECIDED, DIGEST, Store, model_name
 from tasks.mlflow.values import of_first_seed
 
 CHAMPION = "champion"
 """Alias of the version to use: the first one, until another is better by more than its interval."""
 
-VALIDATION = {
-    name: f"quee.validation.{name}"
-    for name in ("budget", "accuracy", "low", "high", "cost", "samples", "data", "method")
+EARLIER = {
+    "accuracy": "quee.validation.accuracy",
+    "accuracy at least": "quee.validation.low",
+    "budget": "quee.validation.budget",
+    "quee.data": "quee.validation.data",
 }
-"""Tags of a version: its results on validation at its experiment's budget; `data` is the digest of the splits."""
+"""Names that versions of earlier releases have for the tags by which the champion is decided."""
+
+DATA = "quee.data"
+"""Tag of a version: digest of the splits of its validation images."""
 
 DESCRIPTION = 5000
 """Longest description that the registry keeps, in characters."""
 
-CARRIED = ("quee.", "prefect.", "mlflow.source.git.")
+CARRIED = ("mlflow.source.git.commit", "prefect.flow_run_id")
 """Tags that a version copies from its bundle's run."""
 
+MODEL = ("accuracy", "cost", "budget", "data", "float accuracy")
+"""Tags of the registered model: those of its champion."""
 
-def register_bundle(store: Store, bundle: StageResult, pyfunc: Path) -> tuple[str, str]:
-    """Add a bundle as a new version of `quee-EXPERIMENT`, or finish an interrupted addition.
 
-    Returns `quee-digits version 1` and whether it became champion, with the reason.
-    """
+def registered(store: Store, bundle: StageResult, pyfunc: Path, run_id: str) -> ModelVersion:
+    """The version of `quee-EXPERIMENT` with a bundle; a missing one is added as a model of the run."""
     name, digest = model_name(bundle.experiment), bundle.outs[bundle.folder]
     made = next((v for v in store.versions(f"name = '{name}'") if v.tags.get(BUNDLE) == digest), None)
-    if made is None:
-        made = _add_version(store, bundle, pyfunc)
-    decision = decide(store.client, name, made)
-    store.client.set_model_version_tag(name, made.version, DECIDED, decision)
-    return f"{name} version {made.version}", decision
+    return _add_version(store, bundle, pyfunc, run_id) if made is None else made
 
 
-def _add_version(store: Store, bundle: StageResult, pyfunc: Path) -> ModelVersion:
+def finish(client: MlflowClient, version: ModelVersion, decision: str, about: str) -> None:
+    """Describe the model, and record the decision, which completes the registration."""
+    champion = client.get_model_version_by_alias(version.name, CHAMPION)
+    client.update_registered_model(version.name, about)
+    for tag in MODEL:
+        if tag in champion.tags:
+            client.set_registered_model_tag(version.name, tag, champion.tags[tag])
+    client.set_model_version_tag(version.name, version.version, DECIDED, decision)
+
+
+def _add_version(store: Store, bundle: StageResult, pyfunc: Path, run_id: str) -> ModelVersion:
     client, root, folder = store.client, store.root, store.root / bundle.folder
-    run = client.get_run(store.held().runs[bundle.digest])
-    name, run_id, experiment_id = model_name(bundle.experiment), run.info.run_id, run.info.experiment_id
+    name, experiment_id = model_name(bundle.experiment), client.get_run(run_id).info.experiment_id
+    made_by = client.get_run(store.held().runs[bundle.digest]).data.tags
     short = {BUNDLE: bundle.outs[bundle.folder], DIGEST: bundle.digest, "quee.experiment": bundle.experiment}
-    tags = {key: value for key, value in run.data.tags.items() if key.startswith(CARRIED) and key != COMPLETE}
-    tags |= {**short, **validation_tags(root, bundle)}
+    tags = {key: value for key, value in made_by.items() if key in CARRIED} | short | validation_tags(root, bundle)
     for stale in client.search_logged_models([experiment_id], f"tags.`{BUNDLE}` = '{short[BUNDLE]}'"):
         client.delete_logged_model(stale.model_id)
-    model = client.create_logged_model(experiment_id, name, run_id, tags=short, model_type="bundle")
+    model = client.create_logged_model(experiment_id, name, run_id, tags=short, model_type=BUNDLE_MODEL)
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
     with tempfile.TemporaryDirectory() as aside:
         saved = Path(aside) / "model"
@@ -86,7 +96,7 @@ def _add_version(store: Store, bundle: StageResult, pyfunc: Path) -> ModelVersio
 
 
 def validation_tags(root: Path, bundle: StageResult) -> dict[str, str]:
-    """The bundle's results on validation; empty where its evaluation is no longer here."""
+    """The bundle's results on validation at its budget; empty where its evaluation is no longer here."""
     described = _json(root / bundle.folder / "bundle.json")
     policy, budget = described.get("policy", "plan"), described.get("budget")
     method = METHODS[policy].shown if policy in METHODS else policy
@@ -95,19 +105,27 @@ def validation_tags(root: Path, bundle: StageResult) -> dict[str, str]:
     if any(point.get(name) is None for name in needed):
         return {}
     prepare = f"artifacts/{bundle.experiment}/prepare"
-    figures = {
+    dataset = _json(root / prepare / "dataset.json")
+    samples = dataset.get("splits", {}).get("validation")
+    tags = {
+        "accuracy": _number(point["validation_accuracy"]),
+        "accuracy at least": _number(point["accuracy_low"]),
+        "accuracy at most": _number(point["accuracy_high"]),
+        "cost": _number(point["validation_cost"]),
         "budget": f"{budget:g}",
         "method": method,
-        "accuracy": repr(point["validation_accuracy"]),
-        "low": repr(point["accuracy_low"]),
-        "high": repr(point["accuracy_high"]),
-        "cost": repr(point["validation_cost"]),
-        "samples": str(_json(root / prepare / "dataset.json").get("splits", {}).get("validation", "not known")),
-        "data": bundle.deps.get(prepare, "not known"),
+        "data": str(dataset.get("dataset", bundle.experiment)),
+        "measured on": f"{samples} validation images" if samples else "validation images",
+        DATA: bundle.deps.get(prepare, "not known"),
     }
-    return {VALIDATION[name]: value for name, value in figures.items()} | {
-        f"quee.{name}": value for name, value in measure_of(described).facts.items()
-    }
+    for known in described.get("operating_points", [])[:1]:
+        if known.get("accuracy_loss") is not None:
+            tags["float accuracy"] = _number(known["accuracy"] + known["accuracy_loss"] / 100)
+    return tags | {f"quee.{name}": value for name, value in measure_of(described).facts.items()}
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"
 
 
 def _points(root: Path, bundle: StageResult) -> list[dict[str, Any]]:
@@ -123,8 +141,12 @@ def _json(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def decide(client: MlflowClient, name: str, version: ModelVersion) -> str:
-    """Move `champion` to a version that is better on validation by more than its interval; returns the reason."""
+def decide(client: MlflowClient, version: ModelVersion) -> str:
+    """Move `champion` to a version that is better on validation by more than its interval; returns the reason.
+
+    A version that loses the alias says so in the tag that gave its own reason.
+    """
+    name = version.name
     try:
         champion = client.get_model_version_by_alias(name, CHAMPION)
     except MlflowException:
@@ -135,6 +157,9 @@ def decide(client: MlflowClient, name: str, version: ModelVersion) -> str:
     moves, why = compared(reigning, version.tags)
     if moves:
         client.set_registered_model_alias(name, CHAMPION, version.version)
+        if champion is not None:
+            until = f"was champion until version {version.version}, which is {why.partition(': ')[0]}"
+            client.set_model_version_tag(name, champion.version, DECIDED, until)
     return f"champion, {why}" if moves else f"not champion, {why}"
 
 
@@ -143,23 +168,26 @@ def compared(champion: dict[str, str] | None, new: dict[str, str]) -> tuple[bool
     if champion is None:
         return True, "as there was none"
     stays = f"version {champion['version']} stays"
-    if VALIDATION["accuracy"] not in new:
+    before, after = _decisive(champion), _decisive(new)
+    if "accuracy" not in after:
         return False, f"{stays}: what this one does on validation is not known"
-    if VALIDATION["accuracy"] not in champion:
+    if "accuracy" not in before:
         return False, f"{stays}: what it does on validation is not known, so the alias is yours to move"
-    for key, what in (("budget", "budget"), ("data", "validation samples")):
-        if champion.get(VALIDATION[key]) != new.get(VALIDATION[key]):
+    for key, what in (("budget", "budget"), (DATA, "validation samples")):
+        if before.get(key) != after.get(key):
             return False, f"{stays}: the {what} differ, so the alias is yours to move"
-    before, after, low = (
-        float(tags[VALIDATION[key]]) for tags, key in ((champion, "accuracy"), (new, "accuracy"), (new, "low"))
-    )
-    facts = (
-        f"{100 * after:.2f} % against {100 * before:.2f} % of version {champion['version']} on validation at budget "
-    )
-    facts += f"{new[VALIDATION['budget']]}, interval from {100 * low:.2f} %"
-    if low > before:
+    old, now, low = float(before["accuracy"]), float(after["accuracy"]), float(after["accuracy at least"])
+    facts = f"{100 * now:.2f} % against {100 * old:.2f} % of version {champion['version']} on validation at budget "
+    facts += f"{after['budget']}, interval from {100 * low:.2f} %"
+    if low > old:
         return True, f"better by more than its interval: {facts}"
     return False, f"{stays}, as this one is not better by more than its interval: {facts}"
+
+
+def _decisive(tags: dict[str, str]) -> dict[str, str]:
+    """The tags of a version by which it is compared, by their present names."""
+    found = {name: tags.get(name, tags.get(earlier)) for name, earlier in EARLIER.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def save_bundle_model(path: Path, bundle: Path, script: Path, model: Model, package: Path) -> None:

@@ -1,9 +1,8 @@
-"""Writing results to MLflow as runs, by its client with run ids."""
+"""Writing the results of stages to MLflow as runs, by its client with run ids, and what all runs have in common."""
 
 import json
 import os
 import platform
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,30 +25,24 @@ from mlflow.entities import (
 )
 
 from quee.errors import QueeError
-from quee.measure import measure_of
 from quee.work.io import read_table
 from tasks.dvc.lock import ExperimentResult, StageResult, digest_of, read_out, read_text
+from tasks.mlflow.describe import NOTE, of_stage
 from tasks.mlflow.journal import DIFFERENCES, PATCH, Journal, git_tags
-from tasks.mlflow.store import COMPLETE, DEP, DIGEST, OUT, PREFIX, STAGE_RUN, Store, sqlite_file
-from tasks.mlflow.values import Point, curves, experiment_metrics, history, settings_of, stage_metrics
+from tasks.mlflow.store import COMPLETE, DEP, DIGEST, FACTS, HOMES, OUT, TABLES, Store, sqlite_file
+from tasks.mlflow.values import FEW, METRICS, Point, history, settings_of, stage_metrics
+from tasks.mlflow.views import tags_of_home
 from tasks.stages import STAGES, Kind
 from tasks.work.differences import read_patch
-from tasks.work.journal import summary_file
 
 BATCH = 100
 """Parameters or tags per call of MLflow; ten times as many metrics."""
 
-KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Tag that makes MLflow's pages show runs and models instead of agents' traces."""
-
 TRACKER = "quee.tracker"
-"""Tag: host, process and time of the tracker that wrote a run."""
+"""Tag: host, process and time of the tracker that is writing a run."""
 
 ABANDONED = 3600
 """Age in seconds at which another host's incomplete run counts as left by a dead tracker."""
-
-EVALUATED = ("curve", "budgets", "operating_points", "quality", "quality_curve")
-"""Tables of `evaluate` that an experiment's run shows. Its figures are those of the report, in `report/figures`."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,7 @@ class Writer:
     def __init__(self, store: Store) -> None:
         self.store, self.root, self.client = store, store.root, store.client
         self.journal = Journal(self.root)
-        self._folders: dict[str, str] = {}
+        self._homes: dict[str, str] = {}
 
     def log_stage(self, result: StageResult) -> str:
         """Add the run of a stage result; returns its run id."""
@@ -75,9 +68,12 @@ class Writer:
         tags = {"quee.kind": "stage", "quee.stage": result.stage, "mlflow.source.name": result.entry.get("cmd", "")}
         tags |= {f"{DEP}{path}": md5 for path, md5 in result.deps.items()}
         tags |= {f"{OUT}{path}": md5 for path, md5 in result.outs.items()}
+        tags |= {NOTE: of_stage(result.name, tags["mlflow.source.name"], ())}
         with self._run(result, self.journal.of(result), tags) as run_id:
-            metrics = self._json(result, "metrics.json")
-            self._log_numbers(run_id, settings_of(result.settings), stage_metrics(metrics or {}), self._history(result))
+            numbers = stage_metrics(self._json(result, "metrics.json") or {})
+            shown = numbers if len(numbers) <= FEW else {}
+            self._log_numbers(run_id, settings_of(result.settings), shown, self._history(result))
+            self._log_metrics_table(run_id, numbers)
             self.client.log_inputs(run_id, self._datasets(result))
             self._log_files(run_id, result)
             self._log_tables(run_id, Path(result.folder), ("sensitivity",))
@@ -103,34 +99,18 @@ class Writer:
                 }
                 self._log_numbers(point_id, settings, stage_metrics(metrics["points"][title]), [])
 
-    def log_experiment(self, result: ExperimentResult) -> str:
-        """Add the run of a whole experiment, whose stages have runs of their own; returns its run id."""
-        known = self.store.held().runs
-        entries = {f"{name}@{result.experiment}": stage.entry for name, stage in result.stages.items()}
-        tags = {"quee.kind": "experiment", "mlflow.source.name": f"quee run {result.experiment}"}
-        tags |= {f"{STAGE_RUN}{name}": known[stage.digest] for name, stage in result.stages.items()}
-        tags |= {f"{OUT}{path}": md5 for stage in result.stages.values() for path, md5 in stage.outs.items()}
-        with self._run(result, self.journal.of_experiment(result), tags) as run_id:
-            metrics = experiment_metrics(
-                lambda stage: self._json(result.stages[stage], "metrics.json"), [*result.stages]
-            )
-            if "evaluate" in result.stages and not {"fp32_accuracy", "fp32_agreement"} & set(metrics):
-                self.client.set_tag(run_id, "quee.float_accuracy", "not told: fp32 is not among the precisions")
-            self._log_numbers(run_id, settings_of(result.settings), metrics, self._log_curves(run_id, result))
-            first = result.stages.get("prepare")
-            self.client.log_inputs(run_id, self._datasets(first) if first else [])
-            self._log_report(run_id, result)
-            self.client.log_text(
-                run_id, yaml.safe_dump({"schema": "2.0", "stages": entries}, sort_keys=True), "dvc.lock"
-            )
-            self._log_experiment_file(run_id, result)
-        return run_id
-
     @contextmanager
     def _run(
-        self, result: StageResult | ExperimentResult | PointResult, made: dict[str, Any], tags: dict[str, str]
+        self,
+        result: StageResult | ExperimentResult | PointResult,
+        made: dict[str, Any],
+        tags: dict[str, str],
+        shown: tuple[str, ...] = (),
     ) -> Iterator[str]:
-        """A run that is marked complete at the end of the block; incomplete runs of an interrupted attempt are deleted first."""
+        """A run that is marked complete at the end of the block; earlier runs of the result are deleted first.
+
+        With `shown`, only tags whose names begin so are tags; the others are written to the artifact FACTS.
+        """
         for stale in self.store.runs(f"tags.`{DIGEST}` = '{result.digest}'"):
             if not self._at_work(stale):
                 self.store.delete(stale)
@@ -140,23 +120,29 @@ class Writer:
             DIGEST: result.digest,
             "quee.experiment": result.experiment,
             "mlflow.source.type": "PROJECT",
-            TRACKER: json.dumps([platform.node(), os.getpid(), round(now)]),
             **tags,
             **git_tags(self.root),
             **made.get("tags", {}),
         }
+        patch = read_patch(self.root, tags.get(PATCH, ""))
+        kept = {name: value for name, value in tags.items() if shown and not name.startswith(shown)}
+        tags = {name: value for name, value in tags.items() if name not in kept}
+        tags[TRACKER] = json.dumps([platform.node(), os.getpid(), round(now)])
         run = self.client.create_run(
-            self._experiment_id(result.experiment), round(start * 1000), {DIGEST: result.digest}, result.title
+            self._experiment_id(tags["quee.kind"]), round(start * 1000), {DIGEST: result.digest}, result.title
         )
         run_id: str = run.info.run_id
         items = [RunTag(name, str(value)) for name, value in tags.items()]
         for at in range(0, len(items), BATCH):
             self.client.log_batch(run_id, tags=items[at : at + BATCH])
-        if (patch := read_patch(self.root, tags.get(PATCH, ""))) is not None:
+        if kept:
+            self.client.log_text(run_id, json.dumps(kept, indent=1, sort_keys=True), FACTS)
+        if patch is not None:
             self._log_bytes(run_id, patch, DIFFERENCES)
         yield run_id
         self.client.set_terminated(run_id, "FINISHED", round(end * 1000))
         self.client.set_tag(run_id, COMPLETE, "true")
+        self.client.delete_tag(run_id, TRACKER)  # afterwards, so that no other tracker takes the run for abandoned
         if self.store.shared:
             self._keep_one(result.digest)
 
@@ -176,19 +162,20 @@ class Writer:
         for twin in sorted(twins, key=lambda run: str(run.info.run_id))[1:]:
             self.store.delete(twin)
 
-    def _experiment_id(self, experiment: str) -> str:
-        if experiment not in self._folders:
-            name = f"{PREFIX}{experiment}"
+    def _experiment_id(self, kind: str) -> str:
+        """Id of MLflow's experiment for runs of a kind."""
+        if kind not in self._homes:
+            name = HOMES[kind]
             known = self.client.get_experiment_by_name(name)
             if known is None:
                 file = sqlite_file(self.store.uri)
-                folder = (file.parent / "mlruns" / experiment).as_uri() if file else None
-                self._folders[experiment] = self.client.create_experiment(name, folder, KIND)
+                folder = (file.parent / "mlruns" / name.replace("/", "-")).as_uri() if file else None
+                self._homes[kind] = self.client.create_experiment(name, folder, tags_of_home(kind))
             else:
                 if known.lifecycle_stage == "deleted":
                     self.client.restore_experiment(known.experiment_id)
-                self._folders[experiment] = known.experiment_id
-        return self._folders[experiment]
+                self._homes[kind] = known.experiment_id
+        return self._homes[kind]
 
     def _log_numbers(
         self, run_id: str, settings: dict[str, str], metrics: dict[str, float], points: list[Point]
@@ -201,6 +188,12 @@ class Writer:
         parameters = [Param(name, value) for name, value in settings.items()]
         for start in range(0, len(parameters), BATCH):
             self.client.log_batch(run_id, params=parameters[start : start + BATCH])
+
+    def _log_metrics_table(self, run_id: str, numbers: dict[str, float]) -> None:
+        """All numbers of a result as one table."""
+        if numbers:
+            table = {"metric": list(numbers), "value": list(numbers.values())}
+            self.client.log_table(run_id, table, f"{TABLES}/{METRICS}.json")
 
     def _log_bytes(self, run_id: str, content: bytes, name: str) -> None:
         with tempfile.TemporaryDirectory() as aside:
@@ -215,19 +208,12 @@ class Writer:
         file = self.root / result.folder / "history.parquet"
         return history(read_table(file)) if file.is_file() else []
 
-    def _log_curves(self, run_id: str, result: ExperimentResult) -> list[Point]:
-        folder = Path("artifacts") / result.experiment / "evaluate"
-        self._log_tables(run_id, folder, EVALUATED)
-        file = self.root / folder / "curve.parquet"
-        metrics = self._json(result.stages["evaluate"], "metrics.json") if file.is_file() else None
-        return curves(read_table(file), measure_of(metrics or {})) if file.is_file() else []
-
     def _log_tables(self, run_id: str, folder: Path, names: tuple[str, ...]) -> None:
         """Parquet files of a stage as tables that MLflow shows."""
         for name in names:
             file = self.root / folder / f"{name}.parquet"
             if file.is_file():
-                self.client.log_table(run_id, read_table(file).to_pydict(), f"tables/{name}.json")
+                self.client.log_table(run_id, read_table(file).to_pydict(), f"{TABLES}/{name}.json")
 
     def _datasets(self, result: StageResult) -> list[DatasetInput]:
         """The images and data sets that a stage read, with DVC's digests (MLflow keeps 36 characters)."""
@@ -273,7 +259,7 @@ class Writer:
                 *([file.stem] if file.stem not in ("model", result.stage) else []),
             ]
             model = self.client.create_logged_model(
-                self._experiment_id(result.experiment),
+                self._experiment_id("stage"),
                 "-".join(parts).replace(".", "_"),
                 run_id,
                 tags={
@@ -290,19 +276,6 @@ class Writer:
                     (Path(aside) / path.name).symlink_to(path.resolve())
                 self.client.log_model_artifacts(model.model_id, aside)
             self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-
-    def _log_report(self, run_id: str, result: ExperimentResult) -> None:
-        """Log the report and its figures; the times of stages, which the page reads from a script, are put into the page."""
-        folder = self.root / "artifacts" / result.experiment / "report"
-        if not folder.is_dir():
-            return
-        self.client.log_artifacts(run_id, str(folder), "report")
-        page, script = folder / "report.html", self.root / summary_file(result.experiment)
-        if page.is_file() and script.is_file():
-            said = script.read_text(encoding="utf-8").replace("</", "<\\/")
-            tag = rf'<script src="[^"]*{re.escape(script.name)}"></script>'
-            text = re.sub(tag, lambda _: f"<script>{said}</script>", page.read_text(encoding="utf-8"))
-            self.client.log_text(run_id, text, "report/report.html")
 
     def _log_experiment_file(self, run_id: str, result: StageResult | ExperimentResult) -> None:
         """The experiment's YAML, if its settings are still those of the result."""

@@ -30,11 +30,23 @@ DIGEST, COMPLETE, BUNDLE, DECIDED = "quee.digest", "quee.complete", "quee.bundle
 DEP, OUT, MADE, STAGE_RUN = "quee.dep.", "quee.out.", "quee.made.", "stage_run."
 """Prefixes of tags: digests of inputs and outputs, facts of the execution, an experiment's stage runs."""
 
-PREFIX = "quee/"
-"""Prefix of the names of MLflow's experiments; quee's name of the experiment follows."""
+RESULTS = "quee"
+"""MLflow's experiment with one run per result of an experiment: what people open."""
 
-OURS = f"name LIKE '{PREFIX}%'"
-"""MLflow's query for these experiments."""
+PREFIX = f"{RESULTS}/"
+"""Prefix of the names of MLflow's other experiments. Earlier versions had one per experiment, such as `quee/digits`."""
+
+FACTS, TABLES = "facts.json", "tables"
+"""Artifacts of a run: the tags that an experiment's run does not show, and the folder of its tables."""
+
+HOMES = {"experiment": RESULTS, "stage": f"{PREFIX}stages", "point": f"{PREFIX}ablations"}
+"""MLflow's experiment of a run, by the run's kind."""
+
+OURS = f"name LIKE '{RESULTS}%'"
+"""MLflow's query for quee's experiments; `is_ours` refuses others with names that begin like them."""
+
+BUNDLE_MODEL = "bundle"
+"""Type of a logged model that is a bundle."""
 
 PAGE = 1000
 """Items per page of MLflow's lists."""
@@ -51,6 +63,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes for judges of language models
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """Environment for MLflow, unless the user has set it."""
@@ -87,9 +100,11 @@ class Store:
         return is_server(self.uri)
 
     def experiments(self) -> dict[str, str]:
-        """Ids of MLflow's experiments by quee's names of them."""
+        """Ids of quee's experiments in MLflow by their names there, that of results first."""
         found = listed(lambda token: self.client.search_experiments(filter_string=OURS, page_token=token))
-        return {item.name.removeprefix(PREFIX): item.experiment_id for item in found}
+        return {
+            item.name: item.experiment_id for item in sorted(found, key=lambda item: item.name) if is_ours(item.name)
+        }
 
     def runs(self, query: str) -> "list[Run]":
         """The runs of quee's experiments that match an MLflow query, newest first."""
@@ -102,15 +117,24 @@ class Store:
         return listed(lambda token: self.client.search_model_versions(query, PAGE, page_token=token))
 
     def delete(self, run: "Run") -> None:
-        """Delete a run and its logged models."""
+        """Delete a run and its logged models. A bundle's model stays, because a registered version may be made of it."""
         query = f"source_run_id = '{run.info.run_id}'"
         for model in self.client.search_logged_models([run.info.experiment_id], query):
-            self.client.delete_logged_model(model.model_id)
+            if model.model_type != BUNDLE_MODEL:
+                self.client.delete_logged_model(model.model_id)
         self.client.delete_run(run.info.run_id)
 
     def held(self) -> Held:
-        """The tracked results; of several runs of one result, the newest."""
-        runs = self.runs(f"tags.`{COMPLETE}` = 'true'")
+        """The tracked results; of several runs of one result, the newest.
+
+        An experiment's run that an earlier version wrote elsewhere than in `RESULTS` does not count: `track` replaces it.
+        """
+        results = self.experiments().get(RESULTS)
+        runs = [
+            run
+            for run in self.runs(f"tags.`{COMPLETE}` = 'true'")
+            if run.data.tags.get("quee.kind") != "experiment" or run.info.experiment_id == results
+        ]
         versions = [version for version in self.versions() if DECIDED in version.tags]
         return Held(
             {run.data.tags.get(DIGEST, ""): run.info.run_id for run in reversed(runs)},
@@ -128,6 +152,11 @@ class Store:
                 if error.error_code not in UNKNOWN:
                     raise
                 raise UsageError(f"unknown MLflow run {run_id!r} ({' '.join(str(error).split())[:200]})") from None
+
+
+def is_ours(name: str) -> bool:
+    """Whether an experiment of MLflow is quee's."""
+    return name == RESULTS or name.startswith(PREFIX)
 
 
 def model_name(experiment: str) -> str:

@@ -1,4 +1,4 @@
-"""Tracking of results in MLflow: one run per distinct stage result and one per distinct experiment result.
+"""Tracking of results in MLflow: one run per distinct experiment result, and one per distinct stage result elsewhere.
 
 A result is what `dvc.lock` records. `track` makes the store hold each result exactly once. It may be called at any time,
 again, after an interruption, or twice at once.
@@ -29,6 +29,9 @@ PYFUNC = Path("quee/runtime/pyfunc.py")
 
 LEDGERS = Path(".quee") / "tracked"
 """Folder with the contents of each store after the last `track`; if these have all results, MLflow is not imported."""
+
+FORMAT = 2
+"""Format of ledgers. One of an earlier format is not read, because the store may hold results in an earlier form."""
 
 
 @dataclass
@@ -90,27 +93,34 @@ def track(
         pending = find_pending(root, results, held, pyfunc, problem)
         done = Tracked(known=pending.known, skipped=pending.skipped)
         if pending:
-            _add(store, pending, pyfunc, done)
+            _add(store, results, pending, pyfunc, done)
             held = store.held()
         write_ledger(store, held)
     return done
 
 
-def _add(store: Store, pending: Pending, pyfunc: Path, done: Tracked) -> None:
-    from tasks.mlflow.registry import register_bundle
-    from tasks.mlflow.runs import Writer
+def _add(store: Store, results: dict[str, ExperimentResult], pending: Pending, pyfunc: Path, done: Tracked) -> None:
+    from tasks.mlflow.registry import decide, finish, registered
+    from tasks.mlflow.rows import RowWriter
 
-    writer = Writer(store)
+    writer = RowWriter(store)
     for stage in pending.stages:
         writer.log_stage(stage)
         done.logged.append(stage.title)
     for experiment in pending.experiments:
         writer.log_experiment(experiment)
         done.logged.append(experiment.title)
+    runs = store.held().runs if pending.bundles else {}
     for bundle in pending.bundles:
-        version, decision = register_bundle(store, bundle, pyfunc)
-        done.registered.append(version)
-        done.decided[version] = decision
+        result = results[bundle.experiment]
+        version = registered(store, bundle, pyfunc, runs.get(result.digest) or runs[bundle.digest])
+        decision = decide(store.client, version)
+        if result.digest in runs:
+            writer.link_version(result, runs[result.digest], version, decision)
+        finish(store.client, version, decision, writer.about_model(result))
+        title = f"{version.name} version {version.version}"
+        done.registered.append(title)
+        done.decided[title] = decision
 
 
 def find_pending(
@@ -170,7 +180,8 @@ def read_ledger(root: Path, uri: str) -> Held:
     """The store's contents after the last `track` from this checkout; empty where unknown."""
     try:
         content = json.loads(_ledger(root, uri).read_text(encoding="utf-8"))
-        return Held() if is_missing(uri) else Held(content["runs"], {(name, md5) for name, md5 in content["bundles"]})
+        known = content["format"] == FORMAT and not is_missing(uri)
+        return Held(content["runs"], {(name, md5) for name, md5 in content["bundles"]}) if known else Held()
     except (OSError, ValueError, KeyError, TypeError):
         return Held()
 
@@ -179,7 +190,7 @@ def write_ledger(store: Store, held: Held) -> None:
     """Record the store's contents."""
     file = _ledger(store.root, store.uri)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"runs": held.runs, "bundles": sorted(held.bundles)})
+    write_json(file, {"format": FORMAT, "runs": held.runs, "bundles": sorted(held.bundles)})
 
 
 def prepare_store(root: Path, uri: str) -> Store:

@@ -1,4 +1,4 @@
-"""Settings, metrics, histories and curves of a result as flat names with numbers, in MLflow's form."""
+"""Settings, metrics and histories of a result as flat names with numbers, in MLflow's form."""
 
 import json
 import math
@@ -6,16 +6,18 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from quee.errors import IntegrityError
-from quee.measure import ACCURACY, KEY, Measure, measure_of
+from quee.measure import KEY, measure_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+METRICS, FEW = "metrics", 100
+"""The table with all numbers of a result, and how many numbers a stage may have to show them as metrics, too."""
+
 HEADLINES = ("fp32_accuracy", "methods", "oracle_gap_closed")
-"""Metrics of `evaluate` that an experiment's run has under their own names; all metrics of other stages are STAGE/…"""
+"""Numbers of `evaluate` that an experiment has under their own names; those of other stages are STAGE/…"""
 EVALUATED = "evaluate/format"
-"""The metric of an experiment's run that says what its numbers by method mean; runs from before format 2 have none."""
+"""The number of an experiment that says what its numbers by method mean; results from before format 2 have none."""
 
 _BY_AUC = re.compile(r"methods/.*\.auc(_by_seed\.\d+)?$|oracle_gap_closed/")
 
@@ -83,13 +85,13 @@ def _plain(name: str) -> str:
 
 
 def stage_metrics(metrics: Any) -> dict[str, float]:
-    """Metrics of one stage's run, by names that say whether they are of accuracy or agreement."""
+    """The numbers of one stage, by names that say whether they are of accuracy or agreement."""
     said = measure_of(metrics).said
     return {sectioned(said(name)): value for name, value in numbers(metrics).items()}
 
 
 def experiment_metrics(read: Callable[[str], Any], stages: list[str]) -> dict[str, float]:
-    """Metrics of an experiment's run; `read` gives a stage's metrics.json, or None."""
+    """The numbers of an experiment; `read` gives a stage's metrics.json, or None."""
     from quee.evaluation.formats import comparable
 
     found: dict[str, float] = {}
@@ -108,7 +110,7 @@ def experiment_metrics(read: Callable[[str], Any], stages: list[str]) -> dict[st
 
 
 def of_run(metrics: dict[str, float]) -> dict[str, float]:
-    """An experiment's run's metrics without what only means the same in the current format, if the run is from before it."""
+    """The metrics of an earlier run of an experiment, without those that have another meaning in the current format."""
     if EVALUATED in metrics:
         return metrics
     return {name: value for name, value in metrics.items() if not _BY_AUC.match(name)}
@@ -129,28 +131,6 @@ def history(table: "pa.Table") -> list[Point]:
         for name in values:
             if isinstance(row[name], int | float) and math.isfinite(row[name]):
                 points.append(Point(_plain(f"history/{series}{name}"), at, float(row[name])))
-    return points
-
-
-def curves(table: "pa.Table", measure: Measure = ACCURACY) -> list[Point]:
-    """Each method's points on test as `curve/METHOD.cost` and `.accuracy`, or `.agreement`, steps counting up from the cheapest.
-
-    Only the first seed is taken. The whole table is logged as an artifact.
-    """
-    needed = {"method", "split", "seed", "accuracy", "cost"}
-    if missing := needed - set(table.column_names):
-        raise IntegrityError(f"curve.parquet lacks the column {min(missing)!r}")
-    rows = [row for row in table.to_pylist() if row["split"] == "test"]
-    rows = of_first_seed(rows)
-    rows.sort(key=lambda row: (row["method"], row["cost"], row["accuracy"]))
-    points: list[Point] = []
-    seen: dict[str, int] = {}
-    for row in rows:
-        method = row["method"]
-        step = seen[method] = seen.get(method, -1) + 1
-        points += [
-            Point(f"curve/{method}.{measure.said(name)}", step, float(row[name])) for name in ("accuracy", "cost")
-        ]
     return points
 
 

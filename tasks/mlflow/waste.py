@@ -14,10 +14,10 @@ from tasks.mlflow.store import (
     ENVIRONMENT,
     OURS,
     OUT,
-    PREFIX,
     Store,
     default_uri,
     is_missing,
+    is_ours,
     listed,
     tracking_uri,
     writing,
@@ -82,7 +82,7 @@ def store_waste(root: Path) -> StoreWaste:
 
 def _is_whole(run: "Run", experiment: str) -> bool:
     """Whether the run was not interrupted. Runs outside of quee's experiments count as whole, because it is unknown."""
-    return COMPLETE in run.data.tags or not experiment.startswith(PREFIX)
+    return COMPLETE in run.data.tags or not is_ours(experiment)
 
 
 def remove_waste(root: Path, waste: StoreWaste) -> None:

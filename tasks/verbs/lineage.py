@@ -75,8 +75,8 @@ def chain_of(root: Path, name: str) -> Lineage:
 
 
 def _described(memory: Memory, run: "Run") -> Lineage:
-    tags = run.data.tags
-    deps = named(run, DEP)
+    tags = memory.facts(run)
+    deps = named(tags, DEP)
     if "quee.stage" in tags:
         deps |= memory.result(run).code
     return Lineage(
@@ -90,10 +90,10 @@ def _described(memory: Memory, run: "Run") -> Lineage:
         patch=tags.get(PATCH),
         dirty=tags.get(DIRTY) == "true",
         prefect_run=tags.get(PREFECT),
-        made=named(run, MADE),
+        made=named(tags, MADE),
         settings=dict(sorted(run.data.params.items())),
         inputs={path: md5 for path, md5 in deps.items() if not path.startswith("artifacts/")},
-        outputs=named(run, OUT),
+        outputs=named(tags, OUT),
     )
 
 

@@ -150,7 +150,7 @@ def _remembered(root: Path, run_id: str) -> _Recorded:
     memory = Memory(root)
     run = memory.run(run_id)
     chain = memory.upstream(run)
-    experiment = run.data.tags["quee.experiment"]
+    experiment = memory.facts(run)["quee.experiment"]
     entries: dict[str, dict[str, Any]] = {}
     settings: dict[str, Any] = {}
     for stage in map(memory.result, chain):
@@ -162,7 +162,7 @@ def _remembered(root: Path, run_id: str) -> _Recorded:
     codes: list[tuple[str, bytes, str]] = []
     missing = []
     for source in (run, *reversed(chain)):
-        tags = source.data.tags
+        tags = memory.facts(source)
         commit, patch = tags.get(COMMIT), tags.get(PATCH, NONE)
         content = b"" if patch == NONE else memory.artifact(source, DIFFERENCES)
         if commit is None or content is None:
@@ -176,7 +176,7 @@ def _remembered(root: Path, run_id: str) -> _Recorded:
     for commit, _, _ in codes:
         if git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}") is None:
             raise UsageError(f"commit {commit} is not in this clone; `git fetch` the branch that has it")
-    return _Recorded(experiment, entries, text, codes, named(chain[-1], MADE).get("threads.torch"))
+    return _Recorded(experiment, entries, text, codes, named(chain[-1].data.tags, MADE).get("threads.torch"))
 
 
 @contextmanager

@@ -200,6 +200,7 @@ def ui(
     """Open MLflow's pages on this machine: runs, curves, models. Ctrl-C ends it."""
     from tasks.mlflow.store import ENVIRONMENT, asking, is_server, tracking_uri
     from tasks.mlflow.tracking import prepare_store
+    from tasks.mlflow.views import address as address_of
 
     root = Path.cwd()
     uri = tracking_uri(root)
@@ -211,8 +212,8 @@ def ui(
         experiments = prepare_store(root, uri).experiments()
     address = f"http://127.0.0.1:{port}"
     typer.echo(f"MLflow at {address} shows {uri}; Ctrl-C ends it")
-    for name, number in sorted(experiments.items()):  # MLflow opens with pages for agents
-        typer.echo(f"  {name}: {address}/#/experiments/{number}/runs?workflowType=machine_learning")
+    for name, number in experiments.items():
+        typer.echo(f"  {name}: {address_of(address, name, number)}")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--default-artifact-root", (root / "mlruns").as_uri()]
     serve_shown(command, {**ENVIRONMENT, **os.environ})

@@ -22,6 +22,7 @@ from quee.settings.experiment import parse_experiment, resolved
 from quee.work.io import write_json, write_table, write_tensors
 from tasks.dvc.lock import dvc_digest, out_problem, read_lock
 from tasks.mlflow import tracking
+from tasks.mlflow.compare import side
 from tasks.mlflow.store import Held, Store, default_uri
 from tasks.mlflow.tracking import read_ledger, track
 from tasks.resolved import settings_file
@@ -133,7 +134,7 @@ def write_stage(root: Path, stage: str, seed: int = 0) -> None:
         write_evaluation(out, seed)
     elif stage == "report":
         (out / "figures").mkdir()
-        (out / "figures" / "curve.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+        (out / "figures" / "curves.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
         (out / "report.html").write_text('<!doctype html><script src="../digits.js"></script>')
     elif stage == "bundle":
         write_tensors(out / "w8a8.safetensors", tensors)
@@ -161,6 +162,8 @@ def write_evaluation(out: Path, seed: int = 0) -> None:
         for c in costs[:: -1 if m == "quee_plan" else 1]
     ]
     write_table(out / "curve.parquet", pa.Table.from_pylist(rows))
+    bands = [{name: row[name] for name in ("method", "cost", "accuracy")} for row in rows if row["split"] == "test"]
+    write_table(out / "bands.parquet", pa.Table.from_pylist(bands))
     points = [
         {
             "method": m,
@@ -319,23 +322,103 @@ def test_a_changed_setting_adds_only_the_results_it_changed(project: Path) -> No
     assert len(runs_of(project)) == len(first.logged) + len(second.logged)
 
 
-def test_the_experiments_run_leads_to_its_stages_and_carries_curves_and_headlines(project: Path) -> None:
+def test_the_experiments_run_leads_to_its_stages_and_says_its_result_in_few_numbers(project: Path) -> None:
     track(project)
     client, run = client_of(project), named(project, "digits")
+    assert client.get_experiment(run.info.experiment_id).name == "quee"
     for stage in STAGES:
-        assert run.data.tags[f"stage_run.{stage}"] == named(project, f"digits/{stage}").info.run_id
-    cost = client.get_metric_history(run.info.run_id, "curve/quee_plan.cost")
-    assert [metric.step for metric in cost] == list(range(12))
-    assert [metric.value for metric in cost] == sorted(metric.value for metric in cost)
-    assert len(client.get_metric_history(run.info.run_id, "curve/quee_plan.accuracy")) == 12
-    assert run.data.metrics["methods/quee_plan.auc"] == pytest.approx(0.9)
-    assert run.data.metrics["evaluate/format"] == 2
-    assert run.data.metrics["backbone/accuracy.test"] == pytest.approx(0.97)
+        of_stage = named(project, f"digits/{stage}")
+        assert run.data.tags[f"stage_run.{stage}"] == of_stage.info.run_id
+        assert client.get_experiment(of_stage.info.experiment_id).name == "quee/stages"
+        here = f"#/experiments/{of_stage.info.experiment_id}/runs/{of_stage.info.run_id}?"
+        assert f"[{stage}]({here}" in run.data.tags["mlflow.note.content"]
+        back = f"[{run.info.run_name}](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?"
+        assert back in of_stage.data.tags["mlflow.note.content"]
+    assert len([name for name in run.data.tags if not name.startswith("mlflow.")]) <= 15
+    assert len(run.data.metrics) <= 25
+    assert run.data.metrics["float accuracy"] == pytest.approx(0.975)
+    assert run.data.metrics["accuracy of the default"] == pytest.approx(0.88)
+    assert run.data.metrics["auc"] == pytest.approx(0.9)
     assert run.data.params["targets.clusters"] == "20"
     files = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert files == {"tables", "report", "dvc.lock", "experiments"}
+    assert files == {"tables", "report", "dvc.lock", "experiments", "facts.json"}
     figures = [item.path for item in client.list_artifacts(run.info.run_id, "report/figures")]
-    assert figures == ["report/figures/curve.svg"]
+    assert figures == ["report/figures/curves.svg"]
+    assert (
+        f"![Accuracy over cost](get-artifact?path=report%2Ffigures%2Fcurves.svg&run_uuid={run.info.run_id})"
+        in (run.data.tags["mlflow.note.content"])
+    )
+
+
+def test_curves_have_costs_as_steps_so_that_those_of_two_runs_lie_over_each_other(project: Path) -> None:
+    track(project)
+    curve = client_of(project).get_metric_history(named(project, "digits").info.run_id, "curve/quee_plan")
+    assert [metric.step for metric in curve] == [round(1000 * cost) for cost in np.geomspace(0.05, 1.0, 12)]
+    assert [metric.value for metric in curve] == sorted(metric.value for metric in curve)
+
+
+def test_all_numbers_are_in_a_table_and_are_compared_from_there(project: Path) -> None:
+    track(project)
+    found = side(project, named(project, "digits").info.run_id, "")
+    here = side(project, "digits", "")
+    assert found.metrics == here.metrics
+    assert found.settings == here.settings
+    assert found.metrics["methods/quee_plan.auc"] == pytest.approx(0.9)
+    assert found.metrics["evaluate/format"] == 2
+    assert found.metrics["backbone/accuracy.test"] == pytest.approx(0.97)
+    stage = side(project, named(project, "digits/evaluate").info.run_id, "")
+    assert stage.metrics["methods/quee_plan.auc"] == pytest.approx(0.9)
+
+
+def test_a_stage_that_two_results_share_links_to_both(project: Path) -> None:
+    track(project)
+    write_stage(project, "report")
+    (project / "artifacts/digits/report/report.html").write_text("<!doctype html>anew")
+    write_lock(project)
+    track(project)
+    rows = [run for run in runs_of(project) if run.data.tags["quee.kind"] == "experiment"]
+    assert len(rows) == 2
+    said = named(project, "digits/targets").data.tags["mlflow.note.content"]
+    assert all(run.info.run_id in said for run in rows)
+
+
+def as_earlier(root: Path) -> Any:
+    """Make the experiment's run one of an earlier version: in an experiment of MLflow's of its own, and in the ledger."""
+    client, run = client_of(root), named(root, "digits")
+    home = client.create_experiment("quee/digits", (root / "mlruns" / "digits").as_uri())
+    earlier = client.create_run(home, tags={**run.data.tags, "mlflow.runName": run.info.run_name})
+    for number in range(40):
+        client.log_metric(earlier.info.run_id, f"methods/m{number}.auc", 0.5)
+    client.set_terminated(earlier.info.run_id)
+    client.delete_run(run.info.run_id)
+    (ledger,) = (root / ".quee" / "tracked").glob("*.json")
+    content = json.loads(ledger.read_text())
+    ledger.write_text(json.dumps({key: value for key, value in content.items() if key != "format"}))
+    return earlier
+
+
+def test_the_run_of_an_earlier_version_is_replaced_and_its_stages_runs_stay(project: Path) -> None:
+    first = track(project)
+    stages = {name: named(project, f"digits/{name}").info.run_id for name in STAGES}
+    earlier = as_earlier(project)
+    assert track(project).logged == [earlier.data.tags["mlflow.runName"]]
+    run = named(project, "digits")
+    assert run.info.run_id != earlier.info.run_id
+    assert len(run.data.metrics) <= 25
+    assert {name: run.data.tags[f"stage_run.{name}"] for name in STAGES} == stages
+    assert len(runs_of(project)) == len(first.logged)
+    assert track(project).logged == track(project, force=True).logged == []
+
+
+def test_the_earlier_run_of_a_result_that_is_no_longer_here_stays(project: Path) -> None:
+    track(project)
+    earlier = as_earlier(project)
+    write_evaluation(project / "artifacts/digits/evaluate", seed=3)
+    write_lock(project)
+    track(project)
+    rows = [run for run in runs_of(project) if run.data.tags["quee.kind"] == "experiment"]
+    assert len(rows) == 2
+    assert earlier.info.run_id in [run.info.run_id for run in rows]
 
 
 def test_a_stage_run_carries_settings_metrics_history_data_sets_models_and_lineage(project: Path) -> None:
@@ -344,6 +427,7 @@ def test_a_stage_run_carries_settings_metrics_history_data_sets_models_and_linea
     assert run.data.params["backbone.kwargs.depth"] == "8"
     assert run.data.params["backbone.label_smoothing"] == "0.0"  # a default, left out in the YAML
     assert run.data.metrics["accuracy/test"] == pytest.approx(0.97)
+    assert "quee.tracker" not in run.data.tags
     assert [m.value for m in client.get_metric_history(run.info.run_id, "history/loss")] == [2.0, 1.0, 0.5]
     assert [m.step for m in client.get_metric_history(run.info.run_id, "history/loss")] == [1, 2, 3]
     assert run.data.tags["quee.dep.tasks/backbone.py"] == "b" * 32
@@ -480,6 +564,12 @@ def test_champion_moves_only_to_a_bundle_better_by_more_than_its_interval(projec
         assert "% of version 1 on validation at budget 0.2" in decision
         assert client.get_model_version("quee-digits", version).tags["quee.champion"] == decision
     assert str(client.get_model_version_by_alias("quee-digits", "champion").version) == "3"
+    said = {number: client.get_model_version("quee-digits", number).tags["quee.champion"] for number in "123"}
+    assert said["1"] == "was champion until version 3, which is better by more than its interval"
+    assert said["2"].startswith("not champion, version 1 stays")
+    assert said["3"].startswith("champion, better by more than its interval: ")
+    model, best = client.get_registered_model("quee-digits"), client.get_model_version("quee-digits", "3")
+    assert model.tags["accuracy"] == best.tags["accuracy"]
     for stage, seed in (("prepare", 5), ("evaluate", 50), ("bundle", 50)):
         write_stage(project, stage, seed=seed)
     (project / "artifacts/digits/prepare/dataset.json").write_text('{"dataset": "digits", "splits": {"validation": 3}}')
@@ -487,16 +577,34 @@ def test_champion_moves_only_to_a_bundle_better_by_more_than_its_interval(projec
     assert "the validation samples differ" in track(project).decided["quee-digits version 4"]
 
 
-def test_a_version_carries_its_runs_tags_its_validation_and_the_bundles_own_card(project: Path) -> None:
+def test_a_version_says_its_results_in_words_and_is_the_model_of_its_experiments_run(project: Path) -> None:
     with_pyfunc(project)
     track(project)
-    version, run = client_of(project).get_model_version("quee-digits", "1"), named(project, "digits/bundle")
-    carried = {key: value for key, value in run.data.tags.items() if key.startswith("quee.dep.")}
-    assert carried
-    assert carried.items() <= version.tags.items()
+    client, run = client_of(project), named(project, "digits")
+    version = client.get_model_version("quee-digits", "1")
+    assert version.run_id == run.info.run_id
+    assert [output.model_id for output in run.outputs.model_outputs] == [version.source.removeprefix("models:/")]
+    assert "[quee-digits version 1](#/models/quee-digits/versions/1)" in run.data.tags["mlflow.note.content"]
     assert version.description == (project / "artifacts/digits/bundle/README.md").read_text()
-    assert version.tags["quee.validation.budget"] == "0.2"
-    assert float(version.tags["quee.validation.accuracy"]) == pytest.approx(0.8 + 0.19 * 0.2**0.5)
+    assert len(version.tags) <= 15
+    assert version.tags["budget"] == "0.2"
+    assert version.tags["data"] == "digits"
+    assert float(version.tags["accuracy"]) == pytest.approx(0.8 + 0.19 * 0.2**0.5, abs=1e-5)
+    model = client.get_registered_model("quee-digits")
+    assert "models:/quee-digits@champion" in model.description
+    assert model.tags["accuracy"] == version.tags["accuracy"]
+
+
+def test_a_result_with_a_registered_bundle_gets_the_same_version(project: Path) -> None:
+    with_pyfunc(project)
+    track(project)
+    write_stage(project, "report")
+    (project / "artifacts/digits/report/report.html").write_text("<!doctype html>anew")
+    write_lock(project)
+    assert track(project).registered == []
+    rows = [run for run in runs_of(project) if run.data.tags["quee.kind"] == "experiment"]
+    assert len(rows) == 2
+    assert len({output.model_id for run in rows for output in run.outputs.model_outputs}) == 1
 
 
 def test_a_version_whose_registration_was_cut_short_is_finished_not_doubled(project: Path) -> None:

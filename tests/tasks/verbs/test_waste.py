@@ -50,7 +50,7 @@ def test_only_what_no_current_or_tracked_result_needs_goes(project: Project, mon
     third = cached(project)
     (project.root / ".quee/partial/targets/0123").mkdir(parents=True)
     (project.root / ".quee/partial/targets/0123/0.json").write_text("0")
-    (project.root / "mlruns/toy" / ("a" * 32) / "artifacts").mkdir(parents=True)
+    (project.root / "mlruns/quee-stages" / ("a" * 32) / "artifacts").mkdir(parents=True)
     client = Memory(project.root).client
     run = next(run for run in client.search_runs(["1"]) if run.data.tags["quee.kind"] == "stage")
     model = client.create_logged_model("1", "cut-short", run.info.run_id)
@@ -69,7 +69,7 @@ def test_only_what_no_current_or_tracked_result_needs_goes(project: Project, mon
     assert not (second - first) & left
     assert third - second <= left
     assert places(project) == {"DVC's cache": 0, "unfinished work": 0, "smoke runs": 0, "MLflow": 0}
-    assert not (project.root / "mlruns/toy" / cut_short.info.run_id).exists()
+    assert not (project.root / "mlruns/quee-stages" / cut_short.info.run_id).exists()
     project.do("dvc", "status")
     assert "unchanged" in project.quee("run")
     assert track(project.root).known == 4
