@@ -44,7 +44,7 @@ class Summary:
         measure = measure_of(self.metrics)
         if reached is not None:
             drop, cost = reached
-            if measure is not ACCURACY:
+            if measure is not ACCURACY and full is not None:
                 level = percent(full - float(drop) / 100, 1)
                 return f"Agrees with the float network on {level} of the images or more, {spent(cost)}."
             return f"Within {DROPS[drop]} of the float network ({percent(full)}), {spent(cost)}."
@@ -110,7 +110,7 @@ class Summary:
         row = next(
             (r for r in self.labelled if point and (r["method"], r["budget"]) == (self.method, point["budget"])), None
         )
-        if row is None:
+        if point is None or row is None:
             return "There are no labels to tell accuracy by."
         ends = f"{figure(row['low'], 1)}, {figure(row['high'], 1)}"
         count = self.metrics["labelled_samples"]
