@@ -24,7 +24,11 @@ def test_a_package_that_was_unpacked_aside_is_named_with_its_version(tmp_path: P
     assert lasting(source) == package_of(source) == "Debian's package dataset-fashion-mnist 0.0~git20200523.55506a9-1"
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(ENTRY)[:20], gzip.compress(b"other text\n"), b"plain"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", gzip.compress(ENTRY)[:20], gzip.compress(b"other text\n"), b"plain"],
+    ids=["empty", "truncated", "other", "plain"],
+)
 def test_without_a_readable_changelog_the_own_name_is_told(tmp_path: Path, content: bytes) -> None:
     source = unpacked(tmp_path, content)
     assert package_of(source) is None
