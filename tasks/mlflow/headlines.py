@@ -75,7 +75,7 @@ class Figures:
         return found
 
     def metrics(self) -> dict[str, float]:
-        """The metrics by name. Numbers that are not known are left out."""
+        """The metrics by name, in the digits that MLflow's columns have room for. Numbers that are not known are left out."""
         own = self.methods.get(self.method or "", {})
         at, cost_at = own.get("accuracy_at_budget", {}), own.get("cost_at_budget", {})
         default = "" if self.budget is None else f"{self.budget:g}"
@@ -92,7 +92,7 @@ class Figures:
             "test images": self.evaluate.get("test_samples"),
             "bundle in MB": self.bytes / 1e6 if self.bytes else None,
         }
-        return {self.measure.said(name): float(value) for name, value in found.items() if value is not None}
+        return {self.measure.said(name): float(f"{value:.5g}") for name, value in found.items() if value is not None}
 
     def _gains(self) -> dict[str, float | None]:
         rivals = {"static": REFERENCE, "confidence": next(iter(named("rival")), "")}

@@ -16,11 +16,12 @@ from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from quee.measure import measure_of
+from quee.measure import ACCURACY, KEY, measure_of
 from quee.policies.registry import METHODS
 from quee.runtime.engines import installed_engines
 from quee.work.extras import distributions
 from quee.work.io import read_table
+from quee.work.percentages import percent
 from tasks.dvc.dependencies import code_root
 from tasks.dvc.lock import StageResult, dvc_digest
 from tasks.mlflow.store import BUNDLE, BUNDLE_MODEL, DECIDED, DIGEST, Store, model_name
@@ -72,7 +73,7 @@ def _add_version(store: Store, bundle: StageResult, pyfunc: Path, run_id: str) -
     name, experiment_id = model_name(bundle.experiment), client.get_run(run_id).info.experiment_id
     made_by = client.get_run(store.held().runs[bundle.digest]).data.tags
     short = {BUNDLE: bundle.outs[bundle.folder], DIGEST: bundle.digest, "quee.experiment": bundle.experiment}
-    tags = {key: value for key, value in made_by.items() if key in CARRIED} | short | validation_tags(root, bundle)
+    tags = validation_tags(root, bundle) | short | {key: value for key, value in made_by.items() if key in CARRIED}
     for stale in client.search_logged_models([experiment_id], f"tags.`{BUNDLE}` = '{short[BUNDLE]}'"):
         client.delete_logged_model(stale.model_id)
     model = client.create_logged_model(experiment_id, name, run_id, tags=short, model_type=BUNDLE_MODEL)
@@ -89,10 +90,20 @@ def _add_version(store: Store, bundle: StageResult, pyfunc: Path, run_id: str) -
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     card = folder / "README.md"
-    description = card.read_text(encoding="utf-8")[:DESCRIPTION] if card.is_file() else None
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    description = "\n\n".join(part for part in (_said(tags), text) if part)[:DESCRIPTION]
     return client.create_model_version(
         name, f"models:/{model.model_id}", run_id, tags, description=description, model_id=model.model_id
     )
+
+
+def _said(tags: dict[str, str]) -> str:
+    """A version's tags in a sentence, which lists of versions show; empty where its results are not known."""
+    if "accuracy" not in tags:
+        return ""
+    said = measure_of({KEY: tags.get(f"quee.{KEY}", ACCURACY.name)}).said
+    share = percent(float(tags["accuracy"]))
+    return said(f"Accuracy {share} at cost {tags['cost']} on {tags['measured on']}, with budget {tags['budget']}.")
 
 
 def validation_tags(root: Path, bundle: StageResult) -> dict[str, str]:

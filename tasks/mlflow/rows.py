@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from mlflow.entities import LoggedModelOutput
 
+from quee.errors import QueeError
 from quee.evaluation.formats import comparable
+from quee.settings.experiment import parse_experiment, resolved
 from quee.work.io import read_json, read_table
 from tasks.dvc.lock import ExperimentResult
 from tasks.mlflow.describe import FIGURE, NOTE, of_experiment, of_model, of_stage
@@ -45,7 +47,7 @@ class RowWriter(Writer):
             figures = self._figures(result)
             bands = self.root / "artifacts" / result.experiment / "evaluate" / "bands.parquet"
             points = figures.curves(read_table(bands).to_pylist()) if bands.is_file() else []
-            self._log_numbers(run_id, settings_of(result.settings), figures.metrics(), points)
+            self._log_numbers(run_id, own_first(settings_of(result.settings)), figures.metrics(), points)
             if rows := figures.table():
                 self.client.log_table(run_id, _columns(rows), f"{TABLES}/results.json")
             self._log_metrics_table(run_id, self._numbers(result))
@@ -128,6 +130,24 @@ class RowWriter(Writer):
             tag = rf'<script src="[^"]*{re.escape(script.name)}"></script>'
             text = re.sub(tag, lambda _: f"<script>{said}</script>", page.read_text(encoding="utf-8"))
             self.client.log_text(run_id, text, "report/report.html")
+
+
+def own_first(settings: dict[str, str]) -> dict[str, str]:
+    """The settings, those first that are not at their default: by these experiments differ. MLflow shows them in this order.
+
+    Settings that are no longer valid keep their order.
+    """
+    needed = {
+        "prepare": {"dataset": settings.get("prepare.dataset")},
+        "backbone": {"name": settings.get("backbone.name")},
+    }
+    try:
+        defaults = settings_of(resolved(parse_experiment("defaults", yaml.safe_dump(needed), "defaults")))
+    except QueeError:
+        return settings
+    told = [f"{block}.{key}" for block, keys in needed.items() for key in keys]
+    own = [name for name in settings if name in told or settings[name] != defaults.get(name)]
+    return {name: settings[name] for name in dict.fromkeys([*told, *own, *settings]) if name in settings}
 
 
 def _columns(rows: list[dict[str, str]]) -> dict[str, list[Any]]:

@@ -16,7 +16,7 @@ def test_the_list_of_results_shows_metrics_and_settings_that_there_are() -> None
     assert len(metrics) >= 5
     assert set(metrics) <= set(Figures(evaluation(), "auto", 0.2).metrics())
     named = {name.split("`")[1] for name in columns if name.startswith("params.")}
-    yaml = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\n"
+    yaml = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\npaths: {precisions: [w3a3, w8a8]}\n"
     assert named <= set(settings_of(resolved(parse_experiment("digits", yaml, "digits.yaml"))))
 
 
