@@ -66,9 +66,8 @@ def drawn(lines: dict[str, list[Point]], full: float | None, name: str, width: i
     names = [""] * HEIGHT
     for method, place in sorted(zip(ends, places, strict=True), key=lambda item: item[1]):
         free = [at for at in range(HEIGHT) if not names[at]]
-        at = min(free, key=lambda k: abs(k - place), default=None)
-        if at is not None:
-            names[at] = f" {marks.get(method, '·')} {method}"
+        if free:
+            names[min(free, key=lambda k: abs(k - place))] = f" {marks.get(method, '·')} {method}"
     out = [name]
     for number, cells in enumerate(grid):
         value = (
