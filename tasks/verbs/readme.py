@@ -4,6 +4,7 @@ Experiments in `params.yaml` are read from `artifacts/`, the others from `refere
 """
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,7 @@ def at_stake(metrics: dict[str, Any]) -> str:
     return "What depth and precision are worth, test accuracy %:\n\n" + "\n".join(lines) + "\n"
 
 
-def _gain(found: dict[str, float], rival: str) -> str:
+def _gain(found: Mapping[str, float], rival: str) -> str:
     verdict = "above" if found["low"] > 0 else "below" if found["high"] < 0 else "not distinguishable from"
     return f"{verdict} `{rival}` ({difference(found)} points)"
 
