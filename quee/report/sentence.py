@@ -42,9 +42,9 @@ class Summary:
         """The least computation for nearly the float network's accuracy, or else how near the method comes to it."""
         reached, full = self.reached(), self.metrics.get("fp32_accuracy")
         measure = measure_of(self.metrics)
-        if reached is not None:
+        if reached is not None and full is not None:
             drop, cost = reached
-            if measure is not ACCURACY and full is not None:
+            if measure is not ACCURACY:
                 level = percent(full - float(drop) / 100, 1)
                 return f"Agrees with the float network on {level} of the images or more, {spent(cost)}."
             return f"Within {DROPS[drop]} of the float network ({percent(full)}), {spent(cost)}."
@@ -107,14 +107,13 @@ class Summary:
         if measure_of(self.metrics) is ACCURACY:
             return ""
         point = self.point
-        row = next(
-            (r for r in self.labelled if point and (r["method"], r["budget"]) == (self.method, point["budget"])), None
-        )
-        if point is None or row is None:
+        own = [row for row in self.labelled if row["method"] == self.method]
+        row = next((row for row in own if point is not None and row["budget"] == point["budget"]), None)
+        if row is None:
             return "There are no labels to tell accuracy by."
         ends = f"{figure(row['low'], 1)}, {figure(row['high'], 1)}"
         count = self.metrics["labelled_samples"]
-        return f"At budget {point['budget']:g} it is right on {percent(row['accuracy'])} [{ends}] of {count:,} labelled images."
+        return f"At budget {row['budget']:g} it is right on {percent(row['accuracy'])} [{ends}] of {count:,} labelled images."
 
     def _own(self) -> list[Row]:
         return [row for row in self.points if row["method"] == self.method and row["test_accuracy"] is not None]

@@ -77,8 +77,8 @@ def run_logged(
                 file.write(chunk)
                 file.flush()
                 *lines, begun = re.split(rb"[\r\n]+", begun + chunk)
-                for line in lines:
-                    if show:
+                if show:
+                    for line in lines:
                         show(line.decode(errors="replace"))
         if show and begun:
             show(begun.decode(errors="replace"))

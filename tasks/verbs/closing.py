@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from quee.errors import QueeError
+from quee.errors import QueeError, UsageError
 from quee.policies.registry import METHODS
 from quee.report.sentence import Summary
 from quee.settings.bundle import Bundle
@@ -38,8 +38,9 @@ def closing_lines(root: Path, experiments: Sequence[str]) -> Iterator[str]:
 
 
 def summary_of(root: Path, results: Results) -> Summary:
-    """The results of what the experiment deploys, or would deploy by the defaults where its YAML is no longer here."""
-    folder = root / "experiments"
-    known = (folder / f"{results.experiment}.yaml").is_file()
-    bundle = load_experiment(results.experiment, folder).bundle if known else Bundle()
+    """The results of what the experiment deploys; by the defaults where its YAML is no longer here or not valid."""
+    try:
+        bundle = load_experiment(results.experiment, root / "experiments").bundle
+    except UsageError:
+        bundle = Bundle()
     return Summary(results.metrics, results.points, METHODS[bundle.policy].shown, bundle.budget, results.labelled)

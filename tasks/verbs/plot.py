@@ -67,8 +67,7 @@ def drawn(lines: dict[str, list[Point]], full: float | None, name: str, width: i
     for method, place in sorted(zip(ends, places, strict=True), key=lambda item: item[1]):
         free = [at for at in range(HEIGHT) if not names[at]]
         if free:
-            at = min(free, key=lambda k: abs(k - place))
-            names[at] = f" {marks.get(method, '·')} {method}"
+            names[min(free, key=lambda k: abs(k - place))] = f" {marks.get(method, '·')} {method}"
     out = [name]
     for number, cells in enumerate(grid):
         value = (
