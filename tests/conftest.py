@@ -4,7 +4,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from quee.work.threads import cores
+from quee.work.threads import cores, free_memory
+
+WORKER_BYTES = 3 << 30
+"""What a worker takes at most."""
 
 torch.set_num_threads(1)
 settings.register_profile("quee", deadline=None, derandomize=True, max_examples=30)
@@ -12,5 +15,6 @@ settings.load_profile("quee")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """What `-n auto` means: the cores that this process may use, at most 8, as each worker takes up to 2 GB."""
-    return min(cores(), 8)
+    """What `-n auto` means: the cores that this process may use, at most 8, and as many workers as have room in memory."""
+    room = 8 if (free := free_memory()) is None else free // WORKER_BYTES
+    return max(1, min(cores(), room, 8))
