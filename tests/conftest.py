@@ -1,5 +1,8 @@
-"""One thread, the same hypothesis examples in every run, and as many workers as cores."""
+"""One thread, the same draws and hypothesis examples in every run, and as many workers as cores."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -12,6 +15,14 @@ WORKER_BYTES = 3 << 30
 torch.set_num_threads(1)
 settings.register_profile("quee", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("quee")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test draws does not depend on the tests before it, which differ from worker to worker."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -21,7 +21,7 @@ from quee.errors import QueeError, UsageError
 from quee.fitting.checks import check_pixels
 from quee.fitting.given import read_images
 from quee.network.architectures import create_backbone
-from quee.runtime import load_bundle
+from quee.runtime import Options, load_bundle
 from quee.settings.paths import Paths
 
 KWARGS = {"embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -382,7 +382,7 @@ def test_images_without_labels_are_fitted_to_the_networks_own_answers_and_the_bu
     assert [(p.cost, p.accuracy) for p in found.points] == [(p.cost, p.accuracy) for p in told.points]
     for point in found.points[:: max(1, len(found.points) // 4)]:
         right = found.predict(beside[0], budget=point.cost) == beside[1]
-        accuracy, low, high = point.labelled
+        accuracy, low, high = found.operating(Options(budget=point.cost)).expected.labelled
         assert low <= accuracy <= high
         assert accuracy == pytest.approx(right.mean(), abs=0.03), "executed as simulated"
     assert found.expect(budget=0.3).labelled is not None

@@ -27,7 +27,9 @@ def test_groups_of_one_sample_give_the_intervals_of_samples(seed: int, samples: 
     assert np.array_equal(resamples(samples, 20, seed), resamples(samples, 20, seed, groups))
     assert half_width(values, 1.96) == half_width(values, 1.96, groups)
     gain = random.normal(size=(1, samples, 3))
-    assert paired(gain, Draws.of(samples, 1, 30, seed)) == paired(gain, Draws.of(samples, 1, 30, seed, groups))
+    alone, grouped = paired(gain, Draws.of(samples, 1, 30, seed)), paired(gain, Draws.of(samples, 1, 30, seed, groups))
+    for own, same in zip(alone, grouped, strict=True):
+        assert own == pytest.approx(same, rel=1e-9, abs=1e-12)  # the last bit is that of the CPU's matrix products
 
 
 @settings(max_examples=25, deadline=None)

@@ -119,7 +119,10 @@ def latin(folder, images) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["--csv", "--json", "table", "--out"])
-def test_names_that_are_not_utf_8_are_written_with_their_bytes(bundle, latin, tmp_path, capfdbinary, kind) -> None:
+def test_names_that_are_not_utf_8_are_written_with_their_bytes(
+    bundle, latin, tmp_path, capfdbinary, monkeypatch, kind
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # names are not cut
     out = tmp_path / "out.parquet"
     options = {"table": [], "--out": ["--out", out]}.get(kind, [kind])
     assert run("predict", bundle, latin, "--engine", "torch", "--skip-bad", *options) == 0

@@ -205,7 +205,7 @@ def test_what_is_executed_is_what_was_simulated(view: GateView, engine: str, tmp
     wanted, found = reference.run(1, W8A8, given_), opened.run(1, W8A8, given_)
     # A value at the edge of two integers may fall to either side, which changes later values; few values do.
     assert np.median(np.abs(found.log_probs - wanted.log_probs)) < 1e-5
-    assert (found.log_probs.argmax(1) == wanted.log_probs.argmax(1)).mean() > 0.98
+    assert (found.log_probs.argmax(1) == wanted.log_probs.argmax(1)).mean() >= 0.97
     alone = opened.run(1, W8A8, given_[7:8])
     assert np.array_equal(alone.log_probs[0], found.log_probs[7])
 

@@ -99,7 +99,7 @@ def test_the_answer_is_nearer_to_the_float_networks(
 ) -> None:
     uniform = quantize_(deepcopy(backbone), QuantizationConfig(name), [IMAGES])
     own = quantize_(deepcopy(backbone), mixed[name], [IMAGES])
-    assert error(own, backbone, NEW) < 0.75 * error(uniform, backbone, NEW)  # type: ignore[arg-type]
+    assert error(own, backbone, NEW) < 0.85 * error(uniform, backbone, NEW)  # type: ignore[arg-type]
     executed = {n: str(m.precision) for n, m in own.named_modules() if hasattr(m, "precision")}
     assert {layer: str(p) for layer, p in mixed[name].layers.items()}.items() <= executed.items()
 
