@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 from toy_project import Project, experiment
 
@@ -82,8 +83,10 @@ def test_unfinished_work_that_a_run_would_go_on_with_stays(project: Project, mon
     run = project.start("quee", "run", TOY_SECONDS="1")
     while len(project.computed()) < 2:
         assert run.poll() is None
+    behind = psutil.Process(run.pid).children(recursive=True)
     run.kill()
     run.wait()
+    psutil.wait_procs(behind, timeout=30)  # they die with it, but not in the same instant
     assert places(project)["unfinished work"] == 0
     project.edit("helpers/helper.py", "OFFSET = 1", "OFFSET = 2")
     assert places(project)["unfinished work"] == 1
