@@ -13,7 +13,7 @@ from quee.policies.names import REFERENCE, named
 from quee.policies.registry import METHODS
 from quee.report import Results, Row
 from quee.report.ends import spread
-from quee.report.lines import Point, line_of, operating
+from quee.report.lines import DEEP, Point, line_of, operating, round_costs
 from quee.report.sentence import Summary, share
 from quee.work.percentages import percent
 
@@ -22,8 +22,6 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 158, 14, 46
 """Margins: ticks, names of the lines, nothing, ticks and the axis' name."""
 LINE = 18.0
 """Least distance of two names."""
-DEEP = 8.0
-"""Points below the best accuracy that the axis shows at most."""
 DEAREST = 1.3
 """Cost up to which points are shown."""
 RIVAL = named("rival")[0]
@@ -144,13 +142,10 @@ def _axes(scale: Scale, name: str) -> Iterable[str]:
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         value = f"{number * step:.{0 if step >= 1 else 1}f}"
         yield f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value}</text>'
-    for power in range(-4, 1):
-        for digit in (1, 2, 5):
-            cost = digit * 10.0**power
-            if scale.costs[0] <= cost <= scale.costs[1]:
-                x, label = scale.x(cost), f"{100 * cost:g} %"
-                yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-                yield f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{label}</text>'
+    for cost in round_costs(*scale.costs):
+        x, label = scale.x(cost), f"{100 * cost:g} %"
+        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        yield f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{label}</text>'
     yield f'<text class="tick" x="{LEFT}" y="{HEIGHT - 8}">computation, of the 8-bit network’s</text>'
     yield f'<text class="tick" transform="translate(12 {TOP}) rotate(-90)" text-anchor="end">{escape(name)}, %</text>'
 

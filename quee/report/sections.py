@@ -8,7 +8,7 @@ from quee.measure import ACCURACY, LABELLED, measure_of
 from quee.policies.names import BOUND, OURS, REFERENCE, RIVALS
 from quee.report import Results
 from quee.report.markup import signed, star, table
-from quee.report.sentence import DROPS, Summary, gains_of, share, spent
+from quee.report.sentence import DROPS, Summary, share, spent
 from quee.work.percentages import DASH, DIFFERENCE, GAP, figure, percent
 
 NO_FLOAT = "fp32 is neither among paths.precisions nor among paths.references"
@@ -77,9 +77,8 @@ def sure(results: Results, summary: Summary) -> str:
                 f"{DROPS[drop].capitalize()} below the float network is reached for {share(cost)} of the computation "
                 f"(95 %: {ends}); {percent(found['reached'], 0)} of the draws of a bootstrap reach it at any cost."
             )
-    gains = gains_of(evaluate)
     for rival in RIVALS:
-        if (gain := gains.get(f"gain.{summary.method}.{rival}")) is not None:
+        if (gain := summary.gain(rival)) is not None:
             lines.append(_gain_line(f"gain.{summary.method}.{rival}", gain, True))
     over = ""
     if count := len({row["resplit"] for row in results.resplits}):

@@ -7,15 +7,13 @@ from pathlib import Path
 
 from quee.errors import UsageError
 from quee.report.ends import spread
-from quee.report.lines import Point, line_of
+from quee.report.lines import DEEP, Point, line_of, round_costs
 from quee.work.io import read_table
 from tasks.verbs.results import Results
 from tasks.work.published import FOLDER
 
 HEIGHT = 18
 MARKS = "●○◆◇■□▲△"
-DEEP = 8.0
-"""Points below the best accuracy that the plot shows at most."""
 
 
 def plotted(root: Path, results: Results, methods: Sequence[str], width: int = 80, reference: bool = False) -> str:
@@ -77,13 +75,11 @@ def drawn(lines: dict[str, list[Point]], full: float | None, name: str, width: i
         )
         out.append((value + "".join(cells) + names[number]).rstrip())
     ticks, last = [" "] * (columns + 6), -1
-    for digits in range(-4, 1):
-        for digit in (1, 2, 5):
-            cost = digit * 10.0**digits
-            text, at = f"{cost:g}", 6 + (column(cost) if low_cost <= cost <= high_cost else -99)
-            if last < at <= columns + 6 - len(text):
-                ticks[at : at + len(text)] = text
-                last = at + len(text)
+    for cost in round_costs(low_cost, high_cost):
+        text, at = f"{cost:g}", 6 + column(cost)
+        if last < at <= columns + 6 - len(text):
+            ticks[at : at + len(text)] = text
+            last = at + len(text)
     return "\n".join([*out, "".join(ticks).rstrip(), "      cost (static w8a8 = 1)"])
 
 
