@@ -16,7 +16,7 @@ from quee.evaluation.folds import Rotations
 from quee.evaluation.formats import FORMAT
 from quee.evaluation.measured import Measured
 from quee.evaluation.quality import Other, measured_variants, others, rank_correlation
-from quee.evaluation.repeats import Held, divide_again, fit_again, fit_others, forget, seconds
+from quee.evaluation.repeats import Held, divide_again, fit_again, fit_ensembles, fit_others, forget, seconds
 from quee.evaluation.summary import compare, resplit_summary
 from quee.evaluation.tables import (
     Row,
@@ -58,10 +58,10 @@ def run(stage: Stage) -> None:
     Guarantees are those of the first rotation, whose policies the bundle holds.
     """
     experiment, settings = stage.experiment, stage.experiment.evaluate
-    held = Held(experiment, *(str(stage.input(name).resolve()) for name in ("features", "prepare", "targets")))
-    caches = [held.rotation(number) for number in range(len(held.splits()))]
+    features, prepare, targets = (str(stage.input(name).resolve()) for name in ("features", "prepare", "targets"))
+    held = Held(experiment, features, prepare, targets)
+    policies, worse, resplits, caches = _fitted_again(stage, held)
     cache = caches[0]
-    policies, worse, resplits = _fitted_again(stage, held, caches)
     certified = bool((cache.split == "certification").any())
     rotations = Rotations([_setting(stage, own, certified and own is cache) for own in caches], settings.budgets)
     yardstick, reference = rotations.yardsticks[0], rotations.float_errors
@@ -165,28 +165,30 @@ def _fitted(rotations: Rotations, policies: Sequence[dict[str, Router]]) -> list
 
 
 def _fitted_again(
-    stage: Stage, held: Held, caches: Sequence[FeatureCache]
-) -> tuple[list[list[dict[str, Router]]], list[dict[Other, Predictors]], list[Row]]:
+    stage: Stage, held: Held
+) -> tuple[list[list[dict[str, Router]]], list[dict[Other, Predictors]], list[Row], list[FeatureCache]]:
     """Policies by seed and rotation: the stages' own, and those fitted again for the others; by rotation the predictors of
-    other quality; and the rows of re-divisions.
+    other quality; the rows of re-divisions; and the caches of the rotations.
 
     It is called first, because fitting takes most memory.
     """
-    cache, settings = caches[0], stage.experiment.evaluate
-    own = (0, 0)
-    every = [(seed, rotation) for rotation in range(len(caches)) for seed in range(settings.seeds)]
+    settings, rotations, own = stage.experiment.evaluate, len(held.splits()), (0, 0)
+    every = [(seed, rotation) for rotation in range(rotations) for seed in range(settings.seeds)]
     scale = read_scale()
     store = scale.store(stage)
     fits = [fit for fit in every if fit != own]
-    wanted = others(stage.experiment, caches)
-    lanes = scale.lanes_for(seconds(cache, len(fits) + len(wanted) * len(caches) + settings.resplits))
+    lanes = scale.lanes_for(seconds(held.own_heads(), len(fits) + rotations + settings.resplits))
+    held = fit_ensembles(held, rotations, store, lanes)
+    caches = [held.rotation(number) for number in range(rotations)]
+    cache, wanted = caches[0], others(stage.experiment, caches)
     found = fit_again(held, fits, store, lanes, caches)
     basis = Basis(cache.tree, cache.description, read_predictors(stage.input("predictors")))
     found[own] = read_learned(stage.input("policies"), basis)
-    worse = fit_others(held, wanted, len(caches), store, lanes)
+    worse = fit_others(held, wanted, rotations, store, lanes)
     rows = divide_again(held, settings.resplits, store, lanes)
     forget()
-    return [[found[seed, rotation] for rotation in range(len(caches))] for seed in range(settings.seeds)], worse, rows
+    policies = [[found[seed, rotation] for rotation in range(rotations)] for seed in range(settings.seeds)]
+    return policies, worse, rows, caches
 
 
 if __name__ == "__main__":

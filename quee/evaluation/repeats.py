@@ -5,17 +5,17 @@ A worker reads the stages' results itself, because a cache is larger than what i
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quee.cache.answers import answered, with_ensembles
+from quee.cache.answers import answered, fitted
 from quee.cache.read import FeatureCache, read_cache
 from quee.data.splits import held_out_rotations
-from quee.ensembles import read_ensembles
+from quee.ensembles import Ensembles, read_ensembles
 from quee.evaluation.quality import Other, fit_other
 from quee.evaluation.resplits import fit_policies, resplit
 from quee.policies.base import Basis, Router
@@ -42,6 +42,8 @@ class Held:
     features: str
     prepare: str
     targets: str
+    ensembles: tuple[Ensembles | None, ...] = field(default=(), compare=False, repr=False)
+    """Of every rotation, from `fit_ensembles`; without them a rotation is asked for together with its fit."""
 
     def own_heads(self) -> FeatureCache:
         """The cache as the nodes' own heads answer, read once in a process."""
@@ -54,7 +56,22 @@ class Held:
     def rotation(self, number: int) -> FeatureCache:
         """The cache with the splits of one rotation, as ensembles answer that are fitted in it; those of the first rotation
         are those of stage `targets`. The last one asked for is kept in a process, so ask rotation by rotation."""
-        return _rotation(self.features, self.prepare, self.targets, self.experiment.targets.ensemble, number)
+        key = self.features, self.prepare, self.targets, self.experiment.targets.ensemble, number
+        if key not in _ROTATION:
+            _ROTATION.clear()
+            divided, ensembles = self.divided(number), self.ensembles
+            _ROTATION[key] = answered(divided, ensembles[number] if ensembles else self.fitted(number))
+        return _ROTATION[key]
+
+    def divided(self, number: int) -> FeatureCache:
+        """The cache of own heads with the splits of one rotation."""
+        return self.own_heads() if number == 0 else replace(self.own_heads(), split=self.splits()[number])
+
+    def fitted(self, number: int) -> Ensembles | None:
+        """The ensembles of one rotation; those of the first are read."""
+        if number == 0:
+            return read_ensembles(Path(self.targets))
+        return fitted(self.divided(number)) if self.experiment.targets.ensemble else None
 
 
 @lru_cache(maxsize=1)
@@ -62,12 +79,8 @@ def _own_heads(features: str, heads: bool) -> FeatureCache:
     return read_cache(Path(features), log_probs=True, heads=heads)
 
 
-@lru_cache(maxsize=1)
-def _rotation(features: str, prepare: str, targets: str, ensemble: bool, number: int) -> FeatureCache:
-    cache = _own_heads(features, ensemble)
-    if number == 0:
-        return answered(cache, read_ensembles(Path(targets)))
-    return with_ensembles(replace(cache, split=_splits(prepare, cache)[number]), ensemble)
+_ROTATION: dict[tuple[str, str, str, bool, int], FeatureCache] = {}
+"""The rotation that was last asked for."""
 
 
 def _splits(prepare: str, cache: FeatureCache) -> list[np.ndarray]:
@@ -77,12 +90,30 @@ def _splits(prepare: str, cache: FeatureCache) -> list[np.ndarray]:
 def forget() -> None:
     """Let go of the caches that this process keeps, for their memory."""
     _own_heads.cache_clear()
-    _rotation.cache_clear()
+    _ROTATION.clear()
 
 
 def seconds(cache: FeatureCache, fits: int) -> float:
     """Time that so many fits on a cache take on one core."""
     return SECONDS * len(cache) * len(cache.tree) * fits
+
+
+def fit_ensembles(held: Held, rotations: int, store: Store, lanes: Lanes) -> Held:
+    """The same with the ensembles of all rotations, which take longer to fit than policies."""
+    shards = [Shard(f"ensembles-{number}", compute_ensembles, (held, number)) for number in range(1, rotations)]
+    run_shards(shards, store, lanes, "ensembles of folds")
+    found = [held.fitted(0)]
+    for number, data in enumerate(read_shards(shards, store), 1):
+        arrays = unpacked_tensors(data, f"ensembles of rotation {number}")[0]
+        found.append(Ensembles(**arrays) if arrays else None)
+    return replace(held, ensembles=tuple(found))
+
+
+def compute_ensembles(held: Held, number: int) -> bytes:
+    """The ensembles of one rotation as safetensors, empty where there are none. Runs in any process."""
+    with alone():
+        found = held.fitted(number)
+    return packed_tensors({} if found is None else found.arrays())
 
 
 def fit_again(

@@ -1,5 +1,6 @@
 """Fits of other seeds and folds in shards, on a small project."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from tiny_project import Tiny
 from tiny_project import tiny as tiny
 
-from quee.evaluation.repeats import Held, divide_again, fit_again
+from quee.evaluation.repeats import Held, divide_again, fit_again, fit_ensembles, forget
 from quee.evaluation.resplits import fit_policies, resplit
 from quee.settings.experiment import load_experiment
 from quee.work.store import Store
@@ -45,6 +46,31 @@ def test_policies_out_of_shards_are_those_fitted_in_place_and_are_kept(held: Hel
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "shards").iterdir()}
     fit_again(held, wanted, store, Inline(), caches)
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "shards").iterdir()} == times, "computed once"
+
+
+def test_ensembles_out_of_shards_answer_as_those_fitted_with_the_rotation(held: Held, tmp_path: Path) -> None:
+    number = len(held.splits())
+    alone_in = [held.rotation(rotation) for rotation in range(number)]
+    assert not np.array_equal(alone_in[0].p_label, alone_in[1].p_label), "rotations have ensembles of their own"
+    forget()
+    fitted = fit_ensembles(held, number, Store(str(tmp_path / "shards")), Inline())
+    assert len(fitted.ensembles) == number
+    for rotation, expected in enumerate(alone_in):
+        found = fitted.rotation(rotation)
+        for name in ("p_label", "features", "prediction", "split"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+
+
+def test_a_task_without_ensembles_has_none_in_any_rotation(held: Held, tmp_path: Path) -> None:
+    without = replace(
+        held,
+        experiment=held.experiment.model_copy(
+            update={"targets": held.experiment.targets.model_copy(update={"ensemble": False})}
+        ),
+    )
+    fitted = fit_ensembles(without, 2, Store(str(tmp_path / "shards")), Inline())
+    assert fitted.ensembles[1] is None
+    forget()
 
 
 def test_re_divisions_out_of_shards_are_those_computed_in_place(held: Held, tmp_path: Path) -> None:
