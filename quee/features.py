@@ -4,6 +4,7 @@ The first four are the uncertainty measures of JEI-DNN's gates: largest probabil
 two largest, entropy of p²/Σp². The others are the compressed embedding: principal components of the pooled state.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,27 +41,30 @@ def _softmax(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return log_probs, p
 
 
-def state_features(logits: np.ndarray, embedding: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def state_features(
+    logits: np.ndarray, embedding: np.ndarray | None = None, measures: Collection[str] = UNCERTAINTY
+) -> tuple[np.ndarray, np.ndarray]:
     """Log probabilities (n, classes), float64, and state features (n, F), float32, of exit logits (n, classes).
 
     `embedding` (n, E) follows the measures of uncertainty. Values are computed in double precision and rounded once, row
     by row, so that a sample's features do not depend on the batch. Logarithms are taken once and shared; otherwise the
-    features of a small segment would take as long as the segment.
+    features of a small segment would take as long as the segment. Measures of uncertainty that are not among `measures`
+    are 0.
     """
-    rows, measures = np.arange(len(logits)), len(UNCERTAINTY)
     log_probs, p = _softmax(logits)
-    squared = p * p
-    mass = np.add.reduce(squared, axis=1)
-    features = np.empty((len(rows), measures + (0 if embedding is None else embedding.shape[1])), np.float32)
-    top = p.argmax(axis=1)
-    features[:, 0] = largest = p[rows, top]
-    features[:, 1] = -np.add.reduce(p * log_probs, axis=1)
-    # With q = p²/Σp²: -Σ q log q = log Σp² - 2 Σ q log p.
-    features[:, 3] = np.log(mass) - 2 * np.add.reduce(np.multiply(squared, log_probs, out=squared), axis=1) / mass
-    p[rows, top] = -1.0
-    features[:, 2] = largest - np.maximum.reduce(p, axis=1)
+    features = np.zeros((len(p), len(UNCERTAINTY) + (0 if embedding is None else embedding.shape[1])), np.float32)
     if embedding is not None:
-        features[:, measures:] = embedding
+        features[:, len(UNCERTAINTY) :] = embedding
+    features[:, 0] = largest = np.maximum.reduce(p, axis=1)
+    if "entropy" in measures:
+        features[:, 1] = -np.add.reduce(p * log_probs, axis=1)
+    if "sharpened_entropy" in measures:  # with q = p²/Σp²: -Σ q log q = log Σp² - 2 Σ q log p
+        squared = p * p
+        mass = np.add.reduce(squared, axis=1)
+        features[:, 3] = np.log(mass) - 2 * np.add.reduce(np.multiply(squared, log_probs, out=squared), axis=1) / mass
+    if "margin" in measures:
+        p[np.arange(len(p)), p.argmax(axis=1)] = -1.0
+        features[:, 2] = largest - np.maximum.reduce(p, axis=1)
     return log_probs, features
 
 

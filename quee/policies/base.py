@@ -5,13 +5,14 @@ simulation asks for every knob of a sweep, the runtime once per sample with the 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quee.features import UNCERTAINTY
 from quee.paths import PathTree
 from quee.policies.networks import Predictors, views
 
@@ -244,6 +245,8 @@ class Policy(Router):
     """Classes of the log-probabilities from which it makes answers of its own, in place of the nodes'; 0 where it makes none.
     Such a policy is shown what it carries and no state features, because these are of answers that its samples do not get."""
 
+    measures: Collection[str] = UNCERTAINTY
+    """The measures of uncertainty that it reads; at run time no others are computed for its samples."""
     together = 1
     """Number of knobs per call of the simulation; a larger number is faster for cheap decisions."""
     stands: np.ndarray | None = None

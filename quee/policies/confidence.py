@@ -1,6 +1,6 @@
 """Early exits by a threshold on the exit head's confidence or entropy, at fixed precisions."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from quee.policies.thresholds import Thresholds
 class Confidence(Thresholds):
     """Exits where the largest probability reaches the threshold."""
 
+    measures: Collection[str] = ("max_probability",)
+
     def score(self, features: np.ndarray) -> np.ndarray:
         return self.column(features, "max_probability")
 
@@ -19,6 +21,7 @@ class Confidence(Thresholds):
 class Entropy(Thresholds):
     """Exits where the entropy, in nats, is at most the threshold."""
 
+    measures: Collection[str] = ("max_probability", "entropy")
     sign = -1.0
 
     def score(self, features: np.ndarray) -> np.ndarray:

@@ -55,6 +55,8 @@ def share_thresholds(score: np.ndarray, shares: np.ndarray) -> np.ndarray:
 class Eero(Thresholds):
     """A range of budgets at every uniform precision of the tree."""
 
+    measures = ("max_probability",)
+
     def score(self, features: np.ndarray) -> np.ndarray:
         return self.column(features, "max_probability")
 

@@ -57,6 +57,7 @@ class JeiGate(Thresholds):
     """
 
     kind = "lambda"
+    measures = FEATURES
 
     def score(self, features: np.ndarray) -> np.ndarray:
         """The features themselves (…, F), because their score depends on the point."""

@@ -14,6 +14,7 @@ class Patience(Thresholds):
     """
 
     carries = 2
+    measures = ("max_probability",)
 
     def carry(self, node: np.ndarray, before: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, None]:
         agrees = (self.tree.gate[node] > 1) & (before[:, 0] == said)

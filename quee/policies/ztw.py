@@ -31,6 +31,7 @@ class Ztw(Thresholds):
 
     carries = 1
     mixes = True
+    measures = ()
     shared = ("weight", "bias")
 
     def __init__(self, tree: PathTree, costs: Costs, feature_names: Sequence[str], arrays: Arrays) -> None:

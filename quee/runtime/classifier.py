@@ -22,7 +22,7 @@ from quee.runtime.engines.probe import AutoEngine
 from quee.runtime.executor import Executor, Flight, draws
 from quee.runtime.explanation import Explanation, Trace, explained, static_costs
 from quee.runtime.images import Images, checked, prepare
-from quee.runtime.operating import Asked, Expected, Guarantee, Operating, OperatingPoints, Options, Point
+from quee.runtime.operating import Asked, Expected, Guarantee, Operating, OperatingPoints, Options, Point, asked
 from quee.runtime.profile import Profile
 from quee.runtime.stream import Stream
 from quee.runtime.timed import timed_points
@@ -158,26 +158,26 @@ class AdaptiveClassifier(FittedClassifier):
         With `pixels="unit"` arrays hold floats from 0 to 1; no other type is cast. `budget_met` is false where the
         request cannot be met. Raises UsageError, a ValueError, naming a bad value.
         """
-        asked = Options(**options)
-        return self.run(self.prepare(images, pixels), asked)
+        wanted = asked(options)
+        return self.run(self.prepare(images, pixels), wanted)
 
     def route_prepared(self, x: np.ndarray, **options: Unpack[Asked]) -> Routed:
         """`route` for prepared images (n, c, h, w), float32."""
-        asked = Options(**options)
-        return self.run(checked(x, self.transform), asked)
+        wanted = asked(options)
+        return self.run(checked(x, self.transform), wanted)
 
     def stream(self, **options: Unpack[Asked]) -> Stream:
         """A stream that holds its budget on average over its images, also when they are unlike the validation data.
 
         Takes `budget`, by default the bundle's own, and `max_cost`. It needs no labels: see `quee.runtime.control`.
         """
-        return Stream(self, Options(**options))
+        return Stream(self, asked(options))
 
     def explain(self, images: Images, *, pixels: str = "uint8", **options: Unpack[Asked]) -> list[Explanation]:
         """An explanation of each image's path."""
         x = self.prepare(images, pixels)
         trace = Trace(len(x), self.tree.segments)
-        routed = self.run(x, Options(**options), trace)
+        routed = self.run(x, asked(options), trace)
         return explained(routed, trace, self.policy, self.classes, self.static_costs)
 
     @cached_property
@@ -229,7 +229,7 @@ class AdaptiveClassifier(FittedClassifier):
 
         With `max_cost` the values are upper bounds, because the points were measured without such a limit.
         """
-        return self.operating(Options(**options)).expected
+        return self.operating(asked(options)).expected
 
     def operating(self, options: Options) -> Operating:
         """The operating points that answer the options; raises UsageError for a budget of time, whose points are those of

@@ -4,7 +4,7 @@ One table holds the facts of all samples. States travel between segments, togeth
 belong to. Python's loops run over groups, never over samples.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +17,10 @@ from quee.work.bits import splitmix64
 
 BATCH = 256
 """Samples that start together; more would only take more memory."""
+
+
+REMEMBERED = 256
+"""Number of knobs whose policies are remembered."""
 
 
 class Samples:
@@ -120,6 +124,7 @@ class Executor:
         self.ensembles = ensembles
         self.tree = policy.tree
         self.carried = max(own.carries for own in policy.policies().values())
+        self._alone = lru_cache(maxsize=REMEMBERED)(lambda knob: list(policy.parts(np.array([knob]))))
 
     def samples(self, slots: int) -> Samples:
         classes = max(own.classes for own in self.policy.policies().values())
@@ -150,7 +155,7 @@ class Executor:
         after, settled = Flight(flight.slots, ran.state), self._settled(segment, samples, flight.slots)
         least = OPEN if settled is None else int(settled.min())
         if least == OPEN:
-            log_probs, features = ran.seen()
+            log_probs, features = ran.seen(self._read(samples, rows))
             samples.features[rows, (segment - 1) * self.features : segment * self.features] = features
             return Passed(after, log_probs, settled)
         return Passed(after, ran.log_probs if whole or least == EXIT else None, settled)
@@ -162,13 +167,14 @@ class Executor:
 
     def _carried(self, segment: int, samples: Samples, slots: np.ndarray, node: np.ndarray, ran: Step) -> Passed:
         """Samples at nodes (n,) with what their policies carry on from there, settled or not, and the policies' own answers."""
-        log_probs, features = ran.seen()
-        log_probs, features = log_probs.astype(np.float64), features.copy()
-        for part in self.policy.parts(samples.trade_off[slots]):
+        log_probs, features = np.empty(ran.logits.shape), np.empty((len(slots), self.features), np.float32)
+        for part in self._deciding(samples.trade_off[slots]):
             own, at, rows = part.policy, node[part.rows], slots[part.rows]
             heads = samples.log_probs[rows, :segment]
+            given = ran.take(part.rows)
             if self.ensembles is not None and not own.classes:
-                log_probs[part.rows], features[part.rows] = self.ensembles(at, heads, features[part.rows])
+                given.logits = self.ensembles.logits(at, heads)
+            log_probs[part.rows], features[part.rows] = given.seen(own.measures)
             if not own.carries:
                 continue
             before = np.zeros((len(at), own.carries))
@@ -211,9 +217,18 @@ class Executor:
                 found[part.rows] = own
         return found
 
+    def _deciding(self, knob: np.ndarray) -> Sequence[Part]:
+        """The policies that decide at knobs (n,); those of a single knob are remembered, because finding them takes a while."""
+        return self._alone(float(knob[0])) if len(knob) == 1 else list(self.policy.parts(knob))
+
+    def _read(self, samples: Samples, rows: np.ndarray | slice) -> Collection[str]:
+        """The measures of uncertainty that the policies of samples read."""
+        parts = self._deciding(samples.trade_off[rows])
+        return parts[0].policy.measures if len(parts) == 1 else {m for part in parts for m in part.policy.measures}
+
     def _parts(self, samples: Samples, slots: np.ndarray) -> Iterator[tuple[Part, np.ndarray | slice, Limit | None]]:
         """The policies that decide for samples, each with its rows of the table and its limits."""
-        for part in self.policy.parts(samples.trade_off[rows_at(slots)]):
+        for part in self._deciding(samples.trade_off[rows_at(slots)]):
             rows = rows_at(slots[part.rows])
             limit = None if samples.max_cost is None else Limit(part.policy.costs.routed, samples.max_cost[rows])
             yield part, rows, limit
@@ -284,5 +299,5 @@ def draws(images: np.ndarray) -> np.ndarray:
     """A number (n,) in [0, 1) for each prepared image (n, …), float32, drawn from its own pixels alone."""
     pixels = np.ascontiguousarray(images, np.float32).reshape(len(images), -1)
     words: np.ndarray = pixels.view(np.uint32 if pixels.shape[1] % 2 else np.uint64)
-    ids = np.einsum("np,p->n", words, _powers(words.shape[1]), dtype=np.uint64)  # a polynomial of the pixels, mod 2^64
+    ids = words @ _powers(words.shape[1])  # a polynomial of the pixels, mod 2^64
     return np.asarray((splitmix64(ids) >> np.uint64(11)) * 2.0**-53)

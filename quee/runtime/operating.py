@@ -174,6 +174,17 @@ class Options:
         return None if self.latency_ms is None else float(self.latency_ms)
 
 
+_remembered = lru_cache(maxsize=256, typed=True)(Options)
+
+
+def asked(options: Asked) -> Options:
+    """`Options` of keyword arguments; those of earlier calls are remembered. Raises as `Options` does."""
+    try:
+        return _remembered(**options)
+    except TypeError:  # a value without a hash, or no option at all: let `Options` say so
+        return Options(**options)
+
+
 @dataclass(frozen=True)
 class Operating:
     """Two neighbouring points, the share of samples served at the second, and whether the request can be met."""

@@ -1,8 +1,11 @@
 """An engine that answers from a feature cache, so that the executor runs without a network."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from quee.cache.read import FeatureCache
+from quee.features import UNCERTAINTY
 from quee.precision import Precision
 from quee.runtime.engines.base import Step
 
@@ -10,9 +13,15 @@ from quee.runtime.engines.base import Step
 class Cached(Step):
     """A step whose state features, all of them, are in place of the embedding, and log-probabilities in place of logits."""
 
-    def seen(self) -> tuple[np.ndarray, np.ndarray]:
+    def seen(self, measures: Collection[str] = UNCERTAINTY) -> tuple[np.ndarray, np.ndarray]:
         assert self.embedding is not None
-        return self.logits, self.embedding
+        features = self.embedding.copy()
+        features[:, [i for i, name in enumerate(UNCERTAINTY) if name not in measures]] = np.nan
+        return self.logits, features
+
+    def take(self, rows: np.ndarray | slice) -> Step:
+        assert self.embedding is not None
+        return Cached(None, self.logits[rows], self.embedding[rows])
 
     @property
     def log_probs(self) -> np.ndarray:

@@ -9,7 +9,7 @@ from quee.errors import QueeError, UsageError
 from quee.runtime.engines.base import Engine, Reference, Step
 from quee.runtime.engines.graphs import GraphEngine
 from quee.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from quee.runtime.engines.openvino import OpenVinoEngine
+from quee.runtime.engines.openvino import OpenVinoEngine, OpenVinoFloatsEngine
 from quee.runtime.engines.probe import AutoEngine
 from quee.runtime.view import View
 from quee.work.extras import require_package
@@ -18,6 +18,8 @@ from quee.work.threads import cores
 
 GRAPH_ENGINES: tuple[type[GraphEngine], ...] = (OpenVinoEngine, OnnxRuntimeEngine)
 """Engines that execute exported graphs."""
+VARIANTS: tuple[type[GraphEngine], ...] = (OpenVinoFloatsEngine,)
+"""Other ways to execute the same graphs, which only `auto` takes, where they are faster."""
 ENGINES: Registry[Callable[[View, Path | None, int], Engine]] = Registry("engine")
 """Name to constructor: (view, folder with the exported graphs, threads) → engine."""
 
@@ -43,7 +45,7 @@ def installed_engines(graphs: bool) -> list[str]:
 
 def _auto(view: View, graphs: Path | None, threads: int) -> AutoEngine:
     known = installed_engines(graphs is not None and any(graphs.glob("*.onnx")))
-    found = [kind(view, graphs, threads) for kind in GRAPH_ENGINES if kind.name in known]
+    found = [kind(view, graphs, threads) for kind in (*GRAPH_ENGINES, *VARIANTS) if kind.package in known]
     if not known and graphs is not None:
         names = ", ".join(f"'quee[{kind.name}]'" for kind in GRAPH_ENGINES)
         raise QueeError(f"no engine is installed: pip install one of {names}")

@@ -3,12 +3,13 @@
 The exit head and the embedding are part of a segment's graph, because one call costs less than three.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from quee.features import log_softmax, state_features
+from quee.features import UNCERTAINTY, log_softmax, state_features
 from quee.precision import Precision
 
 
@@ -23,6 +24,10 @@ class Step:
     embedding: np.ndarray | None
     """(n, E), float32: the compressed embedding; None where state features have none."""
 
+    def take(self, rows: np.ndarray | slice) -> "Step":
+        """The answers of some samples, without their states."""
+        return Step(None, self.logits[rows], None if self.embedding is None else self.embedding[rows])
+
     @property
     def log_probs(self) -> np.ndarray:
         """(n, classes), float64, of the exit head; computed at every call."""
@@ -33,9 +38,9 @@ class Step:
         """(n, F), float32: state features of the exit head, as `GateView` computes them; computed at every call."""
         return self.seen()[1]
 
-    def seen(self) -> tuple[np.ndarray, np.ndarray]:
-        """Log probabilities and state features, which take one computation."""
-        return state_features(self.logits, self.embedding)
+    def seen(self, measures: Collection[str] = UNCERTAINTY) -> tuple[np.ndarray, np.ndarray]:
+        """Log probabilities and state features, which take one computation; measures of uncertainty not named are 0."""
+        return state_features(self.logits, self.embedding, measures)
 
 
 def graph_name(segment: int, precision: Precision) -> str:

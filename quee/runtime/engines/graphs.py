@@ -35,7 +35,7 @@ class GraphEngine(ABC):
     def __init__(self, view: View, graphs: Path | None, threads: int) -> None:
         """Raises QueeError that names the extra to install, or the folder that has no graphs."""
         for package in (self.package, "onnx"):
-            require_package(package, f"engine {self.name}", self.name)
+            require_package(package, f"engine {self.name}", self.package)
         if graphs is None or not any(graphs.glob("*.onnx")):
             raise QueeError(
                 f"engine {self.name} needs exported graphs and {graphs or 'this network'} has none; make the bundle anew, "
@@ -64,7 +64,14 @@ class GraphEngine(ABC):
     @cached_property
     def exact(self) -> bool:
         """Whether the engine's integer kernels sum without loss on this CPU; measured once per machine."""
-        return _measured(type(self), self.threads, self)
+        return self.kernels_are_exact()
+
+    def kernels_are_exact(self) -> bool:
+        return _measured(self.package, self.threads, self)
+
+    def differs(self, precision: Precision) -> bool:
+        """Whether it executes a precision otherwise than the engine that it is a variant of."""
+        return True
 
     def integers(self, precision: Precision) -> str:
         """Name of the arithmetic that executes an integer precision, for `executed`."""
@@ -121,15 +128,15 @@ class GraphEngine(ABC):
 EXACT = "exact"
 TRIED = "sums of integer products"
 """Names what is remembered; another name makes every machine measure again."""
-_KNOWN: dict[tuple[type[GraphEngine], int], bool] = {}
+_KNOWN: dict[tuple[str, int], bool] = {}
 
 
-def _measured(kind: type[GraphEngine], threads: int, engine: GraphEngine) -> bool:
-    if (found := _KNOWN.get((kind, threads))) is None:
-        key = f"{cpu_model()}; {engine.name} {engine.version}; threads {threads}; {TRIED}"
+def _measured(package: str, threads: int, engine: GraphEngine) -> bool:
+    if (found := _KNOWN.get((package, threads))) is None:
+        key = f"{cpu_model()}; {package} {engine.version}; threads {threads}; {TRIED}"
         if (known := remembered(key)) is None:
             products = Precision("w8a8")
             known = EXACT if are_exact(lambda graph, x: engine.compile(graph, products, len(x))(x)[0]) else "inexact"
             remember(key, known)
-        found = _KNOWN[kind, threads] = known == EXACT
+        found = _KNOWN[package, threads] = known == EXACT
     return found

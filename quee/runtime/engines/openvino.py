@@ -72,6 +72,19 @@ class OpenVinoEngine(GraphEngine):
         return self.compile(self.graph(path), precision, size if self.sizes(path) is LADDER else None)
 
 
+class OpenVinoFloatsEngine(OpenVinoEngine):
+    """OpenVINO with integers held in floats, as where its integer kernels are not exact: small layers multiply them faster."""
+
+    name = "openvino in floats"
+
+    @cached_property
+    def exact(self) -> bool:
+        return False
+
+    def differs(self, precision: Precision) -> bool:
+        return not precision.is_float and self.kernels_are_exact()
+
+
 class _Call:
     """An inference request of a fixed size, with its buffers."""
 

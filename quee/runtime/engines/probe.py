@@ -98,16 +98,21 @@ class AutoEngine:
         )
         if not self.engines or graph is None or not graph.is_file():
             return self._held(self.torch, segment, precision, len(state))
-        ways = ", ".join(f"{name} {engine.executed(precision)}" for name, engine in self.engines.items())
+        ways = ", ".join(f"{n} {self.engines[n].executed(precision)}" for n in self._differing(precision))
         key = f"{cpu_model()}; {self.version}; threads {self.threads}; {ways}; {precision} {file_digest(graph)}"
         name = remembered(key)
         if name is None or name not in self.engines or not self._agrees(name, segment, precision, len(state)):
-            names = [name for name in self.engines if self._agrees(name, segment, precision, len(state))]
+            names = [n for n in self._differing(precision) if self._agrees(n, segment, precision, len(state))]
             if not names:
                 return self._reference(segment, precision, len(state))
             name = names[0] if len(names) == 1 else self._fastest(names, segment, precision, state)
             remember(key, name)
         return self.engines[name]
+
+    def _differing(self, precision: Precision) -> list[str]:
+        """The engines that are worth trying for a precision."""
+        every = self.engines.items()
+        return [name for name, engine in every if not isinstance(engine, GraphEngine) or engine.differs(precision)]
 
     def _reference(self, segment: int, precision: Precision, batch: int) -> Engine:
         """Engine torch, where no other agrees; raises DisagreementError where it is not installed or differs too."""

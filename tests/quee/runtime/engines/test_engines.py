@@ -224,6 +224,32 @@ def test_auto_remembers_what_it_measured(view, images, folder, tmp_path: Path, m
     assert again.run(1, Precision("w8a8"), images[:4]).state.shape[0] == 4
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_auto_tries_integers_in_floats_where_kernels_of_integers_are_another_way(
+    view, images, folder, tmp_path: Path, monkeypatch, exact: bool
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(graphs, "_measured", lambda *_: exact)
+    tried: list[str] = []
+    monkeypatch.setattr(probe, "least_seconds", lambda engine, *_: tried.append(engine.name) or float(len(engine.name)))
+    engine = open_engine("auto", view, folder, threads=1)
+    engine.chosen(1, Precision("w8a8"), images[:4])
+    assert ("openvino in floats" in tried) is exact
+    tried.clear()
+    engine.chosen(1, Precision("fp32"), images[:4])
+    assert tried and "openvino in floats" not in tried
+
+
+def test_integers_in_floats_by_choice_are_those_of_the_engine(view, images, folder) -> None:
+    pytest.importorskip("openvino")
+    auto, precision = open_engine("auto", view, folder, threads=1), Precision("w4a4")
+    floats, own = auto.engines["openvino in floats"], open_engine("openvino", view, folder, threads=1)
+    one, other = floats.run(1, precision, images[:8]), own.run(1, precision, images[:8])
+    assert np.median(np.abs(one.logits - other.logits)) < 1e-5
+    assert floats.executed(precision) == "fp32 (emulated)"
+
+
 def test_exact_sums_are_measured_once_per_machine_and_version(view, folder, tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("openvino")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
