@@ -24,6 +24,7 @@ from quee.predictors import over_gates, predictions, quality
 from quee.settings.experiment import Experiment
 from quee.targets import future_errors
 from quee.work.progress import progress
+from quee.work.threads import in_threads
 
 Row = dict[str, Any]
 Other = tuple[str, float]
@@ -144,24 +145,26 @@ def measured_variants(
     if caches[0].tree.segments == 1:  # there is no predictor
         return [], []
     samples = _samples(caches)
-    used: tuple[Measured, dict[str, float | None]] | None = None
     every = [variants(c, experiment, p, samples, own) for c, p, own in zip(caches, plans, fitted, strict=True)]
-    count = 2 + len(experiment.evaluate.quality.noise) + len(fitted[0])
-    with progress("predictors of other quality", count) as bar:
-        for by_rotation in zip(*every, strict=True):
-            variant, own_plans = by_rotation[0], [v.plan for v in by_rotation]
-            if variant.plan is plans[0] and used is not None:
-                found, how_good = used
-            else:
-                pairs = list(zip(rotations.settings, own_plans, strict=True))
-                found = rotations.measure([routed_sweep("quee_plan", setting, plan) for setting, plan in pairs])
-                how_good = _mean([predictor_quality(plan.predictors, s.caches["test"]) for s, plan in pairs])
-            if variant.plan is plans[0]:
-                used = found, how_good
+    by_variant = list(zip(*every, strict=True))
+    distinct = {id(own[0].plan): [v.plan for v in own] for own in by_variant}  # the plan as it is comes twice
+
+    def measured(own_plans: Sequence[Plan]) -> tuple[Measured, dict[str, float | None]]:
+        pairs = list(zip(rotations.settings, own_plans, strict=True))
+        found = rotations.measure([routed_sweep("quee_plan", setting, plan) for setting, plan in pairs])
+        return found, _mean([predictor_quality(plan.predictors, s.caches["test"]) for s, plan in pairs])
+
+    with progress("predictors of other quality", len(distinct)) as bar:
+        known = {}
+        for key, result in zip(distinct, in_threads(measured, distinct.values()), strict=True):
+            known[key] = result
+            bar.advance()
+        for by_rotation in by_variant:
+            variant = by_rotation[0]
+            found, how_good = known[id(variant.plan)]
             own = {"kind": variant.kind, "value": float(variant.value)}
             rows.append({**own, "auc": found.auc, **how_good})
             points += [{**own, "accuracy": a, "cost": c} for split, _, a, c in found.curve if split == "test"]
-            bar.advance()
     return rows, points
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 SMALL_MACS = 10_000_000
 _COMPUTING = Lock()
 _SETTING = Lock()
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -111,6 +112,12 @@ def side_by_side(iterators: Iterable[Iterator[T]]) -> Iterator[tuple[T, ...]]:
             if any(ended):
                 raise ValueError(f"iterator {ended.index(True)} ends before the others")
             yield tuple(cast(list[T], found))
+
+
+def in_threads(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """Like `map`, in as many threads as there are cores."""
+    with ThreadPoolExecutor(cores()) as pool:
+        yield from pool.map(function, items)
 
 
 def spare_threads(macs: int) -> None:

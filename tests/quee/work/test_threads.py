@@ -7,7 +7,7 @@ from threading import Barrier, Thread
 import pytest
 import torch
 
-from quee.work.threads import one_thread, side_by_side
+from quee.work.threads import in_threads, one_thread, side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +86,16 @@ def test_iterators_side_by_side_raise_what_one_raises_and_refuse_other_lengths()
         list(side_by_side([failing(), iter([1, 2])]))
     with pytest.raises(ValueError, match="iterator 1 ends before"):
         list(side_by_side([iter([1, 2]), iter([1])]))
+
+
+def test_a_function_in_threads_gives_what_map_gives_and_raises_what_it_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quee.work.threads.cores", lambda: 2)
+    met = Barrier(2, timeout=30)
+
+    def doubled(item: int) -> int:
+        met.wait()
+        return 2 * item
+
+    assert list(in_threads(doubled, [3, 1, 4, 1])) == [6, 2, 8, 2]
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(lambda item: 1 // item, [1, 0]))
