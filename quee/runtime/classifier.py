@@ -270,6 +270,9 @@ class AdaptiveClassifier(FittedClassifier):
             routed = timed.run(x, Options(budget=wanted), trace)
             return replace(routed, cost=self.policy.spent(routed.node, routed.knob))
         start, n = self.start(x, options), len(x)
+        if n == 1 and trace is None and start.max_cost is None:
+            node, log_probs, error = self.executor.single(x, int(start.first[0]), float(start.trade_off[0]))
+            return self.routed(np.array([node]), log_probs, error, start.trade_off, start.met)
         samples, found = self.executor.samples(n), np.empty((n, len(self.classes)))
         samples.admit(slice(None), start.trade_off, start.max_cost)
 

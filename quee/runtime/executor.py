@@ -6,12 +6,12 @@ belong to. Python's loops run over groups, never over samples.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from quee.ensembles import Ensembles, as_cached
-from quee.policies.base import EXIT, OPEN, Limit, Part, Router
+from quee.policies.base import EXIT, OPEN, Limit, Part, Policy, Router
 from quee.runtime.engines.base import Engine, Step
 from quee.work.bits import splitmix64
 
@@ -126,11 +126,15 @@ class Executor:
         self.carried = max(own.carries for own in policy.policies().values())
         self._alone = lru_cache(maxsize=REMEMBERED)(lambda knob: list(policy.parts(np.array([knob]))))
 
-    def samples(self, slots: int) -> Samples:
-        classes = max(own.classes for own in self.policy.policies().values())
+    @cached_property
+    def kept(self) -> int:
+        """Classes whose log-probabilities are kept from the heads visited; 0 where no answer is made of them."""
         if self.ensembles is not None:
-            classes = self.ensembles.classes
-        return Samples(slots, self.tree.segments, self.features, classes, self.carried)
+            return self.ensembles.classes
+        return max(own.classes for own in self.policy.policies().values())
+
+    def samples(self, slots: int) -> Samples:
+        return Samples(slots, self.tree.segments, self.features, self.kept, self.carried)
 
     def on(self, engine: Engine) -> "Executor":
         """The same on another engine."""
@@ -149,7 +153,7 @@ class Executor:
         if self.carried:
             return self._carried(segment, samples, flight.slots, node, ran)
         if self.ensembles is not None:
-            ran = Step(ran.state, self.ensembles.logits(node, samples.log_probs[rows, :segment]), ran.embedding)
+            ran = self._mixed(ran, node, samples.log_probs[rows, :segment])
         if ran.state is None:
             return self._ended(flight.slots, ran.log_probs)
         after, settled = Flight(flight.slots, ran.state), self._settled(segment, samples, flight.slots)
@@ -172,18 +176,17 @@ class Executor:
             own, at, rows = part.policy, node[part.rows], slots[part.rows]
             heads = samples.log_probs[rows, :segment]
             given = ran.take(part.rows)
-            if self.ensembles is not None and not own.classes:
-                given.logits = self.ensembles.logits(at, heads)
+            if not own.classes:
+                given = self._mixed(given, at, heads)
             log_probs[part.rows], features[part.rows] = given.seen(own.measures)
             if not own.carries:
                 continue
             before = np.zeros((len(at), own.carries))
             if segment > 1:
                 before = samples.carried[rows, segment - 2, : own.carries]
-            said = heads if own.classes else log_probs[part.rows].argmax(axis=1)
-            samples.carried[rows, segment - 1, : own.carries], answers = own.carry(at, before, said)
-            if answers is not None:
-                log_probs[part.rows] = answers
+            samples.carried[rows, segment - 1, : own.carries], log_probs[part.rows] = _carried_on(
+                own, at, before, heads, log_probs[part.rows]
+            )
         if ran.state is None:
             return self._ended(slots, log_probs)
         samples.features[slots, (segment - 1) * self.features : segment * self.features] = features
@@ -198,14 +201,56 @@ class Executor:
             return step
         step = np.empty(len(slots), np.int64)
         for part, rows, limit in self._parts(samples, slots):
-            own = part.policy
-            seen = own.seen(
-                samples.features[rows, : gate * self.features], samples.carried[rows, gate - 1, : own.carries]
+            features = samples.features[rows, : gate * self.features]
+            carried = samples.carried[rows, gate - 1, : part.policy.carries]
+            samples.error[rows, gate - 1], step[part.rows] = _decided(
+                part, gate, samples.node[rows], features, carried, limit
             )
-            table = own.read(gate, samples.node[rows], seen)
-            samples.error[rows, gate - 1] = own.exit_error(table)
-            step[part.rows] = own.decide(table, part.knob, limit)
         return step
+
+    def _mixed(self, ran: Step, node: np.ndarray, heads: np.ndarray) -> Step:
+        """A step with the answers of the ensembles at nodes (n,), if there are any, of log-probabilities (n, gate, classes)."""
+        if self.ensembles is None:
+            return ran
+        return Step(ran.state, self.ensembles.logits(node, heads), ran.embedding)
+
+    def single(self, x: np.ndarray, first: int, knob: float) -> tuple[int, np.ndarray, np.ndarray]:
+        """One image (1, c, h, w), as `run` takes it through, without a table of samples, which would take as long as deciding.
+
+        Returns the node where it leaves, log-probabilities (1, classes), and its predicted errors (1, gates before the last).
+        """
+        (part,) = self._alone(knob)
+        own, width, segments = part.policy, self.features, self.tree.segments
+        heads, features = np.empty((1, segments, self.kept), np.float16), np.empty((1, segments * width), np.float32)
+        carried, error = np.zeros((1, own.carries)), np.full((1, segments - 1), np.nan, np.float32)
+        node, step, state = -1, first, x
+        for segment in range(1, segments + 1):
+            ran = self.engine.run(segment, self.tree.precisions[step], state)
+            node = int(self.tree.children[node, step])
+            at = np.array([node])
+            if self.kept:
+                heads[:, segment - 1] = as_cached(ran.log_probs)
+            if not own.classes:
+                ran = self._mixed(ran, at, heads[:, :segment])
+            open_to = ran.state is not None
+            settled = own.settled(segment, at, part.knob) if open_to else None
+            step = EXIT if not open_to else OPEN if settled is None else int(settled[0])
+            if own.carries:
+                log_probs, own_features = ran.seen(own.measures)
+                carried, log_probs = _carried_on(own, at, carried, heads[:, :segment], log_probs)
+            elif step == OPEN:
+                log_probs, own_features = ran.seen(own.measures)
+            elif step == EXIT:
+                return node, ran.log_probs, error
+            if step == OPEN:
+                features[:, (segment - 1) * width : segment * width] = own_features
+                error[:, segment - 1], decided = _decided(part, segment, at, features[:, : segment * width], carried)
+                step = int(decided[0])
+            if step == EXIT:
+                return node, log_probs, error
+            assert ran.state is not None
+            state = ran.state
+        raise AssertionError("a sample leaves at the last gate")
 
     def _settled(self, gate: int, samples: Samples, slots: np.ndarray) -> np.ndarray | None:
         """The steps (n,) that are settled, and OPEN elsewhere; None where all are open."""
@@ -277,6 +322,22 @@ class Executor:
             for step, group in flight.by_step(own):
                 onward.setdefault(step, []).append(group)
         return onward
+
+
+def _carried_on(
+    own: Policy, node: np.ndarray, before: np.ndarray, heads: np.ndarray, log_probs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a policy carries on (n, M) from nodes (n,), and the answers (n, classes) under it."""
+    carried, answers = own.carry(node, before, heads if own.classes else log_probs.argmax(axis=1))
+    return carried, log_probs if answers is None else answers
+
+
+def _decided(
+    part: Part, gate: int, node: np.ndarray, features: np.ndarray, carried: np.ndarray, limit: Limit | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The predicted errors (n,) of leaving at a gate and the next steps (n,) of samples of one policy at nodes (n,)."""
+    table = part.policy.read(gate, node, part.policy.seen(features, carried))
+    return part.policy.exit_error(table), part.policy.decide(table, part.knob, limit)
 
 
 def _standing(passed: Sequence[Passed]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -159,8 +159,18 @@ def test_a_policy_read_from_disk_and_executed_takes_the_simulated_paths(method: 
     for column, (knob, step) in enumerate(zip(knobs, first, strict=True)):
         samples = executor.samples(len(test))
         samples.admit(slice(None), np.full(len(test), knob))
-        executor.run(samples, Flight(np.arange(len(test)), engine.states), np.full(len(test), step), lambda *_: None)
+        answers = np.empty((len(test), CACHE.head_log_probs.shape[2]))
+
+        def ended(gate: int, slots: np.ndarray, log_probs: np.ndarray, answers: np.ndarray = answers) -> None:
+            answers[slots] = log_probs
+
+        executor.run(samples, Flight(np.arange(len(test)), engine.states), np.full(len(test), step), ended)
         assert np.array_equal(samples.node, expected[:, column])
+        for row in range(0, len(test), 41):
+            node, log_probs, error = executor.single(engine.states[row : row + 1], int(step), float(knob))
+            assert node == samples.node[row], "an image alone takes the same path"
+            assert np.array_equal(log_probs[0], answers[row])
+            assert np.array_equal(error[0], samples.error[row], equal_nan=True)
     spent = policy.spent(expected, knobs).mean(axis=0)
     assert np.allclose(spent, sweep.costs["test"][:, points].mean(axis=0))
 
