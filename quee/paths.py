@@ -35,9 +35,10 @@ def parse_path(text: str) -> Path:
 class PathTree:
     """The considered paths of a tree of `precisions` over `segments`, prefix-closed.
 
-    >>> tree = PathTree(["w4a4", "w8a8"], segments=2)
-    >>> [tree.name(node) for node in range(len(tree))]
-    ['w4a4', 'w8a8', 'w4a4-w4a4', 'w4a4-w8a8', 'w8a8-w4a4', 'w8a8-w8a8']
+    Examples:
+        >>> tree = PathTree(["w4a4", "w8a8"], segments=2)
+        >>> [tree.name(node) for node in range(len(tree))]
+        ['w4a4', 'w8a8', 'w4a4-w4a4', 'w4a4-w8a8', 'w8a8-w4a4', 'w8a8-w8a8']
     """
 
     def __init__(

@@ -20,8 +20,9 @@ class Precision:
 
     Ordered by cost: by bits per product, integers before floats of equal width.
 
-    >>> Precision("w4a8").weight_bits, str(Precision("w4a8")), Precision("w4a4") < Precision("w8a8")
-    (4, 'w4a8', True)
+    Examples:
+        >>> Precision("w4a8").weight_bits, str(Precision("w4a8")), Precision("w4a4") < Precision("w8a8")
+        (4, 'w4a8', True)
     """
 
     name: str

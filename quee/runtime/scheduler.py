@@ -2,10 +2,6 @@
 
 One worker thread repeatedly runs the group with the largest sum of its samples' waiting times, so large and old groups go
 first. A group that was passed over `patience` times is next. Nothing waits for a batch to fill.
-
->>> with Scheduler(classifier) as scheduler:                                            # doctest: +SKIP
-...     futures = [scheduler.submit([image], Options(budget=0.1)) for image in images]
-...     labels = [future.result().label[0] for future in futures]
 """
 
 import time
@@ -138,6 +134,11 @@ class Scheduler:
 
     At most `batch` samples run at a time. At most `capacity` are in flight, more are refused. As a context manager the
     scheduler drains on exit.
+
+    Examples:
+        >>> with Scheduler(classifier) as scheduler:  # doctest: +SKIP
+        ...     futures = [scheduler.submit([image], Options(budget=0.1)) for image in images]
+        ...     labels = [future.result().label[0] for future in futures]
     """
 
     def __init__(

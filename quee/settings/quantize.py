@@ -171,8 +171,9 @@ class Quantize(Block):
 class QuantizationConfig(Quantize):
     """How a network is quantized to one precision.
 
-    >>> QuantizationConfig("w4a4", ridge=False, stem="w8a8").stem
-    Precision('w8a8')
+    Examples:
+        >>> QuantizationConfig("w4a4", ridge=False, stem="w8a8").stem
+        Precision('w8a8')
     """
 
     precision: PrecisionValue
