@@ -26,8 +26,11 @@ class Precision:
     """
 
     name: str
+    """As given, such as `w4a8`."""
     weight_bits: int
+    """32 or 16 in floating point."""
     activation_bits: int
+    """32 or 16 in floating point."""
 
     def __init__(self, name: "str | Precision") -> None:
         text = str(name)
@@ -46,6 +49,7 @@ class Precision:
 
     @property
     def is_float(self) -> bool:
+        """Whether it is `fp32`, `bf16` or `fp16`."""
         return self.name in FLOATS
 
     @property

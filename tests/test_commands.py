@@ -46,7 +46,7 @@ EXCEPTED_STARTS = {
 
 VALUES = {
     "EXPERIMENT…": "digits", "EXPERIMENT": "digits", "IMAGES…": "data/digits", "IMAGES": "data/digits",
-    "BUNDLE": "artifacts/digits/bundle", "RUN|FILE": "artifacts/digits/evaluate/metrics.json", "RUN": "0123456789abcdef" * 2,
+    "BUNDLE": "artifacts/digits/bundle", "RUN": "0123456789abcdef" * 2,
     "A": "digits", "B": "0.1", "STAGE": "targets", "REV": "HEAD", "FOLDER": "folder", "FILE": "file",
     "HOST": "127.0.0.1", "N": "20", "PATH": "w4a4-w8a8", "DATASET": "digits",
     "WEIGHTS": "vit_digits", "FOLDER2": "folder",

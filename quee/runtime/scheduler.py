@@ -56,6 +56,7 @@ class Stats:
     requests: dict[str, int]
     """By outcome: `done`, `overloaded`, `expired`, `cancelled`, `failed`."""
     draining: bool
+    """Whether nothing more is accepted."""
 
 
 @dataclass
@@ -354,6 +355,7 @@ class Scheduler:
             self._give_up([number], "expired", ExpiredError("the deadline passed before all images were through"))
 
     def stats(self) -> Stats:
+        """Counters of now."""
         names = self.classifier.tree.precisions
         with self._changed:
             return Stats(
