@@ -28,7 +28,7 @@ EXCEPTED = {
     "make bench": "hours",
     "make constraints": "asks the package index for the newest releases",
     "make repro PYTHON=/path/to/python3.11": "the path is the reader's; `make repro` is run",
-    "dvc repro": "DVC's own; data is pulled first, as README says, and that command is run",
+    "dvc repro": "DVC's own; data is pulled first, as docs/commands.md says, and that command is run",
     "dvc cache dir /DISK/cache && dvc config cache.type symlink": "the disk is the reader's",
     "dvc repro backbone@street_characters_training": "DVC's own; the line before it adds the experiment",
     "dvc push": "writes to the reader's own remote",

@@ -109,6 +109,7 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(timm, "create_model", small)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("short")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
