@@ -4,9 +4,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
+export NO_MKDOCS_2_WARNING := 1
 unexport VIRTUAL_ENV PYTHONHOME
 STAMP := .venv/.installed
-EXTRAS := pipeline,engines,serve,dask,s3,postgres,dev
+EXTRAS := pipeline,engines,serve,dask,s3,postgres,dev,docs
 COMMA := ,
 BENCHMARKS = $(wildcard benchmarks/*.py)
 
@@ -14,7 +15,7 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 repro flow schedules ui: export QUEE_SUPERVISED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-all lint flow schedules ui bench constraints fashion-mnist cluttered-fashion street-characters reference readme
+.PHONY: help install repro test test-all lint flow schedules ui bench constraints docs fashion-mnist cluttered-fashion street-characters reference readme
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -43,6 +44,9 @@ test-all: $(STAMP) ## the same with the slow tests
 	ruff format --check
 	mypy
 	pytest -q -n auto --dist loadfile
+
+docs: $(STAMP) ## the documentation site, into build/site; broken links and anchors fail
+	@mkdocs build --strict && echo "open build/site/index.html"
 
 flow: $(STAMP) ## the pipeline as a Prefect flow, no server needed
 	@python -m flows.pipeline

@@ -74,30 +74,38 @@ def fit(
 ) -> AdaptiveClassifier:
     """Make a bundle at `out` from a trained network and images it was not trained on, and load it.
 
-    `model` is a backbone of `create_backbone`, or a classifier of timm, torchvision or transformers of a family that is
-    read here. Such a module may be in training mode, on a GPU or in half precision: a copy is taken in float32. Its
-    `preprocessing` is what timm's configuration in it says, or what is given: a mapping with mean, std, interpolation,
-    crop_pct and img_size, torchvision's `weights.transforms()`, or an image processor of transformers.
-
-    `images` are as `AdaptiveClassifier.route` takes them, and `labels` (n,) are class indices or names. Images with labels
-    may also be batches: pairs (images, labels) or (image, label) from an iterable, or from a function that returns an
-    iterator. Batches are read once and kept beside `out` until the end, one byte per channel at the backbone's size.
-    `pixels="unit"` says that arrays hold floats from 0 to 1. `classes` names the backbone's outputs in their order.
-    Without it, names among the labels are assigned to the outputs in sorted order; a warning says so unless the
-    backbone's answers confirm the order.
-
-    `precisions` are those of the tree, as ["w2a4", "w4a4", "w8a8"], or "auto": up to three, each with bits by layer or without,
-    that are chosen by what candidates do on a part of the images (`quee.trees`).
-
-    Images without labels (an array, a list, or batches that are arrays) get the float network's own answers as labels.
-    What the bundle calls accuracy is then agreement with the float network, and it says so. `labelled`, a pair of a few
-    hundred other images and their labels, gives the accuracy at every operating point beside it; nothing is fitted to them.
-
     Half of the images fit the exit heads, and a part of these the quantizers. Three tenths fit the predictors, and the
-    rest chooses operating points. `policy` names what decides at the gates; `auto` takes, by budget, the one that is best
-    on the images that choose. The model is not changed; `kwargs` of a backbone need not be repeated.
+    rest chooses operating points. The model is not changed.
 
-    Raises UsageError for arguments that cannot be fitted, before anything is computed; nothing is left on disk.
+    Args:
+        model: A backbone of `create_backbone`, or a classifier of timm, torchvision or transformers of a family that is
+            read here. Such a module may be in training mode, on a GPU or in half precision: a copy is taken in float32.
+        images: As `AdaptiveClassifier.route` takes them. Images with labels may also be batches: pairs (images, labels) or
+            (image, label) from an iterable, or from a function that returns an iterator. Batches are read once and kept
+            beside `out` until the end, one byte per channel at the backbone's size.
+        labels: (n,) class indices or names. Images without labels (an array, a list, or batches that are arrays) get the
+            float network's own answers as labels; what the bundle calls accuracy is then agreement with the float network,
+            and it says so.
+        out: Folder of the bundle, which must not exist.
+        precisions: Those of the tree, as ["w2a4", "w4a4", "w8a8"], or "auto": up to three, each with bits by layer or
+            without, that are chosen by what candidates do on a part of the images (`quee.trees`).
+        kwargs: Not needed: compared with the keywords that the backbone was made with, which it remembers.
+        budget: Default budget of the bundle, in units of the static w8a8 network.
+        seed: Seed of everything that is drawn.
+        pixels: "unit" says that arrays hold floats from 0 to 1; "uint8" that they hold bytes.
+        classes: Names of the backbone's outputs in their order. Without it, names among the labels are assigned to the
+            outputs in sorted order; a warning says so unless the backbone's answers confirm the order.
+        preprocessing: A mapping with mean, std, interpolation, crop_pct and img_size, torchvision's `weights.transforms()`,
+            or an image processor of transformers. A module of timm says it in its own configuration.
+        labelled: With images without labels: a pair of a few hundred other images and their labels. The accuracy on them is
+            told at every operating point; nothing is fitted to them.
+        policy: What decides at the gates. "auto" takes, by budget, the one that is best on the images that choose.
+
+    Returns:
+        The classifier of the bundle at `out`.
+
+    Raises:
+        UsageError: for arguments that cannot be fitted, before anything is computed; nothing is left on disk.
     """
     target = bundle_path(out)
     backbone, original = as_backbone(model, preprocessing)

@@ -27,11 +27,13 @@ class Product:
     """One matrix product of the network, per sample."""
 
     name: str
+    """Name of the layer."""
     segment: int
     """Segment from 1; 0 is the head."""
     kind: str
     """`weight`, `attention` (two activations) or `float` (two activations in a number format, fp32 unless one is named)."""
     macs: int
+    """Multiply-adds of one sample."""
     reduction: int
     """Terms summed per output, for the Baskin formula."""
     part: str = "block"
@@ -49,8 +51,11 @@ class Elementwise:
     """Elementwise or normalising work, in floating point: elements touched per sample."""
 
     name: str
+    """Name of the layer."""
     segment: int
+    """Segment from 1; 0 is the head."""
     elements: int
+    """Elements touched per sample."""
 
 
 def bitflops(macs: int, bits: tuple[int, int], reduction: int = 1, formula: str = "product") -> float:
@@ -70,12 +75,19 @@ class BitFlops:
     """
 
     products: tuple[Product, ...]
+    """Matrix products of one sample."""
     elementwise: tuple[Elementwise, ...] = ()
+    """Elementwise work of one sample."""
     formula: str = "product"
+    """`product` or `baskin`."""
     include_elementwise: bool = False
+    """Whether elementwise work is counted."""
     stem: str = ""
+    """Precision of the stem in quantized networks; empty: that of segment 1."""
     head: str = ""
+    """Precision of the backbone's own head in quantized networks; empty: w8a8."""
     layers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By a segment's precision, the layers that are executed at another one."""
 
     def executed(self, product: Product, precision: Precision) -> Precision:
         """Precision at which a product is executed and counted when its segment runs at `precision`."""
@@ -100,6 +112,7 @@ class BitFlops:
 
     @property
     def segments(self) -> int:
+        """Number of segments."""
         return max(p.segment for p in self.products)
 
     @property
@@ -118,6 +131,7 @@ class BitFlops:
         return sum(self.bitflops(j, p) for j, p in enumerate(path, 1)) + self.bitflops(HEAD, path[-1])
 
     def cost(self, segment: int, precision: Precision) -> float:
+        """Cost of a segment at a precision, in units of the static w8a8 backbone; segment 0 is the head."""
         return self.bitflops(segment, precision) / self.unit
 
     @property
@@ -126,6 +140,7 @@ class BitFlops:
         return sum(p.macs for p in self.products)
 
     def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
         own = {precision: dict(layers) for precision, layers in self.layers.items()}
         return ({"layers": own} if own else {}) | {
             "elementwise": [asdict(e) for e in self.elementwise],

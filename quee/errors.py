@@ -5,6 +5,7 @@ class QueeError(Exception):
     """Something failed; the message says what, which value, and what is valid."""
 
     exit_status = 1
+    """Exit status of the command."""
     may_pass = False
     """Whether the same command may succeed later without a change: storage or a server did not answer."""
 

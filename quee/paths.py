@@ -24,6 +24,7 @@ Path = tuple[Precision, ...]
 
 
 def path_name(path: Sequence[Precision]) -> str:
+    """A path as text, such as `w8a8-w4a4`."""
     return "-".join(str(precision) for precision in path)
 
 
@@ -35,9 +36,12 @@ def parse_path(text: str) -> Path:
 class PathTree:
     """The considered paths of a tree of `precisions` over `segments`, prefix-closed.
 
-    >>> tree = PathTree(["w4a4", "w8a8"], segments=2)
-    >>> [tree.name(node) for node in range(len(tree))]
-    ['w4a4', 'w8a8', 'w4a4-w4a4', 'w4a4-w8a8', 'w8a8-w4a4', 'w8a8-w8a8']
+    `paths` has them by node: tuples of precisions. A tree iterates over them, and its length is the number of nodes.
+
+    Examples:
+        >>> tree = PathTree(["w4a4", "w8a8"], segments=2)
+        >>> [tree.name(node) for node in range(len(tree))]
+        ['w4a4', 'w8a8', 'w4a4-w4a4', 'w4a4-w8a8', 'w8a8-w4a4', 'w8a8-w8a8']
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class PathTree:
         return iter(self.paths)
 
     def name(self, node: int) -> str:
+        """Name of a node's path, such as `w8a8-w4a4`."""
         return path_name(self.paths[node])
 
     def node(self, path: str | Sequence[Precision]) -> int:
@@ -157,6 +162,7 @@ class PathTree:
         return table
 
     def nodes_at(self, gate: int) -> np.ndarray:
+        """Nodes of a gate, from 1, in the order of their ids."""
         return np.flatnonzero(self.gate == gate)
 
     def lineage(self, node: int) -> list[int]:

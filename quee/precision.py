@@ -20,13 +20,17 @@ class Precision:
 
     Ordered by cost: by bits per product, integers before floats of equal width.
 
-    >>> Precision("w4a8").weight_bits, str(Precision("w4a8")), Precision("w4a4") < Precision("w8a8")
-    (4, 'w4a8', True)
+    Examples:
+        >>> Precision("w4a8").weight_bits, str(Precision("w4a8")), Precision("w4a4") < Precision("w8a8")
+        (4, 'w4a8', True)
     """
 
     name: str
+    """As given, such as `w4a8`."""
     weight_bits: int
+    """32 or 16 in floating point."""
     activation_bits: int
+    """32 or 16 in floating point."""
 
     def __init__(self, name: "str | Precision") -> None:
         text = str(name)
@@ -45,6 +49,7 @@ class Precision:
 
     @property
     def is_float(self) -> bool:
+        """Whether it is `fp32`, `bf16` or `fp16`."""
         return self.name in FLOATS
 
     @property

@@ -28,7 +28,7 @@ EXCEPTED = {
     "make bench": "hours",
     "make constraints": "asks the package index for the newest releases",
     "make repro PYTHON=/path/to/python3.11": "the path is the reader's; `make repro` is run",
-    "dvc repro": "DVC's own; data is pulled first, as README says, and that command is run",
+    "dvc repro": "DVC's own; data is pulled first, as docs/commands.md says, and that command is run",
     "dvc cache dir /DISK/cache && dvc config cache.type symlink": "the disk is the reader's",
     "dvc repro backbone@street_characters_training": "DVC's own; the line before it adds the experiment",
     "dvc push": "writes to the reader's own remote",
@@ -46,7 +46,7 @@ EXCEPTED_STARTS = {
 
 VALUES = {
     "EXPERIMENT…": "digits", "EXPERIMENT": "digits", "IMAGES…": "data/digits", "IMAGES": "data/digits",
-    "BUNDLE": "artifacts/digits/bundle", "RUN|FILE": "artifacts/digits/evaluate/metrics.json", "RUN": "0123456789abcdef" * 2,
+    "BUNDLE": "artifacts/digits/bundle", "RUN": "0123456789abcdef" * 2,
     "A": "digits", "B": "0.1", "STAGE": "targets", "REV": "HEAD", "FOLDER": "folder", "FILE": "file",
     "HOST": "127.0.0.1", "N": "20", "PATH": "w4a4-w8a8", "DATASET": "digits",
     "WEIGHTS": "vit_digits", "FOLDER2": "folder",

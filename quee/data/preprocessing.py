@@ -44,11 +44,14 @@ class Preprocessing:
     crop_pct: float = 1.0
     """Share of the resized image's side that the centre crop keeps."""
     interpolation: str = "bicubic"
+    """One of `INTERPOLATIONS`."""
     mean: tuple[float, ...] = (0.5,)
     """By channel in the order that the backbone takes, for pixels from 0 to 1. A backbone that takes them from 0 to 255
     has mean 0 and deviation 1/255."""
     std: tuple[float, ...] = (0.5,)
+    """Deviation, as `mean`."""
     channels: int = 1
+    """1 (grey) or 3 (RGB)."""
     resize: str = "shorter"
     """One of `RESIZES`."""
     crop_offset: str = "round"

@@ -39,11 +39,13 @@ class SegmentedBackbone(nn.Module, ABC):
     """
 
     name: str = ""
+    """Name in the registry of architectures."""
     made_with: dict[str, Any] | None = None
     """Keywords of `create_backbone`, besides name and gates, that build this backbone again; None if it was built otherwise."""
     input: Preprocessing
     """Preprocessing of the backbone's images."""
     num_classes: int
+    """Number of outputs."""
     blocks: nn.ModuleList
     """The blocks; each is called with the state before it, and gates can be between them."""
     head_modules: tuple[str, ...] = ("norm", "head")
@@ -51,6 +53,7 @@ class SegmentedBackbone(nn.Module, ABC):
     residuals: int = 0
     """Residual sums in every block. They are not modules, so cost accounting cannot see them."""
     has_class_token: bool = False
+    """Whether states have a class token, which exit heads can read."""
     grid: tuple[int, int] = (0, 0)
     """Rows and columns of patch tokens; (0, 0) where states are maps."""
 
@@ -145,6 +148,7 @@ class SegmentedBackbone(nn.Module, ABC):
 
     @property
     def segments(self) -> int:
+        """Number of segments, and of gates."""
         return len(self.gates)
 
     def block_of(self, module_name: str) -> int | None:
@@ -227,6 +231,7 @@ class SegmentedBackbone(nn.Module, ABC):
         return self.classify(state)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (n, c, h, w) to logits (n, classes)."""
         return self.forward_from(0, x)
 
 
@@ -234,7 +239,9 @@ class TokenBackbone(SegmentedBackbone):
     """A backbone whose states are tokens (n, tokens, dim) of one width; prefix tokens (class, registers) come first."""
 
     dim: int
+    """Width of the tokens."""
     prefix_tokens: int = 1
+    """Number of tokens before the patch tokens."""
     has_class_token: bool = True
     residuals = 2
 

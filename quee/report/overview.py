@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
+from quee.report.curve import WORDS
 from quee.report.style import GREY, MAIN, cost_axes, plain, styled, svg
 
-COLUMNS = 4
+COLUMNS = 3
 LEAST, MOST = 1 / 32, 1.25
 """Costs shown."""
 LOSS, GAIN = 4.0, 1.5
@@ -47,7 +48,7 @@ def overview(experiments: Sequence[Line]) -> Figure:
                 colour, dashes, width = MAIN[method]
                 cost, accuracy = np.array(points).T
                 loss = 100 * (accuracy - experiment.float_accuracy)
-                axes.plot(cost, loss, linestyle=dashes, color=colour, linewidth=width, label=method)
+                axes.plot(cost, loss, linestyle=dashes, color=colour, linewidth=width, label=WORDS.get(method, method))
         axes.set_title(f"{plain(experiment.name)}, float {100 * experiment.float_accuracy:.1f} %", fontsize=9)
         cost_axes(axes, x=index + columns >= len(experiments), y=False)
         axes.set_xlabel("cost (static w8a8 = 1)" if index + columns >= len(experiments) else "")

@@ -74,13 +74,22 @@ def read_bundle(path: str | Path) -> Contents:
 def load_bundle(
     path: str | Path, engine: str | None = None, threads: int | None = None, profiled: bool = True, held: bool = True
 ) -> AdaptiveClassifier:
-    """The classifier of a bundle directory, executed by an engine; with its profile, if there is one and `profiled` is true.
+    """The classifier of a bundle directory, executed by an engine.
 
-    The default engine is torch, the reference, and `auto` where PyTorch is not installed. Unless `held` is false, the
-    engine is compared with the bundle's canary: with the whole canary at once, or by `auto` with each segment and precision
-    before its first run. Raises IntegrityError with the reason where a file is missing, unexpected, a foreign link, altered
-    or of another format, or where the contents of files do not fit together; DisagreementError where the engine differs
-    from the reference by more than is allowed; QueeError that names the extra to install where the engine is missing.
+    Args:
+        path: Folder of the bundle.
+        engine: "torch", the reference, "openvino", "onnxruntime", "auto" or "cuda". The default is "torch", and "auto" where
+            PyTorch is not installed.
+        threads: Number of threads of the engine; by default the cores that the process may use.
+        profiled: Whether the profile beside the bundle is read, if there is one.
+        held: Whether the engine is compared with the bundle's canary: with the whole canary at once, or by "auto" with each
+            segment and precision before its first run.
+
+    Raises:
+        IntegrityError: with the reason where a file is missing, unexpected, a foreign link, altered or of another format, or
+            where the contents of files do not fit together.
+        DisagreementError: where the engine differs from the reference by more than is allowed.
+        QueeError: that names the extra to install where the engine is missing.
     """
     folder, name = Path(path), engine or default_engine()
     read = read_bundle(folder)

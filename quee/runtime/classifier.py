@@ -47,9 +47,11 @@ class Routed:
     node: np.ndarray
     """(n,) node at which each sample exits."""
     path: list[str]
+    """Precisions of the segments run, per image, such as `w4a4-w8a8`."""
     cost: np.ndarray
     """(n,) in units of the static w8a8 backbone, including heads and predictors."""
     budget_met: bool
+    """Whether the request could be met."""
     predicted_error: np.ndarray
     """(n, gates before the last) predicted error of exiting at each gate that decides by the state; NaN at the others."""
     knob: np.ndarray
@@ -132,6 +134,7 @@ class AdaptiveClassifier(FittedClassifier):
 
     @property
     def tree(self) -> PathTree:
+        """The considered paths."""
         return self.policy.tree
 
     @property

@@ -38,6 +38,7 @@ class Spending:
     """What control knows of one budget."""
 
     images: int = 0
+    """Images answered under this budget."""
     mean_cost: float = 0.0
     """Of all images answered under this budget."""
     drift: float = 1.0

@@ -21,6 +21,7 @@ class GateReport:
     """The facts of one gate that an image reached."""
 
     gate: int
+    """Number of the gate, from 1."""
     precision: str
     """Precision of the segment before the gate."""
     label: str
@@ -39,13 +40,19 @@ class Explanation:
     """One image's path through the network, gate by gate."""
 
     label: str
+    """Class that is answered."""
     probability: float
+    """Probability of that class."""
     path: str
+    """Precisions of the segments run."""
     cost: float
+    """Cost, in units of the static w8a8 backbone."""
     policy: str
     """Name of the policy that decided."""
     budget_met: bool
+    """Whether the request could be met."""
     gates: tuple[GateReport, ...]
+    """The gates that were reached, in order."""
     static: dict[str, float]
     """Cost of the static alternatives, by precision."""
 

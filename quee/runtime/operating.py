@@ -57,14 +57,21 @@ class Guarantee:
     """
 
     what: Literal["accuracy_loss", "budget"]
+    """What is limited."""
     limit: Positive
+    """Points of accuracy, or cost."""
     method: Literal["learn_then_test", "conformal"]
+    """What is guaranteed: with probability 1 − `delta`, or on average."""
     delta: Annotated[float, Field(gt=0, lt=1)]
+    """Probability with which it may fail."""
     samples: Annotated[int, Field(ge=1)]
+    """Number of samples that certify it; groups count once."""
     trade_off: AtLeast0
+    """λ at which it holds."""
     cost: Positive
     """Mean cost on validation."""
     reference: str = FLOAT
+    """Precision of the network that the accuracy is compared with."""
     policy: str = ""
     """Name of the policy whose point is certified; empty in bundles of before, whose points were all of one policy by price."""
     knob: AtLeast0 | None = None
@@ -94,10 +101,15 @@ class Expected:
     """Expected accuracy and mean cost on new data like the validation data, with 95 % intervals if known."""
 
     accuracy: float
+    """From 0 to 1; agreement with the float network where images had no labels."""
     cost: float
+    """Mean cost, in units of the static w8a8 backbone."""
     accuracy_interval: tuple[float, float] | None
+    """Its 95 % interval; None where unknown."""
     cost_interval: tuple[float, float] | None
+    """The same for the cost."""
     budget_met: bool
+    """Whether the request can be met; where not, the nearest point is told of."""
     labelled: tuple[float, float, float] | None = None
     """Accuracy and its interval on labelled images, where `accuracy` is agreement with the float network."""
     accuracy_loss: float | None = None
@@ -133,12 +145,19 @@ class Options:
     """
 
     budget: float | None = None
+    """Ceiling of the mean cost."""
     trade_off: float | None = None
+    """λ, the price of a unit of cost."""
     max_cost: float | None = None
+    """Largest cost of any sample."""
     latency_ms: float | None = None
+    """Mean milliseconds per image."""
     images_per_second: float | None = None
+    """The same as a rate."""
     accuracy_loss: float | None = None
+    """Points of accuracy below the float network."""
     certified: bool = False
+    """Whether the accuracy loss must be certified."""
 
     def __post_init__(self) -> None:
         given = {name: value for name, value in vars(self).items() if value is not None and name != "certified"}

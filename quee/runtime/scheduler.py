@@ -2,10 +2,6 @@
 
 One worker thread repeatedly runs the group with the largest sum of its samples' waiting times, so large and old groups go
 first. A group that was passed over `patience` times is next. Nothing waits for a batch to fill.
-
->>> with Scheduler(classifier) as scheduler:                                            # doctest: +SKIP
-...     futures = [scheduler.submit([image], Options(budget=0.1)) for image in images]
-...     labels = [future.result().label[0] for future in futures]
 """
 
 import time
@@ -60,6 +56,7 @@ class Stats:
     requests: dict[str, int]
     """By outcome: `done`, `overloaded`, `expired`, `cancelled`, `failed`."""
     draining: bool
+    """Whether nothing more is accepted."""
 
 
 @dataclass
@@ -138,6 +135,11 @@ class Scheduler:
 
     At most `batch` samples run at a time. At most `capacity` are in flight, more are refused. As a context manager the
     scheduler drains on exit.
+
+    Examples:
+        >>> with Scheduler(classifier) as scheduler:  # doctest: +SKIP
+        ...     futures = [scheduler.submit([image], Options(budget=0.1)) for image in images]
+        ...     labels = [future.result().label[0] for future in futures]
     """
 
     def __init__(
@@ -353,6 +355,7 @@ class Scheduler:
             self._give_up([number], "expired", ExpiredError("the deadline passed before all images were through"))
 
     def stats(self) -> Stats:
+        """Counters of now."""
         names = self.classifier.tree.precisions
         with self._changed:
             return Stats(

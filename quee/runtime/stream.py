@@ -1,10 +1,4 @@
-"""A stream of images under one budget, which holds on average over the stream even when its inputs shift.
-
->>> stream = classifier.stream(budget=0.1)                                              # doctest: +SKIP
->>> for batch in batches:                                                               # doctest: +SKIP
-...     routed = stream.route(batch)
->>> stream.state.mean_cost                                                              # doctest: +SKIP
-"""
+"""A stream of images under one budget, which holds on average over the stream even when its inputs shift."""
 
 import math
 from collections.abc import Iterator
@@ -35,6 +29,12 @@ class Stream:
 
     Safe to call from several threads, one call at a time; images count in the order in which calls get their turn. Many
     callers at once are what `quee serve` and `Scheduler` are for.
+
+    Examples:
+        >>> stream = classifier.stream(budget=0.1)  # doctest: +SKIP
+        >>> for batch in batches:  # doctest: +SKIP
+        ...     routed = stream.route(batch)
+        >>> stream.state.mean_cost  # doctest: +SKIP
     """
 
     def __init__(self, classifier: "AdaptiveClassifier", options: Options) -> None:

@@ -19,12 +19,14 @@ class Ablate(Block):
     """The grid of `quee ablate`: each axis changes one thing in the experiment's settings."""
 
     axes: Annotated[tuple[Axis, ...], Listed, Field(min_length=1)] = AXES
+    """What is varied."""
     seeds: Annotated[int, Field(ge=3, le=100)] = 3
     """Repetitions of every point; targets, predictors and policies are fitted anew in each."""
     divide: Literal["none", "learning", "all"] = "learning"
     """Splits that each repetition divides anew. `learning`: predictor and validation; `all`: also test, for data so small
     that one test set tells little."""
     clusters: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Listed] = (1, 5, 10, 20, 50, 100, 150)
+    """Values of `targets.clusters`."""
     targets: Annotated[tuple[Literal["labels", "neighbours", "p_label"], ...], Listed] = (
         "labels",
         "neighbours",
@@ -32,7 +34,9 @@ class Ablate(Block):
     )
     """Targets instead of clusters: the errors themselves, their mean over nearest neighbours, or 1 - probability of the label."""
     neighbours: Count = 50
+    """Number of neighbours whose errors `neighbours` averages."""
     hidden: Annotated[tuple[Count, ...], Listed] = (4, 8, 16, 64, 128)
+    """Values of `predictors.hidden`."""
     heads: Annotated[tuple[Literal["mixed", "float"], ...], Listed] = ()
     """Other values of `exits.prefixes` to fit exit heads with; the network runs again for each."""
     considered: Annotated[tuple[Considered, ...], Listed] = (
@@ -56,4 +60,6 @@ class Ablate(Block):
     points: Annotated[int, Field(ge=20, le=10_000)] = 60
     """Trade-offs λ in each sweep."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000
+    """Replicates of the bootstrap."""
     seed: Seed = 0
+    """Seed of divisions and repetitions."""

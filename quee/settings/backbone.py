@@ -11,6 +11,7 @@ class Augmentation(Block):
     """Random changes to training images; all off by default."""
 
     flip: bool = False
+    """Mirror left and right, half of the images."""
     crop_padding: Annotated[int, Field(ge=0)] = 0
     """Shift by up to this many pixels; by as large a part of smaller images (`backbone.sizes`)."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -82,8 +83,12 @@ EPOCHS = 100
 
 
 class Backbone(Block):
+    """The network, its gates, and its training or weights."""
+
     name: str
+    """Name of the architecture, as `quee.create_backbone` takes it."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Keywords of the architecture, such as `img_size` and `preprocessing`; weights bring their own."""
     gates: Annotated[
         InstanceOf[tuple] | InstanceOf[Measured], BeforeValidator(_gates), PlainSerializer(_plain, when_used="json")  # type: ignore[type-arg]
     ] = (2, 4, 6, 8)
@@ -110,13 +115,19 @@ class Backbone(Block):
     """Whether to train on images drawn without end, none of them twice, from the sources of the data set's training images;
     for data sets that are drawn. An epoch is then as many images as the training split has."""
     batch_size: Count = 64
+    """Images of a training step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """`sgd` has a momentum of 0.9."""
     learning_rate: Positive = 1e-3
+    """Largest learning rate, after the warm-up; it falls along a cosine."""
     min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     """Learning rate at the end of the cosine, for all weights."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """Decay of weight matrices; biases and norms do not decay."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
+    """Epochs in which the learning rate rises from 0."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target's probability that is spread over all classes."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of an exponential moving average of the weights; 0 is off."""
     mixed_precision: Literal["auto", "bf16", "none"] = "auto"
@@ -125,7 +136,9 @@ class Backbone(Block):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network is trained; `auto`: on the GPU if there is one."""
     augmentation: Augmentation = Augmentation()
+    """Random changes to training images."""
     seed: Seed = 0
+    """Seed of the first weights, the order of images and their changes."""
 
     @property
     def segments(self) -> int:

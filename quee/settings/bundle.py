@@ -4,6 +4,8 @@ from quee.settings.block import Block, Positive
 
 
 class Bundle(Block):
+    """Policy and budget of the deployed classifier."""
+
     policy: str = "auto"
     """A deployable entry of `quee.policies.registry`. `auto` takes the best of all of them by budget."""
     budget: Positive = 0.2

@@ -37,9 +37,12 @@ class Quality(Block):
     noise: Annotated[tuple[Positive, ...], Listed] = (0.5, 1.0, 2.0)
     """Standard deviations of noise on the logits."""
     clusters: Annotated[tuple[Count, ...], Listed] = (1, 5, 20, 50)
+    """Numbers of clusters whose curves are computed."""
 
 
 class Evaluate(Block):
+    """Sweeps, budgets, repetitions and guarantees."""
+
     points: Annotated[int, Field(ge=100, le=10_000)] = 120
     """Number of trade-offs or thresholds in a sweep."""
     budgets: Annotated[tuple[Positive, ...], Listed, Field(min_length=1)] = (
@@ -53,11 +56,16 @@ class Evaluate(Block):
         0.8,
         1.0,
     )
+    """Mean costs at which methods are compared, 1 is the static w8a8 network."""
     seeds: Annotated[int, Field(ge=1, le=100)] = 3
     """Seeds of targets, predictors and policies: the first is the stages' own, the others are fitted from the cache."""
     resplits: Annotated[int, Field(ge=0, le=1000)] = 0
     """Repetitions on random re-divisions of the held-out rows; targets and predictors are fitted anew."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    """Replicates of the bootstrap."""
     certification: Certification = Certification()
+    """Guarantees."""
     quality: Quality = Quality()
+    """Predictors of other quality."""
     seed: Seed = 0
+    """Seed of the bootstrap and of what is made worse on purpose."""

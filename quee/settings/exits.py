@@ -8,6 +8,8 @@ from quee.settings.block import Block, Count, Seed
 
 
 class Exits(Block):
+    """Inputs of exit heads, and their fitting."""
+
     pooling: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,80}$")] = "auto"
     """Input of a head. `auto` chooses it per gate on held-out training images. A name joins parts by `_`: `cls`, the class
     token; `mean` and `max` over all positions; `mean4x4` and `max4x4` over the cells of a grid of any rows × columns."""
@@ -21,7 +23,9 @@ class Exits(Block):
     draws: Count = 8
     """Passes over the training samples, each with new augmentation and new prefix precisions."""
     max_samples: Count | None = None
+    """Most training samples that heads are fitted on; by default all."""
     augment: bool = True
+    """Whether the backbone's augmentation changes the images of each pass."""
     weight_decay: Annotated[float, Field(ge=0)] = 1.0
     """Strength of a linear head's L2 penalty: half of it times the sum of its squared weights is added to the cross-entropy
     summed over all states, in nats."""
@@ -29,6 +33,7 @@ class Exits(Block):
     """Principal components of the pooled state among the state features. They are those of the class token and the mean, or
     without a class token of mean and maximum, whatever the heads read."""
     seed: Seed = 0
+    """Seed of the passes and of hidden layers."""
 
     @model_validator(mode="before")
     @classmethod

@@ -25,6 +25,7 @@ class Considered(Block):
     sample: Count | None = None
     """Keep this many full-length paths, drawn at random, and their prefixes."""
     seed: Seed = 0
+    """Seed of the draw."""
 
 
 MOST = 6
@@ -72,6 +73,8 @@ else:  # the wrapped validator takes lists, so that a refusal names the entry at
 
 
 class Paths(Block):
+    """Precisions of the tree, and which of its paths are considered."""
+
     precisions: Names = Searched()
     """In any order; the tree sorts them by bits, the fewest first. `auto`, or `{auto: N}` for at most N instead of three, has
     stage `tree` choose them among the candidates by what each does with exits on the validation split."""
@@ -84,6 +87,7 @@ class Paths(Block):
     one that the tree has is no reference then. The float accuracy is reported where `fp32` is among these or among
     `precisions`; the network that costs 1 is `w8a8`."""
     max_nodes: Count = 500
+    """Most nodes of the considered tree; more are refused."""
     considered: Considered = Considered()
     """With `precisions: auto` and no rule, the loosest of a few rules whose paths fit into `max_nodes`."""
 

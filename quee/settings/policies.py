@@ -8,6 +8,8 @@ from quee.settings.block import Block, Seed, Share
 
 
 class FittedQ(Block):
+    """The policy `fitted_q`."""
+
     folds: Annotated[int, Field(ge=2, le=20)] = 4
     """Parts of the predictor split for cross-fitting."""
     knots: Annotated[int, Field(ge=2, le=64)] = 12
@@ -18,7 +20,11 @@ class FittedQ(Block):
 
 
 class Policies(Block):
+    """How policies are fitted."""
+
     first_step: Literal["rollout", "marginal"] = "rollout"
     """How `plan` chooses the first precision at gate 0."""
     fitted_q: FittedQ = FittedQ()
+    """The policy `fitted_q`."""
     seed: Seed = 0
+    """Seed of what is fitted."""

@@ -24,13 +24,21 @@ class Splits(Block):
     """
 
     train: Share = 0.45
+    """Fits backbone and exit heads."""
     calibration: Annotated[int, Field(ge=16, le=1024)] = 256
+    """Number of training samples that fit the quantizers."""
     predictor: Share = 0.25
+    """Fits targets, predictors and learned policies."""
     validation: Share = 0.10
+    """Chooses operating points."""
     certification: Share = 0.0
+    """Certifies guarantees; has no other use."""
     test: Share = 0.20
+    """Is reported."""
     evaluation_set: Literal["pooled", "held_out", "test", "never_seen"] = "pooled"
+    """Use of the official evaluation set, as above."""
     folds: Annotated[int, Field(ge=0, le=20)] = 0
+    """Number of folds, as above; 0 for one fixed test split."""
 
     @model_validator(mode="after")
     def _sums(self) -> "Splits":
@@ -64,8 +72,13 @@ class Splits(Block):
 
 
 class Prepare(Block):
+    """The data set and its division."""
+
     dataset: str
+    """Name under which `quee data add` keeps it."""
     splits: Splits = Splits()
+    """Shares of the splits."""
     limit: Count | None = None
     """Use only this many samples of each official set (a seeded, stratified choice)."""
     seed: Seed = 0
+    """Seed of the division."""

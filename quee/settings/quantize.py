@@ -88,6 +88,7 @@ class Quantize(Block):
     """
 
     preset: Annotated[str, AfterValidator(_preset)] = "fast"
+    """Named method: `minmax`, `percentile`, `mse`, `repq`, `erq`, `fast` or `best`."""
     weights: Literal["minmax", "mse"] = "mse"
     """Search of weight scales: the full range, or the least squared error weighted by the mean square of each input (the
     diagonal of the layer's Hessian)."""
@@ -135,6 +136,7 @@ class Quantize(Block):
     """Whether the layers of a segment have bits of their own, within the BitFLOPs of its precision. `auto`: at each precision
     at which stage `tree` does not measure beyond doubt that uniform bits are better."""
     seed: Seed = 0
+    """Seed of everything that is drawn: prefixes, parts of the samples, learned rounding."""
 
     @model_validator(mode="before")
     @classmethod
@@ -171,11 +173,13 @@ class Quantize(Block):
 class QuantizationConfig(Quantize):
     """How a network is quantized to one precision.
 
-    >>> QuantizationConfig("w4a4", ridge=False, stem="w8a8").stem
-    Precision('w8a8')
+    Examples:
+        >>> QuantizationConfig("w4a4", ridge=False, stem="w8a8").stem
+        Precision('w8a8')
     """
 
     precision: PrecisionValue
+    """Precision of the layers that have none of their own."""
     samples: Count = 1024
     """Most calibration samples that are used; later ones are not read."""
     rows: Count = 8192

@@ -14,6 +14,7 @@ from quee.evaluation.drops import DROPS, UNIT_METHOD
 from quee.evaluation.formats import EARLIER
 from quee.measure import ACCURACY
 from quee.policies.names import MAIN, OURS, REFERENCE, RIVALS, named, single_techniques
+from quee.report.curve import WORDS
 from quee.report.overview import Line, drawn
 from quee.report.sections import resampled
 from quee.work.io import read_json, write_bytes
@@ -35,6 +36,12 @@ SHOWN = (*named("rival"), REFERENCE)
 """Methods in README's table and figure beside it; all methods are in docs/results.md."""
 FIGURE, DETAILS = Path("docs") / "figures", Path("docs") / "results.md"
 README, CLAIMS = Path("README.md"), Path("docs") / "claims.md"
+NOTE = (
+    f"Costs at {' / '.join(f'{drop:g}' for drop in DROPS)} points of accuracy below the float network, on test images; the "
+    f"static w8a8 network costs 1. `{BEST}` is what quee deploys when nothing is said. One technique alone is the cheapest of "
+    "exits at one precision and precisions without exits, picked on the same test images, so in its favour."
+)
+"""What the columns of costs near the float network mean."""
 
 
 @dataclass(frozen=True)
@@ -57,37 +64,50 @@ class Source:
 
 
 def summary(sources: list[Source]) -> str:
-    """A row per experiment: the cost at which each method is near the float network; and one figure."""
-    drops = " / ".join(f"{drop:g}" for drop in DROPS)
-    methods = (BEST, *SHOWN)
-    head = ["experiment", "data set", "backbone", "float accuracy %", f"`{BEST}`", "one technique alone"]
-    head += [*(f"`{method}`" for method in SHOWN), f"`{UNIT_METHOD}`, accuracy %"]
-    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    """README's section: a row and a panel per data set, of the experiment whose float network is the most accurate there."""
+    best = _by_data_set(sources)
     curves = []
+    for source in best:
+        if (accuracy := source.results.metrics.get("fp32_accuracy")) is not None:
+            points = {method: _curve(source.results.points, method) for method in (BEST, *SHOWN)}
+            curves.append(Line(source.described()[0]["dataset"], accuracy, points))
+    FIGURE.mkdir(parents=True, exist_ok=True)
+    write_bytes(FIGURE / "overview.svg", drawn(curves).encode())
+    note = (
+        f"{NOTE} {DASH}: results that were published before the method was there. Of several experiments on a data set the "
+        f"one with the most accurate float network is shown. "
+        f"[Every experiment and every method, with intervals]({DETAILS.as_posix()})."
+    )
+    return "\n".join([*_near_table(best, "data set"), "", note])
+
+
+def _by_data_set(sources: list[Source]) -> list[Source]:
+    """One experiment per data set, in the order in which data sets come first."""
+    found: dict[str, Source] = {}
+    for source in sources:
+        name = source.described()[0]["dataset"]
+        accuracy = source.results.metrics.get("fp32_accuracy") or 0.0
+        if name not in found or accuracy > (found[name].results.metrics.get("fp32_accuracy") or 0.0):
+            found[name] = source
+    return list(found.values())
+
+
+def _near_table(sources: list[Source], *what: str) -> list[str]:
+    """A row per experiment, named by `what`: the cost at which each method is near the float network."""
+    head = [*what, "backbone", "float accuracy %", f"`{BEST}`", "one technique alone"]
+    head += [*(f"{WORDS[method]} (`{method}`)" for method in SHOWN), f"`{UNIT_METHOD}`, accuracy %"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for source in sources:
         metrics, dataset, backbone = source.results.metrics, *source.described()
         found = metrics["methods"]
-        cells = [_named(source), dataset["dataset"], backbone["name"], figure(metrics.get("fp32_accuracy"))]
+        names = {"experiment": source.name, "data set": dataset["dataset"]}
+        cells = [_with_measure(source, names[key]) if key == what[0] else names[key] for key in what]
+        cells += [backbone["name"], figure(metrics.get("fp32_accuracy"))]
         cells += [_near([found.get(BEST)]), _near([found[name] for name in single_techniques(found)])]
         cells += [_near([found.get(method)]) for method in SHOWN]
         cells.append(figure(found[UNIT_METHOD]["accuracy"]))
         lines.append(f"| {' | '.join(cells)} |")
-        if "fp32_accuracy" in metrics:
-            points = {method: _curve(source.results.points, method) for method in methods}
-            curves.append(Line(source.name, metrics["fp32_accuracy"], points))
-    note = (
-        f"Costs at {drops} points of accuracy below the float network, on test images; the static w8a8 network costs 1. "
-        f"`{BEST}` is what quee deploys when nothing is said. One technique alone is the cheapest of exits at one precision "
-        "and precisions without exits, picked on the same test images, so in its favour. "
-        f"{DASH}: results that were published before the method was there. "
-        f"[All methods at all budgets, with intervals]({DETAILS.as_posix()})."
-    )
-    FIGURE.mkdir(parents=True, exist_ok=True)
-    for source in sources:
-        _copy_figure(source)
-    write_bytes(FIGURE / "overview.svg", drawn(curves).encode())
-    shown = f"![Accuracy over cost, every experiment]({(FIGURE / 'overview.svg').as_posix()})"
-    return "\n".join([shown, "", *lines, "", note])
+    return lines
 
 
 def _near(methods: list[dict[str, Any] | None]) -> str:
@@ -106,7 +126,8 @@ def _curve(points: list[dict[str, Any]], method: str) -> list[tuple[float, float
 
 
 def details(sources: list[Source]) -> str:
-    """docs/results.md: methods by budget, comparisons that the intervals support, and every method of published results."""
+    """docs/results.md: costs near the float network, methods by budget, comparisons that the intervals support, and every
+    method of published results."""
     head = " / ".join(f"{budget:g}" for budget in BUDGETS)
     lines = [
         "# Results",
@@ -114,6 +135,14 @@ def details(sources: list[Source]) -> str:
         "`make readme` writes this page from the results. Cost 1 is the static w8a8 network, so cost 0.1 is a tenth of its",
         "arithmetic. `auc` is the mean accuracy over budgets from 1/16 to 1, spaced evenly in log cost and the same for every",
         "experiment: compare trees of one data set by it, and data sets by the cost near the float network.",
+        "",
+        "## Near the float network",
+        "",
+        *_near_table(sources, "experiment", "data set"),
+        "",
+        NOTE,
+        "",
+        "## At three budgets",
         "",
         f"| experiment | backbone | method | accuracy % at cost {head} | `auc` % | command | hardware | commit |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -124,7 +153,12 @@ def details(sources: list[Source]) -> str:
         dataset, backbone = source.described()
         for method in METHODS:
             if method in results.metrics["methods"]:
-                cells = [_named(source), backbone["name"], f"`{method}`", _accuracies(results, method)]
+                cells = [
+                    _with_measure(source, source.name),
+                    backbone["name"],
+                    f"`{method}`",
+                    _accuracies(results, method),
+                ]
                 auc = figure(results.metrics["methods"][method]["auc"])
                 cells += [f"{level_mark(results.metrics, method, 'auc')}{auc}", source.command, *_made(source.made)]
                 lines.append(f"| {' | '.join(cells)} |")
@@ -151,10 +185,10 @@ def load(root: Path, name: str) -> Source:
     return Source(name, folder, read_json(folder / "made.json")["evaluate"], True, results)
 
 
-def _named(source: Source) -> str:
-    """The experiment, with the word for its figures where these are no accuracies."""
+def _with_measure(source: Source, name: str) -> str:
+    """A name, with the word for the experiment's figures where these are no accuracies."""
     measure = source.results.measure
-    return source.name if measure is ACCURACY else f"{source.name} ({measure.name})"
+    return name if measure is ACCURACY else f"{name} ({measure.name})"
 
 
 def _accuracies(results: Results, method: str) -> str:
@@ -232,7 +266,7 @@ def _every_method(name: str, points: list[dict[str, Any]]) -> str:
     title = (
         f"{name}: every method at every budget, accuracy % with 95 % intervals (bootstrap over test images and seeds)"
     )
-    return f"<details>\n<summary>{title}</summary>\n\n" + "\n".join(lines) + "\n\n</details>\n"
+    return f"<details markdown>\n<summary>{title}</summary>\n\n" + "\n".join(lines) + "\n\n</details>\n"
 
 
 def _copy_figure(source: Source) -> None:
@@ -253,6 +287,8 @@ def main() -> None:
             CLAIMS: table([(source.name, source.folder, source.results.metrics) for source in sources]),
         }
         page = details(sources)
+        for source in sources:
+            _copy_figure(source)
     for file, (before, after) in around.items():
         write_bytes(root / file, f"{before}{BEGIN}\n{made[file]}\n{END}{after}".encode())
     write_bytes(root / DETAILS, f"{page.rstrip()}\n".encode())

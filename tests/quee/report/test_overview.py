@@ -14,7 +14,8 @@ def test_an_experiment_is_a_panel_named_with_its_float_accuracy(count: int) -> N
     assert [axes.get_title() for axes in shown] == [f"photos{number}, float 90.5 %" for number in range(count)]
     lines = {line.get_label(): line.get_xydata().tolist() for line in shown[0].lines}
     assert lines["quee_auto"] == [[0.1, pytest.approx(-5.5)], [0.4, pytest.approx(-0.5)]], "against the float network"
-    assert "confidence_hull" not in lines, "a method without points"
+    assert "fixed precisions" in lines, "the report's word for `static_hull`"
+    assert "confidence exits" not in lines, "a method without points"
 
 
 def test_the_figure_is_the_same_bytes_twice() -> None:
