@@ -19,6 +19,7 @@ from prefect.states import Completed
 
 from quee.errors import QueeError
 from quee.work.reach import may_pass
+from quee.work.counts import counted
 from tasks.dvc import session as dvc
 from tasks.dvc.committing import Committer, commit_lock, put_away, take_out
 from tasks.dvc.data_changes import changed_data, fetch_changed
@@ -71,7 +72,7 @@ def tracking(names: list[str]) -> str:
     done = track(Path.cwd(), names, notify=get_run_logger().warning)
     for version, decision in done.decided.items():
         get_run_logger().info("%s: %s", version, decision)
-    return f"{len(done.logged)} results and {len(done.registered)} model versions added, {done.known} known"
+    return f"{counted(len(done.logged), 'result')} and {counted(len(done.registered), 'model version')} added, {done.known} known"
 
 
 @flow(name="quee-pipeline", persist_result=False, validate_parameters=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from quee.work.counts import counted
 from tasks.dvc.lock import ExperimentResult
 from tasks.mlflow.headlines import Figures
 from tasks.mlflow.store import model_name
@@ -68,7 +69,7 @@ def of_experiment(
     samples = figures.evaluate.get("test_samples")
     facts = [
         f"Data `{data}`, backbone `{backbone}`" if data and backbone else "",
-        f"{samples:,} test images" if samples else "",
+        counted(samples, "test image") if samples else "",
         "accuracies and gains in %, costs in units of the network at 8 bits (BitFLOPs)" if figures.shown else "",
         "the float accuracy is not told: fp32 is not among the precisions" if figures.untold else "",
     ]

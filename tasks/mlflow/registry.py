@@ -19,6 +19,7 @@ from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorS
 from quee.measure import ACCURACY, KEY, measure_of
 from quee.policies.registry import METHODS
 from quee.runtime.engines import installed_engines
+from quee.work.counts import counted
 from quee.work.extras import distributions
 from quee.work.io import read_table
 from quee.work.percentages import percent
@@ -126,7 +127,7 @@ def validation_tags(root: Path, bundle: StageResult) -> dict[str, str]:
         "budget": f"{budget:g}",
         "method": method,
         "data": str(dataset.get("dataset", bundle.experiment)),
-        "measured on": f"{samples} validation images" if samples else "validation images",
+        "measured on": counted(samples, "validation image") if samples else "validation images",
         DATA: bundle.deps.get(prepare, "not known"),
     }
     for known in described.get("operating_points", [])[:1]:
