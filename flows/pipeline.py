@@ -7,11 +7,12 @@ import flows.quiet  # noqa: F401, I001  first: Prefect reads its settings when i
 import argparse
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from prefect import State, flow, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -26,7 +27,8 @@ from tasks.dvc.data_changes import changed_data, fetch_changed
 from tasks.dvc.inputs import ensure_inputs
 from tasks.work.lifeline import end_in_order
 from tasks.work.locks import exclusive
-from tasks.verbs.results import load_results
+from tasks.verbs.closing import results_page
+from tasks.mlflow.describe import markdown_table
 from tasks.mlflow.tracking import track
 
 DELAYS = [float(os.environ.get("QUEE_RETRY_SECONDS", "10")) * 2**attempt for attempt in range(4)]
@@ -50,14 +52,23 @@ RETRYING: dict[str, Any] = {
 
 
 @task(task_run_name="{name}", **RETRYING)
-def stage(session: dvc.Session, step: dvc.Step, name: str) -> dvc.Outcome:
-    """Bring one stage up to date; `name` is what Prefect shows."""
+def stage(session: dvc.Session, step: dvc.Step, name: str) -> State[dvc.Outcome]:
+    """Bring one stage up to date; the state has its outcome. `name`, what it did and why is what Prefect shows."""
     outcome = session.execute(step)
-    get_run_logger().info("%s %s in %.1f s", name, outcome.did, outcome.seconds)
+    why = f", because {'; '.join(step.reasons)}" if step.reasons and outcome.did == "ran" else ""
+    said = f"{name} {outcome.did} in {outcome.seconds:.1f} s{why}"
+    get_run_logger().info("%s", said)
+    return Completed(name=outcome.did.capitalize(), message=said, data=outcome)
+
+
+def shown(session: dvc.Session, step: dvc.Step) -> dvc.Outcome:
+    """The outcome of a stage that Prefect shows; raises what the stage raised."""
+    state: Any = stage(session, step, step.name, return_state=True)
+    outcome: dvc.Outcome = state.result()
     return outcome
 
 
-@task(**RETRYING)
+@task(task_run_name="inputs", **RETRYING)
 def inputs(names: list[str], changed: bool) -> None:
     """Fetch data and weights that are missing here; with `changed`, also data whose digest changed."""
     root, told = Path.cwd(), get_run_logger().warning
@@ -66,7 +77,7 @@ def inputs(names: list[str], changed: bool) -> None:
     ensure_inputs(root, names, told)
 
 
-@task(**RETRYING)
+@task(task_run_name="tracking", **RETRYING)
 def tracking(names: list[str]) -> str:
     """Make MLflow hold the results; returns what was added, in words."""
     done = track(Path.cwd(), names, notify=get_run_logger().warning)
@@ -110,7 +121,7 @@ def quee_pipeline(
             steps = session.steps
             pending = any(step.action != "unchanged" for step in steps)
             for step in steps:
-                done.append(stage(session, step, step.name) if pending else session.execute(step))
+                done.append(shown(session, step) if pending else session.execute(step))
             tracked = remember(names, notes)
             keep_lock(root, commit, branch, tracked, notes)
     finally:
@@ -164,24 +175,27 @@ def publish(steps: list[dvc.Step], done: list[dvc.Outcome], notes: list[Row]) ->
         state = "failed" if step.name == failed else "not run"
         row = by_name.get(step.name, {"stage": step.name, "did": state, "seconds": None})
         rows.append({**row, "why": "; ".join(step.reasons[:3])})
-    if rows:
-        create_table_artifact([*rows, *notes], key="quee-stages", description="What each stage did")
+    if not rows:
+        return
+    counts = Counter(str(row["did"]) for row in rows)
+    said = ", ".join(f"{count} {did}" for did, count in counts.items())
+    table = markdown_table([{key: _cell(value) for key, value in row.items()} for row in [*rows, *notes]])
+    create_markdown_artifact(f"**{said}**\n\n{table}", key="quee-stages", description="What each stage did, and why")
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value).replace("|", "\\|")
 
 
 def publish_results(experiment: str) -> None:
-    """Make artifacts of an experiment's results table and the path of its report."""
-    key = experiment.replace("_", "-")
+    """Make an artifact of an experiment's results: the sentence, the numbers, a small table and where the report is."""
     try:
-        found = load_results(Path.cwd(), experiment)
+        text = results_page(Path.cwd(), experiment)
     except QueeError as error:
-        get_run_logger().warning("no results table: %s", error)
+        get_run_logger().warning("no results: %s", error)
         return
-    if found.points:
-        create_table_artifact(found.points, key=f"quee-results-{key}", description=f"Operating points of {experiment}")
-    report = Path("artifacts") / experiment / "report" / "report.html"
-    if report.is_file():
-        create_link_artifact(report.resolve().as_uri(), key=f"quee-report-{key}", link_text=f"Report of {experiment}")
-        create_markdown_artifact(f"Report of **{experiment}**: `{report}`", key=f"quee-report-path-{key}")
+    key = experiment.replace("_", "-")
+    create_markdown_artifact(text, key=f"quee-results-{key}", description=f"Results of {experiment}")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from quee.work.counts import counted
 from tasks.dvc.lock import ExperimentResult
-from tasks.mlflow.headlines import Figures
+from tasks.mlflow.headlines import UNITS, Figures
 from tasks.mlflow.store import model_name
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def of_experiment(
     facts = [
         f"Data `{data}`, backbone `{backbone}`" if data and backbone else "",
         counted(samples, "test image") if samples else "",
-        "accuracies and gains in %, costs in units of the network at 8 bits (BitFLOPs)" if figures.shown else "",
+        UNITS if figures.shown else "",
         "the float accuracy is not told: fp32 is not among the precisions" if figures.untold else "",
     ]
     model = f"Not registered yet as `{model_name(result.experiment)}`."

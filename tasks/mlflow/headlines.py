@@ -26,6 +26,9 @@ DRAWN: tuple[Role, ...] = ("ours", "reference", "rival", "bound")
 CURVE, PER_UNIT = "curve/", 1000
 """Prefix of a curve's name, and its steps in a unit of cost: the value at step 200 is the accuracy at cost 0.2."""
 
+UNITS = "accuracies and gains in %, costs in units of the network at 8 bits (BitFLOPs)"
+"""Of the small table, in words."""
+
 BATCH = 64
 """Batch size at which executed speeds are compared."""
 

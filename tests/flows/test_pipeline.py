@@ -4,6 +4,7 @@ import json
 import sys
 import time
 import urllib.request
+from typing import Any
 
 import pytest
 from toy_project import Project
@@ -30,10 +31,16 @@ def test_the_flow_tells_what_each_stage_did_and_keeps_it_as_an_artifact(here: Pr
     assert [(row["stage"], row["did"]) for row in quee_pipeline()] == [(name, "ran") for name in ALL]
     assert {row["did"] for row in quee_pipeline(["toy"])} == {"unchanged"}
     assert {row["did"] for row in quee_pipeline(force=True)} == {"ran"}
-    kept = _post(f"{PREFECT_API_URL.value()}/artifacts/filter", {"artifacts": {"key": {"any_": ["quee-stages"]}}})
-    rows = json.loads(str(kept[-1]["data"]))
-    assert [row["stage"] for row in rows] == [*ALL, "MLflow", "dvc.lock"]
-    assert rows[0]["why"] == "forced"
+    kept = _post(
+        f"{PREFECT_API_URL.value()}/artifacts/latest/filter", {"artifacts": {"key": {"any_": ["quee-stages"]}}}
+    )
+    rows = table(kept[-1])
+    assert [row[0] for row in rows] == [*ALL, "MLflow", "dvc.lock"]
+    assert rows[0][3] == "forced"
+    runs = _post(f"{PREFECT_API_URL.value()}/task_runs/filter", {"sort": "ID_DESC"})
+    told = {(run["name"], run["state_name"]): run["state"]["message"] for run in runs}
+    assert "because forced" in told["prepare@toy", "Ran"]
+    assert {"inputs", "tracking"} <= {name for name, _ in told}
 
 
 @pytest.mark.slow
@@ -53,8 +60,7 @@ def test_a_failure_names_the_stage_and_its_log(here: Project) -> None:
     kept = _post(
         f"{PREFECT_API_URL.value()}/artifacts/latest/filter", {"artifacts": {"key": {"any_": ["quee-stages"]}}}
     )
-    rows = json.loads(str(kept[-1]["data"]))
-    assert [row["did"] for row in rows] == ["ran", "failed", "not run"]
+    assert [row[1] for row in table(kept[-1])] == ["ran", "failed", "not run"]
 
 
 @pytest.mark.slow
@@ -91,8 +97,14 @@ def test_the_flow_needs_no_server_and_its_status_is_the_stages(project: Project)
     assert "stage targets@toy failed" in output
 
 
-def _post(address: str, body: dict[str, object]) -> list[dict[str, object]]:
+def table(artifact: dict[str, Any]) -> list[list[str]]:
+    """The cells of an artifact's table."""
+    lines = [line for line in str(artifact["data"]).splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def _post(address: str, body: dict[str, object]) -> list[dict[str, Any]]:
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
-        found: list[dict[str, object]] = json.load(answer)
+        found: list[dict[str, Any]] = json.load(answer)
     return found
