@@ -7,7 +7,6 @@ import flows.quiet  # noqa: F401, I001  first: Prefect reads its settings when i
 import argparse
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from tasks.dvc.inputs import ensure_inputs
 from tasks.work.lifeline import end_in_order
 from tasks.work.locks import exclusive
 from tasks.verbs.closing import results_page
-from tasks.mlflow.describe import markdown_table
 from tasks.mlflow.tracking import track
 
 DELAYS = [float(os.environ.get("QUEE_RETRY_SECONDS", "10")) * 2**attempt for attempt in range(4)]
@@ -52,20 +50,12 @@ RETRYING: dict[str, Any] = {
 
 
 @task(task_run_name="{name}", **RETRYING)
-def stage(session: dvc.Session, step: dvc.Step, name: str) -> State[dvc.Outcome]:
-    """Bring one stage up to date; the state has its outcome. `name`, what it did and why is what Prefect shows."""
+def stage(session: dvc.Session, step: dvc.Step, name: str, done: list[dvc.Outcome]) -> State[None]:
+    """Bring one stage up to date and add its outcome to `done`. `name`, what it did and why is what Prefect shows."""
     outcome = session.execute(step)
+    done.append(outcome)  # not the state's data, because Prefect would draw a dependency between stages of equal facts
     why = f", because {'; '.join(step.reasons)}" if step.reasons and outcome.did == "ran" else ""
-    said = f"{name} {outcome.did} in {outcome.seconds:.1f} s{why}"
-    get_run_logger().info("%s", said)
-    return Completed(name=outcome.did.capitalize(), message=said, data=outcome)
-
-
-def shown(session: dvc.Session, step: dvc.Step) -> dvc.Outcome:
-    """The outcome of a stage that Prefect shows; raises what the stage raised."""
-    state: Any = stage(session, step, step.name, return_state=True)
-    outcome: dvc.Outcome = state.result()
-    return outcome
+    return Completed(name=outcome.did.capitalize(), message=f"{name} {outcome.did} in {outcome.seconds:.1f} s{why}")
 
 
 @task(task_run_name="inputs", **RETRYING)
@@ -121,7 +111,10 @@ def quee_pipeline(
             steps = session.steps
             pending = any(step.action != "unchanged" for step in steps)
             for step in steps:
-                done.append(shown(session, step) if pending else session.execute(step))
+                if pending:
+                    stage(session, step, step.name, done)
+                else:
+                    done.append(session.execute(step))
             tracked = remember(names, notes)
             keep_lock(root, commit, branch, tracked, notes)
     finally:
@@ -168,23 +161,27 @@ def _row(outcome: dvc.Outcome) -> Row:
 
 def publish(steps: list[dvc.Step], done: list[dvc.Outcome], notes: list[Row]) -> None:
     """Make an artifact of what ran and what did not, how long it took and why."""
-    by_name = {outcome.name: _row(outcome) for outcome in done}
-    rows = []
-    failed = next((step.name for step in steps if step.name not in by_name), None)
-    for step in steps:
-        state = "failed" if step.name == failed else "not run"
-        row = by_name.get(step.name, {"stage": step.name, "did": state, "seconds": None})
-        rows.append({**row, "why": "; ".join(step.reasons[:3])})
-    if not rows:
+    if not steps:
         return
-    counts = Counter(str(row["did"]) for row in rows)
-    said = ", ".join(f"{count} {did}" for did, count in counts.items())
-    table = markdown_table([{key: _cell(value) for key, value in row.items()} for row in [*rows, *notes]])
-    create_markdown_artifact(f"**{said}**\n\n{table}", key="quee-stages", description="What each stage did, and why")
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else str(value).replace("|", "\\|")
+    by_name = {outcome.name: outcome for outcome in done}
+    failed = next((step.name for step in steps if step.name not in by_name), None)
+    groups: dict[str, list[str]] = {}
+    lines = []
+    for step in steps:
+        outcome = by_name.get(step.name)
+        did = outcome.did if outcome is not None else "failed" if step.name == failed else "not run"
+        groups.setdefault(did, []).append(step.name)
+        if did in ("ran", "failed"):
+            time = "" if outcome is None else f" in {outcome.seconds:.1f} s"
+            why = f": {'; '.join(step.reasons[:3])}" if step.reasons else ""
+            lines.append(f"**{step.name}** {did}{time}{why}")
+    lines += [
+        f"{did.capitalize()}: {', '.join(groups[did])}" for did in ("unchanged", "restored", "not run") if did in groups
+    ]
+    lines += [f"{note['stage']}: {note['did']}" for note in notes]
+    said = ", ".join(f"{len(names)} {did}" for did, names in sorted(groups.items()))
+    text = "\n".join([f"**{said}**", "", *(f"- {line}" for line in lines)])
+    create_markdown_artifact(text, key="quee-stages", description="What each stage did, and why")
 
 
 def publish_results(experiment: str) -> None:

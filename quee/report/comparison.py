@@ -249,10 +249,10 @@ def _caption(found: Comparison) -> str:
 def _about(letter: str, side: Side) -> str:
     summary = side.summary
     numbers = summary.numbers()
-    facts = f"policy {summary.method}, on {summary.tested()}"
+    facts = f"Policy {summary.method}, on {summary.tested()}."
     return (
         f"<h2>{letter}: {escape(side.label)}</h2><p>{escape(summary.sentence())}</p>"
-        f"<p>{escape(numbers[:1].upper() + numbers[1:])}{'.' if numbers else ''} <small>{escape(facts)}</small></p>"
+        f"<p>{escape(numbers[:1].upper() + numbers[1:])}{'.' if numbers else ''}</p><p><small>{escape(facts)}</small></p>"
     )
 
 

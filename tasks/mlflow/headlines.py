@@ -29,6 +29,9 @@ CURVE, PER_UNIT = "curve/", 1000
 UNITS = "accuracies and gains in %, costs in units of the network at 8 bits (BitFLOPs)"
 """Of the small table, in words."""
 
+SHORT = ("method", "cost at 0.5 points below float", "gain over it")
+"""Columns of the small table where there is room for few."""
+
 BATCH = 64
 """Batch size at which executed speeds are compared."""
 

@@ -62,7 +62,9 @@ def registered(store: Store, bundle: StageResult, pyfunc: Path, run_id: str) -> 
 def finish(client: MlflowClient, version: ModelVersion, decision: str, about: str) -> None:
     """Describe the model, and record the decision, which completes the registration."""
     champion = client.get_model_version_by_alias(version.name, CHAMPION)
-    client.update_registered_model(version.name, about)
+    known = f"**Champion: version {champion.version}.** {_said(champion.tags)}".strip()
+    newest = "" if champion.version == version.version else f"Version {version.version} is {decision}."
+    client.update_registered_model(version.name, "\n\n".join(part for part in (about, known, newest) if part))
     for tag in MODEL:
         if tag in champion.tags:
             client.set_registered_model_tag(version.name, tag, champion.tags[tag])

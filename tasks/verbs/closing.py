@@ -11,7 +11,7 @@ from quee.report.sentence import Summary
 from quee.settings.bundle import Bundle
 from quee.settings.experiment import load_experiment
 from tasks.mlflow.describe import markdown_table
-from tasks.mlflow.headlines import UNITS, Figures
+from tasks.mlflow.headlines import SHORT, UNITS, Figures
 from tasks.verbs.results import Results, load_results
 
 
@@ -32,7 +32,7 @@ def closing_lines(root: Path, experiments: Sequence[str]) -> Iterator[str]:
             yield f"report: {results.report.relative_to(root)}"
     if found:
         names = shlex.join(results.experiment for results in found)
-        yield f"compare: quee results {names} --plot; with another experiment: quee compare {found[0].experiment} OTHER"
+        yield f"compare: quee results {names} --plot; with another experiment: quee compare {found[0].experiment} OTHER --html"
     bundles = [Path("artifacts") / name / "bundle" for name in experiments]
     if served := [bundle for bundle in bundles if (root / bundle / "bundle.json").is_file()]:
         extra = "" if find_spec("uvicorn") else "  (first: pip install 'quee[serve]')"
@@ -45,6 +45,7 @@ def results_page(root: Path, experiment: str) -> str:
     summary, bundle = summary_of(root, results), bundle_of(root, experiment)
     table = Figures(results.metrics, bundle.policy, bundle.budget, points=results.points).table()
     said, numbers = results.measure.said, summary.numbers()
+    short = [*map(said, SHORT)]
     folder = Path("artifacts") / experiment
     where = [f"report `{results.report.relative_to(root)}`"] if results.report else []
     if (root / folder / "bundle" / "bundle.json").is_file():
@@ -54,7 +55,7 @@ def results_page(root: Path, experiment: str) -> str:
         f"### {experiment}",
         " ".join(filter(None, [f"**{summary.sentence()}**", summary.said_of_labelled()])),
         f"{numbers[:1].upper()}{numbers[1:]}." if numbers else "",
-        said(markdown_table(table)),
+        markdown_table([{key: row[key] for key in row if key in short} for row in table]),
         said(f"{UNITS[:1].upper()}{UNITS[1:]}.") if table else "",
         f"On the machine that ran it: {', '.join(where)}.",
     ]
