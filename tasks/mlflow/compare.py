@@ -82,7 +82,7 @@ def _of_run(root: Path, run_id: str) -> Side:
         metrics = of_run({name: value for name, value in run.data.metrics.items() if not name.startswith(STEPPED)})
     result = None
     if run.data.tags.get("quee.kind") == "experiment" and (text := memory.artifact(run, "dvc.lock")) is not None:
-        result = ExperimentResult.read(run.data.tags["quee.experiment"], text.decode(), stage_names(root))
+        result = ExperimentResult.read(memory.facts(run)["quee.experiment"], text.decode(), stage_names(root))
     return Side(run.info.run_name or run_id, dict(run.data.params), metrics, result=result)
 
 
