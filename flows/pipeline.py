@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import State, flow, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -19,13 +19,14 @@ from prefect.states import Completed
 
 from quee.errors import QueeError
 from quee.work.reach import may_pass
+from quee.work.counts import counted
 from tasks.dvc import session as dvc
 from tasks.dvc.committing import Committer, commit_lock, put_away, take_out
 from tasks.dvc.data_changes import changed_data, fetch_changed
 from tasks.dvc.inputs import ensure_inputs
 from tasks.work.lifeline import end_in_order
 from tasks.work.locks import exclusive
-from tasks.verbs.results import load_results
+from tasks.verbs.closing import results_page
 from tasks.mlflow.tracking import track
 
 DELAYS = [float(os.environ.get("QUEE_RETRY_SECONDS", "10")) * 2**attempt for attempt in range(4)]
@@ -49,14 +50,15 @@ RETRYING: dict[str, Any] = {
 
 
 @task(task_run_name="{name}", **RETRYING)
-def stage(session: dvc.Session, step: dvc.Step, name: str) -> dvc.Outcome:
-    """Bring one stage up to date; `name` is what Prefect shows."""
+def stage(session: dvc.Session, step: dvc.Step, name: str, done: list[dvc.Outcome]) -> State[None]:
+    """Bring one stage up to date and add its outcome to `done`. `name`, what it did and why is what Prefect shows."""
     outcome = session.execute(step)
-    get_run_logger().info("%s %s in %.1f s", name, outcome.did, outcome.seconds)
-    return outcome
+    done.append(outcome)  # not the state's data, because Prefect would draw a dependency between stages of equal facts
+    why = f", because {'; '.join(step.reasons)}" if step.reasons and outcome.did == "ran" else ""
+    return Completed(name=outcome.did.capitalize(), message=f"{name} {outcome.did} in {outcome.seconds:.1f} s{why}")
 
 
-@task(**RETRYING)
+@task(task_run_name="inputs", **RETRYING)
 def inputs(names: list[str], changed: bool) -> None:
     """Fetch data and weights that are missing here; with `changed`, also data whose digest changed."""
     root, told = Path.cwd(), get_run_logger().warning
@@ -65,13 +67,13 @@ def inputs(names: list[str], changed: bool) -> None:
     ensure_inputs(root, names, told)
 
 
-@task(**RETRYING)
+@task(task_run_name="tracking", **RETRYING)
 def tracking(names: list[str]) -> str:
     """Make MLflow hold the results; returns what was added, in words."""
     done = track(Path.cwd(), names, notify=get_run_logger().warning)
     for version, decision in done.decided.items():
         get_run_logger().info("%s: %s", version, decision)
-    return f"{len(done.logged)} results and {len(done.registered)} model versions added, {done.known} known"
+    return f"{counted(len(done.logged), 'result')} and {counted(len(done.registered), 'model version')} added, {done.known} known"
 
 
 @flow(name="quee-pipeline", persist_result=False, validate_parameters=True)
@@ -109,7 +111,10 @@ def quee_pipeline(
             steps = session.steps
             pending = any(step.action != "unchanged" for step in steps)
             for step in steps:
-                done.append(stage(session, step, step.name) if pending else session.execute(step))
+                if pending:
+                    stage(session, step, step.name, done)
+                else:
+                    done.append(session.execute(step))
             tracked = remember(names, notes)
             keep_lock(root, commit, branch, tracked, notes)
     finally:
@@ -156,31 +161,38 @@ def _row(outcome: dvc.Outcome) -> Row:
 
 def publish(steps: list[dvc.Step], done: list[dvc.Outcome], notes: list[Row]) -> None:
     """Make an artifact of what ran and what did not, how long it took and why."""
-    by_name = {outcome.name: _row(outcome) for outcome in done}
-    rows = []
+    if not steps:
+        return
+    by_name = {outcome.name: outcome for outcome in done}
     failed = next((step.name for step in steps if step.name not in by_name), None)
+    groups: dict[str, list[str]] = {}
+    lines = []
     for step in steps:
-        state = "failed" if step.name == failed else "not run"
-        row = by_name.get(step.name, {"stage": step.name, "did": state, "seconds": None})
-        rows.append({**row, "why": "; ".join(step.reasons[:3])})
-    if rows:
-        create_table_artifact([*rows, *notes], key="quee-stages", description="What each stage did")
+        outcome = by_name.get(step.name)
+        did = outcome.did if outcome is not None else "failed" if step.name == failed else "not run"
+        groups.setdefault(did, []).append(step.name)
+        if did in ("ran", "failed"):
+            time = "" if outcome is None else f" in {outcome.seconds:.1f} s"
+            why = f": {'; '.join(step.reasons[:3])}" if step.reasons else ""
+            lines.append(f"**{step.name}** {did}{time}{why}")
+    lines += [
+        f"{did.capitalize()}: {', '.join(groups[did])}" for did in ("unchanged", "restored", "not run") if did in groups
+    ]
+    lines += [f"{note['stage']}: {note['did']}" for note in notes]
+    said = ", ".join(f"{len(names)} {did}" for did, names in sorted(groups.items()))
+    text = "\n".join([f"**{said}**", "", *(f"- {line}" for line in lines)])
+    create_markdown_artifact(text, key="quee-stages", description="What each stage did, and why")
 
 
 def publish_results(experiment: str) -> None:
-    """Make artifacts of an experiment's results table and the path of its report."""
-    key = experiment.replace("_", "-")
+    """Make an artifact of an experiment's results: the sentence, the numbers, a small table and where the report is."""
     try:
-        found = load_results(Path.cwd(), experiment)
+        text = results_page(Path.cwd(), experiment)
     except QueeError as error:
-        get_run_logger().warning("no results table: %s", error)
+        get_run_logger().warning("no results: %s", error)
         return
-    if found.points:
-        create_table_artifact(found.points, key=f"quee-results-{key}", description=f"Operating points of {experiment}")
-    report = Path("artifacts") / experiment / "report" / "report.html"
-    if report.is_file():
-        create_link_artifact(report.resolve().as_uri(), key=f"quee-report-{key}", link_text=f"Report of {experiment}")
-        create_markdown_artifact(f"Report of **{experiment}**: `{report}`", key=f"quee-report-path-{key}")
+    key = experiment.replace("_", "-")
+    create_markdown_artifact(text, key=f"quee-results-{key}", description=f"Results of {experiment}")
 
 
 def main() -> None:

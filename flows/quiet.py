@@ -1,4 +1,7 @@
-"""Prefect without chatter: no telemetry, errors only, a home inside the checkout, unless set otherwise."""
+"""Prefect without chatter: no telemetry, on the screen errors only, a home inside the checkout, unless set otherwise.
+
+The server keeps what flows and tasks say of themselves, because the page of a run shows it.
+"""
 
 import os
 from pathlib import Path
@@ -10,6 +13,9 @@ HOME = Path(".quee") / "prefect"
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_LEVEL": "ERROR",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "INFO",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "INFO",
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",

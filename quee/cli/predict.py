@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quee.cli import AsJson
+from quee.work.counts import counted
 
 if TYPE_CHECKING:
     from quee.runtime import AdaptiveClassifier
@@ -130,7 +131,7 @@ def _say(summary: dict[str, Any], seconds: float, more: str = "") -> None:
     skipped = f", {summary['skipped']} skipped" if summary["skipped"] else ""
     rate = summary["images"] / max(seconds, 1e-9)
     cost = f"mean cost {summary['mean_cost']:.3f}"
-    line = f"{summary['images']} images{skipped}, {cost}, {rate:.0f} images/s with {summary['engine']}{more}"
+    line = f"{counted(summary['images'], 'image')}{skipped}, {cost}, {rate:.0f} images/s with {summary['engine']}{more}"
     print(line, file=sys.stderr)
     if summary["left_out"]:
         print(f"left out: {', '.join(summary['left_out'])}", file=sys.stderr)

@@ -5,10 +5,12 @@ it is. The same text stands in the page and alone in a file.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
+from quee.measure import ACCURACY, Measure
 from quee.policies.names import REFERENCE, named
 from quee.policies.registry import METHODS
 from quee.report import Results, Row
@@ -70,21 +72,62 @@ class Scale:
         return HEIGHT - BOTTOM - (accuracy - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """One line of the figure."""
+
+    name: str
+    """What stands at its end."""
+    kind: str
+    """Its look: `ours`, `other0` or `other1`."""
+    line: Sequence[Point]
+    points: Sequence[tuple[Row, str]]
+    """Operating points, and the first words of what each says at a touch."""
+    band: Sequence[Row] = ()
+    """`cost`, `low` and `high`"""
+    deployed: Mapping[str, Any] | None = None
+    """The point at the default budget."""
+
+
 def drawn_methods(summary: Summary) -> list[str]:
     """The methods of the first figure, what is deployed last so that it lies on top."""
     return [name for name in (REFERENCE, RIVAL) if name != summary.method] + [summary.method]
 
 
 def curve_figure(results: Results, summary: Summary) -> str:
-    """The figure as SVG text."""
-    methods = drawn_methods(summary)
-    lines = {name: line_of(results.curve, results.bands, name) for name in methods}
-    lines = {name: line for name, line in lines.items() if line}
+    """The figure of one experiment as SVG text."""
+    curves = []
+    for index, name in enumerate(drawn_methods(summary)):
+        ours = name == summary.method
+        rows = operating(results.curve, name)
+        curve = Curve(
+            WORDS.get(name, name),
+            "ours" if ours else f"other{index}",
+            line_of(results.curve, results.bands, name),
+            [(row, f"{name}{_told(results, row)}") for row in rows],
+            [row for row in results.bands if row["method"] == name] if ours else [],
+            summary.point if ours else None,
+        )
+        curves.append(curve)
     full = results.metrics["evaluate"].get("fp32_accuracy")
-    statics = _statics(results)
+    levels = {} if full is None else {full: f"float, {percent(full)}"}
+    return figure_of([curve for curve in curves if curve.line], levels, results.measure, _statics(results))
+
+
+def figure_of(
+    curves: Sequence[Curve],
+    levels: Mapping[float, str],
+    measure: Measure = ACCURACY,
+    statics: Mapping[str, Row] | None = None,
+) -> str:
+    """Curves, the last one on top, as SVG text.
+
+    `levels` are accuracies with a name, drawn across, and `statics` the points of the whole network at one precision.
+    """
+    statics = statics or {}
     marks = [(row["cost"], row["accuracy"]) for row in statics.values()]
-    scale = _scale([point for line in (*lines.values(), marks) for point in line], full)
-    said = results.measure.said
+    scale = _scale([point for line in (*(curve.line for curve in curves), marks) for point in line], levels)
+    said = measure.said
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="qc" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'role="img" aria-label="{said("accuracy")} over computation">',
@@ -94,20 +137,18 @@ def curve_figure(results: Results, summary: Summary) -> str:
         *_axes(scale, said("accuracy on test")),
     ]
     names: list[tuple[float, str, str]] = []
-    if full is not None:
-        y = scale.y(100 * full)
+    for level, name in levels.items():
+        y = scale.y(100 * level)
         parts.append(f'<line class="float" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        names.append((y, "", f"float, {percent(full)}"))
-    for index, (name, line) in enumerate(lines.items()):
-        kind = "ours" if name == summary.method else f"other{index}"
-        band = _band(results, name, scale) if kind == "ours" else ""
-        path = " ".join(f"{scale.x(cost):.1f},{scale.y(100 * accuracy):.1f}" for cost, accuracy in line)
-        points = "".join(_point(row, _told(results, row), scale, name) for row in operating(results.curve, name))
-        ring = _ring(summary, scale) if kind == "ours" else ""
+        names.append((y, "", name))
+    for curve in curves:
+        path = " ".join(f"{scale.x(cost):.1f},{scale.y(100 * accuracy):.1f}" for cost, accuracy in curve.line)
+        points = "".join(_point(row, told, scale) for row, told in curve.points)
         parts.append(
-            f'<g class="{kind}" clip-path="url(#curves-inside)">{band}<polyline points="{path}"/>{points}{ring}</g>'
+            f'<g class="{curve.kind}" clip-path="url(#curves-inside)">{_band(curve.band, scale)}<polyline points="{path}"/>'
+            f"{points}{_ring(curve.deployed, scale)}</g>"
         )
-        names.append((scale.y(100 * line[-1][1]), kind, WORDS.get(name, name)))
+        names.append((scale.y(100 * curve.line[-1][1]), curve.kind, curve.name))
     parts += [
         _diamond(name, row, scale) for name, row in statics.items() if scale.costs[0] <= row["cost"] <= scale.costs[1]
     ]
@@ -125,10 +166,10 @@ def _statics(results: Results) -> dict[str, Row]:
     return {name: points[name][0] for name in sorted(points, key=lambda n: points[n][0]["cost"]) if name != REFERENCE}
 
 
-def _scale(points: Sequence[Point], full: float | None) -> Scale:
+def _scale(points: Sequence[Point], levels: Iterable[float]) -> Scale:
     shown = [point for point in points if point[0] <= DEAREST]
     costs, values = [cost for cost, _ in shown], [100 * accuracy for _, accuracy in shown]
-    values += [100 * full] if full is not None else []
+    values += [100 * level for level in levels]
     top = min(max(values, default=100.0) + 0.4, 100.0)
     low = max(min(values, default=0.0) - 0.4, top - DEEP)
     return Scale((min(costs, default=0.01) * 0.93, max(*costs, 1.0) * 1.08), (low, top))
@@ -150,15 +191,15 @@ def _axes(scale: Scale, name: str) -> Iterable[str]:
     yield f'<text class="tick" transform="translate(12 {TOP}) rotate(-90)" text-anchor="end">{escape(name)}, %</text>'
 
 
-def _band(results: Results, method: str, scale: Scale) -> str:
-    rows = sorted((row for row in results.bands if row["method"] == method), key=lambda row: row["cost"])
+def _band(band: Iterable[Row], scale: Scale) -> str:
+    rows = sorted(band, key=lambda row: row["cost"])
     ends = [(row, "high") for row in rows] + [(row, "low") for row in reversed(rows)]
     path = " ".join(f"{scale.x(row['cost']):.1f},{scale.y(100 * row[side]):.1f}" for row, side in ends)
     return f'<polygon class="band" points="{path}"/>' if rows else ""
 
 
-def _point(row: Row, words: str, scale: Scale, method: str) -> str:
-    told = f"{method}{words}: {percent(row['accuracy'])} at {_cost(row['cost'])}"
+def _point(row: Row, words: str, scale: Scale) -> str:
+    told = f"{words}: {percent(row['accuracy'])} at {_cost(row['cost'])}"
     x, y = scale.x(row["cost"]), scale.y(100 * row["accuracy"])
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6"><title>{escape(told)}</title></circle>'
 
@@ -169,8 +210,8 @@ def _cost(cost: float) -> str:
 
 def _told(results: Results, row: Row) -> str:
     """What sets a point: its λ or threshold, and where the method puts several policies together, those of the same point."""
-    if own := _knob(row):
-        return f", {own}"
+    if own := knob_of(row):
+        return own
     known = set(results.metrics.get("policies", {}).get("auto", {}).get("budgets", {}).values())
     curves = {METHODS[name].shown for name in known if name in METHODS}
     same = (
@@ -181,18 +222,19 @@ def _told(results: Results, row: Row) -> str:
         and abs(other["cost"] - row["cost"]) + abs(other["accuracy"] - row["accuracy"]) < 1e-9
     )
     found = next(same, None)
-    return "" if found is None else f", as {found['method']}, {_knob(found)}"
+    return "" if found is None else f", as {found['method']}{knob_of(found)}"
 
 
-def _knob(row: Row) -> str:
+def knob_of(row: Row) -> str:
+    """The λ or threshold of a point, to follow a name; empty where it has none."""
     for key, sign in (("lambda", "λ"), ("threshold", "threshold")):
         if row.get(key) is not None:
-            return f"{sign} {row[key]:.3g}"
+            return f", {sign} {row[key]:.3g}"
     return ""
 
 
-def _ring(summary: Summary, scale: Scale) -> str:
-    if (point := summary.point) is None:
+def _ring(point: Mapping[str, Any] | None, scale: Scale) -> str:
+    if point is None:
         return ""
     told = f"deployed, budget {point['budget']:g}: {percent(point['test_accuracy'])} at {_cost(point['test_cost'])}"
     x, y = scale.x(point["test_cost"]), scale.y(100 * point["test_accuracy"])

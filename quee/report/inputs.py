@@ -8,6 +8,7 @@ from quee.measure import ACCURACY, Measure
 from quee.report.markup import folded, table
 from quee.report.sentence import share
 from quee.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from quee.work.counts import counted
 from quee.work.percentages import percent
 
 TINTS = (SKY, BLUE, ORANGE, GREEN, VERMILLION, PURPLE)
@@ -38,6 +39,32 @@ class Path:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Paths as boxes: one per segment, coloured by the precision that it runs at."""
+
+    segments: int
+    precisions: Sequence[str]
+    """Those that have a colour, by rising bits."""
+
+    def tint(self, precision: str) -> str:
+        known = list(self.precisions)
+        return TINTS[known.index(precision) % len(TINTS)] if precision in known else GREY
+
+    def box(self, precision: str) -> str:
+        return f'<i style="background:{self.tint(precision)}"></i>'
+
+    def boxes(self, path: str) -> str:
+        """A path with its segments that do not run."""
+        steps = path.split("-")
+        run = "".join(self.box(step) for step in steps)
+        return f'<span class="path" title="{escape(path)}">{run}{"<i></i>" * (self.segments - len(steps))}</span>'
+
+    def legend(self) -> str:
+        boxes = "".join(f'<span class="key">{self.box(name)} {escape(name)}</span>' for name in self.precisions)
+        return f'<p class="legend">{boxes}</p>'
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What the deployed policy does with the test images at its budget."""
 
@@ -60,6 +87,10 @@ class Inputs:
     first_of: str = ""
     """Words on what part of the test images and fits this is, where it is not all."""
 
+    @property
+    def steps(self) -> Steps:
+        return Steps(self.segments, self.precisions)
+
 
 SHOWN = 8
 """Most paths that are shown unfolded."""
@@ -76,41 +107,23 @@ def which_inputs(inputs: Inputs | None, measure: Measure = ACCURACY) -> str:
     text = (
         f"<p>{escape(inputs.method)} at a budget of {inputs.budget:g} on {inputs.samples:,} test images"
         f"{escape(inputs.first_of)}. A box is a segment of the network that ran, with its precision; an image leaves behind the "
-        f"last one.</p>{_legend(inputs)}" + _paths(inputs, rows, measure)
+        f"last one.</p>{inputs.steps.legend()}" + _paths(inputs, rows, measure)
     )
     if rest:
         held = sum(path.share for path in rest)
-        text += folded(f"{len(rest)} more paths, taken by {percent(held)} of the images", _paths(inputs, rest, measure))
+        text += folded(
+            f"{counted(len(rest), 'more path')}, taken by {percent(held)} of the images", _paths(inputs, rest, measure)
+        )
     return text + _pairs(inputs, measure)
-
-
-def _legend(inputs: Inputs) -> str:
-    boxes = "".join(f'<span class="key">{_box(inputs, name)} {escape(name)}</span>' for name in inputs.precisions)
-    return f'<p class="legend">{boxes}</p>'
-
-
-def _box(inputs: Inputs, precision: str) -> str:
-    return f'<i style="background:{_tint(inputs, precision)}"></i>'
-
-
-def _tint(inputs: Inputs, precision: str) -> str:
-    known = list(inputs.precisions)
-    return TINTS[known.index(precision) % len(TINTS)] if precision in known else GREY
-
-
-def _boxes(inputs: Inputs, path: str) -> str:
-    steps = path.split("-")
-    run = "".join(_box(inputs, step) for step in steps)
-    return f'<span class="path" title="{escape(path)}">{run}{"<i></i>" * (inputs.segments - len(steps))}</span>'
 
 
 def _paths(inputs: Inputs, paths: Sequence[Path], measure: Measure) -> str:
     pictured = any(path.examples for path in paths)
     rows = []
     for path in paths:
-        pictures = "".join(_picture(example, measure) for example in path.examples)
+        pictures = "".join(picture(example, measure) for example in path.examples)
         cells = [
-            f"{_boxes(inputs, path.name)}<small>{escape(path.name)}</small>",
+            f"{inputs.steps.boxes(path.name)}<small>{escape(path.name)}</small>",
             percent(path.share),
             share(path.cost),
         ]
@@ -118,7 +131,8 @@ def _paths(inputs: Inputs, paths: Sequence[Path], measure: Measure) -> str:
     return table(["path", "of the images", "cost", measure.name, *(["such images"] if pictured else [])], rows)
 
 
-def _picture(example: Example, measure: Measure, words: str = "") -> str:
+def picture(example: Example, measure: Measure, words: str = "") -> str:
+    """An image that says at a touch what became of it; it has a red frame where the answer is wrong."""
     judged = ("wrong", "right") if measure is ACCURACY else ("differs", "agrees")
     said = f"{example.label}: {example.path}, cost {example.cost:.3g}, {judged[example.right]}"
     mark = "" if example.right else ' class="wrong"'
@@ -129,9 +143,13 @@ def _pairs(inputs: Inputs, measure: Measure) -> str:
     if not inputs.pairs:
         return ""
     left = inputs.classes - len(inputs.pairs)
-    note = f" Left out, to keep the page small: {left:,} more classes, whose hardest images cost less." if left else ""
+    note = (
+        f" Left out, to keep the page small: {counted(left, 'more class', 'more classes')}, whose hardest images cost less."
+        if left
+        else ""
+    )
     cells = "".join(
-        f"<figure>{_picture(easy, measure, 'easiest, ')}{_picture(hard, measure, 'hardest, ')}<figcaption>{escape(easy.label)}"
+        f"<figure>{picture(easy, measure, 'easiest, ')}{picture(hard, measure, 'hardest, ')}<figcaption>{escape(easy.label)}"
         f"<small>{share(easy.cost)} · {share(hard.cost)}</small></figcaption></figure>"
         for easy, hard in inputs.pairs
     )
@@ -154,7 +172,7 @@ def where_cost_goes(inputs: Inputs | None) -> str:
     for name, by in named:
         cost = sum(by.values())
         parts = "".join(
-            f'<b style="width:{100 * by[precision] / most:.1f}%;background:{_tint(inputs, precision)}"></b>'
+            f'<b style="width:{100 * by[precision] / most:.1f}%;background:{inputs.steps.tint(precision)}"></b>'
             for precision in sorted(by, key=lambda p: list(inputs.precisions).index(p) if p else -1)
         )
         bars.append(f"<li><span>{escape(name)}</span><em>{parts}</em>{percent(cost / total)}</li>")

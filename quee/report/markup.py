@@ -27,15 +27,16 @@ def drawing(text: str, title: str, caption: str) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose cells are HTML; a cell that starts with NUL is the best of its column."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], look: str = "") -> str:
+    """A table whose cells are HTML; a cell that starts with NUL is the best of its column. `look` is a class of the style."""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     lines = []
     for row in rows:
         cells = "".join(f'<td class="best">{c[1:]}</td>' if c.startswith("\0") else f"<td>{c}</td>" for c in row)
         mark = ' class="ours"' if row[0] in OURS else ""
         lines.append(f"<tr{mark}>{cells}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    own = f' class="{look}"' if look else ""
+    return f'<div class="scroll"><table{own}><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def folded(title: str, html: str, name: str = "") -> str:

@@ -16,24 +16,7 @@ from quee.report.markup import drawing, folded, inlined
 from quee.report.parts import parts
 from quee.report.policies import chosen_policies
 from quee.report.sentence import Summary
-from quee.report.theme import SCRIPT, STYLE
-
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style</style>
-</head>
-<body>
-$body
-<script>
-$script</script>
-</body>
-</html>
-""")
+from quee.report.theme import document
 
 STAGES = Template("""<p id="stages-away">Run times are not part of the results: this table is filled from the run records where
 the pipeline ran, and this copy of the page is away from them.</p>
@@ -115,7 +98,7 @@ def build_page(
         folded("Lineage", _lineage(results), "lineage"),
     ]
     page = "\n".join(part for part in body if part)
-    return PAGE.substitute(title=escape(results.title), style=STYLE, script=SCRIPT, body=page)
+    return document(results.title, page)
 
 
 def _lineage(results: Results) -> str:

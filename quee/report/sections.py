@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from quee.evaluation.drops import DROPS
 from quee.measure import ACCURACY, LABELLED, measure_of
 from quee.policies.names import BOUND, OURS, REFERENCE, RIVALS
 from quee.report import Results
 from quee.report.markup import signed, star, table
-from quee.report.sentence import DROPS, Summary, share, spent
+from quee.report.sentence import Summary, points, share, spent
+from quee.work.counts import counted
 from quee.work.percentages import DASH, DIFFERENCE, GAP, figure, percent
 
 NO_FLOAT = "fp32 is neither among paths.precisions nor among paths.references"
@@ -70,11 +72,11 @@ def sure(results: Results, summary: Summary) -> str:
         )
     if (reached := summary.reached()) is not None:
         drop, cost = reached
-        found = evaluate.get("cost_at_drop", {}).get(summary.method, {}).get(drop)
+        found = evaluate.get("cost_at_drop", {}).get(summary.method, {}).get(f"{drop}")
         if found is not None:
             ends = f"from {share(found['low'])} to {share(found['high'])}"
             lines.append(
-                f"{DROPS[drop].capitalize()} below the float network is reached for {share(cost)} of the computation "
+                f"{points(drop).capitalize()} below the float network is reached for {share(cost)} of the computation "
                 f"(95 %: {ends}); {percent(found['reached'], 0)} of the draws of a bootstrap reach it at any cost."
             )
     for rival in RIVALS:
@@ -150,7 +152,7 @@ def _repetitions(results: Results) -> str:
         if key.startswith("auc.")
     ]
     return (
-        f"<h3>Over {count} random {'division' if count == 1 else 'divisions'} of the held-out samples</h3>"
+        f"<h3>Over {counted(count, 'random division')} of the held-out samples</h3>"
         "<p>Targets, predictors and policies were fitted anew each time, the backbone was not. "
         f"{COMPARED} The intervals are for the mean at 95 %; the "
         "divisions share samples, so the true uncertainty is larger.</p>"
@@ -166,7 +168,7 @@ def _gains(results: Results) -> str:
     lines = "".join(f"<li>{line}</li>" for line in _gain_lines(found, True))
     return (
         f"<h3>Over the test samples</h3><p>{COMPARED} The 95 % intervals are from a paired "
-        f"bootstrap over {resampled(evaluate)} and {seeds} {'seed' if seeds == 1 else 'seeds'} of targets, predictors and "
+        f"bootstrap over {resampled(evaluate)} and {counted(seeds, 'seed')} of targets, predictors and "
         "policies: they say nothing of another division of the samples or another training run."
         f"</p><ul>{lines}</ul>"
     )
@@ -308,7 +310,7 @@ def savings(results: Results) -> str:
     rows = [[escape(name), *_near(evaluate, name)] for name in (*OURS, *rivals)]
     head = ["cost at −0.5 points", "cost at −1 point"]
     shares = [
-        [escape(ours), escape(rival), *(_limits(ratios[ours][rival][drop]) for drop in DROPS)]
+        [escape(ours), escape(rival), *(_limits(ratios[ours][rival][f"{drop}"]) for drop in DROPS)]
         for ours in OURS
         for rival in rivals
         if rival in ratios.get(ours, {})
@@ -335,7 +337,7 @@ def _near(evaluate: dict[str, Any], method: str) -> list[str]:
     cells = []
     for drop in DROPS:
         text = _cost(found.get(f"cost_at_drop_{drop}"))
-        cells.append(f"{text}<small>{_limits(limits[drop])}</small>" if drop in limits else text)
+        cells.append(f"{text}<small>{_limits(limits[f'{drop}'])}</small>" if f"{drop}" in limits else text)
     return cells
 
 

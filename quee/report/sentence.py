@@ -3,16 +3,17 @@
 A method's accuracy is a mean over seeds and, with folds, over the test images of all folds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from quee.evaluation.drops import DROPS
 from quee.measure import ACCURACY, measure_of
-from quee.policies.names import REFERENCE
+from quee.policies.names import OURS, REFERENCE
+from quee.policies.registry import METHODS
+from quee.work.counts import counted
 from quee.work.percentages import difference, figure, percent
 
-DROPS = {"0.5": "half a point", "1.0": "one point"}
-"""Points of accuracy below the float network, in the form of the metrics' names, and in words."""
 EIGHT_BIT = "the 8-bit network's computation"
 
 Row = Mapping[str, Any]
@@ -35,8 +36,7 @@ class Summary:
     @property
     def point(self) -> Row | None:
         """The method at the budget."""
-        own = self._own()
-        return min(own, key=lambda row: (abs(row["budget"] - self.budget), row["budget"]), default=None)
+        return min(self.own(), key=lambda row: (abs(row["budget"] - self.budget), row["budget"]), default=None)
 
     def sentence(self) -> str:
         """The least computation for nearly the float network's accuracy, or else how near the method comes to it."""
@@ -45,10 +45,10 @@ class Summary:
         if reached is not None and full is not None:
             drop, cost = reached
             if measure is not ACCURACY:
-                level = percent(full - float(drop) / 100, 1)
+                level = percent(full - drop / 100, 1)
                 return f"Agrees with the float network on {level} of the images or more, {spent(cost)}."
-            return f"Within {DROPS[drop]} of the float network ({percent(full)}), {spent(cost)}."
-        best = max(self._own(), key=lambda row: (row["test_accuracy"], -row["test_cost"]), default=None)
+            return f"Within {points(drop)} of the float network ({percent(full)}), {spent(cost)}."
+        best = max(self.own(), key=lambda row: (row["test_accuracy"], -row["test_cost"]), default=None)
         if best is None:
             return "No operating point of it was measured."
         accuracy = best["test_accuracy"]
@@ -57,7 +57,7 @@ class Summary:
         lost = f"{100 * (full - accuracy):.1f} points below the float network ({percent(full)})"
         return f"{lost}, {spent(best['test_cost'])}: nearer it does not come."
 
-    def reached(self) -> tuple[str, float] | None:
+    def reached(self) -> tuple[float, float] | None:
         """The least drop of `DROPS` that the method gets to under every seed, and the cost; None where there is none."""
         own = self.metrics.get("methods", {}).get(self.method, {})
         for drop in DROPS:
@@ -93,9 +93,9 @@ class Summary:
     def tested(self) -> str:
         """On what the numbers were measured."""
         metrics = self.metrics
-        parts = [f"{metrics['test_samples']:,} test images"] if "test_samples" in metrics else ["the test images"]
+        parts = [counted(metrics["test_samples"], "test image")] if "test_samples" in metrics else ["the test images"]
         if groups := metrics.get("test_groups"):
-            parts.append(f"in {groups:,} groups")
+            parts.append(f"in {counted(groups, 'group')}")
         if folds := metrics.get("folds"):
             parts.append(f"in {folds} folds, each tested by what was fitted without it")
         if (seeds := metrics.get("seeds", 1)) > 1:
@@ -112,11 +112,23 @@ class Summary:
         if row is None:
             return "There are no labels to tell accuracy by."
         ends = f"{figure(row['low'], 1)}, {figure(row['high'], 1)}"
-        count = self.metrics["labelled_samples"]
-        return f"At budget {row['budget']:g} it is right on {percent(row['accuracy'])} [{ends}] of {count:,} labelled images."
+        count = counted(self.metrics["labelled_samples"], "labelled image")
+        return f"At budget {row['budget']:g} it is right on {percent(row['accuracy'])} [{ends}] of {count}."
 
-    def _own(self) -> list[Row]:
+    def own(self) -> list[Row]:
+        """The method at every budget."""
         return [row for row in self.points if row["method"] == self.method and row["test_accuracy"] is not None]
+
+
+def points(drop: float) -> str:
+    """Points of accuracy in words: `half a point`, `one point`."""
+    return {0.5: "half a point", 1.0: "one point"}.get(drop, counted(drop, "point"))
+
+
+def deployed_curve(policy: str, evaluated: Collection[str]) -> str | None:
+    """The curve of a policy, by its name in the registry, or of our first policy that was evaluated; None without any."""
+    own = METHODS[policy].shown if policy in METHODS else policy
+    return next((name for name in (own, *OURS) if name in evaluated), None)
 
 
 def gains_of(metrics: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:

@@ -1,4 +1,7 @@
-"""Style and script of the report: light, dark, at the width of a phone, printed, and without a network."""
+"""The page around a report: style and script for light, dark, the width of a phone, print, and no network."""
+
+from html import escape
+from string import Template
 
 STYLE = """:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #595959; --paper: #fff; --line: #ddd; --box: #f3f6f9;
   --link: #0069a6; }
@@ -60,6 +63,14 @@ img.wrong { outline: 3px solid #d55e00; outline-offset: -1px; }
   th, td { padding: .15rem .3rem; } * { print-color-adjust: exact; } }
 """
 
+CHANGES = """.changes figcaption { max-width: 15rem; } .changes figure { display: flex; gap: .5rem; align-items: start; }
+.changes .path i { width: 1rem; height: .6rem; }
+table.wrapped :is(td, th) { white-space: normal; overflow-wrap: anywhere; text-align: left; }
+table.ways :is(td, th):nth-child(2) { text-align: left; }
+#deploy h2 + p { margin-top: 0; } td small .path { vertical-align: middle; }
+"""
+"""Style of what only the page of two results has."""
+
 SCRIPT = """const tip = document.body.appendChild(document.createElement("div"));
 tip.id = "tip"; tip.hidden = true;
 for (const title of document.querySelectorAll(".qc title")) {
@@ -80,3 +91,25 @@ open();
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => (part.open = true)));
 """
 """A point of the first figure says at a touch what it is, an address with a name opens that part, and print has all parts."""
+
+PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+$style</style>
+</head>
+<body>
+$body
+<script>
+$script</script>
+</body>
+</html>
+""")
+
+
+def document(title: str, body: str, more_style: str = "") -> str:
+    """A whole page: HTML text `body` under a plain title, in the common style and what is added to it."""
+    return PAGE.substitute(title=escape(title), style=STYLE + more_style, script=SCRIPT, body=body)

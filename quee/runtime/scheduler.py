@@ -24,6 +24,7 @@ from quee.runtime.classifier import AdaptiveClassifier, Routed, Start
 from quee.runtime.executor import Flight, Passed
 from quee.runtime.images import Images, checked
 from quee.runtime.operating import Options
+from quee.work.counts import counted
 
 Group = tuple[int, int]
 """Segment, and index of the precision at which it runs."""
@@ -192,7 +193,7 @@ class Scheduler:
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
         n = len(images) if hasattr(images, "__len__") else 1  # `prepare` refuses it
         if n > self.capacity:
-            raise UsageError(f"{n} images in one request; at most {self.capacity}")
+            raise UsageError(f"{counted(n, 'image')} in one request; at most {self.capacity}")
         self._reserve(n)
         try:
             x = prepare()
@@ -208,7 +209,9 @@ class Scheduler:
                 raise DrainingError("the scheduler takes no more images")
             if self._in_flight + n > self.capacity:
                 self._outcomes["overloaded"] += 1
-                raise OverloadedError(f"{self._in_flight} images in flight, at most {self.capacity}; try again later")
+                raise OverloadedError(
+                    f"{counted(self._in_flight, 'image')} in flight, at most {self.capacity}; try again later"
+                )
             self._in_flight += n
 
     def _release(self, n: int) -> None:

@@ -16,6 +16,7 @@ from quee.runtime.classifier import Routed
 from quee.runtime.pixels import CHANNELS, Pixels, accepted, numbers
 from quee.serving.requests import Budgets, Closed, File, bad, check_count, check_images, check_size, misfit, read
 from quee.serving.settings import Settings
+from quee.work.counts import counted
 
 HEADER = "inference-header-content-length"
 FLOATS = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
@@ -174,7 +175,7 @@ def _images(tensor: Input, rest: memoryview, settings: Settings, pixels: Pixels)
     if tensor.name == "encoded":
         found = _length_prefixed(rest) if data is None else _files(data)
         if shape != [len(found)]:
-            raise bad(f"{where}: shape {shape} and {len(found)} images", "shape")
+            raise bad(f"{where}: shape {shape} and {counted(len(found), 'image')}", "shape")
         check_images(found, settings)
         return found
     if len(shape) not in (3, MAX_RANK) or (len(shape) == MAX_RANK and shape[3] not in CHANNELS):

@@ -26,6 +26,7 @@ from quee.runtime.scheduler import DrainingError, ExpiredError, OverloadedError,
 from quee.serving.metrics import Metrics
 from quee.serving.requests import GoneError, RefusedError, bad
 from quee.serving.settings import Settings
+from quee.work.counts import counted
 from quee.work.io import file_digest, read_json
 
 THREADS = 2
@@ -226,7 +227,9 @@ class Service:
         def take(count: int) -> None:
             nonlocal held
             if held < count and self.admitted + count - held > self.settings.queue and self.admitted > held:
-                raise RefusedError(503, "queue", f"{self.admitted} images wait already", self.retry_after())
+                raise RefusedError(
+                    503, "queue", f"{counted(self.admitted, 'waiting image')} already", self.retry_after()
+                )
             self.admitted += count - held
             held = count
 

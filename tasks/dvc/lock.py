@@ -110,6 +110,18 @@ class ExperimentResult:
         """Whether the recorded settings include defaults."""
         return all(result.has_defaults for result in self.stages.values())
 
+    @classmethod
+    def read(cls, experiment: str, text: str, order: list[str]) -> "ExperimentResult":
+        """The experiment's entries in the text of a `dvc.lock`; raises IntegrityError where it has none."""
+        try:
+            entries = dict((yaml.load(text, Loader=LOADER) or {}).get("stages", {}))
+        except (yaml.YAMLError, AttributeError, TypeError, ValueError):
+            entries = {}
+        found = _by_experiment(entries, order)
+        if experiment not in found:
+            raise IntegrityError(f"dvc.lock of {experiment} has no entries of it")
+        return found[experiment]
+
     def unfinished(self, expected: list[str]) -> str | None:
         """Why the entries are not one whole result: a stage is missing, or was run on an earlier output of another; or None."""
         missing = [stage for stage in expected if stage not in self.stages]
@@ -128,7 +140,10 @@ def read_lock(root: Path, revision: str | None = None) -> dict[str, ExperimentRe
 
     Stage `settings` is left out, because every stage's entry holds its own settings.
     """
-    entries, order = _entries(root, "dvc.lock", revision), stage_names(root, revision)
+    return _by_experiment(_entries(root, "dvc.lock", revision), stage_names(root, revision))
+
+
+def _by_experiment(entries: dict[str, dict[str, Any]], order: list[str]) -> dict[str, ExperimentResult]:
     found: dict[str, dict[str, StageResult]] = {}
     for name, entry in sorted(entries.items(), key=lambda item: _rank(item[0].partition("@")[0], order)):
         stage, _, experiment = name.partition("@")
@@ -267,13 +282,33 @@ def read_out(root: Path, result: StageResult, name: str, here: bool) -> bytes | 
         raise QueeError(
             f"{result.title} is neither in DVC's cache nor in a remote on this machine; `dvc fetch` or `quee run` brings it"
         )
-    for record in json.loads(listing):
+    for record in json.loads(listing.read_bytes()):
         if record["relpath"] == name:
             content = _cached(root, record["md5"])
             if content is None:
                 raise QueeError(f"{name} of {result.title} is not in DVC's cache; `dvc fetch` or `quee run` brings it")
-            return content
+            return content.read_bytes()
     return None
+
+
+def out_folder(root: Path, result: StageResult, here: bool, aside: Path) -> Path | None:
+    """A folder with the files of a stage's result, to be read: that of the working tree if `here`, else one made in the empty
+    folder `aside` of links into DVC's cache or a remote folder on this machine, or the published one.
+
+    None where there is none of them. Of a published result and of an incomplete cache, files are missing.
+    """
+    if here:
+        folder = root / result.folder
+        return folder if folder.is_dir() else None
+    listing = _cached(root, result.outs.get(result.folder, ""))
+    if listing is None:
+        return _published(root, result)
+    for record in json.loads(listing.read_bytes()):
+        if (content := _cached(root, record["md5"])) is not None:
+            link = aside / record["relpath"]
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(content.resolve())
+    return aside if any(aside.iterdir()) else None
 
 
 def _published(root: Path, result: StageResult) -> Path | None:
@@ -288,11 +323,11 @@ def _published(root: Path, result: StageResult) -> Path | None:
     return folder / result.stage if same else None
 
 
-def _cached(root: Path, md5: str) -> bytes | None:
+def _cached(root: Path, md5: str) -> Path | None:
     for store in _stores(root):
         file = store / "files" / "md5" / md5[:2] / md5[2:]
         if md5 and file.is_file():
-            return file.read_bytes()
+            return file
     return None
 
 

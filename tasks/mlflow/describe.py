@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from quee.work.counts import counted
 from tasks.dvc.lock import ExperimentResult
-from tasks.mlflow.headlines import Figures
+from tasks.mlflow.headlines import UNITS, Figures
 from tasks.mlflow.store import model_name
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ def of_experiment(
     samples = figures.evaluate.get("test_samples")
     facts = [
         f"Data `{data}`, backbone `{backbone}`" if data and backbone else "",
-        f"{samples:,} test images" if samples else "",
-        "accuracies and gains in %, costs in units of the network at 8 bits (BitFLOPs)" if figures.shown else "",
+        counted(samples, "test image") if samples else "",
+        UNITS if figures.shown else "",
         "the float accuracy is not told: fp32 is not among the precisions" if figures.untold else "",
     ]
     model = f"Not registered yet as `{model_name(result.experiment)}`."
@@ -84,6 +85,7 @@ def of_experiment(
         figures.measure.said(f"{'; '.join(fact for fact in facts if fact)}."),
         figures.measure.said(markdown_table(figures.table())),
         f"![Accuracy over cost]({artifact_address(run_id, FIGURE)})" if drawn else "",
+        f"**Compare it:** `quee compare {run_id} OTHER --html` makes a page: which is better, both curves, what changes.",
         f"**Make it again:** `quee run {result.experiment}`; exactly as it was made, `quee reproduce {run_id}`.",
         f"**Model:** {model}",
         f"**Stages:** {', '.join(run_link(run, name) for name, run in stages.items())}.",
@@ -100,9 +102,9 @@ def of_stage(name: str, command: str, rows: "Iterable[Run]") -> str:
 
 def of_model(result: ExperimentResult, figures: Figures) -> str:
     """What a registered model is and how to use it, with the result of its newest version."""
-    name = model_name(result.experiment)
+    name, said = model_name(result.experiment), figures.sentence()
     blocks = [
-        f"{title_of(result)}: an adaptive image classifier. {figures.sentence()}",
+        f"{title_of(result)}: an adaptive image classifier.{f' Its newest version: {said}' if said else ''}",
         f"The version to use has the alias `champion`. In Python: `mlflow.pyfunc.load_model('models:/{name}@champion')`. "
         f"As a server: `mlflow models serve -m models:/{name}@champion --env-manager local`.",
         "Versions: tag `quee.champion` says why a version is champion or not. Accuracies and costs in the tags are those on "

@@ -7,9 +7,11 @@ from typing import Any
 from quee.evaluation.drops import DROPS
 from quee.measure import Measure, measure_of
 from quee.policies.methods import Role
-from quee.policies.names import BOUND, OURS, REFERENCE, named
-from quee.policies.registry import METHODS
-from quee.work.percentages import AMOUNT, DASH, figure
+from quee.policies.names import BOUND, REFERENCE, named
+from quee.report.sentence import Summary, deployed_curve
+from quee.settings.bundle import Bundle
+from quee.work.counts import counted
+from quee.work.percentages import DASH, figure
 from tasks.mlflow.values import Point
 
 MOST = 25
@@ -23,6 +25,12 @@ DRAWN: tuple[Role, ...] = ("ours", "reference", "rival", "bound")
 
 CURVE, PER_UNIT = "curve/", 1000
 """Prefix of a curve's name, and its steps in a unit of cost: the value at step 200 is the accuracy at cost 0.2."""
+
+UNITS = "accuracies and gains in %, costs in units of the network at 8 bits (BitFLOPs)"
+"""Of the small table, in words."""
+
+SHORT = ("method", "cost at 0.5 points below float", "gain over it")
+"""Columns of the small table where there is room for few."""
 
 BATCH = 64
 """Batch size at which executed speeds are compared."""
@@ -42,6 +50,8 @@ class Figures:
     """Size of the bundle."""
     executed: Mapping[str, Any] = field(default_factory=dict)
     """Measurements of benchmarks/runtime.py, if it was run."""
+    points: Sequence[Mapping[str, Any]] = ()
+    """`evaluate/budgets.parquet`"""
 
     @property
     def measure(self) -> Measure:
@@ -55,8 +65,13 @@ class Figures:
     @property
     def method(self) -> str | None:
         """The curve of the deployed policy, or of our first policy that was evaluated."""
-        deployed = METHODS[self.policy].shown if self.policy in METHODS else self.policy
-        return next((name for name in (deployed, *OURS) if name in self.methods), None)
+        return deployed_curve(self.policy, self.methods)
+
+    @property
+    def summary(self) -> Summary:
+        """What the report says of the deployed method."""
+        budget = Bundle().budget if self.budget is None else self.budget
+        return Summary(self.evaluate, self.points, self.method or "", budget)
 
     @property
     def untold(self) -> bool:
@@ -71,8 +86,7 @@ class Figures:
 
     def gain(self, rival: str) -> Mapping[str, float]:
         """The deployed method's gain in `auc` over another, with its interval; empty where it is not known."""
-        found: Mapping[str, float] = self.evaluate.get("gains", {}).get(f"gain.{self.method}.{rival}", {})
-        return found
+        return self.summary.gain(rival) or {}
 
     def metrics(self) -> dict[str, float]:
         """The metrics by name, in the digits that MLflow's columns have room for. Numbers that are not known are left out."""
@@ -83,7 +97,7 @@ class Figures:
             "float accuracy": self.evaluate.get("fp32_accuracy"),
             "accuracy of the default": at.get(default),
             "cost of the default": cost_at.get(default),
-            **{f"cost at {points(drop)} below float": own.get(f"cost_at_drop_{drop}") for drop in DROPS},
+            **{f"cost at {counted(drop, 'point')} below float": own.get(f"cost_at_drop_{drop}") for drop in DROPS},
             **{f"accuracy at cost {cost}": at.get(cost) for cost in COSTS},
             "auc": own.get("auc"),
             **self._gains(),
@@ -113,18 +127,8 @@ class Figures:
         ]
 
     def sentence(self) -> str:
-        """The result in one sentence; empty where nothing was evaluated."""
-        own = self.methods.get(self.method or "", {})
-        default = "" if self.budget is None else f"{self.budget:g}"
-        said, cost = "", own.get("cost_at_budget", {}).get(default)
-        for drop in reversed(DROPS):
-            if (near := own.get(f"cost_at_drop_{drop}")) is not None:
-                accuracy = figure(self.evaluate.get("fp32_accuracy"), 1)
-                said, cost = f"Within {points(drop)} of the float network's accuracy ({accuracy} %)", near
-        if not said and cost is not None:
-            said = f"Accuracy {figure(own['accuracy_at_budget'][default], 1)} %"
-        work = f"for {figure(cost, 1, *AMOUNT)} % of the 8-bit network's computation"
-        return self.measure.said(f"{said}, {work}.") if said else ""
+        """The report's sentence; empty where nothing was evaluated."""
+        return "" if self.method is None else self.summary.sentence()
 
     def table(self) -> list[dict[str, str]]:
         """A row per main method, for people: accuracies and gains in %, costs in units of the static 8-bit network."""
@@ -136,16 +140,11 @@ class Figures:
             gain = self.gain(name)
             interval = "" if not gain else " [{}, {}]".format(*(_signed(gain[side]) for side in ("low", "high")))
             row = {"method": f"{name}{role}"}
-            row |= {f"cost at {points(d)} below float": _cost(own.get(f"cost_at_drop_{d}")) for d in DROPS}
+            row |= {f"cost at {counted(d, 'point')} below float": _cost(own.get(f"cost_at_drop_{d}")) for d in DROPS}
             row |= {said(f"accuracy at cost {c}"): figure(own.get("accuracy_at_budget", {}).get(c)) for c in COSTS}
             row |= {"auc": figure(own.get("auc")), "gain over it": f"{_signed(gain.get('mean'))}{interval}"}
             rows.append(row)
         return [{key: row[key] for key in row if any(other[key] != DASH for other in rows)} for row in rows]
-
-
-def points(drop: float) -> str:
-    """`0.5 points`, `1 point`."""
-    return f"{drop:g} point{'' if drop == 1 else 's'}"
 
 
 def _cost(value: float | None) -> str:

@@ -19,6 +19,7 @@ from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorS
 from quee.measure import ACCURACY, KEY, measure_of
 from quee.policies.registry import METHODS
 from quee.runtime.engines import installed_engines
+from quee.work.counts import counted
 from quee.work.extras import distributions
 from quee.work.io import read_table
 from quee.work.percentages import percent
@@ -61,7 +62,9 @@ def registered(store: Store, bundle: StageResult, pyfunc: Path, run_id: str) -> 
 def finish(client: MlflowClient, version: ModelVersion, decision: str, about: str) -> None:
     """Describe the model, and record the decision, which completes the registration."""
     champion = client.get_model_version_by_alias(version.name, CHAMPION)
-    client.update_registered_model(version.name, about)
+    known = f"**Champion: version {champion.version}.** {_said(champion.tags)}".strip()
+    newest = "" if champion.version == version.version else f"Version {version.version} is {decision}."
+    client.update_registered_model(version.name, "\n\n".join(part for part in (about, known, newest) if part))
     for tag in MODEL:
         if tag in champion.tags:
             client.set_registered_model_tag(version.name, tag, champion.tags[tag])
@@ -126,7 +129,7 @@ def validation_tags(root: Path, bundle: StageResult) -> dict[str, str]:
         "budget": f"{budget:g}",
         "method": method,
         "data": str(dataset.get("dataset", bundle.experiment)),
-        "measured on": f"{samples} validation images" if samples else "validation images",
+        "measured on": counted(samples, "validation image") if samples else "validation images",
         DATA: bundle.deps.get(prepare, "not known"),
     }
     for known in described.get("operating_points", [])[:1]:

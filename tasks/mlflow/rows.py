@@ -10,7 +10,7 @@ from quee.errors import QueeError
 from quee.evaluation.formats import comparable
 from quee.settings.experiment import parse_experiment, resolved
 from quee.work.io import read_json, read_table
-from tasks.dvc.lock import ExperimentResult
+from tasks.dvc.lock import ExperimentResult, StageResult
 from tasks.mlflow.describe import FIGURE, NOTE, of_experiment, of_model, of_stage
 from tasks.mlflow.headlines import Figures
 from tasks.mlflow.memory import named
@@ -45,13 +45,13 @@ class RowWriter(Writer):
         tags |= {f"{OUT}{path}": md5 for stage in result.stages.values() for path, md5 in stage.outs.items()}
         with self._run(result, self.journal.of_experiment(result), tags, SHOWN) as run_id:
             figures = self._figures(result)
-            bands = self.root / "artifacts" / result.experiment / "evaluate" / "bands.parquet"
-            points = figures.curves(read_table(bands).to_pylist()) if bands.is_file() else []
+            evaluate = result.stages.get("evaluate")
+            points = figures.curves(self._rows(evaluate, "bands")) if evaluate else []
             self._log_numbers(run_id, own_first(settings_of(result.settings)), figures.metrics(), points)
             if rows := figures.table():
                 self.client.log_table(run_id, _columns(rows), f"{TABLES}/results.json")
             self._log_metrics_table(run_id, self._numbers(result))
-            if evaluate := result.stages.get("evaluate"):
+            if evaluate:
                 self._log_tables(run_id, self.root / evaluate.folder, EVALUATED)
             first = result.stages.get("prepare")
             self.client.log_inputs(run_id, self._datasets(first) if first else [])
@@ -113,7 +113,13 @@ class RowWriter(Writer):
             block.get("budget"),
             sum(int(out.get("size", 0)) for out in bundle.entry.get("outs", [])) if bundle else 0,
             read_json(speeds) if speeds.is_file() else {},
+            self._rows(evaluate, "budgets") if evaluate else [],
         )
+
+    def _rows(self, stage: StageResult, name: str) -> list[dict[str, Any]]:
+        """Rows of a table of a stage; empty where there is none."""
+        file = self.root / stage.folder / f"{name}.parquet"
+        return list(read_table(file).to_pylist()) if file.is_file() else []
 
     def _numbers(self, result: ExperimentResult) -> dict[str, float]:
         return experiment_metrics(lambda stage: self._json(result.stages[stage], "metrics.json"), [*result.stages])

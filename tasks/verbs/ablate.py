@@ -9,6 +9,7 @@ import typer
 from quee.cli import AsJson
 from quee.errors import IntegrityError
 from quee.measure import measure_of
+from quee.work.counts import counted
 from quee.work.percentages import DIFFERENCE, figure
 from tasks.stages import read_by
 
@@ -87,7 +88,9 @@ def _list(root: Path, names: list[str], json_: bool) -> None:
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
     for name, rows in found.items():
-        typer.echo(f"{name}: {len(rows)} points, {load_experiment(name).ablate.seeds} repetitions each")
+        typer.echo(
+            f"{name}: {counted(len(rows), 'point')}, {counted(load_experiment(name).ablate.seeds, 'repetition')} each"
+        )
         for row in rows:
             typer.echo(f"  {row['axis']:<11} {row['point']}")
 
@@ -142,7 +145,8 @@ def _gain(value: float) -> str:
 def _power(metrics: dict[str, Any]) -> str:
     see = metrics["detectable"]
     return (
-        f"{metrics['repetitions']} repetitions, {metrics['test_samples']} test samples each, {metrics['rows']} rows. Half of "
+        f"{counted(metrics['repetitions'], 'repetition')}, {counted(metrics['test_samples'], 'test sample')} each, "
+        f"{counted(metrics['rows'], 'row')}. Half of "
         f"the rows would have shown a difference of {100 * see['median']:.2f} points with a probability of {see['power']:.0%}."
     )
 

@@ -10,6 +10,8 @@ from quee.policies.registry import METHODS
 from quee.report.sentence import Summary
 from quee.settings.bundle import Bundle
 from quee.settings.experiment import load_experiment
+from tasks.mlflow.describe import markdown_table
+from tasks.mlflow.headlines import SHORT, UNITS, Figures
 from tasks.verbs.results import Results, load_results
 
 
@@ -30,17 +32,45 @@ def closing_lines(root: Path, experiments: Sequence[str]) -> Iterator[str]:
             yield f"report: {results.report.relative_to(root)}"
     if found:
         names = shlex.join(results.experiment for results in found)
-        yield f"compare: quee results {names} --plot; with another experiment: quee compare {found[0].experiment} OTHER"
+        yield f"compare: quee results {names} --plot; with another experiment: quee compare {found[0].experiment} OTHER --html"
     bundles = [Path("artifacts") / name / "bundle" for name in experiments]
     if served := [bundle for bundle in bundles if (root / bundle / "bundle.json").is_file()]:
         extra = "" if find_spec("uvicorn") else "  (first: pip install 'quee[serve]')"
         yield f"serve: quee serve {shlex.quote(str(served[0]))}{extra}"
 
 
-def summary_of(root: Path, results: Results) -> Summary:
-    """The results of what the experiment deploys; by the defaults where its YAML is no longer here or not valid."""
+def results_page(root: Path, experiment: str) -> str:
+    """The same in Markdown, with a table of the main methods; raises UsageError where there are no results."""
+    results = load_results(root, experiment)
+    summary, bundle = summary_of(root, results), bundle_of(root, experiment)
+    table = Figures(results.metrics, bundle.policy, bundle.budget, points=results.points).table()
+    said, numbers = results.measure.said, summary.numbers()
+    short = [*map(said, SHORT)]
+    folder = Path("artifacts") / experiment
+    where = [f"report `{results.report.relative_to(root)}`"] if results.report else []
+    if (root / folder / "bundle" / "bundle.json").is_file():
+        where.append(f"serve it with `quee serve {folder / 'bundle'}`")
+    where.append(f"compare it with `quee compare {experiment} OTHER --html`")
+    blocks = [
+        f"### {experiment}",
+        " ".join(filter(None, [f"**{summary.sentence()}**", summary.said_of_labelled()])),
+        f"{numbers[:1].upper()}{numbers[1:]}." if numbers else "",
+        markdown_table([{key: row[key] for key in row if key in short} for row in table]),
+        said(f"{UNITS[:1].upper()}{UNITS[1:]}.") if table else "",
+        f"On the machine that ran it: {', '.join(where)}.",
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def bundle_of(root: Path, experiment: str) -> Bundle:
+    """What the experiment deploys; the defaults where its YAML is no longer here or not valid."""
     try:
-        bundle = load_experiment(results.experiment, root / "experiments").bundle
+        return load_experiment(experiment, root / "experiments").bundle
     except UsageError:
-        bundle = Bundle()
+        return Bundle()
+
+
+def summary_of(root: Path, results: Results) -> Summary:
+    """The results of what the experiment deploys."""
+    bundle = bundle_of(root, results.experiment)
     return Summary(results.metrics, results.points, METHODS[bundle.policy].shown, bundle.budget, results.labelled)

@@ -13,6 +13,7 @@ from quee.cli import AsJson
 from quee.cli.keywords import settings_of
 from quee.data import DATA, dataset_called, known_dataset, names_in
 from quee.errors import IntegrityError, QueeError, UsageError
+from quee.work.counts import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,8 +112,8 @@ def add(
         typer.echo(json.dumps({**found, "report": report.facts()}, indent=1))
         return
     classes, digest = found["classes"], found["digest"][:12]
-    named = f"{len(classes)} classes ({some(classes, NAMED)})"
-    typer.echo(f"added {target}: {found['samples']} images, {named}, digest {digest}")
+    named = f"{counted(len(classes), 'class', 'classes')} ({some(classes, NAMED)})"
+    typer.echo(f"added {target}: {counted(found['samples'], 'image')}, {named}, digest {digest}")
     for line in report.lines():
         typer.echo(line)
 
@@ -148,7 +149,9 @@ def list_(json_: AsJson = False) -> None:
     for row in rows:
         if row["present"]:
             counts = f"{row['train']} + {row['evaluation']} images"
-            typer.echo(f"{row['name']:16} {counts:24} {len(row['classes'])} classes  digest {row['digest'][:12]}")
+            typer.echo(
+                f"{row['name']:16} {counts:24} {counted(len(row['classes']), 'class', 'classes')}  digest {row['digest'][:12]}"
+            )
             if row["unused"]:
                 typer.echo(f"{'':16} not used: {', '.join(row['unused'])}")
         else:
@@ -174,9 +177,9 @@ def check(name: Name, json_: AsJson = False) -> None:
     if json_:
         typer.echo(json.dumps({"name": name, "samples": len(images), "bad": faults}, indent=1))
     if faults:
-        raise IntegrityError(f"{DATA / name}: {len(faults)} of {len(images)} images do not decode")
+        raise IntegrityError(f"{DATA / name}: {len(faults):,} of {counted(len(images), 'image')} cannot be decoded")
     if not json_:
-        typer.echo(f"{DATA / name}: {len(images)} images decode")
+        typer.echo(f"{DATA / name}: {counted(len(images), 'image')} can be decoded")
 
 
 @data_app.command("sheet")

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from quee.errors import QueeError
+from quee.work.counts import counted
 from quee.work.keys import ABSENT, installed
 from tasks.dvc.lock import git
 
@@ -47,7 +48,7 @@ def _check(name: str, check: Callable[[Path], str], root: Path) -> Finding:
 
 
 def _python(root: Path) -> str:
-    return f"{sys.version.split()[0]} at {sys.executable}, {os.cpu_count()} cores"
+    return f"{sys.version.split()[0]} at {sys.executable}, {counted(os.cpu_count() or 1, 'core')}"
 
 
 def _packages(root: Path) -> str:
@@ -85,7 +86,7 @@ def _settings(root: Path) -> str:
     builds = ", ".join(listed) or "none yet (`quee start IMAGES` makes one)"
     if old := outdated(root):
         raise QueeError(f"{', '.join(old)}: not what this version of quee writes; move it away and call `quee init`")
-    return f"{len(known)} experiments are valid; params.yaml builds {builds}"
+    return f"valid: {counted(len(known), 'experiment')}; params.yaml builds {builds}"
 
 
 def _locks(root: Path) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quee.work.counts import counted
+
 if TYPE_CHECKING:
     import torch
 
@@ -90,8 +92,8 @@ def forecast(experiment: "Experiment", splits: dict[str, int]) -> Forecast:
     row = ROW_BYTES + 4 * len(feature_names(exits.embedding)) + 2 * 11
     size = TWICE * held_out * nodes * row + 2 * _weights_bytes(experiment) * (1 + kinds)
     said = (
-        f"{_shown(low, high)} on {workers} cores as busy as now, and {size / 1e6:,.0f} MB on disk, from "
-        f"{timed.images} images timed here"
+        f"{_shown(low, high)} on {counted(workers, 'core')} as busy as now, and {size / 1e6:,.0f} MB on disk, from "
+        f"{counted(timed.images, 'image')} timed here"
     )
     return Forecast((low, high), size, said)
 

@@ -16,7 +16,8 @@ from quee.measure import ACCURACY
 from quee.policies.names import MAIN, OURS, REFERENCE, RIVALS, named, single_techniques
 from quee.report.curve import WORDS
 from quee.report.overview import Line, drawn
-from quee.report.sections import resampled
+from quee.report.sections import resampled, verdict
+from quee.work.counts import counted
 from quee.work.io import read_json, write_bytes
 from quee.work.percentages import DASH, difference, figure, percent
 from tasks.dvc.lock import default_experiments
@@ -202,12 +203,12 @@ def _accuracies(results: Results, method: str) -> str:
 
 def _made(record: dict[str, Any]) -> list[str]:
     machine = record["machine"]
-    return [f"{machine['cores']} cores, {machine['processor']}", str(record["git_commit"])[:7]]
+    return [f"{counted(machine['cores'], 'core')}, {machine['processor']}", str(record["git_commit"])[:7]]
 
 
 def _words(name: str, dataset: dict[str, Any], trained: dict[str, Any], metrics: dict[str, Any]) -> str:
     count = metrics["test_samples"] if "folds" in metrics else dataset["splits"]["test"]
-    tested = f"{count:,} test images{folds_note(metrics)}"
+    tested = f"{counted(count, 'test image')}{folds_note(metrics)}"
     svc = trained.get("svc_accuracy")
     text = [f"## {name}", "", f"![Accuracy over cost, {name}]({FIGURE.name}/{name}.svg)", ""]
     beside = "" if svc is None else f" (an RBF support vector machine: {percent(svc, 2)})"
@@ -246,8 +247,7 @@ def at_stake(metrics: dict[str, Any]) -> str:
 
 
 def _gain(found: Mapping[str, float], rival: str) -> str:
-    verdict = "above" if found["low"] > 0 else "below" if found["high"] < 0 else "not distinguishable from"
-    return f"{verdict} `{rival}` ({difference(found)} points)"
+    return f"{verdict(found['low'], found['high'])} `{rival}` ({difference(found)} points)"
 
 
 def _every_method(name: str, points: list[dict[str, Any]]) -> str:

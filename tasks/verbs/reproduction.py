@@ -23,6 +23,7 @@ import yaml
 from quee.cli import AsJson
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.settings.experiment import read_content
+from quee.work.counts import counted
 from quee.work.io import write_bytes
 from tasks.dvc.dependencies import code_file, digest
 from tasks.dvc.experiments import put_right
@@ -124,12 +125,12 @@ def reproduce(
         typer.echo(json.dumps(found, indent=1))
     if differing:
         raise IntegrityError(
-            f"{len(differing)} of {len(compared)} stages came out with other digests: {', '.join(differing)} "
+            f"{len(differing)} of {counted(len(compared), 'stage')} came out with other digests: {', '.join(differing)} "
             "(another processor or other library versions give other last bits; `quee lineage` has those of the run)"
         )
     if not json_:
         rest = f"; taken as recorded: {', '.join(made.taken)}" if made.taken else ""
-        typer.echo(f"all {len(compared)} stages came out with the recorded digests{rest}")
+        typer.echo(f"the recorded digests came out of {counted(len(compared), 'stage')}{rest}")
 
 
 def make_again(root: Path, run_id: str, tell: Tell, keep: bool = False, start: str | None = None) -> Reproduced:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,6 @@ class Results:
 
 def load_results(root: Path, experiment: str, reference: bool = False) -> Results:
     """Results in artifacts/, or the published ones in reference/; raises UsageError where there are none."""
-    from quee.work.io import read_table
-
     base = root / (FOLDER if reference else "artifacts")
     folder = base / experiment / "evaluate"
     if not (folder / "metrics.json").is_file():
@@ -86,11 +84,20 @@ def load_results(root: Path, experiment: str, reference: bool = False) -> Result
         where = ARCHIVES if reference else base.name
         hint = "omit the name to see all" if reference else f"run `quee run {experiment}`"
         raise UsageError(f"{unknown(f'experiment with results in {where}/', experiment, known)}; {hint}")
-    metrics = _metrics(folder, base / experiment / "features" / "tree.json")
-    points = _points(folder)
     report = base / experiment / "report" / "report.html"
+    found = read_results(experiment, folder, base / experiment / "features" / "tree.json")
+    return replace(found, report=report) if report.is_file() else found
+
+
+def read_results(experiment: str, folder: Path, tree: Path) -> Results:
+    """Results in a folder of stage `evaluate`; `tree` is the `tree.json` of stage `features`, which may be missing.
+
+    Raises IntegrityError for files that are missing or damaged.
+    """
+    from quee.work.io import read_table
+
     labelled = read_table(beside).to_pylist() if (beside := folder / f"{LABELLED}.parquet").is_file() else []
-    return Results(experiment, metrics, points, report if report.is_file() else None, labelled)
+    return Results(experiment, _metrics(folder, tree), _points(folder), None, labelled)
 
 
 def _metrics(folder: Path, tree: Path) -> dict[str, Any]:

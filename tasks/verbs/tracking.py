@@ -12,6 +12,7 @@ import typer
 
 from quee.cli import AsJson
 from quee.errors import IntegrityError, QueeError, UnreachableError, UsageError
+from quee.work.counts import counted
 from tasks.work.lifeline import keep
 from tasks.work.place import refuse_taken
 
@@ -53,7 +54,7 @@ def track(
     for name, reason in done.skipped.items():
         typer.echo(f"skipped {name}: {reason}", err=True)
     hint = "; `quee run` makes what is not here" if done.skipped and not done.logged else ""
-    typer.echo(f"{len(done.logged)} results tracked, {done.known} were already{hint}")
+    typer.echo(f"{counted(len(done.logged), 'result')} tracked, {done.known} tracked before{hint}")
 
 
 def results(
@@ -129,7 +130,7 @@ def _results_against(revision: str, experiments: list[str] | None, all_metrics: 
                 console.print(changes_table(name, changes, revision, all_metrics))
             inside = sum(change.within for change in changes)
             console.print(
-                f"{name}: {inside} of {len(changes)} metrics agree with {revision} within tolerance", soft_wrap=True
+                f"{name}: {inside} of {counted(len(changes), 'metric')} within tolerance of {revision}", soft_wrap=True
             )
         console.print("Tolerances (absolute or relative to the larger value, by metric):", style="dim")
         for rule in TOLERANCES:
@@ -141,19 +142,41 @@ def _results_against(revision: str, experiments: list[str] | None, all_metrics: 
 
 def compare(
     a: Annotated[
-        str, typer.Argument(metavar="A", help="Experiment, MLflow run id, git revision, or REVISION:EXPERIMENT.")
+        str,
+        typer.Argument(
+            metavar="A", help="Experiment, also a published one, MLflow run id, git revision, or REVISION:EXPERIMENT."
+        ),
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="With --html: the page; .quee/compare/A-B.html by default.", show_default=False
+        ),
+    ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write a page: which is better, both curves, what changes for which images.")
+    ] = False,
     all_: Annotated[bool, typer.Option("--all", help="Show every metric, not the main ones.")] = False,
     json_: AsJson = False,
 ) -> None:
-    """Show how two results differ in settings and metrics."""
-    from quee.policies.names import MAIN
-    from tasks.mlflow.compare import differences, settings_differences, side
+    """Show how two results differ in settings and metrics, or make a page of it: `quee compare A B --html [FILE]`."""
+    from tasks.mlflow.compare import differences, main_differences, settings_differences, side
     from tasks.verbs.results import number
 
+    if file is not None and not html:
+        raise UsageError(f"{file}: a third argument is the file of the page; give --html, too")
     root = Path.cwd()
     left, right = side(root, a, b), side(root, b, a)
+    if html:
+        from quee.report.comparison import sentence
+        from tasks.verbs.comparison import write_page
+
+        found, page = write_page(root, left, right, file)
+        typer.echo(
+            json.dumps({"page": str(page), "said": sentence(found)}) if json_ else f"{sentence(found)}\nPage: {page}"
+        )
+        return
     settings, metrics = settings_differences(left, right), differences(left.metrics, right.metrics)
     if json_:
         typer.echo(json.dumps({"a": left.label, "b": right.label, "settings": settings, "metrics": metrics}, indent=1))
@@ -167,14 +190,9 @@ def compare(
             console.print(
                 f"{one.label}: defaults were not recorded; only what its YAML says is compared.", soft_wrap=True
             )
-    for kind, found in (("settings", settings), ("metrics", metrics)):
-        shown = found
-        if kind == "metrics" and not all_:
-            main = tuple(f"methods/{method}." for method in MAIN)
-            shown = {
-                name: pair for name, pair in found.items() if not name.startswith("methods/") or name.startswith(main)
-            }
-        if not found:
+    for kind, differing in (("settings", settings), ("metrics", metrics)):
+        shown = main_differences(left, right) if kind == "metrics" and not all_ else differing
+        if not differing:
             console.print(f"The {kind} are equal.")
             continue
         table = Table(box=None, pad_edge=False)
@@ -190,8 +208,8 @@ def compare(
                 change = None if old is None or new is None else new - old
                 table.add_row(name, number(old), number(new), number(change))
         console.print(table)
-        if len(shown) < len(found):
-            console.print(f"{len(found) - len(shown)} more with --all", style="dim")
+        if len(shown) < len(differing):
+            console.print(f"{len(differing) - len(shown)} more with --all", style="dim")
 
 
 def ui(

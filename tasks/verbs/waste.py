@@ -17,6 +17,7 @@ import typer
 
 from quee.cli import AsJson
 from quee.errors import QueeError
+from quee.work.counts import counted
 from tasks.dvc.committing import KEPT
 from tasks.dvc.healing import LAST_GOOD, heal
 from tasks.dvc.lock import ABLATIONS, git, stage_names
@@ -113,7 +114,9 @@ def _tracked_waste(root: Path) -> tuple[set[str], Waste]:
     if lost.own:
         found.before = lambda: remove_waste(root, lost) if found.count else None
     elif lost.runs:
-        found.note = f"{len(lost.runs)} runs can go; where the store is kept: `mlflow gc --backend-store-uri …`"
+        found.note = (
+            f"{counted(len(lost.runs), 'run')} can go; where the store is kept: `mlflow gc --backend-store-uri …`"
+        )
         found.count = 0
     return lost.named, found
 

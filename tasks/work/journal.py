@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from quee.work.counts import counted
 from quee.work.io import write_bytes, write_json
 from quee.work.keys import ABSENT, LIBRARIES, versions
 from quee.work.machine import cpu_name
@@ -98,7 +99,9 @@ def summarise(root: Path, experiment: str, stages: list[str]) -> None:
         machine = record.get("machine", {})
         memory, size = (f"{record[key] / 1e6:,.1f}" if record.get(key) else "" for key in ("peak_bytes", "bytes"))
         commit = str(record.get("git_commit") or "")[:7]
-        where = f"{machine.get('processor', '')}, {machine.get('cores', '?')} cores"
+        where = (
+            f"{machine.get('processor', '')}, {counted(machine['cores'], 'core') if 'cores' in machine else '? cores'}"
+        )
         rows.append([stage, f"{record['seconds']:,.1f}", memory, size, record.get("started", ""), commit, where])
     write_bytes(root / summary_file(experiment), f"queeStages({json.dumps(rows)});\n".encode())
 

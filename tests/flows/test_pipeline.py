@@ -4,6 +4,7 @@ import json
 import sys
 import time
 import urllib.request
+from typing import Any
 
 import pytest
 from toy_project import Project
@@ -30,10 +31,17 @@ def test_the_flow_tells_what_each_stage_did_and_keeps_it_as_an_artifact(here: Pr
     assert [(row["stage"], row["did"]) for row in quee_pipeline()] == [(name, "ran") for name in ALL]
     assert {row["did"] for row in quee_pipeline(["toy"])} == {"unchanged"}
     assert {row["did"] for row in quee_pipeline(force=True)} == {"ran"}
-    kept = _post(f"{PREFECT_API_URL.value()}/artifacts/filter", {"artifacts": {"key": {"any_": ["quee-stages"]}}})
-    rows = json.loads(str(kept[-1]["data"]))
-    assert [row["stage"] for row in rows] == [*ALL, "MLflow", "dvc.lock"]
-    assert rows[0]["why"] == "forced"
+    kept = _post(
+        f"{PREFECT_API_URL.value()}/artifacts/latest/filter", {"artifacts": {"key": {"any_": ["quee-stages"]}}}
+    )
+    lines = str(kept[-1]["data"]).splitlines()
+    assert lines[0] == "**3 ran**"
+    assert [line.split()[1].strip("*:") for line in lines[2:]] == [*ALL, "MLflow", "dvc.lock"]
+    assert lines[2].startswith("- **prepare@toy** ran in ") and lines[2].endswith(" s: forced")
+    runs = _post(f"{PREFECT_API_URL.value()}/task_runs/filter", {"sort": "ID_DESC"})
+    told = {(run["name"], run["state_name"], run["state"]["message"]) for run in runs}
+    assert any(row[:2] == ("prepare@toy", "Ran") and row[2].endswith("because forced") for row in told)
+    assert {"inputs", "tracking"} <= {name for name, _, _ in told}
 
 
 @pytest.mark.slow
@@ -53,8 +61,9 @@ def test_a_failure_names_the_stage_and_its_log(here: Project) -> None:
     kept = _post(
         f"{PREFECT_API_URL.value()}/artifacts/latest/filter", {"artifacts": {"key": {"any_": ["quee-stages"]}}}
     )
-    rows = json.loads(str(kept[-1]["data"]))
-    assert [row["did"] for row in rows] == ["ran", "failed", "not run"]
+    text = str(kept[-1]["data"])
+    assert text.startswith("**1 failed, 1 not run, 1 ran**") and "- **targets@toy** failed" in text
+    assert "- Not run: evaluate@toy" in text
 
 
 @pytest.mark.slow
@@ -91,8 +100,8 @@ def test_the_flow_needs_no_server_and_its_status_is_the_stages(project: Project)
     assert "stage targets@toy failed" in output
 
 
-def _post(address: str, body: dict[str, object]) -> list[dict[str, object]]:
+def _post(address: str, body: dict[str, object]) -> list[dict[str, Any]]:
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
-        found: list[dict[str, object]] = json.load(answer)
+        found: list[dict[str, Any]] = json.load(answer)
     return found

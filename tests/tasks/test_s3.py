@@ -75,5 +75,5 @@ def test_mlflows_artifacts_lie_on_s3(project: Project, tmp_path: Path) -> None:
         finally:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
-        assert "4 results tracked, 0 were already" in first and "0 results tracked, 4 were already" in again
+        assert "4 results tracked, 0 tracked before" in first and "0 results tracked, 4 tracked before" in again
         assert objects(environment, "mlflow")

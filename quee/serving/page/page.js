@@ -80,8 +80,8 @@ function show(answer) {
   const spent = result.cost;
   by("result").hidden = false;
   const met = answer.budget_met ? "" : " This is out of reach; the nearest operating point was taken.";
-  const sure = Math.round(Math.max(...result.probabilities) * 100);
-  say(`${result.class}, ${sure}\u00a0% sure, for ${number(spent)} of the static network’s cost.${met}`);
+  const sure = percent(Math.max(...result.probabilities));
+  say(`${result.class}, ${sure} sure, for ${percent(spent)} of the 8-bit network’s computation.${met}`);
   drawPath(by("path"), state.model, result);
   by("gates").tBodies[0].replaceChildren(...gates.map((gate, i) => element("tr", null,
     element("td", String(gate.gate)),

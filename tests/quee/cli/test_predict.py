@@ -222,7 +222,7 @@ def test_predict_prints_a_table_and_says_when_a_budget_cannot_be_met(bundle, fol
     assert run("predict", bundle, folder / "0.png", "--budget", 0.0001) == 0
     shown = capsys.readouterr()
     assert "probability" in shown.out and "w4a4" in shown.out
-    assert "1 images, mean cost" in shown.err and "cannot be met" in shown.err
+    assert "1 image, mean cost" in shown.err and "cannot be met" in shown.err
 
 
 def test_predict_writes_parquet(bundle, folder, tmp_path, capsys) -> None:

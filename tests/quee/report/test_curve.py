@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from report_example import example, summary
+from example_results import evaluation, example, summary
 
 from quee.report.curve import HEIGHT, WIDTH, curve_figure
 from quee.report.ends import spread
@@ -45,10 +45,8 @@ def test_nothing_lies_outside_of_the_figure() -> None:
 
 def test_without_a_float_network_there_is_no_line_of_it() -> None:
     results = example()
-    evaluate = {**results.metrics["evaluate"], "fp32_accuracy": None}
-    assert ">float, " not in curve_figure(
-        replace(results, metrics={**results.metrics, "evaluate": evaluate}), summary(results)
-    )
+    metrics = {**results.metrics, "evaluate": evaluation(fp32_accuracy=None)}
+    assert ">float, " not in curve_figure(replace(results, metrics=metrics), summary(results))
 
 
 @pytest.mark.parametrize("places", [[5.0, 5.0, 5.0], [9.0, 1.0, 8.0, 30.0], [0.0], []])

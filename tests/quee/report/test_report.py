@@ -6,8 +6,8 @@ from html import escape
 
 import matplotlib
 import pytest
+from example_results import METHODS, evaluation, example, summary
 from matplotlib.figure import Figure
-from report_example import METHODS, example, summary
 
 from quee.report import Results
 from quee.report import figures as figures_module
@@ -131,7 +131,6 @@ def test_how_gates_are_read_is_shown_with_the_plainest_candidate_and_the_reason(
 
 def test_without_repetitions_or_recorded_usage_the_page_says_so_or_leaves_out() -> None:
     results = example()
-    evaluate = {key: value for key, value in results.metrics["evaluate"].items() if key != "resplits"}
     bare = replace(
         results,
         resplits=[],
@@ -142,7 +141,7 @@ def test_without_repetitions_or_recorded_usage_the_page_says_so_or_leaves_out() 
         quality=[],
         quality_curve=[],
         bands=[],
-        metrics={**results.metrics, "evaluate": evaluate},
+        metrics={**results.metrics, "evaluate": evaluation(resplits=None)},
     )
     figures = draw(bare, summary(bare))
     assert set(figures) == {"candidates", "curves", "techniques", "others", "predictors"}
@@ -153,11 +152,8 @@ def test_without_other_divisions_the_page_gives_the_gains_over_the_test_samples(
     figures: dict[str, str],
 ) -> None:
     results = example()
-    gains = {"gain.quee_plan.static_hull": {"mean": 0.004, "low": 0.001, "high": 0.007}}
-    evaluate = {key: value for key, value in results.metrics["evaluate"].items() if key != "resplits"} | {
-        "gains": gains
-    }
-    page = shown(replace(results, resplits=[], metrics={**results.metrics, "evaluate": evaluate}), figures)
+    metrics = {**results.metrics, "evaluate": evaluation(resplits=None)}
+    page = shown(replace(results, resplits=[], metrics=metrics), figures)
     assert "quee_plan is <strong>above</strong> static_hull: +0.40 points (+0.10 to +0.70)." in page
 
 

@@ -179,7 +179,7 @@ def test_two_checkouts_track_into_one_postgresql_store_without_duplicates(
     assert [process.returncode for process in both] == [0, 0], said
     assert sorted(int(text.split()[-1]) for text in said) == [0, 4]
     again = done.quee("track", MLFLOW_TRACKING_URI=postgres)
-    assert "0 results tracked, 4 were already" in again
+    assert "0 results tracked, 4 tracked before" in again
     found = done.quee("lineage", "artifacts/toy/evaluate", MLFLOW_TRACKING_URI=postgres)
     assert "toy/evaluate" in found
     assert "nothing that is not needed" in done.quee("gc", MLFLOW_TRACKING_URI=postgres)

@@ -363,11 +363,16 @@ def test_all_numbers_are_in_a_table_and_are_compared_from_there(project: Path) -
     here = side(project, "digits", "")
     assert found.metrics == here.metrics
     assert found.settings == here.settings
+    assert found.result is not None and here.result is not None
+    assert {name: stage.outs for name, stage in found.result.stages.items()} == {
+        name: stage.outs for name, stage in here.result.stages.items()
+    }
     assert found.metrics["methods/quee_plan.auc"] == pytest.approx(0.9)
     assert found.metrics["evaluate/format"] == 2
     assert found.metrics["backbone/accuracy.test"] == pytest.approx(0.97)
     stage = side(project, named(project, "digits/evaluate").info.run_id, "")
     assert stage.metrics["methods/quee_plan.auc"] == pytest.approx(0.9)
+    assert stage.result is None
 
 
 def test_a_stage_that_two_results_share_links_to_both(project: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 
-from evaluated import evaluation
+from example_results import evaluation, method
 
 from quee.settings.experiment import parse_experiment, resolved
 from tasks.mlflow.headlines import Figures
@@ -14,7 +14,8 @@ def test_the_list_of_results_shows_metrics_and_settings_that_there_are() -> None
     columns = json.loads(tags_of_home("experiment")["mlflow.sharedViewState.quee"])["selectedColumns"]
     metrics = [name.split("`")[1] for name in columns if name.startswith("metrics.")]
     assert len(metrics) >= 5
-    assert set(metrics) <= set(Figures(evaluation(), "auto", 0.2).metrics())
+    reached = evaluation(methods={"quee_plan": method("quee_plan", half=0.5)})
+    assert set(metrics) <= set(Figures(reached, "plan", 0.2).metrics())
     named = {name.split("`")[1] for name in columns if name.startswith("params.")}
     yaml = "prepare: {dataset: digits}\nbackbone: {name: vit_digits}\npaths: {precisions: [w3a3, w8a8]}\n"
     assert named <= set(settings_of(resolved(parse_experiment("digits", yaml, "digits.yaml"))))

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from evaluated_project import write_evaluation
 
+from quee.errors import UsageError
 from quee.work.io import read_json, write_json
-from tasks.verbs.closing import closing_lines
+from tasks.verbs.closing import closing_lines, results_page
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 
@@ -47,3 +48,13 @@ def test_what_is_not_there_is_left_out(project: Path) -> None:
     assert len(list(closing_lines(project, ["digits"]))) == 2, "the default policy has no results here"
     shutil.rmtree(project / "artifacts")
     assert list(closing_lines(project, ["digits"])) == []
+
+
+def test_a_page_of_results_has_the_sentence_a_small_table_and_what_comes_next(project: Path) -> None:
+    text = results_page(project, "digits")
+    assert text.startswith("### digits\n\n**7.5 points below the float network (97.5 %)")
+    assert "| quee_plan (deployed) |" in text and "Accuracies and gains in %" in text
+    assert "report `" not in text and "quee serve" not in text, "neither is there"
+    assert text.endswith("compare it with `quee compare digits OTHER --html`.")
+    with pytest.raises(UsageError, match="absent"):
+        results_page(project, "absent")

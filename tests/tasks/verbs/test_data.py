@@ -55,7 +55,7 @@ def test_add_list_and_check(project):
     listed = quee(data_app, "list")
     assert "birds" in listed
     assert "not there" in listed
-    assert quee(data_app, "check", "birds").strip() == "data/birds: 6 images decode"
+    assert quee(data_app, "check", "birds").strip() == "data/birds: 6 images can be decoded"
 
 
 @pytest.mark.parametrize("rule", ["/data/birds*", "*.dvc", "/data/"])
@@ -170,7 +170,7 @@ def test_check_reports_bad_images_by_id(project):
     samples = [Sample(*images.encoded[i], int(images.labels[i])) for i in range(6)]
     samples[4] = samples[4]._replace(data=samples[4].data[:300])
     write_images(images.files[0], samples, images.classes)
-    with pytest.raises(QueeError, match="1 of 6 images do not decode"):
+    with pytest.raises(QueeError, match="1 of 6 images cannot be decoded"):
         quee(data_app, "check", "birds")
     done = CliRunner().invoke(data_app, ["check", "birds", "--json"])
     (fault,) = json.loads(done.stdout)["bad"]

@@ -20,7 +20,7 @@ def test_a_run_is_made_again_after_the_code_went_on_and_ends_in_equal_digests(tr
     tracked.edit("experiments/toy.yaml", "clusters: 30", "clusters: 40")
     before = tracked.results()
     output = tracked.quee("reproduce", run)
-    assert "all 3 stages came out with the recorded digests" in output
+    assert "the recorded digests came out of 3 stages" in output
     assert tracked.results() == before
     assert tracked.do("git", "worktree", "list").count("\n") == 1
 
@@ -48,7 +48,7 @@ def test_a_run_is_made_again_from_a_stage_on_with_the_results_before_it_as_recor
     assert "the run rests on prepare, targets, evaluate" in tracked.quee("reproduce", run, "--from", "exits", status=2)
     output = tracked.quee("reproduce", run, "--from", "evaluate")
     assert f"targets@toy                          taken from DVC's cache here as recorded ({targets[:7]})" in output
-    assert "all 1 stages came out with the recorded digests; taken as recorded: targets" in output
+    assert "the recorded digests came out of 1 stage; taken as recorded: targets" in output
 
     tracked.do("git", "clone", "-q", str(tracked.root), str(tmp_path / "clone"))
     clone, store = Project(tmp_path / "clone"), f"sqlite:///{tracked.root / 'mlflow.db'}"

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from small_world import small_cache, small_experiment
 
+from quee.evaluation.paths_taken import PathsTaken, paths_taken, policy_and_sweep
 from quee.evaluation.resplits import fit_policies
-from quee.evaluation.taken import Taken, taken
 from quee.policies.registry import METHODS
-from quee.policies.sweep import Setting, routed_sweep
+from quee.policies.sweep import Setting
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +22,9 @@ def setting() -> Setting:
 @pytest.mark.parametrize("name", ["plan", "fitted_q", "auto", "confidence_hull"])
 def test_the_images_are_those_of_the_sweep_at_its_point(name: str, setting: Setting) -> None:
     method, budget = METHODS[name], 0.3
-    found = taken(setting, method, budget)
-    policy = method.of(setting)
-    assert found is not None and policy is not None
-    sweep = routed_sweep(name, setting, policy)
+    known = policy_and_sweep(setting, method)
+    assert known is not None
+    found, (_, sweep) = paths_taken(setting, *known, budget), known
     at = int(sweep.weights(budget)[0].argmax())
     assert np.array_equal(found.right, sweep.errors["test"][:, at] < 0.5)
     assert np.array_equal(found.cost, sweep.costs["test"][:, at])
@@ -36,8 +35,9 @@ def test_the_images_are_those_of_the_sweep_at_its_point(name: str, setting: Sett
 
 
 def test_the_easiest_image_costs_least_and_the_hardest_most(setting: Setting) -> None:
-    found = taken(setting, METHODS["plan"], 0.3)
-    assert found is not None
+    known = policy_and_sweep(setting, METHODS["plan"])
+    assert known is not None
+    found = paths_taken(setting, *known, 0.3)
     for label in np.unique(found.label):
         easy, hard = found.extremes(int(label)) or (0, 0)
         own = found.cost[found.label == label]
@@ -50,5 +50,5 @@ def test_of_equal_costs_the_surest_image_is_the_easiest(setting: Setting) -> Non
     tree = setting.tree
     cost, sure = np.array([0.1, 0.1, 0.1]), np.array([0.5, 0.9, 0.2])
     ids, zero = np.arange(3), np.zeros(3, int)
-    found = Taken(tree, ids, zero, zero, cost, setting.costs.segment, np.ones(3, bool), sure)
+    found = PathsTaken(tree, ids, zero, zero, cost, setting.costs.segment, np.ones(3, bool), sure)
     assert found.extremes(0) == (1, 2)

@@ -1,23 +1,23 @@
-"""What a policy does with every test image at a budget: the path, what it costs, and whether the answer is right."""
+"""Which path every test image takes under a policy at a budget, what is spent on it, and whether the answer is right."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from quee.paths import PathTree
-from quee.policies.base import simulate_behind
+from quee.policies.base import Router, simulate_behind
 from quee.policies.methods import Method
-from quee.policies.sweep import Setting, routed_sweep
+from quee.policies.sweep import Setting, Sweep, routed_sweep
 from quee.policies.walks import walks_of
 
 
 @dataclass(frozen=True)
-class Taken:
-    """The test images T of a setting under one operating point."""
+class PathsTaken:
+    """Test images T under one operating point of a policy."""
 
     tree: PathTree
     sample: np.ndarray
-    """(T,) sample ids."""
+    """(T,) sample ids, rising."""
     label: np.ndarray
     """(T,)"""
     node: np.ndarray
@@ -55,21 +55,24 @@ class Taken:
         return found
 
 
-def taken(setting: Setting, method: Method, budget: float) -> Taken | None:
-    """The images under the point that serves the budget, the heavier one where it lies between two; None where the method
-    has no policy in this setting."""
+def policy_and_sweep(setting: Setting, method: Method) -> tuple[Router, Sweep] | None:
+    """A method's policy and its operating points; None where it cannot be fitted in this setting."""
     policy = method.of(setting)
     if policy is None:
         return None
     first_step = setting.options.first_step if setting.options else "rollout"
-    sweep = routed_sweep(method.shown, setting, policy, first_step)
+    return policy, routed_sweep(method.shown, setting, policy, first_step)
+
+
+def paths_taken(setting: Setting, policy: Router, sweep: Sweep, budget: float) -> PathsTaken:
+    """The test images under the point of a policy's sweep that serves the budget, the heavier one where it lies between two."""
     assert sweep.knobs is not None
     assert sweep.first is not None
     at = [int(sweep.weights(budget)[0].argmax())]
     cache, tree = setting.caches["test"], setting.tree
     walks = walks_of(policy, cache)
     node = simulate_behind(tree, policy, cache.features, sweep.knobs[at], sweep.first[at], walks)[:, 0]
-    return Taken(
+    return PathsTaken(
         tree,
         cache.sample_id,
         cache.label,

@@ -1,4 +1,4 @@
-"""Results of an experiment that needs no computation, for tests of the report."""
+"""Results of an experiment that need no computation, for tests of whatever shows results."""
 
 from typing import Any
 
@@ -43,12 +43,67 @@ def settled_tree() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def costs_of(name: str) -> list[float]:
+    fixed = {"static_w3a3": 0.14, "static_w8a8": 1.0, "static_fp32": 16.0}
+    return [fixed[name]] if name in fixed else [0.03, 0.1, 0.4, 1.0]
+
+
+def method(name: str, half: float | None = None, one: float | None = 0.4) -> dict[str, Any]:
+    """The numbers of a method; `half` and `one` are its costs within half a point and one of the float network."""
+    index, dearest = METHODS.index(name), costs_of(name)[0]
+    return {
+        "accuracy": 0.95,
+        "accuracy_at_budget": {f"{budget:g}": 0.9 + index / 1000 for budget in BUDGETS},
+        "auc": 0.9,
+        "cost_at_budget": {f"{budget:g}": max(budget, dearest) for budget in BUDGETS},
+        "cost_at_drop_0.5": half,
+        "cost_at_drop_1.0": one,
+    }
+
+
+def evaluation(**changed: Any) -> dict[str, Any]:
+    """`evaluate/metrics.json`, some entries changed; with None, left out."""
+    found = {
+        "methods": {name: method(name) for name in METHODS},
+        "oracle_gap_closed": dict.fromkeys(METHODS, 0.5),
+        "cost_at_drop": {
+            "quee_plan": {
+                "0.5": {"low": 0.3, "high": None, "reached": 0.4},
+                "1.0": {"low": 0.35, "high": 0.5, "reached": 1.0},
+            }
+        },
+        "cost_at_drop_ratio": {
+            "quee_plan": {"static_hull": {"0.5": {"low": 0.0, "high": None}, "1.0": {"low": 0.6, "high": 0.8}}}
+        },
+        "difference_vs_static_hull": {"quee_plan": {"0.05": interval(0.01, 0.02), "0.2": interval(-0.01, 0.02)}},
+        "differences": {
+            "quee_plan": {
+                "static_hull": {
+                    "0.05": {"band_low": 0.01, "band_high": 0.02, **interval(0.01, 0.02)},
+                    "0.2": {"band_low": -0.01, "band_high": 0.02, **interval(0.001, 0.02)},
+                }
+            }
+        },
+        "quality_rank_correlation": -0.9,
+        "first_step_auc": {"rollout": 0.91, "marginal": 0.9},
+        "fp32_accuracy": 0.97,
+        "gains": {"gain.quee_plan.static_hull": {"mean": 0.004, "low": 0.001, "high": 0.007}},
+        "resplits": {
+            "auc.quee_plan": interval(0.9, 0.92),
+            "gain.quee_plan.static_hull": interval(0.01, 0.02),
+            "gain.quee_plan.confidence_hull": interval(-0.02, -0.01),
+            "gain.quee_plan.random_routing": interval(-0.01, 0.02),
+        },
+        "test_samples": 1000,
+    }
+    return {key: value for key, value in {**found, **changed}.items() if value is not None}
+
+
 def example(classes: int = 3) -> Results:
     names = [f"class <{k}>" for k in range(classes)]
-    curve, points, methods = [], [], {}
+    curve, points = [], []
     for index, method in enumerate(METHODS):
-        fixed = {"static_w3a3": 0.14, "static_w8a8": 1.0, "static_fp32": 16.0}
-        costs = [fixed[method]] if method in fixed else [0.03, 0.1, 0.4, 1.0]
+        costs = costs_of(method)
         for split in ("validation", "test"):
             for cost in costs:
                 row = {"method": method, "lambda": None, "threshold": None, "split": split, "seed": 0}
@@ -62,7 +117,6 @@ def example(classes: int = 3) -> Results:
                 "test_accuracy": 0.9 + index / 1000,
             }
             points.append({**point, "low": 0.88, "high": 0.93, "budget_met": met, "seeds": 3})
-        methods[method] = {"accuracy": 0.95, "auc": 0.9, "cost_at_drop_0.5": None, "cost_at_drop_1.0": 0.4}
     paths = ("w3a3", "w3a3-w8a8", "w8a8-w8a8-w8a8")
     used = [
         {
@@ -86,37 +140,6 @@ def example(classes: int = 3) -> Results:
     ]
     quality = {"rmse": 0.3, "ece": 0.04, "auroc": 0.8, "aurc": 0.05, "bitflops": 10}
     quantized = {"accuracy": 0.9, "agreement": 0.95, "bitflops": 1000, "bytes": 2000, "cost": 0.5}
-    evaluate = {
-        "methods": methods,
-        "oracle_gap_closed": dict.fromkeys(METHODS, 0.5),
-        "cost_at_drop": {
-            "quee_plan": {
-                "0.5": {"low": 0.3, "high": None, "reached": 0.4},
-                "1.0": {"low": 0.35, "high": 0.5, "reached": 1.0},
-            }
-        },
-        "cost_at_drop_ratio": {
-            "quee_plan": {"static_hull": {"0.5": {"low": 0.0, "high": None}, "1.0": {"low": 0.6, "high": 0.8}}}
-        },
-        "difference_vs_static_hull": {"quee_plan": {"0.05": interval(0.01, 0.02), "0.2": interval(-0.01, 0.02)}},
-        "differences": {
-            "quee_plan": {
-                "static_hull": {
-                    "0.05": {"band_low": 0.01, "band_high": 0.02, **interval(0.01, 0.02)},
-                    "0.2": {"band_low": -0.01, "band_high": 0.02, **interval(0.001, 0.02)},
-                }
-            }
-        },
-        "quality_rank_correlation": -0.9,
-        "first_step_auc": {"rollout": 0.91, "marginal": 0.9},
-        "fp32_accuracy": 0.97,
-        "resplits": {
-            "auc.quee_plan": interval(0.9, 0.92),
-            "gain.quee_plan.static_hull": interval(0.01, 0.02),
-            "gain.quee_plan.confidence_hull": interval(-0.02, -0.01),
-            "gain.quee_plan.random_routing": interval(-0.01, 0.02),
-        },
-    }
     return Results(
         experiment="example",
         title="An <example>",
@@ -131,7 +154,7 @@ def example(classes: int = 3) -> Results:
             },
             "targets": {"clusters": 20, "ece": {"gate_1": 0.1}, "ece_by_clusters": {"gate_1": {"5": 0.2, "20": 0.1}}},
             "predictors": {"gates": {"1": quality, "2": quality}},
-            "evaluate": evaluate,
+            "evaluate": evaluation(),
         },
         curve=curve,
         bands=[
