@@ -47,21 +47,22 @@ def state_features(logits: np.ndarray, embedding: np.ndarray | None = None) -> t
     by row, so that a sample's features do not depend on the batch. Logarithms are taken once and shared; otherwise the
     features of a small segment would take as long as the segment.
     """
-    rows, measures = np.arange(len(logits)), len(UNCERTAINTY)
     log_probs, p = _softmax(logits)
     squared = p * p
-    mass = np.add.reduce(squared, axis=1)
-    features = np.empty((len(rows), measures + (0 if embedding is None else embedding.shape[1])), np.float32)
-    top = p.argmax(axis=1)
-    features[:, 0] = largest = p[rows, top]
-    features[:, 1] = -np.add.reduce(p * log_probs, axis=1)
+    mass = np.add.reduce(squared, axis=1, keepdims=True)
+    entropy = -np.add.reduce(p * log_probs, axis=1, keepdims=True)
     # With q = p²/Σp²: -Σ q log q = log Σp² - 2 Σ q log p.
-    features[:, 3] = np.log(mass) - 2 * np.add.reduce(np.multiply(squared, log_probs, out=squared), axis=1) / mass
-    p[rows, top] = -1.0
-    features[:, 2] = largest - np.maximum.reduce(p, axis=1)
+    squared *= log_probs
+    sharpened = np.log(mass) - 2 * np.add.reduce(squared, axis=1, keepdims=True) / mass
+    if p.shape[1] > 1:
+        p.partition(-2, axis=1)
+        margin = p[:, -1:] - p[:, -2:-1]
+    else:
+        margin = p + 1.0  # to the -1 that stands for no second class
+    columns = [p[:, -1:], entropy, margin, sharpened]
     if embedding is not None:
-        features[:, measures:] = embedding
-    return log_probs, features
+        columns.append(embedding)
+    return log_probs, np.concatenate(columns, axis=1, dtype=np.float32)
 
 
 class GateView:
