@@ -22,6 +22,7 @@ from quee.errors import IntegrityError
 from quee.features import UNCERTAINTY, state_features
 from quee.paths import PathTree
 from quee.work.io import read_tensors
+from quee.work.lookup import looked_up
 
 RIDGE = 3.0
 """Strength R of the penalty ½ · R · (Σ (w − w₀)² + Σ b²) beside the summed cross-entropy in nats; w₀ is the own head alone."""
@@ -87,9 +88,8 @@ def mixed(log_probs: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.nda
 
     Head by head, without a matrix product, so that a row does not depend on the others.
     """
-    z = np.empty((len(log_probs), log_probs.shape[2]))
-    z[:] = bias
-    for head in range(log_probs.shape[1]):
+    z = bias + weight[:, 0, None] * log_probs[:, 0]
+    for head in range(1, log_probs.shape[1]):
         z += weight[:, head, None] * log_probs[:, head]
     return z
 
@@ -134,11 +134,11 @@ class Ensembles:
 
     def logits(self, node: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
         """What the answers' log-probabilities (n, classes) are the log-softmax of, float64."""
-        return mixed(log_probs, self.weight[node], self.bias[node])
+        return mixed(log_probs, looked_up(self.weight, node), looked_up(self.bias, node))
 
     def answers(self, node: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
         """Log-probabilities (n, classes), float64, of the answers alone, as above."""
-        return normalised(mixed(log_probs, self.weight[node], self.bias[node]))
+        return normalised(self.logits(node, log_probs))
 
     @property
     def classes(self) -> int:

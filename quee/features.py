@@ -52,20 +52,27 @@ def state_features(
     are 0.
     """
     log_probs, p = _softmax(logits)
-    features = np.zeros((len(p), len(UNCERTAINTY) + (0 if embedding is None else embedding.shape[1])), np.float32)
-    if embedding is not None:
-        features[:, len(UNCERTAINTY) :] = embedding
-    features[:, 0] = largest = np.maximum.reduce(p, axis=1)
+    found: dict[str, np.ndarray] = {}
     if "entropy" in measures:
-        features[:, 1] = -np.add.reduce(p * log_probs, axis=1)
+        found["entropy"] = -np.add.reduce(p * log_probs, axis=1, keepdims=True)
     if "sharpened_entropy" in measures:  # with q = p²/Σp²: -Σ q log q = log Σp² - 2 Σ q log p
         squared = p * p
-        mass = np.add.reduce(squared, axis=1)
-        features[:, 3] = np.log(mass) - 2 * np.add.reduce(np.multiply(squared, log_probs, out=squared), axis=1) / mass
-    if "margin" in measures:
-        p[np.arange(len(p)), p.argmax(axis=1)] = -1.0
-        features[:, 2] = largest - np.maximum.reduce(p, axis=1)
-    return log_probs, features
+        mass = np.add.reduce(squared, axis=1, keepdims=True)
+        squared *= log_probs
+        found["sharpened_entropy"] = np.log(mass) - 2 * np.add.reduce(squared, axis=1, keepdims=True) / mass
+    if "margin" in measures and p.shape[1] > 1:
+        p.partition(-2, axis=1)
+        largest = p[:, -1:]
+        found["margin"] = largest - p[:, -2:-1]
+    else:
+        largest = np.maximum.reduce(p, axis=1, keepdims=True)
+        if "margin" in measures:
+            found["margin"] = largest + 1.0  # to the -1 that stands for no second class
+    found["max_probability"] = largest
+    columns = [found[name] if name in found else np.zeros_like(largest) for name in UNCERTAINTY]
+    if embedding is not None:
+        columns.append(embedding)
+    return log_probs, np.concatenate(columns, axis=1, dtype=np.float32)
 
 
 class GateView:

@@ -3,12 +3,16 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quee.cli import AsJson
+
+if TYPE_CHECKING:
+    from quee.runtime.bundle import Contents
 
 
 def verify(
@@ -24,7 +28,8 @@ def verify(
 ) -> None:
     """Check a bundle: format, names and digests of all files, and whether their contents fit together.
 
-    Networks and exported graphs are opened with --execute alone.
+    Networks and exported graphs are opened with --execute alone, which also compares the graphs of the gates with NumPy
+    where ONNX Runtime is installed.
     """
     from quee.errors import DisagreementError, UsageError
     from quee.runtime.bundle import read_bundle
@@ -49,13 +54,18 @@ def verify(
         "segments": tree.segments,
     }
     found = _executed(bundle, bool(manifest.graphs), engine or [], threads) if execute else {}
+    gates = _gates(bundle, read) if execute else None
     if as_json:
-        typer.echo(json.dumps({**facts, "engines": found} if execute else facts))
+        typer.echo(json.dumps({**facts, "engines": found, "gates": gates} if execute else facts))
     else:
         _say(bundle, facts, manifest.guarantees)
         for name, outcome in found.items():
             typer.echo(f"engine {name}: " + (f"agrees, {outcome['said']}" if outcome["agrees"] else "refused"))
-    refused = [str(outcome["said"]) for outcome in found.values() if not outcome["agrees"]]
+        if gates is not None:
+            typer.echo("gates: " + (f"agree, {gates['said']}" if gates["agrees"] else "refused"))
+    refused = [
+        str(outcome["said"]) for outcome in (*found.values(), gates or {"agrees": True}) if not outcome["agrees"]
+    ]
     if refused:
         raise DisagreementError("\n".join(refused))
 
@@ -83,6 +93,21 @@ def _executed(bundle: Path, graphs: bool, engines: list[str], threads: int | Non
         else:
             found[name] = {"agrees": True, "said": str(report), **asdict(report)}
     return found
+
+
+def _gates(bundle: Path, read: "Contents") -> dict[str, Any] | None:
+    """Whether the graphs of the gates agree with NumPy; None where there are none, or ONNX Runtime is not installed."""
+    from quee.errors import DisagreementError
+    from quee.runtime.gate import check_gates
+
+    manifest = read.manifest
+    if not manifest.gates or read.canary is None or find_spec("onnxruntime") is None:
+        return None
+    try:
+        count = check_gates(bundle, manifest.gates, read.policy, read.ensembles, read.points, read.canary)
+    except DisagreementError as error:
+        return {"agrees": False, "said": str(error)}
+    return {"agrees": True, "said": f"{count} graphs with NumPy"}
 
 
 def _say(bundle: Path, facts: dict[str, Any], guarantees: Sequence[Any]) -> None:

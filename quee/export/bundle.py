@@ -15,6 +15,7 @@ from quee.errors import UsageError
 from quee.evaluation.losses import accuracy_losses
 from quee.evaluation.measured import float_errors
 from quee.export.canary import write_canary
+from quee.export.gates import export_gates
 from quee.export.graphs import export_graphs
 from quee.export.networks import load_view
 from quee.export.torch_engine import TorchEngine
@@ -207,6 +208,9 @@ def write_bundle(
     graphs = defaultdict(list)
     for graph in sorted(export_graphs(view, tree.precisions, out)):  # `PRECISION.segmentN.onnx`
         graphs[graph.partition(".")[0]].append(graph)
+    seen = len(description["feature_names"])
+    sizes = (len(classes), seen, seen - len(UNCERTAINTY))
+    gates = export_gates(chosen, policy, cache.ensembles, *sizes, out)
     transform = view.backbone.models[Precision("fp32")].input
     shown = points[:: max(1, -(-len(points) // 8))]
     card = measure.said(CARD).format(
@@ -235,6 +239,7 @@ def write_bundle(
             "embedding": embedding,
             "ensembles": cache.ensembles is not None,
             "experiment": name,
+            "gates": gates,
             "graphs": graphs,
             "guarantees": [asdict(g) for g in guarantees],
             "operating_points": [_kept(p) for p in points],

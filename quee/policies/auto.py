@@ -21,6 +21,7 @@ from quee.policies.base import Basis, Costs, Part, Policy, Router
 from quee.policies.choosing import by_budget, default_of, errors_of, nested, points_chosen
 from quee.policies.methods import Method
 from quee.policies.sweep import Setting, Sweep, routed_sweep
+from quee.work.lookup import looked_up
 
 if TYPE_CHECKING:
     from quee.cache.read import FeatureCache
@@ -124,8 +125,7 @@ class Auto(Router):
         return list(self.members.items())
 
     def parts(self, knob: np.ndarray) -> Iterator[Part]:
-        at, (owner, own, _) = knob.astype(np.int64), self._table
-        which, knob = owner[at], own[at]
+        which, knob = self._table[0][knob.astype(np.int64)], self.own_knob(knob)
         present = sorted(set(which.tolist()))
         for index in present:
             name, member = self._listed[index]
@@ -141,6 +141,10 @@ class Auto(Router):
     def knobs(self, points: int) -> np.ndarray:
         """All points, whatever the number that a sweep asks for."""
         return np.arange(len(self._table[0]), dtype=np.float64)
+
+    def own_knob(self, knob: np.ndarray) -> np.ndarray:
+        found: np.ndarray = looked_up(self._table[1], knob.astype(np.int64))
+        return found
 
     def first(self, knobs: np.ndarray) -> np.ndarray:
         found: np.ndarray = self._table[2][knobs.astype(np.int64)]

@@ -212,6 +212,10 @@ class Router(ABC):
         """(K,) index of the first precision at each knob; None where validation chooses it."""
         return None
 
+    def own_knob(self, knob: np.ndarray) -> np.ndarray:
+        """(n,) the knobs, of the policies that serve knobs (n,), which `parts` gives them."""
+        return knob
+
     @abstractmethod
     def under(self, costs: Costs) -> "Router":
         """The same under other costs, such as measured time."""

@@ -15,7 +15,6 @@ favours the plan.) Where plans are biased, w goes to 1 with more samples; where 
 the two is noisier.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from quee.policies.methods import Method
 from quee.policies.networks import rows_of, views
 from quee.policies.plan import Plan
 from quee.policies.sweep import Setting
+from quee.work.lookup import looked_up
 
 if TYPE_CHECKING:
     from quee.cache.read import FeatureCache
@@ -49,7 +49,7 @@ class _Weights:
     """Weights of the fitted values at a gate for a few trade-offs k."""
 
     trade_offs: np.ndarray
-    """(k + 1,) rising, infinity at the end."""
+    """(k,) rising."""
     weights: np.ndarray
     """(k, steps, H), float64, multiplied by the share of the fitted values in a decision."""
     bias: np.ndarray
@@ -60,7 +60,7 @@ class _Weights:
     def rows(self, trade_off: np.ndarray) -> np.ndarray | None:
         """Rows of trade-offs (n,) among these; None where some are missing."""
         found = self.trade_offs.searchsorted(trade_off)
-        return None if np.count_nonzero(self.trade_offs[found] != trade_off) else found
+        return None if np.count_nonzero(self.trade_offs.take(found, mode="clip") != trade_off) else found
 
 
 @dataclass
@@ -127,9 +127,9 @@ class FittedQ(Policy):
         """Fitted and planned values blended: (n, 1 + B), exit first; infinite where not considered."""
         mixed = self.plan.values(table, knob, limit)
         every = limit is None and self.plan.futures(table.gate).every
-        unknown = None if every or np.isfinite(mixed).all() else np.isinf(mixed)
+        unknown = None if every else np.isinf(mixed)
         if unknown is not None:
-            mixed[unknown] = 0.0
+            np.copyto(mixed, 0.0, where=unknown)
         known, rows = self._at(table.gate, knob)
         # The sum has a fixed order; a matrix product's last bits would depend on its number of rows.
         fitted = np.add.reduce(table.columns[1].astype(np.float64)[:, None, :] * known.weights[rows], axis=2)
@@ -137,32 +137,32 @@ class FittedQ(Policy):
         mixed *= known.rest[rows]
         mixed += fitted
         if unknown is not None:
-            mixed[unknown] = np.inf
+            np.copyto(mixed, np.inf, where=unknown)
         return mixed
 
     def _at(self, gate: int, trade_off: np.ndarray) -> tuple[_Weights, np.ndarray | slice]:
         """Weights for trade-offs (n,), kept for the next call, and each sample's row; equal trade-offs share a row."""
+        if not isinstance(trade_off, np.ndarray):  # it is traced, and has no values that could be known
+            return self._read_at(gate, trade_off), slice(None)
         known = self._known.get(gate)
         rows = None if known is None else known.rows(trade_off)
         if known is None or rows is None:
             wanted = set(trade_off.tolist())
             if known is not None and len(wanted) + len(known.rest) <= REMEMBERED:
-                wanted.update(known.trade_offs[:-1].tolist())
-            known = self._known[gate] = self._read_at(gate, sorted(wanted))
+                wanted.update(known.trade_offs.tolist())
+            known = self._known[gate] = self._read_at(gate, np.array(sorted(wanted)))
             rows = known.rows(trade_off)
             assert rows is not None
         if len(rows) == 1 or (len(rows) and not (rows != rows[0]).any()):
             return known, slice(int(rows[0]), int(rows[0]) + 1)
         return known, rows
 
-    def _read_at(self, gate: int, trade_offs: Sequence[float]) -> _Weights:
-        at = np.array(trade_offs)
-        weights = interpolate(self.weights[gate - 1], self.knots, at)  # (H + 1, steps, k)
+    def _read_at(self, gate: int, at: np.ndarray) -> _Weights:
+        """Weights for rising trade-offs (k,)."""
+        weights = interpolate(self.weights[gate - 1], self.knots, at)  # (k, H + 1, steps)
         share = np.interp(at, self.knots, self.blend[gate - 1])
-        weights *= share
-        return _Weights(
-            np.append(at, np.inf), weights[:-1].transpose(2, 1, 0).copy(), weights[-1].T.copy(), 1 - share[:, None]
-        )
+        weights *= share[:, None, None]
+        return _Weights(at, weights[:, :-1].transpose(0, 2, 1).copy(), weights[:, -1].copy(), 1 - share[:, None])
 
     def arrays(self) -> dict[str, np.ndarray]:
         weights = {f"gate.{gate}.weight": w for gate, w in enumerate(self.weights, 1)}
@@ -189,10 +189,13 @@ class FittedQ(Policy):
 
 
 def interpolate(weights: np.ndarray, knots: np.ndarray, trade_offs: np.ndarray) -> np.ndarray:
-    """Weights (H + 1, steps, knots) interpolated to other trade-offs, (H + 1, steps, Λ): linear in λ, extrapolated outside."""
+    """Weights (H + 1, steps, knots) interpolated to other trade-offs, (Λ, H + 1, steps): linear in λ, extrapolated outside."""
     right = np.clip(np.searchsorted(knots, trade_offs), 1, len(knots) - 1)
-    share = (trade_offs - knots[right - 1]) / (knots[right] - knots[right - 1])
-    return weights[..., right - 1] * (1 - share) + weights[..., right] * share
+    left, by_knot = right - 1, weights.transpose(2, 0, 1)
+    below = looked_up(knots, left)
+    share = ((trade_offs - below) / (looked_up(knots, right) - below))[:, None, None]
+    found: np.ndarray = looked_up(by_knot, left) * (1 - share) + looked_up(by_knot, right) * share
+    return found
 
 
 def _read(hidden: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from quee.policies.base import Costs, Table
 from quee.policies.methods import Method
 from quee.policies.sweep import Setting
 from quee.policies.thresholds import Arrays, Thresholds, joined, points_of, uniform_sequences
+from quee.work.lookup import looked_up
 
 if TYPE_CHECKING:
     from quee.cache.read import FeatureCache
@@ -64,7 +65,8 @@ class JeiGate(Thresholds):
         return np.stack([self.column(features, name) for name in FEATURES], axis=-1)
 
     def scores(self, table: Table, point: np.ndarray) -> np.ndarray:
-        weight, mean, scale = (self.arrays()[name][point, table.gate - 1] for name in ("weight", "mean", "scale"))
+        arrays, gate = self.arrays(), table.gate - 1
+        weight, mean, scale = (looked_up(arrays[name][:, gate], point) for name in ("weight", "mean", "scale"))
         found: np.ndarray = weight[:, 0] + ((table.columns[0] - mean) / scale * weight[:, 1:]).sum(axis=1)
         return found
 

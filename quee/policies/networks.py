@@ -14,6 +14,7 @@ import numpy as np
 from quee.cost import FLOAT_BITS, bitflops
 from quee.paths import PathTree
 from quee.precision import Precision
+from quee.work.lookup import looked_up
 
 PRECISION = Precision("w8a8")
 CLIP = 8.0
@@ -190,7 +191,7 @@ class Network:
             z = view - mean
             z /= scale
             sums = first.product(first.integers(z.astype(np.float32), limits), seen)
-            sums += added[rows]
+            sums += looked_up(added, rows)
             hidden = first.rescaled(sums)
             np.maximum(hidden, np.float32(0), out=hidden)
             units = self._units(hidden, view)

@@ -5,6 +5,7 @@ import numpy as np
 from quee.policies.methods import Method
 from quee.policies.sweep import Setting
 from quee.policies.thresholds import Arrays, Thresholds, joined, points_of, uniform_sequences
+from quee.work.lookup import looked_up
 
 
 class Patience(Thresholds):
@@ -17,7 +18,7 @@ class Patience(Thresholds):
     measures = ("max_probability",)
 
     def carry(self, node: np.ndarray, before: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, None]:
-        agrees = (self.tree.gate[node] > 1) & (before[:, 0] == said)
+        agrees = (looked_up(self.tree.gate, node) > 1) & (before[:, 0] == said)
         return np.stack([said, np.where(agrees, before[:, 1] + 1, 0)], axis=1), None
 
     def score(self, features: np.ndarray) -> np.ndarray:

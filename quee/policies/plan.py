@@ -11,6 +11,7 @@ from quee.policies.base import EXIT, Basis, Costs, Limit, Policy, Table
 from quee.policies.methods import Method
 from quee.policies.networks import Predictors, Read, prefixes
 from quee.policies.sweep import Setting, Sweep, routed_sweep
+from quee.work.lookup import looked_up
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Futures:
     """(suffixes,) order that sorts suffixes by first step, exit first; a slice where they are sorted already."""
     starts: np.ndarray
     """(steps,) start of each first step in that order."""
-    present: np.ndarray | None
-    """(steps,) the first steps, counted from EXIT; None where all steps occur."""
+    place: np.ndarray | None
+    """(1 + B,) place of each step, exit first, among the first steps that occur, or -1; None where all occur."""
     whole: bool
     """Whether every node considers every suffix."""
     read: Read
@@ -40,7 +41,7 @@ class Futures:
     @property
     def every(self) -> bool:
         """Whether every node has a value for every step."""
-        return self.whole and self.present is None
+        return self.whole and self.place is None
 
 
 @dataclass
@@ -105,6 +106,8 @@ class Plan(Policy):
         considered = np.isfinite(cost)
         order = np.argsort(first, kind="stable")
         present, starts = np.unique(first[order], return_index=True)
+        place = np.full(1 + len(tree.precisions), -1)
+        place[present - EXIT] = np.arange(len(present))
         return Futures(
             None if used.all() else np.flatnonzero(used),
             np.where(considered, cost, 0.0),
@@ -113,7 +116,7 @@ class Plan(Policy):
             first,
             slice(None) if (np.diff(order) == 1).all() else order,
             starts,
-            None if len(present) == 1 + len(tree.precisions) else present - EXIT,
+            None if len(present) == 1 + len(tree.precisions) else place,
             bool(considered.all()),
             self.predictors.reader(gate, prefixes(tree, gate)),
         )
@@ -121,7 +124,7 @@ class Plan(Policy):
     def read(self, gate: int, node: np.ndarray, view: np.ndarray) -> Table:
         """Columns: predicted errors p̂e (n, suffixes considered), and the predictor's hidden units (n, H); float32."""
         ahead = self.futures(gate)
-        hidden, error = ahead.read(view, self.position[node])
+        hidden, error = ahead.read(view, looked_up(self.position, node))
         return Table(gate, node, (error if ahead.kept is None else error[:, ahead.kept], hidden))
 
     def exit_error(self, table: Table) -> np.ndarray:
@@ -129,20 +132,20 @@ class Plan(Policy):
         return found
 
     def decide(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
-        step: np.ndarray = self.futures(table.gate).first[self._value(table, knob, limit).argmin(axis=1)]
+        step: np.ndarray = looked_up(self.futures(table.gate).first, self._value(table, knob, limit).argmin(axis=1))
         return step
 
     def _value(self, table: Table, knob: np.ndarray, limit: Limit | None = None) -> np.ndarray:
         """Predicted error + λ · cost (n, suffixes), float64; infinite where not considered or beyond the limit."""
         ahead = self.futures(table.gate)
-        rows = self.position[table.node] if len(ahead.cost) > 1 else 0
-        value = knob[:, None] * ahead.cost[rows]
+        rows = looked_up(self.position, table.node) if len(ahead.cost) > 1 else 0
+        value = knob[:, None] * looked_up(ahead.cost, rows)
         value += table.columns[0]
         if limit is not None or not ahead.whole:
-            allowed = ahead.considered[rows]
+            allowed = looked_up(ahead.considered, rows)
             if limit is not None:
                 total = np.where(ahead.considered & (ahead.ends >= 0), limit.costs[ahead.ends], np.inf)
-                allowed = allowed & (total[rows] <= limit.most[:, None])
+                allowed = allowed & (looked_up(total, rows) <= limit.most[:, None])
             np.copyto(value, np.inf, where=~allowed)
         return value
 
@@ -150,11 +153,9 @@ class Plan(Policy):
         """Least predicted error + λ · cost per first step: (n, 1 + B), exit first; infinite where no path is considered."""
         ahead = self.futures(table.gate)
         found = np.minimum.reduceat(self._value(table, knob, limit)[:, ahead.order], ahead.starts, axis=1)
-        if ahead.present is None:
+        if ahead.place is None:
             return found
-        spread = np.full((len(found), 1 + len(self.tree.precisions)), np.inf)
-        spread[:, ahead.present] = found
-        return spread
+        return np.where(ahead.place < 0, np.inf, found[:, ahead.place])
 
 
 def plan_sweeps(setting: Setting) -> Iterator[Sweep]:

@@ -17,6 +17,7 @@ from quee.paths import PathTree
 from quee.policies.base import EXIT, OPEN, Basis, Costs, Limit, Policy, Table, Walks, simulate_behind, wrong
 from quee.policies.sweep import Setting
 from quee.policies.walks import walk, walks_of
+from quee.work.lookup import looked_up
 
 if TYPE_CHECKING:
     from quee.cache.read import FeatureCache
@@ -89,25 +90,25 @@ class Thresholds(Policy):
         if not self._infinite[gate - 1]:
             return None
         point = knob.astype(np.int64)
-        threshold = self.threshold[point, gate - 1]
+        threshold = looked_up(self.threshold[:, gate - 1], point)
         step, allowed = self._onward(gate, node, point, limit)
         return np.where(np.isinf(threshold), np.where((threshold > 0) & allowed, step, EXIT), OPEN)
 
     def _missing(self, table: Table, knob: np.ndarray) -> np.ndarray:
         """Threshold minus score (n,)."""
         point = knob.astype(np.int64)
-        found: np.ndarray = self.threshold[point, table.gate - 1] - self.scores(table, point)
+        found: np.ndarray = looked_up(self.threshold[:, table.gate - 1], point) - self.scores(table, point)
         return found
 
     def _onward(
         self, gate: int, node: np.ndarray, point: np.ndarray, limit: Limit | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The sequence's next precision (n,), and whether the tree and the limit allow it (n,)."""
-        step = self.sequence[point, gate]
-        child = self.tree.children[node, step]
+        step = looked_up(self.sequence[:, gate], point)
+        child = looked_up(self.tree.children, node, step)
         allowed = child >= 0
         if limit is not None:
-            allowed &= limit.costs[child] <= limit.most
+            allowed &= looked_up(limit.costs, child) <= limit.most
         return step, allowed
 
     def knobs(self, points: int) -> np.ndarray:

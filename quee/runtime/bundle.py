@@ -20,6 +20,7 @@ from quee.policies.networks import Predictors
 from quee.runtime.canary import Canary
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.engines import default_engine, open_engine
+from quee.runtime.gate import gate_name
 from quee.runtime.manifest import CANARY, NAME, Manifest, check_files, read_manifest, require_fit
 from quee.runtime.operating import Point
 from quee.runtime.profile import read_profile
@@ -163,6 +164,12 @@ def _parts(
         require_fit(
             fits, folder, f"policy {manifest.policy} answers {own.classes} classes instead of {len(manifest.classes)}"
         )
+    gates = {
+        own or manifest.policy: [gate_name(own or manifest.policy, gate) for gate in range(1, tree.segments + 1)]
+        for own in policy.policies()
+    }
+    known = not manifest.gates or {own: list(names) for own, names in manifest.gates.items()} == gates
+    require_fit(known, folder / NAME, f"gates are not those of {', '.join(gates)}, from 1 to {tree.segments}")
     points = list(manifest.operating_points)
     # The knob of a policy without a price is the number of one of its points.
     known = policy.priced or all(point.trade_off < len(policy.knobs(0)) for point in points)

@@ -184,7 +184,7 @@ class Executor:
             before = np.zeros((len(at), own.carries))
             if segment > 1:
                 before = samples.carried[rows, segment - 2, : own.carries]
-            samples.carried[rows, segment - 1, : own.carries], log_probs[part.rows] = _carried_on(
+            samples.carried[rows, segment - 1, : own.carries], log_probs[part.rows] = carried_on(
                 own, at, before, heads, log_probs[part.rows]
             )
         if ran.state is None:
@@ -237,7 +237,7 @@ class Executor:
             step = EXIT if not open_to else OPEN if settled is None else int(settled[0])
             if own.carries:
                 log_probs, own_features = ran.seen(own.measures)
-                carried, log_probs = _carried_on(own, at, carried, heads[:, :segment], log_probs)
+                carried, log_probs = carried_on(own, at, carried, heads[:, :segment], log_probs)
             elif step == OPEN:
                 log_probs, own_features = ran.seen(own.measures)
             elif step == EXIT:
@@ -324,11 +324,16 @@ class Executor:
         return onward
 
 
-def _carried_on(
-    own: Policy, node: np.ndarray, before: np.ndarray, heads: np.ndarray, log_probs: np.ndarray
+def carried_on(
+    own: Policy, node: np.ndarray, before: np.ndarray, heads: np.ndarray | None, log_probs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a policy carries on (n, M) from nodes (n,), and the answers (n, classes) under it."""
-    carried, answers = own.carry(node, before, heads if own.classes else log_probs.argmax(axis=1))
+    """What a policy carries on (n, M) from nodes (n,), and the answers (n, classes) under it.
+
+    `heads` (n, gate, classes) are the log-probabilities of the heads visited, for policies that make answers of them.
+    """
+    said = heads if own.classes else log_probs.argmax(axis=1)
+    assert said is not None
+    carried, answers = own.carry(node, before, said)
     return carried, log_probs if answers is None else answers
 
 

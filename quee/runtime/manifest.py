@@ -3,7 +3,8 @@
 Format 2 added a digest of the description, preprocessing and exported graphs; format 3 added a canary; in format 4 exit
 heads may have a hidden layer and read a grid; in format 5 exits may answer with ensembles of the heads visited; in format 6
 an operating point names its policy, and says what serves a budget and what it loses to the float network, in points, as
-guarantees do; predictors may start from confidence. Bundles of older formats are read through migrations. The digests show
+guarantees do; predictors may start from confidence; in format 7 there are graphs of the gates, for other runtimes
+(docs/bundle-format.md). Bundles of older formats are read through migrations. The digests show
 damage and mix-ups, but not who made a bundle, because anyone who can write a bundle can write digests that agree. Trust
 comes from the place where a bundle is kept, or from comparing `digest` with a known digest.
 """
@@ -29,7 +30,7 @@ from quee.work.registry import unknown
 
 NAME = "bundle.json"
 CANARY = "canary.safetensors"
-FORMAT = 6
+FORMAT = 7
 MAX_BYTES = 16 << 20
 """Largest size of a description."""
 _FILE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
@@ -51,7 +52,7 @@ def _deployable(name: str) -> str:
 class Manifest(_Strict):
     """The description of a bundle, of the current format."""
 
-    format: Literal[6]
+    format: Literal[7]
     experiment: str
     budget: Positive
     canary: bool
@@ -71,6 +72,8 @@ class Manifest(_Strict):
     precision_files: dict[str, str]
     graphs: dict[str, tuple[str, ...]]
     """Exported graphs by precision, in the order of the segments."""
+    gates: dict[str, tuple[str, ...]]
+    """Graphs of the gates by policy that decides, in the order of the gates; empty before format 7."""
     files: dict[str, Digest]
     """SHA-256 of every other file by name."""
     digest: Digest | None = None
@@ -81,7 +84,8 @@ class Manifest(_Strict):
         for name in self.files:
             if not _FILE.fullmatch(name) or not name.endswith(_SUFFIXES) or name == NAME:
                 raise ValueError(f"file name {name!r} is not allowed")
-        named = {*self.precision_files.values(), *(g for graphs in self.graphs.values() for g in graphs)}
+        graphs = (*self.graphs.values(), *self.gates.values())
+        named = {*self.precision_files.values(), *(name for names in graphs for name in names)}
         if missing := sorted(named - set(self.files)):
             raise ValueError(f"{missing[0]!r} is not among its files")
         if self.canary != (CANARY in self.files):
@@ -133,6 +137,12 @@ def _from_5(value: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _from_6(value: dict[str, Any]) -> dict[str, Any]:
+    if "gates" in value:
+        raise IntegrityError("format 6 has no gates")
+    return {**value, "format": 7, "gates": {}}
+
+
 def _mappings(value: Any) -> list[dict[str, Any]]:
     """The objects in a list; anything else is refused later, when the description is validated."""
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
@@ -148,7 +158,7 @@ def _in_points(guarantee: dict[str, Any]) -> dict[str, Any]:
 HIGHEST = "the static network at the tree's highest precision"
 """What guarantees of accuracy referred to before format 6, in shares of accuracy."""
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4, 5: _from_5,
+    1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4, 5: _from_5, 6: _from_6,
 }  # fmt: skip
 """Format to the migration of its description to the next format."""
 

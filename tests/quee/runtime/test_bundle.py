@@ -78,7 +78,9 @@ def test_a_migrated_bundle_answers_as_one_written_today(tmp_path: Path) -> None:
     }
     kept = {k: v for k, v in value.items() if k not in ("files", "format")}
     kept["operating_points"] = [{**point, "policy": value["policy"]} for point in value["operating_points"]]
-    seal(copied, {**kept, "canary": False, "ensembles": False, "graphs": {}, "preprocessing": preprocessing})
+    seal(
+        copied, {**kept, "canary": False, "ensembles": False, "gates": {}, "graphs": {}, "preprocessing": preprocessing}
+    )
     assert read_manifest(copied).digest is not None
     images = np.random.default_rng(0).integers(256, size=(20, 8, 8), dtype=np.uint8)
     before, after = old.route(images, budget=0.3), load_bundle(copied).route(images, budget=0.3)
@@ -90,7 +92,7 @@ def test_a_migrated_bundle_answers_as_one_written_today(tmp_path: Path) -> None:
 )
 def test_other_formats_are_refused_with_what_to_do(copy: Path, number: object, hint: str) -> None:
     described(copy, format=number)
-    with pytest.raises(IntegrityError, match=f"reads 1, 2, 3, 4, 5, 6: .*{hint}"):
+    with pytest.raises(IntegrityError, match=f"reads 1, 2, 3, 4, 5, 6, 7: .*{hint}"):
         load_bundle(copy)
 
 
@@ -104,10 +106,48 @@ NEW_IN_6 = ("taken", "accuracy_loss", "accuracy_loss_limit", "policy")
 
 
 def written_before(value: dict[str, Any], number: int) -> bytes:
-    """The description in an earlier format, without what its operating points did not have."""
-    points = [{k: v for k, v in point.items() if k not in NEW_IN_6} for point in value["operating_points"]]
-    value = {**value, "operating_points": points, "format": number}
+    """The description in an earlier format, without gates and what its operating points did not have."""
+    value = {key: kept for key, kept in value.items() if key != "gates"}
+    if number < 6:
+        points = [{k: v for k, v in point.items() if k not in NEW_IN_6} for point in value["operating_points"]]
+        value["operating_points"] = points
+    value["format"] = number
     return json_bytes({**value, "digest": own_digest(value)})
+
+
+def test_a_bundle_of_format_6_is_read_without_gates(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    value, images = (
+        read_json(copy / "bundle.json"),
+        np.random.default_rng(0).integers(256, size=(9, 8, 8), dtype=np.uint8),
+    )
+    before = load_bundle(copy).route(images, budget=0.3)
+    for name in (name for names in value["gates"].values() for name in names):
+        (copy / name).unlink()
+        del value["files"][name]
+    (copy / "bundle.json").write_bytes(written_before(value, 6))
+    found = load_bundle(copy)
+    assert found.description["format"] == FORMAT
+    assert found.description["gates"] == {}
+    assert np.array_equal(found.route(images, budget=0.3).probabilities, before.probabilities)
+    six = {**value, "format": 6}
+    (copy / "bundle.json").write_bytes(json_bytes({**six, "digest": own_digest(six)}))
+    with pytest.raises(IntegrityError, match="format 6 has no gates"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda gates: {"plan": gates["fitted_q"]},
+        lambda gates: {"fitted_q": gates["fitted_q"][1:]},
+        lambda gates: {"fitted_q": gates["fitted_q"][::-1]},
+    ],
+    ids=["of another policy", "too few", "in another order"],
+)
+def test_gates_that_are_not_the_policies_are_refused(copy: Path, change: Callable[[dict], dict]) -> None:
+    described(copy, gates=change(read_json(copy / "bundle.json")["gates"]))
+    with pytest.raises(IntegrityError, match=r"gates are not those of fitted_q, from 1 to 3"):
+        load_bundle(copy)
 
 
 def test_a_bundle_of_format_5_is_read_with_budgets_that_are_spent_and_guarantees_in_points(copy: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from quee.runtime.manifest import CANARY, own_digest, seal
 from quee.runtime.margin import allowed_flips, margin_of_paths
 from quee.runtime.profile import profile_path
 from quee.serving.service import Served
-from quee.work.io import json_bytes, read_tensors, write_tensors
+from quee.work.io import json_bytes, read_json, read_tensors, write_tensors
 
 FEW_BITS = Precision("w4a4")
 REASON = (
@@ -72,11 +73,48 @@ def test_verify_refuses_an_engine_that_saturates(bundle: Path, saturating: str, 
     assert "disagrees" in said.err and len(said.err.splitlines()) == 1
 
 
+@pytest.fixture
+def altered(bundle: Path, tmp_path: Path) -> Path:
+    """The bundle with costs of a gate's graph changed, and digests that fit."""
+    onnx = pytest.importorskip("onnx")
+    out = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    graph = onnx.load(out / "fitted_q.gate2.onnx")
+    nodes = len(read_json(out / "tree.json")["nodes"])
+    cost = next(
+        c for c in graph.graph.initializer if c.data_type == onnx.TensorProto.DOUBLE and list(c.dims) == [nodes]
+    )
+    cost.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(cost) + 0.01, cost.name))
+    onnx.save(graph, out / "fitted_q.gate2.onnx")
+    described = read_json(out / "bundle.json")
+    seal(out, {key: kept for key, kept in described.items() if key not in ("digest", "files", "format")})
+    return out
+
+
+@pytest.mark.skipif(find_spec("onnxruntime") is None, reason="ONNX Runtime, which runs the gates, is not installed")
+def test_verify_refuses_a_gate_that_decides_otherwise(altered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["verify", str(altered), "--execute", "--engine", "torch"])
+    assert stopped.value.code == 1
+    said = capsys.readouterr()
+    assert "engine torch: agrees" in said.out and "gates: refused" in said.out
+    assert "fitted_q.gate2.onnx disagrees with NumPy" in said.err and "make the bundle anew" in said.err
+
+
+def test_verify_leaves_gates_out_where_nothing_runs_them(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quee.cli.verify.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        main(["verify", str(bundle), "--execute", "--engine", "torch"])
+    assert "gates" not in capsys.readouterr().out
+
+
 def test_verify_says_what_every_engine_here_does(bundle: Path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["verify", str(bundle), "--execute", "--json"])
     facts = json.loads(capsys.readouterr().out)
     assert ended.value.code == 0 and facts["canary"] > 0
+    assert facts["gates"] == {"agrees": True, "said": "3 graphs with NumPy"}
     assert "torch" in facts["engines"] and all(engine["agrees"] for engine in facts["engines"].values())
 
 
@@ -262,6 +300,7 @@ def old(bundle: Path, tmp_path: Path) -> Path:
     for name, file in (("canary", CANARY), ("ensembles", ENSEMBLES)):
         (copied / file).unlink()
         del value[name], value["files"][file]
+    del value["gates"]
     new = ("policy", "taken", "accuracy_loss", "accuracy_loss_limit")
     value["operating_points"] = [{k: v for k, v in p.items() if k not in new} for p in value["operating_points"]]
     value["format"] = 2

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import own_policy
 import pytest
+from host_loop import run_graphs
 
 from quee.cache.answers import answered
 from quee.cache.read import FeatureCache
@@ -89,6 +90,11 @@ def test_a_bundle_of_any_deployable_policy_takes_the_simulated_paths(
         assert np.allclose(routed.cost, loaded.policy.spent(expected[:, column], np.full(len(x), point.trade_off)))
         assert set(routed.policy) == {point.policy}
     assert loaded.route_prepared(x, trade_off=1e6).cost.mean() <= loaded.route_prepared(x, trade_off=0.0).cost.mean()
+    column = int(np.argmax([len(set(routed)) for routed in expected.T]))
+    node, label, cost = run_graphs(out, classifier.engine, x[:60], points[column].policy, knobs[column], first[column])
+    assert np.array_equal(node, expected[:60, column])
+    assert np.array_equal(label != cache.label[:60], answered_wrong[:60, column])
+    assert np.array_equal(cost, loaded.policy.spent(node, np.full(60, knobs[column])))
     most = float(np.median(loaded.costs))
     assert (loaded.route_prepared(x, max_cost=most).cost <= most).all()
     told = loaded.explain(images[0][:3], budget=within[-1])

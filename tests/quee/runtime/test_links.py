@@ -25,7 +25,7 @@ def dvc(folder: Path, *arguments: str) -> None:
 DESCRIPTION = {
     "experiment": "toy", "budget": 0.2, "classes": ["a", "b"], "embedding": False, "policy": "plan", "preprocessing": None,
     "guarantees": [], "operating_points": [{"accuracy": 0.5, "cost": 1.0, "first": 0, "trade_off": 0.0, "policy": "plan"}],
-    "precision_files": {}, "graphs": {}, "canary": False, "ensembles": False,
+    "precision_files": {}, "gates": {}, "graphs": {}, "canary": False, "ensembles": False,
 }  # fmt: skip
 
 
