@@ -38,7 +38,7 @@ def test_the_page_has_images_of_the_test_set_and_is_the_same_bytes_twice(
 
     monkeypatch.setattr(examples, "PAIRS", 1)
     capped = page(tiny)
-    assert capped.count("easiest, ") == 1 and "Left out, to keep the page small: 1 more classes" in capped
+    assert capped.count("easiest, ") == 1 and "Left out, to keep the page small: 1 more class" in capped
 
     tiny.write(report={"images": False})
     tiny.run("settings")
