@@ -336,14 +336,16 @@ def quantize_paths(
 
     The input states of a segment come from segments of all precisions: each calibration sample draws a precision per
     segment, uniformly. For precisions of `PLAIN_BITS` activation bits and more, half of the samples have the precision's own
-    prefix: fitted to the float network's output, they would otherwise correct the errors of fewer bits where there are none.
+    prefix, and for the dearest precision, if it has fewer, three quarters: fitted to the float network's output, they would
+    otherwise correct the errors of fewer bits where there are none.
     Raises QueeError as `quantize_` does.
     """
     most = max(config.samples for config in configs)
     images = checked(calibration_batches, most, model, least(configs)).to(_device(model))
     calibrators = [Calibrator(model, config, partial) for config in with_formats(model, configs, images)]
     random = np.random.default_rng(seed)
-    own = torch.from_numpy(random.permutation(len(images)) < len(images) // 2)
+    order = torch.from_numpy(random.permutation(len(images)))
+    shares = [_own_share(config.precision, max(c.precision for c in configs)) for config in configs]
     inputs, reference = [images] * len(calibrators), images
     segments = _segments(model)
     with progress("quantizing", sum(len(calibrator.units) for calibrator in calibrators)) as bar:
@@ -352,10 +354,21 @@ def quantize_paths(
             choice = torch.from_numpy(random.integers(len(calibrators), size=len(images)))
             reference = _float_segment(calibrators[0], segment, reference)
             mixed = torch.stack(outputs)[choice, torch.arange(len(images))]
-            plain = [c.config.precision.activation_bits >= PLAIN_BITS for c in calibrators]
-            inputs = [mixed.where(~own.view(-1, *[1] * (mixed.dim() - 1)), y) if p else mixed
-                      for y, p in zip(outputs, plain, strict=True)]  # fmt: skip
+            axes = (-1, *[1] * (mixed.dim() - 1))
+            inputs = [mixed.where((order >= int(share * len(images))).view(axes), y)
+                      for y, share in zip(outputs, shares, strict=True)]  # fmt: skip
     return {c.config.precision: install(deepcopy(model), c) for c in calibrators}  # type: ignore[misc]
+
+
+def _own_share(precision: Precision, dearest: Precision) -> float:
+    """Share of the calibration samples that have a precision's own prefix.
+
+    On ResNet-20 with w2a3, w3a3, w5a5 by layer, w5a5 alone is right on 92.6 % (float: 92.7), behind mixed prefixes on 90.9,
+    with half own on 91.5, with three quarters on 92.3, where paths that end at w5a5 lose 0.7 points on average.
+    """
+    if precision.activation_bits >= PLAIN_BITS:
+        return 0.5
+    return 0.75 if precision == dearest else 0.0
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -82,7 +82,7 @@ def killed_in_the_middle(
 ) -> Path:
     """A calibration with a worker that is killed when there is a finished unit and no finished network."""
     build = ThreadPoolExecutor(1).submit(run, data, backbone, work, lanes)
-    while not list(work.glob("units/w3a3.*")):
+    while not list((work / "units").rglob("w3a3.*")):
         assert not build.done(), build.exception()
         time.sleep(0.01)
     assert not list(work.glob("store/*/w3a3-*"))
