@@ -146,7 +146,8 @@ def _say(summary: dict[str, Any], seconds: float, more: str = "") -> None:
         print("accuracy on labelled images (95 %): {:.3f} [{:.3f}, {:.3f}]".format(*labelled), file=sys.stderr)
     if expected["accuracy_loss_limit"] is not None:
         lost, most = expected["accuracy_loss"], expected["accuracy_loss_limit"]
-        print(f"below the float network by {lost:.2f} points, at most {most:.2f} (95 %)", file=sys.stderr)
+        side = f"{lost:.2f} points below" if lost >= 0 else f"{-lost:.2f} points above"
+        print(f"on validation {side} the float network; on new data at most {most:.2f} below (95 %)", file=sys.stderr)
     if not summary["budget_met"]:
         asked = "accuracy loss" if summary["accuracy_loss"] is not None else "budget"
         print(f"the {asked} cannot be met: served at the nearest operating point", file=sys.stderr)

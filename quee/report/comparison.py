@@ -15,7 +15,7 @@ from quee.policies.names import MAIN
 from quee.report import Row
 from quee.report.curve import Curve, figure_of, knob_of
 from quee.report.inputs import Example, Steps, picture
-from quee.report.lines import line_of, operating
+from quee.report.lines import DEEP, line_of, operating
 from quee.report.markup import folded, inlined, signed, table
 from quee.report.sentence import Summary, points, share, spent
 from quee.report.theme import CHANGES, document
@@ -44,6 +44,8 @@ class Side:
     dataset: str = ""
     digests: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 by file read."""
+    unit: float | None = None
+    """BitFLOPs of the static w8a8 network, at which cost is 1; None where that is not known."""
 
     @property
     def measure(self) -> Measure:
@@ -184,7 +186,7 @@ def comparison_page(found: Comparison) -> str:
     title = f"{one.label} and {other.label}"
     first = (
         f'<header><p class="kicker">QuEE: {escape(title)} compared</p>'
-        f"<h1>{escape(sentence(found)).replace(' %', '&nbsp;%')}</h1></header>\n"
+        f"<h1>{escape(verdict(found)).replace(' %', '&nbsp;%')}</h1></header>\n"
         f'<div class="first"><figure id="curves">\n{inlined(curves(found))}<figcaption>{_caption(found)}</figcaption></figure>\n'
         f'<section id="deploy">{"".join(_about(letter, side) for letter, side in zip(LETTERS, found.sides, strict=True))}'
         "</section></div>"
@@ -224,8 +226,30 @@ def curves(found: Comparison) -> str:
         )
         if (full := side.summary.metrics.get("fp32_accuracy")) is not None:
             levels[full] = f"float, {percent(full)}"
-    measure = found.sides[0].measure
-    return figure_of([curve for curve in drawn if curve.line], levels, measure)
+    measure, lines = found.sides[0].measure, [curve for curve in drawn if curve.line]
+    highest = [100 * max([accuracy for _, accuracy in curve.line]) for curve in lines]
+    apart = max(highest) - min(highest) if highest else 0.0
+    return figure_of(lines, levels, measure, deep=DEEP + apart)
+
+
+def verdict(found: Comparison) -> str:
+    """`sentence`, and where it compares accuracies at equal costs, what the costs are shares of."""
+    return f"{sentence(found)} {units(found) if found.comparable else ''}".strip()
+
+
+def units(found: Comparison) -> str:
+    """How many times as much one side's cost 1 is as the other's, in a sentence; empty where they are equal or not known."""
+    one, other = found.sides
+    if one.unit is None or other.unit is None:
+        return ""
+    less, more = sorted(found.sides, key=lambda side: side.unit or 0.0)
+    times = (more.unit or 0.0) / (less.unit or 1.0)
+    if times < 1.005:
+        return ""
+    return (
+        f"Costs are shares of each one's own 8-bit network; that of {more.label} computes {times:.2g} times as much as that of "
+        f"{less.label}."
+    )
 
 
 def _short(letter: str, side: Side) -> str:
@@ -237,6 +261,8 @@ def _caption(found: Comparison) -> str:
     text = (
         "Higher and further left is better. Each line is what the experiment deploys; the ring is its default budget."
     )
+    if apart := units(found):
+        text += f" {apart}"
     if found.shared is None:
         text += " The band holds for a whole line at once with 95 % confidence."
     if found.same_images is False:

@@ -119,14 +119,16 @@ def figure_of(
     levels: Mapping[float, str],
     measure: Measure = ACCURACY,
     statics: Mapping[str, Row] | None = None,
+    deep: float = DEEP,
 ) -> str:
     """Curves, the last one on top, as SVG text.
 
-    `levels` are accuracies with a name, drawn across, and `statics` the points of the whole network at one precision.
+    `levels` are accuracies with a name, drawn across, and `statics` the points of the whole network at one precision. What is
+    more than `deep` points below the highest value is cut off.
     """
     statics = statics or {}
     marks = [(row["cost"], row["accuracy"]) for row in statics.values()]
-    scale = _scale([point for line in (*(curve.line for curve in curves), marks) for point in line], levels)
+    scale = _scale([point for line in (*(curve.line for curve in curves), marks) for point in line], levels, deep)
     said = measure.said
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="qc" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
@@ -166,18 +168,18 @@ def _statics(results: Results) -> dict[str, Row]:
     return {name: points[name][0] for name in sorted(points, key=lambda n: points[n][0]["cost"]) if name != REFERENCE}
 
 
-def _scale(points: Sequence[Point], levels: Iterable[float]) -> Scale:
+def _scale(points: Sequence[Point], levels: Iterable[float], deep: float) -> Scale:
     shown = [point for point in points if point[0] <= DEAREST]
     costs, values = [cost for cost, _ in shown], [100 * accuracy for _, accuracy in shown]
     values += [100 * level for level in levels]
     top = min(max(values, default=100.0) + 0.4, 100.0)
-    low = max(min(values, default=0.0) - 0.4, top - DEEP)
+    low = max(min(values, default=0.0) - 0.4, top - deep)
     return Scale((min(costs, default=0.01) * 0.93, max(*costs, 1.0) * 1.08), (low, top))
 
 
 def _axes(scale: Scale, name: str) -> Iterable[str]:
     low, high = scale.accuracies
-    step = next(s for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0) if (high - low) / s <= 7)
+    step = next(s for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0) if (high - low) / s <= 7)
     for number in range(math.ceil(low / step), math.floor(high / step) + 1):
         y = scale.y(number * step)
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'

@@ -95,10 +95,15 @@ def settings_differences(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
 
 
 def main_differences(a: Side, b: Side) -> dict[str, tuple[float | None, float | None]]:
-    """Metrics that differ, without those of methods that short tables leave out."""
-    main = tuple(f"methods/{method}." for method in MAIN)
+    """Metrics that differ, the main ones: what the networks are and what the methods of short tables achieve."""
     found = differences(a.metrics, b.metrics)
-    return {name: pair for name, pair in found.items() if not name.startswith("methods/") or name.startswith(main)}
+    return {name: pair for name, pair in found.items() if _MAIN.fullmatch(name)}
+
+
+_MAIN = re.compile(
+    rf"fp32_accuracy|backbone/[^/]*|quantize/precisions\.[^.]*\.(accuracy|cost)|"
+    rf"methods/({'|'.join(map(re.escape, MAIN))})\.(auc|accuracy_at_budget\.[\d.]+|cost_at_drop_[\d.]+)"
+)
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -48,6 +48,12 @@ def write_page(root: Path, first: Side, second: Side, file: Path | None) -> tupl
 
     Raises UsageError for a side that is not the result of a whole experiment.
     """
+    made = [
+        None if side.result is None else {name: stage.entry for name, stage in side.result.stages.items()}
+        for side in (first, second)
+    ]
+    if made[0] and made[0] == made[1]:
+        raise UsageError(f"{first.label} and {second.label} are the same result")
     with tempfile.TemporaryDirectory() as aside:
         sides = [Opened(root, side, Path(aside) / str(number)) for number, side in enumerate((first, second))]
         found = compared(root, *sides)
@@ -58,6 +64,17 @@ def write_page(root: Path, first: Side, second: Side, file: Path | None) -> tupl
     target.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(target, page.comparison_page(found).encode())
     return found, target
+
+
+def verdict(root: Path, first: Side, second: Side) -> str:
+    """Which result is better, in a sentence, by what was reported; empty for what is not the result of a whole experiment."""
+    try:
+        with tempfile.TemporaryDirectory() as aside:
+            one, other = (Opened(root, side, Path(aside) / str(n)) for n, side in enumerate((first, second)))
+            found = page.Comparison((one.shown(), other.shown()), {}, {}, same_images(one, other))
+    except QueeError:
+        return ""
+    return page.verdict(found)
 
 
 @dataclass(frozen=True)
@@ -136,7 +153,13 @@ class Opened:
                 files = sorted(file for pattern in patterns for file in self.folder(stage).glob(pattern))
                 digests |= {f"{stage}/{file.name}": file_digest(file) for file in files}
         return page.Side(
-            self.side.label, summary, self.rows("curve"), self.rows("bands"), self.dataset["dataset"], digests
+            self.side.label,
+            summary,
+            self.rows("curve"),
+            self.rows("bands"),
+            self.dataset["dataset"],
+            digests,
+            read_json(self.folder("features") / "tree.json")["unit_bitflops"],
         )
 
     def outcome(self, budget: float, budgets: list[float]) -> Outcome:

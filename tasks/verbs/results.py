@@ -16,7 +16,7 @@ from quee.work.percentages import DASH, GAP, figure, percent
 from quee.work.registry import unknown
 from tasks.dvc.lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
 from tasks.mlflow.values import of_first_seed, stage_numbers
-from tasks.work.published import ARCHIVES, FOLDER
+from tasks.work.published import ARCHIVES, FOLDER, published
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def load_results(root: Path, experiment: str, reference: bool = False) -> Result
         )
         where = ARCHIVES if reference else base.name
         hint = "omit the name to see all" if reference else f"run `quee run {experiment}`"
+        if not reference and experiment in published(root):
+            hint += f", or see the published ones: `quee results --reference {experiment}`"
         raise UsageError(f"{unknown(f'experiment with results in {where}/', experiment, known)}; {hint}")
     report = base / experiment / "report" / "report.html"
     found = read_results(experiment, folder, base / experiment / "features" / "tree.json")

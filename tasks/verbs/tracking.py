@@ -169,15 +169,17 @@ def compare(
     root = Path.cwd()
     left, right = side(root, a, b), side(root, b, a)
     if html:
-        from quee.report.comparison import sentence
+        from quee.report.comparison import verdict as said_of
         from tasks.verbs.comparison import write_page
 
         found, page = write_page(root, left, right, file)
         typer.echo(
-            json.dumps({"page": str(page), "said": sentence(found)}) if json_ else f"{sentence(found)}\nPage: {page}"
+            json.dumps({"page": str(page), "said": said_of(found)}) if json_ else f"{said_of(found)}\nPage: {page}"
         )
         return
     settings, metrics = settings_differences(left, right), differences(left.metrics, right.metrics)
+    from tasks.verbs.comparison import verdict
+
     if json_:
         typer.echo(json.dumps({"a": left.label, "b": right.label, "settings": settings, "metrics": metrics}, indent=1))
         return
@@ -185,6 +187,8 @@ def compare(
     from rich.table import Table
 
     console = Console()
+    if said := verdict(root, left, right):
+        console.print(said, soft_wrap=True, highlight=False)
     for one in (left, right):
         if not one.has_defaults:
             console.print(
@@ -196,7 +200,7 @@ def compare(
             console.print(f"The {kind} are equal.")
             continue
         table = Table(box=None, pad_edge=False)
-        table.add_column(kind, overflow="fold")
+        table.add_column(kind, no_wrap=True)
         table.add_column(left.label, justify="right", overflow="fold")
         table.add_column(right.label, justify="right", overflow="fold")
         if kind == "metrics":

@@ -1,5 +1,6 @@
 """`quee start` with images that have no labels: weights and images are added first, and the network answers the images."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def network_given(own: str, folder: Path, weights: str | None, seen: bool | None
             f"{folder} has no class folders, so that its images have no labels: give a trained network, --weights FILE, whose "
             "answers take their place, or sort the images into a folder per class"
         )
+    if not Path(weights).exists() and not (re.fullmatch(r"[\w.-]+", weights) and weights_path(weights).is_file()):
+        raise UsageError(f"no file {weights!r}, and no weights of that name here (`quee weights list`)")
     if seen is not False and not weights_path(_name(own, weights)).is_file():
         raise UsageError(f"{folder}: {ALL_SEEN if seen else ASK}")
     return weights

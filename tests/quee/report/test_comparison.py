@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from example_results import evaluation, example, method, summary
 
-from quee.report.comparison import Comparison, Kind, Shared, Side, comparison_page, curves, sentence
+from quee.report.comparison import Comparison, Kind, Shared, Side, comparison_page, curves, sentence, verdict
 from quee.report.inputs import Example, Steps
 
 PAIRED = {"mean": -0.0012, "low": -0.003, "high": 0.001}
@@ -160,3 +160,25 @@ def test_many_settings_are_folded() -> None:
     found = replace(comparison(), settings={f"block.key{k}": ("1", "2") for k in range(20)})
     assert "<summary>8 more settings</summary>" in comparison_page(found)
     assert "Nothing: the settings are equal." in comparison_page(replace(comparison(), settings={}))
+
+
+@pytest.mark.parametrize("own", [(1.0, 3.1), (3.1, 1.0)])
+def test_other_units_of_cost_are_said_beside_the_verdict(own: tuple[float, float]) -> None:
+    found = comparison(None)
+    found = replace(found, sides=tuple(replace(s, unit=1e9 * u) for s, u in zip(found.sides, own, strict=True)))
+    less, more = ("first", "second") if own[0] < own[1] else ("second", "first")
+    said = f"that of {more} computes 3.1 times as much as that of {less}."
+    assert verdict(found).endswith(said) and said in comparison_page(found)
+    same = replace(found, sides=tuple(replace(s, unit=1e9) for s in found.sides))
+    assert verdict(same) == sentence(same), "equal units need no word"
+    unknown = replace(found, sides=(found.sides[0], replace(found.sides[1], unit=None)))
+    assert verdict(unknown) == sentence(unknown)
+
+
+def test_curves_of_other_levels_both_show() -> None:
+    found = comparison(None)
+    low = replace(found.sides[1], curve=[{**row, "accuracy": row["accuracy"] - 0.3} for row in found.sides[1].curve])
+    low = replace(low, bands=[], summary=replace(low.summary, metrics={**low.summary.metrics, "fp32_accuracy": None}))
+    svg = curves(replace(found, sides=(found.sides[0], low)))
+    lines = [re.findall(r",([\d.]+)", line) for line in re.findall(r'<polyline[^>]*points="([^"]+)"', svg)]
+    assert len(lines) == 2 and all(any(14 < float(y) < 344 for y in line) for line in lines)

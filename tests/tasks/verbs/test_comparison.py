@@ -13,7 +13,7 @@ from quee.report.comparison import Comparison
 from tasks.dvc.lock import ExperimentResult, StageResult, dvc_digest, stage_names
 from tasks.mlflow.compare import Side
 from tasks.resolved import settings_file
-from tasks.verbs.comparison import FOLDER, write_page
+from tasks.verbs.comparison import FOLDER, verdict, write_page
 
 STAGES = [stage for stage in stage_names(ROOT) if stage not in ("report", "bundle")]
 
@@ -76,6 +76,18 @@ def test_a_result_and_itself_under_another_policy_are_compared_on_all_images(pro
     assert text == compared(project, before, after)[1], "the same bytes twice"
 
 
+def test_a_result_and_itself_are_refused(project: Path) -> None:
+    with pytest.raises(UsageError, match="before and before are the same result"):
+        compared(project, side(project, "before"), side(project, "before"))
+    assert not (project / FOLDER / "before-before.html").exists()
+
+
+def test_the_verdict_alone_is_the_sentence_by_what_was_reported(project: Path) -> None:
+    said = verdict(project, side(project, "before"), side(project, "after"))
+    assert "averaged over budgets, on different test images" in said
+    assert verdict(project, replace(side(project, "before"), result=None), side(project, "after")) == ""
+
+
 def test_other_divisions_are_compared_on_the_images_that_both_tested_and_hidden_images_stay_hidden(
     project: Path,
 ) -> None:
@@ -121,4 +133,4 @@ def test_the_run_of_a_stage_and_a_missing_folder_are_refused(project: Path) -> N
     with pytest.raises(UsageError, match="the run of a stage"):
         write_page(project, before, replace(before, label="x", result=None), None)
     with pytest.raises(UsageError, match="there is no folder"):
-        write_page(project, before, before, project / "none" / "page.html")
+        write_page(project, before, side(project, "after"), project / "none" / "page.html")

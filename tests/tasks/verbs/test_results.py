@@ -92,6 +92,10 @@ def test_no_results_are_an_error_that_says_how_to_get_them(tmp_path: Path) -> No
         load_results(tmp_path, "digits")
     with pytest.raises(UsageError, match=r"with results in reference/"):
         load_results(tmp_path, "digits", reference=True)
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference" / "digits.tar.xz").touch()
+    with pytest.raises(UsageError, match="or see the published ones: `quee results --reference digits`"):
+        load_results(tmp_path, "digits")
 
 
 def test_published_results_are_shown_on_request(tmp_path: Path) -> None:

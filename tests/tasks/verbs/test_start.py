@@ -14,8 +14,10 @@ from PIL import Image
 
 from quee.cli.main import main
 from quee.data.weights_facts import weights_facts, weights_path
+from quee.errors import UsageError
 from quee.network.architectures import create_backbone
 from quee.settings.experiment import load_experiment
+from tasks.verbs.unlabelled import network_given
 
 CLASSES = ("blue", "green", "red")
 SMALL = {"depth": 2, "embed_dim": 16, "num_heads": 2, "in_chans": 3}
@@ -300,3 +302,13 @@ def test_images_without_labels_are_answered_by_the_network(inputs: Path, quee: C
     assert (experiment.backbone.mode, experiment.backbone.weights) == ("pretrained", "loose")
     status, _, error = quee(*words)
     assert status == 2 and "experiments/loose.yaml is there already" in error
+
+
+@pytest.mark.parametrize("weights", ["/nowhere/net.pth", "net.pth", "nothing"])
+def test_images_without_labels_and_a_checkpoint_that_is_not_there_are_refused_before_anything_is_made(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"no file '{weights}', and no weights of that name here"):
+        network_given("photos", tmp_path / "photos", weights, False)
+    assert list(tmp_path.iterdir()) == []
