@@ -116,6 +116,7 @@ def _summary(
         "accuracy_loss": options.accuracy_loss,
         "budget": classifier.budget if options.default else options.budget,
         "budget_met": classifier.operating(options).met,
+        "certified": options.certified,
         "engine": classifier.engine.name,
         "expected": asdict(classifier.operating(options).expected),
         "images": images,
@@ -124,14 +125,16 @@ def _summary(
         "mean_cost": cost / max(images - skipped, 1),
         "policy": classifier.operating(options).policy,
         "skipped": skipped,
+        "validation_images": len(classifier.validation.get("error", ())),
     }
 
 
 def _say(summary: dict[str, Any], seconds: float, more: str = "") -> None:
     skipped = f", {summary['skipped']} skipped" if summary["skipped"] else ""
     rate = summary["images"] / max(seconds, 1e-9)
+    speed = f"{rate:.{0 if rate >= 10 else 1}f} images/s with {summary['engine']}{more}"
     cost = f"mean cost {summary['mean_cost']:.3f}"
-    line = f"{counted(summary['images'], 'image')}{skipped}, {cost}, {rate:.0f} images/s with {summary['engine']}{more}"
+    line = f"{counted(summary['images'], 'image')}{skipped}, {cost}, {speed}"
     print(line, file=sys.stderr)
     if summary["left_out"]:
         print(f"left out: {', '.join(summary['left_out'])}", file=sys.stderr)
@@ -144,13 +147,16 @@ def _say(summary: dict[str, Any], seconds: float, more: str = "") -> None:
         print(f"to expect of data like the validation data (95 %): {', '.join(parts)}", file=sys.stderr)
     if (labelled := expected["labelled"]) is not None:
         print("accuracy on labelled images (95 %): {:.3f} [{:.3f}, {:.3f}]".format(*labelled), file=sys.stderr)
-    if expected["accuracy_loss_limit"] is not None:
-        lost, most = expected["accuracy_loss"], expected["accuracy_loss_limit"]
+    if (most := expected["accuracy_loss_limit"]) is not None:
+        lost = expected["accuracy_loss"]
         side = f"{lost:.2f} points below" if lost >= 0 else f"{-lost:.2f} points above"
         print(f"on validation {side} the float network; on new data at most {most:.2f} below (95 %)", file=sys.stderr)
     if not summary["budget_met"]:
         asked = "accuracy loss" if summary["accuracy_loss"] is not None else "budget"
-        print(f"the {asked} cannot be met: served at the nearest operating point", file=sys.stderr)
+        why = ""
+        if summary["accuracy_loss"] is not None and not summary["certified"] and (of := summary["validation_images"]):
+            why = f" ({counted(of, 'validation image')} cannot show that any point loses less than {most:.2f} points)"
+        print(f"the {asked} cannot be met{why}: served at the nearest operating point", file=sys.stderr)
 
 
 def _table(rows: list[dict[str, Any]]) -> None:

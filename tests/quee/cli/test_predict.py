@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from quee.cli.main import main
+from quee.cli.predict import _say
 from quee.data.writer import Sample, write_images
 from quee.errors import UsageError
 from quee.runtime import AdaptiveClassifier, Options
@@ -223,6 +224,20 @@ def test_predict_prints_a_table_and_says_when_a_budget_cannot_be_met(bundle, fol
     shown = capsys.readouterr()
     assert "probability" in shown.out and "w4a4" in shown.out
     assert "1 image, mean cost" in shown.err and "cannot be met" in shown.err
+
+
+@pytest.mark.parametrize(("lost", "side"), [(-1.67, "1.67 points above"), (0.4, "0.40 points below")])
+def test_an_accuracy_loss_that_cannot_be_met_says_why(lost: float, side: str, capsys) -> None:
+    expected = {"cost_interval": None, "labelled": None, "accuracy_loss": lost, "accuracy_loss_limit": 1.98}
+    counts = {"images": 1, "skipped": 0, "left_out": [], "mean_cost": 0.1, "engine": "torch", "measure": "accuracy"}
+    asked = {"accuracy_loss": 0.5, "budget_met": False, "certified": False, "validation_images": 180}
+    _say({"expected": expected, **counts, **asked}, 2.0)
+    said = capsys.readouterr().err
+    assert f"on validation {side} the float network; on new data at most 1.98 below (95 %)" in said
+    assert "(180 validation images cannot show that any point loses less than 1.98 points)" in said
+    assert "0.5 images/s" in said
+    _say({"expected": expected, **counts, **asked, "certified": True}, 2.0)
+    assert "cannot be met: served" in capsys.readouterr().err
 
 
 def test_predict_writes_parquet(bundle, folder, tmp_path, capsys) -> None:
