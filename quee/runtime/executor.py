@@ -232,16 +232,15 @@ class Executor:
                 heads[:, segment - 1] = as_cached(ran.log_probs)
             if not own.classes:
                 ran = self._mixed(ran, at, heads[:, :segment])
-            open_to = ran.state is not None
-            settled = own.settled(segment, at, part.knob) if open_to else None
-            step = EXIT if not open_to else OPEN if settled is None else int(settled[0])
-            if own.carries:
-                log_probs, own_features = ran.seen(own.measures)
-                carried, log_probs = carried_on(own, at, carried, heads[:, :segment], log_probs)
-            elif step == OPEN:
+            last = ran.state is None
+            settled = None if last else own.settled(segment, at, part.knob)
+            step = EXIT if last else OPEN if settled is None else int(settled[0])
+            if own.carries or step == OPEN:
                 log_probs, own_features = ran.seen(own.measures)
             elif step == EXIT:
-                return node, ran.log_probs, error
+                log_probs = ran.log_probs
+            if own.carries:
+                carried, log_probs = carried_on(own, at, carried, heads[:, :segment], log_probs)
             if step == OPEN:
                 features[:, (segment - 1) * width : segment * width] = own_features
                 error[:, segment - 1], decided = _decided(part, segment, at, features[:, : segment * width], carried)
