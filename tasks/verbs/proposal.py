@@ -1,9 +1,12 @@
 """The experiment that `quee start` proposes: what images and weights decide, and the YAML with a comment on each choice."""
 
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from quee.errors import UsageError
 from quee.settings.bundle import Bundle
 from quee.settings.paths import Paths
 from quee.settings.prepare import Splits
@@ -32,6 +35,19 @@ ALL_SEEN = (
     "the weights were trained on all of these images, so accuracy cannot be measured on them; give a folder with train/ and "
     "test/, where test/ holds images that they were not trained on"
 )
+
+
+def weights_here(weights: str) -> bool:
+    """Whether a value of `--weights` is the name of weights of this project."""
+    from quee.data.weights_facts import weights_path
+
+    return re.fullmatch(r"[\w.-]+", weights) is not None and weights_path(weights).is_file()
+
+
+def refuse_missing(weights: str) -> None:
+    """Raises UsageError where a value of `--weights` is neither the name of weights that are here nor a file."""
+    if not weights_here(weights) and not Path(weights).exists():
+        raise UsageError(f"no file {weights!r}, and no weights of that name here (`quee weights list`)")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,18 @@ from quee.cli.keywords import settings_of
 from quee.data import DATA, RESERVED, names_in
 from quee.errors import QueeError, UsageError
 from tasks.verbs.going_on import Begun
-from tasks.verbs.proposal import ALL_SEEN, ASK, Choice, Images, Weights, mode_of, text_of, use_of
+from tasks.verbs.proposal import (
+    ALL_SEEN,
+    ASK,
+    Choice,
+    Images,
+    Weights,
+    mode_of,
+    refuse_missing,
+    text_of,
+    use_of,
+    weights_here,
+)
 from tasks.verbs.unlabelled import add_answered, network_given, without_labels
 
 if TYPE_CHECKING:
@@ -241,10 +252,8 @@ def _request(
         raise UsageError(f"{written} is there already; give --name NAME, or `quee run {own}`")
     weights_name, file = None, None
     if weights is not None:
-        here_already = weights_path(weights).is_file() if re.fullmatch(r"[\w.-]+", weights) else False
-        weights_name, file = (weights, None) if here_already else (own, Path(weights))
-        if file is not None and not file.exists():
-            raise UsageError(f"no file {weights!r}, and no weights of that name here (`quee weights list`)")
+        refuse_missing(weights)
+        weights_name, file = (weights, None) if weights_here(weights) else (own, Path(weights))
         if file is not None and weights_path(own).is_file() and not begun.before:
             raise UsageError(f"{weights_path(own)} is there already; give --weights {own} to use it, or --name NAME")
         if file is None and set_:

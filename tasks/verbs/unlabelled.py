@@ -1,6 +1,5 @@
 """`quee start` with images that have no labels: weights and images are added first, and the network answers the images."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import typer
 
 from quee.data import DATA
 from quee.errors import UsageError
-from tasks.verbs.proposal import ALL_SEEN, ASK
+from tasks.verbs.proposal import ALL_SEEN, ASK, refuse_missing
 
 
 def without_labels(folder: Path) -> bool:
@@ -32,8 +31,7 @@ def network_given(own: str, folder: Path, weights: str | None, seen: bool | None
             f"{folder} has no class folders, so that its images have no labels: give a trained network, --weights FILE, whose "
             "answers take their place, or sort the images into a folder per class"
         )
-    if not Path(weights).exists() and not (re.fullmatch(r"[\w.-]+", weights) and weights_path(weights).is_file()):
-        raise UsageError(f"no file {weights!r}, and no weights of that name here (`quee weights list`)")
+    refuse_missing(weights)
     if seen is not False and not weights_path(_name(own, weights)).is_file():
         raise UsageError(f"{folder}: {ALL_SEEN if seen else ASK}")
     return weights
