@@ -4,7 +4,8 @@ import json
 import re
 import tempfile
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from quee.settings.experiment import Experiment, parse_resolved
 from quee.work.io import file_digest, read_json, read_table, write_bytes
 from tasks.dvc.lock import ExperimentResult, out_folder
 from tasks.examples import Examples, first_of, first_setting
-from tasks.mlflow.compare import Side, main_differences, settings_differences
+from tasks.mlflow.compare import Side, differences, settings_differences
 from tasks.verbs.results import Results, read_results
 
 FOLDER = Path(".quee") / "compare"
@@ -54,8 +55,7 @@ def write_page(root: Path, first: Side, second: Side, file: Path | None) -> tupl
     ]
     if made[0] and made[0] == made[1]:
         raise UsageError(f"{first.label} and {second.label} are the same result")
-    with tempfile.TemporaryDirectory() as aside:
-        sides = [Opened(root, side, Path(aside) / str(number)) for number, side in enumerate((first, second))]
+    with opened(root, first, second) as sides:
         found = compared(root, *sides)
     name = "-".join(re.sub(r"[^\w.]+", "_", side.label).strip("_") for side in (first, second))
     target = root / FOLDER / f"{name}.html" if file is None else file
@@ -69,8 +69,7 @@ def write_page(root: Path, first: Side, second: Side, file: Path | None) -> tupl
 def verdict(root: Path, first: Side, second: Side) -> str:
     """Which result is better, in a sentence, by what was reported; empty for what is not the result of a whole experiment."""
     try:
-        with tempfile.TemporaryDirectory() as aside:
-            one, other = (Opened(root, side, Path(aside) / str(n)) for n, side in enumerate((first, second)))
+        with opened(root, first, second) as (one, other):
             found = page.Comparison((one.shown(), other.shown()), {}, {}, same_images(one, other))
     except QueeError:
         return ""
@@ -180,6 +179,13 @@ class Opened:
         return open_dataset(self.root / "data" / name, name, self.dataset["files"])
 
 
+@contextmanager
+def opened(root: Path, first: Side, second: Side) -> Iterator[tuple[Opened, Opened]]:
+    """Two results with their files, for the time of the block."""
+    with tempfile.TemporaryDirectory() as aside:
+        yield Opened(root, first, Path(aside) / "first"), Opened(root, second, Path(aside) / "second")
+
+
 def compared(root: Path, first: Opened, second: Opened) -> page.Comparison:
     """Everything that the page says; what a side lacks is left out, with the reason."""
     sides = (first.shown(), second.shown())
@@ -195,7 +201,7 @@ def compared(root: Path, first: Opened, second: Opened) -> page.Comparison:
         except QueeError as error:
             left_out.append(f"What changes for which classes and images: {error}.")
     settings = settings_differences(first.side, second.side)
-    numbers = main_differences(first.side, second.side)
+    numbers = differences(first.side.metrics, second.side.metrics)
     if not (first.side.has_defaults and second.side.has_defaults):
         left_out.append("Settings that only one of the two recorded: an older result has no defaults.")
     return page.Comparison(sides, settings, numbers, same, shared, left_out)

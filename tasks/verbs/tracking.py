@@ -169,22 +169,21 @@ def compare(
     root = Path.cwd()
     left, right = side(root, a, b), side(root, b, a)
     if html:
-        from quee.report.comparison import verdict as said_of
+        from quee.report import comparison
         from tasks.verbs.comparison import write_page
 
         found, page = write_page(root, left, right, file)
-        typer.echo(
-            json.dumps({"page": str(page), "said": said_of(found)}) if json_ else f"{said_of(found)}\nPage: {page}"
-        )
+        said = comparison.verdict(found)
+        typer.echo(json.dumps({"page": str(page), "said": said}) if json_ else f"{said}\nPage: {page}")
         return
     settings, metrics = settings_differences(left, right), differences(left.metrics, right.metrics)
-    from tasks.verbs.comparison import verdict
-
     if json_:
         typer.echo(json.dumps({"a": left.label, "b": right.label, "settings": settings, "metrics": metrics}, indent=1))
         return
     from rich.console import Console
     from rich.table import Table
+
+    from tasks.verbs.comparison import verdict
 
     console = Console()
     if said := verdict(root, left, right):
