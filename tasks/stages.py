@@ -71,3 +71,8 @@ def dependencies_of(stage: str, root: Path | None = None) -> list[str]:
 def read_by(stage: str, root: Path | None = None) -> list[str]:
     """The stages whose results a stage reads, in the order of its dependencies."""
     return [dep.rpartition("/")[2] for dep in dependencies_of(stage, root) if dep.startswith(ARTIFACTS)]
+
+
+def leading_to(stage: str, root: Path | None = None) -> set[str]:
+    """A stage and all stages that its result is made of, directly or by others. Raises KeyError for an unknown stage."""
+    return {stage}.union(*(leading_to(name, root) for name in read_by(stage, root)))

@@ -1,4 +1,6 @@
-"""Every command of README.md, docs/ and the Makefile as the first thing in a bare clone, and verbs outside of projects.
+"""Every command of README.md, docs/, experiments' headers and the Makefile as the first thing in a bare clone.
+
+Also verbs outside of projects.
 
 A command passes when it succeeds, when it fails with a line that says what to do first, or when it is at work: a server
 that answers, or a run whose first stage is done. Then it is ended, and nothing of it may be left.
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from documented import commands, documented
+from documented import commands, documented, header_commands
 from fresh_clone import ROOT, Clone, make_clone, make_origin
 from marked import MARK, answers, clear, marked, new_mark, wait_until
 
@@ -30,7 +32,6 @@ EXCEPTED = {
     "make repro PYTHON=/path/to/python3.11": "the path is the reader's; `make repro` is run",
     "dvc repro": "DVC's own; data is pulled first, as docs/commands.md says, and that command is run",
     "dvc cache dir /DISK/cache && dvc config cache.type symlink": "the disk is the reader's",
-    "dvc repro backbone@street_characters_training": "DVC's own; the line before it adds the experiment",
     "dvc push": "writes to the reader's own remote",
 }
 """Commands that are not run, by name, each with the reason."""
@@ -165,6 +166,8 @@ def test_commands_are_found_where_pages_have_them() -> None:
         "```python\nquee.fit()\n```\n    quee ablate X   # grid\n"
     )
     assert list(commands(page)) == ["quee plan --check", "quee a | b", "quee run", "quee ablate X"]
+    header = "# About it.\n# Commands: make a && quee b   (or: c)\n#   quee d\n# No `quee e`.\nprepare:\n"
+    assert list(header_commands(header)) == ["make a && quee b", "quee d"]
 
 
 def leaves() -> Iterator[list[str]]:

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +164,7 @@ def session(
     show: Callable[[str], None] | None = None,
     notify: Callable[[str], None] = say,
     file: str = PIPELINE,
-    stages: Sequence[str] | None = None,
+    stages: Collection[str] | None = None,
 ) -> Iterator[Session]:
     """Hold the checkout for a run of the experiments (all of params.yaml by default).
 
@@ -187,7 +187,7 @@ def session(
         yield started
 
 
-def _read_inputs(root: Path, stages: Sequence[str] | None) -> bool:
+def _read_inputs(root: Path, stages: Collection[str] | None) -> bool:
     """Whether any of the given stages, or of all, reads data sets or weights."""
     return stages is None or any(
         "${item." in dep for stage in stages for dep in stage_entry(root, stage, "").get("deps", [])

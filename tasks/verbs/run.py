@@ -24,6 +24,10 @@ def run(
         int | None, typer.Option(metavar="N", help="Smoke run on N samples, into .quee/smoke/EXPERIMENT-N.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run what is unchanged too.")] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Stop behind this stage: `--until backbone` trains, and no more."),
+    ] = None,
     track: Annotated[
         bool, typer.Option("--track", help="Then track the results in MLflow, or say why that has to wait.")
     ] = False,
@@ -40,9 +44,14 @@ def run(
     from tasks.work.screen import Ahead, Screen
 
     root, screen = Path.cwd(), Screen()
+    if until is not None and track:
+        raise UsageError("--until stops before there is a result to track: leave out --track")
+    stages = None if until is None else _stages(root, until)
     if limit is not None:
         if track:
             raise UsageError("--limit makes a smoke run, which is not tracked: leave out --track")
+        if until is not None:
+            raise UsageError("--limit makes a smoke run of every stage: leave out --until")
         for outcome in dvc.smoke(root, names, limit, wait=not no_wait, show=screen.line):
             typer.echo(_outcome(outcome))
             if outcome.stage == "report":
@@ -50,7 +59,7 @@ def run(
         return
     done: list[Any] = []
     try:
-        with dvc.session(root, names, force=force, wait=not no_wait, show=screen.line) as session:
+        with dvc.session(root, names, force=force, wait=not no_wait, show=screen.line, stages=stages) as session:
             pending = [step for step in session.steps if step.action != "unchanged"]
             with screen.bars([Ahead(step.name, step.seconds if step.action == "run" else 0.0) for step in pending]):
                 for step in session.steps:
@@ -60,15 +69,28 @@ def run(
                         done.append(session.execute(step))
                     typer.echo(_outcome(done[-1]))
     except KeyboardInterrupt:
-        again = shlex.join(["quee", "run", *(names or [])])
+        again = shlex.join(["quee", "run", *(names or []), *(["--until", until] if until else [])])
         print(f"interrupted: finished stages and parts of the last one stay; `{again}` goes on", file=sys.stderr)
         raise
     counts = {did: sum(outcome.did == did for outcome in done) for did in ("ran", "restored", "unchanged")}
     typer.echo(", ".join(f"{count} {did}" for did, count in counts.items() if count))
+    if until is not None:
+        typer.echo(f"stopped behind stage {until}; `{shlex.join(['quee', 'run', *(names or [])])}` goes on")
+        return
     if track:
         track_results(names, later=True)
     for line in closing_lines(root, list(dict.fromkeys(outcome.experiment for outcome in done))):
         typer.echo(line)
+
+
+def _stages(root: Path, last: str) -> set[str]:
+    """The stages that a run needs to make the result of stage `last`."""
+    from tasks.dvc.lock import stage_names
+    from tasks.stages import leading_to
+
+    if last not in (valid := stage_names(root)):
+        raise UsageError(f"--until {last}: no stage of this project; valid: {', '.join(valid)}")
+    return leading_to(last, root)
 
 
 def _outcome(outcome: Any) -> str:

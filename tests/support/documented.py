@@ -1,4 +1,4 @@
-"""Every command that README.md and docs/ tell the reader to type."""
+"""Every command that README.md, docs/ and the headers of experiments tell the reader to type."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,22 @@ def documented() -> dict[str, str]:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for text in commands(page.read_text(encoding="utf-8")):
             found.setdefault(text, page.name)
+    for file in sorted((ROOT / "experiments").glob("*.yaml")):
+        for text in header_commands(file.read_text(encoding="utf-8")):
+            found.setdefault(text, file.name)
     return found
+
+
+def header_commands(text: str) -> Iterator[str]:
+    """Commands of an experiment's header: what follows `Command:` or `Commands:`, and comments indented below it."""
+    told = False
+    for line in text.splitlines():
+        words = line.removeprefix("#")
+        if not line.startswith("#") or (told and not words.startswith("  ")):
+            told = False
+        if (start := re.match(r" Commands?: ", words)) or told:
+            told = True
+            yield re.sub(r"\s+#\s.*$|\s\s+\(.*\)$", "", words[start.end() if start else 0 :]).strip()
 
 
 def commands(text: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ import yaml
 
 from quee.settings.experiment import BLOCKS
 from tasks.dvc.dependencies import used_by
-from tasks.stages import FILES, SETTINGS, STAGES, dependencies_of, read_by, template
+from tasks.stages import FILES, SETTINGS, STAGES, dependencies_of, leading_to, read_by, template
 
 
 def test_the_list_names_the_stages_of_the_dvc_yaml_files_in_their_order() -> None:
@@ -26,11 +26,8 @@ def test_a_stage_is_a_module_and_rests_on_stages_before_it(stage: str) -> None:
 
 def test_a_stage_that_runs_no_network_rests_on_the_cache() -> None:
     readers = [stage for stage, kind in STAGES.items() if kind.reads_cache]
-
-    def before(stage: str) -> set[str]:
-        return {stage}.union(*map(before, read_by(stage)))
-
-    assert readers and all("features" in before(stage) for stage in readers)
+    assert readers and all("features" in leading_to(stage) for stage in readers)
+    assert leading_to("quantize") == {"prepare", "backbone", "tree", "quantize"}
 
 
 def test_every_block_of_settings_is_a_stages_or_shared() -> None:

@@ -53,6 +53,20 @@ def test_a_smoke_run_is_not_tracked(project: Project) -> None:
     assert "leave out --track" in project.quee("run", "--limit", "3", "--track", status=2)
 
 
+def test_a_run_stops_behind_the_stage_that_is_asked_for(project: Project) -> None:
+    project.do("rm", "-rf", "artifacts")
+    said = project.quee("run", "--until", "targets", "--force")
+    made = {path.parent.name for path in (project.root / "artifacts" / "toy").glob("*/metrics.json")}
+    assert made == {"prepare", "targets"}
+    assert "stopped behind stage targets; `quee run` goes on" in said and "evaluate" not in said
+    assert "targets" not in project.quee("run", "--until", "prepare")
+    assert "--until target: no stage of this project; valid: prepare, targets, evaluate" in project.quee(
+        "run", "--until", "target", status=2
+    )
+    for other in (["--track"], ["--limit", "9"]):
+        assert "leave out --" in project.quee("run", "--until", "targets", *other, status=2)
+
+
 def test_outside_a_project_it_says_so(project: Project) -> None:
     project.do("rm", "params.yaml")
     assert "no params.yaml" in project.quee("plan", status=2)
