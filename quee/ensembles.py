@@ -28,6 +28,10 @@ RIDGE = 3.0
 """Strength R of the penalty ½ · R · (Σ (w − w₀)² + Σ b²) beside the summed cross-entropy in nats; w₀ is the own head alone."""
 MOST = 4096
 """Most samples that an ensemble is fitted on; more are drawn from."""
+STEPS, TOLERANCE = 50, 1e-7
+"""Most steps of a fit; it ends where no slope that may move is larger than so many nats per sample."""
+ENOUGH, LEAST_SHARE = 1e-4, 1e-6
+"""Armijo's rule: the loss falls by at least this share of what the slope promises; and the least share of a step tried."""
 FILE = "ensembles.safetensors"
 
 
@@ -51,29 +55,65 @@ class Ensemble:
 
     @classmethod
     def fit(cls, log_probs: np.ndarray, label: np.ndarray, toward: np.ndarray, ridge: float) -> "Ensemble":
-        """From log-probabilities (n, j, classes) of the heads so far, and labels (n,); `toward` (j,) are the weights w₀."""
-        from scipy.optimize import minimize  # slow to import, and needed only for fitting
+        """From log-probabilities (n, j, classes) of the heads so far, and labels (n,); `toward` (j,) are the weights w₀.
 
+        Newton's method with w projected on w ≥ 0 (Bertsekas, Projected Newton Methods, 1982, with the Armijo rule): weights
+        at 0 that the slope holds there stay; the others take the step, halved until the loss falls enough.
+        """
         rows, heads, classes = log_probs.shape
+        log_probs = np.ascontiguousarray(log_probs.transpose(1, 0, 2)).transpose(1, 0, 2)  # head by head in memory
         start = np.concatenate([toward, np.zeros(classes)])
-        each = np.arange(rows)
+        least = np.concatenate([np.zeros(heads), np.full(classes, -np.inf)])
+        each, values = np.arange(rows), start
 
-        def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
+        def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
             q = cls(values[:heads], values[heads:])(log_probs)
-            moved = values - start
-            loss = -q[each, label].sum() + ridge / 2 * (moved**2).sum()
-            slope = np.exp(q)
-            slope[each, label] -= 1
-            by_head = np.einsum("nc,njc->j", slope, log_probs)
-            return loss / rows, (np.concatenate([by_head, slope.sum(axis=0)]) + ridge * moved) / rows
+            return float(-q[each, label].sum() + ridge / 2 * ((values - start) ** 2).sum()), q
 
-        bounds = [(0.0, None)] * heads + [(None, None)] * classes
-        found = minimize(objective, start, method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": 500})
-        return cls(found.x[:heads], found.x[heads:])
+        at, q = loss(values)
+        for _ in range(STEPS):
+            slope, curvature = _derivatives(log_probs, label, np.exp(q))
+            slope += ridge * (values - start)
+            curvature[np.diag_indices(len(curvature))] += ridge
+            free = np.flatnonzero((values > least) | (slope < 0))
+            if np.abs(slope[free]).max(initial=0.0) <= TOLERANCE * rows:
+                break
+            step = np.zeros_like(values)
+            step[free] = np.linalg.solve(curvature[np.ix_(free, free)], slope[free])
+            share = 1.0
+            while share > LEAST_SHARE:
+                tried = np.maximum(values - share * step, least)
+                found, q_tried = loss(tried)
+                if found <= at - ENOUGH * float(slope @ (values - tried)):
+                    break
+                share /= 2
+            else:
+                break  # the loss cannot fall further in double precision
+            values, at, q = tried, found, q_tried
+        return cls(values[:heads], values[heads:])
 
     def __call__(self, log_probs: np.ndarray) -> np.ndarray:
         """Log-probabilities (n, classes) of the ensemble."""
         return normalised(mixed(log_probs, self.weight[None], self.bias[None]))
+
+
+def _derivatives(log_probs: np.ndarray, label: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slope (j + classes,) and curvature (j + classes, j + classes) of the summed cross-entropy, by weights and biases.
+
+    `log_probs` (n, j, classes) are those of the heads; `q` (n, classes) are the ensemble's probabilities.
+    """
+    rows, heads, classes = log_probs.shape
+    by_head = log_probs.transpose(1, 0, 2)
+    weighted = q * by_head  # (j, n, classes)
+    mean = weighted.sum(axis=2)  # (j, n)
+    slope = np.concatenate([mean.sum(axis=1) - by_head[:, np.arange(rows), label].sum(axis=1), q.sum(axis=0)])
+    slope[heads:] -= np.bincount(label, minlength=classes)
+    curvature = np.empty((heads + classes, heads + classes))
+    curvature[:heads, :heads] = weighted.reshape(heads, -1) @ by_head.reshape(heads, -1).T - mean @ mean.T
+    curvature[:heads, heads:] = weighted.sum(axis=1) - mean @ q
+    curvature[heads:, :heads] = curvature[:heads, heads:].T
+    curvature[heads:, heads:] = np.diag(q.sum(axis=0)) - q.T @ q
+    return slope, curvature
 
 
 def normalised(z: np.ndarray) -> np.ndarray:

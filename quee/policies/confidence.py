@@ -33,7 +33,7 @@ def early_exits(setting: Setting) -> Iterator[Sweep]:
     for name, nodes, references in setting.uniform():
         alone = setting.along(name, nodes, references)
         for kind, policy in (("confidence", Confidence), ("entropy", Entropy)):
-            points = policy.along(alone, (0,) * len(nodes), setting.points)
+            points = policy.along(alone, [(0,) * len(nodes)], setting.points)
             yield routed_sweep(f"{kind}_{name}", alone, policy.on(alone, points))
 
 

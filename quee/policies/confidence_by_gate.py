@@ -75,11 +75,27 @@ class Way:
 
     def common(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Common thresholds (T,), each with its mean error and mean cost."""
-        tried = np.append(np.unique(np.quantile(self.score, RANKS[:-1])), np.inf)
-        sure = np.ones((len(self.score), self.error.shape[1], len(tried)), bool)
-        sure[:, :-1] = self.score[:, :, None] >= tried
-        at = sure.argmax(axis=1)  # (n, T)
-        return tried, np.take_along_axis(self.error, at, axis=1).mean(axis=0), self.cost[at].mean(axis=0)
+        flat = np.sort(self.score, axis=None)
+        place = RANKS[:-1] * (len(flat) - 1)
+        low = place.astype(np.int64)
+        below, above = flat[low], flat[np.minimum(low + 1, len(flat) - 1)]
+        tried = np.append(below + (place - low) * (above - below), np.inf)
+        samples, gates, count = *self.error.shape, len(tried)
+        # A sample exits at a gate under the thresholds that it reaches there and has not reached before.
+        reached = np.zeros((samples, gates + 1), np.int64)
+        reached[:, 1:-1] = np.searchsorted(tried, np.maximum.accumulate(self.score, axis=1), side="right")
+        reached[:, -1] = count
+        bins = reached + (count + 1) * np.arange(gates + 1)
+
+        def at(weights: np.ndarray | None) -> np.ndarray:
+            """(L, T) sums over the samples that exit at each gate."""
+            size = gates * (count + 1)
+            begin = np.bincount(bins[:, :-1].ravel(), weights, size)
+            end = np.bincount((bins[:, 1:] - count - 1).ravel(), weights, size)
+            found: np.ndarray = (begin - end).reshape(gates, -1).cumsum(axis=1)[:, :-1]
+            return found
+
+        return tried, at(self.error.ravel()).sum(axis=0) / samples, self.cost @ at(None) / samples
 
     def rank(self, threshold: float) -> np.ndarray:
         """(L - 1,) ranks of a common threshold."""

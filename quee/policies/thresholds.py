@@ -7,7 +7,7 @@ and keeps the points on the convex hull of accuracy over cost.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 POINTS = 25
 """Thresholds per sequence of precisions, before the hull."""
+TOGETHER = 64
+"""Sequences of precisions whose quantiles are taken in one call."""
 Arrays = dict[str, np.ndarray]
 
 
@@ -176,27 +178,41 @@ class Thresholds(Policy):
         if type(self).scores is not Thresholds.scores:
             return simulate_behind(self.tree, self, cache.features, knobs, self.first(knobs), walks)
         found = np.empty((len(cache), len(knobs)), np.int32)
-        for sequence in np.unique(self.sequence, axis=0):
-            nodes = np.array(lineage_of(self.tree, sequence.tolist()))
-            points = np.flatnonzero((self.sequence == sequence).all(axis=1))
-            score = self.scored(cache, nodes.tolist())[:, None, :-1]
-            found[:, points] = nodes[first_exit(score >= self.threshold[points])]
+        every, own = np.unique(self.sequence, axis=0, return_inverse=True)
+        nodes, score = self._scored_along(cache, every.tolist())
+        for index, lineage in enumerate(nodes):
+            points = np.flatnonzero(own.ravel() == index)
+            sure = score(index)[:, None] >= self.threshold[points]
+            found[:, points] = lineage[first_exit(sure)]
         return found
+
+    def _scored_along(
+        self, cache: "FeatureCache", every: Sequence[Sequence[int]]
+    ) -> tuple[np.ndarray, Callable[[int], np.ndarray]]:
+        """Nodes (W, L) along W sequences, and a function that gives a sequence's scores (S, L - 1) before the last gate."""
+        nodes = np.array([lineage_of(self.tree, sequence) for sequence in every])
+        known, place = np.unique(nodes[:, :-1], return_inverse=True)
+        score, place = self.scored(cache, known.tolist()), place.reshape(len(nodes), -1)
+        return nodes, lambda index: score[:, place[index]]
 
     @classmethod
     def points(cls, setting: Setting) -> Arrays | None:
         """The points to choose from: thresholds along every sequence of precisions. None where nothing can be fitted."""
-        return joined(cls.along(setting, sequence, POINTS) for sequence in sequences(setting.tree))
+        return cls.along(setting, list(sequences(setting.tree)), POINTS)
 
     @classmethod
-    def along(cls, setting: Setting, sequence: Sequence[int], count: int) -> Arrays:
-        """Thresholds spread over the validation scores along a sequence, from "always exit" to "never exit"."""
-        nodes = lineage_of(setting.tree, sequence)
-        score = cls.without_points(setting).scored(setting.caches["validation"], nodes)  # (S, L)
-        thresholds = np.array([np.inf])
-        if score.shape[1] > 1:
-            thresholds = np.append(np.quantile(score[:, :-1], np.linspace(0, 1, count - 1)), np.inf)
-        return points_of(sequence, np.repeat(thresholds[:, None], len(nodes) - 1, axis=1), cls.sign * thresholds)
+    def along(cls, setting: Setting, every: Sequence[Sequence[int]], count: int) -> Arrays:
+        """Thresholds spread over the validation scores along each sequence, from "always exit" to "never exit"."""
+        nodes, score = cls.without_points(setting)._scored_along(setting.caches["validation"], every)
+        found = np.full((len(nodes), 1), np.inf)
+        if nodes.shape[1] > 1:
+            ranks, chunks = np.linspace(0, 1, count - 1), np.array_split(np.arange(len(nodes)), -(-len(nodes) // TOGETHER))
+            spread = [np.quantile(np.stack([score(i).ravel() for i in own]), ranks, axis=1).T for own in chunks]
+            found = np.concatenate([np.concatenate(spread), found], axis=1)
+        return joined(
+            points_of(sequence, np.repeat(own[:, None], nodes.shape[1] - 1, axis=1), cls.sign * own)
+            for sequence, own in zip(every, found, strict=True)
+        )
 
     @classmethod
     def fit(cls, setting: Setting) -> Self | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_world import small_cache
 
-from quee.ensembles import FILE, MOST, Ensemble, Ensembles, as_cached, mixed, own_head, read_ensembles
+from quee.ensembles import FILE, MOST, Ensemble, Ensembles, as_cached, mixed, normalised, own_head, read_ensembles
 from quee.errors import IntegrityError
 from quee.features import state_features
 from quee.paths import PathTree
@@ -141,3 +141,23 @@ def test_a_file_gives_back_what_was_written_and_other_contents_are_refused(tmp_p
     write_tensors(tmp_path / FILE, {"bias": found.bias})
     with pytest.raises(IntegrityError, match="bias instead of bias, weight"):
         read_ensembles(tmp_path)
+
+
+@pytest.mark.parametrize("classes", [2, 4, 30])
+def test_no_move_that_is_allowed_lowers_the_penalised_loss(classes: int) -> None:
+    log_probs, label = heads([1.0, 1.5, 4.0], n=400, classes=classes)
+    log_probs[:, 1] = normalised(-log_probs[:, 0])  # a head that is wrong on purpose is held at 0
+    toward, ridge = own_head(3), 2.0
+    found = Ensemble.fit(log_probs, label, toward, ridge)
+
+    def loss(weight: np.ndarray, bias: np.ndarray) -> float:
+        moved = np.square(weight - toward).sum() + np.square(bias).sum()
+        likelihood = Ensemble(weight, bias)(log_probs)[np.arange(len(label)), label].sum()
+        return float(ridge / 2 * moved - likelihood)
+
+    least, random = loss(found.weight, found.bias), np.random.default_rng(1)
+    assert found.weight[1] == 0 and (found.weight >= 0).all()
+    for size in (1e-3, 1e-2, 0.3):
+        for _ in range(30):
+            weight = np.maximum(found.weight + size * random.normal(size=3), 0)
+            assert loss(weight, found.bias + size * random.normal(size=classes)) > least
