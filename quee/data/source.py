@@ -5,20 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from quee.data.decode import ahead, decode, to_array
 from quee.data.files import DatasetFiles, checked_dataset
 from quee.data.pixels import cached_pixels
 from quee.data.preprocessing import Preprocessing
-from quee.data.transforms import ready, to_unit
 from quee.errors import QueeError
 from quee.settings.backbone import Augmentation
 from quee.work.io import FORMAT
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WINDOW = 48 << 20
 """Bytes of encoded images within which a stream is shuffled."""
@@ -59,8 +60,10 @@ class ImageSource(DatasetFiles):
             return np.asarray(self._pixels[ids])
         return [self._decode_array(sample) for sample in ids]
 
-    def batch(self, ids: np.ndarray, transform: Preprocessing) -> Tensor:
+    def batch(self, ids: np.ndarray, transform: Preprocessing) -> "Tensor":
         """float32 (n, c, H, W), normalised; an image's values do not depend on the others."""
+        from quee.data.transforms import to_unit
+
         return transform.normalise(to_unit(self.fitted(np.asarray(ids), transform)))
 
     def fitted(self, ids: np.ndarray, transform: Preprocessing) -> np.ndarray:
@@ -83,7 +86,7 @@ class ImageSource(DatasetFiles):
         workers: int | None = None,
         augmentation_seed: int | Sequence[int] | None = None,
         steps: slice = slice(None),
-    ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    ) -> "Iterator[tuple[np.ndarray, Tensor, Tensor]]":
         """Sample ids, images and labels (int64), batch after batch, prepared ahead in threads.
 
         `shuffle_seed`, such as (seed, epoch), sets the order and, unless `augmentation_seed` is given, the augmentation.
@@ -91,13 +94,17 @@ class ImageSource(DatasetFiles):
         `ids`. Small images are shuffled as a whole, streamed images within windows. `steps` are the batches that are wanted
         of all.
         """
+        import torch
+
+        from quee.data.transforms import ready  # stages that only read images do without PyTorch, which takes seconds
+
         ids = np.asarray(ids, dtype=np.int64)
         seed = _words(shuffle_seed if augmentation_seed is None else augmentation_seed)
         if shuffle_seed is not None:
             rng = np.random.default_rng(_words(shuffle_seed))
             ids = rng.permutation(ids) if self._pixels is not None else self.encoded.shuffled(ids, rng, WINDOW)
 
-        def prepare(part: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
+        def prepare(part: np.ndarray) -> "tuple[np.ndarray, Tensor, Tensor]":
             images = ready(self.fitted(part, transform), part, transform, augmentation, seed)
             return part, images, torch.from_numpy(self.labels[part])
 

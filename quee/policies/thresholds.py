@@ -206,7 +206,8 @@ class Thresholds(Policy):
         nodes, score = cls.without_points(setting)._scored_along(setting.caches["validation"], every)
         found = np.full((len(nodes), 1), np.inf)
         if nodes.shape[1] > 1:
-            ranks, chunks = np.linspace(0, 1, count - 1), np.array_split(np.arange(len(nodes)), -(-len(nodes) // TOGETHER))
+            ranks = np.linspace(0, 1, count - 1)
+            chunks = np.array_split(np.arange(len(nodes)), -(-len(nodes) // TOGETHER))
             spread = [np.quantile(np.stack([score(i).ravel() for i in own]), ranks, axis=1).T for own in chunks]
             found = np.concatenate([np.concatenate(spread), found], axis=1)
         return joined(

@@ -6,19 +6,14 @@ as a parameter, so there are no lists of code. `python -m tasks.dvc.dependencies
 """
 
 import argparse
-import ast
 import functools
-import hashlib
-import io
 import json
-import re
-import tokenize
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 from quee.errors import UsageError
+from tasks.dvc.sources import PACKAGES, keep, source
 from tasks.stages import FILES, SETTINGS, STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +83,7 @@ def code_of(project: Path, backbone: str) -> dict[str, dict[str, str]]:
             for name, stage in content.get("stages", {}).items():
                 if f"/{NAME}" in json.dumps(stage):
                     found[name] = {path: digest(root, path) for path in sorted(used_by(name, backbone, root))}
+    keep()
     return found
 
 
@@ -126,46 +122,7 @@ def is_exempt(file: str) -> bool:
 
 def digest(root: Path, file: str) -> str:
     """Digest of a Python file's tokens without comments, docstrings and layout."""
-    return _digest(root / file, (root / file).stat().st_mtime_ns)
-
-
-@functools.cache
-def _digest(path: Path, _changed: int) -> str:
-    text = path.read_text(encoding="utf-8")
-    return hashlib.sha256("\n".join(_statements(text)).encode()).hexdigest()[:16]
-
-
-def _statements(text: str) -> Iterator[str]:
-    """The logical lines of Python source as depth and tokens; lines that are only a string are left out."""
-    depth, words, plain, formatted, begun = 0, [], True, 0, (0, 0)
-    lines = text.splitlines(keepends=True)
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        kind = tokenize.tok_name[token.type]
-        if kind in ("INDENT", "DEDENT"):
-            depth += 1 if kind == "INDENT" else -1
-        elif kind == "FSTRING_START":  # several tokens from Python 3.12 on, one before; the source text is the same
-            begun, formatted = (begun, formatted + 1) if formatted else (token.start, 1)
-        elif kind == "FSTRING_END":
-            formatted -= 1
-            if not formatted:
-                words.append(_between(lines, begun, token.end))
-                plain = False
-        elif formatted or kind in ("COMMENT", "NL", "ENDMARKER", "ENCODING"):
-            continue
-        elif kind == "NEWLINE":
-            if not plain:
-                yield " ".join([str(depth), *words])
-            words, plain = [], True
-        else:
-            words.append(token.string)
-            plain = plain and kind == "STRING" and not re.match(r"[rbu]*f", token.string, re.IGNORECASE)
-
-
-def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    part = lines[start[0] - 1 : end[0]]
-    part[-1] = part[-1][: end[1]]
-    part[0] = part[0][start[1] :]
-    return "".join(part)
+    return source(root / file).digest
 
 
 def imports(root: Path, file: str) -> tuple[str, ...]:
@@ -176,25 +133,9 @@ def imports(root: Path, file: str) -> tuple[str, ...]:
 
 @functools.cache
 def _imports_of(root: Path, path: Path, _changed: int) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_imports(root, ast.parse(path.read_text(encoding="utf-8")))))
-
-
-def _imports(root: Path, node: ast.AST) -> Iterator[str]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
-        if isinstance(child, ast.Import):
-            yield from (file for alias in child.names if (file := _file(root, alias.name)))
-        elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, "imports are absolute here"
-            for alias in child.names:
-                if file := _defining(root, child.module or "", alias.name):
-                    yield file
-        elif isinstance(child, ast.Constant) and isinstance(child.value, str):  # `module:function` of a registry
-            module, _, function = child.value.partition(":")
-            if function.isidentifier() and (file := _file(root, module)):
-                yield file
-        yield from _imports(root, child)
+    imported = source(path).imported
+    found = (_file(root, module) if name is None else _defining(root, module, name) for module, name in imported)
+    return tuple(dict.fromkeys(file for file in found if file))
 
 
 def _defining(root: Path, module: str, name: str) -> str | None:
@@ -205,23 +146,15 @@ def _defining(root: Path, module: str, name: str) -> str | None:
         return file
     file = _file(root, module)
     if file:
-        source = _passed_on(root / file, (root / file).stat().st_mtime_ns).get(name)
-        if source and _file(root, source[0]):
-            return _defining(root, *source)
+        there = source(root / file).passed_on.get(name)
+        if there and _file(root, there[0]):
+            return _defining(root, *there)
     return file
-
-
-@functools.cache
-def _passed_on(path: Path, _changed: int) -> dict[str, tuple[str, str]]:
-    """Names that a module imports at its top: (module, name there) by name here."""
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    froms = [node for node in body if isinstance(node, ast.ImportFrom)]
-    return {a.asname or a.name: (node.module or "", a.name) for node in froms for a in node.names}
 
 
 def _file(root: Path, module: str) -> str | None:
     parts = module.split(".")
-    if parts[0] not in ("quee", "tasks") or not all(part.isidentifier() for part in parts):
+    if parts[0] not in PACKAGES or not all(part.isidentifier() for part in parts):
         return None
     path = "/".join(parts)
     return next((file for file in (f"{path}.py", f"{path}/__init__.py") if (root / file).is_file()), None)
