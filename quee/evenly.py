@@ -9,4 +9,5 @@ def evenly(count: int, most: int, nearest: bool = False) -> np.ndarray:
     Places between two indices go to the lower one, or with `nearest` to the nearest.
     """
     places = np.linspace(0, count - 1, min(most, count))
-    return np.unique((places.round() if nearest else places).astype(np.int64))
+    found = (places.round() if nearest else places).astype(np.int64)
+    return found[np.diff(found, prepend=-1) > 0]

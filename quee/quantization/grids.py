@@ -32,10 +32,14 @@ class Sample:
             raise QueeError(f"{name}: no calibration values")
         if not np.isfinite(values).all():
             raise QueeError(f"{name}: calibration values contain NaN or infinity")
-        flat = values.ravel()
-        weight = np.ones_like(flat) if weights is None else np.broadcast_to(weights, values.shape).ravel()
-        order = np.argsort(flat, kind="stable")
-        flat, weight = flat[order], np.maximum(weight[order], 1e-300)
+        if weights is None:
+            flat = np.sort(values, axis=None)
+            weight = np.ones_like(flat)
+        else:
+            flat = values.ravel()
+            order = np.argsort(flat, kind="stable")
+            weight = np.maximum(np.broadcast_to(weights, values.shape).ravel()[order], 1e-300)
+            flat = flat[order]
         inner = len(flat) - 2 * TAIL
         if inner <= GROUPS:
             self.values, self.weights = flat, weight

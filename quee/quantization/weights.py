@@ -1,5 +1,7 @@
 """Weights on integer grids: scales, rounding, and least squares to the float layer's output; quantizing one linear layer."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from scipy.linalg import cholesky, solve
@@ -44,19 +46,18 @@ def quantize_weight(
     return integers.float(), scale32
 
 
-def ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """A weight (out, in) near `weight` that gives outputs y (rows, out) on inputs x (rows, in) in least squares.
+def ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, *strengths: float) -> Iterator[np.ndarray]:
+    """For each strength a weight (out, in) near `weight` that gives outputs y (rows, out) on inputs x (rows, in) in least squares.
 
     Minimises the mean of |y - W x|² + strength · mean(x²) · |W - weight|² in closed form (ERQ, Zhong et al. 2024, first
     step). x and y are centred, because a bias takes the mean.
     """
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     moments = x.T @ x / len(x)
-    penalty = strength * moments.trace() / len(moments) + 1e-12
     missing = (y - x @ weight.T).T @ x / len(x)  # (out, in)
-    change = solve(moments + penalty * np.eye(len(moments)), missing.T, assume_a="pos")
-    found: np.ndarray = weight + change.T
-    return found
+    for strength in strengths:
+        penalty = strength * moments.trace() / len(moments) + 1e-12
+        yield weight + solve(moments + penalty * np.eye(len(moments)), missing.T, assume_a="pos").T
 
 
 def confirmed_ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
@@ -72,11 +73,10 @@ def confirmed_ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, strength: 
         missing = y[half:] - x[half:] @ found.T
         return float(np.square(missing - missing.mean(axis=0)).sum())
 
-    tried = {strength * factor: 0.0 for factor in STRENGTHS}
-    for value in tried:
-        tried[value] = error(ridge(weight, x[:half], y[:half], value))
-    best = min(tried, key=lambda value: tried[value])
-    return ridge(weight, x, y, best) if tried[best] < error(weight) else weight
+    values = [strength * factor for factor in STRENGTHS]
+    errors = [error(found) for found in ridge(weight, x[:half], y[:half], *values)]
+    best = int(np.argmin(errors))
+    return next(ridge(weight, x, y, values[best])) if errors[best] < error(weight) else weight
 
 
 def round_compensated(

@@ -27,15 +27,15 @@ def layer(seed: int = 0, rows: int = 400) -> tuple[np.ndarray, np.ndarray]:
 def test_ridge_recovers_the_layer_that_made_the_outputs() -> None:
     weight, x = layer()
     other, _ = layer(1)
-    assert np.allclose(ridge(weight, x, x @ other.T + 3.0, 1e-12), other, atol=1e-4)
-    assert np.allclose(ridge(weight, x, x @ weight.T, 0.1), weight)
-    assert np.allclose(ridge(weight, x, x @ other.T, 1e9), weight, atol=1e-4)
+    assert np.allclose(next(ridge(weight, x, x @ other.T + 3.0, 1e-12)), other, atol=1e-4)
+    assert np.allclose(next(ridge(weight, x, x @ weight.T, 0.1)), weight)
+    assert np.allclose(next(ridge(weight, x, x @ other.T, 1e9)), weight, atol=1e-4)
 
 
 def test_ridge_on_disturbed_inputs_lowers_the_outputs_error() -> None:
     weight, x = layer()
     disturbed = np.rint(x / 4) * 4
-    fitted = ridge(weight, disturbed, x @ weight.T, 1e-3)
+    fitted = next(ridge(weight, disturbed, x @ weight.T, 1e-3))
 
     def error(found: np.ndarray) -> float:
         missing = x @ weight.T - disturbed @ found.T
