@@ -47,7 +47,7 @@ def quantize_weight(
 
 
 def ridge(weight: np.ndarray, x: np.ndarray, y: np.ndarray, *strengths: float) -> Iterator[np.ndarray]:
-    """For each strength a weight (out, in) near `weight` that gives outputs y (rows, out) on inputs x (rows, in) in least squares.
+    """For each strength a weight (out, in) near `weight` that gives outputs y (rows, out) on inputs x (rows, in), least squares.
 
     Minimises the mean of |y - W x|² + strength · mean(x²) · |W - weight|² in closed form (ERQ, Zhong et al. 2024, first
     step). x and y are centred, because a bias takes the mean.
