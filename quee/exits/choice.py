@@ -21,6 +21,7 @@ from quee.network.execution import MultiPrecisionBackbone
 from quee.network.pooling import Part
 from quee.precision import Precision
 from quee.settings.exits import Exits
+from quee.work.threads import in_threads
 
 DROPOUT, OTHER_DROPOUTS = 0.5, (0.25, 0.0)
 """Tried with every pooling, and with the best pooling alone."""
@@ -97,15 +98,15 @@ class Chooser:
 
     def try_all(self, gate: int, shape: tuple[int, int], said: Said) -> list[Tried]:
         """Every pooling with a linear layer and with a hidden one; the plainest candidate first."""
-        found = []
+        candidates = []
         for pooling in poolings(self.model, gate, self.settings, *shape):
             if self.settings.head != "hidden" and (
                 self.model.pooled_width(gate, pooling) <= WIDEST_LINEAR or self.settings.head == "linear"
             ):
-                found.append(self._try(gate, Candidate(pooling), said))
+                candidates.append(Candidate(pooling))
             if self.settings.head != "linear":
-                found.append(self._try(gate, Candidate(pooling, self.settings.hidden, DROPOUT), said))
-        return found
+                candidates.append(Candidate(pooling, self.settings.hidden, DROPOUT))
+        return self._try_each(gate, candidates, said)
 
     def choose(self, gate: int, tried: list[Tried], below: float, said: Said) -> Choice:
         """The choice at a gate; `below` is the mean loss of the plainest candidate at the next gate."""
@@ -115,9 +116,10 @@ class Chooser:
             self._score(one, price)
         if hidden := [one for one in tried if one.candidate.hidden]:
             best = min(hidden, key=_mean).candidate
-            for dropout in OTHER_DROPOUTS:
-                tried.append(self._try(gate, replace(best, dropout=dropout), said))
-                self._score(tried[-1], price)
+            others = self._try_each(gate, [replace(best, dropout=dropout) for dropout in OTHER_DROPOUTS], said)
+            for one in others:
+                self._score(one, price)
+            tried += others
         best_one = min(tried, key=_mean)
         within = {id(one): _interval(one.score - best_one.score) for one in tried}  # type: ignore[operator]
         chosen = min((one for one in tried if within[id(one)][1] <= 0), key=lambda one: (one.bitflops, _mean(one)))
@@ -157,6 +159,10 @@ class Chooser:
         layers, _ = fit_floating(x[rows], y[rows], self.classes, candidate, self.settings, self.passes, said)
         return losses_of(layers, x[held], y[held])
 
+    def _try_each(self, gate: int, candidates: Sequence[Candidate], said: Said) -> list[Tried]:
+        """Each on a core of its own; every fit has its own random numbers and one thread."""
+        return list(in_threads(lambda candidate: self._try(gate, candidate, said), candidates))
+
     def _try(self, gate: int, candidate: Candidate, said: Said) -> Tried:
         widths = (
             self.model.pooled_width(gate, candidate.pooling),
@@ -179,10 +185,15 @@ class Chooser:
         losses, right = np.empty(len(self.held)), np.empty(len(self.held))
         if number == 1 or np.bincount(last[self.fitted], minlength=number).min() < self.classes:
             return False, None
-        for index in range(number):
-            rows, held = self.fitted[last[self.fitted] == index], last[self.held] == index
-            if held.any():
-                losses[held], right[held] = self._fit(gate, chosen.candidate, rows, self.held[held], said)
+        served = [index for index in range(number) if (last[self.held] == index).any()]
+
+        def fit(index: int) -> tuple[np.ndarray, np.ndarray]:
+            rows, held = (part[last[part] == index] for part in (self.fitted, self.held))
+            return self._fit(gate, chosen.candidate, rows, held, said)
+
+        for index, own in zip(served, in_threads(fit, served), strict=True):
+            held = last[self.held] == index
+            losses[held], right[held] = own
         mean, low, high = _interval(_by_image(losses - chosen.losses, self.images))
         return high < 0, (mean, low, high, float(losses.mean()), float(right.mean()))
 

@@ -18,6 +18,7 @@ from quee.precision import Precision
 from quee.quantization.layers import QuantizedLinear
 from quee.settings.exits import Exits
 from quee.work.progress import Bar, progress
+from quee.work.threads import in_threads
 
 CHOICE_STATES = 16_000
 """Most states on which heads are chosen, a quarter of them held out; more images than that are thinned."""
@@ -137,16 +138,22 @@ class _Fitting:
         return found
 
     def _fit_all(self, choices: Mapping[int, Choice], states: States, passes: int) -> tuple[ExitHeads, Record]:
+        gates = (*self.early, self.backbone.segments)
         heads, history = [], []
-        with progress("fitting exit heads", self.backbone.segments) as bar:
-            for gate in (*self.early, self.backbone.segments):
-                pooling, classifiers = "", dict[str, Classifier]()
+        with progress("fitting exit heads", len(gates)) as bar:
+
+            def fit(gate: int) -> tuple[ExitHead, list[dict[str, object]]]:
+                pooling, classifiers, rows = "", dict[str, Classifier](), list[dict[str, object]]()
                 if gate in choices:
                     pooling = choices[gate].candidate.pooling
                     classifiers, rows = self._fit_one(gate, choices[gate], states, passes, bar)
-                    history += rows
-                heads.append(ExitHead(pooling, classifiers, self._projection(gate, states)))
+                head = ExitHead(pooling, classifiers, self._projection(gate, states))
                 states.parts[gate - 1].clear()
+                return head, rows
+
+            for head, rows in in_threads(fit, gates):
+                heads.append(head)
+                history += rows
                 bar.advance()
         candidates = [row for choice in choices.values() for row in choice.rows]
         reasons = {gate: choice.reason for gate, choice in choices.items()}
