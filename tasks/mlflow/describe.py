@@ -82,6 +82,7 @@ def of_experiment(
     blocks = [
         f"### {title_of(result)}",
         f"**{figures.sentence()}**" if figures.sentence() else "",
+        " ".join(filter(None, [figures.summary.nearest(), figures.summary.instead()])),
         figures.measure.said(f"{'; '.join(fact for fact in facts if fact)}."),
         figures.measure.said(markdown_table(figures.table())),
         f"![Accuracy over cost]({artifact_address(run_id, FIGURE)})" if drawn else "",
