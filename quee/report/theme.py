@@ -53,7 +53,7 @@ img.wrong { outline: 3px solid #d55e00; outline-offset: -1px; }
 @media (prefers-color-scheme: dark) { .drawn svg { filter: invert(.92) hue-rotate(180deg); } }
 @media (max-width: 54rem) { .first { grid-template-columns: minmax(0, 1fr); } h1 { font-size: 1.45rem; }
   .drawn svg { min-width: 44rem; }
-  th:first-child, td:first-child { white-space: normal; max-width: 7.5rem; }
+  th, td { padding: .3rem .35rem; } th:first-child, td:first-child { white-space: normal; max-width: 7.5rem; }
   .bars li { grid-template-columns: 6rem 1fr 3.5rem; font-size: .9rem; } }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --paper: #fff; --line: #ccc; --box: #f3f3f3;
   --link: #000; }
