@@ -175,7 +175,7 @@ def _costs(found: Comparison) -> str:
         else:
             drop, cost = reached
             parts.append(f"{side.label} comes within {points(drop)} of its float network {spent(cost)}")
-    return f"{'; '.join(parts)}. Both points were picked on the test images."
+    return f"{'; '.join(parts)}. Such a point is picked on the test images."
 
 
 def comparison_page(found: Comparison) -> str:
