@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path as Folder
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,19 @@ import numpy as np
 from quee.cache.answers import read_answers
 from quee.data.sheet import KINDS, in_turns, tile
 from quee.data.source import ImageSource, open_dataset
+from quee.evaluation.drops import DROPS
+from quee.evaluation.losses import REPEATS, accuracy_losses
+from quee.evaluation.measured import float_errors
+from quee.evaluation.pairing import by_class
 from quee.evaluation.paths_taken import PathsTaken, paths_taken, policy_and_sweep
 from quee.policies.base import Basis
 from quee.policies.files import read_learned, read_predictors
 from quee.policies.registry import METHODS
-from quee.policies.sweep import Setting
-from quee.report.inputs import Example, Inputs, Path
+from quee.policies.sweep import Setting, Sweep
+from quee.precision import FLOAT
+from quee.report.against_float import AgainstFloat
+from quee.report.inputs import Asked, Example, Inputs, Path
+from quee.runtime.operating import OperatingPoints, Options, Point
 from quee.work.io import read_json
 from tasks.stage import Stage
 
@@ -28,21 +35,24 @@ EXAMPLES = 6
 """Most example images of a path."""
 PICTURED = 8
 """Most paths with example images: those that most images take."""
+DIFFERING = 8
+"""Most example images on which the float network and what is deployed differ, of each of the two kinds."""
 PAIRS = 24
 """Most classes with an easiest and a hardest image."""
 
 
-def inputs_of(stage: Stage) -> Inputs | None:
-    """What the bundle's policy does at the bundle's budget with the test images, of the first rotation and seed.
+def inputs_of(stage: Stage, method_shown: str) -> tuple[Inputs | None, AgainstFloat | None]:
+    """What the bundle's policy, in words `method_shown`, does at the bundle's budget with the test images of the first rotation
+    and seed; and the same beside the float network.
 
-    None where the policy cannot be fitted on this data.
+    None where the policy cannot be fitted on this data, and where the float network's answers are not known.
     """
     settings = stage.experiment
     setting = first_setting(settings, stage.input)
     method = METHODS[settings.bundle.policy]
     known = policy_and_sweep(setting, method)
     if known is None:
-        return None
+        return None, None
     found = paths_taken(setting, *known, settings.bundle.budget)
     described = read_json(stage.input("prepare") / "dataset.json")
     shown = None
@@ -52,8 +62,8 @@ def inputs_of(stage: Stage) -> Inputs | None:
     pairs = [pair for label in range(len(described["classes"])) if (pair := found.extremes(label))]
     hardest = sorted(pairs, key=lambda pair: (-found.cost[pair[1]], pair))[:PAIRS]
     spent = found.spent()
-    return Inputs(
-        method.shown,
+    inputs = Inputs(
+        method_shown,
         settings.bundle.budget,
         len(found),
         found.tree.segments,
@@ -66,7 +76,72 @@ def inputs_of(stage: Stage) -> Inputs | None:
         spent,
         float(found.cost.mean()) - sum(sum(by.values()) for by in spent),
         first_of(described, settings),
+        asked_of(setting, known[1]),
     )
+    return inputs, against_float_of(setting, found, described["classes"], shown)
+
+
+def asked_of(setting: Setting, sweep: Sweep) -> Asked | None:
+    """What a bundle with the sweep's points answers to a request for the least of `DROPS`; None without the float network."""
+    floating = float_errors(setting, "validation")
+    if floating is None:
+        return None
+    assert sweep.knobs is not None and sweep.first is not None
+    errors, costs = (
+        {split: values[:, sweep.order] for split, values in by.items()} for by in (sweep.errors, sweep.costs)
+    )
+    losses = accuracy_losses(errors["validation"], floating, REPEATS, groups=sweep.groups)
+    points = [
+        Point(
+            float(number),
+            int(sweep.first[at]),
+            float(cost),
+            float(1 - error),
+            accuracy_loss=loss,
+            accuracy_loss_limit=limit,
+        )
+        for number, (at, cost, error, loss, limit) in enumerate(
+            zip(
+                sweep.order,
+                costs["validation"].mean(axis=0),
+                errors["validation"].mean(axis=0),
+                *(values.tolist() for values in losses),
+                strict=True,
+            )
+        )
+    ]
+    budget, asked = points[-1].cost, Options(accuracy_loss=min(DROPS))
+    served = OperatingPoints(setting.tree, setting.costs.routed, points, budget).choose(asked)
+    at = int(served.low.trade_off)
+    limit = float(losses[1][at])
+    accuracy, cost = 1 - float(errors["test"][:, at].mean()), float(costs["test"][:, at].mean())
+    return Asked(min(DROPS), served.met, limit, len(floating), accuracy, cost)
+
+
+def against_float_of(
+    setting: Setting, found: PathsTaken, classes: Sequence[str], shown: "Examples | None"
+) -> AgainstFloat | None:
+    """The test images beside the float network, with examples where images are shown; None without the float network."""
+    floating = float_errors(setting)
+    if floating is None:
+        return None
+    _, nodes, references = next(uniform for uniform in setting.uniform() if uniform[0] == FLOAT)
+    spent = np.full(len(found), setting.uniform_costs(references)["static"][nodes[-1]])
+    rows = by_class(found.label, (~floating, found.right), (spent, found.cost))
+    differ = {"lost": found.right < ~floating, "gained": found.right > ~floating}
+    examples: dict[str, list[Example]] = {"lost": [], "gained": []}
+    if shown is not None:
+        answers = {"lost": found.answer}
+        if references:
+            answers["gained"] = setting.caches["test"].reference_prediction[:, nodes[-1]]
+        for name, rows_of in differ.items():
+            at = np.flatnonzero(rows_of)
+            for row in at[in_turns(found.label[at], DIFFERING)].tolist():
+                answer = None if (known := answers.get(name)) is None else classes[int(known[row])]
+                who = "answered" if name == "lost" else "float answered"
+                examples[name].append(replace(shown(row), answer=f"{who} {answer}" if answer is not None else ""))
+    table = [{**asdict(row), "class": classes[row.label]} for row in rows]
+    return AgainstFloat(table, examples["lost"], examples["gained"])
 
 
 def first_setting(settings: "Experiment", folder: Callable[[str], Folder]) -> Setting:

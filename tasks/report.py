@@ -8,7 +8,7 @@ from quee.policies.registry import METHODS
 from quee.report import Results
 from quee.report.figures import draw
 from quee.report.page import build_page
-from quee.report.sentence import Summary
+from quee.report.sentence import Summary, with_chosen
 from quee.work.io import file_digest, read_json, read_table, write_bytes
 from tasks.examples import inputs_of
 from tasks.stage import Stage, main
@@ -50,7 +50,7 @@ def run(stage: Stage) -> None:
         metrics={name: read_json(path(name, "metrics.json")) for name in measured},
         curve=rows("evaluate", "curve"),
         bands=rows("evaluate", "bands"),
-        budgets=rows("evaluate", "budgets"),
+        budgets=with_chosen(rows("evaluate", "budgets"), rows("evaluate", "operating_points")),
         usage=rows("evaluate", "usage"),
         calibration=rows("targets", "calibration"),
         clusters=rows("targets", "clusters"),
@@ -78,7 +78,8 @@ def run(stage: Stage) -> None:
         write_bytes(stage.out / "figures" / f"{name}.svg", text.encode())
     records = Path("../../..") / journal.summary_file(stage.experiment.name)  # from artifacts/EXPERIMENT/report/
     folder = (stage.artifacts / "bundle").as_posix()
-    page = build_page(results, figures, summary, folder, inputs_of(stage), records.as_posix())
+    inputs, against = inputs_of(stage, summary.deployed)
+    page = build_page(results, figures, summary, folder, inputs, against, records.as_posix())
     write_bytes(stage.out / "report.html", page.encode())
 
 

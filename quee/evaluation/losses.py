@@ -11,6 +11,8 @@ import numpy as np
 from quee.intervals import ONE_SIDED, resamples, spread, upper
 
 LEVEL = 0.95
+REPEATS = 500
+"""Bootstrap replicates of what a bundle says of its points, and of what the report says of the bundle."""
 
 
 def accuracy_losses(

@@ -33,7 +33,8 @@ class Outcome:
         taken = self.taken
         own = {name: getattr(taken, name)[rows] for name in ("sample", "label", "node", "cost", "right", "sure")}
         groups = None if self.groups is None else self.groups[rows]
-        return Outcome(replace(taken, **own), self.overall[rows], self.at_budgets[rows], groups)
+        answer = None if taken.answer is None else taken.answer[rows]
+        return Outcome(replace(taken, **own, answer=answer), self.overall[rows], self.at_budgets[rows], groups)
 
 
 def outcome_of(setting: Setting, method: Method, budget: float, budgets: Sequence[float]) -> Outcome | None:
@@ -64,6 +65,22 @@ class ClassChange:
     """Images that only the first is right on."""
     cost: tuple[float, float]
     """Mean cost of each."""
+
+
+def by_class(
+    label: np.ndarray, right: tuple[np.ndarray, np.ndarray], cost: tuple[np.ndarray, np.ndarray]
+) -> list[ClassChange]:
+    """Every class that has images, by label; of images (S,) with their labels, whether each of two results is right on them,
+    and what each spends on them."""
+    found = []
+    for own in np.unique(label):
+        rows = label == own
+        before, after = (one[rows] for one in right)
+        spent = (float(cost[0][rows].mean()), float(cost[1][rows].mean()))
+        gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+        counts = (int(before.sum()), int(after.sum()))
+        found.append(ClassChange(int(own), int(rows.sum()), counts, gained, lost, spent))
+    return found
 
 
 @dataclass(frozen=True)
@@ -99,15 +116,7 @@ class Pairing:
     def by_class(self) -> list[ClassChange]:
         """Every class that has images, by label."""
         one, other = self.first.taken, self.second.taken
-        found = []
-        for label in np.unique(one.label):
-            rows = one.label == label
-            before, after = one.right[rows], other.right[rows]
-            costs = (float(one.cost[rows].mean()), float(other.cost[rows].mean()))
-            gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
-            right = (int(before.sum()), int(after.sum()))
-            found.append(ClassChange(int(label), int(rows.sum()), right, gained, lost, costs))
-        return found
+        return by_class(one.label, (one.right, other.right), (one.cost, other.cost))
 
     def moved(self) -> np.ndarray:
         """(S,) bool: whether the image takes another path."""

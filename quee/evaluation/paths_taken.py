@@ -30,6 +30,8 @@ class PathsTaken:
     """(T,) bool."""
     sure: np.ndarray
     """(T,) probability that the node's head gives the label."""
+    answer: np.ndarray | None = None
+    """(T,) classes answered; None where the policy makes its answers itself."""
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -72,6 +74,7 @@ def paths_taken(setting: Setting, policy: Router, sweep: Sweep, budget: float) -
     cache, tree = setting.caches["test"], setting.tree
     walks = walks_of(policy, cache)
     node = simulate_behind(tree, policy, cache.features, sweep.knobs[at], sweep.first[at], walks)[:, 0]
+    own = any(part.name in walks for part in policy.parts(sweep.knobs[at]))
     return PathsTaken(
         tree,
         cache.sample_id,
@@ -81,4 +84,5 @@ def paths_taken(setting: Setting, policy: Router, sweep: Sweep, budget: float) -
         setting.costs.segment,
         sweep.errors["test"][:, at[0]] < 0.5,
         np.take_along_axis(cache.p_label, node[:, None], axis=1)[:, 0],
+        None if own else np.take_along_axis(cache.prediction, node[:, None], axis=1)[:, 0],
     )

@@ -12,7 +12,7 @@ import numpy as np
 from quee.cache.read import FeatureCache
 from quee.ensembles import FILE as ENSEMBLES
 from quee.errors import UsageError
-from quee.evaluation.losses import accuracy_losses
+from quee.evaluation.losses import REPEATS, accuracy_losses
 from quee.evaluation.measured import float_errors
 from quee.export.canary import write_canary
 from quee.export.gates import export_gates
@@ -33,8 +33,6 @@ from quee.runtime.operating import Guarantee, Point
 from quee.runtime.timed import write_validation
 from quee.work.io import read_json, write_json, write_tensors
 
-REPEATS = 500
-"""Bootstrap replicates behind the intervals."""
 CARD = """# {name}
 
 An adaptive image classifier: each image takes its own path through one network, in which segments run at different

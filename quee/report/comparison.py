@@ -13,10 +13,11 @@ from quee.evaluation.drops import DROPS
 from quee.measure import ACCURACY, Measure, measure_of
 from quee.policies.names import MAIN
 from quee.report import Row
+from quee.report.against_float import FEW, class_table
 from quee.report.curve import Curve, figure_of, knob_of
 from quee.report.inputs import Example, Steps, picture
 from quee.report.lines import DEEP, line_of, operating
-from quee.report.markup import folded, inlined, signed, table
+from quee.report.markup import folded, inlined, long_table, signed, table
 from quee.report.sentence import Summary, points, share, spent
 from quee.report.theme import CHANGES, document
 from quee.work.counts import counted
@@ -25,8 +26,6 @@ from quee.work.percentages import DASH, figure, percent
 LETTERS = ("A", "B")
 NAMED = 16
 """Longest label, in characters, that the figure has room for; of a longer one it shows the letter."""
-SHOWN = 12
-"""Most settings, classes and changes of the path that are shown unfolded."""
 LOOK = ("other1", "ours")
 """Styles of the two lines."""
 
@@ -176,7 +175,7 @@ def _costs(found: Comparison) -> str:
         else:
             drop, cost = reached
             parts.append(f"{side.label} comes within {points(drop)} of its float network {spent(cost)}")
-    return f"{'; '.join(parts)}."
+    return f"{'; '.join(parts)}. Such a point is picked on the test images."
 
 
 def comparison_page(found: Comparison) -> str:
@@ -275,9 +274,9 @@ def _caption(found: Comparison) -> str:
 def _about(letter: str, side: Side) -> str:
     summary = side.summary
     numbers = summary.numbers()
-    facts = f"Policy {summary.method}, on {summary.tested()}."
+    facts = f"On {summary.tested()}."
     return (
-        f"<h2>{letter}: {escape(side.label)}</h2><p>{escape(summary.sentence())}</p>"
+        f"<h2>{letter}: {escape(side.label)}</h2><p>{escape(summary.sentence(named=True))}</p>"
         f"<p>{escape(numbers[:1].upper() + numbers[1:])}{'.' if numbers else ''}</p><p><small>{escape(facts)}</small></p>"
     )
 
@@ -341,15 +340,7 @@ def _settings(found: Comparison) -> str:
         ]
         for name, pair in found.settings.items()
     ]
-    return _long(["setting", *_heads(found)], rows, "setting", "wrapped")
-
-
-def _long(head: Sequence[str], rows: Sequence[Sequence[str]], noun: str, look: str = "", plural: str = "") -> str:
-    """A table of which the first rows are shown, and the others folded."""
-    shown, rest = rows[:SHOWN], rows[SHOWN:]
-    return table(head, shown, look) + folded(
-        f"{counted(len(rest), f'more {noun}', plural)}", table(head, rest, look)
-    ) * bool(rest)
+    return long_table(["setting", *_heads(found)], rows, "setting", "wrapped")
 
 
 def _budgets(found: Comparison) -> str:
@@ -390,28 +381,14 @@ def _of_images(found: Comparison) -> Iterable[str]:
 
 def _classes(found: Comparison, shared: Shared) -> str:
     one, other = found.sides
-    order = sorted(
+    rows = sorted(
         shared.classes,
         key=lambda row: (-abs(row["right"][1] - row["right"][0]) / row["images"], -row["gained"] - row["lost"]),
     )
-    rows = []
-    for row in order:
-        before, after = (right / row["images"] for right in row["right"])
-        gain = signed(after - before) if row["gained"] or row["lost"] else DASH
-        changed = f"{row['gained']:,} / {row['lost']:,}"
-        costs = " → ".join(share(cost) for cost in row["cost"])
-        rows.append([escape(row["class"]), f"{row['images']:,}", percent(before), percent(after), gain, changed, costs])
     return (
         f"<p>At a budget of {shared.budget:g}, on {counted(shared.images, 'test image')}{escape(shared.first_of)}; the classes "
         f"that change most first. Became right: {escape(one.label)} is wrong and {escape(other.label)} right; became wrong: the "
-        "other way round. A class has few images, so that a change of one or two says little.</p>"
-        + _long(
-            ["class", "images", *_heads(found), "difference, points", "became right / wrong", "cost"],
-            rows,
-            "class",
-            "",
-            "more classes",
-        )
+        f"other way round. {FEW}</p>" + class_table(rows, [one.label, other.label, "became right / wrong"])
     )
 
 
@@ -436,7 +413,7 @@ def _changes(found: Comparison, shared: Shared) -> str:
     return (
         text
         + "<h3>From which path to which</h3>"
-        + _long([*_heads(found), "images", "became right", "became wrong"], rows, "change", "ways")
+        + long_table([*_heads(found), "images", "became right", "became wrong"], rows, "change", "ways")
     )
 
 

@@ -19,10 +19,12 @@ from quee.report.lines import DEEP, Point, line_of, operating, round_costs
 from quee.report.sentence import Summary, share
 from quee.work.percentages import percent
 
-WIDTH, HEIGHT = 570, 390
-LEFT, RIGHT, TOP, BOTTOM = 56, 158, 14, 46
+WIDTH, HEIGHT = 480, 345
+DRAWN = 1.375
+"""Pixels of a unit where nothing else says how large the figure is drawn."""
+LEFT, RIGHT, TOP, BOTTOM = 56, 158, 14, 44
 """Margins: ticks, names of the lines, nothing, ticks and the axis' name."""
-LINE = 18.0
+LINE = 20.0
 """Least distance of two names."""
 DEAREST = 1.3
 """Cost up to which points are shown."""
@@ -30,8 +32,8 @@ RIVAL = named("rival")[0]
 WORDS = {REFERENCE: "fixed precisions", RIVAL: "confidence exits"}
 STYLE = """
 .qc:root { background: #fff; }
-.qc text { font: 13px system-ui, sans-serif; fill: #333; }
-.qc .tick { fill: #666; font-size: 12px; }
+.qc text { font: 11px system-ui, sans-serif; fill: #333; }
+.qc .tick { fill: #666; font-size: 10px; }
 .qc .grid { stroke: #000; stroke-opacity: .1; }
 .qc .float { stroke: #555; stroke-dasharray: 2 3; }
 .qc .ours { --c: #0072b2; } .qc .other0, .qc .plain { --c: #555; } .qc .other1 { --c: #00855f; }
@@ -44,7 +46,7 @@ STYLE = """
 .qc circle:hover { fill-opacity: 1; }
 .qc .diamond { fill: #fff; stroke: #333; stroke-width: 1.4; }
 .qc .ring { fill: none; stroke: var(--c); stroke-width: 2.5; }
-@media (max-width: 40rem) { .qc text { font-size: 17px; } .qc .tick { font-size: 14px; } .qc .of { display: none; } }
+@media (max-width: 40rem) { .qc text { font-size: 17px; } .qc .tick { font-size: 15px; } .qc .of { display: none; } }
 @media (prefers-color-scheme: dark) {
 .qc:root { background: #141414; }
 .qc text { fill: #ddd; } .qc .tick { fill: #aaa; } .qc .grid { stroke: #fff; } .qc .float { stroke: #aaa; }
@@ -131,8 +133,8 @@ def figure_of(
     scale = _scale([point for line in (*(curve.line for curve in curves), marks) for point in line], levels, deep)
     said = measure.said
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="qc" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'role="img" aria-label="{said("accuracy")} over computation">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="qc" width="{DRAWN * WIDTH:.0f}" height="{DRAWN * HEIGHT:.0f}" '
+        f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said("accuracy")} over computation">',
         f"<style>{STYLE}</style>",
         f'<clipPath id="curves-inside"><rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" '
         f'height="{HEIGHT - TOP - BOTTOM}"/></clipPath>',

@@ -25,6 +25,8 @@ class Example:
     right: bool
     image: str
     """A `data:` address."""
+    answer: str = ""
+    """Words on what was answered instead of the label; empty where they say nothing, or it is not known."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,29 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What answers a request for an accuracy loss."""
+
+    loss: float
+    """Points of accuracy that may be lost to the float network."""
+    shown: bool
+    """Whether validation shows that the point loses no more, with 95 % confidence."""
+    limit: float
+    """What the point loses at most, with 95 % confidence; points."""
+    images: int
+    """Validation images."""
+    accuracy: float
+    """On test."""
+    cost: float
+    """On test, in units of the static w8a8 network."""
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What the deployed policy does with the test images at its budget."""
 
     method: str
+    """In words for people, with the policy that `auto` chose."""
     budget: float
     samples: int
     segments: int
@@ -86,6 +107,8 @@ class Inputs:
     """Mean cost of exit heads, features and decisions."""
     first_of: str = ""
     """Words on what part of the test images and fits this is, where it is not all."""
+    asked: Asked | None = None
+    """What answers a request for a small accuracy loss; None where the float network's answers are not known."""
 
     @property
     def steps(self) -> Steps:

@@ -7,7 +7,11 @@ from typing import Any
 
 from quee.policies.names import OURS
 from quee.report import Row
+from quee.work.counts import counted
 from quee.work.percentages import DASH, DIFFERENCE, figure
+
+UNFOLDED = 12
+"""Most rows of a long table that are shown unfolded."""
 
 
 def inlined(text: str) -> str:
@@ -45,6 +49,14 @@ def folded(title: str, html: str, name: str = "") -> str:
         return ""
     own = f' id="{name}"' if name else ""
     return f"<details{own}><summary>{escape(title)}</summary>\n{html}\n</details>"
+
+
+def long_table(head: Sequence[str], rows: Sequence[Sequence[str]], noun: str, look: str = "", plural: str = "") -> str:
+    """A table of which the first rows are shown, and the others folded under "3 more" of `noun`."""
+    shown, rest = rows[:UNFOLDED], rows[UNFOLDED:]
+    return table(head, shown, look) + folded(
+        f"{counted(len(rest), f'more {noun}', plural)}", table(head, rest, look)
+    ) * bool(rest)
 
 
 def signed(gain: Any) -> str:

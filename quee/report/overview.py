@@ -48,7 +48,8 @@ def overview(experiments: Sequence[Line]) -> Figure:
                 colour, dashes, width = MAIN[method]
                 cost, accuracy = np.array(points).T
                 loss = 100 * (accuracy - experiment.float_accuracy)
-                axes.plot(cost, loss, linestyle=dashes, color=colour, linewidth=width, label=WORDS.get(method, method))
+                look = {"linestyle": dashes, "color": colour, "linewidth": width, "label": WORDS.get(method, method)}
+                axes.plot(cost, loss, marker="o" if len(points) == 1 else "", markersize=4, **look)
         axes.set_title(f"{plain(experiment.name)}, float {100 * experiment.float_accuracy:.1f} %", fontsize=9)
         cost_axes(axes, x=index + columns >= len(experiments), y=False)
         axes.set_xlabel("cost (static w8a8 = 1)" if index + columns >= len(experiments) else "")

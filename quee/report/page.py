@@ -1,13 +1,14 @@
 """The report as one HTML page with inline figures, images and style; it loads nothing from elsewhere.
 
-What a reader asks first stands first: the result in a sentence, one figure, and what to deploy. Then how sure that is, which
-inputs get what, and where the cost goes. Everything else is folded.
+What a reader asks first stands first: what is deployed in a sentence, one figure, and the commands. Then how sure that is,
+which inputs get what, which classes lose to the float network, and where the cost goes. Everything else is folded.
 """
 
 from html import escape
 from string import Template
 
 from quee.report import Results, sections
+from quee.report.against_float import AgainstFloat, against_float
 from quee.report.captions import CAPTIONS
 from quee.report.executed import executed_section
 from quee.report.figures import FIGURES
@@ -44,6 +45,7 @@ def build_page(
     summary: Summary,
     bundle: str,
     inputs: Inputs | None = None,
+    against: AgainstFloat | None = None,
     records: str | None = None,
 ) -> str:
     """The page for results and their figures (SVG text by name).
@@ -64,14 +66,15 @@ def build_page(
         return found
 
     _, caption = CAPTIONS["curves"]
-    labelled = summary.said_of_labelled()
+    more = (summary.nearest(), summary.said_of_labelled(), summary.instead())
     first = (
-        f'<header><p class="kicker">{escape(results.title)}</p><h1>{escape(summary.sentence()).replace(" %", "&nbsp;%")}</h1>'
-        f"{f'<p>{escape(labelled)}</p>' if labelled else ''}</header>\n"
+        f'<header><p class="kicker">{escape(results.title)}, as deployed</p>'
+        f"<h1>{_words(summary.sentence())}</h1>{''.join(f'<p>{_words(text)}</p>' for text in more if text)}</header>\n"
         f'<div class="first"><figure id="curves">\n{inlined(figures["curves"])}'
         f"<figcaption>{said(escape(caption))}</figcaption></figure>\n"
-        f'<section id="deploy">{sections.deployed(summary, bundle)}</section></div>'
+        f'<section id="deploy">{sections.deployed(summary, bundle, inputs.asked if inputs else None)}</section></div>'
     )
+    beside = against_float(inputs, against, results.measure)
     which, where = which_inputs(inputs, results.measure), where_cost_goes(inputs)
     stages = STAGES.substitute(records=escape(records)) if records else ""
     body = [
@@ -80,6 +83,7 @@ def build_page(
         *drawn("sure"),
         f'<h2 id="inputs">Which inputs get what</h2>{which}' if which else "",
         *drawn("inputs"),
+        f'<h2 id="float">Beside the float network</h2>{said(beside)}' if beside else "",
         f'<h2 id="cost">Where the computation goes</h2>{where}' if where else "",
         '<h2 id="more">Everything else</h2>',
         folded("The data, the network, and how it was tested", sections.introduction(results), "data"),
@@ -99,6 +103,11 @@ def build_page(
     ]
     page = "\n".join(part for part in body if part)
     return document(results.title, page)
+
+
+def _words(text: str) -> str:
+    """Text as HTML; no line ends between a number and its per cent sign."""
+    return escape(text).replace(" %", "&nbsp;%")
 
 
 def _lineage(results: Results) -> str:

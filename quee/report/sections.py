@@ -8,6 +8,7 @@ from quee.evaluation.drops import DROPS
 from quee.measure import ACCURACY, LABELLED, measure_of
 from quee.policies.names import BOUND, OURS, REFERENCE, RIVALS
 from quee.report import Results
+from quee.report.inputs import Asked
 from quee.report.markup import signed, star, table
 from quee.report.sentence import Summary, points, share, spent
 from quee.work.counts import counted
@@ -76,35 +77,50 @@ def sure(results: Results, summary: Summary) -> str:
         if found is not None:
             ends = f"from {share(found['low'])} to {share(found['high'])}"
             lines.append(
-                f"{points(drop).capitalize()} below the float network is reached for {share(cost)} of the computation "
-                f"(95 %: {ends}); {percent(found['reached'], 0)} of the draws of a bootstrap reach it at any cost."
+                f"{points(drop).capitalize()} below the float network is reached for {share(cost)} of the computation at the "
+                f"least, picked on test (95 %: {ends}); {percent(found['reached'], 0)} of the draws of a bootstrap reach it at "
+                "any cost."
             )
     for rival in RIVALS:
         if (gain := summary.gain(rival)) is not None:
             lines.append(_gain_line(f"gain.{summary.method}.{rival}", gain, True))
-    over = ""
+    over = " The last lines are averaged over budgets."
     if count := len({row["resplit"] for row in results.resplits}):
         over = (
-            f" The last lines are over {count} re-divisions of the held-out images; these share images, so the true "
-            "uncertainty is larger."
+            f" The last lines are averaged over budgets and over {count} re-divisions of the held-out images; these share "
+            "images, so the true uncertainty is larger."
         )
     return f"<p>Measured on {summary.tested()}.{over}</p><ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
 
 
-def deployed(summary: Summary, bundle: str) -> str:
-    """What to deploy, what it costs, and the commands."""
-    point, what, commands, last = summary.point, "", [f"quee serve {bundle}", f"quee predict {bundle} images/"], ""
+def deployed(summary: Summary, bundle: str, asked: Asked | None = None) -> str:
+    """What is deployed, the commands that serve it, and what answers a request for a small accuracy loss instead."""
+    point, said = summary.point, measure_of(summary.metrics).said
+    text = (
+        f"<h2>Deploy</h2><p>The folder <code>{escape(bundle)}</code>: {escape(summary.deployed)}, budget "
+        f"{summary.budget:g} unless a request says otherwise.</p>"
+        f"<pre>quee serve {escape(bundle)}\nquee predict {escape(bundle)} images/</pre>"
+    )
     if point is not None:
-        accuracy = f"<strong>{percent(point['test_accuracy'])}</strong>{summary.interval()}"
-        what = measure_of(summary.metrics).said(
-            f"<p>On test it is right on {accuracy}, {spent(point['test_cost'])}.</p>"
+        at = (
+            ""
+            if point["budget"] == summary.budget
+            else f" at budget {point['budget']:g}, the nearest that was evaluated"
         )
-    if summary.metrics.get("fp32_accuracy") is not None:
-        commands.append(f"{commands[-1]} --accuracy-loss 0.5")
-        last = "<p>The last command takes the cheapest point that validation shows within half a point of the float network.</p>"
+        accuracy = f"<strong>{percent(point['test_accuracy'])}</strong>{summary.interval()}"
+        text += said(f"<p>On test that is right on {accuracy}, {spent(point['test_cost'])}{at}.</p>")
+    if asked is None:
+        return text
+    most = points(asked.loss)
+    text += f"<p>At most {most} below the float network:</p><pre>quee predict {escape(bundle)} images/ --accuracy-loss "
+    text += f"{asked.loss:g}</pre>"
+    at = said(f"on test it is right on {percent(asked.accuracy)}, {spent(asked.cost)}")
+    images = counted(asked.images, "validation image")
+    if asked.shown:
+        return f"{text}<p>{images.capitalize()} show with 95 % confidence that the point taken loses no more; {at}.</p>"
     return (
-        f"<h2>Deploy</h2><p>The folder <code>{escape(bundle)}</code>: policy {escape(summary.method)}, budget "
-        f"{summary.budget:g} unless a request says otherwise.</p>{what}<pre>{escape(chr(10).join(commands))}</pre>{last}"
+        f"{text}<p>That cannot be promised: on {images} no point is shown to lose so little (95 % confidence). The nearest "
+        f"point is taken, which is shown to lose at most {figure(asked.limit / 100)} points; {at}.</p>"
     )
 
 

@@ -1,20 +1,27 @@
 """What an experiment achieved, in a sentence and a few numbers: the report, `quee run` and whatever else says it use these.
 
+The sentence and the numbers are those of the point that is deployed: the policy at the bundle's budget, chosen on validation.
+The least cost near the float network belongs to another point, which is picked on test; it stands apart and says so.
+
 A method's accuracy is a mean over seeds and, with folds, over the test images of all folds.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from quee.evaluation.drops import DROPS
 from quee.measure import ACCURACY, measure_of
-from quee.policies.names import OURS, REFERENCE
+from quee.policies.names import OURS, REFERENCE, single_techniques
 from quee.policies.registry import METHODS
 from quee.work.counts import counted
 from quee.work.percentages import difference, figure, percent
 
 EIGHT_BIT = "the 8-bit network's computation"
+CHOSEN = "policy"
+"""Key of a point of `auto` with the name of the policy that serves it."""
+STATIC = f"{METHODS['static'].shown}_"
+"""Beginning of the names of single static paths."""
 
 Row = Mapping[str, Any]
 
@@ -38,24 +45,42 @@ class Summary:
         """The method at the budget."""
         return min(self.own(), key=lambda row: (abs(row["budget"] - self.budget), row["budget"]), default=None)
 
-    def sentence(self) -> str:
-        """The least computation for nearly the float network's accuracy, or else how near the method comes to it."""
-        reached, full = self.reached(), self.metrics.get("fp32_accuracy")
-        measure = measure_of(self.metrics)
-        if reached is not None and full is not None:
-            drop, cost = reached
-            if measure is not ACCURACY:
-                level = percent(full - drop / 100, 1)
-                return f"Agrees with the float network on {level} of the images or more, {spent(cost)}."
-            return f"Within {points(drop)} of the float network ({percent(full)}), {spent(cost)}."
-        best = max(self.own(), key=lambda row: (row["test_accuracy"], -row["test_cost"]), default=None)
-        if best is None:
+    @property
+    def deployed(self) -> str:
+        """The method, and of `auto` the policy that it chose at the budget: `quee_auto (auto chose plan)`."""
+        chosen = (self.point or {}).get(CHOSEN)
+        return f"{self.method} (auto chose {chosen})" if chosen else self.method
+
+    def sentence(self, named: bool = False) -> str:
+        """How often the deployed point is right on test, beside the float network, and what it costs; begins with the
+        method where it is to be `named`."""
+        point, full, measure = self.point, self.metrics.get("fp32_accuracy"), measure_of(self.metrics)
+        if point is None:
             return "No operating point of it was measured."
-        accuracy = best["test_accuracy"]
-        if full is None or measure is not ACCURACY:
-            return measure.said(f"It is right on {percent(accuracy)} of the test images, {spent(best['test_cost'])}.")
-        lost = f"{100 * (full - accuracy):.1f} points below the float network ({percent(full)})"
-        return f"{lost}, {spent(best['test_cost'])}: nearer it does not come."
+        accuracy, beside = point["test_accuracy"], ""
+        if full is not None and measure is ACCURACY:
+            lost = round(100 * (full - accuracy), 1)
+            beside = f", {abs(lost)} points {'below' if lost > 0 else 'above'} the float network ({percent(full)})"
+            beside = beside if lost else f", as the float network is ({percent(full)})"
+        said = measure.said(f"is right on {percent(accuracy)} of the test images{beside}, {spent(point['test_cost'])}.")
+        if named:
+            return f"{self.deployed} {said}"
+        said = said.removeprefix("is ")
+        return f"{said[0].upper()}{said[1:]}"
+
+    def nearest(self) -> str:
+        """The least cost near the float network, which is another point than the deployed one, and how it was picked; empty
+        where the float network is not known."""
+        full, found = self.metrics.get("fp32_accuracy"), self.reached()
+        if full is None or self.point is None:
+            return ""
+        if found is None:
+            return f"It has no point {near(max(DROPS), self.metrics)}."
+        drop, cost = found
+        return (
+            f"The least cost {near(drop, self.metrics)} is {share(cost)}; that point was picked on the test images, the deployed "
+            "one on validation."
+        )
 
     def reached(self) -> tuple[float, float] | None:
         """The least drop of `DROPS` that the method gets to under every seed, and the cost; None where there is none."""
@@ -65,18 +90,32 @@ class Summary:
                 return drop, cost
         return None
 
+    def instead(self) -> str:
+        """That something simpler comes as near to the float network at no more cost, in a sentence; empty where nothing does."""
+        found = simpler(self.metrics, self.method)
+        if found is None:
+            return ""
+        drop, own, others = found
+        costs = [f"{words} ({name}) {share(cost)}" for words, name, cost in others] + [f"{self.method} {share(own)}"]
+        return (
+            f"Something simpler is the better choice {near(drop, self.metrics)}, because it costs no more: {', '.join(costs)}; "
+            "all were picked on the test images."
+        )
+
     def numbers(self) -> str:
-        """Accuracy and cost at the budget, and the gain over fixed precisions, a mean over budgets."""
+        """Accuracy and cost at the budget, and the gain there over fixed precisions that may spend the same budget."""
         point = self.point
         if point is None:
             return ""
         said = measure_of(self.metrics).said
+        missed = "" if point.get("budget_met", True) else ", which it cannot meet"
         parts = [
-            said(f"at budget {point['budget']:g}: accuracy {percent(point['test_accuracy'])}{self.interval()}"),
+            said(f"at budget {point['budget']:g}{missed}: accuracy {percent(point['test_accuracy'])}{self.interval()}"),
             f"cost {point['test_cost']:.2g}",
         ]
-        if (gain := self.gain()) is not None:
-            parts.append(f"{difference(gain)} points over fixed precisions")
+        differences = self.metrics.get("difference_vs_static_hull", {}).get(self.method, {})
+        if gain := differences.get(f"{point['budget']:g}"):
+            parts.append(f"{difference(gain)} points over fixed precisions at this budget")
         return ", ".join(parts)
 
     def interval(self) -> str:
@@ -118,6 +157,51 @@ class Summary:
     def own(self) -> list[Row]:
         """The method at every budget."""
         return [row for row in self.points if row["method"] == self.method and row["test_accuracy"] is not None]
+
+
+def with_chosen(rows: Iterable[Row], points: Iterable[Row]) -> list[dict[str, Any]]:
+    """Rows of `evaluate/budgets.parquet` with the policies that `auto` chose there as `CHOSEN`, from those of
+    `operating_points.parquet`: under the first seed, whose policies a bundle holds."""
+    by_seed = sorted(points, key=lambda row: -(row.get("seed") or 0))
+    chosen = {(row["method"], row["budget"]): row.get("policy") or "" for row in by_seed}
+    return [{**row, CHOSEN: chosen.get((row["method"], row["budget"]), "")} for row in rows]
+
+
+def simpler(metrics: Mapping[str, Any], method: str) -> tuple[float, float | None, list[tuple[str, str, float]]] | None:
+    """What is simpler than one of our methods and costs no more, at the least drop of `DROPS` that any of them gets to.
+
+    The drop, the method's own cost there (None where it does not get there), and the cheapest simpler method of each kind:
+    what it is, its name and cost. None where nothing simpler is as cheap.
+    """
+    known = metrics.get("methods", {})
+    alone = single_techniques(known)
+    static = [name for name in alone if name.startswith(STATIC)]
+    kinds = {
+        "fixed precisions": [name for name in (REFERENCE, *static) if name in known],
+        "one technique alone": [name for name in alone if name not in static],
+    }
+    if method not in OURS or method not in known:
+        return None
+    for drop in DROPS:
+        key = f"cost_at_drop_{drop}"
+        own, found = known[method].get(key), []
+        for words, names in kinds.items():
+            costs = [(known[name][key], name) for name in names if known[name].get(key) is not None]
+            if costs and (own is None or min(costs)[0] <= own):
+                cost, name = min(costs)
+                found.append((words, name, cost))
+        if found:
+            return drop, own, found
+        if own is not None:
+            return None
+    return None
+
+
+def near(drop: float, metrics: Mapping[str, Any]) -> str:
+    """How near to the float network, to follow "the least cost"; without labels, the agreement that the drop leaves."""
+    if measure_of(metrics) is ACCURACY:
+        return f"within {points(drop)} of the float network"
+    return f"for agreement with the float network on {percent(metrics['fp32_accuracy'] - drop / 100, 1)} of the images"
 
 
 def points(drop: float) -> str:

@@ -52,6 +52,10 @@ def styled(name: str) -> AbstractContextManager[None]:
     return matplotlib.style.context(style, after_reset=True)
 
 
+DARK = "<style>@media (prefers-color-scheme: dark) { .figure:root { filter: invert(.92) hue-rotate(180deg); } }</style>"
+"""Colours where a reader's system is dark, of a figure that is a file of its own; in a page they are the page's."""
+
+
 def svg(figure: Figure, name: str) -> str:
     """SVG text without date, metadata or document type; ids contain the figure's name, so a page can hold several figures."""
     file = io.StringIO()
@@ -61,7 +65,8 @@ def svg(figure: Figure, name: str) -> str:
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    head, rest = text.replace("<svg", '<svg class="figure"', 1).split(">", 1)
+    return "\n".join(line.rstrip() for line in f"{head}>\n{DARK}{rest}".splitlines()) + "\n"
 
 
 def plain(text: str) -> str:

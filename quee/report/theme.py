@@ -44,7 +44,7 @@ img { height: 2.5rem; border-radius: 2px; vertical-align: middle; }
 img.wrong { outline: 3px solid #d55e00; outline-offset: -1px; }
 .pairs { display: flex; flex-wrap: wrap; gap: .8rem 1.2rem; }
 .pairs img { height: 3.2rem; margin-right: 3px; }
-.pairs figcaption { max-width: 8rem; } .pairs small { display: block; }
+.pairs figcaption { max-width: 8rem; } .pairs small { display: block; white-space: nowrap; }
 .bars { list-style: none; padding: 0; }
 .bars li { display: grid; grid-template-columns: 10rem 1fr 4rem; gap: .6rem; align-items: center; margin: .2rem 0; }
 .bars em { display: flex; } .bars b { height: 1rem; display: inline-block; }
@@ -52,7 +52,8 @@ img.wrong { outline: 3px solid #d55e00; outline-offset: -1px; }
   border-radius: .3rem; font-size: .85rem; max-width: 18rem; z-index: 1; }
 @media (prefers-color-scheme: dark) { .drawn svg { filter: invert(.92) hue-rotate(180deg); } }
 @media (max-width: 54rem) { .first { grid-template-columns: minmax(0, 1fr); } h1 { font-size: 1.45rem; }
-  th:first-child, td:first-child { white-space: normal; max-width: 7.5rem; }
+  .drawn svg { min-width: 44rem; }
+  th, td { padding: .3rem .35rem; } th:first-child, td:first-child { white-space: normal; max-width: 7.5rem; }
   .bars li { grid-template-columns: 6rem 1fr 3.5rem; font-size: .9rem; } }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --paper: #fff; --line: #ccc; --box: #f3f3f3;
   --link: #000; }

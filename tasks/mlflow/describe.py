@@ -1,5 +1,6 @@
 """Descriptions for MLflow's pages, in Markdown with links inside MLflow."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -31,6 +32,13 @@ def run_link(run: "Run", text: str = "") -> str:
 def version_link(version: "ModelVersion") -> str:
     """Link to the page of a model's version."""
     return f"[{version.name} version {version.version}](#/models/{version.name}/versions/{version.version})"
+
+
+def comparison_link(first: "ModelVersion", second: "ModelVersion") -> str:
+    """Link to the page of two versions of a model side by side, with the numbers of the runs that made them."""
+    runs = {str(version.version): version.run_id for version in (first, second)}
+    address = f"name={quote(json.dumps(quote(first.name)))}&runs={quote(json.dumps(runs, separators=(',', ':')))}"
+    return f"[Versions {first.version} and {second.version} side by side](#/compare-model-versions?{address})."
 
 
 def artifact_address(run_id: str, path: str) -> str:
@@ -82,6 +90,7 @@ def of_experiment(
     blocks = [
         f"### {title_of(result)}",
         f"**{figures.sentence()}**" if figures.sentence() else "",
+        " ".join(filter(None, [figures.summary.nearest(), figures.summary.instead()])),
         figures.measure.said(f"{'; '.join(fact for fact in facts if fact)}."),
         figures.measure.said(markdown_table(figures.table())),
         f"![Accuracy over cost]({artifact_address(run_id, FIGURE)})" if drawn else "",

@@ -51,7 +51,7 @@ class Figures:
     executed: Mapping[str, Any] = field(default_factory=dict)
     """Measurements of benchmarks/runtime.py, if it was run."""
     points: Sequence[Mapping[str, Any]] = ()
-    """`evaluate/budgets.parquet`"""
+    """`evaluate/budgets.parquet`, with the policies that `auto` chose"""
 
     @property
     def measure(self) -> Measure:
@@ -127,8 +127,8 @@ class Figures:
         ]
 
     def sentence(self) -> str:
-        """The report's sentence; empty where nothing was evaluated."""
-        return "" if self.method is None else self.summary.sentence()
+        """What is deployed, in the report's sentence with the method's name; empty where nothing was evaluated."""
+        return "" if self.method is None else self.summary.sentence(named=True)
 
     def table(self) -> list[dict[str, str]]:
         """A row per main method, for people: accuracies and gains in %, costs in units of the static 8-bit network."""

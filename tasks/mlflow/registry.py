@@ -25,6 +25,7 @@ from quee.work.io import read_table
 from quee.work.percentages import percent
 from tasks.dvc.dependencies import code_root
 from tasks.dvc.lock import StageResult, dvc_digest
+from tasks.mlflow.describe import comparison_link
 from tasks.mlflow.store import BUNDLE, BUNDLE_MODEL, DECIDED, DIGEST, Store, model_name
 from tasks.mlflow.values import of_first_seed
 
@@ -63,7 +64,9 @@ def finish(client: MlflowClient, version: ModelVersion, decision: str, about: st
     """Describe the model, and record the decision, which completes the registration."""
     champion = client.get_model_version_by_alias(version.name, CHAMPION)
     known = f"**Champion: version {champion.version}.** {_said(champion.tags)}".strip()
-    newest = "" if champion.version == version.version else f"Version {version.version} is {decision}."
+    newest = ""
+    if champion.version != version.version:
+        newest = f"Version {version.version} is {decision}. {comparison_link(champion, version)}"
     client.update_registered_model(version.name, "\n\n".join(part for part in (about, known, newest) if part))
     for tag in MODEL:
         if tag in champion.tags:

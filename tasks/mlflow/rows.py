@@ -8,6 +8,7 @@ from mlflow.entities import LoggedModelOutput
 
 from quee.errors import QueeError
 from quee.evaluation.formats import comparable
+from quee.report.sentence import with_chosen
 from quee.settings.experiment import parse_experiment, resolved
 from quee.work.io import read_json, read_table
 from tasks.dvc.lock import ExperimentResult, StageResult
@@ -113,7 +114,7 @@ class RowWriter(Writer):
             block.get("budget"),
             sum(int(out.get("size", 0)) for out in bundle.entry.get("outs", [])) if bundle else 0,
             read_json(speeds) if speeds.is_file() else {},
-            self._rows(evaluate, "budgets") if evaluate else [],
+            with_chosen(*(self._rows(evaluate, name) for name in ("budgets", "operating_points"))) if evaluate else [],
         )
 
     def _rows(self, stage: StageResult, name: str) -> list[dict[str, Any]]:

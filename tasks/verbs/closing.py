@@ -16,7 +16,7 @@ from tasks.verbs.results import Results, load_results
 
 
 def closing_lines(root: Path, experiments: Sequence[str]) -> Iterator[str]:
-    """Two lines and the report of each experiment with results, then the commands; nothing where none has any."""
+    """Two or three lines and the report of each experiment with results, then the commands; nothing where none has any."""
     found = []
     for name in experiments:
         try:
@@ -25,9 +25,11 @@ def closing_lines(root: Path, experiments: Sequence[str]) -> Iterator[str]:
             continue  # a run of a project of another kind, or whose stage `evaluate` is left out
     for results in found:
         summary = summary_of(root, results)
-        yield " ".join(filter(None, [f"{results.experiment}:", summary.sentence(), summary.said_of_labelled()]))
+        yield " ".join([f"{results.experiment}:", *said(summary)])
         if numbers := summary.numbers():
             yield f"numbers: {numbers}"
+        if instead := summary.instead():
+            yield f"instead: {instead}"
         if results.report is not None:
             yield f"report: {results.report.relative_to(root)}"
     if found:
@@ -44,8 +46,8 @@ def results_page(root: Path, experiment: str) -> str:
     results = load_results(root, experiment)
     summary, bundle = summary_of(root, results), bundle_of(root, experiment)
     table = Figures(results.metrics, bundle.policy, bundle.budget, points=results.points).table()
-    said, numbers = results.measure.said, summary.numbers()
-    short = [*map(said, SHORT)]
+    (first, *more), numbers = said(summary), summary.numbers()
+    short = [*map(results.measure.said, SHORT)]
     folder = Path("artifacts") / experiment
     where = [f"report `{results.report.relative_to(root)}`"] if results.report else []
     if (root / folder / "bundle" / "bundle.json").is_file():
@@ -53,13 +55,19 @@ def results_page(root: Path, experiment: str) -> str:
     where.append(f"compare it with `quee compare {experiment} OTHER --html`")
     blocks = [
         f"### {experiment}",
-        " ".join(filter(None, [f"**{summary.sentence()}**", summary.said_of_labelled()])),
+        " ".join([f"**{first}**", *more]),
         f"{numbers[:1].upper()}{numbers[1:]}." if numbers else "",
+        summary.instead(),
         markdown_table([{key: row[key] for key in row if key in short} for row in table]),
-        said(f"{UNITS[:1].upper()}{UNITS[1:]}.") if table else "",
+        results.measure.said(f"{UNITS[:1].upper()}{UNITS[1:]}.") if table else "",
         f"On the machine that ran it: {', '.join(where)}.",
     ]
     return "\n\n".join(block for block in blocks if block)
+
+
+def said(summary: Summary) -> list[str]:
+    """Sentences: what is deployed, the least cost near the float network, and accuracy where the test images have no labels."""
+    return [text for text in (summary.sentence(named=True), summary.nearest(), summary.said_of_labelled()) if text]
 
 
 def bundle_of(root: Path, experiment: str) -> Bundle:

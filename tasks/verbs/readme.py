@@ -17,13 +17,14 @@ from quee.policies.names import MAIN, OURS, REFERENCE, RIVALS, named, single_tec
 from quee.report.curve import WORDS
 from quee.report.overview import Line, drawn
 from quee.report.sections import resampled, verdict
+from quee.report.sentence import simpler
 from quee.work.counts import counted
 from quee.work.io import read_json, write_bytes
 from quee.work.percentages import DASH, difference, figure, percent
 from tasks.dvc.lock import default_experiments
 from tasks.verbs.claims import gains_of, table
 from tasks.verbs.reference import fetch
-from tasks.verbs.results import Results, folds_note, level_mark, level_note, load_results
+from tasks.verbs.results import Results, behind_mark, behind_note, folds_note, load_results
 from tasks.work import journal
 from tasks.work.place import ending
 from tasks.work.published import FOLDER, published
@@ -74,12 +75,27 @@ def summary(sources: list[Source]) -> str:
             curves.append(Line(source.described()[0]["dataset"], accuracy, points))
     FIGURE.mkdir(parents=True, exist_ok=True)
     write_bytes(FIGURE / "overview.svg", drawn(curves).encode())
-    note = (
-        f"{NOTE} {DASH}: results that were published before the method was there. Of several experiments on a data set the "
-        f"one with the most accurate float network is shown. "
-        f"[Every experiment and every method, with intervals]({DETAILS.as_posix()})."
-    )
+    note = " ".join([
+        NOTE,
+        *simpler_here(best),
+        f"{DASH}: results that were published before the method was there.",
+        "Of several experiments on a data set the one with the most accurate float network is shown.",
+        f"[Every experiment and every method, with intervals]({DETAILS.as_posix()}).",
+    ])  # fmt: skip
     return "\n".join([*_near_table(best, "data set"), "", note])
+
+
+def simpler_here(sources: list[Source]) -> list[str]:
+    """A sentence with the data sets on which something simpler costs no more than `BEST`; none where there are none."""
+    found = [
+        source.described()[0]["dataset"] for source in sources if simpler(source.results.metrics, BEST) is not None
+    ]
+    if not found:
+        return []
+    return [
+        f"When not to use quee: on {', '.join(found)} something simpler costs no more than `{BEST}` at the smaller of these "
+        "losses that either comes to."
+    ]
 
 
 def _by_data_set(sources: list[Source]) -> list[Source]:
@@ -148,7 +164,7 @@ def details(sources: list[Source]) -> str:
         f"| experiment | backbone | method | accuracy % at cost {head} | `auc` % | command | hardware | commit |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    said, marks = [], []
+    said = []
     for source in sources:
         name, results = source.name, source.results
         dataset, backbone = source.described()
@@ -161,17 +177,18 @@ def details(sources: list[Source]) -> str:
                     _accuracies(results, method),
                 ]
                 auc = figure(results.metrics["methods"][method]["auc"])
-                cells += [f"{level_mark(results.metrics, method, 'auc')}{auc}", source.command, *_made(source.made)]
+                cells += [f"{behind_mark(results.metrics, method, 'auc')}{auc}", source.command, *_made(source.made)]
                 lines.append(f"| {' | '.join(cells)} |")
-        if "behind_best" in results.metrics:
-            marks.append(f"{name}: {level_note(results.metrics)}")
         words = results.measure.said
         said.append(words(_words(name, dataset, read_json(source.folder / "backbone/metrics.json"), results.metrics)))
         said.append(words(at_stake(results.metrics)))
         if source.reference:
             said.append(words(_every_method(name, results.points)))
-    note = "`*`: the budget cannot be met, the cheapest point is shown."
-    return "\n".join([*lines, "", " ".join([note, *marks]), "", *said])
+    notes = [
+        "`*`: the budget cannot be met, the cheapest point is shown.",
+        behind_note([source.results for source in sources]),
+    ]
+    return "\n".join([*lines, "", " ".join(notes), "", *said])
 
 
 def load(root: Path, name: str) -> Source:
@@ -195,7 +212,7 @@ def _with_measure(source: Source, name: str) -> str:
 def _accuracies(results: Results, method: str) -> str:
     found = {point["budget"]: point for point in results.points if point["method"] == method}
     return " / ".join(
-        f"{level_mark(results.metrics, method, f'{b:g}')}{figure(found[b]['test_accuracy'], 1)}"
+        f"{behind_mark(results.metrics, method, f'{b:g}')}{figure(found[b]['test_accuracy'], 1)}"
         f"{'' if found[b]['budget_met'] else '*'}"
         for b in BUDGETS
     )

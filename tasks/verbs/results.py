@@ -40,8 +40,9 @@ TOLERANCES = (
 """The first pattern found in a metric's name decides. Tolerances are needed because CPUs differ in the last bits."""
 
 
-LEVEL = "≈"
-"""Marks methods that are the best of their column or cannot be told from the best."""
+BEHIND = "↓"
+"""Marks methods that are behind the best of their column beyond doubt. The others, which are the best or cannot be told from
+it, bear no mark: where images are few, these are nearly all."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,15 @@ def _metrics(folder: Path, tree: Path) -> dict[str, Any]:
 
 
 def _points(folder: Path) -> list[dict[str, Any]]:
-    """A point per method and budget, mean over seeds; results of older versions have one seed."""
+    """A point per method and budget, mean over seeds, with the policy that `auto` chose; results of older versions have one
+    seed."""
+    from quee.report.sentence import with_chosen
     from quee.work.io import read_table
 
+    each = read_table(folder / "operating_points.parquet").to_pylist()
     if (folder / "budgets.parquet").is_file():
-        found: list[dict[str, Any]] = read_table(folder / "budgets.parquet").to_pylist()
-        return found
-    return of_first_seed(read_table(folder / "operating_points.parquet").to_pylist())
+        return with_chosen(read_table(folder / "budgets.parquet").to_pylist(), each)
+    return of_first_seed(each)
 
 
 def as_json(results: Results) -> dict[str, Any]:
@@ -154,7 +157,8 @@ def results_table(results: Results, methods: Sequence[str]) -> Group:
     notes = [f"{full}Cost 1 is static w8a8.{' * this budget cannot be met: the nearest point.' if missed else ''}"]
     notes += labelled_lines(results)
     if "behind_best" in results.metrics:
-        notes.append(level_note(results.metrics))
+        tested = f" ({results.metrics['test_samples']:,} test images{folds_note(results.metrics)})"
+        notes.append(behind_note([results], tested))
     note = "\n".join(f"[dim]{line}[/dim]" for line in notes)
     table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("method \\ budget", no_wrap=True)
@@ -163,7 +167,7 @@ def results_table(results: Results, methods: Sequence[str]) -> Group:
     found = {(point["method"], point["budget"]): point for point in results.points}
     for method in methods:
         row = [found.get((method, budget)) for budget in budgets]
-        cells = [_cell(point, level_mark(results.metrics, method, f"{budget:g}"))
+        cells = [_cell(point, behind_mark(results.metrics, method, f"{budget:g}"))
                  for point, budget in zip(row, budgets, strict=True)]  # fmt: skip
         table.add_row(f"{method}\n[dim]{_summary(results.metrics, method)}[/dim]", *cells)
     return Group(title, table, note)
@@ -188,7 +192,7 @@ def labelled_lines(results: Results) -> list[str]:
 def _summary(metrics: dict[str, Any], method: str) -> str:
     parts = []
     if (auc := metrics.get("methods", {}).get(method, {}).get("auc")) is not None:
-        parts.append(f"auc {level_mark(metrics, method, 'auc')}{figure(auc)}")
+        parts.append(f"auc {behind_mark(metrics, method, 'auc')}{figure(auc)}")
     gaps = metrics.get("oracle_gap_closed", {})
     if method in gaps and method not in (REFERENCE, BOUND):
         gap = figure(gaps[method], 0, *GAP, sign=True)
@@ -196,17 +200,26 @@ def _summary(metrics: dict[str, Any], method: str) -> str:
     return " ".join(parts)
 
 
-def level_mark(metrics: dict[str, Any], method: str, column: str) -> str:
-    """LEVEL for a method that cannot be told from the best of a column (`auc`, or a budget such as `0.1`), else empty."""
+def behind_mark(metrics: dict[str, Any], method: str, column: str) -> str:
+    """BEHIND for a method that is behind the best of a column (`auc`, or a budget such as `0.1`), else empty."""
     found = metrics.get("behind_best", {}).get(method, {}).get(column)
-    return LEVEL if found is not None and found["low"] <= 0 else ""
+    return BEHIND if found is not None and found["low"] > 0 else ""
 
 
-def level_note(metrics: dict[str, Any]) -> str:
-    """Explanation of LEVEL, with the number of test images."""
-    samples = metrics["test_samples"]
+def behind_note(results: Sequence[Results], tested: str = "") -> str:
+    """Explanation of BEHIND for some results, and words on what they were tested on; empty where none has such intervals."""
+    found = {one.experiment: one.metrics.get("behind_best", {}) for one in results}
+    compared = sorted({name for methods in found.values() for name in methods})
+    if not compared:
+        return ""
+    bare = [name for name, methods in found.items() if not methods]
+    bare += [
+        f"auc of {name}" for name, methods in found.items() if methods and not any("auc" in m for m in methods.values())
+    ]
+    last = f" Not marked, because published without these intervals: {', '.join(bare)}." if bare else ""
     return (
-        f"{LEVEL} best of its column, or within the 95 % interval of it ({samples:,} test images{folds_note(metrics)})."
+        f"{BEHIND} behind the best of its column, with 95 % confidence{tested}; of {', '.join(compared)}, those without it "
+        f"cannot be told from the best.{last}"
     )
 
 

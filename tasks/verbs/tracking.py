@@ -78,7 +78,7 @@ def results(
     from rich.console import Console
 
     from tasks.dvc.lock import default_experiments
-    from tasks.verbs.closing import summary_of
+    from tasks.verbs.closing import said, summary_of
     from tasks.verbs.results import as_json, chosen_methods, load_results, results_table
 
     root = Path.cwd()
@@ -104,7 +104,7 @@ def results(
 
             console.print(plotted(root, item, chosen, console.width, reference), soft_wrap=True, highlight=False)
         if (summary := summary_of(root, item)).point is not None:
-            console.print(summary.sentence(), highlight=False)
+            console.print(" ".join(filter(None, [*said(summary), summary.instead()])), highlight=False)
         if item.report:
             console.print(f"Report: {item.report}", soft_wrap=True)
 

@@ -30,6 +30,7 @@ def test_the_page_has_images_of_the_test_set_and_is_the_same_bytes_twice(
     assert {source.partition(";")[0] for source in sources} == {"data:image/webp", records}
     assert first.count("easiest, ") == first.count("hardest, ") == 2
     assert "of each class" in first and "Left out" not in first
+    assert 'id="float"' in first and "--accuracy-loss 0.5" in first
     assert f"quee serve {results}/bundle" in first
     for file in ("evaluate/metrics.json", "features/tree.json", "policies/auto.safetensors"):
         assert file_digest(results / file) in first

@@ -30,6 +30,8 @@ def test_the_images_are_those_of_the_sweep_at_its_point(name: str, setting: Sett
     assert np.array_equal(found.cost, sweep.costs["test"][:, at])
     if sweep.nodes is not None:
         assert np.array_equal(found.node, sweep.nodes["test"][:, at])
+    if found.answer is not None:
+        assert np.array_equal(found.answer == found.label, found.right)
     spent = sum(sum(by.values()) for by in found.spent())
     assert 0 < spent < found.cost.mean(), "the rest is heads and decisions"
 

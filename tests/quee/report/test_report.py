@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from quee.report import Results
 from quee.report import figures as figures_module
 from quee.report.figures import FIGURES, Drawing, draw, usage
-from quee.report.inputs import Example, Inputs, Path
+from quee.report.inputs import Asked, Example, Inputs, Path
 from quee.report.page import build_page
 from quee.report.parts import parts
-from quee.report.sections import verdict
+from quee.report.sections import deployed, verdict
 from tasks.examples import EXAMPLES, PAIRS, PICTURED
 
 
@@ -63,11 +63,55 @@ def test_references_within_the_page_resolve_and_ids_are_unique(page: str) -> Non
 
 
 def test_the_first_screen_has_the_sentence_the_figure_and_the_command_and_the_tables_are_folded(page: str) -> None:
-    sentence = "<h1>Within one point of the float network (97.0&nbsp;%), for 40&nbsp;% of the 8-bit network"
-    order = [sentence, 'id="curves"', "quee serve artifacts/example/bundle", "How sure that is", "Everything else"]
+    sentence = (
+        "<h1>Right on 90.8&nbsp;% of the test images, 6.2 points below the float network (97.0&nbsp;%), for 20&nbsp;%"
+    )
+    apart = (
+        "<p>The least cost within one point of the float network is 40&nbsp;%; that point was picked on the test images"
+    )
+    order = [
+        sentence,
+        apart,
+        'id="curves"',
+        "quee serve artifacts/example/bundle",
+        "How sure that is",
+        "Everything else",
+    ]
     places = [page.index(text) for text in order]
     assert places == sorted(places)
     assert "<table" not in re.sub(r"<details\b.*?</details>", "", page, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("shown_there", "said"),
+    [
+        (
+            True,
+            "<p>180 validation images show with 95 % confidence that the point taken loses no more; on test it is right on",
+        ),
+        (
+            False,
+            "<p>That cannot be promised: on 180 validation images no point is shown to lose so little (95 % confidence).",
+        ),
+    ],
+    ids=["shown", "not shown"],
+)
+def test_what_answers_a_request_for_a_small_loss_stands_beside_what_is_deployed(shown_there: bool, said: str) -> None:
+    asked = Asked(0.5, shown_there, 1.976, 180, 0.981, 0.069)
+    text = deployed(summary(example()), "a/bundle", asked)
+    assert text.index("right on <strong>90.8 %</strong>") < text.index(
+        "quee predict a/bundle images/ --accuracy-loss 0.5"
+    )
+    assert said in text and "98.1 %, for 6.9 % of the 8-bit" in text
+    assert ("shown to lose at most 1.98 points" in text) != shown_there
+    assert "--accuracy-loss" not in deployed(summary(example()), "a/bundle"), "the float network is not known"
+
+
+def test_a_budget_that_was_not_evaluated_is_shown_at_the_nearest() -> None:
+    own = replace(summary(example()), budget=0.25)
+    assert (
+        "budget 0.25 unless" in (text := deployed(own, "a")) and "at budget 0.2, the nearest that was evaluated" in text
+    )
 
 
 def test_every_method_appears(page: str) -> None:

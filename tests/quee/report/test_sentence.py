@@ -1,10 +1,11 @@
 """The sentence says what the numbers say, and claims no more where they are missing or say otherwise."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from quee.report.sentence import Summary, share, spent
+from quee.report.sentence import Summary, share, spent, with_chosen
 
 EIGHT = "of the 8-bit network's computation."
 
@@ -27,52 +28,116 @@ def summary(
 
 NEVER = {"0.5": None, "1.0": None}
 SAID: dict[str, tuple[Summary, str]] = {
-    "half a point": (
-        summary(drops={"0.5": 0.22, "1.0": 0.1}),
-        f"Within half a point of the float network (90.6 %), for 22 % {EIGHT}",
+    "below float": (
+        summary(drops={"0.5": 0.22}),
+        f"Right on 88.9 % of the test images, 1.7 points below the float network (90.6 %), for 21 % {EIGHT}",
     ),
-    "one point": (
-        summary(drops={"0.5": None, "1.0": 0.0423}),
-        f"Within one point of the float network (90.6 %), for 4.2 % {EIGHT}",
+    "above float": (
+        summary({0.2: (0.91, 0.0423)}),
+        f"Right on 91.0 % of the test images, 0.4 points above the float network (90.6 %), for 4.2 % {EIGHT}",
     ),
-    "neither": (
-        summary(drops=NEVER),
-        f"1.7 points below the float network (90.6 %), for 21 % {EIGHT[:-1]}: nearer it does not come.",
+    "as float": (
+        summary({0.2: (0.9062, 4.05)}),
+        "Right on 90.6 % of the test images, as the float network is (90.6 %), for 4 times the 8-bit network's computation.",
     ),
-    "dearer than 8 bits": (
-        summary(drops={"0.5": 4.05}),
-        "Within half a point of the float network (90.6 %), for 4 times the 8-bit network's computation.",
-    ),
-    "no float network": (
-        summary(fp32_accuracy=None),
-        f"It is right on 88.9 % of the test images, for 21 % {EIGHT}",
-    ),
+    "no float network": (summary(fp32_accuracy=None), f"Right on 88.9 % of the test images, for 21 % {EIGHT}"),
     "agreement": (
         summary(drops={"0.5": 0.3}, measure="agreement", fp32_accuracy=1.0),
-        f"Agrees with the float network on 99.5 % of the images or more, for 30 % {EIGHT}",
-    ),
-    "agreement out of reach": (
-        summary(drops=NEVER, measure="agreement", fp32_accuracy=1.0),
-        f"It agrees with the float network on 88.9 % of the test images, for 21 % {EIGHT}",
+        f"Agrees with the float network on 88.9 % of the test images, for 21 % {EIGHT}",
     ),
     "nothing": (summary({}, drops=NEVER), "No operating point of it was measured."),
 }
 
 
 @pytest.mark.parametrize("case", SAID)
-def test_the_sentence_says_what_is_reached_and_what_it_costs(case: str) -> None:
+def test_the_sentence_is_of_the_deployed_point_whatever_other_points_reach(case: str) -> None:
     found, said = SAID[case]
     assert found.sentence() == said
 
 
+def test_the_method_is_named_with_the_policy_that_auto_chose() -> None:
+    found = summary()
+    assert found.sentence(named=True).startswith("quee_auto is right on 88.9 % of the test images, 1.7 points")
+    chosen = [
+        {"method": "quee_auto", "budget": 0.2, "policy": name, "seed": seed} for seed, name in ((1, "ztw"), (0, "plan"))
+    ]
+    named = replace(found, points=with_chosen(found.points, chosen))
+    assert named.sentence(named=True).startswith("quee_auto (auto chose plan) is right on"), "of the first seed"
+    assert named.sentence() == found.sentence()
+    agreeing = replace(named, metrics={**found.metrics, "measure": "agreement"})
+    assert agreeing.sentence(named=True).startswith(
+        "quee_auto (auto chose plan) agrees with the float network on 88.9 %"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"drops": {"0.5": 0.22, "1.0": 0.1}},
+            "The least cost within half a point of the float network is 22 %; that point was picked on the test images, the "
+            "deployed one on validation.",
+        ),
+        ({"drops": {"0.5": None, "1.0": 0.1}}, "The least cost within one point of the float network is 10 %; that"),
+        ({"drops": NEVER}, "It has no point within one point of the float network."),
+        (
+            {"drops": {"0.5": 0.3}, "measure": "agreement", "fp32_accuracy": 1.0},
+            "The least cost for agreement with the float network on 99.5 % of the images is 30 %; that",
+        ),
+        ({"drops": {"0.5": 0.3}, "fp32_accuracy": None}, ""),
+    ],
+    ids=["half a point", "one point", "never", "agreement", "no float network"],
+)
+def test_the_least_cost_near_the_float_network_is_told_apart_from_what_is_deployed(
+    changed: dict[str, Any], said: str
+) -> None:
+    found = summary(**changed).nearest()
+    assert found.startswith(said) and bool(found) == bool(said)
+
+
+def methods(**halves: float | None) -> dict[str, Any]:
+    return {name: {"cost_at_drop_0.5": half, "cost_at_drop_1.0": 0.1} for name, half in halves.items()}
+
+
+@pytest.mark.parametrize(
+    ("halves", "said"),
+    [
+        (
+            {"quee_auto": 0.5, "static_hull": 0.43, "static_w8a8": 1.0, "confidence_w6a6": 0.34, "entropy_w6a6": 0.35},
+            ": fixed precisions (static_hull) 43 %, one technique alone (confidence_w6a6) 34 %, quee_auto 50 %; all were",
+        ),
+        ({"quee_auto": 0.5, "static_w6a6": 0.5}, ": fixed precisions (static_w6a6) 50 %, quee_auto 50 %; all were"),
+        (
+            {"quee_auto": None, "confidence_w6a6": 0.9},
+            ": one technique alone (confidence_w6a6) 90 %, quee_auto never; all",
+        ),
+        ({"quee_auto": 0.5, "static_hull": 0.51, "confidence_hull": 0.1, "confidence_w6a6": None}, ""),
+        ({"static_hull": 0.1}, ""),
+    ],
+    ids=["both", "as cheap", "alone gets there", "cheaper than all", "not evaluated"],
+)
+def test_something_simpler_that_costs_no_more_is_named(halves: dict[str, float | None], said: str) -> None:
+    found = summary(methods=methods(**halves)).instead()
+    assert said in found and bool(found) == bool(said)
+    assert not found or found.startswith(
+        "Something simpler is the better choice within half a point of the float network"
+    )
+
+
+def test_what_is_simple_itself_has_nothing_simpler() -> None:
+    found = summary(methods=methods(confidence_hull=0.5, static_hull=0.1))
+    assert replace(found, method="confidence_hull").instead() == ""
+
+
 def test_the_numbers_are_those_at_the_budget_nearest_to_the_deployed_one() -> None:
     gain = {"mean": 0.011, "low": -0.001, "high": 0.023}
-    found = summary(gains={"gain.quee_auto.static_hull": gain, "gain.quee_plan.static_hull": {}})
+    found = summary(difference_vs_static_hull={"quee_auto": {"0.2": gain, "1": {**gain, "mean": 0.5}}})
     assert found.numbers() == (
-        "at budget 0.2: accuracy 88.9 % [87.9, 89.9], cost 0.21, +1.10 [-0.10, +2.30] points over fixed precisions"
+        "at budget 0.2: accuracy 88.9 % [87.9, 89.9], cost 0.21, +1.10 [-0.10, +2.30] points over fixed precisions at this "
+        "budget"
     )
-    again = summary(gains={}, resplits={"gain.quee_auto.static_hull": {**gain, "mean": 0.005}})
-    assert "+0.50 [" in again.numbers(), "re-divisions count where there are some"
+    missed = [{**row, "budget_met": False} for row in found.points]
+    assert "at budget 0.2, which it cannot meet: accuracy" in replace(found, points=missed).numbers()
     assert summary({}).numbers() == ""
 
 

@@ -72,7 +72,7 @@ def test_metrics_and_curves_together_stay_within_the_most() -> None:
 def test_the_sentence_is_the_report_s(one: float | None) -> None:
     methods = {"quee_plan": method("quee_plan", one=one)}
     found = figures(methods=methods)
-    assert found.sentence() == replace(summary(example()), metrics=evaluation(methods=methods)).sentence() != ""
+    assert found.sentence() == replace(summary(example()), metrics=evaluation(methods=methods)).sentence(True) != ""
 
 
 def test_without_labels_everything_speaks_of_agreement() -> None:

@@ -30,13 +30,24 @@ def test_a_run_ends_with_the_result_the_report_and_the_commands_that_come_next(p
     lines = list(closing_lines(project, ["digits"]))
     assert len(lines) == 5
     assert lines[0] == (
-        "digits: 7.5 points below the float network (97.5 %), for 5.1 % of the 8-bit network's computation: nearer it does not "
-        "come."
+        "digits: quee_plan is right on 90.0 % of the test images, 7.5 points below the float network (97.5 %), for 20 % of the "
+        "8-bit network's computation. It has no point within one point of the float network."
     )
     assert lines[1] == "numbers: at budget 0.2: accuracy 90.0 %, cost 0.2"
     assert lines[2] == "report: artifacts/digits/report/report.html"
     assert lines[3].startswith("compare: quee results digits --plot")
     assert lines[4].startswith("serve: quee serve artifacts/digits/bundle")
+
+
+def test_something_simpler_that_costs_no_more_has_a_line(project: Path) -> None:
+    metrics = project / "artifacts/digits/evaluate/metrics.json"
+    found = read_json(metrics)
+    found["methods"]["static_hull"]["cost_at_drop_0.5"] = 0.1
+    write_json(metrics, found)
+    lines = list(closing_lines(project, ["digits"]))
+    assert [line.partition(":")[0] for line in lines] == ["digits", "numbers", "instead", "compare"]
+    assert "fixed precisions (static_hull) 10 %, quee_plan never" in lines[2]
+    assert lines[2].removeprefix("instead: ") in results_page(project, "digits")
 
 
 def test_what_is_not_there_is_left_out(project: Path) -> None:
@@ -52,7 +63,9 @@ def test_what_is_not_there_is_left_out(project: Path) -> None:
 
 def test_a_page_of_results_has_the_sentence_a_small_table_and_what_comes_next(project: Path) -> None:
     text = results_page(project, "digits")
-    assert text.startswith("### digits\n\n**7.5 points below the float network (97.5 %)")
+    assert text.startswith(
+        "### digits\n\n**quee_plan is right on 90.0 % of the test images, 7.5 points below the float"
+    )
     assert "| quee_plan (deployed) |" in text and "Accuracies and gains in %" in text
     assert "report `" not in text and "quee serve" not in text, "neither is there"
     assert text.endswith("compare it with `quee compare digits OTHER --html`.")
