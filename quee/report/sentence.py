@@ -12,7 +12,7 @@ from typing import Any
 
 from quee.evaluation.drops import DROPS
 from quee.measure import ACCURACY, measure_of
-from quee.policies.names import OURS, REFERENCE, single_techniques
+from quee.policies.names import OURS, REFERENCE, named, single_techniques
 from quee.policies.registry import METHODS
 from quee.work.counts import counted
 from quee.work.percentages import difference, figure, percent
@@ -20,6 +20,9 @@ from quee.work.percentages import difference, figure, percent
 EIGHT_BIT = "the 8-bit network's computation"
 CHOSEN = "policy"
 """Key of a point of `auto` with the name of the policy that serves it."""
+SIMPLER = {"fixed precisions": REFERENCE, "confidence exits": named("rival")[0]}
+"""Rivals that are simpler to run than ours, in words; their points are chosen on validation, as ours are."""
+CLEARLY = 0.1
 STATIC = f"{METHODS['static'].shown}_"
 """Beginning of the names of single static paths."""
 
@@ -91,15 +94,15 @@ class Summary:
         return None
 
     def instead(self) -> str:
-        """That something simpler comes as near to the float network at no more cost, in a sentence; empty where nothing does."""
+        """That something simpler comes as near to the float network at clearly less cost, in a sentence; else empty."""
         found = simpler(self.metrics, self.method)
         if found is None:
             return ""
         drop, own, others = found
         costs = [f"{words} ({name}) {share(cost)}" for words, name, cost in others] + [f"{self.method} {share(own)}"]
         return (
-            f"Something simpler is the better choice {near(drop, self.metrics)}, because it costs no more: {', '.join(costs)}; "
-            "all were picked on the test images."
+            f"Something simpler is the better choice {near(drop, self.metrics)}, because it costs less: {', '.join(costs)}, "
+            "all by the same test images."
         )
 
     def numbers(self) -> str:
@@ -168,18 +171,16 @@ def with_chosen(rows: Iterable[Row], points: Iterable[Row]) -> list[dict[str, An
 
 
 def simpler(metrics: Mapping[str, Any], method: str) -> tuple[float, float | None, list[tuple[str, str, float]]] | None:
-    """What is simpler than one of our methods and costs no more, at the least drop of `DROPS` that any of them gets to.
+    """What is simpler than one of our methods and clearly cheaper, at the least drop of `DROPS` that any of them gets to.
 
-    The drop, the method's own cost there (None where it does not get there), and the cheapest simpler method of each kind:
-    what it is, its name and cost. None where nothing simpler is as cheap.
+    Simpler are `SIMPLER` and single static paths: what nobody has to pick among many on test. The drop, the method's own
+    cost there (None where it does not get there), and the cheapest of each kind: what it is, its name and cost. None where
+    nothing simpler saves at least `CLEARLY` of the cost.
     """
     known = metrics.get("methods", {})
-    alone = single_techniques(known)
-    static = [name for name in alone if name.startswith(STATIC)]
-    kinds = {
-        "fixed precisions": [name for name in (REFERENCE, *static) if name in known],
-        "one technique alone": [name for name in alone if name not in static],
-    }
+    static = [name for name in single_techniques(known) if name.startswith(STATIC)]
+    kinds = {words: [name for name in (hull, *(static if hull == REFERENCE else ())) if name in known]
+             for words, hull in SIMPLER.items()}  # fmt: skip
     if method not in OURS or method not in known:
         return None
     for drop in DROPS:
@@ -187,7 +188,7 @@ def simpler(metrics: Mapping[str, Any], method: str) -> tuple[float, float | Non
         own, found = known[method].get(key), []
         for words, names in kinds.items():
             costs = [(known[name][key], name) for name in names if known[name].get(key) is not None]
-            if costs and (own is None or min(costs)[0] <= own):
+            if costs and (own is None or min(costs)[0] <= (1 - CLEARLY) * own):
                 cost, name = min(costs)
                 found.append((words, name, cost))
         if found:

@@ -86,15 +86,15 @@ def summary(sources: list[Source]) -> str:
 
 
 def simpler_here(sources: list[Source]) -> list[str]:
-    """A sentence with the data sets on which something simpler costs no more than `BEST`; none where there are none."""
+    """A sentence with the data sets on which something simpler is clearly cheaper than `BEST`; none where there are none."""
     found = [
         source.described()[0]["dataset"] for source in sources if simpler(source.results.metrics, BEST) is not None
     ]
     if not found:
         return []
     return [
-        f"When not to use quee: on {', '.join(found)} something simpler costs no more than `{BEST}` at the smaller of these "
-        "losses that either comes to."
+        f"When not to use quee: on {', '.join(found)} fixed precisions or plain confidence exits come as near to the float "
+        f"network, at the smaller of these losses that any of them gets to, at a tenth less cost than `{BEST}` or better."
     ]
 
 

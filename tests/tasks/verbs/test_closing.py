@@ -39,7 +39,7 @@ def test_a_run_ends_with_the_result_the_report_and_the_commands_that_come_next(p
     assert lines[4].startswith("serve: quee serve artifacts/digits/bundle")
 
 
-def test_something_simpler_that_costs_no_more_has_a_line(project: Path) -> None:
+def test_something_simpler_that_costs_less_has_a_line(project: Path) -> None:
     metrics = project / "artifacts/digits/evaluate/metrics.json"
     found = read_json(metrics)
     found["methods"]["static_hull"]["cost_at_drop_0.5"] = 0.1
