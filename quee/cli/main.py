@@ -23,6 +23,8 @@ LIBRARY = {
     "serve": ("quee.cli.serve:serve", "Serve a bundle over HTTP, with a budget per request and a page to try it."),
 }
 INTERRUPTED = 130
+USAGE = typer.BadParameter.__bases__[0]
+"""The error of a wrong command line: click's, or that of typer's own copy of click."""
 
 
 def verbs() -> dict[str, tuple[str, str]]:
@@ -59,6 +61,15 @@ class _Lazy(TyperGroup):
             raise UsageError(unknown("verb", cmd_name, list(verbs())))
         where, _ = found
         return resolve(cmd_name, where)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except USAGE as error:
+            from quee.cli.usage import explain_usage
+
+            explain_usage(error, {name: resolve(name, where) for name, (where, _) in LIBRARY.items()})
+            raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Verbs"):
