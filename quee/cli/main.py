@@ -23,7 +23,7 @@ LIBRARY = {
     "serve": ("quee.cli.serve:serve", "Serve a bundle over HTTP, with a budget per request and a page to try it."),
 }
 INTERRUPTED = 130
-USAGE = typer.BadParameter.__bases__[0]
+USAGE: type[Any] = typer.BadParameter.__bases__[0]
 """The error of a wrong command line: click's, or that of typer's own copy of click."""
 
 
@@ -44,6 +44,17 @@ def check_place(arguments: list[str]) -> None:
         before = getattr(import_module(entry.module), "before", None)
         if before is not None and verb in entry.load():
             before(verb)
+
+
+def refuse_empty(arguments: list[str]) -> None:
+    """Raises UsageError for an empty argument: as a path it would be the working directory, as a token none."""
+    if "" in arguments:
+        from quee.errors import UsageError
+
+        before = arguments[arguments.index("") - 1] if arguments[0] else "quee"
+        raise UsageError(
+            f"an empty argument behind {before!r}: a shell's variable without a value? Give one, or leave it out"
+        )
 
 
 class _Lazy(TyperGroup):
@@ -117,6 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"quee {__version__}")
         sys.exit(0)
     try:
+        refuse_empty(arguments)
         check_place(arguments)
         status = app(args=arguments, prog_name="quee", standalone_mode=True)
     except KeyboardInterrupt:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SHOWN = 1000
 """Rows of a table on the screen."""
+OTHER_TABLES = (".csv", ".json", ".jsonl", ".tsv", ".txt", ".xlsx")
+"""Endings of names that promise something else than Parquet."""
 
 
 def predict(
@@ -57,6 +59,8 @@ def predict(
 
     if sum((as_json, as_csv, out is not None)) > 1:
         raise UsageError("give one of --json, --csv and --out")
+    if out is not None and out.suffix.lower() in OTHER_TABLES:
+        raise UsageError(f"--out {out}: Parquet is written; give FILE.parquet, or print another form: --csv or --json")
     if out is not None:
         require_package("pyarrow", f"writing {out}", "parquet")
     options = Options(budget, trade_off, max_cost, latency_ms, images_per_second, accuracy_loss, certified)

@@ -172,7 +172,7 @@ class Options:
                 raise UsageError(f"{name}={value!r}: give a finite number {least}{comma_hint(value)}")
             if value < 0 or (value == 0 and name not in FROM_ZERO):
                 raise UsageError(f"{name}={value!r}: give a finite number {least}")
-            if name in OF_COST and value > LARGEST:
+            if name in OF_COST and float(value) > LARGEST:
                 raise UsageError(f"{name}={value!r}: {TOO_LARGE}")
         if len(both := [name for name in ONE_OF if name in given]) > 1:
             raise UsageError(f"give one of {', '.join(ONE_OF[:-1])} and {ONE_OF[-1]}, not both {' and '.join(both)}")

@@ -68,8 +68,7 @@ def doors(
                     "--engine",
                     "torch",
                     "--json",
-                    "--budget",
-                    str(value),
+                    f"--budget={value}",
                 ]
             )
         out, err = capsys.readouterr()

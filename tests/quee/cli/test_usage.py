@@ -19,7 +19,7 @@ def told(capsys: pytest.CaptureFixture, *arguments: str) -> str:
             ["predict", "b", "x", "--budget", "0,2"],
             "'--budget': '0,2' is no number; write the number with a point: 0.2",
         ),
-        (["predict", "b", "x", "--budget", ""], "'--budget': '' is no number"),
+        (["predict", "b", "x", "--budget="], "'--budget': '' is no number"),
         (["predict", "b", "x", "--accuracy-loss", "half"], "'--accuracy-loss': 'half' is no number"),
         (["predict", "b", "x", "--batch", "1,5"], "'--batch': '1,5' is no whole number"),
         (["predict", "b", "x", "--batch", "0"], "greater than or equal to 1, not '0'"),
@@ -45,3 +45,28 @@ def test_an_option_of_another_verb_is_told_with_the_verb(capsys: pytest.CaptureF
 def test_an_option_that_nothing_has_is_told_alone(capsys: pytest.CaptureFixture) -> None:
     said = told(capsys, "profile", "b", "--nosuch")
     assert "No such option: --nosuch" in said and "has it" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "before"),
+    [
+        (["predict", "b", ""], "b"),
+        (["predict", "", "x.png"], "predict"),
+        (["serve", "b", "--examples", ""], "--examples"),
+        (["serve", "b", "--token", ""], "--token"),
+        ([""], "quee"),
+    ],
+)
+def test_an_empty_argument_is_refused_instead_of_meaning_this_folder(
+    capsys: pytest.CaptureFixture, arguments: list[str], before: str
+) -> None:
+    assert f"an empty argument behind {before!r}" in told(capsys, *arguments)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "OUT.JSON", "x.txt"])
+def test_parquet_is_not_written_under_another_ending(capsys: pytest.CaptureFixture, name: str) -> None:
+    assert f"--out {name}: Parquet is written" in told(capsys, "predict", "b", "x", "--out", name)
+
+
+def test_a_batch_of_no_images_is_refused_before_the_bundle_is_read(capsys: pytest.CaptureFixture) -> None:
+    assert "--batch '0,8'; valid: sizes from 1" in told(capsys, "profile", "nosuch", "--batch", "0,8")
