@@ -246,8 +246,8 @@ def _named(name: str, given: dict[str, Any]) -> "tuple[SegmentedBackbone, Experi
     else:
         here = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
         known = listed(name, experiments, "`quee experiments list`")
-        own = listed(name, here, "`quee weights list`")
-        refuse_unknown(name, f"{name!r} is no experiment (there are: {known}) and no weights (there are: {own}); ")
+        stored = listed(name, here, "`quee weights list`")
+        refuse_unknown(name, f"{name!r} is no experiment (there are: {known}) and no weights (there are: {stored}); ")
     if is_headless(backbone) and "num_classes" not in kwargs:
         raise UsageError(f"{name!r} has no head, whose cost counts: give --set num_classes=N")
     made = create_backbone(backbone, **kwargs)

@@ -331,7 +331,7 @@ def test_verify_tells_good_from_bad(bundle, tmp_path, capsys) -> None:
     facts = json.loads(capsys.readouterr().out)
     assert facts["format"] == FORMAT and facts["digest"] == json.loads((bundle / "bundle.json").read_text())["digest"]
     assert run("verify", tmp_path) == 4
-    assert "missing file" in capsys.readouterr().err
+    assert "holds no bundle" in capsys.readouterr().err
     assert run("predict", tmp_path / "none", "x.png") == 2  # images are checked first, because that is cheap
     assert run("predict", tmp_path / "none", bundle / "README.md") == 4
 

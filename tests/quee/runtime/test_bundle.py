@@ -289,10 +289,11 @@ def test_where_no_bundle_is_it_says_what_one_is_and_which_are_near(
         assert str(refused.value).endswith("; near by: artifacts/x/bundle")
     with pytest.raises(IntegrityError, match="describes a bundle; give the folder that it lies in: artifacts/x/bundle"):
         load_bundle("artifacts/x/bundle/bundle.json")
-    (tmp_path / "far").mkdir()
-    monkeypatch.chdir(tmp_path / "far")
+    far = tmp_path / "far" / "away"
+    far.mkdir(parents=True)
+    monkeypatch.chdir(far)
     with pytest.raises(IntegrityError, match="`quee run` writes$"):
-        load_bundle(tmp_path / "far")
+        load_bundle(far)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
