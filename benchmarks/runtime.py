@@ -310,7 +310,7 @@ def quee_runs(
 
     def by_milliseconds(x: np.ndarray) -> np.ndarray:
         batch = len(x) if len(x) in milliseconds else 64
-        return classifier.timed(batch).route_prepared(x, budget=milliseconds[batch]).probabilities
+        return classifier.timed(batch).route_prepared(x, latency_ms=milliseconds[batch]).probabilities
 
     runs: dict[str, Run] = {
         CHOSEN[0]: lambda x: classifier.route_prepared(x, budget=options.budget).probabilities,

@@ -167,18 +167,20 @@ def run_stage(name: str, run: Callable[[Stage], None], experiment: str, limit: i
 @contextmanager
 def _aside(target: Path) -> Iterator[Path]:
     """An empty folder that replaces `target` when the block ends without error. The caller holds the lock."""
-    aside = target.with_name(f".{target.name}.aside")
+    aside, before = (target.with_name(f".{target.name}.{which}") for which in ("aside", "before"))
     shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(before, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         yield aside
         if not any(aside.iterdir()):
             raise IntegrityError(f"stage {target.name!r} wrote nothing")
         if target.exists():  # never under DVC, which removes a result before its stage runs
-            shutil.rmtree(target)
+            target.rename(before)  # a reader misses the result for two renames, not for its removal
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def _parse(name: str, run: Callable[[Stage], None], arguments: list[str] | None) -> argparse.Namespace:

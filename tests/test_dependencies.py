@@ -33,6 +33,7 @@ LAYERS = (
     "quee/intervals.py",
     "quee/hull.py",
     "quee/measure.py",
+    "quee/budgets.py",
     "quee/settings/",
     "quee/data/",
     "quee/_logistic.py",

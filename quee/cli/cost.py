@@ -222,6 +222,7 @@ def _named(name: str, given: dict[str, Any]) -> "tuple[SegmentedBackbone, Experi
     from quee.data.weights_facts import NAME, WEIGHTS, weights_facts, weights_path
     from quee.network.architectures import create_backbone, is_headless, refuse_unknown
     from quee.settings.experiment import checked_experiment, experiment_names, load_experiment
+    from quee.work.registry import listed
 
     experiments = experiment_names()
     if name in experiments:
@@ -243,9 +244,10 @@ def _named(name: str, given: dict[str, Any]) -> "tuple[SegmentedBackbone, Experi
         backbone = facts.backbone
         kwargs = {**(facts.kwargs or {}), **({} if classes is None else {"num_classes": classes}), **given}
     else:
-        here = ", ".join(sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))) or "none"
-        listed = ", ".join(experiments) or "none"
-        refuse_unknown(name, f"{name!r} is no experiment (there are: {listed}) and no weights (there are: {here}); ")
+        here = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+        known = listed(name, experiments, "`quee experiments list`")
+        stored = listed(name, here, "`quee weights list`")
+        refuse_unknown(name, f"{name!r} is no experiment (there are: {known}) and no weights (there are: {stored}); ")
     if is_headless(backbone) and "num_classes" not in kwargs:
         raise UsageError(f"{name!r} has no head, whose cost counts: give --set num_classes=N")
     made = create_backbone(backbone, **kwargs)

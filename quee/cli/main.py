@@ -23,6 +23,8 @@ LIBRARY = {
     "serve": ("quee.cli.serve:serve", "Serve a bundle over HTTP, with a budget per request and a page to try it."),
 }
 INTERRUPTED = 130
+USAGE: type[Any] = typer.BadParameter.__bases__[0]
+"""The error of a wrong command line: click's, or that of typer's own copy of click."""
 
 
 def verbs() -> dict[str, tuple[str, str]]:
@@ -44,6 +46,17 @@ def check_place(arguments: list[str]) -> None:
             before(verb)
 
 
+def refuse_empty(arguments: list[str]) -> None:
+    """Raises UsageError for an empty argument: as a path it would be the working directory, as a token none."""
+    if "" in arguments:
+        from quee.errors import UsageError
+
+        before = arguments[arguments.index("") - 1] if arguments[0] else "quee"
+        raise UsageError(
+            f"an empty argument behind {before!r}: a shell's variable without a value? Give one, or leave it out"
+        )
+
+
 class _Lazy(TyperGroup):
     """A group whose commands are imported when called."""
 
@@ -59,6 +72,15 @@ class _Lazy(TyperGroup):
             raise UsageError(unknown("verb", cmd_name, list(verbs())))
         where, _ = found
         return resolve(cmd_name, where)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except USAGE as error:
+            from quee.cli.usage import explain_usage
+
+            explain_usage(error, {name: resolve(name, where) for name, (where, _) in LIBRARY.items()})
+            raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Verbs"):
@@ -106,6 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"quee {__version__}")
         sys.exit(0)
     try:
+        refuse_empty(arguments)
         check_place(arguments)
         status = app(args=arguments, prog_name="quee", standalone_mode=True)
     except KeyboardInterrupt:

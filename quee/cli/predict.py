@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SHOWN = 1000
 """Rows of a table on the screen."""
+OTHER_TABLES = (".csv", ".json", ".jsonl", ".tsv", ".txt", ".xlsx")
+"""Endings of names that promise something else than Parquet."""
 
 
 def predict(
@@ -57,19 +59,21 @@ def predict(
 
     if sum((as_json, as_csv, out is not None)) > 1:
         raise UsageError("give one of --json, --csv and --out")
+    if out is not None and out.suffix.lower() in OTHER_TABLES:
+        raise UsageError(f"--out {out}: Parquet is written; give FILE.parquet, or print another form: --csv or --json")
     if out is not None:
         require_package("pyarrow", f"writing {out}", "parquet")
     options = Options(budget, trade_off, max_cost, latency_ms, images_per_second, accuracy_loss, certified)
     inputs, classifier = Inputs(images, pixels, skip_bad), load_bundle(bundle, engine, threads)
     if options.milliseconds is not None:
-        classifier, options = classifier.timed(batch), Options(budget=options.milliseconds)
+        classifier = classifier.timed(batch)
     start = time.perf_counter()
     if out is not None:
         from quee.runtime.scoring import score_to_parquet
 
         sums = score_to_parquet(classifier, inputs, options, out, batch, skip_bad)
         summary = _summary(classifier, inputs, options, int(sums["images"]), int(sums["skipped"]), sums["cost"])
-        _say(summary, time.perf_counter() - start, f" → {out}")
+        _say(summary, time.perf_counter() - start, f" → {out}", _unlimited(classifier, options))
         return
     rows = list(_rows(classifier, inputs, options, batch, skip_bad))
     costs = [row["cost"] for row in rows if row["cost"] is not None]
@@ -82,7 +86,7 @@ def predict(
         _print_csv(rows)
     else:
         _table(rows)
-    _say(summary, time.perf_counter() - start)
+    _say(summary, time.perf_counter() - start, unlimited=_unlimited(classifier, options))
 
 
 def _rows(classifier: "AdaptiveClassifier", inputs: Any, options: Any, batch: int, skip_bad: bool) -> Any:
@@ -117,32 +121,49 @@ def _summary(
         "budget": classifier.budget if options.default else options.budget,
         "budget_met": classifier.operating(options).met,
         "certified": options.certified,
+        "decided_by": classifier.operating(options).decided_by,
         "engine": classifier.engine.name,
         "expected": asdict(classifier.operating(options).expected),
         "images": images,
+        "latency_ms": options.milliseconds,
         "measure": classifier.measure.name,
         "left_out": [text for text, _ in (*inputs.skipped.kinds(), *inputs.skipped.others())] + inputs.bad,
         "mean_cost": cost / max(images - skipped, 1),
-        "policy": classifier.operating(options).policy,
+        "policy": classifier.policy_name,
         "skipped": skipped,
         "validation_images": len(classifier.validation.get("error", ())),
     }
 
 
-def _say(summary: dict[str, Any], seconds: float, more: str = "") -> None:
+def _unlimited(classifier: "AdaptiveClassifier", options: Any) -> str | None:
+    """What is said of a budget that no operating point reaches; None where a point does, or no budget is given."""
+    dearest = classifier.points[-1].cost
+    if options.budget is None or options.budget <= dearest:
+        return None
+    return f"the dearest operating point costs {dearest:.3g}"
+
+
+def _say(summary: dict[str, Any], seconds: float, more: str = "", unlimited: str | None = None) -> None:
     skipped = f", {summary['skipped']} skipped" if summary["skipped"] else ""
     rate = summary["images"] / max(seconds, 1e-9)
     speed = f"{rate:.{0 if rate >= 10 else 1}f} images/s with {summary['engine']}{more}"
     cost = f"mean cost {summary['mean_cost']:.3f}"
-    line = f"{counted(summary['images'], 'image')}{skipped}, {cost}, {speed}"
+    chose = "" if summary["decided_by"] == summary["policy"] else f" (here {summary['decided_by']})"
+    policy = f"policy {summary['policy']}{chose}"
+    line = f"{counted(summary['images'], 'image')}{skipped}, {cost}, {policy}, {speed}"
     print(line, file=sys.stderr)
+    if unlimited is not None:
+        print(f"the budget of {summary['budget']:g} limits nothing: {unlimited}", file=sys.stderr)
     if summary["left_out"]:
         print(f"left out: {', '.join(summary['left_out'])}", file=sys.stderr)
     expected = summary["expected"]
     if expected["cost_interval"] is not None:
         parts = (
             f"{name} {expected[key]:.3f} [{expected[f'{key}_interval'][0]:.3f}, {expected[f'{key}_interval'][1]:.3f}]"
-            for name, key in (("cost", "cost"), (summary["measure"], "accuracy"))
+            for name, key in (
+                ("cost" if summary["latency_ms"] is None else "milliseconds", "cost"),
+                (summary["measure"], "accuracy"),
+            )
         )
         print(f"to expect of data like the validation data (95 %): {', '.join(parts)}", file=sys.stderr)
     if (labelled := expected["labelled"]) is not None:

@@ -31,6 +31,8 @@ def profile(
         batches = sorted({int(part) for part in batch.split(",")})
     except ValueError:
         raise UsageError(f"--batch {batch!r}; valid: sizes with commas, as 1,8,64") from None
+    if batches[0] < 1:
+        raise UsageError(f"--batch {batch!r}; valid: sizes from 1")
     if repeats < 1:
         raise UsageError(f"--repeats {repeats}; valid: from 1")
     classifier = load_bundle(bundle, engine=engine, threads=threads, profiled=False).hold()

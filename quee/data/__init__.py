@@ -61,7 +61,7 @@ def names_in(data: Path) -> list[str]:
 def known_dataset(name: str, data: Path) -> Dataset:
     """Facts of a dataset; raises UsageError for one that is neither registered nor in the folder `data`."""
     if name not in DATASETS and name not in (names := names_in(data)):
-        raise UsageError(unknown("dataset", name, names))
+        raise UsageError(unknown("dataset", name, names, "`quee data list`"))
     return dataset_called(name)
 
 

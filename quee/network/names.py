@@ -12,6 +12,7 @@ from difflib import SequenceMatcher
 import timm
 
 from quee.network.timm_models import is_timm
+from quee.work.registry import listed as listed_near
 
 HUB = re.compile(r"^(?:hf[_-]hub:)?(?:timm/)?")
 """Prefixes of timm's names on the hub."""
@@ -21,6 +22,7 @@ FAMILY = re.compile(
 """Parts of names that say how a network was trained or built; a name of another family is not recommended."""
 CLOSE = 0.7
 """Likeness, 0–1, from which a name is suggested (`did you mean`)."""
+LISTING = "`quee.network.architectures.names()`"
 DINOV3 = re.compile(r"dino[-_]?v?3", re.IGNORECASE)
 
 
@@ -40,7 +42,7 @@ def unknown_backbone(name: str, listed: Sequence[str]) -> str:
         return f"unknown backbone {name!r}; valid for DINOv3: {', '.join(timm.list_models('*dinov3*'))}"
     close = next(_closest(plain, [*own, *timm.list_models()]), None)
     hint = f" (did you mean {close!r}?)" if close and _likeness(plain, close) >= CLOSE else ""
-    return f"unknown backbone {name!r}{hint}; valid: {', '.join(own)}, and timm's names (timm.list_models())"
+    return f"unknown backbone {name!r}{hint}; valid: {listed_near(plain, own, LISTING)}; and timm's: timm.list_models()"
 
 
 def _closest(name: str, names: Iterable[str]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from quee.runtime.gate import gate_name
 from quee.runtime.manifest import CANARY, NAME, Manifest, check_files, read_manifest, require_fit
 from quee.runtime.operating import Point
 from quee.runtime.profile import read_profile
+from quee.runtime.replaced import read_settled
 from quee.runtime.timed import FILE as VALIDATION
 from quee.runtime.timed import read_validation
 from quee.runtime.view import BundleView
@@ -41,6 +42,8 @@ LOG = logging.getLogger(__name__)
 class Contents:
     """A bundle's files, read and found to fit together; its networks are not loaded."""
 
+    digest: str
+    """SHA-256 of `bundle.json`, which holds the digests of all other files."""
     manifest: Manifest
     description: dict[str, Any]
     """`tree.json`"""
@@ -55,11 +58,16 @@ class Contents:
 def read_bundle(path: str | Path) -> Contents:
     """Read and check a bundle directory; no engine is opened, so that neither PyTorch nor another engine is imported.
 
-    Raises IntegrityError as `load_bundle` does. Networks and exit heads are checked against the rest when engine torch loads
-    them, exported graphs when an engine is compared with the canary.
+    Raises IntegrityError and BusyError as `load_bundle` does. Networks and exit heads are checked against the rest when
+    engine torch loads them, exported graphs when an engine is compared with the canary.
     """
     folder = Path(path)
+    return read_settled(folder, NAME, lambda: _read_bundle(folder))
+
+
+def _read_bundle(folder: Path) -> Contents:
     manifest = read_manifest(folder)
+    digest = file_digest(folder / NAME)
     check_files(folder, manifest)
     with _fitting(folder):
         tree, description = read_tree(folder)
@@ -69,7 +77,8 @@ def read_bundle(path: str | Path) -> Contents:
         validation, canary = read_validation(folder), Canary.read(folder)
         _check_validation(folder, policy, view, validation)
         _check_canary(folder, policy, view, canary, len(manifest.classes))
-    return Contents(manifest, description, view, policy, points, ensembles, validation, canary)
+    _check_same(folder, digest)
+    return Contents(digest, manifest, description, view, policy, points, ensembles, validation, canary)
 
 
 def load_bundle(
@@ -89,13 +98,19 @@ def load_bundle(
     Raises:
         IntegrityError: with the reason where a file is missing, unexpected, a foreign link, altered or of another format, or
             where the contents of files do not fit together.
+        BusyError: where a pipeline replaces the bundle, and does not end within two minutes.
         DisagreementError: where the engine differs from the reference by more than is allowed.
         QueeError: that names the extra to install where the engine is missing.
     """
     folder, name = Path(path), engine or default_engine()
-    read = read_bundle(folder)
+    return read_settled(folder, NAME, lambda: _load(folder, name, threads, profiled, held))
+
+
+def _load(folder: Path, name: str, threads: int | None, profiled: bool, held: bool) -> AdaptiveClassifier:
+    read = _read_bundle(folder)
     manifest, canary = read.manifest, read.canary
     runs = open_engine(name, read.view, folder if manifest.graphs else None, threads, canary if held else None)
+    _check_same(folder, read.digest)
     found = AdaptiveClassifier(
         read.view,
         read.policy,
@@ -107,7 +122,7 @@ def load_bundle(
         runs,
         read.ensembles,
     )
-    found.digest, found.validation, found.canary = file_digest(folder / NAME), read.validation, canary
+    found.digest, found.validation, found.canary = read.digest, read.validation, canary
     found.float_cost = read.description.get("float_cost")
     if held and canary is None and name != "torch":
         LOG.warning(
@@ -117,6 +132,11 @@ def load_bundle(
         found.hold()
     found.profile = read_profile(folder, found.digest) if profiled else None
     return found
+
+
+def _check_same(folder: Path, digest: str) -> None:
+    """Raises IntegrityError where the bundle was replaced since its `bundle.json` had that digest."""
+    require_fit(file_digest(folder / NAME) == digest, folder, "it was replaced while it was read")
 
 
 @contextmanager

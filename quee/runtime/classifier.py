@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Unpack
@@ -56,8 +56,8 @@ class Routed:
     """(n, gates before the last) predicted error of exiting at each gate that decides by the state; NaN at the others."""
     knob: np.ndarray
     """(n,) the policy's knob for each sample: λ, or the number of a point."""
-    policy: list[str]
-    """Name of the policy that decided for each sample."""
+    decided_by: list[str]
+    """Name of the policy that decided for each sample: of a bundle of `auto`, the one that `auto` chose for the budget."""
 
     @staticmethod
     def joined(parts: Sequence["Routed"]) -> "Routed":
@@ -69,8 +69,8 @@ class Routed:
             for name in ("label", "probabilities", "node", "cost", "predicted_error", "knob")
         }
         path = [name for part in parts for name in part.path]
-        policy = [name for part in parts for name in part.policy]
-        return Routed(**arrays, path=path, policy=policy, budget_met=all(part.budget_met for part in parts))
+        decided_by = [name for part in parts for name in part.decided_by]
+        return Routed(**arrays, path=path, decided_by=decided_by, budget_met=all(part.budget_met for part in parts))
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,10 @@ class AdaptiveClassifier(FittedClassifier):
         """SHA-256 of the bundle's description, if there is one."""
         self.float_cost: float | None = None
         """Cost of the static float network, if the bundle says it."""
+        self.by_time = False
+        """Whether costs and budgets of its points are milliseconds per image, see `timed`."""
+        self.counting = policy
+        """The policy that says what an image cost, in units of the static w8a8 backbone."""
         self.validation: Mapping[str, np.ndarray] = {}
         """Samples for finding operating points under another cost, see `quee.runtime.timed`."""
         self.canary: Canary | None = None
@@ -136,6 +140,11 @@ class AdaptiveClassifier(FittedClassifier):
     def tree(self) -> PathTree:
         """The considered paths."""
         return self.policy.tree
+
+    @property
+    def policy_name(self) -> str:
+        """Name of the bundle's policy, such as `auto`; empty without a bundle."""
+        return str(self.description.get("policy", ""))
 
     @property
     def measure(self) -> Measure:
@@ -181,7 +190,7 @@ class AdaptiveClassifier(FittedClassifier):
         x = self.prepare(images, pixels)
         trace = Trace(len(x), self.tree.segments)
         routed = self.run(x, asked(options), trace)
-        return explained(routed, trace, self.policy, self.classes, self.static_costs)
+        return explained(routed, trace, self.counting, self.policy_name, self.classes, self.static_costs)
 
     @cached_property
     def static_costs(self) -> dict[str, float]:
@@ -237,7 +246,7 @@ class AdaptiveClassifier(FittedClassifier):
     def operating(self, options: Options) -> Operating:
         """The operating points that answer the options; raises UsageError for a budget of time, whose points are those of
         `timed(batch)`."""
-        if options.milliseconds is not None:
+        if options.milliseconds is not None and not self.by_time:
             raise UsageError("a budget of time is that of one call's batch; batches that callers share have none")
         return self._operating.choose(options)
 
@@ -256,22 +265,19 @@ class AdaptiveClassifier(FittedClassifier):
 
     def routed(self, node: np.ndarray, log_probs: np.ndarray, error: np.ndarray, knob: np.ndarray, met: bool) -> Routed:
         """The results of samples that exited at nodes (n,), with log probabilities (n, classes), at knobs (n,)."""
-        path, cost = self.paths[node].tolist(), self.policy.spent(node, knob)
+        path, cost = self.paths[node].tolist(), self.counting.spent(node, knob)
         return Routed(
             log_probs.argmax(axis=1), np.exp(log_probs), node, path, cost, met, error, knob, self.deciding(knob)
         )
 
     def deciding(self, knob: np.ndarray) -> list[str]:
         """Name of the policy that decides at each knob (n,)."""
-        own = self.description.get("policy", "")
-        return [name or own for name in self.policy.names(knob)]
+        return [name or self.policy_name for name in self.policy.names(knob)]
 
     def run(self, x: np.ndarray, options: Options, trace: Trace | None = None) -> Routed:
         """`route` for checked images (n, c, h, w), float32."""
-        if (wanted := options.milliseconds) is not None:
-            timed = self.timed(len(x))
-            routed = timed.run(x, Options(budget=wanted), trace)
-            return replace(routed, cost=self.policy.spent(routed.node, routed.knob))
+        if options.milliseconds is not None and not self.by_time:
+            return self.timed(len(x)).run(x, options, trace)
         start, n = self.start(x, options), len(x)
         if n == 1 and trace is None and start.max_cost is None:
             node, log_probs, error = self.executor.single(x, int(start.first[0]), float(start.trade_off[0]))
@@ -286,7 +292,9 @@ class AdaptiveClassifier(FittedClassifier):
         return self.routed(samples.node, found, samples.error, samples.trade_off, start.met)
 
     def timed(self, batch: int) -> "AdaptiveClassifier":
-        """The same networks under a policy whose costs and budgets are milliseconds per image in batches of a size.
+        """The same networks under a policy that spends time: it takes `latency_ms` and `images_per_second` in batches of a size.
+
+        Its points' costs are milliseconds per image; what an image cost is still in units of the static w8a8 backbone.
 
         Raises UsageError where the bundle was not profiled with this engine on this machine, or has no samples for
         finding operating points.
@@ -316,6 +324,7 @@ class AdaptiveClassifier(FittedClassifier):
                     self.engine,
                     self.executor.ensembles,
                 )
+                timed.by_time, timed.counting = True, self.policy
                 self._timed[batch] = self.profile, timed
             self._timed.move_to_end(batch)
             if len(self._timed) > TIMED:

@@ -48,7 +48,9 @@ class Explanation:
     cost: float
     """Cost, in units of the static w8a8 backbone."""
     policy: str
-    """Name of the policy that decided."""
+    """Name of the bundle's policy."""
+    decided_by: str
+    """Name of the policy that decided; another one where the bundle's is `auto`, which chooses by budget."""
     budget_met: bool
     """Whether the request could be met."""
     gates: tuple[GateReport, ...]
@@ -73,10 +75,11 @@ def explained(
     routed: Routed,
     trace: Trace,
     policy: Router,
+    name: str,
     classes: Sequence[str],
     static: Mapping[str, float],
 ) -> list[Explanation]:
-    """One explanation per image."""
+    """One explanation per image; `name` is that of the bundle's policy."""
     tree = policy.tree
 
     def gate(row: int, position: int, node: int, cost: float) -> GateReport:
@@ -96,7 +99,8 @@ def explained(
             float(routed.probabilities[row].max()),
             routed.path[row],
             float(routed.cost[row]),
-            routed.policy[row],
+            name or routed.decided_by[row],
+            routed.decided_by[row],
             routed.budget_met,
             tuple(gate(row, i, n, c) for i, (n, c) in enumerate(_spent(policy, int(end), float(routed.knob[row])))),
             dict(static),

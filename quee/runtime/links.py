@@ -43,10 +43,15 @@ def _check_link(path: Path) -> None:
         )
 
 
+def project_of(folder: Path) -> Path | None:
+    """The folder `.dvc` of the DVC project that a folder lies in; None outside of projects."""
+    places = (folder.absolute(), *folder.absolute().parents, *folder.resolve().parents)
+    return next((place / ".dvc" for place in places if (place / ".dvc").is_dir()), None)
+
+
 def project_cache(folder: Path) -> Path | None:
     """The cache of the DVC project that a folder lies in, resolved; None outside of projects."""
-    places = (folder.absolute(), *folder.absolute().parents, *folder.resolve().parents)
-    project = next((place / ".dvc" for place in places if (place / ".dvc").is_dir()), None)
+    project = project_of(folder)
     if project is None:
         return None
     found = project / "cache"

@@ -11,6 +11,7 @@ comes from the place where a bundle is kept, or from comparing `digest` with a k
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -186,8 +187,8 @@ def read_manifest(folder: Path) -> Manifest:
     Raises IntegrityError with the reason where it is missing, not a plain file, of another format, altered or
     inconsistent.
     """
-    if not folder.is_dir():
-        raise IntegrityError(f"no bundle at {folder}: not a directory; `quee run` makes an experiment's")
+    if not (folder.is_dir() and os.path.lexists(folder / NAME)):
+        raise IntegrityError(no_bundle(folder))
     path = folder / NAME
     value = _read(path)
     number = value.get("format")
@@ -208,6 +209,30 @@ def read_manifest(folder: Path) -> Manifest:
         raise IntegrityError(f"{path}: {where + ': ' if where else ''}{reason}") from None
     except IntegrityError as error:
         raise IntegrityError(f"{path}: {error}") from None
+
+
+def no_bundle(folder: Path) -> str:
+    """What is said of a place that holds no bundle: what one is, and those that are near."""
+    if folder.is_dir():
+        what = f"{folder} holds no bundle: it has no {NAME}"
+    elif folder.name == NAME and folder.is_file():
+        return f"{folder} describes a bundle; give the folder that it lies in: {folder.parent}"
+    else:
+        what = f"no bundle at {folder}: {'that is a file' if folder.exists() else 'there is no such folder'}"
+    near = nearby(folder)
+    found = f"; near by: {', '.join(map(str, near))}" if near else ""
+    return f"{what}. A bundle is the folder that `quee.fit` or stage `bundle` of `quee run` writes{found}"
+
+
+def nearby(folder: Path, most: int = 3) -> list[Path]:
+    """Bundles in the usual places around a folder and around the working directory, at most so many."""
+    places = [
+        path
+        for base in (folder, folder.parent, Path())
+        for pattern in ("*", "*/bundle", "artifacts/*/bundle")
+        for path in sorted(base.glob(f"{pattern}/{NAME}"))
+    ]
+    return list({path.resolve(): path.parent for path in places}.values())[:most]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,14 +9,19 @@ from typing import Annotated, Literal, TypedDict
 import numpy as np
 from pydantic import Field
 
+from quee.budgets import LARGEST, TOO_LARGE
 from quee.errors import UsageError
 from quee.paths import PathTree
 from quee.policies.ceiling import ROUNDING, served
 from quee.precision import FLOAT
+from quee.work.decimals import comma_hint
 
 ONE_OF = ("budget", "accuracy_loss", "trade_off")
 """Options that each say alone which operating point serves."""
 FROM_ZERO = ("accuracy_loss", "trade_off")
+OF_TIME = ("latency_ms", "images_per_second")
+OF_COST = ("budget", "max_cost")
+"""Options in units of cost, and so at most `LARGEST`."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 AtLeast0 = Annotated[float, Field(ge=0)]
@@ -141,7 +146,7 @@ class Options:
     `certified`, by the cheapest that is certified on samples with no other use.
     Without options the bundle's budget holds. `latency_ms` (mean milliseconds per image) and `images_per_second` are
     budgets of time for batches of the size of the call; they need a profile from this machine. A request that cannot be
-    met is served at the nearest point. Raises UsageError naming a value out of range.
+    met is served at the nearest point. Raises UsageError naming a value out of range; costs are at most `quee.budgets.LARGEST`.
     """
 
     budget: float | None = None
@@ -164,11 +169,17 @@ class Options:
         for name, value in given.items():
             least = "of 0 or more" if name in FROM_ZERO else "above 0"
             if not isinstance(value, Real) or isinstance(value, bool) or not np.isfinite(float(value)):
-                raise UsageError(f"{name}={value!r}: give a finite number {least}")
+                raise UsageError(f"{name}={value!r}: give a finite number {least}{comma_hint(value)}")
             if value < 0 or (value == 0 and name not in FROM_ZERO):
                 raise UsageError(f"{name}={value!r}: give a finite number {least}")
+            if name in OF_COST and float(value) > LARGEST:
+                raise UsageError(f"{name}={value!r}: {TOO_LARGE}")
         if len(both := [name for name in ONE_OF if name in given]) > 1:
             raise UsageError(f"give one of {', '.join(ONE_OF[:-1])} and {ONE_OF[-1]}, not both {' and '.join(both)}")
+        if self.milliseconds is not None and not np.isfinite(self.milliseconds):
+            raise UsageError(
+                f"images_per_second={self.images_per_second!r}: give a rate of which an image has a finite time"
+            )
         if self.milliseconds is not None and len(given) > 1:
             raise UsageError("give one of latency_ms and images_per_second, and nothing beside it")
         if not isinstance(self.certified, bool):
@@ -183,7 +194,7 @@ class Options:
     @property
     def default(self) -> bool:
         """Whether the bundle's own budget holds."""
-        return self.budget is None and self.accuracy_loss is None and self.trade_off is None and self.max_cost is None
+        return all(value is None for name, value in vars(self).items() if name != "certified")
 
     @property
     def milliseconds(self) -> float | None:
@@ -214,8 +225,8 @@ class Operating:
     met: bool
 
     @property
-    def policy(self) -> str:
-        """Name of the policy, or of the two that are mixed."""
+    def decided_by(self) -> str:
+        """Name of the policy that decides, or of the two that are mixed."""
         return " + ".join(dict.fromkeys(point.policy for point in (self.low, self.high) if point.policy))
 
     @property
@@ -281,7 +292,8 @@ class OperatingPoints:
         if limit is not None and options.budget is None:
             point = self._within(self.points[-1], limit)
             return Operating(point, point, 0.0, met)
-        asked = self.budget if options.budget is None else float(options.budget)
+        given = options.budget if options.milliseconds is None else options.milliseconds
+        asked = self.budget if given is None else float(given)
         low, high, share, within = served(np.array([point.cost for point in self.points]), self._taken, asked)
         return Operating(
             self._within(self.points[low], limit), self._within(self.points[high], limit), share, met and within

@@ -17,7 +17,7 @@ from quee.errors import QueeError
 from quee.serving import classify, protocol
 from quee.serving.limits import Limits
 from quee.serving.page_routes import page_routes
-from quee.serving.requests import REFUSALS, Closed, RefusedError, answer_refusal, read
+from quee.serving.requests import REFUSALS, Closed, RefusedError, answer_refusal, read, refuse_query
 from quee.serving.service import Service
 
 CONTENT = "text/plain; version=1.0.0; charset=utf-8"
@@ -104,6 +104,7 @@ def _inference(app: FastAPI, service: Service) -> None:
             raise RefusedError(404, "model", f"no model {asked}; there is {has}")
 
     async def infer(request: Request) -> Response:
+        refuse_query(request, protocol.Parameters)
         known(**request.path_params)  # FastAPI's own parsing takes as long as `protocol.parse`
         async with service.admit() as take:
             body, length = await request.body(), request.headers.get(protocol.HEADER)
@@ -142,6 +143,7 @@ def _inference(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/classify", tags=["images"], summary="Classify image files.", openapi_extra=extra)
     async def classified(request: Request) -> JSONResponse:
+        refuse_query(request, classify.Classify)
         async with service.admit() as take:
             asked = await classify.asked(request, service)
             take(len(asked.files))
@@ -187,7 +189,12 @@ def _describe(app: FastAPI, *models: type[BaseModel]) -> None:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+    headers = error.headers or {}
+    said = {
+        404: "no such address: /openapi.json lists them",
+        405: f"no such method here; valid: {headers.get('Allow')}",
+    }
+    return JSONResponse({"error": said.get(error.status_code, str(error.detail))}, error.status_code, headers)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

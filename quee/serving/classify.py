@@ -65,7 +65,7 @@ async def _from_form(request: Request, settings: Settings) -> Classify:
                     files.append(content)
                 elif name in given:
                     raise bad(f"field {name[:80]!r} is given twice", "duplicate_key")
-                elif content:
+                else:
                     given[name] = content
     except HTTPException as error:
         status = 413 if error.detail.startswith("Too many") else 400
@@ -87,7 +87,7 @@ def answer(found: Answer) -> dict[str, Any]:
             "probabilities": routed.probabilities[row].tolist(),
             "path": routed.path[row],
             "cost": float(routed.cost[row]),
-            "policy": routed.policy[row],
+            "decided_by": routed.decided_by[row],
         }
         for row in range(len(routed.label))
     ]

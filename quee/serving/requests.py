@@ -4,6 +4,7 @@ A refusal has a status, a word for the metrics, and the reason as `{"error": …
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from reprlib import repr as shortened
 from typing import Annotated, Any, TypeVar
@@ -16,11 +17,16 @@ from quee.data.decode import open_image
 from quee.errors import QueeError, UsageError
 from quee.runtime.operating import Options
 from quee.serving.settings import Settings
+from quee.work.decimals import comma_hint
 
 ELONGATION = 64
 """Largest ratio of the sides: scaling the shorter side to the network's input scales the longer side, too."""
 CONTAINERS = 2_000_000
 """Most lists and objects in a JSON body; an empty one takes 2 bytes there and 60 in memory."""
+COMMA = re.compile(rb":\s*-?\d+,\d")
+"""A number with a decimal comma as a value in JSON, behind which another name would stand."""
+NUMBERS = {"float_parsing": "Input should be a valid number", "int_parsing": "Input should be a valid integer"}
+"""Reasons whose own words end with what the parser does."""
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -56,7 +62,16 @@ def read(model: type[M], data: bytes) -> M:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        raise misfit(error) from None
+        refused = misfit(error)
+        if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid" and COMMA.search(data):
+            refused.message += "; numbers have a decimal point: 0.2, not 0,2"
+        raise refused from None
+
+
+def refuse_query(request: Request, model: type[BaseModel]) -> None:
+    """Raises RefusedError for an option in the address, where it would be overlooked: options belong into the body."""
+    if request.scope.get("query_string") and (named := sorted({*request.query_params} & {*model.model_fields})):
+        raise bad(f"{named[0]} is given in the address: give it in the request's body", "options")
 
 
 def misfit(error: ValidationError, field: str = "") -> RefusedError:
@@ -66,7 +81,10 @@ def misfit(error: ValidationError, field: str = "") -> RefusedError:
         return bad(f"not JSON: {first['ctx']['error']}")
     where = ".".join(map(str, (field, *first["loc"]))).strip(".") or "the body"
     reason = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] in ("missing", "value_error", "too_long") else f", not {shortened(first['input'])}"
+    value = first["input"]
+    given = "" if first["type"] in ("missing", "value_error", "too_long") else f", not {shortened(value)}"
+    given += comma_hint(value)
+    reason = NUMBERS.get(first["type"], reason)
     why = {"parameters": "options", "shape": "shape", "datatype": "dtype"}
     named = next((why[part] for part in first["loc"] if part in why), "malformed")
     return bad(f"{where}: {reason}{given}", str(named))

@@ -18,10 +18,11 @@ from anyio import CapacityLimiter, to_thread
 
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.runtime.bundle import load_bundle
-from quee.runtime.classifier import Images, Options, Routed
+from quee.runtime.classifier import AdaptiveClassifier, Images, Options, Routed
 from quee.runtime.control import BudgetControl
 from quee.runtime.explanation import Explanation
-from quee.runtime.manifest import read_manifest
+from quee.runtime.manifest import NAME, read_manifest
+from quee.runtime.replaced import read_settled
 from quee.runtime.scheduler import DrainingError, ExpiredError, OverloadedError, Scheduler
 from quee.serving.metrics import Metrics
 from quee.serving.requests import GoneError, RefusedError, bad
@@ -74,18 +75,22 @@ class Served:
     ) -> None:
         """Raises IntegrityError where the bundle is not whole or has another digest than `digest`."""
         folder = bundle.resolve()  # resolve the link once, so that all files come from one bundle
-        read_manifest(folder)  # raises where there is no bundle
-        self.digest = file_digest(folder / "bundle.json")
-        if digest is not None and digest != self.digest:
-            raise IntegrityError(f"{bundle} has digest {self.digest}, expected {digest}")
-        self.classifier = load_bundle(folder, engine, threads)
-        if file_digest(folder / "bundle.json") != self.digest:
-            raise IntegrityError(f"{bundle} changed while it was read")
-        self.unit_bitflops = float(read_json(folder / "tree.json")["unit_bitflops"])
+
+        def load() -> tuple[AdaptiveClassifier, float]:
+            read_manifest(folder)  # raises where there is no bundle
+            if digest is not None and digest != (has := file_digest(folder / NAME)):
+                raise IntegrityError(f"{bundle} has digest {has}, expected {digest}")
+            loaded = load_bundle(folder, engine, threads)
+            if digest not in (None, loaded.digest):
+                raise IntegrityError(f"{bundle} was replaced while it was read")
+            loaded.warm(batch)  # first calls are slow, and a bundle that cannot run is refused
+            return loaded, float(read_json(folder / "tree.json")["unit_bitflops"])
+
+        self.classifier, self.unit_bitflops = read_settled(folder, NAME, load)
+        self.digest = self.classifier.digest
         self.name = f"quee-{self.classifier.description['experiment']}"
         self.version = self.digest[:12]
         self.control = BudgetControl([point.cost for point in self.classifier.points], enabled=control)
-        self.classifier.warm(batch)  # first calls are slow, and a bundle that cannot run is refused
         self.classifier.predict(np.zeros((1, *self.classifier.transform.size, 3), np.uint8))
         self.scheduler = Scheduler(self.classifier, batch=batch, capacity=queue)
 
@@ -179,8 +184,13 @@ class Answer:
             "max_cost": self.applied.max_cost,
         }
         said: dict[str, object] = {name: value for name, value in found.items() if value is not None}
-        policy = " + ".join(dict.fromkeys(self.routed.policy))
-        return {**said, "budget_met": self.routed.budget_met, "model_digest": self.served.digest, "policy": policy}
+        return {
+            **said,
+            "budget_met": self.routed.budget_met,
+            "decided_by": " + ".join(dict.fromkeys(self.routed.decided_by)),
+            "model_digest": self.served.digest,
+            "policy": self.served.classifier.policy_name,
+        }
 
 
 class Service:

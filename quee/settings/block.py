@@ -2,11 +2,22 @@
 
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainSerializer, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 
+from quee.budgets import LARGEST, TOO_LARGE
 from quee.errors import UsageError
 from quee.precision import Precision
+from quee.work.decimals import comma_hint
 from quee.work.registry import unknown
 
 
@@ -28,6 +39,16 @@ PrecisionName = Annotated[
 Listed = BeforeValidator(_listed)
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+def _within(value: float) -> float:
+    if value > LARGEST:
+        raise ValueError(TOO_LARGE)
+    return value
+
+
+Budget = Annotated[Positive, AfterValidator(_within)]
+"""Mean cost, in units of the static w8a8 network."""
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -50,7 +71,7 @@ def refusal(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{where}{unknown('key', str(last), valid)}"
     if fault["type"] == "missing" or isinstance(fault["input"], dict):
         return f"{where}{message}"
-    return f"{where}{message}; got {fault['input']!r}"
+    return f"{where}{message}; got {fault['input']!r}{comma_hint(fault['input'])}"
 
 
 def _fields(model: type[BaseModel], parents: list[Any]) -> dict[str, FieldInfo]:

@@ -1,6 +1,6 @@
 """Block `bundle`: policy and budget of the deployed classifier."""
 
-from quee.settings.block import Block, Positive
+from quee.settings.block import Block, Budget
 
 
 class Bundle(Block):
@@ -8,5 +8,5 @@ class Bundle(Block):
 
     policy: str = "auto"
     """A deployable entry of `quee.policies.registry`. `auto` takes the best of all of them by budget."""
-    budget: Positive = 0.2
+    budget: Budget = 0.2
     """Default budget of the deployed classifier."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from quee.settings.block import Block, Count, Listed, Positive, Seed, Share
+from quee.settings.block import Block, Budget, Count, Listed, Positive, Seed, Share
 
 
 def _points(value: float) -> float:
@@ -45,7 +45,7 @@ class Evaluate(Block):
 
     points: Annotated[int, Field(ge=100, le=10_000)] = 120
     """Number of trade-offs or thresholds in a sweep."""
-    budgets: Annotated[tuple[Positive, ...], Listed, Field(min_length=1)] = (
+    budgets: Annotated[tuple[Budget, ...], Listed, Field(min_length=1)] = (
         0.05,
         0.1,
         0.15,

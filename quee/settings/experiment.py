@@ -61,7 +61,7 @@ def load_experiment(name: str, folder: Path = Path("experiments")) -> Experiment
     """
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        raise UsageError(unknown("experiment", name, experiment_names(folder)))
+        raise UsageError(unknown("experiment", name, experiment_names(folder), "`quee experiments list`"))
     return parse_experiment(name, path.read_text(encoding="utf-8"), str(path), folder.parent / "data")
 
 

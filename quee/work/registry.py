@@ -1,6 +1,6 @@
 """Registries of named entries; the message for an unknown name lists the valid ones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Generic, TypeVar
 
@@ -52,8 +52,26 @@ class Registry(Generic[T]):
         return len(self._entries)
 
 
-def unknown(kind: str, name: str, valid: list[str]) -> str:
-    """The message for an unknown name: kind, value, the closest name, all valid names."""
+FEW = 12
+"""Names that are listed whole."""
+NEAREST = 4
+"""Names that are listed of more."""
+
+
+def unknown(kind: str, name: str, valid: list[str], listing: str = "") -> str:
+    """The message for an unknown name: kind, value, the closest name, the valid names (see `listed`)."""
     close = get_close_matches(name, valid, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"unknown {kind} {name!r}{hint}; valid: {', '.join(valid) or 'none'}"
+    return f"unknown {kind} {name!r}{hint}; valid: {listed(name, valid, listing)}"
+
+
+def listed(name: str, valid: Sequence[str], listing: str = "") -> str:
+    """The valid names in one line, for a message about another one.
+
+    Of more than a few only the nearest to `name` are there, the most similar first, with what lists them all: `listing`, such
+    as "`quee experiments list`". Without `listing` all are there.
+    """
+    if not listing or len(valid) <= FEW:
+        return ", ".join(valid) or "none"
+    nearest = get_close_matches(name, valid, n=NEAREST, cutoff=0.0)
+    return f"{', '.join(nearest)} and {len(valid) - len(nearest)} more: {listing} lists them"

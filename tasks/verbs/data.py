@@ -23,8 +23,15 @@ if TYPE_CHECKING:
     from quee.work.workers import Lanes
     from tasks.verbs.measuring import Checked
 
-data_app = typer.Typer(help="Add, list, check and show datasets.", no_args_is_help=True)
-weights_app = typer.Typer(help="Add, list and check pretrained weights.", no_args_is_help=True)
+PLAIN: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+}
+"""As the other verbs are: their help and errors are plain text."""
+data_app = typer.Typer(help="Add, list, check and show datasets.", **PLAIN)
+weights_app = typer.Typer(help="Add, list and check pretrained weights.", **PLAIN)
 
 EMBEDDED = {"digits": Path("data.dvc")}
 """Datasets whose DVC file is not beside their folder."""

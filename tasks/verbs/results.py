@@ -140,7 +140,9 @@ def chosen_methods(results: Results, wanted: Sequence[str] | None = None, all_me
     names = {point["method"] for point in results.points}
     for name in wanted or ():
         if name not in names:
-            raise UsageError(unknown("method with results", name, sorted(names)))
+            raise UsageError(
+                unknown("method with results", name, sorted(names), f"`quee results {results.experiment} --all`")
+            )
     return list(wanted) if wanted else shown(names) + (sorted(names - set(MAIN)) if all_methods else [])
 
 

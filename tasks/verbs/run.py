@@ -144,7 +144,11 @@ def plan(
 
 
 experiments = typer.Typer(
-    help="List, show or add experiments.", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    help="List, show or add experiments.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 

@@ -220,6 +220,14 @@ def _request(
     from quee.data.weights_facts import weights_path
     from quee.network.architectures import refuse_unknown
 
+    dataset = _dataset_here(images)
+    source = None if dataset else Path(images)
+    if source is not None and not source.exists():
+        here = [known for known in names_in(DATA) if any((DATA / known).glob("train-*.parquet"))]
+        raise UsageError(
+            f"no folder {images!r}, and no data set of that name here; give a folder of class folders, or one of: "
+            f"{', '.join(here) or 'none is here yet'}"
+        )
     if weights is None and backbone is None:
         raise UsageError(
             "give your network: --weights FILE, or --backbone NAME to train one here (`quee weights list` shows published ones)"
@@ -231,14 +239,6 @@ def _request(
     if weights is None and set_:
         raise UsageError(
             "--set goes with --weights; experiments/NAME.yaml has the keywords of a network that is trained here"
-        )
-    dataset = _dataset_here(images)
-    source = None if dataset else Path(images)
-    if source is not None and not source.exists():
-        here = [known for known in names_in(DATA) if any((DATA / known).glob("train-*.parquet"))]
-        raise UsageError(
-            f"no folder {images!r}, and no data set of that name here; give a folder of class folders, or one of: "
-            f"{', '.join(here) or 'none is here yet'}"
         )
     own = name or dataset or _slug(Path(images).resolve().name)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", own) or own in RESERVED:

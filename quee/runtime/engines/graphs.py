@@ -10,11 +10,12 @@ from threading import Lock
 
 import numpy as np
 
-from quee.errors import QueeError
+from quee.errors import IntegrityError, QueeError
 from quee.precision import Precision
 from quee.runtime.engines.base import Step, graph_name
 from quee.runtime.engines.exact import are_exact, in_floats
 from quee.runtime.engines.memory import remember, remembered
+from quee.runtime.replaced import stamp
 from quee.runtime.view import View
 from quee.work.extras import require_package
 from quee.work.machine import cpu_model
@@ -43,6 +44,7 @@ class GraphEngine(ABC):
             )
         self.segments, self.embedding = view.segments, view.embedding
         self.graphs, self.threads = graphs, threads
+        self._stamps = {path.name: stamp(path) for path in graphs.glob("*.onnx")}
         self._runs: dict[tuple[int, str, int], Run] = {}
         self._loading = Lock()
 
@@ -80,8 +82,13 @@ class GraphEngine(ABC):
         return "int8" if precision == Precision("w8a8") else "int8 (emulated)"
 
     def graph(self, path: Path) -> bytes:
-        """The graph to execute: with integers in floats where the engine's integer kernels are not exact."""
+        """The graph to execute: with integers in floats where the engine's integer kernels are not exact.
+
+        Raises IntegrityError where the file was replaced since the bundle was loaded.
+        """
         graph = path.read_bytes()
+        if stamp(path) != self._stamps.get(path.name):
+            raise IntegrityError(_replaced(path))
         return graph if self.exact else in_floats(graph)
 
     @property
@@ -92,6 +99,8 @@ class GraphEngine(ABC):
         """The file of a graph; raises QueeError where the bundle has none."""
         path = self.graphs / graph_name(segment, Precision("fp32") if precision.is_float else precision)
         if not path.is_file():
+            if path.name in self._stamps:
+                raise IntegrityError(_replaced(path))
             raise QueeError(f"{self.graphs} has no graph {path.name}; engine torch executes {precision}")
         return path
 
@@ -123,6 +132,10 @@ class GraphEngine(ABC):
         after = outputs[0] if segment < self.segments else None
         logits, *embedding = outputs[segment < self.segments :]
         return Step(after, logits, embedding[0] if embedding else None)
+
+
+def _replaced(path: Path) -> str:
+    return f"{path} was replaced since the bundle was loaded: load the bundle anew"
 
 
 EXACT = "exact"

@@ -30,28 +30,55 @@ function percent(share) {
 
 const KINDS = {
   budget: {
-    range: () => state.model.budgets,
+    // wide enough for the default, which may be beyond what the operating points cost
+    range: ({ budget, budgets: [low, high] }) => [Math.min(low, budget), Math.max(high, budget)],
+    default: ({ budget }) => budget,
     said: (text) => `${text} of the static network at 8 bits`,
-    note: "Mean cost to spend per image at most; 1 is the static network at 8 bits.",
+    note: ({ budgets: [low, high] }) => "Mean cost to spend per image at most; 1 is the static network at 8 bits."
+      + ` The cheapest operating point costs ${number(low)}, the dearest ${number(high)}: no budget spends more.`,
   },
   accuracy_loss: {
-    range: () => state.model.accuracy_losses,
+    range: (model) => model.accuracy_losses,
+    default: () => null,
     said: (text) => `${text} points of accuracy`,
-    note: "Points of accuracy that may be lost to the float network; validation images show it at 95\u00a0%.",
+    note: ({ accuracy_losses: [low, high] }) => "Points of accuracy that may be lost to the float network; validation images show it at 95\u00a0%."
+      + ` They show no less than ${number(low)}; from ${number(high)} on the cheapest operating point serves.`,
   },
 };
 
 const kind = () => KINDS[by("kind").value];
 
+// The slider's place (0 to 1000) of a value, and what is asked for at the slider's place.
+function placeOf(value) {
+  const [low, high] = kind().range(state.model);
+  return high > low ? Math.round(1000 * Math.log(value / low) / Math.log(high / low)) : 1000;
+}
+
 function asked() {
-  const [low, high] = kind().range();
-  return low * (high / low) ** (by("budget").value / 1000);
+  const [low, high] = kind().range(state.model), normal = kind().default(state.model);
+  const place = Number(by("budget").value);
+  return normal !== null && place === placeOf(normal) ? normal : low * (high / low) ** (place / 1000);
 }
 
 function showAsked() {
+  const { model } = state, normal = kind().default(model);
   const text = number(asked());
   by("budget-text").textContent = text;
-  by("budget-note").textContent = kind().note;
+  by("budget-note").textContent = kind().note(model);
+  const [low, high] = kind().range(model);
+  const share = normal === null ? 0.5 : placeOf(normal) / 1000;
+  by("low").textContent = share < 0.15 ? "" : number(low); // the mark of the default stands there
+  by("high").textContent = share > 0.85 ? "" : number(high);
+  const mark = by("default");
+  mark.hidden = normal === null;
+  if (normal !== null) {
+    mark.textContent = `default ${number(normal)}`;
+    mark.setAttribute("aria-pressed", String(asked() === normal));
+    // the mark stands below the middle of the slider's thumb, 16 px wide, and stays within the line
+    mark.style.setProperty("left", `calc(${share} * (100% - 16px) + 8px)`);
+    mark.style.setProperty("transform", `translateX(${-100 * share}%)`);
+    mark.style.setProperty("--tick", `calc(${100 * share}% - 1px)`);
+  }
   by("budget").setAttribute("aria-label", by("kind").selectedOptions[0].text);
   by("budget").setAttribute("aria-valuetext", kind().said(text));
 }
@@ -166,9 +193,7 @@ async function start() {
     + " Each image takes its own way through them."
     + (model.measure === "agreement" ? " Fitted without labels: errors are disagreements with the float network." : "");
   by("digest").textContent = `SHA-256 ${model.digest}`;
-  const [low, high] = model.budgets;
-  const at = Math.log(model.budget / low) / Math.log(high / low);
-  by("budget").value = Math.round(1000 * Math.min(1, Math.max(0, at)));
+  by("budget").value = placeOf(model.budget);
   by("kind").options[1].disabled = model.accuracy_losses === null;
   showAsked();
   say("Pick an image to see its way through the network.");
@@ -176,6 +201,11 @@ async function start() {
 }
 
 for (const id of ["budget", "kind"]) by(id).addEventListener("input", () => { if (state.model) { showAsked(); soon(); } });
+by("default").addEventListener("click", () => {
+  by("budget").value = placeOf(kind().default(state.model));
+  showAsked();
+  soon();
+});
 by("file").addEventListener("change", (event) => {
   const file = event.target.files[0];
   if (file && state.model) take(file, file.name);

@@ -230,14 +230,26 @@ def test_predict_prints_a_table_and_says_when_a_budget_cannot_be_met(bundle, fol
 def test_an_accuracy_loss_that_cannot_be_met_says_why(lost: float, side: str, capsys) -> None:
     expected = {"cost_interval": None, "labelled": None, "accuracy_loss": lost, "accuracy_loss_limit": 1.98}
     counts = {"images": 1, "skipped": 0, "left_out": [], "mean_cost": 0.1, "engine": "torch", "measure": "accuracy"}
+    counts |= {"policy": "auto", "decided_by": "plan", "budget": None, "latency_ms": None}
     asked = {"accuracy_loss": 0.5, "budget_met": False, "certified": False, "validation_images": 180}
     _say({"expected": expected, **counts, **asked}, 2.0)
     said = capsys.readouterr().err
     assert f"on validation {side} the float network; on new data at most 1.98 below (95 %)" in said
     assert "(180 validation images cannot show that any point loses less than 1.98 points)" in said
-    assert "0.5 images/s" in said
+    assert "policy auto (here plan), 0.5 images/s" in said
     _say({"expected": expected, **counts, **asked, "certified": True}, 2.0)
     assert "cannot be met: served" in capsys.readouterr().err
+
+
+def test_a_budget_that_limits_nothing_is_told(bundle, folder, classifier, capsys) -> None:
+    dearest = classifier.points[-1].cost
+    assert run("predict", bundle, folder, "--budget", 50, "--json") == 0
+    found = capsys.readouterr()
+    assert f"the budget of 50 limits nothing: the dearest operating point costs {dearest:.3g}" in found.err
+    facts = json.loads(found.out)
+    assert (facts["policy"], facts["decided_by"], facts["budget_met"]) == ("fitted_q", "fitted_q", True)
+    assert run("predict", bundle, folder, "--budget", dearest / 2) == 0
+    assert "limits nothing" not in capsys.readouterr().err
 
 
 def test_predict_writes_parquet(bundle, folder, tmp_path, capsys) -> None:
@@ -319,7 +331,7 @@ def test_verify_tells_good_from_bad(bundle, tmp_path, capsys) -> None:
     facts = json.loads(capsys.readouterr().out)
     assert facts["format"] == FORMAT and facts["digest"] == json.loads((bundle / "bundle.json").read_text())["digest"]
     assert run("verify", tmp_path) == 4
-    assert "missing file" in capsys.readouterr().err
+    assert "holds no bundle" in capsys.readouterr().err
     assert run("predict", tmp_path / "none", "x.png") == 2  # images are checked first, because that is cheap
     assert run("predict", tmp_path / "none", bundle / "README.md") == 4
 

@@ -49,7 +49,10 @@ def test_for_dinov3_no_dinov2_is_recommended(name: str) -> None:
         ("vit_tiny_patch16_224.nothing", r"has no weights 'nothing'; valid: .*augreg_in21k"),
         ("timm/vit_tiny_patch16_224.augreg_in21k", r"names are timm's own: 'vit_tiny_patch16_224.augreg_in21k'"),
         ("hf-hub:timm/vit_tiny_patch16_224", r"names are timm's own: 'vit_tiny_patch16_224'"),
-        ("xyz", "^unknown backbone 'xyz'; valid: resnet110_cifar"),
+        (
+            "xyz",
+            r"^unknown backbone 'xyz'; valid: .* more: `quee\.network\.architectures\.names\(\)` lists them; and timm's: ",
+        ),
         ("", "^unknown backbone ''; valid: "),
     ],
 )

@@ -199,7 +199,7 @@ def test_points_of_a_bundle_of_format_5_are_of_its_policy(copy: Path) -> None:
     found = load_bundle(copy)
     assert found.description["format"] == FORMAT
     assert {point.policy for point in found.points} == {"fitted_q"}
-    assert set(found.route(np.zeros((3, 8, 8), np.uint8)).policy) == {"fitted_q"}
+    assert set(found.route(np.zeros((3, 8, 8), np.uint8)).decided_by) == {"fitted_q"}
 
 
 @pytest.mark.parametrize("name", ["plan", "no_such"])
@@ -255,7 +255,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "linked description": (lambda b: link(b / "bundle.json", OLD / "bundle.json"), "not a plain file"),
     "pipe": (lambda b: replaced(b / "README.md", os.mkfifo), "not a plain file"),
     "pipe for description": (lambda b: replaced(b / "bundle.json", os.mkfifo), "not a plain file"),
-    "no description": (lambda b: (b / "bundle.json").unlink(), "missing file"),
+    "no description": (lambda b: (b / "bundle.json").unlink(), "holds no bundle: it has no bundle.json"),
     "swapped": (lambda b: swap(b / "w4a4.safetensors", b / "w8a8.safetensors"), "digest"),
     "huge description": (lambda b: write(b / "bundle.json", b" " * (17 << 20)), "at most"),
     "deep description": (lambda b: write(b / "bundle.json", b'{"a":' * 100_000), "not a bundle's description"),
@@ -266,6 +266,34 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         "form it was written in",
     ),
 }
+
+
+def test_where_no_bundle_is_it_says_what_one_is_and_which_are_near(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "artifacts" / "x" / "bundle"
+    place.parent.mkdir(parents=True)
+    copy.rename(place)
+    (tmp_path / "notes.txt").write_text("no bundle")
+    said = {
+        ".": r"^\. holds no bundle: it has no bundle\.json\.",
+        "artifacts/x": r"^artifacts/x holds no bundle: it has no bundle\.json",
+        "x": "^no bundle at x: there is no such folder",
+        "notes.txt": "^no bundle at notes.txt: that is a file",
+    }
+    for where, reason in said.items():
+        with pytest.raises(IntegrityError, match=reason) as refused:
+            load_bundle(where)
+        assert "A bundle is the folder that `quee.fit` or stage `bundle` of `quee run` writes" in str(refused.value)
+        assert str(refused.value).endswith("; near by: artifacts/x/bundle")
+    with pytest.raises(IntegrityError, match="describes a bundle; give the folder that it lies in: artifacts/x/bundle"):
+        load_bundle("artifacts/x/bundle/bundle.json")
+    far = tmp_path / "far" / "away"
+    far.mkdir(parents=True)
+    monkeypatch.chdir(far)
+    with pytest.raises(IntegrityError, match="`quee run` writes$"):
+        load_bundle(far)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

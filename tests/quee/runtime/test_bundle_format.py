@@ -9,7 +9,7 @@ import pytest
 
 from quee.runtime.gate import KEPT
 from quee.runtime.manifest import FORMAT, Manifest
-from quee.runtime.operating import Guarantee, Point
+from quee.runtime.operating import Guarantee, Options, Point
 from quee.work.io import read_json
 
 PAGE = (Path(__file__).parents[3] / "docs" / "bundle-format.md").read_text(encoding="utf-8")
@@ -24,6 +24,11 @@ NAMED = set(re.findall(r"`([\w.]+)`", PAGE))
 def test_every_field_is_in_the_specification(names: set[str]) -> None:
     assert names - NAMED == set()
     assert f"**format {FORMAT}**" in PAGE
+
+
+def test_every_way_to_ask_is_in_the_specification() -> None:
+    section = PAGE.partition("## Which operating point")[2].partition("\n## ")[0]
+    assert {field.name for field in fields(Options)} - set(re.findall(r"`(\w+)`", section)) == set()
 
 
 def test_everything_in_a_bundle_is_in_the_specification(bundle: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_bundle_of_any_deployable_policy_takes_the_simulated_paths(
         assert np.array_equal(routed.node, expected[:, column])
         assert np.array_equal(routed.label != cache.label, answered_wrong[:, column])
         assert np.allclose(routed.cost, loaded.policy.spent(expected[:, column], np.full(len(x), point.trade_off)))
-        assert set(routed.policy) == {point.policy}
+        assert set(routed.decided_by) == {point.policy}
     assert loaded.route_prepared(x, trade_off=1e6).cost.mean() <= loaded.route_prepared(x, trade_off=0.0).cost.mean()
     column = int(np.argmax([len(set(routed)) for routed in expected.T]))
     node, label, cost = run_graphs(out, classifier.engine, x[:60], points[column].policy, knobs[column], first[column])
@@ -98,5 +98,6 @@ def test_a_bundle_of_any_deployable_policy_takes_the_simulated_paths(
     most = float(np.median(loaded.costs))
     assert (loaded.route_prepared(x, max_cost=most).cost <= most).all()
     told = loaded.explain(images[0][:3], budget=within[-1])
-    assert {one.policy for one in told} == {points[-1].policy}
+    assert {(one.policy, one.decided_by) for one in told} == {(name, points[-1].policy)}
+    assert loaded.policy_name == name and loaded.operating(Options(budget=within[-1])).decided_by in names
     assert [one.gates[-1].cost for one in told] == pytest.approx([one.cost for one in told])

@@ -87,6 +87,9 @@ def test_what_is_cheapest_is_another_path_in_milliseconds_than_in_bitflops(timed
     routed = timed.route(images[0][:64], latency_ms=1e-3)
     assert all(path.startswith("w8a8") for path in routed.path)
     assert np.array_equal(routed.cost, timed.costs[routed.node])  # cost stays what it is called elsewhere
+    own = timed.timed(64).route(images[0][:64], latency_ms=1e-3)
+    assert np.array_equal(own.cost, routed.cost) and own.path == routed.path
+    assert timed.timed(64).expect(latency_ms=500.0).budget_met  # milliseconds are not held to what costs may be
 
 
 def test_images_per_second_are_milliseconds_per_image(timed, images) -> None:

@@ -74,6 +74,8 @@ def test_forms_and_base64_say_the_same(kind: str) -> None:
         (form(), MULTIPART, 400, "no image"),
         (form(PNG, budget="much"), MULTIPART, 400, "budget: .*number.*'much'"),
         (form(PNG, budget="nan"), MULTIPART, 400, "number"),
+        (form(PNG, budget=""), MULTIPART, 400, "budget: .*number, not ''$"),
+        (form(PNG, budget="0,2"), MULTIPART, 400, "number, not '0,2'; write the number with a point: 0.2$"),
         (form(PNG, budgets="1"), MULTIPART, 400, "'budgets'; valid: budget"),
         (form(PNG)[:-20], MULTIPART, 400, "form"),
         (form(PNG), "multipart/form-data", 400, "form"),

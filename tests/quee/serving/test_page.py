@@ -8,6 +8,9 @@ import pytest
 from endpoint import Endpoint, serving
 from image_files import encoded
 
+from quee.runtime.manifest import seal
+from quee.work.io import read_json
+
 pytestmark = pytest.mark.slow
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `clients`)")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -85,6 +88,34 @@ def test_an_upload_is_drawn_as_the_bundle_routes_it(page, folder: Path, classifi
     assert page.locator("#probabilities li").count() == 5
     assert "static w8a8" in page.locator("#costs").text_content()
     assert "would have spent" in page.locator("#saving").text_content()
+
+
+def test_the_default_budget_is_marked_and_the_ends_are_explained(page, classifier) -> None:
+    low, high = classifier.points[0].cost, classifier.points[-1].cost
+    assert page.locator("#default").text_content() == f"default {classifier.budget:.3g}"
+    assert page.get_attribute("#default", "aria-pressed") == "true"
+    note = page.locator("#budget-note").text_content()
+    assert f"costs {low:.3g}" in note and f"dearest {high:.3g}" in note
+    page.eval_on_selector("#budget", "e => { e.value = 0; e.dispatchEvent(new Event('input')) }")
+    assert page.get_attribute("#default", "aria-pressed") == "false"
+    page.click("#default")
+    assert page.locator("#budget-text").text_content() == f"{classifier.budget:.3g}"
+    page.select_option("#kind", "accuracy_loss")
+    assert page.locator("#default").is_hidden()
+
+
+def test_a_default_beyond_the_points_is_on_the_slider(browser, bundle: Path, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle, copy)
+    described = {k: v for k, v in read_json(copy / "bundle.json").items() if k not in ("digest", "files", "format")}
+    seal(copy, {**described, "budget": 30.0})
+    with serving(copy, examples=folder) as endpoint:
+        opened = browser.new_page()
+        opened.goto(f"http://127.0.0.1:{endpoint.port}/")
+        opened.wait_for_selector("#examples button")
+        assert opened.input_value("#budget") == "1000"
+        assert opened.locator("#budget-text").text_content() == "30"
+        opened.close()
 
 
 def test_nothing_is_wider_than_the_window(page, folder: Path) -> None:

@@ -52,3 +52,17 @@ def test_a_name_is_registered_once(colours: Registry[int]) -> None:
     with pytest.raises(ValueError, match="colour 'red' is registered twice"):
         colours.register("red")(9)
     assert colours["red"] == 0
+
+
+def test_of_many_names_the_nearest_are_listed_and_what_lists_them_all() -> None:
+    many = [f"static_w{bits}a{bits}" for bits in range(2, 20)] + ["quee_plan", "oracle"]
+    said = unknown("method", "plan", many, "`quee results --all`")
+    assert said.startswith("unknown method 'plan' (did you mean 'quee_plan'?); valid: quee_plan, ")
+    assert said.endswith(" and 16 more: `quee results --all` lists them")
+    assert said.count(",") == 3
+
+
+@pytest.mark.parametrize(("names", "listing"), [(12, "`list`"), (40, "")], ids=["few", "nothing lists them"])
+def test_names_are_listed_whole_where_they_are_few_or_nothing_else_lists_them(names: int, listing: str) -> None:
+    every = [f"n{number}" for number in range(names)]
+    assert unknown("name", "x", every, listing) == f"unknown name 'x'; valid: {', '.join(every)}"

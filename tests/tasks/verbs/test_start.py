@@ -232,6 +232,7 @@ REFUSED: dict[str, tuple[Callable[[Path], list[Any]], int, str]] = {
     "no network": (lambda i: [i / "photos"], 2, "give your network: --weights FILE, or --backbone NAME"),
     "an unknown backbone": (lambda i: [i / "photos", "--backbone", "vit_digit"], 2, "did you mean 'vit_digits'"),
     "no folder": (lambda i: [i / "fotos", "--backbone", "vit_digits"], 2, "no folder"),
+    "neither folder nor network": (lambda i: [i / "fotos"], 2, "no folder"),
     "no file of weights": (lambda i: [i / "photos", "--weights", i / "no.pth"], 2, "no file"),
     "images without classes": (lambda i: [flat(i), "--backbone", "vit_digits"], 2, "flat"),
     "a damaged checkpoint": (lambda i: [i / "photos", "--weights", damaged(i)], 4, "bad.pth"),
