@@ -71,8 +71,12 @@ class Served:
         digest: str | None = None,
         engine: str | None = None,
         threads: int | None = None,
+        megabytes: float | None = None,
     ) -> None:
-        """Raises IntegrityError where the bundle is not whole or has another digest than `digest`."""
+        """`megabytes` limits compiled graphs, as in `AdaptiveClassifier.warm`.
+
+        Raises IntegrityError where the bundle is not whole or has another digest than `digest`.
+        """
         folder = bundle.resolve()  # resolve the link once, so that all files come from one bundle
         read_manifest(folder)  # raises where there is no bundle
         self.digest = file_digest(folder / "bundle.json")
@@ -85,7 +89,7 @@ class Served:
         self.name = f"quee-{self.classifier.description['experiment']}"
         self.version = self.digest[:12]
         self.control = BudgetControl([point.cost for point in self.classifier.points], enabled=control)
-        self.classifier.warm(batch)  # first calls are slow, and a bundle that cannot run is refused
+        self.classifier.warm(batch, megabytes)  # first calls are slow, and a bundle that cannot run is refused
         self.classifier.predict(np.zeros((1, *self.classifier.transform.size, 3), np.uint8))
         self.scheduler = Scheduler(self.classifier, batch=batch, capacity=queue)
 
@@ -194,9 +198,11 @@ class Service:
         digest: str | None = None,
         engine: str | None = None,
         threads: int | None = None,
+        megabytes: float | None = None,
     ) -> None:
         """Loads the bundle; raises IntegrityError as `Served` does."""
         self.bundle, self.settings, self.batch, self.engine, self.threads = bundle, settings, batch, engine, threads
+        self.megabytes = megabytes
         self.metrics = Metrics()
         self.current = self._load(digest)
         self.ready = True
@@ -217,7 +223,9 @@ class Service:
         settings = self.settings
         # The scheduler has room beyond the queue, so it never refuses admitted images.
         room = settings.queue + settings.max_images
-        return Served(self.bundle, room, self.batch, settings.control, digest, self.engine, self.threads)
+        return Served(
+            self.bundle, room, self.batch, settings.control, digest, self.engine, self.threads, self.megabytes
+        )
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[Callable[[int], None]]:
