@@ -26,7 +26,7 @@ from quee.network.base import equal_gates
 from quee.precision import Precision
 from quee.quantization.folding import folded
 from quee.quantization.formats import FORMATS, float_products
-from quee.settings.experiment import experiment_names
+from quee.settings.names import experiment_names
 
 PRECISIONS = tuple(map(Precision, ("w3a3", "w4a4", "w8a8")))
 

@@ -1,6 +1,5 @@
 """Static deployments of a backbone that benchmarks/runtime.py compares with: whole networks, one graph each."""
 
-import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import cache
@@ -18,6 +17,7 @@ from quee.features import GateView
 from quee.network.base import SegmentedBackbone
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
+from quee.work.machine import resident_bytes
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Prepared images (n, c, h, w) to logits (n, classes)."""
@@ -164,10 +164,10 @@ def static_deployments(
         try:
             if "NNCF" in name:
                 int8()
-            before = resident()
+            before = resident_bytes()
             found[name] = makers[name]()
             found[name](x)
-            sizes[name] = {"resident": resident() - before}
+            sizes[name] = {"resident": resident_bytes() - before}
             file = next((path for kind, path in kinds.items() if name.endswith(kind)), None)
             if file is not None and file.is_file():
                 sizes[name]["bytes"] = file.stat().st_size
@@ -176,8 +176,3 @@ def static_deployments(
             found.pop(name, None)
             print(f"{name}: left out, {type(error).__name__}: {str(error)[:150]}")
     return found, sizes
-
-
-def resident() -> int:
-    """Resident memory of the process in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -133,7 +133,8 @@ def _counted(name: str, formula: str, elementwise: bool) -> "tuple[str, BitFlops
     """
     from quee.cost import BitFlops
     from quee.data.weights import built_with
-    from quee.settings.experiment import experiment_names, load_experiment
+    from quee.settings.experiment import load_experiment
+    from quee.settings.names import experiment_names
     from quee.trees.settled import NAME, read_settled
     from quee.work.io import read_json
 
@@ -221,7 +222,8 @@ def _named(name: str, given: dict[str, Any]) -> "tuple[SegmentedBackbone, Experi
     from quee.data.weights import built_with, head_classes
     from quee.data.weights_facts import NAME, WEIGHTS, weights_facts, weights_path
     from quee.network.architectures import create_backbone, is_headless, refuse_unknown
-    from quee.settings.experiment import checked_experiment, experiment_names, load_experiment
+    from quee.settings.experiment import checked_experiment, load_experiment
+    from quee.settings.names import experiment_names
     from quee.work.registry import listed
 
     experiments = experiment_names()

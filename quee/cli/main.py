@@ -6,14 +6,17 @@ called before any of its verbs runs, and raises UsageError where the verb cannot
 """
 
 import sys
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 LIBRARY = {
     "profile": ("quee.cli.profile:profile", "Time a bundle's segments on this machine."),
@@ -27,10 +30,18 @@ USAGE: type[Any] = typer.BadParameter.__bases__[0]
 """The error of a wrong command line: click's, or that of typer's own copy of click."""
 
 
+@cache
+def _entries() -> "tuple[EntryPoint, ...]":
+    """Entries of other packages; looking for them reads the metadata of all that are installed."""
+    from importlib.metadata import entry_points
+
+    return tuple(entry_points(group="quee.commands"))
+
+
 def verbs() -> dict[str, tuple[str, str]]:
     """Every verb: name to (`module:object`, help line)."""
     found = dict(LIBRARY)
-    for entry in entry_points(group="quee.commands"):
+    for entry in _entries():
         found.update(entry.load())
     return found
 
@@ -40,7 +51,7 @@ def check_place(arguments: list[str]) -> None:
     verb = next((argument for argument in arguments if not argument.startswith("-")), None)
     if verb is None or verb in LIBRARY or "--help" in arguments:
         return
-    for entry in entry_points(group="quee.commands"):
+    for entry in _entries():
         before = getattr(import_module(entry.module), "before", None)
         if before is not None and verb in entry.load():
             before(verb)
@@ -64,7 +75,7 @@ class _Lazy(TyperGroup):
         return list(verbs())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        found = verbs().get(cmd_name)
+        found = LIBRARY.get(cmd_name) or verbs().get(cmd_name)
         if found is None:
             from quee.errors import UsageError
             from quee.work.registry import unknown

@@ -49,6 +49,14 @@ def serve(
         bool, typer.Option(help="Correct budgets so that the mean cost stays at the budget when inputs drift.")
     ] = Settings.control,
     threads: Annotated[int, typer.Option(help="Threads of the network's products.")] = 1,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MB",
+            help="Most MB of the engine's compiled graphs together. Smaller batches then run padded: slower, with the same "
+            "answers. By default all sizes are compiled.",
+        ),
+    ] = None,
     examples: Annotated[
         Path | None, typer.Option(help="Folder of images, or of Parquet files, to try on the page.")
     ] = None,
@@ -78,13 +86,15 @@ def serve(
     )
     if threads < 1:
         raise UsageError(f"threads={threads}: give at least 1")
+    if memory is not None and not memory > 0:
+        raise UsageError(f"memory={memory:g}: give more than 0 MB")
     if (engine := engine or default_engine()) == "torch":
         import torch
 
         torch.set_num_threads(threads)
     _open_files(settings.connections + 256)
     listener = _listen(host, port)
-    service = Service(bundle, settings, batch, digest, engine, threads)
+    service = Service(bundle, settings, batch, digest, engine, threads, memory)
     server = server_of(service)
     where = f"[{host}]" if ":" in host else host
     served = service.current

@@ -1,9 +1,10 @@
 """AdaptiveClassifier: routes images through the network under a budget, as the simulation does."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -14,7 +15,8 @@ from quee.errors import UsageError
 from quee.measure import Measure, measure_of
 from quee.paths import PathTree
 from quee.policies.base import Router
-from quee.runtime.canary import Canary
+from quee.precision import Precision
+from quee.runtime.canary import Canary, steps_of
 from quee.runtime.conventions import FittedClassifier
 from quee.runtime.engines import Engine, torch_engine
 from quee.runtime.engines.graphs import LARGEST, GraphEngine
@@ -201,22 +203,51 @@ class AdaptiveClassifier(FittedClassifier):
         """Images, as `route` takes them, to the backbone's input: float32 (n, c, h, w)."""
         return prepare(images, self.transform, pixels)
 
-    def warm(self, batch: int = LARGEST) -> "AdaptiveClassifier":
+    def warm(self, batch: int = LARGEST, megabytes: float | None = None) -> "AdaptiveClassifier":
         """Run every segment now, and compile graphs for batches of up to `batch` images if the engine compiles graphs.
 
-        Otherwise this happens in the first calls that need it.
+        Otherwise this happens in the first calls that need it. With `megabytes`, a limit from now on, compiled graphs take so
+        much memory together: those are compiled that save most padding in the steps that images take most, and smaller
+        batches run padded in them. Answers stay the same. Raises UsageError for a limit that is not above 0.
         """
+        if megabytes is not None and not megabytes > 0:
+            raise UsageError(f"megabytes={megabytes}: give more than 0")
         tree, size = self.tree, self.transform.size
         state = np.zeros((1, self.transform.channels, *size), np.float32)
         for segment in range(1, tree.segments + 1):
             after = None
             for precision in sorted({path[-1] for path in tree.paths if len(path) == segment}):
                 after = self.engine.run(segment, precision, state).state
-                if isinstance(self.engine, GraphEngine | AutoEngine):
-                    self.engine.warm(segment, precision, batch)
             if after is not None:
                 state = after
+        if isinstance(self.engine, GraphEngine | AutoEngine):
+            self._compile(self.engine, batch, megabytes)
         return self
+
+    def _compile(self, engine: GraphEngine | AutoEngine, batch: int, megabytes: float | None) -> None:
+        """Compile graphs for batches of up to `batch` images, within a limit those first that save most."""
+        held = engine.held
+        if megabytes is not None:
+            held.limit = megabytes * 1e6
+            held.drop()
+        taken = self._steps_taken()
+        steps = [
+            (step, found)
+            for step, count in taken.most_common()
+            if (found := engine.compiling(*step)) is not None and (megabytes is None or count or not taken.total())
+        ]
+        sizes = [[(own, *step, size) for size in own.useful(*step, batch)] for step, own in steps]
+        for own, segment, precision, size in (entry for turn in zip_longest(*sizes) for entry in turn if entry):
+            if held.has_room():
+                own.compile_for(segment, precision, size)
+
+    def _steps_taken(self) -> Counter[tuple[int, Precision]]:
+        """By (segment, precision), how many of the canary's paths take it, at operating points from cheap to dear."""
+        paths = [] if self.canary is None else self.canary.routes.node.ravel().tolist()
+        found: Counter[tuple[int, Precision]] = Counter(dict.fromkeys(steps_of(self.tree), 0))
+        for end in paths:
+            found.update((len(path), path[-1]) for path in map(self.tree.paths.__getitem__, self.tree.lineage(end)))
+        return found
 
     def on(self, engine: Engine) -> "AdaptiveClassifier":
         """The same classifier on another engine, without profile and canary."""

@@ -72,8 +72,12 @@ class Served:
         digest: str | None = None,
         engine: str | None = None,
         threads: int | None = None,
+        megabytes: float | None = None,
     ) -> None:
-        """Raises IntegrityError where the bundle is not whole or has another digest than `digest`."""
+        """`megabytes` limits compiled graphs, as in `AdaptiveClassifier.warm`.
+
+        Raises IntegrityError where the bundle is not whole or has another digest than `digest`.
+        """
         folder = bundle.resolve()  # resolve the link once, so that all files come from one bundle
 
         def load() -> tuple[AdaptiveClassifier, float]:
@@ -83,7 +87,7 @@ class Served:
             loaded = load_bundle(folder, engine, threads)
             if digest not in (None, loaded.digest):
                 raise IntegrityError(f"{bundle} was replaced while it was read")
-            loaded.warm(batch)  # first calls are slow, and a bundle that cannot run is refused
+            loaded.warm(batch, megabytes)  # first calls are slow, and a bundle that cannot run is refused
             return loaded, float(read_json(folder / "tree.json")["unit_bitflops"])
 
         self.classifier, self.unit_bitflops = read_settled(folder, NAME, load)
@@ -204,9 +208,11 @@ class Service:
         digest: str | None = None,
         engine: str | None = None,
         threads: int | None = None,
+        megabytes: float | None = None,
     ) -> None:
         """Loads the bundle; raises IntegrityError as `Served` does."""
         self.bundle, self.settings, self.batch, self.engine, self.threads = bundle, settings, batch, engine, threads
+        self.megabytes = megabytes
         self.metrics = Metrics()
         self.current = self._load(digest)
         self.ready = True
@@ -227,7 +233,9 @@ class Service:
         settings = self.settings
         # The scheduler has room beyond the queue, so it never refuses admitted images.
         room = settings.queue + settings.max_images
-        return Served(self.bundle, room, self.batch, settings.control, digest, self.engine, self.threads)
+        return Served(
+            self.bundle, room, self.batch, settings.control, digest, self.engine, self.threads, self.megabytes
+        )
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[Callable[[int], None]]:

@@ -21,6 +21,7 @@ from quee.settings.bundle import Bundle
 from quee.settings.evaluate import Evaluate
 from quee.settings.exits import Exits
 from quee.settings.features import Features
+from quee.settings.names import experiment_names
 from quee.settings.paths import Paths
 from quee.settings.policies import Policies
 from quee.settings.predictors import Predictors
@@ -63,10 +64,6 @@ def load_experiment(name: str, folder: Path = Path("experiments")) -> Experiment
     if not path.is_file():
         raise UsageError(unknown("experiment", name, experiment_names(folder), "`quee experiments list`"))
     return parse_experiment(name, path.read_text(encoding="utf-8"), str(path), folder.parent / "data")
-
-
-def experiment_names(folder: Path = Path("experiments")) -> list[str]:
-    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def parse_experiment(name: str, text: str, source: str, data: Path = Path("data")) -> Experiment:
@@ -162,7 +159,9 @@ def _check(experiment: Experiment, source: str, data: Path) -> None:
         largest(paths, backbone.segments)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from None
-    check_policy(experiment.bundle.policy, f"{source}: bundle.policy")
+    # The default can be deployed (tested), and looking a policy up imports them all.
+    if experiment.bundle.policy != Bundle().policy:
+        check_policy(experiment.bundle.policy, f"{source}: bundle.policy")
     if outside := outside_files(backbone.kwargs):
         raise UsageError(
             f"{source}: backbone.kwargs.{outside[0]}: a bundle reads no other files; give weights by name in backbone.weights"

@@ -1,4 +1,7 @@
-"""The one way to write and read JSON, Parquet and safetensors: deterministic bytes, whole files or none."""
+"""The one way to write and read JSON, Parquet and safetensors: deterministic bytes, whole files or none.
+
+NumPy, safetensors and pyarrow are imported where they are used: verbs that read JSON alone start without them.
+"""
 
 import hashlib
 import json
@@ -9,14 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load as load_safetensors
-from safetensors.numpy import save as save_safetensors
-
 from quee.errors import IntegrityError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -63,6 +62,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
+    import numpy as np
+
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
@@ -127,14 +128,17 @@ def count_rows(path: Path) -> int:
         raise IntegrityError(f"not a readable Parquet file: {path} ({error})") from None
 
 
-def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+def write_tensors(path: Path, tensors: "dict[str, np.ndarray]", metadata: dict[str, str] | None = None) -> None:
     write_bytes(path, packed_tensors(tensors, metadata))
 
 
-def packed_tensors(tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
+def packed_tensors(tensors: "dict[str, np.ndarray]", metadata: dict[str, str] | None = None) -> bytes:
     """Safetensors with sorted names; `metadata` values are strings."""
+    import numpy as np
+    from safetensors.numpy import save
+
     ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
-    data = save_safetensors(ordered, metadata={"format": str(FORMAT), **(metadata or {})})
+    data = save(ordered, metadata={"format": str(FORMAT), **(metadata or {})})
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors does not fix their order
@@ -143,7 +147,7 @@ def packed_tensors(tensors: dict[str, np.ndarray], metadata: dict[str, str] | No
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: Path) -> "dict[str, np.ndarray]":
     """Raises IntegrityError when the file is missing, not safetensors or of a newer format."""
     try:
         data = path.read_bytes()
@@ -152,10 +156,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return unpacked_tensors(data, str(path))[0]
 
 
-def unpacked_tensors(data: bytes, source: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def unpacked_tensors(data: bytes, source: str) -> "tuple[dict[str, np.ndarray], dict[str, str]]":
     """Tensors and metadata of a safetensors file's bytes; raises IntegrityError naming `source` as `read_tensors` does."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     try:
-        tensors = load_safetensors(data)
+        tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         metadata: dict[str, str] = header.get("__metadata__", {})
         written = int(metadata.get("format", "0"))
@@ -179,7 +186,7 @@ def read_shape(path: Path, name: str) -> tuple[int, ...] | None:
         return tuple(file.get_slice(name).get_shape()) if name in names else None
 
 
-def read_tensor(path: Path, name: str) -> np.ndarray:
+def read_tensor(path: Path, name: str) -> "np.ndarray":
     """One tensor of a safetensors file, without reading the others; raises IntegrityError where there is none."""
     with _header(path) as file:
         if name not in file.keys():  # noqa: SIM118 - not a mapping
@@ -190,6 +197,8 @@ def read_tensor(path: Path, name: str) -> np.ndarray:
 
 @contextmanager
 def _header(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="numpy") as file:
             yield file

@@ -1,5 +1,6 @@
-"""Facts of the machine, which decides speed and kernels of a bundle."""
+"""Facts of the machine, which decides speed and kernels of a bundle, and of this process."""
 
+import os
 import platform
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,14 @@ def cpu_model() -> str:
         return cpu_name()
     sets = sha256(fields.get("flags", fields.get("Features", "")).encode()).hexdigest()[:8]
     return f"{cpu_name()} {sets}"
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def _fields() -> dict[str, str]:

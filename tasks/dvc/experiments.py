@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from quee.data.weights_facts import weights_path
 from quee.errors import UsageError
 from quee.work.io import atomic_path, write_bytes
 
@@ -30,6 +29,8 @@ def data_path(experiment: "Experiment") -> Path:
 
 def paths_of(experiment: "Experiment") -> dict[str, str]:
     """The experiment's entry in params.yaml: paths of its data set and weights, from the project's folder."""
+    from quee.data.weights_facts import weights_path  # imports NumPy and Pillow, which a list of names does without
+
     weights = experiment.backbone.weights
     return {
         "data": data_path(experiment).as_posix(),

@@ -2,16 +2,18 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from quee.errors import QueeError, UsageError
 from quee.policies.registry import METHODS
 from quee.report.sentence import Summary
 from quee.settings.bundle import Bundle
-from quee.settings.experiment import load_experiment
-from tasks.mlflow.describe import markdown_table
-from tasks.mlflow.headlines import SHORT, UNITS, Figures
+from quee.work.io import read_json
+from tasks.resolved import settings_file
 from tasks.verbs.results import Results, load_results
 
 
@@ -43,6 +45,9 @@ def closing_lines(root: Path, experiments: Sequence[str]) -> Iterator[str]:
 
 def results_page(root: Path, experiment: str) -> str:
     """The same in Markdown, with a table of the main methods; raises UsageError where there are no results."""
+    from tasks.mlflow.describe import markdown_table
+    from tasks.mlflow.headlines import SHORT, UNITS, Figures
+
     results = load_results(root, experiment)
     summary, bundle = summary_of(root, results), bundle_of(root, experiment)
     table = Figures(results.metrics, bundle.policy, bundle.budget, points=results.points).table()
@@ -70,15 +75,25 @@ def said(summary: Summary) -> list[str]:
     return [text for text in (summary.sentence(named=True), summary.nearest(), summary.said_of_labelled()) if text]
 
 
-def bundle_of(root: Path, experiment: str) -> Bundle:
-    """What the experiment deploys; the defaults where its YAML is no longer here or not valid."""
+def bundle_of(root: Path, experiment: str, reference: bool = False) -> Bundle:
+    """What the experiment deploys, by the settings that its result was made with, or else by its YAML.
+
+    `reference` means the published result, which the settings in artifacts/ are not of. The defaults are returned where the
+    YAML is no longer here or not valid.
+    """
+    made_with = root / settings_file(experiment)
+    if made_with.is_file() and not reference:
+        with suppress(ValidationError):  # settings of another version
+            return Bundle.model_validate(read_json(made_with).get("bundle", {}))
+    from quee.settings.experiment import load_experiment  # slow to import
+
     try:
         return load_experiment(experiment, root / "experiments").bundle
     except UsageError:
         return Bundle()
 
 
-def summary_of(root: Path, results: Results) -> Summary:
-    """The results of what the experiment deploys."""
-    bundle = bundle_of(root, results.experiment)
+def summary_of(root: Path, results: Results, reference: bool = False) -> Summary:
+    """The results of what the experiment deploys; `reference` means published results."""
+    bundle = bundle_of(root, results.experiment, reference)
     return Summary(results.metrics, results.points, METHODS[bundle.policy].shown, bundle.budget, results.labelled)

@@ -73,7 +73,8 @@ def _git(root: Path) -> str:
 
 
 def _settings(root: Path) -> str:
-    from quee.settings.experiment import experiment_names, load_experiment
+    from quee.settings.experiment import load_experiment
+    from quee.settings.names import experiment_names
     from tasks.dvc.experiments import refuse_other_paths
     from tasks.dvc.project import outdated
     from tasks.dvc.session import checked

@@ -24,7 +24,8 @@ from quee.network.sizes import candidates
 from quee.network.training import device
 from quee.network.unstated import UNKNOWNS, Answers, Measured, measure
 from quee.settings.backbone import Backbone
-from quee.settings.experiment import experiment_names, load_experiment
+from quee.settings.experiment import load_experiment
+from quee.settings.names import experiment_names
 from quee.settings.requirements import check_head
 from tasks.dvc.inputs import refuse_unpulled
 

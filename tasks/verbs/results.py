@@ -108,11 +108,11 @@ def _metrics(folder: Path, tree: Path) -> dict[str, Any]:
     and is left out where they are missing."""
     import numpy as np
 
-    from quee.evaluation.formats import comparable, recomputed
+    from quee.evaluation.formats import FORMAT, comparable, recomputed
     from quee.work.io import read_json, read_table
 
     metrics, curve = read_json(folder / "metrics.json"), folder / "curve.parquet"
-    if not (curve.is_file() and tree.is_file()):
+    if metrics.get("format") == FORMAT or not (curve.is_file() and tree.is_file()):
         return comparable(metrics)
     costs = np.array([node["cost"] for node in read_json(tree)["nodes"]])
     return recomputed(metrics, read_table(curve).to_pylist(), costs)

@@ -155,7 +155,7 @@ experiments = typer.Typer(
 @experiments.command("list")
 def list_(json_: AsJson = False) -> None:
     """List the experiments, with the first line of each file."""
-    from quee.settings.experiment import experiment_names
+    from quee.settings.names import experiment_names
     from tasks.dvc.experiments import listed_experiments
 
     root = Path.cwd()
@@ -196,7 +196,8 @@ def new(
     """Add experiments/NAME.yaml as a copy of another experiment, to be changed."""
     import re
 
-    from quee.settings.experiment import experiment_names, load_experiment, parse_experiment
+    from quee.settings.experiment import load_experiment, parse_experiment
+    from quee.settings.names import experiment_names
     from quee.work.io import write_bytes
 
     folder = Path("experiments")

@@ -103,7 +103,7 @@ def results(
             from tasks.verbs.plot import plotted
 
             console.print(plotted(root, item, chosen, console.width, reference), soft_wrap=True, highlight=False)
-        if (summary := summary_of(root, item)).point is not None:
+        if (summary := summary_of(root, item, reference)).point is not None:
             console.print(" ".join(filter(None, [*said(summary), summary.instead()])), highlight=False)
         if item.report:
             console.print(f"Report: {item.report}", soft_wrap=True)

@@ -187,7 +187,7 @@ def _partial_waste(root: Path) -> Waste:
 
 def _wanted(root: Path) -> set[tuple[str, str]]:
     """(stage, digest) of the work that a run would continue now."""
-    from quee.settings.experiment import experiment_names
+    from quee.settings.names import experiment_names
 
     here = {folder.name for folder in (root / PARTIAL).iterdir() if any(folder.iterdir())}
     found = set()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from quee.errors import IntegrityError
 from quee.work.io import file_digest, write_bytes
-from tasks.work.locks import exclusive
 
 ARCHIVES = Path("reference")
 POINTER = Path("reference.dvc")
@@ -50,6 +49,8 @@ def unpack(root: Path) -> None:
 
     Raises IntegrityError for an archive that is damaged, that is too large or that holds more than plain files.
     """
+    from tasks.work.locks import exclusive
+
     with exclusive("published", f"{FOLDER}/", root=root):
         for name in published(root):
             _unpack(archive_of(root, name), root / FOLDER / name)

@@ -18,7 +18,8 @@ from quee.data.weights import import_weights
 from quee.data.weights_facts import PUBLISHED, weights_path
 from quee.network.architectures import create_backbone
 from quee.runtime.bundle import load_bundle
-from quee.settings.experiment import experiment_names, load_experiment
+from quee.settings.experiment import load_experiment
+from quee.settings.names import experiment_names
 from quee.work.io import read_json, read_table
 from tasks.dvc.session import stage_names
 from tasks.stage import run_stage

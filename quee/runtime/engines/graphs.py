@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from threading import Lock
+from time import monotonic
 
 import numpy as np
 
@@ -14,14 +14,13 @@ from quee.errors import IntegrityError, QueeError
 from quee.precision import Precision
 from quee.runtime.engines.base import Step, graph_name
 from quee.runtime.engines.exact import are_exact, in_floats
+from quee.runtime.engines.held import Graphs, Held, Run, coarse_to_fine
 from quee.runtime.engines.memory import remember, remembered
 from quee.runtime.replaced import stamp
 from quee.runtime.view import View
 from quee.work.extras import require_package
 from quee.work.machine import cpu_model
 
-Run = Callable[[np.ndarray], list[np.ndarray]]
-"""Inputs (n, …) to the graph's outputs, which belong to the caller. Safe to call from several threads."""
 LARGEST = 64
 """Most samples per call: in larger batches states leave the CPU's cache, and nothing is gained."""
 
@@ -45,8 +44,10 @@ class GraphEngine(ABC):
         self.segments, self.embedding = view.segments, view.embedding
         self.graphs, self.threads = graphs, threads
         self._stamps = {path.name: stamp(path) for path in graphs.glob("*.onnx")}
-        self._runs: dict[tuple[int, str, int], Run] = {}
-        self._loading = Lock()
+        self.held = Graphs()
+        """Its compiled graphs; engine `auto` has one for all its engines."""
+        self._runs: dict[tuple[int, str, int], Held] = {}
+        """By segment, precision and number of samples, the graph that ran them last; `held` may have dropped it since."""
 
     @abstractmethod
     def compile(self, graph: bytes, precision: Precision, size: int | None = None) -> Run:
@@ -106,21 +107,44 @@ class GraphEngine(ABC):
 
     def warm(self, segment: int, precision: Precision, batch: int = LARGEST) -> None:
         """Compile every graph for batches of up to `batch` samples."""
+        for size in self.useful(segment, precision, batch):
+            self.compile_for(segment, precision, size)
+
+    def compile_for(self, segment: int, precision: Precision, size: int) -> None:
+        """Compile a graph for batches of `size` samples, if `held` has room for it."""
+        self._run_for(segment, precision, size)
+
+    def compiling(self, segment: int, precision: Precision) -> "GraphEngine | None":
+        """The engine that compiles the graphs of a step: this one."""
+        return self
+
+    def useful(self, segment: int, precision: Precision, batch: int = LARGEST) -> Iterator[int]:
+        """The sizes for batches of up to `batch` samples, those first that save most padding."""
         sizes = self.sizes(self.path(segment, precision))
-        for size in sizes[: bisect_left(sizes, min(batch, LARGEST)) + 1]:
-            self._run_for(segment, precision, size)
+        return coarse_to_fine(sizes[: bisect_left(sizes, min(batch, LARGEST)) + 1])
+
+    def drop(self, segment: int, precision: Precision) -> None:
+        """Forget the compiled graphs of a step; they are compiled again when it runs."""
+        self.held.drop(self._step(segment, precision.name))
+
+    def _step(self, segment: int, precision: str) -> tuple[str, int, str]:
+        return self.name, segment, precision
 
     def _run_for(self, segment: int, precision: Precision, samples: int) -> Run:
-        name = precision.name  # a precision's own hash takes several times as long
-        if (found := self._runs.get((segment, name, samples))) is None:
-            with self._loading:
-                path = self.path(segment, precision)
-                sizes = self.sizes(path)
-                size = sizes[bisect_left(sizes, samples)]
-                if (found := self._runs.get((segment, name, size))) is None:
-                    found = self._runs[segment, name, size] = self.load(path, precision, size)
-                self._runs[segment, name, samples] = found
-        return found
+        key = segment, precision.name, samples  # a precision's own hash takes several times as long
+        found = self._runs.get(key)
+        run = None if found is None else found.run
+        if found is None or run is None:
+            path = self.path(segment, precision)
+            sizes = self.sizes(path)
+            found, run = self.held.find(
+                self._step(segment, precision.name),
+                sizes[bisect_left(sizes, samples)],
+                lambda size: self.load(path, precision, size),
+            )
+            self._runs[key] = found
+        found.used = monotonic()
+        return run
 
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
         if len(state) <= LARGEST:

@@ -12,7 +12,8 @@ import numpy as np
 
 from quee.precision import Precision
 from quee.runtime.engines.exact import in_floats
-from quee.runtime.engines.graphs import LARGEST, GraphEngine, Run
+from quee.runtime.engines.graphs import LARGEST, GraphEngine
+from quee.runtime.engines.held import Run
 
 BIAS_ROUNDING = "WeightBiasQuantization"
 """Rounds a convolution's bias to steps of input scale × weight scale, which at 4 bits is far from what was simulated."""

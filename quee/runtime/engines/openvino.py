@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from quee.precision import Precision
-from quee.runtime.engines.graphs import LARGEST, GraphEngine, Run
+from quee.runtime.engines.graphs import LARGEST, GraphEngine
+from quee.runtime.engines.held import Run
 
 LADDER = (1, 2, 4, 8, 12, 16, 20, 24, 32, 48, LARGEST)
 """Batch sizes of small graphs. More sizes would save little time and cost 5 to 20 MB per graph."""

@@ -18,6 +18,7 @@ from quee.errors import DisagreementError, QueeError
 from quee.precision import Precision
 from quee.runtime.engines.base import Engine, Reference, Step, graph_name
 from quee.runtime.engines.graphs import GraphEngine
+from quee.runtime.engines.held import Graphs
 from quee.runtime.engines.memory import remember, remembered
 from quee.work.io import file_digest
 from quee.work.machine import cpu_model
@@ -50,6 +51,11 @@ class AutoEngine:
     ) -> None:
         """`torch` opens engine torch. It is called only where none of `engines` can execute a step."""
         self.engines = {engine.name: engine for engine in engines}
+        self.held = Graphs()
+        """The compiled graphs of all engines."""
+        for engine in self.engines.values():
+            if isinstance(engine, GraphEngine):
+                engine.held = self.held
         self._open = torch
         self.graphs, self.threads = graphs, threads
         self.reference: Reference | None = None
@@ -76,16 +82,20 @@ class AutoEngine:
         if (found := self._chosen.get((segment, precision))) is None:
             with self._lock:
                 if (found := self._chosen.get((segment, precision))) is None:
-                    found = self._chosen[segment, precision] = self._probe(segment, precision, state)
+                    found = self._probe(segment, precision, state)
+                    for other in self.engines.values():
+                        if other is not found and isinstance(other, GraphEngine):
+                            other.drop(segment, precision)  # graphs that were only compared or timed
+                    self._chosen[segment, precision] = found
         return found
 
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
         return self.chosen(segment, precision, state).run(segment, precision, state)
 
-    def warm(self, segment: int, precision: Precision, batch: int) -> None:
-        """Let the chosen engines compile for batches of up to `batch` samples."""
-        if isinstance(chosen := self._chosen.get((segment, precision)), GraphEngine):
-            chosen.warm(segment, precision, batch)
+    def compiling(self, segment: int, precision: Precision) -> GraphEngine | None:
+        """The engine chosen for a step, if it compiles graphs."""
+        chosen = self._chosen.get((segment, precision))
+        return chosen if isinstance(chosen, GraphEngine) else None
 
     def executed(self, precision: Precision) -> str:
         ways = {e.executed(precision) for (_, p), e in self._chosen.items() if p == precision}

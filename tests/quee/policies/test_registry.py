@@ -23,6 +23,7 @@ from quee.policies.sweep import Setting, Sweep, hull_of
 from quee.policies.thresholds import Thresholds
 from quee.policies.walks import walk, walks_of
 from quee.runtime.executor import Executor, Flight
+from quee.settings.bundle import Bundle
 from quee.work.io import write_tensors
 
 CACHE = small_cache(1200)
@@ -221,6 +222,7 @@ def test_a_method_is_deployable_where_it_has_a_policy() -> None:
     }
     assert {*named, "plan", "static_mixture", "ztw", own_policy.METHOD.name} <= set(deployable())
     assert not {"oracle", "random_routing", "static"} & set(deployable())
+    assert Bundle().policy in deployable(), "settings with the default are not checked"
 
 
 @pytest.mark.parametrize("name", ["eero", "jei_gate", own_policy.METHOD.name])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quee.errors import UsageError
 from quee.runtime import load_bundle
 from quee.runtime.engines.graphs import GraphEngine
 from quee.runtime.executor import Samples, draws
@@ -96,6 +97,21 @@ def test_behind_warm_nothing_is_chosen_or_compiled_in_a_call(bundle, images, mon
     for count in (1, 2, 3, 4):
         for budget in (0.02, 0.2, 1.0):
             warm.route(images[0][:count], budget=budget)
+
+
+def test_under_a_limit_of_memory_answers_stay_as_they_are(bundle, images, monkeypatch, tmp_path) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnx")
+    whole = load_bundle(bundle, "openvino", threads=1)
+    few = load_bundle(bundle, "openvino", threads=1).warm(8, megabytes=40)
+    for count in (1, 3, 8):
+        for budget in (0.02, 0.2, 1.0):
+            wanted, found = (own.route(images[0][:count], budget=budget) for own in (whole, few))
+            assert np.array_equal(found.probabilities, wanted.probabilities) and found.path == wanted.path
+    held = few.engine.held
+    assert held.taken() <= held.limit == 40e6 and len(held.held) < len(whole.engine.held.held)
+    with pytest.raises(UsageError, match="megabytes=0"):
+        few.warm(8, megabytes=0)
 
 
 def test_samples_with_and_without_a_limit_may_take_the_same_slots() -> None:

@@ -192,6 +192,7 @@ def test_the_command_reloads_on_sighup_and_ends_on_sigterm(bundle: Path, other: 
         (["--queue", "0"], 2, "queue"),
         (["--examples", "/nowhere"], 2, "not a folder"),
         (["--threads", "0"], 2, "threads"),
+        (["--memory", "0"], 2, "memory"),
     ],
 )
 def test_wrong_usage_is_one_line_and_a_status(bundle: Path, options: list[str], status: int, reason: str) -> None:

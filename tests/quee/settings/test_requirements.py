@@ -202,7 +202,7 @@ def test_settings_changed_behind_prepare_are_refused_before_anything_runs(tiny: 
 def test_experiments_of_this_project_fit_their_networks() -> None:
     from pathlib import Path
 
-    from quee.settings.experiment import experiment_names
+    from quee.settings.names import experiment_names
     from quee.settings.requirements import check_network
 
     folder = Path(__file__).parents[3] / "experiments"

@@ -7,7 +7,8 @@ import yaml
 from toy_project import experiment
 
 from quee.errors import UsageError
-from quee.settings.experiment import experiment_names, load_experiment
+from quee.settings.experiment import load_experiment
+from quee.settings.names import experiment_names
 from tasks.dvc.experiments import NO_WEIGHTS, listed_experiments, paths_of, put_right, refuse_other_paths
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,7 @@ from evaluated_project import write_evaluation
 
 from quee.errors import UsageError
 from quee.work.io import read_json, write_json
-from tasks.verbs.closing import closing_lines, results_page
+from tasks.verbs.closing import bundle_of, closing_lines, results_page
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 
@@ -59,6 +59,18 @@ def test_what_is_not_there_is_left_out(project: Path) -> None:
     assert len(list(closing_lines(project, ["digits"]))) == 2, "the default policy has no results here"
     shutil.rmtree(project / "artifacts")
     assert list(closing_lines(project, ["digits"])) == []
+
+
+def test_a_result_is_summed_up_by_the_settings_that_it_was_made_with(project: Path) -> None:
+    made_with = project / "artifacts/digits/settings/settings.json"
+    made_with.parent.mkdir()
+    write_json(made_with, {"bundle": {"policy": "static_mixture", "budget": 0.3}})
+    assert bundle_of(project, "digits").policy == "static_mixture"
+    assert bundle_of(project, "digits", reference=True).policy == "plan", (
+        "these are not the settings of published results"
+    )
+    write_json(made_with, {"bundle": {"policy": "plan", "of_another_version": 1}})
+    assert bundle_of(project, "digits").budget == 0.25, "the YAML's"
 
 
 def test_a_page_of_results_has_the_sentence_a_small_table_and_what_comes_next(project: Path) -> None:

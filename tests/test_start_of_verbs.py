@@ -1,0 +1,71 @@
+"""What verbs that only read import: everything else would delay their answer."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from evaluated_project import write_evaluation
+
+PROGRAM = """
+import json, sys
+from quee.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    print("\\n" + json.dumps(sorted(sys.modules)))
+"""
+
+HEAVY = (
+    "PIL",
+    "dvc",
+    "matplotlib",
+    "mlflow",
+    "numpy",
+    "prefect",
+    "pyarrow",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "torch",
+)
+"""Packages that take a tenth of a second and more."""
+
+UNUSED = {
+    "--version": (*HEAVY, "importlib.metadata", "pydantic", "rich", "tasks"),
+    "--help": (*HEAVY, "pydantic", "rich"),
+    "cost --help": (*HEAVY, "tasks"),
+    "verify --help": (*HEAVY, "tasks"),
+    "plan --help": HEAVY,
+    "experiments list": (*HEAVY, "quee.policies", "quee.settings.experiment", "ruamel"),
+    "results digits": (
+        *(name for name in HEAVY if name not in ("numpy", "pyarrow")),  # results are Parquet
+        "filelock", "quee.settings.experiment", "ruamel", "tasks.mlflow.describe", "tasks.mlflow.store",
+    ),
+}  # fmt: skip
+"""Modules that a verb must not import, with all below them."""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    (root / "experiments").mkdir()
+    (root / "experiments/digits.yaml").write_text("# Digits.\n")
+    (root / "params.yaml").write_text("experiments: {digits: {data: data/digits, weights: none}}\n")
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    write_evaluation(root / "artifacts/digits/evaluate")
+    (root / "artifacts/digits/settings").mkdir()
+    (root / "artifacts/digits/settings/settings.json").write_text('{"bundle": {"policy": "plan", "budget": 0.2}}')
+    return root
+
+
+@pytest.mark.parametrize("words", UNUSED)
+def test_a_verb_imports_no_more_than_its_answer_takes(project: Path, words: str) -> None:
+    command = [sys.executable, "-c", PROGRAM, *words.split()]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    said, _, modules = done.stdout.strip().rpartition("\n")
+    found = json.loads(modules)
+    assert said and "quee.cli.main" in found
+    assert [name for name in found if any(f"{name}.".startswith(f"{unused}.") for unused in UNUSED[words])] == []
