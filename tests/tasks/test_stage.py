@@ -142,7 +142,7 @@ def test_an_unforeseen_fault_is_one_line_and_a_traceback_on_request(project: Pro
 
 def test_a_second_writer_waits_for_the_first(project: Project) -> None:
     project.do(sys.executable, "-m", "stages.prepare", "toy")
-    first = project.start(sys.executable, "-m", "stages.targets", "toy", TOY_SECONDS="0.3")
+    first = project.start(sys.executable, "-m", "stages.targets", "toy", TOY_SECONDS="1")
     while not project.computed():
         time.sleep(0.02)
     output = project.do(sys.executable, "-m", "stages.targets", "toy")
