@@ -76,6 +76,7 @@ ONLY = {
         "quee/evenly.py",
         "quee/work/",
         "quee/measure.py",
+        "quee/budgets.py",
         "quee/precision.py",
         "quee/paths.py",
         "quee/policies/",

@@ -134,7 +134,7 @@ def test_options_out_of_range_are_refused_by_name(classifier, images, name, valu
 
 
 def test_a_budget_above_all_points_spends_what_the_dearest_does(classifier, images) -> None:
-    found = classifier.route(images[0][:20], budget=1e9)
+    found = classifier.route(images[0][:20], budget=100.0)
     dearest = classifier.points[classifier.points[-1].taken]
     assert found.budget_met
     assert found.path == classifier.route(images[0][:20], trade_off=dearest.trade_off).path
