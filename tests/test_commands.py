@@ -50,7 +50,7 @@ VALUES = {
     "BUNDLE": "artifacts/digits/bundle", "RUN": "0123456789abcdef" * 2,
     "A": "digits", "B": "0.1", "STAGE": "targets", "REV": "HEAD", "FOLDER": "folder", "FILE": "file",
     "HOST": "127.0.0.1", "N": "20", "PATH": "w4a4-w8a8", "DATASET": "digits",
-    "WEIGHTS": "vit_digits", "FOLDER2": "folder",
+    "WEIGHTS": "vit_digits", "FOLDER2": "folder", "MB": "240",
 }  # fmt: skip
 """What stands for the placeholders."""
 
