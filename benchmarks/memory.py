@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [EXPERIMENT] [--engine openvino] [--limits 160,200,240] [--budget 0.2] [--repeats 7]
 
-Resident memory is that of `quee serve BUNDLE --engine ENGINE --memory MB` once it is ready. Time is the CPU time of `predict` on
-the experiment's first 1,000 images in batches of each size, in one process: the bundle without a limit and with each of them take turns,
-and rows are medians over the repeats, relative to the bundle without a limit. Answers do not depend on the limit.
+Resident memory is that of `quee serve BUNDLE --engine ENGINE --memory MB` once it is ready. Time is the CPU time of `predict`
+on the experiment's first 1,000 images in batches of each size, in one process: the bundle without a limit and with each of
+them take turns, and rows are medians over the repeats, relative to no limit. Answers do not depend on the limit.
 """
 
 import argparse
