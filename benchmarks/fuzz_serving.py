@@ -28,12 +28,6 @@ from serving import Server  # noqa: E402
 GROWTH = 0.05
 
 
-def resident(pid: int) -> float:
-    """MiB."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(text.partition("VmRSS:")[2].split()[0]) / 1024
-
-
 def bad(status: int | None) -> bool:
     return status is not None and not (200 <= status < 300 or 400 <= status < 500 or status == 503)
 
@@ -59,8 +53,8 @@ class Fuzz:
             time.sleep(0.2)
             share = max(sum(self.seen.values()) / self.total, (time.monotonic() - self.begun) / self.seconds)
             if not early and share >= 0.1:
-                early = resident(self.server.process.pid)
-        return early, resident(self.server.process.pid)
+                early = self.server.resident()
+        return early, self.server.resident()
 
     def _wire(self, image: bytes, seed: int) -> None:
         wire = Wire(self.server.port, timeout=30.0)

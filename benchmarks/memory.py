@@ -8,17 +8,11 @@ them take turns, and rows are medians over the repeats, relative to no limit. An
 """
 
 import argparse
-import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
-import psutil
+from serving import Server
 
 import quee
 from quee.data.source import open_dataset
@@ -26,35 +20,14 @@ from quee.settings.experiment import load_experiment
 from quee.work.io import read_json
 
 BATCHES = (1, 4, 8, 16, 24, 64, 256)
-IMAGES, LARGEST, WAIT_SECONDS = 1000, 64, 300
+IMAGES, LARGEST = 1000, 64
 
 
 def resident(bundle: Path, engine: str, limit: float | None) -> float:
-    """MB of a server that is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """MiB of a server that is ready."""
     own = [] if limit is None else ["--memory", f"{limit:g}"]
-    command = [sys.executable, "-m", "quee", "serve", str(bundle), "--port", str(port), "--engine", engine, *own]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}) as server:
-        try:
-            end = time.monotonic() + WAIT_SECONDS
-            while not ready(port):
-                if server.poll() is not None or time.monotonic() > end:
-                    raise SystemExit(f"{' '.join(command)}: not ready")
-                time.sleep(0.5)
-            every = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
-            return sum(process.memory_info().rss for process in every) / 1e6
-        finally:
-            server.terminate()
-
-
-def ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+    with Server(bundle, "--engine", engine, *own) as server:
+        return server.resident()
 
 
 def seconds(classifier: quee.AdaptiveClassifier, images: np.ndarray, batch: int, budget: float) -> float:
@@ -79,7 +52,7 @@ def main() -> None:
     limits = [None, *(float(limit) for limit in options.limits.split(","))]
     for limit in limits:
         said = "no limit" if limit is None else f"{limit:g} MB"
-        print(f"{said}: server {resident(bundle, options.engine, limit):.0f} MB", flush=True)
+        print(f"{said}: server {resident(bundle, options.engine, limit):.0f} MiB", flush=True)
     classifiers = []
     for limit in limits:
         classifiers.append(quee.load_bundle(bundle, options.engine))

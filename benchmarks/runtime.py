@@ -46,10 +46,10 @@ from quee.runtime.executor import Executor, Flight
 from quee.runtime.profile import measure, profile_of
 from quee.settings.experiment import load_experiment
 from quee.work.io import read_json, read_table
-from quee.work.machine import cpu_model
+from quee.work.machine import cpu_model, resident_bytes
 
 sys.path.insert(0, str(Path(__file__).parent))
-from static_engines import Run, resident, static_deployments
+from static_engines import Run, static_deployments
 
 CLOCK: Callable[[], float] = time.perf_counter
 DROP = 0.005
@@ -191,9 +191,9 @@ def fixture(options: argparse.Namespace) -> dict[str, Any]:
 
     (x, y), (calibration, _) = read(ids), read(np.sort(calibration_ids))
     x = np.ascontiguousarray(x)
-    before = resident()
+    before = resident_bytes()
     classifier.warm()
-    memory = resident() - before
+    memory = resident_bytes() - before
     quee, unsure = quee_runs(classifier, x, options)
     models = classifier.backbone.models
     static, sizes = static_deployments(

@@ -15,6 +15,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from quee.cli import PLAIN
+
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
@@ -107,7 +109,7 @@ def resolve(name: str, where: str) -> Any:
         raise QueeError(f"`quee {name}` is not part of this installation (no module {module})")
     target = getattr(import_module(module), attribute)
     if callable(target) and not isinstance(target, typer.Typer) and not hasattr(target, "main"):
-        wrapper = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        wrapper = typer.Typer(**PLAIN)
         wrapper.command(name)(target)
         target = wrapper
     command: Any = get_command(target) if isinstance(target, typer.Typer) else target
@@ -115,9 +117,7 @@ def resolve(name: str, where: str) -> Any:
     return command
 
 
-app = typer.Typer(
-    cls=_Lazy, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True
-)
+app = typer.Typer(cls=_Lazy, no_args_is_help=True, **PLAIN)
 
 
 @app.callback()

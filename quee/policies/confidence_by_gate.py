@@ -55,12 +55,8 @@ class Way:
         return np.sort(self.score, axis=0)
 
     def threshold(self, rank: np.ndarray) -> np.ndarray:
-        """Thresholds (…, L - 1) at ranks among the scores of their gates, between two of which they are interpolated;
-        infinite above rank 1."""
-        place = np.minimum(rank, 1.0) * (len(self.score) - 1)
-        low, gate = place.astype(np.int64), np.arange(self.score.shape[1])
-        below, above = self.sorted[low, gate], self.sorted[np.minimum(low + 1, len(self.score) - 1), gate]
-        return np.where(rank > 1, np.inf, below + (place - low) * (above - below))
+        """Thresholds (…, L - 1) at ranks among the scores of their gates."""
+        return _at(self.sorted, rank)
 
     def loss(self, threshold: np.ndarray, price: float) -> float:
         """Sum over the samples of error + price · cost."""
@@ -75,11 +71,7 @@ class Way:
 
     def common(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Common thresholds (T,), each with its mean error and mean cost."""
-        flat = np.sort(self.score, axis=None)
-        place = RANKS[:-1] * (len(flat) - 1)
-        low = place.astype(np.int64)
-        below, above = flat[low], flat[np.minimum(low + 1, len(flat) - 1)]
-        tried = np.append(below + (place - low) * (above - below), np.inf)
+        tried = _at(np.sort(self.score, axis=None)[:, None], RANKS[:, None])[:, 0]
         samples, gates, count = *self.error.shape, len(tried)
         # A sample exits at a gate under the thresholds that it reaches there and has not reached before.
         reached = np.zeros((samples, gates + 1), np.int64)
@@ -120,6 +112,14 @@ class Way:
             if still:
                 break
         return rank
+
+
+def _at(rising: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Values (…, G) at ranks among rising columns (n, G), interpolated between two of them; infinite above rank 1."""
+    place = np.minimum(rank, 1.0) * (len(rising) - 1)
+    low, column = place.astype(np.int64), np.arange(rising.shape[1])
+    below, above = rising[low, column], rising[np.minimum(low + 1, len(rising) - 1), column]
+    return np.where(rank > 1, np.inf, below + (place - low) * (above - below))
 
 
 def _exits(score: np.ndarray, threshold: np.ndarray) -> np.ndarray:

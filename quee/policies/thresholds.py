@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 POINTS = 25
 """Thresholds per sequence of precisions, before the hull."""
-TOGETHER = 64
+CHUNK = 64
 """Sequences of precisions whose quantiles are taken in one call."""
 Arrays = dict[str, np.ndarray]
 
@@ -207,7 +207,7 @@ class Thresholds(Policy):
         found = np.full((len(nodes), 1), np.inf)
         if nodes.shape[1] > 1:
             ranks = np.linspace(0, 1, count - 1)
-            chunks = np.array_split(np.arange(len(nodes)), -(-len(nodes) // TOGETHER))
+            chunks = np.array_split(np.arange(len(nodes)), -(-len(nodes) // CHUNK))
             spread = [np.quantile(np.stack([score(i).ravel() for i in own]), ranks, axis=1).T for own in chunks]
             found = np.concatenate([np.concatenate(spread), found], axis=1)
         return joined(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quee.cli import AsJson
+from quee.cli import PLAIN, AsJson
 from quee.cli.keywords import settings_of
 from quee.data import DATA, dataset_called, known_dataset, names_in
 from quee.errors import IntegrityError, QueeError, UsageError
@@ -23,15 +23,8 @@ if TYPE_CHECKING:
     from quee.work.workers import Lanes
     from tasks.verbs.measuring import Checked
 
-PLAIN: dict[str, Any] = {
-    "no_args_is_help": True,
-    "add_completion": False,
-    "pretty_exceptions_enable": False,
-    "rich_markup_mode": None,
-}
-"""As the other verbs are: their help and errors are plain text."""
-data_app = typer.Typer(help="Add, list, check and show datasets.", **PLAIN)
-weights_app = typer.Typer(help="Add, list and check pretrained weights.", **PLAIN)
+data_app = typer.Typer(help="Add, list, check and show datasets.", no_args_is_help=True, **PLAIN)
+weights_app = typer.Typer(help="Add, list and check pretrained weights.", no_args_is_help=True, **PLAIN)
 
 EMBEDDED = {"digits": Path("data.dvc")}
 """Datasets whose DVC file is not beside their folder."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quee.cli import AsJson
+from quee.cli import PLAIN, AsJson
 from quee.errors import IntegrityError, PendingError, UsageError
 
 Names = Annotated[
@@ -143,13 +143,7 @@ def plan(
         raise PendingError(f"{len(pending)} of {len(steps)} stages are not up to date")
 
 
-experiments = typer.Typer(
-    help="List, show or add experiments.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+experiments = typer.Typer(help="List, show or add experiments.", no_args_is_help=True, **PLAIN)
 
 
 @experiments.command("list")
