@@ -108,7 +108,7 @@ def estimates(experiment: str, trees: Sequence[str]) -> None:
     """Choose on split validation, judge on split test."""
     inputs = Inputs.of(Stage("tree", load_experiment(experiment), Path(), Path("artifacts") / experiment))
     settings, labels, backbone = inputs.stage.experiment, inputs.images.labels, inputs.backbone
-    rows = rows_of(inputs.ids, True, settings.quantize.seed)
+    rows = rows_of(inputs.ids, settings.quantize.seed)
     both = replace(rows, judged=np.concatenate([rows.judged, spread(inputs.ids["test"], JUDGED)]))
 
     def images(ids: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:

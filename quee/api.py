@@ -212,7 +212,7 @@ def _settled(
     own: SegmentedBackbone, given: Given, indices: np.ndarray, parts: dict[str, np.ndarray], settings: Experiment
 ) -> Settled:
     """The tree, as named or chosen on split validation."""
-    rows = rows_of(parts, True, settings.quantize.seed)
+    rows = rows_of(parts, settings.quantize.seed)
 
     def images(ids: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
         for start in range(0, len(ids), MICRO_BATCH):

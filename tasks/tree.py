@@ -70,7 +70,7 @@ def run(stage: Stage) -> None:
     The settings of stage `features` decide where it is computed; the result does not depend on it.
     """
     inputs, experiment = Inputs.of(stage), stage.experiment
-    rows = rows_of(inputs.ids, not experiment.prepare.splits.folds, experiment.quantize.seed)
+    rows = rows_of(inputs.ids, experiment.quantize.seed)
     passes: list[int] = []
 
     def run_all(configs: Mapping[str, QuantizationConfig]) -> dict[str, Found]:

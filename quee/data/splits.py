@@ -35,9 +35,9 @@ def make_splits(
     samples each, uses all of them, and caps the calibration samples at their number. Raises UsageError where a needed
     split is empty or too small for its calibration samples.
 
-    With `splits.folds`, column fold has the rotation (from 0) in which a sample is tested, -1 for training samples;
-    split holds for rotation 0, and split_1, split_2, … for the others. A fold has the same number of samples of each
-    class up to one, and so have the folds in all.
+    With `splits.folds`, column fold has the rotation (from 0) in which a sample is tested, -1 for training and validation
+    samples; split holds for rotation 0, and split_1, split_2, … for the others. A fold has the same number of samples of
+    each class up to one, and so have the folds in all.
 
     `groups` (N,) are the groups of all samples; none is divided between splits or folds (`quee.data.grouped`), and column
     group has them. `seen` (n_train,) says which training samples the backbone's weights have seen, for `evaluation_set`
@@ -133,10 +133,15 @@ def _rotations(
     rng: np.random.Generator,
     groups: np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The ids by split in every rotation: one fold is the test split, the others are divided by their shares."""
-    held_out = rng.permutation(np.concatenate([parts[name] for name in HELD_OUT]))
+    """The ids by split in every rotation: one fold is the test split, the others are divided by their shares.
+
+    The validation split is the same in all, so that what is chosen on it once, such as the tree, was not chosen on a test
+    split.
+    """
+    turning = [name for name in HELD_OUT if name != "validation"]
+    held_out = rng.permutation(np.concatenate([parts[name] for name in turning]))
     by_class = held_out[np.argsort(labels[held_out], kind="stable")]
-    shares = {name: getattr(splits, name) for name in HELD_OUT if name != "test"}
+    shares = {name: getattr(splits, name) for name in turning if name != "test"}
     shares = {name: share / sum(shares.values()) for name, share in shares.items()}
     grouped = groups is not None and divides(groups[by_class])
     if groups is not None and grouped:
@@ -151,7 +156,7 @@ def _rotations(
             divided = cut_groups(rest, labels[rest], groups[rest], shares, rng)
         else:
             divided = cut(rest, shares)
-        yield {"train": parts["train"], **divided, "test": fold}
+        yield {"train": parts["train"], **divided, "validation": parts["validation"], "test": fold}
 
 
 def _by_sample(parts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

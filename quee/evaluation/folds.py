@@ -1,11 +1,12 @@
-"""Cross-fitting: every held-out sample is measured once, by what was fitted and chosen without it.
+"""Cross-fitting: every held-out sample but those of validation is measured once, by what was fitted and chosen without it.
 
-`prepare.splits.folds` cuts the held-out samples into K folds. Rotation r tests fold r; targets, predictors, policies, hulls
-and operating points come from the other folds. Measurements are joined over rotations, so statistics see all held-out
-samples. Without folds there is one rotation, whose measurements are left as they are.
+`prepare.splits.folds` cuts these samples into K folds. Rotation r tests fold r; targets, predictors and policies come from
+the other folds, hulls and operating points from validation, which is the same in all. Measurements are joined over
+rotations, so statistics see the samples of all folds. Without folds there is one rotation, whose measurements are left as
+they are.
 
-Rotations share the backbone, its quantizers and its heads, which no held-out sample decides. What a bundle holds is
-fitted in the first rotation.
+Rotations share the backbone, its quantizers and its heads, which no held-out sample decides, and the tree, which
+validation chooses. What a bundle holds is fitted in the first rotation.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Rotations:
-    """The rotations' settings; each has its own validation and test samples."""
+    """The rotations' settings; each has its own test samples."""
 
     settings: Sequence[Setting]
     budgets: Sequence[float]

@@ -170,8 +170,8 @@ def _check(experiment: Experiment, source: str, data: Path) -> None:
         _check_drawn(experiment, source)
     if experiment.prepare.splits.folds and experiment.evaluate.resplits:
         raise UsageError(
-            f"{source}: evaluate.resplits: {experiment.evaluate.resplits}; with prepare.splits.folds every held-out sample is "
-            "tested once already: valid: 0"
+            f"{source}: evaluate.resplits: {experiment.evaluate.resplits}; with prepare.splits.folds every held-out sample "
+            "but those of validation is tested once already: valid: 0"
         )
 
 

@@ -18,9 +18,10 @@ class Splits(Block):
     from those that they have, as the weights record them. A share is a fraction of the set that its split
     is taken from; the shares of a set sum to at most 1.
 
-    `folds` cross-fits small held-out sets. The samples of predictor, validation, certification and test are cut into so
-    many folds. In each rotation another fold is the test split and the other folds are divided by their shares, so every
-    sample is tested once, by what was fitted without it. 0 means one fixed test split.
+    `folds` cross-fits small held-out sets. The samples of predictor, certification and test are cut into so many folds. In
+    each rotation another fold is the test split and the other folds are divided by their shares, so every one of these
+    samples is tested once, by what was fitted without it. Validation is the same in every rotation and is never tested,
+    because what the rotations share, such as the tree, is chosen on it. 0 means one fixed test split.
     """
 
     train: Share = 0.45
@@ -62,11 +63,12 @@ class Splits(Block):
                 f"folds: with evaluation_set {self.evaluation_set!r} the official evaluation set is the test split; "
                 "valid: 'held_out', 'pooled'"
             )
-        fold = (self.predictor + self.validation + self.certification) / (self.folds - 1)
+        fold = (self.predictor + self.certification) / (self.folds - 1)
         if abs(self.test - fold) > 0.01 * fold:
             raise ValueError(
                 f"test: {self.test:g}; with {self.folds} folds it must be one of {self.folds} equal parts of predictor, "
-                f"validation, certification and test: {fold:.3g} beside the other shares"
+                f"certification and test: {fold:.3g} beside the other shares (validation is the same in every rotation, "
+                "and is not tested)"
             )
         return self
 

@@ -4,16 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from tiny_project import Tiny
 from tiny_project import tiny as tiny
 
+import tasks.tree
 from quee.errors import IntegrityError
 from quee.precision import Precision
 from quee.settings.experiment import load_experiment
+from quee.trees.candidates import Rows
 from quee.trees.settled import read_settled
-from quee.work.io import write_json
+from quee.work.io import read_table, write_json
 from tasks.resolved import stage_settings
 
 CANDIDATES = ["w2a3", "w3a3", "w6a6"]
@@ -44,7 +47,7 @@ def test_a_chosen_tree_is_what_later_stages_run(tiny: Tiny) -> None:
     decided = {row["precision"]: row["kept"] for row in choice["by_layer"]}
     assert {*found["layers"]} == {name for name, kept in decided.items() if kept}
     assert all((name, True) in measured and (name, False) in measured for name in decided)
-    assert choice["passes"] % len(measured) == 0 and choice["images"]["judged_split"] == "validation"
+    assert choice["passes"] % len(measured) == 0
     first = (artifacts / "tree" / "tree.json").read_bytes()
     tiny.run("tree")
     assert (artifacts / "tree" / "tree.json").read_bytes() == first
@@ -66,19 +69,30 @@ def test_named_precisions_get_bits_by_layer_where_these_are_not_worse(tiny: Tiny
     assert {*configs} == {Precision("w4a4"), Precision("w8a8")} and not configs[Precision("w8a8")].layers
 
 
-def test_folds_leave_every_held_out_image_unseen(tiny: Tiny) -> None:
-    """Each held-out image is tested once, so the tree is chosen on training images."""
-    splits = {"train": 0.5, "calibration": 16, "predictor": 0.2, "validation": 0.1, "test": 0.2, "folds": 2}
+def test_with_folds_no_tested_image_chooses_the_tree(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[np.ndarray] = []
+    measure = tasks.tree.measure
+
+    def seen(networks: Any, configs: Any, rows: Rows, *others: Any) -> Any:
+        judged.append(rows.judged)
+        return measure(networks, configs, rows, *others)
+
+    monkeypatch.setattr(tasks.tree, "measure", seen)
     tiny.data({"a": 60, "b": 60}, {"a": 30, "b": 30})
-    shares = {**splits, "train": 1.0, "predictor": 0.3, "validation": 0.2, "test": 0.5, "evaluation_set": "held_out"}
-    _, found = settle(
+    shares = {
+        "train": 1.0, "calibration": 16, "predictor": 0.4, "validation": 0.2, "test": 0.4, "folds": 2,
+        "evaluation_set": "held_out",
+    }  # fmt: skip
+    artifacts, found = settle(
         tiny,
         prepare={"dataset": "patches", "splits": shares},
         paths={"precisions": {"auto": 1}, "candidates": ["w3a3", "w4a4"]},
         evaluate={"resplits": 0},
     )
-    assert found["choice"]["images"]["judged_split"] == "train"
-    assert len(found["precisions"]) == 1
+    table = read_table(artifacts / "prepare" / "splits.parquet")
+    tested = table["sample_id"].to_numpy()[table["fold"].to_numpy() >= 0]
+    assert judged and not np.isin(np.concatenate(judged), tested).any() and len(tested) == 48
+    assert found["choice"]["images"]["judged"] == 12 and len(found["precisions"]) == 1
 
 
 def test_a_tree_of_another_format_is_refused_with_the_way_out(tmp_path: Path) -> None:

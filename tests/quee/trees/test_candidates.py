@@ -35,7 +35,7 @@ def images(ids: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
 
 
 def test_the_last_gate_is_the_quantized_networks_own_head(backbone: SegmentedBackbone) -> None:
-    rows, config = rows_of(IDS, True, 0), QuantizationConfig("w4a4", "minmax")
+    rows, config = rows_of(IDS, 0), QuantizationConfig("w4a4", "minmax")
     before = deepcopy(backbone.state_dict())
     found = candidate(backbone, config, images, rows)
     calibration = torch.cat([x for x, _ in images(rows.calibration)])
@@ -60,21 +60,24 @@ def test_costs_rise_and_end_at_the_static_network_with_an_early_head(backbone: S
         assert costs_of(backbone, QuantizationConfig("w8a8"), Quantize())[-1] == pytest.approx(1 + head)
 
 
-@pytest.mark.parametrize("held_out", [True, False])
-def test_images_that_judge_are_apart_from_those_that_fit(held_out: bool) -> None:
-    rows = rows_of(IDS, held_out, 3)
-    assert not np.isin(rows.judged, np.union1d(rows.fitted, rows.calibration)).any()
-    assert np.isin(rows.judged, IDS["validation"]).all() == held_out and len(rows.judged) == (40 if held_out else 50)
-    assert rows.described()["judged_split"] == ("validation" if held_out else "train")
+def test_images_that_judge_are_validation_images() -> None:
+    rows = rows_of(IDS, 3)
+    assert np.isin(rows.judged, IDS["validation"]).all()
+    assert np.isin(np.union1d(rows.fitted, rows.calibration), IDS["train"]).all()
+    assert rows.described() == {
+        "calibration": 25,
+        "fitted": len(rows.fitted),
+        "judged": 40,
+        "judged_split": "validation",
+    }
     assert rows.passes(2) == 2 * (30 * 25 + len(rows.fitted) + len(rows.judged))
 
 
 def test_a_smoke_run_with_few_images_has_some_of_each() -> None:
     few = {"train": np.arange(4), "calibration": np.arange(4), "validation": np.arange(4, 5)}
-    for held_out in (True, False):
-        rows = rows_of(few, held_out, 0)
-        assert min(len(rows.calibration), len(rows.fitted), len(rows.judged)) > 0
-        assert isinstance(rows, Rows)
+    rows = rows_of(few, 0)
+    assert min(len(rows.calibration), len(rows.fitted), len(rows.judged)) > 0
+    assert isinstance(rows, Rows)
 
 
 def test_a_settled_tree_is_read_as_it_was_written(tmp_path) -> None:

@@ -122,7 +122,7 @@ def test_with_sets_nothing_that_is_measured_was_seen_and_json_says_what_was_chos
     assert found["command"] == "quee run sets"
     assert found["splits"]["value"] == "held_out" and "nobody said" in found["splits"]["why"]
     splits = load_experiment("sets").prepare.splits
-    assert splits.folds == 5 and found["samples"]["train"] == 72 and found["samples"]["test"] == 15
+    assert splits.folds == 5 and found["samples"]["train"] == 72 and found["samples"]["test"] == 12
     assert any("accuracy: " in line for line in found["measured"])
     assert found["experiment"] == Path("experiments/sets.yaml").read_text()
     status, out, _ = quee("start", "sets", "--weights", inputs / "other.pth", *NETWORK, "--name", "probe", "--json")
