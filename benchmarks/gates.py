@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("--kwargs", type=json.loads, default={})
     parser.add_argument("--gates", default="2,3,4,6")
-    parser.add_argument("--images", type=int, default=chooser.IMAGES)
+    parser.add_argument("--images", type=int, default=chooser.FITTED + chooser.JUDGED)
     parser.add_argument(
         "--states", type=Path, help="keeps the states in this folder, and reads them there the next time"
     )

@@ -19,7 +19,7 @@ from quee.data.walk import some
 from quee.data.weights import built_with, head_classes, load_weights, refuse_other_kwargs, refuse_overlap
 from quee.data.weights_facts import PUBLISHED, has_seen, seen_samples, weights_facts, weights_path
 from quee.errors import UsageError
-from quee.exits.gates import IMAGES, choose_gates
+from quee.exits.gates import FITTED, JUDGED, choose_gates
 from quee.measure import LABELLED
 from quee.network.answers import above_chance, find_order
 from quee.network.architectures import create_backbone, is_headless
@@ -78,7 +78,7 @@ def run(stage: Stage) -> None:
     facts |= trained
     save_backbone(stage.out, backbone, kwargs, **facts)
     if settings.fixed_gates is None:
-        backbone.set_gates(measured_gates(stage, backbone, images, described["files"], ids["train"], scale, store))
+        backbone.set_gates(measured_gates(stage, backbone, images, described["files"], ids, scale, store))
         save_backbone(stage.out, backbone, kwargs, **facts)
     write_table(stage.out / "history.parquet", pa.table(history.columns()))
     networks = Networks.at(stage.data, stage.experiment.prepare.dataset, described["files"], stage.out)
@@ -128,17 +128,18 @@ def measured_gates(
     backbone: SegmentedBackbone,
     images: ImageSource,
     files: dict[str, str],
-    train: np.ndarray,
+    ids: Mapping[str, np.ndarray],
     scale: Scale,
     store: Store,
 ) -> tuple[int, ...]:
-    """The gates chosen on training images by the backbone in `stage.out`; writes what they were chosen from to `gates.json`."""
+    """The gates chosen for the backbone in `stage.out`; writes what they were chosen from to `gates.json`."""
     settings = stage.experiment.backbone
-    rows = thinned(train, IMAGES, settings.seed)
+    judged = thinned(ids["validation"], JUDGED, settings.seed)
+    rows = np.union1d(thinned(ids["train"], FITTED, settings.seed), judged)
     networks = Networks.at(stage.data, stage.experiment.prepare.dataset, files, stage.out)
     lanes = scale.lanes(trace_cost(backbone).macs * len(rows))
-    labels = images.labels[rows]
-    choice = choose_gates(networks, backbone, settings.segments, rows, labels, store, lanes, settings.seed)
+    labels, held = images.labels[rows], np.isin(rows, judged)
+    choice = choose_gates(networks, backbone, settings.segments, rows, labels, held, store, lanes)
     write_json(stage.out / "gates.json", choice.record)
     print(f"gates after blocks {list(choice.gates)}: {choice.record['reason']}", flush=True)
     return choice.gates

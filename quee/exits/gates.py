@@ -1,9 +1,9 @@
-"""Choice of a backbone's gates (`backbone.gates: auto`), by the curve of early exits that training images show.
+"""Choice of a backbone's gates (`backbone.gates: auto`), by the curve of early exits that validation images show.
 
-A probe, a multinomial logistic regression on the pooled state, is fitted behind every block of the float network on three
-quarters of the images. On the others, a set of gates is judged as the method `confidence` would use it: a sample leaves at
-the first gate whose largest probability reaches a threshold, one for all gates, and at the end the network's own head
-answers. `auc` is the mean accuracy over log-uniform budgets from 1/4 to 1, mixed with the most frequent class below the
+A probe, a multinomial logistic regression on the pooled state, is fitted behind every block of the float network on
+training images. On validation images, which the network has not seen, a set of gates is judged as the method `confidence`
+would use it: a sample leaves at the first gate whose largest probability reaches a threshold, one for all gates, and at the
+end the network's own head answers. `auc` is the mean accuracy over log-uniform budgets from 1/4 to 1, mixed with the most frequent class below the
 cheapest point. Cost 1 is the whole network. A quarter of it is what the whole network costs at w4a4 beside w8a8: a tree
 spends less by fewer bits, and gates that stop earlier would only serve budgets below 1/16 at w4a4.
 
@@ -39,10 +39,8 @@ from quee.work.store import Store
 from quee.work.threads import alone
 from quee.work.workers import Lanes
 
-IMAGES = 6000
-"""Most training images that gates are chosen on."""
-HELD_OUT = 0.25
-"""Share of them that no probe is fitted on."""
+FITTED, JUDGED = 4500, 1500
+"""Most training images that probes are fitted on, and most validation images that gates are judged by."""
 PENALTY = 1.0
 """Strength of a probe's L2 penalty, as `exits.weight_decay`."""
 PRECISION = Precision("w8a8")
@@ -171,17 +169,16 @@ def choose_gates(
     gates: int,
     ids: np.ndarray,
     labels: np.ndarray,
+    held: np.ndarray,
     store: Store,
     lanes: Lanes,
-    seed: int,
 ) -> Choice:
-    """So many gates of a float backbone, which `networks` describes for workers, from training images `ids` (n,).
+    """So many gates of a float backbone, which `networks` describes for workers, from images `ids` (n,).
 
-    `labels` (n,) are their classes. The backbone's gates become the chosen ones.
+    `labels` (n,) are their classes; those that are `held` (n,) judge, probes are fitted on the others. The backbone's gates
+    become the chosen ones.
     """
     states, confidence, answer = pooled_states(networks, ids, store, lanes)
-    held = np.zeros(len(ids), bool)
-    held[np.random.default_rng([seed, 3]).permutation(len(ids))[: max(1, round(HELD_OUT * len(ids)))]] = True
     exits = probed(backbone, states, confidence, answer, labels, held)
     chosen = chosen_of(exits, equal_gates(np.diff(exits.cost, prepend=0.0).tolist(), gates))
     backbone.set_gates(chosen.gates)

@@ -82,7 +82,7 @@ def _chosen_gates(found: dict[str, Any]) -> str:
     ]  # fmt: skip
     held = found["images"]["held_out"]
     return (
-        f"<h3>Gates</h3><p>Chosen on {held:,} training images by the float network: {escape(found['reason'])}. "
+        f"<h3>Gates</h3><p>Chosen on {held:,} validation images by the float network: {escape(found['reason'])}. "
         "Area: mean accuracy of early exits by one threshold, over budgets from a quarter of the network to all of it.</p>"
         + table(["", "gates after blocks", "area"], rows)
         + "<p>A linear classifier behind every block, on the same images; * is a chosen gate. Cost 1 is the network.</p>"

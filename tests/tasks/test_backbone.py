@@ -13,6 +13,7 @@ import yaml
 from quee.data.identity import sample_keys
 from quee.data.importers import import_dataset
 from quee.data.source import open_dataset
+from quee.data.splits import split_ids
 from quee.data.weights import import_weights, record, take_weights
 from quee.data.weights_facts import WeightsFacts, seen_samples, weights_facts, weights_path
 from quee.data.writer import Sample, encode_png, write_images
@@ -111,7 +112,8 @@ def test_gates_by_measurement_are_chosen_after_training_and_always_the_same() ->
     assert described["gates"] == record["chosen"]["gates"] and len(described["gates"]) == 3
     assert described["gates"][-1] == 8
     assert record["evenly_spaced"]["gates"] == [3, 5, 8]
-    assert record["images"]["fitted"] + record["images"]["held_out"] == len(described["fitted_on"])
+    validation = split_ids(OUT.parent / "prepare" / "splits.parquet")["validation"]
+    assert record["images"] == {"fitted": len(described["fitted_on"]), "held_out": len(validation)}
     assert load_backbone(OUT).gates == tuple(described["gates"])
     weights = (OUT / "model.safetensors").read_bytes()
     run(evaluation_set="pooled", mode="train", weights=None, epochs=1, gates={"auto": 3})
