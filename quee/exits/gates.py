@@ -3,9 +3,9 @@
 A probe, a multinomial logistic regression on the pooled state, is fitted behind every block of the float network on
 training images. On validation images, which the network has not seen, a set of gates is judged as the method `confidence`
 would use it: a sample leaves at the first gate whose largest probability reaches a threshold, one for all gates, and at the
-end the network's own head answers. `auc` is the mean accuracy over log-uniform budgets from 1/4 to 1, mixed with the most frequent class below the
-cheapest point. Cost 1 is the whole network. A quarter of it is what the whole network costs at w4a4 beside w8a8: a tree
-spends less by fewer bits, and gates that stop earlier would only serve budgets below 1/16 at w4a4.
+end the network's own head answers. `auc` is the mean accuracy over log-uniform budgets from 1/4 to 1, mixed with the most
+frequent class below the cheapest point. Cost 1 is the whole network. A quarter of it is what the whole network costs at
+w4a4 beside w8a8: a tree spends less by fewer bits, and gates that stop earlier would only serve budgets below 1/16 at w4a4.
 
 The best set is taken where it is better than evenly spaced gates beyond doubt: where the 95 % interval of the paired
 difference, over the held-out images, is above 0.
