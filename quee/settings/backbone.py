@@ -93,7 +93,7 @@ class Backbone(Block):
         InstanceOf[tuple] | InstanceOf[Measured], BeforeValidator(_gates), PlainSerializer(_plain, when_used="json")  # type: ignore[type-arg]
     ] = (2, 4, 6, 8)
     """Number of blocks before each gate; the last is the depth of the backbone. `auto`, or `{auto: N}` for N gates instead of
-    four, chooses them after training by the curve of early exits on training images."""
+    four, chooses them after training by the curve of early exits on validation images."""
     mode: Literal["train", "pretrained", "finetune", "linear_probe"] = "train"
     """`train`: the whole network is trained on the training split, from random weights or from `weights`; `pretrained`:
     weights are used as they are; `finetune`: weights are trained further, at a fraction of the head's learning rate;

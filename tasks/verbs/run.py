@@ -108,11 +108,22 @@ def plan(
     names: Names = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with status 3 when anything is to be done.")] = False,
     force: Annotated[bool, typer.Option("--force", help="As for `quee run --force`.")] = False,
+    measure: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Run every stage on N synthetic images of each set with random weights, and project time, memory and disk of "
+            "the whole on this machine. Needs neither the data nor the weights.",
+        ),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
-    """Show what a run would do, and why: which code, setting or data differs."""
+    """Show what a run would do, and why: which code, setting or data differs. Or measure what it will take (--measure)."""
     from tasks.dvc import session as dvc
 
+    if measure is not None:
+        _rehearse(names, measure, check or force, json_)
+        return
     steps = dvc.plan(Path.cwd(), names, force)
     pending = [step for step in steps if step.action != "unchanged"]
     running = [step for step in steps if step.action == "run"]
@@ -141,6 +152,25 @@ def plan(
             )
     if check and pending:
         raise PendingError(f"{len(pending)} of {len(steps)} stages are not up to date")
+
+
+def _rehearse(names: list[str] | None, images: int, others: bool, json_: bool) -> None:
+    """`quee plan --measure`: the projection of each experiment."""
+    from tasks.verbs.rehearsal import rehearse
+
+    if not names or others:
+        raise UsageError(
+            "--measure: name the experiments, as in `quee plan imagenet_t2t_vit_14 --measure 64`, without --check and --force"
+        )
+    found = [
+        rehearse(Path.cwd(), name, images, lambda line: print(line, file=sys.stderr, flush=True)) for name in names
+    ]
+    if json_:
+        typer.echo(json.dumps([one.to_json() for one in found], indent=1, ensure_ascii=False))
+        return
+    for one in found:
+        for line in one.lines():
+            typer.echo(line)
 
 
 experiments = typer.Typer(help="List, show or add experiments.", no_args_is_help=True, **PLAIN)
