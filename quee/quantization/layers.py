@@ -160,7 +160,9 @@ class _QuantizedWeight(_Derived):
 
     input: Quantizer
     integer_product: Callable[[Tensor], Tensor] | None = None
-    """An integer kernel that replaces the product in float32, see `use_integer_kernels`."""
+    """An integer kernel that replaces every product in float32, see `use_integer_kernels`."""
+    _faster: "IntegerProduct | None" = None
+    """An integer kernel that replaces the matrix product in float32 on a CPU where it is faster; the result has the same bits."""
 
     def __init__(self, out_features: int, in_features: int, precision: Precision, kind: str = "affine") -> None:
         super().__init__()
@@ -182,6 +184,8 @@ class _QuantizedWeight(_Derived):
         self._transposed = weight.float().t().contiguous()  # (in, out)
         self._scale = self.input.scale * self.weight_scale  # (out,)
         self._size = self._exact_size(weight)
+        on_cpu = self.weight.device.type == "cpu"
+        self._faster = IntegerProduct(self) if on_cpu and integers_are_faster() and has_integer_kernel(self) else None
 
     def _order(self) -> Tensor | slice:
         """The order in which the reduction is executed."""
@@ -203,6 +207,8 @@ class _QuantizedWeight(_Derived):
         """(…, in) quantized to (…, out): multiply integers, rescale, add the bias."""
         if self.integer_product is not None:
             return self.integer_product(integers).mul_(self._scale).add_(self.bias)
+        if self._faster is not None:
+            return self._faster.rescaled(integers, as_given, self._scale, self.bias)
         return exact_matmul(integers, self._transposed, self._size).mul_(self._scale).add_(self.bias)
 
 
@@ -215,6 +221,8 @@ class QuantizedLinear(_QuantizedWeight):
         return product(x)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._faster is not None and self.integer_product is None:
+            return self._faster.rescaled(x, self.input, self._scale, self.bias)
         return self._multiply(self.input(x))
 
 
@@ -428,47 +436,82 @@ def unpack(packed: np.ndarray, bits: int, shape: tuple[int, ...], name: str = "w
 
 
 MULTIPLE = 8
-"""The kernels require widths that are a multiple of this, so widths are padded."""
+"""Kernels of GPUs require widths that are a multiple of this, so widths are padded."""
 ROWS = 32
-"""Least number of rows for the kernels."""
+"""Least number of rows for these kernels."""
+BLOCK = 512
+"""Rows that a CPU takes at once, so that what is between two operations stays in its cache."""
+
+
+def as_given(integers: Tensor) -> Tensor:
+    return integers
 
 
 class IntegerProduct:
     """A layer's product (…, in) @ (in, out) of integers of up to 8 bits, in int32, returned as float32.
 
-    Activations are within 256 neighbouring integers, but not always those of int8. They are shifted, and the effect of
-    the shift on the sums, which is equal in all rows, is added again.
+    Activations are within 256 neighbouring integers, but not always those of int8. Where they are not, they are shifted, and
+    the effect of the shift on the sums, which is equal in all rows, is added again.
     """
 
-    def __init__(self, layer: QuantizedLinear | QuantizedConv2d) -> None:
+    def __init__(self, layer: "_QuantizedWeight") -> None:
         weight = layer.weight[:, layer._order()]  # (out, in)
         self.outputs, self.inputs = weight.shape
-        self.shift = layer.input.low + 128
-        self.added = int(self.shift) * weight.sum(dim=1, dtype=torch.int32)
+        self.multiple, self.least = (MULTIPLE, ROWS) if weight.device.type != "cpu" else (1, 1)
+        within = layer.input.low >= -128 and layer.input.high <= 127
+        self.shift = 0.0 if within else layer.input.low + 128
+        self.added = int(self.shift) * weight.sum(dim=1, dtype=torch.int32) if self.shift else None
         # Stored by output: the kernels want the second factor's columns contiguous.
-        self.weight = functional.pad(weight, (0, -self.inputs % MULTIPLE, 0, -self.outputs % MULTIPLE)).contiguous().t()
+        padding = (0, -self.inputs % self.multiple, 0, -self.outputs % self.multiple)
+        self.weight = functional.pad(weight, padding).contiguous().t()
 
     def __call__(self, integers: Tensor) -> Tensor:
         rows = integers.reshape(-1, self.inputs)
-        missing = max(ROWS, -(-len(rows) // MULTIPLE) * MULTIPLE) - len(rows)
-        given = functional.pad((rows - self.shift).to(torch.int8), (0, -self.inputs % MULTIPLE, 0, missing))
-        found = torch._int_mm(given, self.weight)[: len(rows), : self.outputs] + self.added
+        given = (rows - self.shift if self.shift else rows).to(torch.int8)
+        if self.multiple > 1:
+            missing = max(self.least, -(-len(rows) // self.multiple) * self.multiple) - len(rows)
+            given = functional.pad(given, (0, -self.inputs % self.multiple, 0, missing))
+        found = torch._int_mm(given, self.weight)
+        if self.multiple > 1:
+            found = found[: len(rows), : self.outputs]
+        if self.added is not None:
+            found += self.added
         return found.float().reshape(*integers.shape[:-1], self.outputs)
+
+    def rescaled(self, x: Tensor, quantizer: Callable[[Tensor], Tensor], scale: Tensor, bias: Tensor) -> Tensor:
+        """On a CPU: (…, in) to (…, out), quantized, multiplied, times `scale` (out,), plus `bias` (out,), by blocks of rows."""
+        rows = x.reshape(-1, self.inputs)
+        found = torch.empty(len(rows), self.outputs)
+        for start in range(0, len(rows), BLOCK):
+            integers = quantizer(rows[start : start + BLOCK])
+            given = (integers - self.shift if self.shift else integers).to(torch.int8)
+            part = found[start : start + BLOCK]
+            sums = part.view(torch.int32)  # the same memory
+            torch._int_mm(given, self.weight, out=sums)
+            if self.added is not None:
+                sums += self.added
+            part.copy_(sums).mul_(scale).add_(bias)
+        return found.view(*x.shape[:-1], self.outputs)
+
+
+@cache
+def integers_are_faster() -> bool:
+    """Whether this CPU multiplies integers of 8 bits faster than float32: with VNNI, AVX-512's or AVX's, or with AMX."""
+    tests = ("_is_vnni_supported", "_is_avx512_vnni_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, bool)()) for name in tests)
+
+
+def has_integer_kernel(layer: _QuantizedWeight) -> bool:
+    """Whether an integer kernel can compute a layer's product: activations are evenly spaced, a convolution has one group."""
+    return isinstance(layer.input, AffineQuantizer) and getattr(layer, "groups", 1) == 1
 
 
 def use_integer_kernels(model: nn.Module) -> int:
     """Let quantized layers with weights use integer kernels from now on; returns the number of these layers.
 
-    Call it once the model is on its device. Layers whose activations are not evenly spaced and convolutions in groups are
-    not changed.
+    Call it once the model is on its device. Layers without one (`has_integer_kernel`) are not changed.
     """
-    layers = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, QuantizedLinear | QuantizedConv2d)
-        and isinstance(layer.input, AffineQuantizer)
-        and getattr(layer, "groups", 1) == 1
-    ]
+    layers = [m for m in model.modules() if isinstance(m, _QuantizedWeight) and has_integer_kernel(m)]
     for layer in layers:
         layer.integer_product = IntegerProduct(layer)
     return len(layers)

@@ -19,8 +19,10 @@ from quee.network.attention import MatMul
 from quee.network.base import SegmentedBackbone
 from quee.network.convolution import Conv2dSame
 from quee.precision import Precision
+from quee.quantization import layers as layers_module
 from quee.quantization.calibration import quantize_
 from quee.quantization.layers import (
+    BLOCK,
     QUANTIZED,
     AffineQuantizer,
     CodebookQuantizer,
@@ -390,6 +392,32 @@ def test_a_layer_has_the_same_bits(inputs, outputs, rows, bits, low, width, seed
     wanted = layer(x)
     assert use_integer_kernels(nn.Sequential(layer)) == 1
     assert torch.equal(layer(x), wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    inputs=st.integers(1, 70),
+    outputs=st.integers(1, 40),
+    rows=st.sampled_from([0, 1, 7, BLOCK, BLOCK + 3]),
+    bits=st.sampled_from([3, 4, 6, 7, 8]),
+    low=st.floats(-9, 3),
+    width=st.floats(0.1, 9),
+    seed=st.integers(0, 99),
+)
+def test_a_cpu_with_kernels_for_integers_has_the_bits_of_one_without(
+    inputs, outputs, rows, bits, low, width, seed
+) -> None:
+    found = []
+    x = torch.randn(2, rows, inputs, generator=torch.Generator().manual_seed(seed)) * 5
+    for faster in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layers_module, "integers_are_faster", lambda faster=faster: faster)
+            torch.manual_seed(seed)
+            layer = QuantizedLinear(nn.Linear(inputs, outputs), Precision(f"w8a{bits}"))
+            fitted(layer, low, low + width)
+        assert (layer._faster is not None) == faster
+        found += [layer(x), layer._multiply(layer.input(x))]
+    assert all(torch.equal(one, found[0]) for one in found) and found[0].shape == (2, rows, outputs)
 
 
 def test_a_convolution_has_the_same_bits() -> None:
