@@ -58,3 +58,10 @@ def taken_from(module: str, name: str) -> None:
     """Import a name of a module, which may be a module itself."""
     if not hasattr(importlib.import_module(module), name):
         importlib.import_module(f"{module}.{name}")
+
+
+def test_a_cpu_is_told_by_what_decides_its_fastest_number_format(tmp_path: Path) -> None:
+    instructions = importlib.import_module("cpu").instructions
+    (file := tmp_path / "cpuinfo").write_text("model name : Some CPU\nflags\t\t: fpu avx2 avx512f avx512_vnni aes\n")
+    assert instructions(file) == "avx2 avx512f avx512_vnni"
+    assert instructions(tmp_path / "elsewhere") == ""
