@@ -40,12 +40,14 @@ from quee.cost import trace_cost
 from quee.data.source import ImageSource, open_dataset
 from quee.data.weights import load_weights
 from quee.data.weights_facts import weights_facts, weights_path
+from quee.ensembles import Ensemble
 from quee.errors import QueeError
 from quee.evaluation.draws import Draws
 from quee.intervals import interval
 from quee.network.base import SegmentedBackbone
 from quee.policies.sweep import Sweep
-from quee.policies.ztw import Ensemble, exits_by_score
+from quee.policies.thresholds import first_exit
+from quee.policies.ztw import RIDGE
 from quee.quantization.folding import folded
 from quee.work.io import read_table, read_tensors, write_tensors
 from quee.work.progress import progress
@@ -239,7 +241,7 @@ class Trial:
             q = self._answers(tensors, answer, chooses)
             wrong, score = q.argmax(axis=2) != self.wanted[:, None], np.exp(q.max(axis=2))
             values = np.append(np.quantile(score[chooses][:, :-1], np.linspace(0, 1, THRESHOLDS - 1)), np.inf)
-            exits = exits_by_score(score, values)
+            exits = first_exit(score[:, None, :-1] >= values[:, None])
             taken = np.take_along_axis(wrong, exits, axis=1)
             parts = {"validation": chooses, "test": measures}
             sweep = Sweep(
@@ -249,7 +251,7 @@ class Trial:
                 {split: taken[rows] for split, rows in parts.items()},
                 {split: spent[exits[rows]] for split, rows in parts.items()},
             )
-            mix = np.stack([sweep.weights(share)[0] for share in (*SHARES, np.inf)], axis=1)
+            mix = np.stack([sweep.spending(share)[0] for share in (*SHARES, np.inf)], axis=1)
             errors[measures], costs[measures] = sweep.errors["test"] @ mix, sweep.costs["test"] @ mix
             alone[measures] = wrong[measures]
         return errors, costs.mean(axis=0), alone
@@ -263,7 +265,8 @@ class Trial:
         if answer == "ensemble-held-out":
             known, labels = test[chooses], self.wanted[chooses]
         gates = range(1, test.shape[1] + 1)
-        return np.stack([Ensemble.fit(known[:, :gate], labels)(test[:, :gate]) for gate in gates], axis=1)
+        fits = [Ensemble.fit(known[:, :gate], labels, np.full(gate, 1 / gate), RIDGE) for gate in gates]
+        return np.stack([fit(test[:, :gate]) for gate, fit in zip(gates, fits, strict=True)], axis=1)
 
 
 def tabulate(trial: Trial, names: Sequence[str], seeds: int) -> list[dict[str, str]]:

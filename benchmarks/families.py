@@ -1,13 +1,13 @@
 """Which families of timm run: of each of timm's modules the network whose name sounds smallest.
 
-    python -m benchmarks.families [--compare] [MODULE …]
+    python benchmarks/families.py [--compare] [MODULE …]
 
 Prints the rows of the table in docs/timm.md, without values and so in little memory. `--compare` makes each network with random
 weights, and compares its logits with those of timm's own.
 """
 
+import argparse
 import re
-import sys
 import warnings
 
 import timm
@@ -78,12 +78,15 @@ def distance(name: str) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="MODULE")
+    parser.add_argument("--compare", action="store_true")
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
-    chosen = [argument for argument in sys.argv[1:] if argument != "--compare"]
-    for module in chosen or modules():
+    for module in options.modules or modules():
         name = smallest(module)
         said = tried(name)
-        if "--compare" in sys.argv and not said.startswith("no"):
+        if options.compare and not said.startswith("no"):
             said += f", {distance(name):.0e} from timm's logits"
         print(f"| `{module}` | `{name}` | {said} |", flush=True)
 

@@ -6,7 +6,6 @@ Each measurement is a fresh process, in alternation; medians. `alone` imports th
 first, and then quee, loads the bundle and classifies one image. Seconds are of the wall clock and of the process's CPU, which
 tells more on a busy machine. Memory is the process's largest resident size. Installed sizes are those of an extra's
 distributions and all that they require, without files compiled by Python; what the engine requires itself counts as its own.
-
 """
 
 import argparse
@@ -19,6 +18,8 @@ import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+
+from cpu import instructions
 
 from quee.runtime.engines import installed_engines
 from quee.runtime.manifest import read_manifest
@@ -92,9 +93,8 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=installed_engines(graphs=True))
     options = parser.parse_args()
     name = read_manifest(options.bundle).experiment
-    print(
-        f"{name}, {cpu_model()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, medians of {options.repeats}\n"
-    )
+    machine = f"{cpu_model()} with {instructions()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    print(f"{name}, {machine}, medians of {options.repeats}\n")
     kinds = [(engine, bundle) for engine in options.engines for bundle in ("", str(options.bundle.resolve()))]
     found: dict[tuple[str, str], list[list[float]]] = {kind: [] for kind in kinds}
     for _ in range(options.repeats):

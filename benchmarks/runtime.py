@@ -1,6 +1,6 @@
 """Executed speed: QuEE against every static deployment of the same backbone that reaches the same accuracy.
 
-    python benchmarks/runtime.py [EXPERIMENT] [--threads 1] [--repeats 5] [--json FILE] [--only fixture,sizes]
+    python benchmarks/runtime.py [EXPERIMENT] [--threads 1] [--repeats 5] [--json FILE] [--only fixture,sizes,static]
 
 `fixture` runs the bundle of an experiment (default fashion_mnist_cpu) on its test set. It measures the accuracy of every
 deployment on all images, then throughput at several batch sizes and p50 and p95 at batch 1: in alternation, as medians,
@@ -10,11 +10,15 @@ are measured too. The first segments with their exit head count as a static depl
 them (`sure`). Ratios compare the fastest deployments that reach the target on test.
 
 `sizes` runs networks of real sizes with random weights, from which given shares of the samples leave early. It shows
-what the executor adds to the time of its parts. Peers need the extra `bench`.
+what the executor adds to the time of its parts.
+
+`static` compares static deployments of an experiment's weights alone; it needs the stage `prepare` and no bundle. Peers need
+the extra `bench`. Figures depend on the kind of CPU, so its name and instruction sets are printed first.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +32,8 @@ import torch
 
 from quee.data.source import open_dataset
 from quee.data.splits import split_ids
+from quee.data.weights import load_weights
+from quee.data.weights_facts import weights_facts, weights_path
 from quee.exits.heads import ANY, Classifier, ExitHead, ExitHeads
 from quee.export.graphs import export_graphs
 from quee.features import GateView
@@ -49,6 +55,7 @@ from quee.work.io import read_json, read_table
 from quee.work.machine import cpu_model, resident_bytes
 
 sys.path.insert(0, str(Path(__file__).parent))
+from cpu import instructions
 from static_engines import Run, static_deployments
 
 CLOCK: Callable[[], float] = time.perf_counter
@@ -175,22 +182,69 @@ def over_parts(engine: Any, make: Callable[[Any], Run], batches: list[np.ndarray
     return ratios
 
 
-def fixture(options: argparse.Namespace) -> dict[str, Any]:
-    name, folder = options.experiment, Path(options.artifacts) / options.experiment
-    settings, facts = load_experiment(name), read_json(folder / "prepare" / "dataset.json")
-    classifier = load_bundle(folder / "bundle", options.engine, options.threads, profiled=False)
-    source = open_dataset(Path("data") / settings.prepare.dataset, settings.prepare.dataset, facts["files"])
-    transform = classifier.backbone.models[Precision("fp32")].input
-    splits = read_table(folder / "prepare" / "splits.parquet", None)
-    calibration_ids = splits["sample_id"].to_numpy()[splits["calibration"].to_numpy(zero_copy_only=False)][:256]
-    ids = split_ids(folder / "prepare" / "splits.parquet")["test"][: options.samples]
+def images_of(options: argparse.Namespace, transform: Any) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    """Prepared test images of an experiment with their labels, and those of its calibration split."""
+    folder = Path(options.artifacts) / options.experiment / "prepare"
+    dataset = load_experiment(options.experiment).prepare.dataset
+    source = open_dataset(Path("data") / dataset, dataset, read_json(folder / "dataset.json")["files"])
+    splits = read_table(folder / "splits.parquet", None)
+    calibration = splits["sample_id"].to_numpy()[splits["calibration"].to_numpy(zero_copy_only=False)][:256]
+    test = split_ids(folder / "splits.parquet")["test"][: options.samples]
 
     def read(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         parts = [(x.numpy(), np.asarray(y)) for _, x, y in source.batches(chosen, transform, 250)]
         return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
 
-    (x, y), (calibration, _) = read(ids), read(np.sort(calibration_ids))
-    x = np.ascontiguousarray(x)
+    x, y = read(test)
+    return np.ascontiguousarray(x), y, torch.from_numpy(read(np.sort(calibration))[0])
+
+
+def compared(
+    runs: dict[str, Run], model: Any, x: np.ndarray, y: np.ndarray, options: argparse.Namespace
+) -> tuple[float, dict[str, dict[str, Any]]]:
+    """Accuracy of the float network; accuracy, images per second by batch and times at batch 1 of every deployment."""
+    rows: dict[str, dict[str, Any]] = {
+        n: {"accuracy": float((predict(run, x, n) == y).mean())} for n, run in runs.items()
+    }
+    floating = float(np.mean(predict(lambda part: model(torch.from_numpy(part)).numpy(), x, "fp32") == y))
+    print(f"\n{options.experiment}: {len(x)} test images, float accuracy {floating:.4f}, target {floating - DROP:.4f}")
+    for row in rows.values():
+        row["reaches"] = row["accuracy"] >= floating - DROP
+    for batch in map(int, options.batches.split(",")):
+        each, calls = alternate(runs, x, batch, IMAGES.get(batch, 1024), options.repeats)
+        for n in runs:
+            rows[n][f"images_per_second_{batch}"] = 1 / float(np.median(each[n]))
+            if batch == 1:
+                rows[n] |= {f"p{q}_ms": 1e3 * float(np.percentile(calls[n], q)) for q in (50, 95)}
+    return floating, rows
+
+
+def static(options: argparse.Namespace) -> dict[str, Any]:
+    """Static deployments of the float network that an experiment's weights are, one beside the other."""
+    name = load_experiment(options.experiment).backbone.weights
+    if name is None:
+        sys.exit(f"{options.experiment}: trains its network, so that there are no weights to deploy; take part fixture")
+    facts = weights_facts(path := weights_path(name))
+    model = create_backbone(facts.backbone, **dict(facts.kwargs or {})).requires_grad_(False).eval()
+    prepared = read_json(Path(options.artifacts) / options.experiment / "prepare" / "dataset.json")
+    load_weights(model, path, False, prepared["classes"])
+    x, y, calibration = images_of(options, model.input)
+    runs, sizes = static_deployments(model, None, calibration, options.threads, named(options), x[:64])
+    floating, rows = compared(runs, model, x, y, options)
+    for n, size in sizes.items():
+        rows[n] |= size
+    show(rows)
+    return {"float_accuracy": floating, "target": floating - DROP, "rows": rows}
+
+
+def named(options: argparse.Namespace) -> list[str]:
+    return [n for n in options.static.split(";") if n]
+
+
+def fixture(options: argparse.Namespace) -> dict[str, Any]:
+    folder = Path(options.artifacts) / options.experiment
+    classifier = load_bundle(folder / "bundle", options.engine, options.threads, profiled=False)
+    x, y, calibration = images_of(options, classifier.backbone.models[Precision("fp32")].input)
     before = resident_bytes()
     classifier.warm()
     memory = resident_bytes() - before
@@ -199,32 +253,15 @@ def fixture(options: argparse.Namespace) -> dict[str, Any]:
     static, sizes = static_deployments(
         models[Precision("fp32")],
         models.get(Precision("w8a8")),
-        torch.from_numpy(calibration),
+        calibration,
         options.threads,
-        [n for n in options.static.split(";") if n],
+        named(options),
         x[:64],
     )
     runs = {**quee, **static}
-    accuracy = {n: float((predict(run, x, n) == y).mean()) for n, run in runs.items()}
-    floating = float(
-        np.mean(predict(lambda part: models[Precision("fp32")](torch.from_numpy(part)).numpy(), x, "fp32") == y)
-    )
-    rows = {
-        n: {
-            "accuracy": accuracy[n],
-            "reaches": accuracy[n] >= floating - DROP,
-            "sure": n not in unsure,
-            **sizes.get(n, {}),
-        }
-        for n in runs
-    }
-    print(f"\n{name}: {len(x)} test images, float accuracy {floating:.4f}, target {floating - DROP:.4f}")
-    for batch in map(int, options.batches.split(",")):
-        each, calls = alternate(runs, x, batch, IMAGES.get(batch, 1024), options.repeats)
-        for n in runs:
-            rows[n][f"images_per_second_{batch}"] = 1 / float(np.median(each[n]))
-            if batch == 1:
-                rows[n] |= {f"p{q}_ms": 1e3 * float(np.percentile(calls[n], q)) for q in (50, 95)}
+    floating, rows = compared(runs, models[Precision("fp32")], x, y, options)
+    for n in runs:
+        rows[n] |= {"sure": n not in unsure, **sizes.get(n, {})}
     batches = [x[start : start + 64] for start in range(0, min(len(x), 1024), 64)]
     ratios = over_parts(classifier.engine, lambda e: quee_run(classifier, e, options), batches, 8 * options.repeats)
     ratio = float(np.median(ratios))
@@ -440,14 +477,18 @@ def main() -> None:
     CLOCK = time.process_time if options.clock == "cpu" else time.perf_counter
     found: dict[str, Any] = {
         "machine": cpu_model(),
+        "instructions": instructions(),
         "threads": options.threads,
         "clock": options.clock,
         "experiment": options.experiment,
     }
-    print(f"{found['machine']}, {options.threads} thread(s), engine {options.engine}, {options.clock} seconds")
+    print(
+        f"{found['machine']} with {found['instructions']}, {options.threads} thread(s), engine {options.engine}, "
+        f"{options.clock} seconds, load {os.getloadavg()[0]:.1f}"
+    )
     for part in options.only.split(","):
-        if part not in ("fixture", "sizes"):
-            sys.exit(f"unknown part {part!r}; valid: fixture, sizes")
+        if part not in ("fixture", "sizes", "static"):
+            sys.exit(f"unknown part {part!r}; valid: fixture, sizes, static")
         found[part] = globals()[part](options)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

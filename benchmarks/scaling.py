@@ -27,7 +27,7 @@ from loopback import Cluster, dask_cluster  # noqa: E402
 
 from quee.cache.build import Recipe, build_cache  # noqa: E402
 from quee.settings.experiment import load_experiment  # noqa: E402
-from quee.work.shards import ShardStore  # noqa: E402
+from quee.work.store import Store  # noqa: E402
 from quee.work.workers import Dask, Inline, Lanes, Workers  # noqa: E402
 from tasks.features import held_out, recipe_of  # noqa: E402
 from tasks.stage import Stage  # noqa: E402
@@ -45,7 +45,7 @@ class Bench:
     def build(self, lanes: Lanes, samples: int | None = None) -> float:
         """Seconds for the samples; adds the digest of the published files to `digests`."""
         self.builds += 1
-        store, out = ShardStore(str(self.work / f"shards-{self.builds}")), self.work / f"out-{self.builds}"
+        store, out = Store(str(self.work / f"shards-{self.builds}")), self.work / f"out-{self.builds}"
         out.mkdir()
         began = time.perf_counter()
         build_cache(self.recipe, self.ids[:samples], self.splits[:samples], store, out, self.shard_size, lanes)

@@ -122,6 +122,56 @@ def pytorch(model: SegmentedBackbone, compiled: bool) -> Run:
     return run
 
 
+def pytorch_int8(model: SegmentedBackbone, calibration: Tensor) -> Run:
+    """PyTorch's own int8 (PT2E): convolutions and linear layers, weights per output channel, by Inductor.
+
+    It is compiled for each batch size, because the exporter fixes that in some networks. Raises ImportError without
+    torchao, RuntimeError where there is no compiler or where Inductor left all products in float, which it does in silence.
+    """
+    from torch._dynamo.utils import counters
+    from torch._inductor import config
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+    except ImportError as error:
+        raise ImportError(f"PyTorch's int8 is in torchao: pip install 'quee[bench]' ({error})") from None
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise RuntimeError("there is no C++ compiler for Inductor; set CXX or install g++") from None
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+
+    def observed(samples: int) -> torch.fx.GraphModule:
+        exported = torch.export.export(model, (calibration[:1].repeat(samples, 1, 1, 1),)).module()
+        return prepare_pt2e(exported, quantizer)
+
+    size = min(64, len(calibration))
+    known = observed(size)
+    with torch.no_grad():
+        for start in range(0, len(calibration) - size + 1, size):
+            known(calibration[start : start + size])
+    compiled: dict[int, Callable[[Tensor], Tensor]] = {}
+
+    def run(x: np.ndarray) -> np.ndarray:
+        # Inductor finds integer products only where weights are frozen, and freezes them only without gradients.
+        with torch.no_grad(), config.patch(freezing=True):
+            if len(x) not in compiled:
+                own = observed(len(x))
+                own.load_state_dict(known.state_dict())
+                compiled[len(x)] = torch.compile(convert_pt2e(own), dynamic=False)
+                compiled[len(x)](torch.from_numpy(x))
+                if not any(
+                    counters["inductor"][f"q{kind}_weight_prepack_matcher_count"] for kind in ("linear", "conv")
+                ):
+                    raise RuntimeError("Inductor made integers of no product")
+            return compiled[len(x)](torch.from_numpy(x)).numpy()
+
+    return run
+
+
 def static_deployments(
     float_model: SegmentedBackbone,
     w8a8: SegmentedBackbone | None,
@@ -154,6 +204,7 @@ def static_deployments(
         "ONNX Runtime int8 dynamic": lambda: onnxruntime(onnxruntime_dynamic(graph), threads),
         "PyTorch eager": lambda: pytorch(float_model, False),
         "PyTorch compiled": lambda: pytorch(float_model, True),
+        "PyTorch int8 (PT2E)": lambda: pytorch_int8(float_model, calibration),
     }
     if w8a8 is not None:
         makers["OpenVINO int8 (quee)"] = lambda: openvino(whole_graph(w8a8, "w8a8"), threads, "f32")
