@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,28 +51,31 @@ class Begun:
         (FOLDER / f"{self.name}.json").unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def saying(self, again: list[str]) -> Iterator[None]:
+    def saying(self, again: Callable[[], list[str]]) -> Iterator[None]:
         """Say what stays here, and how to go on, where an error or a signal ends the call early.
 
-        `again` are the arguments by which another call uses what was added.
+        `again` gives the arguments by which another call uses what was added.
         """
         try:
             yield
         except QueeError as error:
             if self.added:
-                more = f"go on with `quee start {shlex.join(again)} …`"
-                error.args = (f"{error}\n{' and '.join(self.added)} stay here: {more}",)
+                more = f"go on with `quee start {shlex.join(again())} …`"
+                error.args = (f"{error}\n{self._staying()}: {more}",)
             raise
         except (KeyboardInterrupt, SystemExit):
             print(f"interrupted: {self._left()}", file=sys.stderr, flush=True)
             raise
+
+    def _staying(self) -> str:
+        return f"{' and '.join(self.added)} {'stays' if len(self.added) == 1 else 'stay'} here"
 
     def _left(self) -> str:
         if not self.added:
             return "nothing was added yet; the same command begins again"
         files = [path for name in self.added for path in (Path(name), _pointer(Path(name))) if path.exists()]
         removal = shlex.join(["rm", "-r", *map(str, files)])
-        return f"{' and '.join(self.added)} stay here; the same command goes on, and `{removal}` removes them"
+        return f"{self._staying()}; the same command goes on, and `{removal}` removes them"
 
 
 def _pointer(path: Path) -> Path:

@@ -1,8 +1,9 @@
 """What `quee weights check` does: measures what weights do not state on images that no experiment here holds out."""
 
+import contextlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from tasks.dvc.inputs import refuse_unpulled
 
 if TYPE_CHECKING:
     from quee.data.weights_facts import WeightsFacts
+    from quee.settings.experiment import Experiment
 
 LEAST = 50
 """Least number of images; fewer tell too little."""
@@ -52,6 +54,8 @@ class Request:
     """Order of the outputs, as the user states it: a value of `--class-order`."""
     kwargs: Mapping[str, Any] | None = None
     """As in `backbone.kwargs`; joins those that the weights were added with."""
+    planned: tuple["Experiment", ...] = ()
+    """Experiments that are not written yet; they hold out as those that are here."""
 
     @property
     def command(self) -> str:
@@ -202,7 +206,7 @@ def check(request: Request) -> Checked:
         raise UsageError(
             f"{request.dataset}: its labels are a network's own answers, which cannot tell how images are prepared"
         )
-    ids = calibration(images, request.dataset)
+    ids = calibration(images, request.dataset, request.planned)
     if len(ids) < LEAST:
         raise UsageError(
             f"{request.dataset}: {len(ids)} training images that no experiment here holds out; {LEAST} are needed"
@@ -235,17 +239,20 @@ def stated_fields(request: Request, facts: "WeightsFacts") -> frozenset[str]:
     return facts.stated | {*published, *size, *(request.given or {}), *kwargs.get("preprocessing", {})}
 
 
-def calibration(images: ImageSource, dataset: str) -> np.ndarray:
-    """Ids (n,) of the official training set that no experiment of this project holds out.
+def calibration(images: ImageSource, dataset: str, planned: Sequence["Experiment"] = ()) -> np.ndarray:
+    """Ids (n,) of the official training set that no experiment of this project holds out, nor one that is `planned`.
 
     Experiments that cannot be read, or that the data set is too small for, have no splits and hold nothing out.
     """
     free = np.arange(len(images)) < images.train_samples
+    found = list(planned)
     for name in experiment_names():
+        with contextlib.suppress(QueeError):
+            found.append(load_experiment(name))
+    for experiment in found:
+        if experiment.prepare.dataset != dataset:
+            continue
         try:
-            experiment = load_experiment(name)
-            if experiment.prepare.dataset != dataset:
-                continue
             table = divided(images, experiment, experiment.prepare.limit)
         except QueeError:
             continue

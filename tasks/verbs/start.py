@@ -125,7 +125,7 @@ def start(
     options = Options(evaluation=evaluation, config=config, label=label, class_order=ordered, skip_bad=skip_bad)
     request = _request(images, weights, backbone, name, seen, set_ or [], options, class_order)
     quiet = sys.stderr if json_ else sys.stdout
-    with contextlib.redirect_stdout(quiet), request.begun.saying(_again(request)):
+    with contextlib.redirect_stdout(quiet), request.begun.saying(lambda: _again(request)):
         project = is_project(Path())
         if not project:
             refuse_place(Path())
@@ -277,6 +277,7 @@ def _stamp(weights: str | None) -> list[Any]:
 def _plain(options: Any) -> dict[str, Any]:
     """Options of an import as values that JSON has."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(options), default=str))
+    plain.pop("skip_bad")  # the same call goes on with it after one without it was refused
     return plain
 
 
@@ -333,34 +334,29 @@ def _begin(request: Request, network: Network) -> Found:
 
     begun = request.begun
     begun.keep()
-    if request.file is not None:
-        path = weights_path(str(request.weights))
-        if str(path) not in begun.added:
-            _add_weights(request, network)
-            begun.add(path, [])
     said: list[str] = []
     if request.source is not None:
         folder = DATA / request.dataset
         if str(folder) not in begun.added or len(_images(request.dataset)) != len(request.look.labels):
             begun.add(folder, _add_images(request))
         said = begun.added[str(folder)]
+    if request.file is not None:
+        path = weights_path(str(request.weights))
+        if str(path) not in begun.added:
+            _add_weights(request, network)
+            begun.add(path, [])
     found = _proposal(request, network, said)
     file = Path("experiments") / f"{request.name}.yaml"
     experiment = parse_experiment(request.name, found.facts["experiment"], str(file))
     splits = _checked(experiment)
     if (enlarged := found.facts["enlarged"]) and experiment.backbone.mode != "pretrained":
         typer.echo(f"warning: {enlarged}", err=True)
+    if measured := _measured(request, experiment, splits):
+        network = _weights(request, weights_path(str(request.weights)))  # the size is among its keywords now
+        found = _proposal(request, network, said)
+        experiment = parse_experiment(request.name, found.facts["experiment"], str(file))
+    found = _estimated(_prepared(found, experiment, measured), experiment, splits)
     write_bytes(file, found.facts["experiment"].encode())
-    try:
-        if measured := _measured(request, experiment, splits):
-            network = _weights(request, weights_path(str(request.weights)))  # the size is among its keywords now
-            found = _proposal(request, network, said)
-            experiment = parse_experiment(request.name, found.facts["experiment"], str(file))
-        found = _estimated(_prepared(found, experiment, measured), experiment, splits)
-        write_bytes(file, found.facts["experiment"].encode())
-    except BaseException:
-        file.unlink()
-        raise
     put_right(Path(), [request.name], lambda _: None)
     begun.end()
     return found
@@ -383,7 +379,9 @@ def _measured(request: Request, experiment: "Experiment", splits: dict[str, int]
         return ["not measured, for the images have no labels"]
     path = weights_path(settings.weights)
     refuse_untracked(path)
-    asked = Measuring(settings.weights, experiment.prepare.dataset, MEASURED, class_order=request.class_order)
+    asked = Measuring(
+        settings.weights, experiment.prepare.dataset, MEASURED, class_order=request.class_order, planned=(experiment,)
+    )
     if splits["train"] < LEAST:
         if request.class_order is not None:
             state_order(asked)
@@ -409,9 +407,15 @@ def _prepared(found: Found, experiment: "Experiment", measured: list[str]) -> Fo
 
 
 def _again(request: Request) -> list[str]:
-    """Arguments by which another call uses what this one adds."""
-    images = str(DATA / request.dataset)
-    return [images, *(["--weights", request.weights] if request.weights is not None else [])]
+    """Arguments by which another call uses what this one has added."""
+    from quee.data.weights_facts import weights_path
+
+    folder, weights = DATA / request.dataset, request.weights
+    images = folder if request.source is None or str(folder) in request.begun.added else request.source
+    name = [] if images == folder and request.name == request.dataset else ["--name", request.name]
+    if weights is not None and request.file is not None and str(weights_path(weights)) not in request.begun.added:
+        weights = str(request.file)
+    return [str(images), *(["--weights", weights] if weights is not None else []), *name]
 
 
 def _network(request: Request) -> Network:

@@ -44,7 +44,7 @@ def test_an_interruption_says_in_one_line_what_stays_and_how_to_remove_it(
     signal: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call = begun()
-    with pytest.raises(type(signal)), call.saying(["data/mine"]):
+    with pytest.raises(type(signal)), call.saying(lambda: ["data/mine"]):
         raise signal
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
@@ -56,13 +56,13 @@ def test_an_interruption_says_in_one_line_what_stays_and_how_to_remove_it(
 
 
 def test_before_anything_is_added_an_interruption_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyboardInterrupt), Begun.of("mine", ASKED).saying([]):
+    with pytest.raises(KeyboardInterrupt), Begun.of("mine", ASKED).saying(list):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == "interrupted: nothing was added yet; the same command begins again\n"
 
 
 def test_a_refusal_says_how_to_go_on_with_what_was_added() -> None:
     words = r"^no\n.* stay here: go on with `quee start data/mine --weights mine …`$"
-    with pytest.raises(UsageError, match=words), begun().saying(["data/mine", "--weights", "mine"]):
+    with pytest.raises(UsageError, match=words), begun().saying(lambda: ["data/mine", "--weights", "mine"]):
         raise UsageError("no")
     assert (FOLDER / "mine.json").is_file()

@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
+import tasks.verbs.measuring
 from quee.cli.main import main
 from quee.data.weights_facts import weights_facts, weights_path
 from quee.errors import UsageError
@@ -138,9 +139,38 @@ def test_a_network_that_only_guesses_is_refused_with_what_stays_and_how_to_go_on
     arguments = ["--weights", inputs / "random.pth", *NETWORK, "--not-trained-on-these"]
     status, _, err = quee("start", inputs / "photos", *arguments)
     assert status in (1, 2) and "chance" in err
-    assert "data/photos stay here: go on with `quee start data/photos --weights photos …`" in err
+    assert "data/photos and data/weights/photos.safetensors stay here: go on with `quee start data/photos --weights photos …`" in err
     assert not Path("experiments/photos.yaml").exists()
     assert yaml.safe_load(Path("params.yaml").read_text())["experiments"] == {}
+
+
+def test_bad_images_are_refused_before_anything_is_added_and_the_same_call_goes_on_without_them(
+    inputs: Path, quee: Call
+) -> None:
+    (inputs / "photos" / "red" / "odd.png").write_bytes(b"no image")
+    arguments = ["start", inputs / "photos", "--weights", inputs / "net.pth", *NETWORK, "--not-trained-on-these"]
+    status, _, err = quee(*arguments)
+    assert status == 4 and "--skip-bad" in err and "here" not in err.splitlines()[-1]
+    assert not weights_path("photos").exists() and not list(Path("experiments").iterdir())
+    status, out, err = quee(*arguments, "--skip-bad")
+    assert status == 0 and "wrote experiments/photos.yaml" in out, err
+
+
+def test_no_experiment_is_there_until_all_is_measured(inputs: Path, quee: Call) -> None:
+    """A killed call leaves none."""
+    written: list[bool] = []
+
+    def check(request: Any) -> Any:
+        written.append(Path("experiments/photos.yaml").exists())
+        (planned,) = request.planned
+        assert planned.name == "photos"
+        raise UsageError("killed here")
+
+    arguments = ["start", inputs / "photos", "--weights", inputs / "net.pth", *NETWORK, "--not-trained-on-these"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks.verbs.measuring, "check", check)
+        assert quee(*arguments)[0] == 2 and written == [False]
+    assert quee(*arguments)[0] == 0
 
 
 def test_going_on_works_beside_a_folder_of_the_same_name(inputs: Path, quee: Call) -> None:
