@@ -108,7 +108,8 @@ def deployed(summary: Summary, bundle: str, asked: Asked | None = None) -> str:
             else f" at budget {point['budget']:g}, the nearest that was evaluated"
         )
         accuracy = f"<strong>{percent(point['test_accuracy'])}</strong>{summary.interval()}"
-        text += said(f"<p>On test that is right on {accuracy}, {spent(point['test_cost'])}{at}.</p>")
+        text += said(f"<p>On test that is right on {accuracy}, {spent(point['test_cost'])}{at}.")
+        text += f" {own}</p>" if (own := summary.bundled()) else "</p>"
     if asked is None:
         return text
     most = points(asked.loss)

@@ -20,6 +20,8 @@ from quee.work.percentages import difference, figure, percent
 EIGHT_BIT = "the 8-bit network's computation"
 CHOSEN = "policy"
 """Key of a point of `auto` with the name of the policy that serves it."""
+BUNDLED = ("bundled_accuracy", "bundled_cost")
+"""Keys of a point with accuracy and cost on test under the first seed, whose policies a bundle holds."""
 SIMPLER = {"fixed precisions": REFERENCE, "confidence exits": named("rival")[0]}
 """Rivals that are simpler to run than ours, in words; their points are chosen on validation, as ours are."""
 CLEARLY = 0.1
@@ -121,6 +123,21 @@ class Summary:
             parts.append(f"{difference(gain)} points over fixed precisions at this budget")
         return ", ".join(parts)
 
+    def bundled(self) -> str:
+        """What the bundle's own policies do, in a sentence, where several seeds were averaged and it differs; else empty."""
+        point = self.point or {}
+        accuracy, cost = (point.get(key) for key in BUNDLED)
+        if (point.get("seeds") or 1) < 2 or accuracy is None or cost is None:
+            return ""
+        own, mean = (
+            (percent(a), share(c)) for a, c in ((accuracy, cost), (point["test_accuracy"], point["test_cost"]))
+        )
+        if own == mean:
+            return ""
+        seeds = counted(point["seeds"], "seed")
+        said = f"That is the mean of {seeds}; the first, whose policies the bundle holds, is right on {own[0]} for {own[1]}."
+        return measure_of(self.metrics).said(said)
+
     def interval(self) -> str:
         """The 95 % interval of the accuracy at the budget, with a space before it; empty where it is unknown."""
         point = self.point
@@ -163,11 +180,17 @@ class Summary:
 
 
 def with_chosen(rows: Iterable[Row], points: Iterable[Row]) -> list[dict[str, Any]]:
-    """Rows of `evaluate/budgets.parquet` with the policies that `auto` chose there as `CHOSEN`, from those of
-    `operating_points.parquet`: under the first seed, whose policies a bundle holds."""
+    """Rows of `evaluate/budgets.parquet`, which are means over seeds, with what the first seed has there, whose policies a
+    bundle holds: the policy that `auto` chose as `CHOSEN`, accuracy and cost as `BUNDLED`. `points` are rows of
+    `operating_points.parquet`."""
     by_seed = sorted(points, key=lambda row: -(row.get("seed") or 0))
-    chosen = {(row["method"], row["budget"]): row.get("policy") or "" for row in by_seed}
-    return [{**row, CHOSEN: chosen.get((row["method"], row["budget"]), "")} for row in rows]
+    first = {(row["method"], row["budget"]): row for row in by_seed}
+    found = []
+    for row in rows:
+        own = first.get((row["method"], row["budget"]), {})
+        bundled = {name: own.get(key) for name, key in zip(BUNDLED, ("test_accuracy", "test_cost"), strict=True)}
+        found.append({**row, CHOSEN: own.get("policy") or "", **bundled})
+    return found
 
 
 def simpler(metrics: Mapping[str, Any], method: str) -> tuple[float, float | None, list[tuple[str, str, float]]] | None:

@@ -107,6 +107,17 @@ def test_what_answers_a_request_for_a_small_loss_stands_beside_what_is_deployed(
     assert "--accuracy-loss" not in deployed(summary(example()), "a/bundle"), "the float network is not known"
 
 
+def test_means_over_seeds_are_told_from_what_the_bundles_own_policies_do() -> None:
+    """`auto` may choose otherwise under another seed."""
+    found = summary(example())
+    assert found.bundled() == ""
+    again = [{**row, "seeds": 3, "bundled_accuracy": 0.911, "bundled_cost": 0.05} for row in found.points]
+    own = "That is the mean of 3 seeds; the first, whose policies the bundle holds, is right on 91.1 % for 5.0 %."
+    assert own in deployed(replace(found, points=again), "a/bundle")
+    same = [{**row, "bundled_accuracy": row["test_accuracy"], "bundled_cost": row["test_cost"]} for row in again]
+    assert replace(found, points=same).bundled() == ""
+
+
 def test_a_budget_that_was_not_evaluated_is_shown_at_the_nearest() -> None:
     own = replace(summary(example()), budget=0.25)
     assert (

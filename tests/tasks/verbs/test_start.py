@@ -139,7 +139,10 @@ def test_a_network_that_only_guesses_is_refused_with_what_stays_and_how_to_go_on
     arguments = ["--weights", inputs / "random.pth", *NETWORK, "--not-trained-on-these"]
     status, _, err = quee("start", inputs / "photos", *arguments)
     assert status in (1, 2) and "chance" in err
-    assert "data/photos and data/weights/photos.safetensors stay here: go on with `quee start data/photos --weights photos …`" in err
+    assert (
+        "data/photos and data/weights/photos.safetensors stay here: go on with `quee start data/photos --weights photos …`"
+        in err
+    )
     assert not Path("experiments/photos.yaml").exists()
     assert yaml.safe_load(Path("params.yaml").read_text())["experiments"] == {}
 
