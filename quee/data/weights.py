@@ -64,8 +64,13 @@ def import_weights(
     found = read_checkpoint(source)
     state = found.state
     name = backbone or ("" if found.configured or not is_backbone(target.stem) else target.stem)
-    name = name or found.backbone or target.stem
-    refuse_unknown(name, "" if found.backbone else f"{source} does not tell its backbone, give --backbone; ")
+    name = name or found.backbone or ""
+    if not name:
+        raise UsageError(
+            f"{source} does not tell its backbone: give --backbone NAME, a name of timm's such as resnet18 or one of "
+            "docs/backbones.md"
+        )
+    refuse_unknown(name)
     given = {**_told(name, found), **(kwargs or {})}
     if head is not None:
         if "dinov2" not in name:
