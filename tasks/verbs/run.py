@@ -68,7 +68,7 @@ def run(
                     with screen.stage(step.name):
                         done.append(session.execute(step))
                     typer.echo(_outcome(done[-1]))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or SIGTERM
         again = shlex.join(["quee", "run", *(names or []), *(["--until", until] if until else [])])
         print(f"interrupted: finished stages and parts of the last one stay; `{again}` goes on", file=sys.stderr)
         raise

@@ -274,7 +274,9 @@ def test_a_run_that_is_told_to_end_ends_in_order_and_leaves_the_earlier_result(
         os.killpg(run.pid, number)
     else:
         run.terminate()
-    assert run.wait() == 128 + number
+    said, _ = run.communicate()
+    assert run.returncode == 128 + number
+    assert "interrupted: finished stages and parts of the last one stay; `quee run` goes on" in said
     assert project.results() == before
     left = [p for p in everyone if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert number == signal.SIGINT or not left
