@@ -226,7 +226,7 @@ def compare(
 
 
 def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on the loopback interface.")] = 5000,
+    port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 5000,
 ) -> None:
     """Open MLflow's pages on this machine: runs, curves, models. Ctrl-C ends it."""
     from tasks.mlflow.store import ENVIRONMENT, asking, is_server, tracking_uri

@@ -286,6 +286,12 @@ def test_a_damaged_file_or_one_of_another_format_ends_with_4(bundle, folder, cap
     assert "not a readable" in shown and "Traceback" not in shown
 
 
+@pytest.mark.parametrize("out", ["none/x.parquet", "/proc/x.parquet", "."])
+def test_answers_that_cannot_be_written_are_refused_before_anything_is_computed(out, folder, tmp_path, capsys) -> None:
+    assert run("predict", tmp_path / "no-bundle", folder, "--out", tmp_path / out) == 2
+    assert f"cannot write {tmp_path / out}: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("what", ["an image", "a table", "text"])
 def test_what_is_there_and_no_answers_is_not_written_over(what, bundle, folder, tmp_path, capsys) -> None:
     out = (
