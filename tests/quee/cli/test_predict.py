@@ -268,7 +268,7 @@ def test_predict_writes_parquet(bundle, folder, tmp_path, capsys) -> None:
         (["{folder}", "--budget", "0.2", "--trade-off", "0.1"], "not both"),
         (["{folder}", "--json", "--csv"], "one of"),
         (["{folder}", "--out", "{empty}"], "it is a folder"),
-        (["{folder}", "--out", "{empty}/no/where.parquet"], "no such folder"),
+        (["{folder}", "--out", "{empty}/no/where.parquet"], "there is no folder"),
         (["{folder}", "--engine", "coal"], "unknown engine"),
     ],
 )
