@@ -52,7 +52,11 @@ def require(holds: bool, message: str) -> None:
 
 def one_line(error: BaseException, most: int = 160) -> str:
     """An error's text, or its kind where it has none, in one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    return shortened(" ".join(str(error).split()) or type(error).__name__, most)
+
+
+def shortened(text: str, most: int = 160) -> str:
+    """A text of bounded length."""
     return text if len(text) <= most else text[:most] + "…"
 
 

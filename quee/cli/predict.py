@@ -56,6 +56,7 @@ def predict(
     from quee.runtime import Options, load_bundle
     from quee.runtime.inputs import Inputs
     from quee.work.extras import require_package
+    from quee.work.io import refuse_unwritable
 
     if sum((as_json, as_csv, out is not None)) > 1:
         raise UsageError("give one of --json, --csv and --out")
@@ -63,6 +64,7 @@ def predict(
         raise UsageError(f"--out {out}: Parquet is written; give FILE.parquet, or print another form: --csv or --json")
     if out is not None:
         require_package("pyarrow", f"writing {out}", "parquet")
+        refuse_unwritable(out)
     options = Options(budget, trade_off, max_cost, latency_ms, images_per_second, accuracy_loss, certified)
     inputs, classifier = Inputs(images, pixels, skip_bad), load_bundle(bundle, engine, threads)
     if options.milliseconds is not None:

@@ -112,7 +112,7 @@ def _gates(bundle: Path, read: "Contents") -> dict[str, Any] | None:
 
 def _say(bundle: Path, facts: dict[str, Any], guarantees: Sequence[Any]) -> None:
     typer.echo(
-        f"{bundle}: good. {facts['experiment']}, format {facts['format']}, {facts['files']} files, {facts['graphs']} "
+        f"{bundle}: good. Experiment {facts['experiment']}, format {facts['format']}, {facts['files']} files, {facts['graphs']} "
         f"graphs, {facts['classes']} classes, {facts['segments']} segments at {', '.join(facts['precisions'])}"
     )
     for guarantee in guarantees:

@@ -159,9 +159,11 @@ ADDED = ("resize", "crop_offset", "channel_order")
 
 
 def sides(img_size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width of images that are given as one side of a square, or as both."""
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    return height, width
+    """Height and width of images that are given as one side of a square, or as both; raises UsageError for anything else."""
+    both = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if not isinstance(both, Sequence) or len(both) != 2:
+        raise UsageError(f"img_size {img_size!r}: give one side, as 224, or height and width, as [224, 160]")
+    return both[0], both[1]
 
 
 def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:

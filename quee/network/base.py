@@ -142,8 +142,12 @@ class SegmentedBackbone(nn.Module, ABC):
     def set_gates(self, gates: tuple[int, ...]) -> None:
         """Raises UsageError unless the gates rise strictly and end at the depth."""
         depth = len(self.block_names)
-        if not gates or list(gates) != sorted(set(gates)) or gates[0] < 1 or gates[-1] != depth:
+        if not gates or list(gates) != sorted(set(gates)) or gates[0] < 1:
             raise UsageError(f"gates {list(gates)} must rise strictly from at least 1 to {depth}, the number of blocks")
+        if gates[-1] != depth:
+            raise UsageError(
+                f"gates {list(gates)}: the last gate must be {depth}, the number of blocks; got {gates[-1]}"
+            )
         self._gates = tuple(gates)
 
     @property

@@ -41,7 +41,7 @@ table.digests td { white-space: normal; text-align: left; word-break: break-all;
 .path i, .key i { display: inline-block; width: 1.5rem; height: .8rem; border-radius: 2px; background: var(--line); }
 .strip { display: inline-flex; gap: 3px; }
 img { height: 2.5rem; border-radius: 2px; vertical-align: middle; }
-img.wrong { outline: 3px solid #d55e00; outline-offset: -1px; }
+img.wrong { outline: 3px solid #c8102e; outline-offset: -1px; }
 .pairs { display: flex; flex-wrap: wrap; gap: .8rem 1.2rem; }
 .pairs img { height: 3.2rem; margin-right: 3px; }
 .pairs figcaption { max-width: 8rem; } .pairs small { display: block; white-space: nowrap; }
@@ -59,7 +59,8 @@ img.wrong { outline: 3px solid #d55e00; outline-offset: -1px; }
   --link: #000; }
   body { max-width: none; padding: 0; font-size: 10pt; } .drawn svg { filter: none; min-width: 0; }
   .first { grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); }
-  h1, h2, h3, summary { break-after: avoid; } figure, tr, .bars li { break-inside: avoid; }
+  h1, h2, h3, summary { break-after: avoid; } figure, svg, tr, .bars li { break-inside: avoid; }
+  details:has(.drawn) { break-inside: avoid; } .qc, .drawn svg { max-height: 16cm; }
   details::details-content { content-visibility: visible; } .scroll { overflow: visible; } table { font-size: 7pt; }
   th, td { padding: .15rem .3rem; } * { print-color-adjust: exact; } }
 """

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from quee.ensembles import FILE as ENSEMBLES
 from quee.ensembles import Ensembles, read_ensembles
-from quee.errors import IntegrityError, QueeError
+from quee.errors import IntegrityError, QueeError, UsageError, shortened
 from quee.features import UNCERTAINTY, GateView, feature_names
 from quee.paths import PathTree, read_tree
 from quee.policies.base import Basis, Router
@@ -101,7 +102,10 @@ def load_bundle(
         BusyError: where a pipeline replaces the bundle, and does not end within two minutes.
         DisagreementError: where the engine differs from the reference by more than is allowed.
         QueeError: that names the extra to install where the engine is missing.
+        UsageError: where `path` is no path.
     """
+    if not isinstance(path, str | PathLike):
+        raise UsageError(f"load_bundle: {shortened(repr(path), 80)} is no path; give the folder of a bundle")
     folder, name = Path(path), engine or default_engine()
     return read_settled(folder, NAME, lambda: _load(folder, name, threads, profiled, held))
 

@@ -172,7 +172,7 @@ class AdaptiveClassifier(FittedClassifier):
         With `pixels="unit"` arrays hold floats from 0 to 1; no other type is cast. `budget_met` is false where the
         request cannot be met. Raises UsageError, a ValueError, naming a bad value.
         """
-        wanted = asked(options)
+        wanted = asked(options, "pixels")
         return self.run(self.prepare(images, pixels), wanted)
 
     def route_prepared(self, x: np.ndarray, **options: Unpack[Asked]) -> Routed:
@@ -191,7 +191,7 @@ class AdaptiveClassifier(FittedClassifier):
         """An explanation of each image's path."""
         x = self.prepare(images, pixels)
         trace = Trace(len(x), self.tree.segments)
-        routed = self.run(x, asked(options), trace)
+        routed = self.run(x, asked(options, "pixels"), trace)
         return explained(routed, trace, self.counting, self.policy_name, self.classes, self.static_costs)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from numbers import Real
 from typing import Annotated, Literal, TypedDict
@@ -15,6 +16,7 @@ from quee.paths import PathTree
 from quee.policies.ceiling import ROUNDING, served
 from quee.precision import FLOAT
 from quee.work.decimals import comma_hint
+from quee.work.registry import unknown
 
 ONE_OF = ("budget", "accuracy_loss", "trade_off")
 """Options that each say alone which operating point serves."""
@@ -207,11 +209,19 @@ class Options:
 _remembered = lru_cache(maxsize=256, typed=True)(Options)
 
 
-def asked(options: Asked) -> Options:
-    """`Options` of keyword arguments; those of earlier calls are remembered. Raises as `Options` does."""
+def asked(options: Asked, *beside: str) -> Options:
+    """`Options` of keyword arguments; those of earlier calls are remembered.
+
+    Raises as `Options` does, and UsageError for an unknown keyword, naming the valid ones, among them those that the
+    caller takes beside options.
+    """
     try:
         return _remembered(**options)
-    except TypeError:  # a value without a hash, or no option at all: let `Options` say so
+    except TypeError:  # a value without a hash, or no option at all
+        if strange := [name for name in options if name not in Asked.__annotations__]:
+            valid = [*Asked.__annotations__, *beside]
+            nearest = get_close_matches(strange[0], valid, n=len(valid), cutoff=0.0)
+            raise UsageError(unknown("option", strange[0], nearest)) from None
         return Options(**options)
 
 

@@ -17,7 +17,7 @@ from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.inputs import Inputs
 from quee.runtime.operating import Options
 from quee.work.extras import require_package
-from quee.work.io import atomic_path, table_writer
+from quee.work.io import atomic_path, refuse_unwritable, table_writer
 from quee.work.keys import LIBRARIES, key_of, versions
 from quee.work.progress import progress
 from quee.work.store import Store
@@ -152,8 +152,7 @@ def score_to_parquet(
     import pyarrow.parquet as pq
 
     schema = _schema()
-    if out.is_dir() or not out.parent.is_dir():
-        raise UsageError(f"cannot write {out}: {'it is a folder' if out.is_dir() else 'no such folder'}")
+    refuse_unwritable(out)
     if not _may_become_answers(out):
         raise UsageError(f"cannot write {out}: it is there, and holds something else than answers; give another path")
     store = _store(classifier, inputs, options, out, skip_bad)

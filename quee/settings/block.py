@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from quee.budgets import LARGEST, TOO_LARGE
 from quee.errors import UsageError
 from quee.precision import Precision
+from quee.work.counts import counted
 from quee.work.decimals import comma_hint
 from quee.work.registry import unknown
 
@@ -53,6 +54,22 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+NUMBER, WHOLE = "give a number", "give a whole number"
+WORDS = {
+    "bool_type": "give true or false",
+    "dict_type": "give keys with values",
+    "finite_number": "give a finite number",
+    "float_type": NUMBER,
+    "int_from_float": WHOLE,
+    "int_type": WHOLE,
+    "missing": "give a value; it has no default",
+    "model_type": "give keys with values",
+    "string_type": "give a text",
+    "tuple_type": "give a list",
+}
+"""What is said of pydantic's refusals whose own words are about Python, by their kind."""
+
+
 class Block(BaseModel):
     """Settings of one stage or a part of them; unknown keys, wrong types and values out of range are refused."""
 
@@ -64,7 +81,10 @@ def refusal(error: ValidationError, model: type[BaseModel]) -> str:
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"])
     where = f"{key}: " if key else ""
-    message = fault["msg"].removeprefix("Value error, ")
+    message = WORDS.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "too_short":
+        least = fault["ctx"]["min_length"]
+        message = f"give at least {counted(least, 'entry', 'entries')}"
     if fault["type"] == "extra_forbidden":
         *parents, last = fault["loc"]
         valid = [name for name in _fields(model, parents) if name != "name"]

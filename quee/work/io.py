@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from quee.errors import IntegrityError
+from quee.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,25 @@ REMEMBERED_BYTES = 8 << 20
 """Files below this size are read each time, which takes milliseconds."""
 SETTLED_NANOSECONDS = 2_000_000_000
 """Coarsest resolution of file times."""
+
+
+def refuse_unwritable(file: Path) -> None:
+    """Raises UsageError where a file cannot be written, before what it is to hold is computed."""
+    folder = file.parent
+    why = ""
+    if file.is_dir():
+        why = "it is a folder"
+    elif file.exists() and not file.is_file():
+        why = "it is no plain file"
+    elif not folder.is_dir():
+        why = f"there is no folder {folder}"
+    else:
+        try:  # tried, because permissions alone do not tell: a file system may be read-only
+            TemporaryFile(dir=folder).close()
+        except OSError as error:
+            why = f"the folder {folder} takes no new file ({error.strerror})"
+    if why:
+        raise UsageError(f"cannot write {file}: {why}")
 
 
 @contextmanager

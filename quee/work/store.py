@@ -4,6 +4,7 @@ A piece is a file, named after the piece and the digest of its content, that is 
 was cut off or altered is recognised and computed anew. `quee.work.keys` makes the key that names the folder or URL.
 """
 
+import errno
 import hashlib
 import sys
 import uuid
@@ -16,6 +17,8 @@ from quee.work.reach import may_pass
 
 OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "az", "oci", "memory")
 """Protocols whose puts are atomic."""
+NOT_WRITABLE = {errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+"""Failures of a place where nothing can be kept, so that nothing goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,9 @@ class Store:
             return act(fs, folder.rstrip("/"))
         except OSError as error:
             detail = error.strerror or str(error)
+            stays = "" if error.errno in NOT_WRITABLE else "; what is finished stays, the same command goes on"
             raise (UnreachableError if may_pass(error) else QueeError)(
-                f"work kept in {self.url}: {detail}; what is finished stays, the same command goes on"
+                f"work kept in {self.url}: {detail}{stays}"
             ) from None
         except Exception as error:  # every kind of storage has its own types of errors
             if _is(fs, "file"):

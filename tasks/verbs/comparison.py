@@ -24,7 +24,7 @@ from quee.report.markup import bits
 from quee.report.sentence import Summary, deployed_curve
 from quee.settings.bundle import Bundle
 from quee.settings.experiment import Experiment, parse_resolved
-from quee.work.io import file_digest, read_json, read_table, write_bytes
+from quee.work.io import file_digest, read_json, read_table, refuse_unwritable, write_bytes
 from tasks.dvc.lock import ExperimentResult, out_folder
 from tasks.examples import Examples, first_of, first_setting
 from tasks.mlflow.compare import Side, differences, settings_differences
@@ -47,8 +47,10 @@ SAME = ("dataset", "files", "answers", "classes")
 def write_page(root: Path, first: Side, second: Side, file: Path | None) -> tuple[page.Comparison, Path]:
     """Write the page of two results into a file, by default in `FOLDER`; returns what it says, and the file.
 
-    Raises UsageError for a side that is not the result of a whole experiment.
+    Raises UsageError for a side that is not the result of a whole experiment, and for a file that cannot be written.
     """
+    if file is not None:
+        refuse_unwritable(file)
     made = [
         None if side.result is None else {name: stage.entry for name, stage in side.result.stages.items()}
         for side in (first, second)
@@ -59,8 +61,6 @@ def write_page(root: Path, first: Side, second: Side, file: Path | None) -> tupl
         found = compared(root, *sides)
     name = "-".join(re.sub(r"[^\w.]+", "_", side.label).strip("_") for side in (first, second))
     target = root / FOLDER / f"{name}.html" if file is None else file
-    if not target.parent.is_dir() and file is not None:
-        raise UsageError(f"{file}: there is no folder {target.parent}")
     target.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(target, page.comparison_page(found).encode())
     return found, target

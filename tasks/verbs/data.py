@@ -146,17 +146,17 @@ def list_(json_: AsJson = False) -> None:
     if json_:
         typer.echo(json.dumps(rows, indent=1))
         return
+    wide = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         if row["present"]:
             counts = f"{row['train']} + {row['evaluation']} images"
-            typer.echo(
-                f"{row['name']:16} {counts:24} {counted(len(row['classes']), 'class', 'classes')}  digest {row['digest'][:12]}"
-            )
+            classes = counted(len(row["classes"]), "class", "classes")
+            typer.echo(f"{row['name']:{wide}} {counts:24} {classes}  digest {row['digest'][:12]}")
             if row["unused"]:
-                typer.echo(f"{'':16} not used: {', '.join(row['unused'])}")
+                typer.echo(f"{'':{wide}} not used: {', '.join(row['unused'])}")
         else:
             where = how_to_pull(row["tracked_by"]) if row["tracked_by"] else row["source"]
-            typer.echo(f"{row['name']:16} not there: {where}")
+            typer.echo(f"{row['name']:{wide}} not there: {where}")
 
 
 @data_app.command("check")
@@ -191,16 +191,14 @@ def sheet_(
     """Write a picture with examples of a dataset: classes take turns, from the evaluation set where there is one."""
     from quee.data.sheet import sheet
     from quee.data.source import open_dataset
-    from quee.work.io import write_bytes
+    from quee.work.io import refuse_unwritable, write_bytes
     from tasks.dvc.inputs import refuse_unpulled
 
+    refuse_unwritable(file)
     known_dataset(name, DATA)
     refuse_unpulled(Path(), DATA / name)
     picture = sheet(open_dataset(DATA / name, name), images, file.suffix)
-    try:
-        write_bytes(file, picture)
-    except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}") from None
+    write_bytes(file, picture)
     typer.echo(f"wrote {file}: {len(picture):,} bytes")
 
 
@@ -470,13 +468,15 @@ def list_weights(json_: AsJson = False) -> None:
     if json_:
         typer.echo(json.dumps(rows, indent=1))
         return
+    tracked = [file.stem for file in sorted(WEIGHTS.glob("*.dvc"))]
+    named = [str(row["name"]) for row in rows]
+    absent = [name for name in dict.fromkeys([*tracked, *PUBLISHED]) if name not in named]
+    wide = max(map(len, [*named, *absent]))
     for row in rows:
         about = f"{row['backbone']}, {row['told']}"
-        typer.echo(f"{row['name']:24} {row['bytes']:>14,} bytes  digest {str(row['digest'])[:12]}  {about}")
-    tracked = [file.stem for file in sorted(WEIGHTS.glob("*.dvc"))]
-    for name in dict.fromkeys([*tracked, *PUBLISHED]):
-        if name not in [row["name"] for row in rows]:
-            typer.echo(f"{name:24} not there: {how_to_add_weights(name)}")
+        typer.echo(f"{row['name']:{wide}} {row['bytes']:>14,} bytes  digest {str(row['digest'])[:12]}  {about}")
+    for name in absent:
+        typer.echo(f"{name:{wide}} not there: {how_to_add_weights(name)}")
 
 
 def _told(facts: "WeightsFacts") -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from quee.errors import IntegrityError, UsageError
 from quee.measure import ACCURACY, LABELLED, Measure, measure_of
 from quee.policies.names import BOUND, MAIN, REFERENCE, shown
+from quee.settings.names import experiment_names
 from quee.work.percentages import DASH, GAP, figure, percent
 from quee.work.registry import unknown
 from tasks.dvc.lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
@@ -72,21 +73,24 @@ class Results:
         return measure_of(self.metrics)
 
 
+def evaluated(base: Path) -> list[str]:
+    """The experiments with results of stage `evaluate` in a folder, sorted."""
+    return sorted(file.parent.parent.name for file in base.glob("*/evaluate/metrics.json"))
+
+
 def load_results(root: Path, experiment: str, reference: bool = False) -> Results:
     """Results in artifacts/, or the published ones in reference/; raises UsageError where there are none."""
     base = root / (FOLDER if reference else "artifacts")
     folder = base / experiment / "evaluate"
     if not (folder / "metrics.json").is_file():
-        known = (
-            sorted({file.relative_to(base).parts[0] for file in base.glob("*/**/metrics.json")})
-            if base.is_dir()
-            else []
-        )
         where = ARCHIVES if reference else base.name
-        hint = "omit the name to see all" if reference else f"run `quee run {experiment}`"
+        hints = ["omit the name to see all"] if reference else []
+        if not reference and experiment in experiment_names(root / "experiments"):
+            hints.append(f"run `quee run {experiment}`")
         if not reference and experiment in published(root):
-            hint += f", or see the published ones: `quee results --reference {experiment}`"
-        raise UsageError(f"{unknown(f'experiment with results in {where}/', experiment, known)}; {hint}")
+            hints.append(f"see the published ones: `quee results --reference {experiment}`")
+        said = unknown(f"experiment with results in {where}/", experiment, evaluated(base))
+        raise UsageError("; ".join(filter(None, [said, ", or ".join(hints)])))
     report = base / experiment / "report" / "report.html"
     found = read_results(experiment, folder, base / experiment / "features" / "tree.json")
     return replace(found, report=report) if report.is_file() else found

@@ -79,10 +79,20 @@ def results(
 
     from tasks.dvc.lock import default_experiments
     from tasks.verbs.closing import said, summary_of
-    from tasks.verbs.results import as_json, chosen_methods, load_results, results_table
+    from tasks.verbs.results import as_json, chosen_methods, evaluated, load_results, results_table
 
     root = Path.cwd()
     names = experiments or default_experiments(root)
+    if not experiments and not reference:
+        here = evaluated(root / "artifacts")
+        missing = [name for name in names if name not in here]
+        names = [name for name in names if name in here]
+        if missing or not names:
+            what = f"of {', '.join(missing)}" if missing else "here"
+            typer.echo(
+                f"nothing was evaluated {what}; `quee run {missing[0] if missing else 'NAME'}` does",
+                err=bool(names) or json_,
+            )
     if reference:
         from tasks.verbs.reference import fetch
         from tasks.work.published import published

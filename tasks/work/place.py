@@ -40,7 +40,9 @@ def ending() -> Iterator[None]:
 
 
 def refuse_taken(port: int, advice: str) -> None:
-    """Raises BusyError where another process listens on this port of the loopback interface."""
+    """Raises BusyError where another process listens on this port of the loopback interface, UsageError where it is none."""
+    if not 1 <= port <= 65535:
+        raise UsageError(f"port {port}: give 1 to 65535")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

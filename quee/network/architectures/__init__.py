@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from importlib import import_module
+from reprlib import Repr
 from typing import TYPE_CHECKING, Any
 
-from quee.errors import QueeError, UsageError
+from quee.errors import QueeError, UsageError, shortened
 
 if TYPE_CHECKING:
     from quee.network.base import SegmentedBackbone
@@ -43,6 +44,25 @@ BY_WEIGHTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg
 """Keywords by which timm loads weights; here `quee weights add` adds them, and nothing is downloaded."""
 OTHER_FORM = ("features_only", "feature_cfg", "out_indices", "scriptable", "exportable", "no_jit")
 """Keywords by which timm builds a network that is not a classifier."""
+NUMBERS = (
+    "attn_drop_rate", "depth", "depths", "dim", "drop_path_rate", "drop_rate", "embed_dim", "heads", "img_size", "in_chans",
+    "init_values", "layers", "mlp_ratio", "num_classes", "num_heads", "patch_size", "pos_drop_rate", "proj_drop_rate",
+    "reg_tokens", "window_size",
+)  # fmt: skip
+"""Keywords that are numbers or lists of numbers in every architecture."""
+COUNTS = ("depth", "in_chans", "num_classes", "reg_tokens")
+"""Those of them that are whole numbers."""
+FLAGS = (
+    "class_token",
+    "dynamic_img_size",
+    "final_norm",
+    "no_embed_class",
+    "pre_norm",
+    "proj_bias",
+    "qk_norm",
+    "qkv_bias",
+)
+"""Keywords that are true or false in every architecture; any text would count as true."""
 CHANNELS = (1, 3)
 """Numbers of channels that images are decoded to."""
 
@@ -108,7 +128,7 @@ def create_backbone(
     `gates` are the numbers of blocks done at each gate (default: four equal segments); `preprocessing` replaces fields of
     the backbone's own configuration (`quee.data.preprocessing.KEYS`); `norm_eps` replaces the ε of every LayerNorm, or by
     name of a module of those within it; `kwargs` go to the architecture.
-    Raises UsageError for an unknown name, keyword or gate.
+    Raises UsageError for an unknown name, keyword or gate, and for a value that the keyword cannot have.
     """
     refuse_unknown(name)
     for key in kwargs:
@@ -119,6 +139,8 @@ def create_backbone(
             raise UsageError(
                 f"backbone {name!r}: {key} is not among its kwargs; it builds something else than a classifier"
             )
+        if fault := _fault(key, kwargs[key]):
+            raise UsageError(f"backbone {name!r} cannot be built with {key}={_SHORT.repr(kwargs[key])}: {fault}")
     try:
         backbone: SegmentedBackbone = import_module(module_of(name)).create(name, **kwargs)
     except Exception as error:  # architectures raise many types; the last line of the message gives the reason
@@ -128,8 +150,8 @@ def create_backbone(
             if isinstance(error, TypeError | ValueError | AssertionError)
             else f"{type(error).__name__}: {reason}"
         )
-        given = f" with {kwargs}" if kwargs else ""
-        raise UsageError(f"backbone {name!r} cannot be built{given}: {reason}") from None
+        given = f" with {_SHORT.repr(kwargs)}" if kwargs else ""
+        raise UsageError(f"backbone {name!r} cannot be built{given}: {shortened(reason)}") from None
     if backbone.input.channels not in CHANNELS:
         raise UsageError(
             f"backbone {name!r}: in_chans {backbone.input.channels}; images are decoded to 1 channel (grey) or 3 (RGB)"
@@ -146,6 +168,21 @@ def create_backbone(
     if gates is not None:
         backbone.set_gates(gates)
     return backbone.eval()
+
+
+_SHORT = Repr()
+"""How keywords are shown in messages."""
+_SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 12, 60, 60
+
+
+def _fault(key: str, value: Any) -> str:
+    """Why a keyword cannot have a value, by the kind of the value alone; empty where it may."""
+    if key in FLAGS and isinstance(value, str):
+        return "not true or false"
+    parts = value if isinstance(value, list | tuple) else [value]
+    if key in NUMBERS and any(isinstance(part, str | bool | Mapping) for part in parts):
+        return "not a number" if parts != value else "not a list of numbers"
+    return "not a whole number" if key in COUNTS and isinstance(value, float) else ""
 
 
 def _set_norm_eps(backbone: "SegmentedBackbone", eps: Any) -> None:

@@ -216,7 +216,7 @@ def _whole_module(module: LeftOut, path: Path) -> str:
     return (
         f"{path} holds a whole pickled module ({module.kind}), which only its own code can load; if you trust the file, "
         f"save its weights alone: torch.save(torch.load({path.name!r}, weights_only=False).state_dict(), 'weights.pth'). "
-        f"Read are state dicts of: {readable()}"
+        f"Read are state dicts of: {readable(module.kind)}"
     )
 
 

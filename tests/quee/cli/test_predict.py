@@ -268,7 +268,7 @@ def test_predict_writes_parquet(bundle, folder, tmp_path, capsys) -> None:
         (["{folder}", "--budget", "0.2", "--trade-off", "0.1"], "not both"),
         (["{folder}", "--json", "--csv"], "one of"),
         (["{folder}", "--out", "{empty}"], "it is a folder"),
-        (["{folder}", "--out", "{empty}/no/where.parquet"], "no such folder"),
+        (["{folder}", "--out", "{empty}/no/where.parquet"], "there is no folder"),
         (["{folder}", "--engine", "coal"], "unknown engine"),
     ],
 )
@@ -284,6 +284,12 @@ def test_a_damaged_file_or_one_of_another_format_ends_with_4(bundle, folder, cap
     assert run("predict", bundle, folder / "notes.txt") == 4
     shown = capsys.readouterr().err
     assert "not a readable" in shown and "Traceback" not in shown
+
+
+@pytest.mark.parametrize("out", ["none/x.parquet", "/proc/x.parquet", "."])
+def test_answers_that_cannot_be_written_are_refused_before_anything_is_computed(out, folder, tmp_path, capsys) -> None:
+    assert run("predict", tmp_path / "no-bundle", folder, "--out", tmp_path / out) == 2
+    assert f"cannot write {tmp_path / out}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["an image", "a table", "text"])

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from quee.ensembles import as_cached
 from quee.errors import UsageError
-from quee.runtime import Options
+from quee.runtime import Options, load_bundle
 from quee.runtime.explanation import Explanation
 
 
@@ -131,6 +131,25 @@ def test_options_out_of_range_are_refused_by_name(classifier, images, name, valu
         return
     with pytest.raises(ValueError, match=f"{name}={value!r}: give a finite number"):
         classifier.predict(images[0][:1], **{name: value})
+
+
+def test_an_unknown_keyword_is_refused_with_the_valid_ones_the_nearest_first(classifier, images) -> None:
+    for call in (classifier.predict, classifier.predict_proba, classifier.route, classifier.explain):
+        with pytest.raises(
+            UsageError, match=r"unknown option 'bugdet' \(did you mean 'budget'\?\); valid: budget, .*pixels"
+        ):
+            call(images[0][:1], bugdet=1)
+    with pytest.raises(UsageError, match="unknown option 'max_costs'.*; valid: max_cost, ") as raised:
+        classifier.expect(max_costs=1)
+    assert "pixels" not in str(raised.value)
+    with pytest.raises(UsageError, match="unknown option 'x'"):
+        classifier.stream(x=[])
+
+
+@pytest.mark.parametrize("path", [3, None, b"bundle"])
+def test_what_is_no_path_is_no_bundle(path) -> None:
+    with pytest.raises(UsageError, match=f"load_bundle: {path!r} is no path; give the folder of a bundle"):
+        load_bundle(path)
 
 
 def test_a_budget_above_all_points_spends_what_the_dearest_does(classifier, images) -> None:

@@ -131,15 +131,22 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 
 
 WRONG = {
-    "true for an integer": ("exits", "{draws: true}", ["exits.draws", "integer", "True"]),
-    "true for a number": ("exits", "{weight_decay: true}", ["exits.weight_decay", "number", "True"]),
-    "a float for an integer": ("exits", "{draws: 3.0}", ["exits.draws", "integer", "3.0"]),
-    "text for a number": ("exits", "{draws: many}", ["exits.draws", "integer", "'many'"]),
-    "a number for a switch": ("exits", "{augment: 1}", ["exits.augment", "boolean", "1"]),
-    "a number for text": ("report", "{title: 1}", ["report.title", "string", "1"]),
+    "true for an integer": ("exits", "{draws: true}", ["exits.draws", "give a whole number; got True"]),
+    "true for a number": ("exits", "{weight_decay: true}", ["exits.weight_decay", "give a number; got True"]),
+    "a float for an integer": ("exits", "{draws: 3.0}", ["exits.draws", "give a whole number; got 3.0"]),
+    "text for a number": ("exits", "{draws: many}", ["exits.draws", "give a whole number; got 'many'"]),
+    "a number for a switch": ("exits", "{augment: 1}", ["exits.augment", "give true or false; got 1"]),
+    "a number for text": ("report", "{title: 1}", ["report.title", "give a text; got 1"]),
     "below the least": ("exits", "{draws: 0}", ["exits.draws", "greater than or equal to 1", "0"]),
     "above the most": ("targets", "{clusters: 1001}", ["targets.clusters", "less than or equal to 1000", "1001"]),
-    "not a number": ("exits", "{weight_decay: .nan}", ["exits.weight_decay", "nan"]),
+    "not a number": ("exits", "{weight_decay: .nan}", ["exits.weight_decay", "give a finite number; got nan"]),
+    "text in a list of numbers": (
+        "evaluate",
+        "{budgets: [0.2, nan]}",
+        ["evaluate.budgets.1", "give a number; got 'nan'"],
+    ),
+    "no budget": ("evaluate", "{budgets: []}", ["evaluate.budgets", "give at least 1 entry; got []"]),
+    "a number for a list": ("evaluate", "{budgets: 3}", ["evaluate.budgets", "give a list; got 3"]),
     "infinite": ("exits", "{weight_decay: .inf}", ["exits.weight_decay", "finite", "inf"]),
     "a setting of former training": (
         "exits",
@@ -164,13 +171,13 @@ WRONG = {
     ),
     "key that is not text": ("exits", "{1: 2}", ["exits.1", "strings"]),
     "unknown precision": ("paths", "{precisions: [w4a4, w9a9]}", ["paths.precisions.1", "'w9a9'", "X in 2–8"]),
-    "number for a precision": ("paths", "{precisions: [8]}", ["paths.precisions.0", "string", "8"]),
+    "number for a precision": ("paths", "{precisions: [8]}", ["paths.precisions.0", "give a text; got 8"]),
     "precisions in another word": ("paths", "{precisions: best}", ["paths.precisions", "auto, or {auto: 3}", "'best'"]),
     "no precision chosen": ("paths", "{precisions: {auto: 0}}", ["paths.precisions", "from 1 to 6", "0"]),
     "precisions by another key": ("paths", "{precisions: {most: 3}}", ["paths.precisions", "auto, or {auto: 3}"]),
     "a float candidate": ("paths", "{candidates: [w4a4, fp32]}", ["paths", "fp32 is no integer precision"]),
     "bits by layer in another word": ("quantize", "{mixed: best}", ["quantize.mixed", "'best'"]),
-    "no precision": ("paths", "{precisions: []}", ["paths.precisions", "at least 1"]),
+    "no precision": ("paths", "{precisions: []}", ["paths.precisions", "give at least 1 entry; got []"]),
     "precision named twice": (
         "paths",
         "{precisions: [w3a3, w8a8], references: [w3a3]}",
@@ -219,7 +226,7 @@ def test_a_missing_key_is_named(block: str, left: str) -> None:
     content[block] = None
     if left == "out":
         del content[block]
-    assert refusal(yaml.safe_dump(content)) == f"{SOURCE}: {key}: Field required"
+    assert refusal(yaml.safe_dump(content)) == f"{SOURCE}: {key}: give a value; it has no default"
 
 
 @pytest.mark.parametrize("line", ["exit: {}", "name: y", "1: 2", "true: {}"])
@@ -230,7 +237,7 @@ def test_an_unknown_block_is_refused_with_the_valid_ones(line: str) -> None:
 
 
 def test_a_block_that_is_no_mapping_is_refused() -> None:
-    assert f"{SOURCE}: exits: " in refusal(TEXT.replace("exits: {}", "exits: [1]"))
+    assert f"{SOURCE}: exits: give keys with values; got [1]" in refusal(TEXT.replace("exits: {}", "exits: [1]"))
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text"])

@@ -59,7 +59,7 @@ REFUSED: dict[str, Case] = {
         {f"c{i}": 9 for i in range(101)}, {"bundle": {"policy": "ztw"}},
         r"bundle\.policy: 'ztw' mixes .* of at most 100 classes, and the data set has 101; valid: auto, .*static_mixture$",
     ),
-    "gates beyond the depth": (EVEN, {"backbone": {"gates": [1, 3]}}, r"backbone\.gates: gates \[1, 3\] must rise .* to 2"),
+    "gates beyond the depth": (EVEN, {"backbone": {"gates": [1, 3]}}, r"backbone\.gates: gates \[1, 3\]: the last .* be 2, "),
     "more measured gates than blocks": (EVEN, {"backbone": {"gates": {"auto": 3}}}, r"gates: auto: 3 gates; .* 2 blocks"),
     "gates before the end": (EVEN, {"backbone": {"gates": [1]}}, r"backbone\.gates: gates \[1\]"),
     "kwargs nobody takes": (EVEN, {"backbone": {"kwargs": {"colour": 3}}}, "backbone 'vit_digits' cannot be built"),

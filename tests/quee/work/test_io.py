@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from quee.errors import IntegrityError
+from quee.errors import IntegrityError, UsageError
 from quee.work import io
+from quee.work.io import refuse_unwritable
 
 TABLE = pa.table({"id": np.arange(1000), "value": np.linspace(0, 1, 1000), "name": [f"n{i % 7}" for i in range(1000)]})
 values = st.recursive(
@@ -224,3 +225,26 @@ def test_small_and_missing_files_leave_no_note(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(IntegrityError, match="missing file"):
         io.content_digest(tmp_path / "none")
     assert not io.VERIFIED.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        ("none/x.parquet", "there is no folder .*none"),
+        (".", "it is a folder"),
+        ("/dev/null", "it is no plain file"),
+        ("/proc/x.parquet", "the folder /proc takes no new file"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(file: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"cannot write .*: {why}"):
+        refuse_unwritable(tmp_path / file)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_can_be_written_is_not_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    refuse_unwritable(tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "there").write_text("kept")
+    refuse_unwritable(tmp_path / "there")
+    assert (tmp_path / "there").read_text() == "kept"

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quee.errors import QueeError
 from quee.work.store import Store
 
 
@@ -51,3 +52,8 @@ def test_a_piece_is_computed_once_and_again_only_when_it_is_not_as_it_was_writte
         assert store.kept("a-1", compute, store.files().get("a-1", ())) == b"piece"
     assert len(computed) == (1 if harm == "none" else 2)
     assert store.names() == {"a-1"}
+
+
+def test_a_place_that_cannot_be_written_promises_nothing() -> None:
+    with pytest.raises(QueeError, match=r"work kept in /proc/parts: [^;]*$"):
+        Store("/proc/parts").write("a", b"x")

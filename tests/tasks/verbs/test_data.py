@@ -58,6 +58,22 @@ def test_add_list_and_check(project):
     assert quee(data_app, "check", "birds").strip() == "data/birds: 6 images can be decoded"
 
 
+def test_long_names_keep_their_columns(project):
+    write_folders(Path("files"))
+    name = "birds_of_a_name_that_is_longer_than_others"
+    quee(data_app, "add", name, "files")
+    places = {
+        line.index(word)
+        for line in quee(data_app, "list").splitlines()
+        for word in ("6 + 0", "not there")
+        if word in line
+    }
+    assert places == {len(name) + 1}
+    Path("data/weights").mkdir(exist_ok=True)
+    Path(f"data/weights/{name}.dvc").touch()
+    assert {line.index("not there") for line in quee(weights_app, "list").splitlines()} == {len(name) + 1}
+
+
 @pytest.mark.parametrize("rule", ["/data/birds*", "*.dvc", "/data/"])
 def test_a_dvc_file_that_git_ignores_is_refused_before_anything_is_imported(project, rule):
     write_folders(Path("files"))

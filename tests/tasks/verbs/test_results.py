@@ -91,7 +91,9 @@ def test_methods_that_are_behind_the_best_of_a_column_beyond_doubt_are_marked(tm
 
 
 def test_no_results_are_an_error_that_says_how_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="quee run digits"):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "digits.yaml").touch()
+    with pytest.raises(UsageError, match="valid: none; run `quee run digits`$"):
         load_results(tmp_path, "digits")
     with pytest.raises(UsageError, match=r"with results in reference/"):
         load_results(tmp_path, "digits", reference=True)
@@ -99,6 +101,32 @@ def test_no_results_are_an_error_that_says_how_to_get_them(tmp_path: Path) -> No
     (tmp_path / "reference" / "digits.tar.xz").touch()
     with pytest.raises(UsageError, match="or see the published ones: `quee results --reference digits`"):
         load_results(tmp_path, "digits")
+
+
+def test_only_what_was_evaluated_is_valid_and_only_what_exists_can_be_run(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "artifacts/digits/evaluate")
+    (tmp_path / "artifacts/begun/backbone").mkdir(parents=True)
+    (tmp_path / "artifacts/begun/backbone/metrics.json").write_text("{}")
+    with pytest.raises(UsageError, match="'nosuch'; valid: digits$"):
+        load_results(tmp_path, "nosuch")
+
+
+def test_a_project_without_results_says_which_command_evaluates(project: Path) -> None:
+    write_evaluation(project / "artifacts/digits/evaluate")
+    (project / "params.yaml").write_text("experiments: [digits, other]\n")
+    shown = call("results")
+    assert "quee_plan" in shown.stdout and "nothing was evaluated of other; `quee run other` does" in shown.stderr
+    shutil.rmtree(project / "artifacts")
+    assert call("results").stdout == "nothing was evaluated of digits, other; `quee run digits` does\n"
+    (project / "params.yaml").write_text("experiments: []\n")
+    assert call("results").stdout == "nothing was evaluated here; `quee run NAME` does\n"
+    assert call("results", "--json").stdout == "{}\n"
+
+
+def test_a_port_that_is_none_is_refused(project: Path) -> None:
+    for port in ("0", "-1", "99999"):
+        error = call("ui", "--port", port).exception
+        assert isinstance(error, UsageError) and str(error) == f"port {port}: give 1 to 65535"
 
 
 def test_published_results_are_shown_on_request(tmp_path: Path) -> None:

@@ -132,9 +132,16 @@ def recognise(state: State, source: str) -> Recognised:
     return Recognised(state, "")
 
 
-def readable() -> str:
-    """The layouts that are read, for messages."""
-    return "; ".join(layout.name for layout in LAYOUTS if layout.convert)
+NAMED = 4
+"""Layouts that a message names."""
+
+
+def readable(like: str = "") -> str:
+    """A few of the layouts that are read, for messages, and where all are listed; the nearest to a module's path come first."""
+    words = set(re.findall(r"[a-z]+", like.lower()))
+    names = [layout.name for layout in LAYOUTS if layout.convert]
+    nearest = sorted(names, key=lambda name: -len(words & set(re.findall(r"[a-z]+", name.lower()))))[:NAMED]
+    return f"{'; '.join(nearest)}; and {len(names) - NAMED} more, which docs/backbones.md#weights lists"
 
 
 def _taken(state: State, layout: Layout, prefixes: list[str], source: str) -> Recognised:

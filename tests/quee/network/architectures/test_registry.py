@@ -386,6 +386,34 @@ def test_gates_that_do_not_fit_are_refused() -> None:
     for gates in [(), (0, 8), (4, 2, 8), (2, 4), (2, 9)]:
         with pytest.raises(UsageError, match="8, the number of blocks"):
             create_backbone("vit_digits", gates=gates)
+    with pytest.raises(UsageError, match=r"gates \[9\]: the last gate must be 8, the number of blocks; got 9$"):
+        create_backbone("vit_digits", gates=(9,))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "fault"),
+    [
+        ("mlp_ratio", "abc", "mlp_ratio='abc': not a number"),
+        ("depth", "x" * 1000, r"depth='x+\.\.\.x+': not a number"),
+        ("depth", 2.5, "depth=2.5: not a whole number"),
+        ("depth", True, "depth=True: not a number"),
+        ("img_size", [8, "x"], r"img_size=\[8, 'x'\]: not a list of numbers"),
+        ("img_size", [8, 8, 8], r"img_size \[8, 8, 8\]: give one side"),
+        ("qkv_bias", "abc", "qkv_bias='abc': not true or false"),
+    ],
+)
+@pytest.mark.parametrize("name", ["vit_digits", "t2t_vit_7", "resnet18"])
+def test_a_keyword_of_another_kind_is_refused_with_its_value(name: str, keyword: str, value: Any, fault: str) -> None:
+    with pytest.raises(UsageError, match=fault) as raised:
+        create_backbone(name, **{"num_classes": 3, keyword: value})
+    assert len(str(raised.value)) < 250
+
+
+def test_what_an_architecture_says_is_shortened() -> None:
+    with pytest.raises(UsageError) as raised:
+        create_backbone("vit_digits", act_layer="abc" * 1000)
+    assert str(raised.value).startswith("backbone 'vit_digits' cannot be built with {'act_layer': 'abc")
+    assert len(str(raised.value)) < 400
 
 
 def test_a_state_dict_that_does_not_fit_is_named_key_by_key() -> None:
