@@ -26,6 +26,8 @@ from tasks.mlflow.store import store_lock, tracking_uri
 from tasks.mlflow.waste import remove_waste, store_waste
 from tasks.partial import PARTIAL, stage_digest
 from tasks.stage import SMOKE
+from tasks.verbs.rehearsal import PLACE
+from tasks.verbs.run import NoWait
 from tasks.work.locks import exclusive, say
 from tasks.work.space import size_of
 
@@ -64,6 +66,7 @@ class Waste:
 
 def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
+    no_wait: NoWait = False,
     json_: AsJson = False,
 ) -> None:
     """Say what of DVC's cache, unfinished work and MLflow no current or tracked result needs; --yes removes it.
@@ -71,7 +74,7 @@ def gc(
     Of MLflow, that is runs that were deleted or cut short: `mlflow gc` is called, which removes all that is marked as
     deleted in the project's own store. In a store of others nothing is removed.
     """
-    with waste(Path.cwd()) as found:
+    with waste(Path.cwd(), wait=not no_wait) as found:
         if yes:
             for place in found:
                 place.remove()
@@ -89,19 +92,20 @@ def gc(
 
 
 @contextmanager
-def waste(root: Path) -> Iterator[list[Waste]]:
+def waste(root: Path, wait: bool = True) -> Iterator[list[Waste]]:
     """What can be removed. This checkout, DVC and the tracking store are locked meanwhile.
 
-    Raises BusyError while DVC is at work, UnreachableError where MLflow cannot tell the tracked results.
+    Raises BusyError while DVC is at work, and without `wait` while a run is; UnreachableError where MLflow cannot tell the
+    tracked results.
     """
-    with exclusive("run", "this checkout", root=root):
+    with exclusive("run", "this checkout", root=root, wait=wait):
         heal(root, say)
         with store_lock(root, tracking_uri(root), say), opened(root) as repo:
             named, store = _tracked_waste(root)
             cache = Path(repo.cache.local.path).parent.parent if repo.cache.local.path.endswith("md5") else None
             own = cache is not None and cache.resolve().is_relative_to(root.resolve())
             found = _cache_waste(cache, needed(root) | named) if own and cache else _shared_cache()
-            yield [found, _partial_waste(root), _smoke_waste(root), store]
+            yield [found, _partial_waste(root), smoke_waste(root), store]
 
 
 def _tracked_waste(root: Path) -> tuple[set[str], Waste]:
@@ -205,8 +209,8 @@ def _wanted(root: Path) -> set[tuple[str, str]]:
     return found
 
 
-def _smoke_waste(root: Path) -> Waste:
-    found = Waste("smoke runs", "results of `quee run --limit`")
-    for folder in sorted((root / SMOKE).glob("*")):
+def smoke_waste(root: Path) -> Waste:
+    found = Waste("smoke runs", "results of `quee run --limit`, and what a failed `quee plan --measure` left")
+    for folder in sorted([*(root / SMOKE).glob("*"), *(root / PLACE).glob("*")]):
         found.add(folder)
     return found

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from toy_project import Project, experiment
 
-from quee.errors import QueeError
+from quee.errors import BusyError, QueeError
 from quee.paths import PathTree
 from quee.precision import Precision
 from quee.settings.experiment import parse_experiment
@@ -17,8 +17,9 @@ from tasks.dvc.lock import dvc_digest
 from tasks.mlflow.memory import Memory
 from tasks.mlflow.tracking import track
 from tasks.stage import Stage
-from tasks.verbs.waste import waste
+from tasks.verbs.waste import smoke_waste, waste
 from tasks.work import space
+from tasks.work.locks import exclusive
 
 
 def places(project: Project, remove: bool = False) -> dict[str, int]:
@@ -27,6 +28,20 @@ def places(project: Project, remove: bool = False) -> dict[str, int]:
             for place in found:
                 place.remove()
         return {place.place: place.count for place in found}
+
+
+def test_what_a_failed_measurement_left_goes_with_the_smoke_runs(tmp_path: Path) -> None:
+    for name in (".quee/smoke/toy-20", ".quee/rehearsal/toy-64"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").write_text("x")
+    found = smoke_waste(tmp_path)
+    assert (found.count, found.bytes) == (2, 2)
+
+
+def test_a_run_is_not_waited_for_where_that_is_not_wanted(tmp_path: Path) -> None:
+    held = exclusive("run", "this checkout", root=tmp_path)
+    with held, pytest.raises(BusyError, match="this checkout is busy"), waste(tmp_path, wait=False):
+        pass
 
 
 def cached(project: Project) -> set[str]:
