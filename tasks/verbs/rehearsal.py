@@ -96,8 +96,9 @@ class Projected:
     stage: str
     measured: float
     """Seconds on the larger number of images."""
-    core_seconds: float
-    seconds: float
+    core_seconds: float | None
+    """None where it took no longer on more images, so that nothing can be projected."""
+    seconds: float | None
     """On this machine's cores."""
     bytes: float
     memory: float
@@ -127,16 +128,22 @@ class Rehearsal:
         ]
         lines += [_line(f"{one.stage:<12}{one.measured:>9.1f} s", one) for one in self.stages]
         sums = {
-            key: sum(getattr(one, key) for one in self.stages)
+            key: sum(getattr(one, key) or 0.0 for one in self.stages)
             for key in ("measured", "core_seconds", "seconds", "bytes")
         }
         whole = Projected("all", **sums, memory=max(one.memory for one in self.stages))
-        return [*lines, _line(f"{'all':<12}{whole.measured:>9.1f} s", whole)]
+        lines.append(_line(f"{'all':<12}{whole.measured:>9.1f} s", whole))
+        if unknown := [one.stage for one in self.stages if one.core_seconds is None]:
+            lines += [
+                f"?: took no longer on {self.images:,} images than on fewer, so nothing can be said: {', '.join(unknown)}.",
+                "They are not in the sum. A quieter machine or more images tell.",
+            ]
+        return lines
 
 
 def _line(start: str, one: Projected) -> str:
-    hours = f"{one.core_seconds / 3600:>18.2f}{one.seconds / 3600:>13.2f}"
-    return f"{start}{hours}{one.memory / 1e9:>9.1f} GB{one.bytes / 1e6:>9,.0f} MB"
+    core, here = ("?" if value is None else f"{value / 3600:.2f}" for value in (one.core_seconds, one.seconds))
+    return f"{start}{core:>18}{here:>13}{one.memory / 1e9:>9.1f} GB{one.bytes / 1e6:>9,.0f} MB"
 
 
 def rehearse(root: Path, name: str, images: int, show: Callable[[str], None]) -> Rehearsal:
@@ -262,9 +269,11 @@ def projected(stage: str, few: Run, many: Run, units: float, held: float = 0.0) 
     """
     wider = many.units - few.units
     further = 0.0 if stage in FIXED or wider <= 0 else max(0.0, units - many.units) / wider
-    cpu, size = (further * max(0.0, getattr(many, key) - getattr(few, key)) for key in ("cpu", "bytes"))
-    here = many.seconds + cpu / (cores() if stage in SHARED else 1)
+    cpu, size = further * (many.cpu - few.cpu), further * max(0.0, many.bytes - few.bytes)
     memory = many.memory + (COPIES * held if stage in HOLDING else 0)
+    if further and cpu <= 0:
+        return Projected(stage, many.seconds, None, None, many.bytes + size, memory)
+    here = many.seconds + cpu / (cores() if stage in SHARED else 1)
     return Projected(stage, many.seconds, many.cpu + cpu, here, many.bytes + size, memory)
 
 
