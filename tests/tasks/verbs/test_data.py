@@ -231,7 +231,7 @@ def test_weights_that_do_not_fit_are_refused(project):
     torch.save({key: value for key, value in state.items() if key != removed} | {"other": torch.zeros(1)}, "w.pth")
     with pytest.raises(QueeError, match=f"missing keys: {removed}; left-over keys: other"):
         quee(weights_app, "add", "vit_digits", "w.pth")
-    with pytest.raises(UsageError, match="unknown backbone 'vit_digit'"):
+    with pytest.raises(UsageError, match="does not tell its backbone: give --backbone NAME"):
         quee(weights_app, "add", "vit_digit", "w.pth")
     assert not Path("data").exists()
 

@@ -96,7 +96,7 @@ def test_weights_say_which_backbone_they_are_of(kwargs: dict[str, object], tmp_p
 
 def test_a_file_that_says_no_backbone_needs_one(tmp_path: Path) -> None:
     torch.save(create_backbone("vit_digits", depth=1).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(UsageError, match="unknown backbone 'mine'"):
+    with pytest.raises(UsageError, match="does not tell its backbone: give --backbone NAME"):
         import_weights(None, tmp_path / "w.pth", tmp_path / "mine.safetensors")
 
 
