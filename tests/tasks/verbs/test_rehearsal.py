@@ -124,6 +124,7 @@ def test_a_data_set_of_unknown_size_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_an_experiment_of_the_paper_is_measured_without_its_data_and_weights(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
