@@ -31,8 +31,9 @@ from tasks.dvc.experiments import FILE, paths_of
 from tasks.dvc.lock import stage_names
 from tasks.dvc.process import environment, run_logged
 from tasks.dvc.session import StageError
-from tasks.stage import INTERRUPTED, SMOKE
+from tasks.stage import INTERRUPTED, artifacts_of
 from tasks.stages import SETTINGS
+from tasks.verbs.forecast import TRAINING
 
 if TYPE_CHECKING:
     from quee.settings.experiment import Experiment
@@ -50,8 +51,6 @@ FIXED = ("report", "bundle")
 """Stages that take as long on many images as on few."""
 HOLDING, COPIES = ("targets", "predictors", "policies", "evaluate", "report", "bundle"), 3
 """Stages that hold the feature cache in memory, and how many times over: its columns, and what is derived of them."""
-TRAINING_PASSES = 3
-"""Forward, and backward twice that."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def rehearse(root: Path, name: str, images: int, show: Callable[[str], None]) ->
         shutil.rmtree(place, ignore_errors=True)
         runs.append(_run(root, place, experiment, count, whole, show))
         shutil.rmtree(place)
-    full = _splits(experiment, {"train": whole.training, "evaluation": whole.evaluation})
+    full = _splits(experiment, whole)
     few, many, held = *runs, cache_bytes(experiment, full)
     found = [projected(stage, few[stage], many[stage], units(stage, experiment, full), held) for stage in many]
     return Rehearsal(name, images, full["images"], found)
@@ -179,7 +178,7 @@ def units(stage: str, experiment: "Experiment", samples: Mapping[str, int]) -> f
     evaluated = samples["validation"] + samples["test"]
     if stage == "backbone" and settings.mode != "pretrained":
         passes = steps_in_all(settings, train) * settings.batch_size if settings.trains else train
-        return evaluated + TRAINING_PASSES * passes
+        return evaluated + TRAINING * passes
     if stage == "tree":
         calibrated = CALIBRATION_PASSES * min(CALIBRATION, samples["calibration"])
         return calibrated + min(FITTED, train) + min(JUDGED, samples["validation"])
@@ -211,16 +210,20 @@ def _whole(root: Path, experiment: "Experiment") -> Whole:
     )
 
 
-def _splits(experiment: "Experiment", sizes: Mapping[str, int]) -> dict[str, int]:
+def _splits(experiment: "Experiment", whole: Whole) -> dict[str, int]:
     """Numbers of samples by split, with `calibration` and `images`."""
     splits, limit = experiment.prepare.splits, experiment.prepare.limit
-    training, evaluation = (min(size, limit or size) for size in (sizes["train"], sizes["evaluation"]))
+    training, evaluation = (min(size, limit or size) for size in (whole.training, whole.evaluation))
     per_set = {"pooled": [training + evaluation], "never_seen": [training, training, evaluation]}
     found: dict[str, int] = {}
     counts = per_set.get(splits.evaluation_set, [training, evaluation])
     for count, names in zip(counts, sets_of(splits.evaluation_set), strict=True):
         found |= {name: round(getattr(splits, name) * count) for name in names}
-    return {**found, "calibration": min(splits.calibration, found["train"]), "images": sum(sizes.values())}
+    return {
+        **found,
+        "calibration": min(splits.calibration, found["train"]),
+        "images": whole.training + whole.evaluation,
+    }
 
 
 def _run(
@@ -229,7 +232,7 @@ def _run(
     """All stages on so many images of each set; by stage."""
     make_project(root, place, experiment, count, whole)
     small = load_experiment(experiment.name, place / "experiments")
-    artifacts, found = place / SMOKE / f"{experiment.name}-{count}", dict[str, Run]()
+    artifacts, found = place / artifacts_of(experiment.name, count), dict[str, Run]()
     alone = {"QUEE_EXECUTOR": "inline", "QUEE_WORKERS": "1", "QUEE_DASK": "", "QUEE_SHARDS": ""}
     for stage in (SETTINGS, *stage_names(root)):
         log, began = place / f"{stage}.log", (time.perf_counter(), _cpu())
