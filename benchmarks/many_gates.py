@@ -121,9 +121,14 @@ def features(folder: Path, name: str, paths: Sequence[str]) -> FeatureCache:
     if not (out / "tree.json").is_file():
         out.mkdir(parents=True, exist_ok=True)
         stage = Stage("features", load_experiment(name, folder / "experiments"), out, folder / "artifacts" / name)
-        recipe = replace(recipe_of(stage), paths=tuple(paths), data=str((folder / "data" / stage.data.name).resolve()))
+        scale = read_scale()
+        recipe = replace(
+            recipe_of(stage, scale.device),
+            paths=tuple(paths),
+            data=str((folder / "data" / stage.data.name).resolve()),
+        )
         samples, splits = held_out(stage)
-        scale, began = read_scale(), time.perf_counter()
+        began = time.perf_counter()
         store = Store(str((folder / "shards").resolve()))
         build_cache(
             recipe,

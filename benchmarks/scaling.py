@@ -30,13 +30,14 @@ from quee.settings.experiment import load_experiment  # noqa: E402
 from quee.work.store import Store  # noqa: E402
 from quee.work.workers import Dask, Inline, Lanes, Workers  # noqa: E402
 from tasks.features import held_out, recipe_of  # noqa: E402
+from tasks.scale import read_scale  # noqa: E402
 from tasks.stage import Stage  # noqa: E402
 
 
 class Bench:
     def __init__(self, name: str, samples: int, shard_size: int, work: Path) -> None:
         stage = Stage("features", load_experiment(name), work, Path("artifacts") / name)
-        self.recipe: Recipe = recipe_of(stage)
+        self.recipe: Recipe = recipe_of(stage, read_scale().device)
         ids, splits = held_out(stage)
         self.ids, self.splits, self.shard_size, self.work = ids[:samples], splits[:samples], shard_size, work
         self.builds = 0

@@ -102,7 +102,7 @@ class GateView:
         """The exit head's logits (n, classes) and the compressed embedding (n, E), float32; None without one."""
         seen = self.heads.seen(self.backbone, gate, state)
         logits = self.heads.logits(self.backbone, precision, seen)
-        return logits.numpy(), self.heads.embed(seen) if self.embedding else None
+        return logits.cpu().numpy(), self.heads.embed(seen) if self.embedding else None
 
     def bitflops(self, gate: int) -> float:
         """BitFLOPs of the features, without the exit head."""

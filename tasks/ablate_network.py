@@ -72,6 +72,7 @@ def _digest(stage: Stage, base: Study, variant: Variant, root: Path) -> str:
         experiment.paths.considered.model_dump(mode="json"),
         files,
         [[file, digest_of(root, file)] for file in code],
+        read_scale().device,
         versions(),
     )
 
@@ -96,7 +97,7 @@ def variant_cache(stage: Stage, cache: FeatureCache, variant: Variant, store: Po
     own = kept[0] if kept else _run(stage, samples, variant, tree, known, store, digest)
     description = {**cache.description, "reference_precisions": [], "references": []}
     if variant.added is not None:
-        description = features.described(stage, _recipe(features.recipe_of(stage), tree, range(len(tree))))
+        description = features.described(stage, _recipe(_everything(stage), tree, range(len(tree))))
     return joined(samples, tree, description, known, own)
 
 
@@ -106,7 +107,7 @@ def _run(
     """The nodes of a variant that the cache does not have, computed as stage `features` does; kept in the store."""
     scale, folder, run = read_scale(), store.work(digest), to_run(tree, known)
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = _recipe(features.recipe_of(stage), tree, run)
+    recipe = _recipe(_everything(stage), tree, run)
     if variant.heads is not None:
         recipe = _with_heads(recipe, _fitted(stage, variant, folder / "heads.safetensors"))
     whole = scale.place(folder / "shards", "ablate", digest)
@@ -125,6 +126,11 @@ def _title(variant: Variant) -> str:
     return ", ".join(f"{name} {value}" for name, value in variant.facts().items())
 
 
+def _everything(stage: Stage) -> Recipe:
+    """The recipe of stage `features` on this machine's device."""
+    return features.recipe_of(stage, read_scale().device)
+
+
 def _recipe(recipe: Recipe, tree: PathTree, nodes: Sequence[int]) -> Recipe:
     """The recipe of a variant's nodes, without references."""
     names = tuple(map(str, tree.precisions))
@@ -139,6 +145,6 @@ def _with_heads(recipe: Recipe, heads: Path) -> Recipe:
 def _fitted(stage: Stage, variant: Variant, file: Path) -> Path:
     """The file of a variant's heads, fitted here unless an interrupted run has fitted them."""
     if not file.is_file():
-        heads, _ = exits.fit(stage, exits.Inputs.of(stage), _exits(stage, variant))
+        heads, _ = exits.fit(stage, exits.Inputs.of(stage, read_scale().device), _exits(stage, variant))
         heads.save(file)
     return file.resolve()

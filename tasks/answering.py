@@ -52,16 +52,17 @@ def _answers(weights: str, classes: Sequence[str], channels: int, images: Iterat
     from quee.data.transforms import to_unit
     from quee.data.weights_facts import weights_facts, weights_path
     from quee.network.asking import ask
+    from quee.network.device import place
     from quee.network.execution import MICRO_BATCH
-    from quee.network.training import device
     from quee.settings.backbone import Backbone, Measured
     from quee.work.progress import progress
     from tasks.backbone import build
+    from tasks.scale import read_scale
 
     name = weights_facts(weights_path(weights)).backbone
     settings = Backbone(name=name, mode="pretrained", weights=weights, gates=Measured())
     backbone, _ = build(settings, classes)
-    backbone.to(device()).eval()
+    backbone.to(place(read_scale().device)).eval()
     transform, found, rows = backbone.input, np.zeros(count, np.int64), list[int]()
     with progress("answers of the float network", count) as bar:
 

@@ -25,11 +25,11 @@ from quee.network.answers import above_chance, find_order
 from quee.network.architectures import create_backbone, is_headless
 from quee.network.asking import ask
 from quee.network.base import SegmentedBackbone
+from quee.network.device import place
 from quee.network.execution import MICRO_BATCH
 from quee.network.files import save_backbone
 from quee.network.predictions import Networks, predict
 from quee.network.sizes import candidates
-from quee.network.training import device
 from quee.network.unstated import Answers, Pixels, better_size
 from quee.precision import Precision
 from quee.settings.backbone import Backbone
@@ -69,9 +69,9 @@ def run(stage: Stage) -> None:
     backbone, kwargs = build(settings, described["classes"])
     if settings.mode == "pretrained":
         asked = thinned(ids["train"], ASKED, seed=0)
-        check_answers(stage, backbone, images, asked)
+        check_answers(stage, backbone, images, asked, scale.device)
         if settings.weights not in PUBLISHED and "img_size" not in kwargs:
-            check_size(stage, backbone, images, asked)
+            check_size(stage, backbone, images, asked, scale.device)
     macs = trace_cost(backbone).macs
     spare_threads(macs)
     history, trained = train(stage, backbone, images, ids, scale, macs)
@@ -81,7 +81,9 @@ def run(stage: Stage) -> None:
         backbone.set_gates(measured_gates(stage, backbone, images, described["files"], ids, scale, store))
         save_backbone(stage.out, backbone, kwargs, **facts)
     write_table(stage.out / "history.parquet", pa.table(history.columns()))
-    networks = Networks.at(stage.data, stage.experiment.prepare.dataset, described["files"], stage.out)
+    networks = Networks.at(
+        stage.data, stage.experiment.prepare.dataset, described["files"], stage.out, device=scale.device
+    )
     own = isinstance(facts["fitted_on"], list) and len(facts["fitted_on"]) > 0  # fitted on samples of these splits
     if own and settings.mode == "pretrained" and settings.weights is not None:
         own = weights_facts(weights_path(settings.weights)).own
@@ -94,6 +96,7 @@ def run(stage: Stage) -> None:
     accuracy = {split: float(part.mean()) for split, part in zip(told, right, strict=True)}
     metrics = {
         "accuracy": accuracy,
+        "device": scale.device,
         "macs": macs,
         **images.measure.facts,
         "parameters": sum(p.numel() for p in backbone.parameters()),
@@ -136,7 +139,7 @@ def measured_gates(
     settings = stage.experiment.backbone
     judged = thinned(ids["validation"], JUDGED, settings.seed)
     rows = np.union1d(thinned(ids["train"], FITTED, settings.seed), judged)
-    networks = Networks.at(stage.data, stage.experiment.prepare.dataset, files, stage.out)
+    networks = Networks.at(stage.data, stage.experiment.prepare.dataset, files, stage.out, device=scale.device)
     lanes = scale.lanes(trace_cost(backbone).macs * len(rows))
     labels, held = images.labels[rows], np.isin(rows, judged)
     choice = choose_gates(networks, backbone, settings.segments, rows, labels, held, store, lanes)
@@ -262,7 +265,7 @@ def _say_changed(settings: Backbone, recorded: Mapping[str, Any]) -> None:
             print(f"backbone.kwargs.preprocessing.{key}: {value}, as the experiment says; {told}", flush=True)
 
 
-def check_answers(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray) -> None:
+def check_answers(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray, device: str) -> None:
     """Refuse a pretrained backbone whose answers to training images `ids` are not above chance, or fit another order of
     classes.
 
@@ -272,7 +275,7 @@ def check_answers(stage: Stage, backbone: SegmentedBackbone, images: ImageSource
     if stage.limit is not None or len(ids) < LEAST:
         return
     truth, classes = images.labels[ids], images.classes
-    backbone.to(device())
+    backbone.to(place(device))
     answer = ask(backbone, (x for _, x, _ in images.batches(ids, backbone.input, MICRO_BATCH)))
     backbone.cpu()
     name, right = stage.experiment.backbone.weights, f"{100 * float((answer == truth).mean()):.1f} %"
@@ -294,13 +297,13 @@ def check_answers(stage: Stage, backbone: SegmentedBackbone, images: ImageSource
     print(images.measure.said(f"accuracy on {len(ids)} training images: {right}, with {backbone.input}"), flush=True)
 
 
-def check_size(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray) -> None:
+def check_size(stage: Stage, backbone: SegmentedBackbone, images: ImageSource, ids: np.ndarray, device: str) -> None:
     """Refuse a size of images that nobody stated where answers to training images `ids` are clearly better at another."""
     if stage.limit is not None or len(ids) < LEAST:
         return
     pixels: Pixels = lambda first, last, transform: images.fitted(ids[first:last], transform)  # noqa: E731
     sizes, meant = candidates(backbone, images.image_size()), np.arange(len(images.classes))
-    backbone.to(device())
+    backbone.to(place(device))
     better = better_size(Answers(backbone, pixels, images.labels[ids], meant, sizes))
     backbone.cpu()
     if better is not None:

@@ -14,6 +14,7 @@ from quee.data.splits import split_ids, thinned
 from quee.exits.fitting import Record, behind, fit_exits
 from quee.exits.heads import ANY, ExitHeads
 from quee.features import GateView
+from quee.network.device import place
 from quee.network.execution import MultiPrecisionBackbone
 from quee.network.files import load_precisions
 from quee.precision import Precision
@@ -21,6 +22,7 @@ from quee.settings.exits import Exits
 from quee.trees.settled import read_settled
 from quee.work.io import read_json, write_json, write_table
 from quee.work.threads import spare_threads
+from tasks.scale import read_scale
 from tasks.stage import Stage, main
 
 BATCH = 256
@@ -50,26 +52,28 @@ class Inputs:
     transform: Preprocessing
 
     @classmethod
-    def of(cls, stage: Stage) -> "Inputs":
+    def of(cls, stage: Stage, device: str) -> "Inputs":
         prepared = stage.input("prepare")
         images = open_dataset(
             stage.data, stage.experiment.prepare.dataset, read_json(prepared / "dataset.json")["files"]
         )
         precisions = read_settled(stage.input("tree")).tree.precisions
-        backbone = load_precisions(stage.input("backbone"), stage.input("quantize"), precisions)
+        backbone = load_precisions(stage.input("backbone"), stage.input("quantize"), precisions).to(place(device))
         transform = backbone.models[Precision("fp32")].input
         return cls(backbone, precisions, images, split_ids(prepared / "splits.parquet"), transform)
 
 
 def run(stage: Stage) -> None:
     """Choose and fit the exit heads on prefixes drawn uniformly; measure each uniform precision on the validation split."""
-    inputs = Inputs.of(stage)
+    device = read_scale().device
+    inputs = Inputs.of(stage, device)
     heads, record = fit(stage, inputs, stage.experiment.exits)
     heads.save(stage.out / "heads.safetensors")
     write_table(stage.out / "history.parquet", pa.Table.from_pylist(record.history, HISTORY))
     write_table(stage.out / "candidates.parquet", pa.Table.from_pylist(record.candidates, CANDIDATES))
 
-    backbone, view = inputs.backbone, GateView(inputs.backbone, heads, embedding=False)
+    backbone = inputs.backbone
+    view = GateView(backbone, heads.to(backbone.device), embedding=False)
     right: dict[int, dict[str, list[np.ndarray]]] = {gate: {} for gate in range(1, backbone.segments + 1)}
     for _, x, y in inputs.images.batches(inputs.ids["validation"], inputs.transform, BATCH):
         for precision in inputs.precisions:
@@ -81,7 +85,7 @@ def run(stage: Stage) -> None:
     accuracy = {
         str(gate): {name: float(np.concatenate(hits).mean()) for name, hits in by.items()} for gate, by in right.items()
     }
-    found = {"gates": accuracy, "heads": described(heads, record), "passes": record.passes}
+    found = {"device": device, "gates": accuracy, "heads": described(heads, record), "passes": record.passes}
     write_json(stage.out / "metrics.json", {**found, **inputs.images.measure.facts})
 
 

@@ -30,7 +30,7 @@ def run(stage: Stage) -> None:
     the result does not depend on it. Finished shards survive an interruption.
     """
     scale = read_scale()
-    recipe = recipe_of(stage)
+    recipe = recipe_of(stage, scale.device)
     samples, splits = held_out(stage)
     lanes = scale.lanes(multiply_adds(stage, recipe, len(samples)))
     store = scale.store(stage) / f"shards-{scale.shard_size}"
@@ -50,10 +50,10 @@ def described(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     cost = BitFlops.from_json(read_json(stage.input("quantize") / "quantization.json")["cost"])
     dataset = read_json(stage.input("prepare") / "dataset.json")
     found = describe_tree(stage.experiment.name, tree, recipe.references, cost, view, dataset["classes"])
-    return {**found, **measure_of(dataset).facts}
+    return {**found, "device": recipe.device, **measure_of(dataset).facts}
 
 
-def recipe_of(stage: Stage) -> Recipe:
+def recipe_of(stage: Stage, device: str) -> Recipe:
     """Everything that a worker needs, on any machine."""
     settled, dataset = read_settled(stage.input("tree")), read_json(stage.input("prepare") / "dataset.json")
     backbone, quantized, exits = (stage.input(name).resolve() for name in ("backbone", "quantize", "exits"))
@@ -68,6 +68,7 @@ def recipe_of(stage: Stage) -> Recipe:
         references=tuple(map(str, settled.references)),
         paths=tuple(settled.tree.name(node) for node in range(len(settled.tree))),
         embedding=stage.experiment.features.embedding,
+        device=device,
         networks=tuple(
             (str(file), file_digest(file))
             for folder in (backbone, quantized, exits)

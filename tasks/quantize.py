@@ -50,13 +50,13 @@ def run(stage: Stage) -> None:
     backbone = load_backbone(stage.input("backbone"))
     own = {name: str(getattr(settings, name) or "") for name in ("stem", "head")}
     tree, names, configs = settled.tree.precisions, settled.quantized, settled.configs(settings)
-    networks = Networks.at(stage.data, dataset, files, stage.input("backbone"))
+    networks = Networks.at(stage.data, dataset, files, stage.input("backbone"), device=scale.device)
     cost = trace_cost(backbone, **own, layers=own_layers(backbone, configs.values()))
     together = [configs[p] for p in tree if p in configs] if settings.path_aware else []
     others = [config for config in configs.values() if config not in together]
     lanes = scale.lanes(cost.macs * len(ids["calibration"]) * len(configs) * CALIBRATION_PASSES)
-    calibrate(networks, together, others, ids["calibration"], settings.seed, store, stage.partial, lanes, stage.out)
-    networks = Networks.at(stage.data, dataset, files, stage.input("backbone"), stage.out)
+    calibrate(networks, together, others, ids["calibration"], settings.seed, store, scale.work(stage), lanes, stage.out)
+    networks = Networks.at(stage.data, dataset, files, stage.input("backbone"), stage.out, scale.device)
     shown = sorted({*names, FP32})
     lanes = scale.lanes(cost.macs * len(shown) * len(ids["validation"]))
     found = predict(networks, shown, ids["validation"], store, scale.shard_size, lanes, "evaluating precisions")
@@ -83,7 +83,7 @@ def run(stage: Stage) -> None:
     facts = {"calibration_samples": len(ids["calibration"]), "cost": cost.to_json(), "format": FORMAT}
     described = {str(precision): config.to_json() for precision, config in configs.items()}
     write_json(stage.out / "quantization.json", {**facts, "configs": described, "path_aware": settings.path_aware})
-    write_json(stage.out / "metrics.json", {"precisions": metrics, **images.measure.facts})
+    write_json(stage.out / "metrics.json", {"device": scale.device, "precisions": metrics, **images.measure.facts})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.scale import FILE, read_scale
 from tasks.stages import STAGES
 
 if TYPE_CHECKING:
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
 
 
 def refuse_unworkable(root: Path, steps: Sequence["Step"]) -> None:
-    """Raises UsageError naming the experiment's file where a stage of the run could not use the settings."""
+    """Raises UsageError naming the experiment's file, or the machine's, where a stage of the run could not use the settings."""
     from quee.settings.experiment import load_experiment
     from quee.settings.requirements import check_network
 
+    if any(step.action == "run" for step in steps):
+        read_scale(file=root / FILE).refuse_absent()
     for name in dict.fromkeys(step.experiment for step in steps):
         running = {step.stage for step in steps if step.experiment == name and step.action == "run"}
         if not running:

@@ -1,4 +1,6 @@
-"""Settings of the machine: where the heavy stages compute and keep their shards. They never change a result.
+"""Settings of the machine: where the heavy stages compute and keep their shards. They are no part of a result's
+digest. The device alone changes last bits of floating-point parts: results name it, and unfinished work of one device is not
+continued on another.
 
 By default as many processes compute shards as cores and memory allow, if the work is large enough. Each setting is an
 environment variable or a line of `.quee/scale.yaml` (which is not versioned); the variable has priority:
@@ -8,17 +10,19 @@ environment variable or a line of `.quee/scale.yaml` (which is not versioned); t
     dask: tcp://scheduler:8786            # QUEE_DASK, or Dask's own DASK_SCHEDULER_ADDRESS
     shards: s3://bucket/quee              # QUEE_SHARDS: a path or any URL that fsspec knows
     shard_size: 64                        # QUEE_SHARD_SIZE: samples
+    device: cpu                           # QUEE_DEVICE: auto, cpu, cuda; what runs networks
 """
 
 import os
 import sys
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import yaml
 
 from quee.errors import UsageError
+from quee.network.device import CPU, DEVICES, GPU, gpus, resolved
 from quee.work.store import Store
 from quee.work.threads import cores, free_memory
 from quee.work.workers import EXECUTORS, Lanes, Workers
@@ -32,11 +36,16 @@ VARIABLES = {
     "dask": ("QUEE_DASK", "DASK_SCHEDULER_ADDRESS"),
     "shards": ("QUEE_SHARDS",),
     "shard_size": ("QUEE_SHARD_SIZE",),
+    "device": ("QUEE_DEVICE",),
 }
 
 
 MACS_PER_SECOND = 15e9
 """Multiply-adds per second and core with simulated quantization; measured: 13e9 for T2T-ViT-14, 15e9 for digits."""
+GPU_MACS_PER_SECOND = 1e12
+"""The same on a GPU. An estimate from the peak of float32, not a measurement; it only decides whether workers are started."""
+PER_GPU = 4
+"""Most workers on one GPU: one decodes images or writes while another computes."""
 START_SECONDS = 10.0
 """Workers are started if they save at least this many seconds; starting one takes 5 s of a core."""
 WORKER_BYTES = 2 << 30
@@ -54,23 +63,46 @@ class Scale:
     shard_size: int
     given: bool = True
     """Whether executor or workers were set; if not, small work stays in the stage's own process."""
+    wanted: tuple[str, str] = ("auto", "device")
+    """The setting `device`, and where it stands."""
+
+    @cached_property
+    def device(self) -> str:
+        """What runs networks: `cpu` or `cuda`. Imports PyTorch. Raises UsageError for `cuda` on a machine without a GPU."""
+        return resolved(*self.wanted)
+
+    def refuse_absent(self) -> None:
+        """Raises UsageError for a device that is asked for and not there; imports PyTorch only to find out."""
+        if self.wanted[0] == GPU:
+            resolved(*self.wanted)
 
     def lanes(self, macs: float) -> Lanes:
-        """The executor for shards that take `macs` multiply-adds in all."""
-        return self.lanes_for(macs / MACS_PER_SECOND)
+        """The executor for shards in which networks run `macs` multiply-adds in all."""
+        if self.device == CPU:
+            return self.lanes_for(macs / MACS_PER_SECOND)
+        return self._lanes(macs / GPU_MACS_PER_SECOND, min(self.workers, PER_GPU * gpus()), gpus())
 
     def lanes_for(self, seconds: float) -> Lanes:
-        """The executor for shards that take so many seconds of a core in all."""
-        executor, workers = self.executor, self.workers
+        """The executor for shards without networks that take so many seconds of a core in all."""
+        return self._lanes(seconds, self.workers)
+
+    def _lanes(self, seconds: float, workers: int, gpus: int = 0) -> Lanes:
+        executor, workers = self.executor, self.workers if self.given else workers
         if not self.given:
             saved = seconds * (1 - 1 / workers)
             executor, workers = ("inline", 1) if saved < START_SECONDS else (executor, affordable(workers))
         # Local workers would outlive a killed stage and keep its output open, so that readers would wait.
-        return EXECUTORS[executor](Workers(workers, self.dask, partial(die_with_parent, always=True)))
+        return EXECUTORS[executor](Workers(workers, self.dask, partial(die_with_parent, always=True), gpus))
+
+    def work(self, stage: Stage) -> Path:
+        """Folder for what networks leave unfinished in a stage; each device has its own."""
+        folder = stage.partial / self.device
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def store(self, stage: Stage) -> Store:
         """The folder of the stage's shards, named after everything that decides them; it is removed when the stage succeeds."""
-        whole = self.place(stage.partial, stage.name, stage.partial.name)
+        whole = self.place(self.work(stage), stage.name, stage.partial.name, self.device)
         if self.shards is not None:
             stage.on_success.append(whole.discard)
         return whole
@@ -115,7 +147,10 @@ def read_scale(environment: dict[str, str] | None = None, file: Path = FILE) -> 
     executor = executor or ("processes" if workers > 1 else "inline")
     dask, shards = (found[key][0] if key in found else None for key in ("dask", "shards"))
     given = "executor" in found or "workers" in found
-    return Scale(executor, workers, dask, shards, whole("shard_size", 64), given)
+    wanted = found.get("device", ("auto", "device"))
+    if wanted[0] not in DEVICES:
+        raise UsageError(f"{wanted[1]}={wanted[0]!r}; valid: {', '.join(DEVICES)}")
+    return Scale(executor, workers, dask, shards, whole("shard_size", 64), given, wanted)
 
 
 def affordable(workers: int) -> int:

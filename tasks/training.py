@@ -13,9 +13,10 @@ from quee.data.stream import open_stream
 from quee.errors import QueeError
 from quee.network import checkpoint
 from quee.network.base import SegmentedBackbone
+from quee.network.device import place
 from quee.network.probe import fit_probe
 from quee.network.schedule import Stretch, images_in, steps_in_all
-from quee.network.training import Batches, History, device, freeze, predict_logits, train_backbone, uses_bf16
+from quee.network.training import Batches, History, freeze, predict_logits, train_backbone, uses_bf16
 from quee.settings.backbone import Augmentation, Backbone
 from tasks.scale import Scale
 from tasks.stage import Stage
@@ -34,11 +35,10 @@ def train(
         return History(), {}
     if stage.limit is not None and settings.images is not None:  # a smoke run is as short as its samples are few
         settings = settings.model_copy(update={"images": min(settings.images, len(samples))})
-    place = device(settings.device)
-    bf16 = uses_bf16(settings.mixed_precision, place, macs)
+    bf16 = uses_bf16(settings.mixed_precision, place(scale.device), macs)
     history = _fit(stage, settings, backbone, images, ids, scale, bf16)
     seen = images_in(settings, len(samples), steps_in_all(settings, len(samples)))
-    how = {"device": place.type, "drawn": settings.drawn, "images": seen, "products": "bf16" if bf16 else "fp32"}
+    how = {"device": scale.device, "drawn": settings.drawn, "images": seen, "products": "bf16" if bf16 else "fp32"}
     return history, {"training": how, **({"fitted_on": "official training set"} if settings.drawn else {})}
 
 
@@ -57,7 +57,7 @@ def _fit(
         def chosen(rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
             return images.batches(rows, backbone.input, 64)
 
-        return fit_probe(backbone, settings, ids, chosen, stage.partial, bf16)
+        return fit_probe(backbone, settings, ids, chosen, scale.work(stage), bf16, scale.device)
     freeze(backbone, settings.trained_blocks)
     with _training_batches(stage, settings, backbone.input, images, samples, scale) as batches:
         return train_backbone(
@@ -66,8 +66,9 @@ def _fit(
             batches,
             len(samples),
             lambda model: _measure(model, images, ids["validation"]),
-            stage.partial / checkpoint.NAME,
+            scale.work(stage) / checkpoint.NAME,
             bf16,
+            scale.device,
         )
 
 

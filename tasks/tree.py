@@ -49,7 +49,7 @@ class Inputs:
             open_dataset(stage.data, dataset, files),
             split_ids(prepared / "splits.parquet"),
             load_backbone(stage.input("backbone")),
-            Networks.at(stage.data, dataset, files, stage.input("backbone")),
+            Networks.at(stage.data, dataset, files, stage.input("backbone"), device=scale.device),
             scale,
             scale.store(stage),
         )
@@ -85,7 +85,7 @@ def run(stage: Stage) -> None:
     )  # fmt: skip
     settled = search.settle()
     if settled.record:
-        said = {"images": rows.described(), "passes": sum(passes)}
+        said = {"device": inputs.scale.device, "images": rows.described(), "passes": sum(passes)}
         settled = replace(settled, record={**settled.record, **said})
         print(f"tree of {', '.join(map(str, settled.tree.precisions))}", flush=True)
     settled.write(stage.out)

@@ -19,6 +19,7 @@ from quee.data.source import open_dataset
 from quee.ensembles import as_cached
 from quee.exits.heads import ExitHeads
 from quee.features import GateView
+from quee.network.device import CPU, place
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone, walk_tree
 from quee.network.files import load_precisions
 from quee.paths import PathTree
@@ -48,6 +49,8 @@ class Recipe:
     references: tuple[str, ...]
     paths: tuple[str, ...]
     embedding: bool
+    device: str = CPU
+    """Where the networks run."""
     networks: tuple[tuple[str, str], ...] = ()
     """Files of the networks with their SHA-256; a worker on another machine recognises other files by it."""
 
@@ -59,12 +62,14 @@ class ShardWorker:
         self.recipe = recipe
         verify_digests(Path(), dict(recipe.networks))
         names = [*recipe.precisions, *recipe.references]
+        on = place(recipe.device)
         self.backbone: MultiPrecisionBackbone = load_precisions(
             Path(recipe.backbone), Path(recipe.quantized), [Precision(name) for name in names]
-        )
+        ).to(on)
         self.tree = PathTree.from_names(recipe.precisions, self.backbone.segments, recipe.paths)
         self.references = [PathTree([name], self.backbone.segments) for name in recipe.references]
-        self.view = GateView(self.backbone, ExitHeads.load(Path(recipe.heads), self.backbone.first), recipe.embedding)
+        heads = ExitHeads.load(Path(recipe.heads), self.backbone.first).to(on)
+        self.view = GateView(self.backbone, heads, recipe.embedding)
         self.images = open_dataset(Path(recipe.data), recipe.dataset, dict(recipe.digests))
         self.transform = self.backbone.models[Precision("fp32")].input
 
@@ -74,7 +79,7 @@ class ShardWorker:
         `start` is the number of samples before these in the whole cache.
         """
         self.backbone.place = start % MICRO_BATCH
-        images = self.images.batch(ids, self.transform)
+        images = self.images.batch(ids, self.transform).to(self.backbone.device)
         labels = self.images.labels[ids]
         columns: list[dict[str, np.ndarray]] = []
         first = 0

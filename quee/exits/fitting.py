@@ -193,7 +193,7 @@ class _Fitting:
     def _shapes(self) -> list[tuple[int, int]]:
         """Rows and columns of positions at each gate."""
         model = self.backbone.models[Precision("fp32")]
-        state, found = torch.zeros(1, *model.input.shape), []
+        state, found = torch.zeros(1, *model.input.shape, device=self.backbone.device), []
         with torch.inference_mode():
             for gate in range(1, self.backbone.segments + 1):
                 state = model.run_segment(gate, state)

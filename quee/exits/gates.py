@@ -28,10 +28,10 @@ from quee.cost import BitFlops, bitflops, trace_cost
 from quee.exits.seen import seen_part
 from quee.network import HEAD
 from quee.network.base import SegmentedBackbone, equal_gates
+from quee.network.device import place
 from quee.network.execution import MICRO_BATCH, padded
 from quee.network.files import load_backbone
 from quee.network.predictions import Networks
-from quee.network.training import device
 from quee.precision import Precision
 from quee.work.io import packed_tensors, unpacked_tensors
 from quee.work.shards import Shard, read_shards, run_shards
@@ -246,10 +246,10 @@ def compute_states(networks: Networks, ids: np.ndarray) -> bytes:
     """A shard of `pooled_states` as bytes of a safetensors file. Runs in any process."""
     with alone(), torch.inference_mode():
         model = _network(networks)
-        place, last = device(), model.segments
+        on, last = place(networks.device), model.segments
         found: dict[str, list[Tensor]] = {}
         for _, x, _ in networks.images().batches(ids, model.input, MICRO_BATCH):
-            state = x.to(place)
+            state = x.to(on)
             for gate in range(1, last + 1):
                 state = padded(partial(model.run_segment, gate), state)
                 if gate < last:
@@ -265,7 +265,7 @@ def _network(networks: Networks) -> SegmentedBackbone:
     networks.check()
     model = load_backbone(Path(networks.backbone))
     model.set_gates(tuple(range(1, len(model.block_names) + 1)))
-    return model.to(device())
+    return model.to(place(networks.device))
 
 
 def chosen_of(exits: Exits, even: Gates) -> Choice:

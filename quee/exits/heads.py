@@ -116,6 +116,14 @@ class ExitHeads:
     def __init__(self, heads: Sequence[ExitHead]) -> None:
         self.heads = list(heads)
 
+    def to(self, device: torch.device) -> "ExitHeads":
+        """Moves the heads in place."""
+        for head in self.heads:
+            for module in (head.projection, *(m for c in head.classifiers.values() for m in (c.floating, c.quantized))):
+                if module is not None:
+                    module.to(device)
+        return self
+
     @property
     def embedding(self) -> int:
         projection = self.heads[0].projection
@@ -142,7 +150,7 @@ class ExitHeads:
         projection = self.heads[seen.gate - 1].projection
         if projection is None:
             return np.zeros((len(seen.state), 0), np.float32)
-        found: np.ndarray = projection(seen(seen.model.global_pooling)).numpy()
+        found: np.ndarray = projection(seen(seen.model.global_pooling)).cpu().numpy()
         return found
 
     def head_bitflops(self, gate: int, precision: Precision) -> float:

@@ -72,7 +72,7 @@ def collect(
                 for gate, state, choice in draw_prefixes(backbone, precisions, images[rows], random):
                     choices.append(choice)
                     for part, found in kept[gate - 1].items():
-                        found.append(seen_part(backbone.first, gate, state, part).half())
+                        found.append(seen_part(backbone.first, gate, state, part).half().cpu())
                 last.append(np.stack(choices, axis=1))
                 if final:
                     losses.append(_final_loss(backbone, precisions, state, choices[-1], y))
@@ -110,6 +110,6 @@ def _final_loss(
     with torch.inference_mode():
         for index, precision in enumerate(precisions):
             if len(rows := np.flatnonzero(choice == index)):
-                logits = backbone.classify(precision, state[rows]).double()
+                logits = backbone.classify(precision, state[rows]).cpu().double()
                 found[rows] = functional.cross_entropy(logits, y[rows].long(), reduction="none").numpy()
     return found

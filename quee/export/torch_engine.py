@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from quee.errors import QueeError
+from quee.network.device import CPU, GPU, place
 from quee.network.execution import MultiPrecisionBackbone
 from quee.precision import Precision
 from quee.quantization.layers import use_integer_kernels
@@ -20,17 +21,17 @@ class TorchEngine:
     on the CPU.
     """
 
-    def __init__(self, view: View, device: str = "cpu") -> None:
+    def __init__(self, view: View, device: str = CPU) -> None:
         """Raises QueeError where the device does not exist."""
-        if device == "cuda" and not torch.cuda.is_available():
+        if device == GPU and not torch.cuda.is_available():
             raise QueeError("engine cuda needs a CUDA device, and PyTorch finds none; take engine torch")
-        self.name = "torch" if device == "cpu" else device
+        self.name = "torch" if device == CPU else device
         self.view, self.device, self.backbone = view, device, view.backbone
-        if device != "cpu":
-            models = {precision: deepcopy(model).to(device) for precision, model in view.backbone.models.items()}
+        if device != CPU:
+            models = {precision: deepcopy(model) for precision, model in view.backbone.models.items()}
+            self.backbone = MultiPrecisionBackbone(models).to(place(device))
             for model in models.values():
                 use_integer_kernels(model)
-            self.backbone = MultiPrecisionBackbone(models)
 
     @property
     def version(self) -> str:
@@ -43,13 +44,13 @@ class TorchEngine:
 
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
         with torch.inference_mode():
-            after = self.backbone.run(segment, precision, torch.from_numpy(state).to(self.device)).cpu()
+            after = self.backbone.run(segment, precision, torch.from_numpy(state)).cpu()
             logits, embedding = self.view.outputs(segment, precision, after)
         return Step(after.numpy() if segment < self.backbone.segments else None, logits, embedding)
 
     def executed(self, precision: Precision) -> str:
         if precision.is_float:
             return precision.name
-        if self.device == "cpu":
+        if self.device == CPU:
             return "fp32 (emulated)"
         return "int8" if precision == Precision("w8a8") else "int8 (emulated)"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import chain
 
 import numpy as np
 import torch
@@ -55,7 +56,16 @@ class MultiPrecisionBackbone:
         """Any one of the networks; segments, widths and pooling are the same in all."""
         self.segments, self.classes = self.first.segments, self.first.num_classes
         products = ((name, m) for name, m in self.first.named_modules() if isinstance(m, MatMul))
+        self.device = next(chain(self.first.parameters(), self.first.buffers())).device
+        """Where the networks are; states may be elsewhere before they run and are there afterwards."""
         self._float_parts = {self.first.segment_of(name) for name, m in products if m.kind == "float"}
+
+    def to(self, device: torch.device) -> "MultiPrecisionBackbone":
+        """Moves the networks in place."""
+        for model in self.models.values():
+            model.to(device)
+        self.device = device
+        return self
 
     def model(self, precision: Precision) -> SegmentedBackbone:
         if precision not in self.models and precision.is_float:
@@ -64,7 +74,7 @@ class MultiPrecisionBackbone:
 
     def run(self, segment: int, precision: Precision, state: Tensor) -> Tensor:
         """Images (segment 1) or the state before the segment, float32, to the state after it, float32."""
-        model = self.model(precision)
+        model, state = self.model(precision), state.to(self.device)
         if precision.is_float:
             dtype = _DTYPES[precision.name]
             return self.padded(lambda part: model.run_segment(segment, part.to(dtype)).float(), state)
@@ -74,7 +84,7 @@ class MultiPrecisionBackbone:
 
     def classify(self, precision: Precision, state: Tensor) -> Tensor:
         """The backbone's own head after a last segment of that precision: state to logits (n, classes), float32."""
-        model = self.model(precision)
+        model, state = self.model(precision), state.to(self.device)
         if not precision.is_float:
             return model.classify(state)
         dtype = _DTYPES[precision.name]
@@ -122,7 +132,7 @@ def draw_prefixes(
                 rows = torch.from_numpy(np.flatnonzero(choice == index))
                 if len(rows):
                     part = backbone.run(segment, precision, before[rows])
-                    after = torch.empty(len(images), *part.shape[1:]) if after is None else after
+                    after = part.new_empty(len(images), *part.shape[1:]) if after is None else after
                     after[rows] = part
             assert after is not None
             state = after

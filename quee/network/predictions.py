@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from quee.data.source import ImageSource, open_dataset
+from quee.network.device import CPU, place
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone
 from quee.network.files import load_precisions
-from quee.network.training import device
 from quee.precision import Precision
 from quee.work.io import file_digest, verify_digests
 from quee.work.shards import Shard, read_shards, run_shards
@@ -27,7 +27,7 @@ DTYPE = np.dtype("<i4")
 
 @dataclass(frozen=True)
 class Networks:
-    """Absolute paths of images and networks for a worker, with the SHA-256 of the files."""
+    """Absolute paths of images and networks for a worker, with the SHA-256 of the files, and the device that runs them."""
 
     data: str
     dataset: str
@@ -35,10 +35,17 @@ class Networks:
     backbone: str
     quantized: str | None
     files: tuple[tuple[str, str], ...]
+    device: str = CPU
 
     @classmethod
     def at(
-        cls, data: Path, dataset: str, digests: dict[str, str], backbone: Path, quantized: Path | None = None
+        cls,
+        data: Path,
+        dataset: str,
+        digests: dict[str, str],
+        backbone: Path,
+        quantized: Path | None = None,
+        device: str = CPU,
     ) -> "Networks":
         """The float backbone of a folder, and with `quantized` the networks in that folder."""
         folders = [folder.resolve() for folder in (backbone, quantized) if folder is not None]
@@ -50,6 +57,7 @@ class Networks:
             str(folders[0]),
             str(folders[1]) if quantized is not None else None,
             tuple((str(file), file_digest(file)) for file in found),
+            device,
         )
 
     @property
@@ -80,11 +88,7 @@ def predict(
     lanes: Lanes,
     what: str,
 ) -> dict[Precision, np.ndarray]:
-    """Classes (n,) that each uniform precision predicts for samples `ids` (n,). Finished shards are not computed again.
-
-    The float backbone alone runs on the worker's GPU if there is one. Several precisions run on the CPU, as in the later
-    stages.
-    """
+    """Classes (n,) that each uniform precision predicts for samples `ids` (n,). Finished shards are not computed again."""
     size = -(-PASSES * shard_size // MICRO_BATCH) * MICRO_BATCH  # so that every sample keeps its place in a micro-batch
     kept = store / f"predictions-{networks.digest}-{shard_size}"
     pieces = [ids[start : start + size] for start in range(0, len(ids), size)]
@@ -104,9 +108,8 @@ def compute_predictions(networks: Networks, precision: str, ids: np.ndarray) -> 
         backbone = _network(networks, precision)
         path = [Precision(precision)] * backbone.segments
         model = backbone.model(path[-1])
-        place = next(backbone.first.parameters()).device  # the float network's; a quantized one may have no parameters
         batches = networks.images().batches(ids, model.input, MICRO_BATCH)
-        logits = [backbone.classify(path[-1], backbone.run_path(path, x.to(place))).cpu() for _, x, _ in batches]
+        logits = [backbone.classify(path[-1], backbone.run_path(path, x)).cpu() for _, x, _ in batches]
     return torch.cat(logits).argmax(dim=1).numpy().astype(DTYPE).tobytes()
 
 
@@ -114,8 +117,4 @@ def compute_predictions(networks: Networks, precision: str, ids: np.ndarray) -> 
 def _network(networks: Networks, precision: str) -> MultiPrecisionBackbone:
     networks.check()
     folder = Path(networks.quantized or networks.backbone)
-    backbone = load_precisions(Path(networks.backbone), folder, [Precision(precision)])
-    if networks.quantized is None:
-        for model in backbone.models.values():
-            model.to(device())
-    return backbone
+    return load_precisions(Path(networks.backbone), folder, [Precision(precision)]).to(place(networks.device))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from quee.errors import UsageError
 from quee.network import checkpoint
 from quee.network.base import SegmentedBackbone
+from quee.network.device import CPU, place
 from quee.network.schedule import Stretch
-from quee.network.training import Head, History, device, forward_function, train_backbone
+from quee.network.training import Head, History, forward_function, train_backbone
 from quee.settings.backbone import Backbone
 from quee.work.io import packed_tensors, unpacked_tensors
 from quee.work.progress import progress
@@ -87,6 +88,7 @@ def fit_probe(
     batches: Batches,
     work: Path,
     bf16: bool = False,
+    device: str = CPU,
 ) -> History:
     """Fit the head on the training split in place, with the rest frozen; returns the history of the fit.
 
@@ -94,7 +96,7 @@ def fit_probe(
     is fitted in fp32. Raises UsageError unless the head is one linear layer.
     """
     head = linear_head(backbone)
-    backbone.requires_grad_(False).eval().to(device(settings.device))
+    backbone.requires_grad_(False).eval().to(place(device))
     train, validation = (
         features(backbone, ids[split], batches, work / split, bf16) for split in ("train", "validation")
     )
@@ -116,6 +118,6 @@ def fit_probe(
         return float((torch.cat(found).numpy() == validation[1]).mean())
 
     probe = Head(f"the head of {backbone.name}", head.requires_grad_(True))
-    history = train_backbone(probe, settings, shuffled, len(x), accuracy, work / checkpoint.NAME)
+    history = train_backbone(probe, settings, shuffled, len(x), accuracy, work / checkpoint.NAME, device=device)
     backbone.requires_grad_(False).eval()
     return history

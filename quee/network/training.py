@@ -16,6 +16,7 @@ from quee.errors import UsageError
 from quee.network import HEAD
 from quee.network.base import SegmentedBackbone
 from quee.network.checkpoint import Checkpoint
+from quee.network.device import CPU, place
 from quee.network.mixing import mixed
 from quee.network.schedule import Stretch, images_in, learning_rate_factor, steps_in_all, steps_per_epoch, stretches
 from quee.network.sizes import sharing
@@ -71,14 +72,6 @@ class _Forward(nn.Module):
             return self.model(x)
         with torch.autocast(x.device.type, torch.bfloat16):
             return self.model(x).float()
-
-
-def device(wanted: str = "auto") -> torch.device:
-    """The device that trains and probes networks; `auto`: the GPU if there is one. Raises UsageError for `cuda` without one."""
-    gpu = torch.cuda.is_available()
-    if wanted == "cuda" and not gpu:
-        raise UsageError("backbone.device: cuda, but PyTorch finds no GPU here; valid: auto, cpu")
-    return torch.device("cuda" if gpu and wanted != "cpu" else "cpu")
 
 
 def native_bf16(place: torch.device) -> bool:
@@ -154,22 +147,26 @@ def train_backbone(
     validate: Callable[[Any], float],
     checkpoint: Path,
     bf16: bool = False,
+    device: str = CPU,
 ) -> History:
     """Train in place on so many training samples; continue from `checkpoint` if it exists, and write it after every stretch.
 
-    With a checkpoint of other settings or libraries, training begins anew and prints a message. Training runs on the
-    device of the settings, with products in bf16 if asked for; afterwards the network is on the CPU. With `sizes`, the
+    With a checkpoint of other settings or libraries, training begins anew and prints a message. Training runs on
+    `device`, with products in bf16 if asked for; afterwards the network is on the CPU. With `sizes`, the
     network that is validated is the one for images of the stretch's size. Returns the history; validation_accuracy is of
     the averaged weights if EMA is on.
     """
-    backbone.to(device(settings.device))
+    backbone.to(place(device))
     groups = parameter_groups(backbone, settings)
     if settings.optimizer == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=0.9)
     else:
         optimizer = torch.optim.AdamW(groups, fused=True)
     average = {k: v.clone() for k, v in backbone.state_dict().items()} if settings.ema else None
-    plan, key = stretches(settings, samples), key_of(settings.model_dump(mode="json"), samples, bf16, versions())
+    plan, key = (
+        stretches(settings, samples),
+        key_of(settings.model_dump(mode="json"), samples, bf16, device, versions()),
+    )
     kept = Checkpoint(checkpoint, key)
     run = _Run(backbone, settings, optimizer, [group["lr"] for group in groups], samples, average, bf16)
     done, rows = kept.read(backbone, optimizer, average)

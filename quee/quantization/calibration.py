@@ -355,7 +355,8 @@ def quantize_paths(
             reference = _float_segment(calibrators[0], segment, reference)
             mixed = torch.stack(outputs)[choice, torch.arange(len(images))]
             axes = (-1, *[1] * (mixed.dim() - 1))
-            inputs = [mixed.where((order >= int(share * len(images))).view(axes), y)
+            drawn = order.view(axes).to(mixed.device)
+            inputs = [mixed.where(drawn >= int(share * len(images)), y)
                       for y, share in zip(outputs, shares, strict=True)]  # fmt: skip
     return {c.config.precision: install(deepcopy(model), c) for c in calibrators}  # type: ignore[misc]
 

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from quee.network.device import place
 from quee.network.execution import MICRO_BATCH
 from quee.network.files import load_backbone, load_quantized, save_quantized
 from quee.network.predictions import DTYPE, Networks
-from quee.network.training import device
 from quee.precision import Precision
 from quee.quantization.calibration import quantize_, quantize_paths
 from quee.quantization.format_choice import answers, chosen
@@ -75,7 +75,7 @@ def compute_calibration(
     """Files of networks at the configs' precisions, as a Parquet file's bytes. Runs in any process."""
     with alone():
         networks.check()
-        backbone = load_backbone(Path(networks.backbone)).to(device())
+        backbone = load_backbone(Path(networks.backbone)).to(place(networks.device))
         batches = [x for _, x, _ in networks.images().batches(ids, backbone.input, 64)]
         if mixed:
             models: dict[Precision, Any] = dict(quantize_paths(backbone, configs, batches, seed, Path(units)))
@@ -110,9 +110,10 @@ def compute_answers(networks: Networks, name: str, ids: np.ndarray) -> bytes:
     """Classes of the float network with its products in one format, as `DTYPE`. Runs in any process."""
     with alone():
         networks.check()
-        network = round_products(load_backbone(Path(networks.backbone)), name).to(device())
+        on = place(networks.device)
+        network = round_products(load_backbone(Path(networks.backbone)), name).to(on)
         batches = networks.images().batches(ids, network.input, MICRO_BATCH)
-        found = [answers(network, x.to(device())) for _, x, _ in batches]
+        found = [answers(network, x.to(on)) for _, x, _ in batches]
     return np.concatenate(found).astype(DTYPE).tobytes()
 
 
@@ -133,6 +134,6 @@ def compute_sensitivity(networks: Networks, precision: str, ids: np.ndarray) -> 
         assert networks.quantized is not None
         backbone = load_backbone(Path(networks.backbone))
         quantized = load_quantized(Path(networks.quantized), Precision(precision), backbone)
-        transform = backbone.input
+        on, transform = place(networks.device), backbone.input
         _, images, labels = next(networks.images().batches(ids, transform, len(ids)))
-        return json.dumps(sensitivity(backbone, quantized, images, labels)).encode()
+        return json.dumps(sensitivity(backbone.to(on), quantized.to(on), images.to(on), labels.to(on))).encode()

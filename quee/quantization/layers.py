@@ -6,6 +6,7 @@ A layer may have a precision of its own, named or by a pattern such as `blocks.*
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional
 from quee.errors import IntegrityError, QueeError
 from quee.network.attention import MatMul, as_it_is
 from quee.network.convolution import Conv2dSame, is_plain, padding_of, places
+from quee.network.device import CPU, GPU
 from quee.precision import Precision
 from quee.quantization.formats import FLOAT, FORMATS, KINDS, RoundedMatMul, float_products, format_of
 from quee.settings.quantize import QuantizationConfig
@@ -162,7 +164,7 @@ class _QuantizedWeight(_Derived):
     integer_product: Callable[[Tensor], Tensor] | None = None
     """An integer kernel that replaces every product in float32, see `use_integer_kernels`."""
     _faster: "IntegerProduct | None" = None
-    """An integer kernel that replaces the matrix product in float32 on a CPU where it is faster; the result has the same bits."""
+    """An integer kernel that replaces the matrix product in float32 where it is faster; the result has the same bits."""
 
     def __init__(self, out_features: int, in_features: int, precision: Precision, kind: str = "affine") -> None:
         super().__init__()
@@ -184,8 +186,8 @@ class _QuantizedWeight(_Derived):
         self._transposed = weight.float().t().contiguous()  # (in, out)
         self._scale = self.input.scale * self.weight_scale  # (out,)
         self._size = self._exact_size(weight)
-        on_cpu = self.weight.device.type == "cpu"
-        self._faster = IntegerProduct(self) if on_cpu and integers_are_faster() and has_integer_kernel(self) else None
+        faster = has_integer_kernel(self) and integers_are_faster(self.weight.device.type)
+        self._faster = IntegerProduct(self) if faster else None
 
     def _order(self) -> Tensor | slice:
         """The order in which the reduction is executed."""
@@ -208,7 +210,7 @@ class _QuantizedWeight(_Derived):
         if self.integer_product is not None:
             return self.integer_product(integers).mul_(self._scale).add_(self.bias)
         if self._faster is not None:
-            return self._faster.rescaled(integers, as_given, self._scale, self.bias)
+            return self._faster.rescaled(integers, None, self._scale, self.bias)
         return exact_matmul(integers, self._transposed, self._size).mul_(self._scale).add_(self.bias)
 
 
@@ -443,10 +445,6 @@ BLOCK = 512
 """Rows that a CPU takes at once, so that what is between two operations stays in its cache."""
 
 
-def as_given(integers: Tensor) -> Tensor:
-    return integers
-
-
 class IntegerProduct:
     """A layer's product (…, in) @ (in, out) of integers of up to 8 bits, in int32, returned as float32.
 
@@ -460,45 +458,52 @@ class IntegerProduct:
         self.multiple, self.least = (MULTIPLE, ROWS) if weight.device.type != "cpu" else (1, 1)
         within = layer.input.low >= -128 and layer.input.high <= 127
         self.shift = 0.0 if within else layer.input.low + 128
-        self.added = int(self.shift) * weight.sum(dim=1, dtype=torch.int32) if self.shift else None
         # Stored by output: the kernels want the second factor's columns contiguous.
         padding = (0, -self.inputs % self.multiple, 0, -self.outputs % self.multiple)
-        self.weight = functional.pad(weight, padding).contiguous().t()
+        weight = functional.pad(weight, padding).contiguous()
+        self.added = int(self.shift) * weight.sum(dim=1, dtype=torch.int32) if self.shift else None
+        self.weight = weight.t()
 
     def __call__(self, integers: Tensor) -> Tensor:
         rows = integers.reshape(-1, self.inputs)
-        given = (rows - self.shift if self.shift else rows).to(torch.int8)
         if self.multiple > 1:
             missing = max(self.least, -(-len(rows) // self.multiple) * self.multiple) - len(rows)
-            given = functional.pad(given, (0, -self.inputs % self.multiple, 0, missing))
-        found = torch._int_mm(given, self.weight)
-        if self.multiple > 1:
-            found = found[: len(rows), : self.outputs]
-        if self.added is not None:
-            found += self.added
-        return found.float().reshape(*integers.shape[:-1], self.outputs)
+            sums = self._sums(functional.pad(rows, (0, -self.inputs % self.multiple, 0, missing)))
+            sums = sums[: len(rows), : self.outputs]
+        else:
+            sums = self._sums(rows)
+        return sums.float().reshape(*integers.shape[:-1], self.outputs)
 
-    def rescaled(self, x: Tensor, quantizer: Callable[[Tensor], Tensor], scale: Tensor, bias: Tensor) -> Tensor:
-        """On a CPU: (…, in) to (…, out), quantized, multiplied, times `scale` (out,), plus `bias` (out,), by blocks of rows."""
+    def _sums(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """(n, in) integers in float32 to (n, out) int32, written to `out` if given."""
+        given = (rows - self.shift if self.shift else rows).to(torch.int8)
+        found = torch._int_mm(given, self.weight) if out is None else torch._int_mm(given, self.weight, out=out)
+        return found if self.added is None else found.add_(self.added)
+
+    def rescaled(self, x: Tensor, quantizer: Quantizer | None, scale: Tensor, bias: Tensor) -> Tensor:
+        """(…, in) to (…, out), quantized unless there is no quantizer, multiplied, times `scale` (out,), plus `bias` (out,)."""
+        if self.multiple > 1:
+            return self(x if quantizer is None else quantizer(x)).mul_(scale).add_(bias)
         rows = x.reshape(-1, self.inputs)
         found = torch.empty(len(rows), self.outputs)
         for start in range(0, len(rows), BLOCK):
-            integers = quantizer(rows[start : start + BLOCK])
-            given = (integers - self.shift if self.shift else integers).to(torch.int8)
-            part = found[start : start + BLOCK]
-            sums = part.view(torch.int32)  # the same memory
-            torch._int_mm(given, self.weight, out=sums)
-            if self.added is not None:
-                sums += self.added
+            own, part = rows[start : start + BLOCK], found[start : start + BLOCK]
+            sums = self._sums(own if quantizer is None else quantizer(own), part.view(torch.int32))  # the same memory
             part.copy_(sums).mul_(scale).add_(bias)
         return found.view(*x.shape[:-1], self.outputs)
 
 
+INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""With any of these a CPU multiplies integers of 8 bits faster than float32."""
+
+
 @cache
-def integers_are_faster() -> bool:
-    """Whether this CPU multiplies integers of 8 bits faster than float32: with VNNI, AVX-512's or AVX's, or with AMX."""
-    tests = ("_is_vnni_supported", "_is_avx512_vnni_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, name, bool)()) for name in tests)
+def integers_are_faster(device: str) -> bool:
+    """Whether a device multiplies integers of 8 bits faster than float32: a GPU with tensor cores for them, or a CPU's."""
+    if device == GPU:
+        return torch.cuda.get_device_capability() >= (7, 5)
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch has none
+    return device == CPU and any(map(found.get, INSTRUCTIONS))
 
 
 def has_integer_kernel(layer: _QuantizedWeight) -> bool:

@@ -133,8 +133,6 @@ class Backbone(Block):
     mixed_precision: Literal["auto", "bf16", "none"] = "auto"
     """Whether training computes products in bf16; `auto`: on a GPU or CPU that does so natively, unless the network is so
     small that it runs on one thread. `backbone.json` records what was done."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network is trained; `auto`: on the GPU if there is one."""
     augmentation: Augmentation = Augmentation()
     """Random changes to training images."""
     seed: Seed = 0

@@ -220,10 +220,9 @@ def _check_network(experiment: Experiment, classes: int | None, channels: int | 
     from quee.data.weights import built_with
     from quee.network.architectures import create_backbone
     from quee.network.probe import linear_head
-    from quee.network.training import device, freeze
+    from quee.network.training import freeze
 
     settings = experiment.backbone
-    device(settings.device)
     if classes is not None:
         check_classes(settings, classes)
         check_head(settings, classes)

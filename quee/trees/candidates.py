@@ -18,6 +18,7 @@ from quee.cost import trace_cost
 from quee.evenly import evenly
 from quee.exits.gates import head_bitflops, pooled, probe
 from quee.network.base import SegmentedBackbone
+from quee.network.device import place
 from quee.network.execution import MICRO_BATCH, MultiPrecisionBackbone
 from quee.network.files import load_backbone
 from quee.network.predictions import Networks
@@ -110,7 +111,8 @@ def compute_candidate(networks: Networks, config: QuantizationConfig, rows: Rows
     """One candidate's shard as bytes of a safetensors file. Runs in any process."""
     with alone():
         networks.check()
-        backbone, source = load_backbone(Path(networks.backbone)), networks.images()
+        backbone = load_backbone(Path(networks.backbone)).to(place(networks.device))
+        source = networks.images()
 
         def images(ids: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
             for _, x, y in source.batches(ids, backbone.input, MICRO_BATCH):
@@ -143,9 +145,9 @@ def _states(
             state = x
             for gate in gates:
                 state = network.run(gate, precision, state)
-                found[gate - 1].append(pooled(network.first, gate, state).numpy())
+                found[gate - 1].append(pooled(network.first, gate, state).cpu().numpy())
             logits = network.classify(precision, network.run(network.segments, precision, state))
-            best = logits.double().softmax(dim=1).max(dim=1)
+            best = logits.cpu().double().softmax(dim=1).max(dim=1)
             labels.append(y)
             top.append(best.values.numpy())
             answer.append(best.indices.numpy())

@@ -4,6 +4,7 @@ Each kind is a `Lanes`, which opens a `concurrent.futures` executor, and a new o
 nor the number of workers changes a result.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 from quee.errors import UnreachableError, UsageError
 from quee.work.registry import Registry
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 WAIT_SECONDS = 60.0
 """Seconds that a cluster may be without workers."""
 
@@ -25,6 +27,8 @@ class Workers:
     count: int = 1
     address: str | None = None
     initializer: Callable[[], None] | None = None
+    gpus: int = 0
+    """GPUs of this machine that local processes share; each process uses one."""
 
 
 class Lanes(Protocol):
@@ -68,6 +72,22 @@ class Inline:
         pass
 
 
+def _begin(begun: Any, gpus: int, initializer: Callable[[], None] | None) -> None:
+    """Run first in a local process: it sees the GPU whose turn it is. `begun` counts the processes."""
+    if initializer is not None:
+        initializer()
+    with begun.get_lock():
+        number, begun.value = begun.value, begun.value + 1
+    if gpus:
+        os.environ[VISIBLE] = visible(os.environ.get(VISIBLE), gpus)[number % gpus]
+
+
+def visible(setting: str | None, gpus: int) -> list[str]:
+    """The names of this process's GPUs: those of CUDA_VISIBLE_DEVICES, or their numbers."""
+    names = [name.strip() for name in (setting or "").split(",") if name.strip()]
+    return names[:gpus] if len(names) >= gpus else [str(number) for number in range(gpus)]
+
+
 @EXECUTORS.register("processes")
 @dataclass(frozen=True)
 class Processes:
@@ -78,7 +98,9 @@ class Processes:
 
     @contextmanager
     def open(self) -> Iterator[Executor]:
-        pool = ProcessPoolExecutor(self.workers.count, get_context("spawn"), self.workers.initializer)
+        context = get_context("spawn")
+        begun = (context.Value("i", 0), self.workers.gpus, self.workers.initializer)
+        pool = ProcessPoolExecutor(self.workers.count, context, _begin, begun)
         try:
             yield pool
         finally:

@@ -21,14 +21,15 @@ from quee.data.weights_facts import MEASURABLE, PUBLISHED, weights_facts, weight
 from quee.errors import QueeError, UsageError
 from quee.network.answers import BACKED
 from quee.network.architectures import create_backbone
+from quee.network.device import place
 from quee.network.sizes import candidates
-from quee.network.training import device
 from quee.network.unstated import UNKNOWNS, Answers, Measured, measure
 from quee.settings.backbone import Backbone
 from quee.settings.experiment import load_experiment
 from quee.settings.names import experiment_names
 from quee.settings.requirements import check_head
 from tasks.dvc.inputs import refuse_unpulled
+from tasks.scale import read_scale
 
 if TYPE_CHECKING:
     from quee.data.weights_facts import WeightsFacts
@@ -201,7 +202,7 @@ def check(request: Request) -> Checked:
     if known.channels not in (1, backbone.input.channels) and backbone.input.channels != 1:
         raise UsageError(f"{request.weights} take {backbone.input.channels} channels, the images have {known.channels}")
     load_weights(backbone, path, new_head=False)
-    backbone.to(device())
+    backbone.to(place(read_scale().device))
     if images.answers is not None:
         raise UsageError(
             f"{request.dataset}: its labels are a network's own answers, which cannot tell how images are prepared"

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from emulated_gpu import emulated_gpu
 
 from quee.errors import UsageError
 from quee.work.threads import cores
-from quee.work.workers import Dask, Inline, Processes
+from quee.work.workers import Dask, Inline, Processes, Workers, visible
 from tasks import scale as scales
-from tasks.scale import MACS_PER_SECOND, START_SECONDS, Scale, affordable, read_scale
+from tasks.scale import MACS_PER_SECOND, PER_GPU, START_SECONDS, Scale, affordable, read_scale
 
 MUCH, LITTLE = 100 * START_SECONDS * MACS_PER_SECOND, 0.5 * START_SECONDS * MACS_PER_SECOND
 
@@ -118,12 +119,48 @@ def test_a_variable_wins_over_the_file_and_the_file_over_dasks_own(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("setting", "gpus", "turns"),
+    [(None, 2, ["0", "1"]), ("", 1, ["0"]), ("3,5", 2, ["3", "5"]), (" GPU-a , GPU-b ", 2, ["GPU-a", "GPU-b"])],
+)
+def test_local_workers_take_gpus_in_turn(setting: str | None, gpus: int, turns: list[str]) -> None:
+    assert visible(setting, gpus) == turns
+
+
+def seen_gpu() -> str | None:
+    time.sleep(0.5)  # so that every process gets one
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_each_process_sees_the_gpu_whose_turn_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    with Processes(Workers(2, gpus=2)).open() as pool:
+        assert {job.result() for job in [pool.submit(seen_gpu) for _ in range(4)]} == {"4", "7"}
+
+
+def test_work_for_a_gpu_gets_few_workers_and_a_store_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(scales, "cores", lambda: 16)
+    monkeypatch.setattr(scales, "free_memory", lambda: 1 << 40)
+    with emulated_gpu():
+        scale = read_scale({}, tmp_path / "none")
+        assert scale.device == "cuda"
+        lanes = scale.lanes(1e15)
+        assert isinstance(lanes, Processes) and (lanes.workers.count, lanes.workers.gpus) == (PER_GPU, 1)
+        assert isinstance(scale.lanes(1e12), Inline)
+        assert isinstance(own := scale.lanes_for(1e4), Processes) and own.workers.gpus == 0
+        assert read_scale({"QUEE_DEVICE": "cpu"}, tmp_path / "none").device == "cpu"
+
+
+@pytest.mark.parametrize(
     ("text", "environment", "message"),
     [
         ("workers: many", {}, "scale.yaml: workers='many': give a whole number"),
-        ("worker: 2", {}, "unknown key 'worker'; valid: executor, workers, dask, shards, shard_size"),
+        ("worker: 2", {}, "unknown key 'worker'; valid: executor, workers, dask, shards, shard_size, device"),
         ("- dask", {}, "expected lines such as"),
         ("", {"QUEE_SHARD_SIZE": "0"}, "QUEE_SHARD_SIZE='0': give a whole number from 1"),
+        ("", {"QUEE_DEVICE": "gpu"}, "QUEE_DEVICE='gpu'; valid: auto, cpu, cuda"),
+        ("device: gpu", {}, "scale.yaml: device='gpu'; valid: auto, cpu, cuda"),
         ("executor: dusk", {}, "unknown executor 'dusk'"),
     ],
 )

@@ -411,7 +411,7 @@ def test_a_cpu_with_kernels_for_integers_has_the_bits_of_one_without(
     x = torch.randn(2, rows, inputs, generator=torch.Generator().manual_seed(seed)) * 5
     for faster in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(layers_module, "integers_are_faster", lambda faster=faster: faster)
+            patch.setattr(layers_module, "integers_are_faster", lambda _, faster=faster: faster)
             torch.manual_seed(seed)
             layer = QuantizedLinear(nn.Linear(inputs, outputs), Precision(f"w8a{bits}"))
             fitted(layer, low, low + width)

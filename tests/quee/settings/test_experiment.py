@@ -110,7 +110,6 @@ COURSES = {
     "{augmentation: {mixup: 1.0}, mode: pretrained, weights: w}": "augmentation.mixup is for modes train and finetune",
     "{augmentation: {cutmix: 1.0}, mode: linear_probe, weights: w}": "augmentation.cutmix is for modes train and finetune",
     "{augmentation: {mixed: 0.5}}": "augmentation.mixed: 0.5, but neither mixup nor cutmix is on",
-    "{device: gpu}": "backbone.device: Input should be 'auto', 'cpu' or 'cuda'",
 }
 
 

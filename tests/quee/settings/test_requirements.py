@@ -9,6 +9,7 @@ from tiny_project import Tiny
 from tiny_project import tiny as tiny
 
 from quee.errors import UsageError
+from quee.network.device import gpus
 from quee.settings.experiment import load_experiment, parse_experiment
 from quee.settings.paths import Paths
 from quee.work.io import read_json, read_table
@@ -197,6 +198,20 @@ def test_settings_changed_behind_prepare_are_refused_before_anything_runs(tiny: 
     refuse_unworkable(tiny.root, steps("targets"))
     with pytest.raises(UsageError, match=r"experiments/tiny\.yaml: backbone\.gates"):
         refuse_unworkable(tiny.root, steps("backbone", "targets"))
+
+
+@pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
+def test_settings_of_the_machine_are_refused_before_anything_runs(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUEE_DEVICE", "cuda")
+    refuse_unworkable(tiny.root, steps())
+    with pytest.raises(UsageError, match="QUEE_DEVICE: cuda, but PyTorch finds no GPU here; valid: auto, cpu"):
+        refuse_unworkable(tiny.root, steps("prepare"))
+    monkeypatch.setenv("QUEE_DEVICE", "tpu")
+    with pytest.raises(UsageError, match="QUEE_DEVICE='tpu'; valid: auto, cpu, cuda"):
+        refuse_unworkable(tiny.root, steps("prepare"))
+    monkeypatch.setenv("QUEE_WORKERS", "none")
+    with pytest.raises(UsageError, match="QUEE_WORKERS='none': give a whole number"):
+        refuse_unworkable(tiny.root, steps("prepare"))
 
 
 def test_experiments_of_this_project_fit_their_networks() -> None:
