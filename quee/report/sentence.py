@@ -119,7 +119,7 @@ class Summary:
             f"cost {point['test_cost']:.2g}",
         ]
         if gain := self.gain():
-            parts.append(f"averaged over budgets {difference(gain)} points over fixed precisions")
+            parts.append(f"{difference(gain)} points over fixed precisions averaged over budgets")
         return ", ".join(parts)
 
     def bundled(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quee.cli import PLAIN, AsJson
+from quee.cli import PLAIN, AsJson, named
 from quee.cli.keywords import settings_of
 from quee.data import DATA, dataset_called, known_dataset, names_in
 from quee.errors import IntegrityError, QueeError, UsageError
@@ -120,6 +120,7 @@ def add(
 
 def _answering(name: str, weights: str, order: str | tuple[str, ...] | None) -> "Answering":
     from quee.data import DATASETS
+    from quee.data.weights_facts import weights_path
     from tasks.answering import answering
 
     if name in DATASETS:
@@ -128,7 +129,8 @@ def _answering(name: str, weights: str, order: str | tuple[str, ...] | None) -> 
         raise UsageError(
             f"--class-order {order}: with --answers give a file with a name a line, in the order of the outputs"
         )
-    return answering(weights, dataset_called(name).channels, order)
+    with named(weights_path(weights)):
+        return answering(weights, dataset_called(name).channels, order)
 
 
 def _lanes(seconds: float) -> "Lanes":
@@ -287,7 +289,8 @@ def add_weights(
     refuse_untracked(target)
     new, kwargs = not target.exists(), settings_of(set_ or [])
     keys = _identified(sets or (), seen, never_seen)
-    count = import_weights(chosen, file, target, head, sets, kwargs, keys, half)
+    with named(file), named(head):
+        count = import_weights(chosen, file, target, head, sets, kwargs, keys, half)
     track_as(target, target.with_name(f"{name}.dvc"), new=new)
     facts = weights_facts(target)
     keywords = dict(facts.kwargs or {})

@@ -140,8 +140,8 @@ def test_the_numbers_are_those_at_the_budget_nearest_to_the_deployed_one() -> No
     other = {**gain, "mean": 0.5}
     found = summary(gains={"gain.quee_auto.static_hull": gain, "gain.quee_auto.oracle": other})
     assert found.numbers() == (
-        "at budget 0.2: accuracy 88.9 % [87.9, 89.9], cost 0.21, averaged over budgets +1.10 [-0.10, +2.30] points over fixed "
-        "precisions"
+        "at budget 0.2: accuracy 88.9 % [87.9, 89.9], cost 0.21, +1.10 [-0.10, +2.30] points over fixed precisions averaged "
+        "over budgets"
     )
     missed = [{**row, "budget_met": False} for row in found.points]
     assert "at budget 0.2, which it cannot meet: accuracy" in replace(found, points=missed).numbers()
