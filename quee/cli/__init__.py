@@ -16,7 +16,7 @@ PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": Fa
 
 
 @contextmanager
-def named(path: Path | None) -> Iterator[None]:
+def naming(path: Path | None) -> Iterator[None]:
     """Around what reads a path that the command line names: that nothing is there is wrong usage (exit status 2).
 
     Status 4 is for what is there and damaged, and for missing files that quee itself has recorded.

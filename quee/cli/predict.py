@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quee.cli import AsJson, named
+from quee.cli import AsJson, naming
 from quee.work.counts import counted
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def predict(
         refuse_unwritable(out)
     options = Options(budget, trade_off, max_cost, latency_ms, images_per_second, accuracy_loss, certified)
     inputs = Inputs(images, pixels, skip_bad)
-    with named(bundle):
+    with naming(bundle):
         classifier = load_bundle(bundle, engine, threads)
     if options.milliseconds is not None:
         classifier = classifier.timed(batch)

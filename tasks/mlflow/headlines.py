@@ -27,8 +27,8 @@ CURVE, PER_UNIT = "curve/", 1000
 """Prefix of a curve's name, and its steps in a unit of cost: the value at step 200 is the accuracy at cost 0.2."""
 
 UNITS = (
-    "accuracies in %, gains of the deployed method in points of accuracy averaged over budgets [95 % interval], costs in units of "
-    "the network at 8 bits (BitFLOPs)"
+    "accuracies in %, gains of the deployed method in points of accuracy averaged over budgets [95 % interval], costs in units "
+    "of the network at 8 bits (BitFLOPs)"
 )
 """Of the small table, in words."""
 

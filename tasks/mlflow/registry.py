@@ -109,7 +109,9 @@ def _said(tags: dict[str, str]) -> str:
         return ""
     said = measure_of({KEY: tags.get(f"quee.{KEY}", ACCURACY.name)}).said
     share = percent(float(tags["accuracy"]))
-    return said(f"Accuracy {share} at cost {float(tags['cost']):.2g} on {tags['measured on']}, with budget {tags['budget']}.")
+    return said(
+        f"Accuracy {share} at cost {float(tags['cost']):.2g} on {tags['measured on']}, with budget {tags['budget']}."
+    )
 
 
 def validation_tags(root: Path, bundle: StageResult) -> dict[str, str]:

@@ -16,7 +16,6 @@ from quee.work.io import read_json
 from tasks.resolved import settings_file
 from tasks.verbs.results import Results, load_results
 
-
 NEAREST = "Near float: the least cost at which accuracy is within half a point of the float network."
 """Of the column of that name."""
 

@@ -76,7 +76,9 @@ def test_a_result_is_summed_up_by_the_settings_that_it_was_made_with(project: Pa
 def test_a_page_of_results_has_the_sentence_a_small_table_and_what_comes_next(project: Path) -> None:
     sentence, text = results_page(project, "digits")
     assert sentence.startswith("quee_plan is right on 90.0 % of the test images, 7.5 points below the float")
-    assert sentence not in text and text.startswith("At budget 0.2: accuracy 90.0 %"), "Prefect shows the sentence above it"
+    assert sentence not in text and text.startswith("At budget 0.2: accuracy 90.0 %"), (
+        "Prefect shows the sentence above it"
+    )
     assert "| quee_plan (deployed) |" in text and "Near float: the least cost" in text and "Accuracies in %" in text
     assert "report `" not in text and "quee serve" not in text, "neither is there"
     assert text.endswith("compare it with `quee compare digits OTHER --html`.")
