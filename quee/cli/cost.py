@@ -98,13 +98,14 @@ def cost(
     columns = ("product", "segment", "kind", "macs", "bits", "bitflops")
     early = len(path) < model.segments
     head = _exit_products(name if of_experiment else "", settings, backbone, len(path)) if early else []
-    rows = [dict(zip(columns, row, strict=True)) for row in explain_path(model, path, head)]
+    products = [*explain_path(model, path, head)]
+    rows: list[dict[str, object]] = [dict(zip(columns, row, strict=True)) for row in products]
     work = [asdict(each) for each in float_work(*_along(len(path), folded(backbone), model))]
     if as_json:
         typer.echo(json.dumps({"rows": rows, "floating_point": work, "unit_bitflops": model.unit}))
         return
     _table(rows, _title(backbone.name, model))
-    total = sum(row["bitflops"] for row in rows)
+    total = sum(row[-1] for row in products)
     typer.echo(f"these products: {total:,.0f} BitFLOPs, {total / model.unit:.4f} of the unit")
     if work:
         typer.echo("\nIn floating point at every precision; elements per sample are counted with --elementwise only:")
@@ -123,8 +124,9 @@ def _along(gates: int, backbone: "SegmentedBackbone", model: "BitFlops") -> "tup
     for name, module in [*backbone.named_modules()]:
         if not list(module.children()) and not executed(backbone.segment_of(name)):
             backbone.set_submodule(name, nn.Identity())
-    products, elementwise = ((p for p in parts if executed(p.segment)) for parts in (model.products, model.elementwise))
-    return backbone, replace(model, products=tuple(products), elementwise=tuple(elementwise))
+    products = tuple(product for product in model.products if executed(product.segment))
+    elementwise = tuple(part for part in model.elementwise if executed(part.segment))
+    return backbone, replace(model, products=products, elementwise=elementwise)
 
 
 def _show(backbone: str, model: "BitFlops", precisions: "list[Precision]", as_json: bool) -> None:
