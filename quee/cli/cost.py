@@ -98,14 +98,14 @@ def cost(
     columns = ("product", "segment", "kind", "macs", "bits", "bitflops")
     early = len(path) < model.segments
     head = _exit_products(name if of_experiment else "", settings, backbone, len(path)) if early else []
-    products = [*explain_path(model, path, head)]
-    rows: list[dict[str, object]] = [dict(zip(columns, row, strict=True)) for row in products]
+    lines = [*explain_path(model, path, head)]
+    rows: list[dict[str, object]] = [dict(zip(columns, line, strict=True)) for line in lines]
     work = [asdict(each) for each in float_work(*_along(len(path), folded(backbone), model))]
     if as_json:
         typer.echo(json.dumps({"rows": rows, "floating_point": work, "unit_bitflops": model.unit}))
         return
     _table(rows, _title(backbone.name, model))
-    total = sum(row[-1] for row in products)
+    total = sum(line[-1] for line in lines)
     typer.echo(f"these products: {total:,.0f} BitFLOPs, {total / model.unit:.4f} of the unit")
     if work:
         typer.echo("\nIn floating point at every precision; elements per sample are counted with --elementwise only:")
