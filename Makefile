@@ -46,7 +46,7 @@ test-all: $(STAMP) ## the same with the slow tests
 	pytest -q -n auto --dist loadfile
 
 docs: $(STAMP) ## the documentation site, into build/site; broken links and anchors fail
-	@mkdocs build --strict && echo "open build/site/index.html"
+	@python -m tasks.verbs.settings_page && mkdocs build --strict && echo "open build/site/index.html"
 
 flow: $(STAMP) ## the pipeline as a Prefect flow, no server needed
 	@python -m flows.pipeline

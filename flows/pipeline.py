@@ -32,6 +32,9 @@ from tasks.mlflow.tracking import track
 DELAYS = [float(os.environ.get("QUEE_RETRY_SECONDS", "10")) * 2**attempt for attempt in range(4)]
 """Seconds before each retry of work that failed because storage or a server did not answer."""
 
+UNCHANGED = "settings, code and inputs are those of the last run"
+"""Why a stage has nothing to do."""
+
 Row = dict[str, object]
 
 
@@ -54,8 +57,9 @@ def stage(session: dvc.Session, step: dvc.Step, name: str, done: list[dvc.Outcom
     """Bring one stage up to date and add its outcome to `done`. `name`, what it did and why is what Prefect shows."""
     outcome = session.execute(step)
     done.append(outcome)  # not the state's data, because Prefect would draw a dependency between stages of equal facts
-    why = f", because {'; '.join(step.reasons)}" if step.reasons and outcome.did == "ran" else ""
-    return Completed(name=outcome.did.capitalize(), message=f"{name} {outcome.did} in {outcome.seconds:.1f} s{why}")
+    why = UNCHANGED if outcome.did == "unchanged" else step.why
+    said = f"{name} {outcome.did} in {outcome.seconds:.1f} s{f', because {why}' if why else ''}"
+    return Completed(name=outcome.did.capitalize(), message=said)
 
 
 @task(task_run_name="inputs", **RETRYING)
@@ -171,28 +175,28 @@ def publish(steps: list[dvc.Step], done: list[dvc.Outcome], notes: list[Row]) ->
         outcome = by_name.get(step.name)
         did = outcome.did if outcome is not None else "failed" if step.name == failed else "not run"
         groups.setdefault(did, []).append(step.name)
-        if did in ("ran", "failed"):
+        if did in ("ran", "restored", "failed"):
             time = "" if outcome is None else f" in {outcome.seconds:.1f} s"
-            why = f": {'; '.join(step.reasons[:3])}" if step.reasons else ""
+            why = f": {step.why}" if step.reasons else ""
             lines.append(f"**{step.name}** {did}{time}{why}")
-    lines += [
-        f"{did.capitalize()}: {', '.join(groups[did])}" for did in ("unchanged", "restored", "not run") if did in groups
-    ]
+    whys = {"unchanged": f", because {UNCHANGED}", "not run": ""}
+    lines += [f"{did.capitalize()}{why}: {', '.join(groups[did])}" for did, why in whys.items() if did in groups]
     lines += [f"{note['stage']}: {note['did']}" for note in notes]
     said = ", ".join(f"{len(names)} {did}" for did, names in sorted(groups.items()))
     text = "\n".join([f"**{said}**", "", *(f"- {line}" for line in lines)])
-    create_markdown_artifact(text, key="quee-stages", description="What each stage did, and why")
+    create_markdown_artifact(text, key="quee-stages", description=f"What each stage did, and why: {said}")
 
 
 def publish_results(experiment: str) -> None:
-    """Make an artifact of an experiment's results: the sentence, the numbers, a small table and where the report is."""
+    """Log an experiment's results in a sentence, and make an artifact of them: the numbers, a small table, the report's place."""
     try:
-        text = results_page(Path.cwd(), experiment)
+        sentence, text = results_page(Path.cwd(), experiment)
     except QueeError as error:
         get_run_logger().warning("no results: %s", error)
         return
+    get_run_logger().info("%s: %s", experiment, sentence)
     key = experiment.replace("_", "-")
-    create_markdown_artifact(text, key=f"quee-results-{key}", description=f"Results of {experiment}")
+    create_markdown_artifact(text, key=f"quee-results-{key}", description=sentence)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ import pytest
 from documented import commands, documented, header_commands
 from fresh_clone import ROOT, Clone, make_clone, make_origin
 from marked import MARK, answers, clear, marked, new_mark, wait_until
+from PIL import Image
 
 from quee.cli.main import LIBRARY, main, resolve, verbs
 from tasks.verbs.commands import ANYWHERE
@@ -170,6 +171,16 @@ def test_commands_are_found_where_pages_have_them() -> None:
     assert list(header_commands(header)) == ["make a && quee b", "quee d"]
 
 
+GROUPS = ("experiments", "data", "weights")
+
+
+def every_verb() -> Iterator[list[str]]:
+    """The words of every command, with the commands of groups."""
+    for name, (where, _) in verbs().items():
+        for sub in getattr(resolve(name, where), "commands", {None: None}):
+            yield [name] if sub is None else [name, sub]
+
+
 def leaves() -> Iterator[list[str]]:
     """Every verb of a project but those that make one, with the commands of groups, and a value for each argument."""
     for name, (where, _) in verbs().items():
@@ -215,13 +226,74 @@ def test_a_verb_of_the_library_names_what_is_missing_and_makes_nothing(
     with pytest.raises(SystemExit) as ended:
         main(words)
     said = capsys.readouterr().err
-    assert ended.value.code in (2, 4)
+    assert ended.value.code == 2
     assert re.search(r"quee: .*(no bundle at |no such image|digits)", said), said
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_verb_of_the_library_is_tried() -> None:
     assert {words[0] for words in LIBRARY_CALLS} == set(LIBRARY)
+
+
+NAMING = [
+    "profile absent", "cost absent", "predict absent images", "predict absent absent.png", "verify absent",
+    "verify absent --execute", "serve absent", "start absent --weights weights.pth", "start images --weights absent.pth",
+    "run absent", "plan absent", "plan absent --measure 8", "experiments show absent", "experiments new mine --like absent",
+    "ablate absent", "track absent", "results absent", "results absent --reference", "compare absent absent", "lineage absent",
+    "reproduce absent", "shift absent", "data add mine absent", "data add mine images --answers absent",
+    "data add mine images --class-order absent", "data check absent", "data sheet absent picture.png",
+    "weights add mine absent.pth", "weights add mine --from absent", "weights add mine folder/absent --backbone vit_digits",
+    "weights check absent digits",
+]  # fmt: skip
+"""Calls that name something that is not there."""
+NAMING_NOTHING = {"init", "doctor", "gc", "ui", "experiments list", "data list", "weights list"}
+"""Verbs that take no name of something that has to be there."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with images and a file of weights, of which nothing is added."""
+    folder = tmp_path_factory.mktemp("named") / "project"
+    with pytest.raises(SystemExit) as ended:
+        main(["init", str(folder)])
+    assert not ended.value.code
+    for label in ("cat", "dog"):
+        (folder / "images" / label).mkdir(parents=True)
+        for index in range(4):
+            Image.new("RGB", (32, 32), (60 * index, 0, 0)).save(folder / "images" / label / f"{index}.png")
+    (folder / "weights.pth").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("call", NAMING)
+def test_what_a_command_names_and_is_not_there_is_wrong_usage_for_every_verb(
+    call: str, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(made)
+    before = {path for path in made.rglob("*") if not {".dvc", ".git", ".quee"} & {*path.parts}}
+    with pytest.raises(SystemExit) as ended:
+        main(call.split())
+    said = capsys.readouterr().err
+    assert ended.value.code == 2, said
+    assert (
+        re.search(r"^quee: .*(absent|nothing is tracked)", said, re.MULTILINE | re.DOTALL) and "Traceback" not in said
+    )
+    assert {path for path in made.rglob("*") if not {".dvc", ".git", ".quee"} & {*path.parts}} == before
+
+
+def test_every_verb_is_tried_with_what_is_not_there() -> None:
+    tried = {" ".join(words[: 2 if words[0] in GROUPS else 1]) for words in map(str.split, NAMING)}
+    assert tried | NAMING_NOTHING == {" ".join(words) for words in every_verb()}
+
+
+def test_what_is_there_and_damaged_is_told_from_what_is_not_there(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(made)
+    for call in ("verify images", "verify weights.pth", "predict images images", "weights add mine weights.pth"):
+        with pytest.raises(SystemExit) as ended:
+            main(call.split())
+        assert ended.value.code == 4, capsys.readouterr().err
 
 
 MODULES = [

@@ -69,3 +69,10 @@ def test_a_verb_imports_no_more_than_its_answer_takes(project: Path, words: str)
     found = json.loads(modules)
     assert said and "quee.cli.main" in found
     assert [name for name in found if any(f"{name}.".startswith(f"{unused}.") for unused in UNUSED[words])] == []
+
+
+def test_two_results_are_compared_without_what_draws_or_stores() -> None:
+    program = "import json, sys, tasks.mlflow.compare, tasks.verbs.comparison\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    unused = {"dvc", "matplotlib", "mlflow", "prefect", "sklearn", "torch"}
+    assert unused & set(json.loads(done.stdout)) == set()

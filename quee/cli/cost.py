@@ -98,14 +98,35 @@ def cost(
     columns = ("product", "segment", "kind", "macs", "bits", "bitflops")
     early = len(path) < model.segments
     head = _exit_products(name if of_experiment else "", settings, backbone, len(path)) if early else []
-    rows = [dict(zip(columns, row, strict=True)) for row in explain_path(model, path, head)]
-    work = [asdict(each) for each in float_work(folded(backbone), model)]
+    lines = [*explain_path(model, path, head)]
+    rows: list[dict[str, object]] = [dict(zip(columns, line, strict=True)) for line in lines]
+    work = [asdict(each) for each in float_work(*_along(len(path), folded(backbone), model))]
     if as_json:
         typer.echo(json.dumps({"rows": rows, "floating_point": work, "unit_bitflops": model.unit}))
         return
     _table(rows, _title(backbone.name, model))
+    total = sum(line[-1] for line in lines)
+    typer.echo(f"these products: {total:,.0f} BitFLOPs, {total / model.unit:.4f} of the unit")
     if work:
-        _table(work, "In floating point at every precision; elements per sample are counted with --elementwise only")
+        typer.echo("\nIn floating point at every precision; elements per sample are counted with --elementwise only:")
+        _table(work)
+
+
+def _along(gates: int, backbone: "SegmentedBackbone", model: "BitFlops") -> "tuple[SegmentedBackbone, BitFlops]":
+    """What a path over so many segments executes of a backbone and of its cost model; the backbone loses the rest."""
+    from torch import nn
+
+    from quee.network import HEAD
+
+    def executed(segment: int) -> bool:
+        return segment <= gates and (segment != HEAD or gates == model.segments)
+
+    for name, module in [*backbone.named_modules()]:
+        if not list(module.children()) and not executed(backbone.segment_of(name)):
+            backbone.set_submodule(name, nn.Identity())
+    products = tuple(product for product in model.products if executed(product.segment))
+    elementwise = tuple(part for part in model.elementwise if executed(part.segment))
+    return backbone, replace(model, products=products, elementwise=elementwise)
 
 
 def _show(backbone: str, model: "BitFlops", precisions: "list[Precision]", as_json: bool) -> None:
@@ -277,7 +298,7 @@ def _exit_products(name: str, settings: "Experiment", backbone: "SegmentedBackbo
     return head_products(gate, [backbone.pooled_width(gate, exits.pooling), *hidden, backbone.num_classes])
 
 
-def _table(rows: list[dict[str, object]], title: str) -> None:
+def _table(rows: list[dict[str, object]], title: str | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quee.cli import AsJson
+from quee.cli import AsJson, naming
 from quee.work.counts import counted
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def predict(
         require_package("pyarrow", f"writing {out}", "parquet")
         refuse_unwritable(out)
     options = Options(budget, trade_off, max_cost, latency_ms, images_per_second, accuracy_loss, certified)
-    inputs, classifier = Inputs(images, pixels, skip_bad), load_bundle(bundle, engine, threads)
+    inputs = Inputs(images, pixels, skip_bad)
+    with naming(bundle):
+        classifier = load_bundle(bundle, engine, threads)
     if options.milliseconds is not None:
         classifier = classifier.timed(batch)
     start = time.perf_counter()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from quee.cli import AsJson
+from quee.cli import AsJson, naming
 
 
 def profile(
@@ -35,7 +35,8 @@ def profile(
         raise UsageError(f"--batch {batch!r}; valid: sizes from 1")
     if repeats < 1:
         raise UsageError(f"--repeats {repeats}; valid: from 1")
-    classifier = load_bundle(bundle, engine=engine, threads=threads, profiled=False).hold()
+    with naming(bundle):
+        classifier = load_bundle(bundle, engine=engine, threads=threads, profiled=False).hold()
     channels, (height, width) = classifier.transform.channels, classifier.transform.size
     images = np.random.default_rng(0).standard_normal((max(batches), channels, height, width), dtype=np.float32)
     timings = measure(

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from quee.cli import naming
 from quee.errors import BusyError, QueeError, UsageError
 from quee.serving.settings import MIB, Settings
 from quee.work.extras import require_package
@@ -94,7 +95,8 @@ def serve(
         torch.set_num_threads(threads)
     _open_files(settings.connections + 256)
     listener = _listen(host, port)
-    service = Service(bundle, settings, batch, digest, engine, threads, memory)
+    with naming(bundle):
+        service = Service(bundle, settings, batch, digest, engine, threads, memory)
     server = server_of(service)
     where = f"[{host}]" if ":" in host else host
     served = service.current

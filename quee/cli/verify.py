@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quee.cli import AsJson
+from quee.cli import AsJson, naming
 
 if TYPE_CHECKING:
     from quee.runtime.bundle import Contents
@@ -38,7 +38,8 @@ def verify(
 
     if (engine or threads is not None) and not execute:
         raise UsageError("--engine and --threads go with --execute")
-    read = read_bundle(bundle)
+    with naming(bundle):
+        read = read_bundle(bundle)
     manifest, tree = read.manifest, read.policy.tree
     written = read_json(bundle / NAME)["format"]
     facts = {

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from quee.measure import ACCURACY, Measure
 from quee.report import Row
-from quee.report.style import BLACK, BLUE, GREY, VERMILLION, styled, svg
+from quee.report.palette import BLACK, BLUE, GREY, VERMILLION
+from quee.report.style import styled, svg
 
 
 def forest(differences: Sequence[Row], title: str, measure: Measure = ACCURACY) -> str:

@@ -302,7 +302,7 @@ def _sure(found: Comparison) -> str:
             f"{escape(shared.first_of)}; the figure shows each result on all of its own."
         )
     lines.append(
-        f"{escape(other.label)} less {escape(one.label)}, averaged over budgets: {_apart(shared.overall)} points of accuracy "
+        f"{escape(other.label)} less {escape(one.label)}, averaged over budgets, in points of accuracy: {_apart(shared.overall)} "
         "(95 %, paired bootstrap over these images). It says nothing of other seeds or another division of the images."
     )
     if shared.first_of and one.auc is not None and other.auc is not None:

@@ -18,20 +18,10 @@ from quee.policies.names import OURS
 from quee.report import Results, Row, parts
 from quee.report.captions import CAPTIONS
 from quee.report.curve import curve_figure
+from quee.report.palette import BLUE, GREY
 from quee.report.paper import cluster_curves, clusters, gains, quality, techniques
 from quee.report.sentence import Summary
-from quee.report.style import (
-    BLUE,
-    GREY,
-    MAIN,
-    cost_axes,
-    curve_points,
-    dashes_of,
-    plain,
-    static_methods,
-    styled,
-    svg,
-)
+from quee.report.style import MAIN, cost_axes, curve_points, dashes_of, plain, static_methods, styled, svg
 from quee.report.trees import candidates
 from quee.work.percentages import DASH
 

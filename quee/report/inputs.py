@@ -6,8 +6,8 @@ from html import escape
 
 from quee.measure import ACCURACY, Measure
 from quee.report.markup import folded, table
+from quee.report.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from quee.report.sentence import share
-from quee.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from quee.work.counts import counted
 from quee.work.percentages import percent
 

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from quee.report.curve import WORDS
-from quee.report.style import GREY, MAIN, cost_axes, plain, styled, svg
+from quee.report.palette import GREY
+from quee.report.style import MAIN, cost_axes, plain, styled, svg
 
 COLUMNS = 3
 LEAST, MOST = 1 / 32, 1.25

@@ -10,7 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from quee.policies.names import OURS, REFERENCE, rivals
 from quee.report import Results, Row
 from quee.report.ends import name_ends
-from quee.report.style import BLACK, BLUE, MAIN, VERMILLION, cost_axes, curve_points, dashes_of, static_methods
+from quee.report.palette import BLACK, BLUE, VERMILLION
+from quee.report.style import MAIN, cost_axes, curve_points, dashes_of, static_methods
 
 LOWEST = -6.0
 """Points below the static hull at which the axis of gains ends."""

@@ -84,12 +84,14 @@ def sure(results: Results, summary: Summary) -> str:
     for rival in RIVALS:
         if (gain := summary.gain(rival)) is not None:
             lines.append(_gain_line(f"gain.{summary.method}.{rival}", gain, True))
-    over = " The last lines are averaged over budgets."
-    if count := len({row["resplit"] for row in results.resplits}):
-        over = (
-            f" The last lines are averaged over budgets and over {count} re-divisions of the held-out images; these share "
-            "images, so the true uncertainty is larger."
-        )
+    over = ""
+    if any(summary.gain(rival) is not None for rival in RIVALS):
+        over = " The last lines, averages over budgets, tell which method is better; wherever a gain is told, it is this one."
+        if count := len({row["resplit"] for row in results.resplits}):
+            over += (
+                f" They are also averages over {count} re-divisions of the held-out images; these share images, so the true "
+                "uncertainty is larger."
+            )
     return f"<p>Measured on {summary.tested()}.{over}</p><ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
 
 
@@ -153,7 +155,11 @@ def findings(results: Results) -> str:
                     f"(paired; one 95 % band over all budgets, over {resampled(evaluate)} and seeds)."
                 )
     items = "".join(f"<li>{line}</li>" for line in lines)
-    return f"<ul>{items}</ul>\n{_repetitions(results)}\n{_first_step(results)}"
+    single = (
+        "<h3>At single budgets</h3><p>The same comparisons budget by budget, on this one test split. They say where on the curve "
+        f"methods differ. Which method is better is told by the averages above.</p><ul>{items}</ul>"
+    )
+    return f"{_repetitions(results)}\n{single}\n{_first_step(results)}"
 
 
 def _repetitions(results: Results) -> str:

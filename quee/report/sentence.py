@@ -108,7 +108,7 @@ class Summary:
         )
 
     def numbers(self) -> str:
-        """Accuracy and cost at the budget, and the gain there over fixed precisions that may spend the same budget."""
+        """Accuracy and cost at the budget, and the gain over fixed precisions, averaged over budgets."""
         point = self.point
         if point is None:
             return ""
@@ -118,9 +118,8 @@ class Summary:
             said(f"at budget {point['budget']:g}{missed}: accuracy {percent(point['test_accuracy'])}{self.interval()}"),
             f"cost {point['test_cost']:.2g}",
         ]
-        differences = self.metrics.get("difference_vs_static_hull", {}).get(self.method, {})
-        if gain := differences.get(f"{point['budget']:g}"):
-            parts.append(f"{difference(gain)} points over fixed precisions at this budget")
+        if gain := self.gain():
+            parts.append(f"{difference(gain)} points over fixed precisions averaged over budgets")
         return ", ".join(parts)
 
     def bundled(self) -> str:
@@ -146,7 +145,8 @@ class Summary:
         return f" [{figure(point['low'], 1)}, {figure(point['high'], 1)}]"
 
     def gain(self, rival: str = REFERENCE) -> Mapping[str, float] | None:
-        """The difference of the method and a rival, averaged over budgets."""
+        """How far the method is above a rival, averaged over budgets, with its 95 % interval: the one comparison of methods
+        that counts, wherever a gain is told. Comparisons at single budgets are details of it."""
         return gains_of(self.metrics).get(f"gain.{self.method}.{rival}")
 
     def tested(self) -> str:

@@ -16,10 +16,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from quee.policies.names import named
 from quee.report import Row
+from quee.report.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; dashes differ, too.
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9"
-GREY, BLACK = "#777777", "#222222"
 MAIN = {
     **{name: (colour, "-", 2.4) for name, colour in zip(named("ours"), cycle((BLUE, VERMILLION, ORANGE, SKY)))},
     **dict.fromkeys(named("reference"), (BLACK, "--", 1.6)),

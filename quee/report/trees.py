@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 
 from quee.report import Results, Row
 from quee.report.markup import signed, table
-from quee.report.style import GREY, cost_axes, dashes_of
+from quee.report.palette import GREY
+from quee.report.style import cost_axes, dashes_of
 from quee.work.percentages import percent
 
 

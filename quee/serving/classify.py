@@ -1,6 +1,7 @@
 """`POST /v1/classify`: image files in a form, or base64 in JSON, with an optional budget."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from quee.runtime.explanation import GateReport
 from quee.serving.requests import Budgets, File, RefusedError, bad, check_images, misfit, read
 from quee.serving.service import Answer, Service
 from quee.serving.settings import Settings
@@ -92,6 +94,11 @@ def answer(found: Answer) -> dict[str, Any]:
         for row in range(len(routed.label))
     ]
     for result, explanation in zip(results, found.explanations or [], strict=False):
-        result["gates"] = [asdict(gate) for gate in explanation.gates]
+        result["gates"] = [_gate(gate, classes) for gate in explanation.gates]
         result["static"] = explanation.static
     return {"model": served.name, **found.parameters, "results": results}
+
+
+def _gate(gate: GateReport, classes: Sequence[str]) -> dict[str, Any]:
+    """What a gate saw; as in a result, `label` is the index of its class and `class` the name."""
+    return {**asdict(gate), "label": classes.index(gate.label), "class": gate.label}

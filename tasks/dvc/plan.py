@@ -23,6 +23,10 @@ Action = Literal["run", "restore", "unchanged"]
 PIPELINE = "dvc.yaml"
 STATES = {"deleted": "missing", "new": "not there at the last run"}
 """DVC's words for a differing dependency, translated to ours."""
+SAID = 3
+"""Most reasons of a stage's own in a line."""
+ANEW = ": made anew by "
+"""Between a result and the stage that an earlier step of the same run makes it by."""
 
 
 @dataclass
@@ -43,6 +47,14 @@ class Step:
     @property
     def name(self) -> str:
         return f"{self.stage}@{self.experiment}"
+
+    @property
+    def why(self) -> str:
+        """The reasons in a line: the first of the stage's own, then the stages whose results are made anew, by their names."""
+        own = [reason for reason in self.reasons if ANEW not in reason]
+        before = [reason.rpartition(ANEW)[2].partition("@")[0] for reason in self.reasons if ANEW in reason]
+        said = own if len(own) <= SAID else [*own[: SAID - 1], f"{len(own) - SAID + 1} more"]
+        return "; ".join([*said, *([f"new results of {', '.join(before)}"] if before else [])])
 
     @property
     def target(self) -> str:
@@ -180,7 +192,8 @@ class _Planner:
 
     def step(self, stage: "Stage") -> Step:
         name, _, experiment = stage.name.partition("@")
-        reasons = [reason for dep in stage.deps for reason in self._changes(dep)]
+        own_first = sorted(stage.deps, key=lambda dep: str(dep) in self.anew)
+        reasons = [reason for dep in own_first for reason in self._changes(dep)]
         if stage.cmd_changed:
             reasons.insert(0, "command: differs from the last run")
         missing = [] if reasons else [f"{out}: {state}" for out in stage.outs for state in out.status().values()]
@@ -208,7 +221,7 @@ class _Planner:
         if isinstance(dep, ParamsDependency):
             return self._settings(dep)
         if path in self.anew:
-            return [f"{path}: made anew by {self.anew[path]}"]
+            return [f"{path}{ANEW}{self.anew[path]}"]
         if path in self.restored:
             return [] if self.restored[path] == dep.hash_info else [f"{path}: restored to another version"]
         return [f"{path}: {STATES.get(state, state)}" for state in dep.status().values()]

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from quee.errors import UsageError
-from quee.policies.names import MAIN
+from quee.evaluation.drops import DROPS
+from quee.policies.names import named
+from quee.settings.bundle import Bundle
 from tasks.dvc.lock import ExperimentResult, default_experiments, is_revision, read_lock, read_out, stage_names
 from tasks.mlflow.memory import Memory
 from tasks.mlflow.values import METRICS, experiment_metrics, of_run, settings_of
 from tasks.work.published import FOLDER, published, unpack
 
+COMPARED = named("ours", "reference", "rival")
+"""Methods whose numbers are main ones."""
 STEPPED = ("curve/", "history/")
 """Prefixes of metrics with a value per step in earlier runs; these are not compared."""
 
@@ -95,14 +99,14 @@ def settings_differences(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
 
 
 def main_differences(a: Side, b: Side) -> dict[str, tuple[float | None, float | None]]:
-    """Metrics that differ, the main ones: what the networks are and what the methods of short tables achieve."""
+    """Metrics that differ, the main ones: what the networks are, and three numbers of each method that people compare."""
     found = differences(a.metrics, b.metrics)
     return {name: pair for name, pair in found.items() if _MAIN.fullmatch(name)}
 
 
 _MAIN = re.compile(
-    rf"fp32_accuracy|backbone/[^/]*|quantize/precisions\.[^.]*\.(accuracy|cost)|"
-    rf"methods/({'|'.join(map(re.escape, MAIN))})\.(auc|accuracy_at_budget\.[\d.]+|cost_at_drop_[\d.]+)"
+    rf"fp32_accuracy|backbone/(accuracy\.test|macs|parameters)|quantize/precisions\.[^.]*\.(accuracy|cost)|"
+    rf"methods/({'|'.join(map(re.escape, COMPARED))})\.(auc|accuracy_at_budget\.{Bundle().budget:g}|cost_at_drop_{min(DROPS)})"
 )
 
 

@@ -26,11 +26,14 @@ DRAWN: tuple[Role, ...] = ("ours", "reference", "rival", "bound")
 CURVE, PER_UNIT = "curve/", 1000
 """Prefix of a curve's name, and its steps in a unit of cost: the value at step 200 is the accuracy at cost 0.2."""
 
-UNITS = "accuracies and gains in %, costs in units of the network at 8 bits (BitFLOPs)"
+UNITS = (
+    "accuracies in %, gains of the deployed method in points of accuracy averaged over budgets [95 % interval], costs in units "
+    "of the network at 8 bits (BitFLOPs)"
+)
 """Of the small table, in words."""
 
-SHORT = ("method", "cost at 0.5 points below float", "gain over it")
-"""Columns of the small table where there is room for few."""
+SHORT = {"method": "method", "cost at 0.5 points below float": "near float", "gain over it": "gain over it"}
+"""Columns of the small table where there is room for few, and what they are called there."""
 
 BATCH = 64
 """Batch size at which executed speeds are compared."""
@@ -89,14 +92,17 @@ class Figures:
         return self.summary.gain(rival) or {}
 
     def metrics(self) -> dict[str, float]:
-        """The metrics by name, in the digits that MLflow's columns have room for. Numbers that are not known are left out."""
+        """The metrics by name, in the digits that MLflow's columns have room for. Numbers that are not known are left out.
+
+        What runs differ in comes first: MLflow's page of two runs opens with a figure of the first metric.
+        """
         own = self.methods.get(self.method or "", {})
         at, cost_at = own.get("accuracy_at_budget", {}), own.get("cost_at_budget", {})
         default = "" if self.budget is None else f"{self.budget:g}"
         found: dict[str, Any] = {
-            "float accuracy": self.evaluate.get("fp32_accuracy"),
             "accuracy of the default": at.get(default),
             "cost of the default": cost_at.get(default),
+            "float accuracy": self.evaluate.get("fp32_accuracy"),
             **{f"cost at {counted(drop, 'point')} below float": own.get(f"cost_at_drop_{drop}") for drop in DROPS},
             **{f"accuracy at cost {cost}": at.get(cost) for cost in COSTS},
             "auc": own.get("auc"),

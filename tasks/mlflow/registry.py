@@ -109,7 +109,9 @@ def _said(tags: dict[str, str]) -> str:
         return ""
     said = measure_of({KEY: tags.get(f"quee.{KEY}", ACCURACY.name)}).said
     share = percent(float(tags["accuracy"]))
-    return said(f"Accuracy {share} at cost {tags['cost']} on {tags['measured on']}, with budget {tags['budget']}.")
+    return said(
+        f"Accuracy {share} at cost {float(tags['cost']):.2g} on {tags['measured on']}, with budget {tags['budget']}."
+    )
 
 
 def validation_tags(root: Path, bundle: StageResult) -> dict[str, str]:
@@ -190,7 +192,7 @@ def compared(champion: dict[str, str] | None, new: dict[str, str]) -> tuple[bool
         return False, f"{stays}: what this one does on validation is not known"
     if "accuracy" not in before:
         return False, f"{stays}: what it does on validation is not known, so the alias is yours to move"
-    for key, what in (("budget", "budget"), (DATA, "validation samples")):
+    for key, what in (("budget", "budgets"), (DATA, "validation samples")):
         if before.get(key) != after.get(key):
             return False, f"{stays}: the {what} differ, so the alias is yours to move"
     old, now, low = float(before["accuracy"]), float(after["accuracy"]), float(after["accuracy at least"])

@@ -3,6 +3,7 @@
 import json
 
 from tasks.mlflow.describe import NOTE, PAGES
+from tasks.mlflow.headlines import CURVE, PER_UNIT
 from tasks.mlflow.store import HOMES, RESULTS
 
 VIEW = "quee"
@@ -22,7 +23,8 @@ COLUMNS = (
 """Columns of the list of results, by MLflow's names. It shows neither metrics nor parameters by itself."""
 
 ABOUT = {
-    "experiment": f"One run per result of an experiment; those of stages are in `{HOMES['stage']}`.",
+    "experiment": f"One run per result of an experiment; those of stages are in `{HOMES['stage']}`. Charts `{CURVE}METHOD`: "
+    f"accuracy over cost, the step is the cost in 1/{PER_UNIT} of the 8-bit network's.",
     "stage": f"One run per result of a stage. Each is described with the results in `{RESULTS}` that it is part of.",
     "point": "One run per point of an ablation, in which one setting is varied at a time.",
 }

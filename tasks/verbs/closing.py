@@ -16,6 +16,9 @@ from quee.work.io import read_json
 from tasks.resolved import settings_file
 from tasks.verbs.results import Results, load_results
 
+NEAREST = "Near float: the least cost at which accuracy is within half a point of the float network."
+"""Of the column of that name."""
+
 
 def closing_lines(root: Path, experiments: Sequence[str]) -> Iterator[str]:
     """Two or three lines and the report of each experiment with results, then the commands; nothing where none has any."""
@@ -43,8 +46,8 @@ def closing_lines(root: Path, experiments: Sequence[str]) -> Iterator[str]:
         yield f"serve: quee serve {shlex.quote(str(served[0]))}{extra}"
 
 
-def results_page(root: Path, experiment: str) -> str:
-    """The same in Markdown, with a table of the main methods; raises UsageError where there are no results."""
+def results_page(root: Path, experiment: str) -> tuple[str, str]:
+    """The sentence, and in Markdown what follows it, with a table of the main methods; raises UsageError without results."""
     from tasks.mlflow.describe import markdown_table
     from tasks.mlflow.headlines import SHORT, UNITS, Figures
 
@@ -52,22 +55,20 @@ def results_page(root: Path, experiment: str) -> str:
     summary, bundle = summary_of(root, results), bundle_of(root, experiment)
     table = Figures(results.metrics, bundle.policy, bundle.budget, points=results.points).table()
     (first, *more), numbers = said(summary), summary.numbers()
-    short = [*map(results.measure.said, SHORT)]
     folder = Path("artifacts") / experiment
     where = [f"report `{results.report.relative_to(root)}`"] if results.report else []
     if (root / folder / "bundle" / "bundle.json").is_file():
         where.append(f"serve it with `quee serve {folder / 'bundle'}`")
     where.append(f"compare it with `quee compare {experiment} OTHER --html`")
     blocks = [
-        f"### {experiment}",
-        " ".join([f"**{first}**", *more]),
         f"{numbers[:1].upper()}{numbers[1:]}." if numbers else "",
+        " ".join(more),
         summary.instead(),
-        markdown_table([{key: row[key] for key in row if key in short} for row in table]),
-        results.measure.said(f"{UNITS[:1].upper()}{UNITS[1:]}.") if table else "",
+        markdown_table([{short: row[name] for name, short in SHORT.items() if name in row} for row in table]),
+        results.measure.said(f"{NEAREST} {UNITS[:1].upper()}{UNITS[1:]}.") if table else "",
         f"On the machine that ran it: {', '.join(where)}.",
     ]
-    return "\n\n".join(block for block in blocks if block)
+    return first, "\n\n".join(block for block in blocks if block)
 
 
 def said(summary: Summary) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quee.cli import PLAIN, AsJson
+from quee.cli import PLAIN, AsJson, naming
 from quee.cli.keywords import settings_of
 from quee.data import DATA, dataset_called, known_dataset, names_in
 from quee.errors import IntegrityError, QueeError, UsageError
@@ -118,8 +118,16 @@ def add(
         typer.echo(line)
 
 
+def _unrecorded(weights: Path) -> Path | None:
+    """The file of weights, unless DVC has recorded it: a recorded file is missing where it is not there, not misnamed."""
+    from tasks.dvc.inputs import pointer_of
+
+    return weights if pointer_of(Path(), weights) is None else None
+
+
 def _answering(name: str, weights: str, order: str | tuple[str, ...] | None) -> "Answering":
     from quee.data import DATASETS
+    from quee.data.weights_facts import weights_path
     from tasks.answering import answering
 
     if name in DATASETS:
@@ -128,7 +136,8 @@ def _answering(name: str, weights: str, order: str | tuple[str, ...] | None) -> 
         raise UsageError(
             f"--class-order {order}: with --answers give a file with a name a line, in the order of the outputs"
         )
-    return answering(weights, dataset_called(name).channels, order)
+    with naming(_unrecorded(weights_path(weights))):
+        return answering(weights, dataset_called(name).channels, order)
 
 
 def _lanes(seconds: float) -> "Lanes":
@@ -287,7 +296,8 @@ def add_weights(
     refuse_untracked(target)
     new, kwargs = not target.exists(), settings_of(set_ or [])
     keys = _identified(sets or (), seen, never_seen)
-    count = import_weights(chosen, file, target, head, sets, kwargs, keys, half)
+    with naming(file), naming(head):
+        count = import_weights(chosen, file, target, head, sets, kwargs, keys, half)
     track_as(target, target.with_name(f"{name}.dvc"), new=new)
     facts = weights_facts(target)
     keywords = dict(facts.kwargs or {})
@@ -418,7 +428,8 @@ def check_weights(
     given, kwargs = settings_of(state or [], "--state"), settings_of(set_ or [])
     target = weights_path(name)
     refuse_untracked(target)
-    found = check(Request(name, dataset, images, all_, given, class_order, kwargs))
+    with naming(_unrecorded(target)):
+        found = check(Request(name, dataset, images, all_, given, class_order, kwargs))
     if json_:
         typer.echo(json.dumps(found.facts(), indent=1))
     else:

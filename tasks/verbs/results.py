@@ -298,4 +298,6 @@ def changes_table(experiment: str, changes: list[Change], revision: str, all_met
 
 
 def number(value: float | None) -> str:
-    return DASH if value is None else f"{value:.5g}"
+    if value is None:
+        return DASH
+    return f"{value:.{4 if abs(value) >= 1e5 else 5}g}"

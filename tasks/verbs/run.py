@@ -100,8 +100,7 @@ def _outcome(outcome: Any) -> str:
 
 def _what(step: Any) -> str:
     estimate = f" (about {step.seconds:.0f} s)" if step.seconds and step.action == "run" else ""
-    more = f", and {len(step.reasons) - 2} more" if len(step.reasons) > 2 else ""
-    return f"{step.action}{estimate}, because {'; '.join(step.reasons[:2])}{more}"
+    return f"{step.action}{estimate}, because {step.why}"
 
 
 def plan(

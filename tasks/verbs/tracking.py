@@ -213,7 +213,7 @@ def compare(
         table.add_column(left.label, justify="right", overflow="fold")
         table.add_column(right.label, justify="right", overflow="fold")
         if kind == "metrics":
-            table.add_column("difference", justify="right")
+            table.add_column("difference", justify="right", no_wrap=True)
         for name, (old, new) in shown.items():
             if kind == "settings":
                 table.add_row(name, *("–" if value is None else str(value) for value in (old, new)))

@@ -42,6 +42,12 @@ def test_the_flow_tells_what_each_stage_did_and_keeps_it_as_an_artifact(here: Pr
     told = {(run["name"], run["state_name"], run["state"]["message"]) for run in runs}
     assert any(row[:2] == ("prepare@toy", "Ran") and row[2].endswith("because forced") for row in told)
     assert {"inputs", "tracking"} <= {name for name, _, _ in told}
+    here.edit("experiments/toy.yaml", "clusters: 20", "clusters: 30")
+    assert [row["did"] for row in quee_pipeline()] == ["unchanged", "ran", "ran"]
+    runs = _post(f"{PREFECT_API_URL.value()}/task_runs/filter", {"sort": "ID_DESC"})
+    whys = {run["state"]["message"].partition(", because ")[2] for run in runs if "@" in run["name"]}
+    new = "new results of targets"
+    assert {"settings, code and inputs are those of the last run", "targets.clusters: 20 → 30", new} <= whys
 
 
 @pytest.mark.slow

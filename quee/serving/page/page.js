@@ -113,7 +113,7 @@ function show(answer) {
   by("gates").tBodies[0].replaceChildren(...gates.map((gate, i) => element("tr", null,
     element("td", String(gate.gate)),
     element("td", gate.precision),
-    element("td", `${gate.label}, ${percent(gate.probability)}`),
+    element("td", `${gate.class}, ${percent(gate.probability)}`),
     element("td", gate.predicted_error === null ? "–" : percent(gate.predicted_error)),
     element("td", number(gate.cost)),
     element("td", i + 1 < gates.length ? `go on at ${gates[i + 1].precision}` : "exit"))));

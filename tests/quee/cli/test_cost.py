@@ -51,6 +51,24 @@ def test_both_layers_of_a_named_head_are_shown(experiment: Path, capsys: pytest.
     assert explained(experiment, "w4a4-w4a4-w4a4", capsys)[0] == []
 
 
+def test_only_what_the_path_executes_in_floating_point_is_listed(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(path: str) -> dict[str, tuple[int, int]]:
+        status, out, _ = said(capsys, "vit_digits", "--set", "depth=4", "--explain", path, "--json")
+        assert status == 0
+        return {row["kind"]: (row["places"], row["elements"]) for row in json.loads(out)["floating_point"]}
+
+    elements = 17 * 64  # of a state
+    assert work("w4a4")["LayerNorm"] == (2, 2 * elements), "two in a block"
+    assert work("w4a4-w8a8-w4a4")["residual"] == (3, 6 * elements), "two sums in a block"
+    assert work("w4a4-w4a4-w4a4-w4a4")["LayerNorm"] == (9, 8 * elements + 64), "and the one before the head"
+    squeezing = ["efficientnet_lite0", "--set", "num_classes=10"]
+    assert said(capsys, *squeezing, "--explain", "w4a4", "--json")[0] == 0, "a network of other modules is cut, too"
+    _, out, _ = said(capsys, "vit_digits", "--explain", "w4a4")
+    assert "these products: " in out and " of the unit" in out
+
+
 @pytest.mark.parametrize(("dataset", "classes"), [("street_characters", 47), ("cifar100", 1000)])
 def test_the_head_is_counted_for_the_classes_of_the_data(
     experiment: Path, capsys: pytest.CaptureFixture[str], dataset: str, classes: int

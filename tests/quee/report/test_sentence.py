@@ -137,14 +137,25 @@ def test_what_is_simple_itself_has_nothing_simpler() -> None:
 
 def test_the_numbers_are_those_at_the_budget_nearest_to_the_deployed_one() -> None:
     gain = {"mean": 0.011, "low": -0.001, "high": 0.023}
-    found = summary(difference_vs_static_hull={"quee_auto": {"0.2": gain, "1": {**gain, "mean": 0.5}}})
+    other = {**gain, "mean": 0.5}
+    found = summary(gains={"gain.quee_auto.static_hull": gain, "gain.quee_auto.oracle": other})
     assert found.numbers() == (
-        "at budget 0.2: accuracy 88.9 % [87.9, 89.9], cost 0.21, +1.10 [-0.10, +2.30] points over fixed precisions at this "
-        "budget"
+        "at budget 0.2: accuracy 88.9 % [87.9, 89.9], cost 0.21, +1.10 [-0.10, +2.30] points over fixed precisions averaged "
+        "over budgets"
     )
     missed = [{**row, "budget_met": False} for row in found.points]
     assert "at budget 0.2, which it cannot meet: accuracy" in replace(found, points=missed).numbers()
     assert summary({}).numbers() == ""
+
+
+def test_a_gain_is_told_by_re_divisions_where_there_are_some_and_never_by_a_single_budget() -> None:
+    once, again = ({"mean": mean, "low": 0.0, "high": 0.03} for mean in (0.01, 0.02))
+    key, at_budget = "gain.quee_auto.static_hull", {"quee_auto": {"0.2": {**once, "mean": 0.5}}}
+    found = summary(gains={key: once}, difference_vs_static_hull=at_budget)
+    assert found.gain() == once and "+1.00" in found.numbers()
+    repeated = summary(gains={key: once}, resplits={key: again}, difference_vs_static_hull=at_budget)
+    assert repeated.gain() == again and "+2.00" in repeated.numbers()
+    assert "points over" not in summary(difference_vs_static_hull=at_budget).numbers()
 
 
 def test_folds_groups_and_seeds_are_named() -> None:

@@ -96,6 +96,12 @@ def test_an_explanation_follows_the_path(endpoint: Endpoint, images) -> None:
     (result,) = answer["results"]
     assert "-".join(gate["precision"] for gate in result["gates"]) == result["path"]
     assert result["gates"][-1]["cost"] == result["cost"]
+    classes = endpoint.service.current.classifier.classes
+    for said in (result, *result["gates"]):
+        assert isinstance(said["label"], int) and classes[said["label"]] == said["class"]
+    assert {key: result["gates"][-1][key] for key in ("label", "class")} == {
+        key: result[key] for key in ("label", "class")
+    }
     assert result["static"]["w8a8"] == 1.0
 
 

@@ -20,6 +20,7 @@ def figures(policy: str = "plan", **changed: Any) -> Figures:
 def test_the_metrics_are_those_of_the_deployed_policy_in_words_that_mlflow_takes() -> None:
     found = figures().metrics()
     assert found["float accuracy"] == 0.97
+    assert list(found)[:2] == ["accuracy of the default", "cost of the default"], "MLflow draws the first of two runs"
     assert found["accuracy of the default"] == found["accuracy at cost 0.2"] == 0.908
     assert found["cost of the default"] == 0.2
     assert found["cost at 1 point below float"] == 0.4

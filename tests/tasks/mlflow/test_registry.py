@@ -31,7 +31,7 @@ def test_a_version_is_compared_with_one_of_an_earlier_release() -> None:
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"budget": "0.3"}, "the budget differ"),
+        ({"budget": "0.3"}, "the budgets differ"),
         ({"quee.data": "b"}, "the validation samples differ"),
         ({"accuracy at least": "0.90"}, "not better by more than its interval"),
     ],

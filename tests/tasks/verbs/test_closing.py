@@ -47,7 +47,7 @@ def test_something_simpler_that_costs_less_has_a_line(project: Path) -> None:
     lines = list(closing_lines(project, ["digits"]))
     assert [line.partition(":")[0] for line in lines] == ["digits", "numbers", "instead", "compare"]
     assert "fixed precisions (static_hull) 10 %, quee_plan never" in lines[2]
-    assert lines[2].removeprefix("instead: ") in results_page(project, "digits")
+    assert lines[2].removeprefix("instead: ") in results_page(project, "digits")[1]
 
 
 def test_what_is_not_there_is_left_out(project: Path) -> None:
@@ -74,11 +74,12 @@ def test_a_result_is_summed_up_by_the_settings_that_it_was_made_with(project: Pa
 
 
 def test_a_page_of_results_has_the_sentence_a_small_table_and_what_comes_next(project: Path) -> None:
-    text = results_page(project, "digits")
-    assert text.startswith(
-        "### digits\n\n**quee_plan is right on 90.0 % of the test images, 7.5 points below the float"
+    sentence, text = results_page(project, "digits")
+    assert sentence.startswith("quee_plan is right on 90.0 % of the test images, 7.5 points below the float")
+    assert sentence not in text and text.startswith("At budget 0.2: accuracy 90.0 %"), (
+        "Prefect shows the sentence above it"
     )
-    assert "| quee_plan (deployed) |" in text and "Accuracies and gains in %" in text
+    assert "| quee_plan (deployed) |" in text and "Near float: the least cost" in text and "Accuracies in %" in text
     assert "report `" not in text and "quee serve" not in text, "neither is there"
     assert text.endswith("compare it with `quee compare digits OTHER --html`.")
     with pytest.raises(UsageError, match="absent"):
