@@ -316,7 +316,9 @@ def _published(root: Path, result: StageResult) -> Path | None:
     """The stage's folder among the published results, if this result is the published one."""
     folder = root / FOLDER / result.experiment
     try:
-        entry = _stages(folder / "dvc.lock", (folder / "dvc.lock").stat().st_mtime_ns)[f"{result.stage}@{result.experiment}"]
+        entry = _stages(folder / "dvc.lock", (folder / "dvc.lock").stat().st_mtime_ns)[
+            f"{result.stage}@{result.experiment}"
+        ]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
     same = StageResult(result.experiment, result.stage, entry).outs == result.outs

@@ -73,7 +73,7 @@ def test_the_emulation_refuses_what_cuda_refuses() -> None:
             y.numpy()
 
 
-@pytest.fixture(scope="module", params=["patches", "tokens to tokens"])
+@pytest.fixture(scope="module", params=["patches", pytest.param("tokens to tokens", marks=pytest.mark.slow)])
 def recipe(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return make(request.param, data, tmp_path_factory.mktemp("recipe"))
 
