@@ -12,9 +12,9 @@ import numpy as np
 from quee.cache.answers import read_answers
 from quee.data.sheet import KINDS, in_turns, tile
 from quee.data.source import ImageSource, open_dataset
-from quee.evaluation.drops import DROPS
 from quee.evaluation.losses import REPEATS, accuracy_losses
 from quee.evaluation.measured import float_errors
+from quee.evaluation.near import DROPS
 from quee.evaluation.pairing import by_class
 from quee.evaluation.paths_taken import PathsTaken, paths_taken, policy_and_sweep
 from quee.policies.base import Basis

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from quee.evaluation.draws import LEVEL, Draws
+from quee.evaluation.near import DROPS
 from quee.policies.names import OURS, rivals
 from quee.policies.sweep import Sweep
 
-DROPS = (0.5, 1.0)
-"""Points of accuracy below the float network."""
 UNIT_METHOD = "static_w8a8"
 """Savings are also reported against this method, which costs 1."""
 Near = Mapping[str, Sequence[np.ndarray]]

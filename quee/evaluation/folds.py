@@ -16,8 +16,8 @@ from functools import cached_property
 import numpy as np
 
 from quee.evaluation.curves import Floor, area_errors, cost_at_drop
-from quee.evaluation.drops import DROPS
 from quee.evaluation.measured import Measured, Yardstick, curve_of, float_errors, measure
+from quee.evaluation.near import DROPS
 from quee.policies.sweep import Setting, Sweep
 
 

@@ -14,7 +14,7 @@ from quee.evaluation.curves import (
     errors_within,
     operating_point,
 )
-from quee.evaluation.drops import DROPS
+from quee.evaluation.near import DROPS
 from quee.policies.sweep import Setting, Sweep
 from quee.precision import FLOAT
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from quee.evaluation.curves import gap_closed
 from quee.evaluation.draws import Draws, paired
-from quee.evaluation.drops import DROPS
 from quee.evaluation.measured import Measured, Yardstick
+from quee.evaluation.near import DROPS
 from quee.intervals import NORMAL, half_width
 from quee.policies.names import BOUND, OURS, REFERENCE, rivals, shown
 from quee.work.percentages import DIFFERENCE, SHARE

@@ -318,7 +318,7 @@ def _graph(step: _Step, x: Tensor, last: bool) -> bytes:
             input_names=["x"],
             output_names=outputs,
             opset_version=OPSET,
-            dynamo=False,  # the newer exporter takes 20 times as long per graph, and fixes the number of samples in some
+            dynamo=False,  # docs/runtime.md, "Exporting": the newer exporter fixes the number of samples of vision transformers
         )
     model = onnx.load_from_string(file.getvalue())
     _free_batch(model.graph)

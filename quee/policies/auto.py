@@ -19,7 +19,7 @@ from quee.groups import folds_of
 from quee.paths import PathTree
 from quee.policies.base import Basis, Costs, Part, Policy, Router
 from quee.policies.choosing import by_budget, default_of, errors_of, nested, points_chosen
-from quee.policies.methods import Method
+from quee.policies.registry import deployable
 from quee.policies.sweep import Setting, Sweep, routed_sweep
 from quee.work.lookup import looked_up
 
@@ -89,8 +89,6 @@ class Auto(Router):
 
     @classmethod
     def load(cls, basis: Basis, arrays: dict[str, np.ndarray]) -> "Auto":
-        from quee.policies.registry import deployable  # the registry imports this module
-
         known, members = deployable(), {}
         names = {key.partition(".")[0] for key in arrays}
         if odd := sorted(names - set(known) | names & {NAME}):
@@ -98,9 +96,8 @@ class Auto(Router):
         for name, method in known.items():
             if name in names:
                 own = {k.partition(".")[2]: v for k, v in arrays.items() if k.partition(".")[0] == name}
-                kind = method.policy
-                assert kind is not None
-                policy = kind.load(basis, {k.partition(".")[2]: v for k, v in own.items() if k.startswith("own.")})
+                arrays_of = {k.partition(".")[2]: v for k, v in own.items() if k.startswith("own.")}
+                policy = method.kind.load(basis, arrays_of)
                 assert isinstance(policy, Policy)
                 members[name] = Member(policy, own["points"], own["knob"], own["first"])
         return cls(basis.tree, members)
@@ -182,8 +179,6 @@ class Auto(Router):
 
 def _swept(setting: Setting, without: str, only: list[str] | None = None) -> tuple[dict[str, Policy], dict[str, Sweep]]:
     """Every deployable policy that can be fitted, and its sweep on the setting, by name; the simplest first."""
-    from quee.policies.registry import deployable  # the registry imports this module
-
     policies, sweeps = {}, {}
     for name, method in sorted(deployable().items(), key=lambda item: not item[1].learned):
         if name == without or (only is not None and name not in only):
@@ -231,6 +226,3 @@ def _without(setting: Setting, cache: "FeatureCache", held: np.ndarray) -> Setti
     """The setting whose validation samples are those not held; the held ones are a split of their own."""
     caches = {"validation": cache.select(~held), HELD: cache.select(held)}
     return replace(setting, caches=caches, points=POINTS // 2)
-
-
-METHOD = Method(NAME, "ours", "quee_auto", policy=Auto, learned=True)

@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from quee.policies.methods import Method
 from quee.policies.sweep import Setting, Sweep, routed_sweep
 from quee.policies.thresholds import Thresholds
 
@@ -35,8 +34,3 @@ def early_exits(setting: Setting) -> Iterator[Sweep]:
         for kind, policy in (("confidence", Confidence), ("entropy", Entropy)):
             points = policy.along(alone, [(0,) * len(nodes)], setting.points)
             yield routed_sweep(f"{kind}_{name}", alone, policy.on(alone, points))
-
-
-HULL = Method("confidence_hull", "rival", policy=Confidence)
-ENTROPY = Method("entropy_hull", "baseline", policy=Entropy)
-EARLY_EXITS = Method("early_exits", "single", sweeps=early_exits)

@@ -19,7 +19,6 @@ import numpy as np
 
 from quee.groups import folds_of
 from quee.policies.confidence import Confidence
-from quee.policies.methods import Method
 from quee.policies.sweep import Setting
 from quee.policies.thresholds import Arrays, first_exit, joined, lineage_of, points_of, sequences
 
@@ -188,6 +187,3 @@ class ConfidenceByGate(Confidence):
             threshold = ways[found.way].threshold(found.shrunk(share))
             parts.append(points_of(ways[found.way].sequence, threshold[None], threshold[:1]))
         return joined(parts)
-
-
-METHOD = Method("confidence_by_gate", "baseline", policy=ConfidenceByGate)

@@ -12,7 +12,6 @@ gate's share; the thresholds are quantiles of confidence on validation.
 
 import numpy as np
 
-from quee.policies.methods import Method
 from quee.policies.sweep import Setting
 from quee.policies.thresholds import Arrays, Thresholds, joined, points_of, uniform_sequences
 
@@ -78,6 +77,3 @@ class Eero(Thresholds):
         )  # (budgets, K - 1)
         value = thresholds[:, 0] if len(nodes) > 1 else np.full(BUDGETS, np.inf)
         return points_of(sequence, thresholds, value)
-
-
-METHOD = Method("eero", "baseline", policy=Eero)

@@ -31,10 +31,8 @@ def read_policy(folder: Path, name: str, basis: Basis) -> Router:
 
 def policy_of(name: str, basis: Basis, arrays: dict[str, np.ndarray], source: str) -> Router:
     """The policy of a deployable method from its arrays; raises IntegrityError naming `source` where these do not fit."""
-    kind = deployable()[name].policy
-    assert kind is not None
     try:
-        policy = kind.load(basis, arrays)
+        policy = deployable()[name].kind.load(basis, arrays)
     except (KeyError, IndexError) as error:
         raise IntegrityError(f"{source}: an array of policy {name} is missing or of another shape: {error}") from None
     if fault := policy.fault():

@@ -24,7 +24,6 @@ from quee.cost import FLOAT_BITS, bitflops
 from quee.groups import folds_of
 from quee.paths import PathTree
 from quee.policies.base import EXIT, Basis, Costs, Limit, Policy, Table
-from quee.policies.methods import Method
 from quee.policies.networks import rows_of, views
 from quee.policies.plan import Plan
 from quee.policies.sweep import Setting
@@ -283,6 +282,3 @@ def stacked(fitted: np.ndarray, planned: np.ndarray, realised: np.ndarray) -> np
     missing = np.where(known, realised, 0.0) - np.where(known, planned, 0.0)
     axes = tuple(range(apart.ndim - 1))
     return np.clip((apart * missing).sum(axis=axes) / np.maximum((apart**2).sum(axis=axes), 1e-12), 0.0, 1.0)
-
-
-METHOD = Method("fitted_q", "ours", "quee_fitted_q", policy=FittedQ, learned=True)

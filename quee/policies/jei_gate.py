@@ -14,7 +14,6 @@ import numpy as np
 from quee.cost import FLOAT_BITS, bitflops
 from quee.paths import PathTree
 from quee.policies.base import Costs, Table
-from quee.policies.methods import Method
 from quee.policies.sweep import Setting
 from quee.policies.thresholds import Arrays, Thresholds, joined, points_of, uniform_sequences
 from quee.work.lookup import looked_up
@@ -113,6 +112,3 @@ class JeiGate(Thresholds):
             own = fit_logistic((x - mean[0, gate]) / scale[0, gate], (best <= gate).astype(float))
             weight[:, gate] = own.T
         return points_of(sequence, np.zeros(shape[:2]), PRICES, weight=weight, mean=mean, scale=scale)
-
-
-METHOD = Method("jei_gate", "baseline", policy=JeiGate)

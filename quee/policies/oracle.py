@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quee.policies.base import trade_offs
-from quee.policies.methods import Method
 from quee.policies.sweep import Setting, Sweep
 
 if TYPE_CHECKING:
@@ -28,6 +27,3 @@ def oracle(setting: Setting) -> Iterator[Sweep]:
     errors = {split: np.take_along_axis(setting.errors(split), n, axis=1) for split, n in nodes.items()}
     costs = {split: setting.costs.static[n] for split, n in nodes.items()}
     yield Sweep("oracle", "lambda", values, errors, costs, nodes)
-
-
-METHOD = Method("oracle", "bound", sweeps=oracle)

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from quee.policies.methods import Method
 from quee.policies.sweep import Setting
 from quee.policies.thresholds import Arrays, Thresholds, joined, points_of, uniform_sequences
 from quee.work.lookup import looked_up
@@ -31,6 +30,3 @@ class Patience(Thresholds):
         needed = np.arange(1.0, max(gates, 2))  # no gate before the last sees as many as the last number
         threshold = np.repeat(needed[:, None], gates - 1, axis=1)
         return joined([points_of(sequence, threshold, needed) for sequence, _ in uniform_sequences(setting)])
-
-
-METHOD = Method("patience", "baseline", policy=Patience)

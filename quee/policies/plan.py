@@ -8,8 +8,8 @@ import numpy as np
 from quee.errors import IntegrityError
 from quee.paths import PathTree
 from quee.policies.base import EXIT, Basis, Costs, Limit, Policy, Table
-from quee.policies.methods import Method
 from quee.policies.networks import Predictors, Read, prefixes
+from quee.policies.registry import METHODS
 from quee.policies.sweep import Setting, Sweep, routed_sweep
 from quee.work.lookup import looked_up
 
@@ -175,10 +175,6 @@ def restricted_sweeps(setting: Setting) -> Iterator[Sweep]:
 
 
 def plan_of(setting: Setting) -> Plan:
-    found = METHOD.of(setting)
+    found = METHODS["plan"].of(setting)
     assert isinstance(found, Plan)
     return found
-
-
-METHOD = Method("plan", "ours", "quee_plan", policy=Plan, learned=True, sweeps=plan_sweeps)
-RESTRICTED = Method("plan_restricted", "restricted", "quee_plan_", sweeps=restricted_sweeps, seeded=True)

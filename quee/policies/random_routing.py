@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from quee.policies.methods import Method
 from quee.policies.sweep import Setting, Sweep
 
 
@@ -15,6 +14,3 @@ def random_routing(setting: Setting, like: Sweep) -> Sweep:
     cost = setting.followed @ usage
     costs = {split: np.broadcast_to(cost, (len(errors[split]), len(cost))) for split in setting.splits}
     return Sweep("random_routing", "lambda", like.values, errors, costs)
-
-
-METHOD = Method("random_routing", "control", beside=random_routing, like="quee_plan")

@@ -6,7 +6,6 @@ import numpy as np
 
 from quee.hull import hull
 from quee.policies.confidence import Confidence
-from quee.policies.methods import Method
 from quee.policies.sweep import Setting, Sweep, hull_of
 from quee.policies.thresholds import Arrays, sequences
 
@@ -58,9 +57,3 @@ class Paths(Confidence):
             threshold[node, len(own) - 1 :] = -np.inf
         value = np.full(len(tree), np.nan)
         return {"sequence": np.array(sequence, np.int64), "threshold": threshold, "value": value}
-
-
-MIXTURE = Method("static_mixture", "baseline", policy=Paths)
-PATHS = Method("static", "single", sweeps=static_paths)
-HULL = Method("static_hull", "reference", sweeps=static_hull)
-SMALL = Method("small_static", "baseline", sweeps=small_static)

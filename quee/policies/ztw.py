@@ -14,7 +14,6 @@ import numpy as np
 from quee.ensembles import Ensemble, Ensembles, ensemble_bitflops
 from quee.paths import PathTree
 from quee.policies.base import Costs, Table
-from quee.policies.methods import Method
 from quee.policies.sweep import Setting, Sweep, routed_sweep
 from quee.policies.thresholds import POINTS, Arrays, Thresholds, joined, points_of, uniform_sequences
 
@@ -115,7 +114,3 @@ def each_precision(setting: Setting) -> Iterator[Sweep]:
         alone = setting.along(name, nodes, references)
         if (policy := Ztw.whole(alone)) is not None:
             yield routed_sweep(f"ztw_{name}", alone, policy)
-
-
-METHOD = Method("ztw", "baseline", policy=Ztw)
-EACH = Method("ztw_each", "single", "ztw_", sweeps=each_precision)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from quee.evaluation.drops import DROPS
+from quee.evaluation.near import DROPS
 from quee.measure import ACCURACY, Measure, measure_of
 from quee.policies.names import MAIN
 from quee.report import Row

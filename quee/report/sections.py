@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from quee.evaluation.drops import DROPS
+from quee.evaluation.near import DROPS
 from quee.measure import ACCURACY, LABELLED, measure_of
 from quee.policies.names import BOUND, OURS, REFERENCE, RIVALS
 from quee.report import Results

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from quee.evaluation.drops import DROPS
+from quee.evaluation.near import DROPS
 from quee.measure import ACCURACY, measure_of
 from quee.policies.names import OURS, REFERENCE, named, single_techniques
 from quee.policies.registry import METHODS

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
+from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 TIMED = 8
 """Number of batch sizes whose policy under measured time is kept; each costs a simulation and memory."""
 _TIMING = Lock()
+
+SIZES = 3
+"""Sizes of each step that images take that a growing limit has room for: with fewer, small batches take several times as long."""
 
 
 @dataclass(frozen=True)
@@ -203,12 +207,13 @@ class AdaptiveClassifier(FittedClassifier):
         """Images, as `route` takes them, to the backbone's input: float32 (n, c, h, w)."""
         return prepare(images, self.transform, pixels)
 
-    def warm(self, batch: int = LARGEST, megabytes: float | None = None) -> "AdaptiveClassifier":
+    def warm(self, batch: int = LARGEST, megabytes: float | None = None, growing: bool = False) -> "AdaptiveClassifier":
         """Run every segment now, and compile graphs for batches of up to `batch` images if the engine compiles graphs.
 
         Otherwise this happens in the first calls that need it. With `megabytes`, a limit from now on, compiled graphs take so
         much memory together: those are compiled that save most padding in the steps that images take most, and smaller
-        batches run padded in them. Answers stay the same. Raises UsageError for a limit that is not above 0.
+        batches run padded in them. `growing` raises the limit to what `SIZES` sizes of these steps take, where that is
+        more. Answers stay the same. Raises UsageError for a limit that is not above 0.
         """
         if megabytes is not None and not megabytes > 0:
             raise UsageError(f"megabytes={megabytes}: give more than 0")
@@ -221,25 +226,29 @@ class AdaptiveClassifier(FittedClassifier):
             if after is not None:
                 state = after
         if isinstance(self.engine, GraphEngine | AutoEngine):
-            self._compile(self.engine, batch, megabytes)
+            self._compile(self.engine, batch, inf if megabytes is None else megabytes * 1e6, growing)
         return self
 
-    def _compile(self, engine: GraphEngine | AutoEngine, batch: int, megabytes: float | None) -> None:
-        """Compile graphs for batches of up to `batch` images, within a limit those first that save most."""
+    def _compile(self, engine: GraphEngine | AutoEngine, batch: int, limit: float, growing: bool) -> None:
+        """Compile graphs for batches of up to `batch` images, within a limit in bytes those first that save most."""
         held = engine.held
-        if megabytes is not None:
-            held.limit = megabytes * 1e6
+        if limit < inf:
+            held.limit = inf if growing else limit
             held.drop()
         taken = self._steps_taken()
         steps = [
             (step, found)
             for step, count in taken.most_common()
-            if (found := engine.compiling(*step)) is not None and (megabytes is None or count or not taken.total())
+            if (found := engine.compiling(*step)) is not None and (limit == inf or count or not taken.total())
         ]
         sizes = [[(own, *step, size) for size in own.useful(*step, batch)] for step, own in steps]
-        for own, segment, precision, size in (entry for turn in zip_longest(*sizes) for entry in turn if entry):
-            if held.has_room():
-                own.compile_for(segment, precision, size)
+        turns = [*zip_longest(*sizes)]
+        for part in (turns[:SIZES], turns[SIZES:]):
+            for own, segment, precision, size in (entry for turn in part for entry in turn if entry):
+                if held.has_room():
+                    own.compile_for(segment, precision, size)
+            if growing:
+                held.limit = max(limit, held.taken())
 
     def _steps_taken(self) -> Counter[tuple[int, Precision]]:
         """By (segment, precision), how many of the canary's paths take it, at operating points from cheap to dear."""

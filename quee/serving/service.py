@@ -57,6 +57,10 @@ def release() -> None:
     gc.collect()
 
 
+ROOM = 240.0
+"""MB of compiled graphs that a server holds unless told otherwise: sizes in between would save little time."""
+
+
 class Served:
     """A loaded bundle, its scheduler, and the control of its budgets.
 
@@ -74,7 +78,8 @@ class Served:
         threads: int | None = None,
         megabytes: float | None = None,
     ) -> None:
-        """`megabytes` limits compiled graphs, as in `AdaptiveClassifier.warm`.
+        """`megabytes` limits compiled graphs, as in `AdaptiveClassifier.warm`; the default is `ROOM`, or what three sizes
+        of each step that images take need, where that is more.
 
         Raises IntegrityError where the bundle is not whole or has another digest than `digest`.
         """
@@ -87,7 +92,9 @@ class Served:
             loaded = load_bundle(folder, engine, threads)
             if digest not in (None, loaded.digest):
                 raise IntegrityError(f"{bundle} was replaced while it was read")
-            loaded.warm(batch, megabytes)  # first calls are slow, and a bundle that cannot run is refused
+            loaded.warm(
+                batch, ROOM if megabytes is None else megabytes, megabytes is None
+            )  # first calls are slow, and a bundle that cannot run is refused
             return loaded, float(read_json(folder / "tree.json")["unit_bitflops"])
 
         self.classifier, self.unit_bitflops = read_settled(folder, NAME, load)

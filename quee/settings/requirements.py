@@ -97,8 +97,8 @@ def policy_faults(name: str, classes: int, key: str = "bundle.policy") -> Iterat
     from quee.policies.base import Policy
     from quee.policies.registry import deployable
 
-    known = deployable()
-    mixing = {n for n, m in known.items() if m.policy is not None and issubclass(m.policy, Policy) and m.policy.mixes}
+    known = {name: method.kind for name, method in deployable().items()}
+    mixing = {name for name, kind in known.items() if issubclass(kind, Policy) and kind.mixes}
     if name in mixing and classes > MANY_CLASSES:
         valid = ", ".join(sorted(set(known) - mixing))
         yield (

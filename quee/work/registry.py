@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
-from typing import Generic, TypeVar
+from importlib import import_module
+from typing import Any, Generic, TypeVar
 
 from quee.errors import UsageError
 
@@ -50,6 +51,12 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def placed(where: str) -> Any:
+    """The object at a place, `module:object`; its module is imported when it is asked for."""
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)
 
 
 FEW = 12

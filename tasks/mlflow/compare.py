@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quee.errors import UsageError
-from quee.evaluation.drops import DROPS
+from quee.evaluation.near import DROPS
 from quee.policies.names import named
 from quee.settings.bundle import Bundle
 from tasks.dvc.lock import ExperimentResult, default_experiments, is_revision, read_lock, read_out, stage_names

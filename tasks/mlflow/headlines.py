@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from quee.evaluation.drops import DROPS
+from quee.evaluation.near import DROPS
 from quee.measure import Measure, measure_of
 from quee.policies.methods import Role
 from quee.policies.names import BOUND, REFERENCE, named

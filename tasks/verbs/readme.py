@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from quee.errors import IntegrityError
-from quee.evaluation.drops import DROPS, UNIT_METHOD
+from quee.evaluation.drops import UNIT_METHOD
 from quee.evaluation.formats import EARLIER
+from quee.evaluation.near import DROPS
 from quee.measure import ACCURACY
 from quee.policies.names import MAIN, OURS, REFERENCE, RIVALS, named, single_techniques
 from quee.report.curve import WORDS

@@ -110,14 +110,16 @@ def read_results(experiment: str, folder: Path, tree: Path) -> Results:
 def _metrics(folder: Path, tree: Path) -> dict[str, Any]:
     """Metrics in terms of the current format; of an older one, `auc` is computed anew from the curve and the tree's costs,
     and is left out where they are missing."""
-    import numpy as np
-
-    from quee.evaluation.formats import FORMAT, comparable, recomputed
+    from quee.evaluation.formats import FORMAT, comparable
     from quee.work.io import read_json, read_table
 
     metrics, curve = read_json(folder / "metrics.json"), folder / "curve.parquet"
     if metrics.get("format") == FORMAT or not (curve.is_file() and tree.is_file()):
         return comparable(metrics)
+    import numpy as np
+
+    from quee.evaluation.recomputed import recomputed
+
     costs = np.array([node["cost"] for node in read_json(tree)["nodes"]])
     return recomputed(metrics, read_table(curve).to_pylist(), costs)
 

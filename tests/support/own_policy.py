@@ -1,4 +1,4 @@
-"""A policy as its author would write it: one file, whose last line is the entry of the registry."""
+"""A policy as its author would write it: one file, and the entry of the registry, which is its last line here."""
 
 import numpy as np
 
@@ -13,4 +13,4 @@ class Margin(Thresholds):
         return self.column(features, "margin")
 
 
-METHOD = Method("margin_of_the_tests", "baseline", policy=Margin)
+METHOD = Method("margin_of_the_tests", "baseline", policy=f"{__name__}:Margin")

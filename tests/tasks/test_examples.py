@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_world import small_cache, small_experiment, with_float
 
-from quee.evaluation.drops import DROPS
 from quee.evaluation.measured import float_errors
+from quee.evaluation.near import DROPS
 from quee.evaluation.paths_taken import PathsTaken, paths_taken, policy_and_sweep
 from quee.evaluation.resplits import fit_policies
 from quee.export.bundle import operating_points

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from imported import imported, without
 
 from quee.cli.main import main
 from quee.cost import explain, trace_cost
@@ -221,4 +222,6 @@ def test_what_stage_quantize_counted_is_shown_without_a_network(
     with monkeypatch.context() as patch:
         patch.setattr("quee.network.architectures.create_backbone", lambda *_, **__: pytest.fail("made a network"))
         assert rows() == traced
+    unused = (*without("PIL", "numpy", "pyarrow", "safetensors"), "quee.policies.base", "tasks")
+    assert imported(["cost", "mine"], experiment.parents[1], unused) == []
     assert rows(kwargs={"depth": 4, "embed_dim": 32}) != traced  # not what the stage counted

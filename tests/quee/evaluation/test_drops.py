@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from quee.evaluation.curves import cost_at_drop
 from quee.evaluation.draws import Draws
-from quee.evaluation.drops import DROPS, cost_intervals, cost_replicates
+from quee.evaluation.drops import cost_intervals, cost_replicates
+from quee.evaluation.near import DROPS
 from quee.policies.sweep import Sweep
 
 SAMPLES = 400

@@ -25,6 +25,7 @@ from quee.policies.walks import walk, walks_of
 from quee.runtime.executor import Executor, Flight
 from quee.settings.bundle import Bundle
 from quee.work.io import write_tensors
+from quee.work.registry import placed
 
 CACHE = small_cache(1200)
 BASIS, LEARNED = fit_policies(CACHE, small_experiment(epochs=30))
@@ -48,8 +49,14 @@ def test_an_entry_that_shows_nothing_is_refused(role: str, what: str) -> None:
         Method("new", role)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)
+def test_a_line_of_the_registry_names_code_that_is_there(method: Method) -> None:
+    assert not method.deployable or issubclass(method.kind, Router)
+    assert all(callable(placed(where)) for where in (method.sweeps, method.beside) if where)
+
+
 def curves(method: Method, setting: Setting = SETTING) -> Iterator[Sweep]:
-    if method.beside is None:
+    if not method.beside:
         return method.curves(setting)
     return (sweep for sweep in all_sweeps(setting) if sweep.name == method.name)
 

@@ -112,6 +112,10 @@ def test_under_a_limit_of_memory_answers_stay_as_they_are(bundle, images, monkey
     assert held.taken() <= held.limit == 40e6 and len(held.held) < len(whole.engine.held.held)
     with pytest.raises(UsageError, match="megabytes=0"):
         few.warm(8, megabytes=0)
+    held = few.warm(8, megabytes=1, growing=True).engine.held
+    assert held.limit == held.taken() > 1e6, "small batches would run padded in the largest graphs"
+    sizes = [sorted(graph.size for graph in held.held if graph.step == step) for step in {g.step for g in held.held}]
+    assert sizes and all(own == [1, 4, 8] or own == [1, 2, 8] for own in sizes)
 
 
 def test_samples_with_and_without_a_limit_may_take_the_same_slots() -> None:

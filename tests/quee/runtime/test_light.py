@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from imported import imported, without
 from PIL import Image
 
 from quee.runtime import AdaptiveClassifier
@@ -71,6 +72,24 @@ def test_a_bundle_is_verified_profiled_and_explained(place: Path) -> None:
     assert len(explained) == 3 and all("w8a8=1.0 fp32=16.0" in line for line in explained)
     assert fit == "QueeError quee.fit needs the package torch: pip install 'quee[train]'"
     assert quantize.startswith("QueeError quee.quantize_ needs the package ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (("verify", "bundle"), ("PIL", "numpy", "safetensors")),
+        (
+            ("predict", "bundle", "images.npy", "--engine", "onnxruntime"),
+            ("PIL", "numpy", "onnx", "onnxruntime", "safetensors"),
+        ),
+    ],
+    ids=lambda value: value[0],
+)
+def test_a_verb_imports_no_more_than_its_answer_takes(
+    place: Path, arguments: tuple[str, ...], needed: tuple[str, ...]
+) -> None:
+    others = ("quee.export", "quee.policies.eero", "quee.policies.ztw", "quee.predictors", "quee.serving", "tasks")
+    assert imported(arguments, place, (*without(*needed), *others)) == [], "policies of other bundles are not needed"
 
 
 @pytest.mark.parametrize(
