@@ -6,6 +6,7 @@ them.
 
 import argparse
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,22 @@ def _made(record: dict[str, Any]) -> dict[str, Any]:
     return {"machine": machine, **{key: record.get(key) for key in ("git_commit", "seconds", "started", "versions")}}
 
 
+def available(root: Path) -> list[str]:
+    """The experiments with published results, pulled where they are tracked but missing; empty where that fails."""
+    with suppress(QueeError):
+        _pull(root)
+    return published(root)
+
+
 def fetch(root: Path) -> None:
     """Pull `reference/` where it is tracked but missing, and unpack it; raises IntegrityError where that fails."""
+    _pull(root)
+    unpack(root)
+
+
+def _pull(root: Path) -> None:
     if not published(root) and (root / POINTER).is_file():
         pull(root, POINTER, ARCHIVES)
-    unpack(root)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from quee.work.percentages import DASH, GAP, figure, percent
 from quee.work.registry import unknown
 from tasks.dvc.lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
 from tasks.mlflow.values import of_first_seed, stage_numbers
-from tasks.work.published import ARCHIVES, FOLDER, published
+from tasks.work.published import ARCHIVES, FOLDER
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,13 @@ def load_results(root: Path, experiment: str, reference: bool = False) -> Result
     base = root / (FOLDER if reference else "artifacts")
     folder = base / experiment / "evaluate"
     if not (folder / "metrics.json").is_file():
+        from tasks.verbs.reference import available  # with what pulls, which other answers do without
+
         where = ARCHIVES if reference else base.name
         hints = ["omit the name to see all"] if reference else []
         if not reference and experiment in experiment_names(root / "experiments"):
             hints.append(f"run `quee run {experiment}`")
-        if not reference and experiment in published(root):
+        if not reference and experiment in available(root):
             hints.append(f"see the published ones: `quee results --reference {experiment}`")
         said = unknown(f"experiment with results in {where}/", experiment, evaluated(base))
         raise UsageError("; ".join(filter(None, [said, ", or ".join(hints)])))

@@ -171,12 +171,17 @@ def compare(
     json_: AsJson = False,
 ) -> None:
     """Show how two results differ in settings and metrics, or make a page of it: `quee compare A B --html [FILE]`."""
+    from tasks.dvc.lock import read_lock
     from tasks.mlflow.compare import differences, main_differences, settings_differences, side
     from tasks.verbs.results import number
 
     if file is not None and not html:
         raise UsageError(f"{file}: a third argument is the file of the page; give --html, too")
     root = Path.cwd()
+    if not {a, b} <= set(read_lock(root)):  # a fresh clone has not pulled the published results
+        from tasks.verbs.reference import fetch
+
+        fetch(root)
     left, right = side(root, a, b), side(root, b, a)
     if html:
         from quee.report import comparison

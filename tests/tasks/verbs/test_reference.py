@@ -26,7 +26,7 @@ def dvc(*arguments: str) -> None:
 
 
 def test_a_result_is_published_with_what_made_it_and_a_fresh_clone_shows_it(
-    project: Path, tmp_path_factory: pytest.TempPathFactory
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remote = tmp_path_factory.mktemp("remote")
     dvc("remote", "add", "-d", "kept", str(remote))
@@ -43,6 +43,17 @@ def test_a_result_is_published_with_what_made_it_and_a_fresh_clone_shows_it(
     assert published(clone) == []
     fetch(clone)
     assert published(clone) == ["digits"]
+    for words in (("compare", "digits", "HEAD"), ("results", "digits")):  # as the first command
+        shutil.rmtree(clone / ARCHIVES)
+        shutil.rmtree(clone / FOLDER, ignore_errors=True)
+        monkeypatch.chdir(clone)
+        (clone / "dvc.lock").unlink(missing_ok=True)
+        done = call(*words)
+        assert (
+            done.exit_code == 0 if words[0] == "compare" else "quee results --reference digits" in str(done.exception)
+        )
+        assert published(clone) == ["digits"]
+    fetch(clone)
     assert json.loads((clone / FOLDER / "digits/evaluate/metrics.json").read_text())["fp32_accuracy"] == 0.975
 
 
