@@ -73,7 +73,10 @@ def test_the_emulation_refuses_what_cuda_refuses() -> None:
             y.numpy()
 
 
-@pytest.fixture(scope="module", params=["patches", pytest.param("tokens to tokens", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=["patches", pytest.param("tokens to tokens", marks=[pytest.mark.slow, pytest.mark.timeout(1200)])],
+)
 def recipe(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return make(request.param, data, tmp_path_factory.mktemp("recipe"))
 
