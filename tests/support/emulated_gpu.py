@@ -110,6 +110,7 @@ def emulated_gpu() -> Iterator[None]:
         patch.object(torch.cuda, "_lazy_init", lambda: None),
         patch.object(torch.cuda, "device_count", lambda: 1),
         patch.object(torch.cuda, "get_device_capability", lambda *_: (8, 0)),
+        patch.object(torch.cuda, "get_device_name", lambda *_: "emulated"),
         patch.object(torch, "inference_mode", torch.no_grad),  # views of wrapped tensors have version counters
         _Everywhere(),
         _Moves(),
