@@ -72,16 +72,16 @@ class Bench:
     def on(self) -> torch.device:
         return place(self.device)
 
-    def backbone(self, name: str, size: int, gates: tuple[int, ...]) -> SegmentedBackbone:
+    def backbone(self, name: str, gates: tuple[int, ...], **kwargs: Any) -> SegmentedBackbone:
         torch.manual_seed(0)
-        return create_backbone(name, gates, img_size=size).requires_grad_(False).eval()
+        if self.small:
+            name, gates, kwargs = "vit_digits", (1, 2), {"embed_dim": 32, "depth": 2}
+        return create_backbone(name, gates, **kwargs).requires_grad_(False).eval()
 
     @cached_property
     def wide(self) -> SegmentedBackbone:
         """The network at ImageNet's shapes."""
-        return (
-            self.backbone("t2t_vit_7", 32, (2, 7)) if self.small else self.backbone("t2t_vit_14", 224, (4, 8, 11, 14))
-        )
+        return self.backbone("t2t_vit_14", (4, 8, 11, 14), img_size=224)
 
     def pictures(self, model: SegmentedBackbone, number: int) -> Tensor:
         return torch.randn(number, *model.input.shape, generator=torch.Generator().manual_seed(number))
@@ -119,7 +119,7 @@ def heads_for(backbone: MultiPrecisionBackbone, images: Tensor) -> ExitHeads:
 
 
 def equality(bench: Bench) -> Rows:
-    model = bench.backbone("t2t_vit_7", 32, (2, 4, 7))
+    model = bench.backbone("t2t_vit_7", (2, 4, 7), img_size=32)
     images = bench.pictures(model, 64)
     here = quantized(model, images)
     there = MultiPrecisionBackbone({p: deepcopy(m) for p, m in here.models.items()}).to(bench.on)
@@ -134,7 +134,10 @@ def equality(bench: Bench) -> Rows:
     tree = PathTree(list(map(str, TREE)), here.segments)
     difference, answers = 0.0, []
     views = [GateView(network, own, True) for network, own in ((here, heads), (there, deepcopy(heads).to(bench.on)))]
-    for (node, ours), (_, theirs) in zip(walk_tree(here, tree, images), walk_tree(there, tree, images), strict=True):
+    walked = [
+        list(walk_tree(network, tree, images)) for network in (here, there)
+    ]  # one after the other: each sets torch's mode
+    for (node, ours), (_, theirs) in zip(*walked, strict=True):
         gate, last = int(tree.gate[node]), tree.paths[node][-1]
         a, b = (view(gate, last, state)[0] for view, state in zip(views, (ours, theirs), strict=True))
         difference = max(difference, float(np.abs(a - b).max()))
