@@ -41,7 +41,7 @@ from quee.exits.states import collect
 from quee.features import GateView
 from quee.network.architectures import create_backbone
 from quee.network.base import SegmentedBackbone
-from quee.network.device import DEVICES, GPU, place, resolved
+from quee.network.device import DEVICES, GPU, gpus, place, resolved
 from quee.network.execution import MultiPrecisionBackbone, walk_tree
 from quee.network.schedule import LONGEST, Stretch
 from quee.network.training import predict_logits, train_backbone, uses_bf16
@@ -270,9 +270,11 @@ def main() -> None:
     names = options.parts.split(",")
     if unknown := sorted(set(names) - set(PARTS)):
         parser.error(f"--parts: unknown {', '.join(unknown)}; valid: {', '.join(PARTS)}")
-    bench = Bench(
-        resolved(options.device, "--device"), options.small, options.images or (256 if options.small else 10**6)
-    )
+    if options.device is None and not gpus():
+        print("No GPU here, so there is nothing to measure; `--device cpu --small` tries the code.")
+        return
+    images = options.images or (256 if options.small else 10**6)
+    bench = Bench(resolved(options.device or GPU, "--device"), options.small, images)
     named = torch.cuda.get_device_name() if bench.device == GPU else f"{cores()} cores"
     print(f"Device: {bench.device}, {named}; PyTorch {torch.__version__}\n")
     found = {}
