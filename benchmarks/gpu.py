@@ -261,7 +261,7 @@ PARTS: dict[str, Callable[[Bench], Rows]] = {part.__name__: part for part in (eq
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--device", choices=DEVICES, help="without it, nothing is measured where there is no GPU")
     parser.add_argument("--parts", default=",".join(PARTS), help="names, separated by commas")
     parser.add_argument("--small", action="store_true", help="small networks and few images, to try the script")
     parser.add_argument("--images", type=int, help="images to train on (1,000,000; with --small 256)")

@@ -93,7 +93,7 @@ def test_kills_other_shards_and_workers_leave_the_same_bytes(undisturbed: Projec
     other = {"QUEE_SHARD_SIZE": "50", "QUEE_WORKERS": "2"}
 
     training = project.start("quee", "run", **other)
-    wait_until(lambda: any(project.root.glob(".quee/partial/backbone/*/checkpoint.safetensors")), training)
+    wait_until(lambda: any(project.root.glob(".quee/partial/backbone/*/*/checkpoint.safetensors")), training)
     running(project, "tasks.backbone")[0].kill()
     assert training.wait(60) != 0
 

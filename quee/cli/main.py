@@ -5,6 +5,7 @@ line); the object is a function, a Typer app or a command. The dict's module may
 called before any of its verbs runs, and raises UsageError where the verb cannot run, such as outside of a project.
 """
 
+import errno
 import sys
 from functools import cache
 from importlib import import_module
@@ -166,12 +167,20 @@ def _explained(error: Exception, arguments: list[str]) -> Exception:
     return missing_extra(error, f"`quee {verb}`", "pipeline" if of_project else None) or error
 
 
+_PLACES = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOSPC)
+"""Errors of a disk or folder, not of this program."""
+
+
 def _report(error: Exception) -> int:
     from quee.errors import QueeError
 
     if isinstance(error, QueeError):
         print(f"quee: {error}", file=sys.stderr)
         return error.exit_status
+    if isinstance(error, OSError) and error.errno in _PLACES and error.filename:
+        advice = "quee keeps locks and its own files in the project's .quee, for verbs that only show, too"
+        print(f"quee: {error.strerror}: {error.filename} ({advice})", file=sys.stderr)
+        return 1
     detail = " ".join(str(error).split()) or "no message"
     print(f"quee: failed: {type(error).__name__}: {detail} (run with --debug for the traceback)", file=sys.stderr)
     return 1

@@ -13,7 +13,7 @@ from quee.settings.bundle import Bundle
 from tasks.dvc.lock import ExperimentResult, default_experiments, is_revision, read_lock, read_out, stage_names
 from tasks.mlflow.memory import Memory
 from tasks.mlflow.values import METRICS, experiment_metrics, of_run, settings_of
-from tasks.work.published import FOLDER, published, unpack
+from tasks.work.published import FOLDER, evaluated, published, unpack
 
 COMPARED = named("ours", "reference", "rival")
 """Methods whose numbers are main ones."""
@@ -43,8 +43,8 @@ def side(root: Path, name: str, other: str) -> Side:
     results here is taken from the published ones.
     """
     here = read_lock(root)
-    if name in here:
-        return _of_lock(root, name, here[name], here=True)
+    if name in here and (found := _of_lock(root, name, here[name], here=name in evaluated(root / "artifacts"))).metrics:
+        return found
     if name in published(root):
         unpack(root)
         text = (root / FOLDER / name / "dvc.lock").read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def side(root: Path, name: str, other: str) -> Side:
         return _of_run(root, name)
     revision, _, experiment = name.partition(":")
     if not is_revision(root, revision):
-        valid = ", ".join(here) or "none here"
+        valid = ", ".join(evaluated(root / "artifacts")) or "none here"
         valid += f"; published: {', '.join(published(root))}" if published(root) else ""
         raise UsageError(
             f"{name!r} is no experiment with results ({valid}), MLflow run id, or git revision; `quee run NAME` makes results"
@@ -66,7 +66,12 @@ def side(root: Path, name: str, other: str) -> Side:
     then = read_lock(root, revision)
     if experiment not in then:
         raise UsageError(f"no results of {experiment!r} at {revision}; there are: {', '.join(then) or 'none'}")
-    return _of_lock(root, f"{revision}:{experiment}", then[experiment], here=False)
+    found = _of_lock(root, f"{revision}:{experiment}", then[experiment], here=False)
+    if not found.metrics:
+        raise UsageError(
+            f"the results of {experiment!r} at {revision} are not on this machine; `dvc pull` may bring them"
+        )
+    return found
 
 
 def _of_lock(root: Path, label: str, result: ExperimentResult, here: bool) -> Side:

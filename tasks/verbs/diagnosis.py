@@ -33,6 +33,7 @@ def examine(root: Path) -> list[Finding]:
         "packages": _packages,
         "git": _git,
         "settings": _settings,
+        "machine": _machine,
         "locks": _locks,
         "data": _data,
         "disk": _disk,
@@ -45,6 +46,15 @@ def _check(name: str, check: Callable[[Path], str], root: Path) -> Finding:
         return Finding(name, True, check(root))
     except QueeError as error:
         return Finding(name, False, str(error))
+
+
+def _machine(root: Path) -> str:
+    """The settings of the machine, which a run would refuse."""
+    from tasks.scale import FILE, read_scale
+
+    scale = read_scale(file=root / FILE)
+    scale.refuse_absent()
+    return f"{scale.executor}, {counted(scale.workers, 'worker')}, device {scale.wanted[0]}"
 
 
 def _python(root: Path) -> str:

@@ -31,6 +31,8 @@ from tasks.dvc.experiments import FILE, paths_of
 from tasks.dvc.lock import stage_names
 from tasks.dvc.process import environment, run_logged
 from tasks.dvc.session import StageError
+from tasks.scale import FILE as MACHINE
+from tasks.scale import read_scale
 from tasks.stage import INTERRUPTED, artifacts_of
 from tasks.stages import SETTINGS
 from tasks.verbs.forecast import TRAINING
@@ -151,6 +153,7 @@ def rehearse(root: Path, name: str, images: int, show: Callable[[str], None]) ->
     Raises UsageError where there are too few images or the whole is not known, and StageError naming the log of a stage
     that failed.
     """
+    read_scale(file=root / MACHINE).refuse_absent()
     experiment = load_experiment(name, root / "experiments")
     least = max(LEAST, 2 * len(dataset_called(experiment.prepare.dataset).classes))
     if images < 2 * least:

@@ -17,7 +17,7 @@ from quee.work.percentages import DASH, GAP, figure, percent
 from quee.work.registry import unknown
 from tasks.dvc.lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
 from tasks.mlflow.values import of_first_seed, stage_numbers
-from tasks.work.published import ARCHIVES, FOLDER
+from tasks.work.published import ARCHIVES, FOLDER, evaluated
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,6 @@ class Results:
     @property
     def measure(self) -> Measure:
         return measure_of(self.metrics)
-
-
-def evaluated(base: Path) -> list[str]:
-    """The experiments with results of stage `evaluate` in a folder, sorted."""
-    return sorted(file.parent.parent.name for file in base.glob("*/evaluate/metrics.json"))
 
 
 def load_results(root: Path, experiment: str, reference: bool = False) -> Results:

@@ -3,6 +3,7 @@
 Types, ranges and defaults are those that pydantic checks; what a key means is the string behind it in `quee/settings/`.
 """
 
+import argparse
 import ast
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -156,6 +157,8 @@ def _either(words: Sequence[str]) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tasks.verbs.settings_page", description="Write docs/settings.md.")
+    parser.parse_args()
     write_bytes(PAGE, page().encode())
 
 

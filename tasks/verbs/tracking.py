@@ -73,13 +73,16 @@ def results(
 ) -> None:
     """Show what experiments achieved: accuracy and realised cost of each method at each budget."""
     if against is not None:
+        if reference:
+            raise UsageError("--against compares what is in artifacts/ with a revision; leave --reference out")
         _results_against(against, experiments, all_, json_)
         return
     from rich.console import Console
 
     from tasks.dvc.lock import default_experiments
     from tasks.verbs.closing import said, summary_of
-    from tasks.verbs.results import as_json, chosen_methods, evaluated, load_results, results_table
+    from tasks.verbs.results import as_json, chosen_methods, load_results, results_table
+    from tasks.work.published import POINTER, evaluated, published
 
     root = Path.cwd()
     names = experiments or default_experiments(root)
@@ -89,8 +92,13 @@ def results(
         names = [name for name in names if name in here]
         if missing or not names:
             what = f"of {', '.join(missing)}" if missing else "here"
+            others = (
+                "; `quee results --reference` shows the published ones"
+                if published(root) or (root / POINTER).is_file()
+                else ""
+            )
             typer.echo(
-                f"nothing was evaluated {what}; `quee run {missing[0] if missing else 'NAME'}` does",
+                f"nothing was evaluated {what}; `quee run {missing[0] if missing else 'NAME'}` does{others}",
                 err=bool(names) or json_,
             )
     if reference:
@@ -171,14 +179,14 @@ def compare(
     json_: AsJson = False,
 ) -> None:
     """Show how two results differ in settings and metrics, or make a page of it: `quee compare A B --html [FILE]`."""
-    from tasks.dvc.lock import read_lock
     from tasks.mlflow.compare import differences, main_differences, settings_differences, side
     from tasks.verbs.results import number
+    from tasks.work.published import evaluated
 
     if file is not None and not html:
         raise UsageError(f"{file}: a third argument is the file of the page; give --html, too")
     root = Path.cwd()
-    if not {a, b} <= set(read_lock(root)):  # a fresh clone has not pulled the published results
+    if not {a, b} <= set(evaluated(root / "artifacts")):  # a fresh clone has not pulled the published results
         from tasks.verbs.reference import fetch
 
         fetch(root)

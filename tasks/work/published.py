@@ -31,6 +31,11 @@ def published(root: Path) -> list[str]:
     return sorted(file.name.removesuffix(SUFFIX) for file in (root / ARCHIVES).glob(f"[!.]*{SUFFIX}"))
 
 
+def evaluated(base: Path) -> list[str]:
+    """The experiments with results of stage `evaluate` in a folder, sorted."""
+    return sorted(file.parent.parent.name for file in base.glob("*/evaluate/metrics.json"))
+
+
 def pack(folder: Path, archive: Path) -> None:
     """Write the files of a folder into an archive, whole or not at all; the same files give the same bytes."""
     packed = BytesIO()

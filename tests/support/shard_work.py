@@ -31,3 +31,12 @@ def wait(folder: str, number: int) -> bytes:
     Path(folder, f"pid-{os.getpid()}").touch()
     time.sleep(600)
     return b"%d" % number
+
+
+def seen_gpu(folder: Path) -> str | None:
+    """The GPU of this process, once two processes are here."""
+    (folder / str(os.getpid())).touch()
+    until = time.monotonic() + 120
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    return os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from emulated_gpu import emulated_gpu
+from shard_work import seen_gpu
 
 from quee.errors import UsageError
 from quee.work.threads import cores
@@ -126,15 +127,10 @@ def test_local_workers_take_gpus_in_turn(setting: str | None, gpus: int, turns: 
     assert visible(setting, gpus) == turns
 
 
-def seen_gpu() -> str | None:
-    time.sleep(0.5)  # so that every process gets one
-    return os.environ.get("CUDA_VISIBLE_DEVICES")
-
-
-def test_each_process_sees_the_gpu_whose_turn_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_sees_the_gpu_whose_turn_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     with Processes(Workers(2, gpus=2)).open() as pool:
-        assert {job.result() for job in [pool.submit(seen_gpu) for _ in range(4)]} == {"4", "7"}
+        assert {job.result() for job in [pool.submit(seen_gpu, tmp_path) for _ in range(2)]} == {"4", "7"}
 
 
 def test_work_for_a_gpu_gets_few_workers_and_a_store_of_its_own(

@@ -33,7 +33,7 @@ MIXED = {"flip": True, "crop_padding": 4, "colour": 0.2, "mixup": 1.0, "cutmix":
 
 
 def checkpoints(root: Path) -> list[Path]:
-    return sorted(root.glob(f".quee/partial/backbone/*/{NAME}"))
+    return sorted(root.glob(f".quee/partial/backbone/*/*/{NAME}"))
 
 
 def killed_after(root: Path, stretches: int) -> None:

@@ -1,8 +1,10 @@
 """A wrong command line is told the value that was given, and where an option is found that a verb does not have."""
 
+import errno
+
 import pytest
 
-from quee.cli.main import main
+from quee.cli.main import _report, main
 
 
 def told(capsys: pytest.CaptureFixture, *arguments: str) -> str:
@@ -70,3 +72,12 @@ def test_parquet_is_not_written_under_another_ending(capsys: pytest.CaptureFixtu
 
 def test_a_batch_of_no_images_is_refused_before_the_bundle_is_read(capsys: pytest.CaptureFixture) -> None:
     assert "--batch '0,8'; valid: sizes from 1" in told(capsys, "profile", "nosuch", "--batch", "0,8")
+
+
+def test_a_place_that_cannot_be_written_is_named_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _report(OSError(errno.EROFS, "Read-only file system", "project/.quee")) == 1
+    assert capsys.readouterr().err.startswith(
+        "quee: Read-only file system: project/.quee (quee keeps locks and its own files"
+    )
+    assert _report(OSError(errno.EIO, "Input/output error", "x")) == 1
+    assert "quee: failed: OSError" in capsys.readouterr().err

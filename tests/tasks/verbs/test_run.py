@@ -90,6 +90,11 @@ def test_doctor_finds_damage(project: Project) -> None:
     assert all(check["ok"] for check in checks), checks
     project.write("data/digits/train-0.parquet", "other")
     assert "PROBLEM data: data/digits/train-0.parquet differs" in project.quee("doctor", status=4)
+    project.write(".quee/scale.yaml", "device: tpu\n")
+    assert (
+        "PROBLEM machine: " in (said := project.quee("doctor", status=4))
+        and "device='tpu'; valid: auto, cpu, cuda" in said
+    )
 
 
 def test_an_interruption_says_what_stays_and_how_to_go_on(
