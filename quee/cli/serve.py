@@ -55,7 +55,7 @@ def serve(
         typer.Option(
             metavar="MB",
             help="Most MB of the engine's compiled graphs together. Smaller batches then run padded: slower, with the same "
-            "answers. By default 240, or what three sizes of each step need; inf compiles all.",
+            "answers. By default 280, or what three sizes of each step need; inf compiles all.",
         ),
     ] = None,
     examples: Annotated[

@@ -57,8 +57,8 @@ def release() -> None:
     gc.collect()
 
 
-ROOM = 240.0
-"""MB of compiled graphs that a server holds unless told otherwise: sizes in between would save little time."""
+ROOM = 280.0
+"""MB of compiled graphs that a server holds unless told otherwise: less costs digits up to half of its throughput (docs/runtime.md)."""
 
 
 class Served:
