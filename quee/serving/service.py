@@ -58,7 +58,7 @@ def release() -> None:
 
 
 ROOM = 280.0
-"""MB of compiled graphs that a server holds unless told otherwise: less costs digits up to half of its throughput (docs/runtime.md)."""
+"""MB of compiled graphs that a server holds unless told otherwise; less costs digits up to half of its throughput."""
 
 
 class Served:
