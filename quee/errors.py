@@ -1,5 +1,10 @@
 """Errors for users: a message of one or two lines, and the exit status of the command."""
 
+import errno
+
+PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Errors of a disk or folder, not of this program."""
+
 
 class QueeError(Exception):
     """Something failed; the message says what, which value, and what is valid."""

@@ -27,6 +27,7 @@ from quee.work.store import Store
 from quee.work.threads import cores, free_memory
 from quee.work.workers import EXECUTORS, Lanes, Workers
 from tasks.stage import Stage
+from tasks.stages import STAGES
 from tasks.work.lifeline import die_with_parent
 
 FILE = Path(".quee") / "scale.yaml"
@@ -80,14 +81,15 @@ class Scale:
         """The executor for shards in which networks run `macs` multiply-adds in all."""
         if self.device == CPU:
             return self.lanes_for(macs / MACS_PER_SECOND)
-        return self._lanes(macs / GPU_MACS_PER_SECOND, min(self.workers, PER_GPU * gpus()), gpus())
+        workers = self.workers if self.given else min(self.workers, PER_GPU * gpus())
+        return self._lanes(macs / GPU_MACS_PER_SECOND, workers, gpus())
 
     def lanes_for(self, seconds: float) -> Lanes:
         """The executor for shards without networks that take so many seconds of a core in all."""
         return self._lanes(seconds, self.workers)
 
     def _lanes(self, seconds: float, workers: int, gpus: int = 0) -> Lanes:
-        executor, workers = self.executor, self.workers if self.given else workers
+        executor = self.executor
         if not self.given:
             saved = seconds * (1 - 1 / workers)
             executor, workers = ("inline", 1) if saved < START_SECONDS else (executor, affordable(workers))
@@ -95,17 +97,20 @@ class Scale:
         return EXECUTORS[executor](Workers(workers, self.dask, partial(die_with_parent, always=True), gpus))
 
     def work(self, stage: Stage) -> Path:
-        """Folder for what networks leave unfinished in a stage; each device has its own."""
+        """Folder for a stage's unfinished work. What networks leave is apart by device; other stages have none to ask for."""
+        if STAGES[stage.name].reads_cache:
+            return stage.partial
         folder = stage.partial / self.device
         folder.mkdir(exist_ok=True)
         return folder
 
     def store(self, stage: Stage) -> Store:
         """The folder of the stage's shards, named after everything that decides them; it is removed when the stage succeeds."""
-        whole = self.place(self.work(stage), stage.name, stage.partial.name, self.device)
+        work, whole = self.work(stage), stage.partial
+        store = self.place(work, stage.name, whole.name, *work.relative_to(whole).parts)
         if self.shards is not None:
-            stage.on_success.append(whole.discard)
-        return whole
+            stage.on_success.append(store.discard)
+        return store
 
     def place(self, folder: Path, *names: str) -> Store:
         """The folder for shards: `folder`, or the folder called `names` below the setting `shards`."""

@@ -5,7 +5,6 @@ result when the stage succeeds. A stage has one writer at a time, which ends wit
 """
 
 import argparse
-import errno
 import inspect
 import shutil
 import sys
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
-from quee.errors import IntegrityError, QueeError, UsageError
+from quee.errors import PLACES, IntegrityError, QueeError, UsageError
 from quee.work.reach import may_pass
 from tasks import partial
 from tasks.dvc.healing import keep_last_good
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 SMOKE = Path(".quee") / "smoke"
 INTERRUPTED = 130
-PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Errors of a disk or folder, not of this program."""
 
 
 @dataclass(frozen=True)

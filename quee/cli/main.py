@@ -167,17 +167,13 @@ def _explained(error: Exception, arguments: list[str]) -> Exception:
     return missing_extra(error, f"`quee {verb}`", "pipeline" if of_project else None) or error
 
 
-_PLACES = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOSPC)
-"""Errors of a disk or folder, not of this program."""
-
-
 def _report(error: Exception) -> int:
-    from quee.errors import QueeError
+    from quee.errors import PLACES, QueeError
 
     if isinstance(error, QueeError):
         print(f"quee: {error}", file=sys.stderr)
         return error.exit_status
-    if isinstance(error, OSError) and error.errno in _PLACES and error.filename:
+    if isinstance(error, OSError) and error.errno in (*PLACES, errno.ENOTDIR) and error.filename:
         advice = "quee keeps locks and its own files in the project's .quee, for verbs that only show, too"
         print(f"quee: {error.strerror}: {error.filename} ({advice})", file=sys.stderr)
         return 1

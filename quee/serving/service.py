@@ -92,8 +92,9 @@ class Served:
             loaded = load_bundle(folder, engine, threads)
             if digest not in (None, loaded.digest):
                 raise IntegrityError(f"{bundle} was replaced while it was read")
+            limit = ROOM if megabytes is None else megabytes
             loaded.warm(
-                batch, ROOM if megabytes is None else megabytes, megabytes is None
+                batch, limit, megabytes is None
             )  # first calls are slow, and a bundle that cannot run is refused
             return loaded, float(read_json(folder / "tree.json")["unit_bitflops"])
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -17,6 +18,7 @@ from quee.work.threads import cores
 from quee.work.workers import Dask, Inline, Processes, Workers, visible
 from tasks import scale as scales
 from tasks.scale import MACS_PER_SECOND, PER_GPU, START_SECONDS, Scale, affordable, read_scale
+from tasks.stage import Stage
 
 MUCH, LITTLE = 100 * START_SECONDS * MACS_PER_SECOND, 0.5 * START_SECONDS * MACS_PER_SECOND
 
@@ -125,6 +127,17 @@ def test_a_variable_wins_over_the_file_and_the_file_over_dasks_own(tmp_path: Pat
 )
 def test_local_workers_take_gpus_in_turn(setting: str | None, gpus: int, turns: list[str]) -> None:
     assert visible(setting, gpus) == turns
+
+
+def test_stages_without_networks_ask_for_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stage, "partial", property(lambda stage: tmp_path / stage.name))
+    absent = Scale("inline", 1, None, None, 64, wanted=("cuda", "QUEE_DEVICE"))
+    here = Scale("inline", 1, None, None, 64, wanted=("cpu", "QUEE_DEVICE"))
+    for name in ("evaluate", "features"):
+        (tmp_path / name).mkdir()
+    stages = {name: Stage(name, cast(Any, None), tmp_path, tmp_path) for name in ("evaluate", "features")}
+    assert absent.store(stages["evaluate"]).url == str(tmp_path / "evaluate")
+    assert here.store(stages["features"]).url == str(tmp_path / "features" / "cpu")
 
 
 def test_each_process_sees_the_gpu_whose_turn_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
