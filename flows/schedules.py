@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from quee.errors import BusyError, QueeError
+from quee.settings.text import read_text
 from tasks.dvc.session import INTERRUPTED, LOGS
 from tasks.work.lifeline import SUPERVISED, die_with_make, end_in_order, keep
 from tasks.work.locks import exclusive
@@ -114,7 +115,7 @@ def wait_for(address: str, part: Part) -> None:
 
 def deployments() -> list[dict[str, Any]]:
     """The deployments that prefect.yaml lists."""
-    content = yaml.safe_load(Path("prefect.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load(read_text(Path("prefect.yaml")))
     return list(content["deployments"])
 
 

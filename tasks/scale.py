@@ -23,6 +23,7 @@ import yaml
 
 from quee.errors import UsageError
 from quee.network.device import CPU, DEVICES, GPU, gpus, resolved
+from quee.settings.text import read_text
 from quee.work.store import Store
 from quee.work.threads import cores, free_memory
 from quee.work.workers import EXECUTORS, Lanes, Workers
@@ -128,7 +129,7 @@ def read_scale(environment: dict[str, str] | None = None, file: Path = FILE) -> 
     found: dict[str, tuple[str, str]] = {}
     if file.is_file():
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            content = yaml.safe_load(read_text(file)) or {}
             found = {str(key): (str(value), f"{file}: {key}") for key, value in content.items()}
         except (yaml.YAMLError, AttributeError):
             raise UsageError(f"{file}: expected lines such as `executor: dask`") from None

@@ -299,23 +299,20 @@ def _exit_products(name: str, settings: "Experiment", backbone: "SegmentedBackbo
 
 
 def _table(rows: list[dict[str, object]], title: str | None = None) -> None:
+    """Print rows whose first entry names them; columns for which there is no room follow below."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=title)
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name in ("product", "kind", "segment") else "right")
-    for row in rows:
-        table.add_row(
-            *(
-                f"{v:.4f}"
-                if isinstance(v, float) and v < 1000
-                else f"{v:,.0f}"
-                if isinstance(v, float)
-                else f"{v:,}"
-                if isinstance(v, int)
-                else str(v)
-                for v in row.values()
-            )
-        )
-    Console().print(table)
+    from quee.work.columns import tables
+
+    console = Console()
+    if title:
+        console.print(title, soft_wrap=True, highlight=False)
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    for table in tables(list(rows[0]), cells, console.width, gap=2, left=("kind", "segment")):
+        console.print(table, highlight=False)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

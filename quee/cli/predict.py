@@ -51,7 +51,7 @@ def predict(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """Classify images: label, probability, path and cost of each."""
+    """Classify images: class, probability, path and cost of each."""
     from quee.errors import UsageError
     from quee.runtime import Options, load_bundle
     from quee.runtime.inputs import Inputs
@@ -189,13 +189,13 @@ def _table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table()
-    for name in ("image", "label", "probability", "path", "cost"):
+    for name in ("image", "class", "probability", "path", "cost"):
         table.add_column(name, justify="right" if name in ("probability", "cost") else "left", overflow="fold")
     for row in rows[:SHOWN]:
         if row["error"]:
             table.add_row(row["image"], f"– {row['error']}", "", "", "")
         else:
-            table.add_row(row["image"], row["label"], f"{row['probability']:.3f}", row["path"], f"{row['cost']:.3f}")
+            table.add_row(row["image"], row["class"], f"{row['probability']:.3f}", row["path"], f"{row['cost']:.3f}")
     Console().print(table)
     if len(rows) > SHOWN:
         print(f"{len(rows) - SHOWN} more: see --csv, --json or --out", file=sys.stderr)

@@ -46,6 +46,18 @@ def serve(
             help="What runs the network: torch, openvino, onnxruntime, auto. By default torch, or auto without PyTorch."
         ),
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Ceiling of the mean cost for requests that name nothing; the bundle's own by default."),
+    ] = None,
+    accuracy_loss: Annotated[
+        float | None,
+        typer.Option(
+            "--accuracy-loss",
+            metavar="POINTS",
+            help="In its place: points of accuracy that they may lose to the float network.",
+        ),
+    ] = None,
     control: Annotated[
         bool, typer.Option(help="Correct budgets so that the mean cost stays at the budget when inputs drift.")
     ] = Settings.control,
@@ -66,6 +78,7 @@ def serve(
     for package in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
         require_package(package, "`quee serve`", "serve")
     from quee.runtime.engines import default_engine
+    from quee.runtime.operating import Options
     from quee.serving.server import server_of
     from quee.serving.service import Service, release, settle
 
@@ -83,6 +96,7 @@ def serve(
         queue=queue,
         deadline=deadline,
         control=control,
+        default=Options(budget=budget, accuracy_loss=accuracy_loss),
         examples=examples,
     )
     if threads < 1:
@@ -101,6 +115,9 @@ def serve(
     where = f"[{host}]" if ":" in host else host
     served = service.current
     print(f"{served.name} {served.version} on http://{where}:{listener.getsockname()[1]}/", file=sys.stderr, flush=True)
+    if not served.classifier.operating(served.default).expected.budget_met:
+        what = "budget" if accuracy_loss is None else "accuracy loss"
+        print(f"the {what} cannot be met: requests that name none get the nearest point", file=sys.stderr, flush=True)
     os.environ.pop("QUEE_TOKEN", None)
     settle()
     try:

@@ -8,7 +8,7 @@ from quee.work.decimals import comma_hint
 
 PER_REQUEST = (
     "under `quee serve` every request chooses its own, as in "
-    "`curl -F image=@x.png -F budget=0.2 http://127.0.0.1:8000/v1/classify`; without one the bundle's own budget holds"
+    "`curl -F image=@x.png -F max_cost=0.2 http://127.0.0.1:8000/v1/classify`; --budget and --accuracy-loss hold for the others"
 )
 NO_NUMBER, NO_INTEGER = "is no number", "is no whole number"
 KINDS = {"float_parsing": NO_NUMBER, "int_parsing": NO_INTEGER, "int_from_float": NO_INTEGER}

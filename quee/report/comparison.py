@@ -21,7 +21,7 @@ from quee.report.markup import folded, inlined, long_table, signed, table
 from quee.report.sentence import Summary, points, share, spent
 from quee.report.theme import CHANGES, document
 from quee.work.counts import counted
-from quee.work.percentages import DASH, figure, percent
+from quee.work.percentages import DASH, difference, figure, percent
 
 LETTERS = ("A", "B")
 NAMED = 16
@@ -234,6 +234,18 @@ def curves(found: Comparison) -> str:
 def verdict(found: Comparison) -> str:
     """`sentence`, and where it compares accuracies at equal costs, what the costs are shares of."""
     return f"{sentence(found)} {units(found) if found.comparable else ''}".strip()
+
+
+def routing(found: Comparison) -> str:
+    """What either gains by routing, over its own fixed precisions, in a sentence; empty where it is not known of both."""
+    gains = [side.summary.gain() for side in found.sides]
+    if not all(gains):
+        return ""
+    told = [f"{difference(gain)} {'points of accuracy ' * first}to {side.label}" for first, side, gain in
+            zip((1, 0), found.sides, gains, strict=True) if gain]  # fmt: skip
+    return found.sides[0].measure.said(
+        f"Averaged over budgets, routing adds {' and '.join(told)}, over the best fixed precisions of each (static_hull)."
+    )
 
 
 def units(found: Comparison) -> str:

@@ -244,6 +244,16 @@ def gains_of(metrics: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
     return metrics.get("resplits") or metrics.get("gains") or {}
 
 
+def mean_gain(metrics: Mapping[str, Any], method: str, rival: str = REFERENCE) -> float | None:
+    """How far a method's `auc` is above a rival's, as in `gains_of`, for methods that are not ours, too; None if unknown."""
+    again, once = metrics.get("resplits"), metrics.get("methods", {})
+    own, other = (
+        (again.get(f"auc.{name}", {}).get("mean") if again else once.get(name, {}).get("auc"))
+        for name in (method, rival)
+    )
+    return None if own is None or other is None else own - other
+
+
 def spent(cost: float) -> str:
     """A cost as a share of the 8-bit network's."""
     if cost >= 0.995:

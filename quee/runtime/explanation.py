@@ -24,8 +24,10 @@ class GateReport:
     """Number of the gate, from 1."""
     precision: str
     """Precision of the segment before the gate."""
-    label: str
-    """Class that the gate answers."""
+    label: int
+    """Index of the class that the gate answers."""
+    class_name: str
+    """Its name."""
     probability: float
     """Probability of that class."""
     predicted_error: float | None
@@ -39,8 +41,10 @@ class GateReport:
 class Explanation:
     """One image's path through the network, gate by gate."""
 
-    label: str
-    """Class that is answered."""
+    label: int
+    """Index of the class that is answered."""
+    class_name: str
+    """Its name."""
     probability: float
     """Probability of that class."""
     path: str
@@ -87,6 +91,7 @@ def explained(
         return GateReport(
             position + 1,
             str(tree.paths[node][-1]),
+            int(trace.label[row, position]),
             classes[trace.label[row, position]],
             float(trace.probability[row, position]),
             None if np.isnan(predicted) else float(predicted),
@@ -95,6 +100,7 @@ def explained(
 
     return [
         Explanation(
+            int(routed.label[row]),
             classes[routed.label[row]],
             float(routed.probabilities[row].max()),
             routed.path[row],

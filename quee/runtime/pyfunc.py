@@ -10,7 +10,9 @@ from mlflow.pyfunc import PythonModel
 
 
 class QueeModel(PythonModel):  # type: ignore[misc]
-    """Images (N, H, W) or (N, H, W, C) to prediction, label, cost and, unless `return_path` is false, path.
+    """Images (N, H, W) or (N, H, W, C) to label (index of the class), class (its name), cost and path.
+
+    `return_path` false leaves the path out.
 
     Params: one of `budget` (ceiling of the mean cost, the bundle's own by default), `accuracy_loss` (points of accuracy that
     may be lost to the float network; `certified`) and `trade_off` (price of a unit of cost); `max_cost`, `return_path`, and
@@ -37,8 +39,8 @@ class QueeModel(PythonModel):  # type: ignore[misc]
         except UsageError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         columns = {
-            "prediction": routed.label,
-            "label": [self.classifier.classes[index] for index in routed.label],
+            "label": routed.label,
+            "class": [self.classifier.classes[index] for index in routed.label],
             "path": routed.path,
             "cost": routed.cost,
         }

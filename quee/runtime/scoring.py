@@ -29,15 +29,16 @@ SHARD = 1024
 """Number of images per stored part, after which scoring can be resumed."""
 COLUMNS = {
     "image": "string",
-    "prediction": "int32",
-    "label": "string",
+    "label": "int32",
+    "class": "string",
     "probability": "float32",
     "path": "string",
     "cost": "float64",
     "budget_met": "bool",
     "error": "string",
 }
-"""Columns of the answers, with their types in Parquet. For a skipped bad image all but `image` and `error` are null."""
+"""Columns of the answers, with their types in Parquet; `label` is the index of `class`. For a skipped bad image all but `image`
+and `error` are null."""
 
 Answers = dict[str, np.ndarray]
 """The columns by name, as plain values: (n,) objects each."""
@@ -104,8 +105,8 @@ def _answers(classifier: AdaptiveClassifier, prepared: Prepared, options: Option
     columns["image"][:] = names
     if x is not None:
         routed = classifier.route_prepared(x, **asdict(options))
-        columns["prediction"][good] = routed.label
-        columns["label"][good] = np.array(classifier.classes, dtype=object)[routed.label]
+        columns["label"][good] = routed.label
+        columns["class"][good] = np.array(classifier.classes, dtype=object)[routed.label]
         columns["probability"][good] = routed.probabilities.max(axis=1).astype(np.float32)
         columns["path"][good] = routed.path
         columns["cost"][good] = routed.cost
@@ -201,7 +202,15 @@ def _may_become_answers(out: Path) -> bool:
 
 def _store(classifier: AdaptiveClassifier, inputs: Inputs, options: Options, out: Path, skip_bad: bool) -> Store:
     """The store of this call's finished parts; parts of other calls for the same file are removed."""
-    own = [dict(classifier.description), classifier.engine.name, asdict(options), skip_bad, SHARD, inputs.identity()]
+    own = [
+        dict(classifier.description),
+        classifier.engine.name,
+        asdict(options),
+        skip_bad,
+        SHARD,
+        inputs.identity(),
+        COLUMNS,
+    ]
     key = key_of(own, versions((*LIBRARIES, "onnxruntime", "openvino")))[:16]
     parts = out.with_name(f".{out.name}.{key}.parts")
     for other in out.parent.glob(f".{out.name}.*.parts"):

@@ -1,7 +1,6 @@
 """`POST /v1/classify`: image files in a form, or base64 in JSON, with an optional budget."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -94,11 +93,11 @@ def answer(found: Answer) -> dict[str, Any]:
         for row in range(len(routed.label))
     ]
     for result, explanation in zip(results, found.explanations or [], strict=False):
-        result["gates"] = [_gate(gate, classes) for gate in explanation.gates]
+        result["gates"] = [_gate(gate) for gate in explanation.gates]
         result["static"] = explanation.static
     return {"model": served.name, **found.parameters, "results": results}
 
 
-def _gate(gate: GateReport, classes: Sequence[str]) -> dict[str, Any]:
+def _gate(gate: GateReport) -> dict[str, Any]:
     """What a gate saw; as in a result, `label` is the index of its class and `class` the name."""
-    return {**asdict(gate), "label": classes.index(gate.label), "class": gate.label}
+    return {"class" if name == "class_name" else name: value for name, value in asdict(gate).items()}

@@ -57,7 +57,7 @@ def page_routes(app: FastAPI, service: Service) -> None:
             "name": served.name,
             "digest": served.digest,
             "classes": classifier.classes,
-            "budget": classifier.budget,
+            "budget": served.default.budget or classifier.budget,
             "budgets": [points[0].cost, points[-1].cost],
             "measure": classifier.measure.name,
             "accuracy_losses": _losses(points),

@@ -77,9 +77,11 @@ class Served:
         engine: str | None = None,
         threads: int | None = None,
         megabytes: float | None = None,
+        default: Options | None = None,
     ) -> None:
-        """`megabytes` limits compiled graphs, as in `AdaptiveClassifier.warm`; the default is `ROOM`, or what three sizes
-        of each step that images take need, where that is more.
+        """`default` holds for requests that name no options; without any, the bundle's budget does. `megabytes` limits
+        compiled graphs, as in `AdaptiveClassifier.warm`; the default is `ROOM`, or what three sizes of each step that images
+        take need, where that is more.
 
         Raises IntegrityError where the bundle is not whole or has another digest than `digest`.
         """
@@ -102,17 +104,24 @@ class Served:
         self.digest = self.classifier.digest
         self.name = f"quee-{self.classifier.description['experiment']}"
         self.version = self.digest[:12]
+        bundled = Options(budget=self.classifier.budget)
+        self.default = bundled if default is None or default.default else default
         self.control = BudgetControl([point.cost for point in self.classifier.points], enabled=control)
         self.classifier.predict(np.zeros((1, *self.classifier.transform.size, 3), np.uint8))
         self.scheduler = Scheduler(self.classifier, batch=batch, capacity=queue)
 
     def asked(self, options: Options) -> float | None:
-        """The budget of a request, by default the bundle's own; None for a request by anything else alone."""
-        return float(self.classifier.budget) if options.default else options.budget
+        """The budget of a request; None for a request by anything else alone."""
+        return self.told(options).budget
+
+    def told(self, options: Options) -> Options:
+        """The options of a request, or the server's where it has none."""
+        return self.default if options.default else options
 
     def applied(self, options: Options, waiting: int) -> Options:
         """The options to route under: the requested ones, with the budget corrected; `waiting` images are in flight."""
-        asked = self.asked(options)
+        options = self.told(options)
+        asked = options.budget
         if asked is None or not asked > 0:  # refused later
             return options
         return replace(options, budget=self.control.applied(asked, waiting))
@@ -242,7 +251,15 @@ class Service:
         # The scheduler has room beyond the queue, so it never refuses admitted images.
         room = settings.queue + settings.max_images
         return Served(
-            self.bundle, room, self.batch, settings.control, digest, self.engine, self.threads, self.megabytes
+            self.bundle,
+            room,
+            self.batch,
+            settings.control,
+            digest,
+            self.engine,
+            self.threads,
+            self.megabytes,
+            settings.default,
         )
 
     @asynccontextmanager

@@ -1,10 +1,11 @@
 """Settings of an endpoint: its address, its allowed callers, and its limits."""
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quee.errors import UsageError
+from quee.runtime.operating import Options
 
 MIB = 1 << 20
 
@@ -49,6 +50,8 @@ class Settings:
     """Time at shutdown for requests in flight."""
     control: bool = True
     """Whether the applied budget is corrected so that the mean cost becomes the requested budget."""
+    default: Options = field(default_factory=Options)
+    """What holds for requests that name none: by default the bundle's own budget."""
     examples: Path | None = None
     """A folder of images or of Parquet files, shown on the page."""
 

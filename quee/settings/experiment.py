@@ -30,6 +30,7 @@ from quee.settings.quantize import Quantize
 from quee.settings.report import Report
 from quee.settings.sets import DATASET
 from quee.settings.targets import Targets
+from quee.settings.text import read_text
 from quee.work.registry import unknown
 
 
@@ -63,7 +64,7 @@ def load_experiment(name: str, folder: Path = Path("experiments")) -> Experiment
     path = folder / f"{name}.yaml"
     if not path.is_file():
         raise UsageError(unknown("experiment", name, experiment_names(folder), "`quee experiments list`"))
-    return parse_experiment(name, path.read_text(encoding="utf-8"), str(path), folder.parent / "data")
+    return parse_experiment(name, read_text(path), str(path), folder.parent / "data")
 
 
 def parse_experiment(name: str, text: str, source: str, data: Path = Path("data")) -> Experiment:

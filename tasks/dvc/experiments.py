@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from quee.errors import UsageError
+from quee.settings.text import read_text
 from quee.work.io import atomic_path, write_bytes
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def put_right(root: Path, names: list[str], notify: Callable[[str], None]) -> No
     if not said:
         return
     editor, file = YAML(), root / FILE
-    content = editor.load(file.read_text(encoding="utf-8"))
+    content = editor.load(read_text(file, FILE))
     if not content["experiments"] or not isinstance(content["experiments"], dict):
         content["experiments"] = CommentedMap()
     for name, entry in wanted.items():
@@ -93,7 +94,7 @@ def put_right(root: Path, names: list[str], notify: Callable[[str], None]) -> No
 def _read(root: Path) -> dict[str, Any]:
     """The mapping in the file; a list of names becomes a mapping to None."""
     try:
-        found = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))["experiments"]
+        found = yaml.safe_load(read_text(root / FILE, FILE))["experiments"]
     except FileNotFoundError:
         raise UsageError(f"no {FILE} in {root.resolve()}: run this in the project's folder") from None
     except yaml.YAMLError as error:

@@ -15,6 +15,7 @@ import yaml
 
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.settings.sets import DATASET
+from quee.settings.text import read_text as read_utf8
 from quee.work.io import canonical
 from quee.work.registry import unknown
 from tasks.dvc.dependencies import code_file
@@ -164,11 +165,19 @@ def read_ablations(root: Path) -> dict[str, StageResult]:
 
 
 def _entries(root: Path, file: str, revision: str | None = None) -> dict[str, dict[str, Any]]:
+    return dict(_content(root, file, revision).get("stages") or {})
+
+
+def _content(root: Path, file: str, revision: str | None = None) -> dict[str, Any]:
+    """The mapping in a YAML file of the project; empty without the file. Raises IntegrityError where it is none."""
     try:
         content = yaml.load(read_text(root, file, revision) or "", Loader=LOADER) or {}
-        return dict(content.get("stages", {}))
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        if not isinstance(content.get("stages") or {}, dict):
+            raise TypeError("stages: expected a mapping")
+    except (yaml.YAMLError, AttributeError, TypeError) as error:
         raise IntegrityError(f"{file} is not readable: {' '.join(str(error).split())}") from None
+    found: dict[str, Any] = content
+    return found
 
 
 def _rank(stage: str, order: list[str]) -> tuple[int, str]:
@@ -177,8 +186,7 @@ def _rank(stage: str, order: list[str]) -> tuple[int, str]:
 
 def stage_names(root: Path, revision: str | None = None) -> list[str]:
     """The stages of `dvc.yaml` per experiment, in its order, without `settings`."""
-    content = yaml.load(read_text(root, "dvc.yaml", revision) or "", Loader=LOADER) or {}
-    stages = (content.get("stages") or {}).items()
+    stages = (_content(root, "dvc.yaml", revision).get("stages") or {}).items()
     per_experiment = {"foreach", "matrix"}  # older revisions have a matrix of names
     return [
         name for name, stage in stages if isinstance(stage, dict) and per_experiment & set(stage) and name != SETTINGS
@@ -187,8 +195,7 @@ def stage_names(root: Path, revision: str | None = None) -> list[str]:
 
 def default_experiments(root: Path) -> list[str]:
     """The experiments named in `params.yaml`."""
-    content = yaml.load(read_text(root, "params.yaml") or "", Loader=LOADER) or {}
-    return [str(name) for name in content.get("experiments") or []]
+    return [str(name) for name in _content(root, "params.yaml").get("experiments") or []]
 
 
 def chosen(results: dict[str, ExperimentResult], names: list[str] | None) -> dict[str, ExperimentResult]:
@@ -260,7 +267,7 @@ def read_text(root: Path, path: str, revision: str | None = None) -> str | None:
     if revision is not None:
         return git(root, "show", f"{revision}:./{path}")
     file = root / path
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    return read_utf8(file, path) if file.is_file() else None
 
 
 def is_revision(root: Path, name: str) -> bool:

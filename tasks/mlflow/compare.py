@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from quee.errors import UsageError
-from quee.evaluation.near import DROPS
-from quee.policies.names import named
-from quee.settings.bundle import Bundle
 from tasks.dvc.lock import ExperimentResult, default_experiments, is_revision, read_lock, read_out, stage_names
 from tasks.mlflow.memory import Memory
 from tasks.mlflow.values import METRICS, experiment_metrics, of_run, settings_of
 from tasks.work.published import FOLDER, evaluated, published, unpack
 
-COMPARED = named("ours", "reference", "rival")
-"""Methods whose numbers are main ones."""
 STEPPED = ("curve/", "history/")
 """Prefixes of metrics with a value per step in earlier runs; these are not compared."""
 
@@ -101,18 +96,6 @@ def settings_differences(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
     return {
         name: pair for name, pair in found.items() if all(side.has_defaults or name in side.settings for side in (a, b))
     }
-
-
-def main_differences(a: Side, b: Side) -> dict[str, tuple[float | None, float | None]]:
-    """Metrics that differ, the main ones: what the networks are, and three numbers of each method that people compare."""
-    found = differences(a.metrics, b.metrics)
-    return {name: pair for name, pair in found.items() if _MAIN.fullmatch(name)}
-
-
-_MAIN = re.compile(
-    rf"fp32_accuracy|backbone/(accuracy\.test|macs|parameters)|quantize/precisions\.[^.]*\.(accuracy|cost)|"
-    rf"methods/({'|'.join(map(re.escape, COMPARED))})\.(auc|accuracy_at_budget\.{Bundle().budget:g}|cost_at_drop_{min(DROPS)})"
-)
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -237,8 +237,8 @@ def signature() -> ModelSignature:
     import numpy as np
 
     answer: list[ColSpec | TensorSpec] = [
-        ColSpec("long", "prediction"),
-        ColSpec("string", "label"),
+        ColSpec("long", "label"),  # index of the class
+        ColSpec("string", "class"),
         ColSpec("string", "path", required=False),
         ColSpec("double", "cost"),
     ]

@@ -72,8 +72,10 @@ def results_page(root: Path, experiment: str) -> tuple[str, str]:
 
 
 def said(summary: Summary) -> list[str]:
-    """Sentences: what is deployed, the least cost near the float network, and accuracy where the test images have no labels."""
-    return [text for text in (summary.sentence(named=True), summary.nearest(), summary.said_of_labelled()) if text]
+    """Sentences: what is deployed, what the bundle itself does, the least cost near the float network, and accuracy where the
+    test images have no labels."""
+    parts = (summary.sentence(named=True), summary.bundled(), summary.nearest(), summary.said_of_labelled())
+    return [text for text in parts if text]
 
 
 def bundle_of(root: Path, experiment: str, reference: bool = False) -> Bundle:

@@ -66,14 +66,15 @@ def write_page(root: Path, first: Side, second: Side, file: Path | None) -> tupl
     return found, target
 
 
-def verdict(root: Path, first: Side, second: Side) -> str:
-    """Which result is better, in a sentence, by what was reported; empty for what is not the result of a whole experiment."""
+def verdict(root: Path, first: Side, second: Side) -> list[str]:
+    """Which result is better and what either gains by routing, in sentences, by what was reported; none for what is not the
+    result of a whole experiment."""
     try:
         with opened(root, first, second) as (one, other):
             found = page.Comparison((one.shown(), other.shown()), {}, {}, same_images(one, other))
     except QueeError:
-        return ""
-    return page.verdict(found)
+        return []
+    return [said for said in (page.verdict(found), page.routing(found)) if said]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from rich.table import Table
 from quee.errors import IntegrityError, UsageError
 from quee.measure import ACCURACY, LABELLED, Measure, measure_of
 from quee.policies.names import BOUND, MAIN, REFERENCE, shown
+from quee.report.sentence import mean_gain
 from quee.settings.names import experiment_names
-from quee.work.percentages import DASH, GAP, figure, percent
+from quee.work.columns import tables
+from quee.work.percentages import DASH, DIFFERENCE, figure, percent
 from quee.work.registry import unknown
 from tasks.dvc.lock import ExperimentResult, chosen, default_experiments, is_revision, read_lock, read_out
 from tasks.mlflow.values import of_first_seed, stage_numbers
@@ -67,10 +69,17 @@ class Results:
     report: Path | None
     labelled: list[dict[str, Any]] = field(default_factory=list)
     """Accuracy on labelled images by method and budget, where the others have no labels."""
+    published: bool = False
+    """Whether they are the published ones, not those in artifacts/."""
 
     @property
     def measure(self) -> Measure:
         return measure_of(self.metrics)
+
+    @property
+    def asked(self) -> str:
+        """The arguments of `quee results` that show them."""
+        return f"--reference {self.experiment}" if self.published else self.experiment
 
 
 def load_results(root: Path, experiment: str, reference: bool = False) -> Results:
@@ -90,7 +99,7 @@ def load_results(root: Path, experiment: str, reference: bool = False) -> Result
         raise UsageError("; ".join(filter(None, [said, ", or ".join(hints)])))
     report = base / experiment / "report" / "report.html"
     found = read_results(experiment, folder, base / experiment / "features" / "tree.json")
-    return replace(found, report=report) if report.is_file() else found
+    return replace(found, report=report if report.is_file() else None, published=reference)
 
 
 def read_results(experiment: str, folder: Path, tree: Path) -> Results:
@@ -144,13 +153,16 @@ def chosen_methods(results: Results, wanted: Sequence[str] | None = None, all_me
     for name in wanted or ():
         if name not in names:
             raise UsageError(
-                unknown("method with results", name, sorted(names), f"`quee results {results.experiment} --all`")
+                unknown("method with results", name, sorted(names), f"`quee results {results.asked} --all`")
             )
     return list(wanted) if wanted else shown(names) + (sorted(names - set(MAIN)) if all_methods else [])
 
 
-def results_table(results: Results, methods: Sequence[str]) -> Group:
-    """A row per method: test accuracy in % at each budget, with the realised cost below it."""
+def results_table(results: Results, methods: Sequence[str], width: int = 80) -> Group:
+    """A row per method: test accuracy in % at each budget, with the realised cost below it.
+
+    Budgets for which `width` characters have no room follow below.
+    """
     budgets = sorted({point["budget"] for point in results.points})
     fp32 = results.metrics.get("fp32_accuracy")
     said = results.measure.said
@@ -161,21 +173,22 @@ def results_table(results: Results, methods: Sequence[str]) -> Group:
     missed = any(not point["budget_met"] for point in results.points if point["method"] in methods)
     notes = [f"{full}Cost 1 is static w8a8.{' * this budget cannot be met: the nearest point.' if missed else ''}"]
     notes += labelled_lines(results)
+    if any(mean_gain(results.metrics, method) is not None for method in methods):
+        again = ", mean of random re-divisions of the held-out images" if results.metrics.get("resplits") else ""
+        notes.append(f"auc: mean accuracy over budgets. gain: points of auc over {REFERENCE}{again}.")
     if "behind_best" in results.metrics:
         tested = f" ({results.metrics['test_samples']:,} test images{folds_note(results.metrics)})"
         notes.append(behind_note([results], tested))
     note = "\n".join(f"[dim]{line}[/dim]" for line in notes)
-    table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False)
-    table.add_column("method \\ budget", no_wrap=True)
-    for budget in budgets:
-        table.add_column(f"{budget:g}", justify="right", no_wrap=True)
     found = {(point["method"], point["budget"]): point for point in results.points}
-    for method in methods:
-        row = [found.get((method, budget)) for budget in budgets]
-        cells = [_cell(point, behind_mark(results.metrics, method, f"{budget:g}"))
-                 for point, budget in zip(row, budgets, strict=True)]  # fmt: skip
-        table.add_row(f"{method}\n[dim]{_summary(results.metrics, method)}[/dim]", *cells)
-    return Group(title, table, note)
+    rows = [
+        (
+            f"{method}\n[dim]{_summary(results.metrics, method)}[/dim]",
+            *(_cell(found.get((method, budget)), behind_mark(results.metrics, method, f"{budget:g}")) for budget in budgets),
+        )
+        for method in methods
+    ]  # fmt: skip
+    return Group(title, *tables(["method \\ budget", *(f"{budget:g}" for budget in budgets)], rows, width), note)
 
 
 def labelled_lines(results: Results) -> list[str]:
@@ -198,10 +211,8 @@ def _summary(metrics: dict[str, Any], method: str) -> str:
     parts = []
     if (auc := metrics.get("methods", {}).get(method, {}).get("auc")) is not None:
         parts.append(f"auc {behind_mark(metrics, method, 'auc')}{figure(auc)}")
-    gaps = metrics.get("oracle_gap_closed", {})
-    if method in gaps and method not in (REFERENCE, BOUND):
-        gap = figure(gaps[method], 0, *GAP, sign=True)
-        parts.append(f"gap {gap}" if gap == DASH else f"gap {gap} %")
+    if method not in (REFERENCE, BOUND) and (gain := mean_gain(metrics, method)) is not None:
+        parts.append(f"gain {figure(gain, 2, *DIFFERENCE, sign=True)}")
     return " ".join(parts)
 
 

@@ -252,7 +252,9 @@ def _with_dataset(text: str, dataset: str) -> str:
 
 
 def _about(root: Path, name: str) -> str:
-    first = (root / "experiments" / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    from quee.settings.text import read_text
+
+    first = read_text(root / "experiments" / f"{name}.yaml").partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 

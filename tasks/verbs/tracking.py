@@ -116,7 +116,7 @@ def results(
     console = Console()
     for item in found:
         chosen = chosen_methods(item, methods, all_)
-        console.print(results_table(item, chosen))
+        console.print(results_table(item, chosen, console.width))
         if plot:
             from tasks.verbs.plot import plotted
 
@@ -179,7 +179,7 @@ def compare(
     json_: AsJson = False,
 ) -> None:
     """Show how two results differ in settings and metrics, or make a page of it: `quee compare A B --html [FILE]`."""
-    from tasks.mlflow.compare import differences, main_differences, settings_differences, side
+    from tasks.mlflow.compare import differences, settings_differences, side
     from tasks.verbs.results import number
     from tasks.work.published import evaluated
 
@@ -206,36 +206,41 @@ def compare(
     from rich.console import Console
     from rich.table import Table
 
+    from tasks.verbs.beside import facts, methods_tables
     from tasks.verbs.comparison import verdict
 
     console = Console()
-    if said := verdict(root, left, right):
+    for said in verdict(root, left, right):
         console.print(said, soft_wrap=True, highlight=False)
     for one in (left, right):
         if not one.has_defaults:
             console.print(
                 f"{one.label}: defaults were not recorded; only what its YAML says is compared.", soft_wrap=True
             )
+    if methods := methods_tables((left, right), console.width):
+        for line in facts((left, right)):
+            console.print(line, soft_wrap=True, highlight=False)
+        console.print(*methods)
     for kind, differing in (("settings", settings), ("metrics", metrics)):
-        shown = main_differences(left, right) if kind == "metrics" and not all_ else differing
         if not differing:
             console.print(f"The {kind} are equal.")
             continue
+        if kind == "metrics" and methods and not all_:
+            console.print(f"{counted(len(differing), 'differing metric')}: --all shows them", style="dim")
+            continue
         table = Table(box=None, pad_edge=False)
-        table.add_column(kind, no_wrap=True)
+        table.add_column(kind, no_wrap=kind == "settings", overflow="fold")
         table.add_column(left.label, justify="right", overflow="fold")
         table.add_column(right.label, justify="right", overflow="fold")
         if kind == "metrics":
-            table.add_column("difference", justify="right", no_wrap=True)
-        for name, (old, new) in shown.items():
+            table.add_column("difference", justify="right", overflow="fold")
+        for name, (old, new) in differing.items():
             if kind == "settings":
                 table.add_row(name, *("–" if value is None else str(value) for value in (old, new)))
             else:
                 change = None if old is None or new is None else new - old
                 table.add_row(name, number(old), number(new), number(change))
         console.print(table)
-        if len(shown) < len(differing):
-            console.print(f"{len(differing) - len(shown)} more with --all", style="dim")
 
 
 def ui(

@@ -83,7 +83,7 @@ def command_doors(bundle: Path, folder: Path) -> dict[str, Door]:
             predict_command(bundle, [source], pixels=pixels, out=out, engine="torch")
             import pyarrow.parquet as pq
 
-            return pq.read_table(out)["prediction"].to_pylist()
+            return pq.read_table(out)["label"].to_pylist()
 
         return refusing(through, QueeError)
 
@@ -125,14 +125,14 @@ def pyfunc_doors(model: Any) -> dict[str, Door]:
     from mlflow.pyfunc.scoring_server import invocations
 
     def direct(images: np.ndarray, pixels: str) -> list[int]:
-        return model.predict(images, params={"pixels": pixels})["prediction"].tolist()
+        return model.predict(images, params={"pixels": pixels})["label"].tolist()
 
     def of(key: str) -> Door:
         def through(images: np.ndarray, pixels: str) -> list[int]:
             body = json.dumps({key: images.tolist(), "params": {"pixels": pixels}})
             answer = invocations(body, "application/json", model, model.metadata.get_input_schema())
             assert answer.status == 200
-            return [row["prediction"] for row in json.loads(answer.response)["predictions"]]
+            return [row["label"] for row in json.loads(answer.response)["predictions"]]
 
         return through
 

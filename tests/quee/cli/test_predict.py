@@ -59,7 +59,7 @@ def test_a_folder_s_images_come_in_order_with_what_the_classifier_says(classifie
     expected = classifier.route(images[0][:12], budget=0.3)
     assert len(inputs) == len(rows) == 12 and all(list(row) == list(COLUMNS) for row in rows)
     assert [row["path"] for row in rows] == expected.path
-    assert [row["prediction"] for row in rows] == expected.label.tolist()
+    assert [row["label"] for row in rows] == expected.label.tolist()
     assert [row["cost"] for row in rows] == pytest.approx(expected.cost)
     assert rows[-1]["image"] == f"{folder / 'z.parquet'}#2 11.png"
 
@@ -76,7 +76,7 @@ def test_a_bad_image_is_named_or_skipped_with_its_reason(classifier, folder) -> 
         list(score(classifier, Inputs([folder]), Options()))
     rows = told(classifier, Inputs([folder]), Options(), skip_bad=True)
     assert [row["image"].endswith("/3.png") for row in rows] == [row["error"] is not None for row in rows]
-    assert rows[3]["prediction"] is None and rows[4]["prediction"] is not None
+    assert rows[3]["label"] is None and rows[4]["label"] is not None
 
 
 def test_bad_images_are_named_together_with_their_number(classifier, folder) -> None:

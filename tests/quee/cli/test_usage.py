@@ -33,8 +33,10 @@ def test_a_value_that_is_no_number_is_named(capsys: pytest.CaptureFixture, argum
     assert said in told(capsys, *arguments)
 
 
-@pytest.mark.parametrize("option", ["--budget", "--accuracy-loss", "--max-cost"])
-def test_a_budget_of_the_server_is_told_to_be_each_request_s(capsys: pytest.CaptureFixture, option: str) -> None:
+@pytest.mark.parametrize("option", ["--trade-off", "--max-cost", "--certified"])
+def test_what_only_a_request_can_ask_for_is_told_to_be_each_request_s(
+    capsys: pytest.CaptureFixture, option: str
+) -> None:
     said = told(capsys, "serve", "b", option, "0.2")
     assert f"No such option: {option}. `quee predict` has it; under `quee serve` every request chooses its own" in said
 

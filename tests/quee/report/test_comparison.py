@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from example_results import evaluation, example, method, summary
 
-from quee.report.comparison import Comparison, Kind, Shared, Side, comparison_page, curves, sentence, verdict
+from quee.report.comparison import Comparison, Kind, Shared, Side, comparison_page, curves, routing, sentence, verdict
 from quee.report.inputs import Example, Steps
 
 PAIRED = {"mean": -0.0012, "low": -0.003, "high": 0.001}
@@ -84,6 +84,18 @@ SAID = {
 def test_the_sentence_says_which_is_better_as_far_as_it_can_be_told(case: str) -> None:
     found, said = SAID[case]
     assert said in sentence(found)
+
+
+def test_what_routing_adds_is_said_of_both_or_of_neither() -> None:
+    gain = {"gain.quee_plan.static_hull": {"mean": 0.0195, "low": 0.0173, "high": 0.0218}}
+    both = Comparison((side("first", resplits=gain), side("second", resplits=gain)), {}, {}, True)
+    assert routing(both) == (
+        "Averaged over budgets, routing adds +1.95 [+1.73, +2.18] points of accuracy to first and +1.95 [+1.73, +2.18] to "
+        "second, over the best fixed precisions of each (static_hull)."
+    )
+    assert (
+        routing(Comparison((side("first", resplits=gain), side("second", resplits={}, gains={})), {}, {}, True)) == ""
+    )
 
 
 @pytest.fixture(scope="module")

@@ -200,7 +200,8 @@ def test_an_explanation_tells_every_gate_of_the_path(classifier, images) -> None
         assert [g.gate for g in e.gates] == list(range(1, len(e.gates) + 1))
         assert [g.cost for g in e.gates] == sorted(g.cost for g in e.gates) and e.gates[-1].cost == e.cost
         assert (e.gates[-1].label, e.gates[-1].probability) == (e.label, pytest.approx(e.probability))
-        assert e.label == classifier.classes[routed.label[row]]
+        assert (e.label, e.class_name) == (routed.label[row], classifier.classes[routed.label[row]])
+        assert e.gates[-1].class_name == e.class_name
         for gate in e.gates:
             assert (gate.predicted_error is None) == (gate.gate == last)
             assert gate.predicted_error is None or 0 < gate.predicted_error < 1

@@ -19,7 +19,7 @@ def test_rows_come_by_name_in_order(classifier, tmp_path: Path) -> None:
     inputs = Inputs([tmp_path / "a.npy", tmp_path / "b.npz"])
     rows = [row for answers in score(classifier, inputs, Options(), batch=3) for row in rows_of(answers)]
     assert [row["image"] for row in rows] == [f"{tmp_path / n}#{i}" for n in ("a.npy", "b.npz") for i in range(5)]
-    assert [row["prediction"] for row in rows] == classifier.predict(np.concatenate([X, X[::-1]])).tolist()
+    assert [row["label"] for row in rows] == classifier.predict(np.concatenate([X, X[::-1]])).tolist()
 
 
 def test_a_bad_row_is_named_or_skipped(classifier, tmp_path: Path) -> None:

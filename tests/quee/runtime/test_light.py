@@ -53,7 +53,7 @@ def test_files_and_folders_are_classified_as_by_pytorch(place: Path, classifier:
     status, out, said = light(place, "predict", "bundle", "photos", "--budget", "0.3", "--json")
     assert status == 0, said
     rows = json.loads(out)["rows"]
-    found = sorted((row["image"], row["label"], row["path"]) for row in rows)
+    found = sorted((row["image"], row["class"], row["path"]) for row in rows)
     assert [row[1:] for row in found] == classified(classifier, place)
     status, out, said = light(place, "predict", "bundle", "images.npy", "--budget", "0.3", "--csv")
     assert status == 0 and len(out.splitlines()) == 9, said
@@ -164,7 +164,7 @@ def test_a_fresh_environment_runs_the_deployment(place: Path, classifier: Adapti
     assert ran.returncode == 0 and "engine onnxruntime: agrees" in ran.stdout, ran.stderr
     command = [quee, "predict", "bundle", "photos", "--budget", "0.3", "--json"]
     ran = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
-    found = sorted((row["image"], row["label"], row["path"]) for row in json.loads(ran.stdout)["rows"])
+    found = sorted((row["image"], row["class"], row["path"]) for row in json.loads(ran.stdout)["rows"])
     assert [row[1:] for row in found] == classified(classifier, place)
     ran = subprocess.run([quee, "serve", "bundle"], cwd=place, capture_output=True, text=True, check=False)
     assert ran.returncode == 1 and "pip install 'quee[serve]'" in ran.stderr

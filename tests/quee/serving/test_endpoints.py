@@ -11,6 +11,7 @@ from endpoint import Endpoint, form, serving, wait_for
 from image_files import encoded, noise
 
 from quee.errors import UsageError
+from quee.runtime.operating import Options
 from quee.serving.settings import Settings
 
 MODEL = "quee-digits"
@@ -214,6 +215,20 @@ def test_the_description_holds_every_model_that_it_names(endpoint: Endpoint) -> 
     assert {"InferenceRequest", "InferenceResponse", "Parameters", "Classify", "Reload", "Refusal"} <= named
     assert named <= set(described["components"]["schemas"])
     assert described["components"]["schemas"]["Classify"]["properties"]["budget"]["description"]
+
+
+@pytest.mark.parametrize("default", [{"budget": 0.35}, {"accuracy_loss": 3.0}])
+def test_the_server_s_own_default_holds_for_requests_that_name_nothing(
+    bundle: Path, classifier, images, default
+) -> None:
+    pixels = images[0][:20]
+    with serving(bundle, default=Options(**default), control=False) as endpoint:
+        for asked, applied in (({}, default), ({"budget": 0.2}, {"budget": 0.2})):
+            _, answer = endpoint.post(path_of(endpoint), request(pixels, **asked))
+            found, offline = columns(answer), classifier.route(pixels, **applied)
+            assert (found["path"], found["cost"]) == (offline.path, offline.cost.tolist())
+            assert answer["parameters"]["budget"] == applied.get("budget")
+        assert endpoint.get("/v1/model")["budget"] == default.get("budget", classifier.budget)
 
 
 def test_examples_are_shown(bundle: Path, images, tmp_path: Path) -> None:

@@ -193,6 +193,8 @@ def test_the_command_reloads_on_sighup_and_ends_on_sigterm(bundle: Path, other: 
         (["--examples", "/nowhere"], 2, "not a folder"),
         (["--threads", "0"], 2, "threads"),
         (["--memory", "0"], 2, "memory"),
+        (["--budget", "0"], 2, "budget=0.0: give a finite number above 0"),
+        (["--budget", "0.2", "--accuracy-loss", "1"], 2, "not both budget and accuracy_loss"),
     ],
 )
 def test_wrong_usage_is_one_line_and_a_status(bundle: Path, options: list[str], status: int, reason: str) -> None:

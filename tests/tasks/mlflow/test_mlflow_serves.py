@@ -108,7 +108,7 @@ def test_invocations_answer_as_the_bundle_does(endpoint: str, bundle: Path, imag
     some = images[:6, :, :, None]
     rows = invoke(endpoint, {"inputs": some.tolist(), "params": options})
     labels, costs = expected(bundle, some, **options)
-    assert [row["prediction"] for row in rows] == labels
+    assert [row["label"] for row in rows] == labels
     assert [row["cost"] for row in rows] == costs
     assert all(row["path"] for row in rows)
 
@@ -147,7 +147,7 @@ def test_floats_from_0_to_1_are_taken_where_said(endpoint: str, bundle: Path, im
     some = images[:6, :, :, None]
     rows = invoke(endpoint, {"instances": (some / 255).tolist(), "params": {"pixels": "unit", "max_cost": 0.3}})
     labels, costs = expected(bundle, some, max_cost=0.3)
-    assert ([row["prediction"] for row in rows], [row["cost"] for row in rows]) == (labels, costs)
+    assert ([row["label"] for row in rows], [row["cost"] for row in rows]) == (labels, costs)
 
 
 def test_a_file_of_floats_is_refused(registry: dict[str, str], images: np.ndarray, tmp_path: Path) -> None:
@@ -168,5 +168,5 @@ def test_batches_are_scored_from_files(
     subprocess.run(command, env=registry, check=True, capture_output=True, timeout=240)
     rows = json.loads(target.read_text())["predictions"]
     labels, costs = expected(bundle, some, budget=0.3)
-    assert [row["prediction"] for row in rows] == labels
+    assert [row["label"] for row in rows] == labels
     assert [row["cost"] for row in rows] == costs

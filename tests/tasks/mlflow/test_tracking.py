@@ -83,7 +83,7 @@ class Classifier(PythonModel):
 
     def predict(self, context, model_input, params=None):
         cost = [params["budget"]] * len(model_input)
-        return pd.DataFrame({"prediction": 0, "label": "zero", "path": "w8a8", "cost": cost})
+        return pd.DataFrame({"label": 0, "class": "zero", "path": "w8a8", "cost": cost})
 
 
 set_model(Classifier())

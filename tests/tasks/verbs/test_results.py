@@ -73,6 +73,27 @@ def test_the_table_fits_eighty_columns(tmp_path: Path) -> None:
     assert text.count("↓100") == text.count("*0.15") == len(budgets)
 
 
+@pytest.mark.parametrize("width", [30, 50, 80, 100])
+def test_a_narrow_terminal_has_every_budget_below_the_others(tmp_path: Path, width: int) -> None:
+    write_evaluation(tmp_path / "artifacts/digits/evaluate")
+    results = load_results(tmp_path, "digits")
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(results_table(results, ["quee_plan"], width))
+    lines = console.export_text().splitlines()
+    budgets = [name for line in lines if line.startswith("method") for name in line.split()[3:]]
+    assert budgets == ["0.05", "0.2", "1"] and "…" not in "".join(lines)
+
+
+def test_a_gain_is_that_over_fixed_precisions_of_the_re_divisions_where_there_are_some(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "artifacts/digits/evaluate")
+    results = load_results(tmp_path, "digits")
+    results.metrics["methods"] |= {"quee_plan": {"auc": 0.95}, "static_hull": {"auc": 0.92}}
+    assert "gain +3.00" in shown(results_table(results, ["quee_plan"]))
+    results.metrics["resplits"] = {"auc.quee_plan": {"mean": 0.94}, "auc.static_hull": {"mean": 0.93}}
+    text = " ".join(shown(results_table(results, ["quee_plan"])).split())
+    assert "gain +1.00" in text and "over static_hull, mean of random re-divisions" in text
+
+
 def test_methods_that_are_behind_the_best_of_a_column_beyond_doubt_are_marked(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "artifacts/digits/evaluate")
     results = load_results(tmp_path, "digits")
@@ -174,7 +195,9 @@ def test_comparing_with_a_revision_shows_the_settings_and_metrics_that_differ(pr
     found = json.loads(done.stdout)
     assert found["settings"] == {"evaluate.points": ["120", "150"]}
     assert found["metrics"] == {"methods/quee_plan.auc": [0.95, 0.97]}
-    assert "evaluate.points" in call("compare", "HEAD", "digits").stdout
+    text = call("compare", "HEAD", "digits").stdout
+    assert "evaluate.points" in text and "1 differing metric: --all" in text and "methods/quee_plan.auc" not in text
+    assert "methods/quee_plan.auc" in call("compare", "HEAD", "digits", "--all").stdout
 
 
 def test_an_auc_over_other_budgets_is_compared_with_nothing(project: Path) -> None:
