@@ -79,9 +79,9 @@ def cost(
         products = str(settings.quantize.float_products) if float_products(backbone) else ""
         if products == "auto":
             products = ASSUMED
+            where = f": quee run {name}" if of_experiment else " in an experiment"
             typer.echo(
-                f"quantize.float_products: auto is counted as {ASSUMED}; stage tree measures it: quee run {name}",
-                err=True,
+                f"quantize.float_products: auto is counted as {ASSUMED}; stage tree measures it{where}", err=True
             )
         found = configs_of(sorted(p for p in {*shown, *path, UNIT_PRECISION} if not p.is_float), settings.quantize)
         configs = [with_format(config, products) if products else config for config in found.values()]

@@ -5,11 +5,13 @@ nor the number of workers changes a result.
 """
 
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from typing import Any, Protocol
 
 from quee.errors import UnreachableError, UsageError
@@ -73,7 +75,8 @@ class Inline:
 
 
 def _begin(begun: Any, gpus: int, initializer: Callable[[], None] | None) -> None:
-    """Run first in a local process: it sees the GPU whose turn it is. `begun` counts the processes."""
+    """Run first in a local process: it ends with its caller, and sees the GPU whose turn it is. `begun` counts the processes."""
+    threading.Thread(target=_end_with_caller, name="caller", daemon=True).start()
     if initializer is not None:
         initializer()
     with begun.get_lock():
@@ -82,10 +85,31 @@ def _begin(begun: Any, gpus: int, initializer: Callable[[], None] | None) -> Non
         os.environ[VISIBLE] = visible(os.environ.get(VISIBLE), gpus)[number % gpus]
 
 
+def _end_with_caller() -> None:
+    """Wait for the process that opened the pool to end, in whatever way, and end this one: its parent may be another."""
+    if (caller := parent_process()) is not None:
+        caller.join()
+        os._exit(1)
+
+
 def visible(setting: str | None, gpus: int) -> list[str]:
     """The names of this process's GPUs: those of CUDA_VISIBLE_DEVICES, or their numbers."""
     names = [name.strip() for name in (setting or "").split(",") if name.strip()]
     return names[:gpus] if len(names) >= gpus else [str(number) for number in range(gpus)]
+
+
+def _context() -> Any:
+    """How local processes begin: as forks of a server that has imported the running module, once for all pools of this process.
+
+    The server runs nothing else, so it has no threads that a fork would lose. Where there is no such server, every process
+    imports by itself.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context, spec = get_context("forkserver"), getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None and not spec.name.endswith("__main__"):
+        context.set_forkserver_preload([spec.name])
+    return context
 
 
 @EXECUTORS.register("processes")
@@ -98,7 +122,7 @@ class Processes:
 
     @contextmanager
     def open(self) -> Iterator[Executor]:
-        context = get_context("spawn")
+        context = _context()
         begun = (context.Value("i", 0), self.workers.gpus, self.workers.initializer)
         pool = ProcessPoolExecutor(self.workers.count, context, _begin, begun)
         try:

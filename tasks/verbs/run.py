@@ -259,7 +259,10 @@ def _about(root: Path, name: str) -> str:
 
 
 def doctor(json_: AsJson = False) -> None:
-    """Check this checkout (programs, versions, settings, locks, disk) and repair what killed runs left."""
+    """Check this checkout (programs, versions, settings, locks, data, disk) and repair what killed runs left.
+
+    Data and weights that are tracked and missing are pulled, as a run would.
+    """
     from tasks.verbs.diagnosis import examine
 
     findings = examine(Path.cwd())

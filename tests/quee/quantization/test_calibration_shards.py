@@ -109,7 +109,8 @@ def test_a_killed_worker_leaves_the_same_networks(
     data: Path, backbone: Path, expected: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def workers() -> list[psutil.Process]:
-        return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+        servers = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+        return [worker for server in servers for worker in server.children()]
 
     out = killed_in_the_middle(tmp_path, Processes(Workers(1)), data, backbone, workers)
     assert content(out) == content(expected)
