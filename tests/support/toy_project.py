@@ -5,11 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from shared import made_once
+
+from quee.cli.main import main
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -234,6 +237,22 @@ def project(template: Path, tmp_path: Path) -> Project:
     """A fresh copy of the toy project, nothing run yet."""
     shutil.copytree(template, tmp_path / "project", symlinks=True)
     return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def told(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """As `project.quee`, without a process: for commands that start no stage."""
+    monkeypatch.chdir(project.root)
+
+    def quee(*arguments: str, status: int = 0) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments])
+        said = "".join(capsys.readouterr())
+        assert (ended.value.code or 0) == status, said
+        return said
+
+    return quee
 
 
 @pytest.fixture
