@@ -9,6 +9,7 @@ import pytest
 import torch
 from doors import Door, RefusedError, command_doors, endpoint_doors, pyfunc_doors, python_doors
 from endpoint import serving
+from plain_heads import read_plainly
 
 import quee
 from quee.network.architectures import create_backbone
@@ -88,7 +89,9 @@ def backbone() -> Any:
 def bundle(backbone: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = digits(120)
     out = tmp_path_factory.mktemp("fit") / "bundle"
-    quee.fit(backbone, images, np.arange(len(images)) % 10, out, precisions=["w8a8"])
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        read_plainly(monkeypatch)
+        quee.fit(backbone, images, np.arange(len(images)) % 10, out, precisions=["w8a8"])
     return out
 
 

@@ -1,7 +1,7 @@
 """The Python examples of README.md and docs/ run as they stand, page by page, in a folder that has what they speak of.
 
 What differs from a reader's machine, because it would take minutes: `quee.fit` names the precisions of the tree and tries
-one way to read the state, and networks of timm have two blocks and small images.
+one way to read the state, and networks have two narrow blocks and small images.
 """
 
 import ast
@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from plain_heads import read_plainly
 
 import quee
 from quee import errors
-from quee.network.base import SegmentedBackbone
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,7 +45,7 @@ def digits() -> World:
 
     found = load_digits()
     images, labels = np.rint(found.images * 255 / 16).astype(np.uint8)[:120], found.target[:120]
-    backbone = quee.create_backbone("vit_digits", (1, 2, 3, 4), embed_dim=16, depth=4, num_heads=2)
+    backbone = quee.create_backbone("vit_digits", (1, 2), embed_dim=16, depth=2, num_heads=2)
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=0.01)
     x, y = torch.tensor(images[:, None] / 127.5 - 1, dtype=torch.float32), torch.tensor(labels)
     for _ in range(60):
@@ -98,13 +98,14 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty folder, and what the first lines of this file say."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(quee, "fit", partial(quee.fit, precisions=PRECISIONS), raising=False)
-    monkeypatch.setattr(SegmentedBackbone, "poolings", property(lambda backbone: (backbone.global_pooling,)))
+    read_plainly(monkeypatch)
     create = timm.create_model
 
     def small(name: str, checkpoint_path: str = "", **kwargs: Any) -> torch.nn.Module:
+        kwargs |= {"depth": 2, "embed_dim": 48, "img_size": 32}
         if checkpoint_path:
-            torch.save(create(name, depth=2, img_size=32, **kwargs).state_dict(), checkpoint_path)
-        return create(name, depth=2, img_size=32, checkpoint_path=checkpoint_path, **kwargs)
+            torch.save(create(name, **kwargs).state_dict(), checkpoint_path)
+        return create(name, checkpoint_path=checkpoint_path, **kwargs)
 
     monkeypatch.setattr(timm, "create_model", small)
 

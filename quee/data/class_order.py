@@ -6,6 +6,7 @@ have lists of their own. A network's outputs follow one of these orders, and lab
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -139,12 +140,9 @@ def _ids(names: tuple[str, ...]) -> list[str]:
     """WordNet ids of ImageNet's classes; none for others. In ImageNet's own order, words of two classes are told apart."""
     if all(map(_WNID.fullmatch, names)):
         return [*names]
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    ids, words = info.label_names(), info.label_descriptions()
-    if [*map(same_name, names)] == [*map(same_name, words)]:
-        return [*ids]
+    rows = _imagenet_classes("imagenet-1k")
+    if [*map(same_name, names)] == [same_name(words) for _, words in rows]:
+        return [wnid for wnid, _ in rows]
     found = _words_of(names)
     return [found[name][0] for name in names] if found else []
 
@@ -188,12 +186,18 @@ def _imagenet(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _words_of(names: tuple[str, ...]) -> dict[str, tuple[str, str]] | None:
-    """WordNet id and words of each class, by timm's table of ImageNet's 21,841 classes; None where one is not in it."""
+@cache
+def _imagenet_classes(subset: str) -> tuple[tuple[str, str], ...]:
+    """WordNet id and words of each class, in timm's order; read once, because many lists are compared with them."""
     from timm.data import ImageNetInfo
 
-    info = ImageNetInfo("imagenet-21k" if all(map(_WNID.fullmatch, names)) else "imagenet-1k")
-    rows = list(zip(info.label_names(), info.label_descriptions(), strict=True))
+    info = ImageNetInfo(subset)
+    return tuple(zip(info.label_names(), info.label_descriptions(), strict=True))
+
+
+def _words_of(names: tuple[str, ...]) -> dict[str, tuple[str, str]] | None:
+    """WordNet id and words of each class, by timm's table of ImageNet's 21,841 classes; None where one is not in it."""
+    rows = _imagenet_classes("imagenet-21k" if all(map(_WNID.fullmatch, names)) else "imagenet-1k")
     by_name = {wnid: (wnid, words) for wnid, words in rows}
     for wnid, words in rows:
         for text in (words, words.partition(",")[0]):

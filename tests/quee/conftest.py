@@ -1,10 +1,12 @@
 """A small untrained network, fitted on a few digits; execution must be right for any predictions."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from shared import made_once
 
 import quee
 from quee.data.importers import import_dataset
@@ -32,11 +34,15 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def bundle(images, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    backbone = create_backbone("vit_digits", (1, 2, 4), **KWARGS)
-    out = tmp_path_factory.mktemp("fit") / "bundle"
-    quee.fit(backbone, *images, out, precisions=["w4a4", "w8a8"], policy="fitted_q")
-    return out
+    """A bundle that tests do not change; each worker has a copy, beside which profiles are written."""
+
+    def make(folder: Path) -> None:
+        torch.manual_seed(0)
+        backbone = create_backbone("vit_digits", (1, 2, 4), **KWARGS)
+        quee.fit(backbone, *images, folder / "bundle", precisions=["w4a4", "w8a8"], policy="fitted_q")
+
+    copy = tmp_path_factory.mktemp("fit") / "bundle"
+    return Path(shutil.copytree(made_once(tmp_path_factory, "fit", make) / "bundle", copy))
 
 
 @pytest.fixture(scope="session")

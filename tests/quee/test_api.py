@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from plain_heads import plain_heads as plain_heads
 from torch import nn
 
 import quee
@@ -217,6 +218,7 @@ def test_labels_in_another_order_than_the_outputs_are_refused(digits, trained, t
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.usefixtures("plain_heads")
 def test_names_that_the_backbone_confirms_are_taken_without_a_word_and_it_is_left_as_it_is(
     digits, trained, tmp_path
 ) -> None:
@@ -241,6 +243,7 @@ def test_the_tree_is_chosen_where_no_precisions_are_named(digits, trained, tmp_p
     assert np.mean(np.asarray(answers) == digits[1][:50]) > 0.5
 
 
+@pytest.mark.usefixtures("plain_heads")
 def test_an_order_that_is_a_guess_is_said(digits, tmp_path) -> None:
     labels = np.array(NAMES)[digits[1]][:80]
     with pytest.warns(UserWarning, match="sorted order .*0 is 'digit 0'.*give classes="):
@@ -367,6 +370,7 @@ def test_images_that_are_all_dark_are_said() -> None:
         check_pixels(0, 200)
 
 
+@pytest.mark.usefixtures("plain_heads")
 def test_images_without_labels_are_fitted_to_the_networks_own_answers_and_the_bundle_says_so(
     digits, trained, tmp_path
 ) -> None:

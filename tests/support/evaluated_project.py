@@ -1,5 +1,6 @@
 """A project with results of `evaluate` that DVC made and git records, and its verbs."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import typer
+from shared import made_once
 from typer.testing import CliRunner
 
 from quee.evaluation.formats import FORMAT
@@ -44,22 +46,38 @@ def write_evaluation(folder: Path, accuracy: float = 0.9, auc: float = 0.95, ear
     write_json(folder / "metrics.json", {"experiment": "digits", **metrics, **({} if earlier else {"format": FORMAT})})
 
 
-def evaluated_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A git repository whose one commit has a result that DVC made."""
-    monkeypatch.chdir(tmp_path)
+def make_template(folder: Path) -> None:
+    (folder / "experiments").mkdir()
+    (folder / "experiments" / "digits.yaml").write_text("evaluate: {points: 120}\n")
+    (folder / "params.yaml").write_text("experiments: {digits: {data: data/digits}}\n")
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / ".gitignore").write_text("/artifacts/\n/made/\n")
+    (folder / "artifacts" / "digits").mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        at_work_in(folder, monkeypatch)
+        run("git", "init", "-q")
+        run(sys.executable, "-m", "dvc", "init", "-q")
+        repro(folder)
+        run("git", "add", "-A")
+        run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "result")
+
+
+@pytest.fixture(scope="session")
+def evaluated_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git repository whose one commit has a result that DVC made; tests do not change it."""
+    return made_once(tmp_path_factory, "evaluated", make_template)
+
+
+def copied(template: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the template in a new folder, which becomes the current one."""
+    shutil.copytree(template, folder, symlinks=True, dirs_exist_ok=True)
+    at_work_in(folder, monkeypatch)
+    return folder
+
+
+def at_work_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "digits.yaml").write_text("evaluate: {points: 120}\n")
-    (tmp_path / "params.yaml").write_text("experiments: {digits: {data: data/digits}}\n")
-    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
-    (tmp_path / ".gitignore").write_text("/artifacts/\n/made/\n")
-    (tmp_path / "artifacts" / "digits").mkdir(parents=True)
-    run("git", "init", "-q")
-    run(sys.executable, "-m", "dvc", "init", "-q")
-    repro(tmp_path)
-    run("git", "add", "-A")
-    run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "result")
-    return tmp_path
 
 
 def run(*command: str) -> None:

@@ -81,13 +81,17 @@ class Tiny:
         return found
 
 
-@pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    """Two classes of 60 images each, and an experiment of two segments and two precisions."""
-    monkeypatch.chdir(tmp_path)
+def tiny_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
+    """Two classes of 60 images each, and an experiment of two segments and two precisions; the folder is the current one."""
+    monkeypatch.chdir(folder)
     for name in ("dvc.yaml", "quee", "tasks"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    found = Tiny(tmp_path)
+        (folder / name).symlink_to(ROOT / name)
+    found = Tiny(folder)
     found.data({"a": 60, "b": 60})
     found.write()
     return found
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
+    return tiny_in(tmp_path, monkeypatch)

@@ -5,10 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from shared import made_once
+
+from quee.cli.main import main
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -184,9 +188,8 @@ def experiment(**blocks: str) -> str:
     return "".join(f"{block}: {({**known, **blocks}).get(block, '{}')}\n" for block in BLOCKS)
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    project = Project(tmp_path_factory.mktemp("template") / "project")
+def make_template(folder: Path) -> None:
+    project = Project(folder)
     files = {
         "dvc.yaml": DVC_YAML,
         "params.yaml": PARAMS,
@@ -210,7 +213,23 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (project.root / "data" / "digits.dvc").rename(project.root / "data.dvc")
     project.edit("data.dvc", "path: digits", "path: data/digits")
     project.do("dvc", "push", "-q")
-    return project.root
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy project as it is before anything runs; tests do not change it."""
+    return made_once(tmp_path_factory, "toy", make_template)
+
+
+@pytest.fixture(scope="session")
+def ran_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The toy project after `quee run`; tests do not change it."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(template, folder, symlinks=True, dirs_exist_ok=True)
+        Project(folder).quee("run")
+
+    return Project(made_once(tmp_path_factory, "toy-ran", make))
 
 
 @pytest.fixture
@@ -218,3 +237,26 @@ def project(template: Path, tmp_path: Path) -> Project:
     """A fresh copy of the toy project, nothing run yet."""
     shutil.copytree(template, tmp_path / "project", symlinks=True)
     return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def told(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """As `project.quee`, without a process: for commands that start no stage."""
+    monkeypatch.chdir(project.root)
+
+    def quee(*arguments: str, status: int = 0) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments])
+        said = "".join(capsys.readouterr())
+        assert (ended.value.code or 0) == status, said
+        return said
+
+    return quee
+
+
+@pytest.fixture
+def ran(ran_template: Project, tmp_path: Path) -> Project:
+    """A copy of the toy project in which `quee run` has been called."""
+    shutil.copytree(ran_template.root, tmp_path / "ran", symlinks=True)
+    return Project(tmp_path / "ran")

@@ -1,6 +1,7 @@
 """`quee ablate` on the toy project: a stage outside of the pipeline with the same locks and healing."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,10 @@ def test_a_damaged_record_of_ablations_stops_nothing(ablated: Project) -> None:
     assert "ablate@toy: " in ablated.quee("ablate", "toy")
 
 
-def test_without_features_the_way_to_them_is_named(ablated: Project) -> None:
+def test_without_features_the_way_to_them_is_named(ablated: Project, told: Callable[..., str]) -> None:
     (ablated.root / "artifacts/toy/features/tree.json").unlink()
     (ablated.root / "artifacts/toy/features").rmdir()
-    said = ablated.quee("ablate", "toy", status=4)
+    said = told("ablate", "toy", status=4)
     assert "artifacts/toy/features; `quee run toy` makes it" in said
 
 
@@ -93,9 +94,9 @@ def test_without_features_the_way_to_them_is_named(ablated: Project) -> None:
         ("{cluster: [3]}", "unknown key 'cluster'"),
     ],
 )
-def test_a_grid_that_cannot_be_is_refused(ablated: Project, text: str, said: str) -> None:
+def test_a_grid_that_cannot_be_is_refused(ablated: Project, told: Callable[..., str], text: str, said: str) -> None:
     ablated.edit("experiments/toy.yaml", "{seeds: 4}", text)
-    assert said in ablated.quee("ablate", "toy", status=2)
+    assert said in told("ablate", "toy", status=2)
 
 
 def test_points_computed_by_other_libraries_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ BACKBONES = {
     "three channels": ("vit_digits", {"embed_dim": 32, "depth": 2, "in_chans": 3}),
     "tokens to tokens": ("t2t_vit_7", {"img_size": 32, "num_classes": 10}),
 }
+HEADS = Exits(embedding=4, pooling="cls_mean2x2", head="hidden", hidden=16)
+"""A grid and a hidden layer, named so that none of the others is fitted."""
 
 
 def make(name: str, data: Path, folder: Path) -> Recipe:
@@ -45,7 +47,7 @@ def make(name: str, data: Path, folder: Path) -> Recipe:
     transform = models[fp32].input
     x, y = images.batch(IDS[:64], transform), torch.from_numpy(images.labels[IDS[:64]])
     models[w4a4] = quantize_(models[w4a4], QuantizationConfig(w4a4), [x])
-    heads, _ = fit_exits(MultiPrecisionBackbone(models), [w4a4], lambda _: [(x, y)], Exits(embedding=4), 1, len(x))
+    heads, _ = fit_exits(MultiPrecisionBackbone(models), [w4a4], lambda _: [(x, y)], HEADS, 1, len(x))
     save_backbone(folder, models[fp32], kwargs)
     save_quantized(folder, w4a4, models[w4a4])
     heads.save(folder / "heads.safetensors")

@@ -1,12 +1,12 @@
 """Fits of other seeds and folds in shards, on a small project."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_project import Tiny
-from tiny_project import tiny as tiny
+from tiny_project import tiny_in
 
 from quee.evaluation.repeats import Held, divide_again, fit_again, fit_ensembles, forget
 from quee.evaluation.resplits import fit_policies, resplit
@@ -21,14 +21,17 @@ FOLDS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def held(tiny: Tiny) -> Held:
-    tiny.data({"a": 60, "b": 60}, {"a": 40, "b": 40})
-    tiny.write(prepare={"splits": FOLDS})
-    stages = ("settings", "prepare", "backbone", "tree", "quantize", "exits", "features", "targets")
-    out = tiny.run(*stages)
-    folders = (str(out / name) for name in ("features", "prepare", "targets"))
-    return Held(load_experiment("tiny"), *folders)
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
+    """Results up to the targets, which tests do not change."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        tiny = tiny_in(tmp_path_factory.mktemp("tiny"), monkeypatch)
+        tiny.data({"a": 60, "b": 60}, {"a": 40, "b": 40})
+        tiny.write(prepare={"splits": FOLDS})
+        stages = ("settings", "prepare", "backbone", "tree", "quantize", "exits", "features", "targets")
+        out = tiny.run(*stages)
+        folders = (str(out / name) for name in ("features", "prepare", "targets"))
+        yield Held(load_experiment("tiny"), *folders)
 
 
 def test_policies_out_of_shards_are_those_fitted_in_place_and_are_kept(held: Held, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from plain_heads import plain_heads as plain_heads
 from torch import nn
 from torchvision.models import swin_transformer
 from torchvision.transforms import InterpolationMode
@@ -224,6 +225,7 @@ def test_preprocessing_that_is_none_is_refused(given: Any, reason: str) -> None:
         as_backbone(vit(), given)
 
 
+@pytest.mark.usefixtures("plain_heads")
 def test_a_timm_module_is_fitted_and_the_bundle_answers_as_it_does(tmp_path: Any) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from plain_heads import read_plainly
 from sklearn.datasets import load_digits
 
 import quee
@@ -44,7 +45,9 @@ def classifier(request: pytest.FixtureRequest, bundle: Path) -> AdaptiveClassifi
 def bundle(request: pytest.FixtureRequest, digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("maps") / "bundle"
     network = request.getfixturevalue("backbone") if request.param == "toy_convnet" else small_resnet()
-    quee.fit(network, *digits, out, precisions=["w4a4", "w8a8"], policy="plan")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        read_plainly(monkeypatch)  # engines read grids of maps in architectures/test_registry.py
+        quee.fit(network, *digits, out, precisions=["w4a4", "w8a8"], policy="plan")
     return out
 
 

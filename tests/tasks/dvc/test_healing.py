@@ -86,18 +86,16 @@ def test_where_dvc_alone_was_killed_the_run_itself_restores_the_lock(tmp_path: P
     assert not (tmp_path / MARKER).exists()
 
 
-def test_entries_that_were_discarded_stay_discarded(project: Project) -> None:
-    project.quee("run")
-    project.do("git", "add", "-A")
-    project.do("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "results")
-    committed = project.read("dvc.lock")
-    project.write("experiments/other.yaml", project.read("experiments/toy.yaml"))
-    project.quee("run", "other")
-    assert project.read("dvc.lock").startswith(committed), "DVC appends: what is tested here"
-    project.do("git", "checkout", "--", "dvc.lock")
-    said = project.quee("plan")
+def test_entries_that_were_discarded_stay_discarded(ran: Project) -> None:
+    ran.commit()
+    committed = ran.read("dvc.lock")
+    ran.write("experiments/other.yaml", ran.read("experiments/toy.yaml"))
+    ran.quee("run", "other")
+    assert ran.read("dvc.lock").startswith(committed), "DVC appends: what is tested here"
+    ran.do("git", "checkout", "--", "dvc.lock")
+    said = ran.quee("plan")
     assert "restored from the last good copy" not in said
-    assert project.read("dvc.lock") == committed
+    assert ran.read("dvc.lock") == committed
 
 
 @pytest.mark.slow

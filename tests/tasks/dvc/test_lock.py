@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from evaluated_project import call, evaluated_project, repro
+from evaluated_project import call, copied, repro
 
 from quee.errors import IntegrityError, UsageError
 from tasks.dvc.lock import ExperimentResult, out_folder, read_lock
@@ -14,10 +14,8 @@ from tasks.work.published import archive_of, pack
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    root = tmp_path / "project"
-    root.mkdir()
-    return evaluated_project(root, monkeypatch)
+def project(evaluated_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return copied(evaluated_template, tmp_path / "project", monkeypatch)
 
 
 def test_a_result_of_a_revision_is_a_folder_of_links_into_the_cache(project: Path, tmp_path: Path) -> None:

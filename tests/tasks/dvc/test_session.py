@@ -55,18 +55,16 @@ def test_dvc_repro_alone_gives_the_same_results(project: Project) -> None:
     assert project.results() == alone
 
 
-def test_a_comment_runs_nothing_and_a_setting_only_what_follows(project: Project) -> None:
-    project.quee("run")
-    project.edit("experiments/toy.yaml", "# A toy.", "# Another comment.")
-    assert actions(project) == ["unchanged"] * 3
-    project.edit("experiments/toy.yaml", "clusters: 20", "clusters: 30")
-    assert did(project.quee("run")) == {"prepare": "unchanged", "targets": "ran", "evaluate": "ran"}
+def test_a_comment_runs_nothing_and_a_setting_only_what_follows(ran: Project) -> None:
+    ran.edit("experiments/toy.yaml", "# A toy.", "# Another comment.")
+    assert actions(ran) == ["unchanged"] * 3
+    ran.edit("experiments/toy.yaml", "clusters: 20", "clusters: 30")
+    assert did(ran.quee("run")) == {"prepare": "unchanged", "targets": "ran", "evaluate": "ran"}
 
 
-def test_plan_says_which_setting_differs_and_carries_on_along_the_graph(project: Project) -> None:
-    project.quee("run")
-    project.edit("experiments/toy.yaml", "clusters: 20", "clusters: 30")
-    plan = planned(project)
+def test_plan_says_which_setting_differs_and_carries_on_along_the_graph(ran: Project) -> None:
+    ran.edit("experiments/toy.yaml", "clusters: 20", "clusters: 30")
+    plan = planned(ran)
     assert [stage["action"] for stage in plan.values()] == ["unchanged", "run", "run"]
     assert plan["targets"]["reasons"] == ["targets.clusters: 20 → 30"]
     assert plan["evaluate"]["reasons"] == ["artifacts/toy/targets: made anew by targets@toy"]
@@ -74,42 +72,38 @@ def test_plan_says_which_setting_differs_and_carries_on_along_the_graph(project:
 
 
 @pytest.mark.slow
-def test_plan_names_the_dependency_that_differs(project: Project) -> None:
-    project.quee("run")
-    project.edit("helpers/helper.py", "OFFSET = 1", "OFFSET = 2")
-    assert planned(project)["targets"]["reasons"] == ["helpers: modified"]
-    project.edit("stages/prepare.py", "Count", "Sum")
-    assert planned(project)["prepare"]["reasons"] == ["stages/prepare.py: modified"]
+def test_plan_names_the_dependency_that_differs(ran: Project) -> None:
+    ran.edit("helpers/helper.py", "OFFSET = 1", "OFFSET = 2")
+    assert planned(ran)["targets"]["reasons"] == ["helpers: modified"]
+    ran.edit("stages/prepare.py", "Count", "Sum")
+    assert planned(ran)["prepare"]["reasons"] == ["stages/prepare.py: modified"]
 
 
 @pytest.mark.slow
-def test_plan_foresees_what_the_run_cache_restores(project: Project) -> None:
-    project.quee("run")
-    project.edit("experiments/toy.yaml", "clusters: 20", "clusters: 30")
-    project.quee("run")
-    project.edit("experiments/toy.yaml", "clusters: 30", "clusters: 20")
+def test_plan_foresees_what_the_run_cache_restores(ran: Project) -> None:
+    ran.edit("experiments/toy.yaml", "clusters: 20", "clusters: 30")
+    ran.quee("run")
+    ran.edit("experiments/toy.yaml", "clusters: 30", "clusters: 20")
     # the sums are positive either way: `evaluate` sees other targets, but has been run on these before
-    assert actions(project) == ["unchanged", "restore", "restore"]
-    assert did(project.quee("run")) == {"prepare": "unchanged", "targets": "restored", "evaluate": "restored"}
+    assert actions(ran) == ["unchanged", "restore", "restore"]
+    assert did(ran.quee("run")) == {"prepare": "unchanged", "targets": "restored", "evaluate": "restored"}
 
 
-def test_plan_foresees_that_a_lost_result_is_restored(project: Project) -> None:
-    project.quee("run")
-    before = project.results()
-    project.do("rm", "-r", "artifacts/toy/targets")
-    assert actions(project) == ["unchanged", "restore", "unchanged"]
-    assert did(project.quee("run"))["targets"] == "restored"
-    assert project.results() == before
-    project.do("rm", "-r", "artifacts")
-    assert actions(project) == ["restore", "restore", "restore"]
-    assert set(did(project.quee("run")).values()) == {"restored"}
-    assert project.results() == before
+def test_plan_foresees_that_a_lost_result_is_restored(ran: Project) -> None:
+    before = ran.results()
+    ran.do("rm", "-r", "artifacts/toy/targets")
+    assert actions(ran) == ["unchanged", "restore", "unchanged"]
+    assert did(ran.quee("run"))["targets"] == "restored"
+    assert ran.results() == before
+    ran.do("rm", "-r", "artifacts")
+    assert actions(ran) == ["restore", "restore", "restore"]
+    assert set(did(ran.quee("run")).values()) == {"restored"}
+    assert ran.results() == before
 
 
-def test_plan_check_exits_3_when_work_is_pending(project: Project) -> None:
+def test_plan_check_exits_3_when_work_is_pending(project: Project, ran: Project) -> None:
     project.quee("plan", "--check", status=3)
-    project.quee("run")
-    project.quee("plan", "--check")
+    ran.quee("plan", "--check")
 
 
 def stage_results(project: Project) -> dict[str, object]:
@@ -119,23 +113,21 @@ def stage_results(project: Project) -> dict[str, object]:
     return {**found, "dvc.lock": {name: entry for name, entry in entries.items() if not name.startswith("settings@")}}
 
 
-def test_a_failed_stage_is_named_with_its_log_and_its_earlier_result_stays(project: Project) -> None:
-    project.quee("run")
-    before = stage_results(project)
-    project.write("fail", "")
-    project.edit("experiments/toy.yaml", "clusters: 20", "clusters: 30")
-    output = project.quee("run", status=4)
+def test_a_failed_stage_is_named_with_its_log_and_its_earlier_result_stays(ran: Project) -> None:
+    before = stage_results(ran)
+    ran.write("fail", "")
+    ran.edit("experiments/toy.yaml", "clusters: 20", "clusters: 30")
+    output = ran.quee("run", status=4)
     assert "stage targets@toy failed: shard 3 is truncated" in output
     log = next(word for word in output.split() if word.endswith(".log"))
-    assert "a line from the stage" in project.read(log)
-    assert stage_results(project) == before
+    assert "a line from the stage" in ran.read(log)
+    assert stage_results(ran) == before
 
 
-def test_a_failed_stage_says_nothing_of_a_result_that_was_not_here(project: Project) -> None:
-    project.quee("run")
-    project.do("rm", "-r", "artifacts/toy/targets", ".dvc/cache")  # as in a clone: dvc.lock knows it alone
-    project.write("fail", "")
-    output = project.quee("run", "--force", status=4)
+def test_a_failed_stage_says_nothing_of_a_result_that_was_not_here(ran: Project) -> None:
+    ran.do("rm", "-r", "artifacts/toy/targets", ".dvc/cache")  # as in a clone: dvc.lock knows it alone
+    ran.write("fail", "")
+    output = ran.quee("run", "--force", status=4)
     assert "shard 3 is truncated" in output and "brought back" not in output
 
 
@@ -223,13 +215,10 @@ def of(process: "subprocess.Popen[str]", word: str) -> psutil.Process:
     return found[-1]
 
 
-@pytest.fixture
-def undisturbed(project: Project) -> dict[str, str]:
+@pytest.fixture(scope="session")
+def undisturbed(ran_template: Project) -> dict[str, str]:
     """The results of an undisturbed run."""
-    project.quee("run")
-    results = project.results()
-    project.do("rm", "-rf", "artifacts", "dvc.lock", ".quee", ".dvc/cache/runs", "computed.log")
-    return results
+    return ran_template.results()
 
 
 KILLS = [(victim, emptied) for victim in VICTIMS for emptied in ("", "dvc.lock", ".dvc/tmp/rwlock")]
@@ -262,13 +251,12 @@ def test_the_same_command_after_a_kill_ends_as_if_undisturbed(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_told_to_end_ends_in_order_and_leaves_the_earlier_result(
-    project: Project, number: signal.Signals
+    ran: Project, number: signal.Signals
 ) -> None:
-    project.quee("run")
-    before = project.results()
-    project.do("rm", "computed.log")
-    run = project.start("quee", "run", "--force", **SLOW)
-    wait_until(lambda: len(project.computed()) >= 1)
+    before = ran.results()
+    ran.do("rm", "computed.log")
+    run = ran.start("quee", "run", "--force", **SLOW)
+    wait_until(lambda: len(ran.computed()) >= 1)
     everyone = descendants(run)
     if number == signal.SIGINT:  # Ctrl-C reaches the whole group
         os.killpg(run.pid, number)
@@ -277,7 +265,7 @@ def test_a_run_that_is_told_to_end_ends_in_order_and_leaves_the_earlier_result(
     said, _ = run.communicate()
     assert run.returncode == 128 + number
     assert "interrupted: finished stages and parts of the last one stay; `quee run` goes on" in said
-    assert project.results() == before
+    assert ran.results() == before
     left = [p for p in everyone if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert number == signal.SIGINT or not left
 
@@ -293,45 +281,40 @@ def test_killing_dvc_alone_leaves_no_second_writer(project: Project) -> None:
     assert sorted(set(project.computed())) == list("01234")
 
 
-def test_an_emptied_lock_is_restored_from_the_last_good_copy(project: Project) -> None:
-    project.quee("run")
-    good = project.read("dvc.lock")
+def test_an_emptied_lock_is_restored_from_the_last_good_copy(ran: Project) -> None:
+    good = ran.read("dvc.lock")
     for damaged in ("", good[: len(good) // 2], "{", good.replace("md5: ", "md5: x", 1)):
-        project.write("dvc.lock", damaged)
-        assert "restored from the last good copy" in project.quee("run")
-        assert project.read("dvc.lock") == good
+        ran.write("dvc.lock", damaged)
+        assert "restored from the last good copy" in ran.quee("run")
+        assert ran.read("dvc.lock") == good
 
 
 @pytest.mark.slow
-def test_what_a_kill_left_of_run_cache_entries_is_removed(project: Project) -> None:
-    project.quee("run")
-    before = project.results()
-    entries = sorted((project.root / ".dvc/cache/runs").glob("*/*/*"))
+def test_what_a_kill_left_of_run_cache_entries_is_removed(ran: Project) -> None:
+    before = ran.results()
+    entries = sorted((ran.root / ".dvc/cache/runs").glob("*/*/*"))
     for entry, left in zip(entries, ("", ".half.tmp", "0" * 64, "1" * 63), strict=True):
         entry.unlink()
         if left:
             (entry.parent / left).write_text("")
-    project.do("rm", "-r", "dvc.lock", ".quee/last-good")
-    assert did(project.quee("run")) == {"prepare": "ran", "targets": "ran", "evaluate": "ran"}
-    assert project.results() == before
+    ran.do("rm", "-r", "dvc.lock", ".quee/last-good")
+    assert did(ran.quee("run")) == {"prepare": "ran", "targets": "ran", "evaluate": "ran"}
+    assert ran.results() == before
 
 
 @pytest.mark.slow
-def test_a_rwlock_of_dead_processes_is_removed_and_that_of_a_live_one_respected(project: Project) -> None:
-    project.quee("run")
+def test_a_rwlock_of_dead_processes_is_removed_and_that_of_a_live_one_respected(ran: Project) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
 
     def held_by(pid: int) -> str:
-        return json.dumps(
-            {"write": {str(project.root / "artifacts/toy/targets"): {"pid": pid, "cmd": "dvc"}}, "read": {}}
-        )
+        return json.dumps({"write": {str(ran.root / "artifacts/toy/targets"): {"pid": pid, "cmd": "dvc"}}, "read": {}})
 
-    project.write(".dvc/tmp/rwlock", held_by(dead.pid))
-    assert "left by a killed run" in project.quee("run")
+    ran.write(".dvc/tmp/rwlock", held_by(dead.pid))
+    assert "left by a killed run" in ran.quee("run")
     alive = subprocess.Popen(["sleep", "60"])
     time.sleep(1.1)
-    project.write(".dvc/tmp/rwlock", held_by(alive.pid))
-    assert f"process {alive.pid}" in project.quee("run", "--no-wait", status=5)
+    ran.write(".dvc/tmp/rwlock", held_by(alive.pid))
+    assert f"process {alive.pid}" in ran.quee("run", "--no-wait", status=5)
     alive.kill()
     alive.wait()

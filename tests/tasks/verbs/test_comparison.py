@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_project import ROOT, Tiny
+from tiny_project import ROOT, tiny_in
 
 from quee.errors import UsageError
 from quee.report.comparison import Comparison
@@ -23,11 +23,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Results `before` of the tiny experiment, and `after` of one with another policy, division and hidden images."""
     root = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(root)
-        for name in ("dvc.yaml", "quee", "tasks"):
-            (root / name).symlink_to(ROOT / name)
-        tiny = Tiny(root)
-        tiny.data({"a": 60, "b": 60})
+        tiny = tiny_in(root, patched)
         changed = {"prepare": {"seed": 1}, "bundle": {"policy": "confidence_hull"}, "report": {"images": False}}
         for name, blocks in (("before", {}), ("after", changed)):
             tiny.write(**blocks)

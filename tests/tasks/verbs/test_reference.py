@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from evaluated_project import call, evaluated_project, repro, run
+from evaluated_project import call, copied, repro, run
 
 from quee.errors import IntegrityError, UsageError
 from tasks.mlflow.compare import side
@@ -18,8 +18,8 @@ from tasks.work.published import ARCHIVES, FOLDER, archive_of, pack, published, 
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return evaluated_project(tmp_path, monkeypatch)
+def project(evaluated_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return copied(evaluated_template, tmp_path, monkeypatch)
 
 
 def dvc(*arguments: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from evaluated_project import call, evaluated_project, repro, write_evaluation
+from evaluated_project import call, copied, repro, write_evaluation
 from rich.console import Console
 
 from quee.errors import UsageError
@@ -18,8 +18,8 @@ from tasks.work.published import FOLDER
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return evaluated_project(tmp_path, monkeypatch)
+def project(evaluated_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return copied(evaluated_template, tmp_path, monkeypatch)
 
 
 def shown(table: Any) -> str:

@@ -4,12 +4,16 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 from toy_project import Project
 
 from quee.cli.main import resolve, verbs
 from tasks.verbs.run import run
+
+Told = Callable[..., str]
+"""Calls `quee` in this process."""
 
 
 def test_help_lists_every_verb_and_imports_none(project: Project) -> None:
@@ -43,43 +47,43 @@ def test_every_verb_is_there_and_explains_itself() -> None:
         assert command.help
 
 
-def test_an_unknown_verb_or_option_is_answered_with_the_valid_ones(project: Project) -> None:
-    assert "unknown verb 'rum' (did you mean 'run'?)" in project.quee("rum", status=2)
-    assert "--limt" in project.quee("run", "--limt", "3", status=2)
-    assert "Traceback" not in project.quee("run", "nothing", status=2)
+def test_an_unknown_verb_or_option_is_answered_with_the_valid_ones(told: Told) -> None:
+    assert "unknown verb 'rum' (did you mean 'run'?)" in told("rum", status=2)
+    assert "--limt" in told("run", "--limt", "3", status=2)
+    assert "Traceback" not in told("run", "nothing", status=2)
 
 
-def test_a_smoke_run_is_not_tracked(project: Project) -> None:
-    assert "leave out --track" in project.quee("run", "--limit", "3", "--track", status=2)
+def test_a_smoke_run_is_not_tracked(told: Told) -> None:
+    assert "leave out --track" in told("run", "--limit", "3", "--track", status=2)
 
 
-def test_a_run_stops_behind_the_stage_that_is_asked_for(project: Project) -> None:
+def test_a_run_stops_behind_the_stage_that_is_asked_for(project: Project, told: Told) -> None:
     project.do("rm", "-rf", "artifacts")
     said = project.quee("run", "--until", "targets", "--force")
     made = {path.parent.name for path in (project.root / "artifacts" / "toy").glob("*/metrics.json")}
     assert made == {"prepare", "targets"}
     assert "stopped behind stage targets; `quee run` goes on" in said and "evaluate" not in said
     assert "targets" not in project.quee("run", "--until", "prepare")
-    assert "--until target: no stage of this project; valid: prepare, targets, evaluate" in project.quee(
+    assert "--until target: no stage of this project; valid: prepare, targets, evaluate" in told(
         "run", "--until", "target", status=2
     )
     for other in (["--track"], ["--limit", "9"]):
-        assert "leave out --" in project.quee("run", "--until", "targets", *other, status=2)
+        assert "leave out --" in told("run", "--until", "targets", *other, status=2)
 
 
-def test_outside_a_project_it_says_so(project: Project) -> None:
+def test_outside_a_project_it_says_so(project: Project, told: Told) -> None:
     project.do("rm", "params.yaml")
-    assert "no params.yaml" in project.quee("plan", status=2)
+    assert "no params.yaml" in told("plan", status=2)
 
 
-def test_experiments_are_listed_shown_and_added(project: Project) -> None:
-    listed = json.loads(project.quee("experiments", "list", "--json"))
+def test_experiments_are_listed_shown_and_added(project: Project, told: Told) -> None:
+    listed = json.loads(told("experiments", "list", "--json"))
     assert listed == [{"name": "toy", "in_params": True, "about": "A toy."}]
-    assert json.loads(project.quee("experiments", "show", "toy", "--json"))["targets"]["clusters"] == 20
-    project.quee("experiments", "new", "other", "--like", "toy")
+    assert json.loads(told("experiments", "show", "toy", "--json"))["targets"]["clusters"] == 20
+    told("experiments", "new", "other", "--like", "toy")
     assert project.read("experiments/other.yaml") == project.read("experiments/toy.yaml")
-    assert "is there already" in project.quee("experiments", "new", "other", "--like", "toy", status=2)
-    assert "unknown dataset 'nope'" in project.quee(
+    assert "is there already" in told("experiments", "new", "other", "--like", "toy", status=2)
+    assert "unknown dataset 'nope'" in told(
         "experiments", "new", "third", "--like", "toy", "--dataset", "nope", status=2
     )
     assert not (project.root / "experiments/third.yaml").exists()

@@ -36,17 +36,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "vit_digits": {},
     "vit_fashion_mnist": {},
     "vit_small_patch14_dinov2.lvd142m": {"img_size": 56, "depth": 5, "num_classes": 10},
-    "t2t_vit_19": {"img_size": 48, "depth": 4, "num_classes": 10},
-    "t2t_vit_24": {"img_size": 48, "depth": 4, "num_classes": 10},
+    "t2t_vit_7": {"img_size": 48, "num_classes": 10},
+    **{f"t2t_vit_{name}": {"img_size": 48, "depth": 4, "dim": dim, "num_classes": 10}
+       for name, dim in (("10", 64), ("12", 64), ("14", 96), ("t_14", 96), ("19", 112), ("24", 128))},
     "resnet20_cifar": {"img_size": 16, "shortcut": "B", "in_chans": 1},
-    **{f"resnet{layers}_cifar": {"img_size": 16} for layers in (32, 44, 56, 110)},
-}
-T2T: dict[str, Any] = {"img_size": 48, "num_classes": 10}
+    **{f"resnet{layers}_cifar": {"img_size": 16} for layers in (32, 44, 56)},
+    "resnet110_cifar": {"img_size": 16, "depth": 12},
+}  # fmt: skip
 TINY: dict[str, Any] = {"img_size": 64, "embed_dim": 32, "num_heads": 4, "depth": 4, "num_classes": 10}
-REGISTERED = [
-    pytest.param(name, SMALL.get(name, T2T if name.startswith("t2t_vit") else {}), id=name)
-    for name in architectures.names()
-]
+REGISTERED = [pytest.param(name, SMALL.get(name, {}), id=name) for name in architectures.names()]
 BY_PREFIX = [
     pytest.param("deit_tiny_patch16_224", TINY, id="deit"),
     pytest.param("deit_tiny_distilled_patch16_224", TINY, id="deit-distilled"),
@@ -102,7 +100,7 @@ CHAINS = [
 SIZED = [
     pytest.param("vit_tiny_patch16_224", 96, TINY, id="vit"),
     pytest.param("vit_wee_patch16_reg1_gap_256", 96, TINY, id="registers-without-class-token"),
-    pytest.param("t2t_vit_7", 32, T2T, id="t2t-vit"),
+    pytest.param("t2t_vit_7", 32, SMALL["t2t_vit_7"], id="t2t-vit"),
     pytest.param("eva02_tiny_patch14_224", 48, SMALL_TOKENS | {"patch_size": 8}, id="chain"),
     pytest.param("vit_base_patch16_siglip_224", 48, SMALL_TOKENS | {"patch_size": 8}, id="chain-without-class-token"),
 ]
