@@ -178,7 +178,7 @@ class Canary:
     def parting(self, executor: Executor, policy: Router, compared: np.ndarray) -> "Parting":
         """Where paths (K, N) that are to be compared differ on an executor."""
         tree, kept, found = policy.tree, self.routes, Parting()
-        for k in compared.any(axis=1).nonzero()[0].tolist():
+        for k in np.flatnonzero(compared.any(axis=1)).tolist():
             rows, at = compared[k].nonzero()[0], slice(k, k + 1)
             ran = routes(executor, self.images[rows], self.trade_offs[at], self.first[at])
             node, label = ran.node[0], ran.label[0]
