@@ -137,9 +137,15 @@ class GraphEngine(ABC):
         sizes = self.sizes(self.path(segment, precision))
         return coarse_to_fine(sizes[: bisect_left(sizes, min(batch, LARGEST)) + 1])
 
-    def drop(self, segment: int, precision: Precision) -> None:
-        """Forget the compiled graphs of a step; they are compiled again when it runs."""
-        self.held.drop(self._step(segment, precision.name))
+    def drop(self, segment: int, precision: Precision, samples: int | None = None) -> None:
+        """Forget the compiled graphs of a step, except the one for batches of `samples`; they are compiled again when it runs."""
+        kept = None if samples is None else self._size(self.path(segment, precision), samples)
+        self.held.drop(self._step(segment, precision.name), kept)
+
+    def _size(self, path: Path, samples: int) -> int:
+        """The batch size that a graph is compiled for where it runs so many samples."""
+        sizes = self.sizes(path)
+        return sizes[bisect_left(sizes, min(samples, LARGEST))]
 
     def _step(self, segment: int, precision: str) -> tuple[str, int, str]:
         return self.name, segment, precision
@@ -163,10 +169,9 @@ class GraphEngine(ABC):
         if self.refused:
             raise DisagreementError(self.refused)
         path = self.path(segment, precision)
-        sizes = self.sizes(path)
         found, run = self.held.find(
             self._step(segment, precision.name),
-            sizes[bisect_left(sizes, samples)],
+            self._size(path, samples),
             lambda size: self.load(path, precision, size),
         )
         if self.watch is not None:
