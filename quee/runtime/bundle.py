@@ -21,6 +21,7 @@ from quee.policies.networks import Predictors
 from quee.runtime.canary import Canary
 from quee.runtime.classifier import AdaptiveClassifier
 from quee.runtime.engines import default_engine, open_engine
+from quee.runtime.engines.graphs import GraphEngine
 from quee.runtime.gate import gate_name
 from quee.runtime.manifest import CANARY, NAME, Manifest, check_files, read_manifest, require_fit
 from quee.runtime.operating import Point
@@ -29,6 +30,7 @@ from quee.runtime.replaced import read_settled
 from quee.runtime.timed import FILE as VALIDATION
 from quee.runtime.timed import read_validation
 from quee.runtime.view import BundleView
+from quee.runtime.watch import Watch
 from quee.work.extras import require_package
 from quee.work.io import file_digest
 
@@ -93,14 +95,16 @@ def load_bundle(
             PyTorch is not installed.
         threads: Number of threads of the engine; by default the cores that the process may use.
         profiled: Whether the profile beside the bundle is read, if there is one.
-        held: Whether the engine is compared with the bundle's canary: with the whole canary at once, or by "auto" with each
-            segment and precision before its first run.
+        held: Whether the engine is compared with the bundle's canary: an engine of PyTorch with the whole canary at once, one
+            of exported graphs with each graph before its first run, and "auto" with each segment and precision before its
+            first run.
 
     Raises:
         IntegrityError: with the reason where a file is missing, unexpected, a foreign link, altered or of another format, or
             where the contents of files do not fit together.
         BusyError: where a pipeline replaces the bundle, and does not end within two minutes.
-        DisagreementError: where the engine differs from the reference by more than is allowed.
+        DisagreementError: where the engine differs from the reference by more than is allowed; where graphs are compared at
+            their first run, that run and all later ones raise it.
         QueeError: that names the extra to install where the engine is missing.
         UsageError: where `path` is no path.
     """
@@ -132,7 +136,9 @@ def _load(folder: Path, name: str, threads: int | None, profiled: bool, held: bo
         LOG.warning(
             "%s has no canary, so that engine %s is not held against the reference: make the bundle anew", folder, name
         )
-    if held and name != "auto":
+    if held and canary is not None and isinstance(runs, GraphEngine):
+        runs.watch = Watch(canary, found.executor)
+    elif held and name != "auto":
         found.hold()
     found.profile = read_profile(folder, found.digest) if profiled else None
     return found

@@ -6,7 +6,7 @@ precision on these states, and the paths and answers of the whole classifier at 
 differs by more than `quee.runtime.margin` allows is refused.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +130,7 @@ class Canary:
     def difference(self, engine: Engine, segment: int, precision: Precision, batch: int | None = None) -> Difference:
         """The largest difference of an engine in a step, relative to the allowed one, on `batch` images at a time, or on all."""
         name, margin = step_name(segment, precision), margin_of(precision)
-        found = _in_batches(engine, segment, precision, self.before(segment), batch or len(self))
+        found = in_batches(engine, segment, precision, self.before(segment), batch or len(self))
         log_probs, features = found.seen()
         kept = {key: self.arrays[f"{name}.{key}"].astype(float) for key in ("log_probs", "features")}
         by_kind = {
@@ -171,34 +171,62 @@ class Canary:
 
         Raises DisagreementError where more paths differ, or more differences are no near ties, than chance explains.
         """
-        tree = policy.tree
-        margin = margin_of_paths(tree.precisions)
         whole = executor.on(_Whole(executor.engine, len(self)))
-        found = routes(whole, self.images, self.trade_offs, self.first)
-        kept = self.routes
-        parted, gaps = np.argwhere(found.node != kept.node), list[float]()
-        for k, i in parted.tolist():
-            expected = int(kept.node[k, i])
-            features = np.zeros((len(tree), executor.features), np.float32)
-            lineage = tree.lineage(expected)
-            features[lineage] = kept.features[k, i].reshape(tree.segments, -1)[: len(lineage)]
-            where = expected, int(found.node[k, i]), features, float(self.trade_offs[k]), kept.carried[k, i]
-            gaps.append(gap(policy, *where))
-        other = (found.node == kept.node) & (found.label != kept.label)
-        gaps += kept.lead[other].tolist()
-        limit, most = (allowed_flips(found.node.size, share) for share in (margin.paths, 1 - margin.wide))
-        wide = sum(own > margin.tie for own in gaps)
-        if len(parted) > limit or wide > most:
+        parted = self.parting(whole, policy, np.ones(self.routes.node.shape, bool))
+        return self.judge(executor.engine, policy, parted)
+
+    def parting(self, executor: Executor, policy: Router, compared: np.ndarray) -> "Parting":
+        """Where paths (K, N) that are to be compared differ on an executor."""
+        tree, kept, found = policy.tree, self.routes, Parting()
+        for k in np.flatnonzero(compared.any(axis=1)).tolist():
+            rows, at = compared[k].nonzero()[0], slice(k, k + 1)
+            ran = routes(executor, self.images[rows], self.trade_offs[at], self.first[at])
+            node, label = ran.node[0], ran.label[0]
+            other = node != kept.node[k, rows]
+            for i, ended in zip(rows[other].tolist(), node[other].tolist(), strict=True):
+                expected = int(kept.node[k, i])
+                features = np.zeros((len(tree), executor.features), np.float32)
+                lineage = tree.lineage(expected)
+                features[lineage] = kept.features[k, i].reshape(tree.segments, -1)[: len(lineage)]
+                where = expected, ended, features, float(self.trade_offs[k]), kept.carried[k, i]
+                found.gaps.append(gap(policy, *where))
+            renamed = ~other & (label != kept.label[k, rows])
+            found.gaps += kept.lead[k, rows[renamed]].tolist()
+            found.differing += int(other.sum())
+            found.paths += len(rows)
+        return found
+
+    def judge(self, engine: Engine, policy: Router, found: "Parting") -> int:
+        """The number of paths that differ; raises DisagreementError where that is more than chance explains in all paths."""
+        margin = margin_of_paths(policy.tree.precisions)
+        limit, most = (allowed_flips(self.routes.node.size, share) for share in (margin.paths, 1 - margin.wide))
+        wide = sum(own > margin.tie for own in found.gaps)
+        if found.differing > limit or wide > most:
             raise refusal(
-                executor.engine,
-                f"{len(parted)} of {found.node.size} paths differ (allowed: {limit}), {wide} steps or labels by more than "
-                f"{margin.tie:g} in value (allowed: {most}), at most by {max(gaps):.2g}",
+                engine,
+                f"{found.differing} of {found.paths} paths differ (allowed: {limit}), {wide} steps or labels by more than "
+                f"{margin.tie:g} in value (allowed: {most}), at most by {max(found.gaps):.2g}",
             )
-        return len(parted)
+        return found.differing
+
+
+@dataclass
+class Parting:
+    """How paths of an engine differ from the reference's."""
+
+    paths: int = 0
+    """Number of paths compared."""
+    differing: int = 0
+    gaps: list[float] = field(default_factory=list)
+    """Where a path differs, how far apart the values of the two steps are; where only the label does, the two probabilities."""
+
+    def add(self, other: "Parting") -> None:
+        self.paths, self.differing = self.paths + other.paths, self.differing + other.differing
+        self.gaps += other.gaps
 
 
 class _Whole:
-    """Gives an engine always the same number of samples by repeating the first, so that no smaller size is compiled."""
+    """Gives an engine always the same number of samples, so that no smaller size is compiled."""
 
     def __init__(self, engine: Engine, size: int) -> None:
         self.name, self.version, self.threads = engine.name, engine.version, engine.threads
@@ -208,21 +236,18 @@ class _Whole:
         return self.engine.executed(precision)
 
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
-        n = len(state)
-        filled = np.concatenate([state, np.repeat(state[:1], self.size - n, axis=0)])
-        step = self.engine.run(segment, precision, filled)
-        return Step(
-            None if step.state is None else step.state[:n],
-            step.logits[:n],
-            None if step.embedding is None else step.embedding[:n],
-        )
+        return in_batches(self.engine, segment, precision, state, self.size)
 
 
-def _in_batches(engine: Engine, segment: int, precision: Precision, states: np.ndarray, batch: int) -> Step:
-    """A step on states (n, …), `batch` at a time."""
-    ran = [engine.run(segment, precision, states[at : at + batch]) for at in range(0, len(states), batch)]
+def in_batches(engine: Engine, segment: int, precision: Precision, states: np.ndarray, batch: int) -> Step:
+    """A step on states (n, …), always `batch` at a time: what is left over is filled up with its first one, so that no smaller
+    size is compiled."""
+    ran, n = [], len(states)
+    for part in (states[at : at + batch] for at in range(0, n, batch)):
+        filled = np.concatenate([part, np.repeat(part[:1], batch - len(part), axis=0)]) if len(part) < batch else part
+        ran.append(engine.run(segment, precision, filled))
     state, logits, embedding = (
-        None if parts[0] is None else np.concatenate(parts)
+        None if parts[0] is None else np.concatenate(parts)[:n]
         for parts in ([getattr(step, name) for step in ran] for name in ("state", "logits", "embedding"))
     )
     assert logits is not None

@@ -109,7 +109,7 @@ class Server(uvicorn.Server):
         if self._leaving is not None:
             self.should_exit = self.force_exit = True
         self._leaving = time.monotonic()
-        self.service.ready = False
+        self.service.ending = True
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)

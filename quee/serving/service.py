@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import math
 import time
 from collections import deque
@@ -16,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from anyio import CapacityLimiter, to_thread
 
-from quee.errors import IntegrityError, QueeError, UsageError
+from quee.errors import DisagreementError, IntegrityError, QueeError, UsageError
 from quee.runtime.bundle import load_bundle
 from quee.runtime.classifier import AdaptiveClassifier, Images, Options, Routed
 from quee.runtime.control import BudgetControl
@@ -38,6 +39,7 @@ EXPLAINING = 8
 """Most explanations that may wait at once. Each runs its images alone, outside of the shared batches."""
 RATE_WINDOW = 10.0
 """Seconds over which the rate of answers is measured, for Retry-After."""
+LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -102,6 +104,8 @@ class Served:
 
         self.classifier, self.unit_bitflops = read_settled(folder, NAME, load)
         self.digest = self.classifier.digest
+        self.refused = False
+        """Whether a graph that was compiled since disagreed with the reference: the engine answers nothing more."""
         self.name = f"quee-{self.classifier.description['experiment']}"
         self.version = self.digest[:12]
         bundled = Options(budget=self.classifier.budget)
@@ -232,7 +236,7 @@ class Service:
         self.megabytes = megabytes
         self.metrics = Metrics()
         self.current = self._load(digest)
-        self.ready = True
+        self.ending = False
         self.admitted = 0
         """Images admitted and not yet answered."""
         self._threads = CapacityLimiter(THREADS)
@@ -245,6 +249,11 @@ class Service:
         self._since, self._rate = time.monotonic(), 0.0
         self.metrics.watch(lambda: self.admitted, settings.queue, lambda: self.ready)
         self.metrics.serves(self.current.name, self.current.digest)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are welcome."""
+        return not (self.ending or self.current.refused)
 
     def _load(self, digest: str | None) -> Served:
         settings = self.settings
@@ -319,6 +328,8 @@ class Service:
                 raise RefusedError(503, "deadline", f"not answered within {timeout:g} s", self.retry_after()) from None
             except OverloadedError:
                 raise RefusedError(503, "queue", "too many images wait already", self.retry_after()) from None
+            except DisagreementError as error:
+                raise self._refused(served, error) from None
             except (UsageError, QueeError) as error:
                 raise bad(str(error), "image") from None
         self._count(served, options, applied, routed)
@@ -346,8 +357,18 @@ class Service:
         try:
             again = partial(served.classifier.explain, images, **asdict(applied))  # the answers are the same
             return await to_thread.run_sync(again, limiter=self._apart)
+        except DisagreementError as error:
+            raise self._refused(served, error) from None
         finally:
             self._explaining -= 1
+
+    @staticmethod
+    def _refused(served: Served, error: DisagreementError) -> RefusedError:
+        """503, now and for all requests after it, until another bundle or a server with another engine takes over."""
+        if not served.refused:
+            LOG.error("%s", error)
+        served.refused = True
+        return RefusedError(503, "engine", "the engine disagrees with the bundle's reference, and answers nothing more")
 
     async def reload(self, digest: str | None = None) -> Served:
         """Load the bundle at the path anew. The old bundle serves until the new one is checked, and stays if that fails.
@@ -376,6 +397,6 @@ class Service:
 
     async def close(self) -> None:
         """Answer the requests in flight, accept nothing more."""
-        self.ready = False
+        self.ending = True
         await asyncio.to_thread(self.current.close, self.settings.grace)
         await asyncio.gather(*self._retired)

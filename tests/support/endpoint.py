@@ -88,10 +88,10 @@ def form(*images: bytes, **fields: Any) -> bytes:
 
 
 @contextmanager
-def serving(bundle: Path, batch: int = 64, **settings: Any) -> Iterator[Endpoint]:
+def serving(bundle: Path, batch: int = 64, engine: str | None = None, **settings: Any) -> Iterator[Endpoint]:
     """A server in a thread, ended in order."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    service = Service(bundle, Settings(drain=0.0, grace=10.0, **settings), batch)
+    service = Service(bundle, Settings(drain=0.0, grace=10.0, **settings), batch, engine=engine)
     server = server_of(service)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -7,10 +7,11 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
+from typing import Protocol
 
 import numpy as np
 
-from quee.errors import IntegrityError, QueeError
+from quee.errors import DisagreementError, IntegrityError, QueeError
 from quee.precision import Precision
 from quee.runtime.engines.base import Step, graph_name
 from quee.runtime.engines.exact import are_exact, in_floats
@@ -23,6 +24,15 @@ from quee.work.machine import cpu_model
 
 LARGEST = 64
 """Most samples per call: in larger batches states leave the CPU's cache, and nothing is gained."""
+
+
+class Watch(Protocol):
+    """Compares graphs with the reference."""
+
+    def admit(self, engine: "GraphEngine", segment: int, precision: Precision, graph: Held) -> None:
+        """Compare a compiled graph before it runs for a caller; raises DisagreementError where it differs by more than is
+        allowed. A graph of a step and size that was compared before is not compared again."""
+        ...
 
 
 class GraphEngine(ABC):
@@ -46,6 +56,10 @@ class GraphEngine(ABC):
         self._stamps = {path.name: stamp(path) for path in graphs.glob("*.onnx")}
         self.held = Graphs()
         """Its compiled graphs; engine `auto` has one for all its engines."""
+        self.watch: Watch | None = None
+        """What compares every graph with the reference before it first runs for a caller, if there is one."""
+        self.refused = ""
+        """Why the engine runs nothing more; empty unless a graph of it disagreed with the reference."""
         self._runs: dict[tuple[int, str, int], Held] = {}
         """By segment, precision and number of samples, the graph that ran them last; `held` may have dropped it since."""
 
@@ -123,9 +137,15 @@ class GraphEngine(ABC):
         sizes = self.sizes(self.path(segment, precision))
         return coarse_to_fine(sizes[: bisect_left(sizes, min(batch, LARGEST)) + 1])
 
-    def drop(self, segment: int, precision: Precision) -> None:
-        """Forget the compiled graphs of a step; they are compiled again when it runs."""
-        self.held.drop(self._step(segment, precision.name))
+    def drop(self, segment: int, precision: Precision, samples: int | None = None) -> None:
+        """Forget the compiled graphs of a step, except the one for batches of `samples`; they are compiled again when it runs."""
+        kept = None if samples is None else self._size(self.path(segment, precision), samples)
+        self.held.drop(self._step(segment, precision.name), kept)
+
+    def _size(self, path: Path, samples: int) -> int:
+        """The batch size that a graph is compiled for where it runs so many samples."""
+        sizes = self.sizes(path)
+        return sizes[bisect_left(sizes, min(samples, LARGEST))]
 
     def _step(self, segment: int, precision: str) -> tuple[str, int, str]:
         return self.name, segment, precision
@@ -135,16 +155,34 @@ class GraphEngine(ABC):
         found = self._runs.get(key)
         run = None if found is None else found.run
         if found is None or run is None:
-            path = self.path(segment, precision)
-            sizes = self.sizes(path)
-            found, run = self.held.find(
-                self._step(segment, precision.name),
-                sizes[bisect_left(sizes, samples)],
-                lambda size: self.load(path, precision, size),
-            )
-            self._runs[key] = found
+            with self.held.lock:  # until a graph is compared no other thread finds it
+                found, run = self._compared(segment, precision, samples)
+                self._runs[key] = found
         found.used = monotonic()
         return run
+
+    def _compared(self, segment: int, precision: Precision, samples: int) -> tuple[Held, Run]:
+        """The graph for so many samples, compiled where there is none, and compared by `watch`.
+
+        Raises DisagreementError where it is refused; from then on the engine runs nothing more.
+        """
+        if self.refused:
+            raise DisagreementError(self.refused)
+        path = self.path(segment, precision)
+        found, run = self.held.find(
+            self._step(segment, precision.name),
+            self._size(path, samples),
+            lambda size: self.load(path, precision, size),
+        )
+        if self.watch is not None:
+            try:
+                self.watch.admit(self, segment, precision, found)
+            except DisagreementError as error:
+                self.refused = str(error)
+                self._runs.clear()
+                self.held.drop()
+                raise
+        return found, run
 
     def run(self, segment: int, precision: Precision, state: np.ndarray) -> Step:
         if len(state) <= LARGEST:
@@ -153,6 +191,10 @@ class GraphEngine(ABC):
             parts = [state[start : start + LARGEST] for start in range(0, len(state), LARGEST)]
             ran = [self._run_for(segment, precision, len(part))(part) for part in parts]
             outputs = [np.concatenate(found) for found in zip(*ran, strict=True)]
+        return self.step(segment, outputs)
+
+    def step(self, segment: int, outputs: list[np.ndarray]) -> Step:
+        """The outputs of a segment's graph as a step's results."""
         after = outputs[0] if segment < self.segments else None
         logits, *embedding = outputs[segment < self.segments :]
         return Step(after, logits, embedding[0] if embedding else None)

@@ -77,10 +77,10 @@ class Graphs:
             self._shrink(found)
             return found, run
 
-    def drop(self, step: Step | None = None) -> None:
-        """Forget the graphs of a step, or all."""
+    def drop(self, step: Step | None = None, but: int | None = None) -> None:
+        """Forget the graphs of a step, or all, except those of size `but`."""
         with self.lock:
-            for graph in [graph for graph in self.held if step in (None, graph.step)]:
+            for graph in [graph for graph in self.held if step in (None, graph.step) and graph.size != but]:
                 self._forget(graph)
 
     def _forget(self, graph: Held) -> None:

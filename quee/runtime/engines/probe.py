@@ -137,7 +137,11 @@ class AutoEngine:
         """Name of the fastest of several engines."""
         given = state if self.reference is None else self.reference.before(segment)
         sample = np.resize(given, (BATCH, *state.shape[1:]))
-        seconds = {name: least_seconds(self.engines[name], segment, precision, sample) for name in names}
+        seconds = {}
+        for name in names:
+            seconds[name] = least_seconds(engine := self.engines[name], segment, precision, sample)
+            if isinstance(engine, GraphEngine):
+                engine.drop(segment, precision, len(state))  # a graph that was only timed
         return min(sorted(seconds), key=seconds.__getitem__)
 
     def _held(self, engine: Engine, segment: int, precision: Precision, batch: int) -> Engine:

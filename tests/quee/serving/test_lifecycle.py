@@ -127,7 +127,7 @@ def test_ready_turns_false_first_and_what_is_in_flight_is_answered(bundle: Path,
         client = threading.Thread(target=lambda: found.append(endpoint.post(path, {"inputs": [tensor]})))
         client.start()
         wait_for(lambda: endpoint.service.admitted == 1000)
-        endpoint.service.ready = False
+        endpoint.service.ending = True
         assert endpoint.ask("GET", "/v2/health/ready")[0] == 503
         assert endpoint.ask("GET", "/v2/health/live")[0] == 200
         endpoint.server.should_exit = True

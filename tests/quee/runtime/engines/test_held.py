@@ -55,6 +55,13 @@ def test_what_was_dropped_is_compiled_again(graphs: Graphs) -> None:
     assert graphs.held == [] and graphs.has_room()
 
 
+def test_one_size_of_a_step_stays_where_the_others_were_only_timed(graphs: Graphs) -> None:
+    for step, size in ((STEP, 1), (STEP, 16), (OTHER, 16)):
+        graphs.find(step, size, load)
+    graphs.drop(STEP, but=1)
+    assert sizes(graphs) == [(1, 1), (2, 16)]
+
+
 def test_one_graph_is_there_under_any_limit(graphs: Graphs) -> None:
     graphs.limit = 1
     for size in (8, 64):
