@@ -6,12 +6,13 @@ compiled once, with a free batch: a new size costs a few milliseconds once, padd
 and a sample's bits are the same at any size.
 """
 
+import sys
 from collections import deque
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -30,6 +31,9 @@ class OpenVinoEngine(GraphEngine):
 
     @cached_property
     def core(self) -> Any:
+        sys.modules.setdefault(
+            "openvino_telemetry", cast(Any, None)
+        )  # its import reports itself to the maker otherwise
         from openvino import Core
 
         return Core()
