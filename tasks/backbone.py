@@ -16,8 +16,8 @@ from quee.data.identity import sample_keys
 from quee.data.source import ImageSource, open_dataset
 from quee.data.splits import split_ids, thinned
 from quee.data.walk import some
-from quee.data.weights import built_with, head_classes, load_weights, refuse_other_kwargs, refuse_overlap
-from quee.data.weights_facts import PUBLISHED, has_seen, seen_samples, weights_facts, weights_path
+from quee.data.weights import head_classes, load_weights, refuse_other_kwargs, refuse_overlap
+from quee.data.weights_facts import PUBLISHED, built_with, has_seen, seen_samples, weights_facts, weights_path
 from quee.errors import UsageError
 from quee.exits.gates import FITTED, JUDGED, choose_gates
 from quee.measure import LABELLED

@@ -153,7 +153,7 @@ def _counted(name: str, formula: str, elementwise: bool) -> "tuple[str, BitFlops
     None where it has not run, or ran with another network, tree or configs than the settings say now.
     """
     from quee.cost import BitFlops
-    from quee.data.weights import built_with
+    from quee.data.weights_facts import built_with
     from quee.settings.experiment import load_experiment
     from quee.settings.names import experiment_names
     from quee.trees.settled import NAME, read_settled
@@ -240,8 +240,8 @@ def _named(name: str, given: dict[str, Any]) -> "tuple[SegmentedBackbone, Experi
 
     An experiment of that name comes before weights, and these before a backbone. Raises UsageError for any other name.
     """
-    from quee.data.weights import built_with, head_classes
-    from quee.data.weights_facts import NAME, WEIGHTS, weights_facts, weights_path
+    from quee.data.weights import head_classes
+    from quee.data.weights_facts import NAME, WEIGHTS, built_with, weights_facts, weights_path
     from quee.network.architectures import create_backbone, is_headless, refuse_unknown
     from quee.settings.experiment import checked_experiment, load_experiment
     from quee.settings.names import experiment_names

@@ -274,18 +274,6 @@ def refuse_overlap(experiment: "Experiment", facts: WeightsFacts) -> None:
     )
 
 
-def built_with(settings: "Backbone") -> dict[str, Any]:
-    """Keywords of an experiment's backbone: its own, and those of its weights that it does not give."""
-    given = dict(settings.kwargs)
-    if settings.weights is None or not (path := weights_path(settings.weights)).is_file():
-        return given
-    told = dict(weights_facts(path).kwargs or {})
-    own = given.get("preprocessing")
-    if isinstance(own, Mapping) and "preprocessing" in told:
-        given["preprocessing"] = {**told["preprocessing"], **own}
-    return {**told, **given}
-
-
 def refuse_other_kwargs(settings: "Backbone", facts: WeightsFacts) -> None:
     """Raises UsageError where an experiment builds another network than the one its weights were added for."""
     if facts.kwargs is None:

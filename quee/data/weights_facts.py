@@ -23,6 +23,7 @@ from quee.work.io import read_metadata, read_tensor
 
 if TYPE_CHECKING:
     from quee.data.source import ImageSource
+    from quee.settings.backbone import Backbone
 
 WEIGHTS = DATA / "weights"
 
@@ -186,3 +187,15 @@ def seen_samples(name: str, images: "ImageSource", dataset: str) -> np.ndarray |
         return None
     facts.fitted.refuse_other_files(name, images.digests)
     return np.isin(np.arange(len(images)), facts.fitted.ids)
+
+
+def built_with(settings: "Backbone") -> dict[str, Any]:
+    """Keywords of an experiment's backbone: its own, and those of its weights that it does not give."""
+    given = dict(settings.kwargs)
+    if settings.weights is None or not (path := weights_path(settings.weights)).is_file():
+        return given
+    told = dict(weights_facts(path).kwargs or {})
+    own = given.get("preprocessing")
+    if isinstance(own, Mapping) and "preprocessing" in told:
+        given["preprocessing"] = {**told["preprocessing"], **own}
+    return {**told, **given}

@@ -217,7 +217,7 @@ def check_network(experiment: Experiment, classes: int | None = None, channels: 
 def _check_network(experiment: Experiment, classes: int | None, channels: int | None) -> None:
     import torch
 
-    from quee.data.weights import built_with
+    from quee.data.weights_facts import built_with
     from quee.network.architectures import create_backbone
     from quee.network.probe import linear_head
     from quee.network.training import freeze

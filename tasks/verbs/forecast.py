@@ -129,8 +129,8 @@ def _timed(experiment: "Experiment", workers: int) -> Timed:
 
 
 def _network(experiment: "Experiment") -> "SegmentedBackbone":
-    from quee.data.weights import built_with, load_weights
-    from quee.data.weights_facts import weights_path
+    from quee.data.weights import load_weights
+    from quee.data.weights_facts import built_with, weights_path
     from quee.network.architectures import create_backbone
 
     settings = experiment.backbone

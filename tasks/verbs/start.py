@@ -394,7 +394,7 @@ def _measured(request: Request, experiment: "Experiment", splits: dict[str, int]
 
 def _prepared(found: Found, experiment: "Experiment", measured: list[str]) -> Found:
     """With how images are prepared, and how that was measured."""
-    from quee.data.weights import built_with
+    from quee.data.weights_facts import built_with
 
     prepared = _built(experiment.backbone.name, built_with(experiment.backbone)).input
     if prepared.channels == 3:

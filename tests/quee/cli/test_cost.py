@@ -222,6 +222,6 @@ def test_what_stage_quantize_counted_is_shown_without_a_network(
     with monkeypatch.context() as patch:
         patch.setattr("quee.network.architectures.create_backbone", lambda *_, **__: pytest.fail("made a network"))
         assert rows() == traced
-    unused = (*without("PIL", "numpy", "pyarrow", "safetensors"), "quee.policies.base", "tasks")
+    unused = (*without("PIL", "numpy", "safetensors"), "quee.policies.base", "tasks")
     assert imported(["cost", "mine"], experiment.parents[1], unused) == []
     assert rows(kwargs={"depth": 4, "embed_dim": 32}) != traced  # not what the stage counted

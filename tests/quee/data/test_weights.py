@@ -12,7 +12,6 @@ import torch
 
 from quee.cli.keywords import settings_of
 from quee.data.weights import (
-    built_with,
     head_classes,
     import_weights,
     load_weights,
@@ -21,7 +20,7 @@ from quee.data.weights import (
     refuse_overlap,
     set_options,
 )
-from quee.data.weights_facts import PUBLISHED, WeightsFacts, how_to_add_weights, seen_keys, weights_facts
+from quee.data.weights_facts import PUBLISHED, WeightsFacts, built_with, how_to_add_weights, seen_keys, weights_facts
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.network.architectures import create_backbone
 from quee.settings.backbone import Backbone
