@@ -181,7 +181,7 @@ def score_to_parquet(
                 table = pq.read_table(pa.BufferReader(store.kept(name, partial(rows, start), there[name]))).cast(schema)
                 writer.write_table(table)
                 sums["images"] += len(table)
-                sums["skipped"] += table["prediction"].null_count
+                sums["skipped"] += table["label"].null_count
                 sums["cost"] += float(np.nansum(table["cost"].to_numpy()))
     store.discard()
     return sums

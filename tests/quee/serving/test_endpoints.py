@@ -227,7 +227,7 @@ def test_the_server_s_own_default_holds_for_requests_that_name_nothing(
             _, answer = endpoint.post(path_of(endpoint), request(pixels, **asked))
             found, offline = columns(answer), classifier.route(pixels, **applied)
             assert (found["path"], found["cost"]) == (offline.path, offline.cost.tolist())
-            assert answer["parameters"]["budget"] == applied.get("budget")
+            assert answer["parameters"].get("budget") == applied.get("budget")
         assert endpoint.get("/v1/model")["budget"] == default.get("budget", classifier.budget)
 
 
