@@ -15,7 +15,7 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 repro flow schedules ui: export QUEE_SUPERVISED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-all lint flow schedules ui bench constraints docs fashion-mnist cluttered-fashion street-characters reference readme
+.PHONY: help install repro test types tests test-all lint flow schedules ui bench constraints docs fashion-mnist cluttered-fashion street-characters reference readme
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -36,7 +36,13 @@ repro: $(STAMP) ## compute the results on the embedded data, track them, say wha
 test: $(STAMP) ## lint, types, tests
 	ruff check
 	ruff format --check
+	@$(MAKE) --no-print-directory -j 2 types tests
+
+# mypy takes one core for minutes where it has no cache; tests use the others meanwhile.
+types:
 	mypy
+
+tests:
 	pytest -q -n auto --dist loadfile -m "not slow"
 
 test-all: $(STAMP) ## the same with the slow tests
