@@ -99,7 +99,7 @@ def visible(setting: str | None, gpus: int) -> list[str]:
 
 
 def _context() -> Any:
-    """How local processes begin: as forks of a server that has imported the running module, once for all pools of this process.
+    """How local processes begin: as forks of a server that has imported what the running module did, once for all pools.
 
     The server runs nothing else, so it has no threads that a fork would lose. Where there is no such server, every process
     imports by itself.
@@ -108,7 +108,10 @@ def _context() -> Any:
         return get_context("spawn")
     context, spec = get_context("forkserver"), getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and not spec.name.endswith("__main__"):
-        context.set_forkserver_preload([spec.name])
+        ours = ("quee", spec.name.partition(".")[0])
+        context.set_forkserver_preload(
+            [name for name in sys.modules if name.partition(".")[0] in ours and name != spec.name]
+        )
     return context
 
 

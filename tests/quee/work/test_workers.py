@@ -1,6 +1,5 @@
 """Processes of this machine: one server forks those of all pools, with what is imported already, and none outlives its caller."""
 
-import os
 import subprocess
 import sys
 import time
@@ -12,12 +11,11 @@ import pytest
 MODULE = """
 import os, sys, time
 from quee.work.workers import Processes, Workers
-
-IMPORTED_BY = os.getpid()
+from own.imported import BY
 
 def told(seconds=0.0):
     time.sleep(seconds)
-    return os.getpid(), os.getppid(), sys.modules["pools"].IMPORTED_BY
+    return os.getpid(), os.getppid(), BY
 
 if __name__ == "__main__":
     found = []
@@ -34,19 +32,27 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "pools.py").write_text(MODULE)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "pools.py").write_text(MODULE)
+    (tmp_path / "own" / "imported.py").write_text("import os\nBY = os.getpid()\n")
     return tmp_path
 
 
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "pools", *arguments], cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ}
+        [sys.executable, "-m", "own.pools", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
-def test_pools_of_one_process_have_one_server_that_imported_its_module_once(folder: Path) -> None:
+def test_pools_of_one_process_have_one_server_that_imported_its_modules_once(folder: Path) -> None:
     process = started(folder)
-    first, server, importer, second, same, still = map(int, process.communicate(timeout=60)[0].split())
+    out, err = process.communicate(timeout=60)
+    first, server, importer, second, same, still = map(int, out.split())
+    assert err == ""
     assert first != second and server == same == importer == still != process.pid
 
 
