@@ -6,6 +6,7 @@ called before any of its verbs runs, and raises UsageError where the verb cannot
 """
 
 import errno
+import os
 import sys
 from functools import cache
 from importlib import import_module
@@ -139,6 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
 
         print(f"quee {__version__}")
         sys.exit(0)
+    if os.environ.get("COLUMNS") == "0":  # some terminals say so before they know; tables would be empty
+        del os.environ["COLUMNS"]
     try:
         refuse_empty(arguments)
         check_place(arguments)

@@ -244,7 +244,8 @@ def routing(found: Comparison) -> str:
     told = [f"{difference(gain)} {'points of accuracy ' * first}to {side.label}" for first, side, gain in
             zip((1, 0), found.sides, gains, strict=True) if gain]  # fmt: skip
     return found.sides[0].measure.said(
-        f"Averaged over budgets, routing adds {' and '.join(told)}, over the best fixed precisions of each (static_hull)."
+        f"Averaged over budgets, routing adds {' and '.join(told)}, over the best fixed precisions of each (static_hull). "
+        f"Deployed are {' and '.join(f'{side.summary.deployed} in {side.label}' for side in found.sides)}."
     )
 
 
@@ -259,7 +260,7 @@ def units(found: Comparison) -> str:
         return ""
     return (
         f"Costs are shares of each one's own 8-bit network; that of {more.label} computes {times:.2g} times as much as that of "
-        f"{less.label}."
+        f"{less.label}. At equal computation the order may be another."
     )
 
 

@@ -80,14 +80,18 @@ def summary(sources: list[Source]) -> str:
             curves.append(Line(source.described()[0]["dataset"], accuracy, points))
     FIGURE.mkdir(parents=True, exist_ok=True)
     write_bytes(FIGURE / "overview.svg", drawn(curves).encode())
+    rows = _near_table(best, "data set")
+    older = [f"{DASH}: results that were published before the method was there."] * any(
+        f"| {DASH} " in row for row in rows
+    )
     note = " ".join([
         NOTE,
         *simpler_here(best),
-        f"{DASH}: results that were published before the method was there.",
+        *older,
         "Of several experiments on a data set the one with the most accurate float network is shown.",
         f"[Every experiment and every method, with intervals]({DETAILS.as_posix()}).",
     ])  # fmt: skip
-    return "\n".join([KEY, "", *_near_table(best, "data set"), "", note])
+    return "\n".join([KEY, "", *rows, "", note])
 
 
 def simpler_here(sources: list[Source]) -> list[str]:
@@ -98,8 +102,8 @@ def simpler_here(sources: list[Source]) -> list[str]:
     if not found:
         return []
     return [
-        f"When not to use quee: on {', '.join(found)} fixed precisions or plain confidence exits come as near to the float "
-        f"network, at the smaller of these losses that any of them gets to, at a tenth less cost than `{BEST}` or better."
+        f"When not to use quee: on {', '.join(found)} fixed precisions or plain confidence exits come within half a point of the "
+        f"float network (or, where none does, within one) for clearly less than `{BEST}` costs, or where `{BEST}` never does."
     ]
 
 

@@ -174,8 +174,10 @@ def results_table(results: Results, methods: Sequence[str], width: int = 80) -> 
     notes = [f"{full}Cost 1 is static w8a8.{' * this budget cannot be met: the nearest point.' if missed else ''}"]
     notes += labelled_lines(results)
     if any(mean_gain(results.metrics, method) is not None for method in methods):
-        again = ", mean of random re-divisions of the held-out images" if results.metrics.get("resplits") else ""
-        notes.append(f"auc: mean accuracy over budgets. gain: points of auc over {REFERENCE}{again}.")
+        divided = bool(results.metrics.get("resplits"))
+        again = ", mean of random re-divisions of the held-out images" * divided
+        once = ", on the one division of the table" * divided
+        notes.append(f"auc: mean accuracy over budgets{once}. gain: points of auc over {REFERENCE}{again}.")
     if "behind_best" in results.metrics:
         tested = f" ({results.metrics['test_samples']:,} test images{folds_note(results.metrics)})"
         notes.append(behind_note([results], tested))

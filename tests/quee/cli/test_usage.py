@@ -83,3 +83,12 @@ def test_a_place_that_cannot_be_written_is_named_without_a_traceback(capsys: pyt
     )
     assert _report(OSError(errno.EIO, "Input/output error", "x")) == 1
     assert "quee: failed: OSError" in capsys.readouterr().err
+
+
+def test_a_terminal_of_no_width_gets_tables_as_one_of_eighty_columns(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    with pytest.raises(SystemExit) as ended:
+        main(["cost", "vit_digits", "--set", "depth=4"])
+    assert not ended.value.code and "whole" in capsys.readouterr().out

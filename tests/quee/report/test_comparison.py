@@ -91,7 +91,7 @@ def test_what_routing_adds_is_said_of_both_or_of_neither() -> None:
     both = Comparison((side("first", resplits=gain), side("second", resplits=gain)), {}, {}, True)
     assert routing(both) == (
         "Averaged over budgets, routing adds +1.95 [+1.73, +2.18] points of accuracy to first and +1.95 [+1.73, +2.18] to "
-        "second, over the best fixed precisions of each (static_hull)."
+        "second, over the best fixed precisions of each (static_hull). Deployed are quee_plan in first and quee_plan in second."
     )
     assert (
         routing(Comparison((side("first", resplits=gain), side("second", resplits={}, gains={})), {}, {}, True)) == ""
@@ -179,7 +179,9 @@ def test_other_units_of_cost_are_said_beside_the_verdict(own: tuple[float, float
     found = comparison(None)
     found = replace(found, sides=tuple(replace(s, unit=1e9 * u) for s, u in zip(found.sides, own, strict=True)))
     less, more = ("first", "second") if own[0] < own[1] else ("second", "first")
-    said = f"that of {more} computes 3.1 times as much as that of {less}."
+    said = (
+        f"that of {more} computes 3.1 times as much as that of {less}. At equal computation the order may be another."
+    )
     assert verdict(found).endswith(said) and said in comparison_page(found)
     same = replace(found, sides=tuple(replace(s, unit=1e9) for s in found.sides))
     assert verdict(same) == sentence(same), "equal units need no word"
