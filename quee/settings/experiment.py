@@ -30,7 +30,7 @@ from quee.settings.quantize import Quantize
 from quee.settings.report import Report
 from quee.settings.sets import DATASET
 from quee.settings.targets import Targets
-from quee.settings.text import read_text
+from quee.settings.text import read_text, yaml_fault
 from quee.work.registry import unknown
 
 
@@ -82,9 +82,7 @@ def read_content(text: str, source: str) -> dict[str, Any]:
             text
         )  # YAML 1.2, as DVC reads it: 1e-3 is a number; refuses equal keys
     except YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise UsageError(f"{source}: not YAML: {where}{' '.join(problem.split())}") from None
+        raise UsageError(f"{source}: {yaml_fault(error)}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{source}: expected blocks such as `prepare:`; valid: {', '.join(BLOCKS)}")
     return content

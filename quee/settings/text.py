@@ -1,6 +1,7 @@
 """Text files that people write: their encoding is checked, and an error names the file."""
 
 from pathlib import Path
+from typing import Any
 
 from quee.errors import UsageError
 
@@ -15,3 +16,10 @@ def read_text(file: Path, name: str = "") -> str:
     except UnicodeDecodeError as error:
         said = f"byte {error.object[error.start]:#04x} at position {error.start}"
         raise UsageError(f"{name or file}: not UTF-8 text ({said}): save it in UTF-8") from None
+
+
+def yaml_fault(error: Any) -> str:
+    """A YAML library's error in one line: where it is and what it is."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+    where = f"line {mark.line + 1}: " if mark else ""
+    return f"not YAML: {where}{' '.join(problem.split())}"

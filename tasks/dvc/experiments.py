@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from quee.errors import UsageError
-from quee.settings.text import read_text
+from quee.settings.text import read_text, yaml_fault
 from quee.work.io import atomic_path, write_bytes
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _read(root: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError(f"no {FILE} in {root.resolve()}: run this in the project's folder") from None
     except yaml.YAMLError as error:
-        raise UsageError(f"{FILE} is no YAML: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{FILE}: {yaml_fault(error)}") from None
     except (KeyError, TypeError):
         found = None
     if found and isinstance(found, list) and all(isinstance(name, str) for name in found):

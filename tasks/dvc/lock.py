@@ -16,6 +16,7 @@ import yaml
 from quee.errors import IntegrityError, QueeError, UsageError
 from quee.settings.sets import DATASET
 from quee.settings.text import read_text as read_utf8
+from quee.settings.text import yaml_fault
 from quee.work.io import canonical
 from quee.work.registry import unknown
 from tasks.dvc.dependencies import code_file
@@ -24,6 +25,7 @@ from tasks.stages import SETTINGS
 from tasks.work.published import FOLDER
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+PARAMS = "params.yaml"
 
 ABLATIONS = "ablations/dvc.lock"
 
@@ -169,15 +171,18 @@ def _entries(root: Path, file: str, revision: str | None = None) -> dict[str, di
 
 
 def _content(root: Path, file: str, revision: str | None = None) -> dict[str, Any]:
-    """The mapping in a YAML file of the project; empty without the file. Raises IntegrityError where it is none."""
+    """The mapping in a YAML file of the project; empty without the file.
+
+    Raises IntegrityError where it is none, and UsageError of params.yaml, which people write.
+    """
+    refused = UsageError if file == PARAMS else IntegrityError
     try:
         content = yaml.load(read_text(root, file, revision) or "", Loader=LOADER) or {}
-        if not isinstance(content.get("stages") or {}, dict):
-            raise TypeError("stages: expected a mapping")
-    except (yaml.YAMLError, AttributeError, TypeError) as error:
-        raise IntegrityError(f"{file} is not readable: {' '.join(str(error).split())}") from None
-    found: dict[str, Any] = content
-    return found
+    except yaml.YAMLError as error:
+        raise refused(f"{file}: {yaml_fault(error)}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("stages") or {}, dict):
+        raise refused(f"{file}: expected a mapping, with a mapping under `stages` where it has one")
+    return content
 
 
 def _rank(stage: str, order: list[str]) -> tuple[int, str]:
@@ -195,7 +200,10 @@ def stage_names(root: Path, revision: str | None = None) -> list[str]:
 
 def default_experiments(root: Path) -> list[str]:
     """The experiments named in `params.yaml`."""
-    return [str(name) for name in _content(root, "params.yaml").get("experiments") or []]
+    found = _content(root, PARAMS).get("experiments") or []
+    if not isinstance(found, dict | list) or not all(isinstance(name, str) for name in found):
+        raise UsageError(f"{PARAMS}: experiments: expected a mapping from names to data and weights; got {found!r}")
+    return list(found)
 
 
 def chosen(results: dict[str, ExperimentResult], names: list[str] | None) -> dict[str, ExperimentResult]:

@@ -70,6 +70,6 @@ def test_an_entry_that_differs_from_its_yaml_is_refused_by_the_stage_and_put_rig
 @pytest.mark.parametrize("text", ["experiments:\n", "experiments: []\n", "experiments: [1]\n", "other: 1\n", "a: [\n"])
 def test_what_is_no_mapping_is_refused_in_one_line(root: Path, text: str) -> None:
     (root / "params.yaml").write_text(text)
-    with pytest.raises(UsageError, match="expected a mapping from names to data and weights|is no YAML") as error:
+    with pytest.raises(UsageError, match="expected a mapping from names to data and weights|not YAML: line") as error:
         listed_experiments(root)
     assert "\n" not in str(error.value)
