@@ -8,7 +8,8 @@ import ast
 import doctest
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from endpoint import serving
+from PIL import Image
 from plain_heads import read_plainly
 
 import quee
@@ -84,9 +87,25 @@ def checkpoint() -> World:
     return {"quee": quee}
 
 
+OPENED = ExitStack()
+"""What a page's world holds open until its test ends."""
+
+
+def served() -> World:
+    """A photograph, and a server of a bundle at the address that the page names."""
+    import requests
+
+    world, post = with_bundle(), requests.post
+    Image.fromarray(world["images"][0]).save("photo.png")
+    port = str(OPENED.enter_context(serving(Path("bundle"))).port)
+    OPENED.callback(setattr, requests, "post", post)
+    requests.post = lambda url, **options: post(url.replace("8000", port), **options)
+    return {}
+
+
 WORLDS: dict[str, Callable[[], World]] = {
     "README.md": photos, "start.md": photos, "python.md": digits, "bundles.md": with_bundle, "quantization.md": tensors,
-    "backbones.md": checkpoint, "cost.md": dict,
+    "backbones.md": checkpoint, "cost.md": dict, "serving.md": served,
 }  # fmt: skip
 
 LONG = {"start.md"}
@@ -94,7 +113,7 @@ LONG = {"start.md"}
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """An empty folder, and what the first lines of this file say."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(quee, "fit", partial(quee.fit, precisions=PRECISIONS), raising=False)
@@ -108,6 +127,8 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         return create(name, checkpoint_path=checkpoint_path, **kwargs)
 
     monkeypatch.setattr(timm, "create_model", small)
+    with OPENED:
+        yield
 
 
 @pytest.mark.timeout(600)
