@@ -104,8 +104,13 @@ def _read(root: Path) -> dict[str, Any]:
     if found and isinstance(found, list) and all(isinstance(name, str) for name in found):
         found = dict.fromkeys(found)
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise UsageError(f"{FILE}: experiments: expected a mapping from names to data and weights; got {found!r}")
+        raise other_shape(found)
     return found
+
+
+def other_shape(found: Any) -> UsageError:
+    """The refusal of what the file has in the place of experiments."""
+    return UsageError(f"{FILE}: experiments: expected a mapping from names to data and weights; got {found!r}")
 
 
 def _difference(experiment: "Experiment", entry: Any) -> str:

@@ -20,12 +20,13 @@ from quee.settings.text import yaml_fault
 from quee.work.io import canonical
 from quee.work.registry import unknown
 from tasks.dvc.dependencies import code_file
+from tasks.dvc.experiments import FILE as PARAMS
+from tasks.dvc.experiments import other_shape
 from tasks.resolved import settings_file
 from tasks.stages import SETTINGS
 from tasks.work.published import FOLDER
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-PARAMS = "params.yaml"
 
 ABLATIONS = "ablations/dvc.lock"
 
@@ -202,7 +203,7 @@ def default_experiments(root: Path) -> list[str]:
     """The experiments named in `params.yaml`."""
     found = _content(root, PARAMS).get("experiments") or []
     if not isinstance(found, dict | list) or not all(isinstance(name, str) for name in found):
-        raise UsageError(f"{PARAMS}: experiments: expected a mapping from names to data and weights; got {found!r}")
+        raise other_shape(found)
     return list(found)
 
 

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from quee.evaluation.near import DROPS
 from quee.policies.names import named
+from quee.report.comparison import LETTERS
 from quee.settings.bundle import Bundle
 from quee.work.columns import tables
 from quee.work.percentages import DASH, DIFFERENCE, figure, percent
@@ -13,7 +14,6 @@ from tasks.mlflow.compare import Side
 
 COMPARED = named("ours", "reference", "rival")
 """Methods that are shown."""
-LETTERS = ("A", "B")
 BUDGET = f"{Bundle().budget:g}"
 DROP = min(DROPS)
 DATASET = "prepare.dataset"
